@@ -1,0 +1,3 @@
+"""dwhctl: loads sharded databases into a warehouse, from cron."""
+
+__version__ = "0.1.0"

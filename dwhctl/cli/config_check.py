@@ -1,0 +1,67 @@
+"""What `config check` looks at beyond the files themselves: every template rendered, every secret read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import ConfigError
+from dwhctl.project.model import Alert, Load, Project
+from dwhctl.project.slices import make_slice, resolve_day
+from dwhctl.project.sql import split_statements
+from dwhctl.project.templates import render_extract, render_file, render_text
+from dwhctl.project.words import shown_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+
+def unreadable_secrets(project: Project) -> list[str]:
+    """Say which secrets cannot be read here; where the loads run they may be there."""
+    problems = []
+    for secret in project.secrets():
+        try:
+            secret.reveal()
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
+
+
+def template_problems(project: Project) -> list[str]:
+    """Render every template for yesterday and every shard; say once what is wrong with each."""
+    day = resolve_day("yesterday", project.zone)
+    found: dict[str, None] = {}
+    for load in project.loads.values():
+        found.update(dict.fromkeys(_of_load(project, load, day)))
+    for alert in project.alerts.values():
+        found.update(dict.fromkeys(_of_alert(project, alert)))
+    return list(found)
+
+
+def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
+    for shard in project.shards_of(load):
+        try:
+            render_extract(project, load, shard, make_slice(project, load, shard, day))
+        except ConfigError as error:
+            yield from str(error).splitlines()
+    if load.create is None:
+        return
+    try:
+        if not split_statements(render_file(project, load.create, load, day)):
+            shown = shown_path(load.create, project.root)
+            yield f"{shown}: holds no statement; write a CREATE TABLE IF NOT EXISTS"
+    except ConfigError as error:
+        yield from str(error).splitlines()
+
+
+def _of_alert(project: Project, alert: Alert) -> Iterator[str]:
+    for name, field in type(alert).model_fields.items():
+        value = getattr(alert, name)
+        texts = value if isinstance(value, tuple) else (value,)
+        for text in texts:
+            if isinstance(text, str) and "{" in text:
+                place = f"config/dwhctl.toml: alerts.{alert.name}.{field.alias or name}"
+                try:
+                    render_text(project, text, place)
+                except ConfigError as error:
+                    yield from str(error).splitlines()

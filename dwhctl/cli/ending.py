@@ -1,0 +1,124 @@
+"""How a command ends: the one place that turns its errors into words and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+import click
+
+from dwhctl.cli.options import Settings
+from dwhctl.errors import DwhctlError, ExitCode, Interrupted
+
+PROGRAM = "dwhctl"
+COMPLETION = "_DWHCTL_COMPLETE"
+EXIT_CODES: Mapping[ExitCode, str] = {
+    ExitCode.DONE: "all done (a slice without rows counts as done)",
+    ExitCode.FAILED: "something failed",
+    ExitCode.USAGE: "wrong usage or configuration, nothing was touched",
+    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+    ExitCode.TERMINATED: "ended by SIGTERM",
+}
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run a command to its end, tell on stderr what went wrong, and give the exit code."""
+    settings = Settings()
+    for stream in (sys.stdout, sys.stderr):
+        _write_any_character(stream)
+    try:
+        code = _invoke(command, sys.argv[1:] if arguments is None else arguments, settings)
+        sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _tell("Error: interrupted")
+        return ExitCode.INTERRUPTED
+    except Interrupted as stop:
+        _tell("Error: interrupted")
+        return stop.exit_code
+    except Exception as error:
+        return _end(error, debug=settings.debug)
+
+
+def _invoke(command: click.Command, arguments: Sequence[str], settings: Settings) -> int:
+    instruction = os.environ.get(COMPLETION)
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(command, {"obj": settings}, PROGRAM, COMPLETION, instruction)
+    with command.make_context(PROGRAM, list(arguments), obj=settings) as context:
+        result = command.invoke(context)
+    return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _end(error: Exception, *, debug: bool) -> ExitCode:
+    if isinstance(error, OSError) and _is_broken(sys.stdout):
+        return _without_output(error)
+    if debug:
+        import traceback
+
+        _tell("".join(traceback.format_exception(error)).rstrip())
+    if isinstance(error, DwhctlError):
+        _tell(_in_words(error))
+        return error.exit_code
+    hint = "" if debug else " (--debug shows where)"
+    _tell(f"Error: internal error, a defect in dwhctl: {type(error).__name__}: {_first_line(error)}{hint}")
+    return ExitCode.FAILED
+
+
+def _without_output(error: OSError) -> ExitCode:
+    silence(sys.stdout)
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough
+        return ExitCode.DONE
+    _tell(f"Error: the output cannot be written: {error.strerror}")
+    return ExitCode.FAILED
+
+
+def _in_words(error: DwhctlError) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    if len(lines) == 1:
+        return f"Error: {lines[0]}"
+    return "\n".join([f"Error: {len(lines)} problems:", *(f"  {line}" for line in lines)])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _tell(text: str) -> None:
+    from dwhctl.cli.output import tell
+
+    tell(text)
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Tell whether what was written to the stream cannot leave the process."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
+
+
+def silence(stream: TextIO) -> None:
+    """From now on drop what is written to the stream: Python's own last flush is then quiet as well."""
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _write_any_character(stream: TextIO) -> None:
+    # A name that the terminal's encoding does not have must not end a run.
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")

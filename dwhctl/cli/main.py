@@ -1,0 +1,44 @@
+"""The command `dwhctl`: its commands, its exit codes, its entry."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from dwhctl import __version__
+from dwhctl.cli.ending import EXIT_CODES, run
+from dwhctl.cli.lazy import Entry, LazyGroup
+from dwhctl.cli.options import common_options
+
+COMMANDS = {
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it and load a day."),
+    "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
+    "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
+    "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
+    "connections": Entry("dwhctl.cli.connections", "List and test the connections."),
+    "config": Entry("dwhctl.cli.config", "Check the configuration."),
+}
+EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
+)
+
+
+class _Dwhctl(LazyGroup):
+    table = COMMANDS
+
+
+@click.group(cls=_Dwhctl, epilog=EPILOG)
+@click.version_option(__version__, prog_name="dwhctl", message="%(prog)s %(version)s")
+@common_options
+def dwhctl() -> None:
+    """Loads sharded databases into a warehouse, whole and once, from cron.
+
+    'dwhctl COMMAND --help' tells more about a command.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command that the process was started with, and end the process."""
+    sys.exit(run(dwhctl))

@@ -1,0 +1,121 @@
+"""What a command writes: results to stdout, everything else to stderr, no secret to either."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import TextIO
+
+from dwhctl.project.secrets import mask
+
+FORMATS = ("table", "json", "csv")
+#: Wide enough that nothing is wrapped or cut where no person looks.
+_FILE_WIDTH = 10_000
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+def say(text: str = "") -> None:
+    """Write a line of the result to stdout."""
+    _write(sys.stdout, mask(text))
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr: what a person should know that is no result."""
+    _write(sys.stderr, mask(text))
+
+
+def show(columns: Sequence[str], rows: Iterable[Sequence[object]], form: str = "table") -> None:
+    """Write a listing to stdout as a table, JSON or CSV; the columns' names are snake_case."""
+    masked = [[mask(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    writers = {"table": _table, "json": _json, "csv": _csv}
+    _write(sys.stdout, writers[form](columns, masked))
+
+
+def one_line(text: str) -> str:
+    """Make a text fit for one line of a log or a terminal: no control character acts any more."""
+    return " ".join(text.split("\n")).strip().translate(_CONTROLS)
+
+
+def shown_seconds(seconds: float) -> str:
+    """Write a time as a person says it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
+
+
+def counted(number: int, thing: str) -> str:
+    """Write a number with its noun: `1 slice`, `2 slices`."""
+    plural = f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeiou" else f"{thing}s"
+    return f"{number:,} {thing if number == 1 else plural}"
+
+
+def _write(stream: TextIO, text: str) -> None:
+    from dwhctl.cli.ending import silence
+
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except BrokenPipeError:  # the reader has seen enough; the work goes on
+        silence(stream)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else _FILE_WIDTH)
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        numeric = all(row[index] is None or _is_number(row[index]) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return one_line(f"{value:,}" if isinstance(value, int) else str(value))
+
+
+def _json(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    import json
+
+    objects = [dict(zip(columns, row, strict=True)) for row in rows]
+    return json.dumps(objects, ensure_ascii=False, indent=2, default=_plain)
+
+
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_plain(value) for value in row] for row in rows)
+    return text.getvalue().removesuffix("\n")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value if value is None or isinstance(value, int | float) else str(value)

@@ -1,0 +1,114 @@
+"""How a run shows what it does while it works, on stderr: live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from dwhctl.cli.output import counted, one_line, shown_seconds, tell
+from dwhctl.cli.tally import Tally
+from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
+from dwhctl.sessions.values import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dwhctl.cli.options import Settings
+    from dwhctl.runs.events import Listener
+
+HEARTBEAT_SECONDS = 30.0
+
+
+def open_progress(settings: Settings) -> AbstractContextManager[Listener]:
+    """Give the progress that fits where stderr goes."""
+    if settings.quiet:
+        return nullcontext(_ignore)
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from dwhctl.cli.live import LiveProgress
+
+        return LiveProgress(verbose=settings.verbose)
+    return PlainProgress(verbose=settings.verbose)
+
+
+def _ignore(_event: Event) -> None:
+    pass
+
+
+class PlainProgress:
+    """Timestamped lines: the start, what failed or is tried again, a sign of life, the end."""
+
+    def __init__(
+        self, *, verbose: bool = False, write: Callable[[str], None] = tell, every: float = HEARTBEAT_SECONDS
+    ) -> None:
+        self._verbose = verbose
+        self._write = write
+        self._every = every
+        self._tally = Tally()
+        self._started = False
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        self._ended.set()
+        self._heart.join()
+        if kind is None and self._started:
+            self._line(f"finished: {self._state()}")
+
+    def __call__(self, event: Event) -> None:
+        """Write the event's line, if it has one."""
+        self._tally.take(event)
+        if isinstance(event, RunStarted):
+            self._started = True
+            self._line(_start_line(event))
+        elif isinstance(event, Notice):
+            self._line(one_line(event.text))
+        elif isinstance(event, SliceClosed) and (self._verbose or event.failure is not None):
+            self._line(closed_line(event))
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._every):
+            if self._started:
+                self._line(f"working: {self._state()}")
+
+    def _state(self) -> str:
+        every = self._tally.all()
+        parts = [f"{every.done:,} of {counted(every.total, 'slice')}", f"{every.failed:,} failed"]
+        parts += [f"{len(every.running)} running"] if every.running else []
+        parts += [f"{len(every.waiting)} waiting for a retry"] if every.waiting else []
+        parts += [counted(every.rows, "row"), f"{self._tally.rate(every.rows):,} rows/s"]
+        return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}"
+
+    def _line(self, text: str) -> None:
+        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+        self._write(f"{at} {text}")
+
+
+def _start_line(event: RunStarted) -> str:
+    slices = event.plan.slices
+    days = sorted({one.slice.day for one in slices})
+    loads = counted(len({one.load.name for one in slices}), "load")
+    servers = counted(len({one.shard.connection for one in slices}), "server")
+    span = "" if not days else f", {days[0]}" if len(days) == 1 else f", {days[0]} to {days[-1]}"
+    return f"started: {counted(len(slices), 'slice')} of {loads} from {servers}{span}; run {event.run_id}"
+
+
+def closed_line(event: SliceClosed) -> str:
+    """Say in one line how an attempt at a slice ended."""
+    what = f"{event.load} {event.shard} {event.day} (from {event.connection})"
+    took = shown_seconds(event.seconds)
+    if event.failure is None:
+        return f"{event.state.value}: {what}: {counted(event.rows, 'row')} in {took}"
+    reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
+    ended = f"attempt {event.attempt} failed after {took}: {reason}"
+    if event.state is State.UP_FOR_RETRY:
+        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        return f"will retry{again}: {what}: {ended}"
+    return f"failed: {what}: {ended}"

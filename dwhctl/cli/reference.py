@@ -1,0 +1,81 @@
+"""The page docs/reference.md, made from the code: `python -m dwhctl.cli.reference [--check FILE]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from dwhctl.cli import connections
+from dwhctl.cli.ending import COMPLETION, EXIT_CODES
+from dwhctl.cli.main import dwhctl
+from dwhctl.errors import ExitCode
+from dwhctl.project.reference import config_reference
+
+WIDTH = 100
+#: The names of the listings' columns, as JSON and CSV write them.
+LISTINGS = {
+    "connections list": connections.LIST_COLUMNS,
+    "connections test": connections.TEST_COLUMNS,
+}
+ENVIRONMENT = {
+    "NO_COLOR": "set to anything: no colours",
+    COMPLETION: f'`eval "$({COMPLETION}=bash_source dwhctl)"` in `~/.bashrc` lets the shell complete commands, '
+    "options and the project's names; `zsh_source` and `fish_source` likewise",
+}
+
+
+@click.command()
+@click.option("--check", "file", type=click.Path(path_type=Path), help="Only say whether FILE is this page.")
+def main(file: Path | None) -> ExitCode:
+    """Print docs/reference.md."""
+    page = reference()
+    if file is None:
+        click.echo(page, nl=False)
+        return ExitCode.DONE
+    if file.is_file() and file.read_text(encoding="utf-8") == page:
+        return ExitCode.DONE
+    remedy = f"write it anew: python -m dwhctl.cli.reference > {file}"
+    click.echo(f"{file} is not what the code says; {remedy}", err=True)
+    return ExitCode.FAILED
+
+
+def reference() -> str:
+    """Give the whole page."""
+    return "\n".join(_lines()).rstrip() + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield from ("# Reference", "", "Made from the code by `python -m dwhctl.cli.reference`; do not edit.", "")
+    yield from ("## Commands", "")
+    yield from _help_of(dwhctl, click.Context(dwhctl, info_name="dwhctl", terminal_width=WIDTH))
+    yield from ("## Exit codes", "", "| code | meaning |", "| --- | --- |")
+    yield from (f"| {code.value} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    yield from ("", "## Listings", "", "The columns of listings, in the names that JSON and CSV use.", "")
+    yield from ("| command | columns |", "| --- | --- |")
+    for name, columns in LISTINGS.items():
+        yield f"| `dwhctl {name}` | {', '.join(f'`{column}`' for column in columns)} |"
+    yield from ("", "## Terminal and shell", "", "| variable | meaning |", "| --- | --- |")
+    yield from (f"| `{name}` | {meaning} |" for name, meaning in ENVIRONMENT.items())
+    yield from ("", _one_level_down(config_reference()))
+
+
+def _help_of(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield from (f"### `{context.command_path}`", "", "```text", command.get_help(context).rstrip(), "```", "")
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            inner = click.Context(child, info_name=name, parent=context, terminal_width=WIDTH)
+            yield from _help_of(child, inner)
+
+
+def _one_level_down(page: str) -> str:
+    """Make the page's headings fit under those of this one."""
+    return re.sub(r"^#", "##", page, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(standalone_mode=False))

@@ -1,0 +1,94 @@
+"""The last words of a run, on stdout: what it did, what failed and why, and what to do about it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.errors import ShrunkSourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dwhctl.cli.options import Settings
+    from dwhctl.runs.events import FailedSlice, RunReport
+
+SHOWN_REASONS = 5
+SHOWN_SHARDS = 5
+SHOWN_COMMANDS = 3
+
+
+def show_summary(report: RunReport, settings: Settings) -> None:
+    """Say what the run did; with --quiet only what failed."""
+    if not settings.quiet:
+        say(_counts(report))
+    if report.stopped:
+        say(f"stopped before its end: {one_line(report.stopped)}")
+    elif report.signal:
+        say("interrupted before its end; the same command with --only-missing does the rest")
+    if settings.verbose and report.step_seconds:
+        steps = sorted(report.step_seconds.items(), key=lambda step: -step[1])
+        say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
+    for line in _failures(report, settings):
+        say(line)
+
+
+def _counts(report: RunReport) -> str:
+    parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
+    parts.append(f"{report.failed:,} failed")
+    if report.retried:
+        parts.append(counted(report.retried, "retry"))
+    rate = round(report.rows / max(report.seconds, 0.001))
+    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)} ({rate:,} rows/s)"
+    return f"{', '.join(parts)}; {done}"
+
+
+def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
+    groups = _by_reason(report.failures)
+    for group in groups[:SHOWN_REASONS]:
+        failure = group[0].failure
+        yield ""
+        reason = one_line(f"{failure.error_class}: {failure.message}")
+        yield f"{counted(len(group), 'slice')} failed: {reason}"
+        yield f"  {_shards(group)}"
+        for command in _commands(group, settings)[:SHOWN_COMMANDS]:
+            yield f"  try again: {command}"
+    hidden = sum(map(len, groups[SHOWN_REASONS:]))
+    if hidden:
+        yield ""
+        reasons = counted(len(groups) - SHOWN_REASONS, "other reason")
+        yield f"and {counted(hidden, 'slice')} more failed for {reasons}"
+
+
+def _by_reason(failures: list[FailedSlice]) -> list[list[FailedSlice]]:
+    """Put slices that failed for one reason together, the most frequent reason first."""
+    groups: dict[tuple[str, str], list[FailedSlice]] = {}
+    for one in failures:
+        groups.setdefault((one.failure.error_class, one.failure.message), []).append(one)
+    return sorted(groups.values(), key=lambda group: -len(group))
+
+
+def _shards(group: list[FailedSlice]) -> str:
+    names = [f"{one.load} {one.shard} {one.day}" for one in group[:SHOWN_SHARDS]]
+    more = len(group) - SHOWN_SHARDS
+    return ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
+    """Give the commands that try the group again: its own when it is one, else one for each load and day."""
+    if group[0].failure.error_class == ShrunkSourceError.__name__:
+        return []  # it would fail again: its message names the command that accepts it
+    place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
+    if len(group) == 1:
+        return [group[0].command + place]
+    by_day: dict[str, list[FailedSlice]] = {}
+    for one in group:
+        by_day.setdefault(f"dwhctl load {one.load} --date {one.day}", []).append(one)
+    return [start + _which(slices) + place for start, slices in by_day.items()]
+
+
+def _which(slices: list[FailedSlice]) -> str:
+    if len(slices) > SHOWN_SHARDS:
+        return " --only-missing"
+    return "".join(f" --shard {one.shard}" for one in slices)

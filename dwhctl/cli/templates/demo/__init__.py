@@ -1,0 +1,1 @@
+"""The files of the demonstration project: `dwhctl demo` copies them."""

@@ -1,0 +1,1 @@
+"""The files of an empty project: `dwhctl init` copies them."""

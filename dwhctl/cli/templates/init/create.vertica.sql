@@ -1,0 +1,15 @@
+-- The target table: the service fields that dwhctl adds to every row, and the columns of the extract.
+CREATE SCHEMA IF NOT EXISTS stage;
+
+CREATE TABLE IF NOT EXISTS stage.orders (
+    etl_source VARCHAR(200) NOT NULL,   -- the shard
+    etl_id     INT NOT NULL,            -- the session that loaded the row
+    hash_id    INT NOT NULL,            -- a stable hash of etl_source and the load's key
+    id         INT NOT NULL,
+    start_time TIMESTAMP NOT NULL,
+    end_time   TIMESTAMP,
+    customer   VARCHAR(400),            -- octets: up to four for each character of an nvarchar(100)
+    price      NUMERIC(12, 2)
+)
+ORDER BY etl_source, start_time
+SEGMENTED BY hash_id ALL NODES;

@@ -1,0 +1,40 @@
+"""What a column is, in words that sources and targets share."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: The fields that dwhctl adds to every row: where it came from, which session brought it, and its id.
+SERVICE_FIELDS = ("etl_source", "etl_id", "hash_id")
+
+
+class Kind(enum.StrEnum):
+    """What the values of a column are, whatever a system calls their type."""
+
+    INTEGER = "integer"
+    DECIMAL = "decimal"
+    FLOAT = "float"
+    BOOLEAN = "boolean"
+    TEXT = "text"
+    UUID = "uuid"
+    BINARY = "binary"
+    DATE = "date"
+    TIME = "time"
+    TIMESTAMP = "timestamp"
+    TIMESTAMPTZ = "timestamp with time zone"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A declared column: `type` is its Arrow type, `declared` the system's own word for it."""
+
+    name: str
+    kind: Kind
+    type: pa.DataType
+    declared: str
+    nullable: bool = True

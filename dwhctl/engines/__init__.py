@@ -1,0 +1,1 @@
+"""What sources and targets of the same system share."""

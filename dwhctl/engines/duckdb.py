@@ -1,0 +1,145 @@
+"""DuckDB files: opening them with a bounded wait, their types, their errors in words."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from dwhctl.columns import Column, Kind
+from dwhctl.errors import DatabaseMissingError, QueryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+#: DuckDB's types and what they are here. A type that is not in the table is refused by name: its values would
+#: not arrive as they were (INTERVAL, BIT, TIME WITH TIME ZONE, nested types) or have no place in a warehouse table.
+#: Source: https://duckdb.org/docs/stable/sql/data_types/overview
+KINDS: dict[str, tuple[Kind, pa.DataType]] = {
+    "BOOLEAN": (Kind.BOOLEAN, pa.bool_()),
+    "TINYINT": (Kind.INTEGER, pa.int8()),
+    "SMALLINT": (Kind.INTEGER, pa.int16()),
+    "INTEGER": (Kind.INTEGER, pa.int32()),
+    "BIGINT": (Kind.INTEGER, pa.int64()),
+    "UTINYINT": (Kind.INTEGER, pa.uint8()),
+    "USMALLINT": (Kind.INTEGER, pa.uint16()),
+    "UINTEGER": (Kind.INTEGER, pa.uint32()),
+    "UBIGINT": (Kind.INTEGER, pa.uint64()),
+    # DuckDB hands HUGEINT to Arrow as decimal(38, 0), also a value of 39 digits: conform.py checks the digits.
+    "HUGEINT": (Kind.DECIMAL, pa.decimal128(38, 0)),
+    "FLOAT": (Kind.FLOAT, pa.float32()),
+    "DOUBLE": (Kind.FLOAT, pa.float64()),
+    "VARCHAR": (Kind.TEXT, pa.string()),
+    "JSON": (Kind.TEXT, pa.string()),
+    "UUID": (Kind.UUID, pa.string()),
+    "BLOB": (Kind.BINARY, pa.binary()),
+    "DATE": (Kind.DATE, pa.date32()),
+    "TIME": (Kind.TIME, pa.time64("us")),
+    "TIMESTAMP": (Kind.TIMESTAMP, pa.timestamp("us")),
+    "TIMESTAMP_S": (Kind.TIMESTAMP, pa.timestamp("s")),
+    "TIMESTAMP_MS": (Kind.TIMESTAMP, pa.timestamp("ms")),
+    "TIMESTAMP_NS": (Kind.TIMESTAMP, pa.timestamp("ns")),
+    "TIMESTAMP WITH TIME ZONE": (Kind.TIMESTAMPTZ, pa.timestamp("us", tz="UTC")),
+}
+_DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
+
+
+def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
+    """Describe a DuckDB column; None when its type has no place here."""
+    if match := _DECIMAL.fullmatch(declared):
+        precision, scale = int(match[1]), int(match[2])
+        return Column(name, Kind.DECIMAL, pa.decimal128(precision, scale), declared, nullable)
+    if declared.startswith("ENUM("):
+        return Column(name, Kind.TEXT, pa.string(), "ENUM", nullable)
+    if declared not in KINDS:
+        return None
+    return Column(name, *KINDS[declared], declared, nullable)
+
+
+def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
+    """Describe a query's or table's columns. Raise QueryError for a type that has no place here."""
+    columns = []
+    for name, declared in zip(names, map(str, types), strict=True):
+        described = column(name, declared)
+        if described is None:
+            raise QueryError(
+                f"column {name}: DuckDB's type {declared} would not arrive as it is;"
+                " CAST it in the extract, for example to VARCHAR"
+            )
+        columns.append(described)
+    return columns
+
+
+def is_lock_conflict(error: BaseException) -> bool:
+    """Tell whether another process holds the file: DuckDB has no class of its own for it."""
+    return isinstance(error, duckdb.IOException) and "Could not set lock on file" in str(error)
+
+
+def lock_holder(error: BaseException) -> str:
+    """Name the process that holds the file, as far as DuckDB tells."""
+    match = re.search(r"\(PID (\d+)\)", str(error))
+    return f"process {match[1]}" if match else "another process"
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether the file itself is not what it should be."""
+    words = ("not a valid DuckDB database", "orrupt", "checksum", "Serialization Error")
+    return isinstance(error, duckdb.Error) and any(word in str(error) for word in words)
+
+
+#: Errors that say the same however often one tries.
+#: Source: the exception classes of the duckdb package, https://duckdb.org/docs/stable/clients/python/reference
+REFUSALS = (
+    duckdb.ProgrammingError,
+    duckdb.DataError,
+    duckdb.IntegrityError,
+    duckdb.NotSupportedError,
+    duckdb.PermissionException,
+)
+
+
+def words(error: BaseException) -> str:
+    """Give DuckDB's message without the excerpt of the statement that follows it."""
+    text = str(error).partition("\nLINE ")[0].partition("\n\nLINE ")[0].strip()
+    return " ".join(text.split()) or type(error).__name__
+
+
+def open_file(path: Path, *, read_only: bool, wait: float, config: dict[str, str | bool | int]) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB file, trying for `wait` seconds while another process has it.
+
+    A file serves one writer or many readers: https://duckdb.org/docs/stable/connect/concurrency.
+    Raise DatabaseMissingError when it is damaged, else duckdb.Error.
+    """
+    attempts = Retrying(
+        retry=retry_if_exception(is_lock_conflict),
+        stop=stop_after_delay(wait),
+        wait=wait_random_exponential(multiplier=0.02, max=0.5),
+        reraise=True,
+    )
+    try:
+        return attempts(duckdb.connect, str(path), read_only=read_only, config=config)
+    except (duckdb.Error, duckdb.Warning) as error:
+        if is_damage(error):
+            raise DatabaseMissingError(f"{path} is not a DuckDB database: {words(error)}") from error
+        raise
+
+
+
+
+@contextmanager
+def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Close the connection at the block's end, whatever happens in it."""
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def quote(name: str) -> str:
+    """Quote a name for SQL; the parts of `schema.table` one by one."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))

@@ -1,0 +1,213 @@
+"""Every error that dwhctl raises on purpose: one small tree.
+
+The first line of a class's docstring is its default message. `permanent` says that trying again is of no
+use; `exit_code` is what the command ends with when the error reaches its end. The class's name is what the
+sessions table keeps as `error_class`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwhctl.columns import Column
+
+
+class ExitCode(enum.IntEnum):
+    """What a command ends with."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    LOCK_HELD = 75
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class DwhctlError(Exception):
+    """Something failed."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+    permanent: bool = True
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+
+
+class Interrupted(BaseException):  # noqa: N818 - a request, not an error
+    """A person or the system asked the command to stop."""
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__("interrupted")
+        self.exit_code = exit_code
+
+
+# What ends a command before it has touched anything.
+
+
+class UsageError(DwhctlError):
+    """The command's arguments do not fit."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(DwhctlError):
+    """The project's configuration is wrong.
+
+    The message names file, key (or line) and remedy, one problem a line.
+    """
+
+    exit_code = ExitCode.USAGE
+
+
+class LockHeldError(DwhctlError):
+    """Another dwhctl does this work now."""
+
+    exit_code = ExitCode.LOCK_HELD
+
+
+class StateDirError(DwhctlError):
+    """The state folder cannot be used."""
+
+
+class SessionsError(DwhctlError):
+    """The sessions database did not do what it was asked."""
+
+
+class SessionsLostError(SessionsError):
+    """The connection to the sessions database is lost."""
+
+
+# What ends one attempt at one slice: raised in a worker or while publishing, kept in its session.
+
+
+class AttemptError(DwhctlError):
+    """The attempt failed."""
+
+    permanent = False
+
+
+class ConnectError(AttemptError):
+    """The server cannot be reached."""
+
+
+class LoginRefusedError(AttemptError):
+    """The server refused the login."""
+
+    permanent = True
+
+
+class DatabaseMissingError(AttemptError):
+    """The shard's database is missing or cannot be read."""
+
+    permanent = True
+
+
+class SourceBusyError(AttemptError):
+    """The source is in use by another."""
+
+
+class SourceError(AttemptError):
+    """The source failed in mid-way."""
+
+
+class QueryError(AttemptError):
+    """The source refused the query."""
+
+    permanent = True
+
+
+class SchemaDriftError(AttemptError):
+    """The source's columns are not the target's.
+
+    `new_columns` holds the source's columns that the target lacks when they are the only difference.
+    """
+
+    permanent = True
+
+    def __init__(self, message: str = "", new_columns: Sequence[Column] = ()) -> None:
+        super().__init__(message)
+        self.new_columns = tuple(new_columns)
+
+
+class ValueRefusedError(AttemptError):
+    """A value would not arrive as it was."""
+
+    permanent = True
+
+
+class OutsideSliceError(AttemptError):
+    """A row lies outside the slice."""
+
+    permanent = True
+
+
+class DoubledKeyError(AttemptError):
+    """A key stands twice in the slice."""
+
+    permanent = True
+
+
+class ShrunkSourceError(AttemptError):
+    """The source holds far fewer rows than the warehouse."""
+
+    permanent = True
+
+
+class StagingError(AttemptError):
+    """The slice could not be staged."""
+
+
+class TargetBusyError(AttemptError):
+    """The target is in use by another."""
+
+
+class TargetError(AttemptError):
+    """The target failed."""
+
+
+class TargetRefusedError(AttemptError):
+    """The target refused the statement."""
+
+    permanent = True
+
+
+class CountsDifferError(AttemptError):
+    """The staged rows are not the extracted rows."""
+
+    permanent = True
+
+
+class WorkerDiedError(AttemptError):
+    """The worker process died."""
+
+
+class TimedOutError(AttemptError):
+    """The attempt took longer than the load's timeout."""
+
+
+class QuarantinedError(AttemptError):
+    """The slice killed its worker twice and is left alone in this run."""
+
+    permanent = True
+
+
+class ParkedError(AttemptError):
+    """The connection is parked: it failed too often in a row."""
+
+    permanent = True
+
+
+class InterruptedAttemptError(AttemptError):
+    """interrupted"""
+
+    permanent = True
+
+
+class InternalError(AttemptError):
+    """A defect in dwhctl."""
+
+    permanent = True

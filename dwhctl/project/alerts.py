@@ -1,0 +1,66 @@
+"""Alerts: the channels that a run's digest is sent to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from .fields import Listed, SomeTexts, Table, Text, given
+from .secrets import Secret
+
+Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
+
+
+def _id_text(value: Any) -> Any:
+    # Telegram's chats are numbers; both 123 and "123" are what people write.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class _Alert(Table):
+    """What every channel has."""
+
+    name: str = given("the channel's name")
+    when: Annotated[tuple[Occasion, ...], Listed, Field(min_length=1)] = Field(
+        description="When a digest is sent; `one_failed` tells the recovery as well.",
+        examples=[["one_failed", "sla_miss"]],
+    )
+
+
+class TelegramAlert(_Alert):
+    """A Telegram chat."""
+
+    type: Literal["telegram"] = Field("telegram", description="The kind of channel.", examples=["telegram"])
+    token: Secret = Field(description="The bot's token.", examples=[{"env": "TG_TOKEN"}])
+    chat_id: Annotated[Text, BeforeValidator(_id_text)] = Field(
+        description="The chat; a template.", examples=["{{ var.value.failures_chat }}"]
+    )
+    api_base: Text = Field(
+        "https://api.telegram.org", description="Where the API is.", examples=["https://api.telegram.org"]
+    )
+    proxy: Secret | None = Field(
+        None, description="A proxy's URL, which may hold a password.", examples=[{"env": "TG_PROXY"}]
+    )
+    message_thread_id: int | None = Field(None, description="The topic of a forum chat.", examples=[7])
+
+
+class EmailAlert(_Alert):
+    """A mail to a list of people."""
+
+    type: Literal["email"] = Field("email", description="The kind of channel.", examples=["email"])
+    host: Text = Field(description="The mail server.", examples=["smtp.example.com"])
+    port: int = Field(587, ge=1, le=65_535, description="Its port.", examples=[587])
+    security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="How the connection is encrypted.", examples=["tls"]
+    )
+    user: Text | None = Field(None, description="The user to log in as.", examples=["dwh"])
+    password: Secret | None = Field(None, description="The password.", examples=[{"env": "SMTP_PASSWORD"}])
+    sender: Text = Field(alias="from", description="The sender; a template.", examples=["dwh@example.com"])
+    to: SomeTexts = Field(
+        description="The recipients; templates.", examples=[["{{ var.value.all_the_kings_men }}"]]
+    )
+
+
+Alert = TelegramAlert | EmailAlert
+
+ALERT_TYPES: dict[str, type[Alert]] = {"telegram": TelegramAlert, "email": EmailAlert}

@@ -1,0 +1,237 @@
+"""Checks across tables and files: names that point at each other, files that must be there."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .connections import (
+    SESSIONS_TYPES,
+    SOURCE_TYPES,
+    TARGET_TYPES,
+    Connection,
+    DuckdbConnection,
+    VerticaConnection,
+)
+from .fields import Table
+from .loads import Load, Report, Shard
+from .problems import Place, Problems
+from .words import nearest, shown_path
+
+TASK_NAME_LENGTH = 200
+
+
+@dataclass
+class Found:
+    """What was read so far. `declared` also holds the names whose tables are wrong: they are not unknown."""
+
+    connections: dict[str, Connection] = field(default_factory=dict)
+    shards: dict[str, list[tuple[Shard, Place]]] = field(default_factory=dict)
+    loads: dict[str, Load] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    declared: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    places: dict[tuple[type[Table], str], Place] = field(default_factory=dict)
+
+    def place(self, table: Table, name: str) -> Place:
+        """Where this table stands."""
+        return self.places[(type(table), name)]
+
+
+def check(found: Found, sessions: str | None, problems: Problems) -> None:
+    """Note every problem between the tables."""
+    if sessions is not None:
+        _use(
+            found,
+            sessions,
+            SESSIONS_TYPES,
+            "the sessions table",
+            Place("config/dwhctl.toml", "sessions.connection"),
+            problems,
+        )
+    _check_shards(found, problems)
+    for load in found.loads.values():
+        _check_load(load, found, problems)
+    for report in found.reports.values():
+        _check_report(report, found, problems)
+    for connection in found.connections.values():
+        if isinstance(connection, VerticaConnection) and connection.tls_cafile:
+            _file(connection.tls_cafile, found.place(connection, connection.name).at("tls_cafile"), problems)
+    _check_tables(found, problems)
+    _check_task_names(found, problems)
+
+
+def _use(
+    found: Found, name: str, types: Collection[str], what: str, place: Place, problems: Problems
+) -> Connection | None:
+    """The connection of this name, if it can serve for what it is used for."""
+    if name not in found.declared["connection"]:
+        problems.add(place, f"no connection '{name}'; {nearest(name, found.declared['connection'])}")
+    connection = found.connections.get(name)
+    if connection and connection.type not in types:
+        problems.add(
+            place,
+            f"'{name}' is of type {connection.type}, which cannot be {what}; "
+            f"use one of type {', '.join(types)}",
+        )
+        return None
+    return connection
+
+
+def _check_shards(found: Found, problems: Problems) -> None:
+    first: dict[str, tuple[Shard, Place]] = {}
+    taken = {shard.name for group in found.shards.values() for shard, _ in group}
+    for shard, place in (each for group in found.shards.values() for each in group):
+        connection = _use(
+            found, shard.connection, SOURCE_TYPES, "a shard's server", _connection_key(place), problems
+        )
+        if isinstance(connection, DuckdbConnection) and re.search(r"[/\0]", shard.database):
+            problems.add(
+                place, f"'{shard.database}' is no name of a file in {connection.path}; a database has no '/'"
+            )
+        if shard.name not in first:
+            first[shard.name] = (shard, place)
+            continue
+        other = first[shard.name][1]
+        problems.add(
+            place,
+            f"two shards are named '{shard.name}', here and in {other.key}; "
+            "a shard's name is unique in the project: "
+            f"write {renamed(shard.connection, shard.database, taken)}",
+        )
+
+
+def _connection_key(place: Place) -> Place:
+    return Place(place.file, place.key.partition("[")[0])
+
+
+def renamed(connection: str, database: str, taken: Collection[str] = ()) -> str:
+    """The shard as a table with a name that is free and allowed."""
+    wanted = slug(f"{connection}_{database}" if taken else database)
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    return f'{{ name = "{name}", database = "{database}" }}'
+
+
+def slug(text: str) -> str:
+    """The text as an allowed name."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "shard"
+
+
+def _check_load(load: Load, found: Found, problems: Problems) -> None:
+    place = found.place(load, load.name)
+    if load.shards not in found.declared["group"]:
+        hint = nearest(load.shards, found.declared["group"])
+        problems.add(place.at("shards"), f"no shard group '{load.shards}'; {hint}")
+    connection = _use(found, load.target, TARGET_TYPES, "a warehouse", place.at("target"), problems)
+    if isinstance(connection, DuckdbConnection) and connection.is_folder:
+        where = shown_path(connection.path, problems.root)
+        problems.add(
+            place.at("target"),
+            f"'{load.target}' is the folder {where}; a warehouse is one file: path = \"{where}.duckdb\"",
+        )
+    _file(load.extract, place.at("extract"), problems)
+    if load.create:
+        _file(load.create, place.at("create"), problems)
+
+
+def _file(path: Path, place: Place, problems: Problems) -> None:
+    if path.is_file():
+        return
+    shown, folder = shown_path(path, problems.root), problems.root / "sql"
+    if path.exists():
+        problems.add(place, f"{shown} is no file; name the file itself")
+        return
+    there = (
+        [each.relative_to(folder).as_posix() for each in folder.rglob("*.sql")]
+        if path.is_relative_to(folder)
+        else []
+    )
+    hint = nearest(shown_path(path, folder), there) if there else ""
+    remedy = hint if hint.startswith("did you mean") else "create it or correct the path"
+    problems.add(place, f"the file {shown} is missing; {remedy}")
+
+
+def _check_report(report: Report, found: Found, problems: Problems) -> None:
+    place = found.place(report, report.name)
+    _use(found, report.connection, TARGET_TYPES, "a warehouse", place.at("connection"), problems)
+    for number, need in enumerate(report.needs):
+        if need.load not in found.declared["load"]:
+            hint = nearest(need.load, found.declared["load"])
+            problems.add(place.at("needs", number, "load"), f"no load '{need.load}'; {hint}")
+
+
+def _check_tables(found: Found, problems: Problems) -> None:
+    """A target table belongs to one load or report: each replaces what is in it."""
+    owners: dict[tuple[str, str], str] = {}
+    for load in found.loads.values():
+        _own(
+            owners,
+            (load.target, load.table),
+            f"load '{load.name}'",
+            found.place(load, load.name).at("table"),
+            problems,
+        )
+    for report in found.reports.values():
+        place = found.place(report, report.name).at("target")
+        _own(owners, (report.connection, report.target), f"report '{report.name}'", place, problems)
+
+
+def _own(
+    owners: dict[tuple[str, str], str], table: tuple[str, str], who: str, place: Place, problems: Problems
+) -> None:
+    key = (table[0], table[1].lower())
+    owner = owners.setdefault(key, who)
+    if owner != who:
+        problems.add(
+            place,
+            f"{table[1]} on '{table[0]}' is the target of {owner} already; give {who} a table of its own",
+        )
+
+
+def _check_task_names(found: Found, problems: Problems) -> None:
+    tasks: dict[str, str] = {}
+    for load in found.loads.values():
+        names = [shard.name for shard, _ in found.shards.get(load.shards, [])]
+        longest = max(names, key=len, default="")
+        length = len(task_name(load.name, longest))
+        if length > TASK_NAME_LENGTH:
+            problems.add(
+                found.place(load, load.name),
+                f"the task name {load.name}__{longest} has {length} characters, the sessions table holds "
+                f"{TASK_NAME_LENGTH}; shorten the load's name or the shard's",
+            )
+        _check_parting(load, names, tasks, found, problems)
+
+
+def _check_parting(
+    load: Load, names: Iterable[str], tasks: dict[str, str], found: Found, problems: Problems
+) -> None:
+    # 'a_' with 'b' and 'a' with '_b' would be one task; only names with such edges can meet.
+    for name in names:
+        if load.name.endswith("_") or name.startswith("_"):
+            other = tasks.setdefault(task_name(load.name, name), f"{load.name} and {name}")
+            if other != f"{load.name} and {name}":
+                problems.add(
+                    found.place(load, load.name),
+                    f"load and shard {load.name} and {name} have the same task name as {other}; "
+                    "drop the '_' at the edge of a name",
+                )
+
+
+def task_name(load: str, shard: str) -> str:
+    """What the sessions table calls load x shard."""
+    return f"{load}__{shard}"
+
+
+def literal_warnings(secrets: Mapping[str, bool]) -> tuple[str, ...]:
+    """A warning for each place whose secret stands in the file itself."""
+    return tuple(
+        f'{place}: the secret itself stands in the file; write {{ env = "NAME" }} or {{ file = "PATH" }}'
+        for place, literal in secrets.items()
+        if literal
+    )

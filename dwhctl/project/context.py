@@ -1,0 +1,226 @@
+"""What templates may name: Airflow's names, so that existing SQL moves over, and the shard and the load."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from jinja2 import StrictUndefined
+
+from dwhctl.errors import ConfigError
+
+from .secrets import Secret
+from .slices import start_of_day
+from .words import nearest
+
+if TYPE_CHECKING:
+    from .model import Connection, Load, Project, Shard
+
+_ONE_DAY = timedelta(days=1)
+
+
+class Names(Mapping[str, Any]):
+    """Values under a prefix (`params`, `var.value`): as attributes, items, or with `.get(name, default)`.
+
+    A missing one is undefined with a hint, so that `default(...)` and `is defined` work as ever.
+    """
+
+    def __init__(
+        self, prefix: str, values: Mapping[str, Any], show: Callable[[Any], Any] | None = None
+    ) -> None:
+        self._prefix = prefix
+        self._values = values
+        self._show = show or (lambda value: _shown(value, prefix))
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._values:
+            return self._show(self._values[name])
+        return StrictUndefined(
+            hint=f"'{self._prefix}.{name}' is undefined; {nearest(str(name), map(str, self._values))}"
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy, pickle and Jinja ask for protocols
+            raise AttributeError(name)
+        return self[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or the default when there is none."""
+        return self[name] if name in self._values else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __str__(self) -> str:
+        return json.dumps(_plain(self._values), ensure_ascii=False, default=str)
+
+
+def _shown(value: Any, prefix: str) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, Mapping) and not isinstance(value, Names):
+        return Names(prefix, value)
+    return [_shown(each, prefix) for each in value] if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def context(
+    project: Project, load: Load | None = None, shard: Shard | None = None, day: date | None = None
+) -> dict[str, Any]:
+    """Everything that a template may name; what needs a load, shard or day is there only with one."""
+    names: dict[str, Any] = {
+        "macros": MACROS,
+        "var": Names("var", {"value": _var_value(project), "json": _var_json(project)}, lambda value: value),
+        "conn": Names("conn", project.connections, _ConnectionNames),
+    }
+    if load is not None:
+        names["load"] = Names("load", {"name": load.name, "table": load.table, "target": load.target})
+        names["params"] = Names("params", load.params)
+    if shard is not None:
+        fields = ("name", "database", "connection", "zone")
+        names["shard"] = Names("shard", {field: getattr(shard, field) for field in fields})
+    return names | (_days(day, project.zone) if day is not None else {})
+
+
+def _days(day: date, zone: ZoneInfo) -> dict[str, Any]:
+    before, after = day - _ONE_DAY, day + _ONE_DAY
+    start, end, previous = (start_of_day(each, zone).astimezone(zone) for each in (day, after, before))
+    names: dict[str, Any] = {
+        "logical_date": start,
+        "execution_date": start,
+        "data_interval_start": start,
+        "data_interval_end": end,
+        "prev_execution_date": previous,
+        "next_execution_date": end,
+        "ts": ts(start),
+        "ts_nodash": ts_nodash(start),
+        "ts_nodash_with_tz": ts_nodash_with_tz(start),
+    }
+    dates = {
+        "ds": day,
+        "prev_ds": before,
+        "next_ds": after,
+        "yesterday_ds": before,
+        "tomorrow_ds": after,
+    }
+    for name, each in dates.items():
+        names |= {name: ds(each), f"{name}_nodash": ds_nodash(each)}
+    return names
+
+
+def ds(moment: date) -> str:
+    """2020-07-13."""
+    return moment.strftime("%Y-%m-%d")
+
+
+def ds_nodash(moment: date) -> str:
+    """20200713."""
+    return moment.strftime("%Y%m%d")
+
+
+def ts(moment: datetime) -> str:
+    """2020-07-13T00:00:00+03:00."""
+    return moment.isoformat()
+
+
+def ts_nodash(moment: datetime) -> str:
+    """20200713T000000."""
+    return moment.strftime("%Y%m%dT%H%M%S")
+
+
+def ts_nodash_with_tz(moment: datetime) -> str:
+    """20200713T000000+0300."""
+    return moment.isoformat().replace("-", "").replace(":", "")
+
+
+FILTERS = {each.__name__: each for each in (ds, ds_nodash, ts, ts_nodash, ts_nodash_with_tz)}
+
+
+def ds_add(day: str, days: int) -> str:
+    """The date so many days later, as Airflow's `macros.ds_add`."""
+    return ds(datetime.strptime(str(day), "%Y-%m-%d") + timedelta(days=days))  # noqa: DTZ007 - a date
+
+
+def ds_format(day: str, input_format: str, output_format: str) -> str:
+    """The date in another format, as Airflow's `macros.ds_format`."""
+    return datetime.strptime(str(day), input_format).strftime(output_format)  # noqa: DTZ007 - a date
+
+
+# Modules would lead out of the sandbox (`uuid.os`): only the functions that SQL has a use for.
+MACROS = Names(
+    "macros",
+    {
+        "ds_add": ds_add,
+        "ds_format": ds_format,
+        "date": date,
+        "datetime": datetime,
+        "timedelta": timedelta,
+        "json": Names("macros.json", {"dumps": json.dumps, "loads": json.loads}),
+        "time": Names("macros.time", {"time": time.time, "strftime": time.strftime}),
+        "uuid": Names("macros.uuid", {"uuid4": uuid.uuid4, "UUID": uuid.UUID}),
+    },
+)
+
+
+def _var_value(project: Project) -> Names:
+    return Names("var.value", project.variables, _as_text)
+
+
+def _var_json(project: Project) -> Names:
+    return Names("var.json", project.variables, _as_json)
+
+
+def _as_text(value: Any) -> Any:
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _as_json(value: Any) -> Any:
+    plain = _plain(value) if isinstance(value, Secret) else value
+    return _shown(json.loads(plain) if isinstance(plain, str) else plain, "var.json")
+
+
+class _ConnectionNames:
+    """`conn.x` with Airflow's names; what is secret is refused by name."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        where = f"conn.{self._connection.name}"
+        if name in {"password", "get_password", "get_uri", "extra", "extra_dejson"}:
+            raise ConfigError(
+                f"'{where}.{name}' is refused: SQL is shown and logged, a password must not stand in it"
+            )
+        field = {"schema": "database", "login": "user", "conn_type": "type", "conn_id": "name"}.get(
+            name, name
+        )
+        known = sorted(set(type(self._connection).model_fields) - {"password"})
+        if field not in known:
+            return StrictUndefined(hint=f"'{where}.{name}' is undefined; {nearest(name, known)}")
+        if field == "host":
+            return self._connection.addresses[0][0] if hasattr(self._connection, "addresses") else None
+        return getattr(self._connection, field)
+
+    def __str__(self) -> str:
+        return str(self._connection.name)

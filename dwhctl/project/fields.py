@@ -1,0 +1,191 @@
+"""The kinds of values that keys of the configuration hold, and the base of every table."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic.fields import FieldInfo
+
+from dwhctl.errors import UsageError
+
+from .slices import DURATION_FORMS, parse_date, parse_duration
+from .words import nearest, shown_value
+
+_NAME = re.compile(r"[a-z0-9_]+")
+_TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")
+_SCHEDULE_WORDS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
+_SCHEDULE_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+_STEP = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_CRON_NAMES = {
+    "month": dict(zip(_MONTHS, range(1, 13), strict=True)),
+    "weekday": dict(zip(_WEEKDAYS, range(7), strict=True)),
+}
+
+
+class Table(BaseModel):
+    """One table of a configuration file: unknown keys and wrong types are errors, nothing changes later."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        arbitrary_types_allowed=True,
+    )
+
+    @classmethod
+    def file_keys(cls) -> dict[str, FieldInfo]:
+        """The keys that may stand in the file, as they are written there."""
+        return {f.alias or name: f for name, f in cls.model_fields.items() if not _is_given(f)}
+
+
+def given(description: str) -> Any:
+    """A field that the reader fills from where the table stands; it is no key of the file."""
+    return Field(description=description, json_schema_extra={"given": True})
+
+
+def _is_given(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("given"))
+
+
+def name_problem(name: str) -> str | None:
+    """Why this is no name for a load or shard, or None."""
+    if not _NAME.fullmatch(name):
+        return "a name is made of a-z, 0-9 and _"
+    return "a name holds no '__': it parts load and shard in task_name" if "__" in name else None
+
+
+def zone_problem(name: str, *extra: str) -> str | None:
+    """Why this is no time zone, or None; `extra` words are good as well."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        from zoneinfo import available_timezones
+
+        hint = nearest(name, available_timezones() | {*extra})
+        remedy = hint if hint.startswith("did you mean") else "write one as Europe/Moscow or UTC"
+        return f"'{name}' is no time zone of the IANA list; {remedy}"
+    return None
+
+
+def _zone(name: str) -> str:
+    problem = zone_problem(name)
+    if problem:
+        raise ValueError(problem)
+    return name
+
+
+def _slice_zone(name: str) -> str:
+    problem = None if name == "wall" else zone_problem(name, "wall")
+    if problem:
+        raise ValueError(f'{problem}; or write "wall", the shard\'s own clock')
+    return name
+
+
+def _day(value: object) -> object:
+    if isinstance(value, datetime) or not isinstance(value, date | str):
+        raise ValueError(f"is {shown_value(value)}; write a date as 2020-02-08")
+    if isinstance(value, date):
+        return value
+    try:
+        return parse_date(value)
+    except ValueError as error:
+        raise ValueError(f"'{value}': {error}; write a date as 2020-02-08") from None
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"is {shown_value(value)}; write a duration in quotes: {DURATION_FORMS}")
+    try:
+        return parse_duration(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _some_time(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than 0s")
+    return value
+
+
+def _listed(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _path_in(folder: str) -> BeforeValidator:
+    def absolute(value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str | Path) or value == "":
+            return _no_path(value)
+        path = Path(value).expanduser()
+        root = (info.context or {}).get("root")
+        return Path(root, folder, path) if root is not None else path
+
+    return BeforeValidator(absolute)
+
+
+def _no_path(value: object) -> object:
+    raise ValueError(
+        f"is {shown_value(value)}; write a path in quotes" if value != "" else "is empty; write a path"
+    )
+
+
+def _table(value: str) -> str:
+    if not _TABLE.fullmatch(value):
+        raise ValueError(f"'{value}' is no table with its schema; write it as \"stage.orders\"")
+    return value
+
+
+def _schedule(value: str) -> str:
+    if value in _SCHEDULE_WORDS:
+        return value
+    parts = value.split()
+    if len(parts) != len(_SCHEDULE_FIELDS):
+        raise ValueError(
+            f"'{value}' has {len(parts)} of the 5 fields minute, hour, day, month, weekday; "
+            f'write it as in a crontab: "0 */6 * * *", or {", ".join(_SCHEDULE_WORDS)}'
+        )
+    for part, (field, lowest, highest) in zip(parts, _SCHEDULE_FIELDS, strict=True):
+        if not all(_is_step(each, field, lowest, highest) for each in part.lower().split(",")):
+            raise ValueError(
+                f"'{value}': '{part}' is no {field} of a crontab ({lowest} to {highest}, *, */2, 1-5)"
+            )
+    return value
+
+
+def _is_step(text: str, field: str, lowest: int, highest: int) -> bool:
+    for name, number in _CRON_NAMES.get(field, {}).items():
+        text = text.replace(name, str(number))
+    match = _STEP.fullmatch(text)
+    if not match:
+        return False
+    first, last, step = (int(each) if each else None for each in match.groups())
+    bounds = [each for each in (first, last) if each is not None]
+    in_order = first is None or last is None or first <= last
+    return in_order and step != 0 and all(lowest <= each <= highest for each in bounds)
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
+SomeTexts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
+Zone = Annotated[str, AfterValidator(_zone)]
+SliceZone = Annotated[str, AfterValidator(_slice_zone)]
+Day = Annotated[date, BeforeValidator(_day)]
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+SomeTime = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_some_time)]
+SqlFile = Annotated[Path, _path_in("sql")]
+ProjectPath = Annotated[Path, _path_in("")]
+TableName = Annotated[str, AfterValidator(_table)]
+Schedule = Annotated[str, AfterValidator(_schedule)]
+Listed = BeforeValidator(_listed)

@@ -1,0 +1,180 @@
+"""Loads, shards and reports: the named work of a project."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field
+
+from .fields import (
+    Day,
+    Duration,
+    Listed,
+    Schedule,
+    SliceZone,
+    SomeTexts,
+    SomeTime,
+    SqlFile,
+    Table,
+    TableName,
+    Text,
+    Texts,
+    Zone,
+    given,
+)
+
+SERVICE_FIELDS = ("etl_source", "etl_id", "hash_id")
+
+
+def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
+    for column in columns:
+        _column(column)
+    doubles = [name for name, times in Counter(columns).items() if times > 1]
+    if doubles:
+        raise ValueError(f"names '{doubles[0]}' twice")
+    return columns
+
+
+def _column(column: str) -> str:
+    if column.lower() in SERVICE_FIELDS:
+        raise ValueError(
+            f"'{column}' is a service field that dwhctl adds itself; name columns of the extract"
+        )
+    return column
+
+
+class Load(Table):
+    """A named job: one extract query over a shard group into one target table."""
+
+    name: str = given("the file's name without .toml")
+    shards: Text = Field(description="The shard group to load from.", examples=["cities"])
+    extract: SqlFile = Field(
+        description="The query that extracts a slice: Jinja, with `:start` and `:end` as bound values; "
+        "relative to `sql/`.",
+        examples=["orders/extract.sql"],
+    )
+    target: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
+    table: TableName = Field(description="The target table with its schema.", examples=["stage.orders"])
+    create: SqlFile | None = Field(
+        None,
+        description="Statements that make schema and table with the service fields, run before each load; "
+        "relative to `sql/`.",
+        examples=["orders/create.vertica.sql"],
+    )
+    key: Annotated[SomeTexts, AfterValidator(_columns)] = Field(
+        description="The columns that are unique within a shard.", examples=[["id"]]
+    )
+    slice_by: Annotated[Text, AfterValidator(_column)] | None = Field(
+        None,
+        description="The column that tells a row's day; without it a slice is the shard's whole table.",
+        examples=["start_time"],
+    )
+    slice_zone: SliceZone = Field(
+        "wall",
+        description='The clock that the column holds: "wall" (the shard\'s own), "UTC", or an IANA zone.',
+        examples=["UTC"],
+    )
+    start_date: Day | None = Field(
+        None, description="No slice before it is expected.", examples=[date(2020, 2, 8)]
+    )
+    schedule: Schedule | None = Field(None, description="When cron starts it.", examples=["0 */6 * * *"])
+    retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
+    retry_delay: Duration = Field(
+        timedelta(seconds=10),
+        description="The wait before the first retry; grows exponentially, with jitter.",
+        examples=["10s"],
+    )
+    timeout: SomeTime = Field(
+        timedelta(minutes=30), description="How long an attempt may take.", examples=["30m"]
+    )
+    max_shrink: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The share of a slice's rows that may vanish from the source before the session fails.",
+        examples=[0.5],
+    )
+    on_new_column: Literal["refuse", "add"] = Field(
+        "refuse", description="What a column gets that only the source has.", examples=["add"]
+    )
+    verify_columns: Texts = Field(
+        (), description="Columns whose values `verify` compares as well.", examples=[["amount"]]
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Values for the templates, as `params.NAME`.",
+        examples=[{"top": 10}],
+    )
+
+
+class ShardEntry(Table):
+    """A shard as a table in its group; a text alone stands for name and database both."""
+
+    name: Text | None = Field(
+        None,
+        description="The shard's name, unique in the project; default: the database's.",
+        examples=["jfk_aa"],
+    )
+    database: Text = Field(description="The database on the connection.", examples=["AA"])
+    zone: Zone | None = Field(
+        None, description="The shard's own clock; default: the project's.", examples=["Asia/Chita"]
+    )
+    from_date: Day | None = Field(
+        None,
+        alias="from",
+        description="No slice of this shard before it is expected.",
+        examples=[date(2020, 3, 1)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One source database behind a connection."""
+
+    name: str
+    database: str
+    connection: str
+    zone: str
+    from_date: date | None = None
+
+    @property
+    def zoneinfo(self) -> ZoneInfo:
+        """The shard's own clock."""
+        return ZoneInfo(self.zone)
+
+
+class Need(Table):
+    """What a report waits for."""
+
+    load: Text = Field(description="The load.", examples=["orders"])
+    at_least: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The share of the date's slices that must be complete.",
+        examples=[0.98],
+    )
+
+
+class Report(Table):
+    """A target table refreshed from a view or query inside the warehouse."""
+
+    name: str = given("the report's name")
+    connection: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
+    source: Text = Field(
+        description="The view or query to refresh from.", examples=["reports.city_orders_view"]
+    )
+    target: TableName = Field(
+        description="The table to refresh, with its schema.", examples=["reports.city_orders"]
+    )
+    needs: Annotated[tuple[Need, ...], Listed] = Field(
+        (), description="The loads it waits for.", examples=[[{"load": "orders", "at_least": 1.0}]]
+    )
+    min_rows: int = Field(0, ge=0, description="With fewer rows the refresh fails.", examples=[1])
+    schedule: Schedule | None = Field(None, description="When cron starts it.", examples=["30 6 * * *"])

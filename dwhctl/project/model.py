@@ -1,0 +1,124 @@
+"""The project as typed objects: everything that its configuration says, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from pydantic import Field
+
+from .alerts import ALERT_TYPES, Alert, EmailAlert, TelegramAlert
+from .connections import (
+    CONNECTION_TYPES,
+    Connection,
+    DuckdbConnection,
+    MssqlConnection,
+    PostgresConnection,
+    SqliteConnection,
+    VerticaConnection,
+)
+from .fields import ProjectPath, Table, Text, Zone
+from .loads import SERVICE_FIELDS, Load, Need, Report, Shard, ShardEntry
+from .secrets import Secret
+
+__all__ = [
+    "ALERT_TYPES",
+    "CONNECTION_TYPES",
+    "SERVICE_FIELDS",
+    "Alert",
+    "Connection",
+    "DuckdbConnection",
+    "EmailAlert",
+    "Load",
+    "MssqlConnection",
+    "Need",
+    "PostgresConnection",
+    "Project",
+    "ProjectTable",
+    "Report",
+    "Secret",
+    "SessionsTable",
+    "Shard",
+    "ShardEntry",
+    "SqliteConnection",
+    "TelegramAlert",
+    "Variable",
+    "VerticaConnection",
+]
+
+Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Variable"]
+
+
+class ProjectTable(Table):
+    """The project as a whole."""
+
+    timezone: Zone = Field("UTC", description='What "today" means: an IANA zone.', examples=["Europe/Moscow"])
+    state_dir: ProjectPath = Field(
+        Path("state"),
+        validate_default=True,
+        description="Locks, slots, logs and embedded databases; relative to the project.",
+        examples=["state"],
+    )
+    max_workers: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Worker processes at once, over all runs on this machine.",
+        examples=[16],
+    )
+
+
+class SessionsTable(Table):
+    """Where the sessions table is."""
+
+    connection: Text = Field(description="A connection to PostgreSQL or SQLite.", examples=["etl"])
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project: its configuration with every name resolved and every path absolute."""
+
+    root: Path
+    timezone: str
+    state_dir: Path
+    max_workers: int
+    sessions_connection: str
+    connections: Mapping[str, Connection]
+    shard_groups: Mapping[str, tuple[Shard, ...]] = field(default_factory=dict)
+    variables: Mapping[str, Variable] = field(default_factory=dict)
+    alerts: Mapping[str, Alert] = field(default_factory=dict)
+    loads: Mapping[str, Load] = field(default_factory=dict)
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The project's clock."""
+        return ZoneInfo(self.timezone)
+
+    def shards_of(self, load: Load) -> tuple[Shard, ...]:
+        """The shards that a load loads from, in the order of the configuration."""
+        return self.shard_groups[load.shards]
+
+    def secrets(self) -> Iterator[Secret]:
+        """Every secret of the project; each knows the key it stands at."""
+        for table in (*self.connections.values(), *self.alerts.values()):
+            for name in type(table).model_fields:
+                value = getattr(table, name)
+                if isinstance(value, Secret):
+                    yield value
+        yield from secrets_in(self.variables)
+
+
+def secrets_in(value: object) -> Iterator[Secret]:
+    """Every secret in a tree of variables."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from secrets_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from secrets_in(each)

@@ -1,0 +1,142 @@
+"""Days, durations and slices: which moments belong to a day, in which clock."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from dwhctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from .model import Load, Project, Shard
+
+DAY_FORMS = "YYYY-MM-DD, today, yesterday or -3d (three days ago)"
+DURATION_FORMS = "10s, 30m, 8h, 400d or 1h30m"
+FIRST_DAY, LAST_DAY = date(1900, 1, 1), date(2999, 12, 31)
+LONGEST = timedelta(days=36_500)
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_AGO = re.compile(r"-(\d{1,6})d", re.ASCII)
+_ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The rows of one load, one shard, one day: half-open `[start, end)`.
+
+    `start` and `end` are naive, as the column holds them; `start_at` and `end_at` are the same bounds as
+    instants in UTC. All four are None for a load without `slice_by`. `zone` is the clock they are read in.
+    """
+
+    load: str
+    shard: str
+    day: date
+    start: datetime | None
+    end: datetime | None
+    start_at: datetime | None
+    end_at: datetime | None
+    zone: str
+
+
+def make_slice(project: Project, load: Load, shard: Shard, day: date) -> Slice:
+    """The slice of this load, shard and day."""
+    zone = shard.zone if load.slice_zone == "wall" else load.slice_zone
+    if load.slice_by is None:
+        return Slice(load.name, shard.name, day, None, None, None, None, zone)
+    following = day + _ONE_DAY
+    if load.slice_zone == "wall":
+        start, end = _midnight(day), _midnight(following)
+        start_at, end_at = (start_of_day(each, shard.zoneinfo) for each in (day, following))
+    else:
+        start_at, end_at = (start_of_day(each, project.zone) for each in (day, following))
+        held_in = ZoneInfo(zone)
+        start, end = (at.astimezone(held_in).replace(tzinfo=None, fold=0) for at in (start_at, end_at))
+    return Slice(load.name, shard.name, day, start, end, start_at, end_at, zone)
+
+
+def start_of_day(day: date, zone: ZoneInfo) -> datetime:
+    """The first instant, in UTC, at which this zone's clocks show that date (or a later one).
+
+    A midnight that comes twice counts the first time; where the clocks jump over midnight the day begins
+    with the jump.
+    """
+    midnight = _midnight(day)
+    at = midnight.replace(tzinfo=zone).astimezone(UTC)
+    if _shown(at, zone) == midnight:
+        return at
+    # In a gap fold=1 reads the clock with the offset after the jump: that instant lies before the jump.
+    before = midnight.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    return _first_showing(midnight, before, at, zone)
+
+
+def _first_showing(moment: datetime, before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+    second = timedelta(seconds=1)
+    while after - before > second:
+        middle = before + (after - before) // second // 2 * second
+        if _shown(middle, zone) >= moment:
+            after = middle
+        else:
+            before = middle
+    return after
+
+
+def _shown(at: datetime, zone: ZoneInfo) -> datetime:
+    return at.astimezone(zone).replace(tzinfo=None, fold=0)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day)  # noqa: DTZ001 - a clock's face, not an instant
+
+
+def resolve_day(text: str, zone: ZoneInfo, now: datetime | None = None) -> date:
+    """The day that a user means, in the project's zone; UsageError names the text and the forms."""
+    today = (now or datetime.now(UTC)).astimezone(zone).date()
+    word = text.strip().lower()
+    ago = {"today": 0, "yesterday": 1}.get(word)
+    if match := _AGO.fullmatch(word):
+        ago = int(match[1])
+    try:
+        day = today - timedelta(days=ago) if ago is not None else parse_date(word)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"'{text}' is no day: {error}; write {DAY_FORMS}") from None
+    if not FIRST_DAY <= day <= LAST_DAY:
+        raise UsageError(f"'{text}' is no day to load: outside {FIRST_DAY} to {LAST_DAY}; write {DAY_FORMS}")
+    return day
+
+
+def parse_date(text: str) -> date:
+    """The date written YYYY-MM-DD; ValueError says whether the form or the calendar is against it."""
+    if not _DATE.fullmatch(text):
+        raise ValueError("not of the form YYYY-MM-DD")
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("the calendar has no such date") from None
+
+
+def parse_duration(text: str) -> timedelta:
+    """The time that `10s`, `30m` or `1h30m` stands for; UsageError names the text and the forms."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match or not any(match.groups()):
+        raise UsageError(f"'{text}' is no duration; write {DURATION_FORMS}")
+    days, hours, minutes, seconds = (int(each or 0) for each in match.groups())
+    try:
+        duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError:
+        duration = timedelta.max
+    if duration > LONGEST:
+        raise UsageError(f"'{text}' is too long; the longest is {LONGEST.days}d")
+    return duration
+
+
+def format_duration(duration: timedelta) -> str:
+    """The duration as `parse_duration` reads it, fractions of a second cut."""
+    minutes, seconds = divmod(duration // timedelta(seconds=1), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{n}{unit}" for n, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s")) if n]
+    return "".join(parts) or "0s"

@@ -1,0 +1,167 @@
+"""What dwhctl has to see in SQL text: bind parameters and the ends of statements.
+
+The scanner knows what the SQL of the systems around has in common: strings, quoted names, comments and
+dollar quotes. Inside those nothing is a parameter and nothing ends a statement.
+
+`[` is a quoted name in T-SQL and a list or a subscript elsewhere. It is a subscript directly after a word or
+a closing bracket or quote (`a[:end]`), a list when a string, a parameter or another `[` comes first in it,
+when a parameter follows a comma in it, or when it stands in a list; else it is a quoted name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_PLAIN = re.compile(r"[^;:'\"\[\]$/-]+")
+_BIND = re.compile(r":([A-Za-z_]\w*)")
+_DOLLAR = re.compile(r"\$(?:[A-Za-z_]\w*)?\$")
+_LIST = re.compile(r"\s*['\[:]|.*,\s*:[A-Za-z_]", re.DOTALL)
+_NAME = re.compile(r"\[((?:[^\]]|\]\])*)\]")
+_STRING = re.compile(r"'(?:[^']|'')*'?")
+_ESCAPE_STRING = re.compile(r"'(?:[^'\\]|\\.|'')*'?", re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"]|"")*"?')
+_LINE = re.compile(r"--[^\n]*")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+# A colon directly after one of these is a cast, a slice of a list or a key of a struct, never a parameter.
+_NO_BIND_AFTER = "])}'\":"
+_SUBSCRIPT_AFTER = "])\"'"
+
+
+@dataclass(frozen=True, slots=True)
+class BindPosition:
+    """A bind parameter `:name` in `sql[start:end]`, on a line counted from 1."""
+
+    name: str
+    start: int
+    end: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str  # text | comment | quoted | bind | end
+    start: int
+    end: int
+
+
+def find_binds(sql: str) -> list[BindPosition]:
+    """Every bind parameter, in order."""
+    return [
+        BindPosition(
+            sql[token.start + 1 : token.end], token.start, token.end, sql.count("\n", 0, token.start) + 1
+        )
+        for token in _tokens(sql)
+        if token.kind == "bind"
+    ]
+
+
+def replace_binds(sql: str, style: Callable[[str], str]) -> str:
+    """The SQL with each `:name` replaced by what `style` makes of the name."""
+    parts, position = [], 0
+    for bind in find_binds(sql):
+        parts += [sql[position : bind.start], style(bind.name)]
+        position = bind.end
+    return "".join([*parts, sql[position:]])
+
+
+def split_statements(sql: str) -> list[str]:
+    """The statements without the semicolons between them; what is only space and comments is dropped."""
+    statements: list[str] = []
+    start, says_something = 0, False
+    for token in _tokens(sql):
+        if token.kind == "end":
+            if says_something:
+                statements.append(sql[start : token.start].strip())
+            start, says_something = token.end, False
+        elif token.kind != "comment" and not sql[token.start : token.end].isspace():
+            says_something = True
+    if says_something:
+        statements.append(sql[start:].strip())
+    return statements
+
+
+def _tokens(sql: str) -> Iterator[_Token]:
+    position, depth = 0, 0
+    while position < len(sql):
+        token = _token(sql, position, depth)
+        opener = sql[position]
+        if token.kind == "text" and opener in "[]":
+            depth = max(0, depth + (1 if opener == "[" else -1))
+        yield token
+        position = token.end
+
+
+def _token(sql: str, position: int, depth: int) -> _Token:
+    """The token that begins here; a special character that begins nothing is text by itself."""
+    plain = _PLAIN.match(sql, position)
+    if plain:
+        return _Token("text", position, plain.end())
+    char = sql[position]
+    if char == ";":
+        return _Token("end", position, position + 1)
+    if char == ":":
+        return _colon(sql, position)
+    quoted = _quoted_end(sql, position, depth)
+    if quoted is not None:
+        return _Token("quoted", position, quoted)
+    comment = _comment_end(sql, position)
+    if comment is not None:
+        return _Token("comment", position, comment)
+    return _Token("text", position, position + 1)
+
+
+def _colon(sql: str, position: int) -> _Token:
+    before = sql[position - 1] if position else " "
+    match = _BIND.match(sql, position)
+    if match and not _is_word(before) and before not in _NO_BIND_AFTER:
+        return _Token("bind", position, match.end())
+    return _Token("text", position, position + 1)
+
+
+def _quoted_end(sql: str, position: int, depth: int) -> int | None:
+    before = sql[position - 1] if position else " "
+    match: re.Match[str] | None = None
+    if sql[position] == "'":
+        match = (_ESCAPE_STRING if _escapes(sql, position) else _STRING).match(sql, position)
+    elif sql[position] == '"':
+        match = _QUOTED.match(sql, position)
+    elif sql[position] == "[" and not depth and not _is_word(before) and before not in _SUBSCRIPT_AFTER:
+        match = _NAME.match(sql, position)
+        if match and _LIST.match(match[1]):
+            match = None
+    elif sql[position] == "$" and not _is_word(before):
+        return _dollar_end(sql, position)
+    return match.end() if match else None
+
+
+def _escapes(sql: str, quote: int) -> bool:
+    """Whether the string is PostgreSQL's E'...', in which a backslash escapes."""
+    return quote > 0 and sql[quote - 1] in "eE" and (quote < 2 or not _is_word(sql[quote - 2]))
+
+
+def _dollar_end(sql: str, position: int) -> int | None:
+    match = _DOLLAR.match(sql, position)
+    if not match:
+        return None
+    closing = sql.find(match[0], match.end())
+    return len(sql) if closing < 0 else closing + len(match[0])
+
+
+def _comment_end(sql: str, position: int) -> int | None:
+    if sql.startswith("--", position):
+        match = _LINE.match(sql, position)
+        return match.end() if match else len(sql)
+    if not sql.startswith("/*", position):
+        return None
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(sql, position):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(sql)
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char in "_$@#"

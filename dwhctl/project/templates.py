@@ -1,0 +1,200 @@
+"""Extract SQL and other templates, rendered: Jinja for structure, bind parameters for values.
+
+Templates run in Jinja's sandbox; an undefined name is an error. Whatever goes wrong is told with file and
+line.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import (
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    UndefinedError,
+)
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import SandboxedEnvironment
+
+from dwhctl.errors import ConfigError
+
+from .context import FILTERS, context
+from .sql import find_binds, split_statements
+from .words import nearest, shown_path
+
+if TYPE_CHECKING:
+    from .model import Load, Project, Shard
+    from .slices import Slice
+
+_UNDEFINED = re.compile(r"'([^']+)' is undefined")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """SQL with `:start` and `:end` still in it, and the values of those that it uses."""
+
+    sql: str
+    binds: dict[str, datetime]
+
+
+def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
+    """The extract query of this slice; ConfigError names file and line."""
+    names = context(project, load, shard, slice.day)
+    sql = _one_statement(_rendered(project, load.extract, names), load.extract, project.root)
+    return Query(sql, _binds(sql, load, slice, project.root))
+
+
+def render_file(project: Project, path: Path, load: Load | None = None, day: date | None = None) -> str:
+    """A file of SQL, rendered; ConfigError names file and line."""
+    return _rendered(project, path, context(project, load, None, day))
+
+
+def render_text(project: Project, text: str, place: str) -> str:
+    """A text of the configuration, rendered; ConfigError names the place."""
+    names = context(project)
+    try:
+        return _environment(project.root / "sql").from_string(text).render(names)
+    except Exception as error:
+        raise ConfigError(f"{place}: {_what(error, names)}") from None
+
+
+def _one_statement(sql: str, path: Path, root: Path) -> str:
+    statements = split_statements(sql)
+    if not statements:
+        raise ConfigError(f"{shown_path(path, root)}: holds no query; write a SELECT")
+    # A semicolon at the end would stand in the way of whoever wraps the query.
+    return statements[0] if len(statements) == 1 else sql.strip()
+
+
+def _binds(sql: str, load: Load, slice: Slice, root: Path) -> dict[str, datetime]:
+    known = {"start": slice.start, "end": slice.end}
+    values: dict[str, datetime] = {}
+    for bind in find_binds(sql):
+        value = known.get(bind.name)
+        if value is None:
+            raise ConfigError(
+                f"{_line_of_bind(load.extract, bind.name, root)}: {_unknown_bind(bind.name, load)}"
+            )
+        values[bind.name] = value
+    return values
+
+
+def _unknown_bind(name: str, load: Load) -> str:
+    if name in {"start", "end"}:
+        return f"':{name}' has no value: '{load.name}' has no slice_by; set slice_by or drop the condition"
+    return (
+        f"':{name}' is no bind parameter; {nearest(f':{name}', (':start', ':end'))} "
+        "(a text with a colon stands in quotes, a cast is written CAST(x AS type) or x::type)"
+    )
+
+
+def _line_of_bind(path: Path, name: str, root: Path) -> str:
+    shown = shown_path(path, root)
+    source = _source(path, root)
+    found = re.search(rf"(?<![\w:]):{re.escape(name)}\b", source)
+    return f"{shown}: line {source.count(chr(10), 0, found.start()) + 1}" if found else shown
+
+
+def _rendered(project: Project, path: Path, names: Mapping[str, Any]) -> str:
+    environment = _environment(project.root / "sql")
+    source = _source(path, project.root)
+    try:
+        return _template(environment, source, str(path)).render(names)
+    except TemplateSyntaxError as error:
+        file = Path(error.filename) if error.filename else path
+        raise ConfigError(
+            f"{shown_path(file, project.root)}: line {error.lineno}: {_syntax(error)}"
+        ) from None
+    except Exception as error:
+        # Whatever a template calls may raise anything; the cause is shown in words, with the line.
+        raise ConfigError(f"{_line(error, path, project.root)}: {_what(error, names)}") from None
+
+
+def _source(path: Path, root: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{shown_path(path, root)}: the file is missing; create it") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{shown_path(path, root)}: line {line}: not UTF-8; save the file in the encoding UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{shown_path(path, root)}: the file cannot be read ({error.strerror})") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _environment(folder: Path) -> SandboxedEnvironment:
+    environment = SandboxedEnvironment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment
+
+
+@functools.lru_cache(maxsize=256)
+def _template(environment: SandboxedEnvironment, source: str, file: str) -> Template:
+    code = environment.compile(source, filename=file)
+    return Template.from_code(environment, code, environment.make_globals(None))
+
+
+def _line(error: BaseException, path: Path, root: Path) -> str:
+    """File and line of the template in which this was raised: Jinja writes them into the traceback."""
+    place = shown_path(path, root)
+    templates = {str(path): path} | {str(each): each for each in _included(error, root)}
+    frame = error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if file in templates:
+            place = f"{shown_path(templates[file], root)}: line {frame.tb_lineno}"
+        frame = frame.tb_next
+    return place
+
+
+def _included(error: BaseException, root: Path) -> list[Path]:
+    files, frame = [], error.__traceback__
+    while frame is not None:
+        file = Path(frame.tb_frame.f_code.co_filename)
+        if file.is_relative_to(root / "sql"):
+            files.append(file)
+        frame = frame.tb_next
+    return files
+
+
+def _syntax(error: TemplateSyntaxError) -> str:
+    message = (error.message or "the template is wrong").rstrip(".")
+    return f"{message[:1].lower()}{message[1:]}; correct the template there"
+
+
+def _what(error: Exception, names: Mapping[str, Any]) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, TemplateSyntaxError):
+        return _syntax(error)
+    if isinstance(error, UndefinedError):
+        return _undefined(str(error.message), names)
+    if isinstance(error, SecurityError):
+        return f"{str(error).rstrip('.')}; a template may not do this"
+    if isinstance(error, TemplateNotFound):
+        return f"the template '{error.name}' is missing; name it relative to sql/"
+    return f"{error} ({type(error).__name__}); correct the template there"
+
+
+def _undefined(message: str, names: Mapping[str, Any]) -> str:
+    match = _UNDEFINED.fullmatch(message)
+    if not match:
+        return message
+    return f"'{match[1]}' is undefined; {nearest(match[1], names)}"

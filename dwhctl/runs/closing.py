@@ -1,0 +1,109 @@
+"""Close sessions in batches, and add up what the run reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.faults import reach
+from dwhctl.runs.events import Event, FailedSlice, Listener, RunReport, SliceClosed
+from dwhctl.sessions.values import Closing, State
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import Load
+    from dwhctl.runs.dispatch import Flight
+    from dwhctl.runs.jobs import Job
+    from dwhctl.runs.values import Failure
+    from dwhctl.sessions.store import SessionStore
+
+
+class Closer:
+    """Collects closings; `flush` writes them in one transaction, then tells of them."""
+
+    def __init__(self, store: SessionStore, report: RunReport, listen: Listener, retries: int | None) -> None:
+        self._store = store
+        self._report = report
+        self._listen = listen
+        self._retries = retries
+        self._closings: list[tuple[Closing, SliceClosed]] = []
+
+    def retries(self, load: Load) -> int:
+        """Give how often a slice of the load is tried again."""
+        return load.retries if self._retries is None else self._retries
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on."""
+        self._listen(event)
+
+    def add_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Add to the report where the time went."""
+        for step, value in seconds.items():
+            self._report.step_seconds[step] = self._report.step_seconds.get(step, 0.0) + value
+
+    def close(
+        self, flight: Flight, state: State, failure: Failure | None = None, retry_in: timedelta | None = None
+    ) -> None:
+        """Close the session of an attempt."""
+        loaded = flight.rows if failure is None else None
+        closing = Closing(
+            flight.etl_id,
+            state,
+            datetime.now(UTC),
+            loaded_rows=loaded,
+            extracted_rows=flight.rows,
+            bytes=flight.bytes,
+            error_class=failure.error_class if failure else None,
+            comment=failure.message if failure else None,
+        )
+        retry_at = None if retry_in is None else datetime.now(UTC) + retry_in
+        seconds = time.monotonic() - flight.started
+        self._add(closing, self._event(flight.job, state, flight.rows, seconds, failure, retry_at))
+
+    def close_unstarted(self, job: Job, etl_id: int, failure: Failure) -> None:
+        """Close the session of a slice that was never given to a worker."""
+        closing = Closing(
+            etl_id, State.FAILED, datetime.now(UTC), error_class=failure.error_class, comment=failure.message
+        )
+        self._add(closing, self._event(job, State.FAILED, 0, 0.0, failure, None))
+
+    def flush(self) -> None:
+        """Write what was closed, then tell of it."""
+        if not self._closings:
+            return
+        closings, self._closings = self._closings, []
+        reach("sessions.close")
+        self._store.close([closing for closing, _ in closings])
+        reach("sessions.closed")
+        for _, event in closings:
+            self._count(event)
+            self._listen(event)
+
+    def _add(self, closing: Closing, event: SliceClosed) -> None:
+        self._closings.append((closing, event))
+
+    def _event(
+        self, job: Job, state: State, rows: int, seconds: float, failure: Failure | None, retry_at: datetime | None
+    ) -> SliceClosed:
+        planned = job.planned
+        return SliceClosed(
+            planned.load.name, planned.shard.name, job.connection, planned.slice.day, job.attempt, state, rows, seconds,
+            failure, retry_at,
+        )  # fmt: skip
+
+    def _count(self, event: SliceClosed) -> None:
+        report = self._report
+        if event.state is State.LOADED:
+            report.loaded += 1
+            report.rows += event.rows
+        elif event.state is State.SKIPPED:
+            report.skipped += 1
+        elif event.state is State.UP_FOR_RETRY:
+            report.retried += 1
+        elif event.failure is not None:
+            report.failed += 1
+            command = f"dwhctl load {event.load} --date {event.day} --shard {event.shard}"
+            report.failures.append(
+                FailedSlice(event.load, event.shard, event.connection, event.day, event.failure, command)
+            )

@@ -1,0 +1,143 @@
+"""Bring a source's batches into the target's columns, or refuse by name: nothing is changed silently.
+
+`compare` looks at declared columns before data moves; `Conform` at the values as they pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dwhctl.columns import SERVICE_FIELDS, Column, Kind
+from dwhctl.errors import SchemaDriftError, ValueRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: To which kinds a kind may go without a value changing its meaning. Within them every value is checked.
+_FITS: dict[Kind, frozenset[Kind]] = {kind: frozenset({kind}) for kind in Kind} | {
+    Kind.INTEGER: frozenset({Kind.INTEGER, Kind.DECIMAL}),
+    Kind.UUID: frozenset({Kind.UUID, Kind.TEXT}),
+    Kind.DATE: frozenset({Kind.DATE, Kind.TIMESTAMP}),
+}
+
+
+def compare(source: Sequence[Column], target: Sequence[Column], *, fill_missing: bool) -> None:
+    """Compare declared columns, names without case. Raise SchemaDriftError that names every difference.
+
+    With `fill_missing` a nullable column of the target that the source lacks is no difference: it gets NULL.
+    """
+    ours = {column.name.lower(): column for column in target}
+    theirs = {column.name.lower(): column for column in source}
+    differences = [
+        f"column {column.name} stands twice in the extract" for column in source if column is not theirs[column.name.lower()]
+    ]
+    differences += [
+        f"column {name} is dwhctl's own and must not come from the extract" for name in theirs if name in SERVICE_FIELDS
+    ]
+    differences += [
+        f"column {column.name} is missing at the source"
+        for name, column in ours.items()
+        if name not in theirs and name not in SERVICE_FIELDS and not (fill_missing and column.nullable)
+    ]
+    differences += [
+        f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
+        for name, column in theirs.items()
+        if name in ours and not _fits(column, ours[name])
+    ]
+    new = [column for name, column in theirs.items() if name not in ours]
+    differences += [f"column {column.name} ({column.declared}) is new at the source" for column in new]
+    if differences:
+        only_new = len(differences) == len(new)
+        raise SchemaDriftError("; ".join(differences), new if only_new else ())
+
+
+def _fits(source: Column, target: Column) -> bool:
+    if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
+        return bool(source.type.bit_width <= target.type.bit_width)
+    return target.kind in _FITS[source.kind]
+
+
+class Conform:
+    """Casts batches to the target's columns, in the target's order. Every value arrives as it was or is refused."""
+
+    def __init__(self, target: Sequence[Column], key: Sequence[str]) -> None:
+        self._target = target
+        self._key = [name.lower() for name in key]
+        self._schema = pa.schema([pa.field(column.name, column.type) for column in target])
+
+    def __call__(self, batch: pa.RecordBatch, service: dict[str, pa.Array]) -> pa.RecordBatch:
+        """Give the batch with the target's columns. Raise ValueRefusedError by column and key."""
+        given = {name.lower(): array for name, array in zip(batch.schema.names, batch.columns, strict=True)}
+        given |= service
+        arrays = [self._column(column, given, batch.num_rows) for column in self._target]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        """Give one column as the target will hold it."""
+        given = {field.lower(): array for field, array in zip(batch.schema.names, batch.columns, strict=True)}
+        target = next(column for column in self._target if column.name.lower() == name.lower())
+        return self._column(target, given, batch.num_rows)
+
+    def _column(self, column: Column, given: dict[str, pa.Array], rows: int) -> pa.Array:
+        array = given.get(column.name.lower())
+        if array is None:
+            return pa.nulls(rows, column.type)
+        if not column.nullable and array.null_count:
+            row = pc.index(pc.is_null(array), True).as_py()
+            raise ValueRefusedError(f"column {column.name}, {self.describe(given, row)}: NULL, but the target says NOT NULL")
+        try:
+            return cast(array, column.type)
+        except pa.ArrowInvalid as error:
+            row = first_failing(array, lambda part: cast(part, column.type))
+            raise ValueRefusedError(
+                f"column {column.name}, {self.describe(given, row)}: the value does not fit {column.declared}"
+            ) from error
+
+    def describe(self, given: dict[str, pa.Array], row: int) -> str:
+        """Name a row by its key."""
+        return "row " + ", ".join(f"{name}={value_text(given[name], row)}" for name in self._key if name in given)
+
+
+def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Cast without loss. Raise pa.ArrowInvalid where a value would change."""
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_decimal(wanted):
+        return _to_decimal(array, wanted)
+    return array if array.type == wanted else array.cast(wanted, safe=True)
+
+
+def _to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_integer(array.type):
+        # Arrow wants room for every 64-bit integer before it looks at the values.
+        array = array.cast(pa.decimal128(20, 0))
+    array = array if array.type == wanted else array.cast(wanted, safe=True)
+    if wanted.precision == 38:
+        # A HUGEINT of 39 digits reaches Arrow as a decimal that its type does not hold.
+        array.validate(full=True)
+    return array
+
+
+def first_failing(array: pa.Array, check: Callable[[pa.Array], object]) -> int:
+    """Give the index of the first value on which `check` fails, by halving."""
+    low, high = 0, len(array)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            check(array.slice(low, middle - low))
+        except pa.ArrowInvalid:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def value_text(array: pa.Array, row: int) -> str:
+    """Show one value; a timestamp that Python's datetime cannot hold is shown as Arrow does."""
+    try:
+        return str(array[row].as_py())
+    except (ValueError, OverflowError):
+        return str(array[row])

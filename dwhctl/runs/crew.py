@@ -1,0 +1,59 @@
+"""The run's workers: made as they are needed, replaced when they die, sent home when nothing is left for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwhctl.runs.slots import WORKERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dwhctl.runs.slots import Slot, Slots
+    from dwhctl.runs.workers import Worker
+
+
+class Crew:
+    """Up to `jobs` workers, each under a slot of this machine's worker processes."""
+
+    def __init__(self, jobs: int, make: Callable[[], Worker], slots: Slots) -> None:
+        self._jobs = jobs
+        self._make = make
+        self._slots = slots
+        self._idle: list[Worker] = []
+        self._held: dict[Worker, Slot] = {}
+
+    def take(self) -> Worker | None:
+        """Give an idle worker, or a new one if there may be one more."""
+        if self._idle:
+            return self._idle.pop()
+        if len(self._held) >= self._jobs or (slot := self._slots.try_take(WORKERS)) is None:
+            return None
+        worker = self._make()
+        self._held[worker] = slot
+        return worker
+
+    def give_back(self, worker: Worker) -> None:
+        """Take a worker back after its task."""
+        self._idle.append(worker)
+
+    def dismiss(self, worker: Worker) -> None:
+        """Kill a worker; its slot is free for another."""
+        worker.kill()
+        self._held.pop(worker).release()
+
+    def dismiss_idle(self) -> None:
+        """Send home the workers that have nothing to do: another run may want their slots."""
+        while self._idle:
+            self.dismiss(self._idle.pop())
+
+    def dismiss_all(self) -> None:
+        """Kill every worker."""
+        self._idle.clear()
+        for worker in list(self._held):
+            self.dismiss(worker)
+
+    @property
+    def may_grow(self) -> bool:
+        """Tell whether the run could use a worker more than it has."""
+        return not self._idle and len(self._held) < self._jobs

@@ -1,0 +1,428 @@
+"""The dispatch loop: opens sessions, gives slices to workers, collects what comes of them, retries, and hands what
+is staged to the publisher.
+
+It runs in the parent's main thread and waits in one place, for one queue: workers' results, the publisher's
+events and signals all arrive there. It alone talks to the sessions database.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import (
+    AttemptError,
+    ConfigError,
+    DatabaseMissingError,
+    ExitCode,
+    InternalError,
+    InterruptedAttemptError,
+    ParkedError,
+    QuarantinedError,
+    QueryError,
+    SourceBusyError,
+    TimedOutError,
+    WorkerDiedError,
+)
+from dwhctl.faults import reach
+from dwhctl.project.templates import render_extract
+from dwhctl.runs.events import Notice, SliceStarted
+from dwhctl.runs.parking import Parking
+from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
+from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
+from dwhctl.runs.workers import stage_in_worker
+from dwhctl.sessions.values import NewSession, State
+from dwhctl.targets.contract import StagedSlice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dwhctl.project.model import Load, Project
+    from dwhctl.runs.closing import Closer
+    from dwhctl.runs.crew import Crew
+    from dwhctl.runs.groups import Group, Groups
+    from dwhctl.runs.jobs import Job, JobQueue
+    from dwhctl.runs.publisher import Publisher
+    from dwhctl.runs.slots import Slot, Slots
+    from dwhctl.runs.workers import Worker
+    from dwhctl.sessions.store import SessionStore
+
+_SLOT_POLL_SECONDS = 0.05
+_IDLE_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 600.0
+_MAX_DEATHS = 2
+_MAX_ADDITIONS = 5
+#: Failures that do not show that the connection works.
+_NEUTRAL = {each.__name__ for each in (WorkerDiedError, TimedOutError, DatabaseMissingError, SourceBusyError)}
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One attempt that is under way: with a worker, or staged and not yet published."""
+
+    job: Job
+    etl_id: int
+    token: str
+    slots: tuple[Slot, Slot]
+    worker: Worker
+    started: float
+    deadline: float
+    group: Group | None = None
+    rows: int = 0
+    bytes: int = 0
+
+    def release(self) -> None:
+        """Give back the slots of the source and the target."""
+        for slot in self.slots:
+            slot.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A worker has finished an attempt."""
+
+    flight: Flight
+    future: Future[object]
+
+
+Happening = Staged | PublisherEvent | ExitCode
+
+
+class Dispatcher:
+    """One run's loop. Its parts do the rest: queue, crew, slots, parking, groups, publisher, closer."""
+
+    def __init__(
+        self,
+        project: Project,
+        tables: Mapping[str, TargetTable],
+        *,
+        run_id: str,
+        jobs: JobQueue,
+        crew: Crew,
+        slots: Slots,
+        groups: Groups,
+        publisher: Publisher,
+        closer: Closer,
+        store: SessionStore,
+        happenings: queue.SimpleQueue[Happening],
+        stage: Callable[[StageOrder], StageResult] = stage_in_worker,
+    ) -> None:
+        self._project = project
+        self._tables = dict(tables)
+        self._run_id = run_id
+        self._jobs = jobs
+        self._crew = crew
+        self._slots = slots
+        self._groups = groups
+        self._publisher = publisher
+        self._closer = closer
+        self._store = store
+        self._happenings = happenings
+        self._stage = stage
+        self._parking = Parking()
+        self._flying: dict[str, Flight] = {}
+        self._staged: dict[str, Flight] = {}
+        self._adding: list[Job] = []
+        self._blocked = False
+
+    def run(self) -> ExitCode | None:
+        """Load every slice of the queue. Gives the exit code of the signal that stopped it, if one did."""
+        while self._jobs or self._flying or self._staged or self._adding or self._groups.busy:
+            self._step(time.monotonic())
+            try:
+                happening = self._happenings.get(timeout=self._patience())
+            except queue.Empty:
+                continue
+            if isinstance(happening, ExitCode):
+                return happening
+            self._handle(happening)
+        self._closer.flush()
+        return None
+
+    def _step(self, now: float) -> None:
+        self._expire(now)
+        self._jobs.wake(now)
+        self._give_up_parked()
+        self._start(now)
+        self._publish_due(now)
+        self._closer.flush()
+        if not len(self._jobs):
+            self._crew.dismiss_idle()
+
+    def _patience(self) -> float:
+        """Give the seconds after which something is to be done even if nothing happens."""
+        now = time.monotonic()
+        times = [flight.deadline for flight in self._flying.values()]
+        times += [at for at in (self._jobs.next_retry(), self._next_probe()) if at is not None]
+        waits = [at - now for at in times] + [_SLOT_POLL_SECONDS if self._blocked else _IDLE_SECONDS]
+        if (due := self._groups.next_due(now)) is not None:
+            waits.append(due)
+        return max(0.0, min(waits))
+
+    def _next_probe(self) -> float | None:
+        probes = [self._parking.next_probe(name) for name in self._jobs.connections()]
+        return min((at for at in probes if at is not None), default=None)
+
+    # Starting
+
+    def _start(self, now: float) -> None:
+        """Give slices to workers as long as there are workers and slots."""
+        self._blocked = False
+        flights = []
+        while self._jobs.has_queued and (worker := self._crew.take()) is not None:
+            flight = self._next_flight(worker, now)
+            if flight is None:
+                self._crew.give_back(worker)
+                break
+            flights.append(flight)
+        # Blocked by another run's workers or slots, of which nobody tells: look again soon.
+        self._blocked = self._jobs.has_queued and (self._blocked or self._crew.may_grow)
+        if flights:
+            self._open(flights)
+            for flight in flights:
+                self._submit(flight)
+
+    def _next_flight(self, worker: Worker, now: float) -> Flight | None:
+        taken: list[Slot] = []
+
+        def may_start(job: Job) -> bool:
+            if not self._parking.may_start(job.connection, now):
+                return False
+            slots = self._take_slots(job)
+            self._blocked |= slots is None
+            taken.extend(slots or ())
+            return slots is not None
+
+        job = self._jobs.pop(may_start)
+        if job is None:
+            return None
+        self._parking.started(job.connection)
+        job.attempt += 1
+        deadline = now + job.planned.load.timeout.total_seconds()
+        return Flight(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
+
+    def _take_slots(self, job: Job) -> tuple[Slot, Slot] | None:
+        target = job.planned.load.target
+        if self._publisher.waits_for == target or (source := self._slots.try_take(job.connection)) is None:
+            return None
+        if (place := self._slots.try_take(target)) is None:
+            source.release()
+            return None
+        return source, place
+
+    def _open(self, flights: Sequence[Flight]) -> None:
+        started = datetime.now(UTC)
+        reach("sessions.open")
+        ids = self._store.open([self._new_session(one.job, one.token, started) for one in flights])
+        reach("sessions.opened")
+        for flight, etl_id in zip(flights, ids, strict=True):
+            flight.etl_id = etl_id
+
+    def _new_session(self, job: Job, token: str, started: datetime) -> NewSession:
+        planned = job.planned
+        return NewSession(
+            self._run_id, planned.load.name, planned.shard.name, planned.slice.day, job.attempt, token, started
+        )
+
+    def _submit(self, flight: Flight) -> None:
+        planned = flight.job.planned
+        self._closer.tell(
+            SliceStarted(
+                planned.load.name, planned.shard.name, flight.job.connection, planned.slice.day, flight.job.attempt
+            )
+        )
+        self._flying[flight.token] = flight
+        try:
+            order = self._order(flight)
+        except (AttemptError, ConfigError) as error:
+            failure = Failure.of(error if isinstance(error, AttemptError) else QueryError(str(error)))
+            self._landed(flight, StageResult(flight.token, failure=failure))
+            self._crew.give_back(flight.worker)
+            return
+        future = flight.worker.submit(self._stage, order)
+        future.add_done_callback(lambda done: self._happenings.put(Staged(flight, done)))
+
+    def _order(self, flight: Flight) -> StageOrder:
+        planned = flight.job.planned
+        load = planned.load
+        query = render_extract(self._project, load, planned.shard, planned.slice)
+        flight.group = self._groups.take(load, planned.slice.day, flight.token, time.monotonic())
+        return StageOrder(
+            slice=planned.slice,
+            shard=planned.shard,
+            source=self._project.connections[planned.shard.connection],
+            query=query,
+            key=load.key,
+            slice_by=load.slice_by,
+            table=self._tables[load.name],
+            group=flight.group.staging,
+            token=flight.token,
+            etl_id=flight.etl_id,
+            fill_missing=load.on_new_column == "add",
+        )
+
+    # What comes of it
+
+    def _handle(self, happening: Staged | PublisherEvent) -> None:
+        if isinstance(happening, Staged):
+            self._collect(happening.flight, happening.future)
+        elif isinstance(happening, GroupPublished):
+            self._published(happening)
+        elif isinstance(happening, ColumnsAdded):
+            self._columns_added(happening)
+        else:
+            raise InternalError(f"the publisher died: {happening.error}") from happening.error
+
+    def _collect(self, flight: Flight, future: Future[object]) -> None:
+        if flight.token not in self._flying:
+            return  # its worker was killed at its deadline
+        error = future.exception()
+        result = future.result() if error is None else None
+        if isinstance(result, StageResult):
+            self._crew.give_back(flight.worker)
+            self._landed(flight, result)
+        else:
+            self._crew.dismiss(flight.worker)
+            self._landed(flight, StageResult(flight.token, failure=self._death(flight.job)))
+
+    def _death(self, job: Job) -> Failure:
+        job.deaths += 1
+        if job.deaths >= _MAX_DEATHS:
+            return Failure.of(QuarantinedError())
+        return Failure.of(WorkerDiedError("the worker process died: killed, out of memory, or crashed"))
+
+    def _expire(self, now: float) -> None:
+        """Kill the workers of attempts past their deadline: a driver's own timeout does not fire on a dead line."""
+        for flight in [one for one in self._flying.values() if now >= one.deadline]:
+            timeout = flight.job.planned.load.timeout
+            self._crew.dismiss(flight.worker)
+            failure = Failure.of(TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed"))
+            self._landed(flight, StageResult(flight.token, failure=failure))
+
+    def _landed(self, flight: Flight, result: StageResult) -> None:
+        """Take note of an attempt that no worker is busy with any more."""
+        del self._flying[flight.token]
+        flight.release()
+        flight.rows, flight.bytes = result.rows, result.bytes
+        self._closer.add_seconds(result.seconds)
+        self._note_connection(flight.job, result.failure)
+        planned = flight.job.planned
+        staged = None
+        if result.failure is None:
+            staged = StagedSlice(planned.slice, flight.token, flight.etl_id, result.rows)
+            self._staged[flight.token] = flight
+        if flight.group is not None:
+            self._groups.report(flight.group, flight.token, staged, time.monotonic())
+        if result.failure is not None:
+            self._failed(flight, result.failure)
+
+    def _note_connection(self, job: Job, failure: Failure | None) -> None:
+        name = job.connection
+        connecting = failure is not None and failure.error_class in ("ConnectError", "LoginRefusedError")
+        if failure is None or not (connecting or failure.error_class in _NEUTRAL):
+            if self._parking.connected(name):
+                self._closer.tell(Notice(f"connection {name} works again"))
+            return
+        delay = job.planned.load.retry_delay.total_seconds()
+        if self._parking.failed(name, failure, time.monotonic(), delay):
+            self._closer.tell(Notice(f"connection {name} is parked: {failure.message}"))
+
+    def _failed(self, flight: Flight, failure: Failure) -> None:
+        job = flight.job
+        if failure.new_columns and job.planned.load.on_new_column == "add" and job.additions < _MAX_ADDITIONS:
+            job.additions += 1
+            self._adding.append(job)
+            self._publisher.add_columns(job.planned.load, failure.new_columns)
+            self._closer.close(flight, State.UP_FOR_RETRY, failure, timedelta(0))
+            return
+        job.failures += 1
+        if failure.permanent or job.failures > self._closer.retries(job.planned.load):
+            self._closer.close(flight, State.FAILED, failure)
+            return
+        delay = self._retry_delay(job)
+        self._jobs.wait(job, time.monotonic() + delay)
+        self._closer.close(flight, State.UP_FOR_RETRY, failure, timedelta(seconds=delay))
+
+    def _retry_delay(self, job: Job) -> float:
+        base = job.planned.load.retry_delay.total_seconds() * 2.0 ** (job.failures - 1)
+        return min(base, _LONGEST_RETRY_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+
+    def _give_up_parked(self) -> None:
+        for name in self._jobs.connections():
+            reason = self._parking.reason(name)
+            if reason is None:
+                continue
+            retries = self._closer.retries(self._jobs.first(name).planned.load)
+            if self._parking.is_given_up(name, retries):
+                failure = Failure.of(ParkedError(f"connection {name} is parked: {reason.message}"))
+                self.fail_unstarted(self._jobs.drain(name), failure)
+
+    def fail_unstarted(self, jobs: Sequence[Job], failure: Failure) -> None:
+        """Give jobs that are not started any more a session that says why."""
+        started = datetime.now(UTC)
+        for job in jobs:
+            job.attempt += 1
+        tokens = [uuid.uuid4().hex for _ in jobs]
+        ids = self._store.open([self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)])
+        for job, etl_id in zip(jobs, ids, strict=True):
+            self._closer.close_unstarted(job, etl_id, failure)
+
+    # Publishing
+
+    def _publish_due(self, now: float) -> None:
+        due = list(self._groups.due(now, self._jobs.queued))
+        if due:
+            # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
+            self._store.check_alive()
+        for group, slices in due:
+            self._publisher.publish(group, slices)
+        for group in self._groups.done():
+            self._publisher.drop(group)
+
+    def _published(self, event: GroupPublished) -> None:
+        event.group.publishing -= 1
+        self._closer.add_seconds({"publish": event.seconds})
+        for outcome in event.outcomes:
+            flight = self._staged.pop(outcome.staged.token)
+            if outcome.failure is not None:
+                self._failed(flight, outcome.failure)
+            else:
+                self._closer.close(flight, State.LOADED if flight.rows else State.SKIPPED)
+
+    def _columns_added(self, event: ColumnsAdded) -> None:
+        if event.failure is None:
+            table = self._tables[event.load.name]
+            self._tables[event.load.name] = TargetTable(
+                table.connection, table.name, event.columns, table.state_dir
+            )
+        # Events come in the order of the requests: this one is the first job's of its load.
+        job = next(one for one in self._adding if one.planned.load.name == event.load.name)
+        self._adding.remove(job)
+        if event.failure is None:
+            self._jobs.put(job, first=True)
+        else:
+            self.fail_unstarted([job], event.failure)
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Kill the workers, stop the publisher, and close every open session as interrupted unless it is published."""
+        self._crew.dismiss_all()
+        self._publisher.stop()
+        while not self._happenings.empty():
+            happening = self._happenings.get()
+            if isinstance(happening, GroupPublished):
+                self._published(happening)
+        failure = Failure.of(InterruptedAttemptError())
+        for flight in (*self._flying.values(), *self._staged.values()):
+            flight.release()
+            self._closer.close(flight, State.FAILED, failure)
+        self._closer.flush()
+        self._store.fail_waiting(self._run_id, failure.message)

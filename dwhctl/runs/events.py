@@ -1,0 +1,90 @@
+"""What a run tells while it works, and what it reports at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwhctl.errors import ExitCode
+    from dwhctl.runs.plan import Plan
+    from dwhctl.runs.values import Failure
+    from dwhctl.sessions.values import State
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The locks are held, dead runs are reaped, the slices are about to start."""
+
+    run_id: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStarted:
+    """An attempt at a slice was given to a worker."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceClosed:
+    """A session was closed. `retry_at` is set when its state is up_for_retry."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+    state: State
+    rows: int
+    seconds: float
+    failure: Failure | None = None
+    retry_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know: a reaped run, a parked connection, an added column."""
+
+    text: str
+
+
+Event = RunStarted | SliceStarted | SliceClosed | Notice
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSlice:
+    """A slice that ended failed, and the command that tries it again."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    failure: Failure
+    command: str
+
+
+@dataclass(slots=True)
+class RunReport:
+    """What a run did. `step_seconds` adds up the workers' and the publisher's time by step."""
+
+    run_id: str
+    loaded: int = 0
+    skipped: int = 0
+    failed: int = 0
+    retried: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    failures: list[FailedSlice] = field(default_factory=list)
+    step_seconds: dict[str, float] = field(default_factory=dict)
+    #: What ended the run before its slices were done, if anything did: an error, or a signal.
+    stopped: str | None = None
+    signal: ExitCode | None = None

@@ -1,0 +1,130 @@
+"""Publish groups: slices of one load and day that are staged side by side and published together.
+
+A group takes slices until it is full or old. What is ready is published when nothing of the group is under way any
+more, when much is ready, or when it has waited long enough: one hanging slice must not hold up its neighbours.
+The staging object is dropped whole when all its slices have reported and been published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dwhctl.targets.contract import StagedSlice, StagingGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import date
+
+    from dwhctl.project.model import Load
+
+Work = tuple[str, "date"]
+
+MAX_SLICES = 64
+MAX_ROWS = 2_000_000
+MAX_AGE_SECONDS = 5.0
+PATIENCE_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Group:
+    """One group. `pending` are tokens under way, `ready` is staged, `publishing` counts what the publisher has."""
+
+    load: Load
+    day: date
+    staging: StagingGroup
+    opened: float
+    taken: int = 0
+    pending: set[str] = field(default_factory=set)
+    ready: list[StagedSlice] = field(default_factory=list)
+    ready_since: float = 0.0
+    publishing: int = 0
+
+    @property
+    def work(self) -> Work:
+        """The load and day that the group belongs to."""
+        return self.load.name, self.day
+
+    def takes(self, now: float) -> bool:
+        """Tell whether one more slice may be staged here."""
+        rows = sum(one.rows for one in self.ready)
+        return self.taken < MAX_SLICES and rows < MAX_ROWS and now - self.opened < MAX_AGE_SECONDS
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether what is ready should be published now."""
+        if not self.ready:
+            return False
+        much = sum(one.rows for one in self.ready) >= MAX_ROWS
+        return not self.pending or much or now - self.ready_since >= PATIENCE_SECONDS
+
+
+class Groups:
+    """The groups of one run. `open_staging` makes a group's staging object."""
+
+    def __init__(self, run_id: str, open_staging: Callable[[Load, StagingGroup], None]) -> None:
+        self._run_id = run_id
+        self._open_staging = open_staging
+        self._taking: dict[Work, Group] = {}
+        self._alive: list[Group] = []
+        self._opened = 0
+
+    def take(self, load: Load, day: date, token: str, now: float) -> Group:
+        """Find or open the group in which the slice of `token` is staged. Raise AttemptError."""
+        group = self._taking.get((load.name, day))
+        if group is None or not group.takes(now):
+            group = self._open(load, day, now)
+        group.taken += 1
+        group.pending.add(token)
+        return group
+
+    def _open(self, load: Load, day: date, now: float) -> Group:
+        self._opened += 1
+        name = f"{load.name}.{day:%Y%m%d}.{self._opened}"
+        group = Group(load, day, StagingGroup(self._run_id, name, load.table), now)
+        self._open_staging(load, group.staging)
+        self._alive.append(group)
+        self._taking[group.work] = group
+        return group
+
+    def due(self, now: float, queued: Callable[[Work], int]) -> Iterator[tuple[Group, list[StagedSlice]]]:
+        """Hand over what should be published now; `queued` counts the slices of a work that wait for a worker."""
+        for group in self._alive:
+            if self._taking.get(group.work) is group and (not queued(group.work) or not group.takes(now)):
+                del self._taking[group.work]
+            closed = self._taking.get(group.work) is not group
+            if group.is_due(now) and (closed or group.pending or len(group.ready) >= MAX_SLICES):
+                ready, group.ready = group.ready, []
+                group.publishing += 1
+                yield group, ready
+
+    def done(self) -> Iterator[Group]:
+        """Hand over the groups whose staging can be dropped, and forget them."""
+        finished = [
+            group
+            for group in self._alive
+            if self._taking.get(group.work) is not group and not (group.pending or group.ready or group.publishing)
+        ]
+        self._alive = [group for group in self._alive if group not in finished]
+        yield from finished
+
+    def report(self, group: Group, token: str, staged: StagedSlice | None, now: float) -> None:
+        """Take note that a slice's attempt has ended, with what it staged."""
+        group.pending.discard(token)
+        if staged is not None:
+            if not group.ready:
+                group.ready_since = now
+            group.ready.append(staged)
+
+    def unpublished(self) -> list[StagedSlice]:
+        """Give what is staged and was not handed over."""
+        return [one for group in self._alive for one in group.ready]
+
+    def next_due(self, now: float) -> float | None:
+        """Give the seconds until something becomes due by time alone."""
+        waits = [group.ready_since + PATIENCE_SECONDS - now for group in self._alive if group.ready]
+        return max(0.0, min(waits)) if waits else None
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether any group still has something to come."""
+        return bool(self._alive)

@@ -1,0 +1,116 @@
+"""The slices that wait: for a worker, for their retry, for a parked connection."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dwhctl.runs.groups import Work
+    from dwhctl.runs.plan import PlannedSlice
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One slice on its way through its attempts. `failures` are those that count against the load's retries."""
+
+    planned: PlannedSlice
+    attempt: int = 0
+    failures: int = 0
+    deaths: int = 0
+    additions: int = 0
+
+    @property
+    def connection(self) -> str:
+        """The source's connection."""
+        return self.planned.shard.connection
+
+    @property
+    def work(self) -> Work:
+        """The load and day."""
+        return self.planned.load.name, self.planned.slice.day
+
+
+class JobQueue:
+    """Jobs by connection, in their order; connections take turns."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._queues: dict[str, deque[Job]] = {}
+        self._turns: deque[str] = deque()
+        self._queued: Counter[Work] = Counter()
+        self._waiting: list[tuple[float, int, Job]] = []
+        self._serial = 0
+        for job in jobs:
+            self.put(job)
+
+    def put(self, job: Job, *, first: bool = False) -> None:
+        """Queue a job behind (or before) the others of its connection."""
+        if job.connection not in self._queues:
+            self._queues[job.connection] = deque()
+            self._turns.append(job.connection)
+        queue = self._queues[job.connection]
+        queue.appendleft(job) if first else queue.append(job)
+        self._queued[job.work] += 1
+
+    def pop(self, may_start: Callable[[Job], bool]) -> Job | None:
+        """Take the next job, of the first connection in turn whose next job may start."""
+        for _ in range(len(self._turns)):
+            name = self._turns[0]
+            self._turns.rotate(-1)
+            queue = self._queues[name]
+            if queue and may_start(queue[0]):
+                return self._taken(queue.popleft())
+        return None
+
+    def wait(self, job: Job, until: float) -> None:
+        """Keep a job back until its retry."""
+        self._serial += 1
+        heapq.heappush(self._waiting, (until, self._serial, job))
+
+    def wake(self, now: float) -> None:
+        """Queue the jobs whose retry has come, before those that were never tried."""
+        while self._waiting and self._waiting[0][0] <= now:
+            self.put(heapq.heappop(self._waiting)[2], first=True)
+
+    def drain(self, connection: str) -> list[Job]:
+        """Take out every job of a connection."""
+        queue = self._queues.get(connection, deque())
+        found = [self._taken(queue.popleft()) for _ in range(len(queue))]
+        found += [job for _, _, job in self._waiting if job.connection == connection]
+        self._waiting = [entry for entry in self._waiting if entry[2].connection != connection]
+        heapq.heapify(self._waiting)
+        return found
+
+    def first(self, connection: str) -> Job:
+        """Give a job of a connection that has one."""
+        queue = self._queues[connection]
+        return queue[0] if queue else next(job for _, _, job in self._waiting if job.connection == connection)
+
+    def queued(self, work: Work) -> int:
+        """Count the jobs of a load and day that only wait for a worker."""
+        return self._queued[work]
+
+    def next_retry(self) -> float | None:
+        """Give the time of the next retry."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def connections(self) -> list[str]:
+        """Name the connections that have jobs, queued or waiting for their retry."""
+        waiting = {job.connection for _, _, job in self._waiting}
+        return [name for name in self._turns if self._queues[name] or name in waiting]
+
+    @property
+    def has_queued(self) -> bool:
+        """Tell whether any job only waits for a worker."""
+        return any(self._queues.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values())) + len(self._waiting)
+
+    def _taken(self, job: Job) -> Job:
+        self._queued[job.work] -= 1
+        return job

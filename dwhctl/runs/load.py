@@ -1,0 +1,216 @@
+"""Load slices: the whole of a run, from the plan to the report.
+
+    plan ▶ lock load and day ▶ reap dead runs ▶ create and describe the targets ▶ dispatch ▶ report
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+import uuid
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError, ConfigError, ExitCode, InternalError, SessionsError
+from dwhctl.faults import reach
+from dwhctl.project.templates import render_extract
+from dwhctl.runs.closing import Closer
+from dwhctl.runs.crew import Crew
+from dwhctl.runs.dispatch import Dispatcher, Happening
+from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
+from dwhctl.runs.groups import Groups
+from dwhctl.runs.jobs import Job, JobQueue
+from dwhctl.runs.locks import Lock, held_work
+from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
+from dwhctl.runs.prepare import check_create, describe_targets, targets_of
+from dwhctl.runs.publisher import Publisher
+from dwhctl.runs.reap import Reaper
+from dwhctl.runs.signals import Signals, caught_signals
+from dwhctl.runs.slots import WORKERS, Slots
+from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.workers import InlineWorker, ProcessWorker
+from dwhctl.sessions import open_store
+from dwhctl.sessions.values import is_complete
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import date
+
+    from dwhctl.project.model import Project
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.targets.contract import Target
+
+_RECENT = timedelta(days=14)
+
+
+def plan_load(project: Project, request: LoadRequest) -> Plan:
+    """Say what a run would do. Touches nothing: the sessions are read only for `only_missing`, and only if there."""
+    plan = candidates(project, request)
+    check_templates(project, plan)
+    if request.only_missing:
+        with open_store(project.connections[project.sessions_connection]) as store:
+            plan = without_complete(plan, complete_slices(store, plan))
+    return plan
+
+
+def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunReport:
+    """Load the slices of the request.
+
+    Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
+    StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
+    """
+    plan = candidates(project, request)
+    check_templates(project, plan)
+    targets = targets_of(project)
+    with caught_signals() as signals, ExitStack() as stack:
+        run = _Run(project, request, targets, listen, signals)
+        run.enter(stack, plan)
+        return run.load(plan)
+
+
+def exit_code_of(report: RunReport) -> ExitCode:
+    """Give the exit code that a report ends with."""
+    if report.signal is not None:
+        return report.signal
+    return ExitCode.FAILED if report.failed or report.stopped else ExitCode.DONE
+
+
+def check_templates(project: Project, plan: Plan) -> None:
+    """Render every load's `create`, and its query for each of its shards once. Raise ConfigError."""
+    check_create(project, plan)
+    seen = set()
+    for one in plan.slices:
+        if (one.load.name, one.shard.name) not in seen:
+            seen.add((one.load.name, one.shard.name))
+            render_extract(project, one.load, one.shard, one.slice)
+
+
+def complete_slices(store: SessionStore, plan: Plan) -> Iterator[tuple[str, str, date]]:
+    """Give the load, shard and day of the plan's slices that are complete."""
+    days: dict[str, list[date]] = {}
+    for one in plan.slices:
+        days.setdefault(one.load.name, []).append(one.slice.day)
+    last = {
+        (session.load, session.shard, session.day): session
+        for load, of_load in days.items()
+        for session in store.last_sessions(load, min(of_load), max(of_load))
+    }
+    for one in plan.slices:
+        name = (one.load.name, one.shard.name, one.slice.day)
+        if is_complete(last.get(name), one.slice.end_at):
+            yield name
+
+
+class _Run:
+    """One run: what it holds, and its parts put together."""
+
+    def __init__(
+        self,
+        project: Project,
+        request: LoadRequest,
+        targets: Mapping[str, Target],
+        listen: Listener,
+        signals: Signals,
+    ) -> None:
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self._project = project
+        self._request = request
+        self._listen = listen
+        self._signals = signals
+        self._state = StateDir(project.state_dir)
+        self._targets = targets
+        self._report = RunReport(self.id)
+        self._blocked: dict[str, AttemptError] = {}
+
+    def enter(self, stack: ExitStack, plan: Plan) -> None:
+        """Take what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
+        self._state.make()
+        project, request = self._project, self._request
+        wait = request.wait.total_seconds()
+        stack.enter_context(held_work(self._state.work_locks, plan.work(), request.command, wait))
+        self._store = stack.enter_context(open_store(project.connections[project.sessions_connection]))
+        self._store.prepare()
+        self._hold_run(stack)
+        reach("run.held")
+        reaper = Reaper(project, self._state, self._store, self._targets, lambda text: self._listen(Notice(text)))
+        reaper.reap_dead_runs(self.id)
+        self._blocked = reaper.blocked
+
+    def _hold_run(self, stack: ExitStack) -> None:
+        lock = Lock(self._state.run_locks / f"{self.id}.lock")
+        if not lock.try_take(self._request.command) or not self._store.try_hold_run(self.id):
+            raise SessionsError(f"run {self.id} exists already")  # a new random id: it cannot
+        # The file is left behind when the run does not end in order: the next run reaps it then.
+        stack.callback(lambda: lock.release(remove=self._report.stopped is None))
+
+    def load(self, plan: Plan) -> RunReport:
+        """Load what is not left out, and report."""
+        started = time.monotonic()
+        if self._request.only_missing:
+            plan = without_complete(plan, complete_slices(self._store, plan))
+        plan = slowest_first(plan, self._recent_seconds(plan))
+        self._listen(RunStarted(self.id, plan))
+        self._dispatch(plan)
+        self._report.seconds = time.monotonic() - started
+        return self._report
+
+    def _recent_seconds(self, plan: Plan) -> dict[tuple[str, str], float]:
+        firsts: dict[str, date] = {}
+        for one in plan.slices:
+            firsts[one.load.name] = min(one.slice.day, firsts.get(one.load.name, one.slice.day))
+        return {
+            (load, shard): seconds
+            for load, first in firsts.items()
+            for shard, seconds in self._store.durations(load, first - _RECENT).items()
+        }
+
+    def _dispatch(self, plan: Plan) -> None:
+        happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        # From here on a signal is one of the things that happen to the loop.
+        self._signals.listener = happenings.put
+        slots = Slots(self._state.slots, self._limits())
+        publisher = Publisher(self._targets, slots, happenings.put, allow_shrink=self._request.allow_shrink)
+        crew = Crew(self._jobs_at_once(plan), InlineWorker if self._request.inline else ProcessWorker, slots)
+        closer = Closer(self._store, self._report, self._listen, self._request.retries)
+        described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
+        dispatcher = Dispatcher(
+            self._project,
+            described.tables,
+            run_id=self.id,
+            jobs=JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
+            crew=crew,
+            slots=slots,
+            groups=Groups(self.id, lambda load, group: self._targets[load.target].open_group(group)),
+            publisher=publisher,
+            closer=closer,
+            store=self._store,
+            happenings=happenings,
+        )
+        publisher.start()
+        try:
+            for load, failure in described.failures.items():
+                dispatcher.fail_unstarted([Job(one) for one in plan.slices if one.load.name == load], failure)
+            self._loop(dispatcher, publisher)
+        except (SessionsError, InternalError) as error:
+            self._report.stopped = str(error)
+            publisher.stop()
+        finally:
+            crew.dismiss_all()
+
+    def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
+        self._report.signal = dispatcher.run()
+        if self._report.signal is None:
+            publisher.finish()
+        else:
+            dispatcher.stop()
+            for target in self._targets.values():
+                target.drop_run(self.id)
+
+    def _limits(self) -> dict[str, int | None]:
+        limits = {name: connection.max_connections for name, connection in self._project.connections.items()}
+        return limits | {WORKERS: self._project.max_workers}
+
+    def _jobs_at_once(self, plan: Plan) -> int:
+        wanted = self._request.jobs or self._project.max_workers
+        return max(1, min(wanted, self._project.max_workers, len(plan.slices)))

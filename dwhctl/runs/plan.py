@@ -1,0 +1,122 @@
+"""What a run will do: which slices of which loads, in which order."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import UsageError
+from dwhctl.project.slices import Slice, make_slice
+from dwhctl.project.words import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from dwhctl.project.model import Load, Project, Shard
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What the user asked for. Empty `loads` means every load, empty `shards` every shard."""
+
+    days: tuple[date, ...]
+    loads: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
+    only_missing: bool = False
+    jobs: int | None = None
+    retries: int | None = None
+    allow_shrink: bool = False
+    wait: timedelta = timedelta(0)
+    command: str = "dwhctl load"
+    inline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSlice:
+    """One slice to load, with all that names it."""
+
+    load: Load
+    shard: Shard
+    slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The slices in the order in which they start; what was left out is counted."""
+
+    slices: tuple[PlannedSlice, ...]
+    before_start: int = 0
+    complete: int = 0
+
+    def work(self) -> list[tuple[Load, date]]:
+        """Give the loads and days of the plan, each once, in an order that every run shares."""
+        found = {(one.load.name, one.slice.day): one.load for one in self.slices}
+        return [(load, day) for (_, day), load in sorted(found.items(), key=lambda item: item[0])]
+
+
+def candidates(project: Project, request: LoadRequest) -> Plan:
+    """Give every slice that was asked for, complete or not. Raise UsageError for an unknown load or shard."""
+    loads = [_load(project, name) for name in request.loads] if request.loads else list(project.loads.values())
+    if not loads:
+        raise UsageError("the project has no load: write one in config/loads/<name>.toml")
+    _check_globs(project, loads, request.shards)
+    slices, before_start = [], 0
+    for load in loads:
+        shards = [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
+        for day in request.days if load.slice_by else request.days[:1]:
+            for shard in shards:
+                if _before_start(load, shard, day):
+                    before_start += 1
+                else:
+                    slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
+    return Plan(tuple(slices), before_start=before_start)
+
+
+def without_complete(plan: Plan, complete: Iterable[tuple[str, str, date]]) -> Plan:
+    """Leave out the complete slices, given as load, shard and day."""
+    known = set(complete)
+    kept = tuple(one for one in plan.slices if (one.load.name, one.shard.name, one.slice.day) not in known)
+    return Plan(kept, plan.before_start, plan.complete + len(plan.slices) - len(kept))
+
+
+def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
+    """Order each load's day by what its shards took lately, the unknown first: they may be the slowest."""
+    place = {work: number for number, work in enumerate(dict.fromkeys(_work(one) for one in plan.slices))}
+
+    def rank(one: PlannedSlice) -> tuple[int, float]:
+        return place[_work(one)], -seconds.get((one.load.name, one.shard.name), float("inf"))
+
+    return Plan(tuple(sorted(plan.slices, key=rank)), plan.before_start, plan.complete)
+
+
+def _work(one: PlannedSlice) -> tuple[str, date]:
+    return one.load.name, one.slice.day
+
+
+def days_back(day: date, lookback: int) -> tuple[date, ...]:
+    """Give the day and the `lookback` days before it, newest first."""
+    return tuple(day - timedelta(days=back) for back in range(lookback + 1))
+
+
+def _load(project: Project, name: str) -> Load:
+    if name not in project.loads:
+        raise UsageError(f"there is no load '{name}': {nearest(name, project.loads)}")
+    return project.loads[name]
+
+
+def _check_globs(project: Project, loads: Sequence[Load], globs: Sequence[str]) -> None:
+    names = [shard.name for load in loads for shard in project.shards_of(load)]
+    for glob in globs:
+        if not fnmatch.filter(names, glob):
+            raise UsageError(f"no shard matches '{glob}': {nearest(glob, names)}")
+
+
+def _wanted(shard: Shard, globs: Sequence[str]) -> bool:
+    return not globs or any(fnmatch.fnmatchcase(shard.name, glob) for glob in globs)
+
+
+def _before_start(load: Load, shard: Shard, day: date) -> bool:
+    starts = [start for start in (load.start_date, shard.from_date) if start is not None]
+    return bool(starts) and day < max(starts)

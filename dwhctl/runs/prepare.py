@@ -1,0 +1,119 @@
+"""Make the targets ready: run each load's `create` once, and look at its table."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from dwhctl.columns import SERVICE_FIELDS
+from dwhctl.errors import AttemptError, ConfigError, TargetRefusedError
+from dwhctl.faults import reach
+from dwhctl.project.sql import split_statements
+from dwhctl.project.templates import render_file
+from dwhctl.runs.values import Failure, TargetTable
+from dwhctl.targets import open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dwhctl.columns import Column
+    from dwhctl.project.model import Load, Project
+    from dwhctl.runs.plan import Plan
+    from dwhctl.runs.slots import Slots
+    from dwhctl.targets.contract import Target
+
+_SLOT_POLL_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class Described:
+    """The loads' tables, and why a load has none."""
+
+    tables: dict[str, TargetTable] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+
+
+def targets_of(project: Project) -> dict[str, Target]:
+    """Open the target of every load of the project. Raise ConfigError for one that this version cannot write to."""
+    names = {load.target for load in project.loads.values()}
+    return {name: open_target(project.connections[name], project.state_dir) for name in sorted(names)}
+
+
+def describe_targets(
+    project: Project,
+    plan: Plan,
+    targets: Mapping[str, Target],
+    slots: Slots,
+    blocked: Mapping[str, AttemptError],
+    retries: Callable[[Load], int],
+) -> Described:
+    """Prepare the table of each load of the plan; one that fails for good costs its own slices only."""
+    found = Described()
+    for load in {one.load.name: one.load for one in plan.slices}.values():
+        try:
+            if load.name in blocked:
+                raise blocked[load.name]
+            columns = _patiently(load, retries(load), lambda load=load: _describe(project, load, targets, slots))
+        except AttemptError as error:
+            found.failures[load.name] = Failure.of(error)
+        else:
+            found.tables[load.name] = TargetTable(
+                project.connections[load.target], load.table, columns, project.state_dir
+            )
+    return found
+
+
+def _patiently(load: Load, retries: int, describe: Callable[[], tuple[Column, ...]]) -> tuple[Column, ...]:
+    """Try as often as the load's slices are tried."""
+    attempts = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_exponential_jitter(initial=load.retry_delay.total_seconds(), max=600),
+        reraise=True,
+    )
+    return attempts(describe)
+
+
+def _describe(project: Project, load: Load, targets: Mapping[str, Target], slots: Slots) -> tuple[Column, ...]:
+    while (slot := slots.try_take(load.target)) is None:
+        time.sleep(_SLOT_POLL_SECONDS)
+    target = targets[load.target]
+    try:
+        if load.create is not None:
+            reach("prepare.create")
+            target.run_statements(_statements(project, load))
+        return _with_needed(load, tuple(target.columns(load.table)))
+    finally:
+        slot.release()
+
+
+def _statements(project: Project, load: Load) -> list[str]:
+    if load.create is None:
+        return []
+    try:
+        return split_statements(render_file(project, load.create, load))
+    except ConfigError as error:
+        raise TargetRefusedError(str(error)) from error
+
+
+def _with_needed(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """Refuse a table that lacks a column by which dwhctl finds or names rows."""
+    names = {column.name.lower() for column in columns}
+    needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
+    missing = [name for name in needed if name.lower() not in names]
+    if missing:
+        raise TargetRefusedError(
+            f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
+            " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
+        )
+    return columns
+
+
+def check_create(project: Project, plan: Plan) -> None:
+    """Render every load's `create`. Raise ConfigError."""
+    for load in {one.load.name: one.load for one in plan.slices}.values():
+        if load.create is not None:
+            render_file(project, load.create, load)

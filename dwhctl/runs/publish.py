@@ -1,0 +1,131 @@
+"""Publish staged slices: the one place where "nothing lost, nothing doubled" is decided.
+
+One transaction replaces the slices of a group: count what the target holds and what is staged, delete the old
+rows, insert the staged ones, compare, commit. A slice that the target or a guard refuses costs itself only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError, CountsDifferError, ShrunkSourceError
+from dwhctl.faults import reach
+from dwhctl.runs.values import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dwhctl.project.model import Load
+    from dwhctl.targets.contract import Publication, StagedSlice, StagingGroup, Target
+
+#: A slice of which the target holds no more rows than this may shrink freely.
+_SMALL_SLICE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What came of one staged slice: published, or why not."""
+
+    staged: StagedSlice
+    failure: Failure | None = None
+
+
+def publish(
+    target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], *, allow_shrink: bool
+) -> list[Published]:
+    """Publish the slices together; when the target refuses them together, one by one."""
+    try:
+        return _publish_together(target, load, group, slices, allow_shrink=allow_shrink)
+    except AttemptError as error:
+        if len(slices) == 1 or not error.permanent:
+            return [Published(one, Failure.of(error)) for one in slices]
+    return [
+        done for one in slices for done in publish(target, load, group, [one], allow_shrink=allow_shrink)
+    ]
+
+
+def _publish_together(
+    target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], *, allow_shrink: bool
+) -> list[Published]:
+    reach("publish.begin")
+    try:
+        with target.publication(load.table, load.slice_by) as publication:
+            reach("publish.held")
+            held = publication.held_rows([one.slice for one in slices])
+            shrunk = {} if allow_shrink else _shrunk(load, slices, held)
+            taken = [one for one in slices if one.token not in shrunk]
+            changes = [one for one in taken if one.rows or held.get(one.slice.shard)]
+            if changes:
+                _replace(publication, group, changes, held)
+                _commit(publication, changes)
+    except _InDoubtError as doubt:
+        # Asked on a new connection, once the old one is gone.
+        if not _stands(target, load.table, doubt.slices):
+            raise doubt.error from doubt
+    return [Published(one, shrunk.get(one.token)) for one in slices]
+
+
+def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) -> dict[str, Failure]:
+    """Find the slices whose source lost more rows than the load's max_shrink allows."""
+    found = {}
+    for one in slices:
+        before = held.get(one.slice.shard, 0)
+        if before > _SMALL_SLICE and one.rows < (1 - load.max_shrink) * before:
+            error = ShrunkSourceError(
+                f"the source has {one.rows} rows, the warehouse {before}: more than max_shrink = {load.max_shrink:g}"
+                f" of them are gone. If that is right: dwhctl load {load.name} --date {one.slice.day}"
+                f" --shard {one.slice.shard} --allow-shrink"
+            )
+            found[one.token] = Failure.of(error)
+    return found
+
+
+def _replace(
+    publication: Publication, group: StagingGroup, slices: Sequence[StagedSlice], held: Mapping[str, int]
+) -> None:
+    filled = [one for one in slices if one.rows]
+    tokens = [one.token for one in filled]
+    if tokens:
+        reach("publish.staged")
+        _compare(filled, publication.staged_rows(group, tokens))
+    old = [one.slice for one in slices if held.get(one.slice.shard)]
+    if old:
+        reach("publish.delete")
+        publication.delete(old)
+    if tokens:
+        reach("publish.insert")
+        inserted, wanted = publication.insert(group, tokens), sum(one.rows for one in filled)
+        if inserted != wanted:
+            raise CountsDifferError(f"{wanted} rows were staged, but {inserted} inserted")
+
+
+def _compare(slices: Sequence[StagedSlice], staged: Mapping[str, int]) -> None:
+    for one in slices:
+        found = staged.get(one.token, 0)
+        if found != one.rows:
+            raise CountsDifferError(f"{one.slice.shard}: {one.rows} rows were extracted, but {found} are staged")
+
+
+def _commit(publication: Publication, slices: Sequence[StagedSlice]) -> None:
+    reach("publish.commit")
+    try:
+        publication.commit()
+    except AttemptError as error:
+        raise _InDoubtError(error, slices) from error
+    reach("publish.committed")
+
+
+class _InDoubtError(Exception):
+    """The commit gave an error: it may have happened all the same."""
+
+    def __init__(self, error: AttemptError, slices: Sequence[StagedSlice]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.slices = slices
+
+
+def _stands(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool:
+    """Tell whether the transaction happened: all of its rows stand in the target, or none."""
+    filled = {one.etl_id: one.rows for one in slices if one.rows}
+    return bool(filled) and target.published_rows(table, list(filled)) == filled

@@ -1,0 +1,165 @@
+"""The publisher: a thread of the parent that publishes beside the dispatch loop, one thing after another."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError, InterruptedAttemptError
+from dwhctl.faults import reach
+from dwhctl.runs.publish import Published, publish
+from dwhctl.runs.values import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dwhctl.columns import Column
+    from dwhctl.project.model import Load
+    from dwhctl.runs.groups import Group
+    from dwhctl.runs.slots import Slot, Slots
+    from dwhctl.targets.contract import StagedSlice, Target
+
+_SLOT_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPublished:
+    """A part of a group was published, or not: slice by slice."""
+
+    group: Group
+    outcomes: list[Published]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnsAdded:
+    """The target's table was asked to take new columns; `columns` is what it has now."""
+
+    load: Load
+    columns: tuple[Column, ...]
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherDied:
+    """The thread ended by a defect."""
+
+    error: BaseException
+
+
+PublisherEvent = GroupPublished | ColumnsAdded | PublisherDied
+
+
+class Publisher:
+    """Publishes groups, adds columns and drops staging, each under a slot of its target's connection.
+
+    `tell` takes its events, in its thread. While it waits for a slot, `waits_for` names the connection: the
+    dispatch loop leaves it that slot.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        slots: Slots,
+        tell: Callable[[PublisherEvent], None],
+        *,
+        allow_shrink: bool,
+    ) -> None:
+        self._targets = targets
+        self._slots = slots
+        self._tell = tell
+        self._allow_shrink = allow_shrink
+        self._work: queue.SimpleQueue[tuple[str, Callable[[], PublisherEvent | None]] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="publisher")
+        self.waits_for: str | None = None
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def publish(self, group: Group, slices: Sequence[StagedSlice]) -> None:
+        """Publish what is ready of a group; its event is GroupPublished."""
+        self._work.put((group.load.target, lambda: self._publish(group, slices)))
+
+    def add_columns(self, load: Load, columns: Sequence[Column]) -> None:
+        """Add new columns to the load's table; its event is ColumnsAdded."""
+        self._work.put((load.target, lambda: self._add_columns(load, columns)))
+
+    def drop(self, group: Group) -> None:
+        """Drop a group's staging; there is no event."""
+        self._work.put((group.load.target, lambda: self._drop(group)))
+
+    def finish(self) -> None:
+        """Do what is asked for already, then end."""
+        self._work.put(None)
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Stop within seconds: what runs is rolled back unless it commits just now; nothing more is begun."""
+        self._stopping.set()
+        self._work.put(None)
+        while self._thread.is_alive():
+            for target in self._targets.values():
+                target.interrupt()
+            self._thread.join(0.2)
+
+    def _loop(self) -> None:
+        try:
+            while (item := self._work.get()) is not None:
+                connection, action = item
+                slot = self._slot(connection)
+                try:
+                    event = action()
+                finally:
+                    if slot is not None:
+                        slot.release()
+                if event is not None:
+                    self._tell(event)
+        except BaseException as error:  # noqa: BLE001 - the dispatch loop must hear of it, or it waits for ever
+            self._tell(PublisherDied(error))
+
+    def _slot(self, connection: str) -> Slot | None:
+        """Wait for a slot; None when the publisher is to stop."""
+        self.waits_for = connection
+        try:
+            while not self._stopping.is_set():
+                if (slot := self._slots.try_take(connection)) is not None:
+                    return slot
+                time.sleep(_SLOT_POLL_SECONDS)
+            return None
+        finally:
+            self.waits_for = None
+
+    def _publish(self, group: Group, slices: Sequence[StagedSlice]) -> GroupPublished:
+        started = time.perf_counter()
+        if self._stopping.is_set():
+            failure = Failure.of(InterruptedAttemptError())
+            return GroupPublished(group, [Published(one, failure) for one in slices], 0.0)
+        target = self._targets[group.load.target]
+        outcomes = publish(target, group.load, group.staging, slices, allow_shrink=self._allow_shrink)
+        if self._stopping.is_set():
+            outcomes = [_interrupted(one) for one in outcomes]
+        return GroupPublished(group, outcomes, time.perf_counter() - started)
+
+    def _add_columns(self, load: Load, columns: Sequence[Column]) -> ColumnsAdded:
+        target = self._targets[load.target]
+        try:
+            target.add_columns(load.table, columns)
+            return ColumnsAdded(load, tuple(target.columns(load.table)))
+        except AttemptError as error:
+            return ColumnsAdded(load, (), Failure.of(error))
+
+    def _drop(self, group: Group) -> None:
+        if not self._stopping.is_set():
+            reach("publish.drop")
+            self._targets[group.load.target].drop_group(group.staging)
+
+
+def _interrupted(one: Published) -> Published:
+    """What failed because it was stopped failed as interrupted, whatever the target said."""
+    return one if one.failure is None else Published(one.staged, Failure.of(InterruptedAttemptError()))

@@ -1,0 +1,122 @@
+"""Put right what a dead run left behind: its staging goes, its sessions are closed.
+
+A run is alive exactly while it holds its run lock. To reap it is to take that lock, so that nobody else does and
+it can publish nothing any more; to drop its staging; then to close its sessions: as loaded where their rows stand
+in the target, else as abandoned.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError
+from dwhctl.faults import reach
+from dwhctl.runs.locks import Lock
+from dwhctl.sessions.values import Closing, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dwhctl.project.model import Project
+    from dwhctl.runs.state_dir import StateDir
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.sessions.values import Session
+    from dwhctl.targets.contract import Target
+
+
+class Reaper:
+    """Reaps dead runs. `blocked` says why sessions of a load could not be closed: it must not be loaded then."""
+
+    def __init__(
+        self,
+        project: Project,
+        state: StateDir,
+        store: SessionStore,
+        targets: Mapping[str, Target],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._project = project
+        self._state = state
+        self._store = store
+        self._targets = targets
+        self._tell = tell
+        self.blocked: dict[str, AttemptError] = {}
+
+    def reap_dead_runs(self, own_run: str) -> None:
+        """Reap every run that is not alive."""
+        left = {path.stem for path in self._state.run_locks.glob("*.lock")}
+        for run_id in sorted(left | set(self._store.unfinished_runs()) - {own_run}):
+            if run_id == own_run:
+                continue
+            lock = Lock(self._state.run_locks / f"{run_id}.lock")
+            if not lock.try_take():
+                continue
+            done = False
+            try:
+                if self._store.try_hold_run(run_id):
+                    done = self._reap(run_id)
+                    self._store.release_run(run_id)
+            finally:
+                # Whoever waits for this file finds nothing left to reap.
+                lock.release(remove=done)
+
+    def _reap(self, run_id: str) -> bool:
+        reach("reap.drop")
+        blocked = self._drop_staging(run_id)
+        sessions = self._store.unfinished(run_id)
+        closable = [one for one in sessions if self._target_of(one.load) not in blocked]
+        closings = self._decide(closable)
+        reach("reap.close")
+        self._store.close(closings)
+        if len(closings) < len(sessions):
+            self._tell(f"run {run_id} died; {len(sessions) - len(closings)} of its sessions wait for their warehouse")
+            return False
+        waiting = self._store.fail_waiting(run_id, "its run died before the retry")
+        loaded = sum(one.state is State.LOADED for one in closings)
+        if closings or waiting:
+            self._tell(
+                f"run {run_id} had died: {loaded} of its sessions turned out loaded,"
+                f" {len(closings) - loaded} abandoned, {waiting} waited for a retry"
+            )
+        return True
+
+    def _target_of(self, load: str) -> str | None:
+        found = self._project.loads.get(load)
+        return found.target if found else None
+
+    def _drop_staging(self, run_id: str) -> dict[str | None, AttemptError]:
+        blocked: dict[str | None, AttemptError] = {}
+        for name, target in self._targets.items():
+            try:
+                target.drop_run(run_id)
+            except AttemptError as error:
+                blocked[name] = error
+        return blocked
+
+    def _decide(self, sessions: Sequence[Session]) -> list[Closing]:
+        by_load: dict[str, list[Session]] = {}
+        for one in sessions:
+            by_load.setdefault(one.load, []).append(one)
+        closings = []
+        for load, group in by_load.items():
+            try:
+                rows = self._published_rows(load, [one.id for one in group])
+            except AttemptError as error:
+                self.blocked[load] = error
+                continue
+            closings += [_closing(one, rows.get(one.id)) for one in group]
+        return closings
+
+    def _published_rows(self, load: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        found = self._project.loads.get(load)
+        if found is None:
+            return {}
+        return self._targets[found.target].published_rows(found.table, etl_ids)
+
+
+def _closing(session: Session, rows: int | None) -> Closing:
+    now = datetime.now(UTC)
+    if rows is None:
+        return Closing(session.id, State.ABANDONED, now, error_class="RunDied", comment="its run died")
+    return Closing(session.id, State.LOADED, now, loaded_rows=rows, extracted_rows=rows)

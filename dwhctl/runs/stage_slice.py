@@ -1,0 +1,175 @@
+"""What a worker does, whole: extract one slice, check it, stamp it, stage it. Read this first.
+
+    source.batches ──▶ inside the slice? ──▶ stamp (etl_source, etl_id, hash_id) ──▶ conform ──▶ stage.write
+
+It touches neither the target table nor the sessions table, and it never raises.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dwhctl.columns import Kind
+from dwhctl.errors import DoubledKeyError, OutsideSliceError, SchemaDriftError
+from dwhctl.faults import reach
+from dwhctl.runs.conform import Conform, compare, value_text
+from dwhctl.runs.stamp import Stamp
+from dwhctl.runs.values import Failure, StageOrder, StageResult
+from dwhctl.sources import open_source
+from dwhctl.targets import open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dwhctl.columns import Column
+    from dwhctl.project.slices import Slice
+    from dwhctl.sources.contract import Source
+    from dwhctl.targets.contract import Stage
+
+
+def stage_slice(order: StageOrder) -> StageResult:
+    """Stage one slice under its token. Every error comes back as the result's failure."""
+    clock = Clock()
+    try:
+        with clock.step("connect"):
+            reach("stage.connect")
+            source = open_source(order.source, order.shard.database, order.slice.zone)
+        with source:
+            return _Staging(order, clock).run(source)
+    except Exception as error:  # noqa: BLE001 - the worker's function never raises
+        return StageResult(order.token, failure=Failure.of(error), seconds=clock.seconds)
+
+
+class _Staging:
+    """One execution of an order."""
+
+    def __init__(self, order: StageOrder, clock: Clock) -> None:
+        self._order = order
+        self._clock = clock
+        self._rows = 0
+        self._only_ids: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+
+    def run(self, source: Source) -> StageResult:
+        order = self._order
+        with self._clock.step("describe"):
+            reach("stage.describe")
+            columns = source.columns(order.query)
+            compare(columns, order.table.columns, fill_missing=order.fill_missing)
+            inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
+        conform = Conform(order.table.columns, order.key)
+        stamp = Stamp(order.shard.name, order.etl_id, order.key, order.table.columns, conform)
+        target = open_target(order.table.connection, order.table.state_dir)
+        reach("stage.open")
+        with target.stage(order.group, order.token, order.table.columns) as stage:
+            for batch in self._extracted(source):
+                inside(batch)
+                self._stage(stage, batch, stamp, conform)
+            return self._finish(stage)
+
+    def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
+        batches = source.batches(self._order.query, self._order.batch_rows)
+        while True:
+            with self._clock.step("extract"):
+                reach("stage.extract")
+                batch = next(batches, None)
+            if batch is None:
+                return
+            if batch.num_rows:
+                yield batch
+
+    def _stage(self, stage: Stage, batch: pa.RecordBatch, stamp: Stamp, conform: Conform) -> None:
+        with self._clock.step("stamp"):
+            service = stamp(batch)
+            conformed = conform(batch, service)
+        # The ids of a slice of one batch are at hand; those of a longer one are looked at where they are staged.
+        self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
+        self._rows += batch.num_rows
+        with self._clock.step("stage"):
+            reach("stage.write")
+            stage.write(conformed)
+
+    def _finish(self, stage: Stage) -> StageResult:
+        with self._clock.step("stage"):
+            reach("stage.finish")
+            size = stage.finish()
+        with self._clock.step("check"):
+            self._check_keys(stage)
+        reach("stage.finished")
+        return StageResult(self._order.token, self._rows, size, seconds=self._clock.seconds)
+
+    def _check_keys(self, stage: Stage) -> None:
+        ids = self._only_ids
+        if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
+            return
+        doubled = stage.doubled_key(self._order.key)
+        if doubled is not None:
+            key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, doubled, strict=True))
+            raise DoubledKeyError(f"the key {key} stands twice in the slice")
+
+
+class SliceCheck:
+    """Refuses a row that lies outside the slice, NULL included."""
+
+    def __init__(self, slice_: Slice, slice_by: str | None, key: Sequence[str], columns: Sequence[Column]) -> None:
+        by_name = {column.name.lower(): column for column in columns}
+        absent = [name for name in (*key, slice_by or key[0]) if name.lower() not in by_name]
+        if absent:
+            raise SchemaDriftError(f"the extract has no column {', '.join(dict.fromkeys(absent))}")
+        self._slice = slice_
+        self._key = key
+        self._column = by_name[slice_by.lower()] if slice_by else None
+        if self._column is not None:
+            self._bounds = self._bounds_for(self._column)
+
+    def _bounds_for(self, column: Column) -> tuple[pa.Scalar, pa.Scalar]:
+        if column.kind is Kind.TIMESTAMPTZ:
+            start, end = self._slice.start_at, self._slice.end_at
+        elif column.kind in (Kind.DATE, Kind.TIMESTAMP):
+            start, end = self._slice.start, self._slice.end
+        else:
+            raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}, not a date or time")
+        wanted = pa.timestamp("us") if column.kind is Kind.DATE else column.type
+        return pa.scalar(start).cast(wanted), pa.scalar(end).cast(wanted)
+
+    def __call__(self, batch: pa.RecordBatch) -> None:
+        """Raise OutsideSliceError that names the first row outside."""
+        if self._column is None:
+            return
+        array = batch.column(self._column.name)
+        start, end = self._bounds
+        array = array.cast(start.type) if self._column.kind is Kind.DATE else array
+        inside = pc.and_(pc.greater_equal(array, start), pc.less(array, end)).fill_null(False)
+        if not pc.all(inside).as_py():
+            row = pc.index(inside, False).as_py()
+            key = ", ".join(f"{name}={value_text(_by_name(batch, name), row)}" for name in self._key)
+            raise OutsideSliceError(
+                f"row {key} has {self._column.name} {value_text(array, row)},"
+                f" outside [{self._slice.start}, {self._slice.end})"
+            )
+
+
+def _by_name(batch: pa.RecordBatch, name: str) -> pa.Array:
+    index = [field.lower() for field in batch.schema.names].index(name.lower())
+    return batch.column(index)
+
+
+class Clock:
+    """Adds up where the time of an attempt goes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a block under `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -1,0 +1,29 @@
+"""The state folder: locks, slots, staging. What stands where, and that it can be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dwhctl.errors import StateDirError
+
+
+class StateDir:
+    """The project's state folder, made when it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_locks = path / "locks" / "runs"
+        self.work_locks = path / "locks" / "work"
+        self.slots = path / "slots"
+        self.staging = path / "staging"
+
+    def make(self) -> None:
+        """Make the folders. Raise StateDirError that says why they cannot be made."""
+        for folder in (self.run_locks, self.work_locks, self.slots, self.staging):
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            except OSError as error:
+                raise StateDirError(
+                    f"the state folder {self.path} cannot be used: {folder}: {error.strerror};"
+                    " set [project] state_dir to a folder of this machine that this user may write"
+                ) from error

@@ -1,0 +1,93 @@
+"""Worker processes: one executor of one process each.
+
+In a shared pool one killed worker takes every task in flight with it, and a hung one cannot be killed alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dwhctl.runs.values import StageOrder, StageResult
+
+_T = TypeVar("_T")
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker(Protocol):
+    """Runs one task at a time."""
+
+    def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
+        """Start a task."""
+
+    def kill(self) -> None:
+        """End the worker now, whatever it does."""
+
+
+class ProcessWorker:
+    """A process of its own, from loky: a fresh interpreter that shares no handle with the parent."""
+
+    def __init__(self) -> None:
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        self._executor = ProcessPoolExecutor(
+            max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
+        )
+        # Asked for at once: the process starts and imports what it needs while the parent goes on.
+        self._pid: Future[int] = self._executor.submit(os.getpid)
+
+    def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
+        future: Future[object] = self._executor.submit(function, task)
+        return future
+
+    def kill(self) -> None:
+        if self._pid.done() and self._pid.exception() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid.result(), signal.SIGKILL)
+            self._executor.shutdown(wait=False)
+        else:
+            self._executor.shutdown(wait=False, kill_workers=True)
+
+
+class InlineWorker:
+    """Runs the task in the parent, before `submit` returns: for breakpoints. Isolation and deadlines do not hold."""
+
+    def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
+        future: Future[object] = Future()
+        try:
+            future.set_result(function(task))
+        except Exception as error:  # noqa: BLE001 - it is the future's
+            future.set_exception(error)
+        return future
+
+    def kill(self) -> None:
+        """Nothing runs between two calls of `submit`."""
+
+
+def stage_in_worker(order: StageOrder) -> StageResult:
+    """Stage a slice. The parent never imports what this needs: pandas and pyarrow are the workers' business."""
+    from dwhctl.runs.stage_slice import stage_slice
+
+    return stage_slice(order)
+
+
+def _settle(parent: int) -> None:
+    """Make the process die with its parent, deaf to the terminal's Ctrl-C, and ready for its first slice.
+
+    The kernel sends the signal when the thread that started the process ends (prctl(2), PR_SET_PDEATHSIG): that is
+    the parent's main thread. A parent that died before the call is told from its pid.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import dwhctl.runs.stage_slice  # noqa: F401 - imported ahead of the first slice

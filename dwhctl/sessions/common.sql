@@ -1,0 +1,74 @@
+-- What is the same in SQLite and PostgreSQL. Every block starts with a line "-- name: ..."; ":word" is a
+-- bound value, "$columns" the columns of a session.
+
+-- name: last_sessions
+SELECT load, shard, slice_date, state, started, finished
+FROM (
+    SELECT load, shard, slice_date, state, started, finished,
+           row_number() OVER (PARTITION BY slice_date, shard ORDER BY id DESC) AS age
+    FROM sessions
+    WHERE run_id IS NOT NULL AND load = :load AND slice_date BETWEEN :first AND :last
+) AS newest_first
+WHERE age = 1
+
+-- name: unfinished_runs
+-- Slices that wait for a retry are looked for among those of the last days only: the rows of all earlier
+-- retries stay `up_for_retry` for ever, and would have to be looked through each time.
+SELECT run_id
+FROM (
+    SELECT run_id, id FROM sessions WHERE state = 'running' AND run_id IS NOT NULL
+    UNION ALL
+    SELECT run_id, id
+    FROM sessions AS waiting
+    WHERE state = 'up_for_retry' AND run_id IS NOT NULL AND finished >= :since
+      AND NOT EXISTS (
+        SELECT 1 FROM sessions AS later
+        WHERE later.load = waiting.load AND later.slice_date = waiting.slice_date
+          AND later.shard = waiting.shard AND later.id > waiting.id AND later.run_id = waiting.run_id
+      )
+) AS unfinished
+GROUP BY run_id
+ORDER BY min(id)
+
+-- name: unfinished
+SELECT $columns FROM sessions WHERE run_id = :run_id AND state = 'running' ORDER BY id
+
+-- name: of_run
+SELECT $columns FROM sessions WHERE run_id = :run_id ORDER BY id
+
+-- name: recent
+SELECT $columns FROM sessions WHERE run_id IS NOT NULL ORDER BY id DESC LIMIT :limit
+
+-- name: fail_waiting
+UPDATE sessions
+SET state = 'failed',
+    comment = CASE
+        WHEN :comment IS NULL THEN comment
+        WHEN length(coalesce(comment || '; ', '') || :comment) <= 500
+        THEN coalesce(comment || '; ', '') || :comment
+        ELSE substr(coalesce(comment || '; ', '') || :comment, 1, 500 - length(:ellipsis)) || :ellipsis
+    END
+WHERE run_id = :run_id AND state = 'up_for_retry'
+  AND NOT EXISTS (
+    SELECT 1 FROM sessions AS later
+    WHERE later.load = sessions.load AND later.slice_date = sessions.slice_date
+      AND later.shard = sessions.shard AND later.id > sessions.id AND later.run_id = sessions.run_id
+  )
+
+-- Indexes. They leave out the rows of other programs, so that these pay nothing for them.
+
+-- name: index sessions_by_slice
+CREATE INDEX IF NOT EXISTS sessions_by_slice
+ON sessions (load, slice_date, shard, id DESC) WHERE run_id IS NOT NULL
+
+-- name: index sessions_by_run
+CREATE INDEX IF NOT EXISTS sessions_by_run
+ON sessions (run_id, id) WHERE run_id IS NOT NULL
+
+-- name: index sessions_running
+CREATE INDEX IF NOT EXISTS sessions_running
+ON sessions (run_id, id) WHERE state = 'running' AND run_id IS NOT NULL
+
+-- name: index sessions_waiting
+CREATE INDEX IF NOT EXISTS sessions_waiting
+ON sessions (finished) WHERE state = 'up_for_retry' AND run_id IS NOT NULL

@@ -1,0 +1,22 @@
+"""From a configured connection to its store."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dwhctl.project.connections import PostgresConnection, SqliteConnection
+    from dwhctl.sessions.store import SessionStore
+
+
+def open_store(connection: SqliteConnection | PostgresConnection, *, host: str | None = None) -> SessionStore:
+    """The store behind a connection; `host` is what the sessions say of this machine, by default its name."""
+    host = host or socket.gethostname()
+    if connection.type == "sqlite":
+        from dwhctl.sessions.sqlite_store import SqliteStore
+
+        return SqliteStore(connection.path, host=host)
+    from dwhctl.sessions.postgres_store import PostgresStore
+
+    return PostgresStore(connection, host=host)

@@ -1,0 +1,113 @@
+-- What PostgreSQL says in its own way.
+
+-- name: connect
+-- One statement per setting, sent together. `synchronous_commit = off` would let a crash of the server take
+-- back a commit, and hand out its ids again. The server's side gives a vanished client up after 60 seconds,
+-- later than the client gives up the server (postgres_link.py): a run must know first that it lost its lock.
+SET TIME ZONE 'UTC';
+SET statement_timeout = '60s';
+SET lock_timeout = '30s';
+SET default_transaction_isolation = 'read committed';
+SET tcp_keepalives_idle = 30;
+SET tcp_keepalives_interval = 10;
+SET tcp_keepalives_count = 3;
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
+
+-- name: create_table
+CREATE TABLE IF NOT EXISTS sessions (
+    id SERIAL PRIMARY KEY,
+    task_name VARCHAR(200) NOT NULL,
+    started TIMESTAMPTZ NOT NULL,
+    finished TIMESTAMPTZ,
+    successful BOOL,
+    loaded_rows BIGINT,
+    comment VARCHAR(500)
+)
+
+-- name: add_columns
+ALTER TABLE sessions
+    ADD COLUMN IF NOT EXISTS run_id TEXT,
+    ADD COLUMN IF NOT EXISTS load TEXT,
+    ADD COLUMN IF NOT EXISTS shard TEXT,
+    ADD COLUMN IF NOT EXISTS slice_date DATE,
+    ADD COLUMN IF NOT EXISTS attempt INTEGER,
+    ADD COLUMN IF NOT EXISTS state TEXT,
+    ADD COLUMN IF NOT EXISTS staged TEXT,
+    ADD COLUMN IF NOT EXISTS extracted_rows BIGINT,
+    ADD COLUMN IF NOT EXISTS bytes BIGINT,
+    ADD COLUMN IF NOT EXISTS error_class TEXT,
+    ADD COLUMN IF NOT EXISTS host TEXT,
+    ADD COLUMN IF NOT EXISTS pid INTEGER,
+    ADD COLUMN IF NOT EXISTS dwhctl_version TEXT
+
+-- name: lift_sequence
+-- Other programs may have written ids of their own choice. Runs while the table is locked.
+SELECT setval(pg_get_serial_sequence('sessions', 'id'), max(id)) FROM sessions
+HAVING max(id) >= nextval(pg_get_serial_sequence('sessions', 'id'))
+
+-- name: table
+SELECT relkind::text FROM pg_class WHERE oid = to_regclass('sessions')
+
+-- name: columns
+SELECT a.attname,
+       format_type(a.atttypid, a.atttypmod),
+       a.attnotnull,
+       a.atthasdef OR a.attidentity <> '',
+       EXISTS (
+           SELECT 1 FROM pg_index AS i
+           WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indpred IS NULL
+             AND i.indkey::text = a.attnum::text
+       )
+FROM pg_attribute AS a
+WHERE a.attrelid = to_regclass('sessions') AND a.attnum > 0 AND NOT a.attisdropped
+
+-- name: indexes
+SELECT c.relname, i.indisvalid
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE i.indrelid = to_regclass('sessions')
+
+-- name: users
+-- Who else holds a lock on the table: for the message.
+SELECT DISTINCT l.pid, coalesce(a.application_name, ''), coalesce(a.usename, ''), coalesce(a.state, '')
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.relation = to_regclass('sessions') AND l.granted AND l.pid <> pg_backend_pid()
+LIMIT 5
+
+-- name: open
+INSERT INTO sessions (
+    task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version
+)
+SELECT task_name, started, run_id, load, shard, slice_date, attempt, 'running', staged, :host, :pid, :version
+FROM unnest(
+    :task_name::text[], :started::timestamptz[], :run_id::text[], :load::text[], :shard::text[], :day::date[],
+    :attempt::integer[], :staged::text[]
+) WITH ORDINALITY AS given (task_name, started, run_id, load, shard, slice_date, attempt, staged, place)
+ORDER BY place
+RETURNING staged, id
+
+-- name: close
+UPDATE sessions AS s
+SET state = c.state, successful = c.successful, finished = c.finished, loaded_rows = c.loaded_rows,
+    extracted_rows = c.extracted_rows, bytes = c.bytes, error_class = c.error_class, comment = c.comment
+FROM unnest(
+    :id::bigint[], :state::text[], :successful::boolean[], :finished::timestamptz[], :loaded_rows::bigint[],
+    :extracted_rows::bigint[], :bytes::bigint[], :error_class::text[], :comment::text[]
+) AS c (id, state, successful, finished, loaded_rows, extracted_rows, bytes, error_class, comment)
+WHERE s.id = c.id AND s.state = 'running' AND s.run_id IS NOT NULL
+
+-- name: durations
+SELECT shard, max(extract(epoch FROM finished - started))::double precision
+FROM sessions
+WHERE run_id IS NOT NULL AND load = :load AND slice_date >= :since AND successful AND finished IS NOT NULL
+GROUP BY shard
+
+-- name: hold
+SELECT pg_try_advisory_lock(:key), pg_backend_pid()
+
+-- name: release
+SELECT pg_advisory_unlock(:key)
+
+-- name: alive
+SELECT 1

@@ -1,0 +1,119 @@
+"""The connection to PostgreSQL, and what its errors mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2.extensions import connection as PgConnection  # noqa: N812
+
+from dwhctl.errors import SessionsError, SessionsLostError
+from dwhctl.project.secrets import mask
+
+if TYPE_CHECKING:
+    from dwhctl.project.connections import PostgresConnection
+
+_REMEDIES = {
+    "23505": "another program writes ids of its own choice; set the sequence of sessions.id above them",
+    "25006": "the server is a standby or read-only; name the primary in the connection",
+    "3F000": "create the schema that the user's search_path names",
+    "40P01": "another program locked the same rows; start the command again",
+    "42501": "let the table's owner grant what is missing, or upgrade the table once as its owner",
+    "42P01": "the table was dropped while dwhctl used it",
+    "53100": "make room on the server's disk",
+    "55P03": "another program has locked the table; find it in pg_locks and try again",
+    "57014": "the server took too long; look for locks in pg_locks and try again",
+}
+# Shutdown, crash, failover: the server tells that it ends the connection.
+_LOST = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
+
+
+def where(address: PostgresConnection) -> str:
+    """The place for messages: no password in it."""
+    servers = ",".join(f"{host}:{port}" for host, port in address.addresses)
+    return f"sessions in PostgreSQL {address.user}@{servers}/{address.database}"
+
+
+def connect(address: PostgresConnection, settings: str) -> PgConnection:
+    """A connection in which each statement is a transaction, unless `BEGIN` says otherwise."""
+    password = address.password.reveal() if address.password else None
+    try:
+        connection: PgConnection = psycopg2.connect(**_parameters(address), password=password)
+    except (psycopg2.Error, ValueError, UnicodeError) as error:
+        raise SessionsError(_message(address, "connecting", error, password)) from None
+    try:
+        with in_words(connection, address, "setting up the connection"):
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(settings)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _parameters(address: PostgresConnection) -> dict[str, Any]:
+    hosts, ports = zip(*address.addresses, strict=True)
+    return {
+        "host": ",".join(hosts),
+        "port": ",".join(str(port) for port in ports),
+        "dbname": address.database,
+        "user": address.user,
+        "application_name": "dwhctl",
+        "client_encoding": "UTF8",
+        "connect_timeout": max(2, math.ceil(address.connect_timeout.total_seconds())),
+        # Of several servers the one that takes writes: the sessions stand in one place.
+        "target_session_attrs": "read-write" if len(hosts) > 1 else "any",
+        # A server that vanished is noticed after some 20 seconds, sooner than it gives us up.
+        "keepalives": 1,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 2,
+        "tcp_user_timeout": 20_000,
+    }
+
+
+@contextmanager
+def in_words(connection: PgConnection, address: PostgresConnection, doing: str) -> Iterator[None]:
+    """Raise what PostgreSQL says as a SessionsError with place and remedy."""
+    try:
+        yield
+    except (psycopg2.Error, ValueError, UnicodeError) as error:
+        if _is_lost(connection, error):
+            raise _lost(address, doing, error) from None
+        raise SessionsError(_message(address, doing, error)) from None
+
+
+def _is_lost(connection: PgConnection, error: Exception) -> bool:
+    code = getattr(error, "pgcode", None) or ""
+    return bool(connection.closed) or code in _LOST or code.startswith("08")
+
+
+def _lost(address: PostgresConnection, doing: str, error: Exception) -> SessionsLostError:
+    text = (
+        f"{where(address)}: {doing}: the connection is lost: {_reason(error)}. "
+        "With it the hold on this run is lost, so the run stops; the next one puts its sessions right"
+    )
+    return SessionsLostError(mask(text))
+
+
+def _message(address: PostgresConnection, doing: str, error: Exception, password: str | None = None) -> str:
+    code = getattr(error, "pgcode", None) or ""
+    text = f"{where(address)}: {doing}: {_reason(error)}"
+    if doing == "connecting":
+        remedy: str | None = f"check connections.{address.name} and that the server runs"
+    else:
+        remedy = _REMEDIES.get(code)
+    text = f"{text}; {remedy}" if remedy else text
+    return mask(text.replace(password, "********") if password else text)
+
+
+def _reason(error: Exception) -> str:
+    # The server's own words first: the whole text quotes the statement with its values.
+    diagnostics = getattr(error, "diag", None)
+    primary = getattr(diagnostics, "message_primary", None)
+    lines = [line.strip() for line in (primary or str(error)).splitlines() if line.strip()]
+    return "; ".join(lines).rstrip(".") or type(error).__name__

@@ -1,0 +1,178 @@
+"""The sessions table in PostgreSQL: for production, and for dwhctl on several machines."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2 import errors as pg_errors
+
+from dwhctl import __version__, faults
+from dwhctl.errors import SessionsError
+from dwhctl.sessions.postgres_link import connect, in_words, where
+from dwhctl.sessions.postgres_schema import Upgrade
+from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
+from dwhctl.sessions.statements import percent_style, read_statements
+from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
+from dwhctl.sessions.values import Closing, NewSession
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+    from dwhctl.project.connections import PostgresConnection
+
+# Two programs that locked the same rows in a different order: one of them is told to try again.
+_DEADLOCK_TRIES = 3
+
+
+class PostgresStore(SqlStore):
+    """The store in one PostgreSQL database, over one connection.
+
+    The connection is in autocommit: every operation is one statement, so one transaction and one round trip.
+    """
+
+    def __init__(self, address: PostgresConnection, *, host: str) -> None:
+        super().__init__(host)
+        self._address = address
+        self._plain = read_statements("postgres")
+        self._sql = {name: percent_style(sql) for name, sql in self._plain.items()}
+        self._held: set[str] = set()
+        self._connection = connect(address, self._plain["connect"])
+        encoding = self._connection.info.parameter_status("server_encoding")
+        self._ascii_only = encoding not in {"UTF8", "SQL_ASCII"}
+
+    def prepare(self) -> None:
+        place = where(self._address)
+        with self._lock, in_words(self._connection, self._address, "preparing the table"):
+            upgrade = Upgrade(self._connection, self._plain, place)
+            if not upgrade.is_ready():
+                faults.reach("sessions.prepare.begin")
+                upgrade.run()
+                faults.reach("sessions.prepare.done")
+
+    def open(self, sessions: Sequence[NewSession]) -> list[int]:
+        if not sessions:
+            return []
+        refuse_equal_tokens(sessions)
+        rows = self._write("open", f"opening {len(sessions)} sessions", self._new_values(sessions))
+        ids: dict[str, int] = dict(rows)
+        return [ids[session.staged] for session in sessions]
+
+    def _new_values(self, sessions: Sequence[NewSession]) -> dict[str, object]:
+        columns = ("task_name", "started", "run_id", "load", "shard", "day", "attempt", "staged")
+        values: dict[str, object] = {
+            column: [getattr(session, column) for session in sessions] for column in columns
+        }
+        return values | {"host": storable(self._host), "pid": os.getpid(), "version": __version__}
+
+    def close(self, closings: Sequence[Closing]) -> None:
+        # A session closed twice in one batch: the first closing holds, as if they came one by one.
+        rows = [closing_values(closing) for closing in {c.id: c for c in reversed(closings)}.values()]
+        if not rows:
+            return
+        for row in rows:
+            row["comment"] = self._told(row["comment"])
+        rows.sort(key=_id_of)
+        values = {name: [row[name] for row in rows] for name in rows[0]}
+        self._write("close", f"closing {len(rows)} sessions", values)
+
+    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
+        ellipsis = "..." if self._ascii_only else "…"
+        values = {"run_id": run_id, "comment": self._told(cut_comment(comment)), "ellipsis": ellipsis}
+        return int(self._write("fail_waiting", f"ending the retries of run {run_id}", values)[0][0])
+
+    def try_hold_run(self, run_id: str) -> bool:
+        with self._lock:
+            if run_id in self._held:
+                self.check_alive()
+                return True
+            doing = f"taking the lock of run {run_id}"
+            [(taken, pid)] = self._rows(doing, "hold", {"key": lock_key(run_id)})
+            self._refuse_pooler(int(pid))
+            if taken:
+                self._held.add(run_id)
+            return bool(taken)
+
+    def _refuse_pooler(self, pid: int) -> None:
+        # Behind a pooler the lock belongs to a server connection that is not ours to hold.
+        if pid != self._connection.info.backend_pid:
+            self.close_connection()
+            raise SessionsError(
+                f"{where(self._address)}: this is a connection pooler, and the hold on a run needs a direct "
+                f"connection; name the server itself in connections.{self._address.name}"
+            )
+
+    def release_run(self, run_id: str) -> None:
+        with self._lock:
+            if run_id in self._held:
+                self._rows(f"releasing run {run_id}", "release", {"key": lock_key(run_id)})
+                self._held.discard(run_id)
+
+    def check_alive(self) -> None:
+        self._rows("looking whether it is there", "alive", {})
+
+    def close_connection(self) -> None:
+        with self._lock, suppress(psycopg2.Error):
+            self._connection.close()
+
+    def _told(self, text: object) -> str | None:
+        """A comment as the database's encoding can hold it: a session must not stay open over a letter."""
+        if not isinstance(text, str):
+            return None
+        if not self._ascii_only:
+            return text
+        plain = text.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")
+        return plain if len(plain) <= COMMENT_LENGTH else plain[: COMMENT_LENGTH - 3] + "..."
+
+    def _write(self, what: str, doing: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """The rows that one writing statement returns, or how many it wrote."""
+        with self._lock, in_words(self._connection, self._address, doing):
+            faults.reach(f"sessions.{what}.begin")
+            rows = self._again_after_deadlock(self._sql[what], values)
+            faults.reach(f"sessions.{what}.done")
+        return rows
+
+    def _again_after_deadlock(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        for tries_left in reversed(range(_DEADLOCK_TRIES)):
+            try:
+                return self._execute(sql, values)
+            except (pg_errors.DeadlockDetected, pg_errors.SerializationFailure):
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _rows(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        with self._lock, in_words(self._connection, self._address, doing):
+            return self._execute(self._sql[statement], values)
+
+    def _execute(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, dict(values))
+            return _fetched(cursor)
+
+
+def _fetched(cursor: Cursor) -> list[tuple[Any, ...]]:
+    if cursor.description is None:
+        return [(cursor.rowcount,)]
+    return [tuple(_in_utc(value) for value in row) for row in cursor.fetchall()]
+
+
+def _in_utc(value: object) -> object:
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+def _id_of(row: Mapping[str, object]) -> int:
+    found = row["id"]
+    assert isinstance(found, int)
+    return found
+
+
+def lock_key(text: str) -> int:
+    """The key of an advisory lock: the same on every machine and in every version of dwhctl."""
+    digest = hashlib.sha256(f"dwhctl {text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

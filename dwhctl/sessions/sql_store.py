@@ -1,0 +1,87 @@
+"""What the two stores share: one connection, one lock for its threads, and the reading queries."""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.texts import cut_comment
+from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State, successful
+
+# How long a run that died with nothing but waiting slices is looked for.
+_WAITING_SINCE = timedelta(days=7)
+
+
+class SqlStore(SessionStore):
+    """A store whose database speaks SQL; the dialect says how a statement by name is executed."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        # A driver's connection may be shared, a transaction may not: each operation has it alone.
+        self._lock = threading.RLock()
+
+    @abstractmethod
+    def _rows(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """The rows of one reading statement. Days and times come back as such."""
+
+    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
+        values = {"load": load, "first": first, "last": last}
+        rows = self._rows(f"reading the last sessions of {load}", "last_sessions", values)
+        return [_last_session(row) for row in rows]
+
+    def durations(self, load: str, since: date) -> dict[str, float]:
+        values = {"load": load, "since": since}
+        rows = self._rows(f"reading the durations of {load}", "durations", values)
+        return {shard: float(seconds) for shard, seconds in rows}
+
+    def unfinished_runs(self) -> list[str]:
+        values = {"since": datetime.now(UTC) - _WAITING_SINCE}
+        return [run_id for (run_id,) in self._rows("looking for unfinished runs", "unfinished_runs", values)]
+
+    def unfinished(self, run_id: str) -> list[Session]:
+        return self._sessions("unfinished", {"run_id": run_id})
+
+    def of_run(self, run_id: str) -> list[Session]:
+        return self._sessions("of_run", {"run_id": run_id})
+
+    def recent(self, limit: int) -> list[Session]:
+        return self._sessions("recent", {"limit": limit})
+
+    def _sessions(self, statement: str, values: Mapping[str, object]) -> list[Session]:
+        return [_session(row) for row in self._rows("reading sessions", statement, values)]
+
+
+def _last_session(row: Sequence[Any]) -> LastSession:
+    load, shard, day, state, started, finished = row
+    return LastSession(load, shard, day, State(state), started, finished)
+
+
+def _session(row: Sequence[Any]) -> Session:
+    good = None if row[4] is None else bool(row[4])
+    values = [*row[:4], good, *row[5:12], State(row[12]), *row[13:]]
+    return Session(*values)
+
+
+def refuse_equal_tokens(sessions: Sequence[NewSession]) -> None:
+    """Each session is told from the others by its token."""
+    if len({session.staged for session in sessions}) < len(sessions):
+        raise ValueError("two new sessions have one token")
+
+
+def closing_values(closing: Closing) -> dict[str, object]:
+    """The values that the statement `close` binds for one session."""
+    return {
+        "id": closing.id,
+        "state": closing.state.value,
+        "successful": successful(closing.state),
+        "finished": closing.finished,
+        "loaded_rows": closing.loaded_rows,
+        "extracted_rows": closing.extracted_rows,
+        "bytes": closing.bytes,
+        "error_class": closing.error_class,
+        "comment": cut_comment(closing.comment),
+    }

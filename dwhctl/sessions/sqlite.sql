@@ -1,0 +1,74 @@
+-- What SQLite says in its own way. The times are texts: '2020-07-13 01:02:03.000004+00:00', always in UTC and
+-- always of one length, so that they sort as times do and SQLite's own date functions read them.
+
+-- name: connect
+-- An id must outlive a power cut: FULL makes every commit wait for the disk.
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = OFF
+
+-- name: create_table
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    task_name VARCHAR(200) NOT NULL,
+    started TIMESTAMPTZ NOT NULL,
+    finished TIMESTAMPTZ,
+    successful BOOL,
+    loaded_rows BIGINT,
+    comment VARCHAR(500)
+)
+
+-- name: add_columns
+ALTER TABLE sessions ADD COLUMN run_id TEXT;
+ALTER TABLE sessions ADD COLUMN load TEXT;
+ALTER TABLE sessions ADD COLUMN shard TEXT;
+ALTER TABLE sessions ADD COLUMN slice_date DATE;
+ALTER TABLE sessions ADD COLUMN attempt INTEGER;
+ALTER TABLE sessions ADD COLUMN state TEXT;
+ALTER TABLE sessions ADD COLUMN staged TEXT;
+ALTER TABLE sessions ADD COLUMN extracted_rows BIGINT;
+ALTER TABLE sessions ADD COLUMN bytes BIGINT;
+ALTER TABLE sessions ADD COLUMN error_class TEXT;
+ALTER TABLE sessions ADD COLUMN host TEXT;
+ALTER TABLE sessions ADD COLUMN pid INTEGER;
+ALTER TABLE sessions ADD COLUMN dwhctl_version TEXT
+
+-- name: table
+SELECT type, sql FROM sqlite_schema WHERE name = 'sessions' COLLATE NOCASE AND type IN ('table', 'view')
+
+-- name: columns
+SELECT lower(name), type, "notnull", dflt_value IS NOT NULL OR hidden > 0, pk FROM pragma_table_xinfo('sessions')
+
+-- name: indexes
+SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'sessions' COLLATE NOCASE
+
+-- name: attached
+-- Other programs' indexes and triggers on the table: gone with it when it is made anew, so made anew as well.
+SELECT sql FROM sqlite_schema
+WHERE type IN ('index', 'trigger') AND tbl_name = 'sessions' COLLATE NOCASE AND sql IS NOT NULL
+
+-- name: copy_rows
+-- Rows whose id the other program left NULL get one here, above all others.
+INSERT INTO dwhctl_sessions_anew (id, task_name, started, finished, successful, loaded_rows, comment)
+SELECT id, task_name, started, finished, successful, loaded_rows, comment
+FROM sessions
+ORDER BY id IS NULL, id, rowid
+
+-- name: open
+INSERT INTO sessions (
+    task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version
+)
+VALUES (
+    :task_name, :started, :run_id, :load, :shard, :day, :attempt, 'running', :staged, :host, :pid, :version
+)
+
+-- name: close
+UPDATE sessions
+SET state = :state, successful = :successful, finished = :finished, loaded_rows = :loaded_rows,
+    extracted_rows = :extracted_rows, bytes = :bytes, error_class = :error_class, comment = :comment
+WHERE id = :id AND state = 'running' AND run_id IS NOT NULL
+
+-- name: durations
+SELECT shard, max((julianday(finished) - julianday(started)) * 86400.0)
+FROM sessions
+WHERE run_id IS NOT NULL AND load = :load AND slice_date >= :since AND successful AND finished IS NOT NULL
+GROUP BY shard

@@ -1,0 +1,95 @@
+"""The connection to a SQLite file, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dwhctl.errors import SessionsError, SessionsLostError
+from dwhctl.project.secrets import mask
+
+# How long to wait for another process that writes.
+BUSY_SECONDS = 30.0
+
+_REMEDIES = {
+    "SQLITE_BUSY": "another program holds a lock on the file; find it (fuser, lsof) and try again",
+    "SQLITE_CANTOPEN": "check that the folder exists and may be written",
+    "SQLITE_CORRUPT": "the file is damaged; restore a backup, or try `sqlite3 FILE .recover`",
+    "SQLITE_FULL": "make room on its disk and start the command again",
+    "SQLITE_IOERR": "check the disk and start the command again",
+    "SQLITE_NOTADB": "another kind of file stands there; move it away or name another path",
+    "SQLITE_PERM": "check who owns the file",
+    "SQLITE_READONLY": "dwhctl must be able to write the file and its folder",
+}
+# The file is not the one that was opened, or does not answer any more.
+_LOST = {"SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_VNODE"}
+
+
+def connect(path: Path, settings: str) -> sqlite3.Connection:
+    """Open the file, create it if there is none."""
+    with in_words(path, "opening the file"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch()  # SQLite makes it at the first write only, and the store tells it by its inode
+        connection = sqlite3.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
+        )
+        try:
+            connection.executescript(settings)
+            _write_ahead(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turn WAL on: readers and the writer do not wait for each other.
+
+    It needs the file alone for a moment and does not wait for it by itself. A file system that cannot share
+    memory keeps the old journal, which is slower and no less safe.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from another that took its place; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def in_words(path: Path, doing: str) -> Iterator[None]:
+    """Raise what SQLite says as a SessionsError with place and remedy."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _explained(path, doing, error) from None
+
+
+def _explained(path: Path, doing: str, error: Exception) -> SessionsError:
+    name = getattr(error, "sqlite_errorname", "")
+    closed = isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error)
+    kind = SessionsLostError if name in _LOST or closed else SessionsError
+    remedy = _REMEDIES.get(_primary(error))
+    text = f"sessions in {path}: {doing}: {error}"
+    return kind(mask(f"{text}; {remedy}" if remedy else text))
+
+
+def _primary(error: Exception) -> str:
+    # SQLITE_IOERR_WRITE is a kind of SQLITE_IOERR.
+    return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])

@@ -1,0 +1,145 @@
+"""The sessions table in a SQLite file: the embedded default, for one machine."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from dwhctl import __version__, faults
+from dwhctl.errors import SessionsLostError
+from dwhctl.sessions import sqlite_schema
+from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
+from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
+from dwhctl.sessions.statements import read_statements
+from dwhctl.sessions.texts import cut_comment, storable
+from dwhctl.sessions.values import Closing, NewSession
+
+
+class SqliteStore(SqlStore):
+    """The store in one SQLite file."""
+
+    def __init__(self, path: Path, *, host: str) -> None:
+        super().__init__(host)
+        self.path = path
+        self._sql = read_statements("sqlite")
+        self._connection = connect(path, self._sql["connect"])
+        self._identity = file_identity(path)
+
+    def prepare(self) -> None:
+        with self._operation("preparing the table"):
+            if sqlite_schema.is_ready(self._connection, self._sql, self.path):
+                return
+            with self._transaction("prepare"):
+                sqlite_schema.make_ready(self._connection, self._sql, self.path)
+
+    def open(self, sessions: Sequence[NewSession]) -> list[int]:
+        if not sessions:
+            return []
+        refuse_equal_tokens(sessions)
+        with self._operation(f"opening {len(sessions)} sessions"), self._transaction("open"):
+            return [self._insert(session) for session in sessions]
+
+    def _insert(self, session: NewSession) -> int:
+        values = {
+            "task_name": session.task_name,
+            "started": encode(session.started),
+            "run_id": session.run_id,
+            "load": session.load,
+            "shard": session.shard,
+            "day": encode(session.day),
+            "attempt": session.attempt,
+            "staged": session.staged,
+            "host": storable(self._host),
+            "pid": os.getpid(),
+            "version": __version__,
+        }
+        row_id = self._connection.execute(self._sql["open"], values).lastrowid
+        assert row_id is not None
+        return row_id
+
+    def close(self, closings: Sequence[Closing]) -> None:
+        if not closings:
+            return
+        rows = [_encoded(closing_values(closing)) for closing in closings]
+        with self._operation(f"closing {len(rows)} sessions"), self._transaction("close"):
+            self._connection.executemany(self._sql["close"], rows)
+
+    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
+        values = {"run_id": run_id, "comment": cut_comment(comment), "ellipsis": "…"}
+        with self._operation(f"ending the retries of run {run_id}"), self._transaction("fail_waiting"):
+            return self._connection.execute(self._sql["fail_waiting"], values).rowcount
+
+    def try_hold_run(self, run_id: str) -> bool:  # noqa: ARG002
+        return True
+
+    def release_run(self, run_id: str) -> None:
+        pass
+
+    def check_alive(self) -> None:
+        # A file that was deleted or replaced still takes writes through its open handle: into nothing.
+        if file_identity(self.path) != self._identity:
+            raise SessionsLostError(
+                f"sessions in {self.path}: the file was removed or replaced while dwhctl used it; "
+                "put it back if you can, then start the command again"
+            )
+
+    def close_connection(self) -> None:
+        with self._lock, suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _rows(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        with self._operation(doing):
+            cursor = self._connection.execute(self._sql[statement], _encoded(values))
+            names = [column[0] for column in cursor.description]
+            return [_decoded(names, row) for row in cursor]
+
+    @contextmanager
+    def _operation(self, doing: str) -> Iterator[None]:
+        with self._lock, in_words(self.path, doing):
+            self.check_alive()
+            yield
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[None]:
+        faults.reach(f"sessions.{what}.begin")
+        # IMMEDIATE: whoever will write waits here; to become a writer later may fail without any wait.
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            faults.reach(f"sessions.{what}.commit")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+        faults.reach(f"sessions.{what}.done")
+
+
+def encode(value: object) -> object:
+    """A value as SQLite keeps it; times as texts in UTC that sort as the times do."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(sep=" ", timespec="microseconds")
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _encoded(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: encode(value) for name, value in values.items()}
+
+
+_DECODERS = {
+    "started": datetime.fromisoformat,
+    "finished": datetime.fromisoformat,
+    "slice_date": date.fromisoformat,
+}
+
+
+def _decoded(names: Sequence[str], row: Sequence[Any]) -> tuple[Any, ...]:
+    pairs = zip(names, row, strict=True)
+    return tuple(
+        value if value is None or name not in _DECODERS else _DECODERS[name](value) for name, value in pairs
+    )

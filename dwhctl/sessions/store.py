@@ -1,0 +1,101 @@
+"""The contract of the sessions table: every store keeps it, and one suite of tests runs over them all.
+
+A store is one connection of the parent process and may be used by several of its threads. Every method
+that writes is one transaction: killed at any moment, it has happened as a whole or not at all. Rows without
+`run_id` belong to other programs; they are neither changed nor listed.
+
+Every method raises SessionsError when the database does not do what it was asked, and SessionsLostError
+when the connection is gone. A lost store stays lost, for with its connection went its hold on the run:
+a store never reconnects. Whether the last write happened is then for the next run to see.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import date
+from types import TracebackType
+from typing import Self
+
+from dwhctl.sessions.values import Closing, LastSession, NewSession, Session
+
+
+class SessionStore(ABC):
+    """The sessions table in one database."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Create the table, or upgrade the one that stands there; a table of another shape is refused."""
+
+    @abstractmethod
+    def open(self, sessions: Sequence[NewSession]) -> list[int]:
+        """Write running sessions and return their ids, in the order given."""
+
+    @abstractmethod
+    def close(self, closings: Sequence[Closing]) -> None:
+        """End those sessions that are still running; the others stay as they are."""
+
+    @abstractmethod
+    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
+        """Nothing will be tried again in this run: make its slices' last `up_for_retry` `failed`.
+
+        The comment is put behind the one that stands there. Returns how many slices that were.
+        """
+
+    @abstractmethod
+    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
+        """The latest session of every shard and day that has one, both days included."""
+
+    @abstractmethod
+    def durations(self, load: str, since: date) -> dict[str, float]:
+        """Seconds of the slowest successful session of every shard, over the slices since that day."""
+
+    @abstractmethod
+    def unfinished_runs(self) -> list[str]:
+        """Runs, oldest first, that may want reaping: alive or dead.
+
+        They have running sessions, or died in the last days while slices waited for their retry.
+        """
+
+    @abstractmethod
+    def unfinished(self, run_id: str) -> list[Session]:
+        """The run's sessions that are still running, oldest first."""
+
+    @abstractmethod
+    def of_run(self, run_id: str) -> list[Session]:
+        """The run's sessions, oldest first."""
+
+    @abstractmethod
+    def recent(self, limit: int) -> list[Session]:
+        """The newest sessions, newest first."""
+
+    @abstractmethod
+    def try_hold_run(self, run_id: str) -> bool:
+        """Take the run's lock in the database, if no other connection holds it.
+
+        It is held until `release_run` or the end of this connection. SQLite has no such locks, and serves
+        one machine only: there the lock on a file decides alone, and the answer is always True.
+        """
+
+    @abstractmethod
+    def release_run(self, run_id: str) -> None:
+        """Let go of the run's lock; of no consequence if it is not held."""
+
+    @abstractmethod
+    def check_alive(self) -> None:
+        """Raise SessionsLostError if the connection, and so the hold on the run, is gone."""
+
+    @abstractmethod
+    def close_connection(self) -> None:
+        """End the connection; never raises, and may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close_connection()

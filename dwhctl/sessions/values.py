@@ -1,0 +1,122 @@
+"""What crosses the border of the sessions room: states, sessions, and what opens and closes them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import date, datetime
+
+
+class State(enum.StrEnum):
+    """How far a session is."""
+
+    RUNNING = "running"
+    LOADED = "loaded"
+    SKIPPED = "skipped"  # no rows at the source
+    UP_FOR_RETRY = "up_for_retry"
+    FAILED = "failed"
+    ABANDONED = "abandoned"  # its run died
+
+
+_GOOD = frozenset({State.LOADED, State.SKIPPED})
+
+
+def successful(state: State) -> bool | None:
+    """The value of the column `successful`: None while running."""
+    return None if state is State.RUNNING else state in _GOOD
+
+
+def _refuse_naive(**times: datetime) -> None:
+    # A naive time would be read as UTC by one database and as this machine's time by another.
+    for name, value in times.items():
+        if value.utcoffset() is None:
+            raise ValueError(f"{name} has no time zone: {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """One attempt at a slice that is about to start. `staged` is a token that no other session has."""
+
+    run_id: str
+    load: str
+    shard: str
+    day: date
+    attempt: int
+    staged: str
+    started: datetime
+
+    def __post_init__(self) -> None:
+        _refuse_naive(started=self.started)
+
+    @property
+    def task_name(self) -> str:
+        """`<load>__<shard>`."""
+        return f"{self.load}__{self.shard}"
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How one session ended."""
+
+    id: int
+    state: State
+    finished: datetime
+    loaded_rows: int | None = None
+    extracted_rows: int | None = None
+    bytes: int | None = None
+    error_class: str | None = None
+    comment: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_naive(finished=self.finished)
+        if self.state is State.RUNNING:
+            raise ValueError("a session is not closed as running")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One row of the table that a run of dwhctl wrote; the times are in UTC."""
+
+    id: int
+    task_name: str
+    started: datetime
+    finished: datetime | None
+    successful: bool | None
+    loaded_rows: int | None
+    comment: str | None
+    run_id: str
+    load: str
+    shard: str
+    day: date
+    attempt: int
+    state: State
+    staged: str
+    extracted_rows: int | None
+    bytes: int | None
+    error_class: str | None
+    host: str | None
+    pid: int | None
+    dwhctl_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastSession:
+    """The latest session of a slice."""
+
+    load: str
+    shard: str
+    day: date
+    state: State
+    started: datetime
+    finished: datetime | None
+
+
+def is_complete(last: LastSession | None, end_at: datetime | None) -> bool:
+    """Whether a slice needs no more loading.
+
+    `end_at` is when the slice is over. A day that was loaded at noon is not done. None: the slice has no
+    end, its load takes the whole table.
+    """
+    if last is None or last.state not in _GOOD:
+        return False
+    return end_at is None or last.started >= end_at

@@ -1,0 +1,26 @@
+"""The systems that dwhctl reads from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import Connection
+    from dwhctl.sources.contract import Source
+
+#: The types of connections that a shard can stand behind.
+SOURCE_TYPES = ("duckdb",)
+
+
+def open_source(connection: Connection, database: str, zone: str) -> Source:
+    """Open a shard's database; naive bounds of a query are read in `zone`. Raise AttemptError."""
+    if connection.type == "duckdb":
+        from dwhctl.sources.duckdb import DuckdbSource
+
+        return DuckdbSource(connection, database, zone)
+    raise ConfigError(
+        f"connection {connection.name}: this version cannot read from {connection.type} yet"
+        f" (it reads from {', '.join(SOURCE_TYPES)})"
+    )

