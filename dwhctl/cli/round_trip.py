@@ -109,7 +109,7 @@ def _try(connection: Connection, way: _Way) -> tuple[RoundTrip, DwhctlError | No
 
 
 def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
-    """Give the ways in which the project uses the connection; an unused one is tried as what it is good for."""
+    """Give the ways in which the project uses the connection, or could use an unused one."""
     shards = [s for group in project.shard_groups.values() for s in group if s.connection == connection.name]
     sessions = project.sessions_connection == connection.name
     target = any(load.target == connection.name for load in project.loads.values())

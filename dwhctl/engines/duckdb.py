@@ -109,7 +109,9 @@ def words(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def open_file(path: Path, *, read_only: bool, wait: float, config: dict[str, str | bool | int]) -> duckdb.DuckDBPyConnection:
+def open_file(
+    path: Path, *, read_only: bool, wait: float, config: dict[str, str | bool | int]
+) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB file, trying for `wait` seconds while another process has it.
 
     A file serves one writer or many readers: https://duckdb.org/docs/stable/connect/concurrency.
@@ -127,8 +129,6 @@ def open_file(path: Path, *, read_only: bool, wait: float, config: dict[str, str
         if is_damage(error):
             raise DatabaseMissingError(f"{path} is not a DuckDB database: {words(error)}") from error
         raise
-
-
 
 
 @contextmanager

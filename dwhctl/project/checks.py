@@ -82,6 +82,7 @@ def _use(
 
 def _check_shards(found: Found, problems: Problems) -> None:
     first: dict[str, tuple[Shard, Place]] = {}
+    files: dict[Path, Shard] = {}
     taken = {shard.name for group in found.shards.values() for shard, _ in group}
     for shard, place in (each for group in found.shards.values() for each in group):
         connection = _use(
@@ -91,6 +92,7 @@ def _check_shards(found: Found, problems: Problems) -> None:
             problems.add(
                 place, f"'{shard.database}' is no name of a file in {connection.path}; a database has no '/'"
             )
+            _check_file(shard, connection, files, place, problems)
         if shard.name not in first:
             first[shard.name] = (shard, place)
             continue
@@ -100,6 +102,21 @@ def _check_shards(found: Found, problems: Problems) -> None:
             f"two shards are named '{shard.name}', here and in {other.key}; "
             "a shard's name is unique in the project: "
             f"write {renamed(shard.connection, shard.database, taken)}",
+        )
+
+
+def _check_file(
+    shard: Shard, connection: DuckdbConnection, files: dict[Path, Shard], place: Place, problems: Problems
+) -> None:
+    """Two shards in one file would both be all that it holds."""
+    path = connection.database_file(shard.database)
+    other = files.setdefault(path, shard)
+    if other is not shard:
+        where = shown_path(path, problems.root)
+        problems.add(
+            place,
+            f"the file {where} is the shard '{other.name}' already; "
+            "give each shard a file: let the connection's path name a folder with <database>.duckdb in it",
         )
 
 

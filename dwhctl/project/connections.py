@@ -66,18 +66,6 @@ class DuckdbConnection(_EmbeddedConnection):
         description="The file, or the folder of files; relative to the project.",
         examples=["state/warehouse.duckdb"],
     )
-    lock_wait: SomeTime = Field(
-        timedelta(seconds=30),
-        validate_default=True,
-        description="How long to wait for a file that another process has open: it serves one writer or many readers.",
-        examples=["2m"],
-    )
-    memory_limit: Text = Field(
-        "160MB",
-        description="How much memory DuckDB may take in each process before it spills to disk.",
-        examples=["1GB"],
-    )
-
     lock_wait: Duration = Field(
         timedelta(seconds=30),
         description="How long to wait for a file that another process has open.",

@@ -31,15 +31,15 @@ class Names(Mapping[str, Any]):
     """
 
     def __init__(
-        self, prefix: str, values: Mapping[str, Any], show: Callable[[Any], Any] | None = None
+        self, prefix: str, values: Mapping[str, Any], show: Callable[[Any, str], Any] | None = None
     ) -> None:
         self._prefix = prefix
         self._values = values
-        self._show = show or (lambda value: _shown(value, prefix))
+        self._show = show or _shown
 
     def __getitem__(self, name: str) -> Any:
         if name in self._values:
-            return self._show(self._values[name])
+            return self._show(self._values[name], f"{self._prefix}.{name}")
         return StrictUndefined(
             hint=f"'{self._prefix}.{name}' is undefined; {nearest(str(name), map(str, self._values))}"
         )
@@ -88,7 +88,9 @@ def context(
     """Everything that a template may name; what needs a load, shard or day is there only with one."""
     names: dict[str, Any] = {
         "macros": MACROS,
-        "var": Names("var", {"value": _var_value(project), "json": _var_json(project)}, lambda value: value),
+        "var": Names(
+            "var", {"value": _var_value(project), "json": _var_json(project)}, lambda value, _prefix: value
+        ),
         "conn": Names("conn", project.connections, _ConnectionNames),
     }
     if load is not None:
@@ -188,20 +190,20 @@ def _var_json(project: Project) -> Names:
     return Names("var.json", project.variables, _as_json)
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: Any, _prefix: str) -> Any:
     plain = _plain(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: Any, prefix: str) -> Any:
     plain = _plain(value) if isinstance(value, Secret) else value
-    return _shown(json.loads(plain) if isinstance(plain, str) else plain, "var.json")
+    return _shown(json.loads(plain) if isinstance(plain, str) else plain, prefix)
 
 
 class _ConnectionNames:
     """`conn.x` with Airflow's names; what is secret is refused by name."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, _prefix: str) -> None:
         self._connection = connection
 
     def __getattr__(self, name: str) -> Any:

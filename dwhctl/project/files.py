@@ -18,7 +18,7 @@ _REMEDIES = {
     "Expected '=' after a key in a key/value pair": "write key = value",
     "Unclosed array": "a ] is missing",
     "Unclosed inline table": "a } is missing",
-    "Expected \"'\"": "a closing ' is missing in it or above",
+    'Expected "\'"': "a closing ' is missing in it or above",
     "Illegal character '\\n'": "a closing quote is missing",
     "Expected newline": 'one key = value a line; quotes within a text are written \\"',
 }

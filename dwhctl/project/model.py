@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
+from dwhctl.errors import ConfigError
+
 from .alerts import ALERT_TYPES, Alert, EmailAlert, TelegramAlert
 from .connections import (
     CONNECTION_TYPES,
@@ -97,6 +99,17 @@ class Project:
     def zone(self) -> ZoneInfo:
         """The project's clock."""
         return ZoneInfo(self.timezone)
+
+    @property
+    def sessions(self) -> SqliteConnection | PostgresConnection:
+        """The connection of the sessions table."""
+        connection = self.connections[self.sessions_connection]
+        if not isinstance(connection, SqliteConnection | PostgresConnection):
+            raise ConfigError(
+                f"config/dwhctl.toml: sessions.connection: {connection.name} is {connection.type};"
+                " sessions stand in PostgreSQL or SQLite"
+            )
+        return connection
 
     def shards_of(self, load: Load) -> tuple[Shard, ...]:
         """The shards that a load loads from, in the order of the configuration."""

@@ -84,7 +84,13 @@ class Closer:
         self._closings.append((closing, event))
 
     def _event(
-        self, job: Job, state: State, rows: int, seconds: float, failure: Failure | None, retry_at: datetime | None
+        self,
+        job: Job,
+        state: State,
+        rows: int,
+        seconds: float,
+        failure: Failure | None,
+        retry_at: datetime | None,
     ) -> SliceClosed:
         planned = job.planned
         return SliceClosed(

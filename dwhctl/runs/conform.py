@@ -32,10 +32,14 @@ def compare(source: Sequence[Column], target: Sequence[Column], *, fill_missing:
     ours = {column.name.lower(): column for column in target}
     theirs = {column.name.lower(): column for column in source}
     differences = [
-        f"column {column.name} stands twice in the extract" for column in source if column is not theirs[column.name.lower()]
+        f"column {column.name} stands twice in the extract"
+        for column in source
+        if column is not theirs[column.name.lower()]
     ]
     differences += [
-        f"column {name} is dwhctl's own and must not come from the extract" for name in theirs if name in SERVICE_FIELDS
+        f"column {name} is dwhctl's own and must not come from the extract"
+        for name in theirs
+        if name in SERVICE_FIELDS
     ]
     differences += [
         f"column {column.name} is missing at the source"
@@ -87,7 +91,9 @@ class Conform:
             return pa.nulls(rows, column.type)
         if not column.nullable and array.null_count:
             row = pc.index(pc.is_null(array), True).as_py()
-            raise ValueRefusedError(f"column {column.name}, {self.describe(given, row)}: NULL, but the target says NOT NULL")
+            raise ValueRefusedError(
+                f"column {column.name}, {self.describe(given, row)}: NULL, but the target says NOT NULL"
+            )
         try:
             return cast(array, column.type)
         except pa.ArrowInvalid as error:
@@ -98,7 +104,9 @@ class Conform:
 
     def describe(self, given: dict[str, pa.Array], row: int) -> str:
         """Name a row by its key."""
-        return "row " + ", ".join(f"{name}={value_text(given[name], row)}" for name in self._key if name in given)
+        return "row " + ", ".join(
+            f"{name}={value_text(given[name], row)}" for name in self._key if name in given
+        )
 
 
 def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:

@@ -44,7 +44,7 @@ from dwhctl.targets.contract import StagedSlice
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dwhctl.project.model import Load, Project
+    from dwhctl.project.model import Project
     from dwhctl.runs.closing import Closer
     from dwhctl.runs.crew import Crew
     from dwhctl.runs.groups import Group, Groups
@@ -228,14 +228,24 @@ class Dispatcher:
     def _new_session(self, job: Job, token: str, started: datetime) -> NewSession:
         planned = job.planned
         return NewSession(
-            self._run_id, planned.load.name, planned.shard.name, planned.slice.day, job.attempt, token, started
+            self._run_id,
+            planned.load.name,
+            planned.shard.name,
+            planned.slice.day,
+            job.attempt,
+            token,
+            started,
         )
 
     def _submit(self, flight: Flight) -> None:
         planned = flight.job.planned
         self._closer.tell(
             SliceStarted(
-                planned.load.name, planned.shard.name, flight.job.connection, planned.slice.day, flight.job.attempt
+                planned.load.name,
+                planned.shard.name,
+                flight.job.connection,
+                planned.slice.day,
+                flight.job.attempt,
             )
         )
         self._flying[flight.token] = flight
@@ -303,7 +313,9 @@ class Dispatcher:
         for flight in [one for one in self._flying.values() if now >= one.deadline]:
             timeout = flight.job.planned.load.timeout
             self._crew.dismiss(flight.worker)
-            failure = Failure.of(TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed"))
+            failure = Failure.of(
+                TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
+            )
             self._landed(flight, StageResult(flight.token, failure=failure))
 
     def _landed(self, flight: Flight, result: StageResult) -> None:
@@ -370,7 +382,9 @@ class Dispatcher:
         for job in jobs:
             job.attempt += 1
         tokens = [uuid.uuid4().hex for _ in jobs]
-        ids = self._store.open([self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)])
+        ids = self._store.open(
+            [self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)]
+        )
         for job, etl_id in zip(jobs, ids, strict=True):
             self._closer.close_unstarted(job, etl_id, failure)
 

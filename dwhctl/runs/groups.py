@@ -102,7 +102,8 @@ class Groups:
         finished = [
             group
             for group in self._alive
-            if self._taking.get(group.work) is not group and not (group.pending or group.ready or group.publishing)
+            if self._taking.get(group.work) is not group
+            and not (group.pending or group.ready or group.publishing)
         ]
         self._alive = [group for group in self._alive if group not in finished]
         yield from finished

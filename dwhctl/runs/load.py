@@ -1,6 +1,6 @@
 """Load slices: the whole of a run, from the plan to the report.
 
-    plan ▶ lock load and day ▶ reap dead runs ▶ create and describe the targets ▶ dispatch ▶ report
+plan ▶ lock load and day ▶ reap dead runs ▶ create and describe the targets ▶ dispatch ▶ report
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConfigError, ExitCode, InternalError, SessionsError
+from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError
 from dwhctl.faults import reach
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
@@ -49,7 +49,7 @@ def plan_load(project: Project, request: LoadRequest) -> Plan:
     plan = candidates(project, request)
     check_templates(project, plan)
     if request.only_missing:
-        with open_store(project.connections[project.sessions_connection]) as store:
+        with open_store(project.sessions) as store:
             plan = without_complete(plan, complete_slices(store, plan))
     return plan
 
@@ -129,11 +129,13 @@ class _Run:
         project, request = self._project, self._request
         wait = request.wait.total_seconds()
         stack.enter_context(held_work(self._state.work_locks, plan.work(), request.command, wait))
-        self._store = stack.enter_context(open_store(project.connections[project.sessions_connection]))
+        self._store = stack.enter_context(open_store(project.sessions))
         self._store.prepare()
         self._hold_run(stack)
         reach("run.held")
-        reaper = Reaper(project, self._state, self._store, self._targets, lambda text: self._listen(Notice(text)))
+        reaper = Reaper(
+            project, self._state, self._store, self._targets, lambda text: self._listen(Notice(text))
+        )
         reaper.reap_dead_runs(self.id)
         self._blocked = reaper.blocked
 

@@ -58,7 +58,9 @@ class Plan:
 
 def candidates(project: Project, request: LoadRequest) -> Plan:
     """Give every slice that was asked for, complete or not. Raise UsageError for an unknown load or shard."""
-    loads = [_load(project, name) for name in request.loads] if request.loads else list(project.loads.values())
+    loads = (
+        [_load(project, name) for name in request.loads] if request.loads else list(project.loads.values())
+    )
     if not loads:
         raise UsageError("the project has no load: write one in config/loads/<name>.toml")
     _check_globs(project, loads, request.shards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
@@ -56,7 +57,7 @@ def describe_targets(
         try:
             if load.name in blocked:
                 raise blocked[load.name]
-            columns = _patiently(load, retries(load), lambda load=load: _describe(project, load, targets, slots))
+            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots))
         except AttemptError as error:
             found.failures[load.name] = Failure.of(error)
         else:
@@ -77,7 +78,9 @@ def _patiently(load: Load, retries: int, describe: Callable[[], tuple[Column, ..
     return attempts(describe)
 
 
-def _describe(project: Project, load: Load, targets: Mapping[str, Target], slots: Slots) -> tuple[Column, ...]:
+def _describe(
+    project: Project, load: Load, targets: Mapping[str, Target], slots: Slots
+) -> tuple[Column, ...]:
     while (slot := slots.try_take(load.target)) is None:
         time.sleep(_SLOT_POLL_SECONDS)
     target = targets[load.target]

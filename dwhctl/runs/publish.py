@@ -40,9 +40,7 @@ def publish(
     except AttemptError as error:
         if len(slices) == 1 or not error.permanent:
             return [Published(one, Failure.of(error)) for one in slices]
-    return [
-        done for one in slices for done in publish(target, load, group, [one], allow_shrink=allow_shrink)
-    ]
+    return [done for one in slices for done in publish(target, load, group, [one], allow_shrink=allow_shrink)]
 
 
 def _publish_together(
@@ -104,7 +102,9 @@ def _compare(slices: Sequence[StagedSlice], staged: Mapping[str, int]) -> None:
     for one in slices:
         found = staged.get(one.token, 0)
         if found != one.rows:
-            raise CountsDifferError(f"{one.slice.shard}: {one.rows} rows were extracted, but {found} are staged")
+            raise CountsDifferError(
+                f"{one.slice.shard}: {one.rows} rows were extracted, but {found} are staged"
+            )
 
 
 def _commit(publication: Publication, slices: Sequence[StagedSlice]) -> None:

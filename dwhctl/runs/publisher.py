@@ -73,7 +73,9 @@ class Publisher:
         self._slots = slots
         self._tell = tell
         self._allow_shrink = allow_shrink
-        self._work: queue.SimpleQueue[tuple[str, Callable[[], PublisherEvent | None]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[str, Callable[[], PublisherEvent | None]] | None] = (
+            queue.SimpleQueue()
+        )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="publisher")
         self.waits_for: str | None = None
@@ -120,7 +122,7 @@ class Publisher:
                         slot.release()
                 if event is not None:
                     self._tell(event)
-        except BaseException as error:  # noqa: BLE001 - the dispatch loop must hear of it, or it waits for ever
+        except BaseException as error:
             self._tell(PublisherDied(error))
 
     def _slot(self, connection: str) -> Slot | None:

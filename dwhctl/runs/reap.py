@@ -70,7 +70,9 @@ class Reaper:
         reach("reap.close")
         self._store.close(closings)
         if len(closings) < len(sessions):
-            self._tell(f"run {run_id} died; {len(sessions) - len(closings)} of its sessions wait for their warehouse")
+            self._tell(
+                f"run {run_id} died; {len(sessions) - len(closings)} of its sessions wait for their warehouse"
+            )
             return False
         waiting = self._store.fail_waiting(run_id, "its run died before the retry")
         loaded = sum(one.state is State.LOADED for one in closings)

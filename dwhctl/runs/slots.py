@@ -40,7 +40,9 @@ class Slots:
         self._free: dict[str, list[Lock]] = {}
         for name, limit in limits.items():
             if limit is not None:
-                self._free[name] = [Lock(folder / f"{name.replace(' ', '_')}.{number}.lock") for number in range(limit)]
+                self._free[name] = [
+                    Lock(folder / f"{name.replace(' ', '_')}.{number}.lock") for number in range(limit)
+                ]
                 # Runs that look in different orders meet less often at the same file.
                 random.shuffle(self._free[name])
 

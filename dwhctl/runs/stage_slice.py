@@ -42,7 +42,7 @@ def stage_slice(order: StageOrder) -> StageResult:
             source = open_source(order.source, order.shard.database, order.slice.zone)
         with source:
             return _Staging(order, clock).run(source)
-    except Exception as error:  # noqa: BLE001 - the worker's function never raises
+    except Exception as error:
         return StageResult(order.token, failure=Failure.of(error), seconds=clock.seconds)
 
 
@@ -116,7 +116,9 @@ class _Staging:
 class SliceCheck:
     """Refuses a row that lies outside the slice, NULL included."""
 
-    def __init__(self, slice_: Slice, slice_by: str | None, key: Sequence[str], columns: Sequence[Column]) -> None:
+    def __init__(
+        self, slice_: Slice, slice_by: str | None, key: Sequence[str], columns: Sequence[Column]
+    ) -> None:
         by_name = {column.name.lower(): column for column in columns}
         absent = [name for name in (*key, slice_by or key[0]) if name.lower() not in by_name]
         if absent:

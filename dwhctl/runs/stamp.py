@@ -18,7 +18,7 @@ reads as NULL, becomes -2^63 + 1. `tests/unit/hash_id.golden.json` holds every f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,13 +33,17 @@ if TYPE_CHECKING:
 
     from dwhctl.runs.conform import Conform
 
+Values = np.ndarray[Any, Any]
+
 _MIN = np.iinfo(np.int64).min
 
 
 class Stamp:
     """Makes the service fields of one slice's batches."""
 
-    def __init__(self, shard: str, etl_id: int, key: Sequence[str], target: Sequence[Column], conform: Conform) -> None:
+    def __init__(
+        self, shard: str, etl_id: int, key: Sequence[str], target: Sequence[Column], conform: Conform
+    ) -> None:
         by_name = {column.name.lower(): column for column in target}
         self._shard = shard
         self._etl_id = etl_id
@@ -47,7 +51,9 @@ class Stamp:
         self._conform = conform
         for column in self._key:
             if column.kind in (Kind.FLOAT, Kind.BOOLEAN):
-                raise QueryError(f"key column {column.name} is {column.declared}: a {column.kind} cannot be a key")
+                raise QueryError(
+                    f"key column {column.name} is {column.declared}: a {column.kind} cannot be a key"
+                )
 
     def __call__(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
         """Give the service fields of a batch. Raise ValueRefusedError for a NULL in the key."""
@@ -58,38 +64,39 @@ class Stamp:
             "hash_id": pa.array(self.hash_ids(batch)),
         }
 
-    def hash_ids(self, batch: pa.RecordBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def hash_ids(self, batch: pa.RecordBatch) -> Values:
         """Hash etl_source and key of each row."""
-        frame = {"etl_source": pd.Categorical.from_codes(np.zeros(batch.num_rows, np.int8), [self._shard])}
+        codes: Values = np.zeros(batch.num_rows, np.int8)
+        frame: dict[str, Any] = {"etl_source": pd.Categorical.from_codes(codes, pd.Index([self._shard]))}
         for column in self._key:
             array = self._conform.column(batch, column.name)
             if array.null_count:
                 raise ValueRefusedError(f"key column {column.name} is NULL in {array.null_count} rows")
-            frame[column.name] = key_form(column.kind, array)
+            try:
+                frame[column.name] = key_form(column.kind, array)
+            except pa.ArrowInvalid as error:
+                raise ValueRefusedError(f"key column {column.name}: {error}") from error
         hashes = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy().view(np.int64)
         return np.where(hashes == _MIN, _MIN + 1, hashes)
 
 
-def key_form(kind: Kind, array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-    """Give a key column in the form that is hashed. Raise ValueRefusedError for an integer beyond int64."""
+def key_form(kind: Kind, array: pa.Array) -> Values:
+    """Give a key column in the form that is hashed. Raise pa.ArrowInvalid for a value that has none."""
+    values: Values
     if kind is Kind.INTEGER:
-        return _integers(array)
-    if kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        return _instants(array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None))).cast(pa.int64()))
-    if kind is Kind.TIME:
-        return _instants(array.cast(pa.time64("us")).cast(pa.int64()))
-    return _texts(kind, array).to_numpy(zero_copy_only=False)
+        values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    elif kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
+        values = _instants(array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None))))
+    elif kind is Kind.TIME:
+        values = _instants(array.cast(pa.time64("us")))
+    else:
+        values = _texts(kind, array).to_numpy(zero_copy_only=False)
+    return values
 
 
-def _integers(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-    try:
-        return array.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid as error:
-        raise ValueRefusedError("an integer key is larger than 2^63 - 1") from error
-
-
-def _instants(microseconds: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
-    return microseconds.to_numpy(zero_copy_only=False).view("datetime64[us]")
+def _instants(array: pa.Array) -> Values:
+    microseconds: Values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return microseconds.view("datetime64[us]")
 
 
 def _texts(kind: Kind, array: pa.Array) -> pa.Array:

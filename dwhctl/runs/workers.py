@@ -64,7 +64,7 @@ class InlineWorker:
         future: Future[object] = Future()
         try:
             future.set_result(function(task))
-        except Exception as error:  # noqa: BLE001 - it is the future's
+        except Exception as error:
             future.set_exception(error)
         return future
 

@@ -89,7 +89,9 @@ def in_words(connection: PgConnection, address: PostgresConnection, doing: str) 
 
 def _is_lost(connection: PgConnection, error: Exception) -> bool:
     code = getattr(error, "pgcode", None) or ""
-    return bool(connection.closed) or code in _LOST or code.startswith("08")
+    # Without a code it was not the server that spoke, but the client library about the connection.
+    mute = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not code
+    return bool(connection.closed) or mute or code in _LOST or code.startswith("08")
 
 
 def _lost(address: PostgresConnection, doing: str, error: Exception) -> SessionsLostError:

@@ -172,7 +172,7 @@ def _id_of(row: Mapping[str, object]) -> int:
     return found
 
 
-def lock_key(text: str) -> int:
-    """The key of an advisory lock: the same on every machine and in every version of dwhctl."""
-    digest = hashlib.sha256(f"dwhctl {text}".encode()).digest()
+def lock_key(run_id: str) -> int:
+    """The key of the run's advisory lock: the same on every machine and in every version of dwhctl."""
+    digest = hashlib.sha256(f"dwhctl run {run_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

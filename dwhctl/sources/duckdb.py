@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dwhctl.engines import duckdb as engine
-from dwhctl.errors import AttemptError, ConnectError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
+from dwhctl.errors import (
+    AttemptError,
+    ConnectError,
+    DatabaseMissingError,
+    QueryError,
+    SourceBusyError,
+    SourceError,
+)
 from dwhctl.project.sql import replace_binds, split_statements
 from dwhctl.sources.contract import Source
 

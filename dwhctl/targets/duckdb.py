@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import pyarrow as pa
-
     from dwhctl.project.model import DuckdbConnection
     from dwhctl.project.slices import Slice
 
@@ -138,7 +136,9 @@ class DuckdbTarget(Target):
     def _connect(self) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
         if not path.parent.is_dir():
-            raise TargetRefusedError(f"there is no folder {path.parent} for the warehouse {self._connection.name}")
+            raise TargetRefusedError(
+                f"there is no folder {path.parent} for the warehouse {self._connection.name}"
+            )
         return engine.open_file(
             path,
             read_only=False,

@@ -56,7 +56,8 @@ class ParquetStage(Stage):
         try:
             with engine.closing(duckdb.connect(config=self._config())) as db:
                 suspects = db.execute(
-                    "SELECT hash_id FROM read_parquet($file) GROUP BY ALL HAVING count(*) > 1 LIMIT 10", values
+                    "SELECT hash_id FROM read_parquet($file) GROUP BY ALL HAVING count(*) > 1 LIMIT 10",
+                    values,
                 ).fetchall()
                 if not suspects:
                     return None
@@ -66,9 +67,11 @@ class ParquetStage(Stage):
                     values | {"ids": [hash_id for (hash_id,) in suspects]},
                 ).fetchone()
         except duckdb.Error as error:
-            raise StagingError(f"cannot look for doubled keys in {self._path}: {engine.words(error)}") from error
+            raise StagingError(
+                f"cannot look for doubled keys in {self._path}: {engine.words(error)}"
+            ) from error
 
-    def _config(self) -> dict[str, str | bool | int]:
+    def _config(self) -> dict[str, str | bool | int | float | list[str]]:
         return {"memory_limit": self._memory_limit, "threads": 1, "temp_directory": str(self._path.parent)}
 
     def discard(self) -> None:

@@ -20,7 +20,8 @@ DAY = date(2020, 7, 13)
 START = datetime(2020, 7, 14, 6, 0, 0, 123456, tzinfo=UTC)
 
 SEVEN_SQLITE = """CREATE TABLE sessions (id INTEGER PRIMARY KEY, task_name VARCHAR(200) NOT NULL,
-started TIMESTAMPTZ NOT NULL, finished TIMESTAMPTZ, successful BOOL, loaded_rows BIGINT, comment VARCHAR(500))"""
+started TIMESTAMPTZ NOT NULL, finished TIMESTAMPTZ, successful BOOL, loaded_rows BIGINT,
+comment VARCHAR(500))"""
 SEVEN_POSTGRES = SEVEN_SQLITE.replace("INTEGER PRIMARY", "SERIAL PRIMARY")
 FOREIGN_ROW = (
     "INSERT INTO sessions (task_name, started, comment) VALUES ('theirs', '2020-01-01 00:00:00+00:00', 'x')"

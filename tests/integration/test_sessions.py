@@ -43,7 +43,9 @@ def test_a_session_is_written_and_read_back(place: Place) -> None:
     )  # fmt: skip
     assert running == expected
     end = START + timedelta(microseconds=1)
-    store.close([Closing(session_id, State.FAILED, end, 0, 7, 2**40, "QueryError", "нет таблицы 'x'; \\ % :a 🙈")])
+    store.close(
+        [Closing(session_id, State.FAILED, end, 0, 7, 2**40, "QueryError", "нет таблицы 'x'; \\ % :a 🙈")]
+    )
     [failed] = store.of_run("run-1")
     assert (failed.state, failed.successful, failed.finished) == (State.FAILED, False, end)
     assert (failed.loaded_rows, failed.extracted_rows, failed.bytes) == (0, 7, 2**40)
@@ -259,7 +261,10 @@ PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "unfinished_runs": ("sessions_running", {"since": START}),
     "unfinished": ("sessions_running", {"run_id": "run_1"}),
     "of_run": ("sessions_by_run", {"run_id": "run_1"}),
-    "fail_waiting": ("sessions_by_run|sessions_waiting", {"run_id": "run_1", "comment": "x", "ellipsis": "…"}),
+    "fail_waiting": (
+        "sessions_by_run|sessions_waiting",
+        {"run_id": "run_1", "comment": "x", "ellipsis": "…"},
+    ),
 }
 
 
@@ -277,11 +282,12 @@ def many_rows(dialect: str, count: int) -> str:
     """Sessions as years of runs leave them: 10 loads, 20 shards, runs of 200 sessions, one in 50 retried."""
     series = f"generate_series(1, {count}) AS s (n)"
     if dialect == "sqlite":
-        series = f"(WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count}) SELECT n FROM s)"
+        numbers = f"s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < {count})"
+        series = f"(WITH RECURSIVE {numbers} SELECT n FROM s)"
     day = "date(julianday('2020-01-01') + n / 200)" if dialect == "sqlite" else "DATE '2020-01-01' + n / 200"
     return f"""
-        INSERT INTO sessions (task_name, started, finished, successful, run_id, load, shard, slice_date, state)
-        SELECT 'x', '2020-01-01 00:00:00.000000+00:00', '2020-01-01 00:00:01.000000+00:00', NULL,
+        INSERT INTO sessions (task_name, started, finished, run_id, load, shard, slice_date, state)
+        SELECT 'x', '2020-01-01 00:00:00.000000+00:00', '2020-01-01 00:00:01.000000+00:00',
                'run_' || (n / 200), 'load_' || (n % 10), 'shard_' || (n / 10 % 20), {day},
                CASE WHEN n % 50 = 0 THEN 'up_for_retry' WHEN n > {count} - 20 THEN 'running' ELSE 'loaded' END
         FROM {series}"""

@@ -104,7 +104,9 @@ class Sandbox:
             for statement in statements:
                 db.execute(statement)
 
-    def fill(self, rows: int = 10, days: Sequence[date] = (DAY,), shards: Sequence[str] | None = None) -> Sandbox:
+    def fill(
+        self, rows: int = 10, days: Sequence[date] = (DAY,), shards: Sequence[str] | None = None
+    ) -> Sandbox:
         """Give each shard `rows` orders on each day; ids are unique within a shard."""
         for shard in shards or self.shards():
             self.in_shard(shard, ORDERS.replace("TABLE", "TABLE IF NOT EXISTS", 1))
@@ -117,7 +119,9 @@ class Sandbox:
                 )
         return self
 
-    def source_rows(self, days: Sequence[date] | None = None, shards: Sequence[str] | None = None) -> list[tuple[Any, ...]]:
+    def source_rows(
+        self, days: Sequence[date] | None = None, shards: Sequence[str] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Give what the warehouse should hold: shard, id, customer, amount, start_time of each row."""
         rows: list[tuple[Any, ...]] = []
         for shard in shards or self.shards():
@@ -150,8 +154,7 @@ class Sandbox:
 
     def sessions_newest_first(self, limit: int = 10_000) -> list[Session]:
         """Give the sessions."""
-        project = self.project()
-        with open_store(project.connections[project.sessions_connection]) as store:
+        with open_store(self.project().sessions) as store:
             return store.recent(limit)
 
     # Running
@@ -161,13 +164,19 @@ class Sandbox:
         return read_project(self.root)
 
     def load(
-        self, *days: date, listen: Callable[[Event], None] = lambda event: None, inline: bool = True, **options: Any
+        self,
+        *days: date,
+        listen: Callable[[Event], None] = lambda event: None,
+        inline: bool = True,
+        **options: Any,
     ) -> RunReport:
         """Load days (default: DAY) in this process."""
         request = LoadRequest(days=days or (DAY,), inline=inline, **options)
         return run_load(self.project(), request, listen)
 
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
         """Start `dwhctl ARGUMENTS` as a process of its own, in a session (process group) of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "dwhctl", *arguments, "--project", str(self.root)],

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from dwhctl.errors import ConfigError
-from dwhctl.project.model import DuckdbConnection, Load, Project, Shard, SqliteConnection, VerticaConnection
+from dwhctl.project.model import (
+    Connection,
+    DuckdbConnection,
+    Load,
+    Project,
+    Shard,
+    SqliteConnection,
+    VerticaConnection,
+)
 from dwhctl.project.read import read_project
 
 MAIN = """
@@ -97,7 +105,7 @@ def a_load(**keys: Any) -> Load:
 
 def a_project(root: Path = Path("/nowhere"), timezone: str = "Europe/Moscow", **fields: Any) -> Project:
     """A project in memory, without files."""
-    connections = {
+    connections: dict[str, Connection] = {
         "dwh": VerticaConnection(name="dwh", host="dwh-host", user="dbadmin", database="docker"),
         "server_0": DuckdbConnection(name="server_0", path=root / "server_0"),
         "sessions": SqliteConnection(name="sessions", path=root / "sessions.sqlite"),

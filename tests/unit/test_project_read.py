@@ -96,11 +96,11 @@ LOAD_MISTAKES = {
     "timeout = 30": "timeout: is the number 30; write a duration in quotes: 10s",
     "timeout = '30 minutes'": "timeout: '30 minutes' is no duration; write 10s",
     "timeout = '0s'": "timeout: must be longer than 0s",
-    "start_date = '2020-02-30'": "start_date: '2020-02-30': the calendar has no such date; write a date as 2020",
+    "start_date = '2020-02-30'": "start_date: '2020-02-30': the calendar has no such date; write a date",
     "start_date = '08.02.2020'": "start_date: '08.02.2020': not of the form YYYY-MM-DD",
     "start_date = 2020-02-08T00:00:00": "start_date: is 2020-02-08 00:00:00; write a date as 2020-02-08",
     "start_date = 20200208": "start_date: is the number 20200208; write a date",
-    "slice_zone = 'Europe/Moskow'": "slice_zone: 'Europe/Moskow' is no time zone of the IANA list; did you mean",
+    "slice_zone = 'Europe/Moskow'": "slice_zone: 'Europe/Moskow' is no time zone of the IANA list; did",
     "slice_zone = 'wal'": "slice_zone: 'wal' is no time zone of the IANA list; did you mean 'wall'?",
     "slice_zone = '../etc'": "slice_zone: '../etc' is no time zone",
     "on_new_column = 'ad'": 'on_new_column: expected one of "refuse", "add"; got the text "ad"; did you mean',
@@ -295,6 +295,37 @@ def test_equal_shard_names_show_a_name_that_is_free(tmp_path: Path) -> None:
     main = MAIN.partition("[shards")[0] + '[shards.flights]\nserver_0 = ["aa"]\nserver_1 = ["aa"]\n'
     write_project(tmp_path, main, LOAD.replace("cities", "flights"))
     assert the_problem(tmp_path).endswith('write { name = "server_1_aa", database = "aa" }')
+
+
+def test_two_shards_in_one_duckdb_file(tmp_path: Path) -> None:
+    write_project(tmp_path, MAIN.replace("state/server_0", "state/server_0.duckdb"))
+    assert the_problem(tmp_path).startswith(
+        "config/dwhctl.toml: shards.cities.server_0[1]: the file state/server_0.duckdb is the shard 'abakan' already;"
+    )
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (
+            "[[shards]]",
+            "config/dwhctl.toml: shards: expected a table, got a list; write it as [shards] with keys",
+        ),
+        (
+            "[shards]\nx = 3",
+            "config/dwhctl.toml: shards.x: expected a table, got the number 3; write it as [shards.x]",
+        ),
+        (
+            "[shards.x]\ndwh = 3",
+            "config/dwhctl.toml: shards.x.dwh: expected a list of databases, got the number 3",
+        ),
+        ("[variables]\n[alerts]\nx = 3", "config/dwhctl.toml: alerts.x: expected a table, got the number 3"),
+        ("[[alerts.x]]", "config/dwhctl.toml: alerts.x: expected a table, got a list"),
+    ],
+)
+def test_something_else_where_a_table_belongs(tmp_path: Path, main: str, words: str) -> None:
+    write_project(tmp_path, MAIN.partition("[shards")[0] + main + "\n")
+    assert any(line.startswith(words) for line in problems(tmp_path)), problems(tmp_path)
 
 
 def test_an_upper_case_database_gets_a_name_shown(tmp_path: Path) -> None:
