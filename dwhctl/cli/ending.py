@@ -15,6 +15,7 @@ from dwhctl.errors import DwhctlError, ExitCode, Interrupted
 
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
+CANNOT_WRITE = "the output cannot be written"
 EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.DONE: "all done (a slice without rows counts as done)",
     ExitCode.FAILED: "something failed",
@@ -61,7 +62,7 @@ def _invoke(command: click.Command, arguments: Sequence[str], settings: Settings
 
 
 def _end(error: Exception, *, debug: bool) -> ExitCode:
-    if isinstance(error, OSError) and _is_broken(sys.stdout):
+    if isinstance(error, OSError) and _came_from_writing(error):
         return _without_output(error)
     if debug:
         import traceback
@@ -79,7 +80,7 @@ def _without_output(error: OSError) -> ExitCode:
     silence(sys.stdout)
     if isinstance(error, BrokenPipeError):  # the reader has seen enough
         return ExitCode.DONE
-    _tell(f"Error: the output cannot be written: {error.strerror}")
+    _tell(f"Error: {CANNOT_WRITE}: {error.strerror}")
     return ExitCode.FAILED
 
 
@@ -100,13 +101,13 @@ def _tell(text: str) -> None:
     tell(text)
 
 
-def _is_broken(stream: TextIO) -> bool:
-    """Tell whether what was written to the stream cannot leave the process."""
-    try:
-        stream.flush()
-    except OSError:
-        return True
-    return False
+def _came_from_writing(error: BaseException) -> bool:
+    """Tell whether click could not write its help or our last flush failed: commands write by `output.say`."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code if trace else None
+    return code is not None and code.co_qualname in {"echo", "run"}
 
 
 def silence(stream: TextIO) -> None:

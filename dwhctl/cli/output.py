@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from typing import TextIO
 
+from dwhctl.errors import DwhctlError
 from dwhctl.project.secrets import mask
 
 FORMATS = ("table", "json", "csv")
@@ -53,13 +54,17 @@ def counted(number: int, thing: str) -> str:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    from dwhctl.cli.ending import silence
+    from dwhctl.cli.ending import CANNOT_WRITE, silence
 
     try:
         stream.write(f"{text}\n")
         stream.flush()
     except BrokenPipeError:  # the reader has seen enough; the work goes on
         silence(stream)
+    except OSError as error:
+        silence(stream)
+        if stream is sys.stdout:  # without its log a run still does its work
+            raise DwhctlError(f"{CANNOT_WRITE}: {error.strerror}") from None
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

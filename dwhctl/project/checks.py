@@ -88,27 +88,30 @@ def _check_shards(found: Found, problems: Problems) -> None:
         connection = _use(
             found, shard.connection, SOURCE_TYPES, "a shard's server", _connection_key(place), problems
         )
-        if isinstance(connection, DuckdbConnection) and re.search(r"[/\0]", shard.database):
-            problems.add(
-                place, f"'{shard.database}' is no name of a file in {connection.path}; a database has no '/'"
-            )
+        other, there = first.setdefault(shard.name, (shard, place))
+        if other is not shard:
+            problems.add(place, _same_name(shard, other, there, taken))
+        elif isinstance(connection, DuckdbConnection):
             _check_file(shard, connection, files, place, problems)
-        if shard.name not in first:
-            first[shard.name] = (shard, place)
-            continue
-        other = first[shard.name][1]
-        problems.add(
-            place,
-            f"two shards are named '{shard.name}', here and in {other.key}; "
-            "a shard's name is unique in the project: "
-            f"write {renamed(shard.connection, shard.database, taken)}",
-        )
+
+
+def _same_name(shard: Shard, other: Shard, there: Place, taken: Collection[str]) -> str:
+    named = f"two shards are named '{shard.name}', here and in {there.key}"
+    if (shard.connection, shard.database) == (other.connection, other.database):
+        return f"{named}: the same database; drop one"
+    remedy = renamed(shard.connection, shard.database, taken)
+    return f"{named}; a shard's name is unique in the project: write {remedy}"
 
 
 def _check_file(
     shard: Shard, connection: DuckdbConnection, files: dict[Path, Shard], place: Place, problems: Problems
 ) -> None:
     """Two shards in one file would both be all that it holds."""
+    if re.search(r"[/\0]", shard.database):
+        problems.add(
+            place, f"'{shard.database}' is no name of a file in {connection.path}; a database has no '/'"
+        )
+        return
     path = connection.database_file(shard.database)
     other = files.setdefault(path, shard)
     if other is not shard:

@@ -13,8 +13,8 @@ from dwhctl.sessions.values import Closing, State
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Load
-    from dwhctl.runs.dispatch import Flight
     from dwhctl.runs.jobs import Job
+    from dwhctl.runs.starting import Flight
     from dwhctl.runs.values import Failure
     from dwhctl.sessions.store import SessionStore
 

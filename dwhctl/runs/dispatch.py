@@ -10,11 +10,10 @@ from __future__ import annotations
 import queue
 import random
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
@@ -31,27 +30,23 @@ from dwhctl.errors import (
     TimedOutError,
     WorkerDiedError,
 )
-from dwhctl.faults import reach
-from dwhctl.project.templates import render_extract
 from dwhctl.runs.events import Notice, SliceStarted
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import stage_in_worker
-from dwhctl.sessions.values import NewSession, State
+from dwhctl.sessions.values import State
 from dwhctl.targets.contract import StagedSlice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dwhctl.project.model import Project
     from dwhctl.runs.closing import Closer
     from dwhctl.runs.crew import Crew
-    from dwhctl.runs.groups import Group, Groups
+    from dwhctl.runs.groups import Groups
     from dwhctl.runs.jobs import Job, JobQueue
     from dwhctl.runs.publisher import Publisher
-    from dwhctl.runs.slots import Slot, Slots
-    from dwhctl.runs.workers import Worker
+    from dwhctl.runs.starting import Flight, Starter
     from dwhctl.sessions.store import SessionStore
 
 _SLOT_POLL_SECONDS = 0.05
@@ -61,27 +56,6 @@ _MAX_DEATHS = 2
 _MAX_ADDITIONS = 5
 #: Failures that do not show that the connection works.
 _NEUTRAL = {each.__name__ for each in (WorkerDiedError, TimedOutError, DatabaseMissingError, SourceBusyError)}
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One attempt that is under way: with a worker, or staged and not yet published."""
-
-    job: Job
-    etl_id: int
-    token: str
-    slots: tuple[Slot, Slot]
-    worker: Worker
-    started: float
-    deadline: float
-    group: Group | None = None
-    rows: int = 0
-    bytes: int = 0
-
-    def release(self) -> None:
-        """Give back the slots of the source and the target."""
-        for slot in self.slots:
-            slot.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +74,12 @@ class Dispatcher:
 
     def __init__(
         self,
-        project: Project,
+        starter: Starter,
         tables: Mapping[str, TargetTable],
         *,
-        run_id: str,
         jobs: JobQueue,
         crew: Crew,
-        slots: Slots,
+        parking: Parking,
         groups: Groups,
         publisher: Publisher,
         closer: Closer,
@@ -114,23 +87,20 @@ class Dispatcher:
         happenings: queue.SimpleQueue[Happening],
         stage: Callable[[StageOrder], StageResult] = stage_in_worker,
     ) -> None:
-        self._project = project
+        self._starter = starter
         self._tables = dict(tables)
-        self._run_id = run_id
         self._jobs = jobs
         self._crew = crew
-        self._slots = slots
+        self._parking = parking
         self._groups = groups
         self._publisher = publisher
         self._closer = closer
         self._store = store
         self._happenings = happenings
         self._stage = stage
-        self._parking = Parking()
         self._flying: dict[str, Flight] = {}
         self._staged: dict[str, Flight] = {}
         self._adding: list[Job] = []
-        self._blocked = False
 
     def run(self) -> ExitCode | None:
         """Load every slice of the queue. Gives the exit code of the signal that stopped it, if one did."""
@@ -161,7 +131,7 @@ class Dispatcher:
         now = time.monotonic()
         times = [flight.deadline for flight in self._flying.values()]
         times += [at for at in (self._jobs.next_retry(), self._next_probe()) if at is not None]
-        waits = [at - now for at in times] + [_SLOT_POLL_SECONDS if self._blocked else _IDLE_SECONDS]
+        waits = [at - now for at in times] + [_SLOT_POLL_SECONDS if self._starter.blocked else _IDLE_SECONDS]
         if (due := self._groups.next_due(now)) is not None:
             waits.append(due)
         return max(0.0, min(waits))
@@ -170,72 +140,10 @@ class Dispatcher:
         probes = [self._parking.next_probe(name) for name in self._jobs.connections()]
         return min((at for at in probes if at is not None), default=None)
 
-    # Starting
-
     def _start(self, now: float) -> None:
         """Give slices to workers as long as there are workers and slots."""
-        self._blocked = False
-        flights = []
-        while self._jobs.has_queued and (worker := self._crew.take()) is not None:
-            flight = self._next_flight(worker, now)
-            if flight is None:
-                self._crew.give_back(worker)
-                break
-            flights.append(flight)
-        # Blocked by another run's workers or slots, of which nobody tells: look again soon.
-        self._blocked = self._jobs.has_queued and (self._blocked or self._crew.may_grow)
-        if flights:
-            self._open(flights)
-            for flight in flights:
-                self._submit(flight)
-
-    def _next_flight(self, worker: Worker, now: float) -> Flight | None:
-        taken: list[Slot] = []
-
-        def may_start(job: Job) -> bool:
-            if not self._parking.may_start(job.connection, now):
-                return False
-            slots = self._take_slots(job)
-            self._blocked |= slots is None
-            taken.extend(slots or ())
-            return slots is not None
-
-        job = self._jobs.pop(may_start)
-        if job is None:
-            return None
-        self._parking.started(job.connection)
-        job.attempt += 1
-        deadline = now + job.planned.load.timeout.total_seconds()
-        return Flight(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
-
-    def _take_slots(self, job: Job) -> tuple[Slot, Slot] | None:
-        target = job.planned.load.target
-        if self._publisher.waits_for == target or (source := self._slots.try_take(job.connection)) is None:
-            return None
-        if (place := self._slots.try_take(target)) is None:
-            source.release()
-            return None
-        return source, place
-
-    def _open(self, flights: Sequence[Flight]) -> None:
-        started = datetime.now(UTC)
-        reach("sessions.open")
-        ids = self._store.open([self._new_session(one.job, one.token, started) for one in flights])
-        reach("sessions.opened")
-        for flight, etl_id in zip(flights, ids, strict=True):
-            flight.etl_id = etl_id
-
-    def _new_session(self, job: Job, token: str, started: datetime) -> NewSession:
-        planned = job.planned
-        return NewSession(
-            self._run_id,
-            planned.load.name,
-            planned.shard.name,
-            planned.slice.day,
-            job.attempt,
-            token,
-            started,
-        )
+        for flight in self._starter.take_off(now):
+            self._submit(flight)
 
     def _submit(self, flight: Flight) -> None:
         planned = flight.job.planned
@@ -250,33 +158,14 @@ class Dispatcher:
         )
         self._flying[flight.token] = flight
         try:
-            order = self._order(flight)
+            order = self._starter.order(flight, self._tables[planned.load.name])
         except (AttemptError, ConfigError) as error:
             failure = Failure.of(error if isinstance(error, AttemptError) else QueryError(str(error)))
-            self._landed(flight, StageResult(flight.token, failure=failure))
             self._crew.give_back(flight.worker)
+            self._landed(flight, StageResult(flight.token, failure=failure))
             return
         future = flight.worker.submit(self._stage, order)
         future.add_done_callback(lambda done: self._happenings.put(Staged(flight, done)))
-
-    def _order(self, flight: Flight) -> StageOrder:
-        planned = flight.job.planned
-        load = planned.load
-        query = render_extract(self._project, load, planned.shard, planned.slice)
-        flight.group = self._groups.take(load, planned.slice.day, flight.token, time.monotonic())
-        return StageOrder(
-            slice=planned.slice,
-            shard=planned.shard,
-            source=self._project.connections[planned.shard.connection],
-            query=query,
-            key=load.key,
-            slice_by=load.slice_by,
-            table=self._tables[load.name],
-            group=flight.group.staging,
-            token=flight.token,
-            etl_id=flight.etl_id,
-            fill_missing=load.on_new_column == "add",
-        )
 
     # What comes of it
 
@@ -378,14 +267,7 @@ class Dispatcher:
 
     def fail_unstarted(self, jobs: Sequence[Job], failure: Failure) -> None:
         """Give jobs that are not started any more a session that says why."""
-        started = datetime.now(UTC)
-        for job in jobs:
-            job.attempt += 1
-        tokens = [uuid.uuid4().hex for _ in jobs]
-        ids = self._store.open(
-            [self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)]
-        )
-        for job, etl_id in zip(jobs, ids, strict=True):
+        for job, etl_id in zip(jobs, self._starter.open_unstarted(jobs), strict=True):
             self._closer.close_unstarted(job, etl_id, failure)
 
     # Publishing
@@ -439,4 +321,4 @@ class Dispatcher:
             flight.release()
             self._closer.close(flight, State.FAILED, failure)
         self._closer.flush()
-        self._store.fail_waiting(self._run_id, failure.message)
+        self._store.fail_waiting(self._starter.run_id, failure.message)

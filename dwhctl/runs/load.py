@@ -10,7 +10,7 @@ import time
 import uuid
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError
 from dwhctl.faults import reach
@@ -22,12 +22,14 @@ from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.locks import Lock, held_work
+from dwhctl.runs.parking import Parking
 from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publisher import Publisher
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import WORKERS, Slots
+from dwhctl.runs.starting import Starter
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_store
@@ -100,6 +102,17 @@ def complete_slices(store: SessionStore, plan: Plan) -> Iterator[tuple[str, str,
         name = (one.load.name, one.shard.name, one.slice.day)
         if is_complete(last.get(name), one.slice.end_at):
             yield name
+
+
+class _Parts(TypedDict):
+    """What the starter and the dispatcher share."""
+
+    jobs: JobQueue
+    crew: Crew
+    parking: Parking
+    groups: Groups
+    publisher: Publisher
+    store: SessionStore
 
 
 class _Run:
@@ -176,19 +189,16 @@ class _Run:
         crew = Crew(self._jobs_at_once(plan), InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
         described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
-        dispatcher = Dispatcher(
-            self._project,
-            described.tables,
-            run_id=self.id,
-            jobs=JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
-            crew=crew,
-            slots=slots,
-            groups=Groups(self.id, lambda load, group: self._targets[load.target].open_group(group)),
-            publisher=publisher,
-            closer=closer,
-            store=self._store,
-            happenings=happenings,
-        )
+        parts: _Parts = {
+            "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
+            "crew": crew,
+            "parking": Parking(),
+            "groups": Groups(self.id, lambda load, group: self._targets[load.target].open_group(group)),
+            "publisher": publisher,
+            "store": self._store,
+        }
+        starter = Starter(self._project, self.id, slots=slots, **parts)
+        dispatcher = Dispatcher(starter, described.tables, closer=closer, happenings=happenings, **parts)
         publisher.start()
         try:
             for load, failure in described.failures.items():

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from dwhctl import __version__
 from dwhctl.cli import ending
 from dwhctl.cli.main import COMMANDS, dwhctl
+from dwhctl.cli.options import common_options
 from dwhctl.errors import ConfigError, ExitCode, Interrupted, LockHeldError
 from dwhctl.project.secrets import Secret
 from tests.cli_support import dwh, dwh_process
@@ -94,7 +96,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["laod"], "did you mean 'load'?"),
         (["connections", "lst"], "did you mean 'list'?"),
         (["config", "chek"], "did you mean 'check'?"),
-        (["load", "--dat", "today"], "Did you mean '--date'?"),
+        (["load", "--dat", "today"], "'--date'"),
         (["xyzzy"], "known: config, connections, demo"),
     ],
 )
@@ -102,7 +104,7 @@ def test_a_typing_mistake_is_told_what_was_meant(
     typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert dwh(*typed) == ExitCode.USAGE
-    assert meant in capsys.readouterr().err.replace("one of: ", "")
+    assert meant in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -130,17 +132,11 @@ def test_arguments_that_do_not_fit_end_with_2(
 
 def ends_with(error: BaseException, *arguments: str) -> int:
     @click.command()
-    @ending_options
+    @common_options
     def command() -> None:
         raise error
 
     return ending.run(command, arguments)
-
-
-def ending_options(function: object) -> object:
-    from dwhctl.cli.options import common_options
-
-    return common_options(function)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize(
@@ -180,8 +176,9 @@ def test_a_reader_who_leaves_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_output_that_cannot_be_written_is_an_error() -> None:
-    code = f"{sys.executable} -m dwhctl --help > /dev/full"
+@pytest.mark.parametrize("arguments", ["--help", "init ."])
+def test_output_that_cannot_be_written_is_an_error(arguments: str, tmp_path: Path) -> None:
+    code = f"cd {tmp_path} && {sys.executable} -m dwhctl {arguments} > /dev/full"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == ExitCode.FAILED
     assert done.stderr == "Error: the output cannot be written: No space left on device\n"

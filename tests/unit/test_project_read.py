@@ -328,6 +328,13 @@ def test_something_else_where_a_table_belongs(tmp_path: Path, main: str, words: 
     assert any(line.startswith(words) for line in problems(tmp_path)), problems(tmp_path)
 
 
+def test_a_database_that_is_listed_twice(tmp_path: Path) -> None:
+    write_project(tmp_path, MAIN.replace('"abakan"', '"abakan", "abakan"'))
+    assert the_problem(tmp_path).endswith(
+        "here and in shards.cities.server_0[0]: the same database; drop one"
+    )
+
+
 def test_an_upper_case_database_gets_a_name_shown(tmp_path: Path) -> None:
     write_project(tmp_path, MAIN.replace('"abakan"', '"Old Town"'))
     assert the_problem(tmp_path).endswith('write { name = "old_town", database = "Old Town" }')

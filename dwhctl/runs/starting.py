@@ -1,0 +1,170 @@
+"""Start attempts: find a slice that may start, take its slots, open its session, write its order."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dwhctl.faults import reach
+from dwhctl.project.templates import render_extract
+from dwhctl.runs.values import StageOrder
+from dwhctl.sessions.values import NewSession
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwhctl.project.model import Project
+    from dwhctl.runs.crew import Crew
+    from dwhctl.runs.groups import Group, Groups
+    from dwhctl.runs.jobs import Job, JobQueue
+    from dwhctl.runs.parking import Parking
+    from dwhctl.runs.publisher import Publisher
+    from dwhctl.runs.slots import Slot, Slots
+    from dwhctl.runs.values import TargetTable
+    from dwhctl.runs.workers import Worker
+    from dwhctl.sessions.store import SessionStore
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One attempt that is under way: with a worker, or staged and not yet published."""
+
+    job: Job
+    etl_id: int
+    token: str
+    slots: tuple[Slot, Slot]
+    worker: Worker
+    started: float
+    deadline: float
+    group: Group | None = None
+    rows: int = 0
+    bytes: int = 0
+
+    def release(self) -> None:
+        """Give back the slots of the source and the target."""
+        for slot in self.slots:
+            slot.release()
+
+
+class Starter:
+    """Turns jobs into flights. `blocked` tells that only another run's slots keep a job from starting."""
+
+    def __init__(
+        self,
+        project: Project,
+        run_id: str,
+        *,
+        jobs: JobQueue,
+        crew: Crew,
+        slots: Slots,
+        parking: Parking,
+        groups: Groups,
+        publisher: Publisher,
+        store: SessionStore,
+    ) -> None:
+        self.run_id = run_id
+        self.blocked = False
+        self._project = project
+        self._jobs = jobs
+        self._crew = crew
+        self._slots = slots
+        self._parking = parking
+        self._groups = groups
+        self._publisher = publisher
+        self._store = store
+
+    def take_off(self, now: float) -> list[Flight]:
+        """Take as many jobs as there are workers and slots for, and open their sessions."""
+        self.blocked = False
+        flights: list[Flight] = []
+        while self._jobs.has_queued and (worker := self._crew.take()) is not None:
+            flight = self._next_flight(worker, now)
+            if flight is None:
+                self._crew.give_back(worker)
+                break
+            flights.append(flight)
+        # Of slots that another run gives back nobody tells: look again soon.
+        self.blocked = self._jobs.has_queued and (self.blocked or self._crew.may_grow)
+        if flights:
+            ids = self._open([one.job for one in flights], [one.token for one in flights])
+            for flight, etl_id in zip(flights, ids, strict=True):
+                flight.etl_id = etl_id
+        return flights
+
+    def open_unstarted(self, jobs: Sequence[Job]) -> list[int]:
+        """Open sessions for jobs that no worker will see."""
+        for job in jobs:
+            job.attempt += 1
+        return self._open(jobs, [uuid.uuid4().hex for _ in jobs])
+
+    def order(self, flight: Flight, table: TargetTable) -> StageOrder:
+        """Write the worker's order. Raise ConfigError or AttemptError."""
+        planned = flight.job.planned
+        load = planned.load
+        query = render_extract(self._project, load, planned.shard, planned.slice)
+        flight.group = self._groups.take(load, planned.slice.day, flight.token, time.monotonic())
+        return StageOrder(
+            slice=planned.slice,
+            shard=planned.shard,
+            source=self._project.connections[planned.shard.connection],
+            query=query,
+            key=load.key,
+            slice_by=load.slice_by,
+            table=table,
+            group=flight.group.staging,
+            token=flight.token,
+            etl_id=flight.etl_id,
+            fill_missing=load.on_new_column == "add",
+        )
+
+    def _next_flight(self, worker: Worker, now: float) -> Flight | None:
+        taken: list[Slot] = []
+
+        def may_start(job: Job) -> bool:
+            if not self._parking.may_start(job.connection, now):
+                return False
+            slots = self._take_slots(job)
+            self.blocked |= slots is None
+            taken.extend(slots or ())
+            return slots is not None
+
+        job = self._jobs.pop(may_start)
+        if job is None:
+            return None
+        self._parking.started(job.connection)
+        job.attempt += 1
+        deadline = now + job.planned.load.timeout.total_seconds()
+        return Flight(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
+
+    def _take_slots(self, job: Job) -> tuple[Slot, Slot] | None:
+        target = job.planned.load.target
+        if self._publisher.waits_for == target or (source := self._slots.try_take(job.connection)) is None:
+            return None
+        if (place := self._slots.try_take(target)) is None:
+            source.release()
+            return None
+        return source, place
+
+    def _open(self, jobs: Sequence[Job], tokens: Sequence[str]) -> list[int]:
+        started = datetime.now(UTC)
+        reach("sessions.open")
+        ids = self._store.open(
+            [self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)]
+        )
+        reach("sessions.opened")
+        return ids
+
+    def _new_session(self, job: Job, token: str, started: datetime) -> NewSession:
+        planned = job.planned
+        return NewSession(
+            self.run_id,
+            planned.load.name,
+            planned.shard.name,
+            planned.slice.day,
+            job.attempt,
+            token,
+            started,
+        )

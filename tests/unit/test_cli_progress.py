@@ -1,0 +1,264 @@
+"""Progress and summary, from events made up here."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dwhctl.cli.live import LiveProgress
+from dwhctl.cli.options import Settings
+from dwhctl.cli.progress import PlainProgress, open_progress
+from dwhctl.cli.summary import show_summary
+from dwhctl.cli.tally import Tally
+from dwhctl.errors import ExitCode
+from dwhctl.project.find import find_project
+from dwhctl.project.read import read_project
+from dwhctl.runs.events import Event, FailedSlice, Notice, RunReport, RunStarted, SliceClosed, SliceStarted
+from dwhctl.runs.plan import LoadRequest, Plan, candidates
+from dwhctl.runs.values import Failure
+from dwhctl.sessions.values import State
+from tests.cli_support import small_project
+
+DAY = date(2020, 7, 13)
+REFUSED = Failure("ConnectError", "the server\ndoes not answer", permanent=False)
+STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return candidates(read_project(find_project(small_project(tmp_path))), LoadRequest(days=(DAY,)))
+
+
+def started(shard: str, connection: str = "server_0", attempt: int = 1) -> SliceStarted:
+    return SliceStarted("orders", shard, connection, DAY, attempt)
+
+
+def closed(shard: str, state: State, rows: int = 0, connection: str = "server_0") -> SliceClosed:
+    failure = REFUSED if state in (State.FAILED, State.UP_FOR_RETRY) else None
+    again = datetime(2020, 7, 14, tzinfo=UTC) if state is State.UP_FOR_RETRY else None
+    return SliceClosed("orders", shard, connection, DAY, 1, state, rows, 0.5, failure, again)
+
+
+def events(plan: Plan) -> list[Event]:
+    return [
+        Notice("run 1 died and was reaped"),
+        RunStarted("2", plan),
+        started("abakan"),
+        started("achinsk"),
+        closed("achinsk", State.UP_FOR_RETRY),
+        closed("abakan", State.LOADED, 1500),
+        started("achinsk", attempt=2),
+        closed("achinsk", State.FAILED),
+        started("chita", "server_1"),
+        closed("chita", State.SKIPPED, connection="server_1"),
+    ]
+
+
+def test_the_tally_counts_each_slice_once(plan: Plan) -> None:
+    now = [0.0]
+    tally = Tally(lambda: now[0])
+    steps = []
+    for event in events(plan):
+        tally.take(event)
+        every = tally.all()
+        steps.append((every.done, every.failed, len(every.running), len(every.waiting)))
+    now[0] = 10.0
+    every = tally.all()
+    assert steps[4:] == [(0, 0, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (2, 1, 0, 0), (2, 1, 1, 0), (3, 1, 0, 0)]
+    assert (every.total, every.rows, tally.rate(every.rows)) == (3, 1500, 150)
+    assert [(s.connection, s.total, s.done) for s in tally.servers.values()] == [
+        ("server_0", 2, 2),
+        ("server_1", 1, 1),
+    ]
+
+
+def plain(plan: Plan, *, verbose: bool = False) -> list[str]:
+    lines: list[str] = []
+    with PlainProgress(verbose=verbose, write=lines.append) as progress:
+        for event in events(plan):
+            progress(event)
+    assert all(STAMP.match(line) for line in lines)
+    return [STAMP.sub("", line) for line in lines]
+
+
+def test_plain_progress_says_what_cron_should_know(plan: Plan) -> None:
+    lines = plain(plan)
+    assert lines[0] == "run 1 died and was reaped"
+    assert lines[1] == "started: 3 slices of 1 load from 2 servers, 2020-07-13; run 2"
+    assert re.match(r"will retry at \d\d:\d\d:\d\d: orders achinsk 2020-07-13 \(from server_0\): attempt 1", lines[2])
+    assert lines[3] == (
+        "failed: orders achinsk 2020-07-13 (from server_0): attempt 1 failed after 0.5 s:"
+        " ConnectError: the server does not answer"
+    )
+    assert lines[4].startswith("finished: 3 of 3 slices, 1 failed, 1,500 rows, ")
+    assert len(lines) == 5
+
+
+def test_verbose_plain_progress_says_each_slice(plan: Plan) -> None:
+    lines = plain(plan, verbose=True)
+    assert "loaded: orders abakan 2020-07-13 (from server_0): 1,500 rows in 0.5 s" in lines
+    assert "skipped: orders chita 2020-07-13 (from server_1): 0 rows in 0.5 s" in lines
+
+
+def test_a_long_run_gives_a_sign_of_life(plan: Plan) -> None:
+    beaten = threading.Event()
+    lines: list[str] = []
+
+    def write(line: str) -> None:
+        lines.append(line)
+        if "working: " in line:
+            beaten.set()
+
+    with PlainProgress(write=write, every=0.01) as progress:
+        progress(RunStarted("2", plan))
+        progress(started("abakan"))
+        assert beaten.wait(5)
+    count = len(lines)
+    assert "working: 0 of 3 slices, 0 failed, 1 running, 0 rows, 0 rows/s" in "\n".join(lines)
+    assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
+    assert len(lines) == count
+
+
+def test_an_error_leaves_no_finished_line(plan: Plan) -> None:
+    lines: list[str] = []
+    with pytest.raises(KeyError), PlainProgress(write=lines.append) as progress:
+        progress(RunStarted("2", plan))
+        raise KeyError
+    assert len(lines) == 1
+
+
+def test_quiet_shows_no_progress(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_progress(Settings(quiet=True)) as progress:
+        for event in events(plan):
+            progress(event)
+    assert capsys.readouterr() == ("", "")
+
+
+def terminal(height: int = 24) -> tuple[Console, io.StringIO]:
+    screen = io.StringIO()
+    return Console(file=screen, force_terminal=True, width=100, height=height, color_system=None), screen
+
+
+def picture(progress: LiveProgress) -> str:
+    console, screen = terminal()
+    console.print(progress.picture())
+    return screen.getvalue()
+
+
+def test_live_progress_has_a_line_for_each_server(plan: Plan) -> None:
+    console, screen = terminal()
+    with LiveProgress(console=console) as progress:
+        for event in events(plan):
+            progress(event)
+        lines = picture(progress).splitlines()
+    assert lines[0].split() == ["server", "slices", "rows", "rows/s", "failed"]
+    found = {line.split()[0]: line for line in lines[1:4]}
+    assert "2/2" in found["server_0"]
+    assert "1,500" in found["server_0"]
+    assert "1/1" in found["server_1"]
+    assert "3/3" in found["all"]
+    assert lines[4].startswith("failed: orders achinsk 2020-07-13 (from server_0): attempt 1")
+    assert "run 1 died and was reaped" in screen.getvalue()
+    assert "loaded: orders abakan" not in screen.getvalue()
+
+
+def test_verbose_live_progress_leaves_a_line_for_each_slice(plan: Plan) -> None:
+    console, screen = terminal()
+    with LiveProgress(verbose=True, console=console) as progress:
+        for event in events(plan):
+            progress(event)
+    assert "loaded: orders abakan" in screen.getvalue()
+
+
+def test_live_progress_fits_a_low_terminal(plan: Plan) -> None:
+    console, _ = terminal(height=11)
+    progress = LiveProgress(console=console)
+    progress(RunStarted("2", plan))
+    for number in range(50):
+        progress(started("s", f"more_{number}"))
+    text = picture(progress)
+    assert "and 50 more" in text
+    assert len(text.splitlines()) <= 11
+
+
+def test_live_progress_names_the_first_failures_only(plan: Plan) -> None:
+    console, _ = terminal()
+    progress = LiveProgress(console=console)
+    progress(RunStarted("2", plan))
+    for number in range(10):
+        progress(closed(f"s{number}", State.FAILED))
+    text = picture(progress)
+    assert text.count("failed: orders") == 3
+    assert "and 7 more failures" in text
+
+
+def failed(shard: str, failure: Failure = REFUSED, load: str = "orders") -> FailedSlice:
+    command = f"dwhctl load {load} --date {DAY} --shard {shard}"
+    return FailedSlice(load, shard, "server_0", DAY, failure, command)
+
+
+def summary(report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    show_summary(report, settings)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
+
+
+def test_the_summary_of_a_good_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report = RunReport("2", loaded=10, skipped=2, rows=5000, seconds=2.5)
+    assert summary(report, Settings(), capsys) == [
+        "10 slices loaded, 2 skipped (no rows), 0 failed; 5,000 rows in 2.5 s (2,000 rows/s)"
+    ]
+    assert summary(report, Settings(quiet=True), capsys) == []
+
+
+def test_the_summary_groups_failures_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    other = Failure("QueryError", "no such table", permanent=True)
+    report = RunReport("2", failed=4, failures=[failed("perm", other), failed("a"), failed("b"), failed("c")])
+    lines = summary(report, Settings(quiet=True), capsys)
+    assert lines == [
+        "",
+        "3 slices failed: ConnectError: the server does not answer",
+        "  orders a 2020-07-13, orders b 2020-07-13, orders c 2020-07-13",
+        "  try again: dwhctl load orders --date 2020-07-13 --shard a --shard b --shard c",
+        "",
+        "1 slice failed: QueryError: no such table",
+        "  orders perm 2020-07-13",
+        "  try again: dwhctl load orders --date 2020-07-13 --shard perm",
+    ]
+
+
+def test_the_summary_stays_short_and_names_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    many = [failed(f"s{number}") for number in range(50)]
+    reasons = [failed("x", Failure("QueryError", f"reason {number}", permanent=True)) for number in range(9)]
+    report = RunReport("2", failed=59, failures=many + reasons)
+    lines = summary(report, Settings(project=Path("/srv/my dwh")), capsys)
+    assert "  orders s0 2020-07-13, orders s1 2020-07-13, orders s2 2020-07-13, orders s3 2020-07-13, " in lines[3]
+    assert lines[3].endswith(" and 45 more")
+    assert lines[4] == (
+        "  try again: dwhctl load orders --date 2020-07-13 --only-missing --project '/srv/my dwh'"
+    )
+    assert lines[-1] == "and 5 slices more failed for 5 other reasons"
+
+
+def test_a_shrunk_source_is_not_simply_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+    shrunk = Failure("ShrunkSourceError", "accept it with --allow-shrink", permanent=True)
+    lines = summary(RunReport("2", failed=1, failures=[failed("a", shrunk)]), Settings(quiet=True), capsys)
+    assert not any("try again" in line for line in lines)
+
+
+def test_the_summary_says_what_stopped_the_run_and_where_time_went(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = RunReport("2", step_seconds={"extract": 1.0, "publish": 70.0}, stopped="the disk\nis full")
+    lines = summary(report, Settings(verbose=True), capsys)
+    assert "stopped before its end: the disk is full" in lines
+    assert "time: publish 1 m 10 s, extract 1.0 s" in lines
+    interrupted = RunReport("2", signal=ExitCode.INTERRUPTED)
+    assert any("interrupted" in line for line in summary(interrupted, Settings(quiet=True), capsys))
