@@ -46,15 +46,15 @@ create = "create.sql"
 target = "dwh"
 table = "stage.orders"
 key = ["id"]
-slice_by = "at"
+slice_by = "ordered"
 start_date = 2020-07-01
 retries = 0
 """
-EXTRACT = "SELECT id, at FROM orders WHERE at >= :start AND at < :end\n"
+EXTRACT = "SELECT id, ordered FROM orders WHERE ordered >= :start AND ordered < :end\n"
 CREATE = """\
 CREATE SCHEMA IF NOT EXISTS stage;
 CREATE TABLE IF NOT EXISTS stage.orders (
-    etl_source VARCHAR, etl_id BIGINT, hash_id BIGINT, id BIGINT, at TIMESTAMP
+    etl_source VARCHAR, etl_id BIGINT, hash_id BIGINT, id BIGINT, ordered TIMESTAMP
 );
 """
 SHARDS = (("server_0", "abakan"), ("server_0", "achinsk"), ("server_1", "chita"))
@@ -105,5 +105,5 @@ def make_databases(folder: Path) -> None:
     for server, city in SHARDS:
         (folder / server).mkdir(exist_ok=True)
         with duckdb.connect(str(folder / server / f"{city}.duckdb")) as db:
-            db.execute("CREATE TABLE orders (id BIGINT, at TIMESTAMP)")
+            db.execute("CREATE TABLE orders (id BIGINT, ordered TIMESTAMP)")
             db.execute("INSERT INTO orders VALUES (1, '2020-07-13 00:00:00'), (2, '2020-07-13 23:59:59')")

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
 
 from dwhctl.columns import Column, Kind
 from dwhctl.errors import DatabaseMissingError, QueryError
@@ -110,16 +119,23 @@ def words(error: BaseException) -> str:
 
 
 def open_file(
-    path: Path, *, read_only: bool, wait: float, config: dict[str, str | bool | int]
+    path: Path,
+    *,
+    read_only: bool,
+    wait: float,
+    config: dict[str, str | bool | int],
+    give_up: threading.Event | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Open a DuckDB file, trying for `wait` seconds while another process has it.
+    """Open a DuckDB file, trying for `wait` seconds, or until `give_up` is set, while another process has it.
 
     A file serves one writer or many readers: https://duckdb.org/docs/stable/connect/concurrency.
     Raise DatabaseMissingError when it is damaged, else duckdb.Error.
     """
+    give_up = give_up or threading.Event()
     attempts = Retrying(
         retry=retry_if_exception(is_lock_conflict),
-        stop=stop_after_delay(wait),
+        stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
+        sleep=sleep_using_event(give_up),
         wait=wait_random_exponential(multiplier=0.02, max=0.5),
         reraise=True,
     )

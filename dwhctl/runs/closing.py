@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.faults import reach
 from dwhctl.runs.events import Event, FailedSlice, Listener, RunReport, SliceClosed
 from dwhctl.sessions.values import Closing, State
 
@@ -73,9 +72,7 @@ class Closer:
         if not self._closings:
             return
         closings, self._closings = self._closings, []
-        reach("sessions.close")
         self._store.close([closing for closing, _ in closings])
-        reach("sessions.closed")
         for _, event in closings:
             self._count(event)
             self._listen(event)

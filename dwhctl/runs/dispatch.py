@@ -26,6 +26,7 @@ from dwhctl.errors import (
     ParkedError,
     QuarantinedError,
     QueryError,
+    SessionsError,
     SourceBusyError,
     TimedOutError,
     WorkerDiedError,
@@ -177,7 +178,9 @@ class Dispatcher:
         elif isinstance(happening, ColumnsAdded):
             self._columns_added(happening)
         else:
-            raise InternalError(f"the publisher died: {happening.error}") from happening.error
+            if isinstance(happening.error, SessionsError):
+                raise happening.error
+            raise InternalError(f"the publisher died: {happening.error!r}") from happening.error
 
     def _collect(self, flight: Flight, future: Future[object]) -> None:
         if flight.token not in self._flying:
@@ -273,11 +276,7 @@ class Dispatcher:
     # Publishing
 
     def _publish_due(self, now: float) -> None:
-        due = list(self._groups.due(now, self._jobs.queued))
-        if due:
-            # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
-            self._store.check_alive()
-        for group, slices in due:
+        for group, slices in self._groups.due(now, self._jobs.queued):
             self._publisher.publish(group, slices)
         for group in self._groups.done():
             self._publisher.drop(group)

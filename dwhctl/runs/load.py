@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict
 
@@ -25,6 +25,7 @@ from dwhctl.runs.locks import Lock, held_work
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
+from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.signals import Signals, caught_signals
@@ -182,10 +183,10 @@ class _Run:
 
     def _dispatch(self, plan: Plan) -> None:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        # From here on a signal is one of the things that happen to the loop.
-        self._signals.listener = happenings.put
         slots = Slots(self._state.slots, self._limits())
-        publisher = Publisher(self._targets, slots, happenings.put, allow_shrink=self._request.allow_shrink)
+        # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
+        rules = Rules(self._request.allow_shrink, fence=self._store.check_alive)
+        publisher = Publisher(self._targets, slots, happenings.put, rules)
         crew = Crew(self._jobs_at_once(plan), InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
         described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
@@ -199,6 +200,8 @@ class _Run:
         }
         starter = Starter(self._project, self.id, slots=slots, **parts)
         dispatcher = Dispatcher(starter, described.tables, closer=closer, happenings=happenings, **parts)
+        # From here on a signal is one of the things that happen to the loop.
+        self._signals.listener = happenings.put
         publisher.start()
         try:
             for load, failure in described.failures.items():
@@ -206,9 +209,10 @@ class _Run:
             self._loop(dispatcher, publisher)
         except (SessionsError, InternalError) as error:
             self._report.stopped = str(error)
-            publisher.stop()
         finally:
             crew.dismiss_all()
+            publisher.stop()
+            self._drop_staging()
 
     def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
         self._report.signal = dispatcher.run()
@@ -216,7 +220,11 @@ class _Run:
             publisher.finish()
         else:
             dispatcher.stop()
-            for target in self._targets.values():
+
+    def _drop_staging(self) -> None:
+        for target in self._targets.values():
+            # What cannot be dropped now is dropped by whoever reaps this run: its lock stays behind.
+            with suppress(AttemptError):
                 target.drop_run(self.id)
 
     def _limits(self) -> dict[str, int | None]:

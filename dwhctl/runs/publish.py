@@ -14,7 +14,7 @@ from dwhctl.faults import reach
 from dwhctl.runs.values import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dwhctl.project.model import Load
     from dwhctl.targets.contract import Publication, StagedSlice, StagingGroup, Target
@@ -31,32 +31,40 @@ class Published:
     failure: Failure | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to publish. `fence` is called right before each commit and raises when this run may not publish any more."""
+
+    allow_shrink: bool
+    fence: Callable[[], None]
+
+
 def publish(
-    target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], *, allow_shrink: bool
+    target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], rules: Rules
 ) -> list[Published]:
     """Publish the slices together; when the target refuses them together, one by one."""
     try:
-        return _publish_together(target, load, group, slices, allow_shrink=allow_shrink)
+        return _publish_together(target, load, group, slices, rules)
     except AttemptError as error:
         if len(slices) == 1 or not error.permanent:
             return [Published(one, Failure.of(error)) for one in slices]
-    return [done for one in slices for done in publish(target, load, group, [one], allow_shrink=allow_shrink)]
+    return [done for one in slices for done in publish(target, load, group, [one], rules)]
 
 
 def _publish_together(
-    target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], *, allow_shrink: bool
+    target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], rules: Rules
 ) -> list[Published]:
     reach("publish.begin")
     try:
         with target.publication(load.table, load.slice_by) as publication:
             reach("publish.held")
             held = publication.held_rows([one.slice for one in slices])
-            shrunk = {} if allow_shrink else _shrunk(load, slices, held)
+            shrunk = {} if rules.allow_shrink else _shrunk(load, slices, held)
             taken = [one for one in slices if one.token not in shrunk]
             changes = [one for one in taken if one.rows or held.get(one.slice.shard)]
             if changes:
                 _replace(publication, group, changes, held)
-                _commit(publication, changes)
+                _commit(publication, changes, rules)
     except _InDoubtError as doubt:
         # Asked on a new connection, once the old one is gone.
         if not _stands(target, load.table, doubt.slices):
@@ -107,8 +115,9 @@ def _compare(slices: Sequence[StagedSlice], staged: Mapping[str, int]) -> None:
             )
 
 
-def _commit(publication: Publication, slices: Sequence[StagedSlice]) -> None:
+def _commit(publication: Publication, slices: Sequence[StagedSlice], rules: Rules) -> None:
     reach("publish.commit")
+    rules.fence()
     try:
         publication.commit()
     except AttemptError as error:

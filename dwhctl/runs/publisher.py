@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, InterruptedAttemptError
 from dwhctl.faults import reach
-from dwhctl.runs.publish import Published, publish
+from dwhctl.runs.publish import Published, Rules, publish
 from dwhctl.runs.values import Failure
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ColumnsAdded:
 
 @dataclass(frozen=True, slots=True)
 class PublisherDied:
-    """The thread ended by a defect."""
+    """The thread ended: the sessions database is lost, or by a defect."""
 
     error: BaseException
 
@@ -66,13 +66,12 @@ class Publisher:
         targets: Mapping[str, Target],
         slots: Slots,
         tell: Callable[[PublisherEvent], None],
-        *,
-        allow_shrink: bool,
+        rules: Rules,
     ) -> None:
         self._targets = targets
         self._slots = slots
         self._tell = tell
-        self._allow_shrink = allow_shrink
+        self._rules = rules
         self._work: queue.SimpleQueue[tuple[str, Callable[[], PublisherEvent | None]] | None] = (
             queue.SimpleQueue()
         )
@@ -143,7 +142,7 @@ class Publisher:
             failure = Failure.of(InterruptedAttemptError())
             return GroupPublished(group, [Published(one, failure) for one in slices], 0.0)
         target = self._targets[group.load.target]
-        outcomes = publish(target, group.load, group.staging, slices, allow_shrink=self._allow_shrink)
+        outcomes = publish(target, group.load, group.staging, slices, self._rules)
         if self._stopping.is_set():
             outcomes = [_interrupted(one) for one in outcomes]
         return GroupPublished(group, outcomes, time.perf_counter() - started)

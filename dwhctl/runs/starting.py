@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.faults import reach
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.values import StageOrder
 from dwhctl.sessions.values import NewSession
@@ -150,12 +149,9 @@ class Starter:
 
     def _open(self, jobs: Sequence[Job], tokens: Sequence[str]) -> list[int]:
         started = datetime.now(UTC)
-        reach("sessions.open")
-        ids = self._store.open(
+        return self._store.open(
             [self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)]
         )
-        reach("sessions.opened")
-        return ids
 
     def _new_session(self, job: Job, token: str, started: datetime) -> NewSession:
         planned = job.planned

@@ -137,7 +137,7 @@ class Target(ABC):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """From another thread: make the statement that runs now fail soon."""
+        """From another thread, for good: make the statement that runs now, and every wait, fail soon."""
 
     @abstractmethod
     def version(self) -> str:

@@ -36,6 +36,7 @@ class DuckdbTarget(Target):
         self._staging = state_dir / "staging"
         self._one_user = threading.Lock()
         self._running: duckdb.DuckDBPyConnection | None = None
+        self._interrupted = threading.Event()
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._open() as db:
@@ -99,6 +100,7 @@ class DuckdbTarget(Target):
         return {int(etl_id): int(count) for etl_id, count in rows}
 
     def interrupt(self) -> None:
+        self._interrupted.set()
         if (running := self._running) is not None:
             running.interrupt()
 
@@ -142,6 +144,7 @@ class DuckdbTarget(Target):
         return engine.open_file(
             path,
             read_only=False,
+            give_up=self._interrupted,
             wait=self._connection.lock_wait.total_seconds(),
             config={
                 "memory_limit": self._connection.memory_limit,

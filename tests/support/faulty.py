@@ -1,0 +1,103 @@
+"""Runs in which something goes wrong at a named point, and what is to be seen of them from outside."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import Popen
+from typing import IO
+
+FAULTS_FOLDER = Path(__file__).parent / "faults"
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass
+class Faults:
+    """What goes wrong in one run; its log says which points were reached, and by whom."""
+
+    log: Path
+    rules: list[dict[str, str | int]] = field(default_factory=list)
+
+    def at(self, point: str, do: str, *, nth: int = 1, until: int | None = None) -> Faults:
+        """Do something at the n-th time of a point: 'kill', 'kill group', 'kill worker' or 'pause'."""
+        self.rules.append({"point": point, "do": do, "nth": nth, "until": until or nth})
+        return self
+
+    def env(self) -> dict[str, str]:
+        """The environment of the process under test."""
+        inherited = os.environ.get("PYTHONPATH")
+        path = [str(FAULTS_FOLDER), str(REPOSITORY), *([inherited] if inherited else [])]
+        wanted = json.dumps({"log": str(self.log), "rules": self.rules})
+        return {"PYTHONPATH": os.pathsep.join(path), "DWHCTL_TEST_FAULTS": wanted}
+
+    def reached(self) -> list[tuple[str, str, int]]:
+        """Point, role and pid of everything that was reached."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [(point, role, int(pid)) for point, role, pid in map(str.split, lines)]
+
+    def count(self, point: str) -> int:
+        """How often the point was reached."""
+        return sum(reached == point for reached, _, _ in self.reached())
+
+    def wait_for(self, point: str, *, nth: int = 1, seconds: float = 30) -> None:
+        """Wait until the point is reached for the n-th time."""
+        wait_until(lambda: self.count(point) >= nth, f"{point} is reached", seconds=seconds)
+
+    def go_on(self) -> None:
+        """End every pause."""
+        self.log.with_suffix(".go").touch()
+
+
+def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 10) -> None:
+    """Wait for something that has to happen."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def processes_of_group(group: int) -> list[int]:
+    """Processes of a process group that still do something."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                found.append(int(folder.name))
+    return found
+
+
+def wait_for_end(process: Popen[str], *, seconds: float = 30) -> tuple[str, str]:
+    """Wait until a process and all that it started are gone; give what it said."""
+    out, err = process.communicate(timeout=seconds)
+    wait_until(
+        lambda: not processes_of_group(process.pid), f"no process of {process.pid} is left", seconds=5
+    )
+    return out, err
+
+
+def held_locks(state: Path) -> list[str]:
+    """Lock files of the state folder that somebody holds."""
+    held = []
+    for path in state.rglob("*.lock"):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path.name)
+    return held
+
+
+@contextmanager
+def flocked(path: Path) -> Iterator[IO[str]]:
+    """Hold a lock file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
