@@ -46,7 +46,7 @@ def measure_load(sandbox: Sandbox, *arguments: str, env: Mapping[str, str] | Non
     while process.poll() is None:
         for one in [parent, *_children(parent)]:
             _sample(one, memory, cpu)
-        time.sleep(0.1)
+        time.sleep(0.03)
     seconds = time.perf_counter() - started
     output = process.stdout.read() if process.stdout else ""
     if process.returncode != 0:

@@ -60,7 +60,8 @@ class PlainProgress:
         self._ended.set()
         self._heart.join()
         if kind is None and self._started:
-            self._line(f"finished: {self._state()}")
+            every = self._tally.all()
+            self._line(f"{'finished' if every.done >= every.total else 'ended early'}: {self._state()}")
 
     def __call__(self, event: Event) -> None:
         """Write the event's line, if it has one."""

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
-from dwhctl.errors import ShrunkSourceError
+from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
 SHOWN_COMMANDS = 3
+_INTERRUPTED = InterruptedAttemptError.__name__
 
 
 def show_summary(report: RunReport, settings: Settings) -> None:
@@ -45,7 +46,8 @@ def _counts(report: RunReport) -> str:
 
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
-    groups = _by_reason(report.failures)
+    # What an interruption failed needs no reason and no command of its own.
+    groups = _by_reason([one for one in report.failures if one.failure.error_class != _INTERRUPTED])
     for group in groups[:SHOWN_REASONS]:
         failure = group[0].failure
         yield ""

@@ -70,7 +70,7 @@ class Tally:
             server.waiting.add(_key(event))
             return
         server.done += 1
-        server.rows += event.rows
+        server.rows += event.rows if event.state is State.LOADED else 0
         server.failed += event.state not in (State.LOADED, State.SKIPPED)
 
     def _server(self, connection: str) -> Server:

@@ -72,8 +72,10 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
     """Describe a query's or table's columns. Raise QueryError for a type that has no place here."""
-    columns = []
+    columns: list[Column] = []
     for name, declared in zip(names, map(str, types), strict=True):
+        if any(name.lower() == column.name.lower() for column in columns):
+            raise QueryError(f"column {name} stands twice in the extract; give one of them another name")
         described = column(name, declared)
         if described is None:
             raise QueryError(
@@ -97,8 +99,14 @@ def lock_holder(error: BaseException) -> str:
 
 def is_damage(error: BaseException) -> bool:
     """Tell whether the file itself is not what it should be."""
-    words = ("not a valid DuckDB database", "orrupt", "checksum", "Serialization Error")
-    return isinstance(error, duckdb.Error) and any(word in str(error) for word in words)
+    words = (
+        "not a valid DuckDB database",
+        "orrupt",
+        "checksum",
+        "Serialization Error",
+        "Could not read enough bytes",
+    )
+    return isinstance(error, duckdb.Error | OSError) and any(word in str(error) for word in words)
 
 
 #: Errors that say the same however often one tries.
@@ -110,6 +118,17 @@ REFUSALS = (
     duckdb.NotSupportedError,
     duckdb.PermissionException,
 )
+
+
+#: How such errors begin where they come through Arrow, in mid-way, without their class.
+_REFUSED_IN_MID_WAY = ("Conversion Error", "Invalid Input Error", "Out of Range Error")
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether the error would come again however often one tries."""
+    return isinstance(error, REFUSALS) or (
+        isinstance(error, OSError) and str(error).startswith(_REFUSED_IN_MID_WAY)
+    )
 
 
 def words(error: BaseException) -> str:
@@ -157,5 +176,15 @@ def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyCo
 
 
 def quote(name: str) -> str:
-    """Quote a name for SQL; the parts of `schema.table` one by one."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+    """Quote a table's name for SQL, the parts of `schema.table` one by one."""
+    return ".".join(map(quote_column, name.split(".")))
+
+
+def quote_column(name: str) -> str:
+    """Quote a column's name for SQL: a dot in it is a letter like any other."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal_path(path: Path) -> str:
+    """Give a path in which DuckDB finds no pattern."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", str(path))

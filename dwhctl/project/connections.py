@@ -72,7 +72,8 @@ class DuckdbConnection(_EmbeddedConnection):
         examples=["30s"],
     )
     memory_limit: Annotated[str, AfterValidator(_amount)] = Field(
-        "128MiB", description="The memory that DuckDB may use in each process.", examples=["256MiB"]
+        "64MiB",
+        description="The memory that DuckDB may use in each process before it spills to disk.", examples=["256MiB"]
     )
 
     @property

@@ -23,6 +23,8 @@ _FITS: dict[Kind, frozenset[Kind]] = {kind: frozenset({kind}) for kind in Kind} 
     Kind.DATE: frozenset({Kind.DATE, Kind.TIMESTAMP}),
 }
 
+_MOST_DIGITS = 38
+
 
 def compare(source: Sequence[Column], target: Sequence[Column], *, fill_missing: bool) -> None:
     """Compare declared columns, names without case. Raise SchemaDriftError that names every difference.
@@ -85,6 +87,11 @@ class Conform:
         target = next(column for column in self._target if column.name.lower() == name.lower())
         return self._column(target, given, batch.num_rows)
 
+    def row(self, batch: pa.RecordBatch, row: int) -> str:
+        """Name a row of a batch by its key."""
+        given = {field.lower(): array for field, array in zip(batch.schema.names, batch.columns, strict=True)}
+        return self.describe(given, row)
+
     def _column(self, column: Column, given: dict[str, pa.Array], rows: int) -> pa.Array:
         array = given.get(column.name.lower())
         if array is None:
@@ -115,6 +122,9 @@ def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
         array = array.cast(array.type.value_type)
     if pa.types.is_decimal(wanted):
         return _to_decimal(array, wanted)
+    if wanted == pa.timestamp("s"):
+        # Whole seconds are staged as milliseconds, which do not hold each of them.
+        array.cast(wanted, safe=True).cast(pa.timestamp("ms"), safe=True)
     return array if array.type == wanted else array.cast(wanted, safe=True)
 
 
@@ -122,11 +132,18 @@ def _to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_integer(array.type):
         # Arrow wants room for every 64-bit integer before it looks at the values.
         array = array.cast(pa.decimal128(20, 0))
-    array = array if array.type == wanted else array.cast(wanted, safe=True)
-    if wanted.precision == 38:
-        # A HUGEINT of 39 digits reaches Arrow as a decimal that its type does not hold.
+    if array.type.precision == _MOST_DIGITS:
+        # A HUGEINT of 39 digits reaches Arrow as a decimal that its type does not hold, and Arrow's own checks
+        # let the smallest of them pass: it has no absolute value in 128 bits.
         array.validate(full=True)
-    return array
+        if pc.any(pc.equal(array, _smallest(array.type))).as_py():
+            raise pa.ArrowInvalid("a value has 39 digits")
+    return array if array.type == wanted else array.cast(wanted, safe=True)
+
+
+def _smallest(type_: pa.DataType) -> pa.Scalar:
+    bits = pa.py_buffer((-(2**127)).to_bytes(16, "little", signed=True))
+    return pa.Array.from_buffers(type_, 1, [None, bits])[0]
 
 
 def first_failing(array: pa.Array, check: Callable[[pa.Array], object]) -> int:
@@ -144,8 +161,8 @@ def first_failing(array: pa.Array, check: Callable[[pa.Array], object]) -> int:
 
 
 def value_text(array: pa.Array, row: int) -> str:
-    """Show one value; a timestamp that Python's datetime cannot hold is shown as Arrow does."""
+    """Show one value; a date or time that Python cannot hold is shown as the number that stands for it."""
     try:
         return str(array[row].as_py())
     except (ValueError, OverflowError):
-        return str(array[row])
+        return f"{array[row].value} ({array.type})"

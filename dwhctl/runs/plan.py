@@ -59,7 +59,9 @@ class Plan:
 def candidates(project: Project, request: LoadRequest) -> Plan:
     """Give every slice that was asked for, complete or not. Raise UsageError for an unknown load or shard."""
     loads = (
-        [_load(project, name) for name in request.loads] if request.loads else list(project.loads.values())
+        [_load(project, name) for name in dict.fromkeys(request.loads)]
+        if request.loads
+        else list(project.loads.values())
     )
     if not loads:
         raise UsageError("the project has no load: write one in config/loads/<name>.toml")
@@ -67,7 +69,7 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
     slices, before_start = [], 0
     for load in loads:
         shards = [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
-        for day in request.days if load.slice_by else request.days[:1]:
+        for day in dict.fromkeys(request.days) if load.slice_by else request.days[:1]:
             for shard in shards:
                 if _before_start(load, shard, day):
                     before_start += 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from dwhctl.columns import SERVICE_FIELDS
 from dwhctl.errors import AttemptError, ConfigError, TargetRefusedError
@@ -72,7 +72,7 @@ def _patiently(load: Load, retries: int, describe: Callable[[], tuple[Column, ..
     attempts = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
         stop=stop_after_attempt(retries + 1),
-        wait=wait_exponential_jitter(initial=load.retry_delay.total_seconds(), max=600),
+        wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
         reraise=True,
     )
     return attempts(describe)

@@ -7,6 +7,7 @@ rows, insert the staged ones, compare, commit. A slice that the target or a guar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, CountsDifferError, ShrunkSourceError
@@ -77,7 +78,9 @@ def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) 
     found = {}
     for one in slices:
         before = held.get(one.slice.shard, 0)
-        if before > _SMALL_SLICE and one.rows < (1 - load.max_shrink) * before:
+        # As written in the configuration: (1 - 0.18) * 150 is more than 123 in binary fractions.
+        enough = (1 - Fraction(str(load.max_shrink))) * before
+        if before > _SMALL_SLICE and one.rows < enough:
             error = ShrunkSourceError(
                 f"the source has {one.rows} rows, the warehouse {before}: more than max_shrink = {load.max_shrink:g}"
                 f" of them are gone. If that is right: dwhctl load {load.name} --date {one.slice.day}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ from dwhctl.targets import open_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from dwhctl.columns import Column
     from dwhctl.project.slices import Slice
@@ -70,6 +72,8 @@ class _Staging:
             for batch in self._extracted(source):
                 inside(batch)
                 self._stage(stage, batch, stamp, conform)
+            # The source may go: what follows is between the worker and the staging.
+            source.close()
             return self._finish(stage)
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
@@ -136,8 +140,9 @@ class SliceCheck:
             start, end = self._slice.start, self._slice.end
         else:
             raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}, not a date or time")
-        wanted = pa.timestamp("us") if column.kind is Kind.DATE else column.type
-        return pa.scalar(start).cast(wanted), pa.scalar(end).cast(wanted)
+        if column.kind is Kind.DATE:
+            return _first_date(start), _first_date(end)
+        return pa.scalar(start).cast(column.type), pa.scalar(end).cast(column.type)
 
     def __call__(self, batch: pa.RecordBatch) -> None:
         """Raise OutsideSliceError that names the first row outside."""
@@ -145,7 +150,6 @@ class SliceCheck:
             return
         array = batch.column(self._column.name)
         start, end = self._bounds
-        array = array.cast(start.type) if self._column.kind is Kind.DATE else array
         inside = pc.and_(pc.greater_equal(array, start), pc.less(array, end)).fill_null(False)
         if not pc.all(inside).as_py():
             row = pc.index(inside, False).as_py()
@@ -154,6 +158,13 @@ class SliceCheck:
                 f"row {key} has {self._column.name} {value_text(array, row)},"
                 f" outside [{self._slice.start}, {self._slice.end})"
             )
+
+
+def _first_date(bound: datetime | None) -> pa.Scalar:
+    """Give the first date whose midnight is not before the bound: dates are not cast, for some do not fit."""
+    if bound is None:
+        return pa.scalar(None, pa.date32())
+    return pa.scalar((bound + timedelta(days=1) - timedelta(microseconds=1)).date())
 
 
 def _by_name(batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -71,7 +71,8 @@ class Stamp:
         for column in self._key:
             array = self._conform.column(batch, column.name)
             if array.null_count:
-                raise ValueRefusedError(f"key column {column.name} is NULL in {array.null_count} rows")
+                row = self._conform.row(batch, pc.index(pc.is_null(array), True).as_py())
+                raise ValueRefusedError(f"key column {column.name}, {row}: NULL cannot be a key")
             try:
                 frame[column.name] = key_form(column.kind, array)
             except pa.ArrowInvalid as error:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import signal
 import sys
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -36,6 +36,9 @@ class ProcessWorker:
     """A process of its own, from loky: a fresh interpreter that shares no handle with the parent."""
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         from joblib.externals.loky import ProcessPoolExecutor
 
         self._executor = ProcessPoolExecutor(
@@ -45,7 +48,13 @@ class ProcessWorker:
         self._pid: Future[int] = self._executor.submit(os.getpid)
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
-        future: Future[object] = self._executor.submit(function, task)
+        try:
+            future: Future[object] = self._executor.submit(function, task)
+        except BrokenExecutor:
+            # It died while it had nothing to do: that is not the task's fault.
+            self._executor.shutdown(wait=False)
+            self._start()
+            future = self._executor.submit(function, task)
         return future
 
     def kill(self) -> None:

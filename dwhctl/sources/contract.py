@@ -44,7 +44,7 @@ class Source(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection; twice is once."""
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import duckdb
+import pyarrow as pa
 
 from dwhctl.engines import duckdb as engine
 from dwhctl.errors import (
@@ -21,8 +22,6 @@ from dwhctl.sources.contract import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import pyarrow as pa
 
     from dwhctl.columns import Column
     from dwhctl.project.model import DuckdbConnection
@@ -50,6 +49,8 @@ class DuckdbSource(Source):
     def _look(self, connection: DuckdbConnection) -> None:
         if not self._path.parent.is_dir():
             raise ConnectError(f"connection {connection.name}: there is no folder {self._path.parent}")
+        if not os.access(self._path.parent, os.X_OK):
+            raise DatabaseMissingError(f"{self._path} cannot be read: permission denied")
         if not self._path.is_file():
             raise DatabaseMissingError(f"there is no file {self._path}")
         if not os.access(self._path, os.R_OK):
@@ -63,7 +64,12 @@ class DuckdbSource(Source):
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
         """Stream the answer; a read-only file is one state."""
         try:
-            yield from self._relation(query).to_arrow_reader(rows)
+            relation = self._relation(query)
+            columns = engine.declared_columns(relation.columns, relation.types)
+            schema = pa.schema([pa.field(column.name, column.type) for column in columns])
+            for batch in relation.to_arrow_reader(rows):
+                # An ENUM comes as a dictionary, a TIMESTAMPTZ in the session's zone.
+                yield batch if batch.schema == schema else batch.cast(schema)
         except (duckdb.Error, OSError) as error:
             raise self._in_words(error) from error
 
@@ -94,6 +100,6 @@ class DuckdbSource(Source):
             return SourceBusyError(f"{self._path} is open for writing in {engine.lock_holder(error)}")
         if engine.is_damage(error):
             return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
-        if isinstance(error, engine.REFUSALS):
+        if engine.is_refusal(error):
             return QueryError(engine.words(error))
         return SourceError(engine.words(error))

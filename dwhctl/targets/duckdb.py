@@ -15,7 +15,14 @@ import duckdb
 
 from dwhctl.columns import Column, Kind
 from dwhctl.engines import duckdb as engine
-from dwhctl.errors import AttemptError, StagingError, TargetBusyError, TargetError, TargetRefusedError
+from dwhctl.errors import (
+    AttemptError,
+    DatabaseMissingError,
+    StagingError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+)
 from dwhctl.targets.contract import Publication, Stage, StagingGroup, Target
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ class DuckdbTarget(Target):
             for new in columns:
                 db.execute(
                     f"ALTER TABLE {engine.quote(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {engine.quote(new.name)} {_type_of(new)}"
+                    f" ADD COLUMN IF NOT EXISTS {engine.quote_column(new.name)} {_type_of(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -76,7 +83,7 @@ class DuckdbTarget(Target):
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         from dwhctl.targets.parquet_stage import ParquetStage
 
-        return ParquetStage(self._file(group, token), columns, self._connection.memory_limit)
+        return ParquetStage(self._file(group, token), columns)
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None) -> Iterator[Publication]:
@@ -109,9 +116,9 @@ class DuckdbTarget(Target):
             row = db.execute("SELECT version()").fetchone()
             return f"DuckDB {row[0] if row else ''}"
 
-    def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[str]:
+    def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[Path]:
         """Give the paths of the staged files of these tokens."""
-        return [str(self._file(group, token)) for token in tokens]
+        return [self._file(group, token) for token in tokens]
 
     def _folder(self, group: StagingGroup) -> Path:
         return self._staging / group.run_id / group.name
@@ -124,6 +131,8 @@ class DuckdbTarget(Target):
         with self._one_user:
             try:
                 db = self._connect()
+            except DatabaseMissingError as error:
+                raise TargetRefusedError(str(error)) from error
             except duckdb.Error as error:
                 raise self.in_words(error) from error
             self._running = db
@@ -190,10 +199,13 @@ class DuckdbPublication(Publication):
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         files = self._target.staged_files(group, tokens)
         rows = self._db.execute(
-            "SELECT file_name, num_rows FROM parquet_file_metadata($files)", {"files": files}
+            "SELECT file_name, num_rows FROM parquet_file_metadata($files)",
+            {"files": [engine.literal_path(file) for file in files]},
         ).fetchall()
         counts = {str(file): int(count) for file, count in rows}
-        return {token: counts[file] for token, file in zip(tokens, files, strict=True) if file in counts}
+        return {
+            token: counts[str(file)] for token, file in zip(tokens, files, strict=True) if str(file) in counts
+        }
 
     def delete(self, slices: Sequence[Slice]) -> None:
         for where, values in self._conditions(slices):
@@ -201,8 +213,9 @@ class DuckdbPublication(Publication):
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         row = self._db.execute(
-            f"INSERT INTO {self._table} BY NAME SELECT * FROM read_parquet($files)",
-            {"files": self._target.staged_files(group, tokens)},
+            # A folder named `id=7` on the way to the state folder is no column.
+            f"INSERT INTO {self._table} BY NAME SELECT * FROM read_parquet($files, hive_partitioning = false)",
+            {"files": [engine.literal_path(file) for file in self._target.staged_files(group, tokens)]},
         ).fetchone()
         return int(row[0]) if row else 0
 
@@ -213,7 +226,7 @@ class DuckdbPublication(Publication):
             raise self._target.in_words(error) from error
 
     def _is_zoned(self, slice_by: str) -> bool:
-        relation = self._db.sql(f"SELECT {engine.quote(slice_by)} FROM {self._table} LIMIT 0")
+        relation = self._db.sql(f"SELECT {engine.quote_column(slice_by)} FROM {self._table} LIMIT 0")
         return str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE"
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, dict[str, object]]]:
@@ -226,7 +239,7 @@ class DuckdbPublication(Publication):
             where = "etl_source IN (SELECT unnest($shards))"
             values: dict[str, object] = {"shards": shards}
             if self._slice_by is not None:
-                column = engine.quote(self._slice_by)
+                column = engine.quote_column(self._slice_by)
                 where += f" AND {column} >= $start AND {column} < $end"
                 values |= {"start": start, "end": end}
             yield where, values

@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from dwhctl.columns import Column
 
 
+#: What the search for doubled keys may take before it spills: the same for one million rows and for many.
+_CHECK_MEMORY = "48MiB"
+
+
 class ParquetStage(Stage):
     """A Parquet file that grows by one row group a batch.
 
     It never makes the group's folder: where that is gone, the run is dead and its worker must not go on.
     """
 
-    def __init__(self, path: Path, columns: Sequence[Column], memory_limit: str) -> None:
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._path = path
-        self._memory_limit = memory_limit
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         try:
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
@@ -50,19 +53,20 @@ class ParquetStage(Stage):
     def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first: eight bytes a row, which DuckDB spills to the staging folder when they are many."""
         # As text: DuckDB needs pytz to hand out a TIMESTAMPTZ.
-        shown = ", ".join(f"{engine.quote(name)}::VARCHAR" for name in key)
-        names = ", ".join(map(engine.quote, key))
-        values = {"file": str(self._path)}
+        shown = ", ".join(f"{engine.quote_column(name)}::VARCHAR" for name in key)
+        names = ", ".join(map(engine.quote_column, key))
+        values = {"file": engine.literal_path(self._path)}
+        staged = "read_parquet($file, hive_partitioning = false)"
         try:
             with engine.closing(duckdb.connect(config=self._config())) as db:
                 suspects = db.execute(
-                    "SELECT hash_id FROM read_parquet($file) GROUP BY ALL HAVING count(*) > 1 LIMIT 10",
+                    f"SELECT hash_id FROM {staged} GROUP BY ALL HAVING count(*) > 1 LIMIT 10",
                     values,
                 ).fetchall()
                 if not suspects:
                     return None
                 return db.execute(
-                    f"SELECT {shown} FROM read_parquet($file) WHERE hash_id IN (SELECT unnest($ids))"
+                    f"SELECT {shown} FROM {staged} WHERE hash_id IN (SELECT unnest($ids))"
                     f" GROUP BY {names} HAVING count(*) > 1 LIMIT 1",
                     values | {"ids": [hash_id for (hash_id,) in suspects]},
                 ).fetchone()
@@ -72,7 +76,7 @@ class ParquetStage(Stage):
             ) from error
 
     def _config(self) -> dict[str, str | bool | int | float | list[str]]:
-        return {"memory_limit": self._memory_limit, "threads": 1, "temp_directory": str(self._path.parent)}
+        return {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(self._path.parent)}
 
     def discard(self) -> None:
         # The file may be damaged by what went wrong; all that is left to do is to let go of it.

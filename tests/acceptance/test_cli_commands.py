@@ -16,6 +16,7 @@ import pytest
 
 from dwhctl.cli.reference import reference
 from tests.cli_support import EXTRACT, LOAD, PROJECT, dwh, dwh_process, make_databases, small_project, write
+from tests.postgres import PostgresServer
 
 DAY = "2020-07-13"
 
@@ -86,7 +87,10 @@ def test_config_check_warns_of_a_literal_secret_and_never_shows_it(
     write(project, {"config/dwhctl.toml": PROJECT + variables})
     assert dwh("config", "check") == 0
     shown = capsys.readouterr()
-    assert "Warning: config/dwhctl.toml: connections.pg.password: the secret itself stands in the file" in shown.err
+    assert (
+        "Warning: config/dwhctl.toml: connections.pg.password: the secret itself stands in the file"
+        in shown.err
+    )
     assert "NO_SUCH_TOKEN is not set" in shown.err
     assert dwh("connections", "list", "--format", "json") == 0
     listed = capsys.readouterr().out
@@ -240,22 +244,21 @@ def test_connections_test_with_an_unknown_name(project: Path, capsys: pytest.Cap
 
 def test_connections_test_of_sessions_in_postgres(
     project: Path,
+    postgres_server: PostgresServer,
     postgres_database: str,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from psycopg2.extensions import parse_dsn
-
-    address = parse_dsn(postgres_database)
-    host = f'host = "{address["host"]}"\nport = {address.get("port", 5432)}\n'
-    user = f'user = "{address["user"]}"\ndatabase = "{address["dbname"]}"\n'
-    table = f'type = "postgres"\n{host}{user}'
+    server = postgres_server
+    table = f'type = "postgres"\nhost = "{server.host}"\nport = {server.port}\nuser = "{server.user}"\n'
+    table += f'database = "{postgres_database}"\n'
+    table += f'password = "{server.password}"\n' if server.password else ""
     text = PROJECT.replace('type = "sqlite"\npath = "state/sessions.sqlite"\n', table)
     write(project, {"config/dwhctl.toml": text})
-    if "password" in address:
-        monkeypatch.setenv("PGPASSWORD", str(address["password"]))
     (row,) = trips(capsys, "sessions", code=0)
     assert str(row["version"]).startswith("PostgreSQL ")
+    write(project, {"config/dwhctl.toml": text.replace(postgres_database, "no_such_database")})
+    (row,) = trips(capsys, "sessions", code=1)
+    assert "no_such_database" in str(row["reason"])
 
 
 # load

@@ -28,7 +28,9 @@ def test_demo_loads_a_day_and_all_that_it_proposes_works(tmp_path: Path) -> None
     held = re.search(r"now has ([\d,]+) rows of (\S+) from 12 shards", done.stdout)
     assert held is not None
     with duckdb.connect(str(tmp_path / "my demo" / "warehouse.duckdb")) as db:
-        rows = db.sql("SELECT count(*), count(DISTINCT hash_id), count(customer), count(price) FROM stage.orders")
+        rows = db.sql(
+            "SELECT count(*), count(DISTINCT hash_id), count(customer), count(price) FROM stage.orders"
+        )
         count, ids, customers, prices = rows.fetchall()[0]
     assert count == ids == int(held[1].replace(",", ""))
     assert 0 < customers < count

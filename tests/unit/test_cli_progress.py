@@ -54,7 +54,7 @@ def events(plan: Plan) -> list[Event]:
         closed("achinsk", State.UP_FOR_RETRY),
         closed("abakan", State.LOADED, 1500),
         started("achinsk", attempt=2),
-        closed("achinsk", State.FAILED),
+        closed("achinsk", State.FAILED, 99),  # staged, never published
         started("chita", "server_1"),
         closed("chita", State.SKIPPED, connection="server_1"),
     ]
@@ -91,7 +91,9 @@ def test_plain_progress_says_what_cron_should_know(plan: Plan) -> None:
     lines = plain(plan)
     assert lines[0] == "run 1 died and was reaped"
     assert lines[1] == "started: 3 slices of 1 load from 2 servers, 2020-07-13; run 2"
-    assert re.match(r"will retry at \d\d:\d\d:\d\d: orders achinsk 2020-07-13 \(from server_0\): attempt 1", lines[2])
+    assert re.match(
+        r"will retry at \d\d:\d\d:\d\d: orders achinsk 2020-07-13 \(from server_0\): attempt 1", lines[2]
+    )
     assert lines[3] == (
         "failed: orders achinsk 2020-07-13 (from server_0): attempt 1 failed after 0.5 s:"
         " ConnectError: the server does not answer"
@@ -127,9 +129,10 @@ def test_a_long_run_gives_a_sign_of_life(plan: Plan) -> None:
 
 def test_an_error_leaves_no_finished_line(plan: Plan) -> None:
     lines: list[str] = []
-    with pytest.raises(KeyError), PlainProgress(write=lines.append) as progress:
-        progress(RunStarted("2", plan))
-        raise KeyError
+    progress = PlainProgress(write=lines.append)
+    progress.__enter__()
+    progress(RunStarted("2", plan))
+    progress.__exit__(KeyError, KeyError(), None)
     assert len(lines) == 1
 
 
@@ -239,7 +242,10 @@ def test_the_summary_stays_short_and_names_the_project(capsys: pytest.CaptureFix
     reasons = [failed("x", Failure("QueryError", f"reason {number}", permanent=True)) for number in range(9)]
     report = RunReport("2", failed=59, failures=many + reasons)
     lines = summary(report, Settings(project=Path("/srv/my dwh")), capsys)
-    assert "  orders s0 2020-07-13, orders s1 2020-07-13, orders s2 2020-07-13, orders s3 2020-07-13, " in lines[3]
+    assert (
+        "  orders s0 2020-07-13, orders s1 2020-07-13, orders s2 2020-07-13, orders s3 2020-07-13, "
+        in lines[3]
+    )
     assert lines[3].endswith(" and 45 more")
     assert lines[4] == (
         "  try again: dwhctl load orders --date 2020-07-13 --only-missing --project '/srv/my dwh'"
@@ -260,5 +266,16 @@ def test_the_summary_says_what_stopped_the_run_and_where_time_went(
     lines = summary(report, Settings(verbose=True), capsys)
     assert "stopped before its end: the disk is full" in lines
     assert "time: publish 1 m 10 s, extract 1.0 s" in lines
-    interrupted = RunReport("2", signal=ExitCode.INTERRUPTED)
-    assert any("interrupted" in line for line in summary(interrupted, Settings(quiet=True), capsys))
+    cut = failed("a", Failure("InterruptedAttemptError", "interrupted", permanent=True))
+    interrupted = RunReport("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
+    assert summary(interrupted, Settings(quiet=True), capsys) == [
+        "interrupted before its end; the same command with --only-missing does the rest"
+    ]
+
+
+def test_a_run_that_did_not_do_all_does_not_say_finished(plan: Plan) -> None:
+    lines: list[str] = []
+    with PlainProgress(write=lines.append) as progress:
+        progress(RunStarted("2", plan))
+        progress(closed("abakan", State.LOADED, 5))
+    assert "ended early: 1 of 3 slices" in lines[-1]

@@ -1,0 +1,324 @@
+"""Every source keeps the contract of dwhctl/sources/contract.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from dwhctl.errors import (
+    AttemptError,
+    DatabaseMissingError,
+    QueryError,
+    SourceBusyError,
+    SourceError,
+)
+from dwhctl.project.model import Connection
+from dwhctl.project.templates import Query
+from dwhctl.sources.contract import Source
+from tests.contract.kits import NASTY_TEXTS, SOURCES, SourceKit, TypeCase
+
+CASES = [(kit, case) for kit in SOURCES for case in kit.types]
+
+
+@pytest.fixture(params=SOURCES, ids=lambda kit: kit.name)
+def kit(request: pytest.FixtureRequest) -> SourceKit:
+    found: SourceKit = request.param
+    return found
+
+
+@pytest.fixture
+def server(kit: SourceKit, tmp_path: Path) -> Connection:
+    connection = kit.connection(tmp_path)
+    kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT, name VARCHAR, at TIMESTAMP)")
+    return connection
+
+
+@pytest.fixture
+def source(kit: SourceKit, server: Connection) -> Iterator[Source]:
+    with kit.open(server) as opened:
+        yield opened
+
+
+def batches_of(source: Source, sql: str, rows: int = 10_000) -> list[pa.RecordBatch]:
+    return list(source.batches(Query(sql, {}), rows))
+
+
+def values_of(source: Source, sql: str) -> list[tuple[object, ...]]:
+    return [tuple(row.values()) for batch in batches_of(source, sql) for row in batch.to_pylist()]
+
+
+# Opening
+
+
+def test_what_cannot_be_opened_says_why(kit: SourceKit, tmp_path: Path) -> None:
+    for why, connection, database, error, words in kit.broken(tmp_path):
+        with pytest.raises(AttemptError) as caught, kit.open(connection, database) as opened:
+            batches_of(opened, "SELECT i FROM t")
+        assert type(caught.value) is error, why
+        assert words in str(caught.value), why
+
+
+def test_a_busy_database_is_waited_for_so_long_and_no_longer(kit: SourceKit, tmp_path: Path) -> None:
+    connection = kit.connection(tmp_path, wait=0.5)
+    kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT)")
+    with kit.busy(connection, "abakan"):
+        started = time.monotonic()
+        with pytest.raises(SourceBusyError) as caught:
+            kit.open(connection)
+        assert 0.3 < time.monotonic() - started < 5
+    assert not caught.value.permanent
+    assert "abakan" in str(caught.value)
+
+
+def test_a_database_that_is_given_free_in_time_opens(kit: SourceKit, tmp_path: Path) -> None:
+    connection = kit.connection(tmp_path, wait=20)
+    kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT)")
+    opened = threading.Event()
+
+    def read() -> None:
+        with kit.open(connection):
+            opened.set()
+
+    with kit.busy(connection, "abakan"):
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert not opened.wait(0.3)
+    thread.join(20)
+    assert opened.is_set()
+
+
+_AS_NOBODY = """
+import sys
+from pathlib import Path
+from dwhctl.errors import DatabaseMissingError
+from dwhctl.project.model import DuckdbConnection
+from dwhctl.sources import open_source
+try:
+    open_source(DuckdbConnection(name="server_0", path=Path(sys.argv[1])), "abakan", "UTC")
+except DatabaseMissingError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_file_that_may_not_be_read(closed: str) -> None:
+    kit = next(one for one in SOURCES if one.name == "duckdb")
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        connection = kit.connection(root)
+        kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT)")
+        (root / "server_0" / ("abakan.duckdb" if closed == "file" else "")).chmod(0o600)
+        found = subprocess.run(
+            [sys.executable, "-c", _AS_NOBODY, str(root / "server_0")],
+            user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+    if "ModuleNotFoundError" in found.stderr:
+        pytest.skip("somebody else cannot even import dwhctl here")
+    assert found.stdout.strip() == f"{root}/server_0/abakan.duckdb cannot be read: permission denied", (
+        found.stderr
+    )
+
+
+def test_close_lets_go_and_may_be_called_twice(kit: SourceKit, server: Connection) -> None:
+    opened = kit.open(server)
+    opened.close()
+    opened.close()
+    kit.run(server, "abakan", "INSERT INTO orders VALUES (1, 'one', NULL)")
+
+
+def test_leaving_the_block_by_an_error_closes(kit: SourceKit, server: Connection) -> None:
+    with pytest.raises(ZeroDivisionError), kit.open(server):
+        raise ZeroDivisionError
+    kit.run(server, "abakan", "INSERT INTO orders VALUES (1, 'one', NULL)")
+
+
+def test_version_is_a_real_answer(kit: SourceKit, source: Source) -> None:
+    assert any(digit in source.version() for digit in "0123456789")
+
+
+# Columns
+
+
+def test_columns_are_in_the_querys_order(source: Source) -> None:
+    columns = source.columns(Query("SELECT name, id AS the_id, at FROM orders", {}))
+    assert [column.name for column in columns] == ["name", "the_id", "at"]
+
+
+def test_columns_do_not_run_the_query_to_its_end(kit: SourceKit, server: Connection) -> None:
+    kit.run(server, "abakan", f"CREATE TABLE many AS SELECT i FROM {kit.numbers(300_000)}")
+    sql = "SELECT count(*) AS n FROM many a, many b WHERE a.i + b.i > 7 AND TIMESTAMP '2020-07-14' < :end"
+    started = time.monotonic()
+    with kit.open(server) as source:
+        source.columns(Query(sql, {"end": datetime(2020, 7, 15)}))  # noqa: DTZ001
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(("kit", "case"), CASES, ids=lambda one: getattr(one, "declared", None))
+def test_a_type_is_what_was_declared_whatever_the_values(
+    kit: SourceKit, case: TypeCase, server: Connection
+) -> None:
+    one = case.values[0]
+    no_rows = f"SELECT {one} AS v FROM {kit.numbers(1)} WHERE i > 5"
+    only_nulls = f"SELECT CASE WHEN i < 0 THEN {one} END AS v FROM {kit.numbers(3)}"
+    every_value = " UNION ALL ".join(
+        f"SELECT {value} AS v" for value in (*case.values, f"nullif({one}, {one})")
+    )
+    with kit.open(server, zone="Asia/Chita") as source:
+        for sql in (no_rows, only_nulls, every_value):
+            (column,) = source.columns(Query(sql, {}))
+            assert column.name == "v"
+            assert column.kind is case.kind
+            found = batches_of(source, sql)
+            assert {batch.schema.field("v").type for batch in found} <= {column.type}
+            if sql is only_nulls:
+                assert sum(batch.column(0).null_count for batch in found) == 3
+
+
+@pytest.mark.parametrize(
+    ("kit", "declared"), [(kit, each) for kit in SOURCES for each in kit.refused], ids=str
+)
+def test_a_type_without_a_place_is_refused_by_name(kit: SourceKit, declared: str, source: Source) -> None:
+    for action in (source.columns, lambda query: list(source.batches(query, 10))):
+        with pytest.raises(QueryError) as caught:
+            action(Query(f"SELECT 1 AS id, {kit.refused[declared]} AS odd", {}))
+        assert "column odd" in str(caught.value)
+        assert declared.partition("[")[0] in str(caught.value)
+        assert "CAST" in str(caught.value)
+
+
+@pytest.mark.parametrize("second", ["id", "ID"])
+def test_two_columns_of_one_name_are_refused_by_name(source: Source, second: str) -> None:
+    with pytest.raises(QueryError, match="column (id|ID) stands twice"):
+        source.columns(Query(f"SELECT id, name AS {second} FROM orders", {}))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELEC id FROM orders",
+        "SELECT id FROM missing_table",
+        "SELECT missing_column FROM orders",
+        "SELECT id FROM orders WHERE at >= :start",
+        "DELETE FROM orders",
+        "CREATE TABLE other (id BIGINT)",
+        "SELECT 1 AS a; SELECT 2 AS b",
+        "",
+    ],
+)
+def test_a_query_that_the_system_refuses(source: Source, sql: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        source.columns(Query(sql, {}))
+    assert caught.value.permanent
+    with pytest.raises(QueryError):
+        list(source.batches(Query(sql, {}), 10))
+
+
+# Batches
+
+
+def test_rows_come_once_in_batches_of_at_most_so_many(kit: SourceKit, source: Source) -> None:
+    found = batches_of(source, f"SELECT i FROM {kit.numbers(25_000)}", rows=1_000)
+    assert max(batch.num_rows for batch in found) <= 1_000
+    assert sorted(value for batch in found for value in batch.column(0).to_pylist()) == list(range(25_000))
+
+
+def test_a_small_batch_size_holds_too(kit: SourceKit, source: Source) -> None:
+    assert [one.num_rows for one in batches_of(source, f"SELECT i FROM {kit.numbers(5)}", rows=2)] == [
+        2,
+        2,
+        1,
+    ]
+
+
+def test_memory_does_not_grow_with_the_rows(kit: SourceKit, source: Source) -> None:
+    process = psutil.Process()
+    sizes: list[int] = []
+    sql = f"SELECT i, repeat('x', 200) AS v FROM {kit.numbers(1_500_000)} WHERE i >= 0"
+    for number, _ in enumerate(source.batches(Query(sql, {}), 10_000)):
+        if number % 10 == 9:
+            sizes.append(process.memory_info().rss)
+    assert max(sizes) - sizes[0] < 120 * 2**20  # the answer is some 330 MB
+
+
+def test_bounds_travel_as_values(kit: SourceKit, server: Connection) -> None:
+    kit.run(
+        server,
+        "abakan",
+        "INSERT INTO orders VALUES (1, 'a', '2020-07-13 23:59:59.999999'), (2, 'b', '2020-07-14 00:00:00'),"
+        " (3, 'c', '2020-07-14 23:59:59.999999'), (4, 'd', '2020-07-15 00:00:00'), (5, 'e', NULL)",
+    )
+    query = Query(
+        "SELECT id, ':start' AS v FROM orders -- :end is no bound here\nWHERE at >= :start AND at < :end AND at >= :start",
+        {"start": datetime(2020, 7, 14), "end": datetime(2020, 7, 15)},  # noqa: DTZ001
+    )
+    with kit.open(server) as source:
+        rows = [row for batch in source.batches(query, 10) for row in batch.to_pylist()]
+    assert rows == [{"id": 2, "v": ":start"}, {"id": 3, "v": ":start"}]
+
+
+def test_naive_bounds_that_meet_instants_are_read_in_the_zone(kit: SourceKit, server: Connection) -> None:
+    kit.run(server, "abakan", "CREATE TABLE z AS SELECT TIMESTAMPTZ '2020-07-13 15:00:00+00' AS at")
+    query = Query("SELECT at FROM z WHERE at >= :start", {"start": datetime(2020, 7, 14)})  # noqa: DTZ001
+    for zone, rows in (("Asia/Chita", 1), ("UTC", 0)):
+        with kit.open(server, zone=zone) as source:
+            assert sum(batch.num_rows for batch in source.batches(query, 10)) == rows
+            (column,) = source.columns(query)
+            assert column.type.tz == "UTC"
+
+
+def test_instants_come_as_instants_whatever_the_zone(kit: SourceKit, server: Connection) -> None:
+    sql = "SELECT TIMESTAMPTZ '2020-10-25 00:30:00+00' AS at"
+    for zone in ("UTC", "Europe/Berlin", "Asia/Chita"):
+        with kit.open(server, zone=zone) as source:
+            assert values_of(source, sql) == [(datetime(2020, 10, 25, 0, 30, tzinfo=UTC),)]
+
+
+def test_nasty_texts_come_as_they_are(kit: SourceKit, source: Source) -> None:
+    sql = " UNION ALL ".join(f"SELECT {n} AS n, {kit.text(text)} AS v" for n, text in enumerate(NASTY_TEXTS))
+    assert [
+        value for _, value in sorted(values_of(source, sql), key=lambda row: str(row[0]).zfill(3))
+    ] == list(NASTY_TEXTS)
+
+
+def test_a_failure_in_mid_way_comes_after_the_rows_and_is_told(kit: SourceKit, source: Source) -> None:
+    stream = source.batches(Query(f"SELECT {kit.fails_midway} AS v FROM {kit.numbers(300_000)}", {}), 1_000)
+    seen = 0
+    with pytest.raises((QueryError, SourceError)) as caught:
+        for batch in stream:
+            seen += batch.num_rows
+    assert 0 < seen < 150_000
+    assert isinstance(caught.value, QueryError), "a value that cannot be converted does not go away by itself"
+    assert "LINE 1" not in str(caught.value)
+
+
+def test_a_source_can_be_asked_again_after_a_refusal(source: Source) -> None:
+    with pytest.raises(QueryError):
+        source.columns(Query("SELECT nothing FROM nowhere", {}))
+    assert values_of(source, "SELECT 1 AS one") == [(1,)]
+
+
+def test_a_stream_that_is_left_half_read_does_no_harm(kit: SourceKit, server: Connection) -> None:
+    with kit.open(server) as source:
+        stream = source.batches(Query(f"SELECT i FROM {kit.numbers(100_000)}", {}), 1_000)
+        next(stream)
+    kit.run(server, "abakan", "INSERT INTO orders VALUES (1, 'one', NULL)")
+
+
+def test_permanent_and_transient(kit: SourceKit) -> None:
+    assert DatabaseMissingError.permanent
+    assert QueryError.permanent
+    assert not SourceBusyError.permanent
+    assert not SourceError.permanent

@@ -1,0 +1,119 @@
+"""The whole way of a slice in one process: source, stage, publish, target."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from dwhctl.project.model import Connection, Load, Shard
+from dwhctl.project.slices import Slice
+from dwhctl.project.templates import Query
+from dwhctl.runs.publish import Published, Rules, publish
+from dwhctl.runs.stage_slice import stage_slice
+from dwhctl.runs.values import StageOrder, StageResult, TargetTable
+from dwhctl.targets.contract import StagedSlice, StagingGroup, Target
+from tests.contract.kits import SourceKit, TargetKit
+from tests.unit.projects import a_load
+
+DAY = date(2020, 7, 14)
+SERVICE = "etl_source VARCHAR, etl_id BIGINT, hash_id BIGINT"
+TABLE = "stage.t"
+
+
+def a_slice(day: date = DAY, zone: str = "UTC", shard: str = "abakan", *, sliced: bool = True) -> Slice:
+    """The slice of a day on a shard's wall clock."""
+    if not sliced:
+        return Slice("orders", shard, day, None, None, None, None, zone)
+    start, end = (datetime(one.year, one.month, one.day) for one in (day, day + timedelta(days=1)))  # noqa: DTZ001
+    at, end_at = (one.replace(tzinfo=ZoneInfo(zone)).astimezone(ZoneInfo("UTC")) for one in (start, end))
+    return Slice("orders", shard, day, start, end, at, end_at, zone)
+
+
+@dataclass
+class Way:
+    """One source, one warehouse, one table."""
+
+    source_kit: SourceKit
+    target_kit: TargetKit
+    root: Path
+    slice_by: str | None = None
+    key: tuple[str, ...] = ("id",)
+    zone: str = "UTC"
+    numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.source: Connection = self.source_kit.connection(self.root)
+        self.warehouse: Connection = self.target_kit.connection(self.root)
+        self.target: Target = self.target_kit.open(self.warehouse, self.root)
+        self.group = StagingGroup("run", "group", TABLE)
+
+    @property
+    def load(self) -> Load:
+        """The load."""
+        return a_load(key=self.key, slice_by=self.slice_by, table=TABLE, target="dwh")
+
+    def create(self, columns: str) -> None:
+        """Make the target table, with the service fields."""
+        self.target.run_statements(
+            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE})"]
+        )
+
+    def fill(self, *statements: str, shard: str = "abakan") -> None:
+        """Run statements in the shard's database."""
+        self.source_kit.run(self.source, shard, *statements)
+
+    def order(self, sql: str, day: date = DAY, shard: str = "abakan", **keys: Any) -> StageOrder:
+        """The order of a new attempt."""
+        one = a_slice(day, self.zone, shard, sliced=self.slice_by is not None)
+        binds = {"start": one.start, "end": one.end} if ":start" in sql else {}
+        number = next(self.numbers)
+        return StageOrder(
+            slice=one,
+            shard=Shard(shard, shard, "server_0", self.zone),
+            source=self.source,
+            query=Query(sql, {name: value for name, value in binds.items() if value is not None}),
+            key=self.key,
+            slice_by=self.slice_by,
+            table=TargetTable(self.warehouse, TABLE, tuple(self.target.columns(TABLE)), self.root / "state"),
+            group=self.group,
+            token=f"token{number}",
+            etl_id=number,
+            **keys,
+        )
+
+    def stage(self, sql: str, **keys: Any) -> tuple[StageResult, StagedSlice]:
+        """Stage a slice as a worker does."""
+        self.target.open_group(self.group)
+        order = self.order(sql, **keys)
+        result = stage_slice(order)
+        return result, StagedSlice(order.slice, result.token, order.etl_id, result.rows)
+
+    def publish(self, *staged: StagedSlice, allow_shrink: bool = True) -> list[Published]:
+        """Publish as the parent does."""
+        return publish(self.target, self.load, self.group, staged, Rules(allow_shrink, lambda: None))
+
+    def carry(self, sql: str, **keys: Any) -> int:
+        """Take a slice the whole way; give its rows."""
+        result, staged = self.stage(sql, **keys)
+        assert result.failure is None, result.failure
+        (outcome,) = self.publish(staged)
+        assert outcome.failure is None, outcome.failure
+        return result.rows
+
+    def refusal(self, sql: str, **keys: Any) -> str:
+        """Take a slice that must be refused, by whom ever; give class and message."""
+        result, staged = self.stage(sql, **keys)
+        failure = result.failure
+        if failure is None:
+            (outcome,) = self.publish(staged)
+            failure = outcome.failure
+        assert failure is not None, self.rows("*")
+        return f"{failure.error_class}: {failure.message}"
+
+    def rows(self, columns: str, order: str = "id") -> list[tuple[str | None, ...]]:
+        """What stands in the target, as text."""
+        return self.target_kit.texts(self.warehouse, f"SELECT {columns} FROM {TABLE} ORDER BY {order}")
