@@ -31,6 +31,9 @@ class NoopSource:
     def __exit__(self, *_exc: object) -> None:
         pass
 
+    def close(self) -> None:
+        """There is nothing to close."""
+
     def columns(self, _query: Query) -> Sequence[Column]:
         """The columns of an order."""
         import pyarrow as pa

@@ -112,7 +112,7 @@ def _show_sessions(project: Project) -> None:
     from dwhctl.cli.output import say, show
     from dwhctl.sessions import open_store
 
-    with open_store(project.connections[project.sessions_connection]) as store:  # type: ignore[arg-type]
+    with open_store(project.sessions) as store:
         sessions = store.recent(SHOWN)
     say()
     say(f"The sessions table has a row for each attempt at a slice; the newest {SHOWN}:")

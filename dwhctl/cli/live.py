@@ -50,7 +50,8 @@ class LiveProgress:
             self._print(one_line(event.text))
         elif isinstance(event, SliceClosed):
             if event.failure is not None and event.state is not State.UP_FOR_RETRY:
-                self._failures.append(closed_line(event))
+                reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
+                self._failures.append(f"failed: {event.load} {event.shard} {event.day}: {reason}")
             if self._verbose:
                 self._print(closed_line(event))
 

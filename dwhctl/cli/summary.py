@@ -78,19 +78,24 @@ def _shards(group: list[FailedSlice]) -> str:
 
 
 def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
-    """Give the commands that try the group again: its own when it is one, else one for each load and day."""
+    """Give the commands that try the group again: its own when it is one, else one for each load."""
     if group[0].failure.error_class == ShrunkSourceError.__name__:
         return []  # it would fail again: its message names the command that accepts it
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
     if len(group) == 1:
         return [group[0].command + place]
-    by_day: dict[str, list[FailedSlice]] = {}
+    by_load: dict[str, list[FailedSlice]] = {}
     for one in group:
-        by_day.setdefault(f"dwhctl load {one.load} --date {one.day}", []).append(one)
-    return [start + _which(slices) + place for start, slices in by_day.items()]
+        by_load.setdefault(one.load, []).append(one)
+    return [f"dwhctl load {load}{_which(slices)}{place}" for load, slices in by_load.items()]
 
 
 def _which(slices: list[FailedSlice]) -> str:
-    if len(slices) > SHOWN_SHARDS:
-        return " --only-missing"
-    return "".join(f" --shard {one.shard}" for one in slices)
+    """Say in options which slices these are; where they say more, the complete ones are left out."""
+    first, last = min(one.day for one in slices), max(one.day for one in slices)
+    shards = list(dict.fromkeys(one.shard for one in slices))
+    exact = first == last and len(shards) <= SHOWN_SHARDS
+    options = f" --date {last}"
+    options += f" --lookback {(last - first).days}" if first < last else ""
+    options += "".join(f" --shard {shard}" for shard in shards) if len(shards) <= SHOWN_SHARDS else ""
+    return options if exact else f"{options} --only-missing"

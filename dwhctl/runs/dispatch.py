@@ -105,10 +105,11 @@ class Dispatcher:
 
     def run(self) -> ExitCode | None:
         """Load every slice of the queue. Gives the exit code of the signal that stopped it, if one did."""
-        while self._jobs or self._flying or self._staged or self._adding or self._groups.busy:
+        while self._is_busy():
             self._step(time.monotonic())
             try:
-                happening = self._happenings.get(timeout=self._patience())
+                # After the last step nothing will happen any more.
+                happening = self._happenings.get(timeout=self._patience() if self._is_busy() else 0.0)
             except queue.Empty:
                 continue
             if isinstance(happening, ExitCode):
@@ -116,6 +117,9 @@ class Dispatcher:
             self._handle(happening)
         self._closer.flush()
         return None
+
+    def _is_busy(self) -> bool:
+        return bool(self._jobs or self._flying or self._staged or self._adding or self._groups.busy)
 
     def _step(self, now: float) -> None:
         self._expire(now)

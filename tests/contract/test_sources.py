@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def kit(request: pytest.FixtureRequest) -> SourceKit:
 @pytest.fixture
 def server(kit: SourceKit, tmp_path: Path) -> Connection:
     connection = kit.connection(tmp_path)
-    kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT, name VARCHAR, at TIMESTAMP)")
+    kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT, name VARCHAR, moment TIMESTAMP)")
     return connection
 
 
@@ -98,21 +97,20 @@ def test_a_database_that_is_given_free_in_time_opens(kit: SourceKit, tmp_path: P
     assert opened.is_set()
 
 
-_AS_NOBODY = """
-import sys
-from pathlib import Path
-from dwhctl.errors import DatabaseMissingError
-from dwhctl.project.model import DuckdbConnection
-from dwhctl.sources import open_source
-try:
-    open_source(DuckdbConnection(name="server_0", path=Path(sys.argv[1])), "abakan", "UTC")
-except DatabaseMissingError as error:
-    print(error)
-"""
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be a user who may do nothing, for a while."""
+    os.setresgid(65534, 65534, 0)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(0, 0, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
-@pytest.mark.parametrize("closed", ["file", "folder"])
+@pytest.mark.parametrize("closed", ["abakan.duckdb", "."])
 def test_a_file_that_may_not_be_read(closed: str) -> None:
     kit = next(one for one in SOURCES if one.name == "duckdb")
     with tempfile.TemporaryDirectory() as name:
@@ -120,16 +118,10 @@ def test_a_file_that_may_not_be_read(closed: str) -> None:
         root.chmod(0o755)
         connection = kit.connection(root)
         kit.run(connection, "abakan", "CREATE TABLE orders (id BIGINT)")
-        (root / "server_0" / ("abakan.duckdb" if closed == "file" else "")).chmod(0o600)
-        found = subprocess.run(
-            [sys.executable, "-c", _AS_NOBODY, str(root / "server_0")],
-            user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False, cwd="/",
-        )  # fmt: skip
-    if "ModuleNotFoundError" in found.stderr:
-        pytest.skip("somebody else cannot even import dwhctl here")
-    assert found.stdout.strip() == f"{root}/server_0/abakan.duckdb cannot be read: permission denied", (
-        found.stderr
-    )
+        (root / "server_0" / closed).chmod(0o600)
+        with as_nobody(), pytest.raises(DatabaseMissingError) as caught:
+            kit.open(connection)
+    assert str(caught.value) == f"{root}/server_0/abakan.duckdb cannot be read: permission denied"
 
 
 def test_close_lets_go_and_may_be_called_twice(kit: SourceKit, server: Connection) -> None:
@@ -153,8 +145,8 @@ def test_version_is_a_real_answer(kit: SourceKit, source: Source) -> None:
 
 
 def test_columns_are_in_the_querys_order(source: Source) -> None:
-    columns = source.columns(Query("SELECT name, id AS the_id, at FROM orders", {}))
-    assert [column.name for column in columns] == ["name", "the_id", "at"]
+    columns = source.columns(Query("SELECT name, id AS the_id, moment FROM orders", {}))
+    assert [column.name for column in columns] == ["name", "the_id", "moment"]
 
 
 def test_columns_do_not_run_the_query_to_its_end(kit: SourceKit, server: Connection) -> None:
@@ -211,7 +203,7 @@ def test_two_columns_of_one_name_are_refused_by_name(source: Source, second: str
         "SELEC id FROM orders",
         "SELECT id FROM missing_table",
         "SELECT missing_column FROM orders",
-        "SELECT id FROM orders WHERE at >= :start",
+        "SELECT id FROM orders WHERE moment >= :start",
         "DELETE FROM orders",
         "CREATE TABLE other (id BIGINT)",
         "SELECT 1 AS a; SELECT 2 AS b",
@@ -261,7 +253,7 @@ def test_bounds_travel_as_values(kit: SourceKit, server: Connection) -> None:
         " (3, 'c', '2020-07-14 23:59:59.999999'), (4, 'd', '2020-07-15 00:00:00'), (5, 'e', NULL)",
     )
     query = Query(
-        "SELECT id, ':start' AS v FROM orders -- :end is no bound here\nWHERE at >= :start AND at < :end AND at >= :start",
+        "SELECT id, ':start' AS v FROM orders -- :end is no bound here\nWHERE moment >= :start AND moment < :end AND moment >= :start",
         {"start": datetime(2020, 7, 14), "end": datetime(2020, 7, 15)},  # noqa: DTZ001
     )
     with kit.open(server) as source:
@@ -270,8 +262,8 @@ def test_bounds_travel_as_values(kit: SourceKit, server: Connection) -> None:
 
 
 def test_naive_bounds_that_meet_instants_are_read_in_the_zone(kit: SourceKit, server: Connection) -> None:
-    kit.run(server, "abakan", "CREATE TABLE z AS SELECT TIMESTAMPTZ '2020-07-13 15:00:00+00' AS at")
-    query = Query("SELECT at FROM z WHERE at >= :start", {"start": datetime(2020, 7, 14)})  # noqa: DTZ001
+    kit.run(server, "abakan", "CREATE TABLE z AS SELECT TIMESTAMPTZ '2020-07-13 15:00:00+00' AS moment")
+    query = Query("SELECT moment FROM z WHERE moment >= :start", {"start": datetime(2020, 7, 14)})  # noqa: DTZ001
     for zone, rows in (("Asia/Chita", 1), ("UTC", 0)):
         with kit.open(server, zone=zone) as source:
             assert sum(batch.num_rows for batch in source.batches(query, 10)) == rows
@@ -280,7 +272,7 @@ def test_naive_bounds_that_meet_instants_are_read_in_the_zone(kit: SourceKit, se
 
 
 def test_instants_come_as_instants_whatever_the_zone(kit: SourceKit, server: Connection) -> None:
-    sql = "SELECT TIMESTAMPTZ '2020-10-25 00:30:00+00' AS at"
+    sql = "SELECT TIMESTAMPTZ '2020-10-25 00:30:00+00' AS moment"
     for zone in ("UTC", "Europe/Berlin", "Asia/Chita"):
         with kit.open(server, zone=zone) as source:
             assert values_of(source, sql) == [(datetime(2020, 10, 25, 0, 30, tzinfo=UTC),)]

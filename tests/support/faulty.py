@@ -82,9 +82,7 @@ def processes_of_group(group: int) -> list[int]:
 def wait_for_end(process: Popen[str], *, seconds: float = 30) -> tuple[str, str]:
     """Wait until a process and all that it started are gone; give what it said."""
     out, err = process.communicate(timeout=seconds)
-    wait_until(
-        lambda: not processes_of_group(process.pid), f"no process of {process.pid} is left", seconds=5
-    )
+    wait_until(lambda: not processes_of_group(process.pid), f"no process of {process.pid} is left", seconds=5)
     return out, err
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import threading
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_live_progress_has_a_line_for_each_server(plan: Plan) -> None:
     assert "1,500" in found["server_0"]
     assert "1/1" in found["server_1"]
     assert "3/3" in found["all"]
-    assert lines[4].startswith("failed: orders achinsk 2020-07-13 (from server_0): attempt 1")
+    assert lines[4] == "failed: orders achinsk 2020-07-13: ConnectError: the server does not answer"
     assert "run 1 died and was reaped" in screen.getvalue()
     assert "loaded: orders abakan" not in screen.getvalue()
 
@@ -251,6 +252,14 @@ def test_the_summary_stays_short_and_names_the_project(capsys: pytest.CaptureFix
         "  try again: dwhctl load orders --date 2020-07-13 --only-missing --project '/srv/my dwh'"
     )
     assert lines[-1] == "and 5 slices more failed for 5 other reasons"
+
+
+def test_one_command_tries_several_days_again(capsys: pytest.CaptureFixture[str]) -> None:
+    failures = [replace(failed("a"), day=DAY - timedelta(days=back)) for back in (0, 3)]
+    lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys)
+    assert lines[3:] == [
+        "  try again: dwhctl load orders --date 2020-07-13 --lookback 3 --shard a --only-missing"
+    ]
 
 
 def test_a_shrunk_source_is_not_simply_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
