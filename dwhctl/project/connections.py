@@ -73,7 +73,8 @@ class DuckdbConnection(_EmbeddedConnection):
     )
     memory_limit: Annotated[str, AfterValidator(_amount)] = Field(
         "64MiB",
-        description="The memory that DuckDB may use in each process before it spills to disk.", examples=["256MiB"]
+        description="The memory that DuckDB may use in each process before it spills to disk.",
+        examples=["256MiB"],
     )
 
     @property

@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 
 _SLOT_POLL_SECONDS = 0.05
 _IDLE_SECONDS = 1.0
+#: A worker that is not up by then will not come up: its attempt's time runs from then on.
+_START_UP_SECONDS = 60.0
+#: Workers with nothing to do for longer than this are sent home: another run may want their slots.
+_LONG_PAUSE_SECONDS = 3.0
 _LONGEST_RETRY_SECONDS = 600.0
 _MAX_DEATHS = 2
 _MAX_ADDITIONS = 5
@@ -128,7 +132,7 @@ class Dispatcher:
         self._start(now)
         self._publish_due(now)
         self._closer.flush()
-        if not len(self._jobs):
+        if not self._starter.blocked and self._next_start() > now + _LONG_PAUSE_SECONDS:
             self._crew.dismiss_idle()
 
     def _patience(self) -> float:
@@ -140,6 +144,11 @@ class Dispatcher:
         if (due := self._groups.next_due(now)) is not None:
             waits.append(due)
         return max(0.0, min(waits))
+
+    def _next_start(self) -> float:
+        """Give the time at which an idle worker may have something to do again."""
+        times = [at for at in (self._jobs.next_retry(), self._next_probe()) if at is not None]
+        return min(times, default=float("inf"))
 
     def _next_probe(self) -> float | None:
         probes = [self._parking.next_probe(name) for name in self._jobs.connections()]
@@ -206,8 +215,12 @@ class Dispatcher:
 
     def _expire(self, now: float) -> None:
         """Kill the workers of attempts past their deadline: a driver's own timeout does not fire on a dead line."""
-        for flight in [one for one in self._flying.values() if now >= one.deadline]:
+        for flight in list(self._flying.values()):
             timeout = flight.job.planned.load.timeout
+            if not flight.worker.is_up and now < flight.started + _START_UP_SECONDS:
+                flight.deadline = now + timeout.total_seconds()
+            if now < flight.deadline:
+                continue
             self._crew.dismiss(flight.worker)
             failure = Failure.of(
                 TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")

@@ -33,7 +33,7 @@ from dwhctl.runs.slots import WORKERS, Slots
 from dwhctl.runs.starting import Starter
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
-from dwhctl.sessions import open_store
+from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import is_complete
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def plan_load(project: Project, request: LoadRequest) -> Plan:
     plan = candidates(project, request)
     check_templates(project, plan)
     if request.only_missing:
-        with open_store(project.sessions) as store:
-            plan = without_complete(plan, complete_slices(store, plan))
+        store = open_if_there(project.sessions)
+        if store is not None:
+            with store:
+                plan = without_complete(plan, complete_slices(store, plan))
     return plan
 
 

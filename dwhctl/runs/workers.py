@@ -31,6 +31,10 @@ class Worker(Protocol):
     def kill(self) -> None:
         """End the worker now, whatever it does."""
 
+    @property
+    def is_up(self) -> bool:
+        """Tell whether the worker has started: until then its task has not begun."""
+
 
 class ProcessWorker:
     """A process of its own, from loky: a fresh interpreter that shares no handle with the parent."""
@@ -57,6 +61,10 @@ class ProcessWorker:
             future = self._executor.submit(function, task)
         return future
 
+    @property
+    def is_up(self) -> bool:
+        return self._pid.done()
+
     def kill(self) -> None:
         if self._pid.done() and self._pid.exception() is None:
             with suppress(ProcessLookupError):
@@ -79,6 +87,10 @@ class InlineWorker:
 
     def kill(self) -> None:
         """Nothing runs between two calls of `submit`."""
+
+    @property
+    def is_up(self) -> bool:
+        return True
 
 
 def stage_in_worker(order: StageOrder) -> StageResult:

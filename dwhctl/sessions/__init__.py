@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dwhctl.sessions.connect import open_store
+from dwhctl.sessions.connect import open_if_there, open_store
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import (
     Closing,
@@ -25,6 +25,7 @@ __all__ = [
     "SessionStore",
     "State",
     "is_complete",
+    "open_if_there",
     "open_store",
     "successful",
 ]

@@ -20,3 +20,14 @@ def open_store(connection: SqliteConnection | PostgresConnection, *, host: str |
     from dwhctl.sessions.postgres_store import PostgresStore
 
     return PostgresStore(connection, host=host)
+
+
+def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionStore | None:
+    """The store behind a connection for reading; None when no run has made its table yet. Makes nothing."""
+    if connection.type == "sqlite" and not connection.path.exists():
+        return None
+    store = open_store(connection)
+    if store.is_ready():
+        return store
+    store.close_connection()
+    return None

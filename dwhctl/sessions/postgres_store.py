@@ -55,6 +55,10 @@ class PostgresStore(SqlStore):
                 upgrade.run()
                 faults.reach("sessions.prepare.done")
 
+    def is_ready(self) -> bool:
+        with self._lock, in_words(self._connection, self._address, "looking at the table"):
+            return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
+
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:
             return []

@@ -37,6 +37,10 @@ class SqliteStore(SqlStore):
             with self._transaction("prepare"):
                 sqlite_schema.make_ready(self._connection, self._sql, self.path)
 
+    def is_ready(self) -> bool:
+        with self._operation("looking at the table"):
+            return sqlite_schema.is_ready(self._connection, self._sql, self.path)
+
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:
             return []

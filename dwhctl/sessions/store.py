@@ -28,6 +28,10 @@ class SessionStore(ABC):
         """Create the table, or upgrade the one that stands there; a table of another shape is refused."""
 
     @abstractmethod
+    def is_ready(self) -> bool:
+        """Tell whether the table stands there as dwhctl needs it; changes nothing."""
+
+    @abstractmethod
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         """Write running sessions and return their ids, in the order given."""
 

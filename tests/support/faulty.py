@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -14,8 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from subprocess import Popen
+from subprocess import PIPE, Popen
 from typing import IO
+
+import pytest
 
 from tests.postgres import PostgresServer
 
@@ -147,3 +151,38 @@ def postgres_sessions(server: PostgresServer, database: str) -> str:
         f'type = "postgres"\nhost = "{server.host}"\nport = {server.port}\nuser = "{server.user}"\n'
         f'database = "{database}"{password}'
     )
+
+
+@contextmanager
+def reader_of(file: Path) -> Iterator[Popen[str]]:
+    """Another program that has a DuckDB file open for reading, until the block ends."""
+    program = (
+        "import duckdb, sys; db = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True);"
+        " sys.stdin.read()"
+    )
+    with Popen([sys.executable, "-c", program, str(file)], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "open\n"
+        try:
+            yield process
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+@contextmanager
+def tiny_disk(folder: Path, size: str) -> Iterator[None]:
+    """A file system of its own, soon full, at a folder; the test is skipped where mounting is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "dwhctl_test", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
