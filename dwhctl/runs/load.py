@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict
 
-from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError
+from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError
 from dwhctl.faults import reach
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _RECENT = timedelta(days=14)
+_LOCK_SECONDS = 30.0
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
@@ -157,8 +158,15 @@ class _Run:
 
     def _hold_run(self, stack: ExitStack) -> None:
         lock = Lock(self._state.run_locks / f"{self.id}.lock")
-        if not lock.try_take(self._request.command) or not self._store.try_hold_run(self.id):
-            raise SessionsError(f"run {self.id} exists already")  # a new random id: it cannot
+        # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
+        until = time.monotonic() + _LOCK_SECONDS
+        while not lock.try_take(self._request.command) or not self._store.try_hold_run(self.id):
+            if time.monotonic() > until:
+                raise StateDirError(
+                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder()}"
+                )
+            lock.release()
+            time.sleep(0.05)
         # The file is left behind when the run does not end in order: the next run reaps it then.
         stack.callback(lambda: lock.release(remove=self._report.stopped is None))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -32,8 +32,8 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # fallback: a lock that is no flock would outlive its holder.
         self._lock = FileLock(path, mode=0o640, thread_local=False, blocking=False)
+        self._signed = False
 
     def try_take(self, command: str = "") -> bool:
         """Take the lock if it is free. Raise StateDirError when the file cannot be used."""
@@ -51,6 +51,10 @@ class Lock:
         """Let go of the lock; `remove` its file first where nobody can wait for it any more."""
         if remove:
             self.path.unlink(missing_ok=True)
+        elif self._signed:
+            with suppress(OSError):
+                self.path.write_text("")
+        self._signed = False
         self._lock.release()
 
     def holder(self) -> str:
@@ -61,6 +65,7 @@ class Lock:
             return "another dwhctl"
 
     def _sign(self, command: str) -> None:
+        self._signed = True
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         text = f"pid {os.getpid()} on {socket.gethostname()}: {command} (since {since})"
         try:

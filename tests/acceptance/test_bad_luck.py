@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from subprocess import Popen
 
@@ -244,7 +244,7 @@ def test_the_sessions_table_is_dropped_in_the_middle(sandbox: Sandbox, faults: F
 
 # The disk
 
-FAT = "UPDATE orders SET customer = repeat(md5(random()::VARCHAR), 20)"
+FAT = "UPDATE orders SET customer = " + " || ".join(f"md5(random() || '{number}')" for number in range(12))
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_the_disk_of_the_staging_is_full(fat: Sandbox) -> None:
 
 
 def test_the_disk_of_the_state_folder_is_full(fat: Sandbox) -> None:
-    with tiny_disk(fat.root / "state", "4m"):
+    with tiny_disk(fat.root / "state", "3m"):
         done = fat.run(*LOAD)
         assert done.returncode == 1
         assert outcomes(fat, "abakan")[0][0] is State.FAILED
@@ -283,9 +283,8 @@ def test_the_disk_of_the_state_folder_is_full(fat: Sandbox) -> None:
 def test_not_a_byte_is_left_on_the_disk(sandbox: Sandbox) -> None:
     with tiny_disk(sandbox.root / "state", "2m"):
         filler = sandbox.root / "state" / "filler"
-        with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(bytes(4096))
+        with suppress(OSError):
+            filler.write_bytes(bytes(4_000_000))
         done = sandbox.run(*LOAD)
         assert done.returncode == 1
         assert str(sandbox.root / "state") in done.stderr
@@ -297,7 +296,7 @@ def test_not_a_byte_is_left_on_the_disk(sandbox: Sandbox) -> None:
 def test_files_may_not_grow(fat: Sandbox) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
     process = fat.start(*LOAD, preexec_fn=limit)
     _, err = wait_for_end(process)

@@ -142,12 +142,16 @@ def test_a_day_by_a_utc_column_reloaded_leaves_its_neighbours_alone(
     days = days_from(changed - timedelta(days=1), 3)
     project.load(*days, loads=("flights_utc",))
     neighbours = f"flight_date <> DATE '{changed}'"
-    before = project.warehouse(f"SELECT etl_id, hash_id FROM stage.flights_utc WHERE {neighbours} ORDER BY ALL")
+    before = project.warehouse(
+        f"SELECT etl_id, hash_id FROM stage.flights_utc WHERE {neighbours} ORDER BY ALL"
+    )
 
     project.load(changed, loads=("flights_utc",))
 
     assert_same(project.held("flights_utc"), rows_of(days))
-    after = project.warehouse(f"SELECT etl_id, hash_id FROM stage.flights_utc WHERE {neighbours} ORDER BY ALL")
+    after = project.warehouse(
+        f"SELECT etl_id, hash_id FROM stage.flights_utc WHERE {neighbours} ORDER BY ALL"
+    )
     assert after == before
 
 
@@ -176,6 +180,6 @@ def test_the_whole_year(project: FlightsSandbox) -> None:
         f" {ROWS / seconds:.0f} rows/s; {watch}\n{out}"
     )
     assert_same(project.held(), sorted(csv_rows(), key=row_key))
-    assert Counter(one.state in (State.LOADED, State.SKIPPED) for one in project.sessions_newest_first(20_000)) == {
-        True: slices
-    }
+    assert Counter(
+        one.state in (State.LOADED, State.SKIPPED) for one in project.sessions_newest_first(20_000)
+    ) == {True: slices}

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -72,15 +72,24 @@ def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 1
         time.sleep(0.02)
 
 
+def _state_and_group(pid: int) -> tuple[str, int]:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "X", 0
+    state, _, group = text.rpartition(")")[2].split()[:3]
+    return state, int(group)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process still does something."""
+    return _state_and_group(pid)[0] not in "ZX"
+
+
 def processes_of_group(group: int) -> list[int]:
     """Processes of a process group that still do something."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state not in "ZX":
-                found.append(int(folder.name))
-    return found
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _state_and_group(pid)[1] == group and is_alive(pid)]
 
 
 def wait_for_end(process: Popen[str], *, seconds: float = 30) -> tuple[str, str]:
@@ -116,13 +125,14 @@ class OwnPostgres:
     """A PostgreSQL server of one test, which may be killed and started again."""
 
     server: PostgresServer
-    postmaster: int
+    postmaster: Callable[[], int]
     start_again: Callable[[], None]
 
     def kill(self) -> None:
         """End it at once, its connections with it: what a crash of its machine does."""
-        os.kill(self.postmaster, signal.SIGQUIT)
-        wait_until(lambda: not Path(f"/proc/{self.postmaster}").exists(), "PostgreSQL is gone")
+        postmaster = self.postmaster()
+        os.kill(postmaster, signal.SIGQUIT)
+        wait_until(lambda: not is_alive(postmaster), "PostgreSQL is gone")
 
 
 @contextmanager
@@ -138,7 +148,9 @@ def own_postgres() -> Iterator[OwnPostgres]:
     try:
         info = running.get_postmaster_info()
         server = PostgresServer(host=str(info.socket_dir), port=info.port or 5432, user="postgres")
-        yield OwnPostgres(server, info.pid, running.ensure_postgres_running)
+        yield OwnPostgres(
+            server, lambda: int(running.get_postmaster_info().pid), running.ensure_postgres_running
+        )
     finally:
         running.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

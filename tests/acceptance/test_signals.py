@@ -1,0 +1,210 @@
+"""Ctrl-C and SIGTERM stop a load within seconds, whatever it does at that moment; the next one does the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dwhctl.sessions import State
+from tests.support.faulty import Faults, flocked, held_locks, reader_of, wait_for_end, wait_until
+from tests.support.projects import DAY, Sandbox
+
+LOAD = ("load", "--date", str(DAY))
+SECONDS = 5.0
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    """Two shards, and a warehouse for which a load waits long."""
+    sandbox = Sandbox(tmp_path / "project", {"server_0": ["abakan", "achinsk"]}, max_workers=2).write().fill()
+    text = (sandbox.root / "config" / "dwhctl.toml").read_text()
+    sandbox.put("config/dwhctl.toml", text.replace('lock_wait = "5s"', 'lock_wait = "2m"'))
+    return sandbox
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Faults:
+    """Where a load is held up."""
+    return Faults(tmp_path / "log")
+
+
+def interrupt_parent(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+def interrupt_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def terminate(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+
+
+def terminate_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+WAYS = [(interrupt_parent, 130), (interrupt_group, 130), (terminate, 143), (terminate_group, 143)]
+
+
+def stops(process: subprocess.Popen[str], send: Callable[[subprocess.Popen[str]], None], code: int) -> str:
+    """Send the signal: the load and its workers are gone within seconds, with the exit code and in words."""
+    sent = time.monotonic()
+    send(process)
+    out, err = wait_for_end(process)
+    assert time.monotonic() - sent < SECONDS
+    assert process.returncode == code, err
+    assert "interrupted" in out + err
+    assert "Traceback" not in out + err
+    return out
+
+
+def load_well(sandbox: Sandbox) -> None:
+    """The next load puts it right."""
+    assert held_locks(sandbox.root / "state") == []
+    report = sandbox.load()
+    assert (report.failed, report.stopped) == (0, None)
+    assert sandbox.target_rows() == sandbox.source_rows()
+    assert State.RUNNING not in {one.state for one in sandbox.sessions_newest_first()}
+
+
+def assert_interrupted(sandbox: Sandbox, shards: list[str]) -> None:
+    """Exactly these shards' sessions failed, as interrupted; nothing runs or waits, nothing is staged."""
+    found = [one for one in sandbox.sessions_newest_first() if one.error_class == "InterruptedAttemptError"]
+    assert sorted(one.shard for one in found) == shards
+    assert {(one.state, one.comment, one.successful) for one in found} == {
+        (State.FAILED, "interrupted", False)
+    }
+    states = {one.state for one in sandbox.sessions_newest_first()}
+    assert not states & {State.RUNNING, State.UP_FOR_RETRY}
+    assert list((sandbox.root / "state" / "staging").iterdir()) == []
+    assert list((sandbox.root / "state" / "locks" / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(("send", "code"), WAYS)
+def test_while_workers_hang(
+    sandbox: Sandbox, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int
+) -> None:
+    process = sandbox.start(*LOAD, env=faults.at("stage.extract", "pause", until=2).env())
+    faults.wait_for("stage.extract", nth=2)
+    out = stops(process, send, code)
+    assert "interrupted before its end" in out
+    assert_interrupted(sandbox, ["abakan", "achinsk"])
+    load_well(sandbox)
+
+
+@pytest.mark.parametrize(("send", "code"), [WAYS[1], WAYS[2]])
+def test_while_workers_start(
+    sandbox: Sandbox, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int
+) -> None:
+    process = sandbox.start(*LOAD, env=faults.env())
+    faults.wait_for("sessions.open.done")
+    time.sleep(0.2)
+    stops(process, send, code)
+    assert_interrupted(sandbox, ["abakan", "achinsk"])
+    load_well(sandbox)
+
+
+def test_what_is_published_counts_as_loaded(sandbox: Sandbox, faults: Faults) -> None:
+    process = sandbox.start(*LOAD, env=faults.at("publish.committed", "pause").env())
+    faults.wait_for("publish.committed")
+    interrupt_parent(process)
+    time.sleep(0.3)
+    faults.go_on()
+    wait_for_end(process)
+    assert process.returncode == 130
+    assert sandbox.target_rows() == sandbox.source_rows()
+    assert {one.state for one in sandbox.sessions_newest_first()} == {State.LOADED}
+
+
+def test_before_the_commit_nothing_is_published(sandbox: Sandbox, faults: Faults) -> None:
+    process = sandbox.start(*LOAD, env=faults.at("publish.insert", "pause").env())
+    faults.wait_for("publish.insert")
+    interrupt_parent(process)
+    time.sleep(0.3)
+    faults.go_on()
+    wait_for_end(process)
+    assert process.returncode == 130
+    states = {one.state for one in sandbox.sessions_newest_first()}
+    # The statement that runs when the signal comes may be the last one: then it is published, and told so.
+    assert states in ({State.FAILED}, {State.LOADED})
+    assert sandbox.target_rows() == (sandbox.source_rows() if states == {State.LOADED} else [])
+    load_well(sandbox)
+
+
+def test_while_the_first_look_waits_for_the_warehouse(sandbox: Sandbox, faults: Faults) -> None:
+    sandbox.load()
+    with reader_of(sandbox.warehouse_file):
+        process = sandbox.start(*LOAD, env=faults.env())
+        faults.wait_for("prepare.create")
+        time.sleep(0.3)
+        stops(process, interrupt_parent, 130)
+    assert_interrupted(sandbox, [])
+    load_well(sandbox)
+
+
+def test_while_publishing_waits_for_the_warehouse(sandbox: Sandbox, faults: Faults) -> None:
+    sandbox.load()
+    process = sandbox.start(*LOAD, env=faults.at("publish.begin", "pause").env())
+    faults.wait_for("publish.begin")
+    with reader_of(sandbox.warehouse_file):
+        faults.go_on()
+        time.sleep(0.5)
+        stops(process, interrupt_parent, 130)
+    assert_interrupted(sandbox, ["abakan", "achinsk"])
+    load_well(sandbox)
+
+
+def test_while_a_slice_waits_for_its_retry(sandbox: Sandbox, faults: Faults) -> None:
+    sandbox.load_keys = 'retries = 3\nretry_delay = "1m"'
+    sandbox.write()
+    process = sandbox.start(*LOAD, env=faults.at("stage.write", "kill worker").env())
+    faults.wait_for("sessions.close.done", nth=2)
+    stops(process, terminate, 143)
+    ended = {one.state: one for one in sandbox.sessions_newest_first()}
+    assert set(ended) == {State.FAILED, State.LOADED}
+    assert ended[State.FAILED].error_class == "WorkerDiedError"
+    assert "interrupted" in str(ended[State.FAILED].comment)
+    load_well(sandbox)
+
+
+def test_while_it_waits_for_another_load(sandbox: Sandbox, faults: Faults) -> None:
+    sandbox.load()
+    with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
+        process = sandbox.start(*LOAD, "--wait", "10m", env=faults.env())
+        time.sleep(1.5)
+        assert process.poll() is None
+        stops(process, interrupt_parent, 130)
+    assert len(sandbox.sessions_newest_first()) == 2
+    load_well(sandbox)
+
+
+def test_while_it_waits_for_a_slot(sandbox: Sandbox, faults: Faults) -> None:
+    sandbox.load()
+    slots = sandbox.root / "state" / "slots"
+    with flocked(slots / "worker_processes.0.lock"), flocked(slots / "worker_processes.1.lock"):
+        process = sandbox.start(*LOAD, env=faults.env())
+        faults.wait_for("prepare.create")
+        time.sleep(0.5)
+        stops(process, interrupt_parent, 130)
+    assert_interrupted(sandbox, [])
+    load_well(sandbox)
+
+
+def test_a_second_signal_changes_nothing(sandbox: Sandbox, faults: Faults) -> None:
+    process = sandbox.start(*LOAD, env=faults.at("stage.extract", "pause", until=2).env())
+    faults.wait_for("stage.extract", nth=2)
+    for _ in range(3):
+        interrupt_parent(process)
+        time.sleep(0.02)
+    wait_for_end(process)
+    assert process.returncode == 130
+    assert_interrupted(sandbox, ["abakan", "achinsk"])
+    wait_until(lambda: held_locks(sandbox.root / "state") == [], "the locks are free")
+    load_well(sandbox)
