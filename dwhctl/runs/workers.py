@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 from concurrent.futures import BrokenExecutor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dwhctl.runs.values import StageOrder, StageResult
 
@@ -49,7 +50,8 @@ class ProcessWorker:
             max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
         )
         # Asked for at once: the process starts and imports what it needs while the parent goes on.
-        self._pid: Future[int] = self._executor.submit(os.getpid)
+        with _without_ctrl_c():
+            self._pid: Future[int] = self._executor.submit(os.getpid)
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         try:
@@ -98,6 +100,18 @@ def stage_in_worker(order: StageOrder) -> StageResult:
     from dwhctl.runs.stage_slice import stage_slice
 
     return stage_slice(order)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Hold SIGINT back: a process that starts in the block is deaf to it before it can say so itself."""
+    # It would let SIGINT through again if it started in the block.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _settle(parent: int) -> None:

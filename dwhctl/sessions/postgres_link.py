@@ -89,8 +89,10 @@ def in_words(connection: PgConnection, address: PostgresConnection, doing: str) 
 
 def _is_lost(connection: PgConnection, error: Exception) -> bool:
     code = getattr(error, "pgcode", None) or ""
-    # Without a code it was not the server that spoke, but the client library about the connection.
-    mute = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) and not code
+    # Without a code it was not the server that spoke, but the client library about the connection. Of a server
+    # that crashed after a last warning psycopg2 tells with the bare DatabaseError, and `closed` is still 0.
+    about_it = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    mute = (about_it or type(error) is psycopg2.DatabaseError) and not code
     return bool(connection.closed) or mute or code in _LOST or code.startswith("08")
 
 

@@ -33,6 +33,7 @@ class DuckdbSource(Source):
 
     def __init__(self, connection: DuckdbConnection, database: str, zone: str) -> None:
         self._path = connection.database_file(database)
+        self._reader: pa.RecordBatchReader | None = None
         self._look(connection)
         try:
             self._db = engine.open_file(
@@ -67,7 +68,9 @@ class DuckdbSource(Source):
             relation = self._relation(query)
             columns = engine.declared_columns(relation.columns, relation.types)
             schema = pa.schema([pa.field(column.name, column.type) for column in columns])
-            for batch in relation.to_arrow_reader(rows):
+            self._reader = relation.to_arrow_reader(rows)
+            del relation
+            for batch in self._reader:
                 # An ENUM comes as a dictionary, a TIMESTAMPTZ in the session's zone.
                 yield batch if batch.schema == schema else batch.cast(schema)
         except (duckdb.Error, OSError) as error:
@@ -92,7 +95,9 @@ class DuckdbSource(Source):
         return f"DuckDB {row[0] if row else ''}"
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and first a stream that was left half-read: it would keep the file open."""
+        if self._reader is not None:
+            self._reader.close()
         self._db.close()
 
     def _in_words(self, error: Exception) -> AttemptError:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: What the search for doubled keys may take before it spills: the same for one million rows and for many.
 _CHECK_MEMORY = "48MiB"
+#: How many hash_ids are compared at once: many more do not fit in there, spilled or not.
+_IDS_AT_ONCE = 4_000_000
 
 
 class ParquetStage(Stage):
@@ -31,6 +33,7 @@ class ParquetStage(Stage):
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._path = path
+        self._rows = 0
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         try:
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
@@ -40,6 +43,7 @@ class ParquetStage(Stage):
     def write(self, batch: pa.RecordBatch) -> None:
         try:
             self._writer.write_batch(batch)
+            self._rows += batch.num_rows
         except OSError as error:
             raise self._in_words(error) from error
 
@@ -51,7 +55,7 @@ class ParquetStage(Stage):
             raise self._in_words(error) from error
 
     def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """Group by hash_id first: eight bytes a row, which DuckDB spills to the staging folder when they are many."""
+        """Group by hash_id first, in parts when they are many: eight bytes a row, spilled to the staging folder."""
         # As text: DuckDB needs pytz to hand out a TIMESTAMPTZ.
         shown = ", ".join(f"{engine.quote_column(name)}::VARCHAR" for name in key)
         names = ", ".join(map(engine.quote_column, key))
@@ -59,10 +63,15 @@ class ParquetStage(Stage):
         staged = "read_parquet($file, hive_partitioning = false)"
         try:
             with engine.closing(duckdb.connect(config=self._config())) as db:
-                suspects = db.execute(
-                    f"SELECT hash_id FROM {staged} GROUP BY ALL HAVING count(*) > 1 LIMIT 10",
-                    values,
-                ).fetchall()
+                suspects = [
+                    found
+                    for part in self._parts()
+                    for found in db.execute(
+                        f"SELECT hash_id FROM {staged} WHERE hash_id & {part[0]} = {part[1]}"
+                        " GROUP BY ALL HAVING count(*) > 1 LIMIT 10",
+                        values,
+                    ).fetchall()
+                ]
                 if not suspects:
                     return None
                 return db.execute(
@@ -74,6 +83,11 @@ class ParquetStage(Stage):
             raise StagingError(
                 f"cannot look for doubled keys in {self._path}: {engine.words(error)}"
             ) from error
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """Divide the hash_ids into even parts, by their last bits: a mask, and what they are under it."""
+        parts = 1 << (self._rows // _IDS_AT_ONCE).bit_length()
+        return [(parts - 1, part) for part in range(parts)]
 
     def _config(self) -> dict[str, str | bool | int | float | list[str]]:
         return {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(self._path.parent)}

@@ -1,13 +1,9 @@
-"""Bad input costs its own slice only: the session says why, the others are loaded, the next load puts it right.
-
-Bad configuration costs nothing: exit 2, one message that names file, key or line, and the remedy; nothing touched.
-"""
+"""Bad input costs its own slice only: the session says why, the others are loaded, the next load puts it right."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -428,94 +424,3 @@ def test_a_column_that_is_gone_is_refused_with_refuse_and_filled_with_add(
         assert (last.state, last.error_class) == (State.FAILED, "SchemaDriftError")
         assert "discount is missing at the source" in str(last.comment)
     assert sandbox.target_rows() == sandbox.source_rows([DAY])
-
-
-# Configuration: exit 2, nothing touched
-
-
-def replace_in(name: str, before: str, after: str) -> Callable[[Sandbox], None]:
-    """Change a file of the project."""
-
-    def change(sandbox: Sandbox) -> None:
-        text = (sandbox.root / name).read_text()
-        assert before in text
-        sandbox.put(name, text.replace(before, after))
-
-    return change
-
-
-def nothing(_sandbox: Sandbox) -> None:
-    pass
-
-
-MAIN, ORDERS_TOML, SQL = "config/dwhctl.toml", "config/loads/orders.toml", "sql/orders/extract.sql"
-CONFIG = {
-    "unknown key": (
-        replace_in(ORDERS_TOML, "slice_by", "slice_bye"),
-        (),
-        [ORDERS_TOML, "slice_bye", "did you mean 'slice_by'"],
-    ),
-    "unknown key of the project": (
-        replace_in(MAIN, "max_workers", "max_worker"),
-        (),
-        [MAIN, "max_worker", "did you mean 'max_workers'"],
-    ),
-    "wrong type": (replace_in(ORDERS_TOML, "retries = 1", 'retries = "one"'), (), [ORDERS_TOML, "retries"]),
-    "missing file": (
-        lambda sandbox: (sandbox.root / SQL).unlink(),
-        (),
-        ["orders/extract.sql", ORDERS_TOML],
-    ),
-    "broken TOML": (replace_in(MAIN, "[sessions]", "[sessions"), (), [MAIN, "line 5"]),
-    "undefined variable": (
-        replace_in(SQL, ":start", "'{{ datte }}'"),
-        (),
-        [SQL, "line 3", "datte"],
-    ),
-    "undefined variable in create": (
-        replace_in("sql/orders/create.sql", "BIGINT", "{{ big }}"),
-        (),
-        ["sql/orders/create.sql", "big"],
-    ),
-    "unknown bind": (replace_in(SQL, ":start", ":begin"), (), [SQL, ":begin"]),
-    "two equal shard names": (
-        replace_in(MAIN, "server_1 = ['chita']", "server_1 = ['abakan']"),
-        (),
-        [MAIN, "abakan", '{ name = "'],
-    ),
-    "unknown load": (nothing, ("load", "oders", "--date", DAY), ["oders", "did you mean 'orders'"]),
-    "unknown shard": (nothing, (*LOAD, "--shard", "abakann"), ["abakann", "did you mean 'abakan'"]),
-    "no such date": (nothing, ("load", "--date", "2020-02-30"), ["2020-02-30", "YYYY-MM-DD"]),
-    "no such project": (
-        lambda sandbox: shutil.rmtree(sandbox.root / "config"),
-        (),
-        ["config/dwhctl.toml"],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", CONFIG)
-def test_bad_configuration_touches_nothing(sandbox: Sandbox, command: Command, case: str) -> None:
-    spoil, arguments, words = CONFIG[case]
-    whole = {path: path.read_text() for path in (sandbox.root / "config").rglob("*.toml")}
-    spoil(sandbox)
-    ended = command(*(arguments or LOAD))
-    assert ended.code == 2, ended
-    for word in words:
-        assert word in ended.err
-    assert "Traceback" not in ended.err
-    assert not (sandbox.root / "state").exists()
-    for path, text in whole.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    sandbox.write()
-    load_well(sandbox, command)
-
-
-def test_every_problem_is_told_at_once(sandbox: Sandbox, command: Command) -> None:
-    replace_in(ORDERS_TOML, "retries = 1", 'retries = "one"')(sandbox)
-    replace_in(MAIN, "max_workers", "max_worker")(sandbox)
-    ended = command(*LOAD)
-    assert ended.code == 2
-    assert ORDERS_TOML in ended.err
-    assert "max_worker" in ended.err

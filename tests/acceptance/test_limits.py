@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import time
 from datetime import timedelta
@@ -142,3 +143,20 @@ def test_jobs_do_not_pass_the_projects_limit(tmp_path: Path, faults: Faults) -> 
     assert process.returncode == 0, err
     assert most_at_once(faults, "stage.connect", "stage.finished") == 2
     assert sandbox.target_rows() == sandbox.source_rows()
+
+
+def test_a_load_that_waits_for_a_retry_leaves_its_worker_to_others(tmp_path: Path, faults: Faults) -> None:
+    servers = {"server_0": ["abakan"], "server_1": ["chita"]}
+    sandbox = Sandbox(
+        tmp_path / "project", servers, max_workers=1, load_keys='retries = 1\nretry_delay = "5m"'
+    )
+    sandbox.write().fill(days=[DAY, DAY_BEFORE])
+    sandbox.shard_file("abakan").parent.rename(tmp_path / "away")
+    waiting = sandbox.start(*LOAD, "--shard", "abakan", env=faults.env())
+    faults.wait_for("sessions.close.done")
+    done = sandbox.run("load", "--date", str(DAY_BEFORE), "--shard", "chita", timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert waiting.poll() is None
+    waiting.send_signal(signal.SIGINT)
+    wait_for_end(waiting)
+    assert waiting.returncode == 130

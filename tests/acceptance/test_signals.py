@@ -78,9 +78,8 @@ def assert_interrupted(sandbox: Sandbox, shards: list[str]) -> None:
     """Exactly these shards' sessions failed, as interrupted; nothing runs or waits, nothing is staged."""
     found = [one for one in sandbox.sessions_newest_first() if one.error_class == "InterruptedAttemptError"]
     assert sorted(one.shard for one in found) == shards
-    assert {(one.state, one.comment, one.successful) for one in found} == {
-        (State.FAILED, "interrupted", False)
-    }
+    for one in found:
+        assert (one.state, one.comment, one.successful) == (State.FAILED, "interrupted", False)
     states = {one.state for one in sandbox.sessions_newest_first()}
     assert not states & {State.RUNNING, State.UP_FOR_RETRY}
     assert list((sandbox.root / "state" / "staging").iterdir()) == []
@@ -204,7 +203,8 @@ def test_a_second_signal_changes_nothing(sandbox: Sandbox, faults: Faults) -> No
         interrupt_parent(process)
         time.sleep(0.02)
     wait_for_end(process)
-    assert process.returncode == 130
+    # The last one may come while the interpreter ends: then it ends by the signal, which a shell calls 130 as well.
+    assert process.returncode in (130, -signal.SIGINT)
     assert_interrupted(sandbox, ["abakan", "achinsk"])
     wait_until(lambda: held_locks(sandbox.root / "state") == [], "the locks are free")
     load_well(sandbox)

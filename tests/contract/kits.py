@@ -303,9 +303,7 @@ class DuckdbTargetKit(TargetKit):
     def texts(self, connection: Connection, sql: str) -> list[tuple[Any, ...]]:
         with closing(duckdb.connect(str(_file(connection)), read_only=True)) as db:
             db.execute("SET TimeZone = 'UTC'")
-            names = db.sql(sql).columns
-            shown = ", ".join(f'"{name}"::VARCHAR' for name in names)
-            return db.execute(f"SELECT {shown} FROM ({sql})").fetchall()
+            return db.execute(f"SELECT COLUMNS(*)::VARCHAR FROM ({sql})").fetchall()
 
     @contextmanager
     def busy(self, connection: Connection) -> Iterator[None]:

@@ -27,9 +27,9 @@ ROWS = 336_776
 
 #: Each column of a shard's table, its type there, and how the CSV's text is read.
 _SMALLINTS = (
-    "year month day dep_time sched_dep_time dep_delay arr_time sched_arr_time arr_delay flight air_time distance"
-    " hour minute"
-).split()
+    "year", "month", "day", "dep_time", "sched_dep_time", "dep_delay", "arr_time", "sched_arr_time", "arr_delay",
+    "flight", "air_time", "distance", "hour", "minute",
+)  # fmt: skip
 _TEXTS = ("carrier", "tailnum", "origin", "dest")
 COLUMNS = (
     "flight_date", "year", "month", "day", "dep_time", "sched_dep_time", "dep_delay", "arr_time", "sched_arr_time",
