@@ -6,12 +6,13 @@ A limit of N is N files; whoever holds the flock of one of them has a slot. A ru
 from __future__ import annotations
 
 import random
+import threading
 from typing import TYPE_CHECKING
 
 from dwhctl.runs.locks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 #: The name under which worker processes are counted: no connection can have it.
@@ -21,23 +22,27 @@ WORKERS = "worker processes"
 class Slot:
     """A slot that is held until it is released."""
 
-    def __init__(self, lock: Lock | None, free: list[Lock]) -> None:
+    def __init__(self, lock: Lock | None, give_back: Callable[[Lock], None]) -> None:
         self._lock = lock
-        self._free = free
+        self._give_back = give_back
 
     def release(self) -> None:
         """Give the slot back; twice is once."""
         if self._lock is not None:
-            self._lock.release()
-            self._free.append(self._lock)
+            self._give_back(self._lock)
             self._lock = None
 
 
 class Slots:
-    """Hands out the slots of each name up to its limit; a name without a limit always has one."""
+    """Hands out the slots of each name up to its limit; a name without a limit always has one.
+
+    The dispatch loop and the publisher's thread ask it at the same time.
+    """
 
     def __init__(self, folder: Path, limits: Mapping[str, int | None]) -> None:
         self._free: dict[str, list[Lock]] = {}
+        # A file lock says yes twice to two threads of one process.
+        self._one_asks = threading.Lock()
         for name, limit in limits.items():
             if limit is not None:
                 self._free[name] = [
@@ -49,9 +54,15 @@ class Slots:
     def try_take(self, name: str) -> Slot | None:
         """Take a slot if one is free now."""
         if name not in self._free:
-            return Slot(None, [])
+            return Slot(None, lambda lock: None)
         free = self._free[name]
-        for number, lock in enumerate(free):
-            if lock.try_take():
-                return Slot(free.pop(number), free)
+        with self._one_asks:
+            for number, lock in enumerate(free):
+                if lock.try_take():
+                    return Slot(free.pop(number), lambda lock: self._take_back(lock, free))
         return None
+
+    def _take_back(self, lock: Lock, free: list[Lock]) -> None:
+        with self._one_asks:
+            lock.release()
+            free.append(lock)

@@ -1,0 +1,271 @@
+"""The dispatch loop in a run of its own: real workers, a made-up stage function, sessions in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from dwhctl.errors import AttemptError, ConnectError, ExitCode, LoginRefusedError, QueryError, SourceError
+from dwhctl.project.model import Connection, DuckdbConnection, Load, SqliteConnection
+from dwhctl.runs.closing import Closer
+from dwhctl.runs.crew import Crew
+from dwhctl.runs.dispatch import Dispatcher, Happening
+from dwhctl.runs.events import Event, Notice, RunReport, SliceClosed
+from dwhctl.runs.groups import Groups
+from dwhctl.runs.jobs import Job, JobQueue
+from dwhctl.runs.parking import Parking
+from dwhctl.runs.publisher import Publisher
+from dwhctl.runs.slots import WORKERS, Slots
+from dwhctl.runs.starting import Starter
+from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
+from dwhctl.runs.workers import ProcessWorker
+from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State
+from dwhctl.targets.contract import StagingGroup
+from tests.unit.projects import a_load, a_project
+from tests.unit.runs_kit import FREELY, FakeTarget, planned
+
+_ERRORS: dict[str, AttemptError] = {
+    "connect": ConnectError("server_0 is down"),
+    "login": LoginRefusedError("Login failed for user 'sa'"),
+    "transient": SourceError("reset by peer"),
+    "permanent": QueryError("no such table"),
+}
+
+
+def fake_stage(order: StageOrder) -> StageResult:
+    """Do what the test wrote down for this shard's attempt, and keep a log of when."""
+    state = order.table.state_dir
+    shard = order.shard.name
+    attempt = sum(line["shard"] == shard for line in read_log(state, "start"))
+    write_log(state, "start", order)
+    todo = json.loads((state / "todo.json").read_text()).get(shard, ["ok"])
+    what, _, seconds = todo[min(attempt, len(todo) - 1)].partition(" ")
+    time.sleep(float(seconds or 0))
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "kill_later":
+        threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if what == "raise":
+        raise RuntimeError("a defect")
+    write_log(state, "end", order)
+    if what in _ERRORS:
+        return StageResult(order.token, failure=Failure.of(_ERRORS[what]))
+    return StageResult(order.token, rows=0 if what == "empty" else 1, bytes=10)
+
+
+def write_log(state: Path, what: str, order: StageOrder) -> None:
+    """Add a line, whole."""
+    line = {"what": what, "shard": order.shard.name, "connection": order.shard.connection,
+            "at": time.monotonic(), "pid": os.getpid()}  # fmt: skip
+    with (state / "log").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_log(state: Path, what: str | None = None) -> list[dict[str, Any]]:
+    """Give the lines, or those of one kind."""
+    path = state / "log"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line for line in lines if what in (None, line["what"])]
+
+
+class AcceptingTarget(FakeTarget):
+    """Takes for staged whatever the workers said they had staged: one row each."""
+
+    def accept(self, token: str, shard: str, etl_id: int) -> None:
+        """Have a row staged under a token."""
+        self.in_staging[token] = (shard, etl_id, 1)
+
+
+class MemoryStore(SessionStore):
+    """Sessions in a list."""
+
+    def __init__(self, target: AcceptingTarget) -> None:
+        self.opened: list[NewSession] = []
+        self.closed: dict[int, Closing] = {}
+        self._target = target
+
+    def open(self, sessions: Sequence[NewSession]) -> list[int]:
+        first = len(self.opened) + 1
+        self.opened += sessions
+        for number, one in enumerate(sessions, first):
+            self._target.accept(one.staged, one.shard, number)
+        return list(range(first, first + len(sessions)))
+
+    def close(self, closings: Sequence[Closing]) -> None:
+        for one in closings:
+            assert one.id not in self.closed, "closed twice"
+            self.closed[one.id] = one
+
+    def is_ready(self) -> bool:
+        return True
+
+    def prepare(self) -> None:
+        pass
+
+    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
+        return 0
+
+    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
+        return []
+
+    def durations(self, load: str, since: date) -> dict[str, float]:
+        return {}
+
+    def unfinished_runs(self) -> list[str]:
+        return []
+
+    def unfinished(self, run_id: str) -> list[Session]:
+        return []
+
+    def of_run(self, run_id: str) -> list[Session]:
+        return []
+
+    def recent(self, limit: int) -> list[Session]:
+        return []
+
+    def try_hold_run(self, run_id: str) -> bool:
+        return True
+
+    def release_run(self, run_id: str) -> None:
+        pass
+
+    def check_alive(self) -> None:
+        pass
+
+    def close_connection(self) -> None:
+        pass
+
+
+@dataclass
+class Bench:
+    """A run over shards `connection/shard`; `todo` says what each attempt at a shard does."""
+
+    root: Path
+    todo: Mapping[str, Sequence[str]]
+    jobs: int = 2
+    limits: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    stop_after: float | None = None
+
+    def __post_init__(self) -> None:
+        self.state = self.root / "state"
+        self.state.mkdir()
+        (self.root / "extract.sql").write_text("SELECT 1 AS id")
+        shards = {name.partition("/")[2]: list(what) for name, what in self.todo.items()}
+        (self.state / "todo.json").write_text(json.dumps(shards))
+        self.target = AcceptingTarget()
+        self.store = MemoryStore(self.target)
+        self.events: list[Event] = []
+        self.report = RunReport("run")
+        self.signal: ExitCode | None = None
+
+    @property
+    def load(self) -> Load:
+        """The load."""
+        keys = {
+            "retries": 1,
+            "retry_delay": timedelta(seconds=0.1),
+            "timeout": timedelta(seconds=60),
+            **self.keys,
+        }
+        return a_load(extract=self.root / "extract.sql", **keys)
+
+    def run(self) -> Bench:
+        """Dispatch to the end."""
+        happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        slots = Slots(self.state, {**self.limits, WORKERS: self.jobs})
+        publisher = Publisher({"dwh": self.target}, slots, happenings.put, FREELY)
+        crew = Crew(self.jobs, ProcessWorker, slots)
+        closer = Closer(self.store, self.report, self.events.append, None)
+        dispatcher = self._dispatcher(slots, publisher, crew, closer, happenings)
+        publisher.start()
+        if self.stop_after is not None:
+            threading.Timer(self.stop_after, happenings.put, (ExitCode.TERMINATED,)).start()
+        try:
+            self.signal = dispatcher.run()
+            if self.signal is not None:
+                dispatcher.stop()
+            else:
+                publisher.finish()
+        finally:
+            crew.dismiss_all()
+            publisher.stop()
+        assert len(self.store.closed) == len(self.store.opened), "a session was left open"
+        return self
+
+    def _dispatcher(
+        self, slots: Slots, publisher: Publisher, crew: Crew, closer: Closer, happenings: Any
+    ) -> Dispatcher:
+        names = [name.partition("/") for name in self.todo]
+        connections: dict[str, Connection] = {
+            one: DuckdbConnection(name=one, path=self.root / one)
+            for one in {connection for connection, _, _ in names}
+        }
+        warehouse = DuckdbConnection(name="dwh", path=self.root / "dwh.duckdb")
+        connections |= {"dwh": warehouse, "sessions": SqliteConnection(name="sessions", path=self.root / "s")}
+        project = a_project(self.root)
+        object.__setattr__(project, "connections", connections)
+        load = self.load
+        parts: dict[str, Any] = {
+            "jobs": JobQueue(Job(planned(shard, connection, load)) for connection, _, shard in names),
+            "crew": crew,
+            "parking": Parking(),
+            "groups": Groups("run", self._open_group),
+            "publisher": publisher,
+            "store": self.store,
+        }
+        starter = Starter(project, "run", slots=slots, **parts)
+        table = TargetTable(warehouse, load.table, (), self.state)
+        return Dispatcher(
+            starter, {load.name: table}, closer=closer, happenings=happenings, stage=fake_stage, **parts
+        )
+
+    def _open_group(self, load: Load, group: StagingGroup) -> None:
+        self.target.open_group(group)
+
+    # What came of it
+
+    def states(self) -> dict[str, list[str]]:
+        """Give the states of each shard's sessions, in their order, each with its error."""
+        found: dict[str, list[str]] = {}
+        for number, one in enumerate(self.store.opened, 1):
+            closing = self.store.closed[number]
+            text = str(closing.state) + (f" {closing.error_class}" if closing.error_class else "")
+            found.setdefault(one.shard, []).append(text)
+        return found
+
+    def count(self, state: State) -> int:
+        """Count sessions in a state."""
+        return Counter(one.state for one in self.store.closed.values())[state]
+
+    def starts(self, shard: str | None = None) -> list[float]:
+        """Give the times at which attempts began."""
+        return [line["at"] for line in read_log(self.state, "start") if shard in (None, line["shard"])]
+
+    def most_at_once(self, connection: str | None = None) -> int:
+        """Give the most attempts that were under way at once."""
+        now = most = 0
+        for line in sorted(read_log(self.state), key=lambda line: line["at"]):
+            if connection in (None, line["connection"]):
+                now += 1 if line["what"] == "start" else -1
+                most = max(most, now)
+        return most
+
+    def notices(self) -> list[str]:
+        """Give the notices."""
+        return [one.text for one in self.events if isinstance(one, Notice)]
+
+    def closings(self) -> list[SliceClosed]:
+        """Give the closed slices as the listener was told."""
+        return [one for one in self.events if isinstance(one, SliceClosed)]

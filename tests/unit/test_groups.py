@@ -1,0 +1,136 @@
+"""Publish groups: when they take, when they are due, when they are done."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from dwhctl.errors import StagingError
+from dwhctl.project.model import Load
+from dwhctl.runs import groups as module
+from dwhctl.runs.groups import Group, Groups, Work
+from dwhctl.targets.contract import StagedSlice, StagingGroup
+from tests.unit.projects import a_load
+from tests.unit.runs_kit import DAY, staged
+
+LOAD = a_load()
+
+
+def none_queued(work: Work) -> int:
+    return 0
+
+
+def many_queued(work: Work) -> int:
+    return 100
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.opened: list[StagingGroup] = []
+        self.groups = Groups("run", lambda load, group: self.opened.append(group))
+
+    def take(self, token: str, now: float = 0.0, day: date = DAY, load: Load = LOAD) -> Group:
+        return self.groups.take(load, day, token, now)
+
+    def due(self, now: float = 0.0, *, more: bool = False) -> list[list[StagedSlice]]:
+        return [slices for _, slices in self.groups.due(now, many_queued if more else none_queued)]
+
+
+def test_a_group_belongs_to_one_load_and_day() -> None:
+    bench = Bench()
+    same = bench.take("a"), bench.take("b")
+    assert same[0] is same[1]
+    assert bench.take("c", day=date(2020, 7, 15)) is not same[0]
+    assert bench.take("d", load=a_load(name="other", table="stage.other")) is not same[0]
+    assert [one.run_id for one in bench.opened] == ["run"] * 3
+    assert len({one.name for one in bench.opened}) == 3
+
+
+@pytest.mark.parametrize("reason", ["slices", "rows", "age"])
+def test_a_group_closes_by_slices_rows_and_age(reason: str) -> None:
+    bench = Bench()
+    first = bench.take("t0")
+    if reason == "slices":
+        for number in range(1, module.MAX_SLICES):
+            assert bench.take(f"t{number}") is first
+    elif reason == "rows":
+        bench.groups.report(first, "t0", staged("abakan", module.MAX_ROWS), 0.0)
+    now = module.MAX_AGE_SECONDS if reason == "age" else 0.0
+    assert bench.take("next", now) is not first
+
+
+def test_nothing_is_due_before_its_neighbours_have_reported() -> None:
+    bench = Bench()
+    group = bench.take("a")
+    bench.take("b")
+    one, two = staged("abakan", 5), staged("chita", 6, 2)
+    bench.groups.report(group, "a", one, 0.0)
+    assert bench.due() == []
+    bench.groups.report(group, "b", two, 0.1)
+    assert bench.due(0.1) == [[one, two]]
+    assert bench.due(0.1) == []
+    assert list(bench.groups.done()) == []
+    group.publishing -= 1
+    assert list(bench.groups.done()) == [group]
+    assert not bench.groups.busy
+
+
+def test_a_group_that_may_still_grow_waits() -> None:
+    bench = Bench()
+    group = bench.take("a")
+    bench.groups.report(group, "a", staged("abakan", 5), 0.0)
+    assert bench.due(1.0, more=True) == []
+    assert len(bench.due(module.MAX_AGE_SECONDS, more=True)) == 1
+
+
+def test_a_hanging_slice_does_not_hold_up_its_neighbours() -> None:
+    bench = Bench()
+    group = bench.take("hangs")
+    bench.take("b")
+    bench.groups.report(group, "b", staged("chita", 6), 1.0)
+    assert bench.groups.next_due(2.0) == module.PATIENCE_SECONDS - 1.0
+    assert bench.due(1.0 + module.PATIENCE_SECONDS - 0.1) == []
+    assert len(bench.due(1.0 + module.PATIENCE_SECONDS)) == 1
+    assert bench.groups.next_due(7.0) is None
+    group.publishing -= 1
+    assert list(bench.groups.done()) == [], "the hanging one may still report"
+    bench.groups.report(group, "hangs", None, 9.0)
+    assert bench.due(9.0) == []
+    assert list(bench.groups.done()) == [group]
+
+
+def test_many_rows_are_published_at_once() -> None:
+    bench = Bench()
+    group = bench.take("hangs")
+    bench.take("b")
+    bench.groups.report(group, "b", staged("chita", module.MAX_ROWS), 0.0)
+    assert len(bench.due(0.0)) == 1
+
+
+def test_a_group_of_failures_is_done_without_a_publication() -> None:
+    bench = Bench()
+    group = bench.take("a")
+    bench.groups.report(group, "a", None, 0.0)
+    assert bench.due() == []
+    assert list(bench.groups.done()) == [group]
+
+
+def test_a_group_that_cannot_be_opened_leaves_nothing_behind() -> None:
+    def refuse(load: Load, group: StagingGroup) -> None:
+        raise StagingError("disk full")
+
+    groups = Groups("run", refuse)
+    for _ in range(2):
+        with pytest.raises(StagingError):
+            groups.take(LOAD, DAY, "a", 0.0)
+    assert not groups.busy
+
+
+def test_what_is_ready_and_not_handed_over_is_known() -> None:
+    bench = Bench()
+    group = bench.take("a")
+    bench.take("b")
+    one = staged("abakan", 5)
+    bench.groups.report(group, "a", one, 0.0)
+    assert bench.groups.unpublished() == [one]

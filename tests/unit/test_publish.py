@@ -1,0 +1,213 @@
+"""Publishing decides that nothing is lost and nothing doubled; here against a warehouse that fails as it is told."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dwhctl.errors import (
+    ConnectError,
+    SessionsLostError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+)
+from dwhctl.runs.publish import Rules, publish
+from tests.unit.projects import a_load
+from tests.unit.runs_kit import FREELY, GROUP, GUARDED, FakeTarget, staged
+
+LOAD = a_load()
+
+
+def classes(
+    target: FakeTarget, *slices: object, rules: Rules = FREELY, load: object = LOAD
+) -> list[str | None]:
+    outcomes = publish(target, load, GROUP, slices, rules)  # type: ignore[arg-type]
+    assert [one.staged for one in outcomes] == list(slices)
+    return [one.failure.error_class if one.failure else None for one in outcomes]
+
+
+def test_slices_are_replaced_in_one_transaction() -> None:
+    target = FakeTarget(held={"abakan": 5, "other": 9})
+    both = target.put(staged("abakan", 7, 1), staged("chita", 3, 2))
+    assert classes(target, *both) == [None, None]
+    assert target.held == {"abakan": 7, "other": 9, "chita": 3}
+    assert (target.commits, target.deleted) == (1, ["abakan"])
+
+
+def test_other_tokens_in_staging_are_not_read() -> None:
+    target = FakeTarget()
+    target.put(staged("abakan", 100, 1))  # of an attempt whose worker was lost
+    (second,) = target.put(staged("abakan", 7, 2))
+    assert classes(target, second) == [None]
+    assert target.held == {"abakan": 7}
+
+
+def test_a_slice_without_rows_deletes_what_is_held_and_commits_nothing_otherwise() -> None:
+    target = FakeTarget(held={"abakan": 5})
+    assert classes(target, staged("abakan", 0), staged("chita", 0, 2)) == [None, None]
+    assert (target.held, target.commits) == ({}, 1)
+    assert classes(target, staged("abakan", 0)) == [None]
+    assert target.commits == 1
+
+
+@pytest.mark.parametrize("found", [6, 8, 0, None])
+def test_staged_rows_that_are_not_the_extracted_are_refused(found: int | None) -> None:
+    target = FakeTarget(held={"abakan": 5})
+    one = staged("abakan", 7)
+    if found is not None:
+        target.put(one, rows=found)
+    assert classes(target, one) == ["CountsDifferError"]
+    assert target.held == {"abakan": 5}
+
+
+def test_inserted_rows_that_are_not_the_staged_are_rolled_back() -> None:
+    target = FakeTarget(held={"abakan": 5}, inserted=6)
+    assert classes(target, *target.put(staged("abakan", 7))) == ["CountsDifferError"]
+    assert (target.held, target.commits) == ({"abakan": 5}, 0)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("step", ["begin", "held", "staged", "delete", "insert"])
+@pytest.mark.parametrize("error", [TargetBusyError("busy"), TargetError("gone"), ConnectError("down")])
+def test_what_may_go_away_fails_all_and_changes_nothing(step: str, error: TargetError) -> None:
+    target = FakeTarget(held={"abakan": 5}, faults={step: error})
+    both = target.put(staged("abakan", 7), staged("chita", 3, 2))
+    assert classes(target, *both) == [type(error).__name__] * 2
+    assert (target.held, target.commits) == ({"abakan": 5}, 0)
+
+
+def test_a_refused_slice_costs_itself_only() -> None:
+    target = FakeTarget(refused={"chita": TargetRefusedError("duplicate key")})
+    three = target.put(staged("abakan", 7, 1), staged("chita", 3, 2), staged("omsk", 4, 3))
+    assert classes(target, *three) == [None, "TargetRefusedError", None]
+    assert target.held == {"abakan": 7, "omsk": 4}
+    assert target.commits == 2
+
+
+def test_one_by_one_a_transient_error_costs_that_one() -> None:
+    target = FakeTarget(refused={"chita": TargetRefusedError("no"), "omsk": TargetError("gone")})
+    three = target.put(staged("abakan", 7, 1), staged("chita", 3, 2), staged("omsk", 4, 3))
+    assert classes(target, *three) == [None, "TargetRefusedError", "TargetError"]
+    assert target.held == {"abakan": 7}
+
+
+def test_everything_refused_fails_each_once() -> None:
+    target = FakeTarget(faults={"insert": TargetRefusedError("no such table")})
+    assert (
+        classes(target, *target.put(staged("abakan", 7, 1), staged("chita", 3, 2)))
+        == ["TargetRefusedError"] * 2
+    )
+
+
+# The commit in doubt
+
+
+def test_a_commit_in_doubt_that_happened_is_a_success() -> None:
+    target = FakeTarget(held={"abakan": 5}, faults={"commit": TargetError("lost")}, commits_in_spite=True)
+    both = target.put(staged("abakan", 7, 1), staged("chita", 3, 2))
+    assert classes(target, *both) == [None, None]
+    assert target.held == {"abakan": 7, "chita": 3}
+    assert target.commits == 1
+
+
+def test_a_commit_in_doubt_that_did_not_happen_is_a_failure_to_try_again() -> None:
+    target = FakeTarget(held={"abakan": 5}, faults={"commit": TargetError("lost")})
+    outcomes = publish(target, LOAD, GROUP, target.put(staged("abakan", 7)), FREELY)
+    assert outcomes[0].failure is not None
+    assert (outcomes[0].failure.error_class, outcomes[0].failure.permanent) == ("TargetError", False)
+    assert target.held == {"abakan": 5}
+
+
+def test_a_commit_in_doubt_of_which_nobody_can_be_asked_is_a_failure_not_a_success() -> None:
+    faults = {"commit": TargetError("lost"), "look": ConnectError("still down")}
+    target = FakeTarget(faults=dict(faults), commits_in_spite=True)
+    assert classes(target, *target.put(staged("abakan", 7))) == ["ConnectError"]
+    target.faults.clear()
+    assert classes(target, *target.put(staged("abakan", 7, 2))) == [None]
+    assert target.held == {"abakan": 7}
+
+
+def test_a_commit_in_doubt_with_an_emptied_slice_beside_it_goes_by_the_filled_ones() -> None:
+    target = FakeTarget(held={"abakan": 5}, faults={"commit": TargetError("lost")}, commits_in_spite=True)
+    two = [staged("abakan", 0, 1), *target.put(staged("chita", 3, 2))]
+    assert classes(target, *two) == [None, None]
+
+
+def test_a_commit_in_doubt_of_emptied_slices_only_is_tried_again() -> None:
+    target = FakeTarget(held={"abakan": 5}, faults={"commit": TargetError("lost")}, commits_in_spite=True)
+    assert classes(target, staged("abakan", 0, 1)) == ["TargetError"]
+    target.faults.clear()
+    assert classes(target, staged("abakan", 0, 2)) == [None]
+
+
+def test_a_commit_refused_for_good_is_tried_one_by_one() -> None:
+    target = FakeTarget(faults={"commit": TargetRefusedError("a constraint at the end")})
+    both = target.put(staged("abakan", 7, 1), staged("chita", 3, 2))
+    assert classes(target, *both) == ["TargetRefusedError"] * 2
+    assert target.held == {}
+
+
+def test_the_fence_stands_right_before_the_commit() -> None:
+    def closed() -> None:
+        raise SessionsLostError
+
+    target = FakeTarget(held={"abakan": 5})
+    with pytest.raises(SessionsLostError):
+        publish(target, LOAD, GROUP, target.put(staged("abakan", 7)), Rules(allow_shrink=True, fence=closed))
+    assert (target.held, target.commits) == ({"abakan": 5}, 0)
+
+
+# The guard
+
+
+@pytest.mark.parametrize(
+    ("max_shrink", "held", "rows", "passes"),
+    [
+        (0.5, 100, 0, True), (0.5, 101, 0, False), (0.5, 101, 50, False), (0.5, 101, 51, True),
+        (0.5, 200, 100, True), (0.5, 200, 99, False), (0.9, 1000, 100, True), (0.9, 1000, 99, False),
+        (0.7, 1000, 300, True), (0.7, 1000, 299, False), (0.18, 150, 123, True), (0.18, 150, 122, False),
+        (0.0, 101, 101, True), (0.0, 101, 100, False), (1.0, 10**9, 0, True), (0.5, 101, 10**6, True),
+        (0.0, 100, 99, True),
+    ],
+)  # fmt: skip
+def test_the_guard_to_the_row(max_shrink: float, held: int, rows: int, passes: bool) -> None:
+    target = FakeTarget(held={"abakan": held})
+    load = a_load(max_shrink=max_shrink)
+    found = classes(target, *target.put(staged("abakan", rows)), rules=GUARDED, load=load)
+    assert found == [None if passes else "ShrunkSourceError"]
+    if not passes:
+        assert target.held == {"abakan": held}
+
+
+@given(percent=st.integers(0, 100), held=st.integers(101, 10**7), data=st.data())
+def test_the_guard_goes_by_the_decimal_that_was_written(percent: int, held: int, data: st.DataObject) -> None:
+    rows = data.draw(st.sampled_from([(100 - percent) * held // 100 + step for step in (-1, 0, 1)]))
+    target = FakeTarget(held={"abakan": held})
+    load = a_load(max_shrink=percent / 100)
+    found = classes(target, *target.put(staged("abakan", max(rows, 0))), rules=GUARDED, load=load)
+    assert found == [None if max(rows, 0) * 100 >= (100 - percent) * held else "ShrunkSourceError"]
+
+
+def test_the_guard_costs_its_slice_only_and_prints_the_command() -> None:
+    target = FakeTarget(held={"abakan": 1000, "chita": 1000})
+    both = target.put(staged("abakan", 1, 1), staged("chita", 900, 2))
+    outcomes = publish(target, LOAD, GROUP, both, GUARDED)
+    failure = outcomes[0].failure
+    assert failure is not None
+    assert failure.permanent
+    assert "the source has 1 rows, the warehouse 1000" in failure.message
+    assert "dwhctl load orders --date 2020-07-14 --shard abakan --allow-shrink" in failure.message
+    assert outcomes[1].failure is None
+    assert target.held == {"abakan": 1000, "chita": 900}
+    assert classes(target, both[0], rules=FREELY) == [None]
+
+
+def test_the_guard_holds_one_by_one_too() -> None:
+    target = FakeTarget(held={"abakan": 1000}, refused={"chita": TargetRefusedError("no")})
+    three = target.put(staged("abakan", 1, 1), staged("chita", 3, 2), staged("omsk", 4, 3))
+    assert classes(target, *three, rules=GUARDED) == ["ShrunkSourceError", "TargetRefusedError", None]
+    assert target.held == {"abakan": 1000, "omsk": 4}
