@@ -71,9 +71,10 @@ class DuckdbConnection(_EmbeddedConnection):
         description="How long to wait for a file that another process has open.",
         examples=["30s"],
     )
-    memory_limit: Annotated[str, AfterValidator(_amount)] = Field(
-        "64MiB",
-        description="The memory that DuckDB may use in each process before it spills to disk.",
+    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
+        None,
+        description="The memory that DuckDB may use in each process before it spills to disk;"
+        " left out, it is 64MiB, or 3MiB for each column of a wide table.",
         examples=["256MiB"],
     )
 

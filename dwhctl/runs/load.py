@@ -148,6 +148,7 @@ class _Run:
         stack.enter_context(held_work(self._state.work_locks, plan.work(), request.command, wait))
         self._store = stack.enter_context(open_store(project.sessions))
         self._store.prepare()
+        self._never_reuse_ids()
         self._hold_run(stack)
         reach("run.held")
         reaper = Reaper(
@@ -155,6 +156,20 @@ class _Run:
         )
         reaper.reap_dead_runs(self.id)
         self._blocked = reaper.blocked
+
+    def _never_reuse_ids(self) -> None:
+        """In a sessions table that no run has used go on above the etl_ids that stand in the warehouse."""
+        if self._store.recent(1):
+            return
+        tables = {(load.target, load.table) for load in self._project.loads.values()}
+        try:
+            highest = max(self._targets[target].highest_etl_id(table) for target, table in tables)
+        except AttemptError as error:
+            raise SessionsError(
+                f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
+            ) from error
+        if highest:
+            self._store.lift_ids(highest)
 
     def _hold_run(self, stack: ExitStack) -> None:
         lock = Lock(self._state.run_locks / f"{self.id}.lock")

@@ -7,6 +7,8 @@ in the target, else as abandoned.
 
 from __future__ import annotations
 
+import socket
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
     from dwhctl.sessions.values import Session
     from dwhctl.targets.contract import Target
+
+
+_GONE_SECONDS = 3.0
 
 
 class Reaper:
@@ -54,12 +59,25 @@ class Reaper:
                 continue
             done = False
             try:
-                if self._store.try_hold_run(run_id):
+                if self._hold(run_id):
                     done = self._reap(run_id)
                     self._store.release_run(run_id)
             finally:
                 # Whoever waits for this file finds nothing left to reap.
                 lock.release(remove=done)
+
+    def _hold(self, run_id: str) -> bool:
+        """Take the run's lock in the sessions database.
+
+        A run of this machine whose file lock is free is dead; its server connection may take a moment to go as well.
+        """
+        until = time.monotonic() + _GONE_SECONDS
+        while not self._store.try_hold_run(run_id):
+            here = {one.host for one in self._store.unfinished(run_id)} == {socket.gethostname()}
+            if not here or time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
 
     def _reap(self, run_id: str) -> bool:
         reach("reap.drop")

@@ -22,15 +22,15 @@ WORKERS = "worker processes"
 class Slot:
     """A slot that is held until it is released."""
 
-    def __init__(self, lock: Lock | None, give_back: Callable[[Lock], None]) -> None:
+    def __init__(self, lock: Lock | None, give_back: Callable[[Lock], None] | None = None) -> None:
         self._lock = lock
         self._give_back = give_back
 
     def release(self) -> None:
         """Give the slot back; twice is once."""
-        if self._lock is not None:
+        if self._lock is not None and self._give_back is not None:
             self._give_back(self._lock)
-            self._lock = None
+        self._lock = None
 
 
 class Slots:
@@ -54,7 +54,7 @@ class Slots:
     def try_take(self, name: str) -> Slot | None:
         """Take a slot if one is free now."""
         if name not in self._free:
-            return Slot(None, lambda lock: None)
+            return Slot(None)
         free = self._free[name]
         with self._one_asks:
             for number, lock in enumerate(free):

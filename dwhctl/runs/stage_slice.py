@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from dwhctl.columns import Kind
 from dwhctl.errors import DoubledKeyError, OutsideSliceError, SchemaDriftError
 from dwhctl.faults import reach
+from dwhctl.runs.batching import READ_ROWS, gathered
 from dwhctl.runs.conform import Conform, compare, value_text
 from dwhctl.runs.stamp import Stamp
 from dwhctl.runs.values import Failure, StageOrder, StageResult
@@ -77,15 +78,14 @@ class _Staging:
             return self._finish(stage)
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
-        batches = source.batches(self._order.query, self._order.batch_rows)
+        batches = gathered(source.batches(self._order.query, READ_ROWS))
         while True:
             with self._clock.step("extract"):
                 reach("stage.extract")
                 batch = next(batches, None)
             if batch is None:
                 return
-            if batch.num_rows:
-                yield batch
+            yield batch
 
     def _stage(self, stage: Stage, batch: pa.RecordBatch, stamp: Stamp, conform: Conform) -> None:
         with self._clock.step("stamp"):

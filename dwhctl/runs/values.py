@@ -44,7 +44,6 @@ class StageOrder:
     token: str
     etl_id: int
     fill_missing: bool = False
-    batch_rows: int = 50_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ ALTER TABLE sessions
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), max(id)) FROM sessions
 HAVING max(id) >= nextval(pg_get_serial_sequence('sessions', 'id'))
 
+-- name: lift_ids
+SELECT setval(pg_get_serial_sequence('sessions', 'id'), :above)
+WHERE :above >= nextval(pg_get_serial_sequence('sessions', 'id'))
+
 -- name: table
 SELECT relkind::text FROM pg_class WHERE oid = to_regclass('sessions')
 

@@ -59,6 +59,9 @@ class PostgresStore(SqlStore):
         with self._lock, in_words(self._connection, self._address, "looking at the table"):
             return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
 
+    def lift_ids(self, above: int) -> None:
+        self._rows("lifting the ids", "lift_ids", {"above": above})
+
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:
             return []

@@ -53,6 +53,13 @@ SELECT id, task_name, started, finished, successful, loaded_rows, comment
 FROM sessions
 ORDER BY id IS NULL, id, rowid
 
+-- name: lift_ids
+-- AUTOINCREMENT's own memory, which has no row before the first insert.
+UPDATE sqlite_sequence SET seq = max(seq, :above) WHERE name = 'sessions'
+
+-- name: begin_ids
+INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', :above)
+
 -- name: open
 INSERT INTO sessions (
     task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version

@@ -41,6 +41,11 @@ class SqliteStore(SqlStore):
         with self._operation("looking at the table"):
             return sqlite_schema.is_ready(self._connection, self._sql, self.path)
 
+    def lift_ids(self, above: int) -> None:
+        with self._operation("lifting the ids"), self._transaction("lift_ids"):
+            if not self._connection.execute(self._sql["lift_ids"], {"above": above}).rowcount:
+                self._connection.execute(self._sql["begin_ids"], {"above": above})
+
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:
             return []

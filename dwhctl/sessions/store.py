@@ -32,6 +32,10 @@ class SessionStore(ABC):
         """Tell whether the table stands there as dwhctl needs it; changes nothing."""
 
     @abstractmethod
+    def lift_ids(self, above: int) -> None:
+        """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
+
+    @abstractmethod
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         """Write running sessions and return their ids, in the order given."""
 

@@ -33,6 +33,7 @@ class DuckdbSource(Source):
 
     def __init__(self, connection: DuckdbConnection, database: str, zone: str) -> None:
         self._path = connection.database_file(database)
+        self._connection = connection
         self._reader: pa.RecordBatchReader | None = None
         self._look(connection)
         try:
@@ -40,7 +41,7 @@ class DuckdbSource(Source):
                 self._path,
                 read_only=True,
                 wait=connection.lock_wait.total_seconds(),
-                config={"memory_limit": connection.memory_limit, "threads": 1},
+                config={"memory_limit": engine.memory_limit(connection.memory_limit), "threads": 1},
             )
             # Naive bounds that meet a TIMESTAMPTZ column are read in the session's zone.
             self._db.execute(f"SET TimeZone = '{zone}'")
@@ -68,6 +69,8 @@ class DuckdbSource(Source):
             relation = self._relation(query)
             columns = engine.declared_columns(relation.columns, relation.types)
             schema = pa.schema([pa.field(column.name, column.type) for column in columns])
+            limit = engine.memory_limit(self._connection.memory_limit, len(columns))
+            self._db.execute(f"SET memory_limit = '{limit}'")
             self._reader = relation.to_arrow_reader(rows)
             del relation
             for batch in self._reader:
@@ -105,6 +108,8 @@ class DuckdbSource(Source):
             return SourceBusyError(f"{self._path} is open for writing in {engine.lock_holder(error)}")
         if engine.is_damage(error):
             return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
+        if engine.is_out_of_memory(error):
+            return QueryError(engine.more_memory(self._connection.name))
         if engine.is_refusal(error):
             return QueryError(engine.words(error))
         return SourceError(engine.words(error))

@@ -136,6 +136,10 @@ class Target(ABC):
         """Count the target's rows by etl_id; an id without rows is left out. A missing table holds none."""
 
     @abstractmethod
+    def highest_etl_id(self, table: str) -> int:
+        """Give the highest etl_id in the table; 0 when it has no rows or is not there."""
+
+    @abstractmethod
     def interrupt(self) -> None:
         """From another thread, for good: make the statement that runs now, and every wait, fail soon."""
 

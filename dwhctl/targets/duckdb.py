@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -88,23 +88,37 @@ class DuckdbTarget(Target):
     @contextmanager
     def publication(self, table: str, slice_by: str | None) -> Iterator[Publication]:
         with self._open() as db:
+            self._make_room(db, table)
             db.execute("BEGIN")
             # Leaving without a commit closes the connection, which rolls back.
             yield DuckdbPublication(self, db, table, slice_by)
 
+    def _make_room(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
+        columns = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0").columns
+        limit = engine.memory_limit(self._connection.memory_limit, len(columns))
+        db.execute(f"SET memory_limit = '{limit}'")
+
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        rows = self._rows_if_there(
+            f"SELECT etl_id, count(*) FROM {engine.quote(table)}"
+            " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
+            {"ids": list(etl_ids)},
+        )
+        return {int(etl_id): int(count) for etl_id, count in rows}
+
+    def highest_etl_id(self, table: str) -> int:
+        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {engine.quote(table)}", {}) or [(0,)]
+        return int(highest or 0)
+
+    def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
+        """Query a table that need not be there yet; nor need the warehouse."""
         if not self._connection.path.exists():
-            return {}
+            return []
         with self._open() as db:
             try:
-                rows = db.execute(
-                    f"SELECT etl_id, count(*) FROM {engine.quote(table)}"
-                    " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
-                    {"ids": list(etl_ids)},
-                ).fetchall()
+                return db.execute(sql, values).fetchall()
             except duckdb.CatalogException:
-                return {}
-        return {int(etl_id): int(count) for etl_id, count in rows}
+                return []
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -156,7 +170,7 @@ class DuckdbTarget(Target):
             give_up=self._interrupted,
             wait=self._connection.lock_wait.total_seconds(),
             config={
-                "memory_limit": self._connection.memory_limit,
+                "memory_limit": engine.memory_limit(self._connection.memory_limit),
                 "threads": _THREADS,
                 "preserve_insertion_order": False,
                 "temp_directory": str(self._staging / "spill"),
@@ -165,6 +179,8 @@ class DuckdbTarget(Target):
 
     def in_words(self, error: duckdb.Error) -> AttemptError:
         """Tell what a DuckDB error means."""
+        if engine.is_out_of_memory(error):
+            return TargetRefusedError(engine.more_memory(self._connection.name))
         if engine.is_lock_conflict(error):
             return TargetBusyError(
                 f"the warehouse {self._connection.path} is open in {engine.lock_holder(error)};"

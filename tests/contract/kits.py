@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import duckdb
 
@@ -82,7 +82,7 @@ class SourceKit(ABC):
     name: str
     types: tuple[TypeCase, ...]
     #: Types that have no place in a Column, with a value of each.
-    refused: Mapping[str, str]
+    refused: ClassVar[Mapping[str, str]]
     #: An expression over the row number `i` that fails at row 150,000, in mid-way.
     fails_midway: str
 
@@ -179,6 +179,8 @@ def _duckdb_types() -> tuple[TypeCase, ...]:
         cases.append(TypeCase(declared, Kind.DECIMAL, _decimals(precision, scale)))
     moments = ("2020-07-14 12:34:56", "0001-01-01 00:00:00", "9999-12-31 23:59:59", "1969-12-31 23:59:59")
     fractions = ("2020-07-14 12:34:56.123456", "9999-12-31 23:59:59.999999", "infinity", "-infinity")
+    nanoseconds = ("2020-07-14 12:34:56.123456789", "2262-04-11 23:47:16.854775806", "1677-09-22 00:00:00")
+    milliseconds = (*moments, "2020-07-14 12:34:56.123", "infinity")
     return (
         *cases,
         TypeCase("HUGEINT", Kind.DECIMAL, _cast("HUGEINT", "9" * 38, "-" + "9" * 38, "0")),
@@ -194,9 +196,8 @@ def _duckdb_types() -> tuple[TypeCase, ...]:
         TypeCase("TIME", Kind.TIME, _cast("TIME", "00:00:00", "23:59:59.999999", "24:00:00")),
         TypeCase("TIMESTAMP", Kind.TIMESTAMP, _cast("TIMESTAMP", *moments, *fractions, "294247-01-10 04:00:54.775806")),
         TypeCase("TIMESTAMP_S", Kind.TIMESTAMP, _cast("TIMESTAMP_S", *moments)),
-        TypeCase("TIMESTAMP_MS", Kind.TIMESTAMP, _cast("TIMESTAMP_MS", *moments, "2020-07-14 12:34:56.123", "infinity")),
-        TypeCase("TIMESTAMP_NS", Kind.TIMESTAMP,
-                 _cast("TIMESTAMP_NS", "2020-07-14 12:34:56.123456789", "2262-04-11 23:47:16.854775806", "1677-09-22 00:00:00")),
+        TypeCase("TIMESTAMP_MS", Kind.TIMESTAMP, _cast("TIMESTAMP_MS", *milliseconds)),
+        TypeCase("TIMESTAMP_NS", Kind.TIMESTAMP, _cast("TIMESTAMP_NS", *nanoseconds)),
         TypeCase("TIMESTAMP WITH TIME ZONE", Kind.TIMESTAMPTZ,
                  _cast("TIMESTAMPTZ", *(f"{one}+00" for one in (*moments, *fractions[:2])), "infinity", "-infinity")),
     )  # fmt: skip
@@ -236,7 +237,7 @@ class DuckdbSourceKit(SourceKit):
         *_duckdb_types(),
         TypeCase("ENUM", Kind.TEXT, ("CAST('ё' AS ENUM ('a', 'ё', ''))", "CAST('' AS ENUM ('a', 'ё', ''))")),
     )
-    refused = {
+    refused: ClassVar[Mapping[str, str]] = {
         "INTERVAL": "INTERVAL 1 DAY",
         "TIME WITH TIME ZONE": "'12:00:00+03'::TIMETZ",
         "BIT": "'0101'::BIT",

@@ -27,7 +27,11 @@ from dwhctl.project.templates import Query
 from dwhctl.sources.contract import Source
 from tests.contract.kits import NASTY_TEXTS, SOURCES, SourceKit, TypeCase
 
-CASES = [(kit, case) for kit in SOURCES for case in kit.types]
+CASES = [
+    pytest.param(kit, case, id=f"{kit.name}-{number}-{case.declared}")
+    for kit in SOURCES
+    for number, case in enumerate(kit.types)
+]
 
 
 @pytest.fixture(params=SOURCES, ids=lambda kit: kit.name)
@@ -158,7 +162,7 @@ def test_columns_do_not_run_the_query_to_its_end(kit: SourceKit, server: Connect
     assert time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize(("kit", "case"), CASES, ids=lambda one: getattr(one, "declared", None))
+@pytest.mark.parametrize(("kit", "case"), CASES)
 def test_a_type_is_what_was_declared_whatever_the_values(
     kit: SourceKit, case: TypeCase, server: Connection
 ) -> None:
@@ -180,7 +184,8 @@ def test_a_type_is_what_was_declared_whatever_the_values(
 
 
 @pytest.mark.parametrize(
-    ("kit", "declared"), [(kit, each) for kit in SOURCES for each in kit.refused], ids=str
+    ("kit", "declared"),
+    [pytest.param(kit, each, id=f"{kit.name}-{each}") for kit in SOURCES for each in kit.refused],
 )
 def test_a_type_without_a_place_is_refused_by_name(kit: SourceKit, declared: str, source: Source) -> None:
     for action in (source.columns, lambda query: list(source.batches(query, 10))):
@@ -193,7 +198,7 @@ def test_a_type_without_a_place_is_refused_by_name(kit: SourceKit, declared: str
 
 @pytest.mark.parametrize("second", ["id", "ID"])
 def test_two_columns_of_one_name_are_refused_by_name(source: Source, second: str) -> None:
-    with pytest.raises(QueryError, match="column (id|ID) stands twice"):
+    with pytest.raises(QueryError, match=r"column (id|ID) stands twice"):
         source.columns(Query(f"SELECT id, name AS {second} FROM orders", {}))
 
 
@@ -253,7 +258,8 @@ def test_bounds_travel_as_values(kit: SourceKit, server: Connection) -> None:
         " (3, 'c', '2020-07-14 23:59:59.999999'), (4, 'd', '2020-07-15 00:00:00'), (5, 'e', NULL)",
     )
     query = Query(
-        "SELECT id, ':start' AS v FROM orders -- :end is no bound here\nWHERE moment >= :start AND moment < :end AND moment >= :start",
+        "SELECT id, ':start' AS v FROM orders -- :end is no bound here\nWHERE moment >= :start AND moment < :end"
+        " AND moment >= :start",
         {"start": datetime(2020, 7, 14), "end": datetime(2020, 7, 15)},  # noqa: DTZ001
     )
     with kit.open(server) as source:
@@ -288,7 +294,7 @@ def test_nasty_texts_come_as_they_are(kit: SourceKit, source: Source) -> None:
 def test_a_failure_in_mid_way_comes_after_the_rows_and_is_told(kit: SourceKit, source: Source) -> None:
     stream = source.batches(Query(f"SELECT {kit.fails_midway} AS v FROM {kit.numbers(300_000)}", {}), 1_000)
     seen = 0
-    with pytest.raises((QueryError, SourceError)) as caught:
+    with pytest.raises((QueryError, SourceError)) as caught:  # noqa: PT012 - the rows before it count
         for batch in stream:
             seen += batch.num_rows
     assert 0 < seen < 150_000

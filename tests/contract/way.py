@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 from dwhctl.project.model import Connection, Load, Shard
 from dwhctl.project.slices import Slice
 from dwhctl.project.templates import Query
+from dwhctl.runs.batching import BATCH_ROWS, READ_ROWS, gathered
 from dwhctl.runs.publish import Published, Rules, publish
 from dwhctl.runs.stage_slice import stage_slice
 from dwhctl.runs.values import StageOrder, StageResult, TargetTable
@@ -85,11 +88,15 @@ class Way:
             **keys,
         )
 
-    def stage(self, sql: str, **keys: Any) -> tuple[StageResult, StagedSlice]:
-        """Stage a slice as a worker does."""
+    def stage(self, sql: str, batch_rows: int = BATCH_ROWS, **keys: Any) -> tuple[StageResult, StagedSlice]:
+        """Stage a slice as a worker does, in batches of so many rows."""
         self.target.open_group(self.group)
         order = self.order(sql, **keys)
-        result = stage_slice(order)
+        with (
+            patch("dwhctl.runs.stage_slice.READ_ROWS", min(batch_rows, READ_ROWS)),
+            patch("dwhctl.runs.stage_slice.gathered", partial(gathered, rows=batch_rows)),
+        ):
+            result = stage_slice(order)
         return result, StagedSlice(order.slice, result.token, order.etl_id, result.rows)
 
     def publish(self, *staged: StagedSlice, allow_shrink: bool = True) -> list[Published]:

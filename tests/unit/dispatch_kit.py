@@ -110,6 +110,9 @@ class MemoryStore(SessionStore):
     def is_ready(self) -> bool:
         return True
 
+    def lift_ids(self, above: int) -> None:
+        pass
+
     def prepare(self) -> None:
         pass
 

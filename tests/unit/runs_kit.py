@@ -78,6 +78,9 @@ class FakeTarget(Target):
         self.fail("look")
         return {one: self.ids[one] for one in etl_ids if one in self.ids}
 
+    def highest_etl_id(self, table: str) -> int:
+        return max(self.ids, default=0)
+
     def run_statements(self, statements: Sequence[str]) -> None:
         raise NotImplementedError
 

@@ -43,7 +43,7 @@ sys.stdin.readline()
 
 
 def take_all(slots: Slots, name: str) -> list[Slot]:
-    found = []
+    found: list[Slot] = []
     while len(found) < 50 and (slot := slots.try_take(name)) is not None:
         found.append(slot)
     return found

@@ -234,7 +234,7 @@ def test_a_key_without_a_form_is_refused_by_name(kind: Kind, type_: pa.DataType,
 @given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.text(st.characters(exclude_categories=["Cs"])))
                 , min_size=1, max_size=20), st.integers(0, 20))  # fmt: skip
 def test_any_key_has_one_id_however_it_is_cut(rows: list[tuple[int, str]], cut: int) -> None:
-    form = [
+    form: list[tuple[Kind, pa.DataType, list[Any]]] = [
         (Kind.INTEGER, pa.int64(), [n for n, _ in rows]),
         (Kind.TEXT, pa.string(), [text for _, text in rows]),
     ]
