@@ -25,6 +25,7 @@ from tests.unit.projects import a_load
 DAY = date(2020, 7, 14)
 SERVICE = "etl_source VARCHAR, etl_id BIGINT, hash_id BIGINT"
 TABLE = "stage.t"
+SELECT = "SELECT id, v FROM t"
 
 
 def a_slice(day: date = DAY, zone: str = "UTC", shard: str = "abakan", *, sliced: bool = True) -> Slice:
@@ -124,3 +125,11 @@ class Way:
     def rows(self, columns: str, order: str = "id") -> list[tuple[str | None, ...]]:
         """What stands in the target, as text."""
         return self.target_kit.texts(self.warehouse, f"SELECT {columns} FROM {TABLE} ORDER BY {order}")
+
+
+def filled(way: Way, *values: str, declared: str = "VARCHAR") -> Way:
+    """A way with a source table and a target table of one column of that type beside the key."""
+    way.create(f"id BIGINT, v {declared}")
+    rows = " UNION ALL ".join(f"SELECT {n} AS id, {value} AS v" for n, value in enumerate(values))
+    way.fill(f"CREATE TABLE t AS {rows}")
+    return way

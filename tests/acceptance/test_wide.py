@@ -1,0 +1,56 @@
+"""Wide tables: memory goes by the width of a table, and where it is not enough the message says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.projects import DAY, Sandbox
+
+COLUMNS = 60
+ROWS = 60_000
+NAMES = [f"c{number}" for number in range(COLUMNS)]
+
+
+def _wide(folder: Path, keys: str = "") -> Sandbox:
+    create = (
+        "CREATE SCHEMA IF NOT EXISTS stage; CREATE TABLE IF NOT EXISTS stage.orders (id BIGINT, "
+        + ", ".join(f"{name} VARCHAR" for name in NAMES)
+        + ", start_time TIMESTAMP, etl_source VARCHAR, etl_id BIGINT, hash_id BIGINT);"
+    )
+    sandbox = Sandbox(
+        folder,
+        {"server_0": ["abakan"]},
+        create=create,
+        load_keys="retries = 0",
+        connection_keys=keys,
+        extract="SELECT * FROM orders WHERE start_time >= :start AND start_time < :end",
+    ).write()
+    texts = ", ".join(f"md5((range * {number + 3})::VARCHAR) AS {name}" for number, name in enumerate(NAMES))
+    sandbox.in_shard(
+        "abakan",
+        f"CREATE TABLE orders AS SELECT range AS id, {texts}, TIMESTAMP '{DAY}' AS start_time FROM range({ROWS})",
+    )
+    return sandbox
+
+
+def test_a_wide_table_loads_and_reloads_with_the_default_limit(tmp_path: Path) -> None:
+    sandbox = _wide(tmp_path)
+    for _ in range(2):
+        report = sandbox.load()
+        assert (report.loaded, report.rows) == (1, ROWS), report.failures
+    [found] = sandbox.warehouse(
+        "SELECT count(*), count(DISTINCT id),"
+        f" bool_and(c{COLUMNS - 1} = md5((id * {COLUMNS + 2})::VARCHAR)) FROM stage.orders"
+    )
+    assert found == (ROWS, ROWS, True)
+
+
+@pytest.mark.parametrize("limit", ["4MiB"])
+def test_too_little_memory_is_told_with_the_remedy(tmp_path: Path, limit: str) -> None:
+    report = _wide(tmp_path, f'memory_limit = "{limit}"').load()
+    [failed] = report.failures
+    assert failed.failure.error_class == "QueryError"
+    assert "memory_limit" in failed.failure.message
+    assert "server_0" in failed.failure.message

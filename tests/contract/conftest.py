@@ -1,0 +1,23 @@
+"""Fixtures of the contract suites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.contract.kits import SOURCES, TARGETS
+from tests.contract.way import Way
+
+PAIRS = [
+    pytest.param((source, target), id=f"{source.name}-{target.name}")
+    for source in SOURCES
+    for target in TARGETS
+]
+
+
+@pytest.fixture(params=PAIRS)
+def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
+    """The way from a source to a target, over every pair of them."""
+    source, target = request.param
+    return Way(source, target, tmp_path)
