@@ -64,7 +64,8 @@ def measure_load(sandbox: Sandbox, *arguments: str, env: Mapping[str, str] | Non
 
 def _children(parent: psutil.Process) -> list[psutil.Process]:
     try:
-        return parent.children(recursive=True)
+        children: list[psutil.Process] = parent.children(recursive=True)
+        return children
     except psutil.NoSuchProcess:
         return []
 

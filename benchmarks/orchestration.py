@@ -1,4 +1,4 @@
-"""What dwhctl itself costs per slice: a source that costs nothing, staged and published to DuckDB, sessions in PostgreSQL.
+"""What dwhctl itself costs per slice: a no-op source, staged and published to DuckDB, sessions in PostgreSQL.
 
     python -m benchmarks.orchestration 150 1000 5000
 
@@ -21,17 +21,18 @@ _NOOP = Path(__file__).resolve().parent / "noop"
 
 def main(counts: list[int]) -> None:
     """Print a line for each number of slices."""
-    print(f"{'slices':>7} {'seconds':>8} {'slices/s':>9} {'ms/slice':>9} {'ratio':>6} {'CPU s':>12} {'MiB':>12}")
+    print(
+        f"{'slices':>7} {'seconds':>8} {'slices/s':>9} {'ms/slice':>9} {'ratio':>6} {'CPU s':>12} {'MiB':>12}"
+    )
     first: float | None = None
     with any_server() as server:
         for count in counts:
             figures = _run(server, count)
             each = figures.seconds / count
             first = first or each
-            print(
-                f"{count:7} {figures.seconds:8.1f} {count / figures.seconds:9.1f} {each * 1000:9.1f} {each / first:6.2f}"
-                f" {figures.cpu_parent:5.1f}+{figures.cpu_workers:5.1f} {figures.parent_mib:6.0f}+{figures.worker_mib:4.0f}"
-            )
+            speed = f"{count:7} {figures.seconds:8.1f} {count / figures.seconds:9.1f} {each * 1000:9.1f}"
+            cpu = f"{figures.cpu_parent:5.1f}+{figures.cpu_workers:5.1f}"
+            print(f"{speed} {each / first:6.2f} {cpu} {figures.parent_mib:6.0f}+{figures.worker_mib:4.0f}")
             print("        " + figures.output.strip().replace("\n", "\n        "))
 
 

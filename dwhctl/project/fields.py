@@ -65,9 +65,15 @@ def name_problem(name: str) -> str | None:
     return "a name holds no '__': it parts load and shard in task_name" if "__" in name else None
 
 
+# Names of the tz database that are no places: each machine, and each database system, has its own idea of them.
+_THIS_MACHINES = {"localtime", "posixrules", "Factory"}
+
+
 def zone_problem(name: str, *extra: str) -> str | None:
     """Why this is no time zone, or None; `extra` words are good as well."""
     try:
+        if name in _THIS_MACHINES:
+            raise ValueError(name)
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         from zoneinfo import available_timezones

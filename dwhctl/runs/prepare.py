@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-from dwhctl.columns import SERVICE_FIELDS
+from dwhctl.columns import SERVICE_FIELDS, Kind
 from dwhctl.errors import AttemptError, ConfigError, TargetRefusedError
 from dwhctl.faults import reach
 from dwhctl.project.sql import split_statements
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _SLOT_POLL_SECONDS = 0.05
+_SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
+_HASH_BITS = 64
 
 
 @dataclass(slots=True)
@@ -104,14 +106,21 @@ def _statements(project: Project, load: Load) -> list[str]:
 
 def _with_needed(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     """Refuse a table that lacks a column by which dwhctl finds or names rows."""
-    names = {column.name.lower() for column in columns}
+    by_name = {column.name.lower(): column for column in columns}
     needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
-    missing = [name for name in needed if name.lower() not in names]
+    missing = [name for name in needed if name.lower() not in by_name]
     if missing:
         raise TargetRefusedError(
             f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
             " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
         )
+    for name, kind in _SERVICE_KINDS.items():
+        found = by_name[name]
+        if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
+            raise TargetRefusedError(
+                f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
+                " and hash_id as a 64-bit integer: change the table and the load's `create`"
+            )
     return columns
 
 

@@ -132,6 +132,7 @@ class SliceCheck:
         self._column = by_name[slice_by.lower()] if slice_by else None
         if self._column is not None:
             self._bounds = self._bounds_for(self._column)
+            self._shown = ", ".join(str(bound.as_py()) for bound in self._bounds)
 
     def _bounds_for(self, column: Column) -> tuple[pa.Scalar, pa.Scalar]:
         if column.kind is Kind.TIMESTAMPTZ:
@@ -142,7 +143,10 @@ class SliceCheck:
             raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}, not a date or time")
         if column.kind is Kind.DATE:
             return _first_date(start), _first_date(end)
-        return pa.scalar(start).cast(column.type), pa.scalar(end).cast(column.type)
+        try:
+            return pa.scalar(start).cast(column.type), pa.scalar(end).cast(column.type)
+        except pa.ArrowInvalid as error:
+            raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}: {error}") from error
 
     def __call__(self, batch: pa.RecordBatch) -> None:
         """Raise OutsideSliceError that names the first row outside."""
@@ -155,8 +159,7 @@ class SliceCheck:
             row = pc.index(inside, False).as_py()
             key = ", ".join(f"{name}={value_text(_by_name(batch, name), row)}" for name in self._key)
             raise OutsideSliceError(
-                f"row {key} has {self._column.name} {value_text(array, row)},"
-                f" outside [{self._slice.start}, {self._slice.end})"
+                f"row {key} has {self._column.name} {value_text(array, row)}, outside [{self._shown})"
             )
 
 
