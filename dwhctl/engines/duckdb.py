@@ -71,7 +71,7 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
 
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
-    """Describe a query's or table's columns. Raise QueryError for a type that has no place here."""
+    """Describe a query's columns. Raise QueryError for a type that has no place here, or a name that stands twice."""
     columns: list[Column] = []
     for name, declared in zip(names, map(str, types), strict=True):
         if any(name.lower() == column.name.lower() for column in columns):
@@ -133,7 +133,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def words(error: BaseException) -> str:
     """Give DuckDB's message without the excerpt of the statement that follows it."""
-    text = str(error).partition("\nLINE ")[0].partition("\n\nLINE ")[0].strip()
+    text = str(error).partition("\nLINE ")[0]
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
 
+from dwhctl.columns import SERVICE_FIELDS
+
 from .fields import (
     Day,
     Duration,
@@ -26,8 +28,6 @@ from .fields import (
     Zone,
     given,
 )
-
-SERVICE_FIELDS = ("etl_source", "etl_id", "hash_id")
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:

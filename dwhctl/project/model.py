@@ -22,13 +22,12 @@ from .connections import (
     VerticaConnection,
 )
 from .fields import ProjectPath, Table, Text, Zone
-from .loads import SERVICE_FIELDS, Load, Need, Report, Shard, ShardEntry
+from .loads import Load, Need, Report, Shard, ShardEntry
 from .secrets import Secret
 
 __all__ = [
     "ALERT_TYPES",
     "CONNECTION_TYPES",
-    "SERVICE_FIELDS",
     "Alert",
     "Connection",
     "DuckdbConnection",

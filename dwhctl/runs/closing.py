@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, FailedSlice, Listener, RunReport, SliceClosed
 from dwhctl.sessions.values import Closing, State
 
@@ -54,7 +55,8 @@ class Closer:
             extracted_rows=flight.rows,
             bytes=flight.bytes,
             error_class=failure.error_class if failure else None,
-            comment=failure.message if failure else None,
+            # Masked here: a worker does not know the secrets that the parent rendered into the SQL.
+            comment=mask(failure.message) if failure else None,
         )
         retry_at = None if retry_in is None else datetime.now(UTC) + retry_in
         seconds = time.monotonic() - flight.started
@@ -63,7 +65,11 @@ class Closer:
     def close_unstarted(self, job: Job, etl_id: int, failure: Failure) -> None:
         """Close the session of a slice that was never given to a worker."""
         closing = Closing(
-            etl_id, State.FAILED, datetime.now(UTC), error_class=failure.error_class, comment=failure.message
+            etl_id,
+            State.FAILED,
+            datetime.now(UTC),
+            error_class=failure.error_class,
+            comment=mask(failure.message),
         )
         self._add(closing, self._event(job, State.FAILED, 0, 0.0, failure, None))
 

@@ -76,21 +76,18 @@ class Conform:
 
     def __call__(self, batch: pa.RecordBatch, service: dict[str, pa.Array]) -> pa.RecordBatch:
         """Give the batch with the target's columns. Raise ValueRefusedError by column and key."""
-        given = {name.lower(): array for name, array in zip(batch.schema.names, batch.columns, strict=True)}
-        given |= service
+        given = _by_lower_name(batch) | service
         arrays = [self._column(column, given, batch.num_rows) for column in self._target]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         """Give one column as the target will hold it."""
-        given = {field.lower(): array for field, array in zip(batch.schema.names, batch.columns, strict=True)}
         target = next(column for column in self._target if column.name.lower() == name.lower())
-        return self._column(target, given, batch.num_rows)
+        return self._column(target, _by_lower_name(batch), batch.num_rows)
 
     def row(self, batch: pa.RecordBatch, row: int) -> str:
         """Name a row of a batch by its key."""
-        given = {field.lower(): array for field, array in zip(batch.schema.names, batch.columns, strict=True)}
-        return self.describe(given, row)
+        return self.describe(_by_lower_name(batch), row)
 
     def _column(self, column: Column, given: dict[str, pa.Array], rows: int) -> pa.Array:
         array = given.get(column.name.lower())
@@ -114,6 +111,10 @@ class Conform:
         return "row " + ", ".join(
             f"{name}={value_text(given[name], row)}" for name in self._key if name in given
         )
+
+
+def _by_lower_name(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    return {name.lower(): array for name, array in zip(batch.schema.names, batch.columns, strict=True)}
 
 
 def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:

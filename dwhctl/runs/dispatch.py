@@ -2,7 +2,7 @@
 is staged to the publisher.
 
 It runs in the parent's main thread and waits in one place, for one queue: workers' results, the publisher's
-events and signals all arrive there. It alone talks to the sessions database.
+events and signals all arrive there. It alone writes to the sessions table.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ _LONGEST_RETRY_SECONDS = 600.0
 _MAX_DEATHS = 2
 _MAX_ADDITIONS = 5
 #: Failures that do not show that the connection works.
-_NEUTRAL = {each.__name__ for each in (WorkerDiedError, TimedOutError, DatabaseMissingError, SourceBusyError)}
+_NEUTRAL = {
+    each.__name__
+    for each in (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,13 +266,17 @@ class Dispatcher:
             self._publisher.add_columns(job.planned.load, failure.new_columns)
             self._closer.close(flight, State.UP_FOR_RETRY, failure, timedelta(0))
             return
-        job.failures += 1
-        if failure.permanent or job.failures > self._closer.retries(job.planned.load):
+        if not self._may_retry(job, failure):
             self._closer.close(flight, State.FAILED, failure)
             return
         delay = self._retry_delay(job)
         self._jobs.wait(job, time.monotonic() + delay)
         self._closer.close(flight, State.UP_FOR_RETRY, failure, timedelta(seconds=delay))
+
+    def _may_retry(self, job: Job, failure: Failure) -> bool:
+        """Count a failure of the job, and tell whether it is tried again."""
+        job.failures += 1
+        return not failure.permanent and job.failures <= self._closer.retries(job.planned.load)
 
     def _retry_delay(self, job: Job) -> float:
         base = job.planned.load.retry_delay.total_seconds() * 2.0 ** (job.failures - 1)
@@ -319,6 +326,8 @@ class Dispatcher:
         self._adding.remove(job)
         if event.failure is None:
             self._jobs.put(job, first=True)
+        elif self._may_retry(job, event.failure):
+            self._jobs.wait(job, time.monotonic() + self._retry_delay(job))
         else:
             self.fail_unstarted([job], event.failure)
 

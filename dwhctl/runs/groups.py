@@ -116,10 +116,6 @@ class Groups:
                 group.ready_since = now
             group.ready.append(staged)
 
-    def unpublished(self) -> list[StagedSlice]:
-        """Give what is staged and was not handed over."""
-        return [one for group in self._alive for one in group.ready]
-
     def next_due(self, now: float) -> float | None:
         """Give the seconds until something becomes due by time alone."""
         waits = [group.ready_since + PATIENCE_SECONDS - now for group in self._alive if group.ready]

@@ -43,6 +43,7 @@ class JobQueue:
         self._turns: deque[str] = deque()
         self._queued: Counter[Work] = Counter()
         self._waiting: list[tuple[float, int, Job]] = []
+        self._waiting_for: Counter[str] = Counter()
         self._serial = 0
         for job in jobs:
             self.put(job)
@@ -70,11 +71,14 @@ class JobQueue:
         """Keep a job back until its retry."""
         self._serial += 1
         heapq.heappush(self._waiting, (until, self._serial, job))
+        self._waiting_for[job.connection] += 1
 
     def wake(self, now: float) -> None:
         """Queue the jobs whose retry has come, before those that were never tried."""
         while self._waiting and self._waiting[0][0] <= now:
-            self.put(heapq.heappop(self._waiting)[2], first=True)
+            job = heapq.heappop(self._waiting)[2]
+            self._waiting_for[job.connection] -= 1
+            self.put(job, first=True)
 
     def drain(self, connection: str) -> list[Job]:
         """Take out every job of a connection."""
@@ -83,6 +87,7 @@ class JobQueue:
         found += [job for _, _, job in self._waiting if job.connection == connection]
         self._waiting = [entry for entry in self._waiting if entry[2].connection != connection]
         heapq.heapify(self._waiting)
+        del self._waiting_for[connection]
         return found
 
     def first(self, connection: str) -> Job:
@@ -100,8 +105,7 @@ class JobQueue:
 
     def connections(self) -> list[str]:
         """Name the connections that have jobs, queued or waiting for their retry."""
-        waiting = {job.connection for _, _, job in self._waiting}
-        return [name for name in self._turns if self._queues[name] or name in waiting]
+        return [name for name in self._turns if self._queues[name] or self._waiting_for[name]]
 
     @property
     def has_queued(self) -> bool:

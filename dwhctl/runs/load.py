@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import time
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypedDict
 
@@ -35,6 +35,7 @@ from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import is_complete
+from dwhctl.sources import check_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,6 +52,7 @@ _LOCK_SECONDS = 30.0
 def plan_load(project: Project, request: LoadRequest) -> Plan:
     """Say what a run would do. Touches nothing: the sessions are read only for `only_missing`, and only if there."""
     plan = candidates(project, request)
+    check_sources(project, plan)
     check_templates(project, plan)
     if request.only_missing:
         store = open_if_there(project.sessions)
@@ -67,6 +69,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunRep
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
     plan = candidates(project, request)
+    check_sources(project, plan)
     check_templates(project, plan)
     targets = targets_of(project)
     with caught_signals() as signals, ExitStack() as stack:
@@ -80,6 +83,12 @@ def exit_code_of(report: RunReport) -> ExitCode:
     if report.signal is not None:
         return report.signal
     return ExitCode.FAILED if report.failed or report.stopped else ExitCode.DONE
+
+
+def check_sources(project: Project, plan: Plan) -> None:
+    """Raise ConfigError for a shard behind a connection that this version cannot read."""
+    for name in sorted({one.shard.connection for one in plan.slices}):
+        check_source(project.connections[name])
 
 
 def check_templates(project: Project, plan: Plan) -> None:
@@ -139,6 +148,7 @@ class _Run:
         self._targets = targets
         self._report = RunReport(self.id)
         self._blocked: dict[str, AttemptError] = {}
+        self._leaves_lock = False
 
     def enter(self, stack: ExitStack, plan: Plan) -> None:
         """Take what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
@@ -183,7 +193,7 @@ class _Run:
             lock.release()
             time.sleep(0.05)
         # The file is left behind when the run does not end in order: the next run reaps it then.
-        stack.callback(lambda: lock.release(remove=self._report.stopped is None))
+        stack.callback(lambda: lock.release(remove=self._report.stopped is None and not self._leaves_lock))
 
     def load(self, plan: Plan) -> RunReport:
         """Load what is not left out, and report."""
@@ -248,9 +258,11 @@ class _Run:
 
     def _drop_staging(self) -> None:
         for target in self._targets.values():
-            # What cannot be dropped now is dropped by whoever reaps this run: its lock stays behind.
-            with suppress(AttemptError):
+            try:
                 target.drop_run(self.id)
+            except AttemptError:
+                # Dropped by whoever reaps this run.
+                self._leaves_lock = True
 
     def _limits(self) -> dict[str, int | None]:
         limits = {name: connection.max_connections for name, connection in self._project.connections.items()}

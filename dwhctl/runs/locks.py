@@ -7,6 +7,7 @@ holder dies. The file's text is for people only.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Load
 
 _POLL_SECONDS = 0.2
+#: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
+_OTHER_FILES = 512
 
 
 class Lock:
@@ -83,6 +86,7 @@ def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wai
     Raise LockHeldError that names holder and day when one is still held after `wait` seconds.
     """
     until = time.monotonic() + wait
+    _allow_open_files(len(work) + _OTHER_FILES)
     with ExitStack() as held:
         for load, day in work:
             lock = Lock(folder / f"{work_name(load, day)}.lock")
@@ -92,6 +96,14 @@ def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wai
                 time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
             held.callback(lock.release)
         yield
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process have so many files open, as far as the system allows: a held lock is one, 1,024 are usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft not in (hard, resource.RLIM_INFINITY) and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def work_name(load: Load, day: date) -> str:

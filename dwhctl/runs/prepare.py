@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from dwhctl.columns import SERVICE_FIELDS, Kind
-from dwhctl.errors import AttemptError, ConfigError, TargetRefusedError
+from dwhctl.errors import (
+    AttemptError,
+    ConfigError,
+    ConnectError,
+    LoginRefusedError,
+    TargetBusyError,
+    TargetRefusedError,
+)
 from dwhctl.faults import reach
 from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_file
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _SLOT_POLL_SECONDS = 0.05
+_OUT_OF_REACH = (ConnectError, LoginRefusedError, TargetBusyError)
 _SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
 _HASH_BITS = 64
 
@@ -53,15 +61,21 @@ def describe_targets(
     blocked: Mapping[str, AttemptError],
     retries: Callable[[Load], int],
 ) -> Described:
-    """Prepare the table of each load of the plan; one that fails for good costs its own slices only."""
+    """Prepare the table of each load of the plan; one that fails for good costs its own slices only.
+
+    A warehouse that nobody can get at is waited for once, not once for each of its loads.
+    """
     found = Described()
+    down: dict[str, AttemptError] = {}
     for load in {one.load.name: one.load for one in plan.slices}.values():
         try:
-            if load.name in blocked:
-                raise blocked[load.name]
+            if (known := blocked.get(load.name) or down.get(load.target)) is not None:
+                raise known
             columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots))
         except AttemptError as error:
             found.failures[load.name] = Failure.of(error)
+            if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
+                down[load.target] = error
         else:
             found.tables[load.name] = TargetTable(
                 project.connections[load.target], load.table, columns, project.state_dir

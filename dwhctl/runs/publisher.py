@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,8 @@ class Publisher:
         return GroupPublished(group, outcomes, time.perf_counter() - started)
 
     def _add_columns(self, load: Load, columns: Sequence[Column]) -> ColumnsAdded:
+        if self._stopping.is_set():
+            return ColumnsAdded(load, (), Failure.of(InterruptedAttemptError()))
         target = self._targets[load.target]
         try:
             target.add_columns(load.table, columns)
@@ -158,7 +161,9 @@ class Publisher:
     def _drop(self, group: Group) -> None:
         if not self._stopping.is_set():
             reach("publish.drop")
-            self._targets[group.load.target].drop_group(group.staging)
+            # At its end the run drops all that is left.
+            with suppress(AttemptError):
+                self._targets[group.load.target].drop_group(group.staging)
 
 
 def _interrupted(one: Published) -> Published:

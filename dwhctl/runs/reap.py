@@ -81,10 +81,12 @@ class Reaper:
 
     def _reap(self, run_id: str) -> bool:
         reach("reap.drop")
-        blocked = self._drop_staging(run_id)
+        undropped = self._drop_staging(run_id)
         sessions = self._store.unfinished(run_id)
-        closable = [one for one in sessions if self._target_of(one.load) not in blocked]
-        closings = self._decide(closable)
+        for one in sessions:
+            if (error := undropped.get(self._target_of(one.load))) is not None:
+                self.blocked[one.load] = error
+        closings = self._decide([one for one in sessions if self._target_of(one.load) not in undropped])
         reach("reap.close")
         self._store.close(closings)
         if len(closings) < len(sessions):
@@ -106,13 +108,13 @@ class Reaper:
         return found.target if found else None
 
     def _drop_staging(self, run_id: str) -> dict[str | None, AttemptError]:
-        blocked: dict[str | None, AttemptError] = {}
+        undropped: dict[str | None, AttemptError] = {}
         for name, target in self._targets.items():
             try:
                 target.drop_run(run_id)
             except AttemptError as error:
-                blocked[name] = error
-        return blocked
+                undropped[name] = error
+        return undropped
 
     def _decide(self, sessions: Sequence[Session]) -> list[Closing]:
         by_load: dict[str, list[Session]] = {}

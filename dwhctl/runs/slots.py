@@ -46,7 +46,9 @@ class Slots:
         for name, limit in limits.items():
             if limit is not None:
                 self._free[name] = [
-                    Lock(folder / f"{name.replace(' ', '_')}.{number}.lock") for number in range(limit)
+                    # A dash, not an underscore: a connection may be called worker_processes.
+                    Lock(folder / f"{name.replace(' ', '-')}.{number}.lock")
+                    for number in range(limit)
                 ]
                 # Runs that look in different orders meet less often at the same file.
                 random.shuffle(self._free[name])

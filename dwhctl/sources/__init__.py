@@ -15,12 +15,25 @@ SOURCE_TYPES = ("duckdb",)
 
 
 def open_source(connection: Connection, database: str, zone: str) -> Source:
-    """Open a shard's database; naive bounds of a query are read in `zone`. Raise AttemptError."""
+    """Open a shard's database; naive bounds of a query are read in `zone`.
+
+    Raise AttemptError, or ConfigError for a type that this version cannot read.
+    """
     if connection.type == "duckdb":
         from dwhctl.sources.duckdb import DuckdbSource
 
         return DuckdbSource(connection, database, zone)
-    raise ConfigError(
+    raise _not_yet(connection)
+
+
+def check_source(connection: Connection) -> None:
+    """Raise ConfigError for a type that this version cannot read."""
+    if connection.type not in SOURCE_TYPES:
+        raise _not_yet(connection)
+
+
+def _not_yet(connection: Connection) -> ConfigError:
+    return ConfigError(
         f"connection {connection.name}: this version cannot read from {connection.type} yet"
         f" (it reads from {', '.join(SOURCE_TYPES)})"
     )

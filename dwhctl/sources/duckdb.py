@@ -106,10 +106,11 @@ class DuckdbSource(Source):
     def _in_words(self, error: Exception) -> AttemptError:
         if engine.is_lock_conflict(error):
             return SourceBusyError(f"{self._path} is open for writing in {engine.lock_holder(error)}")
-        if engine.is_damage(error):
-            return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
         if engine.is_out_of_memory(error):
             return QueryError(engine.more_memory(self._connection.name))
+        # Before the damage, whose words may stand in it: a column `checksum`, a value 'corrupt'.
         if engine.is_refusal(error):
             return QueryError(engine.words(error))
+        if engine.is_damage(error):
+            return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
         return SourceError(engine.words(error))

@@ -17,7 +17,10 @@ TARGET_TYPES = ("duckdb",)
 
 
 def open_target(connection: Connection, state_dir: Path) -> Target:
-    """Give the target behind a connection; what it stages outside the warehouse stands in the state folder."""
+    """Give the target behind a connection; what it stages outside the warehouse stands in the state folder.
+
+    Raise ConfigError for a type that this version cannot write to.
+    """
     if connection.type == "duckdb":
         from dwhctl.targets.duckdb import DuckdbTarget
 

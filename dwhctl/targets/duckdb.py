@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -123,7 +123,9 @@ class DuckdbTarget(Target):
     def interrupt(self) -> None:
         self._interrupted.set()
         if (running := self._running) is not None:
-            running.interrupt()
+            # It may be closed by its own thread at this moment.
+            with suppress(duckdb.ConnectionException):
+                running.interrupt()
 
     def version(self) -> str:
         with self._open() as db:

@@ -187,7 +187,7 @@ def test_while_it_waits_for_another_load(sandbox: Sandbox, faults: Faults) -> No
 def test_while_it_waits_for_a_slot(sandbox: Sandbox, faults: Faults) -> None:
     sandbox.load()
     slots = sandbox.root / "state" / "slots"
-    with flocked(slots / "worker_processes.0.lock"), flocked(slots / "worker_processes.1.lock"):
+    with flocked(slots / "worker-processes.0.lock"), flocked(slots / "worker-processes.1.lock"):
         process = sandbox.start(*LOAD, env=faults.env())
         faults.wait_for("prepare.create")
         time.sleep(0.5)

@@ -15,7 +15,16 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from dwhctl.errors import AttemptError, ConnectError, ExitCode, LoginRefusedError, QueryError, SourceError
+from dwhctl.columns import Column, Kind
+from dwhctl.errors import (
+    AttemptError,
+    ConnectError,
+    ExitCode,
+    LoginRefusedError,
+    QueryError,
+    SchemaDriftError,
+    SourceError,
+)
 from dwhctl.project.model import Connection, DuckdbConnection, Load, SqliteConnection
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
@@ -40,6 +49,7 @@ _ERRORS: dict[str, AttemptError] = {
     "login": LoginRefusedError("Login failed for user 'sa'"),
     "transient": SourceError("reset by peer"),
     "permanent": QueryError("no such table"),
+    "new_column": SchemaDriftError("note is new", [Column("note", Kind.TEXT, None, "VARCHAR")]),
 }
 
 

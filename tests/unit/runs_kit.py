@@ -88,16 +88,16 @@ class FakeTarget(Target):
         return ()
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
-        raise NotImplementedError
+        self.fail("add")
 
     def open_group(self, group: StagingGroup) -> None:
         self.fail("open")
 
     def drop_group(self, group: StagingGroup) -> None:
-        pass
+        self.fail("drop")
 
     def drop_run(self, run_id: str) -> None:
-        pass
+        self.fail("drop")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from dwhctl.errors import ExitCode, StagingError, TargetRefusedError
+from dwhctl.errors import ExitCode, StagingError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.runs.slots import Slots
 from dwhctl.sessions.values import State
 from tests.support.faulty import wait_until
@@ -155,6 +155,13 @@ def test_a_parked_connection_that_recovers_loads_everything(tmp_path: Path) -> N
     assert "connection server_0 works again" in bench.notices()
 
 
+def test_a_quarantined_slice_does_not_say_that_its_connection_works(tmp_path: Path) -> None:
+    todo = {"server_0/refused": ["login"], "server_0/killer": ["kill"]}
+    bench = Bench(tmp_path, todo, jobs=1, keys={"retries": 5}).run()
+    assert bench.states()["killer"] == ["up_for_retry WorkerDiedError", "failed QuarantinedError"]
+    assert [text for text in bench.notices() if "works again" in text] == []
+
+
 def test_the_other_connections_do_not_wait_for_a_parked_one(tmp_path: Path) -> None:
     todo = many(6, "connect") | many(6, "ok", "server_1", "other_")
     bench = Bench(tmp_path, todo, keys={"retries": 1, "retry_delay": 1.5 * SECONDS}).run()
@@ -210,6 +217,27 @@ def test_a_publication_that_is_refused_fails_the_slice(tmp_path: Path) -> None:
     states = bench.run().states()
     assert states.pop("abakan") == ["failed TargetRefusedError"]
     assert list(states.values()) == [["loaded"]] * 2
+
+
+def test_staging_that_cannot_be_dropped_costs_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, many(3))
+    bench.target.faults["drop"] = TargetError("gone for a moment")
+    assert list(bench.run().states().values()) == [["loaded"]] * 3
+
+
+def test_a_new_column_is_added_and_the_slice_tried_again(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path, {"server_0/abakan": ["new_column", "ok"]}, keys={"retries": 0, "on_new_column": "add"}
+    )
+    assert bench.run().states() == {"abakan": ["up_for_retry SchemaDriftError", "loaded"]}
+
+
+def test_a_busy_target_is_asked_again_to_add_a_column(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {"server_0/abakan": ["new_column"]}, keys={"retries": 1, "on_new_column": "add"})
+    bench.target.faults["add"] = TargetBusyError()
+    assert bench.run().states() == {
+        "abakan": ["up_for_retry SchemaDriftError"] * 2 + ["failed TargetBusyError"]
+    }
 
 
 def test_staging_that_cannot_be_opened_fails_the_slices_and_no_more(tmp_path: Path) -> None:

@@ -125,12 +125,3 @@ def test_a_group_that_cannot_be_opened_leaves_nothing_behind() -> None:
         with pytest.raises(StagingError):
             groups.take(LOAD, DAY, "a", 0.0)
     assert not groups.busy
-
-
-def test_what_is_ready_and_not_handed_over_is_known() -> None:
-    bench = Bench()
-    group = bench.take("a")
-    bench.take("b")
-    one = staged("abakan", 5)
-    bench.groups.report(group, "a", one, 0.0)
-    assert bench.groups.unpublished() == [one]

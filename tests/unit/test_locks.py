@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 import time
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,17 @@ def test_work_is_free_after_an_error(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), held_work(tmp_path, [(LOAD, DAY)], "me", 0):
             raise ZeroDivisionError
+
+
+def test_more_work_than_open_files_are_usual(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    work = [(LOAD, DAY + timedelta(days=number)) for number in range(300)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        with held_work(tmp_path, work, "me", 0):
+            assert len(list(tmp_path.iterdir())) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_load_without_slices_has_one_lock_for_all_days() -> None:

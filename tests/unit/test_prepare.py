@@ -1,12 +1,22 @@
-"""A target table that cannot hold dwhctl's own fields is refused before data moves."""
+"""What is looked at before data moves: the targets' tables, and what this version can read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.support.projects import CREATE, Sandbox
+from dwhctl.columns import Column
+from dwhctl.errors import ConfigError, TargetBusyError
+from dwhctl.runs.load import plan_load
+from dwhctl.runs.plan import LoadRequest, Plan
+from dwhctl.runs.prepare import describe_targets
+from dwhctl.runs.slots import Slots
+from tests.support.projects import CREATE, DAY, Sandbox
+from tests.unit.projects import a_load, a_project
+from tests.unit.runs_kit import FakeTarget, planned
 
 
 @pytest.mark.parametrize(
@@ -24,3 +34,34 @@ def test_service_fields_are_checked(tmp_path: Path, right: str, wrong: str, name
     report = Sandbox(tmp_path, create=CREATE.replace(right, wrong)).write().fill().load()
     assert (report.loaded, report.failed) == (0, 3)
     assert all(named in failed.failure.message for failed in report.failures)
+
+
+class BusyTarget(FakeTarget):
+    """In use by another, whenever it is asked."""
+
+    asked = 0
+
+    def columns(self, table: str) -> Sequence[Column]:
+        self.asked += 1
+        raise TargetBusyError
+
+
+def test_a_warehouse_out_of_reach_is_waited_for_once(tmp_path: Path) -> None:
+    loads = [a_load(name=f"load_{number}", retry_delay=timedelta(0)) for number in range(5)]
+    target = BusyTarget()
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    found = describe_targets(
+        a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1
+    )
+    assert target.asked == 2
+    assert [failure.error_class for failure in found.failures.values()] == ["TargetBusyError"] * 5
+
+
+def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path).write()
+    main = (tmp_path / "config" / "dwhctl.toml").read_text()
+    before = 'type = "duckdb"\npath = "servers/server_1"'
+    assert before in main
+    sandbox.put("config/dwhctl.toml", main.replace(before, 'type = "mssql"\nhost = "h"\nuser = "sa"'))
+    with pytest.raises(ConfigError, match="server_1: this version cannot read from mssql"):
+        plan_load(sandbox.project(), LoadRequest((DAY,)))

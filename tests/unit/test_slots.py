@@ -66,6 +66,11 @@ def test_as_many_as_the_limit_and_no_more(tmp_path: Path) -> None:
     assert len(take_all(slots, "server_0")) == 1
 
 
+def test_a_connection_may_be_called_what_it_likes(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, {"worker_processes": 1, WORKERS: 1})
+    assert [len(take_all(slots, "worker_processes")), len(take_all(slots, WORKERS))] == [1, 1]
+
+
 def test_no_limit_is_no_limit(tmp_path: Path) -> None:
     slots = Slots(tmp_path, {"server_0": None})
     for name in ("server_0", "unknown"):

@@ -1,0 +1,71 @@
+"""Staging that cannot be dropped keeps what it must: the run's sessions, its lock, its load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dwhctl.errors import TargetError
+from dwhctl.runs.reap import Reaper
+from dwhctl.runs.state_dir import StateDir
+from dwhctl.targets.duckdb import DuckdbTarget
+from tests.support.projects import Sandbox
+from tests.unit.projects import a_load, a_project
+from tests.unit.runs_kit import FakeTarget, anything
+
+
+class DeadRun:
+    """A sessions table with one dead run of one open session."""
+
+    def __init__(self) -> None:
+        self.closed: list[Any] = []
+
+    def unfinished_runs(self) -> list[str]:
+        return ["dead"]
+
+    def unfinished(self, run_id: str) -> list[Any]:
+        return [anything(id=1, load="orders", shard="abakan", host=None)]
+
+    def try_hold_run(self, run_id: str) -> bool:
+        return True
+
+    def release_run(self, run_id: str) -> None:
+        pass
+
+    def close(self, closings: list[Any]) -> None:
+        self.closed += closings
+
+    def fail_waiting(self, run_id: str, comment: str) -> int:
+        return 0
+
+
+@pytest.mark.parametrize("droppable", [True, False])
+def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool) -> None:
+    state, store, target = StateDir(tmp_path), DeadRun(), FakeTarget()
+    state.make()
+    if not droppable:
+        target.faults["drop"] = TargetError("gone for a moment")
+    project = a_project(tmp_path, loads={"orders": a_load()})
+    reaper = Reaper(project, state, store, {"dwh": target}, lambda text: None)  # type: ignore[arg-type]
+    reaper.reap_dead_runs("own")
+    assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
+    assert (state.run_locks / "dead.lock").exists() is not droppable
+
+
+def test_a_run_that_cannot_drop_its_staging_leaves_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = Sandbox(tmp_path).write().fill()
+    locks = tmp_path / "state" / "locks" / "runs"
+
+    def refuse(target: DuckdbTarget, run_id: str) -> None:
+        raise TargetError("gone for a moment")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DuckdbTarget, "drop_run", refuse)
+        assert sandbox.load().failed == 0
+    assert len(list(locks.iterdir())) == 1
+    assert sandbox.load().failed == 0
+    assert list(locks.iterdir()) == []
