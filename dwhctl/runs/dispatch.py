@@ -11,7 +11,7 @@ import queue
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -28,10 +28,12 @@ from dwhctl.errors import (
     QueryError,
     SessionsError,
     SourceBusyError,
+    StateDirError,
     TimedOutError,
     WorkerDiedError,
 )
 from dwhctl.runs.events import Notice, SliceStarted
+from dwhctl.runs.groups import MAX_SLICES
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
@@ -58,6 +60,7 @@ _START_UP_SECONDS = 60.0
 _LONG_PAUSE_SECONDS = 3.0
 _LONGEST_RETRY_SECONDS = 600.0
 _MAX_DEATHS = 2
+_MOST_STAGED = 4 * MAX_SLICES
 _MAX_ADDITIONS = 5
 #: Failures that do not show that the connection works.
 _NEUTRAL = {
@@ -159,6 +162,8 @@ class Dispatcher:
 
     def _start(self, now: float) -> None:
         """Give slices to workers as long as there are workers and slots."""
+        if len(self._staged) >= _MOST_STAGED:
+            return  # the publisher is behind: what is staged and open must not grow with the plan
         for flight in self._starter.take_off(now):
             self._submit(flight)
 
@@ -179,6 +184,7 @@ class Dispatcher:
         except (AttemptError, ConfigError) as error:
             failure = Failure.of(error if isinstance(error, AttemptError) else QueryError(str(error)))
             self._crew.give_back(flight.worker)
+            self._parking.not_asked(flight.job.connection)
             self._landed(flight, StageResult(flight.token, failure=failure))
             return
         future = flight.worker.submit(self._stage, order)
@@ -194,7 +200,7 @@ class Dispatcher:
         elif isinstance(happening, ColumnsAdded):
             self._columns_added(happening)
         else:
-            if isinstance(happening.error, SessionsError):
+            if isinstance(happening.error, SessionsError | StateDirError):
                 raise happening.error
             raise InternalError(f"the publisher died: {happening.error!r}") from happening.error
 
@@ -205,16 +211,19 @@ class Dispatcher:
         result = future.result() if error is None else None
         if isinstance(result, StageResult):
             self._crew.give_back(flight.worker)
-            self._landed(flight, result)
         else:
             self._crew.dismiss(flight.worker)
-            self._landed(flight, StageResult(flight.token, failure=self._death(flight.job)))
+            result = StageResult(flight.token, failure=self._death(flight.job, error))
+        self._note_connection(flight.job, result.failure)
+        self._landed(flight, result)
 
-    def _death(self, job: Job) -> Failure:
+    def _death(self, job: Job, error: BaseException | None) -> Failure:
         job.deaths += 1
         if job.deaths >= _MAX_DEATHS:
             return Failure.of(QuarantinedError())
-        return Failure.of(WorkerDiedError("the worker process died: killed, out of memory, or crashed"))
+        killed = error is None or isinstance(error, BrokenExecutor)
+        why = "killed, out of memory, or crashed" if killed else f"{type(error).__name__}: {error}"
+        return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
     def _expire(self, now: float) -> None:
         """Kill the workers of attempts past their deadline: a driver's own timeout does not fire on a dead line."""
@@ -228,6 +237,7 @@ class Dispatcher:
             failure = Failure.of(
                 TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
             )
+            self._note_connection(flight.job, failure)
             self._landed(flight, StageResult(flight.token, failure=failure))
 
     def _landed(self, flight: Flight, result: StageResult) -> None:
@@ -236,7 +246,6 @@ class Dispatcher:
         flight.release()
         flight.rows, flight.bytes = result.rows, result.bytes
         self._closer.add_seconds(result.seconds)
-        self._note_connection(flight.job, result.failure)
         planned = flight.job.planned
         staged = None
         if result.failure is None:

@@ -242,7 +242,7 @@ class _Run:
             for load, failure in described.failures.items():
                 dispatcher.fail_unstarted([Job(one) for one in plan.slices if one.load.name == load], failure)
             self._loop(dispatcher, publisher)
-        except (SessionsError, InternalError) as error:
+        except (SessionsError, StateDirError, InternalError) as error:
             self._report.stopped = str(error)
         finally:
             crew.dismiss_all()

@@ -35,7 +35,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path, mode=0o640, thread_local=False, blocking=False)
+        self._lock = FileLock(path, mode=0o640, thread_local=False, blocking=False, fallback_to_soft=False)
         self._signed = False
 
     def try_take(self, command: str = "") -> bool:

@@ -52,6 +52,10 @@ class Parking:
         one = self._of(name)
         one.probing = one.reason is not None
 
+    def not_asked(self, name: str) -> None:
+        """Take note that a started slice never got as far as the connection."""
+        self._of(name).probing = False
+
     def connected(self, name: str) -> bool:
         """Take note that the connection works; tell whether that ends its parking."""
         was_parked = self._of(name).reason is not None

@@ -97,7 +97,8 @@ class Publisher:
         self._work.put((group.load.target, lambda: self._drop(group)))
 
     def finish(self) -> None:
-        """Do what is asked for already, then end."""
+        """End, when everything is published: what may be left is to drop staging, and that is dropped with the run."""
+        self._stopping.set()
         self._work.put(None)
         self._thread.join()
 

@@ -231,8 +231,10 @@ class DuckdbPublication(Publication):
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         row = self._db.execute(
-            # A folder named `id=7` on the way to the state folder is no column.
-            f"INSERT INTO {self._table} BY NAME SELECT * FROM read_parquet($files, hive_partitioning = false)",
+            # A folder named `id=7` on the way to the state folder is no column. A slice staged after a column was
+            # added has one more than its neighbours: without union_by_name the first file's columns are all.
+            f"INSERT INTO {self._table} BY NAME SELECT * FROM"
+            " read_parquet($files, hive_partitioning = false, union_by_name = true)",
             {"files": [engine.literal_path(file) for file in self._target.staged_files(group, tokens)]},
         ).fetchone()
         return int(row[0]) if row else 0

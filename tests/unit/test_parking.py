@@ -110,3 +110,13 @@ def test_a_probe_whose_worker_died_lets_another_follow() -> None:
     assert not fail(parking, WorkerDiedError(), now=50.0)
     assert parking.next_probe("server_0") == 60.0
     assert parking.is_given_up("server_0", 1)
+
+
+def test_a_probe_that_never_asked_leaves_the_next_one_due() -> None:
+    parking = Parking()
+    assert parking.failed("s", Failure("LoginRefusedError", "no", permanent=True), now=0.0, delay=1.0)
+    assert parking.may_start("s", 1.0)
+    parking.started("s")
+    assert not parking.may_start("s", 2.0)
+    parking.not_asked("s")
+    assert parking.may_start("s", 2.0)
