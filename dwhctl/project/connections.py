@@ -22,6 +22,15 @@ def _no_memory(path: Path) -> Path:
     return path
 
 
+def _writable(path: Path) -> Path:
+    if "?" in str(path):
+        # DuckDB puts the name of its log before a question mark, as in a URL.
+        raise ValueError(
+            f"'{path}' has a '?' in it, which DuckDB cannot write to; name another folder or file"
+        )
+    return path
+
+
 def _amount(text: str) -> str:
     if not _AMOUNT.fullmatch(text):
         raise ValueError(f"'{text}' is no amount of memory; write one as 256MiB or 2GiB")
@@ -62,7 +71,7 @@ class DuckdbConnection(_EmbeddedConnection):
     """A DuckDB file, or a folder in which each shard's database is `<path>/<database>.duckdb`."""
 
     type: Literal["duckdb"] = Field("duckdb", description="The kind of system.", examples=["duckdb"])
-    path: Database = Field(
+    path: Annotated[Database, AfterValidator(_writable)] = Field(
         description="The file, or the folder of files; relative to the project.",
         examples=["state/warehouse.duckdb"],
     )

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
+_UP_SECONDS = 5.0
 
 
 class Worker(Protocol):
@@ -68,12 +70,15 @@ class ProcessWorker:
         return self._pid.done()
 
     def kill(self) -> None:
-        if self._pid.done() and self._pid.exception() is None:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid.result(), signal.SIGKILL)
-            self._executor.shutdown(wait=False)
-        else:
+        try:
+            # loky's manager thread does not bear that its process goes while it comes up.
+            pid = self._pid.result(timeout=_UP_SECONDS)
+        except (BrokenExecutor, FutureTimeoutError):
             self._executor.shutdown(wait=False, kill_workers=True)
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self._executor.shutdown(wait=False)
 
 
 class InlineWorker:

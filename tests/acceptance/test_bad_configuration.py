@@ -106,3 +106,11 @@ def test_every_problem_is_told_at_once(sandbox: Sandbox, capfd: pytest.CaptureFi
     err = capfd.readouterr().err
     assert ORDERS_TOML in err
     assert "max_worker" in err
+
+
+def test_a_question_mark_in_a_duckdb_path_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "a ? b"
+    ended = Sandbox(folder).write().run("config", "check")
+    assert ended.returncode == 2
+    assert "connections.warehouse.path" in ended.stderr
+    assert "'?'" in ended.stderr
