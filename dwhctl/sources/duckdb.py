@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -41,7 +43,12 @@ class DuckdbSource(Source):
                 self._path,
                 read_only=True,
                 wait=connection.lock_wait.total_seconds(),
-                config={"memory_limit": engine.memory_limit(connection.memory_limit), "threads": 1},
+                config={
+                    "memory_limit": engine.memory_limit(connection.memory_limit),
+                    "threads": 1,
+                    # DuckDB's default is beside the file: a source's folder is not ours to write.
+                    "temp_directory": str(Path(tempfile.gettempdir()) / f"dwhctl-spill-{os.getpid()}"),
+                },
             )
             # Naive bounds that meet a TIMESTAMPTZ column are read in the session's zone.
             self._db.execute(f"SET TimeZone = '{zone}'")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support.projects import DAY, Sandbox
+from tests.support.projects import DAY, ORDERS, Sandbox
 
 COLUMNS = 60
 ROWS = 60_000
+SPILLING = 1_500_000
 NAMES = [f"c{number}" for number in range(COLUMNS)]
 
 
@@ -54,3 +56,34 @@ def test_too_little_memory_is_told_with_the_remedy(tmp_path: Path, limit: str) -
     assert failed.failure.error_class == "QueryError"
     assert "memory_limit" in failed.failure.message
     assert "server_0" in failed.failure.message
+
+
+def test_an_extract_that_spills_leaves_the_sources_folder_alone(tmp_path: Path) -> None:
+    sandbox = Sandbox(
+        tmp_path,
+        {"server_0": ["abakan"]},
+        load_keys="retries = 0",
+        extract="SELECT * FROM orders WHERE start_time >= :start AND start_time < :end ORDER BY md5(customer)",
+    ).write()
+    sandbox.in_shard(
+        "abakan",
+        ORDERS,
+        f"INSERT INTO orders SELECT range, repeat(md5(range::VARCHAR), 2), 1, TIMESTAMP '{DAY}' FROM range({SPILLING})",
+    )
+    folder = sandbox.shard_file("abakan").parent
+    seen: set[str] = set()
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.wait(0.01):
+            seen.update(entry.name for entry in folder.iterdir())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        report = sandbox.load()
+    finally:
+        watching.set()
+        watcher.join()
+    assert (report.loaded, report.rows) == (1, SPILLING), report.failures
+    assert seen == {"abakan.duckdb"}
