@@ -261,7 +261,7 @@ def test_staging_goes_on_while_the_warehouse_is_busy(way: Way) -> None:
         way.target.open_group(way.group)
         with way.target.stage(way.group, "one", _columns()) as stage:
             stage.write(_batch(1))
-            stage.finish()
+            assert stage.finish() > 0
 
 
 def test_a_warehouse_that_cannot_be_used_says_why(way: Way, tmp_path: Path) -> None:
