@@ -31,10 +31,18 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A declared column: `type` is its Arrow type, `declared` the system's own word for it."""
+    """A declared column: `type` is its Arrow type, `declared` the system's own word for it.
+
+    A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
+    below `least` or above `most` (as Python values), and where it is `blank_padded` no blank at a text's end.
+    """
 
     name: str
     kind: Kind
     type: pa.DataType
     declared: str
     nullable: bool = True
+    octets: int | None = None
+    least: object = None
+    most: object = None
+    blank_padded: bool = False

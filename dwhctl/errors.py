@@ -90,11 +90,22 @@ class AttemptError(DwhctlError):
     permanent = False
 
 
-class ConnectError(AttemptError):
+class _AtTheDoorError(AttemptError):
+    """The connection was not made.
+
+    `connection` is its name in the project: a connection that fails so is parked.
+    """
+
+    def __init__(self, message: str = "", connection: str | None = None) -> None:
+        super().__init__(message)
+        self.connection = connection
+
+
+class ConnectError(_AtTheDoorError):
     """The server cannot be reached."""
 
 
-class LoginRefusedError(AttemptError):
+class LoginRefusedError(_AtTheDoorError):
     """The server refused the login."""
 
     permanent = True

@@ -40,17 +40,22 @@ _UNDEFINED = re.compile(r"'([^']+)' is undefined")
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """SQL with `:start` and `:end` still in it, and the values of those that it uses."""
+    """SQL with `:start` and `:end` still in it, and the values of those that it uses.
+
+    `slice_by` names the column that the bounds are for: to a source without a session time zone its type tells
+    whether they are instants.
+    """
 
     sql: str
     binds: dict[str, datetime]
+    slice_by: str | None = None
 
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
     """The extract query of this slice; ConfigError names file and line."""
     names = context(project, load, shard, slice.day)
     sql = _one_statement(_rendered(project, load.extract, names), load.extract, project.root)
-    return Query(sql, _binds(sql, load, slice, project.root))
+    return Query(sql, _binds(sql, load, slice, project.root), load.slice_by)
 
 
 def render_file(project: Project, path: Path, load: Load | None = None, day: date | None = None) -> str:

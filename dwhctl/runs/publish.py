@@ -57,7 +57,7 @@ def _publish_together(
 ) -> list[Published]:
     reach("publish.begin")
     try:
-        with target.publication(load.table, load.slice_by) as publication:
+        with target.publication(load.table, load.slice_by, load.timeout) as publication:
             reach("publish.held")
             held = publication.held_rows([one.slice for one in slices])
             shrunk = {} if rules.allow_shrink else _shrunk(load, slices, held)

@@ -2,6 +2,8 @@
 
     source.batches ──▶ inside the slice? ──▶ stamp (etl_source, etl_id, hash_id) ──▶ conform ──▶ stage.write
 
+The stage pulls: what is extracted while the target takes in the batch before.
+
 It touches neither the target table nor the sessions table, and it never raises.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,15 +70,39 @@ class _Staging:
             inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
         conform = Conform(order.table.columns, order.key)
         stamp = Stamp(order.shard.name, order.etl_id, order.key, order.table.columns, conform)
-        target = open_target(order.table.connection, order.table.state_dir)
+        batches = self._stamped(source, inside, stamp, conform)
+        first = next(batches, None)
+        if first is None:
+            return StageResult(order.token, seconds=self._clock.seconds)
+        table = order.table
+        target = open_target(
+            table.connection, table.state_dir, table.patience, f"dwhctl:{order.group.run_id}"
+        )
         reach("stage.open")
-        with target.stage(order.group, order.token, order.table.columns) as stage:
-            for batch in self._extracted(source):
+        with target.stage(order.group, order.token, table.columns) as stage:
+            with self._clock.step("stage"):
+                reach("stage.write")
+                size = stage.write(self._told(chain([first], batches)))
+            with self._clock.step("check"):
+                self._check_keys(stage)
+            reach("stage.finished")
+        return StageResult(order.token, self._rows, size, seconds=self._clock.seconds)
+
+    def _stamped(
+        self, source: Source, inside: SliceCheck, stamp: Stamp, conform: Conform
+    ) -> Iterator[pa.RecordBatch]:
+        """Give the batches as they are staged."""
+        for batch in self._extracted(source):
+            with self._clock.step("stamp"):
                 inside(batch)
-                self._stage(stage, batch, stamp, conform)
-            # The source may go: what follows is between the worker and the staging.
-            source.close()
-            return self._finish(stage)
+                service = stamp(batch)
+                conformed = conform(batch, service)
+            # The ids of a slice of one batch are at hand; those of a longer one are looked at where they are staged.
+            self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
+            self._rows += batch.num_rows
+            yield conformed
+        # The source may go: what follows is between the worker and the staging.
+        source.close()
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
         batches = gathered(source.batches(self._order.query, READ_ROWS))
@@ -87,25 +114,9 @@ class _Staging:
                 return
             yield batch
 
-    def _stage(self, stage: Stage, batch: pa.RecordBatch, stamp: Stamp, conform: Conform) -> None:
-        with self._clock.step("stamp"):
-            service = stamp(batch)
-            conformed = conform(batch, service)
-        # The ids of a slice of one batch are at hand; those of a longer one are looked at where they are staged.
-        self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
-        self._rows += batch.num_rows
-        with self._clock.step("stage"):
-            reach("stage.write")
-            stage.write(conformed)
-
-    def _finish(self, stage: Stage) -> StageResult:
-        with self._clock.step("stage"):
-            reach("stage.finish")
-            size = stage.finish()
-        with self._clock.step("check"):
-            self._check_keys(stage)
-        reach("stage.finished")
-        return StageResult(self._order.token, self._rows, size, seconds=self._clock.seconds)
+    def _told(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield from batches
+        reach("stage.finish")
 
     def _check_keys(self, stage: Stage) -> None:
         ids = self._only_ids
@@ -176,16 +187,20 @@ def _by_name(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 class Clock:
-    """Adds up where the time of an attempt goes."""
+    """Adds up where the time of an attempt goes. A step within a step counts for itself alone."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._within = [0.0]
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time a block under `name`."""
         started = time.perf_counter()
+        self._within.append(0.0)
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            taken = time.perf_counter() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken - self._within.pop()
+            self._within[-1] += taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, InternalError, SchemaDriftError
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """The table that a load writes to, as it stood when the run looked."""
+    """The table that a load writes to, as it stood when the run looked; `patience` is its load's timeout."""
 
     connection: Connection
     name: str
     columns: tuple[Column, ...]
     state_dir: Path
+    patience: timedelta = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,16 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed, in words that may be shown."""
+    """Why an attempt failed, in words that may be shown.
+
+    `connection` is the one that could not be made, when that was the reason.
+    """
 
     error_class: str
     message: str
     permanent: bool
     new_columns: tuple[Column, ...] = ()
+    connection: str | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -61,7 +67,8 @@ class Failure:
         if not isinstance(error, AttemptError):
             return cls(InternalError.__name__, mask(f"{type(error).__name__}: {error}"), permanent=True)
         new = tuple(error.new_columns) if isinstance(error, SchemaDriftError) else ()
-        return cls(type(error).__name__, mask(str(error)), error.permanent, new)
+        connection = getattr(error, "connection", None)
+        return cls(type(error).__name__, mask(str(error)), error.permanent, new, connection)
 
 
 @dataclass(frozen=True, slots=True)

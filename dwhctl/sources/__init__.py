@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 SOURCE_TYPES = ("duckdb",)
 
 
-def open_source(connection: Connection, database: str, zone: str) -> Source:
+def open_source(connection: Connection, database: str, zone: str, patience: float | None = None) -> Source:
     """Open a shard's database; naive bounds of a query are read in `zone`.
+
+    A server that is silent for `patience` seconds is given up; None leaves that to the deadline of the attempt.
 
     Raise AttemptError, or ConfigError for a type that this version cannot read.
     """

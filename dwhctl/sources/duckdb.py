@@ -57,7 +57,9 @@ class DuckdbSource(Source):
 
     def _look(self, connection: DuckdbConnection) -> None:
         if not self._path.parent.is_dir():
-            raise ConnectError(f"connection {connection.name}: there is no folder {self._path.parent}")
+            raise ConnectError(
+                f"connection {connection.name}: there is no folder {self._path.parent}", connection.name
+            )
         if not os.access(self._path.parent, os.X_OK):
             raise DatabaseMissingError(f"{self._path} cannot be read: permission denied")
         if not self._path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import ConfigError
@@ -16,9 +17,15 @@ if TYPE_CHECKING:
 TARGET_TYPES = ("duckdb",)
 
 
-def open_target(connection: Connection, state_dir: Path) -> Target:
+def open_target(
+    connection: Connection,
+    state_dir: Path,
+    patience: timedelta = timedelta(minutes=30),
+    label: str = "dwhctl",
+) -> Target:
     """Give the target behind a connection; what it stages outside the warehouse stands in the state folder.
 
+    No answer of the warehouse is waited for longer than `patience`; `label` begins the label of its sessions there.
     Raise ConfigError for a type that this version cannot write to.
     """
     if connection.type == "duckdb":

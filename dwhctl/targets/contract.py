@@ -6,6 +6,8 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 - The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
   it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
+- No wait is without an end: no answer within the target's `patience` is an error.
+- The dispatch loop's threads open groups and publish at the same time.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
   (the statement or a value, for good), TargetError (may go away), StagingError. No error text holds a secret.
 """
@@ -18,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import timedelta
 
     import pyarrow as pa
 
@@ -49,16 +52,17 @@ class Stage(ABC):
     """One slice on its way into staging. Leaving the block by an exception drops what was written."""
 
     @abstractmethod
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Stage a batch that has the target's columns. Raise StagingError or ValueRefusedError."""
+    def write(self, batches: Iterator[pa.RecordBatch]) -> int:
+        """Stage all the batches, ready to be published, and give their size in bytes.
 
-    @abstractmethod
-    def finish(self) -> int:
-        """Make the staged rows ready to be published and give their size in bytes."""
+        The batches have the target's columns. They are pulled one by one, so that memory does not grow with their
+        number and extraction goes on while the target works. What they raise comes out of here as it is.
+        Raise StagingError or ValueRefusedError.
+        """
 
     @abstractmethod
     def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """After `finish`: give one key that stands twice among the staged rows, if there is one."""
+        """After `write`: give one key that stands twice among the staged rows, if there is one."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -93,7 +97,10 @@ class Publication(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Commit. Any AttemptError of it leaves the outcome in doubt: look for the etl_ids."""
+        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` tells.
+
+        A target whose server may still be at the commit then ends it before it counts or publishes again.
+        """
 
 
 class Target(ABC):
@@ -128,8 +135,10 @@ class Target(ABC):
         """Begin to stage a slice (in a worker)."""
 
     @abstractmethod
-    def publication(self, table: str, slice_by: str | None) -> AbstractContextManager[Publication]:
-        """Begin a publishing transaction on the table."""
+    def publication(
+        self, table: str, slice_by: str | None, patience: timedelta
+    ) -> AbstractContextManager[Publication]:
+        """Begin a publishing transaction on the table; no statement of it is waited for longer than `patience`."""
 
     @abstractmethod
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:

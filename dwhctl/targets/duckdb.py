@@ -27,6 +27,7 @@ from dwhctl.targets.contract import Publication, Stage, StagingGroup, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import timedelta
     from pathlib import Path
 
     from dwhctl.project.model import DuckdbConnection
@@ -86,7 +87,7 @@ class DuckdbTarget(Target):
         return ParquetStage(self._file(group, token), columns)
 
     @contextmanager
-    def publication(self, table: str, slice_by: str | None) -> Iterator[Publication]:
+    def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
         with self._open() as db:
             self._make_room(db, table)
             db.execute("BEGIN")

@@ -13,7 +13,7 @@ from dwhctl.errors import StagingError
 from dwhctl.targets.contract import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from dwhctl.columns import Column
@@ -40,17 +40,19 @@ class ParquetStage(Stage):
         except OSError as error:
             raise self._in_words(error) from error
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        try:
-            self._writer.write_batch(batch)
-            self._rows += batch.num_rows
-        except OSError as error:
-            raise self._in_words(error) from error
-
-    def finish(self) -> int:
+    def write(self, batches: Iterator[pa.RecordBatch]) -> int:
+        for batch in batches:
+            self._append(batch)
         try:
             self._writer.close()
             return self._path.stat().st_size
+        except OSError as error:
+            raise self._in_words(error) from error
+
+    def _append(self, batch: pa.RecordBatch) -> None:
+        try:
+            self._writer.write_batch(batch)
+            self._rows += batch.num_rows
         except OSError as error:
             raise self._in_words(error) from error
 

@@ -70,7 +70,7 @@ class FakeTarget(Target):
             raise self.faults[step]
 
     @contextmanager
-    def publication(self, table: str, slice_by: str | None) -> Iterator[Publication]:
+    def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
         self.fail("begin")
         yield FakePublication(self)
 
