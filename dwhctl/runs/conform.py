@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from dwhctl.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.errors import SchemaDriftError, ValueRefusedError
+from dwhctl.runs.limits import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +74,7 @@ class Conform:
         self._target = target
         self._key = [name.lower() for name in key]
         self._schema = pa.schema([pa.field(column.name, column.type) for column in target])
+        self._limits = {column.name: limits(column) for column in target}
 
     def __call__(self, batch: pa.RecordBatch, service: dict[str, pa.Array]) -> pa.RecordBatch:
         """Give the batch with the target's columns. Raise ValueRefusedError by column and key."""
@@ -99,12 +101,18 @@ class Conform:
                 f"column {column.name}, {self.describe(given, row)}: NULL, but the target says NOT NULL"
             )
         try:
-            return cast(array, column.type)
+            fitting = cast(array, column.type)
         except pa.ArrowInvalid as error:
             row = first_failing(array, lambda part: cast(part, column.type))
             raise ValueRefusedError(
                 f"column {column.name}, {self.describe(given, row)}: the value does not fit {column.declared}"
             ) from error
+        for limit in self._limits[column.name]:
+            if (beyond := limit.first_beyond(fitting)) is not None:
+                raise ValueRefusedError(
+                    f"column {column.name}, {self.describe(given, beyond)}: {limit.reason}"
+                )
+        return fitting
 
     def describe(self, given: dict[str, pa.Array], row: int) -> str:
         """Name a row by its key."""
