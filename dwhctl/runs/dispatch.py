@@ -12,14 +12,13 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
     AttemptError,
     ConfigError,
-    DatabaseMissingError,
     ExitCode,
     InternalError,
     InterruptedAttemptError,
@@ -27,13 +26,13 @@ from dwhctl.errors import (
     QuarantinedError,
     QueryError,
     SessionsError,
-    SourceBusyError,
     StateDirError,
     TimedOutError,
     WorkerDiedError,
 )
 from dwhctl.runs.events import Notice, SliceStarted
 from dwhctl.runs.groups import MAX_SLICES
+from dwhctl.runs.opener import GroupOpened
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
@@ -42,11 +41,11 @@ from dwhctl.sessions.values import State
 from dwhctl.targets.contract import StagedSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dwhctl.runs.closing import Closer
     from dwhctl.runs.crew import Crew
-    from dwhctl.runs.groups import Groups
+    from dwhctl.runs.groups import Group, Groups
     from dwhctl.runs.jobs import Job, JobQueue
     from dwhctl.runs.publisher import Publisher
     from dwhctl.runs.starting import Flight, Starter
@@ -62,11 +61,6 @@ _LONGEST_RETRY_SECONDS = 600.0
 _MAX_DEATHS = 2
 _MOST_STAGED = 4 * MAX_SLICES
 _MAX_ADDITIONS = 5
-#: Failures that do not show that the connection works.
-_NEUTRAL = {
-    each.__name__
-    for each in (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +71,7 @@ class Staged:
     future: Future[object]
 
 
-Happening = Staged | PublisherEvent | ExitCode
+Happening = Staged | PublisherEvent | GroupOpened | ExitCode
 
 
 class Dispatcher:
@@ -110,6 +104,7 @@ class Dispatcher:
         self._happenings = happenings
         self._stage = stage
         self._flying: dict[str, Flight] = {}
+        self._boarding: dict[str, tuple[Flight, StageOrder]] = {}
         self._staged: dict[str, Flight] = {}
         self._adding: list[Job] = []
 
@@ -183,18 +178,30 @@ class Dispatcher:
             order = self._starter.order(flight, self._tables[planned.load.name])
         except (AttemptError, ConfigError) as error:
             failure = Failure.of(error if isinstance(error, AttemptError) else QueryError(str(error)))
-            self._crew.give_back(flight.worker)
-            self._parking.not_asked(flight.job.connection)
-            self._landed(flight, StageResult(flight.token, failure=failure))
+            self._turned_back(flight, failure)
             return
+        if flight.group is not None and flight.group.is_open:
+            self._hand_over(flight, order)
+        else:
+            self._boarding[flight.token] = (flight, order)
+
+    def _hand_over(self, flight: Flight, order: StageOrder) -> None:
         future = flight.worker.submit(self._stage, order)
         future.add_done_callback(lambda done: self._happenings.put(Staged(flight, done)))
 
+    def _turned_back(self, flight: Flight, failure: Failure) -> None:
+        """Fail an attempt that its worker has not seen."""
+        self._crew.give_back(flight.worker)
+        self._parking.not_asked(flight.job)
+        self._landed(flight, StageResult(flight.token, failure=failure))
+
     # What comes of it
 
-    def _handle(self, happening: Staged | PublisherEvent) -> None:
+    def _handle(self, happening: Staged | PublisherEvent | GroupOpened) -> None:
         if isinstance(happening, Staged):
             self._collect(happening.flight, happening.future)
+        elif isinstance(happening, GroupOpened):
+            self._group_opened(happening.group, happening.failure)
         elif isinstance(happening, GroupPublished):
             self._published(happening)
         elif isinstance(happening, ColumnsAdded):
@@ -203,6 +210,18 @@ class Dispatcher:
             if isinstance(happening.error, SessionsError | StateDirError):
                 raise happening.error
             raise InternalError(f"the publisher died: {happening.error!r}") from happening.error
+
+    def _group_opened(self, group: Group, failure: Failure | None) -> None:
+        self._groups.opened(group, well=failure is None)
+        waiting = [one for one in self._boarding.values() if one[0].group is group]
+        if failure is not None and waiting:
+            self._tell(self._parking.target_refused(waiting[0][0].job, failure, time.monotonic()))
+        for flight, order in waiting:
+            del self._boarding[flight.token]
+            if failure is None:
+                self._hand_over(flight, order)
+            else:
+                self._turned_back(flight, failure)
 
     def _collect(self, flight: Flight, future: Future[object]) -> None:
         if flight.token not in self._flying:
@@ -214,7 +233,7 @@ class Dispatcher:
         else:
             self._crew.dismiss(flight.worker)
             result = StageResult(flight.token, failure=self._death(flight.job, error))
-        self._note_connection(flight.job, result.failure)
+        self._tell(self._parking.landed(flight.job, result.failure, time.monotonic()))
         self._landed(flight, result)
 
     def _death(self, job: Job, error: BaseException | None) -> Failure:
@@ -237,7 +256,8 @@ class Dispatcher:
             failure = Failure.of(
                 TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
             )
-            self._note_connection(flight.job, failure)
+            self._boarding.pop(flight.token, None)
+            self._tell(self._parking.landed(flight.job, failure, now))
             self._landed(flight, StageResult(flight.token, failure=failure))
 
     def _landed(self, flight: Flight, result: StageResult) -> None:
@@ -256,16 +276,9 @@ class Dispatcher:
         if result.failure is not None:
             self._failed(flight, result.failure)
 
-    def _note_connection(self, job: Job, failure: Failure | None) -> None:
-        name = job.connection
-        connecting = failure is not None and failure.error_class in ("ConnectError", "LoginRefusedError")
-        if failure is None or not (connecting or failure.error_class in _NEUTRAL):
-            if self._parking.connected(name):
-                self._closer.tell(Notice(f"connection {name} works again"))
-            return
-        delay = job.planned.load.retry_delay.total_seconds()
-        if self._parking.failed(name, failure, time.monotonic(), delay):
-            self._closer.tell(Notice(f"connection {name} is parked: {failure.message}"))
+    def _tell(self, notices: Iterable[str]) -> None:
+        for text in notices:
+            self._closer.tell(Notice(text))
 
     def _failed(self, flight: Flight, failure: Failure) -> None:
         job = flight.job
@@ -317,6 +330,11 @@ class Dispatcher:
     def _published(self, event: GroupPublished) -> None:
         event.group.publishing -= 1
         self._closer.add_seconds({"publish": event.seconds})
+        # One publication is one failure of its target's connection, however many slices it costs.
+        refused = next((one for one in event.outcomes if one.failure is not None), None)
+        if refused is not None and refused.failure is not None:
+            job = self._staged[refused.staged.token].job
+            self._tell(self._parking.target_refused(job, refused.failure, time.monotonic()))
         for outcome in event.outcomes:
             flight = self._staged.pop(outcome.staged.token)
             if outcome.failure is not None:
@@ -327,9 +345,8 @@ class Dispatcher:
     def _columns_added(self, event: ColumnsAdded) -> None:
         if event.failure is None:
             table = self._tables[event.load.name]
-            self._tables[event.load.name] = TargetTable(
-                table.connection, table.name, event.columns, table.state_dir
-            )
+            self._tables[event.load.name] = replace(table, columns=event.columns)
+            self._groups.close(event.load)
         # Events come in the order of the requests: this one is the first job's of its load.
         job = next(one for one in self._adding if one.planned.load.name == event.load.name)
         self._adding.remove(job)

@@ -28,12 +28,16 @@ PATIENCE_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Group:
-    """One group. `pending` are tokens under way, `ready` is staged, `publishing` counts what the publisher has."""
+    """One group. `pending` are tokens under way, `ready` is staged, `publishing` counts what the publisher has.
+
+    Nothing can be staged in it before it `is_open`.
+    """
 
     load: Load
     day: date
     staging: StagingGroup
     opened: float
+    is_open: bool = False
     taken: int = 0
     pending: set[str] = field(default_factory=set)
     ready: list[StagedSlice] = field(default_factory=list)
@@ -59,32 +63,44 @@ class Group:
 
 
 class Groups:
-    """The groups of one run. `open_staging` makes a group's staging object."""
+    """The groups of one run. `ask_to_open` has a group's staging object made; `opened` tells that it is."""
 
-    def __init__(self, run_id: str, open_staging: Callable[[Load, StagingGroup], None]) -> None:
+    def __init__(self, run_id: str, ask_to_open: Callable[[Group], None]) -> None:
         self._run_id = run_id
-        self._open_staging = open_staging
+        self._ask_to_open = ask_to_open
         self._taking: dict[Work, Group] = {}
         self._alive: list[Group] = []
         self._opened = 0
 
     def take(self, load: Load, day: date, token: str, now: float) -> Group:
-        """Find or open the group in which the slice of `token` is staged. Raise AttemptError."""
+        """Find or begin the group in which the slice of `token` is staged."""
         group = self._taking.get((load.name, day))
         if group is None or not group.takes(now):
-            group = self._open(load, day, now)
+            group = self._begin(load, day, now)
         group.taken += 1
         group.pending.add(token)
         return group
 
-    def _open(self, load: Load, day: date, now: float) -> Group:
+    def _begin(self, load: Load, day: date, now: float) -> Group:
         self._opened += 1
         name = f"{load.name}.{day:%Y%m%d}.{self._opened}"
         group = Group(load, day, StagingGroup(self._run_id, name, load.table), now)
-        self._open_staging(load, group.staging)
         self._alive.append(group)
         self._taking[group.work] = group
+        self._ask_to_open(group)
         return group
+
+    def opened(self, group: Group, *, well: bool) -> None:
+        """Take note that a group's staging object was made, or could not be."""
+        group.is_open = well
+        if not well:
+            self._alive.remove(group)
+            if self._taking.get(group.work) is group:
+                del self._taking[group.work]
+
+    def close(self, load: Load) -> None:
+        """Take no more slices into the groups of a load: its table has changed since they were made."""
+        self._taking = {work: group for work, group in self._taking.items() if group.load is not load}
 
     def due(self, now: float, queued: Callable[[Work], int]) -> Iterator[tuple[Group, list[StagedSlice]]]:
         """Hand over what should be published now; `queued` counts the slices of a work that wait for a worker."""

@@ -30,39 +30,47 @@ class Job:
         return self.planned.shard.connection
 
     @property
+    def connections(self) -> tuple[str, str]:
+        """The source's connection and the target's."""
+        return self.planned.shard.connection, self.planned.load.target
+
+    @property
     def work(self) -> Work:
         """The load and day."""
         return self.planned.load.name, self.planned.slice.day
 
 
+_Route = tuple[str, str]
+
+
 class JobQueue:
-    """Jobs by connection, in their order; connections take turns."""
+    """Jobs by their route, from one connection to another, in their order; routes take turns."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._queues: dict[str, deque[Job]] = {}
-        self._turns: deque[str] = deque()
+        self._queues: dict[_Route, deque[Job]] = {}
+        self._turns: deque[_Route] = deque()
         self._queued: Counter[Work] = Counter()
         self._waiting: list[tuple[float, int, Job]] = []
-        self._waiting_for: Counter[str] = Counter()
+        self._waiting_on: Counter[_Route] = Counter()
         self._serial = 0
         for job in jobs:
             self.put(job)
 
     def put(self, job: Job, *, first: bool = False) -> None:
-        """Queue a job behind (or before) the others of its connection."""
-        if job.connection not in self._queues:
-            self._queues[job.connection] = deque()
-            self._turns.append(job.connection)
-        queue = self._queues[job.connection]
+        """Queue a job behind (or before) the others of its route."""
+        if job.connections not in self._queues:
+            self._queues[job.connections] = deque()
+            self._turns.append(job.connections)
+        queue = self._queues[job.connections]
         queue.appendleft(job) if first else queue.append(job)
         self._queued[job.work] += 1
 
     def pop(self, may_start: Callable[[Job], bool]) -> Job | None:
-        """Take the next job, of the first connection in turn whose next job may start."""
+        """Take the next job, of the first route in turn whose next job may start."""
         for _ in range(len(self._turns)):
-            name = self._turns[0]
+            route = self._turns[0]
             self._turns.rotate(-1)
-            queue = self._queues[name]
+            queue = self._queues[route]
             if queue and may_start(queue[0]):
                 return self._taken(queue.popleft())
         return None
@@ -71,29 +79,31 @@ class JobQueue:
         """Keep a job back until its retry."""
         self._serial += 1
         heapq.heappush(self._waiting, (until, self._serial, job))
-        self._waiting_for[job.connection] += 1
+        self._waiting_on[job.connections] += 1
 
     def wake(self, now: float) -> None:
         """Queue the jobs whose retry has come, before those that were never tried."""
         while self._waiting and self._waiting[0][0] <= now:
             job = heapq.heappop(self._waiting)[2]
-            self._waiting_for[job.connection] -= 1
+            self._waiting_on[job.connections] -= 1
             self.put(job, first=True)
 
     def drain(self, connection: str) -> list[Job]:
-        """Take out every job of a connection."""
-        queue = self._queues.get(connection, deque())
-        found = [self._taken(queue.popleft()) for _ in range(len(queue))]
-        found += [job for _, _, job in self._waiting if job.connection == connection]
-        self._waiting = [entry for entry in self._waiting if entry[2].connection != connection]
+        """Take out every job that needs a connection."""
+        queues = [queue for route, queue in self._queues.items() if connection in route]
+        found = [self._taken(queue.popleft()) for queue in queues for _ in range(len(queue))]
+        found += [job for _, _, job in self._waiting if connection in job.connections]
+        self._waiting = [entry for entry in self._waiting if connection not in entry[2].connections]
         heapq.heapify(self._waiting)
-        del self._waiting_for[connection]
+        self._waiting_on = Counter(entry[2].connections for entry in self._waiting)
         return found
 
     def first(self, connection: str) -> Job:
-        """Give a job of a connection that has one."""
-        queue = self._queues[connection]
-        return queue[0] if queue else next(job for _, _, job in self._waiting if job.connection == connection)
+        """Give a job that needs a connection that some job needs."""
+        queues = (queue for route, queue in self._queues.items() if queue and connection in route)
+        if (queue := next(queues, None)) is not None:
+            return queue[0]
+        return next(job for _, _, job in self._waiting if connection in job.connections)
 
     def queued(self, work: Work) -> int:
         """Count the jobs of a load and day that only wait for a worker."""
@@ -104,8 +114,9 @@ class JobQueue:
         return self._waiting[0][0] if self._waiting else None
 
     def connections(self) -> list[str]:
-        """Name the connections that have jobs, queued or waiting for their retry."""
-        return [name for name in self._turns if self._queues[name] or self._waiting_for[name]]
+        """Name the connections that some job needs, queued or waiting for its retry."""
+        routes = [route for route, queue in self._queues.items() if queue or self._waiting_on[route]]
+        return list(dict.fromkeys(name for route in routes for name in route))
 
     @property
     def has_queued(self) -> bool:

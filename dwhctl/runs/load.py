@@ -22,6 +22,7 @@ from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.locks import Lock, held_work
+from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _RECENT = timedelta(days=14)
 _LOCK_SECONDS = 30.0
+_DROP_PATIENCE = timedelta(seconds=10)
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
@@ -71,9 +73,10 @@ def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunRep
     plan = candidates(project, request)
     check_sources(project, plan)
     check_templates(project, plan)
-    targets = targets_of(project)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    targets = targets_of(project, f"dwhctl:{run_id}")
     with caught_signals() as signals, ExitStack() as stack:
-        run = _Run(project, request, targets, listen, signals)
+        run = _Run(run_id, project, request, targets, listen, signals)
         run.enter(stack, plan)
         return run.load(plan)
 
@@ -133,19 +136,21 @@ class _Run:
 
     def __init__(
         self,
+        run_id: str,
         project: Project,
         request: LoadRequest,
         targets: Mapping[str, Target],
         listen: Listener,
         signals: Signals,
     ) -> None:
-        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        self.id = run_id
         self._project = project
         self._request = request
         self._listen = listen
         self._signals = signals
         self._state = StateDir(project.state_dir)
         self._targets = targets
+        self._slots = Slots(self._state.slots, self._limits())
         self._report = RunReport(self.id)
         self._blocked: dict[str, AttemptError] = {}
         self._leaves_lock = False
@@ -161,9 +166,7 @@ class _Run:
         self._never_reuse_ids()
         self._hold_run(stack)
         reach("run.held")
-        reaper = Reaper(
-            project, self._state, self._store, self._targets, lambda text: self._listen(Notice(text))
-        )
+        reaper = Reaper(project, self._state, self._store, self._targets, self._slots, self._notice)
         reaper.reap_dead_runs(self.id)
         self._blocked = reaper.blocked
 
@@ -173,13 +176,20 @@ class _Run:
             return
         tables = {(load.target, load.table) for load in self._project.loads.values()}
         try:
-            highest = max(self._targets[target].highest_etl_id(table) for target, table in tables)
+            highest = max(self._highest_etl_id(target, table) for target, table in tables)
         except AttemptError as error:
             raise SessionsError(
                 f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
             ) from error
         if highest:
             self._store.lift_ids(highest)
+
+    def _highest_etl_id(self, target: str, table: str) -> int:
+        with self._slots.held(target):
+            return self._targets[target].highest_etl_id(table)
+
+    def _notice(self, text: str) -> None:
+        self._listen(Notice(text))
 
     def _hold_run(self, stack: ExitStack) -> None:
         lock = Lock(self._state.run_locks / f"{self.id}.lock")
@@ -218,10 +228,11 @@ class _Run:
 
     def _dispatch(self, plan: Plan) -> None:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        slots = Slots(self._state.slots, self._limits())
+        slots = self._slots
         # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
         rules = Rules(self._request.allow_shrink, fence=self._store.check_alive)
         publisher = Publisher(self._targets, slots, happenings.put, rules)
+        opener = Opener(self._targets, happenings.put)
         crew = Crew(self._jobs_at_once(plan), InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
         described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
@@ -229,7 +240,7 @@ class _Run:
             "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
             "crew": crew,
             "parking": Parking(),
-            "groups": Groups(self.id, lambda load, group: self._targets[load.target].open_group(group)),
+            "groups": Groups(self.id, opener.open),
             "publisher": publisher,
             "store": self._store,
         }
@@ -247,6 +258,7 @@ class _Run:
         finally:
             crew.dismiss_all()
             publisher.stop()
+            opener.stop()
             self._drop_staging()
 
     def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
@@ -257,9 +269,11 @@ class _Run:
             dispatcher.stop()
 
     def _drop_staging(self) -> None:
-        for target in self._targets.values():
+        # Not those of the run: they may have been interrupted, for good.
+        for name, target in targets_of(self._project, f"dwhctl-drop:{self.id}", _DROP_PATIENCE).items():
             try:
-                target.drop_run(self.id)
+                with self._slots.held(name, wait=_DROP_PATIENCE.total_seconds()):
+                    target.drop_run(self.id)
             except AttemptError:
                 # Dropped by whoever reaps this run.
                 self._leaves_lock = True

@@ -3,6 +3,9 @@
 A connection is parked after three connect failures in a row, at once after a refused login. While it is parked
 one slice per `retry_delay` is let through to probe it. It is given up, and its waiting slices fail with the
 reason, when as many probes as the load has retries have failed.
+
+A connection that has not yet shown to work has one slice under way while others can use the workers: fifty
+databases behind a wrong password cost one refused login, and a server that hangs one worker.
 """
 
 from __future__ import annotations
@@ -10,12 +13,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import ConnectError, LoginRefusedError
+from dwhctl.errors import (
+    ConnectError,
+    DatabaseMissingError,
+    LoginRefusedError,
+    QuarantinedError,
+    SourceBusyError,
+    TimedOutError,
+    WorkerDiedError,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dwhctl.runs.jobs import Job
     from dwhctl.runs.values import Failure
 
 _FAILURES_IN_A_ROW = 3
+_AT_THE_DOOR = (ConnectError.__name__, LoginRefusedError.__name__)
+#: Failures that do not show that the connection works.
+_NEUTRAL = {
+    each.__name__
+    for each in (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
+}
 
 
 @dataclass(slots=True)
@@ -25,10 +45,13 @@ class _Connection:
     next_probe: float = 0.0
     probes: int = 0
     probing: bool = False
+    works: bool = False
+    flying: int = 0
+    asked_at: float = 0.0
 
 
 class Parking:
-    """Which connections are parked."""
+    """Which connections are parked: those that slices are read from, and those that they are written to."""
 
     def __init__(self) -> None:
         self._connections: dict[str, _Connection] = {}
@@ -37,53 +60,97 @@ class Parking:
         """Say why the connection is parked; None when it is not."""
         return self._of(name).reason
 
-    def may_start(self, name: str, now: float) -> bool:
-        """Tell whether a slice may start: it is not parked, or a probe is due."""
-        one = self._of(name)
-        return one.reason is None or (not one.probing and now >= one.next_probe)
+    def may_start(self, job: Job, now: float) -> bool:
+        """Tell whether a slice may start: none of its connections is parked, or a probe is due."""
+        return all(self._is_open(name, now) for name in job.connections)
+
+    def is_first_choice(self, job: Job) -> bool:
+        """Tell whether its source has shown to work, or nobody is asking it now."""
+        one = self._of(job.connection)
+        return one.works or not one.flying
+
+    def was_asked_before(self, job: Job, moment: float) -> bool:
+        """Tell whether its source was last asked before a moment: it would have refused by now."""
+        return self._of(job.connection).asked_at < moment
 
     def next_probe(self, name: str) -> float | None:
         """Give the time of the next probe of a parked connection."""
         one = self._of(name)
         return one.next_probe if one.reason is not None and not one.probing else None
 
-    def started(self, name: str) -> None:
+    def started(self, job: Job, now: float) -> None:
         """Take note that a slice starts: on a parked connection it is the probe."""
-        one = self._of(name)
-        one.probing = one.reason is not None
+        for name in job.connections:
+            one = self._of(name)
+            one.probing = one.reason is not None
+        source = self._of(job.connection)
+        source.flying += 1
+        source.asked_at = now
 
-    def not_asked(self, name: str) -> None:
-        """Take note that a started slice never got as far as the connection."""
-        self._of(name).probing = False
+    def not_asked(self, job: Job) -> None:
+        """Take note that a started slice never got as far as its connections."""
+        self._of(job.connection).flying -= 1
+        for name in job.connections:
+            self._of(name).probing = False
 
-    def connected(self, name: str) -> bool:
-        """Take note that the connection works; tell whether that ends its parking."""
+    def landed(self, job: Job, failure: Failure | None, now: float) -> Iterator[str]:
+        """Take note of how an attempt of a worker ended; give what is to be told."""
+        source, target = job.connection, job.planned.load.target
+        self._of(source).flying -= 1
+        if failure is None:
+            yield from self.connected(source)
+            yield from self.connected(target)
+        elif failure.error_class in _AT_THE_DOOR and failure.connection == target != source:
+            # A worker turns to its target when the source has given rows.
+            yield from self.connected(source)
+            yield from self.failed(target, failure, now, _delay(job))
+        else:
+            self._of(target).probing = False
+            if failure.error_class in _AT_THE_DOOR or failure.error_class in _NEUTRAL:
+                yield from self.failed(source, failure, now, _delay(job))
+            else:
+                yield from self.connected(source)
+
+    def target_refused(self, job: Job, failure: Failure, now: float) -> Iterator[str]:
+        """Take note of what the parent met with at the target of a job."""
+        if failure.error_class in _AT_THE_DOOR:
+            yield from self.failed(job.planned.load.target, failure, now, _delay(job))
+
+    def connected(self, name: str) -> Iterator[str]:
+        """Take note that the connection works; tell it when that ends its parking."""
         was_parked = self._of(name).reason is not None
-        self._connections[name] = _Connection()
-        return was_parked
+        self._connections[name] = _Connection(works=True, flying=self._of(name).flying)
+        if was_parked:
+            yield f"connection {name} works again"
 
-    def failed(self, name: str, failure: Failure, now: float, delay: float) -> bool:
-        """Take note of a failure that does not show the connection to work; tell whether that parks it now."""
+    def failed(self, name: str, failure: Failure, now: float, delay: float) -> Iterator[str]:
+        """Take note of a failure that does not show the connection to work; tell it when that parks it now."""
         one = self._of(name)
-        refused = failure.error_class == LoginRefusedError.__name__
+        one.works = False
         if one.probing:
             one.probes += 1
             one.probing = False
             one.next_probe = now + delay
-        if not refused and failure.error_class != ConnectError.__name__:
-            return False
+        if failure.error_class not in _AT_THE_DOOR:
+            return
         one.failures += 1
-        if one.reason is not None:
-            return False
-        if refused or one.failures >= _FAILURES_IN_A_ROW:
+        refused = failure.error_class == LoginRefusedError.__name__
+        if one.reason is None and (refused or one.failures >= _FAILURES_IN_A_ROW):
             one.reason, one.next_probe = failure, now + delay
-            return True
-        return False
+            yield f"connection {name} is parked: {failure.message}"
 
     def is_given_up(self, name: str, retries: int) -> bool:
         """Tell whether the connection was probed as often as the load retries."""
         one = self._of(name)
         return one.reason is not None and not one.probing and one.probes >= retries
 
+    def _is_open(self, name: str, now: float) -> bool:
+        one = self._of(name)
+        return one.reason is None or (not one.probing and now >= one.next_probe)
+
     def _of(self, name: str) -> _Connection:
         return self._connections.setdefault(name, _Connection())
+
+
+def _delay(job: Job) -> float:
+    return job.planned.load.retry_delay.total_seconds()

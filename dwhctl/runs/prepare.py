@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from dwhctl.targets import open_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import timedelta
 
     from dwhctl.columns import Column
     from dwhctl.project.model import Load, Project
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from dwhctl.runs.slots import Slots
     from dwhctl.targets.contract import Target
 
-_SLOT_POLL_SECONDS = 0.05
 _OUT_OF_REACH = (ConnectError, LoginRefusedError, TargetBusyError)
 _SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
 _HASH_BITS = 64
@@ -47,10 +46,20 @@ class Described:
     failures: dict[str, Failure] = field(default_factory=dict)
 
 
-def targets_of(project: Project) -> dict[str, Target]:
-    """Open the target of every load of the project. Raise ConfigError for one that this version cannot write to."""
-    names = {load.target for load in project.loads.values()}
-    return {name: open_target(project.connections[name], project.state_dir) for name in sorted(names)}
+def targets_of(
+    project: Project, label: str = "dwhctl", patience: timedelta | None = None
+) -> dict[str, Target]:
+    """Open the target of every load of the project. Raise ConfigError for one that this version cannot write to.
+
+    No answer of a warehouse is waited for longer than `patience`, or the longest timeout of its loads.
+    """
+    longest: dict[str, timedelta] = {}
+    for load in project.loads.values():
+        longest[load.target] = patience or max(load.timeout, longest.get(load.target, load.timeout))
+    return {
+        name: open_target(project.connections[name], project.state_dir, longest[name], label)
+        for name in sorted(longest)
+    }
 
 
 def describe_targets(
@@ -78,7 +87,7 @@ def describe_targets(
                 down[load.target] = error
         else:
             found.tables[load.name] = TargetTable(
-                project.connections[load.target], load.table, columns, project.state_dir
+                project.connections[load.target], load.table, columns, project.state_dir, load.timeout
             )
     return found
 
@@ -97,16 +106,12 @@ def _patiently(load: Load, retries: int, describe: Callable[[], tuple[Column, ..
 def _describe(
     project: Project, load: Load, targets: Mapping[str, Target], slots: Slots
 ) -> tuple[Column, ...]:
-    while (slot := slots.try_take(load.target)) is None:
-        time.sleep(_SLOT_POLL_SECONDS)
     target = targets[load.target]
-    try:
+    with slots.held(load.target):
         if load.create is not None:
             reach("prepare.create")
             target.run_statements(_statements(project, load))
         return _with_needed(load, tuple(target.columns(load.table)))
-    finally:
-        slot.release()
 
 
 def _statements(project: Project, load: Load) -> list[str]:

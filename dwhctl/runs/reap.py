@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dwhctl.project.model import Project
+    from dwhctl.runs.slots import Slots
     from dwhctl.runs.state_dir import StateDir
     from dwhctl.sessions.store import SessionStore
     from dwhctl.sessions.values import Session
@@ -39,12 +40,14 @@ class Reaper:
         state: StateDir,
         store: SessionStore,
         targets: Mapping[str, Target],
+        slots: Slots,
         tell: Callable[[str], None],
     ) -> None:
         self._project = project
         self._state = state
         self._store = store
         self._targets = targets
+        self._slots = slots
         self._tell = tell
         self.blocked: dict[str, AttemptError] = {}
 
@@ -111,7 +114,8 @@ class Reaper:
         undropped: dict[str | None, AttemptError] = {}
         for name, target in self._targets.items():
             try:
-                target.drop_run(run_id)
+                with self._slots.held(name):
+                    target.drop_run(run_id)
             except AttemptError as error:
                 undropped[name] = error
         return undropped
@@ -134,7 +138,8 @@ class Reaper:
         found = self._project.loads.get(load)
         if found is None:
             return {}
-        return self._targets[found.target].published_rows(found.table, etl_ids)
+        with self._slots.held(found.target):
+            return self._targets[found.target].published_rows(found.table, etl_ids)
 
 
 def _closing(session: Session, rows: int | None) -> Closing:

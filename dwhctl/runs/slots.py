@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dwhctl.errors import TargetBusyError
 from dwhctl.runs.locks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 #: The name under which worker processes are counted: no connection can have it.
 WORKERS = "worker processes"
+_POLL_SECONDS = 0.05
 
 
 class Slot:
@@ -63,6 +67,21 @@ class Slots:
                 if lock.try_take():
                     return Slot(free.pop(number), lambda lock: self._take_back(lock, free))
         return None
+
+    @contextmanager
+    def held(self, name: str, wait: float = float("inf")) -> Iterator[None]:
+        """Hold a slot for a block, waiting for it as long as `wait` seconds. Raise TargetBusyError."""
+        until = time.monotonic() + wait
+        while (slot := self.try_take(name)) is None:
+            if time.monotonic() > until:
+                raise TargetBusyError(
+                    f"connection {name}: other runs use all that its max_connections allows"
+                )
+            time.sleep(_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            slot.release()
 
     def _take_back(self, lock: Lock, free: list[Lock]) -> None:
         with self._one_asks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.project.templates import render_extract
@@ -122,21 +122,33 @@ class Starter:
     def _next_flight(self, worker: Worker, now: float) -> Flight | None:
         taken: list[Slot] = []
 
-        def may_start(job: Job) -> bool:
-            if not self._parking.may_start(job.connection, now):
-                return False
+        def has_slots(job: Job) -> bool:
             slots = self._take_slots(job)
             self.blocked |= slots is None
             taken.extend(slots or ())
             return slots is not None
 
-        job = self._jobs.pop(may_start)
+        def at_first(job: Job) -> bool:
+            return self._parking.may_start(job, now) and self._parking.is_first_choice(job) and has_slots(job)
+
+        def at_last(job: Job) -> bool:
+            return self._parking.may_start(job, now) and self._has_waited(job, now) and has_slots(job)
+
+        job = self._jobs.pop(at_first) or self._jobs.pop(at_last)
         if job is None:
             return None
-        self._parking.started(job.connection)
+        self._parking.started(job, now)
         job.attempt += 1
         deadline = now + job.planned.load.timeout.total_seconds()
         return Flight(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
+
+    def _has_waited(self, job: Job, now: float) -> bool:
+        """Tell whether a source that has not shown to work had the time to refuse who asked last."""
+        connection = self._project.connections[job.connection]
+        timeout = getattr(connection, "connect_timeout", timedelta(0))
+        waited = self._parking.was_asked_before(job, now - timeout.total_seconds())
+        self.blocked |= not waited
+        return waited
 
     def _take_slots(self, job: Job) -> tuple[Slot, Slot] | None:
         target = job.planned.load.target

@@ -32,6 +32,7 @@ from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.events import Event, Notice, RunReport, SliceClosed
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
+from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import Publisher
 from dwhctl.runs.slots import WORKERS, Slots
@@ -40,7 +41,6 @@ from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import ProcessWorker
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State
-from dwhctl.targets.contract import StagingGroup
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import FREELY, FakeTarget, planned
 
@@ -199,6 +199,7 @@ class Bench:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         slots = Slots(self.state, {**self.limits, WORKERS: self.jobs})
         publisher = Publisher({"dwh": self.target}, slots, happenings.put, FREELY)
+        self.opener = Opener({"dwh": self.target}, happenings.put)
         crew = Crew(self.jobs, ProcessWorker, slots)
         closer = Closer(self.store, self.report, self.events.append, None)
         dispatcher = self._dispatcher(slots, publisher, crew, closer, happenings)
@@ -214,6 +215,7 @@ class Bench:
         finally:
             crew.dismiss_all()
             publisher.stop()
+            self.opener.stop()
         assert len(self.store.closed) == len(self.store.opened), "a session was left open"
         return self
 
@@ -234,7 +236,7 @@ class Bench:
             "jobs": JobQueue(Job(planned(shard, connection, load)) for connection, _, shard in names),
             "crew": crew,
             "parking": Parking(),
-            "groups": Groups("run", self._open_group),
+            "groups": Groups("run", self.opener.open),
             "publisher": publisher,
             "store": self.store,
         }
@@ -243,9 +245,6 @@ class Bench:
         return Dispatcher(
             starter, {load.name: table}, closer=closer, happenings=happenings, stage=fake_stage, **parts
         )
-
-    def _open_group(self, load: Load, group: StagingGroup) -> None:
-        self.target.open_group(group)
 
     # What came of it
 

@@ -6,11 +6,10 @@ from datetime import date
 
 import pytest
 
-from dwhctl.errors import StagingError
 from dwhctl.project.model import Load
 from dwhctl.runs import groups as module
 from dwhctl.runs.groups import Group, Groups, Work
-from dwhctl.targets.contract import StagedSlice, StagingGroup
+from dwhctl.targets.contract import StagedSlice
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import DAY, staged
 
@@ -27,8 +26,8 @@ def many_queued(work: Work) -> int:
 
 class Bench:
     def __init__(self) -> None:
-        self.opened: list[StagingGroup] = []
-        self.groups = Groups("run", lambda load, group: self.opened.append(group))
+        self.begun: list[Group] = []
+        self.groups = Groups("run", self.begun.append)
 
     def take(self, token: str, now: float = 0.0, day: date = DAY, load: Load = LOAD) -> Group:
         return self.groups.take(load, day, token, now)
@@ -43,8 +42,8 @@ def test_a_group_belongs_to_one_load_and_day() -> None:
     assert same[0] is same[1]
     assert bench.take("c", day=date(2020, 7, 15)) is not same[0]
     assert bench.take("d", load=a_load(name="other", table="stage.other")) is not same[0]
-    assert [one.run_id for one in bench.opened] == ["run"] * 3
-    assert len({one.name for one in bench.opened}) == 3
+    assert [one.staging.run_id for one in bench.begun] == ["run"] * 3
+    assert len({one.staging.name for one in bench.begun}) == 3
 
 
 @pytest.mark.parametrize("reason", ["slices", "rows", "age"])
@@ -117,11 +116,27 @@ def test_a_group_of_failures_is_done_without_a_publication() -> None:
 
 
 def test_a_group_that_cannot_be_opened_leaves_nothing_behind() -> None:
-    def refuse(load: Load, group: StagingGroup) -> None:
-        raise StagingError("disk full")
+    bench = Bench()
+    refused = bench.take("a")
+    bench.groups.opened(refused, well=False)
+    assert not bench.groups.busy
+    assert bench.take("a") is not refused
 
-    groups = Groups("run", refuse)
-    for _ in range(2):
-        with pytest.raises(StagingError):
-            groups.take(LOAD, DAY, "a", 0.0)
-    assert not groups.busy
+
+def test_a_group_is_open_when_it_is_told_so() -> None:
+    bench = Bench()
+    group = bench.take("a")
+    assert not group.is_open
+    bench.groups.opened(group, well=True)
+    assert bench.take("b").is_open
+
+
+def test_a_load_whose_table_has_changed_begins_another_group() -> None:
+    bench = Bench()
+    other = a_load(name="other", table="stage.other")
+    before, others = bench.take("a"), bench.take("b", load=other)
+    bench.groups.close(LOAD)
+    assert bench.take("c") is not before
+    assert bench.take("d", load=other) is others
+    bench.groups.report(before, "a", staged("abakan", 5), 0.0)
+    assert len(bench.due(0.0, more=True)) == 1, "what is staged in it is published all the same"

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dwhctl.runs.jobs import Job, JobQueue
+from tests.unit.projects import a_load
 from tests.unit.runs_kit import DAY, planned
 
 
@@ -76,7 +77,7 @@ def test_draining_takes_the_waiting_too_and_leaves_the_others() -> None:
         queue.wait(job, until)
     assert [name(job) for job in queue.drain("a")] == ["a/2", "a/1"]
     assert queue.drain("a") == []
-    assert queue.connections() == ["b"]
+    assert queue.connections() == ["b", "dwh"]
     assert (len(queue), queue.next_retry()) == (2, 3.0)
 
 
@@ -86,7 +87,7 @@ def test_the_first_job_of_a_connection_may_be_one_that_waits() -> None:
     assert job is not None
     queue.wait(job, 1.0)
     assert queue.first("a") is job
-    assert queue.connections() == ["a"]
+    assert queue.connections() == ["a", "dwh"]
     assert not queue.has_queued
 
 
@@ -101,3 +102,11 @@ def test_every_job_comes_out_once_and_in_its_connections_order(names: list[tuple
             job for job in made if job.connection == connection
         ]
     assert not len(queue)
+
+
+def test_a_warehouse_that_is_given_up_takes_the_jobs_of_every_source() -> None:
+    other = a_load(name="other", target="lake")
+    queue = JobQueue([*jobs("a/1", "b/1"), Job(planned("2", "a", other))])
+    assert queue.first("lake").planned.load is other
+    assert [name(job) for job in queue.drain("dwh")] == ["a/1", "b/1"]
+    assert queue.connections() == ["a", "lake"]

@@ -9,6 +9,7 @@ import pytest
 
 from dwhctl.errors import TargetError
 from dwhctl.runs.reap import Reaper
+from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.targets.duckdb import DuckdbTarget
 from tests.support.projects import Sandbox
@@ -48,7 +49,8 @@ def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool)
     if not droppable:
         target.faults["drop"] = TargetError("gone for a moment")
     project = a_project(tmp_path, loads={"orders": a_load()})
-    reaper = Reaper(project, state, store, {"dwh": target}, lambda text: None)  # type: ignore[arg-type]
+    slots = Slots(state.slots, {})
+    reaper = Reaper(project, state, store, {"dwh": target}, slots, lambda text: None)  # type: ignore[arg-type]
     reaper.reap_dead_runs("own")
     assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
     assert (state.run_locks / "dead.lock").exists() is not droppable
