@@ -8,6 +8,7 @@ import click
 
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Settings, common_options, pass_settings
+from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
@@ -19,16 +20,21 @@ def command() -> None:
 
 
 @command.command("check", short_help="Validate every file and render every template.")
+@click.option("--online", is_flag=True, help="Look at the databases too: tables, columns, privileges, drift.")
 @common_options
 @pass_settings
-def check(settings: Settings) -> None:
+def check(settings: Settings, online: bool) -> ExitCode:
     """Validate every file and render every template; each error with file, key and remedy.
 
     Passwords that cannot be read here, and passwords in the files themselves, are warnings.
 
+    With --online each shard and warehouse is asked as well, one line for each that is wrong; databases that stand in
+    no shard group, and keys of a target that make its loads wait for each other, are warnings. Nothing is loaded.
+
     \b
-    Example:
+    Examples:
       dwhctl config check --project /srv/warehouse
+      dwhctl config check --online
     """
     from dwhctl.cli.config_check import template_problems, unreadable_secrets
     from dwhctl.cli.output import say, tell
@@ -40,8 +46,26 @@ def check(settings: Settings) -> None:
     problems = template_problems(project)
     if problems:
         raise ConfigError("\n".join(problems))
-    if not settings.quiet:
+    wrong = _look_online(project) if online else 0
+    if not wrong and not settings.quiet:
         say(f"{project.root}: the configuration is right: {_contents(project)}")
+    return ExitCode.FAILED if wrong else ExitCode.DONE
+
+
+def _look_online(project: Project) -> int:
+    """Show what is wrong with the databases, and how much."""
+    from dwhctl.cli.output import one_line, say, tell
+    from dwhctl.runs.look import look
+
+    wrong = 0
+    for finding in look(project):
+        line = one_line(f"{finding.where}: {finding.what}")
+        if finding.wrong:
+            wrong += 1
+            say(line)
+        else:
+            tell(f"Warning: {line}")
+    return wrong
 
 
 def _contents(project: Project) -> str:

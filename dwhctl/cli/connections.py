@@ -49,19 +49,25 @@ def list_(settings: Settings, form: str) -> None:
 def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     """Make a real round trip over each connection (or over the named ones).
 
-    A source is tried in the database of each of its shards. Ends with 1 if any round trip failed.
+    A source is tried in the database of each of its shards. Databases in which a load's extract would run, but which
+    stand in no shard group, are warnings. Ends with 1 if any round trip failed.
 
     \b
     Example:
       dwhctl connections test mssql_0 dwh
     """
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import one_line, show, tell
     from dwhctl.cli.round_trip import round_trips
+    from dwhctl.runs.look import look_for_databases
 
-    trips = round_trips(settings.open_project(), names)
+    project = settings.open_project()
+    trips = round_trips(project, names)
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
     if shown or not settings.quiet:
         show(TEST_COLUMNS, [trip.row() for trip in shown], form)
+    reached = {trip.connection for trip in trips if trip.ok}
+    for finding in look_for_databases(project, reached):
+        tell(one_line(f"Warning: {finding.where}: {finding.what}"))
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
 
 

@@ -111,7 +111,7 @@ def _describe(
         if load.create is not None:
             reach("prepare.create")
             target.run_statements(_statements(project, load))
-        return _with_needed(load, tuple(target.columns(load.table)))
+        return check_columns(load, tuple(target.columns(load.table)))
 
 
 def _statements(project: Project, load: Load) -> list[str]:
@@ -123,7 +123,7 @@ def _statements(project: Project, load: Load) -> list[str]:
         raise TargetRefusedError(str(error)) from error
 
 
-def _with_needed(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
     """Refuse a table that lacks a column by which dwhctl finds or names rows."""
     by_name = {column.name.lower(): column for column in columns}
     needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))

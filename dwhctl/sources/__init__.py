@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dwhctl.sources.contract import Source
 
 #: The types of connections that a shard can stand behind.
-SOURCE_TYPES = ("duckdb",)
+SOURCE_TYPES = ("duckdb", "mssql")
 
 
 def open_source(connection: Connection, database: str, zone: str, patience: float | None = None) -> Source:
@@ -25,7 +25,25 @@ def open_source(connection: Connection, database: str, zone: str, patience: floa
         from dwhctl.sources.duckdb import DuckdbSource
 
         return DuckdbSource(connection, database, zone)
+    if connection.type == "mssql":
+        from dwhctl.sources.mssql import MssqlSource
+
+        return MssqlSource(connection, database, zone, patience)
     raise _not_yet(connection)
+
+
+def list_databases(connection: Connection, patience: float) -> list[str]:
+    """Name the databases behind a connection that shards could be; none where a connection is one database.
+
+    Raise AttemptError.
+    """
+    if connection.type == "duckdb":
+        return sorted(path.stem for path in connection.path.glob("*.duckdb")) if connection.is_folder else []
+    if connection.type == "mssql":
+        from dwhctl.sources import mssql_databases
+
+        return mssql_databases.list_databases(connection, patience)
+    return []
 
 
 def check_source(connection: Connection) -> None:

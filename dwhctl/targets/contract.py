@@ -48,6 +48,14 @@ class StagedSlice:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """What is wrong with a table as a target. One that `blocks` makes loads fail; another only slows them."""
+
+    text: str
+    blocks: bool
+
+
 class Stage(ABC):
     """One slice on its way into staging. Leaving the block by an exception drops what was written."""
 
@@ -113,6 +121,10 @@ class Target(ABC):
     @abstractmethod
     def columns(self, table: str) -> Sequence[Column]:
         """Give the table's columns in their order. Raise TargetRefusedError when there is no such table."""
+
+    def concerns(self, table: str) -> Sequence[Concern]:  # noqa: ARG002
+        """Look for what stands in the way of loads into the table: privileges, keys that make them wait."""
+        return ()
 
     @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:

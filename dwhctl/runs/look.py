@@ -1,0 +1,185 @@
+"""Look at the databases behind a project before data moves: `config check --online`.
+
+Nothing is loaded. Each shard is asked for the extract's columns and for its first row of an empty slice, which needs
+the same privileges as a load; a group is staged in the warehouse, empty, and dropped.
+"""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError, ConfigError, ConnectError, LoginRefusedError
+from dwhctl.project.model import Shard
+from dwhctl.project.slices import make_slice, resolve_day
+from dwhctl.project.templates import render_extract
+from dwhctl.runs.conform import compare
+from dwhctl.runs.prepare import check_columns, targets_of
+from dwhctl.runs.slots import Slots
+from dwhctl.runs.state_dir import StateDir
+from dwhctl.sources import list_databases, open_source
+from dwhctl.targets.contract import StagingGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import date
+
+    from dwhctl.columns import Column
+    from dwhctl.project.model import Load, Project
+    from dwhctl.targets.contract import Target
+
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of what was found. What is `wrong` makes loads fail; the rest is good to know."""
+
+    where: str
+    what: str
+    wrong: bool = True
+
+
+def look(project: Project) -> Iterator[Finding]:
+    """Look at every load's target and shards, and for databases that stand in no shard group."""
+    yield from _Look(project).findings()
+
+
+def look_for_databases(project: Project, names: Collection[str]) -> Iterator[Finding]:
+    """Look behind the named connections for databases that a load could read, but that stand in no shard group."""
+    yield from _Look(project).ungrouped(names)
+
+
+class _Look:
+    """One look: what the warehouses hold, then every source, one thread and connection for each."""
+
+    def __init__(self, project: Project) -> None:
+        state = StateDir(project.state_dir)
+        state.make()
+        limits = {name: connection.max_connections for name, connection in project.connections.items()}
+        self._project = project
+        self._slots = Slots(state.slots, limits)
+        self._day: date = resolve_day("yesterday", project.zone)
+        self._columns: dict[str, Sequence[Column]] = {}
+
+    def findings(self) -> Iterator[Finding]:
+        targets = targets_of(self._project, "dwhctl:look")
+        for load in self._project.loads.values():
+            yield from self._of_target(load, targets)
+        yield from self._at_once(self._of_source, self._shards())
+
+    def ungrouped(self, names: Collection[str]) -> Iterator[Finding]:
+        chosen = {name: shards for name, shards in self._shards().items() if name in names}
+        yield from self._at_once(self._ungrouped, chosen)
+
+    def _shards(self) -> dict[str, list[Shard]]:
+        """Give the shards behind each connection."""
+        shards: dict[str, list[Shard]] = {}
+        for shard in dict.fromkeys(chain.from_iterable(self._project.shard_groups.values())):
+            shards.setdefault(shard.connection, []).append(shard)
+        return shards
+
+    def _at_once(
+        self,
+        of_source: Callable[[str, Sequence[Shard]], Iterator[Finding]],
+        shards: Mapping[str, Sequence[Shard]],
+    ) -> Iterator[Finding]:
+        def found(name: str) -> list[Finding]:
+            with self._slots.held(name):
+                return list(of_source(name, shards[name]))
+
+        with ThreadPoolExecutor(max(1, len(shards))) as threads:
+            yield from chain.from_iterable(threads.map(found, shards))
+
+    # Targets
+
+    def _of_target(self, load: Load, targets: Mapping[str, Target]) -> Iterator[Finding]:
+        where = f"{load.name}: {load.target}"
+        target = targets[load.target]
+        try:
+            with self._slots.held(load.target):
+                try:
+                    columns = tuple(target.columns(load.table))
+                except AttemptError as error:
+                    if load.create is None or not error.permanent or isinstance(error, LoginRefusedError):
+                        raise
+                    yield Finding(where, f"{error}; the first load makes the table", wrong=False)
+                    return
+                self._columns[load.name] = check_columns(load, columns)
+                for concern in target.concerns(load.table):
+                    yield Finding(where, concern.text, concern.blocks)
+                _stage_nothing(target, load)
+        except AttemptError as error:
+            yield Finding(where, str(error))
+
+    # Sources
+
+    def _of_source(self, name: str, shards: Sequence[Shard]) -> Iterator[Finding]:
+        for shard in shards:
+            try:
+                yield from self._of_shard(shard)
+            except (ConnectError, LoginRefusedError) as error:
+                # Fifty refusals lock an account.
+                yield Finding(name, f"{error}; its other databases were not tried")
+                return
+        yield from self._ungrouped(name, shards)
+
+    def _of_shard(self, shard: Shard) -> Iterator[Finding]:
+        for load in self._loads_of(shard):
+            try:
+                self._try_extract(load, shard)
+            except (ConnectError, LoginRefusedError):
+                raise
+            except (AttemptError, ConfigError) as error:
+                yield Finding(shard.name, f"{load.name}: {error}")
+
+    def _loads_of(self, shard: Shard) -> Iterable[Load]:
+        return (load for load in self._project.loads.values() if shard in self._project.shards_of(load))
+
+    def _try_extract(self, load: Load, shard: Shard, *, describe_only: bool = False) -> None:
+        one = make_slice(self._project, load, shard, self._day)
+        query = render_extract(self._project, load, shard, one)
+        if one.start is not None:
+            query = replace(query, binds=dict.fromkeys(query.binds, one.start))
+        connection = self._project.connections[shard.connection]
+        with open_source(connection, shard.database, one.zone, _PATIENCE_SECONDS) as source:
+            columns = source.columns(query)
+            if describe_only:
+                return
+            if load.name in self._columns:
+                compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
+            next(source.batches(query, 1), None)
+
+    def _ungrouped(self, name: str, shards: Sequence[Shard]) -> Iterator[Finding]:
+        """Find databases in which a load's extract would run, but which stand in no shard group."""
+        connection = self._project.connections[name]
+        known = {shard.database.lower() for shard in shards}
+        loads = {load.name: load for shard in shards for load in self._loads_of(shard)}
+        try:
+            databases = [
+                one for one in list_databases(connection, _PATIENCE_SECONDS) if one.lower() not in known
+            ]
+        except AttemptError as error:
+            yield Finding(name, str(error), wrong=False)
+            return
+        for database in databases:
+            extra = Shard(database.lower(), database, name, self._project.timezone)
+            for load in loads.values():
+                try:
+                    self._try_extract(load, extra, describe_only=True)
+                except (AttemptError, ConfigError):
+                    continue
+                what = (
+                    f"database {database} has what the load {load.name} reads, but stands in no shard group"
+                )
+                yield Finding(name, what, wrong=False)
+
+
+def _stage_nothing(target: Target, load: Load) -> None:
+    """Make and drop a staging object: to stage needs privileges of its own."""
+    group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
+    target.open_group(group)
+    target.drop_group(group)
