@@ -11,6 +11,7 @@ import click
 from dwhctl.cli import connections
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
+from dwhctl.engines import mssql
 from dwhctl.errors import ExitCode
 from dwhctl.project.reference import config_reference
 
@@ -60,6 +61,15 @@ def _lines() -> Iterator[str]:
     yield from ("", "## Terminal and shell", "", "| variable | meaning |", "| --- | --- |")
     yield from (f"| `{name}` | {meaning} |" for name, meaning in ENVIRONMENT.items())
     yield from ("", _one_level_down(config_reference()))
+    yield from ("", "## Types", "", "What a source's or a target's type is not in these tables is refused by name.", "")
+    yield from ("### SQL Server, as a source", "", "| type | arrives as |", "| --- | --- |")
+    for row in mssql.TYPES:
+        yield f"| `{row.name}` | {row.note if row.kind else _refused(row.note)} |"
+
+
+def _refused(remedy: str) -> str:
+    instead = f"; instead: `{remedy.format(column='c')}`" if "{column}" in remedy else f": {remedy}"
+    return f"refused{instead}"
 
 
 def _help_of(command: click.Command, context: click.Context) -> Iterator[str]:

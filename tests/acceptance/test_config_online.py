@@ -1,0 +1,91 @@
+"""`config check --online`: what is wrong with the databases is told before a load meets it, one line each."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.projects import DAY, Sandbox
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    """A project whose warehouse has been loaded once."""
+    sandbox = Sandbox(tmp_path).write().fill()
+    assert sandbox.load().failed == 0
+    return sandbox
+
+
+def check(sandbox: Sandbox) -> tuple[int, list[str], list[str]]:
+    """Run the check; give its exit code, its lines and its warnings."""
+    done = sandbox.run("config", "check", "--online")
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
+
+
+def test_a_project_without_fault(sandbox: Sandbox) -> None:
+    code, lines, warnings = check(sandbox)
+    assert (code, warnings) == (0, [])
+    assert "the configuration is right" in lines[0]
+    assert sandbox.target_rows() == sandbox.source_rows([DAY])
+    assert list((sandbox.root / "state" / "staging").glob("*/*")) == []
+
+
+def test_drift_is_one_line_for_each_shard(sandbox: Sandbox) -> None:
+    sandbox.put("sql/orders/extract.sql", sandbox.extract.replace("id, customer, amount, start_time", "*"))
+    sandbox.in_shard("abakan", "ALTER TABLE orders ADD COLUMN note VARCHAR")
+    sandbox.in_shard("chita", "ALTER TABLE orders DROP COLUMN amount")
+    code, lines, _ = check(sandbox)
+    assert code == 1
+    assert lines == [
+        "abakan: orders: column note (VARCHAR) is new at the source",
+        "chita: orders: column amount is missing at the source",
+    ]
+
+
+def test_a_missing_table_and_a_missing_database(sandbox: Sandbox) -> None:
+    sandbox.in_shard("abakan", "DROP TABLE orders")
+    sandbox.shard_file("achinsk").unlink()
+    code, lines, _ = check(sandbox)
+    assert code == 1
+    assert [line.partition(":")[0] for line in lines] == ["abakan", "achinsk"]
+    assert "orders" in lines[0]
+    assert str(sandbox.shard_file("achinsk")) in lines[1]
+
+
+def test_a_server_that_is_gone_is_one_line(sandbox: Sandbox) -> None:
+    shutil.rmtree(sandbox.root / "servers" / "server_0")
+    code, lines, _ = check(sandbox)
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("server_0: ")
+
+
+def test_a_table_that_the_first_load_makes_is_no_fault(tmp_path: Path) -> None:
+    code, _, warnings = check(Sandbox(tmp_path).write().fill())
+    assert code == 0
+    assert len(warnings) == 1
+    assert "the first load makes the table" in warnings[0]
+
+
+def test_a_table_without_the_service_fields(sandbox: Sandbox) -> None:
+    sandbox.put("sql/orders/create.sql", "SELECT 1;")
+    sandbox.warehouse_file.unlink()
+    other = Sandbox(sandbox.root, create="CREATE SCHEMA stage; CREATE TABLE stage.orders (id BIGINT)").write()
+    other.load()
+    code, lines, _ = check(other)
+    assert code == 1
+    assert "has no column etl_source" in lines[0]
+
+
+def test_a_database_in_no_shard_group_is_named(sandbox: Sandbox) -> None:
+    new = sandbox.shard_file("abakan").with_name("omsk.duckdb")
+    shutil.copy(sandbox.shard_file("abakan"), new)
+    sandbox.shard_file("abakan").with_name("notes.txt").write_text("not a database")
+    expected = "Warning: server_0: database omsk has what the load orders reads, but stands in no shard group"
+    code, _, warnings = check(sandbox)
+    assert (code, warnings) == (0, [expected])
+    done = sandbox.run("connections", "test")
+    assert (done.returncode, done.stderr.splitlines()) == (0, [expected])
