@@ -32,6 +32,7 @@ from dwhctl.errors import (
 )
 from dwhctl.runs.events import Notice, SliceStarted
 from dwhctl.runs.groups import MAX_SLICES
+from dwhctl.runs.knocker import Knocked
 from dwhctl.runs.opener import GroupOpened
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from dwhctl.runs.crew import Crew
     from dwhctl.runs.groups import Group, Groups
     from dwhctl.runs.jobs import Job, JobQueue
+    from dwhctl.runs.knocker import Knocker
     from dwhctl.runs.publisher import Publisher
     from dwhctl.runs.starting import Flight, Starter
     from dwhctl.sessions.store import SessionStore
@@ -71,7 +73,7 @@ class Staged:
     future: Future[object]
 
 
-Happening = Staged | PublisherEvent | GroupOpened | ExitCode
+Happening = Staged | PublisherEvent | GroupOpened | Knocked | ExitCode
 
 
 class Dispatcher:
@@ -87,6 +89,7 @@ class Dispatcher:
         parking: Parking,
         groups: Groups,
         publisher: Publisher,
+        knocker: Knocker,
         closer: Closer,
         store: SessionStore,
         happenings: queue.SimpleQueue[Happening],
@@ -99,6 +102,7 @@ class Dispatcher:
         self._parking = parking
         self._groups = groups
         self._publisher = publisher
+        self._knocker = knocker
         self._closer = closer
         self._store = store
         self._happenings = happenings
@@ -130,6 +134,8 @@ class Dispatcher:
         self._expire(now)
         self._jobs.wake(now)
         self._give_up_parked()
+        for name in self._parking.to_knock(self._jobs.connections(), now):
+            self._knocker.knock(name)
         self._start(now)
         self._publish_due(now)
         self._closer.flush()
@@ -197,11 +203,13 @@ class Dispatcher:
 
     # What comes of it
 
-    def _handle(self, happening: Staged | PublisherEvent | GroupOpened) -> None:
+    def _handle(self, happening: Staged | PublisherEvent | GroupOpened | Knocked) -> None:
         if isinstance(happening, Staged):
             self._collect(happening.flight, happening.future)
         elif isinstance(happening, GroupOpened):
             self._group_opened(happening.group, happening.failure)
+        elif isinstance(happening, Knocked):
+            self._knocked(happening)
         elif isinstance(happening, GroupPublished):
             self._published(happening)
         elif isinstance(happening, ColumnsAdded):
@@ -222,6 +230,12 @@ class Dispatcher:
                 self._hand_over(flight, order)
             else:
                 self._turned_back(flight, failure)
+
+    def _knocked(self, knocked: Knocked) -> None:
+        name, delay = knocked.connection, 0.0
+        if name in self._jobs.connections():
+            delay = self._jobs.first(name).planned.load.retry_delay.total_seconds()
+        self._tell(self._parking.knocked(name, knocked.failure, time.monotonic(), delay))
 
     def _collect(self, flight: Flight, future: Future[object]) -> None:
         if flight.token not in self._flying:

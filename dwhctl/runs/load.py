@@ -21,6 +21,7 @@ from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
+from dwhctl.runs.knocker import Knocker
 from dwhctl.runs.locks import Lock, held_work
 from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
@@ -36,7 +37,7 @@ from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import is_complete
-from dwhctl.sources import check_source
+from dwhctl.sources import KNOCKABLE, check_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -239,13 +240,16 @@ class _Run:
         parts: _Parts = {
             "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
             "crew": crew,
-            "parking": Parking(),
+            "parking": Parking(self._knockable()),
             "groups": Groups(self.id, opener.open),
             "publisher": publisher,
             "store": self._store,
         }
         starter = Starter(self._project, self.id, slots=slots, **parts)
-        dispatcher = Dispatcher(starter, described.tables, closer=closer, happenings=happenings, **parts)
+        knocker = Knocker(self._project.connections, slots, happenings.put)
+        dispatcher = Dispatcher(
+            starter, described.tables, knocker=knocker, closer=closer, happenings=happenings, **parts
+        )
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = happenings.put
         publisher.start()
@@ -277,6 +281,10 @@ class _Run:
             except AttemptError:
                 # Dropped by whoever reaps this run.
                 self._leaves_lock = True
+
+    def _knockable(self) -> frozenset[str]:
+        connections = self._project.connections.values()
+        return frozenset(one.name for one in connections if one.type in KNOCKABLE)
 
     def _limits(self) -> dict[str, int | None]:
         limits = {name: connection.max_connections for name, connection in self._project.connections.items()}

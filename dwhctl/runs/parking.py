@@ -5,7 +5,8 @@ one slice per `retry_delay` is let through to probe it. It is given up, and its 
 reason, when as many probes as the load has retries have failed.
 
 A connection that has not yet shown to work has one slice under way while others can use the workers: fifty
-databases behind a wrong password cost one refused login, and a server that hangs one worker.
+databases behind a wrong password cost one refused login, and a server that hangs one worker. Where one can knock
+without a worker, nothing starts before the server has given a sign of life.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from dwhctl.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from dwhctl.runs.jobs import Job
     from dwhctl.runs.values import Failure
 
 _FAILURES_IN_A_ROW = 3
+_KNOCK_PAUSE_SECONDS = 0.2
 _AT_THE_DOOR = (ConnectError.__name__, LoginRefusedError.__name__)
 #: Failures that do not show that the connection works.
 _NEUTRAL = {
@@ -48,13 +50,17 @@ class _Connection:
     works: bool = False
     flying: int = 0
     asked_at: float = 0.0
+    awake: bool = False
+    knocking: bool = False
+    next_knock: float = 0.0
 
 
 class Parking:
     """Which connections are parked: those that slices are read from, and those that they are written to."""
 
-    def __init__(self) -> None:
+    def __init__(self, knockable: Collection[str] = ()) -> None:
         self._connections: dict[str, _Connection] = {}
+        self._knockable = knockable
 
     def reason(self, name: str) -> Failure | None:
         """Say why the connection is parked; None when it is not."""
@@ -74,9 +80,30 @@ class Parking:
         return self._of(job.connection).asked_at < moment
 
     def next_probe(self, name: str) -> float | None:
-        """Give the time of the next probe of a parked connection."""
+        """Give the time of the next probe of a parked connection, or of the next knock."""
         one = self._of(name)
-        return one.next_probe if one.reason is not None and not one.probing else None
+        if one.probing or one.knocking:
+            return None
+        if one.reason is not None:
+            return one.next_probe
+        return one.next_knock if self._is_asleep(name) else None
+
+    def to_knock(self, names: Iterable[str], now: float) -> list[str]:
+        """Say at which of these connections to knock now; it is taken for done."""
+        due = [name for name in names if self._is_asleep(name) and self._may_knock(self._of(name), now)]
+        for name in due:
+            self._of(name).knocking = True
+        return due
+
+    def knocked(self, name: str, failure: Failure | None, now: float, delay: float) -> Iterator[str]:
+        """Take note of what came of knocking; give what is to be told."""
+        one = self._of(name)
+        one.knocking = False
+        one.next_knock = now + _KNOCK_PAUSE_SECONDS
+        one.awake = failure is None
+        if failure is not None:
+            one.probing = one.reason is not None
+            yield from self.failed(name, failure, now, delay)
 
     def started(self, job: Job, now: float) -> None:
         """Take note that a slice starts: on a parked connection it is the probe."""
@@ -119,14 +146,14 @@ class Parking:
     def connected(self, name: str) -> Iterator[str]:
         """Take note that the connection works; tell it when that ends its parking."""
         was_parked = self._of(name).reason is not None
-        self._connections[name] = _Connection(works=True, flying=self._of(name).flying)
+        self._connections[name] = _Connection(works=True, awake=True, flying=self._of(name).flying)
         if was_parked:
             yield f"connection {name} works again"
 
     def failed(self, name: str, failure: Failure, now: float, delay: float) -> Iterator[str]:
         """Take note of a failure that does not show the connection to work; tell it when that parks it now."""
         one = self._of(name)
-        one.works = False
+        one.works = one.awake = False
         if one.probing:
             one.probes += 1
             one.probing = False
@@ -142,11 +169,20 @@ class Parking:
     def is_given_up(self, name: str, retries: int) -> bool:
         """Tell whether the connection was probed as often as the load retries."""
         one = self._of(name)
-        return one.reason is not None and not one.probing and one.probes >= retries
+        return one.reason is not None and not (one.probing or one.knocking) and one.probes >= retries
 
     def _is_open(self, name: str, now: float) -> bool:
         one = self._of(name)
+        if self._is_asleep(name):
+            return False
         return one.reason is None or (not one.probing and now >= one.next_probe)
+
+    def _is_asleep(self, name: str) -> bool:
+        return name in self._knockable and not self._of(name).awake
+
+    @staticmethod
+    def _may_knock(one: _Connection, now: float) -> bool:
+        return not (one.knocking or one.probing) and now >= (one.next_probe if one.reason else one.next_knock)
 
     def _of(self, name: str) -> _Connection:
         return self._connections.setdefault(name, _Connection())

@@ -32,6 +32,18 @@ def open_source(connection: Connection, database: str, zone: str, patience: floa
     raise _not_yet(connection)
 
 
+#: The types of sources that can be asked for a sign of life without a worker and without a login.
+KNOCKABLE = ("mssql",)
+
+
+def knock(connection: Connection) -> None:
+    """Wait for a sign of life of a source whose type is in KNOCKABLE. Raise ConnectError."""
+    if connection.type == "mssql":
+        from dwhctl.engines.mssql_knock import knock as knock_at_mssql
+
+        knock_at_mssql(connection)
+
+
 def list_databases(connection: Connection, patience: float) -> list[str]:
     """Name the databases behind a connection that shards could be; none where a connection is one database.
 

@@ -32,6 +32,7 @@ from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.events import Event, Notice, RunReport, SliceClosed
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
+from dwhctl.runs.knocker import Knocker
 from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import Publisher
@@ -242,8 +243,15 @@ class Bench:
         }
         starter = Starter(project, "run", slots=slots, **parts)
         table = TargetTable(warehouse, load.table, (), self.state)
+        knocker = Knocker(connections, slots, happenings.put)
         return Dispatcher(
-            starter, {load.name: table}, closer=closer, happenings=happenings, stage=fake_stage, **parts
+            starter,
+            {load.name: table},
+            knocker=knocker,
+            closer=closer,
+            happenings=happenings,
+            stage=fake_stage,
+            **parts,
         )
 
     # What came of it

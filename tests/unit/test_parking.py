@@ -201,3 +201,60 @@ def test_a_failure_that_shows_nothing_puts_it_back(error: AttemptError) -> None:
     assert not parking.is_first_choice(a_job())
     parking.not_asked(a_job())
     assert parking.is_first_choice(a_job()), "nobody is asking it now"
+
+
+# Knocking
+
+DOWN = Failure(
+    "ConnectError", "connection mssql_0 cannot be reached: refused", permanent=False, connection="mssql_0"
+)
+
+
+def test_nothing_starts_before_the_server_gave_a_sign_of_life() -> None:
+    parking = Parking({"mssql_0"})
+    job = a_job("mssql_0")
+    assert not parking.may_start(job, 0.0)
+    assert parking.may_start(a_job(), 0.0), "at others one cannot knock"
+    assert parking.to_knock(["mssql_0", "server_0", "dwh"], 0.0) == ["mssql_0"]
+    assert parking.to_knock(["mssql_0"], 9.0) == [], "one knock at a time"
+    assert not list(parking.knocked("mssql_0", None, 1.0, 10.0))
+    assert parking.may_start(job, 1.0)
+    assert parking.to_knock(["mssql_0"], 9.0) == []
+
+
+def test_three_knocks_without_an_answer_park_and_further_ones_are_the_probes() -> None:
+    parking, now, told = Parking({"mssql_0"}), 0.0, list[str]()
+    for _ in range(3):
+        while not parking.to_knock(["mssql_0"], now):
+            now += 0.05
+        told += list(parking.knocked("mssql_0", DOWN, now, 10.0))
+    assert told == [f"connection mssql_0 is parked: {DOWN.message}"]
+    assert now < 1
+    assert parking.next_probe("mssql_0") == now + 10
+    assert parking.to_knock(["mssql_0"], now + 9.9) == []
+    assert not parking.is_given_up("mssql_0", 1)
+    assert parking.to_knock(["mssql_0"], now + 10) == ["mssql_0"]
+    assert not parking.is_given_up("mssql_0", 0), "while the probe is under way"
+    assert not list(parking.knocked("mssql_0", DOWN, now + 10, 10.0))
+    assert parking.is_given_up("mssql_0", 1)
+
+
+def test_a_server_that_answers_again_is_probed_by_a_slice() -> None:
+    parking, job = Parking({"mssql_0"}), a_job("mssql_0")
+    assert list(parking.failed("mssql_0", REFUSED, 0.0, 10.0))
+    assert parking.to_knock(["mssql_0"], 10.0) == ["mssql_0"]
+    assert not parking.may_start(job, 10.0)
+    assert not list(parking.knocked("mssql_0", None, 10.0, 10.0))
+    assert parking.may_start(job, 10.0)
+    parking.started(job, 10.0)
+    assert list(parking.landed(job, None, 11.0)) == ["connection mssql_0 works again"]
+
+
+def test_a_worker_that_came_back_without_it_makes_it_knock_again() -> None:
+    parking, job = Parking({"mssql_0"}), a_job("mssql_0")
+    assert parking.to_knock(["mssql_0"], 0.0)
+    assert not list(parking.knocked("mssql_0", None, 0.0, 10.0))
+    parking.started(job, 0.0)
+    assert not list(parking.landed(job, Failure.of(TimedOutError()), 5.0))
+    assert not parking.may_start(job, 5.0)
+    assert parking.to_knock(["mssql_0"], 5.0) == ["mssql_0"]
