@@ -1,0 +1,114 @@
+"""The reference project: its commands, and what its init container makes of SQL Servers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+import pymssql
+import pytest
+
+from tests.cli_support import dwh
+from tests.servers.tds import TdsServer
+from tests.support.sqlcmd import batches, run_fill
+
+REPOSITORY = Path(__file__).parents[2]
+TOTALS = """\
+SELECT COUNT(*), COUNT(DISTINCT id), COUNT(DISTINCT CAST(start_time AS date)), MIN(start_time), MAX(start_time),
+    COUNT(end_time), COUNT(price), SUM(price), COUNT(comment)
+FROM dbo.Orders"""
+
+
+class Totals(NamedTuple):
+    """What tells one city's orders from another's."""
+
+    orders: int
+    keys: int
+    days: int
+    first: dt.datetime
+    last: dt.datetime
+    ended: int
+    priced: int
+    sum: Decimal
+    commented: int
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the reference project, its environment as in the example, its sessions in a file."""
+    for name in ("config", "sql"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    for name in [each for each in os.environ if each.startswith("DWHCTL_")]:
+        monkeypatch.delenv(name)
+    for line in (REPOSITORY / ".env.example").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            monkeypatch.setenv(*line.split("=", 1))
+    monkeypatch.setenv("DWHCTL_CONN_ETL", "sqlite:state/sessions.sqlite")
+    return tmp_path
+
+
+def test_its_configuration_is_right(lab: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert dwh("config", "check", "--project", lab) == 0
+    assert "5 connections, 150 shards, 1 load" in capfd.readouterr().out
+
+
+def test_a_day_is_planned_for_every_city(lab: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert dwh("load", "--date", "2020-07-14", "--dry-run", "--project", lab) == 0
+    assert "would load 150 slices" in capfd.readouterr().out
+
+
+@pytest.fixture
+def servers() -> Iterator[dict[str, TdsServer]]:
+    """Three SQL Servers without a database."""
+    with ExitStack() as stack:
+        yield {f"mssql_{number}": stack.enter_context(TdsServer(databases=())) for number in range(3)}
+
+
+def test_the_init_container_fills_the_servers_once(servers: dict[str, TdsServer], tmp_path: Path) -> None:
+    code, scripts = run_fill(tmp_path)
+    assert (code, sorted(scripts)) == (0, sorted(servers))
+    first = {name: fill(server, scripts[name]) for name, server in servers.items()}
+    assert [len(cities) for cities in first.values()] == [50, 50, 50]
+    cities = [totals for made in first.values() for totals in made.values()]
+    assert all(1_000 <= city.orders == city.keys <= 2_000 for city in cities)
+    assert {city.days for city in cities} == {30}
+    assert len(set(cities)) == 150
+    assert {name: fill(server, scripts[name]) for name, server in servers.items()} == first
+
+
+def fill(server: TdsServer, script: str) -> dict[str, Totals]:
+    """Send a script as sqlcmd does; the totals of every city that allows snapshot isolation then."""
+    with closing(connect(server)) as connection, connection.cursor() as cursor:
+        for batch in batches(script):
+            cursor.execute(batch)
+        cursor.execute(
+            "SELECT name FROM sys.databases WHERE database_id > 4 AND snapshot_isolation_state = 1 ORDER BY name"
+        )
+        return {city: totals(cursor, city) for city in [str(name) for (name,) in cursor.fetchall()]}
+
+
+def totals(cursor: pymssql.Cursor, city: str) -> Totals:
+    """Look into one city."""
+    cursor.execute(f"USE [{city}]")
+    cursor.execute(TOTALS)
+    (row,) = cursor.fetchall()
+    return Totals(*row)  # type: ignore[arg-type]
+
+
+def connect(server: TdsServer) -> pymssql.Connection:
+    """Log in as the init container does, to master."""
+    return pymssql.connect(
+        server="127.0.0.1",
+        port=str(server.port),
+        user="sa",
+        password="Secret_123",
+        database="master",
+        autocommit=True,
+        tds_version="7.4",
+    )
