@@ -34,7 +34,8 @@ class Column:
     """A declared column: `type` is its Arrow type, `declared` the system's own word for it.
 
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
-    below `least` or above `most` (as Python values), and where it is `blank_padded` no blank at a text's end.
+    below `least` or above `most` (as Python values). Where it is `padded` it fills values up to its width, so that no
+    blank at a text's end is kept, and a binary value has all its `octets`.
     """
 
     name: str
@@ -45,4 +46,4 @@ class Column:
     octets: int | None = None
     least: object = None
     most: object = None
-    blank_padded: bool = False
+    padded: bool = False

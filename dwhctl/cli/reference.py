@@ -61,7 +61,13 @@ def _lines() -> Iterator[str]:
     yield from ("", "## Terminal and shell", "", "| variable | meaning |", "| --- | --- |")
     yield from (f"| `{name}` | {meaning} |" for name, meaning in ENVIRONMENT.items())
     yield from ("", _one_level_down(config_reference()))
-    yield from ("", "## Types", "", "What a source's or a target's type is not in these tables is refused by name.", "")
+    yield from (
+        "",
+        "## Types",
+        "",
+        "What a source's or a target's type is not in these tables is refused by name.",
+        "",
+    )
     yield from ("### SQL Server, as a source", "", "| type | arrives as |", "| --- | --- |")
     for row in mssql.TYPES:
         yield f"| `{row.name}` | {row.note if row.kind else _refused(row.note)} |"

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import one_line
 from dwhctl.errors import ConnectError, DwhctlError, LoginRefusedError, UsageError
-from dwhctl.project.connections import DuckdbConnection, PostgresConnection, SqliteConnection
+from dwhctl.project.connections import (
+    DuckdbConnection,
+    MssqlConnection,
+    PostgresConnection,
+    SqliteConnection,
+)
 from dwhctl.project.words import nearest
 from dwhctl.sources import SOURCE_TYPES
 from dwhctl.targets import TARGET_TYPES
 
 if TYPE_CHECKING:
-    from dwhctl.project.model import Connection, Project, Shard
+    from datetime import timedelta
+
+    from dwhctl.project.model import Connection, Project
 
 _CONNECTIONS_AT_ONCE = 8
 #: After these the other databases of the server are not tried: fifty refusals lock an account.
@@ -75,7 +82,12 @@ def round_trips(project: Project, names: Sequence[str] = ()) -> list[RoundTrip]:
 
 def _import_drivers(connections: Sequence[Connection]) -> None:
     # The time that an import takes is no latency of the connection.
-    drivers = {"duckdb": "dwhctl.engines.duckdb", "postgres": "psycopg2"}
+    drivers = {
+        "duckdb": "dwhctl.engines.duckdb",
+        "mssql": "pymssql",
+        "postgres": "psycopg2",
+        "vertica": "vertica_python",
+    }
     for kind in {connection.type for connection in connections} & drivers.keys():
         importlib.import_module(drivers[kind])
 
@@ -115,26 +127,36 @@ def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
     target = any(load.target == connection.name for load in project.loads.values())
     if not shards and not target and not sessions:
         sessions = connection.type == "sqlite"
-        target = not sessions
+        target = not sessions and not isinstance(connection, MssqlConnection)
+        if isinstance(connection, MssqlConnection):
+            yield _source_way(connection, connection.database)
     if sessions:
         yield _Way(None, lambda: _sessions_version(connection))
     if target:
         yield _Way(None, lambda: _target_version(project, connection))
     for shard in shards:
-        yield _source_way(connection, shard)
+        yield _source_way(connection, shard.database, shard.zone)
 
 
-def _source_way(connection: Connection, shard: Shard) -> _Way:
-    return _Way(shard.database, lambda: _source_version(connection, shard))
+def _source_way(connection: Connection, database: str, zone: str = "UTC") -> _Way:
+    return _Way(database, lambda: _source_version(connection, database, zone))
 
 
-def _source_version(connection: Connection, shard: Shard) -> str:
+def _source_version(connection: Connection, database: str, zone: str) -> str:
     from dwhctl.sources import open_source
 
     if connection.type not in SOURCE_TYPES:
         raise DwhctlError(_not_yet(connection, "read from", SOURCE_TYPES))
-    with open_source(connection, shard.database, shard.zone) as source:
+    patience = _patience(connection)
+    seconds = patience.total_seconds() if patience is not None else None
+    with open_source(connection, database, zone, seconds) as source:
         return source.version()
+
+
+def _patience(connection: Connection) -> timedelta | None:
+    """How long a server that lets us in may be silent: as long as one that does not let us in."""
+    patience: timedelta | None = getattr(connection, "connect_timeout", None)
+    return patience
 
 
 def _target_version(project: Project, connection: Connection) -> str:
@@ -147,7 +169,10 @@ def _target_version(project: Project, connection: Connection) -> str:
             raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
         if not connection.path.exists():
             raise _NotThereYet
-    return open_target(connection, project.state_dir).version()
+    patience = _patience(connection)
+    if patience is None:
+        return open_target(connection, project.state_dir).version()
+    return open_target(connection, project.state_dir, patience).version()
 
 
 def _sessions_version(connection: Connection) -> str:

@@ -41,7 +41,12 @@ def _limits(column: Column) -> Iterator[Limit]:
             lambda array: pc.greater(pc.binary_length(array), octets),
             f"the value has more than the {octets} octets of {column.declared}",
         )
-    if column.blank_padded and column.kind is Kind.TEXT:
+    if column.padded and column.kind is Kind.BINARY:
+        yield Limit(
+            lambda array: pc.less(pc.binary_length(array), octets),
+            f"{column.declared} would fill the value up with zero octets; VARBINARY does not",
+        )
+    if column.padded and column.kind is Kind.TEXT:
         yield Limit(
             lambda array: pc.ends_with(array, " "),
             f"the value ends in a blank, which {column.declared} does not keep; VARCHAR does",

@@ -87,7 +87,12 @@ class DuckdbTarget(Target):
         return ParquetStage(self._file(group, token), columns)
 
     @contextmanager
-    def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
+    def publication(
+        self,
+        table: str,
+        slice_by: str | None,
+        patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
+    ) -> Iterator[Publication]:
         with self._open() as db:
             self._make_room(db, table)
             db.execute("BEGIN")

@@ -13,8 +13,9 @@ from dwhctl.errors import ValueRefusedError
 from dwhctl.runs.conform import Conform
 
 VARCHAR = Column("v", Kind.TEXT, pa.string(), "varchar(4)", octets=4)
-CHAR = Column("v", Kind.TEXT, pa.string(), "char(4)", octets=4, blank_padded=True)
+CHAR = Column("v", Kind.TEXT, pa.string(), "char(4)", octets=4, padded=True)
 VARBINARY = Column("v", Kind.BINARY, pa.binary(), "varbinary(2)", octets=2)
+BINARY = Column("v", Kind.BINARY, pa.binary(), "binary(2)", octets=2, padded=True)
 INT = Column("v", Kind.INTEGER, pa.int64(), "int", least=-(2**63) + 1)
 DATE = Column("v", Kind.DATE, pa.date32(), "date", least=date(1, 1, 1), most=date(9999, 12, 31))
 
@@ -35,6 +36,7 @@ def conformed(column: Column, values: list[Any]) -> list[Any]:
         (VARCHAR, ["", None, "abcd", "ёё", "\U0001f600"]),
         (CHAR, ["", None, "a", " a"]),
         (VARBINARY, [b"", None, b"\x00\x00"]),
+        (BINARY, [None, b"\x00\x00"]),
         (INT, [None, -(2**63) + 1, 2**63 - 1]),
         (DATE, [None, date(1, 1, 1), date(9999, 12, 31)]),
     ],
@@ -50,6 +52,8 @@ def test_what_is_within_passes(column: Column, values: list[Any]) -> None:
         (VARCHAR, "ёёё", "more than the 4 octets of varchar(4)"),
         (CHAR, "a ", "ends in a blank, which char(4) does not keep"),
         (VARBINARY, b"abc", "more than the 2 octets of varbinary(2)"),
+        (BINARY, b"abc", "more than the 2 octets of binary(2)"),
+        (BINARY, b"a", "binary(2) would fill the value up with zero octets"),
         (INT, -(2**63), "below -9223372036854775807, the least of int"),
         (DATE, pa.scalar(2**31 - 1, pa.int32()).cast(pa.date32()), "above 9999-12-31, the most of date"),
     ],

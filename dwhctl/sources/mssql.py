@@ -1,0 +1,201 @@
+"""Read a shard that is a SQL Server database, through pymssql.
+
+A database that allows snapshot isolation is read as of one moment. Elsewhere a query reads what is committed as it
+goes (READ COMMITTED): switch ALLOW_SNAPSHOT_ISOLATION or READ_COMMITTED_SNAPSHOT on to have it as of one moment.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import pymssql
+
+from dwhctl.columns import Kind
+from dwhctl.engines import mssql as engine
+from dwhctl.engines.mssql_charsets import can_read
+from dwhctl.engines.mssql_errors import query_error, read
+from dwhctl.engines.mssql_link import open_link
+from dwhctl.errors import DatabaseMissingError, QueryError, SourceError
+from dwhctl.sources.contract import Source
+from dwhctl.sources.mssql_reader import Reader, fetched
+from dwhctl.sources.mssql_sql import one_select, with_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+
+    from dwhctl.columns import Column
+    from dwhctl.project.model import MssqlConnection
+    from dwhctl.project.templates import Query
+
+#: A load is the one to give way when it and the shop's own work lock each other out, and it does not wait for ever.
+_MANNERS = "SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 30000"
+_SNAPSHOT = "SELECT snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
+_SNAPSHOT_ON = 1
+#: The query reads another database as well, one that does not allow snapshots.
+_NO_SNAPSHOT_THERE = 3952
+
+#: The code page of each collation that was met, the same on every server; None where it could not be asked.
+CODE_PAGES: dict[str, int | None] = {}
+
+
+class MssqlSource(Source):
+    """One database of a SQL Server, over a connection of its own.
+
+    `patience` is the seconds of silence after which the driver gives up; it holds for the whole process, as the
+    driver's time-outs do. None leaves the end to a deadline from outside.
+    """
+
+    def __init__(
+        self, connection: MssqlConnection, database: str, zone: str, patience: float | None = None
+    ) -> None:
+        self._database = database
+        self._zone = zone
+        self._described: dict[str, list[Column]] = {}
+        self._link: pymssql.Connection | None = open_link(connection, database, patience)
+        try:
+            self._settle(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def _settle(self, connection: MssqlConnection) -> None:
+        self._run(_MANNERS)
+        ((here,),) = self._rows("SELECT DB_NAME()")
+        if str(here).lower() != self._database.lower():
+            # The driver does not look whether the server went into the database.
+            raise DatabaseMissingError(
+                f"connection {connection.name}: the server went into the database {here}, not {self._database}"
+            )
+        with suppress(QueryError):
+            states = [state for (state,) in self._rows(_SNAPSHOT)]
+            if states == [_SNAPSHOT_ON]:
+                self._run("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
+
+    def columns(self, query: Query) -> Sequence[Column]:
+        """Ask SQL Server to describe the query, which it does without running it."""
+        sql = one_select(query.sql)
+        if sql not in self._described:
+            text = engine.literal(with_bounds(query, sql, None))
+            rows = self._dicts(f"EXEC sp_describe_first_result_set @tsql = {text}")
+            described = [_described(row) for row in rows if not row["is_hidden"]]
+            if not described:
+                raise QueryError("the extract gives no rows: it must be a SELECT")
+            columns = engine.declared_columns(described)
+            self._check_code_pages(described)
+            self._described[sql] = columns
+        return self._described[sql]
+
+    def _check_code_pages(self, described: Sequence[engine.Described]) -> None:
+        for one in described:
+            if one.collation is None or not (one.declared or "").startswith(("char", "varchar", "text")):
+                continue
+            page = self._code_page(one.collation)
+            if page is not None and not can_read(page):
+                raise QueryError(
+                    f"column {one.name}: this machine cannot read code page {page} ({one.collation}); install the C"
+                    " library's conversions (Debian: libc-gconv-modules-extra, Red Hat: glibc-gconv-extra), or CAST"
+                    " the column AS nvarchar in the extract"
+                )
+
+    def _code_page(self, collation: str) -> int | None:
+        if collation not in CODE_PAGES:
+            asked = f"SELECT CAST(COLLATIONPROPERTY({engine.literal(collation)}, 'CodePage') AS int)"
+            try:
+                ((CODE_PAGES[collation],),) = self._rows(asked)
+            except QueryError:
+                CODE_PAGES[collation] = None
+        return CODE_PAGES[collation]
+
+    def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
+        """Stream the answer, typed as declared."""
+        columns = self.columns(query)
+        reader = Reader(columns)
+        cursor = self._executed(self._bound(query, columns))
+        try:
+            if len(cursor.description or ()) != len(columns):
+                raise QueryError(
+                    "the extract's answer does not have the columns that SQL Server declared for it"
+                )
+            while True:
+                values, error = fetched(cursor, rows)
+                yield from reader.batches(values)
+                if error is not None:
+                    reader.refuse(error)
+                if len(values) < rows:
+                    break
+            # What follows the first answer may be an error, and is one in any case.
+            if cursor.nextset():
+                raise QueryError("an extract is one SELECT; this one gives a second answer")
+        except pymssql.Error as error:
+            raise query_error(error) from error
+
+    def _executed(self, sql: str) -> pymssql.Cursor:
+        try:
+            return self._cursor(sql)
+        except pymssql.Error as error:
+            if read(error).number != _NO_SNAPSHOT_THERE:
+                raise query_error(error) from error
+        self._run("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        try:
+            return self._cursor(sql)
+        except pymssql.Error as error:
+            raise query_error(error) from error
+
+    def _bound(self, query: Query, columns: Sequence[Column]) -> str:
+        by = (query.slice_by or "").lower()
+        instants = any(column.name.lower() == by and column.kind is Kind.TIMESTAMPTZ for column in columns)
+        zone = ZoneInfo(self._zone) if instants else None
+        return with_bounds(query, one_select(query.sql), zone)
+
+    def version(self) -> str:
+        """Ask SQL Server for its version."""
+        ((version,),) = self._rows("SELECT @@VERSION")
+        return str(version).partition("\n")[0].strip()
+
+    def close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        link, self._link = self._link, None
+        if link is not None:
+            with suppress(pymssql.Error):
+                link.close()
+
+    def _cursor(self, sql: str) -> pymssql.Cursor:
+        if self._link is None:
+            raise SourceError("the connection is closed")
+        cursor = self._link.cursor()
+        cursor.execute(sql)
+        return cursor
+
+    def _run(self, sql: str) -> None:
+        try:
+            self._cursor(sql)
+        except pymssql.Error as error:
+            raise query_error(error) from error
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        try:
+            return list(self._cursor(sql).fetchall())
+        except pymssql.Error as error:
+            raise query_error(error) from error
+
+    def _dicts(self, sql: str) -> list[dict[str, Any]]:
+        try:
+            cursor = self._cursor(sql)
+            names = [str(each[0]) for each in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()] if names else []
+        except pymssql.Error as error:
+            raise query_error(error) from error
+
+
+def _described(row: dict[str, Any]) -> engine.Described:
+    return engine.Described(
+        row["name"],
+        row["system_type_name"],
+        nullable=bool(row["is_nullable"]),
+        own_type=row.get("user_type_name") or row.get("assembly_qualified_type_name"),
+        collation=row.get("collation_name"),
+    )

@@ -1,0 +1,71 @@
+"""The extract's SQL for SQL Server: one SELECT, its bounds written into it as texts that no setting reads otherwise."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import QueryError
+from dwhctl.project.slices import start_of_day
+from dwhctl.project.sql import replace_binds, split_statements
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from dwhctl.project.templates import Query
+
+_SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]", re.DOTALL)
+_WORD = re.compile(r"(?<![\w@#$])[^\W\d]\w*")
+#: Reserved words of T-SQL that no SELECT holds; T-SQL needs no semicolon in front of them.
+#: Source: https://learn.microsoft.com/en-us/sql/t-sql/language-elements/reserved-keywords-transact-sql
+_NO_SELECT = frozenset(
+    (
+        "ALTER", "BACKUP", "CREATE", "DBCC", "DECLARE", "DELETE", "DENY", "DROP", "EXEC", "EXECUTE", "GRANT", "INSERT",
+        "INTO", "KILL", "RECONFIGURE", "RESTORE", "REVOKE", "SET", "SHUTDOWN", "TRUNCATE", "UPDATE", "UPDATETEXT",
+        "WAITFOR", "WRITETEXT",
+    )
+)  # fmt: skip
+
+
+def one_select(sql: str) -> str:
+    """Give the extract's one statement. Raise QueryError for what is not one SELECT."""
+    statements = split_statements(sql)
+    if len(statements) != 1:
+        raise QueryError(f"an extract is one SELECT; this one has {len(statements)} statements")
+    if "\0" in statements[0]:
+        raise QueryError("the extract holds a NUL character, behind which the driver would cut it off")
+    words = [word.upper() for word in _WORD.findall(_SKIPPED.sub(" ", statements[0]))]
+    if not words or words[0] not in ("SELECT", "WITH"):
+        raise QueryError("an extract is one SELECT (it may begin with WITH)")
+    other = [word for word in words if word in _NO_SELECT]
+    if other:
+        raise QueryError(
+            f"an extract is one SELECT; this one has {other[0]} in it (a name is quoted: [name])"
+        )
+    return statements[0]
+
+
+def with_bounds(query: Query, sql: str, zone: ZoneInfo | None) -> str:
+    """The SQL with its bounds in it; a name without a value stays, for SQL Server to refuse."""
+    return replace_binds(
+        sql, lambda name: _bound(query.binds[name], zone) if name in query.binds else f":{name}"
+    )
+
+
+def _bound(bound: datetime, zone: ZoneInfo | None) -> str:
+    """A bound as SQL Server reads it whatever its language: https://learn.microsoft.com/en-us/sql/t-sql/data-types/
+    datetime2-transact-sql, ISO 8601.
+    """
+    # A datetime column refuses a text of more than three digits behind the second.
+    digits = (
+        "seconds" if not bound.microsecond else "microseconds" if bound.microsecond % 1000 else "milliseconds"
+    )
+    if zone is None:
+        return f"'{bound.isoformat(timespec=digits)}'"
+    midnight = bound == datetime(bound.year, bound.month, bound.day)  # noqa: DTZ001 - a clock's reading
+    at = start_of_day(bound.date(), zone) if midnight else bound.replace(tzinfo=zone).astimezone(UTC)
+    there = at.astimezone(zone)
+    # Zones of a hundred years ago have seconds, which SQL Server's offsets do not.
+    shown = at if (there.utcoffset() or timedelta()) % timedelta(minutes=1) else there
+    return f"'{shown.isoformat(timespec=digits)}'"

@@ -1,0 +1,215 @@
+"""Write to Vertica: stage by COPY into a table of the publish group, publish in one transaction.
+
+Each piece of work has a session of its own, which is closed when the work is done. A session's label begins with the
+run's, so that what a dead run, or a lost connection, left behind on the server can be ended by whoever comes next.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import uuid
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from dwhctl.engines import vertica_types as types
+from dwhctl.engines.vertica import Session, literal, quote
+from dwhctl.engines.vertica_errors import (
+    COLUMN_EXISTS,
+    EXISTS_ALREADY,
+    MISSING,
+    is_sqlstate,
+)
+from dwhctl.errors import TargetError, TargetRefusedError
+from dwhctl.targets.contract import Concern, Publication, Stage, StagingGroup, Target
+from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
+from dwhctl.targets.vertica_concerns import concerns
+from dwhctl.targets.vertica_names import TOKEN, TableName, run_label, staging_prefix, staging_table
+from dwhctl.targets.vertica_publication import VerticaPublication
+from dwhctl.targets.vertica_sessions import end_sessions
+from dwhctl.targets.vertica_stage import VerticaStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dwhctl.columns import Column
+    from dwhctl.project.model import VerticaConnection
+
+#: How long anything is waited for once the run is being stopped: what stands in the warehouse is still looked up then.
+_LAST_PATIENCE = timedelta(seconds=5)
+#: How many etl_ids are asked for at a time.
+_IDS_AT_ONCE = 5_000
+_TOKEN_TYPE = "VARCHAR(64)"  # noqa: S105
+_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+
+
+class VerticaTarget(Target):
+    """A Vertica database. Any thread may use it; `patience` bounds every wait for an answer."""
+
+    def __init__(self, connection: VerticaConnection, patience: timedelta, label: str) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._label = label
+        self._lock = threading.Lock()
+        self._open_sessions: set[Session] = set()
+        self._in_doubt: set[str] = set()
+        self._interrupted = False
+
+    def run_statements(self, statements: Sequence[str]) -> None:
+        with self._session("create") as session:
+            for statement in statements:
+                try:
+                    session.query(statement)
+                except TargetRefusedError as error:
+                    # Another run made it at the same moment.
+                    if not (is_sqlstate(error, (EXISTS_ALREADY,)) and _IF_NOT_EXISTS.search(statement)):
+                        raise
+                session.query("COMMIT")
+
+    def columns(self, table: str) -> Sequence[Column]:
+        with self._session("columns") as session:
+            return described(session, TableName.of(table))
+
+    def concerns(self, table: str) -> Sequence[Concern]:
+        with self._session("concerns") as session:
+            return list(concerns(session, TableName.of(table)))
+
+    def add_columns(self, table: str, columns: Sequence[Column]) -> None:
+        name = TableName.of(table)
+        with self._session("alter") as session:
+            known = names_of(existing_columns(session, name))
+            for new in columns:
+                if new.name.lower() in known:
+                    continue
+                try:
+                    session.query(
+                        f"ALTER TABLE {name.sql} ADD COLUMN {quote(new.name)} {types.declaration(new)}"
+                    )
+                except TargetRefusedError as error:
+                    # Another run added it at the same moment.
+                    if not is_sqlstate(error, (COLUMN_EXISTS, EXISTS_ALREADY)):
+                        raise
+            session.query("COMMIT")
+
+    def open_group(self, group: StagingGroup) -> None:
+        with self._session("open") as session:
+            declared = existing_columns(session, TableName.of(group.table))
+            # Names and types only: a constraint or default of the target has no business in staging.
+            columns = ", ".join(f"{quote(name)} {type_}" for name, type_, _ in declared)
+            session.query(
+                f"CREATE TABLE IF NOT EXISTS {self._staging(group).sql} ({columns}, {TOKEN} {_TOKEN_TYPE})"
+            )
+
+    def drop_group(self, group: StagingGroup) -> None:
+        with self._session("drop") as session:
+            try:
+                session.query(f"DROP TABLE IF EXISTS {self._staging(group).sql} CASCADE")
+            except TargetRefusedError as error:
+                # Its schema is not there either.
+                if not is_sqlstate(error, MISSING):
+                    raise
+
+    def drop_run(self, run_id: str) -> None:
+        """Also end the run's sessions, so that none of them stages or commits any more."""
+        with self._session("drop", last=True) as session:
+            end_sessions(session, run_label(run_id), and_longer=True)
+            prefix = staging_prefix(run_id)
+            left = session.query(
+                "SELECT table_schema, table_name FROM v_catalog.tables"
+                f" WHERE LEFT(LOWER(table_name), {len(prefix)}) = {literal(prefix)}"
+            )
+            for schema, table in left:
+                session.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")
+
+    def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        session = Session(self._connection, f"{run_label(group.run_id)}:stage:{token}", self._patience)
+        return VerticaStage(session, self._staging(group), token, columns)
+
+    @contextmanager
+    def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
+        name = TableName.of(table)
+        with self._session("publish", patience) as session:
+            self._settle(session)
+            bounds = described_column(session, name, slice_by) if slice_by else None
+            # Leaving without a commit closes the session, which rolls back.
+            yield VerticaPublication(session, name, bounds, self._staging, self._doubt)
+
+    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        found: dict[int, int] = {}
+        with self._session("look", last=True) as session:
+            self._settle(session)
+            for start in range(0, len(etl_ids), _IDS_AT_ONCE):
+                ids = ", ".join(str(int(one)) for one in etl_ids[start : start + _IDS_AT_ONCE])
+                rows = _rows_if_there(
+                    session,
+                    f"SELECT etl_id, COUNT(*) FROM {TableName.of(table).sql}"
+                    f" WHERE etl_id IN ({ids}) GROUP BY etl_id",
+                )
+                found.update((int(etl_id), int(count)) for etl_id, count in rows)
+        return found
+
+    def highest_etl_id(self, table: str) -> int:
+        with self._session("look") as session:
+            rows = _rows_if_there(session, f"SELECT MAX(etl_id) FROM {TableName.of(table).sql}")
+        return int(rows[0][0] or 0) if rows else 0
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._interrupted = True
+            running = list(self._open_sessions)
+        for session in running:
+            session.interrupt()
+
+    def version(self) -> str:
+        with self._session("version") as session:
+            return str(session.query("SELECT version()")[0][0])
+
+    def _staging(self, group: StagingGroup) -> TableName:
+        return staging_table(group, self._connection.staging_schema)
+
+    def _doubt(self, label: str) -> None:
+        with self._lock:
+            self._in_doubt.add(label)
+
+    def _settle(self, session: Session) -> None:
+        """End the sessions that may still be committing, so that what is there now is all that will be."""
+        with self._lock:
+            labels = sorted(self._in_doubt)
+        for label in labels:
+            end_sessions(session, label)
+            with self._lock:
+                self._in_doubt.discard(label)
+
+    @contextmanager
+    def _session(
+        self, what: str, patience: timedelta | None = None, *, last: bool = False
+    ) -> Iterator[Session]:
+        """Open a session for one piece of work. With `last` the work is done, in short time, after an interrupt too."""
+        patience = patience or self._patience
+        label = f"{self._label}:{what}:{uuid.uuid4().hex[:12]}"
+        with self._lock:
+            if self._interrupted and not last:
+                raise TargetError("interrupted")
+            session = Session(
+                self._connection, label, min(patience, _LAST_PATIENCE) if self._interrupted else patience
+            )
+            if not (last and self._interrupted):
+                self._open_sessions.add(session)
+        try:
+            session.open()
+            yield session
+        finally:
+            session.close()
+            with self._lock:
+                self._open_sessions.discard(session)
+
+
+def _rows_if_there(session: Session, sql: str) -> list[list[Any]]:
+    """Query a table that need not be there yet."""
+    try:
+        return session.query(sql)
+    except TargetRefusedError as error:
+        if is_sqlstate(error, MISSING):
+            return []
+        raise

@@ -1,0 +1,123 @@
+"""One publishing transaction in Vertica: DELETE of the old rows, INSERT ... SELECT of the staged ones, COMMIT."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.columns import Kind
+from dwhctl.engines.vertica import literal, literals, quote
+from dwhctl.engines.vertica_errors import MISSING, is_sqlstate
+from dwhctl.errors import AttemptError, StagingError, TargetError
+from dwhctl.targets.contract import Publication
+from dwhctl.targets.vertica_catalog import declared_columns
+from dwhctl.targets.vertica_names import TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from dwhctl.columns import Column
+    from dwhctl.engines.vertica import Session
+    from dwhctl.project.slices import Slice
+    from dwhctl.targets.contract import StagingGroup
+    from dwhctl.targets.vertica_names import TableName
+
+
+class VerticaPublication(Publication):
+    """One transaction in one session. `slice_by` is the target's column by which it is sliced.
+
+    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        table: TableName,
+        slice_by: Column | None,
+        staging: Callable[[StagingGroup], TableName],
+        doubt: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._table = table
+        self._slice_by = slice_by
+        self._staging = staging
+        self._doubt = doubt
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for where in self._conditions(slices):
+            rows = self._session.query(
+                f"SELECT etl_source, COUNT(*) FROM {self._table.sql} WHERE {where} GROUP BY etl_source"
+            )
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        table = self._staging(group)
+        try:
+            rows = self._session.query(
+                f"SELECT {TOKEN}, COUNT(*) FROM {table.sql}"
+                f" WHERE {TOKEN} IN ({literals(tokens)}) GROUP BY {TOKEN}"
+            )
+        except AttemptError as error:
+            if is_sqlstate(error, MISSING):
+                raise gone(table) from error
+            raise
+        return {str(token): int(count) for token, count in rows}
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for where in self._conditions(slices):
+            self._session.query(f"DELETE FROM {self._table.sql} WHERE {where}")
+
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        # A group that was opened before the target got a new column still inserts rightly: by its own columns.
+        table = self._staging(group)
+        columns = declared_columns(self._session, table)
+        if not columns:
+            raise gone(table)
+        names = ", ".join(quote(name) for name, _, _ in columns if name != TOKEN)
+        answer = self._session.query(
+            f"INSERT INTO {self._table.sql} ({names}) SELECT {names} FROM {table.sql}"
+            f" WHERE {TOKEN} IN ({literals(tokens)})"
+        )
+        return int(answer[0][0])
+
+    def commit(self) -> None:
+        try:
+            self._session.query("COMMIT")
+        except AttemptError:
+            self._doubt(self._session.label)
+            raise
+
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[str]:
+        """Say in SQL which rows belong to the slices: one condition for each pair of bounds."""
+        by_bounds: dict[str, list[str]] = {}
+        for one in slices:
+            by_bounds.setdefault(self._bounds(one), []).append(one.shard)
+        for bounds, shards in by_bounds.items():
+            yield f"etl_source IN ({literals(shards)}){bounds}"
+
+    def _bounds(self, one: Slice) -> str:
+        if self._slice_by is None:
+            return ""
+        name, kind = quote(self._slice_by.name), self._slice_by.kind
+        zoned = kind is Kind.TIMESTAMPTZ
+        start, end = (one.start_at, one.end_at) if zoned else (one.start, one.end)
+        if start is None or end is None:
+            raise TargetError(f"the slice {one.day} of {one.shard} has no bounds")
+        return f" AND {name} >= {_moment(start, kind)} AND {name} < {_moment(end, kind)}"
+
+
+def _moment(bound: datetime, kind: Kind) -> str:
+    if kind is Kind.DATE:
+        # The first date whose midnight is not before the bound.
+        bound += timedelta(days=1) - timedelta(microseconds=1)
+        return f"DATE {literal(bound.date().isoformat())}"
+    if kind is Kind.TIMESTAMPTZ:
+        return f"TIMESTAMPTZ {literal(bound.isoformat(sep=' '))}"
+    return f"TIMESTAMP {literal(bound.isoformat(sep=' '))}"
+
+
+def gone(table: TableName) -> StagingError:
+    """Tell that a staging table is not there: the run that made it has ended, or was ended."""
+    return StagingError(f"the staging table {table} is gone: the run that made it has ended")
