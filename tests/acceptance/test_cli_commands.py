@@ -17,6 +17,8 @@ import pytest
 from dwhctl.cli.reference import reference
 from tests.cli_support import EXTRACT, LOAD, PROJECT, dwh, dwh_process, make_databases, small_project, write
 from tests.postgres import PostgresServer
+from tests.servers.base import Fault
+from tests.servers.tds import TdsServer
 
 DAY = "2020-07-13"
 
@@ -230,11 +232,43 @@ def test_connections_test_asks_a_dead_server_once(project: Path, capsys: pytest.
 def test_connections_test_is_honest_about_what_cannot_be_opened_yet(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DWHCTL_CONN_SERVER_1", "mssql://sa:pass-word-9@127.0.0.1:1")
+    monkeypatch.setenv("DWHCTL_CONN_SERVER_1", "postgres://sa:pass-word-9@127.0.0.1:1/chita")
     rows = trips(capsys, "server_1", code=1)
-    assert rows[0]["type"] == "mssql"
-    assert "mssql" in str(rows[0]["reason"])
+    assert rows[0]["type"] == "postgres"
+    assert "cannot read from postgres yet" in str(rows[0]["reason"])
     assert "pass-word-9" not in json.dumps(rows)
+
+
+def test_connections_test_says_why_a_sql_server_is_out_of_reach(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DWHCTL_CONN_SERVER_0", "mssql://sa:pass-word-9@127.0.0.1:1")
+    rows = trips(capsys, "server_0", code=1)
+    assert [(row["type"], row["database"]) for row in rows] == [("mssql", "abakan"), ("mssql", "achinsk")]
+    assert "server 127.0.0.1:1, database abakan, cannot be reached: Connection refused" in str(
+        rows[0]["reason"]
+    )
+    assert str(rows[1]["reason"]).startswith("not tried: ")
+    assert "pass-word-9" not in json.dumps(rows)
+
+
+def test_connections_test_tries_a_sql_server_that_nothing_uses_yet(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TdsServer() as server:
+        connection = server.connection()
+        assert connection.password is not None
+        password = connection.password.reveal()
+        address = f"mssql://{connection.user}:{password}@127.0.0.1:{server.port}"
+        monkeypatch.setenv("DWHCTL_CONN_EXTRA", address)
+        (row,) = trips(capsys, "extra", code=0)
+        assert row["database"] == "master"
+        assert "SQL Server" in str(row["version"])
+        server.faults.add(Fault("hang_query", statement="VERSION"))
+        monkeypatch.setenv("DWHCTL_CONN_EXTRA", f"{address}?connect_timeout=1s")
+        (row,) = trips(capsys, "extra", code=1)
+        assert "broke off" in str(row["reason"])
+        assert password not in json.dumps(row)
 
 
 def test_connections_test_with_an_unknown_name(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,3 +21,9 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
     """The way from a source to a target, over every pair of them."""
     source, target = request.param
     return Way(source, target, tmp_path)
+
+
+@pytest.fixture
+def duckdb_way(tmp_path: Path) -> Way:
+    """From DuckDB to DuckDB: for what is said in DuckDB's own types."""
+    return Way(SOURCES[0], TARGETS[0], tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
+from dwhctl.columns import Kind
 from dwhctl.project.model import Connection, Load, Shard
 from dwhctl.project.slices import Slice
 from dwhctl.project.templates import Query
@@ -79,7 +80,9 @@ class Way:
             slice=one,
             shard=Shard(shard, shard, "server_0", self.zone),
             source=self.source,
-            query=Query(sql, {name: value for name, value in binds.items() if value is not None}),
+            query=Query(
+                sql, {name: value for name, value in binds.items() if value is not None}, self.slice_by
+            ),
             key=self.key,
             slice_by=self.slice_by,
             table=TargetTable(self.warehouse, TABLE, tuple(self.target.columns(TABLE)), self.root / "state"),
@@ -127,9 +130,10 @@ class Way:
         return self.target_kit.texts(self.warehouse, f"SELECT {columns} FROM {TABLE} ORDER BY {order}")
 
 
-def filled(way: Way, *values: str, declared: str = "VARCHAR") -> Way:
-    """A way with a source table and a target table of one column of that type beside the key."""
-    way.create(f"id BIGINT, v {declared}")
-    rows = " UNION ALL ".join(f"SELECT {n} AS id, {value} AS v" for n, value in enumerate(values))
-    way.fill(f"CREATE TABLE t AS {rows}")
+def filled(way: Way, *values: str, declared: str | None = None) -> Way:
+    """A way with a source table of these values beside the key, and a target table (of texts, if not said)."""
+    kit = way.source_kit
+    way.create(f"{way.target_kit.columns(id=Kind.INTEGER)}, v {declared or way.target_kit.words[Kind.TEXT]}")
+    rows = (f"SELECT {kit.integer(n)} AS id, {value} AS v" for n, value in enumerate(values))
+    way.fill(*kit.create_as("t", " UNION ALL ".join(rows)))
     return way

@@ -1,0 +1,1 @@
+"""Protocol servers for the tests."""

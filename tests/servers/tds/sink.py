@@ -1,0 +1,66 @@
+"""Where a batch's answers go: to the wire, or into memory for the back door."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from .errors import TdsError
+from .scope import Output
+
+
+class Sink(ABC):
+    """Takes what a batch answers."""
+
+    @abstractmethod
+    def columns(self, columns: Sequence[Output]) -> None:
+        """An answer with rows begins."""
+
+    @abstractmethod
+    def rows(self, batch: pa.RecordBatch, columns: Sequence[Output]) -> bool:
+        """Rows; False when nobody wants more."""
+
+    @abstractmethod
+    def done(self, count: int | None = None, *, command: int = 0) -> None:
+        """A statement is done; `count` rows were sent or changed."""
+
+    def failed(self) -> None:  # noqa: B027 - a sink may not care
+        """A statement ended in the error that was told before."""
+
+    def message(self, message: TdsError) -> None:  # noqa: B027 - a sink may not care
+        """An error or a notice."""
+
+    def database(self, new: str, old: str) -> None:  # noqa: B027 - a sink may not care
+        """The session's database is another."""
+
+    def transaction(self, kind: int) -> None:  # noqa: B027 - a sink may not care
+        """A transaction began (8), was committed (9) or rolled back (10)."""
+
+    def status(self, value: int) -> None:  # noqa: B027 - a sink may not care
+        """A procedure's return status."""
+
+
+class Memory(Sink):
+    """Keeps the last answer; an error is raised."""
+
+    def __init__(self) -> None:
+        self.answer: list[tuple[object, ...]] = []
+
+    def columns(self, columns: Sequence[Output]) -> None:
+        """Forget the answer before."""
+        self.answer = []
+
+    def rows(self, batch: pa.RecordBatch, columns: Sequence[Output]) -> bool:
+        """Keep the rows."""
+        self.answer.extend(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        return True
+
+    def done(self, count: int | None = None, *, command: int = 0) -> None:
+        """Nothing to do."""
+
+    def message(self, message: TdsError) -> None:
+        """Raise an error."""
+        if message.severity > 10:
+            raise message

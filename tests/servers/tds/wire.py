@@ -1,0 +1,327 @@
+"""One client's conversation: prelogin, login, then batches, with the faults that are switched on."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from . import login as logins
+from . import tokens
+from .cache import Recorder
+from .encode import encode
+from .errors import TdsError, error
+from .packets import ATTENTION, LOGIN7, PRELOGIN, RPC, SQL_BATCH, Packets
+from .session import Session
+from .sink import Sink
+from .storage import from_utf16
+
+if TYPE_CHECKING:
+    from ..base import Fault, Link
+    from .scope import Output
+    from .server import TdsServer
+
+#: Rows that are encoded at once, so that wide answers stay small in memory.
+_ROWS = 4096
+_SLOW_EVERY = 1000
+#: How often a sleeping session looks whether the client is still there, seconds.
+_LOOK = 0.1
+#: https://learn.microsoft.com/sql/relational-databases/errors-events/database-engine-error-severities
+_FATAL = 20
+_MID = ("reset", "close", "error", "deadlock", "hang_query", "slow")
+
+
+class WireSink(Sink):
+    """Encodes answers into packets; strikes the faults that wait for rows."""
+
+    def __init__(self, conversation: Conversation, sql: str) -> None:
+        self._talk = conversation
+        self._packets = conversation.packets
+        self._sql = sql
+        self._held: bytes = b""
+        self._sent = 0
+        self._columns: Sequence[Output] = ()
+        #: Whether an error or an interruption makes the answer unfit to be kept.
+        self.spoilt = False
+        #: Whether an error was so severe that the server ends the connection.
+        self.fatal = False
+        self.recorder: Recorder | None = None
+
+    def columns(self, columns: Sequence[Output]) -> None:
+        """COLMETADATA."""
+        self._sent = 0
+        self._columns = columns
+        self._put(tokens.column_metadata(columns))
+
+    def rows(self, batch: pa.RecordBatch, columns: Sequence[Output]) -> bool:
+        """ROW tokens, up to where a fault strikes."""
+        at = 0
+        while at < batch.num_rows:
+            count = min(_ROWS, batch.num_rows - at)
+            fault = self._talk.fault(_MID, self._sql, later=True)
+            if fault is not None:
+                step = _SLOW_EVERY if fault.kind == "slow" else fault.after_rows - self._sent
+                count = min(count, max(0, step))
+            if count:
+                self._put(encode(batch.slice(at, count), columns))
+                self._sent += count
+                at += count
+            if fault is not None and (fault.kind == "slow" or self._sent >= fault.after_rows):
+                self._packets.push()
+                self._talk.strike(fault)
+            if self._talk.cancelled():
+                self.spoilt = True
+                return False
+        return True
+
+    def done(self, count: int | None = None, *, command: int = 0) -> None:
+        """DONE; held back, for the last one says that no more follows."""
+        self._settle(more=True)
+        self._held = tokens.done(tokens.COUNTED if count is not None else 0, count or 0, command)
+
+    def message(self, message: TdsError) -> None:
+        """ERROR or INFO."""
+        self._put(tokens.message(message))
+        self.spoilt = self.spoilt or message.severity > 10
+        self.fatal = self.fatal or message.severity >= _FATAL
+
+    def failed(self) -> None:
+        """The DONE after an error."""
+        self._settle(more=True)
+        self._held = tokens.done(tokens.FAILED)
+
+    def database(self, new: str, old: str) -> None:
+        """ENVCHANGE."""
+        self._put(tokens.database_change(new, old))
+
+    def transaction(self, kind: int) -> None:
+        """ENVCHANGE."""
+        self._put(tokens.transaction_change(kind, self._talk.link.number))
+
+    def status(self, value: int) -> None:
+        """RETURNSTATUS and DONEPROC."""
+        self._put(tokens.return_status(value))
+        self._held = tokens.done(token=tokens.DONE_PROC)
+
+    def finish(self) -> None:
+        """The last DONE."""
+        if not self._held:
+            self._held = tokens.done()
+        self._settle(more=False)
+        self._packets.flush()
+
+    def _put(self, data: bytes) -> None:
+        self._settle(more=True)
+        self._write(data)
+
+    def _settle(self, *, more: bool) -> None:
+        if not self._held:
+            return
+        held, self._held = bytearray(self._held), b""
+        if more:
+            held[1] |= tokens.MORE
+        self._write(bytes(held))
+
+    def _write(self, data: bytes) -> None:
+        if self.recorder is not None:
+            self.recorder.write(data)
+        self._packets.write(data)
+
+
+class Conversation:
+    """A connection from its first byte to its last."""
+
+    def __init__(self, server: TdsServer, link: Link) -> None:
+        self.server = server
+        self.link = link
+        self.packets = Packets(link)
+        self._logged_in: Session | None = None
+        self._user = ""
+        self._application = ""
+        self._cancelled = False
+
+    @property
+    def session(self) -> Session:
+        """The session, after the login."""
+        assert self._logged_in is not None
+        return self._logged_in
+
+    @property
+    def _database(self) -> str:
+        return self.session.database.name
+
+    def run(self) -> None:
+        """Talk until the connection ends: Gone comes out."""
+        login = self._greet()
+        self.server.note_login()
+        refusal = self._refusal(login)
+        if refusal:
+            self.packets.reply(b"".join(map(tokens.message, refusal)) + tokens.done(tokens.FAILED))
+            self.link.close()
+        database = self.server.catalog.database(login.database or "master")
+        session = self._logged_in = Session(
+            self.server, self.link.number, login.user, database, login.application
+        )
+        session.check, session.sleep = self._check, self._sleep
+        self.link.on_end = self.session.duck.interrupt
+        try:
+            with self.server.session(), self.server.registered(self.session):
+                self.packets.size = min(max(login.packet_size or 4096, 512), 32_767)
+                greeting = tokens.welcome(database.name, self.packets.size, extended=login.extended)
+                self.packets.reply(greeting)
+                while True:
+                    self._message()
+        finally:
+            self.link.on_end = None
+            self.session.close()
+
+    def _greet(self) -> logins.Login:
+        kind, body = self.packets.read()
+        if kind != PRELOGIN:
+            self.link.close()
+        wanted = logins.wanted_encryption(body)
+        given = self.server.encryption(wanted)
+        self.packets.reply(logins.prelogin_answer(given))
+        encrypted = self.server.tls_context is not None and wanted != logins.ENCRYPT_NOT_SUPPORTED
+        if encrypted:
+            assert self.server.tls_context is not None
+            self.packets.handshake(self.server.tls_context)
+        elif given == logins.ENCRYPT_REQUIRED or wanted in (logins.ENCRYPT_ON, logins.ENCRYPT_REQUIRED):
+            self.link.hang()
+        kind, body = self.packets.read()
+        if kind != LOGIN7:
+            self.link.close()
+        if encrypted and given == logins.ENCRYPT_OFF:
+            self.link.drop_tls()
+        login = logins.read_login(body)
+        self._user, self._application = login.user, login.application
+        self.server.last_login = login
+        return login
+
+    def _refusal(self, login: logins.Login) -> list[TdsError]:
+        found = self.server.faults
+        asked = {"database": login.database, "application": login.application}
+        if found.take("hang_login", **asked):
+            self.link.hang()
+        bad = error(18456, login.user)
+        fault = found.take("refuse_login", **asked)
+        if fault is not None:
+            return [_given(fault, bad)]
+        if self.server.users.get(login.user) != login.password:
+            return [bad]
+        database = self.server.catalog.find(login.database or "master")
+        if database is None or not database.online or login.user.casefold() in database.closed:
+            # Both are sent, in this order; clients keep the one or the other.
+            return [error(4060, login.database), bad]
+        return []
+
+    def _message(self) -> None:
+        kind, body = self.packets.read()
+        if kind == ATTENTION:
+            self._acknowledge()
+        elif kind == SQL_BATCH:
+            (headers,) = (int.from_bytes(body[:4], "little"),)
+            self._batch(from_utf16(body[headers:]))
+        elif kind == RPC:
+            refused = TdsError(50000, "the protocol server knows no RPC")
+            self.packets.reply(tokens.message(refused) + tokens.done(tokens.FAILED))
+        else:
+            self.link.close()
+
+    def _acknowledge(self) -> None:
+        self._cancelled = False
+        self.packets.write(tokens.done(tokens.ATTENTION_SEEN))
+        self.packets.flush()
+
+    def _batch(self, sql: str) -> None:
+        self._cancelled = False
+        self.server.note(sql, database=self._database, user=self._user, application=self._application,
+                         session=self.link.number)  # fmt: skip
+        self.session.batch = sql
+        sink = WireSink(self, sql)
+        try:
+            fault = self.fault(_MID, sql, later=False)
+            if fault is not None:
+                self.strike(fault)
+            if not self.server.replay(self, sql):
+                with self.server.recording(self.session, sql, sink):
+                    self.session.run(sql, sink)
+        except TdsError as failure:
+            # A fault's error comes through everything that runs.
+            self._break_off(failure, sink)
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as bug:
+            self._break_off(TdsError(50000, f"the protocol server is broken: {bug!r}"), sink)
+        sink.finish()
+        if sink.fatal:
+            self.link.close()
+        if self._cancelled:
+            self._acknowledge()
+
+    def _break_off(self, failure: TdsError, sink: WireSink) -> None:
+        self.session.abandon(failure)
+        sink.message(failure)
+        sink.failed()
+
+    def fault(self, kinds: tuple[str, ...], sql: str, *, later: bool) -> Fault | None:
+        """A fault for this statement: before its answer, or (later) in the middle of it."""
+        found = (
+            self.server.faults.find(
+                kind, database=self._database, statement=sql, application=self._application
+            )
+            for kind in kinds
+        )
+        fitting = [each for each in found if each is not None and bool(each.after_rows) == later]
+        return min(fitting, key=lambda each: each.after_rows) if fitting else None
+
+    def strike(self, fault: Fault) -> None:
+        """What the fault does here and now; an error is raised, the ends of a connection are Gone."""
+        if not self.server.faults.strike(fault):
+            return
+        match fault.kind:
+            case "slow":
+                self._sleep(fault.seconds)
+            case "hang_query":
+                self.link.hang()
+            case "reset":
+                self.link.reset()
+            case "close":
+                self.link.close()
+            case "deadlock":
+                raise error(1205, self.link.number)
+            case _:
+                raise _given(fault, TdsError(50000, "a fault of the test"))
+
+    def cancelled(self) -> bool:
+        """Whether the client sent ATTENTION meanwhile."""
+        if not self._cancelled and self.link.pending():
+            kind, _ = self.packets.read()
+            self._cancelled = kind == ATTENTION
+        return self._cancelled
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, but not beyond the client's patience."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.link.sleep(min(left, _LOOK))
+            self._check()
+
+    def _check(self) -> None:
+        """Called while a statement waits: Gone where the connection ended."""
+        if self.link.pending() and self.cancelled():
+            raise TdsError(0, "Operation cancelled by user.", 11)
+        self.link.sleep(0)
+
+
+def _given(fault: Fault, otherwise: TdsError) -> TdsError:
+    if not fault.error:
+        return otherwise
+    number, severity, message = fault.error
+    return TdsError(int(str(number)), str(message), int(str(severity)))
+
+
+def is_commit(sql: str) -> bool:
+    """Whether a batch ends a transaction."""
+    return re.search(r"\bCOMMIT\b", sql, re.IGNORECASE) is not None

@@ -1,0 +1,182 @@
+"""Vertica's queries in DuckDB's words: the parts that do not depend on who asks and what exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlglot
+import sqlglot.errors
+from sqlglot import exp
+from sqlglot.dialects.postgres import Postgres
+
+from tests.servers.vertica.lexer import Sql, split
+from tests.servers.vertica.problems import from_sqlglot, syntax_error
+
+
+class Vertica(Postgres):
+    """PostgreSQL's grammar, with a division that is not one of whole numbers."""
+
+    TYPED_DIVISION = False
+
+
+def plain(sql: Sql) -> str:
+    """The statement with literals and type names that sqlglot knows too, and without hints."""
+    sql = _without_hints(sql)
+    pieces: list[str] = []
+    at = 0
+    for index, token in enumerate(sql.tokens):
+        first = sql.text[token.start]
+        if token.kind == "string" and first in "eE$":
+            new = "'" + token.value.replace("'", "''") + "'"
+        elif token.kind == "word" and token.value.upper() == "LONG" and "VAR" in sql.word(index + 1):
+            new = ""
+        else:
+            continue
+        pieces += [sql.text[at : token.start], new]
+        at = token.end
+    return "".join([*pieces, sql.text[at:]])
+
+
+def _without_hints(sql: Sql) -> Sql:
+    if "/*+" not in sql.text:
+        return sql
+    parts = [sql.text[token.start : token.end] for token in sql.tokens]
+    gaps = [
+        "" if before.end == token.start else " "
+        for before, token in zip(sql.tokens, sql.tokens[1:], strict=False)
+    ]
+    return split("".join(part + gap for part, gap in zip(parts, [*gaps, ""], strict=True)))[0]
+
+
+def parse(text: str) -> exp.Expr:
+    """A query or a statement that changes rows, as a tree."""
+    try:
+        trees = [tree for tree in sqlglot.parse(text, dialect=Vertica) if tree is not None]
+    except sqlglot.errors.SqlglotError as error:
+        raise from_sqlglot(error) from None
+    if len(trees) != 1:
+        raise syntax_error(text[:20])
+    return translate(trees[0])
+
+
+def generate(tree: exp.Expr) -> str:
+    """DuckDB's SQL for a tree."""
+    return tree.sql(dialect="duckdb", identify=True)
+
+
+def engine(text: str) -> exp.Expr:
+    """A tree from DuckDB's own SQL."""
+    return sqlglot.parse_one(text, dialect="duckdb")
+
+
+def translate(tree: exp.Expr) -> exp.Expr:
+    """Put DuckDB's words in place of Vertica's."""
+    # From the leaves up, so that a function within a function is met.
+    for node in reversed(list(tree.walk(bfs=False))):
+        changed = _node(node)
+        if node is tree:
+            tree = changed
+        elif changed is not node:
+            node.replace(changed)
+    return tree
+
+
+def _node(node: exp.Expr) -> exp.Expr:
+    if isinstance(node, exp.DataType):
+        return _type(node)
+    if isinstance(node, (exp.Cast, exp.TryCast)):
+        return _cast(node)
+    if isinstance(node, (exp.Like, exp.ILike)) and not isinstance(node.parent, exp.Escape):
+        return exp.Escape(this=node.copy(), expression=exp.Literal.string("\\"))
+    if isinstance(node, exp.Anonymous):
+        change = _FUNCTIONS.get(str(node.this).upper())
+        return change(*node.expressions) if change is not None else node
+    if isinstance(node, exp.Column) and node.args.get("db") is not None:
+        node.set("db", None)
+        node.set("catalog", None)
+    return _known_function(node)
+
+
+def _known_function(node: exp.Expr) -> exp.Expr:
+    if isinstance(node, exp.Hex):
+        return _lower_hex(node.this)
+    if isinstance(node, exp.ByteLength):
+        return _octets(node.this)
+    return node
+
+
+def _lower_hex(value: exp.Expr) -> exp.Expr:
+    # On a number TO_HEX gives the shortest text, on octets two digits for each; the engine's two functions do so.
+    name = "TO_HEX" if isinstance(value, exp.Literal) and not value.is_string else "HEX"
+    return exp.func("LOWER", exp.Anonymous(this=name, expressions=[value]))
+
+
+def _octets(value: exp.Expr) -> exp.Expr:
+    # hex() takes both text and octets.
+    return exp.cast(
+        exp.Div(
+            this=exp.func("LENGTH", exp.Anonymous(this="HEX", expressions=[value])),
+            expression=exp.Literal.number(2),
+        ),
+        exp.DataType.build("BIGINT"),
+    )
+
+
+def _from_hex(value: exp.Expr) -> exp.Expr:
+    stripped = exp.Anonymous(
+        this="REGEXP_REPLACE", expressions=[value, exp.Literal.string("^0[xX]"), exp.Literal.string("")]
+    )
+    return exp.Anonymous(this="UNHEX", expressions=[stripped])
+
+
+def _coalesce(*values: exp.Expr) -> exp.Expr:
+    return exp.Coalesce(this=values[0], expressions=list(values[1:]))
+
+
+def _zero_if_null(value: exp.Expr) -> exp.Expr:
+    return _coalesce(value, exp.Literal.number(0))
+
+
+_FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
+    "HEX_TO_BINARY": _from_hex,
+    "TO_HEX": _lower_hex,
+    "OCTET_LENGTH": _octets,
+    "NVL": _coalesce,
+    "ISNULL": _coalesce,
+    "ZEROIFNULL": _zero_if_null,
+    "GETDATE": exp.CurrentTimestamp,
+    "SYSDATE": exp.CurrentTimestamp,
+    "STATEMENT_TIMESTAMP": exp.CurrentTimestamp,
+    "CLOCK_TIMESTAMP": exp.CurrentTimestamp,
+    "TRANSACTION_TIMESTAMP": exp.CurrentTimestamp,
+}
+_T = exp.DataType.Type
+_TYPES = {
+    **dict.fromkeys((_T.INT, _T.SMALLINT, _T.TINYINT, _T.BIGINT), "BIGINT"),
+    **dict.fromkeys((_T.FLOAT, _T.DOUBLE), "DOUBLE"),
+    **dict.fromkeys((_T.BINARY, _T.VARBINARY), "BLOB"),
+    **dict.fromkeys((_T.CHAR, _T.VARCHAR, _T.TEXT, _T.NCHAR, _T.NVARCHAR), "TEXT"),
+}
+
+
+def _type(node: exp.DataType) -> exp.DataType:
+    kind = node.this
+    if kind == _T.DECIMAL and not node.expressions:
+        return exp.DataType.build("DECIMAL(37, 15)", dialect="duckdb")
+    name = _TYPES.get(kind)
+    if name is None:
+        return node
+    built = exp.DataType.build(name, dialect="duckdb")
+    if node.expressions:
+        # What a cast cuts a string to; the engine's type does not say it.
+        built.meta["length"] = node.expressions[0].name
+    return built
+
+
+def _cast(node: exp.Cast | exp.TryCast) -> exp.Expr:
+    target = node.to
+    length = target.meta.get("length")
+    if length is None or not target.is_type("text"):
+        return node
+    target.meta.pop("length")
+    return exp.Anonymous(this="cut_octets", expressions=[node.copy(), exp.Literal.number(length)])

@@ -1,0 +1,90 @@
+"""The extract's SQL for SQL Server."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from dwhctl.errors import QueryError
+from dwhctl.project.templates import Query
+from dwhctl.sources.mssql_sql import one_select, with_bounds
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id FROM orders",
+        "select id from orders;",
+        "-- a word: DELETE\nWITH x AS (SELECT 1 AS id) SELECT id FROM x /* DROP */",
+        "(SELECT 1 AS id) UNION ALL (SELECT 2)",
+        "SELECT [update], \"delete\", 'DROP TABLE t' AS v, deleted, updates, @into, #set FROM t",
+        "SELECT a.id FROM a INNER MERGE JOIN b ON a.id = b.id ORDER BY id OFFSET 3 ROWS OPTION (MERGE JOIN)",
+    ],
+)
+def test_one_select(sql: str) -> None:
+    assert one_select(sql) == sql.rstrip(";")
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("", "0 statements"),
+        ("SELECT 1 AS a; SELECT 2 AS b", "2 statements"),
+        ("SELECT 1 AS a DELETE FROM orders", "DELETE"),
+        ("SELECT id INTO other FROM orders", "INTO"),
+        ("WITH x AS (SELECT 1 AS id) DELETE FROM x OUTPUT deleted.id", "DELETE"),
+        ("EXEC sp_who", "one SELECT"),
+        ("DELETE FROM orders", "one SELECT"),
+        ("SELECT 1 AS a\nEXEC sp_who", "EXEC"),
+        ("SELECT 'a\0b' AS v", "NUL"),
+    ],
+)
+def test_what_is_not_one_select(sql: str, words: str) -> None:
+    with pytest.raises(QueryError, match=words):
+        one_select(sql)
+
+
+def bound(moment: datetime, zone: str | None = None) -> str:
+    query = Query("SELECT :start", {"start": moment})
+    return with_bounds(query, query.sql, ZoneInfo(zone) if zone else None).removeprefix("SELECT ")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("2020-07-14", "'2020-07-14T00:00:00'"),
+        ("2020-07-14T01:02:03.5", "'2020-07-14T01:02:03.500'"),
+        ("2020-07-14T01:02:03.000001", "'2020-07-14T01:02:03.000001'"),
+        ("0001-01-01", "'0001-01-01T00:00:00'"),
+    ],
+)
+def test_a_bound_is_an_iso_text(text: str, written: str) -> None:
+    assert bound(datetime.fromisoformat(text)) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "written"),
+    [
+        ("2020-07-14", "Europe/Moscow", "'2020-07-14T00:00:00+03:00'"),
+        ("2020-07-14", "UTC", "'2020-07-14T00:00:00+00:00'"),
+        ("2020-07-14T12:00:00", "Asia/Kathmandu", "'2020-07-14T12:00:00+05:45'"),
+        ("2020-01-14", "Europe/Berlin", "'2020-01-14T00:00:00+01:00'"),
+        ("2020-07-14", "Europe/Berlin", "'2020-07-14T00:00:00+02:00'"),
+        # Midnight is skipped: the day begins at one.
+        ("2018-11-04", "America/Sao_Paulo", "'2018-11-04T01:00:00-02:00'"),
+        # Midnight comes twice: the first one counts.
+        ("2018-02-18", "America/Sao_Paulo", "'2018-02-18T00:00:00-03:00'"),
+        ("2020-10-31", "America/Havana", "'2020-10-31T00:00:00-04:00'"),
+        # Moscow was 2:30:17 ahead then.
+        ("1900-01-01", "Europe/Moscow", "'1899-12-31T21:29:43+00:00'"),
+    ],
+)
+def test_a_bound_that_meets_instants_has_the_zones_offset(text: str, zone: str, written: str) -> None:
+    assert bound(datetime.fromisoformat(text), zone) == written
+
+
+def test_only_binds_are_replaced() -> None:
+    query = Query("SELECT ':start' AS v, a::int -- :end\nFROM t WHERE v >= :start AND v < :other", {})
+    assert with_bounds(query, query.sql, None) == query.sql
