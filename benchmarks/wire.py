@@ -44,9 +44,11 @@ CREATE TABLE dbo.Orders (
 """
 _ROWS = """
 INSERT INTO dbo.Orders (id, customer, amount, start_time, status)
-SELECT value, CASE WHEN value % 7 = 0 THEN NULL ELSE CONCAT(N'клиент ', value * 7919) END,
+SELECT value, CASE WHEN value % 7 = 0 THEN NULL ELSE CONCAT(N'клиент ', CAST(value AS BIGINT) * 7919) END,
     CAST(value * 1.01 AS DECIMAL(18, 2)),
-    DATEADD(millisecond, value * 86400 / ({rows} / 1000), CAST('{day}T00:00:00' AS DATETIME2(3))),
+    DATEADD(
+        millisecond, CAST(CAST(value AS BIGINT) * 86399999 / {rows} AS INT), CAST('{day}T00:00:00' AS DATETIME2(3))
+    ),
     value % 5
 FROM GENERATE_SERIES(0, {rows} - 1)
 """

@@ -11,7 +11,7 @@ import click
 from dwhctl.cli import connections
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
-from dwhctl.engines import mssql
+from dwhctl.engines import mssql, vertica_types
 from dwhctl.errors import ExitCode
 from dwhctl.project.reference import config_reference
 
@@ -71,6 +71,8 @@ def _lines() -> Iterator[str]:
     yield from ("### SQL Server, as a source", "", "| type | arrives as |", "| --- | --- |")
     for row in mssql.TYPES:
         yield f"| `{row.name}` | {row.note if row.kind else _refused(row.note)} |"
+    yield from ("", "### Vertica, as a target", "", "| type | holds |", "| --- | --- |")
+    yield from (f"| `{name}` | {vertica_types.holds(name)} |" for name in vertica_types.NAMES)
 
 
 def _refused(remedy: str) -> str:

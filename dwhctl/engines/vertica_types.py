@@ -25,7 +25,7 @@ _UNSAID_OCTETS = 2**20
 _OCTETS_PER_CHARACTER = 4
 _MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
 
-_DECLARED = re.compile(r"([a-z][a-z ]*?) ?(?:\((\d+)(?:, ?(\d+))?\))?")
+_DECLARED = re.compile(r"([a-z][a-z0-9 ]*?) ?(?:\((\d+)(?:, ?(\d+))?\))?")
 _SOURCE_TEXT = re.compile(r"(?:n?(?:var)?char(?:acter)?(?: varying)?|string) ?\((\d+)\)", re.IGNORECASE)
 
 # -2^63 is Vertica's NULL: https://docs.vertica.com/24.2.x/en/sql-reference/data-types/numeric-data-types/integer/
@@ -114,6 +114,18 @@ def _timestamptz(fraction: str | None, _: str | None) -> _Details | None:
     return Kind.TIMESTAMPTZ, pa.timestamp(unit, tz="UTC"), {"least": least, "most": most}
 
 
+def holds(name: str) -> str:
+    """Say for the reference page what a type of that name holds."""
+    described = column("c", name)
+    if described is None:
+        return "refused"
+    words = [described.kind.value]
+    words += ["its length counted in octets"] if described.octets else []
+    words += ["refused where it would be filled up or cut at its end"] if described.padded else []
+    words += [f"from {described.least}"] if isinstance(described.least, int) else []
+    return ", ".join(words)
+
+
 _TYPES: dict[str, Callable[[str | None, str | None], _Details | None]] = {
     **dict.fromkeys(("int", "integer", "bigint", "smallint", "tinyint", "int8"), _integer),
     **dict.fromkeys(("numeric", "decimal"), _numeric),
@@ -133,6 +145,10 @@ _TYPES: dict[str, Callable[[str | None, str | None], _Details | None]] = {
     **dict.fromkeys(("timestamp", "timestamp without time zone"), _timestamp),
     **dict.fromkeys(("timestamptz", "timestamp with time zone"), _timestamptz),
 }
+
+
+#: Every type that a target's column may have.
+NAMES = tuple(_TYPES)
 
 
 def declaration(column: Column) -> str:

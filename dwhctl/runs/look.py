@@ -58,10 +58,10 @@ class _Look:
 
     def __init__(self, project: Project) -> None:
         state = StateDir(project.state_dir)
-        state.make()
         limits = {name: connection.max_connections for name, connection in project.connections.items()}
         self._project = project
-        self._slots = Slots(state.slots, limits)
+        # Without a state folder there is no run beside which limits could be passed; a look makes none.
+        self._slots = Slots(state.slots, limits if state.slots.is_dir() else {})
         self._day: date = resolve_day("yesterday", project.zone)
         self._columns: dict[str, Sequence[Column]] = {}
 

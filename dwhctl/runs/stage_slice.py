@@ -2,15 +2,16 @@
 
     source.batches ──▶ inside the slice? ──▶ stamp (etl_source, etl_id, hash_id) ──▶ conform ──▶ stage.write
 
-The stage pulls: what is extracted while the target takes in the batch before.
+The stage pulls, and a batch is extracted while the target takes in the one before.
 
 It touches neither the target table nor the sessions table, and it never raises.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 from dwhctl.columns import Kind
 from dwhctl.errors import DoubledKeyError, OutsideSliceError, SchemaDriftError
 from dwhctl.faults import reach
+from dwhctl.runs.ahead import one_ahead
 from dwhctl.runs.batching import READ_ROWS, gathered
 from dwhctl.runs.conform import Conform, compare, value_text
 from dwhctl.runs.stamp import Stamp
@@ -80,9 +82,9 @@ class _Staging:
         )
         reach("stage.open")
         with target.stage(order.group, order.token, table.columns) as stage:
-            with self._clock.step("stage"):
+            with closing(one_ahead(batches)) as following, self._clock.step("stage"):
                 reach("stage.write")
-                size = stage.write(self._told(chain([first], batches)))
+                size = stage.write(self._told(chain([first], following)))
             with self._clock.step("check"):
                 self._check_keys(stage)
             reach("stage.finished")
@@ -115,7 +117,12 @@ class _Staging:
             yield batch
 
     def _told(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from batches
+        while True:
+            with self._clock.step("wait"):
+                batch = next(batches, None)
+            if batch is None:
+                break
+            yield batch
         reach("stage.finish")
 
     def _check_keys(self, stage: Stage) -> None:
@@ -187,20 +194,21 @@ def _by_name(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 class Clock:
-    """Adds up where the time of an attempt goes. A step within a step counts for itself alone."""
+    """Adds up where the time of an attempt goes, over its threads. A step within a step counts for itself alone."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._within = [0.0]
+        self._of_thread = threading.local()
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time a block under `name`."""
+        outer = getattr(self._of_thread, "inner", 0.0)
+        self._of_thread.inner = 0.0
         started = time.perf_counter()
-        self._within.append(0.0)
         try:
             yield
         finally:
             taken = time.perf_counter() - started
-            self.seconds[name] = self.seconds.get(name, 0.0) + taken - self._within.pop()
-            self._within[-1] += taken
+            self.seconds[name] = self.seconds.get(name, 0.0) + taken - self._of_thread.inner
+            self._of_thread.inner = outer + taken

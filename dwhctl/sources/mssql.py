@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: A load is the one to give way when it and the shop's own work lock each other out, and it does not wait for ever.
 _MANNERS = "SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 30000"
-_SNAPSHOT = "SELECT snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
+_WHERE_WE_ARE = "SELECT name, snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
 _SNAPSHOT_ON = 1
 #: The query reads another database as well, one that does not allow snapshots.
 _NO_SNAPSHOT_THERE = 3952
@@ -63,17 +63,19 @@ class MssqlSource(Source):
             raise
 
     def _settle(self, connection: MssqlConnection) -> None:
-        self._run(_MANNERS)
-        ((here,),) = self._rows("SELECT DB_NAME()")
-        if str(here).lower() != self._database.lower():
-            # The driver does not look whether the server went into the database.
-            raise DatabaseMissingError(
-                f"connection {connection.name}: the server went into the database {here}, not {self._database}"
-            )
+        # Who is not answered here reads all the same, only less politely.
         with suppress(QueryError):
-            states = [state for (state,) in self._rows(_SNAPSHOT)]
-            if states == [_SNAPSHOT_ON]:
-                self._run("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
+            self._run(_MANNERS)
+        with suppress(QueryError):
+            for here, snapshot in self._rows(_WHERE_WE_ARE):
+                if str(here).lower() != self._database.lower():
+                    # The driver does not look whether the server went into the database.
+                    raise DatabaseMissingError(
+                        f"connection {connection.name}: the server went into the database {here},"
+                        f" not {self._database}"
+                    )
+                if snapshot == _SNAPSHOT_ON:
+                    self._run("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
 
     def columns(self, query: Query) -> Sequence[Column]:
         """Ask SQL Server to describe the query, which it does without running it."""
@@ -81,7 +83,7 @@ class MssqlSource(Source):
         if sql not in self._described:
             text = engine.literal(with_bounds(query, sql, None))
             rows = self._dicts(f"EXEC sp_describe_first_result_set @tsql = {text}")
-            described = [_described(row) for row in rows if not row["is_hidden"]]
+            described = [_described(row) for row in rows if not row.get("is_hidden")]
             if not described:
                 raise QueryError("the extract gives no rows: it must be a SELECT")
             columns = engine.declared_columns(described)

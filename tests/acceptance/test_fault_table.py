@@ -1,8 +1,8 @@
 """The fault table over the wire: every fault at every stage, on a shard, a server, the warehouse.
 
 Each line says what goes wrong, what the message must name, and whom it costs. A fault that stays fails those slices,
-and the next run, without it, puts them right; a fault that strikes once costs a retry. The others always finish, and at no
-time is anything lost, doubled or half there.
+and the next run, without it, puts them right; a fault that strikes once costs a retry. The others always finish, and
+at no time is anything lost, doubled or half there.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ WAREHOUSE = (
     Line("staging: no privilege", at("error", "CREATE TABLE.*dwhctl_", error=("42501", 4367, "no privilege")),
          "no privilege", EVERYONE, passes=False),
     Line("staging: reset", at("reset", "CREATE TABLE.*dwhctl_"), "", EVERYONE),
-    Line("copy: error", at("error", "^COPY", error=("53000", 3587, "Insufficient resources")), "Insufficient", EVERYONE),
+    Line("copy: error", at("error", "^COPY", error=("53000", 3587, "Insufficient memory")), "Insufficient",
+         EVERYONE),
     Line("copy: reset in the middle", at("reset", "^COPY", after_bytes=60_000), "", EVERYONE),
     Line("copy: hangs", at("hang_query", "^COPY"), "timeout", EVERYONE),
     Line("stage: lost before its commit", at("lost_before_commit", application=":stage:"), "", EVERYONE),

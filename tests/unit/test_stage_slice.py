@@ -43,7 +43,7 @@ def test_a_staged_slice_says_its_token_rows_bytes_and_times(way: Way) -> None:
     result, staged = way.stage(SELECT)
     assert (result.failure, result.rows, result.token) == (None, 10, staged.token)
     assert result.bytes == sum(path.stat().st_size for path in (way.root / "state").rglob("*.parquet"))
-    assert set(result.seconds) == {"connect", "describe", "extract", "stamp", "stage", "check"}
+    assert set(result.seconds) == {"connect", "describe", "extract", "stamp", "wait", "stage", "check"}
     assert all(value >= 0 for value in result.seconds.values())
 
 
