@@ -62,6 +62,9 @@ def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_tou
     main = (tmp_path / "config" / "dwhctl.toml").read_text()
     before = 'type = "duckdb"\npath = "servers/server_1"'
     assert before in main
-    sandbox.put("config/dwhctl.toml", main.replace(before, 'type = "mssql"\nhost = "h"\nuser = "sa"'))
-    with pytest.raises(ConfigError, match="server_1: this version cannot read from mssql"):
+    sandbox.put(
+        "config/dwhctl.toml",
+        main.replace(before, 'type = "postgres"\nhost = "h"\nuser = "sa"\ndatabase = "d"'),
+    )
+    with pytest.raises(ConfigError, match="server_1: this version cannot read from postgres"):
         plan_load(sandbox.project(), LoadRequest((DAY,)))
