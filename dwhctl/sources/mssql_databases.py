@@ -1,4 +1,4 @@
-"""Name the databases of a SQL Server that its login can read."""
+"""Name the databases of a SQL Server."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from dwhctl.engines.mssql_link import open_link
 if TYPE_CHECKING:
     from dwhctl.project.model import MssqlConnection
 
-#: The first four are SQL Server's own: master, tempdb, model, msdb.
-#: https://learn.microsoft.com/en-us/sql/relational-databases/databases/system-databases
-_DATABASES = """
-SELECT name FROM sys.databases
-WHERE database_id > 4 AND state = 0 AND HAS_DBACCESS(name) = 1
-ORDER BY name
-"""
+#: SQL Server's own: https://learn.microsoft.com/en-us/sql/relational-databases/databases/system-databases
+_ITS_OWN = frozenset({"master", "tempdb", "model", "msdb"})
 
 
 def list_databases(connection: MssqlConnection, patience: float) -> list[str]:
-    """Ask the server; `patience` as in MssqlSource. Raise AttemptError."""
+    """Ask the server, its own databases left out; `patience` as in MssqlSource. Raise AttemptError.
+
+    There may be some among them that its login cannot open.
+    """
     link = open_link(connection, connection.database, patience)
     try:
         with link.cursor() as cursor:
-            cursor.execute(_DATABASES)
-            return [str(name) for (name,) in cursor.fetchall()]
+            cursor.execute("SELECT name FROM sys.databases ORDER BY name")
+            return [str(name) for (name,) in cursor.fetchall() if str(name).lower() not in _ITS_OWN]
     except pymssql.Error as error:
         raise query_error(error) from error
     finally:
