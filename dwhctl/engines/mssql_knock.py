@@ -32,8 +32,8 @@ def knock(connection: MssqlConnection) -> None:
         except TimeoutError:
             seconds = connection.connect_timeout.total_seconds()
             reasons.append(f"{host}:{port} did not answer within {seconds:g} s")
-        except OSError as error:
-            reasons.append(f"{host}:{port}: {error.strerror or error}")
+        except (OSError, UnicodeError) as error:
+            reasons.append(f"{host}:{port}: {getattr(error, 'strerror', None) or error}")
     raise ConnectError(
         f"connection {connection.name} cannot be reached: {'; '.join(reasons)}", connection=connection.name
     )

@@ -74,17 +74,20 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def open_link(connection: MssqlConnection, database: str, patience: float | None) -> pymssql.Connection:
+def open_link(
+    connection: MssqlConnection, database: str, patience: float | None, login_known: bool | None = None
+) -> pymssql.Connection:
     """Log in to a database, on the connection's servers in turn.
 
-    `patience` is the seconds of silence after which the driver gives up, None for none. Raise ConnectError when no
+    `patience` is the seconds of silence after which the driver gives up, None for none. `login_known` says whether the
+    login was let in or refused a moment ago, if anybody asked. Raise ConnectError when no
     server could be reached, LoginRefusedError, DatabaseMissingError or SourceBusyError.
     """
     addresses = list(in_turn(connection, database))
     for address in addresses[:-1]:
         with suppress(ConnectError):
-            return _open(connection, address, database, patience)
-    return _open(connection, addresses[-1], database, patience)
+            return _open(connection, address, database, patience, login_known)
+    return _open(connection, addresses[-1], database, patience, login_known)
 
 
 def in_turn(connection: MssqlConnection, database: str) -> Iterator[Address]:
@@ -106,13 +109,17 @@ def in_turn(connection: MssqlConnection, database: str) -> Iterator[Address]:
 
 
 def _open(
-    connection: MssqlConnection, address: Address, database: str, patience: float | None
+    connection: MssqlConnection,
+    address: Address,
+    database: str,
+    patience: float | None,
+    login_known: bool | None,
 ) -> pymssql.Connection:
     try:
         return log_in(address, database, patience)
     except pymssql.Error as error:
         said = read(error)
-        raise _Door(connection, address, database).in_words(said) from error
+        raise _Door(connection, address, database, login_known).in_words(said) from error
 
 
 def log_in(address: Address, database: str, patience: float | None = None) -> pymssql.Connection:
@@ -143,10 +150,13 @@ def log_in(address: Address, database: str, patience: float | None = None) -> py
 class _Door:
     """Why one server did not let us in."""
 
-    def __init__(self, connection: MssqlConnection, address: Address, database: str) -> None:
+    def __init__(
+        self, connection: MssqlConnection, address: Address, database: str, login_known: bool | None
+    ) -> None:
         self._connection = connection
         self._address = address
         self._database = database
+        self._login_known = login_known
         self._server = f"server {address.server}"
         self._place = f"{self._server}, database {database},"
 
@@ -156,6 +166,9 @@ class _Door:
             return known
         if not is_refused_login(said) and not said.hidden:
             return self._unreached(said)
+        if self._login_known is False and not said.hidden:
+            # Each more would count towards the account's lockout.
+            return self._refused(said)
         if self._database.lower() != self._connection.database.lower():
             return self._second_look(said)
         return self._told(probe(self._address, self._database)) if said.hidden else self._refused(said)
@@ -221,6 +234,8 @@ class _Door:
         return ConnectError(one_line(message), connection=self._connection.name)
 
     def _refused(self, said: Said | None) -> AttemptError:
+        if self._login_known:
+            return self._missing(f"it cannot be opened by this login, {self._address.user}")
         return refused(self._connection.name, self._place, self._address.user, said)
 
 

@@ -114,7 +114,9 @@ class Session:
             made = net.socket(family, kind, protocol)
             try:
                 self.socket = made
-                made.settimeout(self._connection.connect_timeout.total_seconds())
+                if self._interrupted:
+                    raise TimeoutError("interrupted")
+                made.settimeout(min(self.patience, self._connection.connect_timeout.total_seconds()))
                 _set_options(made)
                 made.connect(address)
             except OSError as error:

@@ -121,28 +121,30 @@ def holds(name: str) -> str:
         return "refused"
     words = [described.kind.value]
     words += ["its length counted in octets"] if described.octets else []
-    words += ["refused where it would be filled up or cut at its end"] if described.padded else []
+    if described.padded:
+        text = described.kind is Kind.TEXT
+        words.append("a value that ends in a blank is refused" if text else "a shorter value is refused")
     words += [f"from {described.least}"] if isinstance(described.least, int) else []
     return ", ".join(words)
 
 
 _TYPES: dict[str, Callable[[str | None, str | None], _Details | None]] = {
     **dict.fromkeys(("int", "integer", "bigint", "smallint", "tinyint", "int8"), _integer),
-    **dict.fromkeys(("numeric", "decimal"), _numeric),
+    **dict.fromkeys(("numeric", "decimal", "number"), _numeric),
     **dict.fromkeys(
         ("float", "float8", "double precision", "real"), lambda *_: (Kind.FLOAT, pa.float64(), {})
     ),
     **dict.fromkeys(("boolean", "bool"), lambda *_: (Kind.BOOLEAN, pa.bool_(), {})),
     "uuid": lambda *_: (Kind.UUID, pa.string(), {}),
-    "varchar": _text,
+    **dict.fromkeys(("varchar", "character varying"), _text),
     "long varchar": _long_text,
-    "char": _char,
-    "varbinary": _binary,
+    **dict.fromkeys(("char", "character"), _char),
+    **dict.fromkeys(("varbinary", "binary varying", "bytea", "raw"), _binary),
     "binary": lambda octets, _: (Kind.BINARY, pa.binary(), {"octets": int(octets or 1), "padded": True}),
     "long varbinary": _long_binary,
     "date": _date,
     "time": _time,
-    **dict.fromkeys(("timestamp", "timestamp without time zone"), _timestamp),
+    **dict.fromkeys(("timestamp", "timestamp without time zone", "datetime", "smalldatetime"), _timestamp),
     **dict.fromkeys(("timestamptz", "timestamp with time zone"), _timestamptz),
 }
 

@@ -11,7 +11,7 @@ import queue
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -23,12 +23,10 @@ from dwhctl.errors import (
     InternalError,
     InterruptedAttemptError,
     ParkedError,
-    QuarantinedError,
     QueryError,
     SessionsError,
     StateDirError,
     TimedOutError,
-    WorkerDiedError,
 )
 from dwhctl.runs.events import Notice, SliceStarted
 from dwhctl.runs.groups import MAX_SLICES
@@ -60,7 +58,6 @@ _START_UP_SECONDS = 60.0
 #: Workers with nothing to do for longer than this are sent home: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
 _LONGEST_RETRY_SECONDS = 600.0
-_MAX_DEATHS = 2
 _MOST_STAGED = 4 * MAX_SLICES
 _MAX_ADDITIONS = 5
 
@@ -146,8 +143,11 @@ class Dispatcher:
         """Give the seconds after which something is to be done even if nothing happens."""
         now = time.monotonic()
         times = [flight.deadline for flight in self._flying.values()]
-        times += [at for at in (self._jobs.next_retry(), self._next_probe()) if at is not None]
+        times += [at for at in (self._jobs.next_retry(),) if at is not None]
         waits = [at - now for at in times] + [_SLOT_POLL_SECONDS if self._starter.blocked else _IDLE_SECONDS]
+        if (probe := self._next_probe()) is not None:
+            # One that is due waits for a worker or a slot.
+            waits.append(max(probe - now, _SLOT_POLL_SECONDS))
         if (due := self._groups.next_due(now)) is not None:
             waits.append(due)
         return max(0.0, min(waits))
@@ -246,17 +246,10 @@ class Dispatcher:
             self._crew.give_back(flight.worker)
         else:
             self._crew.dismiss(flight.worker)
-            result = StageResult(flight.token, failure=self._death(flight.job, error))
-        self._tell(self._parking.landed(flight.job, result.failure, time.monotonic()))
+            result = StageResult(flight.token, failure=flight.job.killed_its_worker(error))
+        now, used = time.monotonic(), result.rows > 0
+        self._tell(self._parking.landed(flight.job, result.failure, now, used_target=used))
         self._landed(flight, result)
-
-    def _death(self, job: Job, error: BaseException | None) -> Failure:
-        job.deaths += 1
-        if job.deaths >= _MAX_DEATHS:
-            return Failure.of(QuarantinedError())
-        killed = error is None or isinstance(error, BrokenExecutor)
-        why = "killed, out of memory, or crashed" if killed else f"{type(error).__name__}: {error}"
-        return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
     def _expire(self, now: float) -> None:
         """Kill the workers of attempts past their deadline: a driver's own timeout does not fire on a dead line."""
@@ -277,7 +270,10 @@ class Dispatcher:
     def _landed(self, flight: Flight, result: StageResult) -> None:
         """Take note of an attempt that no worker is busy with any more."""
         del self._flying[flight.token]
-        flight.release()
+        if flight.group is not None and flight.group.opening:
+            flight.group.kept += flight.slots
+        else:
+            flight.release()
         flight.rows, flight.bytes = result.rows, result.bytes
         self._closer.add_seconds(result.seconds)
         planned = flight.job.planned
@@ -372,6 +368,11 @@ class Dispatcher:
             self.fail_unstarted([job], event.failure)
 
     # Stopping
+
+    def let_go(self) -> None:
+        """Give back every slot, whatever ended the loop."""
+        for flight in (*self._flying.values(), *self._staged.values()):
+            flight.release()
 
     def stop(self) -> None:
         """Kill the workers, stop the publisher, and close every open session as interrupted unless it is published."""

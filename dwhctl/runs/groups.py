@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.project.model import Load
+    from dwhctl.runs.slots import Slot
 
 Work = tuple[str, "date"]
 
@@ -30,7 +31,8 @@ PATIENCE_SECONDS = 5.0
 class Group:
     """One group. `pending` are tokens under way, `ready` is staged, `publishing` counts what the publisher has.
 
-    Nothing can be staged in it before it `is_open`.
+    Nothing can be staged in it before it `is_open`. While it is `opening` a session of its target works for it, under
+    slots of its slices: those of a slice that gave up meanwhile are `kept` until then.
     """
 
     load: Load
@@ -38,6 +40,8 @@ class Group:
     staging: StagingGroup
     opened: float
     is_open: bool = False
+    opening: bool = True
+    kept: list[Slot] = field(default_factory=list)
     taken: int = 0
     pending: set[str] = field(default_factory=set)
     ready: list[StagedSlice] = field(default_factory=list)
@@ -71,6 +75,7 @@ class Groups:
         self._taking: dict[Work, Group] = {}
         self._alive: list[Group] = []
         self._opened = 0
+        self.targets: set[str] = set()
 
     def take(self, load: Load, day: date, token: str, now: float) -> Group:
         """Find or begin the group in which the slice of `token` is staged."""
@@ -86,15 +91,18 @@ class Groups:
         name = f"{load.name}.{day:%Y%m%d}.{self._opened}"
         group = Group(load, day, StagingGroup(self._run_id, name, load.table), now)
         self._alive.append(group)
+        self.targets.add(load.target)
         self._taking[group.work] = group
         self._ask_to_open(group)
         return group
 
     def opened(self, group: Group, *, well: bool) -> None:
         """Take note that a group's staging object was made, or could not be."""
-        group.is_open = well
+        group.opening, group.is_open = False, well
+        for slot in group.kept:
+            slot.release()
         if not well:
-            self._alive.remove(group)
+            self._alive = [one for one in self._alive if one is not group]
             if self._taking.get(group.work) is group:
                 del self._taking[group.work]
 
@@ -119,7 +127,7 @@ class Groups:
             group
             for group in self._alive
             if self._taking.get(group.work) is not group
-            and not (group.pending or group.ready or group.publishing)
+            and not (group.opening or group.pending or group.ready or group.publishing)
         ]
         self._alive = [group for group in self._alive if group not in finished]
         yield from finished

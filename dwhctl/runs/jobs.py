@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dwhctl.errors import QuarantinedError, WorkerDiedError
+from dwhctl.runs.values import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dwhctl.runs.groups import Work
     from dwhctl.runs.plan import PlannedSlice
+
+
+_MAX_DEATHS = 2
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +45,15 @@ class Job:
     def work(self) -> Work:
         """The load and day."""
         return self.planned.load.name, self.planned.slice.day
+
+    def killed_its_worker(self, error: BaseException | None) -> Failure:
+        """Take note of a worker that died over the job, and say what that means for it."""
+        self.deaths += 1
+        if self.deaths >= _MAX_DEATHS:
+            return Failure.of(QuarantinedError())
+        killed = error is None or isinstance(error, BrokenExecutor)
+        why = "killed, out of memory, or crashed" if killed else f"{type(error).__name__}: {error}"
+        return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
 
 _Route = tuple[str, str]

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError
+from dwhctl.errors import AttemptError, ConnectError
 from dwhctl.runs.values import Failure
 from dwhctl.sources import knock
 
@@ -49,6 +49,10 @@ class Knocker:
             knock(self._connections[name])
         except AttemptError as error:
             failure = Failure.of(error)
+        except Exception as error:
+            # Whatever it was: a knock without an answer would be waited for without end.
+            reason = f"connection {name} cannot be reached: {type(error).__name__}: {error}"
+            failure = Failure.of(ConnectError(reason, connection=name))
         finally:
             slot.release()
         self._tell(Knocked(name, failure))

@@ -40,7 +40,7 @@ from dwhctl.sessions.values import is_complete
 from dwhctl.sources import KNOCKABLE, check_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import date
 
     from dwhctl.project.model import Project
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _RECENT = timedelta(days=14)
 _LOCK_SECONDS = 30.0
 _DROP_PATIENCE = timedelta(seconds=10)
+_LAST_PATIENCE = timedelta(seconds=3)
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
@@ -232,7 +233,8 @@ class _Run:
         slots = self._slots
         # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
         rules = Rules(self._request.allow_shrink, fence=self._store.check_alive)
-        publisher = Publisher(self._targets, slots, happenings.put, rules)
+        sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_PATIENCE)
+        publisher = Publisher(self._targets, slots, happenings.put, rules, sweepers)
         opener = Opener(self._targets, happenings.put)
         crew = Crew(self._jobs_at_once(plan), InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
@@ -263,7 +265,8 @@ class _Run:
             crew.dismiss_all()
             publisher.stop()
             opener.stop()
-            self._drop_staging()
+            dispatcher.let_go()
+            self._drop_staging(parts["groups"].targets)
 
     def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
         self._report.signal = dispatcher.run()
@@ -272,12 +275,14 @@ class _Run:
         else:
             dispatcher.stop()
 
-    def _drop_staging(self) -> None:
+    def _drop_staging(self, used: Collection[str]) -> None:
+        patience = _DROP_PATIENCE if self._report.signal is None else _LAST_PATIENCE
         # Not those of the run: they may have been interrupted, for good.
-        for name, target in targets_of(self._project, f"dwhctl-drop:{self.id}", _DROP_PATIENCE).items():
+        targets = targets_of(self._project, f"dwhctl-drop:{self.id}", patience)
+        for name in sorted(used):
             try:
-                with self._slots.held(name, wait=_DROP_PATIENCE.total_seconds()):
-                    target.drop_run(self.id)
+                with self._slots.held(name, wait=patience.total_seconds()):
+                    targets[name].drop_run(self.id)
             except AttemptError:
                 # Dropped by whoever reaps this run.
                 self._leaves_lock = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ class _Look:
         self._columns: dict[str, Sequence[Column]] = {}
 
     def findings(self) -> Iterator[Finding]:
-        targets = targets_of(self._project, "dwhctl:look")
+        targets = targets_of(self._project, "dwhctl:look", timedelta(seconds=_PATIENCE_SECONDS))
         for load in self._project.loads.values():
             yield from self._of_target(load, targets)
         yield from self._at_once(self._of_source, self._shards())
@@ -182,4 +183,4 @@ def _stage_nothing(target: Target, load: Load) -> None:
     """Make and drop a staging object: to stage needs privileges of its own."""
     group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
     target.open_group(group)
-    target.drop_group(group)
+    target.drop_run(group.run_id)

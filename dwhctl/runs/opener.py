@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,16 +35,22 @@ class Opener:
         self._targets = targets
         self._tell = tell
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="opener")
+        self._making: list[Future[None]] = []
 
     def open(self, group: Group) -> None:
         """Have the group's staging object made."""
         target = self._targets[group.load.target]
         made = self._threads.submit(target.open_group, group.staging)
+        self._making = [one for one in self._making if not one.done()] + [made]
         made.add_done_callback(lambda done: self._opened(group, done))
 
     def stop(self) -> None:
-        """End when what is under way has ended: the targets are interrupted by whoever stops the run."""
-        self._threads.shutdown(cancel_futures=True)
+        """End within seconds: what is still being made fails, and goes with the run's staging."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while not all(one.done() for one in self._making):
+            for target in self._targets.values():
+                target.interrupt()
+            wait(self._making, timeout=0.2)
 
     def _opened(self, group: Group, made: Future[None]) -> None:
         if made.cancelled():

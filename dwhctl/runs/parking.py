@@ -70,6 +70,13 @@ class Parking:
         """Tell whether a slice may start: none of its connections is parked, or a probe is due."""
         return all(self._is_open(name, now) for name in job.connections)
 
+    def login_known(self, name: str) -> bool | None:
+        """Tell whether the connection's login was let in or refused; None when nobody knows."""
+        one = self._of(name)
+        if one.reason is not None and one.reason.error_class == LoginRefusedError.__name__:
+            return False
+        return True if one.works else None
+
     def is_first_choice(self, job: Job) -> bool:
         """Tell whether its source has shown to work, or nobody is asking it now."""
         one = self._of(job.connection)
@@ -120,13 +127,21 @@ class Parking:
         for name in job.connections:
             self._of(name).probing = False
 
-    def landed(self, job: Job, failure: Failure | None, now: float) -> Iterator[str]:
-        """Take note of how an attempt of a worker ended; give what is to be told."""
+    def landed(
+        self, job: Job, failure: Failure | None, now: float, *, used_target: bool = True
+    ) -> Iterator[str]:
+        """Take note of how an attempt of a worker ended; give what is to be told.
+
+        A worker whose slice had no rows has not used its target.
+        """
         source, target = job.connection, job.planned.load.target
         self._of(source).flying -= 1
         if failure is None:
             yield from self.connected(source)
-            yield from self.connected(target)
+            if used_target:
+                yield from self.connected(target)
+            else:
+                self._of(target).probing = False
         elif failure.error_class in _AT_THE_DOOR and failure.connection == target != source:
             # A worker turns to its target when the source has given rows.
             yield from self.connected(source)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, InterruptedAttemptError
+from dwhctl.errors import AttemptError, InterruptedAttemptError, SessionsError, StateDirError
 from dwhctl.faults import reach
 from dwhctl.runs.publish import Published, Rules, publish
 from dwhctl.runs.values import Failure
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import StagedSlice, Target
 
 _SLOT_POLL_SECONDS = 0.02
+_FINISH_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ PublisherEvent = GroupPublished | ColumnsAdded | PublisherDied
 class Publisher:
     """Publishes groups, adds columns and drops staging, each under a slot of its target's connection.
 
+    `sweepers` are the targets with little patience: what they do not drop goes with the run.
     `tell` takes its events, in its thread. While it waits for a slot, `waits_for` names the connection: the
     dispatch loop leaves it that slot.
     """
@@ -68,8 +70,10 @@ class Publisher:
         slots: Slots,
         tell: Callable[[PublisherEvent], None],
         rules: Rules,
+        sweepers: Mapping[str, Target] | None = None,
     ) -> None:
         self._targets = targets
+        self._sweepers = sweepers or targets
         self._slots = slots
         self._tell = tell
         self._rules = rules
@@ -98,16 +102,18 @@ class Publisher:
 
     def finish(self) -> None:
         """End, when everything is published: what may be left is to drop staging, and that is dropped with the run."""
-        self._stopping.set()
-        self._work.put(None)
-        self._thread.join()
+        self._end(_FINISH_SECONDS)
 
     def stop(self) -> None:
         """Stop within seconds: what runs is rolled back unless it commits just now; nothing more is begun."""
+        self._end(0.0)
+
+    def _end(self, seconds: float) -> None:
         self._stopping.set()
         self._work.put(None)
+        self._thread.join(seconds)
         while self._thread.is_alive():
-            for target in self._targets.values():
+            for target in (*self._targets.values(), *self._sweepers.values()):
                 target.interrupt()
             self._thread.join(0.2)
 
@@ -144,7 +150,13 @@ class Publisher:
             failure = Failure.of(InterruptedAttemptError())
             return GroupPublished(group, [Published(one, failure) for one in slices], 0.0)
         target = self._targets[group.load.target]
-        outcomes = publish(target, group.load, group.staging, slices, self._rules)
+        try:
+            outcomes = publish(target, group.load, group.staging, slices, self._rules)
+        except (SessionsError, StateDirError):
+            raise
+        except Exception as error:
+            # A defect costs these slices; the others are none the worse for it.
+            outcomes = [Published(one, Failure.of(error)) for one in slices]
         if self._stopping.is_set():
             outcomes = [_interrupted(one) for one in outcomes]
         return GroupPublished(group, outcomes, time.perf_counter() - started)
@@ -164,7 +176,7 @@ class Publisher:
             reach("publish.drop")
             # At its end the run drops all that is left.
             with suppress(AttemptError):
-                self._targets[group.load.target].drop_group(group.staging)
+                self._sweepers[group.load.target].drop_group(group.staging)
 
 
 def _interrupted(one: Published) -> Published:

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError
+from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError
 from dwhctl.faults import reach
 from dwhctl.runs.locks import Lock
 from dwhctl.sessions.values import Closing, State
@@ -50,6 +50,7 @@ class Reaper:
         self._slots = slots
         self._tell = tell
         self.blocked: dict[str, AttemptError] = {}
+        self._out_of_reach: dict[str, AttemptError] = {}
 
     def reap_dead_runs(self, own_run: str) -> None:
         """Reap every run that is not alive."""
@@ -85,16 +86,22 @@ class Reaper:
     def _reap(self, run_id: str) -> bool:
         reach("reap.drop")
         undropped = self._drop_staging(run_id)
+        for load in self._project.loads.values():
+            # What the run left behind there may still be at work: at a commit, say, whose answer nobody got.
+            if (error := undropped.get(load.target)) is not None:
+                self.blocked[load.name] = error
         sessions = self._store.unfinished(run_id)
-        for one in sessions:
-            if (error := undropped.get(self._target_of(one.load))) is not None:
-                self.blocked[one.load] = error
         closings = self._decide([one for one in sessions if self._target_of(one.load) not in undropped])
         reach("reap.close")
         self._store.close(closings)
         if len(closings) < len(sessions):
             self._tell(
                 f"run {run_id} died; {len(sessions) - len(closings)} of its sessions wait for their warehouse"
+            )
+            return False
+        if undropped:
+            self._tell(
+                f"run {run_id} died; its staging in {', '.join(sorted(undropped))} cannot be dropped yet"
             )
             return False
         waiting = self._store.fail_waiting(run_id, "its run died before the retry")
@@ -110,14 +117,19 @@ class Reaper:
         found = self._project.loads.get(load)
         return found.target if found else None
 
-    def _drop_staging(self, run_id: str) -> dict[str | None, AttemptError]:
-        undropped: dict[str | None, AttemptError] = {}
+    def _drop_staging(self, run_id: str) -> dict[str, AttemptError]:
+        undropped: dict[str, AttemptError] = {}
         for name, target in self._targets.items():
             try:
+                # A warehouse that nobody can get at is waited for once, not once for each dead run.
+                if (known := self._out_of_reach.get(name)) is not None:
+                    raise known
                 with self._slots.held(name):
                     target.drop_run(run_id)
             except AttemptError as error:
                 undropped[name] = error
+                if isinstance(error, ConnectError | LoginRefusedError):
+                    self._out_of_reach[name] = error
         return undropped
 
     def _decide(self, sessions: Sequence[Session]) -> list[Closing]:

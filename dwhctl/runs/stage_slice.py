@@ -47,7 +47,9 @@ def stage_slice(order: StageOrder) -> StageResult:
     try:
         with clock.step("connect"):
             reach("stage.connect")
-            source = open_source(order.source, order.shard.database, order.slice.zone)
+            source = open_source(
+                order.source, order.shard.database, order.slice.zone, login_known=order.login_known
+            )
         with source:
             return _Staging(order, clock).run(source)
     except Exception as error:

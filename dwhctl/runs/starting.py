@@ -117,6 +117,7 @@ class Starter:
             token=flight.token,
             etl_id=flight.etl_id,
             fill_missing=load.on_new_column == "add",
+            login_known=self._parking.login_known(planned.shard.connection),
         )
 
     def _next_flight(self, worker: Worker, now: float) -> Flight | None:

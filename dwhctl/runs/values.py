@@ -46,6 +46,7 @@ class StageOrder:
     token: str
     etl_id: int
     fill_missing: bool = False
+    login_known: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

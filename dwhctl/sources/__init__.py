@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 SOURCE_TYPES = ("duckdb", "mssql")
 
 
-def open_source(connection: Connection, database: str, zone: str, patience: float | None = None) -> Source:
+def open_source(
+    connection: Connection,
+    database: str,
+    zone: str,
+    patience: float | None = None,
+    *,
+    login_known: bool | None = None,
+) -> Source:
     """Open a shard's database; naive bounds of a query are read in `zone`.
 
     A server that is silent for `patience` seconds is given up; None leaves that to the deadline of the attempt.
+    `login_known` says whether the connection's login was let in, or refused, a moment ago.
 
     Raise AttemptError, or ConfigError for a type that this version cannot read.
     """
@@ -28,7 +36,7 @@ def open_source(connection: Connection, database: str, zone: str, patience: floa
     if connection.type == "mssql":
         from dwhctl.sources.mssql import MssqlSource
 
-        return MssqlSource(connection, database, zone, patience)
+        return MssqlSource(connection, database, zone, patience, login_known=login_known)
     raise _not_yet(connection)
 
 

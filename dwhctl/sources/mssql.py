@@ -12,14 +12,13 @@ from zoneinfo import ZoneInfo
 
 import pymssql
 
-from dwhctl.columns import Kind
 from dwhctl.engines import mssql as engine
 from dwhctl.engines.mssql_charsets import can_read
 from dwhctl.engines.mssql_errors import query_error, read
 from dwhctl.engines.mssql_link import open_link
 from dwhctl.errors import DatabaseMissingError, QueryError, SourceError
 from dwhctl.sources.contract import Source
-from dwhctl.sources.mssql_reader import Reader, fetched
+from dwhctl.sources.mssql_reader import Reader, fetched, first_size, next_size
 from dwhctl.sources.mssql_sql import one_select, with_bounds
 
 if TYPE_CHECKING:
@@ -50,12 +49,18 @@ class MssqlSource(Source):
     """
 
     def __init__(
-        self, connection: MssqlConnection, database: str, zone: str, patience: float | None = None
+        self,
+        connection: MssqlConnection,
+        database: str,
+        zone: str,
+        patience: float | None = None,
+        *,
+        login_known: bool | None = None,
     ) -> None:
         self._database = database
         self._zone = zone
         self._described: dict[str, list[Column]] = {}
-        self._link: pymssql.Connection | None = open_link(connection, database, patience)
+        self._link: pymssql.Connection | None = open_link(connection, database, patience, login_known)
         try:
             self._settle(connection)
         except BaseException:
@@ -81,8 +86,8 @@ class MssqlSource(Source):
         """Ask SQL Server to describe the query, which it does without running it."""
         sql = one_select(query.sql)
         if sql not in self._described:
-            text = engine.literal(with_bounds(query, sql, None))
-            rows = self._dicts(f"EXEC sp_describe_first_result_set @tsql = {text}")
+            text = engine.literal(with_bounds(query, sql))
+            rows = self._dicts(f"EXEC sp_describe_first_result_set {text}")
             described = [_described(row) for row in rows if not row.get("is_hidden")]
             if not described:
                 raise QueryError("the extract gives no rows: it must be a SELECT")
@@ -106,10 +111,10 @@ class MssqlSource(Source):
     def _code_page(self, collation: str) -> int | None:
         if collation not in CODE_PAGES:
             asked = f"SELECT CAST(COLLATIONPROPERTY({engine.literal(collation)}, 'CodePage') AS int)"
-            try:
-                ((CODE_PAGES[collation],),) = self._rows(asked)
-            except QueryError:
-                CODE_PAGES[collation] = None
+            CODE_PAGES[collation] = None
+            with suppress(QueryError):
+                for (page,) in self._rows(asked):
+                    CODE_PAGES[collation] = page
         return CODE_PAGES[collation]
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
@@ -122,13 +127,18 @@ class MssqlSource(Source):
                 raise QueryError(
                     "the extract's answer does not have the columns that SQL Server declared for it"
                 )
+            size = first_size(columns, rows)
             while True:
-                values, error = fetched(cursor, rows)
-                yield from reader.batches(values)
+                values, error = fetched(cursor, size)
+                octets = 0
+                for batch in reader.batches(values):
+                    octets += batch.nbytes
+                    yield batch
                 if error is not None:
                     reader.refuse(error)
-                if len(values) < rows:
+                if len(values) < size:
                     break
+                size = next_size(size, octets, rows)
             # What follows the first answer may be an error, and is one in any case.
             if cursor.nextset():
                 raise QueryError("an extract is one SELECT; this one gives a second answer")
@@ -149,14 +159,13 @@ class MssqlSource(Source):
 
     def _bound(self, query: Query, columns: Sequence[Column]) -> str:
         by = (query.slice_by or "").lower()
-        instants = any(column.name.lower() == by and column.kind is Kind.TIMESTAMPTZ for column in columns)
-        zone = ZoneInfo(self._zone) if instants else None
-        return with_bounds(query, one_select(query.sql), zone)
+        kind = next((column.kind for column in columns if column.name.lower() == by), None)
+        return with_bounds(query, one_select(query.sql), kind, ZoneInfo(self._zone))
 
     def version(self) -> str:
         """Ask SQL Server for its version."""
-        ((version,),) = self._rows("SELECT @@VERSION")
-        return str(version).partition("\n")[0].strip()
+        rows = self._rows("SELECT @@VERSION")
+        return str(rows[0][0]).partition("\n")[0].strip() if rows else "SQL Server"
 
     def close(self) -> None:
         """Close the connection, whatever state it is in."""

@@ -19,7 +19,22 @@ if TYPE_CHECKING:
 
 #: DB-Library could not convert a character; by itself it puts a question mark in its place or drops it.
 _NO_CHARACTER = frozenset({2400, 2401, 2403, 2404})
+#: About how much is fetched at a time, and what a text without a declared length is taken for at first.
+_FETCH_OCTETS = 8 * 2**20
+_UNSAID_OCTETS = 2**20
 _MOMENTS = (Kind.DATE, Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+
+
+def first_size(columns: Sequence[Column], rows: int) -> int:
+    """Give how many rows to fetch at first: few where nobody says how wide they are."""
+    texts = [column.octets for column in columns if column.kind in (Kind.TEXT, Kind.BINARY)]
+    widest = sum(_UNSAID_OCTETS if octets is None else octets for octets in texts)
+    return max(1, min(rows, _FETCH_OCTETS // max(1, widest)))
+
+
+def next_size(size: int, octets: int, rows: int) -> int:
+    """Give how many rows to fetch after so many rows of so many octets: no more than eight times as many."""
+    return max(1, min(rows, 8 * size, _FETCH_OCTETS * size // max(1, octets)))
 
 
 def fetched(cursor: pymssql.Cursor, rows: int) -> tuple[list[tuple[Any, ...]], Exception | None]:

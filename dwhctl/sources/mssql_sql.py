@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.columns import Kind
 from dwhctl.errors import QueryError
 from dwhctl.project.slices import start_of_day
 from dwhctl.project.sql import replace_binds, split_statements
@@ -46,14 +47,17 @@ def one_select(sql: str) -> str:
     return statements[0]
 
 
-def with_bounds(query: Query, sql: str, zone: ZoneInfo | None) -> str:
-    """The SQL with its bounds in it; a name without a value stays, for SQL Server to refuse."""
+def with_bounds(query: Query, sql: str, kind: Kind | None = None, zone: ZoneInfo | None = None) -> str:
+    """The SQL with its bounds in it, as they meet a column of that kind; an instant is meant on the clock of `zone`.
+
+    A name without a value stays, for SQL Server to refuse.
+    """
     return replace_binds(
-        sql, lambda name: _bound(query.binds[name], zone) if name in query.binds else f":{name}"
+        sql, lambda name: _bound(query.binds[name], kind, zone) if name in query.binds else f":{name}"
     )
 
 
-def _bound(bound: datetime, zone: ZoneInfo | None) -> str:
+def _bound(bound: datetime, kind: Kind | None, zone: ZoneInfo | None) -> str:
     """A bound as SQL Server reads it whatever its language: https://learn.microsoft.com/en-us/sql/t-sql/data-types/
     datetime2-transact-sql, ISO 8601.
     """
@@ -61,7 +65,11 @@ def _bound(bound: datetime, zone: ZoneInfo | None) -> str:
     digits = (
         "seconds" if not bound.microsecond else "microseconds" if bound.microsecond % 1000 else "milliseconds"
     )
-    if zone is None:
+    if kind is Kind.DATE:
+        # SQL Server would cut the bound down to its date: the first date not before it is what is meant.
+        first = bound + timedelta(days=1) - timedelta(microseconds=1)
+        return f"'{first.date().isoformat()}'"
+    if kind is not Kind.TIMESTAMPTZ or zone is None:
         return f"'{bound.isoformat(timespec=digits)}'"
     midnight = bound == datetime(bound.year, bound.month, bound.day)  # noqa: DTZ001 - a clock's reading
     at = start_of_day(bound.date(), zone) if midnight else bound.replace(tzinfo=zone).astimezone(UTC)

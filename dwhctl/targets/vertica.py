@@ -21,11 +21,18 @@ from dwhctl.engines.vertica_errors import (
     MISSING,
     is_sqlstate,
 )
-from dwhctl.errors import TargetError, TargetRefusedError
+from dwhctl.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.targets.contract import Concern, Publication, Stage, StagingGroup, Target
 from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
 from dwhctl.targets.vertica_concerns import concerns
-from dwhctl.targets.vertica_names import TOKEN, TableName, run_label, staging_prefix, staging_table
+from dwhctl.targets.vertica_names import (
+    TOKEN,
+    TableName,
+    run_label,
+    stage_label,
+    staging_prefix,
+    staging_table,
+)
 from dwhctl.targets.vertica_publication import VerticaPublication
 from dwhctl.targets.vertica_sessions import end_sessions
 from dwhctl.targets.vertica_stage import VerticaStage
@@ -103,6 +110,8 @@ class VerticaTarget(Target):
 
     def drop_group(self, group: StagingGroup) -> None:
         with self._session("drop") as session:
+            # All its slices have reported: who is still at work there lost its connection.
+            end_sessions(session, stage_label(group), and_longer=True)
             try:
                 session.query(f"DROP TABLE IF EXISTS {self._staging(group).sql} CASCADE")
             except TargetRefusedError as error:
@@ -123,7 +132,7 @@ class VerticaTarget(Target):
                 session.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        session = Session(self._connection, f"{run_label(group.run_id)}:stage:{token}", self._patience)
+        session = Session(self._connection, f"{stage_label(group)}:{token}", self._patience)
         return VerticaStage(session, self._staging(group), token, columns)
 
     @contextmanager
@@ -132,8 +141,13 @@ class VerticaTarget(Target):
         with self._session("publish", patience) as session:
             self._settle(session)
             bounds = described_column(session, name, slice_by) if slice_by else None
-            # Leaving without a commit closes the session, which rolls back.
-            yield VerticaPublication(session, name, bounds, self._staging, self._doubt)
+            try:
+                # Leaving without a commit closes the session, which rolls back.
+                yield VerticaPublication(session, name, bounds, self._staging, self._doubt)
+            except AttemptError:
+                # The server may go on with a statement whose answer was not waited for, and hold its locks.
+                self._doubt(session.label)
+                raise
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         found: dict[int, int] = {}

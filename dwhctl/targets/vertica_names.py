@@ -69,5 +69,10 @@ def run_label(run_id: str) -> str:
     return f"dwhctl:{run_id}"
 
 
+def stage_label(group: StagingGroup) -> str:
+    """Give what the labels of all sessions that stage in a group begin with; a colon follows it."""
+    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
+
+
 def _plain(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower())

@@ -80,7 +80,13 @@ class VerticaPublication(Publication):
             f"INSERT INTO {self._table.sql} ({names}) SELECT {names} FROM {table.sql}"
             f" WHERE {TOKEN} IN ({literals(tokens)})"
         )
-        return int(answer[0][0])
+        if answer:
+            return int(answer[0][0])
+        ((inserted,),) = self._session.query(
+            f"SELECT COUNT(*) FROM {self._table.sql} WHERE etl_id IN"
+            f" (SELECT etl_id FROM {table.sql} WHERE {TOKEN} IN ({literals(tokens)}))"
+        )
+        return int(inserted)
 
     def commit(self) -> None:
         try:

@@ -43,7 +43,9 @@ def test_a_project_without_fault_is_left_as_it_was(wire: Wire) -> None:
 
 def test_drift_privileges_and_a_missing_database_are_one_line_each(wire: Wire) -> None:
     wire.put("sql/orders/extract.sql", wire.extract.replace("id, customer, amount, start_time", "*"))
-    wire.in_shard("abakan", "DROP TABLE dbo.Orders", ORDERS.replace("customer", "note NVARCHAR(50), customer"))
+    wire.in_shard(
+        "abakan", "DROP TABLE dbo.Orders", ORDERS.replace("customer", "note NVARCHAR(50), customer")
+    )
     wire.own_sources["mssql_0"].deny("achinsk", "Orders")
     wire.servers = {**SERVERS, "mssql_1": ["chita", "omsk"]}
     wire.put("config/dwhctl.toml", wire._toml())

@@ -9,6 +9,7 @@ import pytest
 from dwhctl.project.model import Load
 from dwhctl.runs import groups as module
 from dwhctl.runs.groups import Group, Groups, Work
+from dwhctl.runs.slots import Slot
 from dwhctl.targets.contract import StagedSlice
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import DAY, staged
@@ -25,12 +26,16 @@ def many_queued(work: Work) -> int:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, *, opens: bool = True) -> None:
         self.begun: list[Group] = []
+        self.opens = opens
         self.groups = Groups("run", self.begun.append)
 
     def take(self, token: str, now: float = 0.0, day: date = DAY, load: Load = LOAD) -> Group:
-        return self.groups.take(load, day, token, now)
+        group = self.groups.take(load, day, token, now)
+        if group.opening and self.opens:
+            self.groups.opened(group, well=True)
+        return group
 
     def due(self, now: float = 0.0, *, more: bool = False) -> list[list[StagedSlice]]:
         return [slices for _, slices in self.groups.due(now, many_queued if more else none_queued)]
@@ -116,7 +121,7 @@ def test_a_group_of_failures_is_done_without_a_publication() -> None:
 
 
 def test_a_group_that_cannot_be_opened_leaves_nothing_behind() -> None:
-    bench = Bench()
+    bench = Bench(opens=False)
     refused = bench.take("a")
     bench.groups.opened(refused, well=False)
     assert not bench.groups.busy
@@ -124,7 +129,7 @@ def test_a_group_that_cannot_be_opened_leaves_nothing_behind() -> None:
 
 
 def test_a_group_is_open_when_it_is_told_so() -> None:
-    bench = Bench()
+    bench = Bench(opens=False)
     group = bench.take("a")
     assert not group.is_open
     bench.groups.opened(group, well=True)
@@ -140,3 +145,23 @@ def test_a_load_whose_table_has_changed_begins_another_group() -> None:
     assert bench.take("d", load=other) is others
     bench.groups.report(before, "a", staged("abakan", 5), 0.0)
     assert len(bench.due(0.0, more=True)) == 1, "what is staged in it is published all the same"
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_group_whose_slices_gave_up_while_it_was_opened_is_waited_for(well: bool) -> None:
+    bench, released = Bench(opens=False), list[str]()
+
+    class CountedSlot(Slot):
+        def release(self) -> None:
+            released.append("slot")
+
+    group = bench.take("a")
+    group.kept += [CountedSlot(None)]
+    bench.groups.report(group, "a", None, 0.0)
+    assert bench.due() == []
+    assert list(bench.groups.done()) == [], "a session of the target still works for it"
+    assert bench.groups.busy
+    bench.groups.opened(group, well=well)
+    assert released == ["slot"]
+    assert list(bench.groups.done()) == ([group] if well else [])
+    assert not bench.groups.busy

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from dwhctl.columns import Kind
 from dwhctl.errors import QueryError
 from dwhctl.project.templates import Query
 from dwhctl.sources.mssql_sql import one_select, with_bounds
@@ -46,9 +47,23 @@ def test_what_is_not_one_select(sql: str, words: str) -> None:
         one_select(sql)
 
 
-def bound(moment: datetime, zone: str | None = None) -> str:
+def bound(moment: datetime, zone: str | None = None, kind: Kind | None = None) -> str:
     query = Query("SELECT :start", {"start": moment})
-    return with_bounds(query, query.sql, ZoneInfo(zone) if zone else None).removeprefix("SELECT ")
+    kind = Kind.TIMESTAMPTZ if zone else kind
+    return with_bounds(query, query.sql, kind, ZoneInfo(zone) if zone else None).removeprefix("SELECT ")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("2020-07-14", "'2020-07-14'"),
+        # Moscow's midnight in UTC: the dates from the 14th on are not before it.
+        ("2020-07-13T21:00:00", "'2020-07-14'"),
+        ("2020-07-14T00:00:00.000001", "'2020-07-15'"),
+    ],
+)
+def test_a_bound_that_meets_dates_is_the_first_date_not_before_it(text: str, written: str) -> None:
+    assert bound(datetime.fromisoformat(text), kind=Kind.DATE) == written
 
 
 @pytest.mark.parametrize(
@@ -87,4 +102,4 @@ def test_a_bound_that_meets_instants_has_the_zones_offset(text: str, zone: str, 
 
 def test_only_binds_are_replaced() -> None:
     query = Query("SELECT ':start' AS v, a::int -- :end\nFROM t WHERE v >= :start AND v < :other", {})
-    assert with_bounds(query, query.sql, None) == query.sql
+    assert with_bounds(query, query.sql) == query.sql
