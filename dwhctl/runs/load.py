@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _RECENT = timedelta(days=14)
 _LOCK_SECONDS = 30.0
-_DROP_PATIENCE = timedelta(seconds=10)
+_DROP_PATIENCE = timedelta(seconds=5)
 _LAST_PATIENCE = timedelta(seconds=3)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import StagedSlice, Target
 
 _SLOT_POLL_SECONDS = 0.02
-_FINISH_SECONDS = 3.0
+_FINISH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)

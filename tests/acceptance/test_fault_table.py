@@ -7,6 +7,7 @@ at no time is anything lost, doubled or half there.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from dwhctl.runs.events import RunReport
 from dwhctl.sessions import State
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
+from tests.support.faulty import wait_for_end, wait_until
+from tests.support.projects import DAY
 from tests.support.wire import Wire, a_wire, needs_faults
 
 pytestmark = needs_faults
@@ -88,6 +91,8 @@ WAREHOUSE = (
          "denied", EVERYONE, passes=False),
     Line("staging: no privilege", at("error", "CREATE TABLE.*dwhctl_", error=("42501", 4367, "no privilege")),
          "no privilege", EVERYONE, passes=False),
+    Line("staging: hangs", at("hang_query", "CREATE TABLE.*dwhctl_"), "", EVERYONE),
+    Line("publish: an insert that outlives its client", at("slow", "^INSERT INTO", seconds=8.0), "", EVERYONE),
     Line("staging: reset", at("reset", "CREATE TABLE.*dwhctl_"), "", EVERYONE),
     Line("copy: error", at("error", "^COPY", error=("53000", 3587, "Insufficient memory")), "Insufficient",
          EVERYONE),
@@ -269,6 +274,24 @@ def test_a_server_that_is_killed_and_comes_back(wire: Wire, what: str) -> None:
     name = "mssql_0" if what == "source" else "warehouse"
     assert all(name in one.failure.message for one in report.failures)
     check_after(wire, before, lost)
+    load_well(wire)
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE.*dwhctl_", "^COPY", "^INSERT", "^DROP TABLE"])
+def test_a_signal_ends_it_within_seconds_wherever_the_warehouse_hangs(wire: Wire, statement: str) -> None:
+    assert wire.dwh is not None
+    wire.load_keys = wire.load_keys.replace('timeout = "3s"', 'timeout = "5m"')
+    wire.write()
+    fault = wire.dwh.faults.add(Fault("hang_query", statement=statement))
+    process = wire.start("load", "--date", str(DAY))
+    wait_until(lambda: fault.struck > 0, "the fault is met", seconds=30)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    wait_for_end(process, seconds=30)
+    assert time.monotonic() - started < 10
+    # Where all was published before, only the staging was left to be dropped.
+    assert process.returncode in ((0, 143) if statement == "^DROP TABLE" else (143,))
+    wire.dwh.faults.clear()
     load_well(wire)
 
 

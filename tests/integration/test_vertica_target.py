@@ -143,7 +143,7 @@ def test_a_commit_that_is_lost_while_staging_stages_nothing(
     server: VerticaServer, target: VerticaTarget
 ) -> None:
     for kind in ("lost_before_commit", "lost_after_commit"):
-        server.faults.add(Fault(kind, application=f"stage:{kind}", times=1))
+        server.faults.add(Fault(kind, application=f"stage:.*:{kind}", times=1))
         with pytest.raises(AttemptError), within(5):
             stage(target, kind, a_batch(target, 1))
 

@@ -83,3 +83,10 @@ def test_it_knocks_at_the_test_servers_too() -> None:
     with TdsServer() as server:
         knock(server.connection())
         assert server.logins == 0
+
+
+@pytest.mark.parametrize("host", ["sql..example", ".example", "a" * 64 + ".example"])
+def test_a_name_that_is_none_is_no_answer(host: str) -> None:
+    with pytest.raises(ConnectError) as refused:
+        knock(MssqlConnection(name="mssql_0", host=host, user="sa", connect_timeout=SECOND))
+    assert host in str(refused.value)

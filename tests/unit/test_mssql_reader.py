@@ -10,10 +10,10 @@ import pyarrow as pa
 import pymssql
 import pytest
 
-from dwhctl.columns import Column
+from dwhctl.columns import Column, Kind
 from dwhctl.engines.mssql import Described, declared_columns
 from dwhctl.errors import QueryError, SourceError, ValueRefusedError
-from dwhctl.sources.mssql_reader import Reader, fetched
+from dwhctl.sources.mssql_reader import Reader, fetched, first_size, next_size
 
 COLUMNS = declared_columns(
     [Described("id", "int"), Described("name", "nvarchar(50)"), Described("day", "date")]
@@ -113,3 +113,15 @@ def test_a_moment_keeps_its_microseconds() -> None:
     reader = Reader(declared_columns([Described("at", "datetime2(7)")]))
     at = datetime(9999, 12, 31, 23, 59, 59, 999_999)  # noqa: DTZ001
     assert rows_of(reader, (at,)) == [{"at": at}]
+
+
+def test_few_rows_are_fetched_where_nobody_knows_how_wide_they_are() -> None:
+    narrow = Column("n", Kind.TEXT, pa.string(), "nvarchar(50)", octets=150)
+    wide = Column("w", Kind.TEXT, pa.string(), "nvarchar(max)")
+    number = Column("i", Kind.INTEGER, pa.int64(), "bigint")
+    assert first_size([number], 2_048) == first_size([narrow, number], 2_048) == 2_048
+    assert first_size([wide, narrow], 2_048) <= 8
+    assert next_size(8, 8 * 200_000, 2_048) <= 64
+    assert next_size(64, 64 * 20, 2_048) == 512, "narrow after all: it grows, but not at once"
+    assert next_size(2_048, 2_048 * 100_000, 2_048) < 100
+    assert next_size(1, 30 * 2**20, 2_048) == 1

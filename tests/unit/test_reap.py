@@ -18,16 +18,17 @@ from tests.unit.runs_kit import FakeTarget, anything
 
 
 class DeadRun:
-    """A sessions table with one dead run of one open session."""
+    """A sessions table with one dead run of one open session, or of none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_open: bool = True) -> None:
         self.closed: list[Any] = []
+        self.is_open = is_open
 
     def unfinished_runs(self) -> list[str]:
         return ["dead"]
 
     def unfinished(self, run_id: str) -> list[Any]:
-        return [anything(id=1, load="orders", shard="abakan", host=None)]
+        return [anything(id=1, load="orders", shard="abakan", host=None)] if self.is_open else []
 
     def try_hold_run(self, run_id: str) -> bool:
         return True
@@ -54,6 +55,18 @@ def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool)
     reaper.reap_dead_runs("own")
     assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
     assert (state.run_locks / "dead.lock").exists() is not droppable
+
+
+def test_a_load_waits_although_the_dead_run_had_closed_its_sessions(tmp_path: Path) -> None:
+    """It may have closed them as failed while its commit was in doubt, and be at it still."""
+    state, store, target = StateDir(tmp_path), DeadRun(is_open=False), FakeTarget()
+    state.make()
+    target.faults["drop"] = TargetError("a session does not end")
+    project = a_project(tmp_path, loads={"orders": a_load()})
+    reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
+    reaper.reap_dead_runs("own")
+    assert list(reaper.blocked) == ["orders"]
+    assert (state.run_locks / "dead.lock").exists()
 
 
 def test_a_run_that_cannot_drop_its_staging_leaves_its_lock(
