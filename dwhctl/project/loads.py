@@ -53,7 +53,7 @@ class Load(Table):
     name: str = given("the file's name without .toml")
     shards: Text = Field(description="The shard group to load from.", examples=["cities"])
     extract: SqlFile = Field(
-        description="The query that extracts a slice: Jinja, with `:start` and `:end` as bound values; "
+        description="The query that extracts a slice, one SELECT: Jinja, with `:start` and `:end` as bound values; "
         "relative to `sql/`.",
         examples=["orders/extract.sql"],
     )
