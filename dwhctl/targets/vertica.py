@@ -124,9 +124,10 @@ class VerticaTarget(Target):
         with self._session("drop", last=True) as session:
             end_sessions(session, run_label(run_id), and_longer=True)
             prefix = staging_prefix(run_id)
-            left = session.query(
+            left = _rows_if_there(
+                session,
                 "SELECT table_schema, table_name FROM v_catalog.tables"
-                f" WHERE LEFT(LOWER(table_name), {len(prefix)}) = {literal(prefix)}"
+                f" WHERE LEFT(LOWER(table_name), {len(prefix)}) = {literal(prefix)}",
             )
             for schema, table in left:
                 session.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")

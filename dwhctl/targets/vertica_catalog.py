@@ -22,7 +22,7 @@ def declared_columns(session: Session, table: TableName) -> list[Declared]:
     """Give the columns that dwhctl writes (an IDENTITY column Vertica fills itself); none when there is no table."""
     rows = session.dicts(f"SELECT * FROM v_catalog.columns WHERE {table.condition} ORDER BY ordinal_position")
     return [
-        (str(row["column_name"]), str(row["data_type"]), bool(row["is_nullable"]))
+        (str(row["column_name"]), str(row["data_type"]), bool(row.get("is_nullable", True)))
         for row in rows
         if not row.get("is_identity")
     ]

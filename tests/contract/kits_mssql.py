@@ -1,7 +1,7 @@
 """The kit of SQL Server: over the test server of this repository, or the server that the environment names.
 
 `DWHCTL_TEST_MSSQL=mssql://user:password@host:1433` names a real one (2022 or newer, for GENERATE_SERIES); the user
-may create and drop databases, and the databases abakan, chita and so on are the tests' own.
+may create and drop databases, and those whose names begin with dwhctl_contract_ are the tests' own.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
 
 _REAL = os.environ.get("DWHCTL_TEST_MSSQL")
+_PREFIX = "dwhctl_contract_"
 #: Servers of tests that are over are stopped when there are so many younger ones.
 _SERVERS_AT_ONCE = 4
 _WORDS = {
@@ -220,8 +221,12 @@ class MssqlSourceKit(SourceKit):
         self._made.clear()
         return connection
 
+    def database(self, name: str) -> str:
+        return f"{_PREFIX}{name}" if self.real else name
+
     def run(self, connection: Connection, database: str, *statements: str) -> None:
         assert isinstance(connection, MssqlConnection)
+        database = self.database(database)
         if (connection.port, database) not in self._made:
             name = database.replace("'", "''")
             _execute(connection, "master", f"IF DB_ID(N'{name}') IS NULL CREATE DATABASE {quote(database)}")
@@ -232,7 +237,7 @@ class MssqlSourceKit(SourceKit):
     def busy(self, connection: Connection, database: str) -> Iterator[None]:
         assert isinstance(connection, MssqlConnection)
         if self.real:
-            with _single_user(connection, database):
+            with _single_user(connection, self.database(database)):
                 yield
             return
         (server,) = (each for each in self._servers.values() if each.port == connection.port)

@@ -78,7 +78,7 @@ class Way:
         number = next(self.numbers)
         return StageOrder(
             slice=one,
-            shard=Shard(shard, shard, "server_0", self.zone),
+            shard=Shard(shard, self.source_kit.database(shard), "server_0", self.zone),
             source=self.source,
             query=Query(
                 sql, {name: value for name, value in binds.items() if value is not None}, self.slice_by
