@@ -25,6 +25,8 @@ MAX_SLICES = 64
 MAX_ROWS = 2_000_000
 MAX_AGE_SECONDS = 5.0
 PATIENCE_SECONDS = 5.0
+#: A group that nothing is under way for waits so long for slices that are queued: those of a dead server never start.
+IDLE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Group:
     pending: set[str] = field(default_factory=set)
     ready: list[StagedSlice] = field(default_factory=list)
     ready_since: float = 0.0
+    idle_since: float = 0.0
     publishing: int = 0
 
     @property
@@ -116,7 +119,8 @@ class Groups:
             if self._taking.get(group.work) is group and (not queued(group.work) or not group.takes(now)):
                 del self._taking[group.work]
             closed = self._taking.get(group.work) is not group
-            if group.is_due(now) and (closed or group.pending or len(group.ready) >= MAX_SLICES):
+            idle = not group.pending and now - group.idle_since >= IDLE_SECONDS
+            if group.is_due(now) and (closed or idle or group.pending or len(group.ready) >= MAX_SLICES):
                 ready, group.ready = group.ready, []
                 group.publishing += 1
                 yield group, ready
@@ -135,6 +139,7 @@ class Groups:
     def report(self, group: Group, token: str, staged: StagedSlice | None, now: float) -> None:
         """Take note that a slice's attempt has ended, with what it staged."""
         group.pending.discard(token)
+        group.idle_since = now
         if staged is not None:
             if not group.ready:
                 group.ready_since = now
@@ -142,7 +147,11 @@ class Groups:
 
     def next_due(self, now: float) -> float | None:
         """Give the seconds until something becomes due by time alone."""
-        waits = [group.ready_since + PATIENCE_SECONDS - now for group in self._alive if group.ready]
+        waits = [
+            (group.ready_since + PATIENCE_SECONDS if group.pending else group.idle_since + IDLE_SECONDS) - now
+            for group in self._alive
+            if group.ready
+        ]
         return max(0.0, min(waits)) if waits else None
 
     @property
