@@ -180,6 +180,8 @@ class _Run:
         try:
             highest = max(self._highest_etl_id(target, table) for target, table in tables)
         except AttemptError as error:
+            if self._store.recent(1):
+                return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
             raise SessionsError(
                 f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
             ) from error
