@@ -55,6 +55,10 @@ WHERE :above >= nextval(pg_get_serial_sequence('sessions', 'id'))
 -- name: table
 SELECT relkind::text FROM pg_class WHERE oid = to_regclass('sessions')
 
+-- name: tables
+-- Where the table itself is found, or would be made.
+SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'dwhctl%' AND pg_table_is_visible(oid)
+
 -- name: columns
 SELECT a.attname,
        format_type(a.atttypid, a.atttypmod),

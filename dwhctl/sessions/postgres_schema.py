@@ -19,7 +19,7 @@ from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
 from dwhctl.errors import SessionsError
 from dwhctl.sessions.shape import Column, misfits, missing
-from dwhctl.sessions.statements import indexes
+from dwhctl.sessions.statements import indexes, tables
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
 ALONE_MILLISECONDS = 1000
@@ -43,7 +43,9 @@ class Upgrade:
 
     def is_ready(self) -> bool:
         """Whether nothing is left to do. Needs no rights but to read."""
-        return self._exists() and not missing(self._fitting_columns()) and not self._indexes_to_make()
+        if not self._exists() or missing(self._fitting_columns()):
+            return False
+        return not self._indexes_to_make() and not self._tables_to_make()
 
     def run(self) -> None:
         """Create the table or bring it up to date; one dwhctl at a time."""
@@ -55,6 +57,8 @@ class Upgrade:
                 return
             if missing(self._fitting_columns()):
                 self._add_columns()
+            for statement in self._tables_to_make():
+                self._run(f"BEGIN; {statement}; COMMIT")
             for name, statement in self._indexes_to_make().items():
                 self._make_index(name, statement)
 
@@ -78,7 +82,12 @@ class Upgrade:
         )
 
     def _create(self) -> None:
-        created = [self._sql["create_table"], self._sql["add_columns"], *indexes(self._sql).values()]
+        created = [
+            self._sql["create_table"],
+            self._sql["add_columns"],
+            *indexes(self._sql).values(),
+            *self._tables_to_make(),
+        ]
         self._run("; ".join(["BEGIN", *created, "COMMIT"]))
 
     def _add_columns(self) -> None:
@@ -134,6 +143,10 @@ class Upgrade:
     def _reset_timeouts(self) -> None:
         if not self._connection.closed:
             self._run("SET lock_timeout = '30s'; SET statement_timeout = '60s'")
+
+    def _tables_to_make(self) -> list[str]:
+        present = {name for (name,) in self._rows(self._sql["tables"])}
+        return [sql for name, sql in tables(self._sql).items() if name not in present]
 
     def _indexes_to_make(self) -> dict[str, str]:
         valid = {name for name, is_valid in self._rows(self._sql["indexes"]) if is_valid}

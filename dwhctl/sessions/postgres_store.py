@@ -60,7 +60,7 @@ class PostgresStore(SqlStore):
             return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
 
     def lift_ids(self, above: int) -> None:
-        self._rows("lifting the ids", "lift_ids", {"above": above})
+        self.read("lifting the ids", "lift_ids", {"above": above})
 
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:
@@ -99,7 +99,7 @@ class PostgresStore(SqlStore):
                 self.check_alive()
                 return True
             doing = f"taking the lock of run {run_id}"
-            [(taken, pid)] = self._rows(doing, "hold", {"key": lock_key(run_id)})
+            [(taken, pid)] = self.read(doing, "hold", {"key": lock_key(run_id)})
             self._refuse_pooler(int(pid))
             if taken:
                 self._held.add(run_id)
@@ -117,11 +117,11 @@ class PostgresStore(SqlStore):
     def release_run(self, run_id: str) -> None:
         with self._lock:
             if run_id in self._held:
-                self._rows(f"releasing run {run_id}", "release", {"key": lock_key(run_id)})
+                self.read(f"releasing run {run_id}", "release", {"key": lock_key(run_id)})
                 self._held.discard(run_id)
 
     def check_alive(self) -> None:
-        self._rows("looking whether it is there", "alive", {})
+        self.read("looking whether it is there", "alive", {})
 
     def close_connection(self) -> None:
         with self._lock, suppress(psycopg2.Error):
@@ -153,7 +153,7 @@ class PostgresStore(SqlStore):
                     raise
         raise AssertionError("unreachable")
 
-    def _rows(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._lock, in_words(self._connection, self._address, doing):
             return self._execute(self._sql[statement], values)
 

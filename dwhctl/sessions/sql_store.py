@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -24,23 +23,19 @@ class SqlStore(SessionStore):
         # A driver's connection may be shared, a transaction may not: each operation has it alone.
         self._lock = threading.RLock()
 
-    @abstractmethod
-    def _rows(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """The rows of one reading statement. Days and times come back as such."""
-
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         values = {"load": load, "first": first, "last": last}
-        rows = self._rows(f"reading the last sessions of {load}", "last_sessions", values)
+        rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)
         return [_last_session(row) for row in rows]
 
     def durations(self, load: str, since: date) -> dict[str, float]:
         values = {"load": load, "since": since}
-        rows = self._rows(f"reading the durations of {load}", "durations", values)
+        rows = self.read(f"reading the durations of {load}", "durations", values)
         return {shard: float(seconds) for shard, seconds in rows}
 
     def unfinished_runs(self) -> list[str]:
         values = {"since": datetime.now(UTC) - _WAITING_SINCE}
-        return [run_id for (run_id,) in self._rows("looking for unfinished runs", "unfinished_runs", values)]
+        return [run_id for (run_id,) in self.read("looking for unfinished runs", "unfinished_runs", values)]
 
     def unfinished(self, run_id: str) -> list[Session]:
         return self._sessions("unfinished", {"run_id": run_id})
@@ -52,7 +47,7 @@ class SqlStore(SessionStore):
         return self._sessions("recent", {"limit": limit})
 
     def _sessions(self, statement: str, values: Mapping[str, object]) -> list[Session]:
-        return [_session(row) for row in self._rows("reading sessions", statement, values)]
+        return [_session(row) for row in self.read("reading sessions", statement, values)]
 
 
 def _last_session(row: Sequence[Any]) -> LastSession:

@@ -35,6 +35,9 @@ ALTER TABLE sessions ADD COLUMN dwhctl_version TEXT
 -- name: table
 SELECT type, sql FROM sqlite_schema WHERE name = 'sessions' COLLATE NOCASE AND type IN ('table', 'view')
 
+-- name: tables
+SELECT name FROM sqlite_schema WHERE type = 'table'
+
 -- name: columns
 SELECT lower(name), type, "notnull", dflt_value IS NOT NULL OR hidden > 0, pk FROM pragma_table_xinfo('sessions')
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dwhctl.errors import SessionsError
 from dwhctl.sessions.shape import ADDED, SEVEN, Column, misfits, missing
-from dwhctl.sessions.statements import indexes
+from dwhctl.sessions.statements import indexes, tables
 
 _ANEW = "dwhctl_sessions_anew"
 _SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -21,7 +21,8 @@ def is_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path)
     if table is None:
         return False
     columns = _fitting_columns(connection, sql, path)
-    return _keeps_ids(table) and not missing(columns) and not _indexes_to_make(connection, sql)
+    left = [*missing(columns), *_indexes_to_make(connection, sql), *_tables_to_make(connection, sql)]
+    return _keeps_ids(table) and not left
 
 
 def make_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> None:
@@ -34,7 +35,7 @@ def make_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Pat
         if not _keeps_ids(table):
             _make_anew(connection, sql, path, columns)
     _add_columns(connection, sql)
-    for statement in _indexes_to_make(connection, sql):
+    for statement in (*_indexes_to_make(connection, sql), *_tables_to_make(connection, sql)):
         connection.execute(statement)
 
 
@@ -89,6 +90,16 @@ def _add_columns(connection: sqlite3.Connection, sql: Mapping[str, str]) -> None
     for name, statement in zip(ADDED, sql["add_columns"].split(";"), strict=True):
         if name not in names:
             connection.execute(statement)
+
+
+def _tables_to_make(connection: sqlite3.Connection, sql: Mapping[str, str]) -> list[str]:
+    present = {row[0] for row in connection.execute(sql["tables"])}
+    return [
+        statement
+        for name, script in tables(sql).items()
+        if name not in present
+        for statement in script.split(";")
+    ]
 
 
 def _indexes_to_make(connection: sqlite3.Connection, sql: Mapping[str, str]) -> list[str]:

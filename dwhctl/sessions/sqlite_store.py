@@ -101,7 +101,7 @@ class SqliteStore(SqlStore):
         with self._lock, suppress(sqlite3.Error):
             self._connection.close()
 
-    def _rows(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._operation(doing):
             cursor = self._connection.execute(self._sql[statement], _encoded(values))
             names = [column[0] for column in cursor.description]

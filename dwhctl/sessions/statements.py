@@ -1,4 +1,7 @@
-"""Reads the room's SQL files: blocks that start with `-- name: ...`, with `:word` for bound values."""
+"""Reads the room's SQL files: blocks that start with `-- name: ...`, with `:word` for bound values.
+
+A file is for every dialect (`common.sql`), or for the one that its name ends with (`sqlite.sql`, `history.sqlite.sql`).
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,17 @@ _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 _BIND = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
+_DIALECTS = {"sqlite", "postgres"}
+
+
 @cache
 def read_statements(dialect: str) -> Mapping[str, str]:
-    """Statements by name: those of common.sql and those of the dialect."""
+    """Statements by name: those for every dialect and those of this one."""
     found: dict[str, str] = {}
-    for file in ("common", dialect):
-        text = resources.files("dwhctl.sessions").joinpath(f"{file}.sql").read_text("utf-8")
-        found.update(parse_blocks(text))
+    files = (file for file in resources.files("dwhctl.sessions").iterdir() if file.name.endswith(".sql"))
+    for file in sorted(files, key=lambda file: file.name):
+        if file.name.split(".")[-2] not in _DIALECTS - {dialect}:
+            found |= parse_blocks(file.read_text("utf-8"))
     return MappingProxyType(found)
 
 
@@ -41,6 +48,11 @@ def parse_blocks(text: str) -> dict[str, str]:
 def indexes(statements: Mapping[str, str]) -> dict[str, str]:
     """The statements that create the indexes, by the name of the index."""
     return {name.split()[1]: sql for name, sql in statements.items() if name.startswith("index ")}
+
+
+def tables(statements: Mapping[str, str]) -> dict[str, str]:
+    """The statements that create the tables beside `sessions`, with their indexes, by the name of the table."""
+    return {name.split()[1]: sql for name, sql in statements.items() if name.startswith("table ")}
 
 
 def percent_style(sql: str) -> str:

@@ -12,10 +12,10 @@ a store never reconnects. Whether the last write happened is then for the next r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dwhctl.sessions.values import Closing, LastSession, NewSession, Session
 
@@ -76,6 +76,13 @@ class SessionStore(ABC):
     @abstractmethod
     def recent(self, limit: int) -> list[Session]:
         """The newest sessions, newest first."""
+
+    @abstractmethod
+    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """The rows of one reading statement, by its name in the room's SQL files. Days and times come back as such.
+
+        `doing` says for an error's message what was tried.
+        """
 
     @abstractmethod
     def try_hold_run(self, run_id: str) -> bool:

@@ -145,6 +145,9 @@ class MemoryStore(SessionStore):
     def of_run(self, run_id: str) -> list[Session]:
         return []
 
+    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        raise AssertionError("the dispatch loop reads no history")
+
     def recent(self, limit: int) -> list[Session]:
         return []
 
