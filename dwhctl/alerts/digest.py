@@ -1,0 +1,58 @@
+"""The digest: what one run has to tell, before any channel puts it into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+#: What a digest is about; `stopped` is a run that could not do its work: a broken configuration, a held lock, a death.
+Subject = Literal["failed", "recovered", "succeeded", "done", "missed", "stopped", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Slices or reports that failed for one reason. `work` is the load or report; a report has no shards.
+
+    `message` is the first line of the error, without secrets; `streak` the longest failing streak among them, in days.
+    """
+
+    work: str
+    connection: str
+    error_class: str
+    message: str
+    shards: tuple[str, ...] = ()
+    days: tuple[date, ...] = ()
+    streak: int = 0
+    since: date | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a channel was told to be failing, and is well again."""
+
+    work: str
+    shards: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The one message of a run to a channel, as facts.
+
+    `done` of `total` slices (or reports) are well; `look` is the command that shows more; `missing` names shards whose
+    slices a refreshed report does without; `remark` is a sentence about the message itself.
+    """
+
+    subject: Subject
+    project: str
+    command: str
+    run_id: str | None = None
+    days: tuple[date, ...] = ()
+    done: int = 0
+    total: int = 0
+    reasons: tuple[Reason, ...] = ()
+    recoveries: tuple[Recovery, ...] = ()
+    missing: tuple[str, ...] = ()
+    look: str | None = None
+    remark: str | None = None

@@ -1,0 +1,27 @@
+"""`dwhctl report`: the past at a glance."""
+
+from __future__ import annotations
+
+import click
+
+from dwhctl.cli.lazy import Entry, LazyGroup
+from dwhctl.cli.options import common_options
+
+COMMANDS: dict[str, Entry] = {
+    # One line for each report, in the order in which a person needs them.
+}
+
+
+class _Report(LazyGroup):
+    table = COMMANDS
+
+
+@click.group("report", cls=_Report)
+@common_options
+def command() -> None:
+    """Show what was loaded, what fails, and what is missing.
+
+    \b
+    Example:
+      dwhctl report failures
+    """
