@@ -18,6 +18,7 @@ from dwhctl.project.connections import (
     SqliteConnection,
 )
 from dwhctl.project.words import nearest
+from dwhctl.runs.slots import slots_of
 from dwhctl.sources import SOURCE_TYPES
 from dwhctl.targets import TARGET_TYPES
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from dwhctl.project.model import Connection, Project
+    from dwhctl.runs.slots import Slots
 
 _CONNECTIONS_AT_ONCE = 8
+_SLOT_SECONDS = 30.0
 #: After these the other databases of the server are not tried: fifty refusals lock an account.
 _ENDS_ALL = (ConnectError, LoginRefusedError)
 
@@ -76,7 +79,8 @@ def round_trips(project: Project, names: Sequence[str] = ()) -> list[RoundTrip]:
     chosen = [each for each in project.connections.values() if not names or each.name in names]
     _import_drivers(chosen)
     with ThreadPoolExecutor(_CONNECTIONS_AT_ONCE) as pool:
-        trips = pool.map(lambda connection: _try_all(project, connection), chosen)
+        slots = slots_of(project)
+        trips = pool.map(lambda connection: _try_all(project, connection, slots), chosen)
         return [trip for of_one in trips for trip in of_one]
 
 
@@ -92,12 +96,12 @@ def _import_drivers(connections: Sequence[Connection]) -> None:
         importlib.import_module(drivers[kind])
 
 
-def _try_all(project: Project, connection: Connection) -> list[RoundTrip]:
+def _try_all(project: Project, connection: Connection, slots: Slots) -> list[RoundTrip]:
     trips: list[RoundTrip] = []
     ended: DwhctlError | None = None
     for way in _ways(project, connection):
         if ended is None:
-            trip, error = _try(connection, way)
+            trip, error = _try(connection, way, slots)
             ended = error if isinstance(error, _ENDS_ALL) else None
         else:
             reason = f"not tried: {one_line(str(ended))}"
@@ -106,10 +110,11 @@ def _try_all(project: Project, connection: Connection) -> list[RoundTrip]:
     return trips
 
 
-def _try(connection: Connection, way: _Way) -> tuple[RoundTrip, DwhctlError | None]:
-    started = time.perf_counter()
+def _try(connection: Connection, way: _Way, slots: Slots) -> tuple[RoundTrip, DwhctlError | None]:
     try:
-        version = way.go()
+        with slots.held(connection.name, wait=_SLOT_SECONDS):
+            started = time.perf_counter()
+            version = way.go()
     except _NotThereYet:
         reason = "the file is not there yet: the first load makes it"
         return RoundTrip(connection.name, connection.type, way.database, ok=True, reason=reason), None

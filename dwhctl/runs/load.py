@@ -31,7 +31,7 @@ from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.signals import Signals, caught_signals
-from dwhctl.runs.slots import WORKERS, Slots
+from dwhctl.runs.slots import WORKERS, Slots, connection_limits
 from dwhctl.runs.starting import Starter
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
@@ -294,8 +294,7 @@ class _Run:
         return frozenset(one.name for one in connections if one.type in KNOCKABLE)
 
     def _limits(self) -> dict[str, int | None]:
-        limits = {name: connection.max_connections for name, connection in self._project.connections.items()}
-        return limits | {WORKERS: self._project.max_workers}
+        return connection_limits(self._project) | {WORKERS: self._project.max_workers}
 
     def _jobs_at_once(self, plan: Plan) -> int:
         wanted = self._request.jobs or self._project.max_workers

@@ -19,8 +19,7 @@ from dwhctl.project.slices import make_slice, resolve_day
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.conform import compare
 from dwhctl.runs.prepare import check_columns, targets_of
-from dwhctl.runs.slots import Slots
-from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.slots import slots_of
 from dwhctl.sources import list_databases, open_source
 from dwhctl.targets.contract import StagingGroup
 
@@ -58,11 +57,8 @@ class _Look:
     """One look: what the warehouses hold, then every source, one thread and connection for each."""
 
     def __init__(self, project: Project) -> None:
-        state = StateDir(project.state_dir)
-        limits = {name: connection.max_connections for name, connection in project.connections.items()}
         self._project = project
-        # Without a state folder there is no run beside which limits could be passed; a look makes none.
-        self._slots = Slots(state.slots, limits if state.slots.is_dir() else {})
+        self._slots = slots_of(project)
         self._day: date = resolve_day("yesterday", project.zone)
         self._columns: dict[str, Sequence[Column]] = {}
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import TargetBusyError
 from dwhctl.runs.locks import Lock
+from dwhctl.runs.state_dir import StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from dwhctl.project.model import Project
 
 #: The name under which worker processes are counted: no connection can have it.
 WORKERS = "worker processes"
@@ -87,3 +90,17 @@ class Slots:
         with self._one_asks:
             lock.release()
             free.append(lock)
+
+
+def slots_of(project: Project) -> Slots:
+    """Give the slots of a project's connections for a look that makes no state folder.
+
+    Without the folder there is no run beside which a limit could be passed.
+    """
+    folder = StateDir(project.state_dir).slots
+    return Slots(folder, connection_limits(project) if folder.is_dir() else {})
+
+
+def connection_limits(project: Project) -> dict[str, int | None]:
+    """Give the limit of each connection, by its name."""
+    return {name: connection.max_connections for name, connection in project.connections.items()}

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dwhctl.cli import round_trip
+from dwhctl.runs.slots import slots_of
 from dwhctl.sessions import State
 from tests.support.faulty import Faults, held_locks, wait_for_end, wait_until
 from tests.support.projects import DAY, Sandbox, days_from
@@ -160,3 +162,17 @@ def test_a_load_that_waits_for_a_retry_leaves_its_worker_to_others(tmp_path: Pat
     waiting.send_signal(signal.SIGINT)
     wait_for_end(waiting)
     assert waiting.returncode == 130
+
+
+def test_a_round_trip_takes_a_slot_like_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Sandbox(tmp_path / "project", {"server_0": ["abakan"]})
+    sandbox.connection_keys = "max_connections = 1"
+    sandbox.write().fill().load()
+    monkeypatch.setattr(round_trip, "_SLOT_SECONDS", 0.1)
+    project = sandbox.project()
+    with slots_of(project).held("server_0"):
+        (refused,) = round_trip.round_trips(project, ["server_0"])
+    assert not refused.ok
+    assert "max_connections" in (refused.reason or "")
+    (trip,) = round_trip.round_trips(project, ["server_0"])
+    assert trip.ok, trip.reason
