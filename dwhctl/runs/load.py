@@ -22,7 +22,7 @@ from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.knocker import Knocker
-from dwhctl.runs.locks import Lock, held_work
+from dwhctl.runs.locks import Lock, held_in_sessions, held_work
 from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
@@ -161,10 +161,12 @@ class _Run:
         """Take what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
         self._state.make()
         project, request = self._project, self._request
-        wait = request.wait.total_seconds()
-        stack.enter_context(held_work(self._state.work_locks, plan.work(), request.command, wait))
+        work, wait = plan.work(), request.wait.total_seconds()
+        until = time.monotonic() + wait
+        stack.enter_context(held_work(self._state.work_locks, work, request.command, wait))
         self._store = stack.enter_context(open_store(project.sessions))
         self._store.prepare()
+        stack.enter_context(held_in_sessions(self._store, work, until - time.monotonic()))
         self._never_reuse_ids()
         self._hold_run(stack)
         reach("run.held")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from dwhctl.errors import LockHeldError, StateDirError
+from dwhctl.errors import LockHeldError, SessionsError, StateDirError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.project.model import Load
+    from dwhctl.sessions.store import SessionStore
 
 _POLL_SECONDS = 0.2
 #: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
@@ -96,6 +97,27 @@ def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wai
                 time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
             held.callback(lock.release)
         yield
+
+
+@contextmanager
+def held_in_sessions(store: SessionStore, work: Sequence[tuple[Load, date]], wait: float) -> Iterator[None]:
+    """Hold the same in the sessions database, where it has locks: against runs on other machines.
+
+    Raise LockHeldError that names holder and day when one is still held after `wait` seconds.
+    """
+    until = time.monotonic() + wait
+    names = {work_name(load, day): (load, day) for load, day in work}
+    while (held := store.hold_work(list(names))) is not None:
+        if time.monotonic() >= until:
+            load, day = names[held.name]
+            raise LockHeldError(f"load {load.name} of {day} is being done by {held.holder}")
+        time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
+    try:
+        yield
+    finally:
+        # A connection that is lost has let go of them.
+        with suppress(SessionsError):
+            store.release_work(list(names))
 
 
 def _allow_open_files(count: int) -> None:

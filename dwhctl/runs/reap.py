@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError
+from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, SessionsError
 from dwhctl.faults import reach
 from dwhctl.runs.locks import Lock
 from dwhctl.sessions.values import Closing, State
@@ -58,6 +58,8 @@ class Reaper:
         for run_id in sorted(left | set(self._store.unfinished_runs()) - {own_run}):
             if run_id == own_run:
                 continue
+            if run_id not in left:
+                self._refuse_other_machines(run_id)
             lock = Lock(self._state.run_locks / f"{run_id}.lock")
             if not lock.try_take():
                 continue
@@ -69,6 +71,22 @@ class Reaper:
             finally:
                 # Whoever waits for this file finds nothing left to reap.
                 lock.release(remove=done)
+
+    def _refuse_other_machines(self, run_id: str) -> None:
+        """Raise SessionsError for a run of another machine over a database that serves one only.
+
+        A run whose lock stands in this state folder is this machine's, whatever it was called then.
+        """
+        here = socket.gethostname()
+        host = next((one.host for one in self._store.of_run(run_id)), None)
+        if self._store.is_shared or host in (None, here):
+            return
+        path = self._state.run_locks / f"{run_id}.lock"
+        raise SessionsError(
+            f"run {run_id} of the machine {host} has open sessions in this SQLite file, and {here} cannot tell whether"
+            " it is alive: SQLite serves one machine. Keep the sessions of several machines in PostgreSQL; if that run"
+            f" is dead for certain (this machine had another name then): touch {path}"
+        )
 
     def _hold(self, run_id: str) -> bool:
         """Take the run's lock in the sessions database.

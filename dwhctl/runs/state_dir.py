@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from dwhctl.errors import StateDirError
 
@@ -27,3 +31,18 @@ class StateDir:
                     f"the state folder {self.path} cannot be used: {folder}: {error.strerror};"
                     " set [project] state_dir to a folder of this machine that this user may write"
                 ) from error
+        self._check_locks()
+
+    def _check_locks(self) -> None:
+        """Raise StateDirError where a lock on a file keeps nobody out: some network file systems are so."""
+        try:
+            with NamedTemporaryFile(dir=self.slots, prefix="probe-") as one, Path(one.name).open() as two:
+                fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(BlockingIOError):
+                    fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    raise OSError(errno.ENOLCK, "two can hold one lock at once")
+        except OSError as error:
+            raise StateDirError(
+                f"the state folder {self.path} cannot be used: locks on files do not work there ({error.strerror});"
+                " set [project] state_dir to a folder on a disk of this machine"
+            ) from error

@@ -118,5 +118,20 @@ SELECT pg_try_advisory_lock(:key), pg_backend_pid()
 -- name: release
 SELECT pg_advisory_unlock(:key)
 
+-- name: hold_work
+SELECT name, pg_try_advisory_lock(key)
+FROM unnest(:names::text[], :keys::bigint[]) AS wanted (name, key)
+
+-- name: release_work
+SELECT pg_advisory_unlock(key) FROM unnest(:keys::bigint[]) AS held (key)
+
+-- name: holder
+-- A key of 64 bits stands in pg_locks as two halves: https://www.postgresql.org/docs/current/view-pg-locks.html
+SELECT a.application_name, a.backend_start
+FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((l.classid::bigint << 32) | l.objid::bigint) = :key
+
 -- name: alive
 SELECT 1

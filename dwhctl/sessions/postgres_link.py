@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -62,7 +64,8 @@ def _parameters(address: PostgresConnection) -> dict[str, Any]:
         "port": ",".join(str(port) for port in ports),
         "dbname": address.database,
         "user": address.user,
-        "application_name": "dwhctl",
+        # For people who ask the server who holds what: 63 bytes of it are kept.
+        "application_name": f"dwhctl, pid {os.getpid()} on {socket.gethostname()}",
         "client_encoding": "UTF8",
         "connect_timeout": max(2, math.ceil(address.connect_timeout.total_seconds())),
         # Of several servers the one that takes writes: the sessions stand in one place.

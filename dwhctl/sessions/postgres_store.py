@@ -19,7 +19,7 @@ from dwhctl.sessions.postgres_schema import Upgrade
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
 from dwhctl.sessions.statements import percent_style, read_statements
 from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
-from dwhctl.sessions.values import Closing, NewSession
+from dwhctl.sessions.values import Closing, Held, NewSession
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
@@ -120,6 +120,31 @@ class PostgresStore(SqlStore):
                 self.read(f"releasing run {run_id}", "release", {"key": lock_key(run_id)})
                 self._held.discard(run_id)
 
+    @property
+    def is_shared(self) -> bool:
+        return True
+
+    def hold_work(self, names: Sequence[str]) -> Held | None:
+        values = {"names": list(names), "keys": [work_key(name) for name in names]}
+        with self._lock:
+            rows = self.read("taking the locks of the work", "hold_work", values)
+            refused = next((name for name, taken in rows if not taken), None)
+            if refused is None:
+                return None
+            self.release_work([name for name, taken in rows if taken])
+            return Held(refused, self._holder(work_key(refused)))
+
+    def _holder(self, key: int) -> str:
+        rows = self.read("looking who holds a lock", "holder", {"key": key})
+        if not rows:
+            return "another dwhctl, which has just let go of it"
+        name, since = rows[0]
+        return f"{name} (since {since:%Y-%m-%d %H:%M:%S} UTC)"
+
+    def release_work(self, names: Sequence[str]) -> None:
+        keys = [work_key(name) for name in names]
+        self.read("releasing the locks of the work", "release_work", {"keys": keys})
+
     def check_alive(self) -> None:
         self.read("looking whether it is there", "alive", {})
 
@@ -181,5 +206,13 @@ def _id_of(row: Mapping[str, object]) -> int:
 
 def lock_key(run_id: str) -> int:
     """The key of the run's advisory lock: the same on every machine and in every version of dwhctl."""
-    digest = hashlib.sha256(f"dwhctl run {run_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
+    return _key(f"dwhctl run {run_id}")
+
+
+def work_key(name: str) -> int:
+    """The key of the advisory lock of a load's day, or of a report, by the name of its lock."""
+    return _key(f"dwhctl work {name}")
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)

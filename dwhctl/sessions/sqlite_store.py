@@ -17,7 +17,7 @@ from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tok
 from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
 from dwhctl.sessions.statements import read_statements
 from dwhctl.sessions.texts import cut_comment, storable
-from dwhctl.sessions.values import Closing, NewSession
+from dwhctl.sessions.values import Closing, Held, NewSession
 
 
 class SqliteStore(SqlStore):
@@ -87,6 +87,16 @@ class SqliteStore(SqlStore):
         return True
 
     def release_run(self, run_id: str) -> None:
+        pass
+
+    @property
+    def is_shared(self) -> bool:
+        return False
+
+    def hold_work(self, names: Sequence[str]) -> Held | None:  # noqa: ARG002
+        return None
+
+    def release_work(self, names: Sequence[str]) -> None:
         pass
 
     def check_alive(self) -> None:

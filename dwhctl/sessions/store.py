@@ -17,7 +17,7 @@ from datetime import date
 from types import TracebackType
 from typing import Any, Self
 
-from dwhctl.sessions.values import Closing, LastSession, NewSession, Session
+from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session
 
 
 class SessionStore(ABC):
@@ -95,6 +95,22 @@ class SessionStore(ABC):
     @abstractmethod
     def release_run(self, run_id: str) -> None:
         """Let go of the run's lock; of no consequence if it is not held."""
+
+    @property
+    @abstractmethod
+    def is_shared(self) -> bool:
+        """Whether runs of several machines may stand in the table: their locks hold in the database then."""
+
+    @abstractmethod
+    def hold_work(self, names: Sequence[str]) -> Held | None:
+        """Take the locks of all this work in the database, or none: then give one that another holds.
+
+        They are held until `release_work` or the end of this connection. In SQLite there are none to take.
+        """
+
+    @abstractmethod
+    def release_work(self, names: Sequence[str]) -> None:
+        """Let go of the locks of this work; of no consequence for those that are not held."""
 
     @abstractmethod
     def check_alive(self) -> None:

@@ -100,6 +100,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A lock that another connection to the sessions database holds; `holder` is for people."""
+
+    name: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
 class LastSession:
     """The latest session of a slice."""
 

@@ -397,3 +397,15 @@ def test_postgres_with_another_encoding_takes_any_comment(postgres_server: Postg
     finally:
         place.end()
         postgres_server.drop_database(database)
+
+
+def test_postgres_work_is_held_whole_or_not_at_all(postgres: Place) -> None:
+    one, two, three = (postgres.store(host=host) for host in ("alpha", "beta", "gamma"))
+    assert one.hold_work(["orders.2020-07-13"]) is None
+    held = two.hold_work(["orders.2020-07-12", "orders.2020-07-13", "orders.2020-07-14"])
+    assert held is not None
+    assert held.name == "orders.2020-07-13"
+    assert "pid" in held.holder
+    assert three.hold_work(["orders.2020-07-12", "orders.2020-07-14"]) is None
+    one.release_work(["orders.2020-07-13"])
+    assert two.hold_work(["orders.2020-07-13"]) is None

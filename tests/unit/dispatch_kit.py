@@ -41,7 +41,7 @@ from dwhctl.runs.starting import Starter
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import ProcessWorker
 from dwhctl.sessions.store import SessionStore
-from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State
+from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session, State
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import FREELY, FakeTarget, planned
 
@@ -144,6 +144,16 @@ class MemoryStore(SessionStore):
 
     def of_run(self, run_id: str) -> list[Session]:
         return []
+
+    @property
+    def is_shared(self) -> bool:
+        return False
+
+    def hold_work(self, names: Sequence[str]) -> Held | None:
+        return None
+
+    def release_work(self, names: Sequence[str]) -> None:
+        pass
 
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         raise AssertionError("the dispatch loop reads no history")
