@@ -73,6 +73,10 @@ class StateDirError(DwhctlError):
     """The state folder cannot be used."""
 
 
+class CrontabError(DwhctlError):
+    """The user's crontab cannot be read or changed."""
+
+
 class SessionsError(DwhctlError):
     """The sessions database did not do what it was asked."""
 

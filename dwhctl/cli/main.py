@@ -18,6 +18,7 @@ COMMANDS = {
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
+    "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
     "connections": Entry("dwhctl.cli.connections", "List and test the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
 }

@@ -18,14 +18,16 @@ from .words import nearest, shown_value
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")
-_SCHEDULE_WORDS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
 _SCHEDULE_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
-_STEP = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_CRON_NAMES = {
-    "month": dict(zip(_MONTHS, range(1, 13), strict=True)),
-    "weekday": dict(zip(_WEEKDAYS, range(7), strict=True)),
+# Debian's cron takes a step after a star or a range only, and none of the letters that other crons have (L, W, #).
+_SCHEDULE_PART = re.compile(r"(?:\*|[0-9a-z]+-[0-9a-z]+)(?:/[0-9]+)?|[0-9a-z]+", re.ASCII | re.IGNORECASE)
+#: Cron's words, and what they stand for: crontab(5).
+SCHEDULE_WORDS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
 }
 
 
@@ -154,32 +156,33 @@ def _table(value: str) -> str:
 
 
 def _schedule(value: str) -> str:
-    if value in _SCHEDULE_WORDS:
+    if value in SCHEDULE_WORDS:
         return value
     parts = value.split()
     if len(parts) != len(_SCHEDULE_FIELDS):
         raise ValueError(
             f"'{value}' has {len(parts)} of the 5 fields minute, hour, day, month, weekday; "
-            f'write it as in a crontab: "0 */6 * * *", or {", ".join(_SCHEDULE_WORDS)}'
+            f'write it as in a crontab: "0 */6 * * *", or {", ".join(SCHEDULE_WORDS)}'
         )
-    for part, (field, lowest, highest) in zip(parts, _SCHEDULE_FIELDS, strict=True):
-        if not all(_is_step(each, field, lowest, highest) for each in part.lower().split(",")):
+    for place, (part, (field, lowest, highest)) in enumerate(zip(parts, _SCHEDULE_FIELDS, strict=True)):
+        alone = " ".join(part if place == each else "*" for each in range(len(parts)))
+        if not all(map(_SCHEDULE_PART.fullmatch, part.split(","))) or not _is_schedule(alone):
             raise ValueError(
                 f"'{value}': '{part}' is no {field} of a crontab ({lowest} to {highest}, *, */2, 1-5)"
             )
+    if not _is_schedule(value):
+        raise ValueError(f"'{value}' never comes: no month of it has such a day")
     return value
 
 
-def _is_step(text: str, field: str, lowest: int, highest: int) -> bool:
-    for name, number in _CRON_NAMES.get(field, {}).items():
-        text = text.replace(name, str(number))
-    match = _STEP.fullmatch(text)
-    if not match:
+def _is_schedule(expression: str) -> bool:
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(expression, datetime(2020, 1, 1))  # noqa: DTZ001 - only read, not asked for a time
+    except CronSimError:
         return False
-    first, last, step = (int(each) if each else None for each in match.groups())
-    bounds = [each for each in (first, last) if each is not None]
-    in_order = first is None or last is None or first <= last
-    return in_order and step != 0 and all(lowest <= each <= highest for each in bounds)
+    return True
 
 
 Text = Annotated[str, Field(min_length=1)]

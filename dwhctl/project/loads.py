@@ -81,7 +81,17 @@ class Load(Table):
     start_date: Day | None = Field(
         None, description="No slice before it is expected.", examples=[date(2020, 2, 8)]
     )
-    schedule: Schedule | None = Field(None, description="When cron starts it.", examples=["0 */6 * * *"])
+    schedule: Schedule | None = Field(
+        None, description="When cron starts it, by the machine's clock.", examples=["0 */6 * * *"]
+    )
+    catch_up: int | None = Field(
+        None,
+        ge=1,
+        le=3650,
+        description="How many days before today a scheduled load looks back on for incomplete slices;"
+        " left out, it loads yesterday again as well.",
+        examples=[14],
+    )
     retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
     retry_delay: Duration = Field(
         timedelta(seconds=10),
@@ -177,4 +187,6 @@ class Report(Table):
         (), description="The loads it waits for.", examples=[[{"load": "orders", "at_least": 1.0}]]
     )
     min_rows: int = Field(0, ge=0, description="With fewer rows the refresh fails.", examples=[1])
-    schedule: Schedule | None = Field(None, description="When cron starts it.", examples=["30 6 * * *"])
+    schedule: Schedule | None = Field(
+        None, description="When cron starts it, by the machine's clock.", examples=["30 6 * * *"]
+    )

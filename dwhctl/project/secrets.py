@@ -83,6 +83,11 @@ class Secret:
         return self._kind == "literal"
 
     @property
+    def variable(self) -> str | None:
+        """The environment variable that it is read from, if it is."""
+        return self._text if self._kind == "env" else None
+
+    @property
     def holds_text(self) -> bool:
         """Whether the secret needs nothing but itself to be revealed."""
         return self._kind in {"literal", "environment"}

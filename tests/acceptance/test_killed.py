@@ -6,6 +6,7 @@ workers must follow it, or the whole process group.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,11 +71,18 @@ class Death:
         return f"{self.point}-{self.nth}-{self.whom.replace(' ', '-')}"
 
 
-def deaths(*points: str) -> list[Death]:
-    """The first time alone and with the group, a later time in turns."""
-    found = [Death(point, 1, whom) for point in points for whom in (ALONE, GROUP)]
-    repeated = [point for point in points if point not in (*ONCE, *PREPARING, *REAPING)]
-    return found + [Death(point, 2, (ALONE, GROUP)[number % 2]) for number, point in enumerate(repeated)]
+def deaths(*points: str) -> list[Any]:
+    """The first time alone and with the group, a later time in turns; the gate's run has one death at each point."""
+    often = [point not in (*ONCE, *PREPARING, *REAPING) for point in points]
+    found = [
+        pytest.param(death, marks=() if number % 2 == place else pytest.mark.long)
+        for number, point in enumerate(points)
+        for place, death in enumerate((Death(point, 1, ALONE), Death(point, 1, GROUP)))
+    ]
+    return found + [
+        pytest.param(Death(point, 2, (ALONE, GROUP)[number % 2]), marks=pytest.mark.long)
+        for number, point in enumerate(itertools.compress(points, often))
+    ]
 
 
 Copy = Callable[[], Sandbox]

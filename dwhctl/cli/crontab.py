@@ -1,0 +1,182 @@
+"""`dwhctl crontab`: the schedules of the project in the user's crontab."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dwhctl.cli.lazy import Group
+from dwhctl.cli.options import Settings, common_options, format_option, pass_settings
+from dwhctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from zoneinfo import ZoneInfo
+
+    from dwhctl.project.model import Project
+    from dwhctl.runs.schedules import Job
+
+NEXT_COLUMNS = ("at", "machine_time", "command", "names")
+#: How far ahead a clock change is told of: the next two are within it.
+_LOOK_AHEAD_DAYS = 366
+
+
+@click.group("crontab", cls=Group, epilog="\b\nExample:\n  dwhctl crontab install")
+def command() -> None:
+    """Put the schedules of loads and reports into the crontab."""
+
+
+@command.command("show", short_help="Show the block as it would be installed.")
+@common_options
+@pass_settings
+def show_block(settings: Settings) -> ExitCode:
+    """Show the lines that `install` puts into the crontab, made from the `schedule` of loads and reports.
+
+    \b
+    Example:
+      dwhctl crontab show
+    """
+    from dwhctl.cli.output import say
+    from dwhctl.runs.crontab import block_of
+
+    project = settings.open_project()
+    for line in block_of(project, program()):
+        say(line)
+    _tell_what_cron_lacks(project)
+    return ExitCode.DONE
+
+
+@command.command("install", short_help="Put the block into your crontab, or bring it up to date.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@common_options
+@pass_settings
+def install(settings: Settings, dry_run: bool) -> ExitCode:
+    """Show what changes, then put the project's block into your crontab; every other line stays as it is.
+
+    \b
+    Examples:
+      dwhctl crontab install --dry-run
+      dwhctl crontab install
+    """
+    from dwhctl.runs.crontab import block_of
+
+    project = settings.open_project()
+    code = _change(project, block_of(project, program()), dry_run=dry_run)
+    if not dry_run:
+        (project.state_dir / "logs").mkdir(parents=True, exist_ok=True)
+    _tell_what_cron_lacks(project)
+    return code
+
+
+@command.command("remove", short_help="Take the block out of your crontab.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@common_options
+@pass_settings
+def remove(settings: Settings, dry_run: bool) -> ExitCode:
+    """Take the project's block out of your crontab; every other line stays as it is.
+
+    \b
+    Example:
+      dwhctl crontab remove
+    """
+    return _change(settings.open_project(), [], dry_run=dry_run)
+
+
+@command.command("next", short_help="Show when cron starts what next.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="So many times.")
+@format_option
+@common_options
+@pass_settings
+def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
+    """Show the next times at which cron starts loads and reports, in the project's zone and by the machine's clock.
+
+    Times that a clock change skips or doubles within a year are told of.
+
+    \b
+    Example:
+      dwhctl crontab next --limit 10
+    """
+    from dwhctl.cli.output import show
+    from dwhctl.runs.schedules import jobs_of, machine_zone
+
+    project = settings.open_project()
+    now, zone, jobs = datetime.now(UTC), machine_zone(), jobs_of(project)
+    times = sorted(_times(jobs, now, zone, limit), key=lambda due: due[0])[:limit]
+    rows = [
+        (at.astimezone(project.zone), at.replace(tzinfo=None), " ".join(job.arguments), ", ".join(job.names))
+        for at, job in times
+    ]
+    show(NEXT_COLUMNS, rows, form)
+    _tell_of_clocks(project, jobs, now, zone)
+    return ExitCode.DONE
+
+
+def program() -> list[str]:
+    """Give the words that start this dwhctl from anywhere, with nothing of the environment."""
+    started = Path(sys.argv[0]).absolute()
+    if started.name == "dwhctl" and shutil.which(str(started)):
+        return [str(started)]
+    return [sys.executable, "-m", "dwhctl"]
+
+
+def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:
+    from dwhctl.cli.output import say, tell
+    from dwhctl.runs.crontab import difference, read_crontab, with_block, write_crontab
+
+    before = read_crontab()
+    after = with_block(before, project.root, block)
+    changes = difference(before, after)
+    if not changes:
+        tell("the crontab is as it should be" if block else "the crontab has no block of this project")
+        return ExitCode.DONE
+    for line in changes:
+        say(line)
+    if not dry_run:
+        write_crontab(after)
+        tell("the crontab is changed")
+    return ExitCode.DONE
+
+
+def _times(jobs: Iterable[Job], now: datetime, zone: ZoneInfo, limit: int) -> Iterator[tuple[datetime, Job]]:
+    from itertools import islice
+
+    from dwhctl.runs.schedules import fire_times
+
+    for job in jobs:
+        for at in islice(fire_times(job.schedule, now, zone), limit):
+            yield at, job
+
+
+def _tell_of_clocks(project: Project, jobs: Iterable[Job], now: datetime, zone: ZoneInfo) -> None:
+    from dwhctl.cli.output import tell
+    from dwhctl.runs.schedules import clock_changes, same_clock
+
+    if not same_clock(zone, project.zone, now):
+        tell(f"cron goes by this machine's clock ({zone.key}), the project by {project.timezone}")
+    for job in jobs:
+        for change in clock_changes(job.schedule, now, _LOOK_AHEAD_DAYS, zone):
+            what = "does not exist" if change.what == "skipped" else "comes twice"
+            tell(
+                f"{shlex.join(job.arguments)}: {change.at:%Y-%m-%d %H:%M} {what} in {zone.key}: Debian's cron starts it"
+                " once, others may not; choose an hour outside 01:00 to 03:59"
+            )
+
+
+def _tell_what_cron_lacks(project: Project) -> None:
+    """Tell of what stands in the shell's environment but not in cron's."""
+    from dwhctl.cli.output import tell
+    from dwhctl.runs.schedules import jobs_of
+
+    if not jobs_of(project):
+        tell('no load and no report has a schedule: add schedule = "0 */6 * * *" to config/loads/NAME.toml')
+    for name in dict.fromkeys(secret.variable for secret in project.secrets() if secret.variable):
+        tell(
+            f"cron does not know {name}, which a secret is read from: keep the secret in a file"
+            ' ({ file = "/etc/dwhctl/secret" }), or set NAME=value in the crontab, above the block'
+        )
