@@ -133,7 +133,7 @@ class MemoryStore(SessionStore):
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         return []
 
-    def durations(self, load: str, since: date) -> dict[str, float]:
+    def durations(self, load: str, newest: int) -> dict[str, float]:
         return {}
 
     def unfinished_runs(self) -> list[str]:
