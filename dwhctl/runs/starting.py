@@ -151,14 +151,9 @@ class Starter:
         self.blocked |= not waited
         return waited
 
-    def _take_slots(self, job: Job) -> tuple[Slot, Slot] | None:
-        target = job.planned.load.target
-        if self._publisher.waits_for == target or (source := self._slots.try_take(job.connection)) is None:
-            return None
-        if (place := self._slots.try_take(target)) is None:
-            source.release()
-            return None
-        return source, place
+    def _take_slots(self, job: Job) -> tuple[Slot, ...] | None:
+        source, target = job.connections
+        return None if self._publisher.waits_for == target else self._slots.try_take_all(source, target)
 
     def _open(self, jobs: Sequence[Job], tokens: Sequence[str]) -> list[int]:
         started = datetime.now(UTC)
