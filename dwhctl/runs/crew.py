@@ -69,6 +69,11 @@ class Crew:
             self.dismiss(worker)
 
     @property
+    def has_idle(self) -> bool:
+        """Tell whether a worker has nothing to do."""
+        return bool(self._idle)
+
+    @property
     def may_grow(self) -> bool:
         """Tell whether the run could use a worker more than it has."""
         return not self._idle and len(self._held) < self._jobs

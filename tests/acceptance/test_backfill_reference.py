@@ -20,7 +20,7 @@ from tests.support.wire import Wire, a_wire, needs_faults
 DAYS = days_from(DAY, 13)
 BACKFILL = ("backfill", "-s", str(DAYS[0]), "-e", str(DAYS[-1]))
 
-pytestmark = [pytest.mark.long, needs_faults]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600), needs_faults]
 
 
 @pytest.fixture
