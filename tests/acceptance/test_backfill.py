@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import subprocess
 import time
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from dwhctl.errors import ExitCode
 from dwhctl.sessions import Session, State
 from tests.cli_support import dwh
-from tests.support.faulty import Faults, held_locks, wait_for_end
+from tests.postgres import PostgresServer
+from tests.support.faulty import Faults, held_locks, postgres_sessions, wait_for_end
 from tests.support.projects import DAY, Sandbox, days_from
 
 DAYS = days_from(DAY, 4)
@@ -246,3 +248,39 @@ def check_rest(sandbox: Sandbox, done: subprocess.CompletedProcess[str], before:
     assert not again & complete
     assert len(again | complete) == 12
     assert held_locks(sandbox.root / "state") == []
+
+
+# Large ones
+
+
+@pytest.mark.long
+def test_more_days_and_loads_than_a_process_usually_has_files(
+    tmp_path: Path, postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    """Three loads and 400 days are 1,200 locks; every file opened after them has a number above 1,024."""
+    sandbox = Sandbox(tmp_path / "project", {"server_0": ["abakan"]})
+    sandbox.sessions = postgres_sessions(postgres_server, postgres_database)
+    sandbox.write().fill(5, [DAY])
+    for name in ("items", "notes"):
+        text = (
+            (sandbox.root / "config/loads/orders.toml").read_text().replace("stage.orders", f"stage.{name}")
+        )
+        sandbox.put(
+            f"config/loads/{name}.toml",
+            text.replace("orders/create", name),
+        )
+        sandbox.put(f"sql/{name}.sql", sandbox.create.replace("stage.orders", f"stage.{name}"))
+    faults = Faults(tmp_path / "log")
+    last = DAY + timedelta(days=399)
+    backfill = sandbox.start(
+        "backfill", "-s", str(DAY), "-e", str(last), env=faults.env(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 20_000)),
+    )  # fmt: skip
+    faults.wait_for("publish.committed", nth=3, seconds=60)
+    assert len(list(Path(f"/proc/{backfill.pid}/fd").iterdir())) > 1_200
+    backfill.send_signal(signal.SIGTERM)
+    out, err = wait_for_end(backfill)
+    assert backfill.returncode == 143, err
+    assert "3 loads from 1 server" in err
+    assert re.match(r"[\d,]+ slices? loaded", out)
+    assert sandbox.target_rows() == sandbox.source_rows()
