@@ -51,7 +51,7 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     Example:
       dwhctl demo /tmp/demo
     """
-    from dwhctl.cli.load import load_and_tell
+    from dwhctl.cli.loading import load_and_tell
     from dwhctl.cli.output import say
     from dwhctl.runs.plan import LoadRequest
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dwhctl.cli.output import counted, one_line, shown_seconds
-from dwhctl.cli.progress import closed_line
+from dwhctl.cli.progress import closed_line, time_left
 from dwhctl.cli.tally import Server, Tally
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
@@ -78,8 +78,7 @@ class LiveProgress:
             self._add(table, server)
         if hidden:
             table.add_row(Text(f"and {hidden} more", style="dim"))
-        if len(self._tally.servers) > 1:
-            self._add(table, every)
+        self._add(table, every)
         return table
 
     def _shown_servers(self) -> tuple[list[Server], int]:
@@ -104,7 +103,7 @@ class LiveProgress:
 
     def _now(self, server: Server) -> str:
         if server.connection == "all":
-            return shown_seconds(self._tally.seconds())
+            return shown_seconds(self._tally.seconds()) + time_left(self._tally)
         parts = [f"{len(server.running)} running"] if server.running else []
         parts += [f"{len(server.waiting)} waiting for a retry"] if server.waiting else []
         return ", ".join(parts)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.options import (
-    DATE_HELP,
-    Duration,
-    Settings,
-    common_options,
-    complete_loads,
-    complete_shards,
-    pass_settings,
-)
-from dwhctl.errors import ExitCode, UsageError
+from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, request_of
+from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
 
 if TYPE_CHECKING:
-    from datetime import date
-
-    from dwhctl.project.model import Project
-    from dwhctl.runs.plan import LoadRequest
+    from dwhctl.errors import ExitCode
 
 
 @click.command("load")
@@ -33,29 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--lookback", type=click.IntRange(0, 3650), default=0, metavar="N", help="Also load the N days before."
 )
-@click.option(
-    "--only-missing", is_flag=True, help="Only slices that are not complete: with --lookback, catching up."
-)
-@click.option(
-    "--shard",
-    "shards",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=complete_shards,
-    help="Only shards whose name fits; may be given several times.",
-)
-@click.option("--jobs", type=click.IntRange(1, 1024), metavar="N", help="Workers at once, up to max_workers.")
-@click.option("--retries", type=click.IntRange(0, 1000), metavar="N", help="Attempts after a slice's first.")
-@click.option("--allow-shrink", is_flag=True, help="Accept sources with far fewer rows than the warehouse.")
-@click.option("--dry-run", is_flag=True, help="Show what would be loaded, and touch nothing.")
-@click.option(
-    "--wait", type=Duration(), default="0s", metavar="DURATION", help="Wait so long for a lock, such as 30m."
-)
-@click.option(
-    "--inline",
-    is_flag=True,
-    help="Work in this process, for debugging: a worker's crash ends the run and no deadline holds.",
-)
+@loading_options
 @common_options
 @pass_settings
 def command(
@@ -72,39 +37,13 @@ def command(
       dwhctl load --date -1d --lookback 14 --only-missing
       dwhctl load orders --date 2020-07-13 --shard 'mos*' --dry-run
     """
-    from dwhctl.runs.plan import LoadRequest, days_back
+    from dwhctl.runs.plan import days_back
 
     project = settings.open_project()
-    days = days_back(_day(project, day), lookback)
-    typed = shlex.join(["dwhctl", *sys.argv[1:]])
-    request = LoadRequest(days=days, loads=tuple(dict.fromkeys(loads)), command=typed, **asked)
+    newest = asked_day(project, "--date", day, datetime.now(project.zone))
+    request = request_of(days_back(newest, lookback), loads, asked)
     if dry_run:
-        from dwhctl.cli.dry_run import show_plan
+        from dwhctl.cli.plan_lines import show_plan
 
         return show_plan(project, request, settings)
     return load_and_tell(project, request, settings)
-
-
-def load_and_tell(project: Project, request: LoadRequest, settings: Settings) -> ExitCode:
-    """Run the load with its progress on stderr and its summary on stdout."""
-    from dwhctl.cli.progress import open_progress
-    from dwhctl.cli.summary import show_summary
-    from dwhctl.runs.load import exit_code_of, run_load
-
-    with open_progress(settings) as progress:
-        report = run_load(project, request, progress)
-    show_summary(report, settings)
-    return exit_code_of(report)
-
-
-def _day(project: Project, text: str) -> date:
-    from dwhctl.project.slices import resolve_day
-
-    now = datetime.now(project.zone)
-    day = resolve_day(text, project.zone, now)
-    if day > now.date() + timedelta(days=1):
-        raise UsageError(
-            f"--date {day} lies in the future: today is {now.date()} in {project.timezone};"
-            " give a day up to tomorrow"
-        )
-    return day

@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": Entry("dwhctl.cli.demo", "Make a project with data in it and load a day."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
+    "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),

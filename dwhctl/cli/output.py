@@ -47,6 +47,14 @@ def shown_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
 
 
+def about(seconds: float) -> str:
+    """Write a time that is only guessed: in whole seconds, or whole minutes from ten on."""
+    if seconds < 600:
+        return shown_seconds(seconds) if seconds >= 60 else f"{max(round(seconds), 1)} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} m" if hours else f"{minutes} m"
+
+
 def counted(number: int, thing: str) -> str:
     """Write a number with its noun: `1 slice`, `2 slices`."""
     plural = f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeiou" else f"{thing}s"

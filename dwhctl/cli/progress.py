@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from dwhctl.cli.output import counted, one_line, shown_seconds, tell
+from dwhctl.cli.output import about, counted, one_line, shown_seconds, tell
 from dwhctl.cli.tally import Tally
 from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
 from dwhctl.sessions.values import State
@@ -77,7 +77,7 @@ class PlainProgress:
     def _beat(self) -> None:
         while not self._ended.wait(self._every):
             if self._started:
-                self._line(f"working: {self._state()}")
+                self._line(f"working: {self._state()}{time_left(self._tally)}")
 
     def _state(self) -> str:
         every = self._tally.all()
@@ -99,6 +99,12 @@ def _start_line(event: RunStarted) -> str:
     servers = counted(len({one.shard.connection for one in slices}), "server")
     span = "" if not days else f", {days[0]}" if len(days) == 1 else f", {days[0]} to {days[-1]}"
     return f"started: {counted(len(slices), 'slice')} of {loads} from {servers}{span}; run {event.run_id}"
+
+
+def time_left(tally: Tally) -> str:
+    """Say about how long the run still takes; nothing when that cannot be told yet."""
+    seconds = tally.remaining()
+    return "" if seconds is None else f", about {about(seconds)} left"
 
 
 def closed_line(event: SliceClosed) -> str:

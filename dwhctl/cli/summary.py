@@ -87,15 +87,18 @@ def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
     by_load: dict[str, list[FailedSlice]] = {}
     for one in group:
         by_load.setdefault(one.load, []).append(one)
-    return [f"dwhctl load {load}{_which(slices)}{place}" for load, slices in by_load.items()]
+    return [f"{_again(load, slices)}{place}" for load, slices in by_load.items()]
 
 
-def _which(slices: list[FailedSlice]) -> str:
-    """Say in options which slices these are; where they say more, the complete ones are left out."""
+def _again(load: str, slices: list[FailedSlice]) -> str:
+    """Write the command that loads these slices; where it would load more, the complete ones are left out."""
     first, last = min(one.day for one in slices), max(one.day for one in slices)
     shards = list(dict.fromkeys(one.shard for one in slices))
     exact = first == last and len(shards) <= SHOWN_SHARDS
-    options = f" --date {last}"
-    options += f" --lookback {(last - first).days}" if first < last else ""
-    options += "".join(f" --shard {shard}" for shard in shards) if len(shards) <= SHOWN_SHARDS else ""
-    return options if exact else f"{options} --only-missing"
+    command = (
+        f"dwhctl load {load} --date {last}"
+        if first == last
+        else f"dwhctl backfill {load} -s {first} -e {last}"
+    )
+    command += "".join(f" --shard {shard}" for shard in shards) if len(shards) <= SHOWN_SHARDS else ""
+    return command if exact else f"{command} --only-missing"

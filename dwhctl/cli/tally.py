@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,12 +11,14 @@ from dwhctl.runs.events import Event, RunStarted, SliceClosed, SliceStarted
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import date
 
-    from dwhctl.runs.plan import Plan
-
 Key = tuple[str, str, "date"]
+
+#: Workers take a second or two to come up: a pace taken earlier is none.
+_FIRST_GUESS_SECONDS = 5.0
+_LEAST_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -29,6 +30,9 @@ class Server:
     done: int = 0
     failed: int = 0
     rows: int = 0
+    #: Seconds that its slices took lately: of those to come, and of those that are done.
+    seconds_left: float = 0.0
+    seconds_done: float = 0.0
     running: set[Key] = field(default_factory=set)
     waiting: set[Key] = field(default_factory=set)
 
@@ -41,21 +45,31 @@ class Tally:
         self.servers: dict[str, Server] = {}
         self._clock = clock
         self._began = clock()
+        self._past: Mapping[tuple[str, str], float] = {}
+        self._usual = 1.0
 
     def take(self, event: Event) -> None:
         """Add one event."""
         with self.lock:
             if isinstance(event, RunStarted):
-                self._begin(event.plan)
+                self._begin(event)
             elif isinstance(event, SliceStarted):
                 self._start(event)
             elif isinstance(event, SliceClosed):
                 self._close(event)
 
-    def _begin(self, plan: Plan) -> None:
+    def _begin(self, event: RunStarted) -> None:
         self._began = self._clock()
-        for connection, total in sorted(Counter(one.shard.connection for one in plan.slices).items()):
-            self._server(connection).total = total
+        self._past = event.seconds
+        # What was never loaded counts like the others.
+        self._usual = sum(event.seconds.values()) / len(event.seconds) if event.seconds else 1.0
+        for one in sorted(event.plan.slices, key=lambda one: one.shard.connection):
+            server = self._server(one.shard.connection)
+            server.total += 1
+            server.seconds_left += self._weight(one.load.name, one.shard.name)
+
+    def _weight(self, load: str, shard: str) -> float:
+        return max(self._past.get((load, shard), self._usual), _LEAST_SECONDS)
 
     def _start(self, event: SliceStarted) -> None:
         server = self._server(event.connection)
@@ -70,8 +84,13 @@ class Tally:
             server.waiting.add(_key(event))
             return
         server.done += 1
-        server.rows += event.rows if event.state is State.LOADED else 0
-        server.failed += event.state not in (State.LOADED, State.SKIPPED)
+        weight = self._weight(event.load, event.shard)
+        server.seconds_left -= weight
+        if event.state in (State.LOADED, State.SKIPPED):
+            server.rows += event.rows if event.state is State.LOADED else 0
+            server.seconds_done += weight
+        else:
+            server.failed += 1
 
     def _server(self, connection: str) -> Server:
         return self.servers.setdefault(connection, Server(connection))
@@ -84,6 +103,18 @@ class Tally:
         """Tell how many rows a second that is."""
         return round(rows / max(self.seconds(), 0.001))
 
+    def remaining(self) -> float | None:
+        """Guess the seconds that are left, by the pace so far; None while that says nothing.
+
+        Slices weigh what they took lately. One that failed is neither left nor done: fifty that a dead server
+        fails at once make no pace.
+        """
+        every = self.all()
+        seconds = self.seconds()
+        if every.seconds_done <= 0 or every.done >= every.total or seconds < _FIRST_GUESS_SECONDS:
+            return None
+        return seconds * max(every.seconds_left, 0.0) / every.seconds_done
+
     def all(self) -> Server:
         """Add up the servers."""
         with self.lock:
@@ -93,6 +124,8 @@ class Tally:
                 every.done += server.done
                 every.failed += server.failed
                 every.rows += server.rows
+                every.seconds_left += server.seconds_left
+                every.seconds_done += server.seconds_done
                 every.running |= server.running
                 every.waiting |= server.waiting
             return every

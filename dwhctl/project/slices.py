@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -44,18 +45,28 @@ class Slice:
 
 def make_slice(project: Project, load: Load, shard: Shard, day: date) -> Slice:
     """The slice of this load, shard and day."""
-    zone = shard.zone if load.slice_zone == "wall" else load.slice_zone
+    wall = load.slice_zone == "wall"
+    zone = shard.zone if wall else load.slice_zone
     if load.slice_by is None:
         return Slice(load.name, shard.name, day, None, None, None, None, zone)
+    bounds = _bounds(day, shard.zoneinfo, None) if wall else _bounds(day, project.zone, ZoneInfo(zone))
+    return Slice(load.name, shard.name, day, *bounds, zone)
+
+
+@lru_cache(maxsize=4096)
+def _bounds(
+    day: date, midnights: ZoneInfo, held_in: ZoneInfo | None
+) -> tuple[datetime, datetime, datetime, datetime]:
+    """Give start, end, start_at and end_at: years of days share them over hundreds of shards.
+
+    `held_in` is the clock of a column that holds the midnights' instants; None: it holds the midnights as written.
+    """
     following = day + _ONE_DAY
-    if load.slice_zone == "wall":
-        start, end = _midnight(day), _midnight(following)
-        start_at, end_at = (start_of_day(each, shard.zoneinfo) for each in (day, following))
-    else:
-        start_at, end_at = (start_of_day(each, project.zone) for each in (day, following))
-        held_in = ZoneInfo(zone)
-        start, end = (at.astimezone(held_in).replace(tzinfo=None, fold=0) for at in (start_at, end_at))
-    return Slice(load.name, shard.name, day, start, end, start_at, end_at, zone)
+    start_at, end_at = (start_of_day(each, midnights) for each in (day, following))
+    if held_in is None:
+        return _midnight(day), _midnight(following), start_at, end_at
+    start, end = (at.astimezone(held_in).replace(tzinfo=None, fold=0) for at in (start_at, end_at))
+    return start, end, start_at, end_at
 
 
 def start_of_day(day: date, zone: ZoneInfo) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from dwhctl.runs.slots import WORKERS
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 
     from dwhctl.runs.slots import Slot, Slots
     from dwhctl.runs.workers import Worker
+
+#: So long a run keeps its only worker from one that has none, and so long it keeps the others after it gave one up.
+_TURN_SECONDS = 10.0
+_PAUSE_SECONDS = 1.0
 
 
 class Crew:
@@ -22,6 +27,7 @@ class Crew:
         self._slots = slots
         self._idle: list[Worker] = []
         self._held: dict[Worker, Slot] = {}
+        self._changed = 0.0
 
     def take(self) -> Worker | None:
         """Give an idle worker, or a new one if there may be one more."""
@@ -31,11 +37,20 @@ class Crew:
             return None
         worker = self._make()
         self._held[worker] = slot
+        self._changed = time.monotonic()
         return worker
 
     def give_back(self, worker: Worker) -> None:
-        """Take a worker back after its task."""
-        self._idle.append(worker)
+        """Take a worker back after its task; its place may be another run's turn."""
+        if self._slots.is_wanted(WORKERS) and self._had_its_turn():
+            self.dismiss(worker)
+            self._changed = time.monotonic()
+        else:
+            self._idle.append(worker)
+
+    def _had_its_turn(self) -> bool:
+        turn = _PAUSE_SECONDS if len(self._held) > 1 else _TURN_SECONDS
+        return time.monotonic() - self._changed >= turn
 
     def dismiss(self, worker: Worker) -> None:
         """Kill a worker; its slot is free for another."""
@@ -52,6 +67,11 @@ class Crew:
         self._idle.clear()
         for worker in list(self._held):
             self.dismiss(worker)
+
+    @property
+    def has_idle(self) -> bool:
+        """Tell whether a worker has nothing to do."""
+        return bool(self._idle)
 
     @property
     def may_grow(self) -> bool:

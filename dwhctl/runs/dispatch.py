@@ -167,6 +167,7 @@ class Dispatcher:
             return  # the publisher is behind: what is staged and open must not grow with the plan
         for flight in self._starter.take_off(now):
             self._submit(flight)
+        self._starter.prepare_ahead(now)
 
     def _submit(self, flight: Flight) -> None:
         planned = flight.job.planned
@@ -373,6 +374,7 @@ class Dispatcher:
         """Give back every slot, whatever ended the loop."""
         for flight in (*self._flying.values(), *self._staged.values()):
             flight.release()
+        self._groups.let_go()
 
     def stop(self) -> None:
         """Kill the workers, stop the publisher, and close every open session as interrupted unless it is published."""

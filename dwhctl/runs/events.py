@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The locks are held, dead runs are reaped, the slices are about to start."""
+    """The locks are held, dead runs are reaped, the slices are about to start.
+
+    `seconds` is what slices took lately, by load and shard, as far as any were loaded.
+    """
 
     run_id: str
     plan: Plan
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

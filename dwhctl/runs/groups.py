@@ -3,6 +3,9 @@
 A group takes slices until it is full or old. What is ready is published when nothing of the group is under way any
 more, when much is ready, or when it has waited long enough: one hanging slice must not hold up its neighbours.
 The staging object is dropped whole when all its slices have reported and been published.
+
+Making a staging object takes a warehouse its time. So that no worker waits for it at the end of a day, the group of
+what starts next is begun ahead; it ages only from its first slice on.
 """
 
 from __future__ import annotations
@@ -58,8 +61,15 @@ class Group:
 
     def takes(self, now: float) -> bool:
         """Tell whether one more slice may be staged here."""
+        if not self.taken:
+            return True
         rows = sum(one.rows for one in self.ready)
         return self.taken < MAX_SLICES and rows < MAX_ROWS and now - self.opened < MAX_AGE_SECONDS
+
+    def let_go(self) -> None:
+        """Give back the slots that were kept for its opening."""
+        for slot in self.kept:
+            slot.release()
 
     def is_due(self, now: float) -> bool:
         """Tell whether what is ready should be published now."""
@@ -78,6 +88,7 @@ class Groups:
         self._taking: dict[Work, Group] = {}
         self._alive: list[Group] = []
         self._opened = 0
+        self._not_ahead: set[Work] = set()
         self.targets: set[str] = set()
 
     def take(self, load: Load, day: date, token: str, now: float) -> Group:
@@ -85,9 +96,20 @@ class Groups:
         group = self._taking.get((load.name, day))
         if group is None or not group.takes(now):
             group = self._begin(load, day, now)
+        if not group.taken:
+            group.opened = now
         group.taken += 1
         group.pending.add(token)
         return group
+
+    def wants_ahead(self, load: Load, day: date, now: float) -> bool:
+        """Tell whether the next slice of this load and day would have to wait for its group's staging."""
+        group = self._taking.get((load.name, day))
+        return (group is None or not group.takes(now)) and (load.name, day) not in self._not_ahead
+
+    def begin_ahead(self, load: Load, day: date, now: float, slot: Slot) -> None:
+        """Begin the group of the load and day that starts next, under a slot of its target."""
+        self._begin(load, day, now).kept.append(slot)
 
     def _begin(self, load: Load, day: date, now: float) -> Group:
         self._opened += 1
@@ -102,9 +124,10 @@ class Groups:
     def opened(self, group: Group, *, well: bool) -> None:
         """Take note that a group's staging object was made, or could not be."""
         group.opening, group.is_open = False, well
-        for slot in group.kept:
-            slot.release()
+        group.let_go()
         if not well:
+            # The next one is begun by a slice, whose failure counts and is told.
+            self._not_ahead.add(group.work)
             self._alive = [one for one in self._alive if one is not group]
             if self._taking.get(group.work) is group:
                 del self._taking[group.work]
@@ -153,6 +176,11 @@ class Groups:
             if group.ready
         ]
         return max(0.0, min(waits)) if waits else None
+
+    def let_go(self) -> None:
+        """Give back every slot, whatever ended the run."""
+        for group in self._alive:
+            group.let_go()
 
     @property
     def busy(self) -> bool:

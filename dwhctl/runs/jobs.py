@@ -91,6 +91,10 @@ class JobQueue:
                 return self._taken(queue.popleft())
         return None
 
+    def next_ones(self) -> list[Job]:
+        """Give the next job of each route, in the order of their turns."""
+        return [queue[0] for route in self._turns if (queue := self._queues[route])]
+
     def wait(self, job: Job, until: float) -> None:
         """Keep a job back until its retry."""
         self._serial += 1

@@ -19,6 +19,7 @@ from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
+from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_of
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.knocker import Knocker
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
     from dwhctl.targets.contract import Target
 
-_RECENT = timedelta(days=14)
 _LOCK_SECONDS = 30.0
 _DROP_PATIENCE = timedelta(seconds=5)
 _LAST_PATIENCE = timedelta(seconds=3)
@@ -66,15 +66,23 @@ def plan_load(project: Project, request: LoadRequest) -> Plan:
     return plan
 
 
-def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunReport:
-    """Load the slices of the request.
+def foresee(project: Project, request: LoadRequest, plan: Plan) -> Forecast:
+    """Say about how long a plan takes with the workers of the request. Touches nothing."""
+    store = open_if_there(project.sessions)
+    if store is None:
+        return forecast(plan, NO_PAST, jobs_at_once(project, request, plan), project.max_workers)
+    with store:
+        past = past_of(store, plan)
+    return forecast(plan, past, jobs_at_once(project, request, plan), project.max_workers)
+
+
+def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Plan | None = None) -> RunReport:
+    """Load the slices of the request: those of `plan`, which plan_load gave for it, that still need it.
 
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
-    plan = candidates(project, request)
-    check_sources(project, plan)
-    check_templates(project, plan)
+    plan = plan or plan_load(project, request)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     targets = targets_of(project, f"dwhctl:{run_id}")
     with caught_signals() as signals, ExitStack() as stack:
@@ -88,6 +96,12 @@ def exit_code_of(report: RunReport) -> ExitCode:
     if report.signal is not None:
         return report.signal
     return ExitCode.FAILED if report.failed or report.stopped else ExitCode.DONE
+
+
+def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
+    """Tell how many workers the run will have at most."""
+    wanted = request.jobs or project.max_workers
+    return max(1, min(wanted, project.max_workers, len(plan.slices)))
 
 
 def check_sources(project: Project, plan: Plan) -> None:
@@ -215,22 +229,14 @@ class _Run:
         """Load what is not left out, and report."""
         started = time.monotonic()
         if self._request.only_missing:
+            # Again, now that the locks are held: another run may have completed what was missing before.
             plan = without_complete(plan, complete_slices(self._store, plan))
-        plan = slowest_first(plan, self._recent_seconds(plan))
-        self._listen(RunStarted(self.id, plan))
+        seconds = seconds_of(self._store, plan)
+        plan = slowest_first(plan, seconds)
+        self._listen(RunStarted(self.id, plan, seconds))
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
         return self._report
-
-    def _recent_seconds(self, plan: Plan) -> dict[tuple[str, str], float]:
-        firsts: dict[str, date] = {}
-        for one in plan.slices:
-            firsts[one.load.name] = min(one.slice.day, firsts.get(one.load.name, one.slice.day))
-        return {
-            (load, shard): seconds
-            for load, first in firsts.items()
-            for shard, seconds in self._store.durations(load, first - _RECENT).items()
-        }
 
     def _dispatch(self, plan: Plan) -> None:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
@@ -240,7 +246,8 @@ class _Run:
         sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_PATIENCE)
         publisher = Publisher(self._targets, slots, happenings.put, rules, sweepers)
         opener = Opener(self._targets, happenings.put)
-        crew = Crew(self._jobs_at_once(plan), InlineWorker if self._request.inline else ProcessWorker, slots)
+        jobs = jobs_at_once(self._project, self._request, plan)
+        crew = Crew(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
         described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
         parts: _Parts = {
@@ -297,7 +304,3 @@ class _Run:
 
     def _limits(self) -> dict[str, int | None]:
         return connection_limits(self._project) | {WORKERS: self._project.max_workers}
-
-    def _jobs_at_once(self, plan: Plan) -> int:
-        wanted = self._request.jobs or self._project.max_workers
-        return max(1, min(wanted, self._project.max_workers, len(plan.slices)))

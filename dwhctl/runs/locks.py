@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from dwhctl.errors import LockHeldError, SessionsError, StateDirError
+from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 #: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
 _OTHER_FILES = 512
+_FEW_OTHER_FILES = 128
 
 
 class Lock:
@@ -84,10 +85,11 @@ def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wai
     """Hold the lock of every load and day of `work`, or none of them.
 
     They are taken in one order by everybody, so that two runs that wait cannot wait for each other.
-    Raise LockHeldError that names holder and day when one is still held after `wait` seconds.
+    Raise LockHeldError that names holder and day when one is still held after `wait` seconds, and UsageError for
+    more work than files may be open.
     """
     until = time.monotonic() + wait
-    _allow_open_files(len(work) + _OTHER_FILES)
+    _allow_open_files(len(work))
     with ExitStack() as held:
         for load, day in work:
             lock = Lock(folder / f"{work_name(load, day)}.lock")
@@ -120,12 +122,22 @@ def held_in_sessions(store: SessionStore, work: Sequence[tuple[Load, date]], wai
             store.release_work(list(names))
 
 
-def _allow_open_files(count: int) -> None:
-    """Let this process have so many files open, as far as the system allows: a held lock is one, 1,024 are usual."""
+def _allow_open_files(locks: int) -> None:
+    """Let this process have so many locks and its other files open: a held lock is one file, 1,024 are usual.
+
+    Raise UsageError when the system does not allow as many.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft not in (hard, resource.RLIM_INFINITY) and soft < count:
-        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    count = locks + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard != resource.RLIM_INFINITY and hard < locks + _FEW_OTHER_FILES:
+        raise UsageError(
+            f"{locks:,} days of loads are to be locked at once, each by an open file, and the system allows this"
+            f" process {hard:,} open files: ask for fewer days or loads at a time, or raise the limit (ulimit -Hn)"
+        )
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def work_name(load: Load, day: date) -> str:

@@ -57,25 +57,35 @@ class Plan:
 
 
 def candidates(project: Project, request: LoadRequest) -> Plan:
-    """Give every slice that was asked for, complete or not. Raise UsageError for an unknown load or shard."""
-    loads = (
-        [_load(project, name) for name in dict.fromkeys(request.loads)]
-        if request.loads
-        else list(project.loads.values())
-    )
-    if not loads:
-        raise UsageError("the project has no load: write one in config/loads/<name>.toml")
+    """Give every slice that was asked for, complete or not, day by day in the order of the days asked for.
+
+    Raise UsageError for an unknown load or shard.
+    """
+    loads = chosen_loads(project, request.loads)
     _check_globs(project, loads, request.shards)
+    shards = {
+        load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
+        for load in loads
+    }
     slices, before_start = [], 0
-    for load in loads:
-        shards = [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
-        for day in dict.fromkeys(request.days) if load.slice_by else request.days[:1]:
-            for shard in shards:
+    for day in dict.fromkeys(request.days):
+        for load in loads:
+            if load.slice_by is None and day != request.days[0]:
+                continue
+            for shard in shards[load.name]:
                 if _before_start(load, shard, day):
                     before_start += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
     return Plan(tuple(slices), before_start=before_start)
+
+
+def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
+    """Give the loads of these names, or every load. Raise UsageError for an unknown one, and when there is none."""
+    loads = [_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
+    if not loads:
+        raise UsageError("the project has no load: write one in config/loads/<name>.toml")
+    return loads
 
 
 def without_complete(plan: Plan, complete: Iterable[tuple[str, str, date]]) -> Plan:

@@ -1,14 +1,20 @@
 """Slots: how many may use a connection, or be a worker, at once over all runs that share the state folder.
 
 A limit of N is N files; whoever holds the flock of one of them has a slot. A run that dies lets go of its slots.
+
+No run starves beside a large one: who has no slot of a name and does not get one leaves a mark (the time of a file),
+and who has one, or just had, leaves the next to it. A mark soon expires, for its run may want nothing any more.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import TargetBusyError
@@ -16,7 +22,7 @@ from dwhctl.runs.locks import Lock
 from dwhctl.runs.state_dir import StateDir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dwhctl.project.model import Project
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
 #: The name under which worker processes are counted: no connection can have it.
 WORKERS = "worker processes"
 _POLL_SECONDS = 0.05
+#: A mark is renewed at every try, every 0.05 s; so long it counts, and so long who just had a slot stands back.
+_MARK_SECONDS = 0.5
 
 
 class Slot:
@@ -48,28 +56,81 @@ class Slots:
 
     def __init__(self, folder: Path, limits: Mapping[str, int | None]) -> None:
         self._free: dict[str, list[Lock]] = {}
+        self._files = {name: folder / f"{_file_name(name)}.wanted" for name in limits}
+        self._held: Counter[str] = Counter()
+        self._had: dict[str, float] = {}
+        self._own_marks: dict[str, int] = {}
         # A file lock says yes twice to two threads of one process.
         self._one_asks = threading.Lock()
         for name, limit in limits.items():
             if limit is not None:
                 self._free[name] = [
-                    # A dash, not an underscore: a connection may be called worker_processes.
-                    Lock(folder / f"{name.replace(' ', '-')}.{number}.lock")
-                    for number in range(limit)
+                    Lock(folder / f"{_file_name(name)}.{number}.lock") for number in range(limit)
                 ]
                 # Runs that look in different orders meet less often at the same file.
                 random.shuffle(self._free[name])
 
     def try_take(self, name: str) -> Slot | None:
-        """Take a slot if one is free now."""
-        if name not in self._free:
-            return Slot(None)
-        free = self._free[name]
+        """Take a slot if one is free now, and no other run is in greater need of it."""
+        taken = self.try_take_all(name)
+        return None if taken is None else taken[0]
+
+    def try_take_all(self, *names: str) -> tuple[Slot, ...] | None:
+        """Take a slot of each name, or none at all."""
         with self._one_asks:
-            for number, lock in enumerate(free):
-                if lock.try_take():
-                    return Slot(free.pop(number), lambda lock: self._take_back(lock, free))
+            locks: list[tuple[str, Lock | None]] = []
+            for name in names:
+                lock = self._try_one(name)
+                if lock is None and name in self._free:
+                    self._put_back(locks)
+                    self._mark(names)
+                    return None
+                locks.append((name, lock))
+            self._held.update(name for name, lock in locks if lock is not None)
+        return tuple(Slot(lock, partial(self._take_back, name)) for name, lock in locks)
+
+    def is_wanted(self, name: str) -> bool:
+        """Tell whether another run has no slot of this name and waits for one."""
+        if name not in self._free:
+            return False
+        try:
+            marked = self._files[name].stat().st_mtime_ns
+        except OSError:
+            return False
+        fresh = time.time_ns() - marked < _MARK_SECONDS * 1e9
+        return fresh and marked != self._own_marks.get(name)
+
+    def _try_one(self, name: str) -> Lock | None:
+        free = self._free.get(name, [])
+        if not free or self._stands_back(name):
+            return None
+        for number, lock in enumerate(free):
+            if lock.try_take():
+                return free.pop(number)
         return None
+
+    def _stands_back(self, name: str) -> bool:
+        has = self._held[name] > 0 or time.monotonic() < self._had.get(name, 0.0) + _MARK_SECONDS
+        return has and self.is_wanted(name)
+
+    def _mark(self, names: Sequence[str]) -> None:
+        """Say to the other runs that this one waits, unless it has its share or stands back itself."""
+        for name in names:
+            if name not in self._free or self._held[name] or self._stands_back(name):
+                continue
+            now = time.time_ns()
+            try:
+                self._files[name].touch(mode=0o640)
+                os.utime(self._files[name], ns=(now, now))
+            except OSError:
+                continue  # it waits without a mark, as one among equals
+            self._own_marks[name] = now
+
+    def _put_back(self, locks: Sequence[tuple[str, Lock | None]]) -> None:
+        for name, lock in locks:
+            if lock is not None:
+                lock.release()
+                self._free[name].append(lock)
 
     @contextmanager
     def held(self, name: str, wait: float = float("inf")) -> Iterator[None]:
@@ -86,10 +147,16 @@ class Slots:
         finally:
             slot.release()
 
-    def _take_back(self, lock: Lock, free: list[Lock]) -> None:
+    def _take_back(self, name: str, lock: Lock) -> None:
         with self._one_asks:
-            lock.release()
-            free.append(lock)
+            self._put_back([(name, lock)])
+            self._held[name] -= 1
+            self._had[name] = time.monotonic()
+
+
+def _file_name(name: str) -> str:
+    # A dash, not an underscore: a connection may be called worker_processes.
+    return name.replace(" ", "-")
 
 
 def slots_of(project: Project) -> Slots:

@@ -93,6 +93,22 @@ class Starter:
                 flight.etl_id = etl_id
         return flights
 
+    def prepare_ahead(self, now: float) -> None:
+        """Have the staging made for the slices that start next, as long as every worker is busy."""
+        if self._crew.has_idle:
+            return
+        for job in self._jobs.next_ones():
+            planned = job.planned
+            load, day = planned.load, planned.slice.day
+            if not self._groups.wants_ahead(load, day, now) or not self._parking.may_start(job, now):
+                continue
+            if (
+                self._publisher.waits_for == load.target
+                or (slot := self._slots.try_take(load.target)) is None
+            ):
+                continue
+            self._groups.begin_ahead(load, day, now, slot)
+
     def open_unstarted(self, jobs: Sequence[Job]) -> list[int]:
         """Open sessions for jobs that no worker will see."""
         for job in jobs:
@@ -151,14 +167,9 @@ class Starter:
         self.blocked |= not waited
         return waited
 
-    def _take_slots(self, job: Job) -> tuple[Slot, Slot] | None:
-        target = job.planned.load.target
-        if self._publisher.waits_for == target or (source := self._slots.try_take(job.connection)) is None:
-            return None
-        if (place := self._slots.try_take(target)) is None:
-            source.release()
-            return None
-        return source, place
+    def _take_slots(self, job: Job) -> tuple[Slot, ...] | None:
+        source, target = job.connections
+        return None if self._publisher.waits_for == target else self._slots.try_take_all(source, target)
 
     def _open(self, jobs: Sequence[Job], tokens: Sequence[str]) -> list[int]:
         started = datetime.now(UTC)

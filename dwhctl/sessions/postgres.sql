@@ -107,10 +107,29 @@ FROM unnest(
 WHERE s.id = c.id AND s.state = 'running' AND s.run_id IS NOT NULL
 
 -- name: durations
-SELECT shard, max(extract(epoch FROM finished - started))::double precision
-FROM sessions
-WHERE run_id IS NOT NULL AND load = :load AND slice_date >= :since AND successful AND finished IS NOT NULL
+-- Of so many sessions, not of so many days: a load may run once a day or once a minute.
+SELECT shard, avg(extract(epoch FROM finished - started))::double precision
+FROM (
+    SELECT shard, started, finished
+    FROM sessions
+    WHERE run_id IS NOT NULL AND load = :load AND successful AND finished IS NOT NULL
+    ORDER BY slice_date DESC
+    LIMIT :newest
+) AS lately
 GROUP BY shard
+
+-- name: runs_lately
+-- Of each run the seconds of its sessions added up, and its seconds by the clock.
+SELECT sum(extract(epoch FROM finished - started))::double precision,
+       extract(epoch FROM max(finished) - min(started))::double precision
+FROM (
+    SELECT run_id, started, finished
+    FROM sessions
+    WHERE run_id IS NOT NULL AND finished IS NOT NULL
+    ORDER BY id DESC
+    LIMIT :newest
+) AS lately
+GROUP BY run_id
 
 -- name: hold
 SELECT pg_try_advisory_lock(:key), pg_backend_pid()

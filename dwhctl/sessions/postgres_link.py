@@ -26,6 +26,7 @@ _REMEDIES = {
     "42501": "let the table's owner grant what is missing, or upgrade the table once as its owner",
     "42P01": "the table was dropped while dwhctl used it",
     "53100": "make room on the server's disk",
+    "53200": "ask for fewer days at a time, or raise max_locks_per_transaction of the server",
     "55P03": "another program has locked the table; find it in pg_locks and try again",
     "57014": "the server took too long; look for locks in pg_locks and try again",
 }

@@ -28,8 +28,8 @@ class SqlStore(SessionStore):
         rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)
         return [_last_session(row) for row in rows]
 
-    def durations(self, load: str, since: date) -> dict[str, float]:
-        values = {"load": load, "since": since}
+    def durations(self, load: str, newest: int) -> dict[str, float]:
+        values = {"load": load, "newest": newest}
         rows = self.read(f"reading the durations of {load}", "durations", values)
         return {shard: float(seconds) for shard, seconds in rows}
 

@@ -78,7 +78,26 @@ SET state = :state, successful = :successful, finished = :finished, loaded_rows 
 WHERE id = :id AND state = 'running' AND run_id IS NOT NULL
 
 -- name: durations
-SELECT shard, max((julianday(finished) - julianday(started)) * 86400.0)
-FROM sessions
-WHERE run_id IS NOT NULL AND load = :load AND slice_date >= :since AND successful AND finished IS NOT NULL
+-- Of so many sessions, not of so many days: a load may run once a day or once a minute.
+SELECT shard, avg(seconds)
+FROM (
+    SELECT shard, (julianday(finished) - julianday(started)) * 86400.0 AS seconds
+    FROM sessions
+    WHERE run_id IS NOT NULL AND load = :load AND successful AND finished IS NOT NULL
+    ORDER BY slice_date DESC
+    LIMIT :newest
+) AS lately
 GROUP BY shard
+
+-- name: runs_lately
+-- Of each run the seconds of its sessions added up, and its seconds by the clock.
+SELECT sum(julianday(finished) - julianday(started)) * 86400.0,
+       (julianday(max(finished)) - julianday(min(started))) * 86400.0
+FROM (
+    SELECT run_id, started, finished
+    FROM sessions
+    WHERE run_id IS NOT NULL AND finished IS NOT NULL
+    ORDER BY id DESC
+    LIMIT :newest
+) AS lately
+GROUP BY run_id

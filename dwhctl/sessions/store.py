@@ -55,8 +55,8 @@ class SessionStore(ABC):
         """The latest session of every shard and day that has one, both days included."""
 
     @abstractmethod
-    def durations(self, load: str, since: date) -> dict[str, float]:
-        """Seconds of the slowest successful session of every shard, over the slices since that day."""
+    def durations(self, load: str, newest: int) -> dict[str, float]:
+        """Mean seconds of every shard's successful sessions, over so many of the load's newest slices."""
 
     @abstractmethod
     def unfinished_runs(self) -> list[str]:

@@ -122,16 +122,29 @@ def test_last_sessions_are_the_newest_of_each_slice(place: Place) -> None:
     ]
 
 
-def test_durations_are_of_the_slowest_successful_session(place: Place) -> None:
+def test_durations_are_the_mean_of_the_newest_successful_sessions(place: Place) -> None:
     store = place.store()
+    write(store, new("c", day=date(2020, 1, 1)), State.LOADED)
     write(store, new("a"), State.LOADED, seconds=3)
     write(store, new("a"), State.LOADED, seconds=2.5)
     write(store, new("a"), State.FAILED, seconds=100)
     write(store, new("b"), State.SKIPPED, seconds=0.25)
-    write(store, new("c", day=date(2020, 1, 1)), State.LOADED)
     store.open([new("d")])
-    found = store.durations("orders", DAY)
-    assert found == {"a": pytest.approx(3, abs=0.001), "b": pytest.approx(0.25, abs=0.001)}
+    found = store.durations("orders", 3)
+    assert found == {"a": pytest.approx(2.75, abs=0.001), "b": pytest.approx(0.25, abs=0.001)}
+    assert set(store.durations("orders", 4)) == {"a", "b", "c"}
+    assert store.durations("others", 4) == {}
+
+
+def test_runs_lately_add_up_their_sessions(place: Place) -> None:
+    store = place.store()
+    write(store, new("a", run_id="run-0"), State.LOADED, seconds=100)
+    for shard, seconds in (("a", 3), ("b", 1), ("c", 4)):
+        write(store, new(shard), State.LOADED, seconds=seconds)
+    store.open([new("d")])
+    [(added_up, by_the_clock)] = store.read("reading", "runs_lately", {"newest": 3})
+    assert float(added_up) == pytest.approx(8, abs=0.001)
+    assert float(by_the_clock) == pytest.approx(4, abs=0.001)
 
 
 def test_retries_that_nobody_waits_for_any_more_fail(place: Place) -> None:
@@ -257,7 +270,7 @@ def test_a_closed_store_says_that_it_is_lost(place: Place) -> None:
 
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "last_sessions": ("sessions_by_slice", {"load": "load_1", "first": DAY, "last": DAY}),
-    "durations": ("sessions_by_slice", {"load": "load_1", "since": DAY}),
+    "durations": ("sessions_by_slice", {"load": "load_1", "newest": 400}),
     "unfinished_runs": ("sessions_running", {"since": START}),
     "unfinished": ("sessions_running", {"run_id": "run_1"}),
     "of_run": ("sessions_by_run", {"run_id": "run_1"}),

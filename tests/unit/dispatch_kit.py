@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -43,7 +44,7 @@ from dwhctl.runs.workers import ProcessWorker
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session, State
 from tests.unit.projects import a_load, a_project
-from tests.unit.runs_kit import FREELY, FakeTarget, planned
+from tests.unit.runs_kit import DAY, FREELY, FakeTarget, planned
 
 _ERRORS: dict[str, AttemptError] = {
     "connect": ConnectError("server_0 is down"),
@@ -104,13 +105,13 @@ class MemoryStore(SessionStore):
     def __init__(self, target: AcceptingTarget) -> None:
         self.opened: list[NewSession] = []
         self.closed: dict[int, Closing] = {}
-        self._target = target
+        self.target = target
 
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         first = len(self.opened) + 1
         self.opened += sessions
         for number, one in enumerate(sessions, first):
-            self._target.accept(one.staged, one.shard, number)
+            self.target.accept(one.staged, one.shard, number)
         return list(range(first, first + len(sessions)))
 
     def close(self, closings: Sequence[Closing]) -> None:
@@ -133,7 +134,7 @@ class MemoryStore(SessionStore):
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         return []
 
-    def durations(self, load: str, since: date) -> dict[str, float]:
+    def durations(self, load: str, newest: int) -> dict[str, float]:
         return {}
 
     def unfinished_runs(self) -> list[str]:
@@ -176,7 +177,7 @@ class MemoryStore(SessionStore):
 
 @dataclass
 class Bench:
-    """A run over shards `connection/shard`; `todo` says what each attempt at a shard does."""
+    """A run over shards `connection/shard` and days; `todo` says what each attempt at a shard does."""
 
     root: Path
     todo: Mapping[str, Sequence[str]]
@@ -184,6 +185,7 @@ class Bench:
     limits: Mapping[str, int] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
     stop_after: float | None = None
+    days: Sequence[date] = (DAY,)
 
     def __post_init__(self) -> None:
         self.state = self.root / "state"
@@ -247,7 +249,11 @@ class Bench:
         object.__setattr__(project, "connections", connections)
         load = self.load
         parts: dict[str, Any] = {
-            "jobs": JobQueue(Job(planned(shard, connection, load)) for connection, _, shard in names),
+            "jobs": JobQueue(
+                Job(planned(shard, connection, load, day))
+                for day in self.days
+                for connection, _, shard in names
+            ),
             "crew": crew,
             "parking": Parking(),
             "groups": Groups("run", self.opener.open),
@@ -285,6 +291,18 @@ class Bench:
     def starts(self, shard: str | None = None) -> list[float]:
         """Give the times at which attempts began."""
         return [line["at"] for line in read_log(self.state, "start") if shard in (None, line["shard"])]
+
+    def idle_seconds(self) -> float:
+        """Add up how long workers had nothing to do between their first attempt and the run's last start."""
+        by_worker: dict[int, list[dict[str, Any]]] = {}
+        for line in read_log(self.state):
+            by_worker.setdefault(line["pid"], []).append(line)
+        return sum(
+            float(after["at"] - before["at"])
+            for lines in by_worker.values()
+            for before, after in itertools.pairwise(lines)
+            if before["what"] == "end"
+        )
 
     def most_at_once(self, connection: str | None = None) -> int:
         """Give the most attempts that were under way at once."""

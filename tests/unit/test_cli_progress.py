@@ -258,7 +258,7 @@ def test_one_command_tries_several_days_again(capsys: pytest.CaptureFixture[str]
     failures = [replace(failed("a"), day=DAY - timedelta(days=back)) for back in (0, 3)]
     lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys)
     assert lines[3:] == [
-        "  try again: dwhctl load orders --date 2020-07-13 --lookback 3 --shard a --only-missing"
+        "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-missing"
     ]
 
 

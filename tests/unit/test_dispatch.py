@@ -13,8 +13,11 @@ import psutil
 from dwhctl.errors import ExitCode, StagingError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.runs.slots import Slots
 from dwhctl.sessions.values import State
+from dwhctl.targets.contract import StagingGroup
 from tests.support.faulty import wait_until
-from tests.unit.dispatch_kit import Bench, read_log
+from tests.support.projects import days_from
+from tests.unit.dispatch_kit import AcceptingTarget, Bench, read_log
+from tests.unit.runs_kit import DAY
 
 SECONDS = timedelta(seconds=1)
 
@@ -253,3 +256,23 @@ def test_a_signal_stops_within_seconds_and_closes_what_is_open(tmp_path: Path) -
     assert bench.count(State.FAILED) == 2
     assert {one.comment for one in bench.store.closed.values()} == {"interrupted"}
     assert bench.target.held == {}
+
+
+# Several days
+
+
+class SlowlyOpened(AcceptingTarget):
+    """Takes its time to make a group's staging, as a warehouse does over a CREATE TABLE."""
+
+    def open_group(self, group: StagingGroup) -> None:
+        time.sleep(0.25)
+
+
+def test_no_worker_idles_at_the_end_of_a_day(tmp_path: Path) -> None:
+    """The staging of what starts next is made while the workers are still busy with what came before."""
+    bench = Bench(tmp_path, many(6, "ok 0.4"), days=days_from(DAY, 5))
+    bench.target = bench.store.target = SlowlyOpened()
+    bench.run()
+    assert bench.report.loaded == 30
+    # Two workers wait for four new days: 4 x 0.25 s each if nothing were made ahead.
+    assert bench.idle_seconds() < 1.0

@@ -167,3 +167,56 @@ def test_a_group_whose_slices_gave_up_while_it_was_opened_is_waited_for(well: bo
     assert released == ["slot"]
     assert list(bench.groups.done()) == ([group] if well else [])
     assert not bench.groups.busy
+
+
+class CountedSlot(Slot):
+    """Says when it is given back."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.released = False
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_group_begun_ahead_waits_for_its_first_slice_however_long() -> None:
+    bench, slot = Bench(), CountedSlot()
+    assert bench.groups.wants_ahead(LOAD, DAY, 0.0)
+    bench.groups.begin_ahead(LOAD, DAY, 0.0, slot)
+    assert not bench.groups.wants_ahead(LOAD, DAY, 0.0)
+    (ahead,) = bench.begun
+    bench.groups.opened(ahead, well=True)
+    assert slot.released
+    later = 100 * module.MAX_AGE_SECONDS
+    assert bench.due(later, more=True) == []
+    assert list(bench.groups.done()) == []
+    assert bench.take("a", later) is ahead
+    assert bench.take("b", later + module.MAX_AGE_SECONDS - 0.1) is ahead
+    assert bench.groups.wants_ahead(LOAD, DAY, later + module.MAX_AGE_SECONDS)
+
+
+def test_a_group_begun_ahead_for_slices_that_never_start_is_dropped() -> None:
+    bench = Bench()
+    bench.groups.begin_ahead(LOAD, DAY, 0.0, CountedSlot())
+    bench.groups.opened(bench.begun[0], well=True)
+    assert bench.due(1.0) == []
+    assert list(bench.groups.done()) == bench.begun
+    assert not bench.groups.busy
+
+
+def test_what_could_not_be_begun_ahead_is_left_to_the_slice_that_needs_it() -> None:
+    bench, slot = Bench(), CountedSlot()
+    bench.groups.begin_ahead(LOAD, DAY, 0.0, slot)
+    bench.groups.opened(bench.begun[0], well=False)
+    assert slot.released
+    assert not bench.groups.busy
+    assert not bench.groups.wants_ahead(LOAD, DAY, 0.0)
+    assert bench.take("a") is bench.begun[1]
+
+
+def test_the_slots_of_groups_that_are_still_opening_are_given_back_at_the_end() -> None:
+    bench, slot = Bench(), CountedSlot()
+    bench.groups.begin_ahead(LOAD, DAY, 0.0, slot)
+    bench.groups.let_go()
+    assert slot.released

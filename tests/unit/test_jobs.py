@@ -110,3 +110,12 @@ def test_a_warehouse_that_is_given_up_takes_the_jobs_of_every_source() -> None:
     assert queue.first("lake").planned.load is other
     assert [name(job) for job in queue.drain("dwh")] == ["a/1", "b/1"]
     assert queue.connections() == ["a", "lake"]
+
+
+def test_the_next_ones_are_one_of_each_route_in_their_turns() -> None:
+    queue = JobQueue(jobs("a/1", "a/2", "b/1", "c/1"))
+    assert [name(job) for job in queue.next_ones()] == ["a/1", "b/1", "c/1"]
+    queue.pop(anyone)
+    assert [name(job) for job in queue.next_ones()] == ["b/1", "c/1", "a/2"]
+    queue.drain("c")
+    assert [name(job) for job in queue.next_ones()] == ["b/1", "a/2"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from datetime import date, timedelta
@@ -143,6 +146,37 @@ def test_more_work_than_open_files_are_usual(tmp_path: Path) -> None:
             assert len(list(tmp_path.iterdir())) == 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+ALLOW = """
+import resource, sys
+from datetime import date, timedelta
+from pathlib import Path
+from dwhctl.errors import UsageError
+from dwhctl.runs.locks import held_work
+from tests.unit.projects import a_load
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 1000))
+work = [(a_load(), date(2020, 1, 1) + timedelta(days=number)) for number in range(1000)]
+try:
+    with held_work(Path(sys.argv[1]), work, "me", 0):
+        print("held")
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_more_work_than_files_may_be_open_is_refused_before_any_is_locked(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOW, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert re.match(
+        r"1,000 days of loads .* allows this process 1,000 open files: ask for fewer", done.stdout
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_load_without_slices_has_one_lock_for_all_days() -> None:

@@ -88,6 +88,9 @@ def test_slots_are_counted_over_all_processes(tmp_path: Path) -> None:
         with another_process(TAKE, tmp_path, 5, 1) as third:
             assert third.poll() is None
             assert slots.try_take("server_0") is None
+    # The third asked in vain: for as long as its mark counts, what is free is left to it.
+    assert slots.try_take("server_0") is None
+    time.sleep(module._MARK_SECONDS)
     assert len(take_all(slots, "server_0")) == 3
 
 
@@ -152,3 +155,70 @@ def test_two_threads_of_one_process_never_share_a_slot(
         thread.join()
     assert 0 < most_at_once("".join(log)) <= 2
     assert len(take_all(slots, "server_0")) == 2
+
+
+# Turns
+
+#: A large run: always wants one more, holds each for a moment, and asks anew at once. Says how often it got one.
+GREEDY = """
+import sys, time
+from pathlib import Path
+from dwhctl.runs.slots import Slots
+slots = Slots(Path(sys.argv[1]), {"server_0": int(sys.argv[2])})
+print("go", flush=True)
+held, until = [], time.monotonic() + float(sys.argv[3])
+while time.monotonic() < until:
+    for at, slot in list(held):
+        if time.monotonic() - at > 0.05:
+            slot.release()
+            held.remove((at, slot))
+    while (slot := slots.try_take("server_0")) is not None:
+        held.append((time.monotonic(), slot))
+    time.sleep(0.001)
+for _, slot in held:
+    slot.release()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_who_has_none_gets_its_turn_beside_one_that_always_wants_more(tmp_path: Path, limit: int) -> None:
+    slots = Slots(tmp_path, {"server_0": limit})
+    got = 0
+    with another_process(GREEDY, tmp_path, limit, 4):
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            if (slot := slots.try_take("server_0")) is not None:
+                got += 1
+                time.sleep(0.05)
+                slot.release()
+            time.sleep(0.05)
+    assert got >= 2
+
+
+def test_nobody_waits_for_one_that_has_gone(tmp_path: Path) -> None:
+    mine, others = Slots(tmp_path, {"server_0": 2}), Slots(tmp_path, {"server_0": 2})
+    held = take_all(mine, "server_0")
+    assert others.try_take("server_0") is None
+    assert mine.is_wanted("server_0")
+    assert not others.is_wanted("server_0"), "it is its own mark"
+    held[0].release()
+    assert mine.try_take("server_0") is None
+    time.sleep(module._MARK_SECONDS)
+    assert mine.try_take("server_0") is not None
+
+
+def test_all_or_none_and_both_are_waited_for(tmp_path: Path) -> None:
+    limits = {"server_0": 1, "dwh": 1}
+    large, small = Slots(tmp_path, limits), Slots(tmp_path, limits)
+    held = large.try_take_all("server_0", "dwh", "no_limit")
+    assert held is not None
+    held[0].release()
+    assert small.try_take_all("server_0", "dwh") is None
+    assert large.try_take("server_0") is None, "it is left to who waits for the other one too"
+    held[1].release()
+    taken = small.try_take_all("server_0", "dwh")
+    assert taken is not None
+    for slot in taken:
+        slot.release()
