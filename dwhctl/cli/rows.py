@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import math
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -23,7 +22,8 @@ from dwhctl.project.secrets import mask
 Row = Sequence[Any]
 
 #: Types that CSV and JSON take as they are.
-_PLAIN = frozenset({str, int, type(None)})
+_CSV_PLAIN: frozenset[type] = frozenset({str, int, float, Decimal, datetime, date, time, timedelta})
+_JSON_PLAIN: frozenset[type] = frozenset({str, int, bool, type(None)})
 _NUMBERS = (int, float, Decimal)
 
 
@@ -81,15 +81,12 @@ class JsonWriter(Writer):
 
     def _begin(self) -> None:
         self._first = True
-        self._keys = [json.dumps(name, ensure_ascii=False) for name in self.names]
 
     def rows(self, rows: Sequence[Row]) -> None:
-        columns = _converted(rows, json_value)
-        texts = [[_dumped(value) for value in column] for column in columns]
-        lines = [
-            "{" + ", ".join(f"{key}: {text}" for key, text in zip(self._keys, row, strict=True)) + "}"
-            for row in zip(*texts, strict=True)
-        ]
+        plain = zip(
+            *(_converted(column, _JSON_PLAIN, json_value) for column in zip(*rows, strict=True)), strict=True
+        )
+        lines = [_dumped(dict(zip(self.names, row, strict=True))) for row in plain]
         if lines:
             write_out(("[\n" if self._first else ",\n") + ",\n".join(lines), end="")
             self._first = False
@@ -127,7 +124,8 @@ class CsvWriter(Writer):
     def rows(self, rows: Sequence[Row]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerows(zip(*_converted(rows, csv_value, null=_NULL), strict=True))
+        columns = (_converted(column, _CSV_PLAIN, csv_value) for column in zip(*rows, strict=True))
+        writer.writerows(zip(*columns, strict=True))
         write_out(text.getvalue(), end="")
 
     def end(self) -> None:
@@ -153,8 +151,6 @@ def cell(value: object) -> str:
         return "NULL"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ")
     return one_line(mask(str(csv_value(value))))
 
 
@@ -163,11 +159,10 @@ def csv_value(value: object) -> object:
     if value is None or isinstance(value, bool):
         return {None: _NULL, True: "true", False: "false"}[value]
     if isinstance(value, Decimal):
-        # 1E+3 and 0E-8 are numbers that few read.
         return _Bare(f"{value:f}")
     if isinstance(value, dict | list | tuple | set | frozenset):
         return json.dumps(json_value(value), ensure_ascii=False)
-    return value if isinstance(value, int | float) else _text(value)
+    return value if isinstance(value, int | float) else _text(value, " ")
 
 
 class _Bare(str):
@@ -194,28 +189,27 @@ def json_value(value: object) -> object:
     return _text(value)
 
 
-def _text(value: object) -> str:
+def _text(value: object, between: str = "T") -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return "0x" + bytes(value).hex()
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, timedelta | uuid.UUID):
-        return str(value)
-    return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat(sep=between)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
-def _converted(rows: Sequence[Row], convert: Any, null: object = None) -> list[Iterable[object]]:
-    """The columns of a batch; a column that the format takes as it is costs nothing."""
-    columns: list[Iterable[object]] = []
-    for column in zip(*rows, strict=True):
-        kinds = set(map(type, column))
-        plain = kinds <= _PLAIN and (null is None or type(None) not in kinds)
-        columns.append(column if plain else [convert(value) for value in column])
-    return columns
+def _converted(
+    column: Sequence[object], plain: frozenset[type], convert: Callable[[object], object]
+) -> Iterable[object]:
+    """The column as the format takes it: most are taken as they are, and cost nothing."""
+    kinds = set(map(type, column))
+    if kinds == {Decimal} and Decimal in plain:
+        # 1E+3 and 0E-8 are numbers that few read.
+        return map(convert, column) if "E" in "".join(map(str, column)) else column
+    return column if kinds <= plain else map(convert, column)
 
 
 def _dumped(value: object) -> str:

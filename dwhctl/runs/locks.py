@@ -1,8 +1,8 @@
 """Locks: which run is alive, and who works on which load and day.
 
-A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text is for people only. A file is
-removed only by who holds the lock on it: who waits for it then gets a lock on a file without a name, which filelock does
-not count as taken, and takes that of a new file at his next try.
+A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text is for people only. A file
+is removed only by who holds the lock on it: who waits for it then locks a file without a name, which filelock does not
+count as taken, and at the next try takes the lock of a new file.
 """
 
 from __future__ import annotations

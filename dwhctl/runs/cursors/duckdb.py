@@ -41,13 +41,15 @@ class DuckdbCursor(Cursor):
             "memory_limit": engine.memory_limit(self._connection.memory_limit, columns=50),
             "temp_directory": str(Path(tempfile.gettempdir()) / f"dwhctl-spill-{os.getpid()}"),
         }
-        if not self.write:
-            config |= {"enable_external_access": False, "lock_configuration": True}
         wait = self._connection.lock_wait.total_seconds()
         with self._in_words():
             self._db = engine.open_file(
                 self._path, read_only=not self.write, wait=wait, config=config, give_up=self._gave_up
             )
+            if not self.write:
+                # In this order, and after the rest of the configuration.
+                self._db.execute("SET enable_external_access = false")
+                self._db.execute("SET lock_configuration = true")
 
     def begin(self) -> None:
         with self._in_words():

@@ -110,9 +110,9 @@ class SqliteCursor(Cursor):
         try:
             yield
         except (sqlite3.Error, sqlite3.Warning) as error:
-            busy = getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
-            kind = SourceBusyError if busy else QueryError
-            hint = "; --write lets a statement write" if str(error) == "not authorized" else ""
+            name = getattr(error, "sqlite_errorname", "")
+            kind = SourceBusyError if name.startswith("SQLITE_BUSY") else QueryError
+            hint = "; --write lets a statement write" if name == "SQLITE_AUTH" else ""
             raise kind(f"connection {self._connection.name}: {mask(str(error))}{hint}") from error
         except UnicodeError as error:
             raise QueryError(

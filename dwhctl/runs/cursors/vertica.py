@@ -50,6 +50,8 @@ class VerticaCursor(Cursor):
         self._session.open()
         if not self.write:
             self._session.query(_READ_ONLY)
+            # It holds for transactions that begin after it, and that statement may have begun one.
+            self._session.query("ROLLBACK")
 
     def begin(self) -> None:
         """Nothing to do: without autocommit every statement is part of a transaction."""
