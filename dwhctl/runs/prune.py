@@ -90,8 +90,10 @@ def _windows(
     """Give how many rows each window holds, and the ids of those that may go."""
     doing, after = "looking for old sessions", -(2**62)
     statement = "prune_all" if request.everything else "prune_superseded"
-    while True:
-        [(count, last)] = store.read(doing, "prune_window", {"after": after, "size": request.window})
+    [(end,)] = store.read(doing, "prune_end", {})
+    while end is not None:
+        window = {"after": after, "end": end, "size": request.window}
+        [(count, last)] = store.read(doing, "prune_window", window)
         if not count:
             return
         found = store.read(doing, statement, {"after": after, "last": last, "before": before})

@@ -86,8 +86,8 @@ def _touched(path: Path) -> datetime | None:
 
 def _size(path: Path) -> int:
     try:
-        inside = path.rglob("*") if path.is_dir() else (path,)
-        return sum(one.lstat().st_size for one in inside)
+        files = (one for one in path.rglob("*") if one.is_file()) if path.is_dir() else (path,)
+        return sum(one.lstat().st_size for one in files)
     except FileNotFoundError:
         return 0
 

@@ -19,9 +19,14 @@ CREATE TABLE IF NOT EXISTS dwhctl_days (
     PRIMARY KEY (load, shard, slice_date)
 )
 
+-- name: prune_end
+-- What comes later is younger: without an end a prune would run after the sessions that loads write meanwhile.
+SELECT max(id) FROM sessions
+
 -- name: prune_window
 -- The next so many ids, whoever's they are: how many there are, and the last of them.
-SELECT count(*), max(id) FROM (SELECT id FROM sessions WHERE id > :after ORDER BY id LIMIT :size) AS ahead
+SELECT count(*), max(id)
+FROM (SELECT id FROM sessions WHERE id > :after AND id <= :end ORDER BY id LIMIT :size) AS ahead
 
 -- name: prune_superseded
 -- Of a slice stay the last closed session, by which complete, gaps and streaks go, and the last successful one, whose

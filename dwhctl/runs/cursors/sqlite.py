@@ -112,7 +112,9 @@ class SqliteCursor(Cursor):
         except (sqlite3.Error, sqlite3.Warning) as error:
             name = getattr(error, "sqlite_errorname", "")
             kind = SourceBusyError if name.startswith("SQLITE_BUSY") else QueryError
-            hint = "; --write lets a statement write" if name == "SQLITE_AUTH" else ""
+            # ATTACH is refused with the words, and not the name, of the authorizer.
+            refused = name == "SQLITE_AUTH" or "not authorized" in str(error)
+            hint = "; --write lets a statement write" if refused else ""
             raise kind(f"connection {self._connection.name}: {mask(str(error))}{hint}") from error
         except UnicodeError as error:
             raise QueryError(
