@@ -13,6 +13,7 @@ from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -58,10 +59,10 @@ def sandbox(tmp_path: Path) -> Sandbox:
     return made
 
 
-def ask(sandbox: Sandbox, connection: str, sql: str, **more: object) -> list[tuple[object, ...]]:
+def ask(sandbox: Sandbox, connection: str, sql: str, **more: Any) -> list[tuple[Any, ...]]:
     """The rows that a query gives; how many a statement wrote as one row."""
-    rows: list[tuple[object, ...]] = []
-    request = QueryRequest(connection, sql, **more)  # type: ignore[arg-type]
+    rows: list[tuple[Any, ...]] = []
+    request = QueryRequest(connection, sql, **more)
     with running_query(sandbox.project(), request) as parts:
         for part in parts:
             if isinstance(part, Rows):
@@ -257,7 +258,7 @@ def test_a_postgres_query_is_read_only_streamed_and_typed(postgres: Sandbox) -> 
             ask(postgres, "etl", f"SELECT U&'\\0041' UESCAPE ';{ends}; DELETE FROM notes; --'")
     assert ask(postgres, "etl", "SELECT * FROM notes") == [(1, "a")]
     [row] = ask(postgres, "etl", "SELECT 1.50::numeric(9, 3), 'é'::bytea, NULL::int, '{\"a\": 1}'::jsonb")
-    assert (row[0], bytes(row[1]), row[2], row[3]) == (Decimal("1.500"), "é".encode(), None, {"a": 1})  # type: ignore[arg-type]
+    assert (row[0], bytes(row[1]), row[2], row[3]) == (Decimal("1.500"), "é".encode(), None, {"a": 1})
     assert ask(postgres, "etl", "SHOW transaction_read_only") == [("on",)]
     assert ask(postgres, "etl", "SELECT generate_series(1, 100000000)", limit=2) == [(1,), (2,)]
     assert len(ask(postgres, "etl", "SELECT * FROM generate_series(1, 5000) -- all")) == 5000
@@ -356,7 +357,7 @@ def test_a_sql_server_query_is_one_select_and_rolled_back(wire: Wire, capsys: Ca
 
 def test_sql_server_batches_that_write(wire: Wire) -> None:
     database = f"{wire.prefix}abakan"
-    of: dict[str, object] = {"database": database, "write": True}
+    of: dict[str, Any] = {"database": database, "write": True}
     ask(wire, "server_0", "CREATE TABLE dbo.notes (id INT)\nGO\nINSERT INTO dbo.notes VALUES (1), (2)", **of)
     assert ask(wire, "server_0", "SELECT COUNT(*) FROM dbo.notes", database=database) == [(2,)]
     with pytest.raises(QueryError, match="nowhere"):
@@ -396,8 +397,8 @@ def test_a_timeout_ends_the_query(
     postgres: Sandbox, postgres_server: PostgresServer, connection: str
 ) -> None:
     started = time.monotonic()
-    with pytest.raises(TimedOutError, match="longer than --timeout 1s"):
-        ask(postgres, connection, ENDLESS[connection], timeout=timedelta(seconds=1))
+    with pytest.raises(TimedOutError, match="longer than --timeout"):
+        ask(postgres, connection, ENDLESS[connection], timeout=timedelta(seconds=0.3))
     assert time.monotonic() - started < 10
     if connection == "etl":
         wait_until(lambda: not _sleeping(postgres_server), "the server has ended it")
