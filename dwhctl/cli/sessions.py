@@ -13,6 +13,7 @@ PRUNE_COLUMNS = ("what", "looked_at", "removed", "bytes")
 
 
 @click.group("sessions", cls=Group, epilog="\b\nExample:\n  dwhctl sessions prune --keep 400d --dry-run")
+@common_options
 def command() -> None:
     """Prune old sessions and what runs left in the state folder."""
 
