@@ -7,15 +7,17 @@ import io
 import json
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import psutil
 import pytest
 
 from dwhctl.errors import AttemptError, LockHeldError, QueryError, TimedOutError
@@ -383,6 +385,32 @@ def test_a_slot_of_the_connection_is_held(sandbox: Sandbox) -> None:
         assert Slots(state.slots, {"warehouse": 1}).try_take("warehouse") is None
         assert list(parts) == [Columns(("1",)), Rows([(1,)]), AnswerEnd(1, cut=False)]
     assert Slots(state.slots, {"warehouse": 1}).try_take("warehouse") is not None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("connection", ["warehouse", "etl"])
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_memory_does_not_grow_with_the_rows(postgres: Sandbox, connection: str, form: str) -> None:
+    peaks = []
+    for rows in (50_000, 2_000_000):
+        series = (
+            f"range({rows}) AS g(i)" if connection == "warehouse" else f"generate_series(1, {rows}) AS g(i)"
+        )
+        sql = f"SELECT i, 'some text of a row ' || i AS text, i * 1.5 AS number FROM {series}"
+        out = postgres.root / "out"
+        with out.open("wb") as file:
+            command = ["dwhctl", "query", connection, sql, "--format", form, "--project", str(postgres.root)]
+            process = psutil.Popen([sys.executable, "-m", *command], stdout=file)
+            peak = 0
+            while process.poll() is None:
+                with suppress(psutil.Error):
+                    peak = max(peak, process.memory_info().rss)
+                time.sleep(0.02)
+        assert process.returncode == 0
+        assert out.read_text().count("some text of a row") == rows
+        peaks.append(peak / 2**20)
+    print(f"\n{connection} {form}: {peaks[0]:.0f} MiB, {peaks[1]:.0f} MiB")
+    assert peaks[1] < peaks[0] + 60
 
 
 ENDLESS = {

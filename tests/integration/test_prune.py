@@ -133,6 +133,17 @@ def test_what_a_slice_needs_stays_and_the_rest_is_summed_up(place: Place, seed: 
     assert place.rows("SELECT count(*) FROM sessions WHERE task_name = 'theirs'")[0][0] == 1
 
 
+def test_the_search_uses_the_indexes(tmp_path: Path) -> None:
+    place = sqlite_place(tmp_path)
+    store = place.store()
+    values: dict[str, object] = {"after": 0, "last": 10, "before": BEFORE, "end": 10, "size": 5}
+    plan = place.plan(store, "prune_superseded", values)
+    assert "old USING INTEGER PRIMARY KEY" in plan
+    assert "later USING INDEX sessions_by_slice" in plan
+    assert "USING INTEGER PRIMARY KEY" in place.plan(store, "prune_window", values)
+    place.end()
+
+
 def test_sums_are_those_of_each_slice(place: Place) -> None:
     store = place.store()
     for seconds, state in ((0, State.FAILED), (60, State.LOADED), (120, State.LOADED)):
