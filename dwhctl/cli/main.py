@@ -18,8 +18,10 @@ COMMANDS = {
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
+    "query": Entry("dwhctl.cli.query", "Run an ad hoc query over a connection, read only by default."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
+    "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List and test the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
 }

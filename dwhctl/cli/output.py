@@ -61,21 +61,42 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing if number == 1 else plural}"
 
 
-def _write(stream: TextIO, text: str) -> None:
+def write_out(text: str, end: str = "\n") -> None:
+    """Write a piece of a result to stdout as it is: data that is not ours to mask.
+
+    Raise BrokenPipeError when the reader has gone: who can end early does.
+    """
+    if not _write(sys.stdout, text, end):
+        raise BrokenPipeError
+
+
+def _write(stream: TextIO, text: str, end: str = "\n") -> bool:
+    """Write; tell whether the reader is still there."""
     from dwhctl.cli.ending import CANNOT_WRITE, silence
 
     try:
-        stream.write(f"{text}\n")
+        stream.write(f"{text}{end}")
         stream.flush()
     except BrokenPipeError:  # the reader has seen enough; the work goes on
         silence(stream)
+        return False
     except OSError as error:
         silence(stream)
         if stream is sys.stdout:  # without its log a run still does its work
             raise DwhctlError(f"{CANNOT_WRITE}: {error.strerror}") from None
+    return True
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    numeric = [
+        all(row[index] is None or _is_number(row[index]) for row in rows) for index in range(len(columns))
+    ]
+    names = [name.replace("_", " ") for name in columns]
+    return draw(names, [[_cell(value) for value in row] for row in rows], numeric)
+
+
+def draw(names: Sequence[str], cells: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
+    """Draw a table of texts; the columns of numbers stand to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -84,11 +105,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if terminal else _FILE_WIDTH)
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        numeric = all(row[index] is None or _is_number(row[index]) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
+    for name, right in zip(names, numeric, strict=True):
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

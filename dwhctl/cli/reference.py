@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import connections, crontab
+from dwhctl.cli import connections, crontab, sessions
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -21,6 +21,7 @@ LISTINGS = {
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
     "crontab next": crontab.NEXT_COLUMNS,
+    "sessions prune": sessions.PRUNE_COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

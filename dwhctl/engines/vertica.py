@@ -147,6 +147,27 @@ class Session:
                 cursor.fetchall()
             return names, rows
 
+    def answers(self, sql: str, rows: int) -> Iterator[tuple[tuple[str, ...], Iterator[list[list[Any]]]]]:
+        """Run one statement; give of each of its answers the columns, and the rows as they come, so many at once.
+
+        The rows of an answer must be taken before the next answer is. Raise AttemptError.
+        """
+        with self._in_words():
+            cursor = self._driver().cursor()
+            cursor.execute(sql)
+            more = True
+            while more:
+                yield (
+                    tuple(str(column.name) for column in cursor.description or ()),
+                    self._pieces(cursor, rows),
+                )
+                more = cursor.nextset()
+
+    def _pieces(self, cursor: Any, rows: int) -> Iterator[list[list[Any]]]:
+        with self._in_words():
+            while piece := cursor.fetchmany(rows):
+                yield piece
+
     def copy(self, sql: str, stream: Stream) -> None:
         """Run one `COPY ... FROM STDIN` with the bytes that the stream gives. Raise AttemptError.
 

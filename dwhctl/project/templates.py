@@ -58,14 +58,27 @@ def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> 
     return Query(sql, _binds(sql, load, slice, project.root), load.slice_by)
 
 
-def render_file(project: Project, path: Path, load: Load | None = None, day: date | None = None) -> str:
+def render_file(
+    project: Project,
+    path: Path,
+    load: Load | None = None,
+    day: date | None = None,
+    shard: Shard | None = None,
+) -> str:
     """A file of SQL, rendered; ConfigError names file and line."""
-    return _rendered(project, path, context(project, load, None, day))
+    return _rendered(project, path, context(project, load, shard, day))
 
 
-def render_text(project: Project, text: str, place: str) -> str:
-    """A text of the configuration, rendered; ConfigError names the place."""
-    names = context(project)
+def render_text(
+    project: Project,
+    text: str,
+    place: str,
+    load: Load | None = None,
+    day: date | None = None,
+    shard: Shard | None = None,
+) -> str:
+    """A text that stands in no file of SQL, rendered; ConfigError names the place."""
+    names = context(project, load, shard, day)
     try:
         return _environment(project.root / "sql").from_string(text).render(names)
     except Exception as error:

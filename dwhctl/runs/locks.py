@@ -1,7 +1,8 @@
 """Locks: which run is alive, and who works on which load and day.
 
-A lock is a flock on a file that is never removed while others may wait for it; the kernel lets go of it when its
-holder dies. The file's text is for people only.
+A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text is for people only. A file
+is removed only by who holds the lock on it: who waits for it then locks a file without a name, which filelock does not
+count as taken, and at the next try takes the lock of a new file.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
 _POLL_SECONDS = 0.2
+#: How long a lock may be held by somebody who does not say who he is: he signs next, or only tidies the folder.
+_INSTANT_SECONDS = 0.5
 #: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
 _OTHER_FILES = 512
 _FEW_OTHER_FILES = 128
@@ -62,6 +65,24 @@ class Lock:
         self._signed = False
         self._lock.release()
 
+    def remove_if_free(self, *, dry_run: bool = False) -> bool:
+        """Remove the file if nobody holds the lock; tell whether nobody does."""
+        if not self.try_take():
+            return False
+        if not dry_run:
+            # A dead holder's words would name him to who meets this lock now.
+            with suppress(OSError):
+                self.path.write_text("")
+        self.release(remove=not dry_run)
+        return True
+
+    def is_signed(self) -> bool:
+        """Tell whether whoever holds the lock says who he is."""
+        try:
+            return self.path.stat().st_size > 0
+        except OSError:
+            return False
+
     def holder(self) -> str:
         """Say who holds the lock, for people."""
         try:
@@ -93,10 +114,12 @@ def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wai
     with ExitStack() as held:
         for load, day in work:
             lock = Lock(folder / f"{work_name(load, day)}.lock")
+            instant = time.monotonic() + _INSTANT_SECONDS
             while not lock.try_take(command):
-                if time.monotonic() >= until:
+                left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
+                if left <= 0:
                     raise LockHeldError(f"load {load.name} of {day} is being done by {lock.holder()}")
-                time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
+                time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
             held.callback(lock.release)
         yield
 

@@ -14,12 +14,16 @@ from dwhctl.errors import StateDirError
 class StateDir:
     """The project's state folder, made when it is not there."""
 
+    #: The folder in `staging` that no run owns: DuckDB spills into it.
+    SPILL = "spill"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_locks = path / "locks" / "runs"
         self.work_locks = path / "locks" / "work"
         self.slots = path / "slots"
         self.staging = path / "staging"
+        self.logs = path / "logs"
 
     def make(self) -> None:
         """Make the folders. Raise StateDirError that says why they cannot be made."""

@@ -44,7 +44,7 @@ def connect(address: PostgresConnection, settings: str) -> PgConnection:
     """A connection in which each statement is a transaction, unless `BEGIN` says otherwise."""
     password = address.password.reveal() if address.password else None
     try:
-        connection: PgConnection = psycopg2.connect(**_parameters(address), password=password)
+        connection: PgConnection = psycopg2.connect(**parameters(address), password=password)
     except (psycopg2.Error, ValueError, UnicodeError) as error:
         raise SessionsError(_message(address, "connecting", error, password)) from None
     try:
@@ -58,7 +58,8 @@ def connect(address: PostgresConnection, settings: str) -> PgConnection:
     return connection
 
 
-def _parameters(address: PostgresConnection) -> dict[str, Any]:
+def parameters(address: PostgresConnection) -> dict[str, Any]:
+    """What libpq needs to connect, but for the password."""
     hosts, ports = zip(*address.addresses, strict=True)
     return {
         "host": ",".join(hosts),
@@ -102,7 +103,7 @@ def _is_lost(connection: PgConnection, error: Exception) -> bool:
 
 def _lost(address: PostgresConnection, doing: str, error: Exception) -> SessionsLostError:
     text = (
-        f"{where(address)}: {doing}: the connection is lost: {_reason(error)}. "
+        f"{where(address)}: {doing}: the connection is lost: {reason(error)}. "
         "With it the hold on this run is lost, so the run stops; the next one puts its sessions right"
     )
     return SessionsLostError(mask(text))
@@ -110,7 +111,7 @@ def _lost(address: PostgresConnection, doing: str, error: Exception) -> Sessions
 
 def _message(address: PostgresConnection, doing: str, error: Exception, password: str | None = None) -> str:
     code = getattr(error, "pgcode", None) or ""
-    text = f"{where(address)}: {doing}: {_reason(error)}"
+    text = f"{where(address)}: {doing}: {reason(error)}"
     if doing == "connecting":
         remedy: str | None = f"check connections.{address.name} and that the server runs"
     else:
@@ -119,7 +120,8 @@ def _message(address: PostgresConnection, doing: str, error: Exception, password
     return mask(text.replace(password, "********") if password else text)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What the server, or the client library, says in one line."""
     # The server's own words first: the whole text quotes the statement with its values.
     diagnostics = getattr(error, "diag", None)
     primary = getattr(diagnostics, "message_primary", None)

@@ -93,6 +93,9 @@ class PostgresStore(SqlStore):
         values = {"run_id": run_id, "comment": self._told(cut_comment(comment)), "ellipsis": ellipsis}
         return int(self._write("fail_waiting", f"ending the retries of run {run_id}", values)[0][0])
 
+    def prune(self, ids: Sequence[int]) -> int:
+        return int(self._write("prune", f"pruning {len(ids)} sessions", {"ids": list(ids)})[0][0])
+
     def try_hold_run(self, run_id: str) -> bool:
         with self._lock:
             if run_id in self._held:

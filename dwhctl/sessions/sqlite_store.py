@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,12 @@ class SqliteStore(SqlStore):
         values = {"run_id": run_id, "comment": cut_comment(comment), "ellipsis": "…"}
         with self._operation(f"ending the retries of run {run_id}"), self._transaction("fail_waiting"):
             return self._connection.execute(self._sql["fail_waiting"], values).rowcount
+
+    def prune(self, ids: Sequence[int]) -> int:
+        values = {"ids": json.dumps(list(ids))}
+        with self._operation(f"pruning {len(ids)} sessions"), self._transaction("prune"):
+            self._connection.execute(self._sql["fold"], values)
+            return self._connection.execute(self._sql["forget"], values).rowcount
 
     def try_hold_run(self, run_id: str) -> bool:  # noqa: ARG002
         return True

@@ -51,6 +51,10 @@ class SessionStore(ABC):
         """
 
     @abstractmethod
+    def prune(self, ids: Sequence[int]) -> int:
+        """Fold closed sessions into the daily sums of dwhctl_days and delete them. Returns how many that were."""
+
+    @abstractmethod
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         """The latest session of every shard and day that has one, both days included."""
 

@@ -29,22 +29,25 @@ _NO_SELECT = frozenset(
 )  # fmt: skip
 
 
-def one_select(sql: str) -> str:
-    """Give the extract's one statement. Raise QueryError for what is not one SELECT."""
+def one_select(sql: str, what: str = "an extract") -> str:
+    """Give the one statement of `what`. Raise QueryError for what is not one SELECT."""
     statements = split_statements(sql)
     if len(statements) != 1:
-        raise QueryError(f"an extract is one SELECT; this one has {len(statements)} statements")
+        raise QueryError(f"{what} is one SELECT; this one has {len(statements)} statements")
     if "\0" in statements[0]:
-        raise QueryError("the extract holds a NUL character, behind which the driver would cut it off")
-    words = [word.upper() for word in _WORD.findall(_SKIPPED.sub(" ", statements[0]))]
+        raise QueryError("the SQL holds a NUL character, behind which the driver would cut it off")
+    words = select_words(statements[0])
     if not words or words[0] not in ("SELECT", "WITH"):
-        raise QueryError("an extract is one SELECT (it may begin with WITH)")
+        raise QueryError(f"{what} is one SELECT (it may begin with WITH)")
     other = [word for word in words if word in _NO_SELECT]
     if other:
-        raise QueryError(
-            f"an extract is one SELECT; this one has {other[0]} in it (a name is quoted: [name])"
-        )
+        raise QueryError(f"{what} is one SELECT; this one has {other[0]} in it (a name is quoted: [name])")
     return statements[0]
+
+
+def select_words(statement: str) -> list[str]:
+    """The words of a statement in capitals, without those in texts, quoted names and comments."""
+    return [word.upper() for word in _WORD.findall(_SKIPPED.sub(" ", statement))]
 
 
 def with_bounds(query: Query, sql: str, kind: Kind | None = None, zone: ZoneInfo | None = None) -> str:

@@ -199,6 +199,26 @@ def test_autocommit(server: VerticaServer, one: Any) -> None:
         assert _count(one) == 1
 
 
+def test_a_read_only_session(server: VerticaServer, one: Any) -> None:
+    ask(one, "INSERT INTO stage.t VALUES (1, 'a')")
+    ask(one, "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+    # The open transaction goes on as it began.
+    ask(one, "INSERT INTO stage.t VALUES (2, 'b')")
+    one.commit()
+    for sql in ("INSERT INTO stage.t VALUES (3, 'c')", "DELETE FROM stage.t", "CREATE TABLE stage.u (a INT)"):
+        with pytest.raises(errors.QueryError, match="read-only transaction") as caught:
+            ask(one, sql)
+        assert caught.value.sqlstate == "25006"
+    assert _count(one) == 2
+    assert ask(one, "SHOW transaction_read_only") == [["transaction_read_only", "true"]]
+    ask(one, "TRUNCATE TABLE stage.t")
+    assert _count(one) == 0
+    ask(one, "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE")
+    one.rollback()
+    ask(one, "INSERT INTO stage.t VALUES (3, 'c')")
+    assert _count(one) == 1
+
+
 def test_delete_and_update(one: Any, other: Any) -> None:
     ask(one, "INSERT INTO stage.t SELECT 1, 'a' UNION ALL SELECT 2, 'b' UNION ALL SELECT 3, 'c'")
     one.commit()

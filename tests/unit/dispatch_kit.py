@@ -131,6 +131,9 @@ class MemoryStore(SessionStore):
     def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
         return 0
 
+    def prune(self, ids: Sequence[int]) -> int:
+        return 0
+
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         return []
 

@@ -102,6 +102,11 @@ def canceled() -> VerticaError:
     return VerticaError("57014", 3322, "Execution canceled by operator")
 
 
+def read_only_transaction() -> VerticaError:
+    """A statement that writes, in a transaction that only reads."""
+    return VerticaError("25006", 2448, "Cannot issue this command in a read-only transaction")
+
+
 def too_long(octets: int, kind: str) -> VerticaError:
     """A string that does not fit its column, in INSERT or UPDATE."""
     return VerticaError("22001", 8682, f"String of {octets} octets is too long for type {kind}")

@@ -16,7 +16,14 @@ from tests.servers.vertica import rows, wire
 from tests.servers.vertica.catalog import Table, User
 from tests.servers.vertica.kinds import INT
 from tests.servers.vertica.lexer import Sql
-from tests.servers.vertica.problems import VerticaError, canceled, deadlock, from_duckdb, missing_relation
+from tests.servers.vertica.problems import (
+    VerticaError,
+    canceled,
+    deadlock,
+    from_duckdb,
+    missing_relation,
+    read_only_transaction,
+)
 from tests.servers.vertica.store import Work
 from tests.servers.vertica.wire import Shown
 
@@ -49,6 +56,9 @@ class Session:
         self.identifier = f"v_{server.database}_node0001-{key & 0xFFFF}:0x{self.number:x}"
         self.connection = server.store.connect()
         self.zone = "UTC"
+        #: Whether transactions that begin now, and the one that is open, are read only.
+        self.read_only = False
+        self.work_is_read_only = False
         self.lock_timeout = server.lock_timeout
         self.current_statement = ""
         #: Rows of the last COPY.
@@ -199,7 +209,13 @@ class Session:
         """The open transaction; begins one when there is none."""
         if self.work is None:
             self.work = self.server.store.begin()
+            self.work_is_read_only = self.read_only
         return self.work
+
+    def refuse_writing(self) -> None:
+        """Raise when the open transaction, or the one that would begin, is read only."""
+        if self.work_is_read_only if self.work is not None else self.read_only:
+            raise read_only_transaction()
 
     def commit(self, sql: str | None = None) -> None:
         """Commit; `sql` is the statement whose faults may strike here."""

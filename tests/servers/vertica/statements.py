@@ -28,6 +28,8 @@ _BATCH = 10_000
 def execute(session: Session, sql: Sql, waiting: Fault | None = None) -> None:
     """Run a statement; `waiting` is a fault that strikes within a COPY."""
     word = sql.word(0)
+    if word in _WRITING and (word, sql.word(1)) != ("ALTER", "SESSION"):
+        session.refuse_writing()
     if word == "COPY":
         copy_load.copy(session, sql, waiting)
         return
@@ -37,6 +39,10 @@ def execute(session: Session, sql: Sql, waiting: Fault | None = None) -> None:
     if run is None:
         raise syntax_error(sql.tokens[0].value)
     run(session, sql)
+
+
+#: What the original refuses in a read-only transaction. TRUNCATE is not in its list: "does not prevent all writes".
+_WRITING = {"INSERT", "UPDATE", "DELETE", "COPY", "CREATE", "ALTER", "DROP", "GRANT", "REVOKE"}
 
 
 def _select(session: Session, sql: Sql) -> None:
@@ -96,11 +102,28 @@ def _set(session: Session, sql: Sql) -> None:
         reader.words("TO") or reader.op("=")
         session.autocommit = reader.name().upper() == "ON"
         session.put(wire.parameter("auto_commit", "on" if session.autocommit else "off"))
+    elif reader.words("SESSION", "CHARACTERISTICS", "AS", "TRANSACTION"):
+        _set_characteristics(session, reader)
     else:
         reader.words("SESSION")
         if reader.name().upper() not in _IGNORED:
             raise VerticaError("22023", 5448, f"Unrecognized session parameter in: {sql.text[:60]}")
     session.put(wire.complete("SET"))
+
+
+def _set_characteristics(session: Session, reader: Reader) -> None:
+    """ISOLATION LEVEL has no effect here; the access mode holds for transactions that begin from now on."""
+    if reader.words("ISOLATION", "LEVEL"):
+        reader.any_word("SERIALIZABLE", "REPEATABLE", "READ")
+        reader.any_word("READ", "COMMITTED", "UNCOMMITTED")
+        reader.op(",")
+    if reader.words("READ"):
+        mode = reader.name().upper()
+        if mode not in ("ONLY", "WRITE"):
+            raise reader.fail()
+        session.read_only = mode == "ONLY"
+    if not reader.ended():
+        raise reader.fail()
 
 
 #: Settings that are taken and have no effect here.
@@ -111,7 +134,6 @@ _IGNORED = {
     "RESOURCE_POOL",
     "RUNTIMECAP",
     "IDLESESSIONTIMEOUT",
-    "CHARACTERISTICS",
     "MEMORYCAP",
     "TEMPSPACECAP",
     "STANDARD_CONFORMING_STRINGS",
@@ -149,6 +171,7 @@ def _show(session: Session, sql: Sql) -> None:
         "timezone": session.zone,
         "search_path": '"$user", public, v_catalog, v_monitor, v_internal',
         "transaction_isolation": "READ COMMITTED",
+        "transaction_read_only": "true" if session.read_only else "false",
     }
     asked = sql.word(1).lower()
     if asked not in ("all", *known):
