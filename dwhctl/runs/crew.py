@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from dwhctl.runs.slots import WORKERS
@@ -22,6 +23,7 @@ class Crew:
         self._slots = slots
         self._idle: list[Worker] = []
         self._held: dict[Worker, Slot] = {}
+        self._numbers: dict[Worker, int] = {}
 
     def take(self) -> Worker | None:
         """Give an idle worker, or a new one if there may be one more."""
@@ -31,7 +33,13 @@ class Crew:
             return None
         worker = self._make()
         self._held[worker] = slot
+        taken = self._numbers.values()
+        self._numbers[worker] = next(number for number in count(1) if number not in taken)
         return worker
+
+    def number(self, worker: Worker) -> int:
+        """Give the number of a worker in its crew, from 1; who replaces another takes over its number."""
+        return self._numbers[worker]
 
     def give_back(self, worker: Worker) -> None:
         """Take a worker back after its task."""
@@ -41,6 +49,7 @@ class Crew:
         """Kill a worker; its slot is free for another."""
         worker.kill()
         self._held.pop(worker).release()
+        del self._numbers[worker]
 
     def dismiss_idle(self) -> None:
         """Send home the workers that have nothing to do: another run may want their slots."""

@@ -59,6 +59,10 @@ class PostgresStore(SqlStore):
         with self._lock, in_words(self._connection, self._address, "looking at the table"):
             return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
 
+    def is_there(self) -> bool:
+        with self._lock, in_words(self._connection, self._address, "looking at the table"):
+            return Upgrade(self._connection, self._plain, where(self._address)).is_there()
+
     def lift_ids(self, above: int) -> None:
         self.read("lifting the ids", "lift_ids", {"above": above})
 
@@ -71,7 +75,7 @@ class PostgresStore(SqlStore):
         return [ids[session.staged] for session in sessions]
 
     def _new_values(self, sessions: Sequence[NewSession]) -> dict[str, object]:
-        columns = ("task_name", "started", "run_id", "load", "shard", "day", "attempt", "staged")
+        columns = ("task_name", "started", "run_id", "load", "shard", "day", "attempt", "staged", "worker")
         values: dict[str, object] = {
             column: [getattr(session, column) for session in sessions] for column in columns
         }
