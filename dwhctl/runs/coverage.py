@@ -67,6 +67,8 @@ class Cell:
         return self.over and not self.complete and self.is_expected
 
 
+_STATES = {state.value: state for state in State}
+_STANDINGS = {state: Standing(state.value) for state in State}
 _BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
 
 
@@ -102,6 +104,8 @@ def sliced_tasks(project: Project, loads: Sequence[str], shards: Sequence[str]) 
     whole = [load.name for load, _ in tasks if load.slice_by is None]
     if loads and whole:
         raise UsageError(f"load '{whole[0]}' has no slice_by: it is loaded whole and has no days to look at")
+    if not tasks:
+        raise UsageError("the project has no load: write one in config/loads/<name>.toml")
     return [(load, found) for load, found in tasks if load.slice_by is not None and found]
 
 
@@ -159,7 +163,7 @@ def _latest(
     for day, shard, state, started in store.read(
         f"reading the latest sessions of {load.name}", "latest_of_slices", values
     ):
-        found.setdefault(shard, {})[day] = (State(state), started)
+        found.setdefault(shard, {})[day] = (_STATES[state], started)
     return found
 
 
@@ -187,9 +191,6 @@ def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
     state, started = latest
     if is_good(state):
         complete = completes(state, started, end)
-        if complete:
-            standing = Standing(state.value)
-        else:
-            standing = Standing.EARLY if over else Standing.OPEN
-        return Cell(standing, complete, over, started)
-    return Cell(Standing(state.value), complete=False, over=over, started=started)
+        so_far = Standing.EARLY if over else Standing.OPEN
+        return Cell(_STANDINGS[state] if complete else so_far, complete, over, started)
+    return Cell(_STANDINGS[state], complete=False, over=over, started=started)

@@ -85,7 +85,8 @@ class SessionStore(ABC):
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """The rows of one reading statement, by its name in the room's SQL files. Days and times come back as such.
 
-        A list among the values is an array in PostgreSQL, and JSON in SQLite. `doing` says for an error's message what was tried.
+        A list among the values is an array in PostgreSQL, and JSON in SQLite. `doing` says for an error's message
+        what was tried.
         """
 
     @abstractmethod
