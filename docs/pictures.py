@@ -39,9 +39,10 @@ from dwhctl.project.read import read_project
 from dwhctl.runs.events import Event
 from dwhctl.runs.load import run_load
 from dwhctl.runs.plan import LoadRequest
-from dwhctl.sessions import NewSession, open_store
+from dwhctl.sessions import NewSession, State, open_store
 
 ZONE = ZoneInfo("Europe/Moscow")
+WIDE = 200
 TODAY = date(2020, 7, 14)
 FIRST = TODAY - timedelta(days=13)
 SERVERS = {
@@ -71,7 +72,7 @@ def main() -> None:
             for name in ("grid", "gaps", "failures"):
                 if name in COMMANDS:
                     draw(folder, name, ["report", name], Path(root) / "weeks")
-            draw(folder, "grid_folded", ["report", "grid", "--fold"], Path(root) / "weeks", (200,))
+            draw(folder, "grid_folded", ["report", "grid", "--fold"], Path(root) / "weeks", (80,))
         draw(folder, "timeline", ["report", "timeline", "last"], busy)
 
 
@@ -148,16 +149,30 @@ def one_busy_run(root: Path) -> None:
     """A run with real workers over four days, in which a city is busy for a while and another is broken."""
     make_project(root, Settings(quiet=True))
     change(root, "start_date", 'retries = 3\nretry_delay = "1s"\nstart_date', "config/loads/orders.toml")
+    change(root, 'path = "servers/server_1"', 'path = "servers/server_1"\nlock_wait = "1s"')
     execute(root, "kazan", "ALTER TABLE orders RENAME TO orders_new")
     for cities in SERVERS.values():
         for city in cities:
-            much = "INSERT INTO orders SELECT o.* REPLACE (id + 1000000000 * n AS id) FROM orders AS o, range(1, 300) AS r (n)"
-            execute(root, city, much if city != "kazan" else "SELECT 1")
+            if city != "kazan":
+                much = (
+                    "SELECT o.* REPLACE (id + 1000000000 * n AS id) FROM orders AS o, range(1, 200) AS r (n)"
+                )
+                execute(root, city, f"INSERT INTO orders {much}")
     with duckdb.connect(str(file_of(root, "irkutsk"))):  # nobody else can open it meanwhile
         words = ("load", "--date", "yesterday", "--lookback", "3", "--project", str(root))
         process = subprocess.Popen([sys.executable, "-m", "dwhctl", *words])
-        time.sleep(6)
+        wait_for_a_retry(root)
     process.wait()
+
+
+def wait_for_a_retry(root: Path) -> None:
+    """Wait until a slice has found its database in use."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with open_store(read_project(root).sessions) as store:
+            if store.is_ready() and any(one.state is State.UP_FOR_RETRY for one in store.recent(50)):
+                return
+        time.sleep(0.2)
 
 
 def change(root: Path, before: str, after: str, name: str = "config/dwhctl.toml") -> None:
@@ -181,7 +196,7 @@ def execute(root: Path, city: str, sql: str) -> None:
 
 
 def draw(
-    folder: Path, name: str, arguments: Sequence[str], root: Path, widths: Sequence[int] = (80, 200)
+    folder: Path, name: str, arguments: Sequence[str], root: Path, widths: Sequence[int] = (80, WIDE)
 ) -> None:
     """Write what a command shows on a terminal of these widths."""
     for width in widths:
@@ -191,7 +206,7 @@ def draw(
         console = Console(record=True, width=width, file=io.StringIO(), color_system="truecolor")
         console.print(Text("$ dwhctl " + " ".join(arguments), style="bold"))
         console.print(Text.from_ansi(text), soft_wrap=False)
-        stem = name if len(widths) == 1 else f"{name}_{width}"
+        stem = name if width < WIDE else f"{name}_wide"
         svg = console.export_svg(title="", theme=theme(), unique_id=name)
         (folder / f"{stem}.svg").write_text(svg)
 

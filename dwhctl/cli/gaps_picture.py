@@ -12,8 +12,8 @@ from dwhctl.runs.gaps import Gap, fill_command, fold_shards
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import date
+    from pathlib import Path
 
-    from dwhctl.cli.options import Settings
     from dwhctl.project.model import Project
 
 _HEADS = ("load", "shards", "start", "end", "slices")
@@ -22,34 +22,48 @@ _COMMAND = "cyan"
 
 
 def gaps_picture(
-    project: Project, gaps: Sequence[Gap], span: Sequence[date], settings: Settings
+    project: Project,
+    gaps: Sequence[Gap],
+    span: Sequence[date],
+    place: Path | None = None,
+    *,
+    some_shards: bool = False,
 ) -> list[Text]:
-    """Draw the gaps that were found in a span of days; commands are never broken."""
+    """Draw the gaps that were found in a span of days; commands are never broken.
+
+    `place` is the project's folder where the command was told it. With `some_shards` others were not looked at, and a
+    command must not fill theirs.
+    """
     looked = f"{span[0]} to {span[-1]}"
     if not gaps:
         return [Text(f"no gaps: every slice expected from {looked} is complete")]
     together = fold_shards(gaps)
     total = counted(sum(gap.slices for gap in gaps), "slice")
     lines = [Text(f"{total} to fill in {counted(len(together), 'gap')}, {looked}", style="bold"), Text()]
-    lines += _table(project, together, settings)
+    lines += _table(project, together, place, some_shards)
     for load in dict.fromkeys(gap.load for gap in together):
         of_load = [gap for gap in together if gap.load == load]
         if len(of_load) > 1:
             lines += [Text(), Text(f"all of {load}:")]
-            lines.append(
-                _command(fill_command(_whole(of_load), _shards(project, of_load[0]), settings.project))
-            )
+            lines.append(_command(fill_command(_whole(of_load), place, named=some_shards)))
     return lines
 
 
-def _table(project: Project, gaps: Sequence[Gap], settings: Settings) -> Iterator[Text]:
+def _table(project: Project, gaps: Sequence[Gap], place: Path | None, some_shards: bool) -> Iterator[Text]:
     rows = [_row(project, gap) for gap in gaps]
     columns = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
     yield Text(_joined(_HEADS, columns), style="dim")
     for row, gap in zip(rows, gaps, strict=True):
         load, shards, *rest = _aligned(row, columns)
         yield Text.assemble((load, "dim"), "  ", (shards, "bold"), "  ", "  ".join(rest))
-        yield _command(fill_command(gap, _shards(project, gap), settings.project))
+        named = some_shards or _must_name(gap, gaps)
+        yield _command(fill_command(gap, place, named=named))
+
+
+def _must_name(gap: Gap, gaps: Sequence[Gap]) -> bool:
+    """Tell whether the days alone do not say which slices are meant: another gap of the load shares one of them."""
+    others = (one for one in gaps if one is not gap and one.load == gap.load)
+    return any(one.start <= gap.end and gap.start <= one.end for one in others)
 
 
 def _row(project: Project, gap: Gap) -> tuple[str, ...]:

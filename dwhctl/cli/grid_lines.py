@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -113,19 +114,22 @@ def _folded(rows: Sequence[Row], names: int) -> tuple[Line, ...]:
 
 
 def _troubled(rows: Sequence[Row], room: int) -> list[Block]:
-    lines = [Line((row.load.name, row.shard.connection, row.shard.name), _marks([row])) for row in rows]
-    troubled = sorted((line for line in lines if line.gaps), key=lambda line: -line.gaps)
+    gaps = [(sum(cell.is_gap for cell in row.cells), row) for row in rows]
+    troubled = sorted((one for one in gaps if one[0]), key=lambda one: -one[0])
     if not troubled:
         return []
-    shown = troubled[:room]
+    shown = [
+        Line((row.load.name, row.shard.connection, row.shard.name), _marks([row]))
+        for _, row in troubled[:room]
+    ]
     of = f"the {len(shown)} with the most gaps of {counted(len(troubled), 'shard')} that have any"
     title = of if len(shown) < len(troubled) else f"{counted(len(shown), 'shard')} with gaps"
     return [Block(title, ("load", "server", "shard"), tuple(shown))]
 
 
 def _completeness(rows: Iterable[Row]) -> str:
-    cells = [cell for row in rows for cell in row.cells if cell.is_expected and cell.over]
-    return f"{sum(cell.complete for cell in cells):,} of {counted(len(cells), 'slice')} complete"
+    over = [cell.complete for row in rows for cell in row.cells if cell.over]
+    return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
 
 
 def _grouped(rows: Sequence[Row], key: Callable[[Row], _K]) -> dict[_K, list[Row]]:
@@ -141,12 +145,13 @@ def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
 
 
 def _mark(cells: Sequence[Cell]) -> Mark:
-    expected = [cell for cell in cells if cell.is_expected]
+    standings = Counter(cell.standing for cell in cells)
+    expected = len(cells) - standings.pop(Standing.BEFORE_START, 0)
     if not expected:
         return Mark(Standing.BEFORE_START)
-    standings = {cell.standing for cell in expected}
-    worst = max(standings, key=lambda standing: BADNESS[standing])
+    worst = max(standings, key=BADNESS.__getitem__)
     if worst is Standing.SKIPPED and Standing.LOADED in standings:
         worst = Standing.LOADED
-    complete, gaps = sum(cell.complete for cell in expected), sum(cell.is_gap for cell in expected)
-    return Mark(worst, complete, len(expected), gaps)
+    complete = [cell.complete for cell in cells]
+    over = sum([cell.over for cell in cells])
+    return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dwhctl.cli.grid_lines import Fold, blocks_of, choose_fold
+from dwhctl.cli.grid_lines import blocks_of, choose_fold
 from dwhctl.cli.standings import LOOKS, legend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import date
 
-    from dwhctl.cli.grid_lines import Block, Line
+    from dwhctl.cli.grid_lines import Block, Line, Mark
     from dwhctl.runs.coverage import Coverage
 
 _WIDEST_CELL = 8
@@ -31,8 +31,7 @@ def grid_picture(
     paper = _Paper(blocks, coverage.days, width)
     lines = [line for block in blocks for line in (*paper.block(block), Text())]
     marks = [mark for block in blocks for line in block.lines for mark in line.marks]
-    counts = ["2F: two not complete, the worst of them failed"] if kind is not Fold.SHARD else []
-    lines += legend({mark.worst for mark in marks}, width, counts)
+    lines += legend({mark.worst for mark in marks}, width, paper.example(marks))
     if paper.left_out:
         hidden = f"{paper.left_out} days" if paper.left_out > 1 else "1 day"
         lines.append(
@@ -60,6 +59,17 @@ class _Paper:
         for line in block.lines:
             yield self._line(line, columns)
 
+    def example(self, marks: Sequence[Mark]) -> list[str]:
+        """Explain a mark with counts, if there is one."""
+        for mark in marks:
+            text = mark.text(self._inner)
+            words = LOOKS[mark.worst].words.partition(",")[0]
+            if "/" in text:
+                return [f"{text}: {mark.complete} of {mark.expected} complete, the worst {words}"]
+            if len(text) > 1:
+                return [f"{text}: {mark.gaps} not complete, the worst {words}"]
+        return []
+
     def _line(self, line: Line, columns: Sequence[int]) -> Text:
         *first, last = [f"{name:{width}}" for name, width in zip(line.names, columns, strict=True)]
         start = "".join(f"{name}  " for name in first)
@@ -77,12 +87,15 @@ class _Paper:
         return self._cell - 1 if self._cell > 3 else self._cell
 
     def _months(self) -> str:
-        """Name each month above its first day."""
+        """Name each month above its first day, the first one with its year if there is room."""
         text = ""
-        for place, day in enumerate(self.days):
-            begins = place == 0 or day.day == 1
-            if begins and (not text or len(text) < place * self._cell):
-                text = f"{text:{place * self._cell}}{_pad(self._cell)}{day:%b}"
+        starts = [place for place, day in enumerate(self.days) if place == 0 or day.day == 1]
+        for place, following in zip(starts, [*starts[1:], len(self.days)], strict=True):
+            pad = " " if self._cell >= 3 else ""
+            forms = [f"{pad}{self.days[place]:{form}}" for form in ("%b %Y", "%b")]
+            room = (following - place) * self._cell
+            name = next((form for form in forms if len(form) < room), "")
+            text = f"{text:{place * self._cell}}{name}"
         return text
 
     def _labels(self) -> str:
@@ -96,10 +109,6 @@ class _Paper:
             if day.weekday() == 0 and place * self._cell + len(label) <= len(self.days) * self._cell:
                 text = f"{text:{place * self._cell}}{label}"
         return f"{text:{len(self.days) * self._cell}}"
-
-
-def _pad(cell: int) -> str:
-    return " " if cell >= 3 else ""
 
 
 def _all_names(blocks: Sequence[Block]) -> Iterator[tuple[tuple[str, ...], list[int]]]:

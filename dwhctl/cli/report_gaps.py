@@ -38,7 +38,8 @@ COLUMNS = ("load", "shard", "start", "end", "slices", "command")
     "--days",
     type=click.IntRange(1, MOST_DAYS),
     metavar="N",
-    help=f"Without --start: so many days. Default: {DAYS}, fewer where that is more than 100,000 slices.",
+    help=f"Without --start: so many days up to --end, or up to today as in the grid. "
+    f"Default: {DAYS}, fewer where that is more than 100,000 slices.",
 )
 @shard_option
 @click.option("--exit-code", is_flag=True, help="End with 1 if there are gaps, for scripts.")
@@ -78,11 +79,11 @@ def command(
     span = _span(project, tasks, (start, end, days), now)
     gaps = find_gaps(look_back(project, tasks, span, now))
     if form != "table":
-        show(COLUMNS, [_row(gap, fill_command(gap, project=settings.project)) for gap in gaps], form)
+        show(COLUMNS, [_row(gap, fill_command(gap, settings.project)) for gap in gaps], form)
     else:
         from dwhctl.cli.gaps_picture import gaps_picture
 
-        paint(gaps_picture(project, gaps, span, settings))
+        paint(gaps_picture(project, gaps, span, settings.project, some_shards=bool(shards)))
     return ExitCode.FAILED if gaps and exit_code else ExitCode.DONE
 
 
@@ -104,7 +105,9 @@ def _span(
     if last > today:
         raise UsageError(f"--end {last} lies in the future: today is {today} in {project.timezone}")
     if start is None:
-        return days_until(last, days or bearable_days(tasks, DAYS))
+        count = days or bearable_days(tasks, DAYS)
+        # Today cannot be a gap yet.
+        return days_until(last, count if end else max(count - 1, 1))
     if days is not None:
         raise UsageError("--start and --days say both where to begin; give one of them")
     first = resolve_day(start, project.zone, now)

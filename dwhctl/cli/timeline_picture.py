@@ -58,7 +58,7 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     standings = {_standing(bar) for bar in timeline.bars}
     unknown = any(lane.worker is None for lane in timeline.lanes)
     more = [f"{_NO_WORKER}: no worker had it, or nobody wrote down which"] if unknown else []
-    return [*lines, Text(), *legend(standings, width, more)]
+    return [*lines, Text(), *legend(standings, width, [*paper.most_waiting, *more])]
 
 
 def _titles(timeline: Timeline) -> list[Text]:
@@ -94,6 +94,7 @@ class _Paper:
     def __init__(self, timeline: Timeline, width: int) -> None:
         self._timeline = timeline
         names = [_name(lane) for lane in timeline.lanes] + ["to publish", "for retry"]
+        self.most_waiting: list[str] = []
         self._left = max(map(len, names)) + 2
         self._width = max(width - self._left, 10)
         sessions = [bar.session for bar in timeline.bars]
@@ -162,7 +163,9 @@ class _Paper:
             f"{letter} {one.shard}{again}",
             f"{letter}{again}",
         )
-        name = next((name for name in names if len(name) <= room), letter)
+        name = next((name for name in names[:2] if len(name) <= room), names[2])
+        if name is names[2] and room >= len(name) + len(" ab…"):
+            name = f"{letter} {one.shard}"[: room - len(again) - 1] + f"…{again}"
         return f"{name}{' ' if len(name) < room else ''}".ljust(room, "─")[:room]
 
     def waits(self) -> list[Text]:
@@ -178,7 +181,8 @@ class _Paper:
                 counts[column] += 1
         most = max(counts)
         text = "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // most)] for count in counts).rstrip()
-        return Text.assemble((f"{name:{self._left}}", "dim"), (text, "cyan"), (f" at most {most:,}", "dim"))
+        self.most_waiting.append(f"{name}: at most {counted(most, 'slice')}")
+        return Text.assemble((f"{name:{self._left}}", "dim"), (text, "cyan"))
 
 
 def _name(lane: Lane) -> str:

@@ -49,7 +49,10 @@ BADNESS: Mapping[Standing, int] = {standing: place for place, standing in enumer
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One slice. `over`: its day has ended. `started`: its latest session's start, if it has one."""
+    """One slice.
+
+    `over`: it is expected, and its day has ended. `started`: its latest session's start, if it has one.
+    """
 
     standing: Standing
     complete: bool
@@ -64,12 +67,14 @@ class Cell:
     @property
     def is_gap(self) -> bool:
         """Tell whether the slice is over and not complete."""
-        return self.over and not self.complete and self.is_expected
+        return self.over and not self.complete
 
 
 _STATES = {state.value: state for state in State}
 _STANDINGS = {state: Standing(state.value) for state in State}
 _BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
+_NOT_YET = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
+_MISSING = Cell(Standing.MISSING, complete=False, over=True, started=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,7 @@ class _Ends:
 def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
     over = end <= now
     if latest is None:
-        return Cell(Standing.MISSING if over else Standing.NOT_YET, complete=False, over=over, started=None)
+        return _MISSING if over else _NOT_YET
     state, started = latest
     if is_good(state):
         complete = completes(state, started, end)

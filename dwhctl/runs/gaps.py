@@ -61,12 +61,13 @@ def fold_shards(gaps: Iterable[Gap]) -> list[Gap]:
     return [Gap(load, shards, start, end) for (load, start, end), shards in sorted(together.items())]
 
 
-def fill_command(gap: Gap, shards: Sequence[str] | None = None, project: Path | None = None) -> str:
-    """Give the command that fills the gap; `shards` are all of the load's, so that they need not be named.
+def fill_command(gap: Gap, project: Path | None = None, *, named: bool = True) -> str:
+    """Give the command that fills the gap.
 
-    `project` is the project's folder where the command was told it, as it was told.
+    Its shards need not be `named` where no other slice of the load in its days is incomplete. `project` is the
+    project's folder, where the command was told it, as it was told.
     """
     words = ["dwhctl", "backfill", gap.load, "-s", str(gap.start), "-e", str(gap.end), "--only-missing"]
-    if shards is None or set(gap.shards) < set(shards):
+    if named:
         words += [word for shard in gap.shards for word in ("--shard", shard)]
     return shlex.join([*words, "--project", str(project)] if project else words)
