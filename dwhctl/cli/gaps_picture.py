@@ -67,11 +67,11 @@ def _must_name(gap: Gap, gaps: Sequence[Gap]) -> bool:
 
 
 def _row(project: Project, gap: Gap) -> tuple[str, ...]:
-    shards = ", ".join(gap.shards[:_NAMED])
+    shards = ", ".join(gap.shards)
     if len(gap.shards) > 1 and len(gap.shards) == len(_shards(project, gap)):
         shards = f"all {len(gap.shards)}"
-    elif len(gap.shards) > _NAMED:
-        shards += f" and {len(gap.shards) - _NAMED} more"
+    elif len(gap.shards) > _NAMED + 1:
+        shards = f"{', '.join(gap.shards[:_NAMED])} and {len(gap.shards) - _NAMED} more"
     return gap.load, shards, str(gap.start), str(gap.end), f"{gap.slices:,}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -163,9 +164,11 @@ class _Paper:
             f"{letter} {one.shard}{again}",
             f"{letter}{again}",
         )
-        name = next((name for name in names[:2] if len(name) <= room), names[2])
-        if name is names[2] and room >= len(name) + len(" ab…"):
-            name = f"{letter} {one.shard}"[: room - len(again) - 1] + f"…{again}"
+        cut = f"{letter} {one.shard}"[: max(room - len(again) - 1, 0)] + f"…{again}"
+        fitting = [name for name in names if len(name) <= room]
+        name = fitting[0] if fitting else letter
+        if name not in names[:2] and room >= len(names[2]) + len(" ab…"):
+            name = cut
         return f"{name}{' ' if len(name) < room else ''}".ljust(room, "─")[:room]
 
     def waits(self) -> list[Text]:
@@ -179,10 +182,16 @@ class _Paper:
         for start, end in spans:
             for column in range(self._column(start), self._column(end) + 1):
                 counts[column] += 1
-        most = max(counts)
+        most = max(max(counts), 1)
         text = "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // most)] for count in counts).rstrip()
-        self.most_waiting.append(f"{name}: at most {counted(most, 'slice')}")
+        self.most_waiting.append(f"{name}: at most {counted(most_at_once(spans), 'slice')}")
         return Text.assemble((f"{name:{self._left}}", "dim"), (text, "cyan"))
+
+
+def most_at_once(spans: Sequence[tuple[datetime, datetime]]) -> int:
+    """Count how many spans there are at the moment with the most; one that ends as another begins is not with it."""
+    changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def _name(lane: Lane) -> str:

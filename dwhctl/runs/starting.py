@@ -41,11 +41,12 @@ class Flight:
     group: Group | None = None
     rows: int = 0
     bytes: int = 0
+    opened: float = 0.0
     busy_seconds: float | None = None
 
     def land(self) -> None:
         """Take note that its worker is busy with it no more."""
-        self.busy_seconds = time.monotonic() - self.started
+        self.busy_seconds = time.monotonic() - self.opened
 
     def release(self) -> None:
         """Give back the slots of the source and the target."""
@@ -93,10 +94,11 @@ class Starter:
         # Of slots that another run gives back nobody tells: look again soon.
         self.blocked = self._jobs.has_queued and (self.blocked or self._crew.may_grow)
         if flights:
+            opened = time.monotonic()
             workers = [self._crew.number(one.worker) for one in flights]
             ids = self._open([one.job for one in flights], [one.token for one in flights], workers)
             for flight, etl_id in zip(flights, ids, strict=True):
-                flight.etl_id = etl_id
+                flight.etl_id, flight.opened = etl_id, opened
         return flights
 
     def open_unstarted(self, jobs: Sequence[Job]) -> list[int]:
