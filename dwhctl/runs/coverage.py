@@ -111,7 +111,12 @@ def sliced_tasks(project: Project, loads: Sequence[str], shards: Sequence[str]) 
         raise UsageError(f"load '{whole[0]}' has no slice_by: it is loaded whole and has no days to look at")
     if not tasks:
         raise UsageError("the project has no load: write one in config/loads/<name>.toml")
-    return [(load, found) for load, found in tasks if load.slice_by is not None and found]
+    sliced = [(load, found) for load, found in tasks if load.slice_by is not None and found]
+    if not sliced:
+        raise UsageError(
+            "no load of these shards has slice_by: they are loaded whole and have no days to look at"
+        )
+    return sliced
 
 
 def days_until(last: date, count: int) -> tuple[date, ...]:

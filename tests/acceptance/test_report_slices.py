@@ -212,6 +212,29 @@ def test_a_project_without_loads_says_so(tmp_path: Path, capsys: pytest.CaptureF
         assert "the project has no load" in capsys.readouterr().err
 
 
+def test_a_project_without_days_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = small_project(
+        tmp_path, load=LOAD.replace('slice_by = "ordered"\n', ""), extract="SELECT id FROM orders\n"
+    )
+    for report in ("grid", "gaps"):
+        assert dwh("report", report, "--project", root) == 2
+        assert "has slice_by" in capsys.readouterr().err
+
+
+@time_machine.travel(NOW, tick=False)
+def test_nothing_is_expected_of_a_load_that_never_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = small_project(tmp_path, load=LOAD.replace("start_date = 2020-07-01\n", ""))
+    assert dwh("report", "gaps", "--project", root, "--exit-code") == 0
+    assert capsys.readouterr().out.startswith("no gaps: ")
+    assert dwh("report", "grid", "--project", root) == 0
+    assert "orders: 3 shards, 0 of 0 slices complete" in capsys.readouterr().out
+    tell(root, "chita", date(2020, 7, 11), State.FAILED)
+    assert dwh("report", "gaps", "--project", root, "--exit-code") == 1
+    assert "9 slices to fill in 1 gap" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("columns", "lines"), [(200, 50), (44, 24)])
 def test_on_a_terminal_nothing_is_wider_than_it_is(tmp_path: Path, columns: int, lines: int) -> None:
     code, out = on_a_terminal("report", "grid", columns=columns, lines=lines, folder=small_project(tmp_path))
