@@ -217,6 +217,8 @@ def on_a_terminal(arguments: Sequence[str], width: int, height: int) -> str:
     if not pid:
         fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
         os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        # The parent's streams may have been made for files.
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         os._exit(run(dwhctl, list(arguments)))
     written = b""
     while True:
@@ -226,7 +228,9 @@ def on_a_terminal(arguments: Sequence[str], width: int, height: int) -> str:
             break
         written += piece
     os.close(terminal)
-    os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise SystemExit(f"dwhctl {' '.join(arguments)}: exit code {code}: {written.decode()}")
     return written.decode().replace("\r\n", "\n")
 
 

@@ -149,8 +149,10 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _plain(value: object) -> object:
+    if value is None or isinstance(value, str):  # most are
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime | date):
         return value.isoformat()
-    return value if value is None or isinstance(value, int | float) else str(value)
+    return value if isinstance(value, int | float) else str(value)
