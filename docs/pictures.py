@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 import pty
+import socket
 import struct
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def down(root: Path, server: str, really: bool) -> Iterator[None]:
 
 
 def one_busy_run(root: Path) -> None:
-    """A run with real workers over four days, in which a city is busy for a while and another is broken."""
+    """A run with real workers over three days, in which a city is busy for a while and another is broken."""
     make_project(root, Settings(quiet=True))
     change(root, "start_date", 'retries = 3\nretry_delay = "1s"\nstart_date', "config/loads/orders.toml")
     change(root, 'path = "servers/server_1"', 'path = "servers/server_1"\nlock_wait = "1s"')
@@ -155,11 +156,11 @@ def one_busy_run(root: Path) -> None:
         for city in cities:
             if city != "kazan":
                 much = (
-                    "SELECT o.* REPLACE (id + 1000000000 * n AS id) FROM orders AS o, range(1, 200) AS r (n)"
+                    "SELECT o.* REPLACE (id + 1000000000 * n AS id) FROM orders AS o, range(1, 500) AS r (n)"
                 )
                 execute(root, city, f"INSERT INTO orders {much}")
     with duckdb.connect(str(file_of(root, "irkutsk"))):  # nobody else can open it meanwhile
-        words = ("load", "--date", "yesterday", "--lookback", "3", "--project", str(root))
+        words = ("load", "--date", "yesterday", "--lookback", "2", "--project", str(root))
         process = subprocess.Popen([sys.executable, "-m", "dwhctl", *words])
         wait_for_a_retry(root)
     process.wait()
@@ -200,9 +201,8 @@ def draw(
 ) -> None:
     """Write what a command shows on a terminal of these widths."""
     for width in widths:
-        text = on_a_terminal([*arguments, "--project", str(root)], width, 50).replace(
-            f" --project {root}", ""
-        )
+        text = on_a_terminal([*arguments, "--project", str(root)], width, 50)
+        text = text.replace(f" --project {root}", "").replace(f" on {socket.gethostname()}, ", " on etl-1, ")
         console = Console(record=True, width=width, file=io.StringIO(), color_system="truecolor")
         console.print(Text("$ dwhctl " + " ".join(arguments), style="bold"))
         console.print(Text.from_ansi(text), soft_wrap=False)

@@ -67,22 +67,23 @@ def _titles(timeline: Timeline) -> list[Text]:
     slices = {(one.load, one.shard, one.day) for one in sessions}
     hosts = ", ".join(sorted({one.host for one in sessions if one.host}))
     start = timeline.start.astimezone(UTC)
-    title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {start:%Y-%m-%d %H:%M:%S} UTC"
-    states = Counter(one.state.value for one in sessions)
-    parts = [counted(len(slices), "slice"), counted(len(sessions), "attempt")]
-    parts += [f"{number:,} {state.replace('_', ' ')}" for state, number in sorted(states.items())]
-    return [Text(title, style="bold"), Text(f"{', '.join(parts)}; {_effort(timeline)}")]
-
-
-def _effort(timeline: Timeline) -> str:
-    """Say how long the run took, and how busy its workers were."""
     took = (timeline.end - timeline.start).total_seconds()
+    title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {start:%Y-%m-%d %H:%M:%S} UTC"
+    states = Counter(map(_standing, timeline.bars))
+    parts = [
+        f"{states[one]:,} {one.value.replace('_', ' ')}" for one in sorted(states, key=BADNESS.__getitem__)
+    ]
+    counts = f"{counted(len(slices), 'slice')}, {counted(len(sessions), 'attempt')}: {', '.join(parts)}"
+    return [Text(f"{title}, {shown_seconds(took)}", style="bold"), Text(counts + _effort(timeline, took))]
+
+
+def _effort(timeline: Timeline, took: float) -> str:
+    """Say how busy the workers were."""
     workers = [lane for lane in timeline.lanes if lane.worker is not None]
-    text = f"{shown_seconds(took)}"
-    if workers and took > 0:
-        busy = sum(bar.seconds for lane in workers for bar in lane.bars)
-        text += f", {counted(len(workers), 'worker')} {min(busy / took / len(workers), 1.0):.0%} busy"
-    return text
+    if not workers or not took:
+        return ""
+    busy = sum(bar.seconds for lane in workers for bar in lane.bars)
+    return f"; workers {min(busy / took / len(workers), 1.0):.0%} busy"
 
 
 def _standing(bar: Bar) -> Standing:
