@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from dwhctl.errors import DwhctlError
 from dwhctl.project.secrets import mask
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 FORMATS = ("table", "json", "csv")
 #: Wide enough that nothing is wrapped or cut where no person looks.
@@ -31,6 +34,33 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[object]], form: str = "
     masked = [[mask(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     writers = {"table": _table, "json": _json, "csv": _csv}
     _write(sys.stdout, writers[form](columns, masked))
+
+
+def screen() -> tuple[int, int] | None:
+    """Give columns and lines of the terminal that stdout is; None when it is none."""
+    if not sys.stdout.isatty():
+        return None
+    from rich.console import Console
+
+    size = Console(file=sys.stdout).size
+    return size.width, size.height
+
+
+def paint(lines: Iterable[Text]) -> None:
+    """Write lines of a picture to stdout: coloured on a terminal, elsewhere their letters only.
+
+    What is longer than the terminal is wide runs on in its next line: a command stays one that can be copied.
+    """
+    if not sys.stdout.isatty():
+        _write(sys.stdout, mask("\n".join(line.plain.rstrip() for line in lines)))
+        return
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False)
+    with console.capture() as captured:
+        for line in lines:
+            console.print(line, soft_wrap=True)
+    _write(sys.stdout, mask(captured.get().rstrip("\n")))
 
 
 def one_line(text: str) -> str:
@@ -147,8 +177,10 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _plain(value: object) -> object:
+    if value is None or isinstance(value, str):  # most are
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime | date):
         return value.isoformat()
-    return value if value is None or isinstance(value, int | float) else str(value)
+    return value if isinstance(value, int | float) else str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import connections, crontab, sessions
+from dwhctl.cli import connections, crontab, report_gaps, report_grid, report_timeline, sessions
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -22,6 +22,9 @@ LISTINGS = {
     "connections test": connections.TEST_COLUMNS,
     "crontab next": crontab.NEXT_COLUMNS,
     "sessions prune": sessions.PRUNE_COLUMNS,
+    "report grid": report_grid.COLUMNS,
+    "report gaps": report_gaps.COLUMNS,
+    "report timeline": report_timeline.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

@@ -9,6 +9,9 @@ from dwhctl.cli.options import common_options
 
 COMMANDS: dict[str, Entry] = {
     # One line for each report, in the order in which a person needs them.
+    "grid": Entry("dwhctl.cli.report_grid", "Shards down, days across: where every slice stands."),
+    "gaps": Entry("dwhctl.cli.report_gaps", "What is missing, and the command that fills it."),
+    "timeline": Entry("dwhctl.cli.report_timeline", "What a run did when, on which worker."),
 }
 
 

@@ -57,6 +57,7 @@ class Closer:
             error_class=failure.error_class if failure else None,
             # Masked here: a worker does not know the secrets that the parent rendered into the SQL.
             comment=mask(failure.message) if failure else None,
+            busy_seconds=flight.busy_seconds,
         )
         retry_at = None if retry_in is None else datetime.now(UTC) + retry_in
         seconds = time.monotonic() - flight.started

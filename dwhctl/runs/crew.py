@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import count
 from typing import TYPE_CHECKING
 
 from dwhctl.runs.slots import WORKERS
@@ -28,6 +29,7 @@ class Crew:
         self._idle: list[Worker] = []
         self._held: dict[Worker, Slot] = {}
         self._changed = 0.0
+        self._numbers: dict[Worker, int] = {}
 
     def take(self) -> Worker | None:
         """Give an idle worker, or a new one if there may be one more."""
@@ -38,7 +40,13 @@ class Crew:
         worker = self._make()
         self._held[worker] = slot
         self._changed = time.monotonic()
+        taken = self._numbers.values()
+        self._numbers[worker] = next(number for number in count(1) if number not in taken)
         return worker
+
+    def number(self, worker: Worker) -> int:
+        """Give the number of a worker in its crew, from 1; who replaces another takes over its number."""
+        return self._numbers[worker]
 
     def give_back(self, worker: Worker) -> None:
         """Take a worker back after its task; its place may be another run's turn."""
@@ -56,6 +64,7 @@ class Crew:
         """Kill a worker; its slot is free for another."""
         worker.kill()
         self._held.pop(worker).release()
+        del self._numbers[worker]
 
     def dismiss_idle(self) -> None:
         """Send home the workers that have nothing to do: another run may want their slots."""

@@ -271,6 +271,7 @@ class Dispatcher:
     def _landed(self, flight: Flight, result: StageResult) -> None:
         """Take note of an attempt that no worker is busy with any more."""
         del self._flying[flight.token]
+        flight.land()
         if flight.group is not None and flight.group.opening:
             flight.group.kept += flight.slots
         else:
@@ -385,6 +386,8 @@ class Dispatcher:
             if isinstance(happening, GroupPublished):
                 self._published(happening)
         failure = Failure.of(InterruptedAttemptError())
+        for flight in self._flying.values():
+            flight.land()
         for flight in (*self._flying.values(), *self._staged.values()):
             flight.release()
             self._closer.close(flight, State.FAILED, failure)

@@ -134,3 +134,15 @@ def _wanted(shard: Shard, globs: Sequence[str]) -> bool:
 def _before_start(load: Load, shard: Shard, day: date) -> bool:
     starts = [start for start in (load.start_date, shard.from_date) if start is not None]
     return bool(starts) and day < max(starts)
+
+
+def chosen_tasks(
+    project: Project, names: Sequence[str], globs: Sequence[str]
+) -> list[tuple[Load, list[Shard]]]:
+    """Give the loads of these names (or every load) with their shards that fit the globs (or every shard).
+
+    Raise UsageError for an unknown load or shard.
+    """
+    loads = [_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
+    _check_globs(project, loads, globs)
+    return [(load, [shard for shard in project.shards_of(load) if _wanted(shard, globs)]) for load in loads]

@@ -41,6 +41,12 @@ class Flight:
     group: Group | None = None
     rows: int = 0
     bytes: int = 0
+    opened: float = 0.0
+    busy_seconds: float | None = None
+
+    def land(self) -> None:
+        """Take note that its worker is busy with it no more."""
+        self.busy_seconds = time.monotonic() - self.opened
 
     def release(self) -> None:
         """Give back the slots of the source and the target."""
@@ -88,9 +94,11 @@ class Starter:
         # Of slots that another run gives back nobody tells: look again soon.
         self.blocked = self._jobs.has_queued and (self.blocked or self._crew.may_grow)
         if flights:
-            ids = self._open([one.job for one in flights], [one.token for one in flights])
+            opened = time.monotonic()
+            workers = [self._crew.number(one.worker) for one in flights]
+            ids = self._open([one.job for one in flights], [one.token for one in flights], workers)
             for flight, etl_id in zip(flights, ids, strict=True):
-                flight.etl_id = etl_id
+                flight.etl_id, flight.opened = etl_id, opened
         return flights
 
     def prepare_ahead(self, now: float) -> None:
@@ -113,7 +121,7 @@ class Starter:
         """Open sessions for jobs that no worker will see."""
         for job in jobs:
             job.attempt += 1
-        return self._open(jobs, [uuid.uuid4().hex for _ in jobs])
+        return self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs))
 
     def order(self, flight: Flight, table: TargetTable) -> StageOrder:
         """Write the worker's order. Raise ConfigError or AttemptError."""
@@ -171,13 +179,13 @@ class Starter:
         source, target = job.connections
         return None if self._publisher.waits_for == target else self._slots.try_take_all(source, target)
 
-    def _open(self, jobs: Sequence[Job], tokens: Sequence[str]) -> list[int]:
+    def _open(self, jobs: Sequence[Job], tokens: Sequence[str], workers: Sequence[int | None]) -> list[int]:
         started = datetime.now(UTC)
         return self._store.open(
-            [self._new_session(job, token, started) for job, token in zip(jobs, tokens, strict=True)]
+            [self._new_session(*one, started) for one in zip(jobs, tokens, workers, strict=True)]
         )
 
-    def _new_session(self, job: Job, token: str, started: datetime) -> NewSession:
+    def _new_session(self, job: Job, token: str, worker: int | None, started: datetime) -> NewSession:
         planned = job.planned
         return NewSession(
             self.run_id,
@@ -187,4 +195,5 @@ class Starter:
             job.attempt,
             token,
             started,
+            worker,
         )

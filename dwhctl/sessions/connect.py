@@ -23,11 +23,20 @@ def open_store(connection: SqliteConnection | PostgresConnection, *, host: str |
 
 
 def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionStore | None:
-    """The store behind a connection for reading; None when no run has made its table yet. Makes nothing."""
+    """The store behind a connection for reading; None when no run has made its table yet.
+
+    Makes nothing but what this version adds to a table that an earlier one uses: its sessions are as good as ever.
+    """
     if connection.type == "sqlite" and not connection.path.exists():
         return None
     store = open_store(connection)
-    if store.is_ready():
-        return store
+    try:
+        if store.is_there():
+            if not store.is_ready():
+                store.prepare()
+            return store
+    except BaseException:
+        store.close_connection()
+        raise
     store.close_connection()
     return None

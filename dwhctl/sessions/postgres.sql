@@ -41,7 +41,9 @@ ALTER TABLE sessions
     ADD COLUMN IF NOT EXISTS error_class TEXT,
     ADD COLUMN IF NOT EXISTS host TEXT,
     ADD COLUMN IF NOT EXISTS pid INTEGER,
-    ADD COLUMN IF NOT EXISTS dwhctl_version TEXT
+    ADD COLUMN IF NOT EXISTS dwhctl_version TEXT,
+    ADD COLUMN IF NOT EXISTS worker INTEGER,
+    ADD COLUMN IF NOT EXISTS busy_seconds DOUBLE PRECISION
 
 -- name: lift_sequence
 -- Other programs may have written ids of their own choice. Runs while the table is locked.
@@ -86,24 +88,26 @@ LIMIT 5
 
 -- name: open
 INSERT INTO sessions (
-    task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version
+    task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version, worker
 )
-SELECT task_name, started, run_id, load, shard, slice_date, attempt, 'running', staged, :host, :pid, :version
+SELECT task_name, started, run_id, load, shard, slice_date, attempt, 'running', staged, :host, :pid, :version, worker
 FROM unnest(
     :task_name::text[], :started::timestamptz[], :run_id::text[], :load::text[], :shard::text[], :day::date[],
-    :attempt::integer[], :staged::text[]
-) WITH ORDINALITY AS given (task_name, started, run_id, load, shard, slice_date, attempt, staged, place)
+    :attempt::integer[], :staged::text[], :worker::integer[]
+) WITH ORDINALITY AS given (task_name, started, run_id, load, shard, slice_date, attempt, staged, worker, place)
 ORDER BY place
 RETURNING staged, id
 
 -- name: close
 UPDATE sessions AS s
 SET state = c.state, successful = c.successful, finished = c.finished, loaded_rows = c.loaded_rows,
-    extracted_rows = c.extracted_rows, bytes = c.bytes, error_class = c.error_class, comment = c.comment
+    extracted_rows = c.extracted_rows, bytes = c.bytes, error_class = c.error_class, comment = c.comment,
+    busy_seconds = c.busy_seconds
 FROM unnest(
     :id::bigint[], :state::text[], :successful::boolean[], :finished::timestamptz[], :loaded_rows::bigint[],
-    :extracted_rows::bigint[], :bytes::bigint[], :error_class::text[], :comment::text[]
-) AS c (id, state, successful, finished, loaded_rows, extracted_rows, bytes, error_class, comment)
+    :extracted_rows::bigint[], :bytes::bigint[], :error_class::text[], :comment::text[],
+    :busy_seconds::double precision[]
+) AS c (id, state, successful, finished, loaded_rows, extracted_rows, bytes, error_class, comment, busy_seconds)
 WHERE s.id = c.id AND s.state = 'running' AND s.run_id IS NOT NULL
 
 -- name: durations

@@ -18,7 +18,7 @@ from psycopg2 import errors as pg_errors
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
 from dwhctl.errors import SessionsError
-from dwhctl.sessions.shape import Column, misfits, missing
+from dwhctl.sessions.shape import Column, is_ours, misfits, missing
 from dwhctl.sessions.statements import indexes, tables
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
@@ -40,6 +40,10 @@ class Upgrade:
         self._connection = connection
         self._sql = sql
         self._place = place
+
+    def is_there(self) -> bool:
+        """Whether dwhctl's own columns stand there, those of this version or of an earlier one."""
+        return self._exists() and is_ours(self._fitting_columns())
 
     def is_ready(self) -> bool:
         """Whether nothing is left to do. Needs no rights but to read."""

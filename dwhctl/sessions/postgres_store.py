@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import errors as pg_errors
+from psycopg2.extensions import PYDATETIMETZ as DATETIMETZ
 
 from dwhctl import __version__, faults
 from dwhctl.errors import SessionsError
@@ -59,6 +60,10 @@ class PostgresStore(SqlStore):
         with self._lock, in_words(self._connection, self._address, "looking at the table"):
             return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
 
+    def is_there(self) -> bool:
+        with self._lock, in_words(self._connection, self._address, "looking at the table"):
+            return Upgrade(self._connection, self._plain, where(self._address)).is_there()
+
     def lift_ids(self, above: int) -> None:
         self.read("lifting the ids", "lift_ids", {"above": above})
 
@@ -71,7 +76,7 @@ class PostgresStore(SqlStore):
         return [ids[session.staged] for session in sessions]
 
     def _new_values(self, sessions: Sequence[NewSession]) -> dict[str, object]:
-        columns = ("task_name", "started", "run_id", "load", "shard", "day", "attempt", "staged")
+        columns = ("task_name", "started", "run_id", "load", "shard", "day", "attempt", "staged", "worker")
         values: dict[str, object] = {
             column: [getattr(session, column) for session in sessions] for column in columns
         }
@@ -194,11 +199,19 @@ class PostgresStore(SqlStore):
 def _fetched(cursor: Cursor) -> list[tuple[Any, ...]]:
     if cursor.description is None:
         return [(cursor.rowcount,)]
-    return [tuple(_in_utc(value) for value in row) for row in cursor.fetchall()]
+    times = [
+        place for place, column in enumerate(cursor.description) if column.type_code in DATETIMETZ.values
+    ]
+    rows = cursor.fetchall()
+    return [_in_utc(row, times) for row in rows] if times else rows
 
 
-def _in_utc(value: object) -> object:
-    return value.astimezone(UTC) if isinstance(value, datetime) else value
+def _in_utc(row: tuple[Any, ...], times: Sequence[int]) -> tuple[Any, ...]:
+    values = list(row)
+    for place in times:
+        if values[place] is not None:
+            values[place] = values[place].astimezone(UTC)
+    return tuple(values)
 
 
 def _id_of(row: Mapping[str, object]) -> int:

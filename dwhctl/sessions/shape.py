@@ -16,7 +16,8 @@ SEVEN = {
     "loaded_rows": r"integer|bigint|numeric",
     "comment": r"text|character varying(\(([5-9]\d\d|\d{4,})\))?",
 }
-ADDED = {
+# What dwhctl has added from the beginning, all at once: a table with some of it only is not dwhctl's.
+FIRST = {
     "run_id": r"text",
     "load": r"text",
     "shard": r"text",
@@ -31,6 +32,12 @@ ADDED = {
     "pid": r"integer|bigint",
     "dwhctl_version": r"text",
 }
+# What later versions added.
+LATER = {
+    "worker": r"integer|bigint",
+    "busy_seconds": r"double precision",
+}
+ADDED = FIRST | LATER
 _ALWAYS_GIVEN = {"id", "task_name", "started"}
 
 
@@ -43,6 +50,11 @@ class Column:
     required: bool  # NOT NULL
     has_default: bool
     unique: bool  # by itself
+
+
+def is_ours(columns: Iterable[Column]) -> bool:
+    """Tell whether dwhctl, of this or an earlier version, has added its columns."""
+    return {column.name for column in columns} >= FIRST.keys()
 
 
 def missing(columns: Iterable[Column]) -> list[str]:
@@ -60,7 +72,7 @@ def misfits(columns: Sequence[Column], *, typed: bool) -> list[str]:
     found = [f"it has no column {name}" for name in SEVEN if name not in by_name]
     if "id" in by_name and not by_name["id"].unique:
         found.append("id is not its primary key")
-    if "run_id" in by_name and missing(columns):
+    if "run_id" in by_name and not is_ours(columns):
         found.append("its column run_id is not dwhctl's")
     for column in columns:
         found += _misfit(column, typed)

@@ -79,4 +79,5 @@ def closing_values(closing: Closing) -> dict[str, object]:
         "bytes": closing.bytes,
         "error_class": closing.error_class,
         "comment": cut_comment(closing.comment),
+        "busy_seconds": closing.busy_seconds,
     }

@@ -4,7 +4,9 @@
 -- name: connect
 -- An id must outlive a power cut: FULL makes every commit wait for the disk.
 PRAGMA synchronous = FULL;
-PRAGMA foreign_keys = OFF
+PRAGMA foreign_keys = OFF;
+-- Kibibytes, taken as they are needed: a report over all loads comes back to the same pages again and again.
+PRAGMA cache_size = -65536
 
 -- name: create_table
 CREATE TABLE sessions (
@@ -30,7 +32,9 @@ ALTER TABLE sessions ADD COLUMN bytes BIGINT;
 ALTER TABLE sessions ADD COLUMN error_class TEXT;
 ALTER TABLE sessions ADD COLUMN host TEXT;
 ALTER TABLE sessions ADD COLUMN pid INTEGER;
-ALTER TABLE sessions ADD COLUMN dwhctl_version TEXT
+ALTER TABLE sessions ADD COLUMN dwhctl_version TEXT;
+ALTER TABLE sessions ADD COLUMN worker INTEGER;
+ALTER TABLE sessions ADD COLUMN busy_seconds REAL
 
 -- name: table
 SELECT type, sql FROM sqlite_schema WHERE name = 'sessions' COLLATE NOCASE AND type IN ('table', 'view')
@@ -65,16 +69,17 @@ INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', :above)
 
 -- name: open
 INSERT INTO sessions (
-    task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version
+    task_name, started, run_id, load, shard, slice_date, attempt, state, staged, host, pid, dwhctl_version, worker
 )
 VALUES (
-    :task_name, :started, :run_id, :load, :shard, :day, :attempt, 'running', :staged, :host, :pid, :version
+    :task_name, :started, :run_id, :load, :shard, :day, :attempt, 'running', :staged, :host, :pid, :version, :worker
 )
 
 -- name: close
 UPDATE sessions
 SET state = :state, successful = :successful, finished = :finished, loaded_rows = :loaded_rows,
-    extracted_rows = :extracted_rows, bytes = :bytes, error_class = :error_class, comment = :comment
+    extracted_rows = :extracted_rows, bytes = :bytes, error_class = :error_class, comment = :comment,
+    busy_seconds = :busy_seconds
 WHERE id = :id AND state = 'running' AND run_id IS NOT NULL
 
 -- name: durations

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dwhctl.errors import SessionsError
-from dwhctl.sessions.shape import ADDED, SEVEN, Column, misfits, missing
+from dwhctl.sessions.shape import ADDED, SEVEN, Column, is_ours, misfits, missing
 from dwhctl.sessions.statements import indexes, tables
 
 _ANEW = "dwhctl_sessions_anew"
 _SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def is_there(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+    """Whether dwhctl's own columns stand there, those of this version or of an earlier one."""
+    table = connection.execute(sql["table"]).fetchone()
+    return table is not None and is_ours(_fitting_columns(connection, sql, path))
 
 
 def is_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:

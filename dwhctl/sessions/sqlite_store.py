@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -42,6 +42,10 @@ class SqliteStore(SqlStore):
         with self._operation("looking at the table"):
             return sqlite_schema.is_ready(self._connection, self._sql, self.path)
 
+    def is_there(self) -> bool:
+        with self._operation("looking at the table"):
+            return sqlite_schema.is_there(self._connection, self._sql, self.path)
+
     def lift_ids(self, above: int) -> None:
         with self._operation("lifting the ids"), self._transaction("lift_ids"):
             if not self._connection.execute(self._sql["lift_ids"], {"above": above}).rowcount:
@@ -67,6 +71,7 @@ class SqliteStore(SqlStore):
             "host": storable(self._host),
             "pid": os.getpid(),
             "version": __version__,
+            "worker": session.worker,
         }
         row_id = self._connection.execute(self._sql["open"], values).lastrowid
         assert row_id is not None
@@ -121,8 +126,12 @@ class SqliteStore(SqlStore):
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._operation(doing):
             cursor = self._connection.execute(self._sql[statement], _encoded(values))
-            names = [column[0] for column in cursor.description]
-            return [_decoded(names, row) for row in cursor]
+            decoders = [
+                (place, _DECODERS[column[0]])
+                for place, column in enumerate(cursor.description)
+                if column[0] in _DECODERS
+            ]
+            return [_decoded(decoders, row) for row in cursor]
 
     @contextmanager
     def _operation(self, doing: str) -> Iterator[None]:
@@ -147,9 +156,11 @@ class SqliteStore(SqlStore):
 
 
 def encode(value: object) -> object:
-    """A value as SQLite keeps it; times as texts in UTC that sort as the times do."""
+    """A value as SQLite keeps it; times as texts in UTC that sort as the times do, lists as JSON."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(sep=" ", timespec="microseconds")
+    if isinstance(value, list):
+        return json.dumps([encode(each) for each in value])
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -157,15 +168,16 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
     return {name: encode(value) for name, value in values.items()}
 
 
-_DECODERS = {
+_DECODERS: dict[str, Callable[[str], object]] = {
     "started": datetime.fromisoformat,
     "finished": datetime.fromisoformat,
     "slice_date": date.fromisoformat,
 }
 
 
-def _decoded(names: Sequence[str], row: Sequence[Any]) -> tuple[Any, ...]:
-    pairs = zip(names, row, strict=True)
-    return tuple(
-        value if value is None or name not in _DECODERS else _DECODERS[name](value) for name, value in pairs
-    )
+def _decoded(decoders: Sequence[tuple[int, Callable[[str], object]]], row: Sequence[Any]) -> tuple[Any, ...]:
+    values = list(row)
+    for place, decode in decoders:
+        if values[place] is not None:
+            values[place] = decode(values[place])
+    return tuple(values)

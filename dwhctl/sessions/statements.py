@@ -14,7 +14,8 @@ from types import MappingProxyType
 # In the order of Session's fields.
 COLUMNS = (
     "id, task_name, started, finished, successful, loaded_rows, comment, run_id, load, shard, slice_date, "
-    "attempt, state, staged, extracted_rows, bytes, error_class, host, pid, dwhctl_version"
+    "attempt, state, staged, extracted_rows, bytes, error_class, host, pid, dwhctl_version, "
+    "worker, busy_seconds"
 )
 _NAME = re.compile(r"^-- name: (.+)$", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)

@@ -32,6 +32,10 @@ class SessionStore(ABC):
         """Tell whether the table stands there as dwhctl needs it; changes nothing."""
 
     @abstractmethod
+    def is_there(self) -> bool:
+        """Tell whether a run of this or an earlier version has made the table dwhctl's; changes nothing."""
+
+    @abstractmethod
     def lift_ids(self, above: int) -> None:
         """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
 
@@ -85,7 +89,8 @@ class SessionStore(ABC):
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """The rows of one reading statement, by its name in the room's SQL files. Days and times come back as such.
 
-        `doing` says for an error's message what was tried.
+        A list among the values is an array in PostgreSQL, and JSON in SQLite. `doing` says for an error's message
+        what was tried.
         """
 
     @abstractmethod

@@ -23,7 +23,12 @@ _GOOD = frozenset({State.LOADED, State.SKIPPED})
 
 def successful(state: State) -> bool | None:
     """The value of the column `successful`: None while running."""
-    return None if state is State.RUNNING else state in _GOOD
+    return None if state is State.RUNNING else is_good(state)
+
+
+def is_good(state: State) -> bool:
+    """Whether the session has done what it was to do."""
+    return state in _GOOD
 
 
 def _refuse_naive(**times: datetime) -> None:
@@ -35,7 +40,11 @@ def _refuse_naive(**times: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """One attempt at a slice that is about to start. `staged` is a token that no other session has."""
+    """One attempt at a slice that is about to start.
+
+    `staged` is a token that no other session has. `worker` is the number, from 1, that its worker has in its run;
+    None for a slice that no worker will see.
+    """
 
     run_id: str
     load: str
@@ -44,6 +53,7 @@ class NewSession:
     attempt: int
     staged: str
     started: datetime
+    worker: int | None = None
 
     def __post_init__(self) -> None:
         _refuse_naive(started=self.started)
@@ -56,7 +66,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How one session ended."""
+    """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing."""
 
     id: int
     state: State
@@ -66,6 +76,7 @@ class Closing:
     bytes: int | None = None
     error_class: str | None = None
     comment: str | None = None
+    busy_seconds: float | None = None
 
     def __post_init__(self) -> None:
         _refuse_naive(finished=self.finished)
@@ -97,6 +108,8 @@ class Session:
     host: str | None
     pid: int | None
     dwhctl_version: str | None
+    worker: int | None = None
+    busy_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +133,14 @@ class LastSession:
 
 
 def is_complete(last: LastSession | None, end_at: datetime | None) -> bool:
-    """Whether a slice needs no more loading.
+    """Whether a slice needs no more loading; without any session it does."""
+    return last is not None and completes(last.state, last.started, end_at)
+
+
+def completes(state: State, started: datetime, end_at: datetime | None) -> bool:
+    """Whether a latest session of this state and start leaves nothing to load.
 
     `end_at` is when the slice is over. A day that was loaded at noon is not done. None: the slice has no
     end, its load takes the whole table.
     """
-    if last is None or last.state not in _GOOD:
-        return False
-    return end_at is None or last.started >= end_at
+    return state in _GOOD and (end_at is None or started >= end_at)

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_a_session_is_written_and_read_back(place: Place) -> None:
     assert (failed.error_class, failed.comment) == ("QueryError", "нет таблицы 'x'; \\ % :a 🙈")
     assert store.recent(5) == [failed]
     assert store.unfinished("run-1") == []
+
+
+def test_the_worker_is_told_at_the_start_and_its_time_at_the_end(place: Place) -> None:
+    store = place.store()
+    first, second = store.open([replace(new("a"), worker=7), new("b")])
+    assert [one.worker for one in store.unfinished("run-1")] == [7, None]
+    store.close([closed(first, busy_seconds=0.125), closed(second)])
+    assert [(one.worker, one.busy_seconds) for one in store.of_run("run-1")] == [(7, 0.125), (None, None)]
 
 
 def test_ids_come_in_the_order_given(place: Place) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dwhctl.errors import SessionsError
-from dwhctl.sessions import postgres_schema
+from dwhctl.sessions import State, open_if_there, postgres_schema
 from tests.postgres import PostgresServer
 
-from .sessions_kit import FOREIGN_ROW, Place, new, postgres_place, sqlite_place
+from .sessions_kit import FOREIGN_ROW, Place, closed, new, postgres_place, sqlite_place, write
 
 THEIRS = (
     "INSERT INTO sessions (id, task_name, started, successful, loaded_rows, comment) "
@@ -128,6 +130,71 @@ def test_their_own_run_id_is_not_taken_for_ours(place: Place) -> None:
     place.rows(place.seven.replace("comment VARCHAR(500)", "comment VARCHAR(500), run_id TEXT"))
     with pytest.raises(SessionsError, match="run_id is not dwhctl's"):
         place.store()
+
+
+LATER = ("worker", "busy_seconds")
+
+
+def as_an_earlier_version_left_it(place: Place) -> list[Any]:
+    """A table with sessions in it from before the later columns; gives what it holds."""
+    store = place.store()
+    write(store, new("abakan"), State.LOADED, loaded_rows=5)
+    write(store, new("achinsk"), State.RUNNING)
+    place.rows(FOREIGN_ROW)
+    store.close_connection()
+    for column in LATER:
+        place.rows(f"ALTER TABLE sessions DROP COLUMN {column}")
+    return place.rows("SELECT * FROM sessions ORDER BY id")
+
+
+def test_a_table_of_an_earlier_version_gets_the_later_columns(place: Place) -> None:
+    before = as_an_earlier_version_left_it(place)
+    assert not place.store(prepared=False).is_ready()
+    store = place.store()
+    assert [(*row, None, None) for row in before] == place.rows("SELECT * FROM sessions ORDER BY id")
+    [session_id] = store.open([replace(new("chita"), worker=3)])
+    store.close([closed(session_id, busy_seconds=1.25)])
+    newest, *old = store.recent(9)
+    assert (newest.worker, newest.busy_seconds) == (3, 1.25)
+    assert [(one.worker, one.busy_seconds) for one in old] == [(None, None)] * 2
+    assert newest.id > max(row[0] for row in before)
+    assert place.store(prepared=False).is_ready()
+
+
+def test_an_upgrade_that_was_broken_off_is_finished(place: Place) -> None:
+    as_an_earlier_version_left_it(place)
+    place.rows("ALTER TABLE sessions ADD COLUMN worker INTEGER")
+    assert place.store().recent(1)[0].busy_seconds is None
+
+
+def test_a_reader_upgrades_what_an_earlier_version_uses_and_makes_nothing_else(place: Place) -> None:
+    assert open_if_there(place.connection) is None
+    theirs(place)
+    tables = place.rows("SELECT * FROM sessions")
+    assert open_if_there(place.connection) is None
+    assert place.rows("SELECT * FROM sessions") == tables
+    place.rows("DROP TABLE sessions")
+    as_an_earlier_version_left_it(place)
+    store = open_if_there(place.connection)
+    assert store is not None
+    with store:
+        assert [one.shard for one in store.recent(9)] == ["achinsk", "abakan"]
+
+
+@pytest.mark.parametrize("column", ["state", "dwhctl_version"])
+def test_a_table_with_some_of_the_first_columns_is_not_ours(place: Place, column: str) -> None:
+    as_an_earlier_version_left_it(place)
+    for index in ("sessions_running", "sessions_waiting"):
+        place.rows(f"DROP INDEX {index}")
+    place.rows(f"ALTER TABLE sessions DROP COLUMN {column}")
+    with pytest.raises(SessionsError, match="run_id is not dwhctl's"):
+        place.store()
+
+
+def test_their_own_worker_is_not_taken_for_ours(postgres: Place) -> None:
+    postgres.rows(postgres.seven.replace("comment VARCHAR(500)", "comment VARCHAR(500), worker TEXT"))
+    with pytest.raises(SessionsError, match="its column worker is text"):
+        postgres.store()
 
 
 def test_their_further_columns_stay(postgres: Place) -> None:

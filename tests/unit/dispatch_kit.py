@@ -119,6 +119,9 @@ class MemoryStore(SessionStore):
             assert one.id not in self.closed, "closed twice"
             self.closed[one.id] = one
 
+    def is_there(self) -> bool:
+        return True
+
     def is_ready(self) -> bool:
         return True
 

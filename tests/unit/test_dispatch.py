@@ -34,6 +34,8 @@ def test_every_slice_is_loaded_once(tmp_path: Path) -> None:
     assert (bench.report.loaded, bench.report.skipped, bench.report.rows) == (6, 1, 6)
     assert bench.target.held == {f"shard{number}": 1 for number in range(6)}
     assert len({one.staged for one in bench.store.opened}) == 7
+    assert {one.worker for one in bench.store.opened} <= {1, 2}
+    assert all((one.busy_seconds or 0) > 0 for one in bench.store.closed.values())
 
 
 def test_a_transient_failure_is_tried_again_with_growing_delays(tmp_path: Path) -> None:
@@ -135,7 +137,11 @@ def test_a_refused_login_parks_at_once_with_few_attempts(tmp_path: Path) -> None
     assert len(errors) == 30
     assert set(errors) == {"failed LoginRefusedError", "failed ParkedError"}
     assert all(states == ["loaded"] for shard, states in bench.states().items() if shard.startswith("other_"))
-    comments = {one.comment for one in bench.store.closed.values() if one.error_class == "ParkedError"}
+    parked = {number: one for number, one in bench.store.closed.items() if one.error_class == "ParkedError"}
+    # No worker saw them.
+    assert {bench.store.opened[number - 1].worker for number in parked} == {None}
+    assert {one.busy_seconds for one in parked.values()} == {None}
+    comments = {one.comment for one in parked.values()}
     assert comments == {"connection server_0 is parked: Login failed for user 'sa'"}
 
 

@@ -1,0 +1,206 @@
+"""Which slices a project expects, and where each of them stands.
+
+A slice is expected from its load's `start_date` and its shard's `from` on; for a load without `start_date`, from the
+first day on that any run has tried. It is complete as `completes` says; a gap is a slice that is over and not complete.
+Loads without `slice_by` have no days, and do not appear.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import UsageError
+from dwhctl.project.slices import make_slice
+from dwhctl.runs.plan import chosen_tasks
+from dwhctl.sessions.values import State, completes, is_good
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date, datetime
+
+    from dwhctl.project.model import Load, Project, Shard
+    from dwhctl.sessions.store import SessionStore
+
+#: So many slices are looked at when nobody says how many days: an answer for the eye must come at once.
+MANY_SLICES = 100_000
+
+
+class Standing(enum.StrEnum):
+    """Where a slice stands, from the best to the worst."""
+
+    LOADED = "loaded"
+    SKIPPED = "skipped"  # no rows at the source
+    BEFORE_START = "before_start"  # not expected
+    NOT_YET = "not_yet"  # its day is not over, and nobody has tried it
+    OPEN = "open"  # its day is not over; loaded so far
+    RUNNING = "running"
+    EARLY = "early"  # loaded, but before its day was over
+    UP_FOR_RETRY = "up_for_retry"
+    MISSING = "missing"  # over, and never tried
+    ABANDONED = "abandoned"
+    FAILED = "failed"
+
+
+BADNESS: Mapping[Standing, int] = {standing: place for place, standing in enumerate(Standing)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One slice.
+
+    `over`: it is expected, and its day has ended. `started`: its latest session's start, if it has one.
+    """
+
+    standing: Standing
+    complete: bool
+    over: bool
+    started: datetime | None
+
+    @property
+    def is_expected(self) -> bool:
+        """Tell whether the slice should be there, once it is over."""
+        return self.standing is not Standing.BEFORE_START
+
+    @property
+    def is_gap(self) -> bool:
+        """Tell whether the slice is over and not complete."""
+        return self.over and not self.complete
+
+
+_STATES = {state.value: state for state in State}
+_STANDINGS = {state: Standing(state.value) for state in State}
+_BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
+_NOT_YET = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
+_MISSING = Cell(Standing.MISSING, complete=False, over=True, started=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The slices of one load and shard, one for each day of the coverage."""
+
+    load: Load
+    shard: Shard
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The slices of some loads over some days. Rows come in the order of the configuration."""
+
+    days: tuple[date, ...]
+    rows: tuple[Row, ...]
+
+    def slices(self) -> Iterator[tuple[Row, date, Cell]]:
+        """Give every slice, those that are not expected too."""
+        for row in self.rows:
+            for day, cell in zip(self.days, row.cells, strict=True):
+                yield row, day, cell
+
+
+Tasks = list[tuple["Load", list["Shard"]]]
+
+
+def sliced_tasks(project: Project, loads: Sequence[str], shards: Sequence[str]) -> Tasks:
+    """Give the loads that have days, all or those named, with their shards. Raise UsageError for what is not there."""
+    tasks = chosen_tasks(project, loads, shards)
+    whole = [load.name for load, _ in tasks if load.slice_by is None]
+    if loads and whole:
+        raise UsageError(f"load '{whole[0]}' has no slice_by: it is loaded whole and has no days to look at")
+    if not tasks:
+        raise UsageError("the project has no load: write one in config/loads/<name>.toml")
+    sliced = [(load, found) for load, found in tasks if load.slice_by is not None and found]
+    if not sliced:
+        raise UsageError(
+            "no load of these shards has slice_by: they are loaded whole and have no days to look at"
+        )
+    return sliced
+
+
+def days_until(last: date, count: int) -> tuple[date, ...]:
+    """Give so many days, the oldest first, up to the last."""
+    return tuple(last - timedelta(days=back) for back in reversed(range(count)))
+
+
+def bearable_days(tasks: Tasks, days: int) -> int:
+    """Give how many days to look at by default: fewer for a project with very many slices, at least one."""
+    shards = sum(len(found) for _, found in tasks)
+    return max(1, min(days, MANY_SLICES // max(shards, 1)))
+
+
+def cover(
+    project: Project, store: SessionStore | None, tasks: Tasks, days: tuple[date, ...], now: datetime
+) -> Coverage:
+    """Look where each slice stands. Without a store (no run has made its table yet) nobody has tried any."""
+    ends = _Ends(project, days)
+    rows: list[Row] = []
+    for load, shards in tasks:
+        first = _first_day(store, load)
+        latest = _latest(store, load, shards, days)
+        for place, shard in enumerate(shards):
+            begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
+            found = latest.get(place, {})
+            cells = [
+                _cell(found.get(number), end, now) if begins is not None and day >= begins else _BEFORE_START
+                for number, (day, end) in enumerate(zip(days, ends.of(load, shard), strict=True))
+            ]
+            rows.append(Row(load, shard, tuple(cells)))
+    return Coverage(days, tuple(rows))
+
+
+def _first_day(store: SessionStore | None, load: Load) -> date | None:
+    """Give the first day on which the load is expected; None when there is none yet."""
+    if load.start_date is not None or store is None:
+        return load.start_date
+    rows = store.read(f"looking for the first day of {load.name}", "first_day", {"load": load.name})
+    day: date | None = rows[0][0] if rows else None
+    return day
+
+
+_Latest = tuple[State, "datetime"]
+
+
+def _latest(
+    store: SessionStore | None, load: Load, shards: Sequence[Shard], days: Sequence[date]
+) -> dict[int, dict[int, _Latest]]:
+    """Give each slice's latest session, by the places of its shard and its day."""
+    found: dict[int, dict[int, _Latest]] = {}
+    if store is None:
+        return found
+    values = {"load": load.name, "days": list(days), "shards": [shard.name for shard in shards]}
+    for day, shard, state, started in store.read(
+        f"reading the latest sessions of {load.name}", "latest_of_slices", values
+    ):
+        found.setdefault(shard, {})[day] = (_STATES[state], started)
+    return found
+
+
+class _Ends:
+    """When the days of a load and shard end: worked out once for each clock."""
+
+    def __init__(self, project: Project, days: tuple[date, ...]) -> None:
+        self._project = project
+        self._days = days
+        self._known: dict[str | None, list[datetime]] = {}
+
+    def of(self, load: Load, shard: Shard) -> list[datetime]:
+        """Give the instants, in UTC, at which the slices of the days are over."""
+        clock = shard.zone if load.slice_zone == "wall" else None
+        if clock not in self._known:
+            slices = [make_slice(self._project, load, shard, day) for day in self._days]
+            self._known[clock] = [one.end_at for one in slices if one.end_at is not None]
+        return self._known[clock]
+
+
+def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
+    over = end <= now
+    if latest is None:
+        return _MISSING if over else _NOT_YET
+    state, started = latest
+    if is_good(state):
+        complete = completes(state, started, end)
+        so_far = Standing.EARLY if over else Standing.OPEN
+        return Cell(_STANDINGS[state] if complete else so_far, complete, over, started)
+    return Cell(_STANDINGS[state], complete=False, over=over, started=started)
