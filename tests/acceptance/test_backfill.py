@@ -223,7 +223,9 @@ def test_what_another_run_completed_meanwhile_is_not_repeated(sandbox: Sandbox, 
 # Interrupted
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM, signal.SIGKILL]
+)
 def test_interrupted_it_is_finished_and_nothing_is_repeated(
     sandbox: Sandbox, tmp_path: Path, how: signal.Signals
 ) -> None:
