@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: SMTP takes many round trips, and some servers make strangers wait.
 PATIENCE = Patience(total=60.0)
+#: A subject stays in its line: folded before its first word it would begin with a blank.
+_POLICY = SMTP.clone(max_line_length=240)
 
 
 class _Link(smtplib.SMTP):
@@ -112,8 +114,8 @@ class MailChannel:
         return _Link(self.host, self.port, timeout=self.patience.read)
 
     def _mail(self, message: Message) -> EmailMessage:
-        mail = EmailMessage(policy=SMTP)
-        mail["Subject"] = clipped(shown(message.subject), 250)
+        mail = EmailMessage(policy=_POLICY)
+        mail["Subject"] = clipped(shown(message.subject), 200)
         mail["From"] = self.sender
         mail["To"] = self.to
         mail["Date"] = format_datetime(datetime.now(UTC))

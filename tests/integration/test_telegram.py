@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -41,7 +42,7 @@ class Sleeps(list[float]):
         self.append(seconds)
 
 
-def channel(api: BotApi, sleeps: Sleeps | None = None, **changes: object) -> TelegramChannel:
+def channel(api: BotApi, sleeps: Sleeps | None = None, **changes: Any) -> TelegramChannel:
     made = TelegramChannel(
         "failures",
         Secret(TOKEN),
@@ -50,7 +51,7 @@ def channel(api: BotApi, sleeps: Sleeps | None = None, **changes: object) -> Tel
         patience=SHORT,
         sleep=Sleeps() if sleeps is None else sleeps,
     )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **changes)
 
 
 def test_a_message_arrives_parsed_and_without_a_preview(api: BotApi) -> None:
@@ -119,7 +120,7 @@ def test_a_group_that_moves_in_circles_ends(api: BotApi) -> None:
     ],
 )
 def test_what_will_never_be_is_told_apart(
-    api: BotApi, chats: dict[str, Chat], changes: dict[str, object], said: str
+    api: BotApi, chats: dict[str, Chat], changes: dict[str, Any], said: str
 ) -> None:
     api.chats = chats
     with pytest.raises(AlertRefusedError) as caught:
