@@ -211,6 +211,17 @@ def _said(code: int, text: bytes | str) -> str:
     return clipped(shown(f"{code} {words}"), 300)
 
 
+def check_authorities(path: Path, place: str) -> None:
+    """Raise ConfigError for a file that holds no certificate or cannot be read."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(
+            f"{place}: the file {path} cannot be used ({why}); name the authority's PEM file"
+        ) from None
+
+
 def remember_login(user: str, password: str) -> None:
     """Hide the password also in the forms that a server may repeat it in."""
     for form in (base64.b64encode(password.encode()).decode(), _base64(user, password)):
