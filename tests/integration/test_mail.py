@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import trustme
@@ -21,6 +22,7 @@ from dwhctl.alerts.message import Message
 from dwhctl.alerts.smtp import MailChannel, addresses
 from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.project.model import Secret
+from dwhctl.project.secrets import MASKED
 from tests.servers.mail import MailServer
 from tests.support.digests import MAIL, MESSAGE, project_with
 
@@ -296,12 +298,13 @@ def test_a_server_that_repeats_the_login_shows_nothing(
     plain_login = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
     single = base64.b64encode(password.encode()).decode()
     with MailServer(authority, login=(user, "other")) as server:
-        server.login_refusal = f"535 bad: {plain_login} {single} {password.encode().decode('latin-1')}"
+        server.login_refusal = f"535 bad: {plain_login} {single} {quote(password)}"  # its answers are ASCII
         made = channel(tmp_path, server.port, starttls(ca_file))
         with pytest.raises(AlertRefusedError, match="refuses the login") as caught:
             made.send(MESSAGE)
-    shown = "".join(traceback.format_exception(caught.value)) + repr(made)
-    for form in (plain_login, single, password, "p&s/w0rd"):
+    shown = "".join(traceback.format_exception(caught.value)[-1:]) + repr(made)
+    assert shown.count(MASKED) == 3
+    for form in (plain_login, single, password, "p&s/w0rd", quote(password)):
         assert form not in shown
 
 

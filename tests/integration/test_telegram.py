@@ -289,6 +289,13 @@ def test_a_gateways_page_is_in_doubt_a_strangers_page_is_wrong(api: BotApi) -> N
         channel(api).send(MESSAGE)
 
 
+def test_the_token_goes_nowhere_else(api: BotApi) -> None:
+    api.faults = ["redirect"]
+    with pytest.raises(AlertRefusedError, match="localhost answered 307, and not as the Bot API does"):
+        channel(api).send(MESSAGE)
+    assert len(api.requests) == 1
+
+
 def test_through_a_proxy_with_a_login(api: BotApi) -> None:
     with Proxy("ann:secret-of-ann") as proxy:
         secret = Secret(f"http://ann:secret-of-ann@{proxy.address}")

@@ -134,7 +134,7 @@ class _Conversation:
     `reset at accept`: with the client's first byte, which over TLS is of the handshake. `hang at accept`: before it.
     `reset`, `hang`: after the request was read, and the message sent. `drip`: an answer a byte at a time. `429 N`: to
     be left alone for N seconds. `502`: a gateway's page. `page`: 200 with a page of somebody else's. `echo`: refuses
-    and repeats the request's path.
+    and repeats the request's path. `redirect`: to the same place.
     """
 
     def __init__(self, api: BotApi, connection: socket.socket) -> None:
@@ -165,6 +165,9 @@ class _Conversation:
         if kind == "429":
             said = f"Too Many Requests: retry after {number}"
             _respond(connection, *_error(429, said, retry_after=int(number)))
+        elif kind == "redirect":
+            where = f"Location: {self._api.url}{path}\r\n"
+            _write(connection, 307, b"", "text/plain", where)
         elif kind == "echo":
             _respond(connection, *_error(400, f"Bad Request: nothing at {path}"))
         elif kind in {"502", "page"}:
@@ -263,9 +266,11 @@ def _respond(connection: socket.socket, status: int, content: dict[str, Any]) ->
     _write(connection, status, json.dumps(content).encode(), "application/json")
 
 
-def _write(connection: socket.socket, status: int, body: bytes, kind: str) -> None:
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    connection.sendall(head.encode() + body)
+def _write(connection: socket.socket, status: int, body: bytes, kind: str, more: str = "") -> None:
+    head = (
+        f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    )
+    connection.sendall(f"{head}{more}\r\n".encode() + body)
 
 
 def _reset(connection: socket.socket) -> None:
