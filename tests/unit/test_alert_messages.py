@@ -243,7 +243,8 @@ def test_whatever_a_digest_holds_goes_out(digest: Digest) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=3000, deadline=None)
+@pytest.mark.timeout(1800)
+@settings(max_examples=1000, deadline=None)
 @given(any_digest)
 def test_whatever_many_digests_hold_goes_out(digest: Digest) -> None:
     _goes_out(digest)
