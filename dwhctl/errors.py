@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from dwhctl.columns import Column
 
@@ -83,6 +84,36 @@ class SessionsError(DwhctlError):
 
 class SessionsLostError(SessionsError):
     """The connection to the sessions database is lost."""
+
+
+# What ends the sending of a message: raised by a channel, kept in the outbox, never the end of a run.
+
+
+class AlertError(DwhctlError):
+    """The message was not sent."""
+
+
+class AlertRefusedError(AlertError):
+    """The channel refuses: its configuration is wrong, and trying again is of no use."""
+
+
+class AlertNotSentError(AlertError):
+    """The message was surely not sent; later it may be.
+
+    `retry_after` is how long the channel wants to be left alone, when it said so.
+    """
+
+    permanent = False
+
+    def __init__(self, message: str = "", retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class AlertInDoubtError(AlertError):
+    """The message may have been sent: the answer to it was lost."""
+
+    permanent = False
 
 
 # What ends one attempt at one slice: raised in a worker or while publishing, kept in its session.

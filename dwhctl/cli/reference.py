@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import connections, crontab, report_gaps, report_grid, report_timeline, sessions
+from dwhctl.alerts.message import TEMPLATES
+from dwhctl.cli import (
+    alert_test,
+    connections,
+    crontab,
+    report_gaps,
+    report_grid,
+    report_timeline,
+    sessions,
+)
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -18,6 +27,8 @@ from dwhctl.project.reference import config_reference
 WIDTH = 100
 #: The names of the listings' columns, as JSON and CSV write them.
 LISTINGS = {
+    "alert-test": alert_test.COLUMNS,
+    "alert-test --dry-run": alert_test.DRY_RUN_COLUMNS,
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
     "crontab next": crontab.NEXT_COLUMNS,
@@ -66,6 +77,7 @@ def _lines() -> Iterator[str]:
     yield from ("", "## Terminal and shell", "", "| variable | meaning |", "| --- | --- |")
     yield from (f"| `{name}` | {meaning} |" for name, meaning in ENVIRONMENT.items())
     yield from ("", _one_level_down(config_reference()))
+    yield from ("### Messages", "", (TEMPLATES / "messages.md").read_text(encoding="utf-8").rstrip())
     yield from (
         "",
         "## Types",

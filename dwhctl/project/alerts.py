@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from .fields import Listed, SomeTexts, Table, Text, given
+from .fields import AlertFile, Listed, ProjectPath, SomeTexts, Table, Text, given
 from .secrets import Secret
 
 Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
@@ -24,6 +24,11 @@ class _Alert(Table):
     when: Annotated[tuple[Occasion, ...], Listed, Field(min_length=1)] = Field(
         description="When a digest is sent; `one_failed` tells the recovery as well.",
         examples=[["one_failed", "sla_miss"]],
+    )
+    template: AlertFile | None = Field(
+        None,
+        description="A template of your own, relative to `config/alerts/`.",
+        examples=["telegram_failures.jinja"],
     )
 
 
@@ -53,12 +58,27 @@ class EmailAlert(_Alert):
     security: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="How the connection is encrypted.", examples=["tls"]
     )
+    tls_cafile: ProjectPath | None = Field(
+        None,
+        description="The authorities that the server's certificate may come from; default: the system's.",
+        examples=["config/mail-ca.pem"],
+    )
     user: Text | None = Field(None, description="The user to log in as.", examples=["dwh"])
     password: Secret | None = Field(None, description="The password.", examples=[{"env": "SMTP_PASSWORD"}])
     sender: Text = Field(alias="from", description="The sender; a template.", examples=["dwh@example.com"])
     to: SomeTexts = Field(
-        description="The recipients; templates.", examples=[["{{ var.value.all_the_kings_men }}"]]
+        description="The recipients; templates, each for one address or several with commas between.",
+        examples=[["{{ var.value.all_the_kings_men }}"]],
     )
+
+    @model_validator(mode="after")
+    def _a_login_is_whole(self) -> EmailAlert:
+        if (self.user is None) != (self.password is None):
+            missing = "user" if self.user is None else "password"
+            raise ValueError(
+                f"{missing}: is missing; a login has a user and a password: add it, or drop both"
+            )
+        return self
 
 
 Alert = TelegramAlert | EmailAlert

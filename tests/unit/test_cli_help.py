@@ -97,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["connections", "lst"], "did you mean 'list'?"),
         (["config", "chek"], "did you mean 'check'?"),
         (["load", "--dat", "today"], "'--date'"),
-        (["xyzzy"], "known: backfill, config, connections"),
+        (["xyzzy"], "known: alert-test, backfill, config"),
     ],
 )
 def test_a_typing_mistake_is_told_what_was_meant(

@@ -1,0 +1,1 @@
+"""Templates of messages, and what is said about them in the reference page."""
