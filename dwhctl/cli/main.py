@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": Entry("dwhctl.cli.demo", "Make a project with data in it and load a day."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
+    "refresh-reports": Entry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "connections": Entry("dwhctl.cli.connections", "List and test the connections."),
