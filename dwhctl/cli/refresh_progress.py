@@ -71,9 +71,8 @@ def show_refreshed(report: RefreshReport, settings: Settings) -> None:
         say(f"stopped before its end: {one_line(report.stopped)}")
     elif report.signal:
         say("interrupted before its end; the same command again does the rest")
-    for one in report.failures:
-        for line in _failure(one, settings):
-            say(line)
+    for line in _failures(report, settings):
+        say(line)
 
 
 def _counts(report: RefreshReport) -> str:
@@ -95,10 +94,15 @@ def _shards(standing: Standing) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _failure(one: ReportClosed, settings: Settings) -> Iterable[str]:
-    if one.failure is None or one.failure.error_class == _INTERRUPTED:
-        return
+def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
+    """Tell each reason once, with the command that tries its reports again."""
+    reasons: dict[str, list[str]] = {}
+    for one in report.failures:
+        if one.failure is not None and one.failure.error_class != _INTERRUPTED:
+            reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
+            reasons.setdefault(reason, []).append(one.report)
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
-    yield ""
-    yield f"report {one.report} failed: {one_line(f'{one.failure.error_class}: {one.failure.message}')}"
-    yield f"  try again: dwhctl refresh-reports {one.report} --date {one.day}{place}"
+    for reason, names in reasons.items():
+        yield ""
+        yield f"{', '.join(names)} failed: {reason}"
+        yield f"  try again: dwhctl refresh-reports {' '.join(names)} --date {report.day}{place}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runs.refresh import PlannedReport, RefreshRequest
 
+_SHOWN_QUERY = 40
 COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
 
 
@@ -89,16 +90,27 @@ def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
     from dwhctl.runs.refresh import plan_refresh
 
     plan = plan_refresh(project, request)
-    show(COLUMNS, [_row(one) for one in plan])
+    show(COLUMNS, [_row(project, one) for one in plan])
     waiting = sum(not _is_ready(one) for one in plan)
     ready = counted(len(plan) - waiting, "report")
     say(f"would refresh {ready} of {request.day}" + (f"; {waiting:,} not ready" if waiting else ""))
     return ExitCode.DONE
 
 
-def _row(one: PlannedReport) -> tuple[object, ...]:
+def _row(project: Project, one: PlannedReport) -> tuple[object, ...]:
+    from dwhctl.project.words import shown_path
+
     report, needs = one.report, "; ".join(map(str, one.standings))
-    return report.name, report.connection, str(one.sql.source), report.target, needs, _is_ready(one)
+    if isinstance(report.source, str):
+        source = report.source if not one.sql.source.is_query else _start_of(report.source)
+    else:
+        source = shown_path(report.source, project.root)
+    return report.name, report.connection, source, report.target, needs, _is_ready(one)
+
+
+def _start_of(query: str) -> str:
+    words = " ".join(query.split())
+    return words if len(words) <= _SHOWN_QUERY else words[:_SHOWN_QUERY] + "…"
 
 
 def _is_ready(one: PlannedReport) -> bool:

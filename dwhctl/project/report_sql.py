@@ -28,9 +28,6 @@ class RowSource:
     text: str
     is_query: bool = False
 
-    def __str__(self) -> str:
-        return " ".join(self.text.split())
-
 
 @dataclass(frozen=True, slots=True)
 class ReportSql:

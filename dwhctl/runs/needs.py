@@ -66,7 +66,9 @@ def _standing(project: Project, store: SessionStore | None, need: Need, day: dat
 def not_met(found: Sequence[Standing], day: date) -> str:
     """Say which needs are not met, and what to do about it."""
     lacking = [one for one in found if not one.is_met]
-    words = "; ".join(f"{one}; at_least = {one.at_least:g}" for one in lacking)
+    words = "; ".join(
+        f"{one}{f' (at_least = {one.at_least:g})' if one.at_least < 1 else ''}" for one in lacking
+    )
     loads = " ".join(one.load for one in lacking)
     return (
         f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"

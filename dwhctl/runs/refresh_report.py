@@ -38,7 +38,7 @@ def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callab
         rows = refresh.insert(columns)
         if rows < report.min_rows:
             raise TooFewRowsError(
-                f"{sql.source} gives {rows} rows, fewer than min_rows = {report.min_rows}; {report.target} keeps its"
+                f"the source gives {rows} rows, fewer than min_rows = {report.min_rows}; {report.target} keeps its"
                 " old content"
             )
         reach("refresh.commit")
