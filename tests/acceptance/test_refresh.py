@@ -142,7 +142,7 @@ def test_a_source_that_is_not_there(place: Place) -> None:
 
 
 @needs_faults
-@pytest.mark.parametrize("kind", ["reset", "close", "error"])
+@pytest.mark.parametrize("kind", ["reset", "error", pytest.param("close", marks=pytest.mark.long)])
 def test_a_connection_lost_in_the_insert(vertica: Place, kind: str) -> None:
     vertica.refresh()
     vertica.fill(2)
