@@ -1,4 +1,4 @@
-"""`dwhctl demo`: a new project with data in it, and a day of it loaded."""
+"""`dwhctl demo`: a new project with data in it, a day of it loaded, its reports refreshed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ FILES = {
     "config/loads/orders.toml": "orders.toml",
     "sql/orders/extract.sql": "extract.sql",
     "sql/orders/create.sql": "create.sql",
+    "config/reports.toml": "reports.toml",
+    "sql/reports/city_orders.sql": "city_orders.sql",
+    "sql/reports/daily_orders.sql": "daily_orders.sql",
+    "sql/reports/order_duration.sql": "order_duration.sql",
+    "sql/reports/order_duration_query.sql": "order_duration_query.sql",
 }
 #: What the next commands are, and why one would type them.
 NEXT = (
     ("load --date today", "load today's rows so far; again later, the slices are replaced"),
     ("load --date yesterday --lookback 20 --only-missing", "catch up on the days before"),
+    ("refresh-reports", "replace the reports again, now over all those days"),
+    ("refresh-reports --date -3d --dry-run", "see whether what the reports need was loaded"),
     ("load --date yesterday --shard 'k*' --dry-run", "see what would be loaded"),
     ("render orders --date yesterday --shard tomsk", "see the SQL of a slice"),
     ("connections test", "make a round trip over every connection"),
@@ -43,7 +50,7 @@ SHOWN = 5
 @common_options
 @pass_settings
 def command(settings: Settings, directory: Path) -> ExitCode:
-    """Make a project in DIR (default: ./demo), fill it with data and load a day of it.
+    """Make a project in DIR (default: ./demo), fill it with data, load a day of it and refresh its reports.
 
     Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR.
 
@@ -53,17 +60,26 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     """
     from dwhctl.cli.loading import load_and_tell
     from dwhctl.cli.output import say
+    from dwhctl.cli.refresh_reports import refresh_and_tell
     from dwhctl.runs.plan import LoadRequest
+    from dwhctl.runs.refresh import RefreshRequest
 
     project = make_project(directory, settings)
     yesterday = datetime.now(project.zone).date() - timedelta(days=1)
     if not settings.quiet:
         say(f"$ dwhctl load --date yesterday    # {yesterday}")
-    request = LoadRequest(days=(yesterday,), command=f"dwhctl demo {shlex.quote(str(directory))}")
-    code = load_and_tell(project, request, settings)
-    if code is ExitCode.DONE and not settings.quiet:
+    typed = f"dwhctl demo {shlex.quote(str(directory))}"
+    code = load_and_tell(project, LoadRequest(days=(yesterday,), command=typed), settings)
+    if code is not ExitCode.DONE:
+        return code
+    if not settings.quiet:
         _show_sessions(project)
         _show_warehouse(project, yesterday)
+        say()
+        say("$ dwhctl refresh-reports")
+    code = refresh_and_tell(project, RefreshRequest(yesterday, command=typed), settings)
+    if code is ExitCode.DONE and not settings.quiet:
+        _show_reports(project)
         _say_next(directory)
     return code
 
@@ -136,6 +152,22 @@ def _show_warehouse(project: Project, day: date) -> None:
         held = f"{count[0]:,} rows of {day} from {count[1]} shards"
         say(f"The table stage.orders in {path.name} now has {held}; the first {SHOWN}:")
         show(rows.columns, [_as_ids(row) for row in rows.fetchall()])
+
+
+def _show_reports(project: Project) -> None:
+    import duckdb
+
+    from dwhctl.cli.output import say, show
+
+    path = getattr(project.connections["warehouse"], "path")  # noqa: B009
+    tables = ", ".join(report.target for report in project.reports.values())
+    say()
+    say(f"Each of {tables} was replaced in one transaction; reports.city_orders begins with:")
+    with duckdb.connect(str(path), read_only=True) as db:
+        rows = db.sql(
+            f"SELECT city, orders, cancelled, revenue FROM reports.city_orders ORDER BY city LIMIT {SHOWN}"
+        )
+        show(rows.columns, rows.fetchall())
 
 
 def _as_ids(row: tuple[object, ...]) -> tuple[object, ...]:

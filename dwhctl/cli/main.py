@@ -13,10 +13,11 @@ from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
 
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it and load a day."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
+    "refresh-reports": Entry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
     "query": Entry("dwhctl.cli.query", "Run an ad hoc query over a connection, read only by default."),
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),

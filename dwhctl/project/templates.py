@@ -33,7 +33,7 @@ from .sql import find_binds, split_statements
 from .words import nearest, shown_path
 
 if TYPE_CHECKING:
-    from .model import Load, Project, Shard
+    from .model import Load, Project, Report, Shard
     from .slices import Slice
 
 _UNDEFINED = re.compile(r"'([^']+)' is undefined")
@@ -62,24 +62,24 @@ def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> 
 def render_file(
     project: Project,
     path: Path,
-    load: Load | None = None,
+    work: Load | Report | None = None,
     day: date | None = None,
     shard: Shard | None = None,
 ) -> str:
-    """A file of SQL, rendered; ConfigError names file and line."""
-    return _rendered(project, path, context(project, load, shard, day))
+    """A file of SQL of a load or report, rendered; ConfigError names file and line."""
+    return _rendered(project, path, context(project, work, shard, day))
 
 
 def render_text(
     project: Project,
     text: str,
     place: str,
-    load: Load | None = None,
+    work: Load | Report | None = None,
     day: date | None = None,
     shard: Shard | None = None,
 ) -> str:
     """A text that stands in no file of SQL, rendered; ConfigError names the place."""
-    names = context(project, load, shard, day)
+    names = context(project, work, shard, day)
     try:
         return _environment(project.root / "sql").from_string(text).render(names)
     except Exception as error:

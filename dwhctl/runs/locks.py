@@ -1,4 +1,4 @@
-"""Locks: which run is alive, and who works on which load and day.
+"""Locks: which run is alive, and who works on which load and day, or report.
 
 A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text is for people only. A file
 is removed only by who holds the lock on it: who waits for it then locks a file without a name, which filelock does not
@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import date
     from pathlib import Path
 
@@ -101,48 +101,57 @@ class Lock:
             raise StateDirError(f"cannot write {self.path}: {error.strerror}") from error
 
 
+def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:
+    """Name the locks of loads and days, each with what is done under it in words."""
+    return {work_name(load, day): f"load {load.name} of {day} is being done" for load, day in work}
+
+
+def report_names(reports: Iterable[str]) -> dict[str, str]:
+    """Name the locks of reports, whatever the date: a refresh replaces a whole table."""
+    return {f"report.{name}": f"report {name} is being refreshed" for name in sorted(reports)}
+
+
 @contextmanager
-def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wait: float) -> Iterator[None]:
-    """Hold the lock of every load and day of `work`, or none of them.
+def held_work(folder: Path, work: Mapping[str, str], command: str, wait: float) -> Iterator[None]:
+    """Hold the locks of all this work, given by name and in words, or none of them.
 
     They are taken in one order by everybody, so that two runs that wait cannot wait for each other.
-    Raise LockHeldError that names holder and day when one is still held after `wait` seconds, and UsageError for
-    more work than files may be open.
+    Raise LockHeldError that says who holds one still after `wait` seconds, and UsageError for more work than files
+    may be open.
     """
     until = time.monotonic() + wait
     _allow_open_files(len(work))
     with ExitStack() as held:
-        for load, day in work:
-            lock = Lock(folder / f"{work_name(load, day)}.lock")
+        for name, words in work.items():
+            lock = Lock(folder / f"{name}.lock")
             instant = time.monotonic() + _INSTANT_SECONDS
             while not lock.try_take(command):
                 left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
                 if left <= 0:
-                    raise LockHeldError(f"load {load.name} of {day} is being done by {lock.holder()}")
+                    raise LockHeldError(f"{words} by {lock.holder()}")
                 time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
             held.callback(lock.release)
         yield
 
 
 @contextmanager
-def held_in_sessions(store: SessionStore, work: Sequence[tuple[Load, date]], wait: float) -> Iterator[None]:
+def held_in_sessions(store: SessionStore, work: Mapping[str, str], wait: float) -> Iterator[None]:
     """Hold the same in the sessions database, where it has locks: against runs on other machines.
 
-    Raise LockHeldError that names holder and day when one is still held after `wait` seconds.
+    Raise LockHeldError that says who holds one still after `wait` seconds.
     """
     until = time.monotonic() + wait
-    names = {work_name(load, day): (load, day) for load, day in work}
-    while (held := store.hold_work(list(names))) is not None:
+    names = list(work)
+    while (held := store.hold_work(names)) is not None:
         if time.monotonic() >= until:
-            load, day = names[held.name]
-            raise LockHeldError(f"load {load.name} of {day} is being done by {held.holder}")
+            raise LockHeldError(f"{work[held.name]} by {held.holder}")
         time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
     try:
         yield
     finally:
         # A connection that is lost has let go of them.
         with suppress(SessionsError):
-            store.release_work(list(names))
+            store.release_work(names)
 
 
 def _allow_open_files(locks: int) -> None:

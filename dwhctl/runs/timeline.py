@@ -59,7 +59,7 @@ class Timeline:
 
     def waits_for_retry(self) -> list[tuple[datetime, datetime]]:
         """Give when slices waited for their next attempt: from the end of one to the start of the next."""
-        by_slice: dict[tuple[str, str, object], list[Bar]] = {}
+        by_slice: dict[tuple[str, str | None, object], list[Bar]] = {}
         for bar in sorted(self.bars, key=lambda bar: bar.session.id):
             one = bar.session
             by_slice.setdefault((one.load, one.shard, one.day), []).append(bar)

@@ -44,11 +44,13 @@ class NewSession:
 
     `staged` is a token that no other session has. `worker` is the number, from 1, that its worker has in its run;
     None for a slice that no worker will see.
+
+    A report's session has the report's name as `load`, and no shard.
     """
 
     run_id: str
     load: str
-    shard: str
+    shard: str | None
     day: date
     attempt: int
     staged: str
@@ -60,8 +62,8 @@ class NewSession:
 
     @property
     def task_name(self) -> str:
-        """`<load>__<shard>`."""
-        return f"{self.load}__{self.shard}"
+        """`<load>__<shard>`, or the report's name."""
+        return self.load if self.shard is None else f"{self.load}__{self.shard}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Session:
     comment: str | None
     run_id: str
     load: str
-    shard: str
+    shard: str | None
     day: date
     attempt: int
     state: State

@@ -22,7 +22,7 @@ from dwhctl.engines.vertica_errors import (
     is_sqlstate,
 )
 from dwhctl.errors import AttemptError, TargetError, TargetRefusedError
-from dwhctl.targets.contract import Concern, Publication, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Concern, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
 from dwhctl.targets.vertica_concerns import concerns
 from dwhctl.targets.vertica_names import (
@@ -34,6 +34,7 @@ from dwhctl.targets.vertica_names import (
     staging_table,
 )
 from dwhctl.targets.vertica_publication import VerticaPublication
+from dwhctl.targets.vertica_refresh import VerticaRefresh
 from dwhctl.targets.vertica_sessions import end_sessions
 from dwhctl.targets.vertica_stage import VerticaStage
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from dwhctl.columns import Column
     from dwhctl.project.model import VerticaConnection
+    from dwhctl.project.report_sql import RowSource
 
 #: How long anything is waited for once the run is being stopped: what stands in the warehouse is still looked up then.
 _LAST_PATIENCE = timedelta(seconds=5)
@@ -65,14 +67,14 @@ class VerticaTarget(Target):
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._session("create") as session:
-            for statement in statements:
-                try:
-                    session.query(statement)
-                except TargetRefusedError as error:
-                    # Another run made it at the same moment.
-                    if not (is_sqlstate(error, (EXISTS_ALREADY,)) and _IF_NOT_EXISTS.search(statement)):
-                        raise
-                session.query("COMMIT")
+            try:
+                for statement in statements:
+                    _create(session, statement)
+                    session.query("COMMIT")
+            except AttemptError:
+                # The server may go on with a statement whose answer was not waited for.
+                self._doubt(session.label)
+                raise
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._session("columns") as session:
@@ -150,6 +152,26 @@ class VerticaTarget(Target):
                 self._doubt(session.label)
                 raise
 
+    @contextmanager
+    def refresh(self, table: str, source: RowSource, patience: timedelta) -> Iterator[Refresh]:
+        with self._session("refresh", patience) as session:
+            self._settle(session)
+            try:
+                # Leaving without a commit closes the session, which rolls back.
+                yield VerticaRefresh(session, TableName.of(table), source)
+            except AttemptError:
+                # The server may go on with a statement whose answer was not waited for, and hold its locks.
+                self._doubt(session.label)
+                raise
+
+    def settle(self) -> None:
+        with self._lock:
+            nothing = not self._in_doubt
+        if nothing:
+            return
+        with self._session("settle", last=True) as session:
+            self._settle(session)
+
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         found: dict[int, int] = {}
         with self._session("look", last=True) as session:
@@ -218,6 +240,15 @@ class VerticaTarget(Target):
             session.close()
             with self._lock:
                 self._open_sessions.discard(session)
+
+
+def _create(session: Session, statement: str) -> None:
+    try:
+        session.query(statement)
+    except TargetRefusedError as error:
+        # Another run made it at the same moment.
+        if not (is_sqlstate(error, (EXISTS_ALREADY,)) and _IF_NOT_EXISTS.search(statement)):
+            raise
 
 
 def _rows_if_there(session: Session, sql: str) -> list[list[Any]]:

@@ -32,7 +32,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 def slices_of(sessions: list[Session]) -> list[tuple[str, date]]:
     """Name the slices in the order in which their sessions were opened."""
-    return [(one.shard, one.day) for one in sorted(sessions, key=lambda one: one.id)]
+    return [(str(one.shard), one.day) for one in sorted(sessions, key=lambda one: one.id)]
 
 
 def without_times(text: str) -> str:

@@ -56,6 +56,16 @@ ONCE = ("run.held", "prepare.create")
 REPLACING = {*ONCE, *STAGE, *PUBLISH, *SESSIONS}
 PREPARING = ("sessions.prepare.begin", "sessions.prepare.commit", "sessions.prepare.done")
 FAILING = tuple(f"sessions.fail_waiting.{step}" for step in ("begin", "commit", "done"))
+#: What a refresh of a report reaches: tests/acceptance/test_refresh_killed.py tries them.
+REFRESH = (
+    "refresh.begin",
+    "refresh.create",
+    "refresh.held",
+    "refresh.delete",
+    "refresh.insert",
+    "refresh.commit",
+    "refresh.committed",
+)
 REAPING = ("reap.drop", "reap.close", *FAILING)
 
 
@@ -193,7 +203,7 @@ def test_no_point_of_the_code_is_left_out() -> None:
             found.add(part.partition('"')[0])
         for part in path.read_text().split('reach(f"')[1:]:
             found.add(part.partition('"')[0])
-    named = {*REPLACING, *PREPARING, *REAPING}
+    named = {*REPLACING, *PREPARING, *REAPING, *REFRESH}
     templates = {point for point in found if "{what}" in point}
     assert templates == {"sessions.{what}.begin", "sessions.{what}.commit", "sessions.{what}.done"}
     assert found - templates <= named

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.runs.load import plan_load
-from dwhctl.runs.locks import Lock, held_work
+from dwhctl.runs.locks import Lock, held_work, work_names
 from dwhctl.runs.plan import LoadRequest
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.tidy import tidy_state
@@ -102,7 +102,7 @@ def test_a_lock_is_held_by_one_alone_whatever_is_tidied_meanwhile(tmp_path: Path
     def work() -> None:
         try:
             while not over.is_set():
-                with held_work(tmp_path, [(load, DAY)], "work", 5):
+                with held_work(tmp_path, work_names([(load, DAY)]), "work", 5):
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
                     time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_work_without_patience_outlasts_who_only_tidies(tmp_path: Path) -> None:
     path = tmp_path / f"orders.{DAY}.lock"
     with flocked(path) as file:
         threading.Timer(0.15, file.close).start()
-        with held_work(tmp_path, [(a_load(), DAY)], "me", 0):
+        with held_work(tmp_path, work_names([(a_load(), DAY)]), "me", 0):
             assert "me" in path.read_text()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.errors import LockHeldError, StateDirError
-from dwhctl.runs.locks import Lock, held_work, work_name
+from dwhctl.runs.locks import Lock, held_work, work_name, work_names
 from dwhctl.runs.state_dir import StateDir
 from tests.support.holders import another_process
 from tests.unit.projects import a_load
@@ -104,36 +104,39 @@ def test_a_holder_that_left_no_words_is_another_dwhctl(tmp_path: Path) -> None:
 
 def test_held_work_names_holder_load_and_day(tmp_path: Path) -> None:
     with another_process(HOLD, tmp_path / f"{work_name(LOAD, DAY)}.lock") as holder:
-        with pytest.raises(LockHeldError) as caught, held_work(tmp_path, [(LOAD, DAY)], "me", 0):
+        with pytest.raises(LockHeldError) as caught, held_work(tmp_path, work_names([(LOAD, DAY)]), "me", 0):
             raise AssertionError
         assert f"load orders of 2020-07-14 is being done by pid {holder.pid} on " in str(caught.value)
-        with held_work(tmp_path, [(LOAD, date(2020, 7, 13))], "me", 0):
+        with held_work(tmp_path, work_names([(LOAD, date(2020, 7, 13))]), "me", 0):
             pass
 
 
 def test_held_work_is_all_or_nothing(tmp_path: Path) -> None:
     earlier = date(2020, 7, 13)
     with another_process(HOLD, tmp_path / f"{work_name(LOAD, DAY)}.lock"):
-        with pytest.raises(LockHeldError), held_work(tmp_path, [(LOAD, earlier), (LOAD, DAY)], "me", 0):
+        with (
+            pytest.raises(LockHeldError),
+            held_work(tmp_path, work_names([(LOAD, earlier), (LOAD, DAY)]), "me", 0),
+        ):
             raise AssertionError
-        with held_work(tmp_path, [(LOAD, earlier)], "me", 0):
+        with held_work(tmp_path, work_names([(LOAD, earlier)]), "me", 0):
             pass
 
 
 def test_held_work_waits_as_long_as_asked(tmp_path: Path) -> None:
     with another_process(HOLD, tmp_path / f"{work_name(LOAD, DAY)}.lock") as holder:
         started = time.monotonic()
-        with pytest.raises(LockHeldError), held_work(tmp_path, [(LOAD, DAY)], "me", 0.5):
+        with pytest.raises(LockHeldError), held_work(tmp_path, work_names([(LOAD, DAY)]), "me", 0.5):
             raise AssertionError
         assert 0.4 < time.monotonic() - started < 3
         threading.Timer(0.3, holder.kill).start()
-        with held_work(tmp_path, [(LOAD, DAY)], "me", 20):
+        with held_work(tmp_path, work_names([(LOAD, DAY)]), "me", 20):
             assert "me" in (tmp_path / f"{work_name(LOAD, DAY)}.lock").read_text()
 
 
 def test_work_is_free_after_an_error(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), held_work(tmp_path, [(LOAD, DAY)], "me", 0):
+        with pytest.raises(ZeroDivisionError), held_work(tmp_path, work_names([(LOAD, DAY)]), "me", 0):
             raise ZeroDivisionError
 
 
@@ -142,7 +145,7 @@ def test_more_work_than_open_files_are_usual(tmp_path: Path) -> None:
     work = [(LOAD, DAY + timedelta(days=number)) for number in range(300)]
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
-        with held_work(tmp_path, work, "me", 0):
+        with held_work(tmp_path, work_names(work), "me", 0):
             assert len(list(tmp_path.iterdir())) == 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
