@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import connections
+from dwhctl.cli import connections, report_durations, report_failures, report_runs, report_sessions
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -20,6 +20,10 @@ WIDTH = 100
 LISTINGS = {
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
+    "report failures": report_failures.COLUMNS,
+    "report runs": report_runs.COLUMNS,
+    "report sessions": report_sessions.COLUMNS,
+    "report durations": report_durations.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",
