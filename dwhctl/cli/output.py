@@ -19,9 +19,9 @@ _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 16
 class Look:
     """How a listing looks as a table on a terminal; JSON and CSV do not mind.
 
-    `texts` are columns that may be long: they wrap, the others never do. What does not fit beside them falls away,
-    `spare` columns in this order. `names` are columns whose numbers are names, such as ids. A style is rich's, by the
-    value of the cell. Times are shown in `zone`.
+    `texts` are columns that may be long: they come last and wrap, the others never do. While these do not fit, `spare`
+    columns fall away in this order. `names` are columns whose numbers are names, such as ids. A style is rich's, by the
+    value of the cell. Times are shown in `zone`. A cell of more than `longest` characters is cut.
     """
 
     texts: Collection[str] = ()

@@ -26,12 +26,17 @@ _FLAT = 0.1
     "--days",
     type=click.IntRange(1, MOST_DAYS),
     metavar="N",
-    help="Sessions of the last N days; by default 14 days, but the newest 300,000 sessions at most.",
+    help="Sessions of the last N days; by default 14 days, but the newest 200,000 sessions at most.",
 )
 @load_filter
 @shard_filter
 @click.option(
-    "--limit", type=click.IntRange(1, 1_000_000), metavar="N", help="Only the slowest N. [default: all]"
+    "--limit",
+    type=click.IntRange(1, 1_000_000),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="The slowest N.",
 )
 @format_option
 @common_options
@@ -41,7 +46,7 @@ def command(
     days: int | None,
     loads: tuple[str, ...],
     globs: tuple[str, ...],
-    limit: int | None,
+    limit: int,
     form: str,
 ) -> None:
     """Show how many seconds the sessions of each load and shard take, the slowest first.

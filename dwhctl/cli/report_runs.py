@@ -21,7 +21,7 @@ COLUMNS = (
     "running", "rows", "seconds", "host", "pid",
 )  # fmt: skip
 _STATES = ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")
-_NAMED_LOADS = 3
+_NAMED_LOADS = 2
 
 
 @click.command("runs")
@@ -65,10 +65,8 @@ def _row(run: PastRun, form: str) -> tuple[object, ...]:
 
 
 def _loads(names: tuple[str, ...], form: str) -> str:
-    hidden = len(names) - _NAMED_LOADS
-    if form != "table" or hidden <= 0:
-        return ", ".join(names)
-    return f"{', '.join(names[:_NAMED_LOADS])} and {hidden:,} more"
+    is_short = form != "table" or len(names) <= _NAMED_LOADS
+    return ", ".join(names) if is_short else f"{len(names):,} loads"
 
 
 def _look(project: Project) -> Look:

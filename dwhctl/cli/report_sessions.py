@@ -45,7 +45,7 @@ _MEANT_AMONG = 1000
     "--days",
     type=click.IntRange(1, MOST_DAYS),
     metavar="N",
-    help="Only sessions that began in the last N days; by default 14 days, but the newest 300,000 sessions at most,"
+    help="Only sessions that began in the last N days; by default 14 days, but the newest 200,000 sessions at most,"
     " or the whole run.",
 )
 @click.option(

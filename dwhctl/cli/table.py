@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 10_000
 _GAP = 2
 #: What a column of long texts should have at least, before others fall away.
-_TEXT_WIDTH = 30
+_TEXT_WIDTH = 24
+#: What a header may have without a line's break.
+_HEADER_WIDTH = 7
 Rows = Sequence[Sequence[object]]
 
 
@@ -39,12 +41,8 @@ def table_text(columns: Sequence[str], rows: Rows, look: Look | None = None) -> 
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _new_table(*, terminal: bool) -> Table:
-    return Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
-
-
 def _plain_table(columns: Sequence[str], rows: Rows, *, terminal: bool) -> Table:
-    table = _new_table(terminal=terminal)
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
     for index, name in enumerate(columns):
         numeric = _is_numeric([row[index] for row in rows])
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
@@ -60,7 +58,10 @@ def _table(columns: Sequence[str], rows: Rows, look: Look, width: int | None) ->
         for index, name in enumerate(columns)
     }
     shown = list(columns) if width is None else _that_fit(cells, look, width)
-    table = _new_table(terminal=width is not None)
+    frame = box.SIMPLE_HEAD if width is not None else None
+    table = Table(
+        box=frame, show_edge=False, pad_edge=False, padding=(0, _GAP - bool(frame), 0, 0), header_style="bold"
+    )
     for name in shown:
         numeric = name not in look.names and _is_numeric([row[columns.index(name)] for row in rows])
         table.add_column(
@@ -76,12 +77,19 @@ def _table(columns: Sequence[str], rows: Rows, look: Look, width: int | None) ->
 
 def _that_fit(cells: dict[str, list[Text]], look: Look, width: int) -> list[str]:
     """The columns without those that must fall away."""
-    widths = {name: _width(name, column, look) for name, column in cells.items()}
+    widths = {name: _width(name, column, look) + _GAP for name, column in cells.items()}
+    left = width + _GAP - sum(widths.values())
+    fallen: list[str] = []
     for name in look.spare:
-        if sum(widths.values()) + _GAP * (len(widths) - 1) <= width:
+        if left >= 0:
             break
-        widths.pop(name, None)
-    return list(widths)
+        fallen.append(name)
+        left += widths[name]
+    for name in reversed(fallen):  # the last one may have made room for one before
+        if widths[name] <= left:
+            fallen.remove(name)
+            left -= widths[name]
+    return sorted((name for name in cells if name not in fallen), key=lambda name: name in look.texts)
 
 
 def _width(name: str, column: Sequence[Text], look: Look) -> int:
@@ -94,7 +102,9 @@ def _width(name: str, column: Sequence[Text], look: Look) -> int:
 def _header(name: str, column: Sequence[Text]) -> str:
     """A column's name in lines no longer than its cells, so that a small number has a small column."""
     longest = max((cell.cell_len for cell in column), default=len(name))
-    return "\n".join(textwrap.wrap(name.replace("_", " "), max(longest, 1), break_long_words=False))
+    return "\n".join(
+        textwrap.wrap(name.replace("_", " "), max(longest, _HEADER_WIDTH), break_long_words=False)
+    )
 
 
 def _styled(name: str, value: object, look: Look, *, cut: bool) -> Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
@@ -33,9 +33,10 @@ class FailingTask:
 def read_failures(store: SessionStore, since: datetime) -> list[FailingTask]:
     """Tasks that are failing now and failed last since that moment: the longest streak first, then the latest."""
     rows = store.read("reading the failures", "failures", {"since": since})
-    found = [FailingTask(*row[:-2], _error(*row[-2:])) for row in rows]
+    found = [_task(*row) for row in rows]
     return sorted(found, key=lambda task: (-task.streak, -task.last_failed.timestamp(), task.task_name))
 
 
-def _error(error_class: str | None, comment: str | None) -> str | None:
-    return ": ".join(part for part in (error_class, comment) if part) or None
+def _task(*row: Any) -> FailingTask:
+    error = ": ".join(part for part in row[-2:] if part) or None
+    return FailingTask(*(*row[:-2], error))

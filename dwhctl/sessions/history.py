@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: How far back a report looks that was not told: so many days, and no more than so many sessions. Of a day with
 #: 336,000 sessions a person wants an answer now rather than two weeks of it.
 USUAL_DAYS = 14
-USUAL_SESSIONS = 300_000
+USUAL_SESSIONS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
