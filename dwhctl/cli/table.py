@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +19,6 @@ from dwhctl.cli.output import one_line
 if TYPE_CHECKING:
     from dwhctl.cli.output import Look
 
-#: Wide enough that nothing is wrapped or cut where no person looks.
-_FILE_WIDTH = 10_000
 _GAP = 2
 #: What a column of long texts should have at least, before others fall away.
 _TEXT_WIDTH = 24
@@ -30,43 +29,53 @@ Rows = Sequence[Sequence[object]]
 
 def table_text(columns: Sequence[str], rows: Rows, look: Look | None = None) -> str:
     """The table, without a line's end behind it."""
-    terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if terminal else _FILE_WIDTH)
-    if look is None:
-        table = _plain_table(columns, rows, terminal=terminal)
-    else:
-        table = _table(columns, rows, look, console.width if terminal else None)
+    if not sys.stdout.isatty():
+        return "\n".join(_lines(columns, rows, look))
+    console = Console(file=sys.stdout)
+    table = _table(columns, rows, look, console.width) if look else _simple_table(columns, rows)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def _plain_table(columns: Sequence[str], rows: Rows, *, terminal: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
+def _lines(columns: Sequence[str], rows: Rows, look: Look | None) -> list[str]:
+    """The table for a file: nothing is wrapped or cut. (rich takes a second for every two thousand rows.)"""
+    laid_out = []
     for index, name in enumerate(columns):
-        numeric = _is_numeric([row[index] for row in rows])
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        values = [row[index] for row in rows]
+        cells = [name.replace("_", " "), *(_text(name, value, look) for value in values)]
+        widths = [cell_len(cell) for cell in cells]
+        padding = [" " * (max(widths) - width) for width in widths]
+        right = _is_right(name, values, look)
+        laid_out.append(
+            [pad + cell if right else cell + pad for cell, pad in zip(cells, padding, strict=True)]
+        )
+    return [(" " * _GAP).join(line).rstrip() for line in zip(*laid_out, strict=True)]
+
+
+def _simple_table(columns: Sequence[str], rows: Rows) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        right = _is_right(name, [row[index] for row in rows], None)
+        table.add_column(name.replace("_", " "), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     return table
 
 
-def _table(columns: Sequence[str], rows: Rows, look: Look, width: int | None) -> Table:
-    """The table as it should look, within `width` characters; None: however wide it becomes."""
-    cells = {
-        name: [_styled(name, row[index], look, cut=width is not None) for row in rows]
-        for index, name in enumerate(columns)
-    }
-    shown = list(columns) if width is None else _that_fit(cells, look, width)
-    frame = box.SIMPLE_HEAD if width is not None else None
+def _table(columns: Sequence[str], rows: Rows, look: Look, width: int) -> Table:
+    """The table as it should look, within `width` characters."""
+    places = {name: index for index, name in enumerate(columns)}
+    cells = {name: [_styled(name, row[index], look) for row in rows] for name, index in places.items()}
+    shown = _that_fit(cells, look, width)
     table = Table(
-        box=frame, show_edge=False, pad_edge=False, padding=(0, _GAP - bool(frame), 0, 0), header_style="bold"
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold"
     )
     for name in shown:
-        numeric = name not in look.names and _is_numeric([row[columns.index(name)] for row in rows])
+        right = _is_right(name, [row[places[name]] for row in rows], look)
         table.add_column(
-            name.replace("_", " ") if width is None else _header(name, cells[name]),
-            justify="right" if numeric else "left",
+            _header(name, cells[name]),
+            justify="right" if right else "left",
             no_wrap=name not in look.texts,
             overflow="fold" if name in look.texts else "ellipsis",
         )
@@ -107,21 +116,27 @@ def _header(name: str, column: Sequence[Text]) -> str:
     )
 
 
-def _styled(name: str, value: object, look: Look, *, cut: bool) -> Text:
-    if isinstance(value, datetime) and look.zone is not None:
-        text = f"{value.astimezone(look.zone):%Y-%m-%d %H:%M:%S}"
-    elif name in look.names:
-        text = "" if value is None else one_line(str(value))
-    else:
-        text = f"{value:,.1f}" if isinstance(value, float) else _cell(value)
-    if cut and look.longest is not None and len(text) > look.longest:
+def _styled(name: str, value: object, look: Look) -> Text:
+    text = _text(name, value, look)
+    if look.longest is not None and len(text) > look.longest:
         text = f"{text[: look.longest - 1]}…"
     style = look.styles.get(name)
     return Text(text, style=style(value) if style and value is not None else "")
 
 
-def _is_numeric(values: Sequence[object]) -> bool:
-    return all(value is None or _is_number(value) for value in values)
+def _text(name: str, value: object, look: Look | None) -> str:
+    if look is None or value is None:
+        return _cell(value)
+    if isinstance(value, datetime) and look.zone is not None:
+        return f"{value.astimezone(look.zone):%Y-%m-%d %H:%M:%S}"
+    if name in look.names:
+        return one_line(str(value))
+    return f"{value:,.1f}" if isinstance(value, float) else _cell(value)
+
+
+def _is_right(name: str, values: Sequence[object], look: Look | None) -> bool:
+    is_name = look is not None and name in look.names
+    return not is_name and all(value is None or _is_number(value) for value in values)
 
 
 def _is_number(value: object) -> bool:
