@@ -9,10 +9,12 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import struct
 import subprocess
 import sys
 import termios
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from dwhctl.cli.report_durations import sparkline
 from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh, small_project
+from tests.postgres import PostgresServer
 from tests.support.projects import DAY, Sandbox
 
 COLUMNS = {
@@ -293,3 +296,51 @@ def test_a_file_gets_plain_lines_with_everything(project: Path, capsys: pytest.C
     assert line.endswith(LONG.strip())
     assert dwh("report", "sessions") == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+# PostgreSQL
+
+POSTGRES = (
+    '[connections.sessions]\ntype = "postgres"\nhost = "{0}"\nport = {1}\nuser = "{2}"\ndatabase = "{3}"\n'
+)
+SQLITE = '[connections.sessions]\ntype = "sqlite"\npath = "state/sessions.sqlite"\n'
+
+
+def in_postgres(folder: Path, *place: object) -> Path:
+    file = folder / "config" / "dwhctl.toml"
+    text = file.read_text()
+    assert SQLITE in text
+    file.write_text(text.replace(SQLITE, POSTGRES.format(*place)))
+    return folder
+
+
+def test_postgres_tells_the_same(
+    project: Path, postgres_server: PostgresServer, postgres_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rows are copied, so that even ids and times are the same."""
+    in_sqlite = {name: listed(capsys, name) for name in COLUMNS}
+    with closing(sqlite3.connect(project / "state" / "sessions.sqlite")) as db:
+        cursor = db.execute("SELECT * FROM sessions ORDER BY id")
+        names = [column[0] for column in cursor.description]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    in_postgres(project, postgres_server.host, postgres_server.port, postgres_server.user, postgres_database)
+    assert listed(capsys, "failures") == []
+    with open_store(read_project(project).sessions) as store:
+        store.prepare()
+    with closing(postgres_server.connect(postgres_database)) as connection, connection.cursor() as writer:
+        for row in rows:
+            values = row | {"successful": bool(row["successful"])}
+            marks = ", ".join(f"%({name})s" for name in names)
+            writer.execute(f"INSERT INTO sessions ({', '.join(names)}) VALUES ({marks})", values)
+    assert {name: listed(capsys, name) for name in COLUMNS} == in_sqlite
+
+
+@REPORTS
+def test_a_server_that_does_not_answer_is_an_error(
+    name: str, empty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_postgres(empty, tmp_path, 5432, "etl", "etl")
+    assert dwh("report", name) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.search(r"^Error: sessions in PostgreSQL .*connecting: .*check connections.sessions", shown.err)
