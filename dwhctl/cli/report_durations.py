@@ -83,7 +83,8 @@ def _durations(project: Project, settings: Settings, days: int | None) -> list[T
 
 
 def _row(task: TaskDurations) -> tuple[object, ...]:
-    return task.load, task.shard, task.sessions, task.median, task.p95, task.last, sparkline(task.trend)
+    seconds = task.seconds
+    return task.load, task.shard, len(seconds), task.median, task.p95, seconds[-1], sparkline(task.trend)
 
 
 def sparkline(values: Sequence[float]) -> str:

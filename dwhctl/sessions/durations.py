@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -14,46 +13,41 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
 
+#: Of how many parts a trend consists at most.
+STEPS = 12
+
+
 @dataclass(frozen=True, slots=True)
 class TaskDurations:
-    """Seconds of a task's successful sessions. `trend` holds them in their order, medians of up to `STEPS` parts."""
+    """Seconds of a task's successful sessions, in the order of the sessions. A report has no shard."""
 
     load: str
     shard: str | None
-    sessions: int
+    seconds: tuple[float, ...]
     median: float
-    p95: float
-    last: float
-    trend: tuple[float, ...]
 
+    @property
+    def p95(self) -> float:
+        """The least value that 95 of 100 sessions do not exceed."""
+        return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
 
-#: Of how many parts a trend consists at most.
-STEPS = 12
+    @property
+    def trend(self) -> list[float]:
+        """Medians of up to `STEPS` parts, one after another."""
+        count = min(len(self.seconds), STEPS)
+        borders = [len(self.seconds) * step // count for step in range(count + 1)]
+        return [statistics.median(self.seconds[start:end]) for start, end in pairwise(borders)]
 
 
 def read_durations(store: SessionStore, since: datetime) -> list[TaskDurations]:
     """The durations of every task with a successful session that started since then, the slowest median first."""
     rows = store.read("reading the durations", "task_durations", {"since": since})
-    found = [_durations(load, shard, _seconds(text)) for load, shard, text in rows]
+    found = [_durations(load, shard, text) for load, shard, text in rows]
     return sorted(found, key=lambda task: (-task.median, task.load, task.shard or ""))
 
 
-def _seconds(text: str) -> list[float]:
-    """The seconds in the order of the sessions, from `id ms,id ms,...` in any order."""
+def _durations(load: str, shard: str | None, text: str) -> TaskDurations:
+    """The durations of a task from `id ms,id ms,...` in any order."""
     pairs = sorted((int(number), int(ms)) for number, ms in (pair.split(" ") for pair in text.split(",")))
-    return [max(ms, 0) / 1000 for _, ms in pairs]
-
-
-def _durations(load: str, shard: str | None, seconds: Sequence[float]) -> TaskDurations:
-    ranked = sorted(seconds)
-    # The smallest value that at least 95 of 100 do not exceed.
-    p95 = ranked[math.ceil(0.95 * len(ranked)) - 1]
-    median = round(statistics.median(ranked), 3)
-    return TaskDurations(load, shard, len(ranked), median, p95, seconds[-1], _trend(seconds))
-
-
-def _trend(seconds: Sequence[float]) -> tuple[float, ...]:
-    count = min(len(seconds), STEPS)
-    borders = [len(seconds) * step // count for step in range(count + 1)]
-    parts = (seconds[start:end] for start, end in pairwise(borders))
-    return tuple(statistics.median(part) for part in parts)
+    seconds = tuple(max(ms, 0) / 1000 for _, ms in pairs)
+    return TaskDurations(load, shard, seconds, round(statistics.median(seconds), 3))
