@@ -85,6 +85,7 @@ def _look(project: Project) -> Look:
             "running",
             "started",
             "rows",
+            "seconds",
         ),
         names={"pid"},
         styles={state: partial(count_style, state) for state in _STATES},

@@ -85,27 +85,19 @@ def _table(columns: Sequence[str], rows: Rows, look: Look, width: int) -> Table:
 
 
 def _that_fit(cells: dict[str, list[Text]], look: Look, width: int) -> list[str]:
-    """The columns without those that must fall away."""
-    widths = {name: _width(name, column, look) + _GAP for name, column in cells.items()}
-    left = width + _GAP - sum(widths.values())
-    fallen: list[str] = []
+    """The columns without those that must fall away, the long texts last."""
+    room = max(_TEXT_WIDTH, width // 4)
+    widths = {name: _width(column, _header(name, column)) for name, column in cells.items()}
+    widths |= {name: min(widths[name], room) for name in look.texts}
     for name in look.spare:
-        if left >= 0:
+        if sum(widths.values()) + _GAP * (len(widths) - 1) <= width:
             break
-        fallen.append(name)
-        left += widths[name]
-    for name in reversed(fallen):  # the last one may have made room for one before
-        if widths[name] <= left:
-            fallen.remove(name)
-            left -= widths[name]
-    return sorted((name for name in cells if name not in fallen), key=lambda name: name in look.texts)
+        del widths[name]
+    return sorted(widths, key=lambda name: name in look.texts)
 
 
-def _width(name: str, column: Sequence[Text], look: Look) -> int:
-    """The width that a column needs; a long text can do with less than its own."""
-    header = max(len(line) for line in _header(name, column).splitlines())
-    needed = max(header, *(cell.cell_len for cell in column), 1)
-    return min(needed, _TEXT_WIDTH) if name in look.texts else needed
+def _width(column: Sequence[Text], header: str) -> int:
+    return max(*map(len, header.splitlines()), *(cell.cell_len for cell in column), 1)
 
 
 def _header(name: str, column: Sequence[Text]) -> str:
