@@ -43,8 +43,9 @@ def command(
     """Show the tasks that are failing now, the longest streak first.
 
     Of each slice the last closed session counts. The streak is how many slices of a task failed (or wait for a retry)
-    from the newest one back to the first success, since which slice. A run that is under way does not count. On a
-    narrow terminal the error comes first: other columns fall away, and long errors are cut; -v shows them whole.
+    from the newest one back to the first success, since which slice. A session that is running does not count. A table
+    shows times in the project's time zone; on a terminal it has as many columns as fit beside the error, and long
+    errors are cut (-v shows them whole). JSON and CSV hold all, in UTC.
 
     \b
     Examples:
