@@ -13,8 +13,12 @@ from dwhctl.cli import (
     alert_test,
     connections,
     crontab,
+    report_durations,
+    report_failures,
     report_gaps,
     report_grid,
+    report_runs,
+    report_sessions,
     report_timeline,
     sessions,
 )
@@ -36,6 +40,10 @@ LISTINGS = {
     "report grid": report_grid.COLUMNS,
     "report gaps": report_gaps.COLUMNS,
     "report timeline": report_timeline.COLUMNS,
+    "report failures": report_failures.COLUMNS,
+    "report runs": report_runs.COLUMNS,
+    "report sessions": report_sessions.COLUMNS,
+    "report durations": report_durations.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

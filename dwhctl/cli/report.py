@@ -8,10 +8,14 @@ from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
 
 COMMANDS: dict[str, Entry] = {
-    # One line for each report, in the order in which a person needs them.
-    "grid": Entry("dwhctl.cli.report_grid", "Shards down, days across: where every slice stands."),
+    # In the order in which a person needs them.
+    "failures": Entry("dwhctl.cli.report_failures", "What is failing now, since when and why."),
     "gaps": Entry("dwhctl.cli.report_gaps", "What is missing, and the command that fills it."),
+    "grid": Entry("dwhctl.cli.report_grid", "Shards down, days across: where every slice stands."),
+    "runs": Entry("dwhctl.cli.report_runs", "One line for each run."),
+    "sessions": Entry("dwhctl.cli.report_sessions", "Each attempt to load a slice."),
     "timeline": Entry("dwhctl.cli.report_timeline", "What a run did when, on which worker."),
+    "durations": Entry("dwhctl.cli.report_durations", "How long each shard takes, the slowest first."),
 }
 
 

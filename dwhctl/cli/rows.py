@@ -16,7 +16,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from dwhctl.cli.output import draw, one_line, write_out
+from dwhctl.cli.output import one_line, write_out
 from dwhctl.project.secrets import mask
 
 Row = Sequence[Any]
@@ -72,6 +72,8 @@ class TableWriter(Writer):
         self._cells += [[cell(value) for value in row] for row in rows]
 
     def end(self) -> None:
+        from dwhctl.cli.table import draw
+
         names = [one_line(mask(name)) for name in self.names]
         write_out(("\n" if self.answers > 1 else "") + draw(names, self._cells, self._numeric))
 

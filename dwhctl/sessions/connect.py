@@ -32,7 +32,7 @@ def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionS
     store = open_store(connection)
     try:
         if store.is_there():
-            if not store.is_ready():
+            if not store.is_readable():
                 store.prepare()
             return store
     except BaseException:

@@ -31,6 +31,14 @@ def is_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path)
     return _keeps_ids(table) and not left
 
 
+def is_readable(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+    """Whether the table has its columns, and the tables beside it are there."""
+    table = connection.execute(sql["table"]).fetchone()
+    if table is None or _tables_to_make(connection, sql):
+        return False
+    return not missing(_fitting_columns(connection, sql, path))
+
+
 def make_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> None:
     """Create or upgrade the table, within a transaction of the caller's."""
     table = connection.execute(sql["table"]).fetchone()

@@ -36,6 +36,10 @@ class SessionStore(ABC):
         """Tell whether a run of this or an earlier version has made the table dwhctl's; changes nothing."""
 
     @abstractmethod
+    def is_readable(self) -> bool:
+        """Tell whether all can be read: columns and tables are there, whatever indexes the next run will add."""
+
+    @abstractmethod
     def lift_ids(self, above: int) -> None:
         """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
 
