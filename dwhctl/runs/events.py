@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dwhctl.alerts.teller import Delivery
     from dwhctl.errors import ExitCode
     from dwhctl.runs.plan import Plan
     from dwhctl.runs.values import Failure
@@ -56,6 +57,14 @@ class Notice:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class RunReaped(Notice):
+    """A run had died, and what it left behind was put right. `holder` is what it had said of itself, or empty."""
+
+    run_id: str = ""
+    holder: str = ""
+
+
 Event = RunStarted | SliceStarted | SliceClosed | Notice
 Listener = Callable[[Event], None]
 
@@ -85,6 +94,8 @@ class RunReport:
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    #: What became of the messages that the run sent.
+    alerts: list[Delivery] = field(default_factory=list)
     #: What ended the run before its slices were done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None

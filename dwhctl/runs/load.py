@@ -18,7 +18,7 @@ from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
-from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
+from dwhctl.runs.events import Listener, RunReport, RunStarted
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.knocker import Knocker
@@ -34,6 +34,7 @@ from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import WORKERS, Slots
 from dwhctl.runs.starting import Starter
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.telling import RunTold, told_at_its_end
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import is_complete
@@ -72,15 +73,20 @@ def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunRep
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
-    plan = candidates(project, request)
-    check_sources(project, plan)
-    check_templates(project, plan)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    targets = targets_of(project, f"dwhctl:{run_id}")
-    with caught_signals() as signals, ExitStack() as stack:
-        run = _Run(run_id, project, request, targets, listen, signals)
-        run.enter(stack, plan)
-        return run.load(plan)
+    with told_at_its_end(project, request.command, listen) as told:
+        plan = candidates(project, request)
+        check_sources(project, plan)
+        check_templates(project, plan)
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        targets = targets_of(project, f"dwhctl:{run_id}")
+        with caught_signals() as signals, ExitStack() as stack:
+            run = _Run(run_id, project, request, targets, told.listen, signals)
+            run.enter(stack, plan)
+            report = run.load(plan)
+            run.write_alerts(told)
+        # Its locks are free: a channel that hangs holds up nobody.
+        report.alerts = told.send()
+    return report
 
 
 def exit_code_of(report: RunReport) -> ExitCode:
@@ -168,7 +174,7 @@ class _Run:
         self._never_reuse_ids()
         self._hold_run(stack)
         reach("run.held")
-        reaper = Reaper(project, self._state, self._store, self._targets, self._slots, self._notice)
+        reaper = Reaper(project, self._state, self._store, self._targets, self._slots, self._listen)
         reaper.reap_dead_runs(self.id)
         self._blocked = reaper.blocked
 
@@ -191,9 +197,6 @@ class _Run:
     def _highest_etl_id(self, target: str, table: str) -> int:
         with self._slots.held(target):
             return self._targets[target].highest_etl_id(table)
-
-    def _notice(self, text: str) -> None:
-        self._listen(Notice(text))
 
     def _hold_run(self, stack: ExitStack) -> None:
         lock = Lock(self._state.run_locks / f"{self.id}.lock")
@@ -219,6 +222,10 @@ class _Run:
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
         return self._report
+
+    def write_alerts(self, told: RunTold) -> None:
+        """Write what is to be told of the run into the outbox."""
+        told.write(self._store, self._report)
 
     def _recent_seconds(self, plan: Plan) -> dict[tuple[str, str], float]:
         firsts: dict[str, date] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from dwhctl.sessions import sqlite_schema
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
 from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
 from dwhctl.sessions.statements import read_statements
+from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import cut_comment, storable
 from dwhctl.sessions.values import Closing, NewSession
 
@@ -103,9 +104,19 @@ class SqliteStore(SqlStore):
 
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._operation(doing):
-            cursor = self._connection.execute(self._sql[statement], _encoded(values))
-            names = [column[0] for column in cursor.description]
-            return [_decoded(names, row) for row in cursor]
+            return self._execute(statement, values)
+
+    @contextmanager
+    def transaction(self, doing: str, what: str) -> Iterator[Execute]:
+        with self._operation(doing), self._transaction(what):
+            yield self._execute
+
+    def _execute(self, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        cursor = self._connection.execute(self._sql[statement], _encoded(values))
+        if cursor.description is None:
+            return [(cursor.rowcount,)]
+        names = [column[0] for column in cursor.description]
+        return [_decoded(names, row) for row in cursor]
 
     @contextmanager
     def _operation(self, doing: str) -> Iterator[None]:
@@ -133,6 +144,8 @@ def encode(value: object) -> object:
     """A value as SQLite keeps it; times as texts in UTC that sort as the times do."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(sep=" ", timespec="microseconds")
+    if isinstance(value, str):
+        return storable(value)
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -140,10 +153,11 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
     return {name: encode(value) for name, value in values.items()}
 
 
-_DECODERS = {
-    "started": datetime.fromisoformat,
-    "finished": datetime.fromisoformat,
+_TIMES = ("started", "finished", "created", "not_before", "sent_at", "told_at")
+_DECODERS: dict[str, Callable[[str], date]] = {
+    **dict.fromkeys(_TIMES, datetime.fromisoformat),
     "slice_date": date.fromisoformat,
+    "day": date.fromisoformat,
 }
 
 

@@ -1,0 +1,249 @@
+"""Telling: what a run's outcome means for each channel, written into the outbox, then sent.
+
+Written while the run still holds its locks, sent after it has let go of them: a channel that hangs holds up nobody,
+and a run that is killed in between has its digest in the outbox, where the next run finds it.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.alerts.digest import Digest
+from dwhctl.alerts.facts import Fact, Memory, Told
+from dwhctl.alerts.message import render
+from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, queue
+from dwhctl.alerts.rules import Decision, Streak, Streaks, decide
+from dwhctl.alerts.sending import send
+from dwhctl.alerts.state_files import ToldDirectly
+from dwhctl.errors import Interrupted, SessionsError
+from dwhctl.faults import reach
+from dwhctl.project.secrets import mask
+
+if TYPE_CHECKING:
+    from dwhctl.alerts.outcome import Outcome
+    from dwhctl.project.model import Alert, Project
+    from dwhctl.sessions import SessionStore
+    from dwhctl.sessions.store import Execute
+
+#: How much of the outbox one run sends, and for how long it goes on with it.
+SENT_AT_ONCE = 20
+SENDING_SECONDS = 120.0
+#: What could not be sent for so long is of no use any more.
+GIVE_UP_AFTER = timedelta(days=3)
+#: A streak is counted over so many days.
+_LOOKED_THROUGH = timedelta(days=62)
+REPETITION = "may be a repetition: whether this message arrived before is not known"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one message to a channel, for the run's summary."""
+
+    channel: str
+    subject: str
+    state: AlertState
+    answer: str
+
+    def words(self) -> str:
+        """Say it in a line."""
+        said = {
+            AlertState.SENT: "sent",
+            AlertState.QUEUED: "not sent, the next run tries again",
+            AlertState.UNKNOWN: "in doubt",
+            AlertState.REFUSED: "refused",
+            AlertState.GIVEN_UP: f"given up, it could not be sent for {GIVE_UP_AFTER.days} days",
+        }
+        return f"alert {self.channel}: {said.get(self.state, self.state.value)}: {self.answer}"
+
+
+# Written
+
+
+def write(project: Project, store: SessionStore, outcome: Outcome) -> None:
+    """Write what each channel is to be told of the outcome into the outbox. Raise SessionsError."""
+    if not project.alerts:
+        return
+    now = datetime.now(UTC)
+    streaks = _streaks(store, outcome, now)
+    direct = ToldDirectly(project.state_dir).all()
+    with store.transaction("writing the alerts", "tell") as execute:
+        execute("alerts_alone", {})
+        for channel, fact, told in (row for rows in direct.values() for row in rows):
+            _remember(execute, channel, {fact: told})
+        for alert in project.alerts.values():
+            memory = _memory(execute, alert.name)
+            decision = decide(project, alert, outcome, memory, streaks, now)
+            _write(execute, project, alert, decision, memory, now)
+    for path in direct:
+        path.unlink(missing_ok=True)
+
+
+def _write(
+    execute: Execute, project: Project, alert: Alert, decision: Decision, memory: Memory, now: datetime
+) -> None:
+    row_id = None
+    if decision.digest is not None:
+        row_id = queue(execute, alert.name, subject_of(project, alert, decision.digest), decision.digest, now)
+    for fact in decision.forget:
+        execute("alerts_forget", {"channel": alert.name, **_columns(fact)})
+    after = decision.memory(row_id)
+    _remember(execute, alert.name, {fact: told for fact, told in after.items() if memory.get(fact) != told})
+
+
+def _memory(execute: Execute, channel: str) -> dict[Fact, Told]:
+    rows = execute("alerts_facts", {"channel": channel})
+    return {
+        Fact(*row[:4]): Told(row[4], row[5], bool(row[6]), bool(row[7]), row[8], bool(row[9])) for row in rows
+    }
+
+
+def _remember(execute: Execute, channel: str, memory: Memory) -> None:
+    for fact, told in memory.items():
+        more = {
+            "told_at": told.at,
+            "day": told.day,
+            "leading": told.leading,
+            "well": told.well,
+            "alert_id": told.alert_id,
+            "heard": told.heard,
+        }
+        execute("alerts_remember", {"channel": channel, **_columns(fact), **more})
+
+
+def _columns(fact: Fact) -> dict[str, object]:
+    return {
+        "work": fact.work,
+        "connection": fact.connection,
+        "error_class": fact.error_class,
+        "shard": fact.shard,
+    }
+
+
+def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
+    works = {item.work for item in outcome.items if item.ending == "failed"}
+    days = [item.day for item in outcome.items if item.day]
+    since = min([now.date(), *days]) - _LOOKED_THROUGH
+    found: dict[tuple[str, str], Streak] = {}
+    for work in works:
+        rows = store.read(
+            f"reading the failing streaks of {work}", "alerts_streaks", {"work": work, "since": since}
+        )
+        found |= {(work, shard or ""): Streak(int(days), first) for shard, days, first in rows}
+    return found
+
+
+def subject_of(project: Project, alert: Alert, digest: Digest) -> str:
+    """Give the message's subject; a wrong template, which the sending will tell of, has a plain one."""
+    try:
+        return mask(render(project, alert, digest).subject)
+    except Exception:
+        return mask(f"{digest.project}: {digest.subject}: {digest.command}")
+
+
+# Sent
+
+
+def send_due(project: Project, store: SessionStore) -> list[Delivery]:
+    """Send what waits in the outbox, bounded in number and time. Raise SessionsError; an interruption ends it early."""
+    if not project.alerts:
+        return []
+    outbox = Outbox(store)
+    deliveries: list[Delivery] = []
+    left_alone: set[str] = set()
+    until = time.monotonic() + SENDING_SECONDS
+    for row in outbox.due(SENT_AT_ONCE):
+        if row.channel in left_alone:
+            continue
+        if time.monotonic() > until:
+            break
+        claim = uuid.uuid4().hex
+        doubts = outbox.claim(row, claim)
+        if doubts is None:
+            continue
+        result, interrupted = _attempt(project, row, doubts)
+        outbox.settle(row, claim, result)
+        deliveries.append(Delivery(row.channel, row.subject, result.state, result.answer))
+        if interrupted:
+            break
+        if result.state is not AlertState.SENT:
+            left_alone.add(row.channel)
+    return deliveries
+
+
+def _attempt(project: Project, row: Queued, doubts: int) -> tuple[Result, bool]:
+    """Send a row that is in hand; tell whether that was interrupted."""
+    alert = project.alerts.get(row.channel)
+    if alert is None:
+        return Result(AlertState.REFUSED, f"there is no [alerts.{row.channel}] any more"), False
+    if doubts > 1:
+        return Result(AlertState.UNKNOWN, "its run died while it sent it again"), False
+    digest = replace(row.digest, remark=REPETITION) if doubts else _dated(row)
+    reach("alert.send")
+    try:
+        result = send(project, alert, digest)
+    except (Interrupted, KeyboardInterrupt):
+        return Result(AlertState.UNKNOWN, "interrupted while it was sent"), True
+    reach("alert.sent")
+    if result.state is AlertState.QUEUED and row.created < datetime.now(UTC) - GIVE_UP_AFTER:
+        result = Result(AlertState.GIVEN_UP, result.answer)
+    return result, False
+
+
+def _dated(row: Queued) -> Digest:
+    """Say of a digest that could not be sent at once when it was written."""
+    if row.created > datetime.now(UTC) - timedelta(minutes=10):
+        return row.digest
+    late = f"late: this was so at {row.created:%Y-%m-%d %H:%M} UTC"
+    return replace(row.digest, remark="; ".join(filter(None, (row.digest.remark, late))))
+
+
+def tell_directly(project: Project, outcome: Outcome) -> list[Delivery]:
+    """Tell the channels without a sessions database. What was told is kept in the state folder."""
+    told = ToldDirectly(project.state_dir)
+    now = datetime.now(UTC)
+    deliveries = []
+    for alert in project.alerts.values():
+        decision = decide(project, alert, outcome, told.of(alert.name, outcome.command), {}, now)
+        if decision.digest is None:
+            continue
+        result = send(project, alert, decision.digest)
+        deliveries.append(
+            Delivery(alert.name, subject_of(project, alert, decision.digest), result.state, result.answer)
+        )
+        if result.state in (AlertState.SENT, AlertState.UNKNOWN):
+            _keep(told, alert, outcome, decision)
+    return deliveries
+
+
+def _keep(told: ToldDirectly, alert: Alert, outcome: Outcome, decision: Decision) -> None:
+    try:
+        told.remember(alert.name, outcome.command, decision.memory(None))
+    except OSError:
+        return  # a state folder that cannot be written is what the digest tells of, and it is told again
+
+
+def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list[Delivery]:
+    """Write and send, where no run holds locks: of a command that was stopped. Raise SessionsError, see send_due."""
+    if store is None:
+        return tell_directly(project, outcome)
+    try:
+        write(project, store, outcome)
+    except SessionsError:
+        return tell_directly(project, outcome)
+    return send_due(project, store)
+
+
+def preview(project: Project, alert: Alert, outcomes: Iterable[Outcome]) -> str:
+    """Give the text of the digest that would go out of these outcomes; empty when nothing would."""
+    memory: Mapping[Fact, Told] = {}
+    texts = []
+    for outcome in outcomes:
+        decision = decide(project, alert, outcome, memory, {}, datetime.now(UTC))
+        if decision.digest is not None:
+            texts.append(render(project, alert, decision.digest).text)
+    return "\n".join(texts)
