@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+
+from dwhctl.errors import ConfigError
+from dwhctl.project.model import EmailAlert, TelegramAlert
+from dwhctl.project.templates import render_text
+
+from . import smtp, telegram
+from .receipt import Receipt
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Alert, Project
 
+    from .bounded import Patience
     from .message import Message
 
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a channel answered to a message that it took, as `message 4711`.
-
-    `migrated_to` is the chat's new id, when Telegram gave it one: the configuration should be changed. `refused`
-    names recipients of a mail that did not get it, each with the server's reason, while others did.
-    """
-
-    answer: str
-    migrated_to: str | None = None
-    refused: tuple[str, ...] = ()
+__all__ = ["Channel", "Receipt", "open_channel"]
 
 
 class Channel(Protocol):
@@ -40,6 +37,41 @@ class Channel(Protocol):
         ...
 
 
-def open_channel(project: Project, alert: Alert) -> Channel:
+def open_channel(project: Project, alert: Alert, patience: Patience | None = None) -> Channel:
     """Open the channel: its templates rendered, its secrets at hand. Raise ConfigError; nothing is connected yet."""
-    raise NotImplementedError
+    if isinstance(alert, EmailAlert):
+        mail = _mail(project, alert)
+        return replace(mail, patience=patience) if patience else mail
+    chat = _telegram(project, alert)
+    return replace(chat, patience=patience) if patience else chat
+
+
+def _telegram(project: Project, alert: TelegramAlert) -> telegram.TelegramChannel:
+    proxy = alert.proxy.reveal() if alert.proxy else None
+    telegram.check_keys(alert.name, alert.token.reveal(), alert.api_base, proxy)
+    place = f"config/dwhctl.toml: alerts.{alert.name}.chat_id"
+    chat_id = render_text(project, alert.chat_id, place).strip()
+    if not chat_id:
+        raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
+    return telegram.TelegramChannel(
+        alert.name, alert.token, chat_id, alert.api_base, alert.proxy, alert.message_thread_id
+    )
+
+
+def _mail(project: Project, alert: EmailAlert) -> smtp.MailChannel:
+    place = f"config/dwhctl.toml: alerts.{alert.name}"
+    if alert.user is not None and alert.password is not None:
+        smtp.remember_login(alert.user, alert.password.reveal())
+    sender = smtp.addresses([render_text(project, alert.sender, f"{place}.from")], f"{place}.from")
+    to = [render_text(project, each, f"{place}.to") for each in alert.to]
+    return smtp.MailChannel(
+        alert.name,
+        alert.host,
+        alert.port,
+        alert.security,
+        sender[0],
+        smtp.addresses(to, f"{place}.to"),
+        alert.user,
+        alert.password,
+        alert.tls_cafile,
+    )

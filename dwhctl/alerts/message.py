@@ -1,14 +1,41 @@
-"""Messages: a digest put into words for a channel."""
+"""Messages: a digest put into words for a channel.
+
+A template of the package says what stands where; a channel's key `template` names another one. It renders to the
+channel's HTML, and the plain text is made of that: both tell the same.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader
+from jinja2.sandbox import SandboxedEnvironment
+
+from dwhctl.project.context import context
+from dwhctl.project.model import EmailAlert
+from dwhctl.project.templates import new_environment, render_in
+
+from . import mail_html, telegram_html
+from .phrases import FILTERS
+from .wording import clipped, finalized, fit_to_show
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Alert, Project
 
     from .digest import Digest
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: How many reasons a message tells, and shards of each; where that is too long, fewer.
+_TELEGRAM_SHOWS = (8, 5, 3, 1)
+_MAIL_SHOWS = 60
+_SUBJECT_LENGTH = 150
+
+#: Renders the template for so many reasons, and shards of each.
+Page = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +49,46 @@ class Message:
 
 def render(project: Project, alert: Alert, digest: Digest) -> Message:
     """Put the digest into words for the channel. Raise ConfigError for a template of the user's that is wrong."""
-    raise NotImplementedError
+    page = functools.partial(_page, project, alert, fit_to_show(digest))
+    return _mail(page) if isinstance(alert, EmailAlert) else _telegram(page)
+
+
+def _telegram(page: Page) -> Message:
+    html = ""
+    for most in _TELEGRAM_SHOWS:
+        html = telegram_html.tidied(page(most))
+        if telegram_html.length(html) <= telegram_html.LIMIT:
+            break
+    html = telegram_html.cut(html)
+    text = telegram_html.plain(html)
+    return Message(_subject(text), html, text)
+
+
+def _mail(page: Page) -> Message:
+    html = page(_MAIL_SHOWS)
+    title, text = mail_html.read(html)
+    return Message(_subject(title or text), html, text)
+
+
+def _subject(text: str) -> str:
+    lines = text.split("\n")
+    return clipped(next((line.strip() for line in lines if line.strip()), "dwhctl"), _SUBJECT_LENGTH)
+
+
+def _page(project: Project, alert: Alert, digest: Digest, most: int) -> str:
+    folder = project.root / "config" / "alerts"
+    path = alert.template or TEMPLATES / f"{alert.type}.jinja"
+    names = context(project) | {"digest": digest, "channel": alert.name, "most": most}
+    return render_in(_environment(folder), folder, path, project.root, names)
+
+
+@functools.lru_cache(maxsize=8)
+def _environment(folder: Path) -> SandboxedEnvironment:
+    # A template of the user's may take in the package's: {% include "dwhctl/telegram.jinja" %}.
+    package = PrefixLoader({"dwhctl": FileSystemLoader(TEMPLATES)})
+    environment = new_environment(
+        ChoiceLoader([FileSystemLoader(folder), package]), finalized, autoescape=True
+    )
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(FILTERS)
+    return environment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import connections
+from dwhctl.cli import alert_test, connections
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -18,6 +18,8 @@ from dwhctl.project.reference import config_reference
 WIDTH = 100
 #: The names of the listings' columns, as JSON and CSV write them.
 LISTINGS = {
+    "alert-test": alert_test.COLUMNS,
+    "alert-test --dry-run": alert_test.DRY_RUN_COLUMNS,
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
 }

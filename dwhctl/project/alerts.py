@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from .fields import Listed, SomeTexts, SomeTime, Table, Text, Texts, given
+from .fields import AlertFile, Listed, ProjectPath, SomeTexts, SomeTime, Table, Text, Texts, given
 from .secrets import Secret
 
 Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
@@ -41,6 +41,11 @@ class _Alert(Table):
         description="A failure that is still the same is told again after this time.",
         examples=["24h"],
     )
+    template: AlertFile | None = Field(
+        None,
+        description="A template of your own, relative to `config/alerts/`.",
+        examples=["telegram_failures.jinja"],
+    )
 
 
 class TelegramAlert(_Alert):
@@ -69,12 +74,27 @@ class EmailAlert(_Alert):
     security: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="How the connection is encrypted.", examples=["tls"]
     )
+    tls_cafile: ProjectPath | None = Field(
+        None,
+        description="The authorities that the server's certificate may come from; default: the system's.",
+        examples=["config/mail-ca.pem"],
+    )
     user: Text | None = Field(None, description="The user to log in as.", examples=["dwh"])
     password: Secret | None = Field(None, description="The password.", examples=[{"env": "SMTP_PASSWORD"}])
     sender: Text = Field(alias="from", description="The sender; a template.", examples=["dwh@example.com"])
     to: SomeTexts = Field(
-        description="The recipients; templates.", examples=[["{{ var.value.all_the_kings_men }}"]]
+        description="The recipients; templates, each for one address or several with commas between.",
+        examples=[["{{ var.value.all_the_kings_men }}"]],
     )
+
+    @model_validator(mode="after")
+    def _a_login_is_whole(self) -> EmailAlert:
+        if (self.user is None) != (self.password is None):
+            missing = "user" if self.user is None else "password"
+            raise ValueError(
+                f"{missing}: is missing; a login has a user and a password: add it, or drop both"
+            )
+        return self
 
 
 Alert = TelegramAlert | EmailAlert

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import (
+    BaseLoader,
     FileSystemLoader,
     StrictUndefined,
     Template,
@@ -69,7 +70,38 @@ def render_text(project: Project, text: str, place: str) -> str:
     try:
         return _environment(project.root / "sql").from_string(text).render(names)
     except Exception as error:
-        raise ConfigError(f"{place}: {_what(error, names)}") from None
+        raise ConfigError(f"{place}: {_what(error, names, 'sql')}") from None
+
+
+def new_environment(
+    loader: BaseLoader, finalize: Callable[[Any], Any] | None = None, *, autoescape: bool
+) -> SandboxedEnvironment:
+    """A sandbox for templates: undefined names are errors; `finalize` sees each value before it is escaped."""
+    environment = SandboxedEnvironment(
+        loader=loader,
+        undefined=StrictUndefined,
+        autoescape=autoescape,
+        finalize=finalize,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment
+
+
+def render_in(
+    environment: SandboxedEnvironment, folder: Path, path: Path, root: Path, names: Mapping[str, Any]
+) -> str:
+    """A file, rendered; `folder` is where it includes others from. ConfigError names file and line."""
+    source = _source(path, root)
+    try:
+        return _template(environment, source, str(path)).render(names)
+    except TemplateSyntaxError as error:
+        file = Path(error.filename) if error.filename else path
+        raise ConfigError(f"{shown_path(file, root)}: line {error.lineno}: {_syntax(error)}") from None
+    except Exception as error:
+        # Whatever a template calls may raise anything; the cause is shown in words, with the line.
+        what = _what(error, names, shown_path(folder, root))
+        raise ConfigError(f"{_line(error, path, root, folder)}: {what}") from None
 
 
 def _one_statement(sql: str, path: Path, root: Path) -> str:
@@ -110,18 +142,8 @@ def _line_of_bind(path: Path, name: str, root: Path) -> str:
 
 
 def _rendered(project: Project, path: Path, names: Mapping[str, Any]) -> str:
-    environment = _environment(project.root / "sql")
-    source = _source(path, project.root)
-    try:
-        return _template(environment, source, str(path)).render(names)
-    except TemplateSyntaxError as error:
-        file = Path(error.filename) if error.filename else path
-        raise ConfigError(
-            f"{shown_path(file, project.root)}: line {error.lineno}: {_syntax(error)}"
-        ) from None
-    except Exception as error:
-        # Whatever a template calls may raise anything; the cause is shown in words, with the line.
-        raise ConfigError(f"{_line(error, path, project.root)}: {_what(error, names)}") from None
+    folder = project.root / "sql"
+    return render_in(_environment(folder), folder, path, project.root, names)
 
 
 def _source(path: Path, root: Path) -> str:
@@ -140,14 +162,7 @@ def _source(path: Path, root: Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _environment(folder: Path) -> SandboxedEnvironment:
-    environment = SandboxedEnvironment(
-        loader=FileSystemLoader(folder),
-        undefined=StrictUndefined,
-        autoescape=False,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment
+    return new_environment(FileSystemLoader(folder), autoescape=False)
 
 
 @functools.lru_cache(maxsize=256)
@@ -156,10 +171,10 @@ def _template(environment: SandboxedEnvironment, source: str, file: str) -> Temp
     return Template.from_code(environment, code, environment.make_globals(None))
 
 
-def _line(error: BaseException, path: Path, root: Path) -> str:
+def _line(error: BaseException, path: Path, root: Path, folder: Path) -> str:
     """File and line of the template in which this was raised: Jinja writes them into the traceback."""
     place = shown_path(path, root)
-    templates = {str(path): path} | {str(each): each for each in _included(error, root)}
+    templates = {str(path): path} | {str(each): each for each in _included(error, folder)}
     frame = error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
@@ -169,11 +184,11 @@ def _line(error: BaseException, path: Path, root: Path) -> str:
     return place
 
 
-def _included(error: BaseException, root: Path) -> list[Path]:
+def _included(error: BaseException, folder: Path) -> list[Path]:
     files, frame = [], error.__traceback__
     while frame is not None:
         file = Path(frame.tb_frame.f_code.co_filename)
-        if file.is_relative_to(root / "sql"):
+        if file.is_relative_to(folder):
             files.append(file)
         frame = frame.tb_next
     return files
@@ -184,7 +199,7 @@ def _syntax(error: TemplateSyntaxError) -> str:
     return f"{message[:1].lower()}{message[1:]}; correct the template there"
 
 
-def _what(error: Exception, names: Mapping[str, Any]) -> str:
+def _what(error: Exception, names: Mapping[str, Any], folder: str) -> str:
     if isinstance(error, ConfigError):
         return str(error)
     if isinstance(error, TemplateSyntaxError):
@@ -194,7 +209,7 @@ def _what(error: Exception, names: Mapping[str, Any]) -> str:
     if isinstance(error, SecurityError):
         return f"{str(error).rstrip('.')}; a template may not do this"
     if isinstance(error, TemplateNotFound):
-        return f"the template '{error.name}' is missing; name it relative to sql/"
+        return f"the template '{error.name}' is missing; name it relative to {folder}/"
     return f"{error} ({type(error).__name__}); correct the template there"
 
 

@@ -1,0 +1,49 @@
+"""Why a connection failed, in words of our own: what libraries say may hold a URL, and in it a token."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
+
+
+def cause_of(error: BaseException) -> str:
+    """The root of the failure, as `connection refused`; nothing of any library's own message but reasons of TLS."""
+    chain = list(_chain(error))
+    for each in chain:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"the server's certificate is not trusted: {each.verify_message}"
+    for each in chain:
+        if isinstance(each, socket.gaierror):
+            return "the name cannot be resolved"
+        if isinstance(each, ssl.SSLError):
+            return f"TLS failed: {each.reason or 'the server does not speak it'}"
+    for each in chain:
+        refusal = _TUNNEL.search(str(each))
+        if refusal:
+            return f"the proxy refuses the way ({refusal[1]})"
+    for each in chain:
+        if isinstance(each, TimeoutError) or "timed out" in str(each):
+            return "no answer in time"
+    for each in chain:
+        if isinstance(each, OSError) and each.errno is not None:
+            return os.strerror(each.errno).lower()
+    return "the connection broke"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it wraps in its arguments, and what it came from: each once."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop(0)
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        inner = (*each.args, getattr(each, "reason", None), each.__cause__, each.__context__)
+        waiting += [other for other in inner if isinstance(other, BaseException)]

@@ -1,0 +1,100 @@
+"""What every channel says in the same words: filters for the templates, each a digest's fact as a phrase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from .wording import clipped, counted, listed, spanned
+
+if TYPE_CHECKING:
+    from .digest import Digest, Reason, Recovery
+
+_NAME = 64
+_SIGNS = {"recovered": "🟢", "succeeded": "🟢", "missed": "🟠", "stopped": "⛔", "test": "🔔"}
+_ENDS = {"missed": "not complete in time", "stopped": "did not run"}
+
+
+def sign(digest: Digest) -> str:
+    """A coloured mark, to be seen before anything is read."""
+    return _SIGNS.get(digest.subject) or ("🔴" if is_bad(digest) else "🟢")
+
+
+def is_bad(digest: Digest) -> bool:
+    """Whether something is not well."""
+    failing = bool(digest.reasons) or digest.done < digest.total
+    return digest.subject == "stopped" or (failing and digest.subject != "recovered")
+
+
+def headline(digest: Digest) -> str:
+    """`dwh: orders: 38 slices failed`."""
+    test = "a test: " if digest.subject == "test" else ""
+    return f"{clipped(digest.project, _NAME)}: {test}{_what(digest)}"
+
+
+def _what(digest: Digest) -> str:
+    if digest.subject == "recovered":
+        return f"well again: {_works(digest.recoveries)}"
+    if not is_bad(digest):
+        return _all_well(digest)
+    ending = _ENDS.get(digest.subject, "failed")
+    if digest.subject == "stopped":
+        return f"{clipped(digest.command, 100)} {ending}"
+    bad = digest.total - digest.done
+    how_many = f"{counted(bad, _unit(digest))} " if bad > 0 else ""
+    works = f"{_works(digest.reasons)}: " if digest.reasons else ""
+    return f"{works}{how_many}{ending}"
+
+
+def _all_well(digest: Digest) -> str:
+    if not digest.total:
+        return "all done"
+    count = "" if digest.total == 1 else "all "
+    return f"{count}{counted(digest.total, _unit(digest))} {_done_word(digest)}"
+
+
+def _works(items: Iterable[Reason | Recovery]) -> str:
+    return listed(list(dict.fromkeys(item.work for item in items)), 3)
+
+
+def _unit(digest: Digest) -> str:
+    return "report" if "refresh-reports" in digest.command else "slice"
+
+
+def _done_word(digest: Digest) -> str:
+    return "refreshed" if "refresh-reports" in digest.command else "loaded"
+
+
+def tally(digest: Digest) -> str:
+    """`112 of 150 loaded, 2020-07-14`."""
+    parts = [f"{digest.done:,} of {digest.total:,} {_done_word(digest)}"] if digest.total else []
+    parts += [spanned(digest.days)] if digest.days else []
+    return ", ".join(parts)
+
+
+def who(reason: Reason) -> str:
+    """`orders: 38 shards on mssql_1`, `orders: chita on mssql_1`, `city_orders on dwh`."""
+    shards = reason.shards
+    named = clipped(shards[0], _NAME) if len(shards) == 1 else counted(len(shards), "shard")
+    what = f"{clipped(reason.work, _NAME)}: {named}" if shards else clipped(reason.work, _NAME)
+    return f"{what} on {clipped(reason.connection, _NAME)}" if reason.connection else what
+
+
+def streak(reason: Reason, digest: Digest) -> str:
+    """`3 days in a row, since 2020-07-12`; in a digest about several days also on which of them."""
+    parts = [f"on {spanned(reason.days)}"] if reason.days and len(digest.days) > 1 else []
+    parts += [f"{counted(reason.streak, 'day')} in a row"] if reason.streak > 1 else []
+    parts += [f"since {reason.since}"] if reason.since else []
+    return ", ".join(parts)
+
+
+def recovery(item: Recovery, most: int) -> str:
+    """`orders: abakan, achinsk ... and 36 more`."""
+    work = clipped(item.work, _NAME)
+    return f"{work}: {listed(item.shards, most)}" if item.shards else work
+
+
+FILTERS: dict[str, Callable[..., object]] = {
+    each.__name__: each
+    for each in (sign, is_bad, headline, tally, who, streak, recovery, counted, clipped, listed, spanned)
+}
