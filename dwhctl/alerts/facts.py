@@ -37,12 +37,12 @@ class Fact:
 class Failing:
     """How a fact stands after a run. `day` is the newest day that fails.
 
-    `leading`: that day is the newest one of its task at all, so a later day that succeeds shows that the task is well;
+    `newest`: that day is the newest one of its task at all, so a later day that succeeds shows that the task is well;
     else only the same day does.
     """
 
     day: date | None = None
-    leading: bool = True
+    newest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Told:
 
     at: datetime
     day: date | None = None
-    leading: bool = True
+    newest: bool = True
     well: bool = False
     alert_id: int | None = None
     heard: bool = True
@@ -115,7 +115,7 @@ def remember(
         fact: Told(
             now,
             one.day,
-            leading=one.leading,
+            newest=one.newest,
             alert_id=alert_id,
             heard=alert_id is None or (fact in memory and memory[fact].heard),
         )
@@ -131,7 +131,7 @@ def without_unknown(memory: Memory, is_known: Callable[[Fact], bool], oldest: da
 
 def _updated(told: Told, failing: Failing | None, task_is_bad: bool, good: frozenset[date | None]) -> Told:
     if failing is not None:
-        return replace(told, day=failing.day, leading=failing.leading, well=False)
+        return replace(told, day=failing.day, newest=failing.newest, well=False)
     if task_is_bad:
         return replace(told, well=False)
     return replace(told, well=True) if _shows_well(told, good) else told
@@ -139,8 +139,7 @@ def _updated(told: Told, failing: Failing | None, task_is_bad: bool, good: froze
 
 def _shows_well(told: Told, good: Iterable[date | None]) -> bool:
     return any(
-        told.day is None or day is None or day == told.day or (told.leading and day > told.day)
-        for day in good
+        told.day is None or day is None or day == told.day or (told.newest and day > told.day) for day in good
     )
 
 

@@ -113,11 +113,10 @@ def _of_stop(stop: Stop) -> tuple[Fact, Trouble, date | None]:
 
 
 def _failing(fact: Fact, found: _Found, streaks: Streaks) -> Failing:
-    newest = max(found.days, default=None)
-    streak = streaks.get(fact.task)
+    day = max(found.days, default=None)
     # Without a streak a newer day of the task is well: this one is a gap, and only itself can show it filled.
-    leading = newest is None or not fact.shard or streak is not None
-    return Failing(newest, leading)
+    newest = day is None or not fact.shard or fact.task in streaks
+    return Failing(day, newest)
 
 
 def _good_days(outcome: Outcome) -> GoodDays:

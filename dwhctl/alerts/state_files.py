@@ -78,7 +78,7 @@ def _name(command: str) -> str:
 
 
 def _row(channel: str, fact: Fact, told: Told) -> dict[str, Any]:
-    when = {"at": told.at.isoformat(), "day": told.day and told.day.isoformat(), "leading": told.leading}
+    when = {"at": told.at.isoformat(), "day": told.day and told.day.isoformat(), "newest": told.newest}
     return {"channel": channel, **asdict(fact), **when}
 
 
@@ -89,6 +89,6 @@ def _read(path: Path) -> Iterator[tuple[str, Fact, Told]]:
         for row in rows:
             fact = Fact(row["work"], row["connection"], row["error_class"], row["shard"])
             day = date.fromisoformat(row["day"]) if row["day"] else None
-            yield row["channel"], fact, Told(datetime.fromisoformat(row["at"]), day, leading=row["leading"])
+            yield row["channel"], fact, Told(datetime.fromisoformat(row["at"]), day, newest=row["newest"])
     except (OSError, ValueError, KeyError, TypeError):
         return

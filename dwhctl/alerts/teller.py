@@ -20,6 +20,7 @@ from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, queue
 from dwhctl.alerts.rules import Decision, Streak, Streaks, decide
 from dwhctl.alerts.sending import send
 from dwhctl.alerts.state_files import ToldDirectly
+from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import Interrupted, SessionsError
 from dwhctl.faults import reach
 from dwhctl.project.secrets import mask
@@ -88,7 +89,8 @@ def _write(
 ) -> None:
     row_id = None
     if decision.digest is not None:
-        row_id = queue(execute, alert.name, subject_of(project, alert, decision.digest), decision.digest, now)
+        digest = fit_to_show(decision.digest)
+        row_id = queue(execute, alert.name, subject_of(project, alert, digest), digest, now)
     for fact in decision.forget:
         execute("alerts_forget", {"channel": alert.name, **_columns(fact)})
     after = decision.memory(row_id)
@@ -107,7 +109,7 @@ def _remember(execute: Execute, channel: str, memory: Memory) -> None:
         more = {
             "told_at": told.at,
             "day": told.day,
-            "leading": told.leading,
+            "newest": told.newest,
             "well": told.well,
             "alert_id": told.alert_id,
             "heard": told.heard,

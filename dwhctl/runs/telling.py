@@ -206,7 +206,7 @@ def _open(project: Project) -> SessionStore | None:
 
 
 def trouble_of(failure: Failure, source: str, target: str) -> Trouble:
-    """Say what failed, and the connection to blame; a slice of a parked connection failed for what that was parked for."""
+    """Say what failed and the connection to blame; behind a parked connection stands what it was parked for."""
     at_fault = target if failure.error_class in _AT_THE_TARGET else source
     error_class = failure.cause or failure.error_class
     return Trouble(failure.connection or at_fault, error_class, mask(failure.message))

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS dwhctl_alert_facts (
     shard TEXT NOT NULL,
     told_at TIMESTAMPTZ NOT NULL,
     day DATE,
-    leading BOOL NOT NULL,
+    newest BOOL NOT NULL,
     well BOOL NOT NULL,
     alert_id BIGINT,
     heard BOOL NOT NULL,

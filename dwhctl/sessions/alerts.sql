@@ -49,20 +49,20 @@ LIMIT :limit
 
 -- name: alerts_facts
 -- What a channel refused for good it was not told; what still waits for it, it will be.
-SELECT f.work, f.connection, f.error_class, f.shard, f.told_at, f.day, f.leading, f.well, f.alert_id,
+SELECT f.work, f.connection, f.error_class, f.shard, f.told_at, f.day, f.newest, f.well, f.alert_id,
        f.heard OR coalesce(a.state, '') NOT IN ('refused', 'given_up')
 FROM dwhctl_alert_facts AS f LEFT JOIN dwhctl_alerts AS a ON a.id = f.alert_id
 WHERE f.channel = :channel
 
 -- name: alerts_remember
 INSERT INTO dwhctl_alert_facts (
-    channel, work, connection, error_class, shard, told_at, day, leading, well, alert_id, heard
+    channel, work, connection, error_class, shard, told_at, day, newest, well, alert_id, heard
 )
 VALUES (
-    :channel, :work, :connection, :error_class, :shard, :told_at, :day, :leading, :well, :alert_id, :heard
+    :channel, :work, :connection, :error_class, :shard, :told_at, :day, :newest, :well, :alert_id, :heard
 )
 ON CONFLICT (channel, work, connection, error_class, shard) DO UPDATE
-SET told_at = excluded.told_at, day = excluded.day, leading = excluded.leading, well = excluded.well,
+SET told_at = excluded.told_at, day = excluded.day, newest = excluded.newest, well = excluded.well,
     alert_id = excluded.alert_id, heard = excluded.heard
 
 -- name: alerts_forget
