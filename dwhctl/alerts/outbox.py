@@ -124,9 +124,10 @@ class Outbox:
             if result.state in (AlertState.SENT, AlertState.UNKNOWN):
                 execute("alerts_heard", {"id": row.id})
 
-    def newest(self, limit: int) -> list[Listed]:
-        """Give the rows, the newest first."""
-        rows = self._store.read("reading the outbox", "alerts_newest", {"limit": limit})
+    def newest(self, limit: int, *, only_open: bool = False) -> list[Listed]:
+        """Give the rows, the newest first; `only_open`: those that did not surely arrive."""
+        hidden = AlertState.SENT.value if only_open else ""
+        rows = self._store.read("reading the outbox", "alerts_newest", {"limit": limit, "hidden": hidden})
         return [Listed(*row) for row in rows]
 
 

@@ -58,9 +58,9 @@ def concerns(alert: Alert, outcome: Outcome) -> Outcome:
 
 
 def decide(
-    project: Project, alert: Alert, outcome: Outcome, memory: Memory, streaks: Streaks, now: datetime
+    project: Project, alert: Alert, outcome: Outcome, memory: Memory, streaks: Streaks | None, now: datetime
 ) -> Decision:
-    """Decide what the channel is told of the outcome."""
+    """Decide what the channel is told of the outcome. Without a sessions database the streaks are None."""
     part = concerns(alert, outcome)
     troubles = _troubles(part)
     failing = {fact: _failing(fact, found, streaks) for fact, found in troubles.items()}
@@ -68,7 +68,7 @@ def decide(
     known = without_unknown(memory, lambda fact: _is_known(project, fact), oldest)
     verdict = judge(known, failing, _good_days(part), now=now, repeat_after=alert.repeat_after)
     told = troubles if _is_told_of_failures(alert, part) else {}
-    digest = _digest(project, alert, part, told, verdict, streaks)
+    digest = _digest(project, alert, part, told, verdict, streaks or {})
     forget = frozenset(memory) - frozenset(verdict.memory)
     if digest is None:
         return Decision(None, forget, lambda _: verdict.memory)
@@ -112,10 +112,10 @@ def _of_stop(stop: Stop) -> tuple[Fact, Trouble, date | None]:
     return Fact(stop.command, trouble.connection, trouble.error_class, shard), trouble, None
 
 
-def _failing(fact: Fact, found: _Found, streaks: Streaks) -> Failing:
+def _failing(fact: Fact, found: _Found, streaks: Streaks | None) -> Failing:
     day = max(found.days, default=None)
     # Without a streak a newer day of the task is well: this one is a gap, and only itself can show it filled.
-    newest = day is None or not fact.shard or fact.task in streaks
+    newest = streaks is None or day is None or not fact.shard or fact.task in streaks
     return Failing(day, newest)
 
 
@@ -160,7 +160,7 @@ def _digest(
         reasons=_reasons(troubles, streaks),
         recoveries=_recoveries(verdict.heard),
         missing=part.missing,
-        look=part.look,
+        look=part.look if troubles or subject == "done" else None,
         remark="unchanged since it was last told" if again else None,
     )
 

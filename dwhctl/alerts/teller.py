@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from dwhctl.alerts.state_files import ToldDirectly
 from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import Interrupted, SessionsError
 from dwhctl.faults import reach
+from dwhctl.project.model import EmailAlert
 from dwhctl.project.secrets import mask
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def tell_directly(project: Project, outcome: Outcome) -> list[Delivery]:
     now = datetime.now(UTC)
     deliveries = []
     for alert in project.alerts.values():
-        decision = decide(project, alert, outcome, told.of(alert.name, outcome.command), {}, now)
+        decision = decide(project, alert, outcome, told.of(alert.name, outcome.command), None, now)
         if decision.digest is None:
             continue
         result = send(project, alert, decision.digest)
@@ -240,12 +241,11 @@ def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list
     return send_due(project, store)
 
 
-def preview(project: Project, alert: Alert, outcomes: Iterable[Outcome]) -> str:
-    """Give the text of the digest that would go out of these outcomes; empty when nothing would."""
-    memory: Mapping[Fact, Told] = {}
-    texts = []
-    for outcome in outcomes:
-        decision = decide(project, alert, outcome, memory, {}, datetime.now(UTC))
-        if decision.digest is not None:
-            texts.append(render(project, alert, decision.digest).text)
-    return "\n".join(texts)
+def preview(project: Project, outcomes: Iterable[Outcome]) -> str:
+    """Give, as text, the digests that a mail to somebody would be made of: of a project that has no channel yet."""
+    mail = EmailAlert(
+        name="mail", when=("all_done",), host="localhost", sender="dwhctl@localhost", to=("you@localhost",)
+    )
+    now = datetime.now(UTC)
+    digests = [decide(project, mail, outcome, {}, None, now).digest for outcome in outcomes]
+    return "\n\n".join(render(project, mail, digest).text for digest in digests if digest is not None)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.project.model import Project
+    from dwhctl.runs.events import RunReport
 
 #: Where each file of the package stands in the project.
 FILES = {
@@ -51,8 +52,9 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     Example:
       dwhctl demo /tmp/demo
     """
-    from dwhctl.cli.load import load_and_tell
+    from dwhctl.cli.load import load_and_show
     from dwhctl.cli.output import say
+    from dwhctl.runs.load import exit_code_of
     from dwhctl.runs.plan import LoadRequest
 
     project = make_project(directory, settings)
@@ -60,10 +62,12 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     if not settings.quiet:
         say(f"$ dwhctl load --date yesterday    # {yesterday}")
     request = LoadRequest(days=(yesterday,), command=f"dwhctl demo {shlex.quote(str(directory))}")
-    code = load_and_tell(project, request, settings)
+    report = load_and_show(project, request, settings)
+    code = exit_code_of(report)
     if code is ExitCode.DONE and not settings.quiet:
         _show_sessions(project)
         _show_warehouse(project, yesterday)
+        _show_digest(project, report)
         _say_next(directory)
     return code
 
@@ -136,6 +140,17 @@ def _show_warehouse(project: Project, day: date) -> None:
         held = f"{count[0]:,} rows of {day} from {count[1]} shards"
         say(f"The table stage.orders in {path.name} now has {held}; the first {SHOWN}:")
         show(rows.columns, [_as_ids(row) for row in rows.fetchall()])
+
+
+def _show_digest(project: Project, *reports: RunReport) -> None:
+    from dwhctl.alerts.teller import preview
+    from dwhctl.cli.output import say
+
+    text = preview(project, [report.outcome for report in reports if report.outcome])
+    say()
+    say("What a mail would say of it ([alerts.NAME] in config/dwhctl.toml, then dwhctl alert-test):")
+    for line in text.splitlines():
+        say(f"  | {line}".rstrip())
 
 
 def _as_ids(row: tuple[object, ...]) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import alert_test, connections
+from dwhctl.cli import alert_test, connections, report_alerts
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -22,6 +22,7 @@ LISTINGS = {
     "alert-test --dry-run": alert_test.DRY_RUN_COLUMNS,
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
+    "report alerts": report_alerts.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

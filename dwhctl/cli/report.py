@@ -9,6 +9,7 @@ from dwhctl.cli.options import common_options
 
 COMMANDS: dict[str, Entry] = {
     # One line for each report, in the order in which a person needs them.
+    "alerts": Entry("dwhctl.cli.report_alerts", "What channels were told, and what could not be sent."),
 }
 
 

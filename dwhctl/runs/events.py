@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dwhctl.alerts.outcome import Outcome
     from dwhctl.alerts.teller import Delivery
     from dwhctl.errors import ExitCode
     from dwhctl.runs.plan import Plan
@@ -94,7 +95,8 @@ class RunReport:
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
-    #: What became of the messages that the run sent.
+    #: What was told to the channels, and what became of the messages that the run sent.
+    outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
     #: What ended the run before its slices were done, if anything did: an error, or a signal.
     stopped: str | None = None

@@ -82,9 +82,9 @@ class RunTold:
 
     def write(self, store: SessionStore, report: RunReport) -> None:
         """Write what is to be told into the outbox, while the run still holds its locks. Raises nothing."""
-        self._outcome = self._of_report(report)
+        outcome = self._outcome = report.outcome = self._of_report(report)
         try:
-            write(self._project, store, self._outcome)
+            write(self._project, store, outcome)
             self._is_written = True
         except Exception as error:
             self._listen(Notice(f"the alerts cannot be written: {_in_words(error)}"))
@@ -187,6 +187,16 @@ def _count(held: HeldInARow) -> int:
 def _show(deliveries: Iterable[Delivery], listen: Listener) -> None:
     for one in deliveries:
         listen(Notice(one.words()))
+
+
+def tell_of_usage_error(project: Project, command: str, message: str) -> list[Delivery]:
+    """Tell of a command that ended with 2; the project is what can be read of it. Raise SessionsError, Interrupted."""
+    trouble = Trouble("", "ConfigError", mask(message))
+    look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
+    stop = Stop(mask(command), trouble)
+    outcome = Outcome(command=mask(command), stops=(stop,), completed=False, look=look)
+    with caught_signals():
+        return tell_stopped(project, outcome)
 
 
 def tell_stopped(project: Project, outcome: Outcome, *, lost: bool = False) -> list[Delivery]:

@@ -44,6 +44,7 @@ UPDATE dwhctl_alert_facts SET heard = TRUE WHERE alert_id = :id
 -- name: alerts_newest
 SELECT id, created, channel, subject, state, answer, attempts, sent_at
 FROM dwhctl_alerts
+WHERE state <> :hidden
 ORDER BY id DESC
 LIMIT :limit
 
