@@ -23,7 +23,7 @@ _BLOCKS = {
     "br",
 }
 _HEADINGS = {"h1", "h2", "h3", "h4"}
-_SPACED = {"p", "ul", "ol", "table", "blockquote"}
+_SPACED = {"p", "table", "blockquote"}
 _UNSEEN = {"style", "script", "title", "head"}
 _SPACES = re.compile(r"[ \t\n\r\f]+")
 _EMPTY_LINES = re.compile(r"\n{3,}")
@@ -44,22 +44,21 @@ class _Reader(HTMLParser):
         self.title: list[str] = []
         self.text: list[str] = []
         self._inside: list[str] = []
+        self._breaks = 0  # newlines that come before the next text
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        if tag in _SPACED | _HEADINGS:
-            self.text.append("\n\n")
-        elif tag in _BLOCKS:
-            self.text.append("\n")
+        if tag in _BLOCKS:
+            self._breaks = max(self._breaks, 2 if tag in _SPACED | _HEADINGS else 1)
         if tag == "li":
-            self.text.append("- ")
+            self._write("- ")
         elif tag in {"td", "th"}:
-            self.text.append("  ")
+            self._write("  ")
         if tag in _UNSEEN or tag == "pre":
             self._inside.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in _BLOCKS:
-            self.text.append("\n\n" if tag in _SPACED else "\n")
+            self._breaks = max(self._breaks, 2 if tag in _SPACED else 1)
         if tag in self._inside:
             while self._inside.pop() != tag:
                 pass
@@ -69,6 +68,13 @@ class _Reader(HTMLParser):
         if inside == "title":
             self.title.append(data)
         elif inside == "pre":
-            self.text.append(data)
+            self._write(data)
         elif inside not in _UNSEEN:
-            self.text.append(_SPACES.sub(" ", data))
+            self._write(_SPACES.sub(" ", data))
+
+    def _write(self, text: str) -> None:
+        if self._breaks and not text.isspace():
+            self.text.append("\n" * self._breaks)
+            self._breaks = 0
+        if not self._breaks:
+            self.text.append(text)
