@@ -218,8 +218,8 @@ def _open(project: Project) -> SessionStore | None:
 def trouble_of(failure: Failure, source: str, target: str) -> Trouble:
     """Say what failed and the connection to blame; behind a parked connection stands what it was parked for."""
     at_fault = target if failure.error_class in _AT_THE_TARGET else source
-    error_class = failure.cause or failure.error_class
-    return Trouble(failure.connection or at_fault, error_class, mask(failure.message))
+    said = failure.cause or failure
+    return Trouble(failure.connection or at_fault, said.error_class, mask(said.message))
 
 
 def _command_of(event: RunReaped) -> str:
