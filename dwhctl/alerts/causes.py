@@ -32,7 +32,11 @@ def cause_of(error: BaseException) -> str:
     for each in chain:
         if isinstance(each, OSError) and each.errno is not None:
             return os.strerror(each.errno).lower()
-    return "the connection broke"
+    return (
+        "the connection broke"
+        if isinstance(error, OSError)
+        else f"a defect in dwhctl: {type(error).__name__}"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -98,7 +98,7 @@ class MailChannel:
             if tls is not None and self.security == "starttls":
                 link.starttls(context=tls)
             if self.user is not None and self.password is not None:
-                link.login(self.user, self.password.reveal())
+                _log_in(link, self.user, self.password.reveal())
             to = [each.addr_spec for each in self.to]
             refused = link.send_message(self._mail(message), self.sender.addr_spec, to)
             return self._receipt(link, refused)
@@ -117,7 +117,7 @@ class MailChannel:
         mail["From"] = self.sender
         mail["To"] = self.to
         mail["Date"] = format_datetime(datetime.now(UTC))
-        mail["Message-ID"] = make_msgid(domain=self.sender.domain.encode("idna").decode())
+        mail["Message-ID"] = make_msgid(domain=self.sender.domain)
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's out-of-office answers it
         mail.set_content(message.text)
         mail.add_alternative(message.html, subtype="html")
@@ -149,6 +149,17 @@ class MailChannel:
             hint = "name its authority by tls_cafile, or correct host and security"
             return AlertNotSentError(f"{where}: {cause_of(error)}; {hint}")
         return AlertNotSentError(f"{where}: {cause_of(error)}; check host, port and security")
+
+
+def _log_in(link: _Link, user: str, password: str) -> None:
+    if (user + password).isascii():
+        link.login(user, password)
+        return
+    # smtplib logs in with ASCII only; RFC 4616 wants UTF-8.
+    link.ehlo_or_helo_if_needed()
+    code, said = link.docmd("AUTH", f"PLAIN {_base64(user, password)}")
+    if code != 235:
+        raise smtplib.SMTPAuthenticationError(code, said)
 
 
 def _hang_up(link: _Link) -> None:
@@ -190,9 +201,7 @@ def _unsupported(said: str) -> str:
         return (
             'the server offers no STARTTLS; set security = "tls" (port 465), or "none" where the wire is safe'
         )
-    if "AUTH" in said or "authentication" in said:
-        return "the server offers no login that we know; drop user and password, or correct port and security"
-    return "the server takes no addresses outside ASCII; write them in ASCII"
+    return "the server offers no login that we know; drop user and password, or correct port and security"
 
 
 def _said(code: int, text: bytes | str) -> str:
@@ -202,8 +211,13 @@ def _said(code: int, text: bytes | str) -> str:
 
 def remember_login(user: str, password: str) -> None:
     """Hide the password also in the forms that a server may repeat it in."""
-    for text in (password, f"\0{user}\0{password}", f"{user}\0{user}\0{password}"):
-        remember(base64.b64encode(text.encode()).decode())
+    for form in (base64.b64encode(password.encode()).decode(), _base64(user, password)):
+        remember(form)
+
+
+def _base64(user: str, password: str) -> str:
+    """The login as AUTH PLAIN sends it."""
+    return base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 
 def addresses(texts: Sequence[str], place: str) -> tuple[Address, ...]:
@@ -216,11 +230,10 @@ def addresses(texts: Sequence[str], place: str) -> tuple[Address, ...]:
 
 
 def _address(name: str, spec: str, place: str) -> Address:
+    user, at, domain = spec.rpartition("@")
     try:
-        address = Address(display_name=name, addr_spec=spec)
-        if address.username and address.domain:
-            address.domain.encode("idna")
-            return address
+        if user and at and domain:
+            return Address(name, addr_spec=f"{user}@{domain.encode('idna').decode()}")
     except (MessageError, ValueError, IndexError):
         pass
-    raise ConfigError(f"{place}: '{spec or name}' is no address; write name@example.com")
+    raise ConfigError(f"{place}: '{spec or name}' is no address; write name@example.com, the name in ASCII")

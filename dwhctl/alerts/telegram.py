@@ -106,6 +106,8 @@ class TelegramChannel:
 
     def post(self, fields: dict[str, Any]) -> _Answer:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
+        import requests  # noqa: F401 - the time that the import takes is none of the server's
+
         departure = Departure()
         body = _Body(json.dumps(fields).encode(), departure)
         failure = ""

@@ -131,7 +131,7 @@ def _error(code: int, description: str, **parameters: int) -> Answer:
 class _Conversation:
     """One connection, and the fault that it meets.
 
-    `reset at accept`, `hang at accept`: before anything is read. `reset`, `hang`: after the request was read, and the
+    `reset at accept`, `hang at accept`: with the first byte, or before it (of TLS's handshake, if there is one). `reset`, `hang`: after the request was read, and the
     message sent. `drip`: an answer a byte at a time. `429 N`: to be left alone for N seconds. `502`: a gateway's page.
     `page`: 200 with a page of somebody else's. `echo`: refuses and repeats the request's path.
     """
@@ -143,6 +143,8 @@ class _Conversation:
 
     def hold(self) -> None:
         if self._fault == "reset at accept":
+            # Not before the client speaks: CPython leaves a socket open whose peer went before its handshake began.
+            self._connection.recv(1)
             _reset(self._connection)
             return
         if self._fault == "hang at accept":

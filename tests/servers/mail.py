@@ -6,12 +6,14 @@ import asyncio
 import email
 import email.policy
 import ssl
+import threading
+import warnings
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any, Self
 
 import trustme
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 _NEVER = 30.0
@@ -34,31 +36,58 @@ class MailServer:
     mails: list[EmailMessage] = field(default_factory=list)
     envelopes: list[Envelope] = field(default_factory=list)
     encrypted: list[bool] = field(default_factory=list)
-    _controller: Controller | None = None
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _thread: threading.Thread | None = None
+    _server: asyncio.Server | None = None
 
     def __enter__(self) -> Self:
-        context = self._context() if self.authority else None
-        options: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0, "enable_SMTPUTF8": False}
-        if self.login is not None:
-            options |= {"authenticator": self._authenticate, "auth_required": True, "auth_require_tls": False}
-        if self.tls:
-            options |= {"ssl_context": context}
-        else:
-            options |= {"tls_context": context}
-        self._controller = _Controller(self, **options)
-        self._controller.start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._now(self._listen())
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        assert self._controller is not None
-        self._controller.stop()
+        self._now(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        assert self._thread is not None
+        self._thread.join(_NEVER)
+        self._loop.close()
 
     @property
     def port(self) -> int:
         """Its port on localhost."""
-        assert self._controller is not None
-        assert isinstance(self._controller.server, asyncio.Server)
-        return int(self._controller.server.sockets[0].getsockname()[1])
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def _now(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_NEVER)
+
+    async def _listen(self) -> asyncio.Server:
+        context = self._context() if self.authority else None
+        options: dict[str, Any] = {"tls_context": None if self.tls else context}
+        if self.login is not None:
+            options |= {"authenticator": self._authenticate, "auth_required": True, "auth_require_tls": False}
+        return await self._loop.create_server(
+            lambda: self._protocol(options),
+            "127.0.0.1",
+            0,
+            ssl=context if self.tls else None,
+        )
+
+    def _protocol(self, options: dict[str, Any]) -> SMTP:
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # of logins without TLS: on loopback
+            return SMTP(self, hostname="localhost", loop=self._loop, **options)
+
+    async def _close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the loop's next round
 
     def _context(self) -> ssl.SSLContext:
         assert self.authority is not None
@@ -108,14 +137,6 @@ class MailServer:
             self.envelopes.append(envelope)
             self.encrypted.append(bool(session.ssl) or self.tls)
         return await _fault(server, fault) or "250 2.0.0 Ok: queued as 4A2B"
-
-
-class _Controller(Controller):
-    def factory(self) -> SMTP:
-        return SMTP(self.handler, **self.SMTP_kwargs)
-
-    def _trigger_server(self) -> None:
-        """Leave out the first knock of aiosmtpd, which takes the port for known."""
 
 
 async def _fault(server: SMTP, fault: str | None) -> str | None:
