@@ -35,28 +35,29 @@ class Item:
 class Stop:
     """What kept a command from its work: a broken configuration, a held lock, a lost database, a death.
 
-    `passing` is of a thing that has happened and is over, as a death: there is no recovery to tell of.
+    `passing` is of a thing that has happened and is over, as a death: there is no recovery to tell of. `works` names
+    the loads and reports that the command was for; empty when nobody knows.
     """
 
     command: str
     trouble: Trouble
     passing: bool = False
+    works: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of one invocation of a command.
 
-    `completed`: the command came to its end, so that what once stopped it is over. `works` names the loads and
-    reports it was for; empty when nobody knows. `missing` names shards that a refreshed report does without.
-    `missed`: the items' troubles are missed deadlines. `look` is the command that shows more.
+    `completed`: the command came to its end, so that what once stopped it is over. `missing` names shards that a
+    refreshed report does without. `missed`: the items' troubles are missed deadlines. `look` is the command that
+    shows more.
     """
 
     command: str
     run_id: str | None = None
     items: tuple[Item, ...] = ()
     stops: tuple[Stop, ...] = ()
-    works: frozenset[str] = frozenset()
     completed: bool = True
     missed: bool = False
     missing: tuple[str, ...] = ()

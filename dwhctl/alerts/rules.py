@@ -51,9 +51,9 @@ def concerns(alert: Alert, outcome: Outcome) -> Outcome:
         return outcome
     wanted = {("load", name) for name in alert.loads} | {("report", name) for name in alert.reports}
     items = tuple(item for item in outcome.items if (item.kind, item.work) in wanted)
-    # Of a command that did not get to its work: when it was for another channel's work alone, not here.
+    # A command that did not get to its work concerns those whom its work concerns; or all, if that is not known.
     names = {name for _, name in wanted}
-    stops = outcome.stops if not outcome.works or outcome.works & names else ()
+    stops = tuple(stop for stop in outcome.stops if not stop.works or stop.works & names)
     return replace(outcome, items=items, stops=stops)
 
 
@@ -152,7 +152,7 @@ def _digest(
     return Digest(
         subject=subject,
         project=project.root.name,
-        command=part.command,
+        command=part.stops[0].command if subject == "stopped" else part.command,
         run_id=part.run_id,
         days=tuple(sorted({item.day for item in part.items if item.day})),
         done=sum(item.ending == "done" for item in part.items),

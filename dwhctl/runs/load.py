@@ -73,7 +73,8 @@ def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunRep
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
-    with told_at_its_end(project, request.command, listen) as told:
+    works = request.loads or tuple(project.loads)
+    with told_at_its_end(project, request.command, works, listen) as told:
         plan = candidates(project, request)
         check_sources(project, plan)
         check_templates(project, plan)

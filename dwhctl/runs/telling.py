@@ -50,8 +50,9 @@ _SIGNED = re.compile(r"pid \d+ on \S+: (?P<command>.*) \(since [^()]*\)", re.DOT
 class RunTold:
     """One run on its way to being told of: give it the run's events, then its report."""
 
-    def __init__(self, project: Project, command: str, listen: Listener) -> None:
+    def __init__(self, project: Project, command: str, works: Iterable[str], listen: Listener) -> None:
         self._project = project
+        self._works = frozenset(works)
         self._command = mask(command)
         self._listen = listen
         self._items: dict[tuple[str, str, date], Item] = {}
@@ -95,8 +96,11 @@ class RunTold:
             # Whoever interrupts a run knows; of dead runs that it came upon nobody does.
             return self._outcome_of(stops, completed=False)
         if report.stopped is not None:
-            stops.append(Stop(self._command, Trouble("", "Stopped", mask(report.stopped))))
+            stops.append(self._stop(Trouble("", "Stopped", mask(report.stopped))))
         return self._outcome_of(stops, self._items.values(), report.run_id, completed=not report.stopped)
+
+    def _stop(self, trouble: Trouble) -> Stop:
+        return Stop(self._command, trouble, works=self._works)
 
     def _deaths(self) -> list[Stop]:
         return [
@@ -134,7 +138,7 @@ class RunTold:
         if not self._project.alerts:
             return []
         trouble = Trouble("", type(error).__name__, mask(str(error)))
-        outcome = self._outcome_of([*self._deaths(), Stop(self._command, trouble)], completed=False)
+        outcome = self._outcome_of([*self._deaths(), self._stop(trouble)], completed=False)
         # The error may be about the database itself, which is not waited for twice.
         lost = isinstance(error, SessionsError)
         return self._bounded(lambda: tell_stopped(self._project, outcome, lost=lost))
@@ -151,12 +155,14 @@ class RunTold:
 
 
 @contextmanager
-def told_at_its_end(project: Project, command: str, listen: Listener) -> Iterator[RunTold]:
+def told_at_its_end(
+    project: Project, command: str, works: Iterable[str], listen: Listener
+) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
     An error of usage or configuration is not told here: the end of the command does, for all commands.
     """
-    run = RunTold(project, command, listen)
+    run = RunTold(project, command, works, listen)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
