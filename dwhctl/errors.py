@@ -112,7 +112,7 @@ class AlertInDoubtError(AlertError):
     permanent = False
 
 
-# What ends one attempt at one slice: raised in a worker or while publishing, kept in its session.
+# What ends one attempt at one slice or report: raised in a worker or while publishing, kept in its session.
 
 
 class AttemptError(DwhctlError):
@@ -223,12 +223,28 @@ class CountsDifferError(AttemptError):
     permanent = True
 
 
+class CommitInDoubtError(AttemptError):
+    """It is not known whether the commit happened."""
+
+
+class TooFewRowsError(AttemptError):
+    """The report would have too few rows."""
+
+    permanent = True
+
+
+class NotReady(AttemptError):  # noqa: N818 - the word that the sessions show
+    """What the report needs is not complete."""
+
+    permanent = True
+
+
 class WorkerDiedError(AttemptError):
     """The worker process died."""
 
 
 class TimedOutError(AttemptError):
-    """The attempt took longer than the load's timeout."""
+    """The attempt took longer than its timeout."""
 
 
 class QuarantinedError(AttemptError):

@@ -244,7 +244,7 @@ def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list
 def preview(project: Project, outcomes: Iterable[Outcome]) -> str:
     """Give, as text, the digests that a mail to somebody would be made of: of a project that has no channel yet."""
     mail = EmailAlert(
-        name="mail", when=("all_done",), host="localhost", sender="dwhctl@localhost", to=("you@localhost",)
+        name="mail", when=("all_success", "one_failed"), host="localhost", sender="dwhctl@localhost", to=("you@localhost",)
     )
     now = datetime.now(UTC)
     digests = [decide(project, mail, outcome, {}, None, now).digest for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""`dwhctl demo`: a new project with data in it, and a day of it loaded."""
+"""`dwhctl demo`: a new project with data in it, a day of it loaded, its reports refreshed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dwhctl.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from datetime import date
 
+    from dwhctl.alerts.outcome import Outcome
     from dwhctl.project.model import Project
-    from dwhctl.runs.events import RunReport
 
 #: Where each file of the package stands in the project.
 FILES = {
@@ -26,11 +26,18 @@ FILES = {
     "config/loads/orders.toml": "orders.toml",
     "sql/orders/extract.sql": "extract.sql",
     "sql/orders/create.sql": "create.sql",
+    "config/reports.toml": "reports.toml",
+    "sql/reports/city_orders.sql": "city_orders.sql",
+    "sql/reports/daily_orders.sql": "daily_orders.sql",
+    "sql/reports/order_duration.sql": "order_duration.sql",
+    "sql/reports/order_duration_query.sql": "order_duration_query.sql",
 }
 #: What the next commands are, and why one would type them.
 NEXT = (
     ("load --date today", "load today's rows so far; again later, the slices are replaced"),
     ("load --date yesterday --lookback 20 --only-missing", "catch up on the days before"),
+    ("refresh-reports", "replace the reports again, now over all those days"),
+    ("refresh-reports --date -3d --dry-run", "see whether what the reports need was loaded"),
     ("load --date yesterday --shard 'k*' --dry-run", "see what would be loaded"),
     ("render orders --date yesterday --shard tomsk", "see the SQL of a slice"),
     ("connections test", "make a round trip over every connection"),
@@ -44,7 +51,7 @@ SHOWN = 5
 @common_options
 @pass_settings
 def command(settings: Settings, directory: Path) -> ExitCode:
-    """Make a project in DIR (default: ./demo), fill it with data and load a day of it.
+    """Make a project in DIR (default: ./demo), fill it with data, load a day of it and refresh its reports.
 
     Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR.
 
@@ -54,20 +61,30 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     """
     from dwhctl.cli.load import load_and_show
     from dwhctl.cli.output import say
-    from dwhctl.runs.load import exit_code_of
+    from dwhctl.cli.refresh_reports import refresh_and_show
+    from dwhctl.runs import load, refresh
     from dwhctl.runs.plan import LoadRequest
+    from dwhctl.runs.refresh import RefreshRequest
 
     project = make_project(directory, settings)
     yesterday = datetime.now(project.zone).date() - timedelta(days=1)
     if not settings.quiet:
         say(f"$ dwhctl load --date yesterday    # {yesterday}")
-    request = LoadRequest(days=(yesterday,), command=f"dwhctl demo {shlex.quote(str(directory))}")
-    report = load_and_show(project, request, settings)
-    code = exit_code_of(report)
-    if code is ExitCode.DONE and not settings.quiet:
+    typed = f"dwhctl demo {shlex.quote(str(directory))}"
+    loaded = load_and_show(project, LoadRequest(days=(yesterday,), command=typed), settings)
+    code = load.exit_code_of(loaded)
+    if code is not ExitCode.DONE:
+        return code
+    if not settings.quiet:
         _show_sessions(project)
         _show_warehouse(project, yesterday)
-        _show_digest(project, report)
+        say()
+        say("$ dwhctl refresh-reports")
+    refreshed = refresh_and_show(project, RefreshRequest(yesterday), settings)
+    code = refresh.exit_code_of(refreshed)
+    if code is ExitCode.DONE and not settings.quiet:
+        _show_reports(project)
+        _show_digest(project, loaded.outcome, refreshed.outcome)
         _say_next(directory)
     return code
 
@@ -142,13 +159,29 @@ def _show_warehouse(project: Project, day: date) -> None:
         show(rows.columns, [_as_ids(row) for row in rows.fetchall()])
 
 
-def _show_digest(project: Project, *reports: RunReport) -> None:
+def _show_reports(project: Project) -> None:
+    import duckdb
+
+    from dwhctl.cli.output import say, show
+
+    path = getattr(project.connections["warehouse"], "path")  # noqa: B009
+    tables = ", ".join(report.target for report in project.reports.values())
+    say()
+    say(f"Each of {tables} was replaced in one transaction; reports.city_orders begins with:")
+    with duckdb.connect(str(path), read_only=True) as db:
+        rows = db.sql(
+            f"SELECT city, orders, cancelled, revenue FROM reports.city_orders ORDER BY city LIMIT {SHOWN}"
+        )
+        show(rows.columns, rows.fetchall())
+
+
+def _show_digest(project: Project, *outcomes: Outcome | None) -> None:
     from dwhctl.alerts.teller import preview
     from dwhctl.cli.output import say
 
-    text = preview(project, [report.outcome for report in reports if report.outcome])
+    text = preview(project, [one for one in outcomes if one is not None])
     say()
-    say("What a mail would say of it ([alerts.NAME] in config/dwhctl.toml, then dwhctl alert-test):")
+    say("No channel is configured; a mail to the team ([alerts.NAME] in config/dwhctl.toml) would have said:")
     for line in text.splitlines():
         say(f"  | {line}".rstrip())
 

@@ -13,6 +13,7 @@ from dwhctl.cli.options import Settings, common_options, pass_settings
 FILES = {
     "config/dwhctl.toml": "dwhctl.toml",
     "config/loads/orders.toml": "orders.toml",
+    "config/reports.toml": "reports.toml",
     "sql/orders/extract.sql": "extract.sql",
     "sql/orders/create.vertica.sql": "create.vertica.sql",
 }

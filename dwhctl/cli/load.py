@@ -76,7 +76,7 @@ def command(
     from dwhctl.runs.plan import LoadRequest, days_back
 
     project = settings.open_project()
-    days = days_back(_day(project, day), lookback)
+    days = days_back(chosen_day(project, day), lookback)
     typed = shlex.join(["dwhctl", *sys.argv[1:]])
     request = LoadRequest(days=days, loads=tuple(dict.fromkeys(loads)), command=typed, **asked)
     if dry_run:
@@ -105,7 +105,8 @@ def load_and_show(project: Project, request: LoadRequest, settings: Settings) ->
     return report
 
 
-def _day(project: Project, text: str) -> date:
+def chosen_day(project: Project, text: str) -> date:
+    """Give the day of a --date. Raise UsageError for one that has not begun anywhere."""
     from dwhctl.project.slices import resolve_day
 
     now = datetime.now(project.zone)

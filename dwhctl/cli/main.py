@@ -13,9 +13,10 @@ from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
 
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it and load a day."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load a day, refresh reports."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
+    "refresh-reports": Entry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),

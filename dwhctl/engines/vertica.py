@@ -137,6 +137,10 @@ class Session:
         names, rows = self._query(sql)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
+    def names(self, sql: str) -> list[str]:
+        """Run one statement and give the names of its answer's columns. Raise AttemptError."""
+        return self._query(sql)[0]
+
     def _query(self, sql: str) -> tuple[list[str], list[list[Any]]]:
         with self._in_words():
             cursor = self._driver().cursor()

@@ -188,6 +188,20 @@ def _file(path: Path, place: Place, problems: Problems) -> None:
 def _check_report(report: Report, found: Found, problems: Problems) -> None:
     place = found.place(report, report.name)
     _use(found, report.connection, TARGET_TYPES, "a warehouse", place.at("connection"), problems)
+    if isinstance(report.source, Path):
+        _file(report.source, place.at("source"), problems)
+    if report.create:
+        _file(report.create, place.at("create"), problems)
+    if isinstance(report.source, str) and report.source.lower() == report.target.lower():
+        problems.add(
+            place.at("source"), "is the target itself, which a refresh empties first; name a view or query"
+        )
+    if report.name in found.declared["load"]:
+        problems.add(
+            place,
+            f"config/loads/{report.name}.toml is a load of the same name, and the sessions would not tell them"
+            " apart; give one of them another name",
+        )
     for number, need in enumerate(report.needs):
         if need.load not in found.declared["load"]:
             hint = nearest(need.load, found.declared["load"])

@@ -14,12 +14,13 @@ from jinja2 import StrictUndefined
 
 from dwhctl.errors import ConfigError
 
+from .loads import Load
 from .secrets import Secret
 from .slices import start_of_day
 from .words import nearest
 
 if TYPE_CHECKING:
-    from .model import Connection, Load, Project, Shard
+    from .model import Connection, Project, Report, Shard
 
 _ONE_DAY = timedelta(days=1)
 
@@ -83,9 +84,9 @@ def _plain(value: Any) -> Any:
 
 
 def context(
-    project: Project, load: Load | None = None, shard: Shard | None = None, day: date | None = None
+    project: Project, work: Load | Report | None = None, shard: Shard | None = None, day: date | None = None
 ) -> dict[str, Any]:
-    """Everything that a template may name; what needs a load, shard or day is there only with one."""
+    """Everything that a template may name; what needs a load, report, shard or day is there only with one."""
     names: dict[str, Any] = {
         "macros": MACROS,
         "var": Names(
@@ -93,9 +94,11 @@ def context(
         ),
         "conn": Names("conn", project.connections, _ConnectionNames),
     }
-    if load is not None:
-        names["load"] = Names("load", {"name": load.name, "table": load.table, "target": load.target})
-        names["params"] = Names("params", load.params)
+    if work is not None:
+        kind = "load" if isinstance(work, Load) else "report"
+        third = "table" if isinstance(work, Load) else "connection"
+        names[kind] = Names(kind, {key: getattr(work, key) for key in ("name", "target", third)})
+        names["params"] = Names("params", work.params)
     if shard is not None:
         fields = ("name", "database", "connection", "zone")
         names["shard"] = Names("shard", {field: getattr(shard, field) for field in fields})

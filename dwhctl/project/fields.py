@@ -18,6 +18,8 @@ from .words import nearest, shown_value
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")
+_RELATION = re.compile(r"[^\W\d][\w$]*(\.[^\W\d][\w$]*){0,2}")
+_QUERY = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 _SCHEDULE_WORDS = ("@hourly", "@daily", "@weekly", "@monthly", "@yearly")
 _SCHEDULE_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 _STEP = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", re.ASCII)
@@ -153,6 +155,26 @@ def _table(value: str) -> str:
     return value
 
 
+def _rows_of(value: object, info: ValidationInfo) -> object:
+    """Tell a file, a name and a query from each other: a file ends with .sql, a query begins with SELECT or WITH."""
+    if isinstance(value, Path) or not isinstance(value, str):
+        return value
+    if value.endswith(".sql") and not _QUERY.match(value):
+        root = (info.context or {}).get("root")
+        return Path(root, "sql", value) if root is not None else Path(value)
+    if is_relation(value) or _QUERY.match(value):
+        return value
+    raise ValueError(
+        f"'{value}' is no view, query or file; write a view or table as \"reports.orders_view\", a query that"
+        ' begins with SELECT or WITH, or a file in sql/ as "reports/orders.sql"'
+    )
+
+
+def is_relation(text: str) -> bool:
+    """Tell whether this is the name of a view or table, with or without its schema and database."""
+    return _RELATION.fullmatch(text) is not None
+
+
 def _schedule(value: str) -> str:
     if value in _SCHEDULE_WORDS:
         return value
@@ -194,5 +216,6 @@ SqlFile = Annotated[Path, _path_in("sql")]
 AlertFile = Annotated[Path, _path_in("config/alerts")]
 ProjectPath = Annotated[Path, _path_in("")]
 TableName = Annotated[str, AfterValidator(_table)]
+Rows = Annotated[Path | str, BeforeValidator(_rows_of)]
 Schedule = Annotated[str, AfterValidator(_schedule)]
 Listed = BeforeValidator(_listed)

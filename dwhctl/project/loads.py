@@ -16,6 +16,7 @@ from .fields import (
     Day,
     Duration,
     Listed,
+    Rows,
     Schedule,
     SliceZone,
     SomeTexts,
@@ -167,14 +168,46 @@ class Report(Table):
 
     name: str = given("the report's name")
     connection: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
-    source: Text = Field(
-        description="The view or query to refresh from.", examples=["reports.city_orders_view"]
+    source: Rows = Field(
+        description="Where the rows come from: a view or table (`schema.name`), a query (it begins with SELECT or "
+        "WITH), or a file with a query (it ends with `.sql`; relative to `sql/`). Queries are Jinja.",
+        examples=["reports.city_orders_view"],
     )
     target: TableName = Field(
         description="The table to refresh, with its schema.", examples=["reports.city_orders"]
     )
+    create: SqlFile | None = Field(
+        None,
+        description="Statements that make schema, table and view, run before each refresh, so IF NOT EXISTS or "
+        "OR REPLACE; relative to `sql/`.",
+        examples=["reports/city_orders.vertica.sql"],
+    )
     needs: Annotated[tuple[Need, ...], Listed] = Field(
         (), description="The loads it waits for.", examples=[[{"load": "orders", "at_least": 1.0}]]
     )
-    min_rows: int = Field(0, ge=0, description="With fewer rows the refresh fails.", examples=[1])
+    min_rows: int = Field(
+        0, ge=0, description="With fewer rows the refresh fails, and the old content stays.", examples=[1]
+    )
     schedule: Schedule | None = Field(None, description="When cron starts it.", examples=["30 6 * * *"])
+    retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
+    retry_delay: Duration = Field(
+        timedelta(seconds=10),
+        description="The wait before the first retry; grows exponentially, with jitter.",
+        examples=["10s"],
+    )
+    timeout: SomeTime = Field(
+        timedelta(minutes=30), description="How long an attempt may take.", examples=["30m"]
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Values for the templates, as `params.NAME`.",
+        examples=[{"top": 10}],
+    )
+
+
+class Refreshing(Table):
+    """How reports are refreshed."""
+
+    max_parallel: int = Field(
+        2, ge=1, le=64, description="Reports that one `refresh-reports` refreshes at once.", examples=[4]
+    )

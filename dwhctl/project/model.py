@@ -22,7 +22,7 @@ from .connections import (
     VerticaConnection,
 )
 from .fields import ProjectPath, Table, Text, Zone
-from .loads import Load, Need, Report, Shard, ShardEntry
+from .loads import Load, Need, Refreshing, Report, Shard, ShardEntry
 from .secrets import Secret
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "PostgresConnection",
     "Project",
     "ProjectTable",
+    "Refreshing",
     "Report",
     "Secret",
     "SessionsTable",
@@ -92,6 +93,7 @@ class Project:
     alerts: Mapping[str, Alert] = field(default_factory=dict)
     loads: Mapping[str, Load] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
+    refreshing: Refreshing = field(default_factory=Refreshing)
     warnings: tuple[str, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ from .connections import CONNECTION_TYPES, Connection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
 from .files import read_toml
-from .loads import Load, Report, Shard, ShardEntry
+from .loads import Load, Refreshing, Report, Shard, ShardEntry
 from .model import Project, ProjectTable, SessionsTable, Variable, secrets_in
 from .problems import Place, Problems
 from .secrets import Secret, is_reference
@@ -60,14 +60,14 @@ class _Reader:
         variables = self._read_variables(main or {})
         alerts = self._read_alerts(main or {})
         self._read_loads()
-        self._read_reports()
+        refreshing = self._read_reports()
         if main is not None:
             check(self.found, sessions.connection if sessions else None, self.problems)
             check_alert_filters(alerts, self.found, self.problems)
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
-        return self._project(project, sessions, variables, alerts)
+        return self._project(project, sessions, variables, alerts, refreshing)
 
     def read_for_alerts(self) -> Project | None:
         main = read_toml(self.root / MAIN.file, self.problems)
@@ -81,6 +81,7 @@ class _Reader:
             sessions or SessionsTable(connection="sessions"),
             self._read_variables(main),
             self._read_alerts(main),
+            Refreshing(),
         )
 
     def _project(
@@ -89,6 +90,7 @@ class _Reader:
         sessions: SessionsTable,
         variables: dict[str, Variable],
         alerts: dict[str, Alert],
+        refreshing: Refreshing,
     ) -> Project:
         found = self.found
         secrets = self._placed(found.connections, variables, alerts)
@@ -104,6 +106,7 @@ class _Reader:
             alerts=alerts,
             loads=found.loads,
             reports=found.reports,
+            refreshing=refreshing,
             warnings=literal_warnings(secrets),
         )
 
@@ -258,16 +261,18 @@ class _Reader:
                 self.found.loads[name] = load
                 self.found.places[(Load, name)] = place
 
-    def _read_reports(self) -> None:
+    def _read_reports(self) -> Refreshing:
         path = self.root / REPORTS.file
         tables = (read_toml(path, self.problems) if path.exists() else None) or {}
-        self._refuse_unknown(tables, ("reports",), REPORTS)
+        self._refuse_unknown(tables, ("reports", "refresh"), REPORTS)
         for name, table, place in self._named(tables, "reports", REPORTS):
             self.found.declared["report"].add(name)
             report = self.problems.validated(Report, table, place, name=name)
             if report is not None:
                 self.found.reports[name] = report
                 self.found.places[(Report, name)] = place
+        refreshing = self.problems.validated(Refreshing, tables.get("refresh", {}), REPORTS.at("refresh"))
+        return refreshing or Refreshing()
 
     def _placed(
         self,

@@ -16,7 +16,7 @@ from .alerts import ALERT_TYPES
 from .connections import CONNECTION_TYPES
 from .environment import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from .fields import Table
-from .loads import Load, Need, Report, ShardEntry
+from .loads import Load, Need, Refreshing, Report, ShardEntry
 from .model import ProjectTable, SessionsTable
 from .problems import toml_value
 from .secrets import FORMS, Secret
@@ -71,7 +71,8 @@ are parted by commas.
 
 _TEMPLATES = """\
 SQL files are Jinja templates in a sandbox; an undefined name is an error. `{% include %}` and `{% import %}`
-take paths relative to `sql/`. Values are bound: `:start` and `:end` are the slice's bounds.
+take paths relative to `sql/`. Values are bound: `:start` and `:end` are the slice's bounds; a report's query binds
+nothing.
 
 | name | value for the day 2020-07-13 of a project in Europe/Moscow |
 | --- | --- |
@@ -83,11 +84,12 @@ take paths relative to `sql/`. Values are bound: `:start` and `:end` are the sli
 | `logical_date`, `execution_date`, `prev_execution_date`, `next_execution_date` | midnights likewise |
 | `macros.ds_add(ds, 7)`, `macros.ds_format(ds, '%Y-%m-%d', '%d.%m.%Y')` | `2020-07-20`, `13.07.2020` |
 | `macros.datetime`, `.date`, `.timedelta`, `.json`, `.time`, `.uuid` | as in Python |
-| `params.NAME` | the load's `params` |
+| `params.NAME` | the load's or the report's `params` |
 | `var.value.NAME`, `var.json.NAME.KEY`, each with `.get(name, default)` | variables |
 | `conn.NAME.host`, `.port`, `.schema`, `.login`, `.conn_type` ... | connections; a password is refused |
 | `shard.name`, `shard.database`, `shard.connection`, `shard.zone` | the shard; in extract queries |
 | `load.name`, `load.table`, `load.target` | the load |
+| `report.name`, `report.target`, `report.connection` | the report; in its `source` and `create` |
 | filters `ds`, `ds_nodash`, `ts`, `ts_nodash`, `ts_nodash_with_tz` | for datetimes |
 """
 
@@ -111,6 +113,7 @@ def _lines() -> Iterator[str]:
     yield from ("## `config/reports.toml`", "")
     yield from _table("[reports.NAME]", Report)
     yield from _table("needs = [{ ... }] of a report", Need)
+    yield from _table("[refresh]", Refreshing)
     yield from ("## Environment", "", _ENVIRONMENT, "## Templates", "", _TEMPLATES)
 
 

@@ -33,7 +33,7 @@ from .sql import find_binds, split_statements
 from .words import nearest, shown_path
 
 if TYPE_CHECKING:
-    from .model import Load, Project, Shard
+    from .model import Load, Project, Report, Shard
     from .slices import Slice
 
 _UNDEFINED = re.compile(r"'([^']+)' is undefined")
@@ -59,14 +59,18 @@ def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> 
     return Query(sql, _binds(sql, load, slice, project.root), load.slice_by)
 
 
-def render_file(project: Project, path: Path, load: Load | None = None, day: date | None = None) -> str:
-    """A file of SQL, rendered; ConfigError names file and line."""
-    return _rendered(project, path, context(project, load, None, day))
+def render_file(
+    project: Project, path: Path, work: Load | Report | None = None, day: date | None = None
+) -> str:
+    """A file of SQL of a load or report, rendered; ConfigError names file and line."""
+    return _rendered(project, path, context(project, work, None, day))
 
 
-def render_text(project: Project, text: str, place: str) -> str:
+def render_text(
+    project: Project, text: str, place: str, work: Load | Report | None = None, day: date | None = None
+) -> str:
     """A text of the configuration, rendered; ConfigError names the place."""
-    names = context(project)
+    names = context(project, work, None, day)
     try:
         return _environment(project.root / "sql").from_string(text).render(names)
     except Exception as error:

@@ -8,7 +8,6 @@ events and signals all arrive there. It alone writes to the sessions table.
 from __future__ import annotations
 
 import queue
-import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,6 +33,7 @@ from dwhctl.runs.knocker import Knocked
 from dwhctl.runs.opener import GroupOpened
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
+from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import stage_in_worker
 from dwhctl.sessions.values import State
@@ -57,7 +57,6 @@ _IDLE_SECONDS = 1.0
 _START_UP_SECONDS = 60.0
 #: Workers with nothing to do for longer than this are sent home: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
-_LONGEST_RETRY_SECONDS = 600.0
 _MOST_STAGED = 4 * MAX_SLICES
 _MAX_ADDITIONS = 5
 
@@ -311,8 +310,7 @@ class Dispatcher:
         return not failure.permanent and job.failures <= self._closer.retries(job.planned.load)
 
     def _retry_delay(self, job: Job) -> float:
-        base = job.planned.load.retry_delay.total_seconds() * 2.0 ** (job.failures - 1)
-        return min(base, _LONGEST_RETRY_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+        return retry_seconds(job.planned.load.retry_delay, job.failures)
 
     def _give_up_parked(self) -> None:
         for name in self._jobs.connections():

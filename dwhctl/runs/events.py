@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.alerts.teller import Delivery
     from dwhctl.errors import ExitCode
+    from dwhctl.runs.needs import Standing
     from dwhctl.runs.plan import Plan
     from dwhctl.runs.values import Failure
     from dwhctl.sessions.values import State
@@ -70,6 +71,60 @@ Event = RunStarted | SliceStarted | SliceClosed | Notice
 Listener = Callable[[Event], None]
 
 
+# Reports
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStarted:
+    """The locks are held, dead runs are reaped, the reports are about to start."""
+
+    run_id: str
+    reports: tuple[str, ...]
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWaits:
+    """A report waits for a load that it needs."""
+
+    report: str
+    day: date
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStarted:
+    """An attempt at a report has begun."""
+
+    report: str
+    connection: str
+    day: date
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportClosed:
+    """A report's session was closed. `retry_at` is set when its state is up_for_retry.
+
+    `without` are the loads of which the refreshed report does without some slices.
+    """
+
+    report: str
+    connection: str
+    day: date
+    attempt: int
+    state: State
+    rows: int
+    seconds: float
+    failure: Failure | None = None
+    retry_at: datetime | None = None
+    without: tuple[Standing, ...] = ()
+
+
+RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice
+RefreshListener = Callable[[RefreshEvent], None]
+
+
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
     """A slice that ended failed, and the command that tries it again."""
@@ -101,3 +156,31 @@ class RunReport:
     #: What ended the run before its slices were done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None
+
+
+@dataclass(slots=True)
+class RefreshReport:
+    """What a run did with its reports. `closed` has the last session of each that came to one."""
+
+    run_id: str
+    day: date
+    reports: tuple[str, ...] = ()
+    closed: list[ReportClosed] = field(default_factory=list)
+    retried: int = 0
+    seconds: float = 0.0
+    #: What was told to the channels, and what became of the messages that the run sent.
+    outcome: Outcome | None = None
+    alerts: list[Delivery] = field(default_factory=list)
+    #: What ended the run before its reports were done, if anything did: an error, or a signal.
+    stopped: str | None = None
+    signal: ExitCode | None = None
+
+    @property
+    def refreshed(self) -> list[ReportClosed]:
+        """The reports that have new content."""
+        return [one for one in self.closed if one.failure is None]
+
+    @property
+    def failures(self) -> list[ReportClosed]:
+        """The reports that failed: their old content stands, unless the error says otherwise."""
+        return [one for one in self.closed if one.failure is not None]

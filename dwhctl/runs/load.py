@@ -7,36 +7,34 @@ from __future__ import annotations
 
 import queue
 import time
-import uuid
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError
-from dwhctl.faults import reach
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
+from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import Listener, RunReport, RunStarted
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.knocker import Knocker
-from dwhctl.runs.locks import Lock, held_work
+from dwhctl.runs.locks import held_work
 from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
-from dwhctl.runs.reap import Reaper
 from dwhctl.runs.signals import Signals, caught_signals
-from dwhctl.runs.slots import WORKERS, Slots
+from dwhctl.runs.slots import Slots
 from dwhctl.runs.starting import Starter
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import RunTold, told_at_its_end
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
-from dwhctl.sessions import open_if_there, open_store
+from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import is_complete
 from dwhctl.sources import KNOCKABLE, check_source
 
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _RECENT = timedelta(days=14)
-_LOCK_SECONDS = 30.0
 _DROP_PATIENCE = timedelta(seconds=5)
 _LAST_PATIENCE = timedelta(seconds=3)
 
@@ -78,7 +75,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener) -> RunRep
         plan = candidates(project, request)
         check_sources(project, plan)
         check_templates(project, plan)
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+        run_id = new_run_id()
         targets = targets_of(project, f"dwhctl:{run_id}")
         with caught_signals() as signals, ExitStack() as stack:
             run = _Run(run_id, project, request, targets, told.listen, signals)
@@ -159,59 +156,27 @@ class _Run:
         self._signals = signals
         self._state = StateDir(project.state_dir)
         self._targets = targets
-        self._slots = Slots(self._state.slots, self._limits())
+        self._slots = Slots(self._state.slots, limits_of(project))
         self._report = RunReport(self.id)
         self._blocked: dict[str, AttemptError] = {}
         self._leaves_lock = False
 
     def enter(self, stack: ExitStack, plan: Plan) -> None:
         """Take what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
-        self._state.make()
-        project, request = self._project, self._request
-        wait = request.wait.total_seconds()
-        stack.enter_context(held_work(self._state.work_locks, plan.work(), request.command, wait))
-        self._store = stack.enter_context(open_store(project.sessions))
-        self._store.prepare()
-        self._never_reuse_ids()
-        self._hold_run(stack)
-        reach("run.held")
-        reaper = Reaper(project, self._state, self._store, self._targets, self._slots, self._listen)
-        reaper.reap_dead_runs(self.id)
-        self._blocked = reaper.blocked
-
-    def _never_reuse_ids(self) -> None:
-        """In a sessions table that no run has used go on above the etl_ids that stand in the warehouse."""
-        if self._store.recent(1):
-            return
-        tables = {(load.target, load.table) for load in self._project.loads.values()}
-        try:
-            highest = max(self._highest_etl_id(target, table) for target, table in tables)
-        except AttemptError as error:
-            if self._store.recent(1):
-                return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
-            raise SessionsError(
-                f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
-            ) from error
-        if highest:
-            self._store.lift_ids(highest)
-
-    def _highest_etl_id(self, target: str, table: str) -> int:
-        with self._slots.held(target):
-            return self._targets[target].highest_etl_id(table)
-
-    def _hold_run(self, stack: ExitStack) -> None:
-        lock = Lock(self._state.run_locks / f"{self.id}.lock")
-        # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
-        until = time.monotonic() + _LOCK_SECONDS
-        while not lock.try_take(self._request.command) or not self._store.try_hold_run(self.id):
-            if time.monotonic() > until:
-                raise StateDirError(
-                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder()}"
-                )
-            lock.release()
-            time.sleep(0.05)
-        # The file is left behind when the run does not end in order: the next run reaps it then.
-        stack.callback(lambda: lock.release(remove=self._report.stopped is None and not self._leaves_lock))
+        wait = self._request.wait.total_seconds()
+        command = self._request.command
+        entry = Entry(
+            self.id,
+            command,
+            self._project,
+            self._state,
+            self._slots,
+            self._targets,
+            tell=self._listen,
+            leaves_lock=lambda: self._report.stopped is not None or self._leaves_lock,
+        )
+        self._store = entry.enter(stack, held_work(self._state.work_locks, plan.work(), command, wait))
+        self._blocked = entry.blocked
 
     def load(self, plan: Plan) -> RunReport:
         """Load what is not left out, and report."""
@@ -300,10 +265,6 @@ class _Run:
     def _knockable(self) -> frozenset[str]:
         connections = self._project.connections.values()
         return frozenset(one.name for one in connections if one.type in KNOCKABLE)
-
-    def _limits(self) -> dict[str, int | None]:
-        limits = {name: connection.max_connections for name, connection in self._project.connections.items()}
-        return limits | {WORKERS: self._project.max_workers}
 
     def _jobs_at_once(self, plan: Plan) -> int:
         wanted = self._request.jobs or self._project.max_workers

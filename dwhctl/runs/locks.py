@@ -1,4 +1,4 @@
-"""Locks: which run is alive, and who works on which load and day.
+"""Locks: which run is alive, and who works on which load and day, or report.
 
 A lock is a flock on a file that is never removed while others may wait for it; the kernel lets go of it when its
 holder dies. The file's text is for people only.
@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from dwhctl.errors import LockHeldError, StateDirError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -78,21 +78,39 @@ class Lock:
             raise StateDirError(f"cannot write {self.path}: {error.strerror}") from error
 
 
-@contextmanager
-def held_work(folder: Path, work: Sequence[tuple[Load, date]], command: str, wait: float) -> Iterator[None]:
+def held_work(
+    folder: Path, work: Sequence[tuple[Load, date]], command: str, wait: float
+) -> AbstractContextManager[None]:
     """Hold the lock of every load and day of `work`, or none of them.
 
-    They are taken in one order by everybody, so that two runs that wait cannot wait for each other.
     Raise LockHeldError that names holder and day when one is still held after `wait` seconds.
     """
+    names = {work_name(load, day): f"load {load.name} of {day} is being done" for load, day in work}
+    return _held(folder, names, command, wait)
+
+
+def held_reports(
+    folder: Path, reports: Collection[str], command: str, wait: float
+) -> AbstractContextManager[None]:
+    """Hold the lock of every report, whatever the date: a refresh replaces its whole table. As `held_work` else."""
+    names = {f"report.{name}": f"report {name} is being refreshed" for name in sorted(reports)}
+    return _held(folder, names, command, wait)
+
+
+@contextmanager
+def _held(folder: Path, names: Mapping[str, str], command: str, wait: float) -> Iterator[None]:
+    """Hold the locks of these names, each with what it is in words.
+
+    They are taken in one order by everybody, so that two runs that wait cannot wait for each other.
+    """
     until = time.monotonic() + wait
-    _allow_open_files(len(work) + _OTHER_FILES)
+    _allow_open_files(len(names) + _OTHER_FILES)
     with ExitStack() as held:
-        for load, day in work:
-            lock = Lock(folder / f"{work_name(load, day)}.lock")
+        for name, words in names.items():
+            lock = Lock(folder / f"{name}.lock")
             while not lock.try_take(command):
                 if time.monotonic() >= until:
-                    raise LockHeldError(f"load {load.name} of {day} is being done by {lock.holder()}")
+                    raise LockHeldError(f"{words} by {lock.holder()}")
                 time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
             held.callback(lock.release)
         yield

@@ -49,13 +49,14 @@ class Described:
 def targets_of(
     project: Project, label: str = "dwhctl", patience: timedelta | None = None
 ) -> dict[str, Target]:
-    """Open the target of every load of the project. Raise ConfigError for one that this version cannot write to.
+    """Open the target of every load and report. Raise ConfigError for one that this version cannot write to.
 
-    No answer of a warehouse is waited for longer than `patience`, or the longest timeout of its loads.
+    No answer of a warehouse is waited for longer than `patience`, or the longest timeout of its loads and reports.
     """
     longest: dict[str, timedelta] = {}
-    for load in project.loads.values():
-        longest[load.target] = patience or max(load.timeout, longest.get(load.target, load.timeout))
+    uses = [(load.target, load.timeout) for load in project.loads.values()]
+    for name, timeout in uses + [(one.connection, one.timeout) for one in project.reports.values()]:
+        longest[name] = patience or max(timeout, longest.get(name, timeout))
     return {
         name: open_target(project.connections[name], project.state_dir, longest[name], label)
         for name in sorted(longest)

@@ -109,9 +109,11 @@ class Reaper:
             self._tell(RunReaped(_what_was_left(run_id, closings, waiting), run_id, holder))
         return True
 
-    def _target_of(self, load: str) -> str | None:
-        found = self._project.loads.get(load)
-        return found.target if found else None
+    def _target_of(self, work: str) -> str | None:
+        if (load := self._project.loads.get(work)) is not None:
+            return load.target
+        report = self._project.reports.get(work)
+        return report.connection if report else None
 
     def _drop_staging(self, run_id: str) -> dict[str, AttemptError]:
         undropped: dict[str, AttemptError] = {}
@@ -135,7 +137,9 @@ class Reaper:
         closings = []
         for load, group in by_load.items():
             try:
-                rows = self._published_rows(load, [one.id for one in group])
+                # A report's rows carry no etl_id: whether it was refreshed nobody can tell, and the next refresh will.
+                slices = [one.id for one in group if one.shard is not None]
+                rows = self._published_rows(load, slices) if slices else {}
             except AttemptError as error:
                 self.blocked[load] = error
                 continue

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shlex
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
 from dwhctl.alerts.state_files import HeldInARow
@@ -26,7 +27,14 @@ from dwhctl.errors import (
     TargetRefusedError,
 )
 from dwhctl.project.secrets import mask
-from dwhctl.runs.events import Notice, RunReaped, RunStarted, SliceClosed
+from dwhctl.runs.events import (
+    Notice,
+    RefreshStarted,
+    ReportClosed,
+    RunReaped,
+    RunStarted,
+    SliceClosed,
+)
 from dwhctl.runs.signals import caught_signals
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import State
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
 
     from dwhctl.alerts.teller import Delivery
     from dwhctl.project.model import Project
-    from dwhctl.runs.events import Event, Listener, RunReport
+    from dwhctl.runs.events import Event, RefreshEvent, RefreshReport, RunReport
     from dwhctl.runs.values import Failure
     from dwhctl.sessions import SessionStore
 
@@ -50,38 +58,31 @@ _SIGNED = re.compile(r"pid \d+ on \S+: (?P<command>.*) \(since [^()]*\)", re.DOT
 class RunTold:
     """One run on its way to being told of: give it the run's events, then its report."""
 
-    def __init__(self, project: Project, command: str, works: Iterable[str], listen: Listener) -> None:
+    def __init__(
+        self, project: Project, command: str, works: Iterable[str], listen: Callable[[Any], None]
+    ) -> None:
         self._project = project
         self._works = frozenset(works)
         self._command = mask(command)
         self._listen = listen
         self._items: dict[tuple[str, str, date], Item] = {}
+        self._missing: dict[str, None] = {}
         self._reaped: list[RunReaped] = []
         self._is_written = False
         self._outcome: Outcome | None = None
 
-    def listen(self, event: Event) -> None:
+    def listen(self, event: Event | RefreshEvent) -> None:
         """Take note of an event and pass it on."""
-        if isinstance(event, RunStarted):
-            for one in event.plan.slices:
-                item = Item("load", one.load.name, one.shard.name, one.slice.day, "left")
-                self._items[one.load.name, one.shard.name, one.slice.day] = item
-        elif isinstance(event, SliceClosed):
-            self._items[event.load, event.shard, event.day] = self._item(event)
-        elif isinstance(event, RunReaped):
+        if isinstance(event, RunReaped):
             self._reaped.append(event)
+        for item in items_of(self._project, event):
+            assert item.day is not None
+            self._items[item.work, item.shard, item.day] = item
+        if isinstance(event, ReportClosed):
+            self._missing.update((shard, None) for one in event.without for shard in one.missing)
         self._listen(event)
 
-    def _item(self, event: SliceClosed) -> Item:
-        if event.state in (State.LOADED, State.SKIPPED):
-            return Item("load", event.load, event.shard, event.day)
-        if event.failure is None or event.state is State.UP_FOR_RETRY:
-            return Item("load", event.load, event.shard, event.day, "left")
-        target = self._project.loads[event.load].target
-        trouble = trouble_of(event.failure, event.connection, target)
-        return Item("load", event.load, event.shard, event.day, "failed", trouble)
-
-    def write(self, store: SessionStore, report: RunReport) -> None:
+    def write(self, store: SessionStore, report: RunReport | RefreshReport) -> None:
         """Write what is to be told into the outbox, while the run still holds its locks. Raises nothing."""
         outcome = self._outcome = report.outcome = self._of_report(report)
         try:
@@ -90,7 +91,7 @@ class RunTold:
         except Exception as error:
             self._listen(Notice(f"the alerts cannot be written: {_in_words(error)}"))
 
-    def _of_report(self, report: RunReport) -> Outcome:
+    def _of_report(self, report: RunReport | RefreshReport) -> Outcome:
         stops = self._deaths()
         if report.signal is not None:
             # Whoever interrupts a run knows; of dead runs that it came upon nobody does.
@@ -117,6 +118,7 @@ class RunTold:
             items=tuple(items),
             stops=tuple(stops),
             completed=completed,
+            missing=tuple(self._missing),
             look=f"dwhctl report failures --project {shlex.quote(str(self._project.root))}",
         )
 
@@ -156,7 +158,7 @@ class RunTold:
 
 @contextmanager
 def told_at_its_end(
-    project: Project, command: str, works: Iterable[str], listen: Listener
+    project: Project, command: str, works: Iterable[str], listen: Callable[[Any], None]
 ) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
@@ -190,7 +192,7 @@ def _count(held: HeldInARow) -> int:
         return 0
 
 
-def _show(deliveries: Iterable[Delivery], listen: Listener) -> None:
+def _show(deliveries: Iterable[Delivery], listen: Callable[[Notice], None]) -> None:
     for one in deliveries:
         listen(Notice(one.words()))
 
@@ -219,6 +221,32 @@ def _open(project: Project) -> SessionStore | None:
         return open_if_there(project.sessions)
     except (ConfigError, SessionsError, KeyError):
         return None
+
+
+def items_of(project: Project, event: Event | RefreshEvent) -> Iterator[Item]:
+    """Give the pieces of work that an event tells of, as they stand after it."""
+    match event:
+        case RunStarted():
+            for one in event.plan.slices:
+                yield Item("load", one.load.name, one.shard.name, one.slice.day, "left")
+        case SliceClosed():
+            item = Item("load", event.load, event.shard, event.day)
+            target = project.loads[event.load].target
+            yield _ended(item, event.state, event.failure, event.connection, target)
+        case RefreshStarted():
+            for name in event.reports:
+                yield Item("report", name, "", event.day, "left")
+        case ReportClosed():
+            item = Item("report", event.report, "", event.day)
+            yield _ended(item, event.state, event.failure, event.connection, event.connection)
+
+
+def _ended(item: Item, state: State, failure: Failure | None, source: str, target: str) -> Item:
+    if state in (State.LOADED, State.SKIPPED):
+        return item
+    if failure is None or state is State.UP_FOR_RETRY:
+        return replace(item, ending="left")
+    return replace(item, ending="failed", trouble=trouble_of(failure, source, target))
 
 
 def trouble_of(failure: Failure, source: str, target: str) -> Trouble:

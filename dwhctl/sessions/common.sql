@@ -13,7 +13,8 @@ WHERE age = 1
 
 -- name: unfinished_runs
 -- Slices that wait for a retry are looked for among those of the last days only: the rows of all earlier
--- retries stay `up_for_retry` for ever, and would have to be looked through each time.
+-- retries stay `up_for_retry` for ever, and would have to be looked through each time. A report has no shard: an
+-- equation of its own, for the index serves no "both are NULL".
 SELECT run_id
 FROM (
     SELECT run_id, id FROM sessions WHERE state = 'running' AND run_id IS NOT NULL
@@ -26,6 +27,11 @@ FROM (
         WHERE later.load = waiting.load AND later.slice_date = waiting.slice_date
           AND later.shard = waiting.shard AND later.id > waiting.id AND later.run_id = waiting.run_id
       )
+      AND NOT (waiting.shard IS NULL AND EXISTS (
+        SELECT 1 FROM sessions AS later
+        WHERE later.load = waiting.load AND later.slice_date = waiting.slice_date
+          AND later.shard IS NULL AND later.id > waiting.id AND later.run_id = waiting.run_id
+      ))
 ) AS unfinished
 GROUP BY run_id
 ORDER BY min(id)
@@ -54,6 +60,11 @@ WHERE run_id = :run_id AND state = 'up_for_retry'
     WHERE later.load = sessions.load AND later.slice_date = sessions.slice_date
       AND later.shard = sessions.shard AND later.id > sessions.id AND later.run_id = sessions.run_id
   )
+  AND NOT (sessions.shard IS NULL AND EXISTS (
+    SELECT 1 FROM sessions AS later
+    WHERE later.load = sessions.load AND later.slice_date = sessions.slice_date
+      AND later.shard IS NULL AND later.id > sessions.id AND later.run_id = sessions.run_id
+  ))
 
 -- Indexes. They leave out the rows of other programs, so that these pay nothing for them.
 

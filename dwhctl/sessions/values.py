@@ -35,11 +35,14 @@ def _refuse_naive(**times: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """One attempt at a slice that is about to start. `staged` is a token that no other session has."""
+    """One attempt at a slice that is about to start. `staged` is a token that no other session has.
+
+    A report's session has the report's name as `load`, and no shard.
+    """
 
     run_id: str
     load: str
-    shard: str
+    shard: str | None
     day: date
     attempt: int
     staged: str
@@ -50,8 +53,8 @@ class NewSession:
 
     @property
     def task_name(self) -> str:
-        """`<load>__<shard>`."""
-        return f"{self.load}__{self.shard}"
+        """`<load>__<shard>`, or the report's name."""
+        return self.load if self.shard is None else f"{self.load}__{self.shard}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Session:
     comment: str | None
     run_id: str
     load: str
-    shard: str
+    shard: str | None
     day: date
     attempt: int
     state: State

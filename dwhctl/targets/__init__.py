@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The types of connections that a load can write to.
 TARGET_TYPES = ("duckdb", "vertica")
+#: Those of them that take one writer at a time.
+ONE_WRITER = ("duckdb",)
 
 #: How long an answer of the warehouse is waited for when nobody says.
 PATIENCE = timedelta(minutes=30)

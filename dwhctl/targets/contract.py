@@ -6,6 +6,9 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 - The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
   it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
+- A report is replaced in a `Refresh`: one transaction, too, that deletes all rows of a table and inserts those of a
+  source. Readers see the old rows or the new ones, never none and never both: nothing of it may commit by itself
+  (TRUNCATE does, on some systems), and each statement is sent alone, its answer read to the end.
 - No wait is without an end: no answer within the target's `patience` is an error.
 - The dispatch loop's threads open groups and publish at the same time.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
+    from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
 
 
@@ -46,6 +50,18 @@ class StagedSlice:
     token: str
     etl_id: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshColumns:
+    """The columns of a refresh: the source's and the table's, in their order.
+
+    `filled` are those of the table that have a value without one from the source: a DEFAULT, an IDENTITY.
+    """
+
+    source: tuple[str, ...]
+    table: tuple[str, ...]
+    filled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,32 @@ class Publication(ABC):
         """
 
 
+class Refresh(ABC):
+    """One transaction that replaces all rows of a table."""
+
+    @abstractmethod
+    def columns(self) -> RefreshColumns:
+        """Look at the columns of both sides. Raise TargetRefusedError when the source or the table is not there."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Delete every row of the table."""
+
+    @abstractmethod
+    def insert(self, columns: Sequence[str]) -> int:
+        """Insert the source's rows, column by column of the same name, and give their number.
+
+        A value that does not fit its column is refused by the server: TargetRefusedError.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit. Any AttemptError of it leaves the outcome in doubt: the old rows stand, or the new ones.
+
+        Nothing in the table tells which, and nothing has to: refreshing again is right in both cases.
+        """
+
+
 class Target(ABC):
     """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
 
@@ -151,6 +193,19 @@ class Target(ABC):
         self, table: str, slice_by: str | None, patience: timedelta
     ) -> AbstractContextManager[Publication]:
         """Begin a publishing transaction on the table; no statement of it is waited for longer than `patience`."""
+
+    @abstractmethod
+    def refresh(self, table: str, source: RowSource, patience: timedelta) -> AbstractContextManager[Refresh]:
+        """Begin a transaction that replaces the table's rows; no statement of it is waited for longer than `patience`.
+
+        Leaving the block without a commit rolls back, and by an error leaves the old rows where they were.
+        """
+
+    def settle(self) -> None:  # noqa: B027 - a file has no server that goes on by itself
+        """End what the server may still be doing after a failed or interrupted piece of work; locks go with it.
+
+        Also after `interrupt`. Raise AttemptError when that cannot be done.
+        """
 
     @abstractmethod
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:

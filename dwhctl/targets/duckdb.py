@@ -23,7 +23,8 @@ from dwhctl.errors import (
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.targets.contract import Publication, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.duckdb_refresh import DuckdbRefresh
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.project.model import DuckdbConnection
+    from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
 
 _THREADS = 2
+#: What a report's query gets when the connection does not say; it sorts and groups, and spills what goes beyond.
+_REFRESH_MEMORY = "256MiB"
 
 
 class DuckdbTarget(Target):
@@ -98,6 +102,19 @@ class DuckdbTarget(Target):
             db.execute("BEGIN")
             # Leaving without a commit closes the connection, which rolls back.
             yield DuckdbPublication(self, db, table, slice_by)
+
+    @contextmanager
+    def refresh(
+        self,
+        table: str,
+        source: RowSource,
+        patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
+    ) -> Iterator[Refresh]:
+        with self._open() as db:
+            db.execute(f"SET memory_limit = '{self._connection.memory_limit or _REFRESH_MEMORY}'")
+            db.execute("BEGIN")
+            # Leaving without a commit closes the connection, which rolls back.
+            yield DuckdbRefresh(self, db, table, source)
 
     def _make_room(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
         columns = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0").columns

@@ -22,7 +22,7 @@ from dwhctl.engines.vertica_errors import (
     is_sqlstate,
 )
 from dwhctl.errors import AttemptError, TargetError, TargetRefusedError
-from dwhctl.targets.contract import Concern, Publication, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Concern, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
 from dwhctl.targets.vertica_concerns import concerns
 from dwhctl.targets.vertica_names import (
@@ -34,6 +34,7 @@ from dwhctl.targets.vertica_names import (
     staging_table,
 )
 from dwhctl.targets.vertica_publication import VerticaPublication
+from dwhctl.targets.vertica_refresh import VerticaRefresh
 from dwhctl.targets.vertica_sessions import end_sessions
 from dwhctl.targets.vertica_stage import VerticaStage
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from dwhctl.columns import Column
     from dwhctl.project.model import VerticaConnection
+    from dwhctl.project.report_sql import RowSource
 
 #: How long anything is waited for once the run is being stopped: what stands in the warehouse is still looked up then.
 _LAST_PATIENCE = timedelta(seconds=5)
@@ -149,6 +151,26 @@ class VerticaTarget(Target):
                 # The server may go on with a statement whose answer was not waited for, and hold its locks.
                 self._doubt(session.label)
                 raise
+
+    @contextmanager
+    def refresh(self, table: str, source: RowSource, patience: timedelta) -> Iterator[Refresh]:
+        with self._session("refresh", patience) as session:
+            self._settle(session)
+            try:
+                # Leaving without a commit closes the session, which rolls back.
+                yield VerticaRefresh(session, TableName.of(table), source)
+            except AttemptError:
+                # The server may go on with a statement whose answer was not waited for, and hold its locks.
+                self._doubt(session.label)
+                raise
+
+    def settle(self) -> None:
+        with self._lock:
+            nothing = not self._in_doubt
+        if nothing:
+            return
+        with self._session("settle", last=True) as session:
+            self._settle(session)
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         found: dict[int, int] = {}

@@ -28,6 +28,12 @@ def declared_columns(session: Session, table: TableName) -> list[Declared]:
     ]
 
 
+def filled_columns(session: Session, table: TableName) -> set[str]:
+    """Name the columns that Vertica fills by itself where a statement does not: DEFAULT, IDENTITY."""
+    rows = session.dicts(f"SELECT * FROM v_catalog.columns WHERE {table.condition}")
+    return {str(row["column_name"]) for row in rows if row.get("is_identity") or row.get("column_default")}
+
+
 def existing_columns(session: Session, table: TableName) -> list[Declared]:
     """Give the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
     found = declared_columns(session, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -14,8 +15,12 @@ from typing import NamedTuple
 import pymssql
 import pytest
 
+from dwhctl.engines.vertica import Session
+from dwhctl.project.model import VerticaConnection
+from dwhctl.project.sql import split_statements
 from tests.cli_support import dwh
 from tests.servers.tds import TdsServer
+from tests.servers.vertica import VerticaServer
 from tests.support.sqlcmd import batches, run_fill
 
 REPOSITORY = Path(__file__).parents[2]
@@ -23,6 +28,41 @@ TOTALS = """\
 SELECT COUNT(*), COUNT(DISTINCT id), COUNT(DISTINCT CAST(start_time AS date)), MIN(start_time), MAX(start_time),
     COUNT(end_time), COUNT(price), SUM(price), COUNT(comment)
 FROM dbo.Orders"""
+
+
+_ORDER = "INSERT INTO stage.orders VALUES ('{}', 1, {}, {}, '{}', {}, '{}', 1, {}, {}, '{}', {}, {})"
+LOADED_ORDERS = [
+    _ORDER.format(
+        "abakan", 1, 1, "2020-07-14 10:00", "'2020-07-14 10:30'", "Anna", 10, 100.50, "done", "TRUE", "NULL"
+    ),
+    _ORDER.format(
+        "abakan", 2, 2, "2020-07-14 11:00", "NULL", "Anna", "NULL", "NULL", "cancelled", "FALSE", "'Call!'"
+    ),
+    _ORDER.format(
+        "chita", 3, 1, "2020-07-13 23:00", "'2020-07-14 00:15'", "Ivan", 4, 50, "done", "FALSE", "''"
+    ),
+    "COMMIT",
+]
+_13, _14 = dt.date(2020, 7, 13), dt.date(2020, 7, 14)
+#: What the five reports make of those three orders.
+REPORTS: dict[str, list[list[object]]] = {
+    "city_orders": [["abakan", _14, 2, 1, Decimal("100.50")], ["chita", _13, 1, 0, Decimal("50.00")]],
+    "client_calls": [["abakan", "Anna", 1, 1, dt.datetime(2020, 7, 14, 11)]],  # noqa: DTZ001
+    "client_rates": [["abakan", "Anna", 2, 0.5, 0.5, 10.05], ["chita", "Ivan", 1, 1.0, 0.0, 12.5]],
+    "daily_orders": [[_13, 1, 1, 1, 0, Decimal("50.00")], [_14, 1, 2, 1, 1, Decimal("100.50")]],
+    "order_duration": [["abakan", _14, 1, 30.0, 30.0], ["chita", _13, 1, 75.0, 75.0]],
+}
+
+
+def in_vertica(one: VerticaConnection, *statements: str) -> list[list[object]]:
+    """Run statements in one session; the rows of the last."""
+    session = Session(one, "test", dt.timedelta(seconds=20))
+    session.open()
+    rows: list[list[object]] = []
+    for statement in statements:
+        rows = session.query(statement)
+    session.close()
+    return rows
 
 
 class Totals(NamedTuple):
@@ -61,6 +101,25 @@ def test_its_configuration_is_right(lab: Path, capfd: pytest.CaptureFixture[str]
 def test_a_day_is_planned_for_every_city(lab: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert dwh("load", "--date", "2020-07-14", "--dry-run", "--project", lab) == 0
     assert "would load 150 slices" in capfd.readouterr().out
+
+
+def test_its_reports_are_refreshed_from_what_a_load_leaves(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with VerticaServer() as dwh_server:
+        one = dwh_server.connection()
+        password = one.password.reveal() if one.password else ""
+        url = f"vertica://{one.user}:{password}@{one.host}:{one.port}/{one.database}?tlsmode=disable"
+        monkeypatch.setenv("DWHCTL_CONN_DWH", url)
+        in_vertica(
+            one, *split_statements((lab / "sql/orders/create.vertica.sql").read_text()), *LOADED_ORDERS
+        )
+        text = (lab / "config/reports.toml").read_text()
+        (lab / "config/reports.toml").write_text(re.sub("(?m)^needs .*$", "", text))
+        code = dwh("refresh-reports", "--date", "2020-07-14", "--project", lab)
+        assert code == 0, capfd.readouterr()
+        found = {name: in_vertica(one, f"SELECT * FROM reports.{name} ORDER BY 1, 2") for name in REPORTS}
+    assert found == REPORTS
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def load_well(sandbox: Sandbox) -> None:
 def assert_interrupted(sandbox: Sandbox, shards: list[str]) -> None:
     """Exactly these shards' sessions failed, as interrupted; nothing runs or waits, nothing is staged."""
     found = [one for one in sandbox.sessions_newest_first() if one.error_class == "InterruptedAttemptError"]
-    assert sorted(one.shard for one in found) == shards
+    assert sorted(str(one.shard) for one in found) == shards
     for one in found:
         assert (one.state, one.comment, one.successful) == (State.FAILED, "interrupted", False)
     states = {one.state for one in sandbox.sessions_newest_first()}

@@ -111,7 +111,7 @@ class MemoryStore(SessionStore):
         first = len(self.opened) + 1
         self.opened += sessions
         for number, one in enumerate(sessions, first):
-            self._target.accept(one.staged, one.shard, number)
+            self._target.accept(one.staged, str(one.shard), number)
         return list(range(first, first + len(sessions)))
 
     def close(self, closings: Sequence[Closing]) -> None:
@@ -269,7 +269,7 @@ class Bench:
         for number, one in enumerate(self.store.opened, 1):
             closing = self.store.closed[number]
             text = str(closing.state) + (f" {closing.error_class}" if closing.error_class else "")
-            found.setdefault(one.shard, []).append(text)
+            found.setdefault(str(one.shard), []).append(text)
         return found
 
     def count(self, state: State) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 from dwhctl.columns import Column
 from dwhctl.errors import AttemptError
 from dwhctl.project.model import Load, Shard
+from dwhctl.project.report_sql import RowSource
 from dwhctl.project.slices import Slice
 from dwhctl.runs.plan import PlannedSlice
 from dwhctl.runs.publish import Rules
-from dwhctl.targets.contract import Publication, Stage, StagedSlice, StagingGroup, Target
+from dwhctl.targets.contract import Publication, Refresh, Stage, StagedSlice, StagingGroup, Target
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)
@@ -73,6 +74,9 @@ class FakeTarget(Target):
     def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
         self.fail("begin")
         yield FakePublication(self)
+
+    def refresh(self, table: str, source: RowSource, patience: timedelta) -> AbstractContextManager[Refresh]:
+        raise NotImplementedError
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         self.fail("look")

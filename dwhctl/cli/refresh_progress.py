@@ -1,0 +1,108 @@
+"""What `refresh-reports` tells while it works, on stderr, and in the end, on stdout."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dwhctl.cli.output import counted, one_line, say, shown_seconds, tell
+from dwhctl.errors import InterruptedAttemptError
+from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits
+from dwhctl.sessions.values import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dwhctl.cli.options import Settings
+    from dwhctl.runs.events import RefreshEvent, RefreshReport
+    from dwhctl.runs.needs import Standing
+
+_INTERRUPTED = InterruptedAttemptError.__name__
+_SHOWN_SHARDS = 20
+
+
+class RefreshLines:
+    """A timestamped line for each event; nothing with --quiet, the start of each attempt with --verbose."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __call__(self, event: RefreshEvent) -> None:
+        """Write the event's line, if it has one."""
+        if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
+            return
+        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+        tell(f"{at} {_line(event)}")
+
+
+def _line(event: RefreshEvent) -> str:
+    if isinstance(event, Notice):
+        return one_line(event.text)
+    if isinstance(event, RefreshStarted):
+        return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
+    if isinstance(event, ReportWaits):
+        return f"waiting: {event.report}: " + "; ".join(str(one) for one in event.standings if not one.is_met)
+    if isinstance(event, ReportStarted):
+        return f"refreshing: {event.report} (on {event.connection})"
+    return _closed_line(event)
+
+
+def _closed_line(event: ReportClosed) -> str:
+    took = shown_seconds(event.seconds)
+    if event.failure is None:
+        return f"refreshed: {event.report}: {counted(event.rows, 'row')} in {took}"
+    reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
+    ended = f"{event.report}: attempt {event.attempt} failed after {took}: {reason}"
+    if event.state is State.UP_FOR_RETRY:
+        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        return f"will retry{again}: {ended}"
+    return f"failed: {ended}"
+
+
+def show_refreshed(report: RefreshReport, settings: Settings) -> None:
+    """Say what the run did; with --quiet only what failed."""
+    if not settings.quiet:
+        say(_counts(report))
+        for one in report.refreshed:
+            for line in _without(one):
+                say(line)
+    if report.stopped:
+        say(f"stopped before its end: {one_line(report.stopped)}")
+    elif report.signal:
+        say("interrupted before its end; the same command again does the rest")
+    for line in _failures(report, settings):
+        say(line)
+
+
+def _counts(report: RefreshReport) -> str:
+    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{len(report.failures):,} failed"]
+    if report.retried:
+        parts.append(counted(report.retried, "retry"))
+    rows = sum(one.rows for one in report.refreshed)
+    return f"{', '.join(parts)}; {counted(rows, 'row')} in {shown_seconds(report.seconds)}"
+
+
+def _without(one: ReportClosed) -> Iterable[str]:
+    for standing in one.without:
+        done = f"{standing.complete:,} of {counted(standing.expected, 'slice')}"
+        yield f"  {one.report} has {done} of {standing.load} {one.day}; it does without {_shards(standing)}"
+
+
+def _shards(standing: Standing) -> str:
+    shown, more = standing.missing[:_SHOWN_SHARDS], len(standing.missing) - _SHOWN_SHARDS
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
+    """Tell each reason once, with the command that tries its reports again."""
+    reasons: dict[str, list[str]] = {}
+    for one in report.failures:
+        if one.failure is not None and one.failure.error_class != _INTERRUPTED:
+            reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
+            reasons.setdefault(reason, []).append(one.report)
+    place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
+    for reason, names in reasons.items():
+        yield ""
+        yield f"{', '.join(names)} failed: {reason}"
+        yield f"  try again: dwhctl refresh-reports {' '.join(names)} --date {report.day}{place}"

@@ -1,0 +1,127 @@
+"""`dwhctl refresh-reports`: report tables from their views, each in one transaction."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dwhctl.cli.options import (
+    DATE_HELP,
+    Duration,
+    Settings,
+    common_options,
+    complete_reports,
+    pass_settings,
+)
+from dwhctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import Project
+    from dwhctl.runs.events import RefreshReport
+    from dwhctl.runs.refresh import PlannedReport, RefreshRequest
+
+_SHOWN_QUERY = 40
+COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
+
+
+@click.command("refresh-reports")
+@click.argument("reports", nargs=-1, metavar="[REPORT]...", shell_complete=complete_reports)
+@click.option(
+    "--date",
+    "day",
+    metavar="D",
+    default="yesterday",
+    show_default=True,
+    help=f"The day whose loads the reports need: {DATE_HELP}",
+)
+@click.option(
+    "--wait",
+    type=Duration(),
+    default="0s",
+    metavar="DURATION",
+    help="Wait so long for a lock, and for the loads that a report needs, such as 2h.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), metavar="N", help="Reports at once, in place of max_parallel."
+)
+@click.option("--retries", type=click.IntRange(0, 1000), metavar="N", help="Attempts after a report's first.")
+@click.option("--dry-run", is_flag=True, help="Show what would be refreshed, and touch nothing.")
+@common_options
+@pass_settings
+def command(
+    settings: Settings, /, reports: tuple[str, ...], day: str, dry_run: bool, **asked: Any
+) -> ExitCode:
+    """Refresh every REPORT (or the named ones) from its view or query.
+
+    Each is replaced in one transaction: readers see its old content or its new, and a refresh that fails leaves the
+    old one. A report whose loads are not complete for the day waits for them as long as --wait says.
+
+    \b
+    Examples:
+      dwhctl refresh-reports
+      dwhctl refresh-reports city_orders --date 2020-07-14
+      dwhctl refresh-reports --date yesterday --wait 2h
+    """
+    from dwhctl.cli.load import chosen_day
+    from dwhctl.runs.refresh import RefreshRequest
+
+    project = settings.open_project()
+    typed = shlex.join(["dwhctl", *sys.argv[1:]])
+    request = RefreshRequest(chosen_day(project, day), tuple(dict.fromkeys(reports)), command=typed, **asked)
+    if dry_run:
+        return _show_plan(project, request)
+    return refresh_and_tell(project, request, settings)
+
+
+def refresh_and_tell(project: Project, request: RefreshRequest, settings: Settings) -> ExitCode:
+    """Refresh with progress on stderr and a summary on stdout."""
+    from dwhctl.runs.refresh import exit_code_of
+
+    return exit_code_of(refresh_and_show(project, request, settings))
+
+
+def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshReport:
+    """The same, for who needs to know what came of it."""
+    from dwhctl.cli.refresh_progress import RefreshLines, show_refreshed
+    from dwhctl.cli.summary import show_alerts
+    from dwhctl.runs.refresh import run_refresh
+
+    report = run_refresh(project, request, RefreshLines(settings))
+    show_refreshed(report, settings)
+    show_alerts(report.alerts, settings)
+    return report
+
+
+def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
+    from dwhctl.cli.output import counted, say, show
+    from dwhctl.runs.refresh import plan_refresh
+
+    plan = plan_refresh(project, request)
+    show(COLUMNS, [_row(project, one) for one in plan])
+    waiting = sum(not _is_ready(one) for one in plan)
+    ready = counted(len(plan) - waiting, "report")
+    say(f"would refresh {ready} of {request.day}" + (f"; {waiting:,} not ready" if waiting else ""))
+    return ExitCode.DONE
+
+
+def _row(project: Project, one: PlannedReport) -> tuple[object, ...]:
+    from dwhctl.project.words import shown_path
+
+    report, needs = one.report, "; ".join(map(str, one.standings))
+    if isinstance(report.source, str):
+        source = report.source if not one.sql.source.is_query else _start_of(report.source)
+    else:
+        source = shown_path(report.source, project.root)
+    return report.name, report.connection, source, report.target, needs, _is_ready(one)
+
+
+def _start_of(query: str) -> str:
+    words = " ".join(query.split())
+    return words if len(words) <= _SHOWN_QUERY else words[:_SHOWN_QUERY] + "…"
+
+
+def _is_ready(one: PlannedReport) -> bool:
+    return all(standing.is_met for standing in one.standings)

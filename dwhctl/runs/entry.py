@@ -1,0 +1,106 @@
+"""How every run that does work begins: take what it holds until its end, then put right what dead runs left."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError, SessionsError, StateDirError
+from dwhctl.faults import reach
+from dwhctl.runs.locks import Lock
+from dwhctl.runs.reap import Reaper
+from dwhctl.runs.slots import WORKERS
+from dwhctl.sessions import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager, ExitStack
+
+    from dwhctl.project.model import Project
+    from dwhctl.runs.events import Notice
+    from dwhctl.runs.slots import Slots
+    from dwhctl.runs.state_dir import StateDir
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.targets.contract import Target
+
+_LOCK_SECONDS = 30.0
+
+
+def new_run_id() -> str:
+    """Give the id of a new run: it begins with the time in UTC."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def limits_of(project: Project) -> dict[str, int | None]:
+    """Give how many may use each connection, or be a worker, at once."""
+    limits = {name: connection.max_connections for name, connection in project.connections.items()}
+    return limits | {WORKERS: project.max_workers}
+
+
+@dataclass(slots=True)
+class Entry:
+    """A run's way in. `leaves_lock` tells at its end whether the next run has something to reap.
+
+    After `enter`, `blocked` says why sessions of a load could not be closed: it must not be loaded then.
+    """
+
+    run_id: str
+    command: str
+    project: Project
+    state: StateDir
+    slots: Slots
+    targets: Mapping[str, Target]
+    tell: Callable[[Notice], None]
+    leaves_lock: Callable[[], bool]
+    blocked: dict[str, AttemptError] = field(default_factory=dict)
+
+    def enter(self, stack: ExitStack, work: AbstractContextManager[None]) -> SessionStore:
+        """Take the locks of its work, the sessions and its run lock, then reap dead runs."""
+        self.state.make()
+        stack.enter_context(work)
+        store = stack.enter_context(open_store(self.project.sessions))
+        store.prepare()
+        self._never_reuse_ids(store)
+        self._hold_run(stack, store)
+        reach("run.held")
+        reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.tell)
+        reaper.reap_dead_runs(self.run_id)
+        self.blocked = reaper.blocked
+        return store
+
+    def _never_reuse_ids(self, store: SessionStore) -> None:
+        """In a sessions table that no run has used go on above the etl_ids that stand in the warehouse."""
+        if store.recent(1):
+            return
+        tables = {(load.target, load.table) for load in self.project.loads.values()}
+        try:
+            highest = max((self._highest_etl_id(target, table) for target, table in tables), default=0)
+        except AttemptError as error:
+            if store.recent(1):
+                return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
+            raise SessionsError(
+                f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
+            ) from error
+        if highest:
+            store.lift_ids(highest)
+
+    def _highest_etl_id(self, target: str, table: str) -> int:
+        with self.slots.held(target):
+            return self.targets[target].highest_etl_id(table)
+
+    def _hold_run(self, stack: ExitStack, store: SessionStore) -> None:
+        lock = Lock(self.state.run_locks / f"{self.run_id}.lock")
+        # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
+        until = time.monotonic() + _LOCK_SECONDS
+        while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
+            if time.monotonic() > until:
+                raise StateDirError(
+                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder()}"
+                )
+            lock.release()
+            time.sleep(0.05)
+        # The file is left behind when the run does not end in order: the next run reaps it then.
+        stack.callback(lambda: lock.release(remove=not self.leaves_lock()))

@@ -1,0 +1,171 @@
+"""Refresh reports: the whole of a run, from the request to the report.
+
+request ▶ lock the reports ▶ reap dead runs ▶ wait for what they need ▶ refresh side by side ▶ report
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
+from dwhctl.project.report_sql import report_sql
+from dwhctl.project.words import nearest
+from dwhctl.runs.entry import Entry, limits_of, new_run_id
+from dwhctl.runs.events import RefreshReport, RefreshStarted
+from dwhctl.runs.locks import held_reports
+from dwhctl.runs.needs import Standing, standings
+from dwhctl.runs.prepare import targets_of
+from dwhctl.runs.refreshing import Job, Refresher, Rules
+from dwhctl.runs.signals import Signals, caught_signals
+from dwhctl.runs.slots import Slots
+from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.telling import told_at_its_end
+from dwhctl.sessions import open_if_there
+
+if TYPE_CHECKING:
+    from datetime import date
+
+    from dwhctl.project.model import Project, Report
+    from dwhctl.project.report_sql import ReportSql
+    from dwhctl.runs.events import RefreshListener
+    from dwhctl.runs.refreshing import Happening
+    from dwhctl.sessions.store import SessionStore
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRequest:
+    """What the user asked for. Empty `reports` means every report."""
+
+    day: date
+    reports: tuple[str, ...] = ()
+    jobs: int | None = None
+    retries: int | None = None
+    wait: timedelta = timedelta(0)
+    command: str = "dwhctl refresh-reports"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedReport:
+    """One report to refresh, and how far the loads are that it needs."""
+
+    report: Report
+    sql: ReportSql
+    standings: tuple[Standing, ...]
+
+
+def plan_refresh(project: Project, request: RefreshRequest) -> list[PlannedReport]:
+    """Say what a run would do. Touches nothing: the sessions are read if they are there."""
+    jobs = _jobs(project, request)
+    store = open_if_there(project.sessions)
+    with ExitStack() as stack:
+        if store is not None:
+            stack.enter_context(store)
+        return [
+            PlannedReport(job.report, job.sql, standings(project, store, job.report, request.day))
+            for job in jobs
+        ]
+
+
+def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListener) -> RefreshReport:
+    """Refresh the reports of the request.
+
+    Raise ConfigError or UsageError before anything is touched, LockHeldError when another run refreshes one of them,
+    StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
+    """
+    works = request.reports or tuple(project.reports)
+    with told_at_its_end(project, request.command, works, listen) as told:
+        jobs = _jobs(project, request)
+        report = RefreshReport(new_run_id(), request.day, tuple(job.report.name for job in jobs))
+        with caught_signals() as signals, ExitStack() as stack:
+            run = _Refresh(project, request, report, told.listen, signals)
+            store = run.refresh(stack, jobs)
+            told.write(store, report)
+        # Its locks are free: a channel that hangs holds up nobody.
+        report.alerts = told.send()
+    return report
+
+
+def exit_code_of(report: RefreshReport) -> ExitCode:
+    """Give the exit code that a report ends with."""
+    if report.signal is not None:
+        return report.signal
+    return ExitCode.FAILED if report.failures or report.stopped else ExitCode.DONE
+
+
+def _jobs(project: Project, request: RefreshRequest) -> list[Job]:
+    names = request.reports or tuple(project.reports)
+    if not names:
+        raise UsageError("the project has no report: write one in config/reports.toml")
+    unknown = [name for name in names if name not in project.reports]
+    if unknown:
+        raise UsageError(f"there is no report '{unknown[0]}': {nearest(unknown[0], project.reports)}")
+    reports = [project.reports[name] for name in dict.fromkeys(names)]
+    return [Job(one, report_sql(project, one, request.day)) for one in reports]
+
+
+class _Refresh:
+    """One run: what it holds, and its parts put together."""
+
+    def __init__(
+        self,
+        project: Project,
+        request: RefreshRequest,
+        report: RefreshReport,
+        listen: RefreshListener,
+        signals: Signals,
+    ) -> None:
+        self._project = project
+        self._request = request
+        self._report = report
+        self._listen = listen
+        self._signals = signals
+        self._wait_until = time.monotonic() + request.wait.total_seconds()
+        self._leaves_lock = False
+
+    def refresh(self, stack: ExitStack, jobs: list[Job]) -> SessionStore:
+        """Take what the run holds until its end, refresh, and fill in the report. Give the sessions."""
+        project, request, report = self._project, self._request, self._report
+        state = StateDir(project.state_dir)
+        slots = Slots(state.slots, limits_of(project))
+        entry = Entry(
+            report.run_id,
+            request.command,
+            project,
+            state,
+            slots,
+            targets_of(project, f"dwhctl:{report.run_id}"),
+            tell=self._listen,
+            leaves_lock=lambda: report.stopped is not None or self._leaves_lock,
+        )
+        wait = request.wait.total_seconds()
+        store = entry.enter(stack, held_reports(state.work_locks, report.reports, request.command, wait))
+        happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        rules = Rules(self._at_once(jobs), request.retries, self._wait_until)
+        refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
+        # From here on a signal is one of the things that happen to the loop.
+        self._signals.listener = happenings.put
+        self._loop(refresher, jobs)
+        return store
+
+    def _loop(self, refresher: Refresher, jobs: list[Job]) -> None:
+        report, started = self._report, time.monotonic()
+        self._listen(RefreshStarted(report.run_id, report.reports, report.day))
+        try:
+            report.signal = refresher.run(jobs)
+            if report.signal is not None:
+                refresher.stop()
+        except (SessionsError, StateDirError) as error:
+            report.stopped = str(error)
+        finally:
+            refresher.end_all()
+            self._leaves_lock = refresher.leaves_unsettled
+            report.seconds = time.monotonic() - started
+
+    def _at_once(self, jobs: list[Job]) -> int:
+        wanted = self._request.jobs or self._project.refreshing.max_parallel
+        return max(1, min(wanted, len(jobs)))

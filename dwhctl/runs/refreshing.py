@@ -1,0 +1,361 @@
+"""Refresh reports side by side: the loop of the parent, and a thread for each attempt.
+
+The loop alone talks to the sessions database. It looks whether a report's needs are met, takes a slot of the
+warehouse, opens a session, gives the attempt to a thread, ends what is past its deadline, and closes the session with
+what came of it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import (
+    AttemptError,
+    CommitInDoubtError,
+    ExitCode,
+    InterruptedAttemptError,
+    NotReady,
+    SessionsError,
+    StateDirError,
+    TimedOutError,
+)
+from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runs.needs import Standing, not_met, standings
+from dwhctl.runs.refresh_report import refresh_report
+from dwhctl.runs.retries import retry_seconds
+from dwhctl.runs.values import Failure
+from dwhctl.sessions.values import Closing, NewSession, State
+from dwhctl.targets import ONE_WRITER, open_target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwhctl.project.model import Project, Report
+    from dwhctl.project.report_sql import ReportSql
+    from dwhctl.runs.events import RefreshListener, RefreshReport
+    from dwhctl.runs.slots import Slot, Slots
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.targets.contract import Target
+
+_SLOT_POLL_SECONDS = 0.05
+_NEEDS_POLL_SECONDS = 1.0
+_INTERRUPT_AGAIN_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One report on its way through its attempts. `start_at` is a time of the monotonic clock."""
+
+    report: Report
+    sql: ReportSql
+    attempt: int = 0
+    failures: int = 0
+    start_at: float = 0.0
+    waits: bool = False
+    found: tuple[Standing, ...] = ()
+    #: What an attempt could not end on the server.
+    unsettled: Target | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """An attempt that a thread is busy with."""
+
+    job: Job
+    etl_id: int
+    target: Target
+    slot: Slot
+    thread: threading.Thread | None = None
+    started: float = field(default_factory=time.monotonic)
+    timed_out: bool = False
+
+    @property
+    def deadline(self) -> float:
+        """When it has taken too long."""
+        return self.started + self.job.report.timeout.total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What came of an attempt: rows, or why not."""
+
+    flight: Flight
+    rows: int = 0
+    error: BaseException | None = None
+    is_settled: bool = True
+
+
+Happening = Landed | ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to refresh: how many at once, how often again, and until when needs are waited for (monotonic)."""
+
+    at_once: int
+    retries: int | None
+    wait_until: float
+
+
+class Refresher:
+    """Takes the jobs through their attempts. `happenings` also takes the signals."""
+
+    def __init__(
+        self,
+        project: Project,
+        report: RefreshReport,
+        rules: Rules,
+        store: SessionStore,
+        slots: Slots,
+        listen: RefreshListener,
+        happenings: queue.SimpleQueue[Happening],
+    ) -> None:
+        self._project = project
+        self._report = report
+        self._rules = rules
+        self._store = store
+        self._slots = slots
+        self._listen = listen
+        self._happenings = happenings
+        self._jobs: list[Job] = []
+        self._flying: list[Flight] = []
+        self._began = datetime.now(UTC)
+        self.leaves_unsettled = False
+
+    def run(self, jobs: Sequence[Job]) -> ExitCode | None:
+        """Refresh until every job has ended, or a signal comes: then give its exit code."""
+        self._jobs = list(jobs)
+        while self._jobs or self._flying:
+            now = time.monotonic()
+            self._expire(now)
+            self._start(now)
+            try:
+                happening = self._happenings.get(timeout=self._pause(time.monotonic()))
+            except queue.Empty:
+                continue
+            if isinstance(happening, ExitCode):
+                return happening
+            self._land(happening)
+        return None
+
+    def _pause(self, now: float) -> float:
+        """Give how long nothing but a happening is to be waited for."""
+        times = [
+            now + _INTERRUPT_AGAIN_SECONDS if flight.timed_out else flight.deadline for flight in self._flying
+        ]
+        if len(self._flying) < self._rules.at_once:
+            times += [max(job.start_at, now + _SLOT_POLL_SECONDS) for job in self._jobs]
+        return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now) if self._jobs or times else 0.0
+
+    # Starting
+
+    def _start(self, now: float) -> None:
+        for job in [one for one in self._jobs if one.start_at <= now]:
+            if len(self._flying) >= self._rules.at_once:
+                return
+            slot = self._slot(job.report.connection)
+            if slot is None:
+                continue
+            with ExitStack() as unless_it_flies:
+                unless_it_flies.callback(slot.release)
+                if self._is_ready(job, now):
+                    self._jobs.remove(job)
+                    self._take_off(job, slot)
+                    unless_it_flies.pop_all()
+
+    def _slot(self, connection: str) -> Slot | None:
+        """Take a slot of the warehouse if one is free; a file has one writer at all."""
+        busy = {flight.job.report.connection for flight in self._flying}
+        if connection in busy and self._project.connections[connection].type in ONE_WRITER:
+            return None
+        return self._slots.try_take(connection)
+
+    def _is_ready(self, job: Job, now: float) -> bool:
+        """Look at the job's needs; one that is not ready in time fails."""
+        if not job.report.needs:
+            return True
+        job.found = standings(self._project, self._store, job.report, self._report.day)
+        if all(one.is_met for one in job.found):
+            return True
+        if now >= self._rules.wait_until:
+            self._jobs.remove(job)
+            self._fail_not_ready(job)
+            return False
+        job.start_at = min(now + _NEEDS_POLL_SECONDS, self._rules.wait_until)
+        if not job.waits:
+            job.waits = True
+            self._listen(ReportWaits(job.report.name, self._report.day, job.found))
+        return False
+
+    def _take_off(self, job: Job, slot: Slot) -> None:
+        job.attempt += 1
+        etl_id = self._open(job, datetime.now(UTC))
+        report = job.report
+        connection = self._project.connections[report.connection]
+        label = f"dwhctl:{self._report.run_id}:{report.name}"
+        target = open_target(connection, self._project.state_dir, report.timeout, label)
+        flight = Flight(job, etl_id, target, slot)
+        flight.thread = threading.Thread(target=self._fly, args=(flight,), name=f"refresh {report.name}")
+        self._flying.append(flight)
+        self._listen(ReportStarted(report.name, report.connection, self._report.day, job.attempt))
+        flight.thread.start()
+
+    def _open(self, job: Job, started: datetime) -> int:
+        name, token = job.report.name, uuid.uuid4().hex
+        new = NewSession(self._report.run_id, name, None, self._report.day, job.attempt, token, started)
+        return self._store.open([new])[0]
+
+    def _fly(self, flight: Flight) -> None:
+        """Make the attempt, in its thread."""
+        job, target = flight.job, flight.target
+        try:
+            if job.unsettled is not None:
+                job.unsettled.settle()
+                job.unsettled = None
+            rows = refresh_report(target, job.report, job.sql, self._store.check_alive)
+        except BaseException as error:
+            self._happenings.put(Landed(flight, error=error, is_settled=_settled(target)))
+        else:
+            self._happenings.put(Landed(flight, rows))
+
+    # What comes of it
+
+    def _expire(self, now: float) -> None:
+        for flight in self._flying:
+            if flight.timed_out or now >= flight.deadline:
+                # Again and again: it may be between two statements, and begin the next.
+                flight.timed_out = True
+                flight.target.interrupt()
+
+    def _land(self, landed: Landed) -> None:
+        flight = landed.flight
+        self._let_go(landed)
+        if landed.error is None:
+            self._close(flight, State.LOADED, rows=landed.rows)
+            return
+        if isinstance(landed.error, SessionsError | StateDirError):
+            raise landed.error
+        job, failure = flight.job, Failure.of(self._in_words(flight, landed.error))
+        job.failures += 1
+        retries = job.report.retries if self._rules.retries is None else self._rules.retries
+        if failure.permanent or job.failures > retries:
+            self._close(flight, State.FAILED, failure)
+            return
+        delay = retry_seconds(job.report.retry_delay, job.failures)
+        job.start_at = time.monotonic() + delay
+        self._jobs.append(job)
+        self._close(flight, State.UP_FOR_RETRY, failure, timedelta(seconds=delay))
+
+    @staticmethod
+    def _in_words(flight: Flight, error: BaseException) -> BaseException:
+        if flight.timed_out and not isinstance(error, CommitInDoubtError):
+            timeout = flight.job.report.timeout
+            return TimedOutError(f"not done after the report's timeout of {timeout}; its statement was ended")
+        return error
+
+    def _let_go(self, landed: Landed) -> None:
+        flight = landed.flight
+        self._flying.remove(flight)
+        flight.slot.release()
+        if flight.thread is not None:
+            flight.thread.join()
+        if not landed.is_settled:
+            flight.job.unsettled = flight.target
+            self.leaves_unsettled = True
+
+    def _fail_not_ready(self, job: Job) -> None:
+        job.attempt += 1
+        etl_id = self._open(job, self._began)
+        failure = Failure.of(NotReady(not_met(job.found, self._report.day)))
+        self._write(job, etl_id, State.FAILED, failure, (datetime.now(UTC) - self._began).total_seconds())
+
+    def _close(
+        self,
+        flight: Flight,
+        state: State,
+        failure: Failure | None = None,
+        retry_in: timedelta | None = None,
+        rows: int | None = None,
+    ) -> None:
+        seconds = time.monotonic() - flight.started
+        self._write(flight.job, flight.etl_id, state, failure, seconds, retry_in, rows)
+
+    def _write(
+        self,
+        job: Job,
+        etl_id: int,
+        state: State,
+        failure: Failure | None,
+        seconds: float,
+        retry_in: timedelta | None = None,
+        rows: int | None = None,
+    ) -> None:
+        """Close a session, then tell of it."""
+        now, report = datetime.now(UTC), job.report
+        closing = Closing(
+            etl_id,
+            state,
+            now,
+            loaded_rows=rows,
+            error_class=failure.error_class if failure else None,
+            comment=failure.message if failure else None,
+        )
+        self._store.close([closing])
+        without = tuple(one for one in job.found if one.missing)
+        retry_at = now + retry_in if retry_in is not None else None
+        event = ReportClosed(
+            report.name, report.connection, self._report.day, job.attempt, state, rows or 0, seconds, failure,
+            retry_at, without,
+        )  # fmt: skip
+        if state is State.UP_FOR_RETRY:
+            self._report.retried += 1
+        else:
+            self._report.closed.append(event)
+        self._listen(event)
+
+    # Stopping
+
+    def stop(self) -> None:
+        """Stop within seconds: end what runs, and close its sessions as interrupted unless it was committed."""
+        failure = Failure.of(InterruptedAttemptError())
+        for landed in self.end_all():
+            done = landed.error is None
+            self._close(
+                landed.flight,
+                State.LOADED if done else State.FAILED,
+                None if done else failure,
+                rows=landed.rows if done else None,
+            )
+        self._store.fail_waiting(self._report.run_id, failure.message)
+
+    def end_all(self) -> list[Landed]:
+        """Interrupt every attempt until its thread has ended, and give what came of them."""
+        found = []
+        while self._flying:
+            for flight in self._flying:
+                flight.target.interrupt()
+            try:
+                happening = self._happenings.get(timeout=_INTERRUPT_AGAIN_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(happening, Landed):
+                self._let_go(happening)
+                found.append(happening)
+        return found
+
+
+def _settled(target: Target) -> bool:
+    """End what the server may still be at; tell whether that is sure."""
+    try:
+        target.settle()
+    except AttemptError:
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""What reports wait for: the loads that they need, and each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from dwhctl.errors import ExitCode, UsageError
+from dwhctl.runs.events import ReportWaits
+from dwhctl.runs.needs import Standing
+from dwhctl.runs.refresh import RefreshRequest, plan_refresh
+from dwhctl.sessions import State
+from tests.cli_support import dwh
+from tests.support.faulty import Faults, flocked, wait_for_end
+from tests.support.projects import DAY
+from tests.support.reports import KEYS, ROWS, Place, a_place, whole
+
+COMMAND = ("refresh-reports", "--date", str(DAY))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A warehouse with a load of three shards."""
+    with a_place("duckdb", tmp_path / "project") as made:
+        yield made
+
+
+def need(place: Place, at_least: float = 1.0) -> None:
+    """Have the report need the load."""
+    place.put({"numbers": f'{KEYS}\nneeds = [{{ load = "orders", at_least = {at_least} }}]'})
+
+
+def test_not_ready(place: Place) -> None:
+    need(place)
+    (one,) = place.refresh().failures
+    assert one.failure is not None
+    assert one.failure.error_class == "NotReady"
+    assert one.failure.message.startswith(
+        "orders: 0 of 3 slices are complete, missing abakan, achinsk, chita. A slice is complete when"
+    )
+    assert f"dwhctl load orders --date {DAY} --only-missing" in one.failure.message
+    (session,) = place.sessions()
+    assert (session.state, session.error_class, session.attempt) == (State.FAILED, "NotReady", 1)
+    assert place.content() == (0, None, None)
+
+
+def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.sandbox.fill(shards=["abakan", "chita"])
+    need(place, 0.6)
+    assert place.sandbox.load(retries=0).failed == 1
+    report = place.refresh()
+    assert report.refreshed[0].without == (Standing("orders", 0.6, 3, ("achinsk",)),)
+    assert place.content() == whole(1)
+    need(place, 0.7)
+    assert len(place.refresh().failures) == 1
+    need(place, 0.6)
+    assert dwh(*COMMAND, "--project", place.sandbox.root) == 0
+    shown = capsys.readouterr().out
+    assert "  numbers has 2 of 3 slices of orders 2020-07-14; it does without achinsk" in shown
+
+
+def test_it_waits_until_a_load_beside_it_completes(place: Place) -> None:
+    place.sandbox.fill()
+    need(place)
+    waits = threading.Event()
+    process = place.sandbox.start("load", "--date", str(DAY), "--quiet", "--inline")
+    report = place.refresh(
+        listen=lambda event: waits.set() if isinstance(event, ReportWaits) else None,
+        wait=timedelta(minutes=1),
+    )
+    assert wait_for_end(process)[0] == ""
+    assert (report.failures, waits.is_set()) == ([], True)
+    assert place.content() == whole(1)
+    assert [one.state for one in place.sessions()] == [State.LOADED]
+
+
+def test_a_day_loaded_before_its_end_is_not_complete(place: Place) -> None:
+    place.sandbox.fill()
+    need(place)
+    today = datetime.now(place.sandbox.project().zone).date()
+    place.sandbox.load(today)
+    (one,) = place.refresh(day=today).failures
+    assert one.failure is not None
+    assert "0 of 3 slices are complete" in one.failure.message
+
+
+def test_before_the_first_day_nothing_is_missing(place: Place) -> None:
+    place.sandbox.load_keys = "start_date = 2020-07-01"
+    place.sandbox.write()
+    need(place)
+    assert place.refresh(day=date(2020, 6, 30)).failures == []
+
+
+def test_two_at_once(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place.refresh()
+    faults = Faults(tmp_path / "log").at("refresh.held", "pause")
+    process = place.sandbox.start(*COMMAND, env=faults.env())
+    faults.wait_for("refresh.held")
+    second = ("refresh-reports", "numbers", "--date", "2020-07-13", "--project", place.sandbox.root)
+    assert dwh(*second) == ExitCode.LOCK_HELD
+    told = capsys.readouterr().err
+    assert f"report numbers is being refreshed by pid {process.pid}" in told
+    assert " ".join(COMMAND) in told
+    faults.go_on()
+    wait_for_end(process)
+    assert process.returncode == 0
+    assert place.refresh().failures == []
+
+
+def test_a_slot_of_the_warehouse_is_held(place: Place) -> None:
+    path = place.sandbox.root / "config/dwhctl.toml"
+    keys = '"state/warehouse.duckdb"\nmax_connections = 1'
+    path.write_text(path.read_text().replace('"state/warehouse.duckdb"', keys))
+    place.refresh()
+    with ExitStack() as stack:
+        stack.enter_context(flocked(place.sandbox.root / "state/slots/warehouse.0.lock"))
+        timer = threading.Timer(0.5, stack.close)
+        timer.start()
+        report = place.refresh()
+        timer.join()
+    assert report.failures == []
+    assert report.seconds >= 0.4
+
+
+def test_a_dry_run_touches_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    need(place)
+    state = place.sandbox.root / "state"
+    before = sorted(state.rglob("*"))
+    assert dwh(*COMMAND, "--dry-run", "--project", place.sandbox.root) == 0
+    shown = capsys.readouterr().out
+    assert "orders: 0 of 3 slices are complete, missing abakan, achinsk, chita" in shown
+    assert shown.endswith("would refresh 0 reports of 2020-07-14; 1 not ready\n")
+    assert sorted(state.rglob("*")) == before
+    (one,) = plan_refresh(place.sandbox.project(), RefreshRequest(DAY))
+    assert one.sql.source.text == "reports.numbers_view"
+
+
+def test_names_that_are_none(place: Place) -> None:
+    with pytest.raises(UsageError, match="no report 'number': did you mean 'numbers'"):
+        place.refresh("number")
+    place.put({})
+    with pytest.raises(UsageError, match=r"write one in config/reports\.toml"):
+        place.refresh()
+
+
+def test_the_command_tells_what_it_did(place: Place) -> None:
+    need(place, 0)
+    place.sandbox.put(
+        "config/reports.toml",
+        (place.sandbox.root / "config/reports.toml").read_text()
+        + '[reports.broken]\nconnection = "warehouse"\nsource = "reports.nowhere"\ntarget = "reports.broken"\n',
+    )
+    done = place.sandbox.run(*COMMAND)
+    assert done.returncode == 1
+    said = done.stdout.splitlines()
+    assert said[0].startswith(f"1 report refreshed, 1 failed; {ROWS} rows in ")
+    assert said[1].startswith("  numbers has 0 of 3 slices of orders 2020-07-14; it does without abakan")
+    assert said[3].startswith("broken failed: TargetRefusedError: ")
+    assert said[4].startswith(f"  try again: dwhctl refresh-reports broken --date {DAY} --project ")
+    assert f"refreshed: numbers: {ROWS} rows in " in done.stderr
+    assert "Traceback" not in done.stderr
