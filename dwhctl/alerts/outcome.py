@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Literal
 
 #: How far a piece of work is at the end of its run; `left` was not come to.
@@ -47,7 +47,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one invocation of a command.
+    """What came of one invocation of a command; `began` is when it started.
 
     `completed`: the command came to its end, so that what once stopped it is over. `missing` names shards that a
     refreshed report does without. `missed`: the items' troubles are missed deadlines. `look` is the command that
@@ -62,3 +62,4 @@ class Outcome:
     missed: bool = False
     missing: tuple[str, ...] = ()
     look: str | None = None
+    began: datetime | None = None

@@ -23,8 +23,10 @@ from dwhctl.alerts.state_files import ToldDirectly
 from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import Interrupted, SessionsError
 from dwhctl.faults import reach
+from dwhctl.project.alerts import Occasion
 from dwhctl.project.model import EmailAlert
 from dwhctl.project.secrets import mask
+from dwhctl.sessions.failures import read_failures
 
 if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Outcome
@@ -37,8 +39,7 @@ SENT_AT_ONCE = 20
 SENDING_SECONDS = 120.0
 #: What could not be sent for so long is of no use any more.
 GIVE_UP_AFTER = timedelta(days=3)
-#: A streak is counted over so many days.
-_LOOKED_THROUGH = timedelta(days=62)
+_LONGEST_RUN = timedelta(days=7)
 REPETITION = "may be a repetition: whether this message arrived before is not known"
 
 
@@ -128,16 +129,10 @@ def _columns(fact: Fact) -> dict[str, object]:
 
 
 def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
-    works = {item.work for item in outcome.items if item.ending == "failed"}
-    days = [item.day for item in outcome.items if item.day]
-    since = min([now.date(), *days]) - _LOOKED_THROUGH
-    found: dict[tuple[str, str], Streak] = {}
-    for work in works:
-        rows = store.read(
-            f"reading the failing streaks of {work}", "alerts_streaks", {"work": work, "since": since}
-        )
-        found |= {(work, shard or ""): Streak(int(days), first) for shard, days, first in rows}
-    return found
+    if not any(item.ending == "failed" for item in outcome.items):
+        return {}
+    tasks = read_failures(store, outcome.began or now - _LONGEST_RUN)
+    return {(task.load, task.shard or ""): Streak(task.streak, task.since) for task in tasks}
 
 
 def subject_of(project: Project, alert: Alert, digest: Digest) -> str:
@@ -243,9 +238,8 @@ def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list
 
 def preview(project: Project, outcomes: Iterable[Outcome]) -> str:
     """Give, as text, the digests that a mail to somebody would be made of: of a project that has no channel yet."""
-    mail = EmailAlert(
-        name="mail", when=("all_success", "one_failed"), host="localhost", sender="dwhctl@localhost", to=("you@localhost",)
-    )
+    when: tuple[Occasion, ...] = ("all_success", "one_failed")
+    mail = EmailAlert(name="mail", when=when, host="localhost", sender="me@localhost", to=("you@localhost",))
     now = datetime.now(UTC)
     digests = [decide(project, mail, outcome, {}, None, now).digest for outcome in outcomes]
     return "\n\n".join(render(project, mail, digest).text for digest in digests if digest is not None)

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import date, datetime
-from typing import TextIO
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, tzinfo
+from typing import Any, TextIO
 
 from dwhctl.errors import DwhctlError
 from dwhctl.project.secrets import mask
 
 FORMATS = ("table", "json", "csv")
-#: Wide enough that nothing is wrapped or cut where no person looks.
-_FILE_WIDTH = 10_000
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a listing looks as a table on a terminal; JSON and CSV do not mind.
+
+    `texts` are columns that may be long: they come last and wrap, the others never do. While these do not fit, `spare`
+    columns fall away in this order. `names` are columns whose numbers are names, such as ids. A style is rich's, by the
+    value of the cell. Times are shown in `zone`. A cell of more than `longest` characters is cut.
+    """
+
+    texts: Collection[str] = ()
+    spare: Sequence[str] = ()
+    names: Collection[str] = ()
+    styles: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
+    zone: tzinfo | None = None
+    longest: int | None = None
 
 
 def say(text: str = "") -> None:
@@ -26,11 +42,17 @@ def tell(text: str) -> None:
     _write(sys.stderr, mask(text))
 
 
-def show(columns: Sequence[str], rows: Iterable[Sequence[object]], form: str = "table") -> None:
+def show(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], form: str = "table", look: Look | None = None
+) -> None:
     """Write a listing to stdout as a table, JSON or CSV; the columns' names are snake_case."""
     masked = [[mask(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    writers = {"table": _table, "json": _json, "csv": _csv}
-    _write(sys.stdout, writers[form](columns, masked))
+    if form == "table":
+        from dwhctl.cli.table import table_text
+
+        _write(sys.stdout, table_text(columns, masked, look))
+    else:
+        _write(sys.stdout, {"json": _json, "csv": _csv}[form](columns, masked))
 
 
 def one_line(text: str) -> str:
@@ -65,39 +87,6 @@ def _write(stream: TextIO, text: str) -> None:
         silence(stream)
         if stream is sys.stdout:  # without its log a run still does its work
             raise DwhctlError(f"{CANNOT_WRITE}: {error.strerror}") from None
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if terminal else _FILE_WIDTH)
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        numeric = all(row[index] is None or _is_number(row[index]) for row in rows)
-        table.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    return one_line(f"{value:,}" if isinstance(value, int) else str(value))
 
 
 def _json(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import alert_test, connections, report_alerts
+from dwhctl.cli import (
+    alert_test,
+    connections,
+    report_alerts,
+    report_durations,
+    report_failures,
+    report_runs,
+    report_sessions,
+)
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -22,6 +30,10 @@ LISTINGS = {
     "alert-test --dry-run": alert_test.DRY_RUN_COLUMNS,
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
+    "report failures": report_failures.COLUMNS,
+    "report runs": report_runs.COLUMNS,
+    "report sessions": report_sessions.COLUMNS,
+    "report durations": report_durations.COLUMNS,
     "report alerts": report_alerts.COLUMNS,
 }
 ENVIRONMENT = {

@@ -9,6 +9,10 @@ from dwhctl.cli.options import common_options
 
 COMMANDS: dict[str, Entry] = {
     # One line for each report, in the order in which a person needs them.
+    "failures": Entry("dwhctl.cli.report_failures", "What is failing now, since when and why."),
+    "runs": Entry("dwhctl.cli.report_runs", "One line for each run."),
+    "sessions": Entry("dwhctl.cli.report_sessions", "Each attempt to load a slice."),
+    "durations": Entry("dwhctl.cli.report_durations", "How long each shard takes, the slowest first."),
     "alerts": Entry("dwhctl.cli.report_alerts", "What channels were told, and what could not be sent."),
 }
 

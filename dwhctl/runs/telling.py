@@ -9,6 +9,7 @@ import re
 import shlex
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
@@ -65,6 +66,7 @@ class RunTold:
         self._works = frozenset(works)
         self._command = mask(command)
         self._listen = listen
+        self._began = datetime.now(UTC)
         self._items: dict[tuple[str, str, date], Item] = {}
         self._missing: dict[str, None] = {}
         self._reaped: list[RunReaped] = []
@@ -119,6 +121,7 @@ class RunTold:
             stops=tuple(stops),
             completed=completed,
             missing=tuple(self._missing),
+            began=self._began,
             look=f"dwhctl report failures --project {shlex.quote(str(self._project.root))}",
         )
 

@@ -70,21 +70,3 @@ SET told_at = excluded.told_at, day = excluded.day, newest = excluded.newest, we
 DELETE FROM dwhctl_alert_facts
 WHERE channel = :channel AND work = :work AND connection = :connection AND error_class = :error_class
   AND shard = :shard
-
--- name: alerts_streaks
--- By design's rule: of each day the last closed session counts; newest day first, the unsuccessful ones until the
--- first success. Days before :since are not looked through.
-SELECT shard, count(*), min(slice_date) AS day
-FROM (
-    SELECT shard, slice_date, successful,
-           max(CASE WHEN successful THEN slice_date END) OVER (PARTITION BY shard) AS last_good
-    FROM (
-        SELECT shard, slice_date, successful,
-               row_number() OVER (PARTITION BY shard, slice_date ORDER BY id DESC) AS age
-        FROM sessions
-        WHERE run_id IS NOT NULL AND load = :work AND slice_date >= :since AND state <> 'running'
-    ) AS closed
-    WHERE age = 1
-) AS last
-WHERE NOT successful AND (last_good IS NULL OR slice_date > last_good)
-GROUP BY shard

@@ -27,7 +27,11 @@ def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionS
     if connection.type == "sqlite" and not connection.path.exists():
         return None
     store = open_store(connection)
-    if store.is_ready():
-        return store
+    try:
+        if store.is_readable():
+            return store
+    except BaseException:
+        store.close_connection()
+        raise
     store.close_connection()
     return None

@@ -43,9 +43,11 @@ class Upgrade:
 
     def is_ready(self) -> bool:
         """Whether nothing is left to do. Needs no rights but to read."""
-        if not self._exists() or missing(self._fitting_columns()):
-            return False
-        return not self._indexes_to_make() and not self._tables_to_make()
+        return self.is_readable() and not self._indexes_to_make() and not self._tables_to_make()
+
+    def is_readable(self) -> bool:
+        """Whether the table has its columns."""
+        return self._exists() and not missing(self._fitting_columns())
 
     def run(self) -> None:
         """Create the table or bring it up to date; one dwhctl at a time."""

@@ -60,6 +60,10 @@ class PostgresStore(SqlStore):
         with self._lock, in_words(self._connection, self._address, "looking at the table"):
             return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
 
+    def is_readable(self) -> bool:
+        with self._lock, in_words(self._connection, self._address, "looking at the table"):
+            return Upgrade(self._connection, self._plain, where(self._address)).is_readable()
+
     def lift_ids(self, above: int) -> None:
         self.read("lifting the ids", "lift_ids", {"above": above})
 

@@ -47,7 +47,7 @@ class SqlStore(SessionStore):
         return self._sessions("recent", {"limit": limit})
 
     def _sessions(self, statement: str, values: Mapping[str, object]) -> list[Session]:
-        return [_session(row) for row in self.read("reading sessions", statement, values)]
+        return [session_of(row) for row in self.read("reading sessions", statement, values)]
 
 
 def _last_session(row: Sequence[Any]) -> LastSession:
@@ -55,7 +55,8 @@ def _last_session(row: Sequence[Any]) -> LastSession:
     return LastSession(load, shard, day, State(state), started, finished)
 
 
-def _session(row: Sequence[Any]) -> Session:
+def session_of(row: Sequence[Any]) -> Session:
+    """The session that a row of `$columns` tells of."""
     good = None if row[4] is None else bool(row[4])
     values = [*row[:4], good, *row[5:12], State(row[12]), *row[13:]]
     return Session(*values)

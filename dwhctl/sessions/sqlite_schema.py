@@ -25,6 +25,12 @@ def is_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path)
     return _keeps_ids(table) and not left
 
 
+def is_readable(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+    """Whether the table has its columns."""
+    table = connection.execute(sql["table"]).fetchone()
+    return table is not None and not missing(_fitting_columns(connection, sql, path))
+
+
 def make_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> None:
     """Create or upgrade the table, within a transaction of the caller's."""
     table = connection.execute(sql["table"]).fetchone()

@@ -42,6 +42,10 @@ class SqliteStore(SqlStore):
         with self._operation("looking at the table"):
             return sqlite_schema.is_ready(self._connection, self._sql, self.path)
 
+    def is_readable(self) -> bool:
+        with self._operation("looking at the table"):
+            return sqlite_schema.is_readable(self._connection, self._sql, self.path)
+
     def lift_ids(self, above: int) -> None:
         with self._operation("lifting the ids"), self._transaction("lift_ids"):
             if not self._connection.execute(self._sql["lift_ids"], {"above": above}).rowcount:

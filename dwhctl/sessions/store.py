@@ -36,6 +36,10 @@ class SessionStore(ABC):
         """Tell whether the table stands there as dwhctl needs it; changes nothing."""
 
     @abstractmethod
+    def is_readable(self) -> bool:
+        """Tell whether sessions can be read: the table has its columns, whatever else the next run will add."""
+
+    @abstractmethod
     def lift_ids(self, above: int) -> None:
         """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
 

@@ -18,7 +18,7 @@ from dwhctl.alerts.receipt import Receipt
 from dwhctl.alerts.teller import Delivery
 from dwhctl.project.model import Alert, EmailAlert, Project, Shard
 from dwhctl.sessions import SessionStore
-from tests.integration.sessions_kit import DAY, Place
+from tests.integration.sessions_kit import DAY, START, Place
 from tests.unit.projects import a_load, a_project
 
 SHARDS = tuple(f"shard_{number:03}" for number in range(150))
@@ -74,7 +74,7 @@ class Desk:
     def tell(self, *items: Iterable[Item], send: bool = True, **keys: Any) -> list[Delivery]:
         """Tell of a run over these items."""
         all_items = tuple(item for group in items for item in group)
-        outcome = Outcome(command=COMMAND, run_id="run", items=all_items, **keys)
+        outcome = Outcome(command=COMMAND, run_id="run", items=all_items, began=START, **keys)
         teller.write(self.project, self.store, outcome)
         return teller.send_due(self.project, self.store) if send else []
 

@@ -262,7 +262,7 @@ PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "unfinished": ("sessions_running", {"run_id": "run_1"}),
     "of_run": ("sessions_by_run", {"run_id": "run_1"}),
     "fail_waiting": (
-        "sessions_by_run|sessions_waiting",
+        "sessions_by_run|sessions_unsuccessful",
         {"run_id": "run_1", "comment": "x", "ellipsis": "…"},
     ),
 }

@@ -280,7 +280,7 @@ def test_postgres_goes_on_without_an_index_that_cannot_be_built_and_builds_it_la
     assert postgres.rows(unbuilt)[0][0] > 0
     store.prepare()
     assert postgres.rows(unbuilt) == [(0,)]
-    assert postgres.rows("SELECT count(*) FROM pg_indexes WHERE tablename = 'sessions'") == [(5,)]
+    assert postgres.rows("SELECT count(*) FROM pg_indexes WHERE tablename = 'sessions'") == [(7,)]
 
 
 def test_postgres_needs_no_rights_on_a_table_that_is_ready(

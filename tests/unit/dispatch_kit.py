@@ -122,6 +122,9 @@ class MemoryStore(SessionStore):
     def is_ready(self) -> bool:
         return True
 
+    def is_readable(self) -> bool:
+        return True
+
     def lift_ids(self, above: int) -> None:
         pass
 

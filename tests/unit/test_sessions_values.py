@@ -105,7 +105,7 @@ def test_every_statement_is_there(dialect: str) -> None:
     assert {"open", "close", "fail_waiting", "last_sessions", "create_table", "add_columns"} <= set(
         statements
     )
-    assert len(indexes(statements)) == 4
+    assert len(indexes(statements)) == 6
     assert all(sql and "$columns" not in sql and "--" not in sql for sql in statements.values())
 
 

@@ -1,0 +1,60 @@
+-- What `dwhctl report` reads of the past, the same in SQLite and PostgreSQL.
+
+-- name: newest_runs
+-- A run's id begins with its moment. From one id to the next below it is one look into the index.
+WITH RECURSIVE newest (run_id, place) AS (
+    SELECT max(run_id), 1 FROM sessions WHERE run_id IS NOT NULL
+    UNION ALL
+    SELECT (SELECT max(older.run_id) FROM sessions AS older WHERE older.run_id < newest.run_id), place + 1
+    FROM newest
+    WHERE place < :limit AND newest.run_id IS NOT NULL
+)
+SELECT min(s.run_id), s.load, min(s.started) AS started, max(s.finished) AS finished,
+       count(*) FILTER (WHERE s.attempt = 1),
+       count(*) FILTER (WHERE s.state = 'loaded'), count(*) FILTER (WHERE s.state = 'skipped'),
+       count(*) FILTER (WHERE s.state = 'failed'), count(*) FILTER (WHERE s.state = 'up_for_retry'),
+       count(*) FILTER (WHERE s.state = 'abandoned'), count(*) FILTER (WHERE s.state = 'running'),
+       CAST(sum(s.loaded_rows) AS BIGINT), max(s.host), max(s.pid)
+FROM newest JOIN sessions AS s ON s.run_id = newest.run_id
+WHERE newest.run_id >= :first
+GROUP BY newest.place, s.load
+
+-- name: history
+-- A list of names is a text `,a,b,`: a name is in it if the list without it is another one.
+SELECT $columns
+FROM sessions
+WHERE run_id IS NOT NULL AND started >= :since
+  AND (:states IS NULL OR replace(:states, ',' || state || ',', '') <> :states)
+  AND (:loads IS NULL OR replace(:loads, ',' || load || ',', '') <> :loads)
+  AND (:shards IS NULL OR replace(:shards, ',' || shard || ',', '') <> :shards)
+ORDER BY started DESC, id DESC
+LIMIT :limit
+
+-- name: history_of_run
+SELECT $columns
+FROM sessions
+WHERE run_id = :run_id AND started >= :since
+  AND (:states IS NULL OR replace(:states, ',' || state || ',', '') <> :states)
+  AND (:loads IS NULL OR replace(:loads, ',' || load || ',', '') <> :loads)
+  AND (:shards IS NULL OR replace(:shards, ',' || shard || ',', '') <> :shards)
+ORDER BY id DESC
+LIMIT :limit
+
+-- name: newest_id
+SELECT id FROM sessions WHERE run_id IS NOT NULL ORDER BY id DESC LIMIT 1
+
+-- name: started_of
+SELECT started FROM sessions WHERE run_id IS NOT NULL AND id >= :id ORDER BY id LIMIT 1
+
+-- name: run_exists
+SELECT 1 FROM sessions WHERE run_id = :run_id LIMIT 1
+
+-- name: newest_run_ids
+WITH RECURSIVE newest (run_id, place) AS (
+    SELECT max(run_id), 1 FROM sessions WHERE run_id IS NOT NULL
+    UNION ALL
+    SELECT (SELECT max(older.run_id) FROM sessions AS older WHERE older.run_id < newest.run_id), place + 1
+    FROM newest
+    WHERE place < :limit AND newest.run_id IS NOT NULL
+)
+SELECT run_id FROM newest WHERE run_id IS NOT NULL ORDER BY place
