@@ -19,6 +19,7 @@ import trustme
 
 from dwhctl.alerts.outbox import Outbox
 from dwhctl.errors import SessionsError
+from dwhctl.project.secrets import MASKED
 from dwhctl.runs.events import Event, RunReport, SliceClosed
 from dwhctl.sessions import open_store
 from tests.cli_support import dwh
@@ -26,6 +27,7 @@ from tests.servers.bot_api import TOKEN, BotApi, Chat
 from tests.servers.mail import MailServer
 from tests.support.faulty import Faults, flocked, held_locks, wait_for_end, wait_until
 from tests.support.projects import DAY, Sandbox
+from tests.support.reports import a_place
 
 CHANNEL = """
 [alerts.failures]
@@ -318,6 +320,33 @@ def test_the_outbox_is_listed(sandbox: Sandbox, api: BotApi, capsys: pytest.Capt
     assert "refused" in capsys.readouterr().out
 
 
+def test_reports_are_told_of_as_loads_are(tmp_path: Path, api: BotApi) -> None:
+    api.chats["-200"] = Chat()
+    success = (
+        CHANNEL.replace("failures", "success").replace("one_failed", "all_success").replace("-100", "-200")
+    )
+    with a_place("duckdb", tmp_path / "project", load_keys="retries = 0") as place:
+        for channel in (CHANNEL, success):
+            add_channel(place.sandbox, channel.format(url=api.url))
+        place.put({"numbers": 'needs = [{ load = "orders", at_least = 0.0 }]'})
+        place.refresh()
+        place.put({"numbers": "min_rows = 10_000\nretries = 0"})
+        place.refresh()
+        place.refresh()
+        place.put({"numbers": "min_rows = 1"})
+        place.refresh()
+    chats = [one.chat_id for one in api.sent]
+    assert chats == ["-200", "-100", "-100", "-200"]
+    without, failed, recovered, well = texts(api)
+    assert f"1 of 1 refreshed, {DAY}" in without
+    assert "Without 3 shards" in without
+    assert "abakan, achinsk, chita" in without
+    assert "numbers on warehouse" in failed
+    assert "fewer than min_rows = 10000" in failed
+    assert "well again: numbers" in recovered
+    assert "1 report refreshed" in well
+
+
 # Secrets
 
 PASSWORD = "пароль: p&s/w0rd+?"
@@ -367,7 +396,9 @@ def test_no_secret_is_seen_anywhere_whatever_fails(
     everything += [
         path.read_bytes().decode("utf-8", "replace") for path in sandbox.root.rglob("*") if path.is_file()
     ]
-    assert "orders" in "".join(everything)
+    # What was to be hidden came by, and was.
+    assert MASKED in shown
+    assert MASKED in "".join(texts(api)) + mails
     for form in (
         form for secret in (TOKEN, TOKEN.partition(":")[2], PASSWORD, IN_A_VARIABLE) for form in forms(secret)
     ):
