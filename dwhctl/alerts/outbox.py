@@ -38,13 +38,13 @@ class AlertState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A row that waits to be sent."""
+    """A row that waits to be sent; its digest as JSON."""
 
     id: int
     created: datetime
     channel: str
     subject: str
-    digest: Digest
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,15 @@ class Outbox:
     def __init__(self, store: SessionStore) -> None:
         self._store = store
 
-    def due(self, limit: int) -> list[Queued]:
-        """Give the rows to be sent now, the oldest first."""
-        rows = self._store.read(
-            "reading the outbox", "alerts_due", {"now": datetime.now(UTC), "limit": limit}
-        )
-        return [
-            Queued(row_id, made, to, subject, from_json(text)) for row_id, made, to, subject, text in rows
-        ]
+    def channels_due(self) -> list[str]:
+        """Name the channels that something is to be sent to now."""
+        rows = self._store.read("reading the outbox", "alerts_due_channels", {"now": datetime.now(UTC)})
+        return [channel for (channel,) in rows]
+
+    def due(self, channel: str, limit: int) -> list[Queued]:
+        """Give the rows of a channel to be sent now, the oldest first."""
+        values = {"channel": channel, "now": datetime.now(UTC), "limit": limit}
+        return [Queued(*row) for row in self._store.read("reading the outbox", "alerts_due", values)]
 
     def claim(self, row: Queued, claim: str) -> int | None:
         """Take a row in hand; None when another has it. Gives how often it was sent before without an answer."""
@@ -143,7 +144,7 @@ def _day_text(value: Any) -> str:
 
 
 def from_json(text: str) -> Digest:
-    """Read a digest back."""
+    """Read a digest back. Raise ValueError when another version of dwhctl wrote it otherwise."""
     return _adapter().validate_json(text)
 
 

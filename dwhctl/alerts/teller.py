@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dwhctl.alerts.digest import Digest
 from dwhctl.alerts.facts import Fact, Memory, Told
 from dwhctl.alerts.message import render
-from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, queue
+from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, from_json, queue
 from dwhctl.alerts.rules import Decision, Streak, Streaks, decide
 from dwhctl.alerts.sending import send
 from dwhctl.alerts.state_files import ToldDirectly
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dwhctl.sessions import SessionStore
     from dwhctl.sessions.store import Execute
 
-#: How much of the outbox one run sends, and for how long it goes on with it.
+#: How many messages one run sends to a channel, and for how long it goes on with all of them.
 SENT_AT_ONCE = 20
 SENDING_SECONDS = 120.0
 #: What could not be sent for so long is of no use any more.
@@ -152,25 +152,37 @@ def send_due(project: Project, store: SessionStore) -> list[Delivery]:
         return []
     outbox = Outbox(store)
     deliveries: list[Delivery] = []
-    left_alone: set[str] = set()
     until = time.monotonic() + SENDING_SECONDS
-    for row in outbox.due(SENT_AT_ONCE):
-        if row.channel in left_alone:
-            continue
-        if time.monotonic() > until:
-            break
-        claim = uuid.uuid4().hex
-        doubts = outbox.claim(row, claim)
-        if doubts is None:
-            continue
-        result, interrupted = _attempt(project, row, doubts)
-        outbox.settle(row, claim, result)
-        deliveries.append(Delivery(row.channel, row.subject, result.state, result.answer))
-        if interrupted:
-            break
-        if result.state is not AlertState.SENT:
-            left_alone.add(row.channel)
+    for channel in outbox.channels_due():
+        for row in outbox.due(channel, SENT_AT_ONCE):
+            if time.monotonic() > until:
+                return deliveries
+            sent = _send_row(project, outbox, row)
+            if sent is None:
+                continue
+            deliveries.append(sent.delivery)
+            if sent.interrupted:
+                return deliveries
+            if sent.delivery.state is not AlertState.SENT:
+                break  # what is wrong with the channel is wrong for its other messages too
     return deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    delivery: Delivery
+    interrupted: bool
+
+
+def _send_row(project: Project, outbox: Outbox, row: Queued) -> _Sent | None:
+    """Take a row in hand, send it, and write what became of it; None when another run has it."""
+    claim = uuid.uuid4().hex
+    doubts = outbox.claim(row, claim)
+    if doubts is None:
+        return None
+    result, interrupted = _attempt(project, row, doubts)
+    outbox.settle(row, claim, result)
+    return _Sent(Delivery(row.channel, row.subject, result.state, result.answer), interrupted)
 
 
 def _attempt(project: Project, row: Queued, doubts: int) -> tuple[Result, bool]:
@@ -180,7 +192,11 @@ def _attempt(project: Project, row: Queued, doubts: int) -> tuple[Result, bool]:
         return Result(AlertState.REFUSED, f"there is no [alerts.{row.channel}] any more"), False
     if doubts > 1:
         return Result(AlertState.UNKNOWN, "its run died while it sent it again"), False
-    digest = replace(row.digest, remark=REPETITION) if doubts else _dated(row)
+    try:
+        digest = from_json(row.digest)
+    except ValueError:
+        return Result(AlertState.REFUSED, "another version of dwhctl wrote it, and it cannot be read"), False
+    digest = replace(digest, remark=REPETITION) if doubts else _dated(digest, row.created)
     reach("alert.send")
     try:
         result = send(project, alert, digest)
@@ -192,12 +208,12 @@ def _attempt(project: Project, row: Queued, doubts: int) -> tuple[Result, bool]:
     return result, False
 
 
-def _dated(row: Queued) -> Digest:
+def _dated(digest: Digest, created: datetime) -> Digest:
     """Say of a digest that could not be sent at once when it was written."""
-    if row.created > datetime.now(UTC) - timedelta(minutes=10):
-        return row.digest
-    late = f"late: this was so at {row.created:%Y-%m-%d %H:%M} UTC"
-    return replace(row.digest, remark="; ".join(filter(None, (row.digest.remark, late))))
+    if created > datetime.now(UTC) - timedelta(minutes=10):
+        return digest
+    late = f"late: this was so at {created:%Y-%m-%d %H:%M} UTC"
+    return replace(digest, remark="; ".join(filter(None, (digest.remark, late))))
 
 
 def tell_directly(project: Project, outcome: Outcome) -> list[Delivery]:

@@ -70,7 +70,7 @@ class RunTold:
         self._items: dict[tuple[str, str, date], Item] = {}
         self._missing: dict[str, None] = {}
         self._reaped: list[RunReaped] = []
-        self._is_written = False
+        self._is_written = self._is_interrupted = False
         self._outcome: Outcome | None = None
 
     def listen(self, event: Event | RefreshEvent) -> None:
@@ -97,6 +97,7 @@ class RunTold:
         stops = self._deaths()
         if report.signal is not None:
             # Whoever interrupts a run knows; of dead runs that it came upon nobody does.
+            self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
         if report.stopped is not None:
             stops.append(self._stop(Trouble("", "Stopped", mask(report.stopped))))
@@ -126,9 +127,12 @@ class RunTold:
         )
 
     def send(self) -> list[Delivery]:
-        """Send what waits, after the run has let go of its locks. Raises nothing: no alert fails a load."""
+        """Send what waits, after the run has let go of its locks. Raises nothing: no alert fails a load.
+
+        Who interrupts a run waits for no channel: the next run sends.
+        """
         project, outcome = self._project, self._outcome
-        if not project.alerts or outcome is None:
+        if not project.alerts or outcome is None or self._is_interrupted:
             return []
         if not self._is_written:
             return self._bounded(lambda: tell_directly(project, outcome))

@@ -6,10 +6,9 @@ INSERT INTO dwhctl_alerts (created, run_id, channel, kind, subject, digest, stat
 VALUES (:created, :run_id, :channel, :kind, :subject, :digest, 'queued', 0, 0)
 RETURNING id
 
--- name: alerts_due
--- Oldest first. A channel that wants to be left alone is left alone with all that waits for it. What was sent and
--- not answered is sent once more; so is what a run that died, or hangs, had in hand.
-SELECT id, created, channel, subject, digest
+-- name: alerts_due_channels
+-- A channel that wants to be left alone is left alone with all that waits for it.
+SELECT channel
 FROM dwhctl_alerts
 WHERE (
     state = 'queued'
@@ -17,6 +16,18 @@ WHERE (
     OR (state = 'sending' AND lease_until < :now)
 )
 AND channel NOT IN (SELECT channel FROM dwhctl_alerts WHERE state = 'queued' AND not_before > :now)
+GROUP BY channel
+ORDER BY min(id)
+
+-- name: alerts_due
+-- Oldest first. What was sent and not answered is sent once more; so is what a run that died, or hangs, had in hand.
+SELECT id, created, channel, subject, digest
+FROM dwhctl_alerts
+WHERE channel = :channel AND (
+    state = 'queued'
+    OR (state = 'unknown' AND doubts < 2)
+    OR (state = 'sending' AND lease_until < :now)
+)
 ORDER BY id
 LIMIT :limit
 

@@ -23,8 +23,17 @@ from dwhctl.errors import (
 from dwhctl.sessions import State
 from tests.integration.alerts_kit import SHARDS, Desk, a_desk, an_alert, slices, stopped
 from tests.integration.sessions_kit import DAY, Place, new, postgres_place, sqlite_place, write
+from tests.postgres import PostgresServer
 
 HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    """One database for all these tests: to make one takes longer than a test."""
+    name = postgres_server.make_database()
+    yield name
+    postgres_server.drop_database(name)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -32,8 +41,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "sqlite":
         place = sqlite_place(tmp_path)
     else:
-        server = request.getfixturevalue("postgres_server")
-        place = postgres_place(server, request.getfixturevalue("postgres_database"))
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        place = postgres_place(server, request.getfixturevalue("database"))
+        place.rows("DROP TABLE IF EXISTS dwhctl_alerts, dwhctl_alert_facts, sessions")
     yield place
     place.end()
 
@@ -222,7 +232,7 @@ def test_what_is_in_doubt_is_sent_once_more_marked(desk: Desk) -> None:
 def test_a_run_killed_while_sending_loses_nothing(desk: Desk) -> None:
     desk.tell(slices("failed", "shard_001"), send=False)
     outbox = Outbox(desk.store)
-    [row] = outbox.due(10)
+    [row] = outbox.due("chat", 10)
     assert outbox.claim(row, "of the dead") == 0
     assert desk.send() == [], "it may be alive"
     desk.pass_time(HOUR)
@@ -231,7 +241,7 @@ def test_a_run_killed_while_sending_loses_nothing(desk: Desk) -> None:
     # Killed once more in the repetition: it is not sent for ever.
     desk.tell(slices("failed", "shard_002"), send=False)
     for _ in range(2):
-        [row] = outbox.due(10)
+        [row] = outbox.due("chat", 10)
         outbox.claim(row, "of the dead")
         desk.pass_time(HOUR)
     assert [one.state.value for one in desk.send()] == ["unknown"]
@@ -287,6 +297,14 @@ def test_one_channel_that_fails_holds_up_no_other(desk: Desk) -> None:
     desk.send()
     assert [name for name, _ in desk.post.sent] == ["second", "second"]
     assert [row.attempts for row in desk.rows()] == [1, 1, 0, 1], "a dead channel is tried once a run"
+
+
+def test_a_message_that_cannot_be_read_stands_in_nobodys_way(desk: Desk) -> None:
+    desk.tell(slices("failed", "shard_001"), send=False)
+    desk.change("UPDATE dwhctl_alerts SET digest = '{}'")
+    [told] = desk.tell(slices("failed", "shard_002"))
+    assert (told.state, "another version" in told.answer) == (AlertState.REFUSED, True)
+    assert [one.state.value for one in desk.send()] == ["sent"]
 
 
 def test_what_cannot_be_sent_for_days_is_given_up(desk: Desk) -> None:
