@@ -11,7 +11,7 @@ from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dwhctl.alerts.teller import Delivery
+    from dwhctl.alerts.delivery import Delivery
     from dwhctl.cli.options import Settings
     from dwhctl.runs.events import FailedSlice, RunReport
 

@@ -8,8 +8,8 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
-    from dwhctl.alerts.teller import Delivery
     from dwhctl.errors import ExitCode
     from dwhctl.runs.needs import Standing
     from dwhctl.runs.plan import Plan

@@ -12,9 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
 from dwhctl.alerts.state_files import HeldInARow
-from dwhctl.alerts.teller import send_due, tell, tell_directly, write
+from dwhctl.alerts.teller import tell, tell_directly, write
 from dwhctl.errors import (
     ConfigError,
     DwhctlError,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from datetime import date
 
-    from dwhctl.alerts.teller import Delivery
+    from dwhctl.alerts.delivery import Delivery
     from dwhctl.project.model import Project
     from dwhctl.runs.events import Event, RefreshEvent, RefreshReport, RunReport
     from dwhctl.runs.values import Failure

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dwhctl.alerts import sending, teller
+from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.message import Message
 from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.alerts.outcome import Ending, Item, Outcome, Stop, Trouble
 from dwhctl.alerts.receipt import Receipt
-from dwhctl.alerts.teller import Delivery
 from dwhctl.project.model import Alert, EmailAlert, Project, Shard
 from dwhctl.sessions import SessionStore
 from tests.integration.sessions_kit import DAY, START, Place
@@ -76,11 +76,11 @@ class Desk:
         all_items = tuple(item for group in items for item in group)
         outcome = Outcome(command=COMMAND, run_id="run", items=all_items, began=START, **keys)
         teller.write(self.project, self.store, outcome)
-        return teller.send_due(self.project, self.store) if send else []
+        return send_due(self.project, self.store) if send else []
 
     def send(self) -> list[Delivery]:
         """What a run sends that has nothing to tell itself."""
-        return teller.send_due(self.project, self.store)
+        return send_due(self.project, self.store)
 
     def rows(self) -> list[Listed]:
         """The outbox, oldest first."""

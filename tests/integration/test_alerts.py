@@ -8,8 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dwhctl.alerts import teller
+from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.outbox import AlertState, Outbox, from_json
 from dwhctl.alerts.receipt import Receipt
 from dwhctl.errors import (
@@ -84,6 +87,38 @@ def test_news_is_a_new_shard_class_or_load(desk: Desk) -> None:
     assert len(desk.tell(slices("failed", "shard_001", error="QueryError"))) == 1
     assert len(desk.tell(slices("failed", "shard_001", work="calls"))) == 1
     assert desk.tell(slices("failed", "shard_001", "shard_002", "shard_003")) == []
+
+
+RUNS = st.lists(
+    st.fixed_dictionaries({shard: st.sampled_from((*"AB", "well", "left")) for shard in SHARDS[:3]}),
+    max_size=6,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(RUNS)
+def test_what_goes_out_is_what_plain_sets_say(desk: Desk, runs: list[dict[str, str]]) -> None:
+    for table in ("dwhctl_alerts", "dwhctl_alert_facts"):
+        desk.change(f"DELETE FROM {table}")
+    told: set[tuple[str, str]] = set()
+    last: dict[str, str] = {}
+    for found in runs:
+        items = [
+            slices("done", shard) if state == "well" else slices("failed", shard, error=state)
+            for shard, state in found.items()
+            if state != "left"
+        ]
+        sent = desk.tell(*items)
+        last |= {shard: state for shard, state in found.items() if state != "left"}
+        fails = {(shard, state) for shard, state in found.items() if state in "AB"}
+        over = {
+            shard
+            for shard, error in told
+            if all(last[other] == "well" for other, same in told if same == error)
+        }
+        assert bool(sent) == bool(over or fails - told), (found, told)
+        told = {(shard, error) for shard, error in told if shard not in over}
+        told |= fails if sent else set()
 
 
 def test_what_is_unchanged_is_told_again_after_a_while(desk: Desk) -> None:
@@ -258,7 +293,7 @@ def test_of_many_runs_one_takes_a_row(desk: Desk) -> None:
     def run(store_number: int) -> None:
         barrier.wait()
         try:
-            teller.send_due(desk.project, stores[store_number])
+            send_due(desk.project, stores[store_number])
         except Exception as error:
             errors.append(error)
 
