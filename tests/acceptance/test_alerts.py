@@ -38,6 +38,8 @@ chat_id = -100
 api_base = "{url}"
 """
 LOAD = ("load", "--date", str(DAY), "--retries", "0")
+#: Without workers, where it is not about them: a process of less is sooner there.
+INLINE = (*LOAD, "--inline")
 
 
 @pytest.fixture
@@ -79,10 +81,11 @@ def told(report: RunReport) -> list[str]:
     return [one.words() for one in report.alerts]
 
 
-def test_a_failure_is_told_once_and_its_recovery_once(sandbox: Sandbox, api: BotApi) -> None:
-    first = sandbox.run(*LOAD)
-    assert first.returncode == 1
-    assert "alert failures: sent: message 4711" in first.stdout
+def test_a_failure_is_told_once_and_its_recovery_once(
+    sandbox: Sandbox, api: BotApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dwh(*INLINE, "--project", sandbox.root) == 1
+    assert "alert failures: sent: message 4711" in capsys.readouterr().out
     [text] = texts(api)
     assert "project: orders: 1 slice failed" in text
     assert f"2 of 3 loaded, {DAY}" in text
@@ -125,13 +128,13 @@ def test_the_server_of_many_shards_is_one_reason_although_not_all_were_tried(
     assert (second.failed, second.alerts) == (8, [])
 
 
-def test_a_channel_that_fails_changes_nothing_but_the_summary(sandbox: Sandbox, api: BotApi) -> None:
+def test_a_channel_that_fails_changes_nothing_but_the_summary(
+    sandbox: Sandbox, api: BotApi, capsys: pytest.CaptureFixture[str]
+) -> None:
     api.faults = ["429 10072"]
-    done = sandbox.run(*LOAD, "--quiet")
-    assert done.returncode == 1
-    assert (
-        "alert failures: not sent, the next run tries again: Telegram wants to be left alone" in done.stdout
-    )
+    assert dwh(*INLINE, "--quiet", "--project", sandbox.root) == 1
+    shown = capsys.readouterr().out
+    assert "alert failures: not sent, the next run tries again: Telegram wants to be left alone" in shown
     mend(sandbox)
     assert sandbox.load().alerts == [], "it asked for hours"
     assert [state for state, _, _ in outbox(sandbox)] == ["queued", "queued"]
@@ -155,7 +158,7 @@ def test_while_a_channel_hangs_no_lock_is_held_and_who_is_killed_then_loses_noth
     sandbox: Sandbox, api: BotApi
 ) -> None:
     api.faults = ["hang at accept"]
-    process = sandbox.start(*LOAD)
+    process = sandbox.start(*INLINE)
     try:
         wait_until(lambda: not api.faults, "the message is on its way", seconds=30)
         assert process.poll() is None
@@ -189,7 +192,7 @@ LONG = pytest.mark.long
 def test_killed_around_the_alert_nobody_is_left_untold(
     sandbox: Sandbox, api: BotApi, tmp_path: Path, point: str
 ) -> None:
-    process = sandbox.start(*LOAD, env=Faults(tmp_path / "log").at(point, "kill").env())
+    process = sandbox.start(*INLINE, env=Faults(tmp_path / "log").at(point, "kill").env())
     wait_for_end(process)
     assert process.returncode == -9
     for _ in range(2):
@@ -263,7 +266,7 @@ def test_a_broken_configuration_is_told_by_cron_and_not_by_a_person(
     path = sandbox.root / "config" / "loads" / "orders.toml"
     well = path.read_text()
     path.write_text(well.replace("slice_by", "slice_bye"))
-    arguments = (*LOAD, "--project", sandbox.root)
+    arguments = (*INLINE, "--project", sandbox.root)
     monkeypatch.setattr(sys, "argv", ["dwhctl", *map(str, arguments)])
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdin.isatty", lambda: True, raising=False)
@@ -292,7 +295,7 @@ def test_the_third_held_lock_in_a_row_is_told(
     sandbox: Sandbox, api: BotApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mend(sandbox)
-    arguments = (*LOAD, "--project", str(sandbox.root))
+    arguments = (*INLINE, "--project", str(sandbox.root))
     monkeypatch.setattr(sys, "argv", ["dwhctl", *arguments])
     with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 0]
@@ -313,7 +316,9 @@ def test_two_processes_at_once_send_each_message_once(sandbox: Sandbox, api: Bot
     assert waiting == ["queued", "queued"]
     age(sandbox, hours=3)
     others = [DAY - timedelta(days=back) for back in (1, 2)]
-    processes = [sandbox.start("load", "--date", str(day), "--shard", "achinsk") for day in others]
+    processes = [
+        sandbox.start("load", "--date", str(day), "--shard", "achinsk", "--inline") for day in others
+    ]
     for process in processes:
         wait_for_end(process)
     assert [process.returncode for process in processes] == [0, 0]
@@ -398,14 +403,18 @@ def test_no_secret_is_seen_anywhere_whatever_fails(
     with MailServer(authority, login=("dwh", PASSWORD)) as mail:
         add_channel(sandbox, MAIL.format(port=mail.port, ca=tmp_path / "ca.pem"))
         shown = ""
-        for bot, smtp in (("echo", {"DATA": "554 no"}), ("reset", {"MAIL": "reset"}), ("502", {}), ("", {})):
+        for bot, smtp, how in (
+            ("echo", {"DATA": "554 no"}, INLINE),
+            ("reset", {"MAIL": "reset"}, INLINE),
+            ("", {}, LOAD),
+        ):
             api.faults, mail.faults = [bot] if bot else [], dict(smtp)
-            done = sandbox.run(*LOAD, "--debug", "-v", "--inline")
+            done = sandbox.run(*how, "--debug", "-v")
             assert done.returncode == 1
             shown += done.stdout + done.stderr
         monkeypatch.setenv("TG_TOKEN", TOKEN[:-1] + "x")
         mail.login = ("dwh", "another")
-        shown += sandbox.run(*LOAD, "--debug").stderr
+        shown += sandbox.run(*INLINE, "--debug").stderr
         assert "Traceback" not in shown
         assert len(mail.mails) >= 1
         mails = "".join(part.get_content() for one in mail.mails for part in one.iter_parts())
