@@ -62,6 +62,8 @@ def _mail(project: Project, alert: EmailAlert) -> smtp.MailChannel:
     place = f"config/dwhctl.toml: alerts.{alert.name}"
     if alert.user is not None and alert.password is not None:
         smtp.remember_login(alert.user, alert.password.reveal())
+    if alert.tls_cafile is not None:
+        smtp.check_authorities(alert.tls_cafile, f"{place}.tls_cafile")
     sender = smtp.addresses([render_text(project, alert.sender, f"{place}.from")], f"{place}.from")
     to = [render_text(project, each, f"{place}.to") for each in alert.to]
     return smtp.MailChannel(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: SMTP takes many round trips, and some servers make strangers wait.
 PATIENCE = Patience(total=60.0)
+#: A subject stays in its line: folded before its first word it would begin with a blank.
+_POLICY = SMTP.clone(max_line_length=240)
 
 
 class _Link(smtplib.SMTP):
@@ -112,8 +114,8 @@ class MailChannel:
         return _Link(self.host, self.port, timeout=self.patience.read)
 
     def _mail(self, message: Message) -> EmailMessage:
-        mail = EmailMessage(policy=SMTP)
-        mail["Subject"] = clipped(shown(message.subject), 250)
+        mail = EmailMessage(policy=_POLICY)
+        mail["Subject"] = clipped(shown(message.subject), 200)
         mail["From"] = self.sender
         mail["To"] = self.to
         mail["Date"] = format_datetime(datetime.now(UTC))
@@ -207,6 +209,17 @@ def _unsupported(said: str) -> str:
 def _said(code: int, text: bytes | str) -> str:
     words = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return clipped(shown(f"{code} {words}"), 300)
+
+
+def check_authorities(path: Path, place: str) -> None:
+    """Raise ConfigError for a file that holds no certificate or cannot be read."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(
+            f"{place}: the file {path} cannot be used ({why}); name the authority's PEM file"
+        ) from None
 
 
 def remember_login(user: str, password: str) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from .message import Message
 
+#: Ids of chats have up to 52 significant bits.
+_SANE = 2**53
+_A_YEAR = 366 * 86_400
 _CANNOT_PARSE = "can't parse entities"
 #: What Telegram says, in lower case, and what to do about it; the first that fits.
 _REMEDIES = (
@@ -66,7 +69,7 @@ class _Answer:
     def parameter(self, name: str) -> int | None:
         parameters = self.content.get("parameters")
         value = parameters.get(name) if isinstance(parameters, dict) else None
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and abs(value) < _SANE else None
 
 
 class _Body(io.BytesIO):
@@ -196,7 +199,7 @@ class _Sending:
         """Wait as Telegram asks; AlertNotSentError when that is too long."""
         spent = max(self._waited, time.monotonic() - self._started)
         if seconds is None or spent + max(seconds, 1) > self._channel.patience.longest_wait:
-            later = timedelta(seconds=seconds) if seconds is not None else None
+            later = timedelta(seconds=min(seconds, _A_YEAR)) if seconds is not None else None
             how_long = f" for {format_duration(later)}" if later else ""
             raise AlertNotSentError(f"Telegram wants to be left alone{how_long}: too many messages", later)
         self._waited += max(seconds, 1)

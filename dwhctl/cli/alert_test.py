@@ -58,7 +58,7 @@ def command(settings: Settings, names: Sequence[str], dry_run: bool, form: str) 
     digest = sample_digest(project, datetime.now(project.zone).date())
     if dry_run:
         return _show_texts(project, chosen, digest, form)
-    rows = [_send(project, alert, digest) for alert in chosen]
+    rows = [_send(project, alert, digest, debug=settings.debug) for alert in chosen]
     shown = [row for row in rows if not (settings.quiet and row[3])]
     if shown or not settings.quiet:
         show(COLUMNS, shown, form)
@@ -75,13 +75,14 @@ def _chosen(project: Project, names: Sequence[str]) -> list[Alert]:
     return [alert for alert in project.alerts.values() if not names or alert.name in names]
 
 
-def _send(project: Project, alert: Alert, digest: Digest) -> tuple[object, ...]:
+def _send(project: Project, alert: Alert, digest: Digest, *, debug: bool) -> tuple[object, ...]:
     """Send the message and give the channel's line of the listing."""
     import time
+    import traceback
 
     from dwhctl.alerts.channels import open_channel
     from dwhctl.alerts.message import render
-    from dwhctl.cli.output import one_line
+    from dwhctl.cli.output import one_line, tell
     from dwhctl.errors import DwhctlError
 
     address = None
@@ -92,6 +93,8 @@ def _send(project: Project, alert: Alert, digest: Digest) -> tuple[object, ...]:
         started = time.perf_counter()
         receipt = channel.send(message)
     except DwhctlError as error:
+        if debug:
+            tell("".join(traceback.format_exception(error)).rstrip())
         return (alert.name, alert.type, address, False, None, None, one_line(str(error)))
     latency = round((time.perf_counter() - started) * 1000, 1)
     remarks = [f"refused: {each}" for each in receipt.refused]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dwhctl.alerts.channels import open_channel
+from dwhctl.alerts.message import render
+from dwhctl.alerts.sample import sample_digest
 from dwhctl.errors import ConfigError
 from dwhctl.project.model import Alert, Load, Project
 from dwhctl.project.slices import make_slice, resolve_day
@@ -12,7 +16,7 @@ from dwhctl.project.templates import render_extract, render_file, render_text
 from dwhctl.project.words import shown_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import date
 
 
@@ -33,8 +37,10 @@ def template_problems(project: Project) -> list[str]:
     found: dict[str, None] = {}
     for load in project.loads.values():
         found.update(dict.fromkeys(_of_load(project, load, day)))
+    unreadable = unreadable_secrets(project)
     for alert in project.alerts.values():
-        found.update(dict.fromkeys(_of_alert(project, alert)))
+        problems = (each for each in _of_alert(project, alert, day) if each not in unreadable)
+        found.update(dict.fromkeys(problems))
     return list(found)
 
 
@@ -54,7 +60,23 @@ def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
         yield from str(error).splitlines()
 
 
-def _of_alert(project: Project, alert: Alert) -> Iterator[str]:
+def _of_alert(project: Project, alert: Alert, day: date) -> Iterator[str]:
+    yield from _of_texts(project, alert)
+    failed = sample_digest(project, day)
+    well = replace(failed, subject="succeeded", done=failed.total, reasons=(), recoveries=())
+    attempts: list[Callable[[], object]] = [
+        lambda: open_channel(project, alert),
+        lambda: render(project, alert, failed),
+        lambda: render(project, alert, well),
+    ]
+    for attempt in attempts:
+        try:
+            attempt()
+        except ConfigError as error:
+            yield from str(error).splitlines()
+
+
+def _of_texts(project: Project, alert: Alert) -> Iterator[str]:
     for name, field in type(alert).model_fields.items():
         value = getattr(alert, name)
         texts = value if isinstance(value, tuple) else (value,)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from dwhctl.alerts.message import TEMPLATES
 from dwhctl.cli import (
     alert_test,
     connections,
@@ -76,6 +77,7 @@ def _lines() -> Iterator[str]:
     yield from ("", "## Terminal and shell", "", "| variable | meaning |", "| --- | --- |")
     yield from (f"| `{name}` | {meaning} |" for name, meaning in ENVIRONMENT.items())
     yield from ("", _one_level_down(config_reference()))
+    yield from ("### Messages", "", (TEMPLATES / "messages.md").read_text(encoding="utf-8").rstrip())
     yield from (
         "",
         "## Types",

@@ -131,9 +131,10 @@ def _error(code: int, description: str, **parameters: int) -> Answer:
 class _Conversation:
     """One connection, and the fault that it meets.
 
-    `reset at accept`, `hang at accept`: with the first byte, or before it (of TLS's handshake, if there is one). `reset`, `hang`: after the request was read, and the
-    message sent. `drip`: an answer a byte at a time. `429 N`: to be left alone for N seconds. `502`: a gateway's page.
-    `page`: 200 with a page of somebody else's. `echo`: refuses and repeats the request's path.
+    `reset at accept`: with the client's first byte, which over TLS is of the handshake. `hang at accept`: before it.
+    `reset`, `hang`: after the request was read, and the message sent. `drip`: an answer a byte at a time. `429 N`: to
+    be left alone for N seconds. `502`: a gateway's page. `page`: 200 with a page of somebody else's. `echo`: refuses
+    and repeats the request's path.
     """
 
     def __init__(self, api: BotApi, connection: socket.socket) -> None:

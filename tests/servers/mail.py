@@ -23,7 +23,7 @@ _NEVER = 30.0
 class MailServer:
     """The server. `faults` says what it does at `MAIL` and at the end of the content, `refused` whom it does not know.
 
-    A fault is `hang`, `reset`, or the answer itself, as `451 try later`.
+    A fault is `hang`, `reset`, `slow` (half a second), or the answer itself, as `451 try later`.
     """
 
     authority: trustme.CA | None = None
@@ -146,4 +146,7 @@ async def _fault(server: SMTP, fault: str | None) -> str | None:
         return "250 unheard"
     if fault == "hang":
         await asyncio.sleep(_NEVER)
+    if fault == "slow":
+        await asyncio.sleep(0.5)
+        return None
     return fault

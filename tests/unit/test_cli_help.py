@@ -97,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["connections", "lst"], "did you mean 'list'?"),
         (["config", "chek"], "did you mean 'check'?"),
         (["load", "--dat", "today"], "'--date'"),
-        (["xyzzy"], "known: config, connections, demo"),
+        (["xyzzy"], "known: alert-test, config, connections"),
     ],
 )
 def test_a_typing_mistake_is_told_what_was_meant(
