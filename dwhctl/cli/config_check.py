@@ -9,7 +9,8 @@ from dwhctl.alerts.channels import open_channel
 from dwhctl.alerts.message import render
 from dwhctl.alerts.sample import sample_digest
 from dwhctl.errors import ConfigError
-from dwhctl.project.model import Alert, Load, Project
+from dwhctl.project.model import Alert, Load, Project, Report
+from dwhctl.project.report_sql import report_sql
 from dwhctl.project.slices import make_slice, resolve_day
 from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_extract, render_file, render_text
@@ -37,6 +38,8 @@ def template_problems(project: Project) -> list[str]:
     found: dict[str, None] = {}
     for load in project.loads.values():
         found.update(dict.fromkeys(_of_load(project, load, day)))
+    for report in project.reports.values():
+        found.update(dict.fromkeys(_of_report(project, report, day)))
     unreadable = unreadable_secrets(project)
     for alert in project.alerts.values():
         problems = (each for each in _of_alert(project, alert, day) if each not in unreadable)
@@ -56,6 +59,13 @@ def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
         if not split_statements(render_file(project, load.create, load, day)):
             shown = shown_path(load.create, project.root)
             yield f"{shown}: holds no statement; write a CREATE TABLE IF NOT EXISTS"
+    except ConfigError as error:
+        yield from str(error).splitlines()
+
+
+def _of_report(project: Project, report: Report, day: date) -> Iterator[str]:
+    try:
+        report_sql(project, report, day)
     except ConfigError as error:
         yield from str(error).splitlines()
 

@@ -13,7 +13,7 @@ from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
 
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load a day, refresh reports."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "refresh-reports": Entry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),

@@ -248,6 +248,12 @@ def _own(
 
 
 def _check_task_names(found: Found, problems: Problems) -> None:
+    for report in found.reports.values():
+        if len(report.name) > TASK_NAME_LENGTH:
+            problems.add(
+                found.place(report, report.name),
+                f"the name has {len(report.name)} characters, the sessions table holds {TASK_NAME_LENGTH}; shorten it",
+            )
     tasks: dict[str, str] = {}
     for load in found.loads.values():
         names = [shard.name for shard, _ in found.shards.get(load.shards, [])]

@@ -13,12 +13,14 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConfigError, ConnectError, LoginRefusedError
+from dwhctl.errors import AttemptError, ConfigError, ConnectError, LoginRefusedError, TargetRefusedError
 from dwhctl.project.model import Shard
+from dwhctl.project.report_sql import report_sql
 from dwhctl.project.slices import make_slice, resolve_day
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.conform import compare
 from dwhctl.runs.prepare import check_columns, targets_of
+from dwhctl.runs.refresh_report import common_columns
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.sources import list_databases, open_source
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.columns import Column
-    from dwhctl.project.model import Load, Project
+    from dwhctl.project.model import Load, Project, Report
     from dwhctl.targets.contract import Target
 
 _PATIENCE_SECONDS = 30.0
@@ -45,7 +47,7 @@ class Finding:
 
 
 def look(project: Project) -> Iterator[Finding]:
-    """Look at every load's target and shards, and for databases that stand in no shard group."""
+    """Look at every load's target and shards, every report, and for databases that stand in no shard group."""
     yield from _Look(project).findings()
 
 
@@ -70,6 +72,8 @@ class _Look:
         targets = targets_of(self._project, "dwhctl:look", timedelta(seconds=_PATIENCE_SECONDS))
         for load in self._project.loads.values():
             yield from self._of_target(load, targets)
+        for report in self._project.reports.values():
+            yield from self._of_report(report, targets)
         yield from self._at_once(self._of_source, self._shards())
 
     def ungrouped(self, names: Collection[str]) -> Iterator[Finding]:
@@ -115,6 +119,25 @@ class _Look:
                 _stage_nothing(target, load)
         except AttemptError as error:
             yield Finding(where, str(error))
+
+    def _of_report(self, report: Report, targets: Mapping[str, Target]) -> Iterator[Finding]:
+        """Look whether the source's columns are the table's; nothing is replaced."""
+        where = f"{report.name}: {report.connection}"
+        if report.connection not in targets:
+            yield Finding(where, "this version cannot write to its connection")
+            return
+        source = report_sql(self._project, report, self._day).source
+        patience = timedelta(seconds=_PATIENCE_SECONDS)
+        try:
+            with (
+                self._slots.held(report.connection),
+                targets[report.connection].refresh(report.target, source, patience) as refresh,
+            ):
+                common_columns(report.target, refresh.columns())
+        except AttemptError as error:
+            made = report.create is not None and isinstance(error, TargetRefusedError)
+            hint = "; the first refresh makes table and view" if made else ""
+            yield Finding(where, f"{error}{hint}", wrong=not made)
 
     # Sources
 

@@ -26,6 +26,7 @@ from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import told_at_its_end
 from dwhctl.sessions import open_if_there
+from dwhctl.targets import open_target
 
 if TYPE_CHECKING:
     from datetime import date
@@ -105,6 +106,8 @@ def _jobs(project: Project, request: RefreshRequest) -> list[Job]:
     if unknown:
         raise UsageError(f"there is no report '{unknown[0]}': {nearest(unknown[0], project.reports)}")
     reports = [project.reports[name] for name in dict.fromkeys(names)]
+    for one in reports:
+        open_target(project.connections[one.connection], project.state_dir)
     return [Job(one, report_sql(project, one, request.day)) for one in reports]
 
 

@@ -153,7 +153,7 @@ class Refresher:
         ]
         if len(self._flying) < self._rules.at_once:
             times += [max(job.start_at, now + _SLOT_POLL_SECONDS) for job in self._jobs]
-        return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now) if self._jobs or times else 0.0
+        return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now)
 
     # Starting
 
@@ -327,13 +327,12 @@ class Refresher:
         """Stop within seconds: end what runs, and close its sessions as interrupted unless it was committed."""
         failure = Failure.of(InterruptedAttemptError())
         for landed in self.end_all():
-            done = landed.error is None
-            self._close(
-                landed.flight,
-                State.LOADED if done else State.FAILED,
-                None if done else failure,
-                rows=landed.rows if done else None,
-            )
+            if landed.error is None:
+                self._close(landed.flight, State.LOADED, rows=landed.rows)
+            elif isinstance(landed.error, CommitInDoubtError):
+                self._close(landed.flight, State.FAILED, Failure.of(landed.error))
+            else:
+                self._close(landed.flight, State.FAILED, failure)
         self._store.fail_waiting(self._report.run_id, failure.message)
 
     def end_all(self) -> list[Landed]:

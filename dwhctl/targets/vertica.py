@@ -67,14 +67,14 @@ class VerticaTarget(Target):
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._session("create") as session:
-            for statement in statements:
-                try:
-                    session.query(statement)
-                except TargetRefusedError as error:
-                    # Another run made it at the same moment.
-                    if not (is_sqlstate(error, (EXISTS_ALREADY,)) and _IF_NOT_EXISTS.search(statement)):
-                        raise
-                session.query("COMMIT")
+            try:
+                for statement in statements:
+                    _create(session, statement)
+                    session.query("COMMIT")
+            except AttemptError:
+                # The server may go on with a statement whose answer was not waited for.
+                self._doubt(session.label)
+                raise
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._session("columns") as session:
@@ -240,6 +240,15 @@ class VerticaTarget(Target):
             session.close()
             with self._lock:
                 self._open_sessions.discard(session)
+
+
+def _create(session: Session, statement: str) -> None:
+    try:
+        session.query(statement)
+    except TargetRefusedError as error:
+        # Another run made it at the same moment.
+        if not (is_sqlstate(error, (EXISTS_ALREADY,)) and _IF_NOT_EXISTS.search(statement)):
+            raise
 
 
 def _rows_if_there(session: Session, sql: str) -> list[list[Any]]:

@@ -35,6 +35,10 @@ def test_demo_loads_a_day_and_all_that_it_proposes_works(tmp_path: Path) -> None
     assert count == ids == int(held[1].replace(",", ""))
     assert 0 < customers < count
     assert 0 < prices < count
+    assert "3 reports refreshed, 0 failed; 25 rows in " in done.stdout
+    with duckdb.connect(str(tmp_path / "my demo" / "warehouse.duckdb")) as db:
+        (orders,) = db.sql("SELECT sum(orders)::BIGINT, count(*) FROM reports.city_orders").fetchall()
+    assert orders == (count, 12)
     commands = next_commands(done.stdout)
     assert commands[0] == "cd 'my demo'"
     assert len(commands) > 4

@@ -14,6 +14,7 @@ import pytest
 
 from dwhctl.runs.events import RefreshReport, ReportClosed
 from dwhctl.sessions import State
+from tests.cli_support import dwh
 from tests.servers.base import Fault
 from tests.servers.vertica import VerticaServer
 from tests.support.faulty import held_locks
@@ -232,6 +233,19 @@ def test_every_statement_is_sent_alone_and_none_commits_by_itself(vertica: Place
     assert not any(";" in sql or "TRUNCATE" in sql.upper() for sql in said)
     changing = [sql.split()[0] for sql in said if not sql.startswith("SELECT")]
     assert changing == ["DELETE", "INSERT", "COMMIT"]
+
+
+def test_an_online_check_compares_the_columns(vertica: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    check = ("config", "check", "--online", "--project", vertica.sandbox.root)
+    assert dwh(*check) == 0
+    assert "numbers: warehouse: there is no table reports.numbers" in capsys.readouterr().err
+    vertica.refresh()
+    assert dwh(*check) == 0
+    assert "Warning" not in capsys.readouterr().err.replace("Warning: config/dwhctl.toml", "")
+    vertica.execute("ALTER TABLE reports.numbers ADD COLUMN more INT")
+    assert dwh(*check) == 1
+    assert "reports.numbers has more, which the source lacks" in capsys.readouterr().out
+    assert vertica.content() == whole(1)
 
 
 # What readers see

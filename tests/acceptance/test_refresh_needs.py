@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from dwhctl.errors import ExitCode, UsageError
 from dwhctl.runs.events import ReportWaits
 from dwhctl.runs.needs import Standing
 from dwhctl.runs.refresh import RefreshRequest, plan_refresh
-from dwhctl.sessions import State
+from dwhctl.sessions import NewSession, State, open_store
 from tests.cli_support import dwh
 from tests.support.faulty import Faults, flocked, wait_for_end
 from tests.support.projects import DAY
@@ -64,6 +64,25 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     assert dwh(*COMMAND, "--project", place.sandbox.root) == 0
     shown = capsys.readouterr().out
     assert "  numbers has 2 of 3 slices of orders 2020-07-14; it does without achinsk" in shown
+
+
+@pytest.mark.parametrize(
+    ("at_least", "missing", "met"),
+    [(1.0, 0, True), (1.0, 1, False), (0.98, 3, True), (0.98, 4, False), (0, 150, True)],
+)
+def test_a_share_is_counted_as_it_is_written(at_least: float, missing: int, met: bool) -> None:
+    shards = tuple(f"city_{number}" for number in range(missing))
+    assert Standing("orders", at_least, 150, shards).is_met is met
+
+
+def test_a_load_reaps_a_refresh_that_died(place: Place) -> None:
+    place.sandbox.fill()
+    with open_store(place.sandbox.project().sessions) as store:
+        store.prepare()
+        store.open([NewSession("dead", "numbers", None, DAY, 1, "token", datetime.now(UTC))])
+    assert place.sandbox.load().failed == 0
+    (session,) = place.sessions()
+    assert (session.state, session.error_class) == (State.ABANDONED, "RunDied")
 
 
 def test_it_waits_until_a_load_beside_it_completes(place: Place) -> None:

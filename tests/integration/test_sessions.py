@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -182,6 +183,25 @@ def test_unfinished_runs_are_those_with_running_or_newly_waiting_sessions(place:
     assert [row.shard for row in store.unfinished("run-b")] == ["a", "c"]
     store.fail_waiting("young")
     assert store.unfinished_runs() == ["run-b", "run-a"]
+
+
+def test_a_report_has_no_shard(place: Place) -> None:
+    store = place.store()
+
+    def waits(attempt: int, load: str = "city_orders", shard: str | None = None) -> int:
+        [session_id] = store.open([replace(new(load=load, attempt=attempt), shard=shard)])
+        store.close([Closing(session_id, State.UP_FOR_RETRY, datetime.now(UTC))])
+        return session_id
+
+    first, second, other = waits(1), waits(2), waits(1, "orders", "abakan")
+    assert store.unfinished_runs() == ["run-1"]
+    assert store.fail_waiting("run-1", "died") == 2
+    states = {one.id: one.state for one in store.of_run("run-1")}
+    assert states == {first: State.UP_FOR_RETRY, second: State.FAILED, other: State.FAILED}
+    assert store.unfinished_runs() == []
+    running = write(store, replace(new(load="city_orders", run_id="run-2"), shard=None), State.RUNNING)
+    (found,) = store.unfinished("run-2")
+    assert (found.id, found.task_name, found.load, found.shard) == (running, *["city_orders"] * 2, None)
 
 
 def test_rows_of_others_are_neither_changed_nor_listed(place: Place) -> None:

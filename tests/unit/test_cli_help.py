@@ -78,7 +78,9 @@ def imported_by(*arguments: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("load", "--help"), ("lod",)])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("load", "--help"), ("refresh-reports", "--help"), ("lod",)]
+)
 def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
     imported = imported_by(*arguments)
     assert not imported & set(HEAVY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dwhctl.project.fields import Table
-from dwhctl.project.loads import Load, Need, Report, ShardEntry
+from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
 from dwhctl.project.model import ALERT_TYPES, CONNECTION_TYPES, ProjectTable, SessionsTable
 from dwhctl.project.reference import config_reference
 
@@ -15,6 +15,7 @@ MODELS: list[type[Table]] = [
     Load,
     Report,
     Need,
+    Refreshing,
     ShardEntry,
     *CONNECTION_TYPES.values(),
     *ALERT_TYPES.values(),
