@@ -20,12 +20,20 @@ import trustme
 from dwhctl.alerts.outbox import Outbox
 from dwhctl.errors import SessionsError
 from dwhctl.project.secrets import MASKED
-from dwhctl.runs.events import Event, RunReport, SliceClosed
+from dwhctl.runs.events import Event, RunReport, SliceClosed, SliceStarted
 from dwhctl.sessions import open_store
 from tests.cli_support import dwh
 from tests.servers.bot_api import TOKEN, BotApi, Chat
 from tests.servers.mail import MailServer
-from tests.support.faulty import Faults, flocked, held_locks, wait_for_end, wait_until
+from tests.support.faulty import (
+    Faults,
+    flocked,
+    held_locks,
+    own_postgres,
+    postgres_sessions,
+    wait_for_end,
+    wait_until,
+)
 from tests.support.projects import DAY, Sandbox
 from tests.support.reports import a_place
 
@@ -40,6 +48,7 @@ api_base = "{url}"
 LOAD = ("load", "--date", str(DAY), "--retries", "0")
 #: Without workers, where it is not about them: a process of less is sooner there.
 INLINE = (*LOAD, "--inline")
+LONG = pytest.mark.long
 
 
 @pytest.fixture
@@ -174,9 +183,6 @@ def test_while_a_channel_hangs_no_lock_is_held_and_who_is_killed_then_loses_noth
     assert [(state, attempts) for state, _, attempts in outbox(sandbox)] == [("sent", 2)]
 
 
-LONG = pytest.mark.long
-
-
 @pytest.mark.parametrize(
     "point",
     [
@@ -257,6 +263,34 @@ def test_a_run_that_loses_its_sessions_database_is_told_directly(sandbox: Sandbo
     assert report.stopped
     assert len(report.alerts) == 1
     assert "was removed or replaced" in texts(api)[0]
+
+
+@LONG
+def test_a_server_of_the_sessions_that_crashes_is_told_of_directly(sandbox: Sandbox, api: BotApi) -> None:
+    mend(sandbox)
+    with own_postgres() as postgres:
+        path = sandbox.root / "config" / "dwhctl.toml"
+        wanted = postgres_sessions(postgres.server, "postgres")
+        path.write_text(path.read_text().replace(sandbox.sessions, wanted))
+
+        def crash(event: Event) -> None:
+            if isinstance(event, SliceStarted) and not texts(api):
+                postgres.kill()
+
+        report = sandbox.load(listen=crash)
+        assert report.stopped
+        assert len(report.alerts) == 1
+        with pytest.raises(SessionsError):
+            sandbox.load()
+        told_while_down = len(texts(api))
+        assert told_while_down == 2, "the run that stopped, and the one that could not begin: two reasons"
+        with pytest.raises(SessionsError):
+            sandbox.load()
+        assert len(texts(api)) == told_while_down
+        postgres.start_again()
+        sandbox.load()
+    assert len(texts(api)) == told_while_down + 1
+    assert "well again" in texts(api)[-1] or "had died" in texts(api)[-1]
 
 
 def test_a_broken_configuration_is_told_by_cron_and_not_by_a_person(
