@@ -16,6 +16,7 @@ COMMANDS: dict[str, Entry] = {
     "sessions": Entry("dwhctl.cli.report_sessions", "Each attempt to load a slice."),
     "timeline": Entry("dwhctl.cli.report_timeline", "What a run did when, on which worker."),
     "durations": Entry("dwhctl.cli.report_durations", "How long each shard takes, the slowest first."),
+    "alerts": Entry("dwhctl.cli.report_alerts", "What channels were told, and what could not be sent."),
 }
 
 

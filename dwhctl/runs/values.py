@@ -53,7 +53,8 @@ class StageOrder:
 class Failure:
     """Why an attempt failed, in words that may be shown.
 
-    `connection` is the one that could not be made, when that was the reason.
+    `connection` is the one that could not be made, when that was the reason. `cause` is what stands behind this
+    failure: of a slice that was never tried because its connection is parked, what parked it.
     """
 
     error_class: str
@@ -61,6 +62,7 @@ class Failure:
     permanent: bool
     new_columns: tuple[Column, ...] = ()
     connection: str | None = None
+    cause: Failure | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
