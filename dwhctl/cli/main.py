@@ -17,6 +17,7 @@ COMMANDS = {
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
+    "verify": Entry("dwhctl.cli.verify", "Compare sources and warehouse slice by slice."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "connections": Entry("dwhctl.cli.connections", "List and test the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dwhctl.cli import connections
+from dwhctl.cli import connections, verify
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -20,6 +20,7 @@ WIDTH = 100
 LISTINGS = {
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
+    "verify": verify.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

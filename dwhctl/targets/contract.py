@@ -6,6 +6,8 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 - The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
   it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
+- `inspection` only reads, and takes no lock that a load would wait for. What it finds is measured by the engine itself,
+  by the forms of `dwhctl/engines/fingerprint.py`; no rows travel but one key of those that are named.
 - No wait is without an end: no answer within the target's `patience` is an error.
 - The dispatch loop's threads open groups and publish at the same time.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
+    from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.project.slices import Slice
 
 
@@ -111,6 +114,38 @@ class Publication(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """How many of a slice's keys are odd, and one of them as text."""
+
+    keys: int
+    example: str
+
+
+class Inspection(ABC):
+    """A table that is looked at, slice by slice. Slices that are asked for together belong to one load and day."""
+
+    @abstractmethod
+    def columns(self) -> Sequence[Column]:
+        """Give the table's columns. Raise TargetRefusedError when there is no such table."""
+
+    @abstractmethod
+    def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
+        """Measure the rows of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+        """Find the keys that stand twice within a slice, by shard."""
+
+    @abstractmethod
+    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+        """Find the keys of a slice that the same shard has outside the slice as well, by shard."""
+
+    @abstractmethod
+    def sessions(self, slices: Sequence[Slice]) -> Mapping[tuple[str, int], int]:
+        """Count the rows by shard and etl_id. Rows without an etl_id count under 0."""
+
+
 class Target(ABC):
     """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
 
@@ -151,6 +186,10 @@ class Target(ABC):
         self, table: str, slice_by: str | None, patience: timedelta
     ) -> AbstractContextManager[Publication]:
         """Begin a publishing transaction on the table; no statement of it is waited for longer than `patience`."""
+
+    @abstractmethod
+    def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:
+        """Look at a table that is sliced by a column."""
 
     @abstractmethod
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:

@@ -1,0 +1,11 @@
+-- What `verify` asks.
+
+-- name: successful_sessions
+SELECT id, shard
+FROM sessions
+WHERE run_id IS NOT NULL AND load = :load AND slice_date BETWEEN :first AND :last AND successful
+
+-- name: successful_session
+SELECT id
+FROM sessions
+WHERE id = :id AND run_id IS NOT NULL AND load = :load AND shard = :shard AND successful
