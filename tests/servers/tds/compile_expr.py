@@ -37,6 +37,7 @@ from .syntax import (
     Variable,
 )
 from .types import (
+    COLLATIONS,
     DECIMALS,
     FLOAT,
     INT,
@@ -164,6 +165,8 @@ class ExpressionCompiler:
         operand = self.expr(node.operand)
         if not operand.type.is_text:
             raise error(102, node.collation)
+        if node.collation not in COLLATIONS:
+            raise error(448, node.collation)
         return Typed(operand.sql, operand.type.collated(node.collation), operand.nullable)
 
     def _atzone(self, node: AtZone) -> Typed:

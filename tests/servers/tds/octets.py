@@ -1,0 +1,64 @@
+"""The octets of texts, and hashes of them: in Python, which DuckDB calls for a batch of rows at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from .storage import utf16
+from .types import WIDE
+
+if TYPE_CHECKING:
+    from .types import SqlType
+
+#: T-SQL's names of the algorithms that this server knows: https://learn.microsoft.com/sql/t-sql/functions/
+#: hashbytes-transact-sql
+ALGORITHMS = {"MD5": "md5", "SHA": "sha1", "SHA1": "sha1", "SHA2_256": "sha256", "SHA2_512": "sha512"}
+_CODECS = ("cp1252", "cp1251", "utf-8", "utf-16-le")
+
+
+def prepare(root: duckdb.DuckDBPyConnection) -> None:
+    """Create the functions."""
+    for codec in _CODECS:
+        root.create_function(
+            _encoder(codec), _each(lambda text, codec=codec: _encoded(text, codec)), ["VARCHAR"], "BLOB", type="arrow"
+        )  # fmt: skip
+    for algorithm in set(ALGORITHMS.values()):
+        root.create_function(
+            f"octets_{algorithm}",
+            _each(lambda data, name=algorithm: hashlib.new(name, data, usedforsecurity=False).digest()),
+            ["BLOB"],
+            "BLOB",
+            type="arrow",
+        )
+
+
+def octets_of(text: str, kind: SqlType) -> str:
+    """SQL for a text's octets: UTF-16 of the wide types, else those of the collation's code page."""
+    return f"{_encoder('utf-16-le' if kind.name in WIDE else kind.codec)}({text})"
+
+
+def hash_of(octets: str, algorithm: str) -> str:
+    """SQL for the hash of octets."""
+    return f"octets_{ALGORITHMS[algorithm]}({octets})"
+
+
+def _encoder(codec: str) -> str:
+    return f"octets_{codec.replace('-', '_')}"
+
+
+def _encoded(text: str, codec: str) -> bytes:
+    # A sign that the code page does not have becomes a question mark.
+    return utf16(text) if codec == "utf-16-le" else text.encode(codec, "replace")
+
+
+def _each(function: Callable[..., bytes]) -> Callable[[pa.ChunkedArray], pa.Array]:
+    def batch(values: pa.ChunkedArray) -> pa.Array:
+        made = [None if value is None else function(value) for value in values.to_pylist()]
+        return pa.array(made, pa.binary())
+
+    return batch
