@@ -1,0 +1,372 @@
+"""`verify` finds what was done to the warehouse by hand, and names it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dwhctl.runs import questions
+from dwhctl.runs.verdicts import Verdict
+from dwhctl.runs.verify import VerifyReport, VerifyRequest, verify
+from tests.postgres import PostgresServer
+from tests.servers.base import Fault
+from tests.support.faulty import postgres_sessions
+from tests.support.projects import DAY, Sandbox
+from tests.support.wire import Wire, a_wire, needs_faults
+
+BEFORE = DAY - timedelta(days=1)
+KEYS = 'retries = 0\nretry_delay = "1s"\nverify_columns = ["customer", "amount"]'
+MSSQL = {"mssql_0": ["abakan", "achinsk"], "mssql_1": ["chita"]}
+Found = list[tuple[str, date | None, str, str | None, str | None]]
+
+
+@pytest.fixture(params=["duckdb", "duckdb and postgres", "wire"])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sandbox]:
+    """Three shards with ten orders on each of two days, loaded."""
+    if request.param == "wire":
+        with a_wire(tmp_path, MSSQL, load_keys=KEYS) as wire:
+            yield filled(wire)
+        return
+    sandbox = Sandbox(tmp_path, load_keys=KEYS)
+    if request.param == "duckdb and postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        sandbox.sessions = postgres_sessions(server, request.getfixturevalue("postgres_database"))
+    yield filled(sandbox.write())
+
+
+def filled(ground: Sandbox) -> Sandbox:
+    ground.fill(10, [BEFORE, DAY])
+    assert not ground.load(BEFORE, DAY).failed
+    return ground
+
+
+def verified(ground: Sandbox, *days: date, **keys: Any) -> VerifyReport:
+    return verify(ground.project(), VerifyRequest(days=days or (BEFORE, DAY), **keys))
+
+
+def found(report: VerifyReport) -> Found:
+    """Shard, day, check and both values of everything that was found, in a fixed order."""
+    rows = [
+        (one.shard, one.day, each.check.value, each.source, each.warehouse)
+        for one in report.verdicts
+        for each in one.findings
+    ]
+    return sorted(rows, key=lambda row: (row[0], str(row[1]), row[2]))
+
+
+def key_of(ground: Sandbox, shard: str, day: date, number: int) -> int:
+    """The id of an order of that shard and day."""
+    rows = ground.warehouse(
+        f"SELECT id FROM stage.orders WHERE etl_source = '{shard}' AND start_time >= '{day}'"
+        f" AND start_time < '{day + timedelta(days=1)}' ORDER BY id"
+    )
+    return int(rows[number][0])
+
+
+def details(report: VerifyReport) -> str:
+    return " | ".join(each.detail or "" for one in report.verdicts for each in one.findings)
+
+
+def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
+    report = verified(ground)
+    assert found(report) == []
+    assert (report.is_fine, [one.rows for one in report.verdicts]) == (True, [10] * 6)
+    id_ = key_of(ground, "chita", DAY, 4)
+    here = f"etl_source = 'chita' AND id = {id_}"
+    copy = "etl_source, etl_id, hash_id, customer, amount"
+
+    def after(*statements: str) -> tuple[Found, str]:
+        """What is found after a change by hand; loading the days again puts it right."""
+        ground.change_warehouse(*statements)
+        report = verified(ground)
+        assert report.is_fine is False
+        assert not ground.load(BEFORE, DAY).failed
+        return found(report), details(report)
+
+    rows, _ = after(f"UPDATE stage.orders SET amount = amount + 1 WHERE {here}")
+    assert [row[:3] for row in rows] == [("chita", DAY, "value_checksum")]
+    assert rows[0][3] != rows[0][4]
+    rows, _ = after(f"UPDATE stage.orders SET customer = '' WHERE {here}")
+    assert [row[:3] for row in rows] == [("chita", DAY, "value_checksum")]
+    rows, _ = after(f"UPDATE stage.orders SET id = id + 500 WHERE {here}")
+    assert [row[:3] for row in rows] == [("chita", DAY, "key_checksum"), ("chita", DAY, "largest_key")]
+    assert rows[1][4] == f"id={id_ + 500}"
+    rows, _ = after(f"DELETE FROM stage.orders WHERE {here}")
+    assert rows == [("chita", DAY, "rows", "10", "9")]
+    rows, detail = after(f"INSERT INTO stage.orders (id, start_time, {copy}) SELECT id, start_time, {copy}"
+                         f" FROM stage.orders WHERE {here}")  # fmt: skip
+    assert rows == [("chita", DAY, "doubled_keys", None, "1"), ("chita", DAY, "rows", "10", "11")]
+    assert f"such as id = {id_}" in detail
+    rows, _ = after(f"UPDATE stage.orders SET start_time = '{BEFORE} 10:00:00' WHERE {here}")
+    assert [row for row in rows if row[2] == "rows"] == [
+        ("chita", BEFORE, "rows", "10", "11"), ("chita", DAY, "rows", "10", "9"),
+    ]  # fmt: skip
+    rows, detail = after(
+        f"INSERT INTO stage.orders (id, start_time, {copy})"
+        f" SELECT id, CAST('{BEFORE} 10:00:00' AS TIMESTAMP), {copy} FROM stage.orders WHERE {here}"
+    )
+    assert [row for row in rows if row[2] == "keys_in_other_slices"] == [
+        ("chita", BEFORE, "keys_in_other_slices", None, "1"), ("chita", DAY, "keys_in_other_slices", None, "1"),
+    ]  # fmt: skip
+    rows, detail = after(f"UPDATE stage.orders SET etl_id = 4711 WHERE {here}")
+    assert rows == [("chita", DAY, "rows_of_no_session", None, "1")]
+    assert "etl_id 4711" in detail
+    assert verified(ground).is_fine
+
+
+def test_incomplete_slices_are_no_differences(ground: Sandbox) -> None:
+    later = DAY + timedelta(days=1)
+    report = verified(ground, DAY, later, shards=("chita",))
+    assert found(report) == [("chita", later, "incomplete", None, None)]
+    assert details(report) == "never loaded"
+    assert report.is_fine
+
+
+def test_rows_without_a_day_are_counted(ground: Sandbox) -> None:
+    table = "dbo.Orders" if isinstance(ground, Wire) else "orders"
+    ground.in_shard("chita", f"INSERT INTO {table} (id, amount) VALUES (999999, 1)")
+    report = verified(ground)
+    assert found(report) == [("chita", None, "rows_in_no_slice", "1", None)]
+    assert not report.is_fine
+    ground.put("sql/orders/extract.sql", f"{ground.extract.rstrip()} AND start_time IS NOT NULL\n")
+    assert verified(ground).is_fine
+
+
+# On the embedded default alone
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return filled(Sandbox(tmp_path, load_keys=KEYS).write())
+
+
+def test_the_command(sandbox: Sandbox) -> None:
+    done = sandbox.run("verify", "-s", str(BEFORE), "-e", str(DAY))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "6 slices: 6 equal (60 rows)\n", "")
+    before = sandbox.warehouse_file.stat().st_mtime_ns
+    sandbox.change_warehouse("DELETE FROM stage.orders WHERE etl_source = 'chita' AND id = 12")
+    assert sandbox.warehouse_file.stat().st_mtime_ns != before
+    content = sandbox.warehouse_file.read_bytes()
+    done = sandbox.run("verify", "orders", "--date", str(DAY), "--format", "json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == [
+        {"load": "orders", "shard": "chita", "day": str(DAY), "check": "rows", "source": "10", "warehouse": "9",
+         "detail": None}
+    ]  # fmt: skip
+    assert done.stderr == "3 slices: 2 equal (20 rows), 1 different\n"
+    assert sandbox.warehouse_file.read_bytes() == content
+    table = sandbox.run("verify", "--date", str(DAY), "-v")
+    assert [line.split()[:6] for line in table.stdout.splitlines()[1:4]] == [
+        ["orders", "abakan", str(DAY), "equal", "10", "10"], ["orders", "achinsk", str(DAY), "equal", "10", "10"],
+        ["orders", "chita", str(DAY), "rows", "10", "9"],
+    ]  # fmt: skip
+    done = sandbox.run("verify", "--date", str(DAY), "--shard", "a*", "--format", "csv")
+    assert (done.returncode, done.stdout) == (0, "load,shard,day,check,source,warehouse,detail\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "either --date D, or both"),
+        (("--date", "2020-07-14", "-s", "2020-07-14"), "either --date D, or both"),
+        (("-s", "2020-07-14"), "either --date D, or both"),
+        (("-s", "2020-07-14", "-e", "2020-07-13"), "lies before"),
+        (("--date", "2999-01-01"), "lies in the future"),
+        (("nothing", "--date", "2020-07-14"), "no load 'nothing'"),
+        (("--date", "2020-07-14", "--shard", "x*"), "no shard matches"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.cli_support import dwh
+
+    sandbox = Sandbox(tmp_path).write()
+    assert dwh("verify", *arguments, "--project", str(sandbox.root)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_before_any_run_everything_is_incomplete_and_nothing_is_made(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path).write().fill()
+    before = sorted(tmp_path.rglob("*"))
+    report = verified(sandbox, DAY)
+    assert [each.check.value for one in report.verdicts for each in one.findings] == ["incomplete"] * 3
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_shard_that_is_gone_costs_its_own_slices(sandbox: Sandbox) -> None:
+    sandbox.shard_file("chita").unlink()
+    report = verified(sandbox)
+    assert [row[:3] for row in found(report)] == [
+        ("chita", BEFORE, "not_compared"),
+        ("chita", DAY, "not_compared"),
+    ]
+    assert "there is no file" in details(report)
+    assert not report.is_fine
+
+
+def test_a_float_is_refused_by_name(sandbox: Sandbox) -> None:
+    sandbox.change_warehouse("ALTER TABLE stage.orders ALTER amount TYPE DOUBLE")
+    report = verified(sandbox, DAY)
+    assert {row[2] for row in found(report)} == {"not_compared"}
+    assert "column amount is DOUBLE" in details(report)
+
+
+def test_a_load_without_days_is_compared_whole(sandbox: Sandbox) -> None:
+    sandbox.put("config/loads/orders.toml", (sandbox.root / "config/loads/orders.toml").read_text().replace(
+        'slice_by = "start_time"\n', ""))  # fmt: skip
+    sandbox.put("sql/orders/extract.sql", "SELECT id, customer, amount, start_time FROM orders\n")
+    assert not sandbox.load(DAY).failed
+    assert [one.rows for one in verified(sandbox, DAY + timedelta(days=3)).verdicts] == [20] * 3
+    sandbox.change_warehouse("DELETE FROM stage.orders WHERE etl_source = 'chita' AND id = 12")
+    assert [row[:3] + row[3:] for row in found(verified(sandbox, DAY))] == [
+        ("chita", DAY, "rows", "20", "19")
+    ]
+
+
+def test_an_extract_of_another_form_says_that_it_hides_rows(sandbox: Sandbox) -> None:
+    sandbox.put("sql/orders/extract.sql", sandbox.extract.replace(
+        "start_time >= :start AND start_time < :end", "start_time BETWEEN :start AND :end - INTERVAL 1 SECOND"))  # fmt: skip
+    report = verified(sandbox)
+    assert (report.is_fine, report.unseen) == (True, ("orders",))
+    done = sandbox.run("verify", "--date", str(DAY))
+    assert (done.returncode, done.stderr.count("rows without a day were not looked for")) == (0, 1)
+
+
+def reloading(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Between the look at the sources and that at the warehouse, change a source and load the day again."""
+    done: list[int] = []
+    loaded = threading.Event()
+    ask_source, ask_target = questions.SourceQuestion.ask, questions.TargetQuestion.ask
+
+    def source(self: questions.SourceQuestion, alive: Callable[[], None]) -> None:
+        ask_source(self, alive)
+        if self.shard.name == "chita" and len(done) < times:
+            done.append(1)
+            sandbox.in_shard(
+                "chita", f"INSERT INTO orders VALUES ({900 + len(done)}, 'x', 1, '{DAY} 12:00:00')"
+            )
+            assert sandbox.run("load", "--date", str(DAY), "--quiet").returncode == 0
+        if self.shard.name == "chita":
+            loaded.set()
+
+    def target(self: questions.TargetQuestion, alive: Callable[[], None]) -> None:
+        assert loaded.wait(30)
+        if len(done) < times:
+            loaded.clear()
+        ask_target(self, alive)
+
+    monkeypatch.setattr(questions.SourceQuestion, "ask", source)
+    monkeypatch.setattr(questions.TargetQuestion, "ask", target)
+    return done
+
+
+def test_a_slice_that_is_loaded_meanwhile_is_looked_at_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = reloading(sandbox, monkeypatch, times=1)
+    report = verified(sandbox, DAY)
+    assert done == [1]
+    assert found(report) == []
+    assert [one.rows for one in report.verdicts if one.shard == "chita"] == [11]
+
+
+def test_a_slice_that_is_loaded_all_the_time_is_not_called_different(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reloading(sandbox, monkeypatch, times=9)
+    report = verified(sandbox, DAY)
+    assert [row[:3] for row in found(report)] == [("chita", DAY, "not_compared")]
+    assert "loaded each time" in details(report)
+
+
+# Over the wire alone
+
+
+@pytest.fixture
+def wire(tmp_path: Path) -> Iterator[Wire]:
+    with a_wire(
+        tmp_path, MSSQL, load_keys=KEYS + '\ntimeout = "3s"', source_keys='connect_timeout = "2s"'
+    ) as wire:
+        filled(wire)
+        yield wire
+
+
+def of(verdicts: list[Verdict], shard: str) -> list[str]:
+    return [each.check.value for one in verdicts if one.shard == shard for each in one.findings]
+
+
+@needs_faults
+def test_a_dead_server_costs_its_own_slices(wire: Wire) -> None:
+    wire.own_sources["mssql_0"].kill()
+    started = time.monotonic()
+    report = verified(wire)
+    assert time.monotonic() - started < 30
+    assert of(report.verdicts, "abakan") == of(report.verdicts, "achinsk") == ["not_compared"] * 2
+    assert of(report.verdicts, "chita") == []
+    assert "mssql_0" in details(report)
+
+
+@needs_faults
+def test_a_refused_login_is_tried_once(wire: Wire) -> None:
+    server = wire.own_sources["mssql_0"]
+    server.faults.add(Fault("refuse_login"))
+    before = server.logins
+    report = verified(wire)
+    # One for the shard's database, and one that tells a missing database from a refused login.
+    assert server.logins - before <= 2
+    assert of(report.verdicts, "abakan") == of(report.verdicts, "achinsk") == ["not_compared"] * 2
+
+
+@needs_faults
+def test_a_server_that_is_silent_is_not_waited_for_without_end(wire: Wire) -> None:
+    wire.own_sources["mssql_1"].faults.add(Fault("hang_query", statement="HASHBYTES"))
+    started = time.monotonic()
+    report = verified(wire, DAY)
+    assert time.monotonic() - started < 30
+    assert of(report.verdicts, "chita") == ["not_compared"]
+    assert of(report.verdicts, "abakan") == []
+
+
+@needs_faults
+def test_a_sql_server_without_utf8_says_so(wire: Wire) -> None:
+    words = "Invalid collation 'Latin1_General_100_BIN2_UTF8'."
+    wire.own_sources["mssql_1"].faults.add(Fault("error", statement="BIN2_UTF8", error=(448, 16, words)))
+    assert "2019 and newer can" in details(verified(wire, DAY, shards=("chita",)))
+
+
+@needs_faults
+def test_only_reads_travel(wire: Wire) -> None:
+    assert wire.dwh is not None
+    for server in wire.own_servers:
+        server.forget()
+    assert verified(wire).is_fine
+    sent = [one.sql.strip() for server in wire.own_servers for one in server.statements]
+    allowed = ("SELECT", "WITH", "SET ", "EXEC sp_describe_first_result_set", "use [", "BEGIN TRAN")
+    assert [sql for sql in sent if not sql.startswith(allowed)] == []
+
+
+@needs_faults
+def test_ctrl_c_ends_it(wire: Wire) -> None:
+    wire.put(
+        "config/loads/orders.toml", (wire.root / "config/loads/orders.toml").read_text().replace("3s", "60s")
+    )
+    server = wire.own_sources["mssql_1"]
+    fault = server.faults.add(Fault("hang_query", statement="HASHBYTES"))
+    process = wire.start("verify", "--date", str(DAY))
+    until = time.monotonic() + 30
+    while not fault.struck and time.monotonic() < until:
+        time.sleep(0.05)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "Error: interrupted\n")
+    assert time.monotonic() - started < 10
