@@ -297,7 +297,8 @@ def test_a_target_tells_what_it_should_not_hold(kit: TargetKit, tmp_path: Path) 
             "CREATE SCHEMA IF NOT EXISTS stage",
             f"CREATE TABLE {TABLE} ({columns}, {SERVICE})",
             *(
-                f"INSERT INTO {TABLE} (etl_source, etl_id, hash_id, id, day) VALUES ('{shard}', {etl_id}, 1, {id_}, '{day}')"
+                f"INSERT INTO {TABLE} (etl_source, etl_id, hash_id, id, day)"
+                f" VALUES ('{shard}', {etl_id}, 1, {id_}, '{day}')"
                 for shard, etl_id, id_, day in rows
             ),
         ]
