@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from dwhctl.project.model import Load, Shard
 from dwhctl.project.slices import Slice
 from dwhctl.runs.plan import PlannedSlice
 from dwhctl.runs.publish import Rules
-from dwhctl.targets.contract import Publication, Stage, StagedSlice, StagingGroup, Target
+from dwhctl.targets.contract import Inspection, Publication, Stage, StagedSlice, StagingGroup, Target
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)
@@ -73,6 +73,9 @@ class FakeTarget(Target):
     def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
         self.fail("begin")
         yield FakePublication(self)
+
+    def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:
+        raise AssertionError("no load inspects its table")
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         self.fail("look")

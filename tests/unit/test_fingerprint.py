@@ -22,7 +22,7 @@ AMOUNT = Column("amount", Kind.DECIMAL, pa.decimal128(18, 2), "decimal(18,2)")
 def golden() -> dict[str, object]:
     """What the golden file must hold: run this module to write it anew."""
     forms = {name: [[text, number_of([text])] for _, text in form.values] for name, form in FORMS.items()}
-    rows = [["1", "a"], ["11", ""], ["1", None], [None, "1"], ["1:1,", "1:1,"]]
+    rows: list[list[str | None]] = [["1", "a"], ["11", ""], ["1", None], [None, "1"], ["1:1,", "1:1,"]]
     return {
         "forms": forms,
         "sums": {name: checksum([[text] for _, text in form.values]) for name, form in FORMS.items()},
@@ -36,7 +36,16 @@ def test_the_golden_file_holds_every_form() -> None:
 
 
 def test_no_two_rows_have_one_text() -> None:
-    rows = [["1", "a"], ["1a", ""], ["", "1a"], [None, "a"], ["", None], [None, None], ["1:", "a"], ["1:1,a"]]
+    rows: list[list[str | None]] = [
+        ["1", "a"],
+        ["1a", ""],
+        ["", "1a"],
+        [None, "a"],
+        ["", None],
+        [None, None],
+        ["1:", "a"],
+        ["1:1,a"],
+    ]
     assert len({framed(row) for row in rows}) == len(rows)
 
 

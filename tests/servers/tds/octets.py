@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
+from duckdb.func import ARROW
 
 from .storage import utf16
 from .types import WIDE
@@ -25,15 +27,11 @@ def prepare(root: duckdb.DuckDBPyConnection) -> None:
     """Create the functions."""
     for codec in _CODECS:
         root.create_function(
-            _encoder(codec), _each(lambda text, codec=codec: _encoded(text, codec)), ["VARCHAR"], "BLOB", type="arrow"
-        )  # fmt: skip
+            _encoder(codec), _each(partial(_encoded, codec)), ["VARCHAR"], "BLOB", type=ARROW
+        )
     for algorithm in set(ALGORITHMS.values()):
         root.create_function(
-            f"octets_{algorithm}",
-            _each(lambda data, name=algorithm: hashlib.new(name, data, usedforsecurity=False).digest()),
-            ["BLOB"],
-            "BLOB",
-            type="arrow",
+            f"octets_{algorithm}", _each(partial(_hashed, algorithm)), ["BLOB"], "BLOB", type=ARROW
         )
 
 
@@ -51,9 +49,13 @@ def _encoder(codec: str) -> str:
     return f"octets_{codec.replace('-', '_')}"
 
 
-def _encoded(text: str, codec: str) -> bytes:
+def _encoded(codec: str, text: str) -> bytes:
     # A sign that the code page does not have becomes a question mark.
     return utf16(text) if codec == "utf-16-le" else text.encode(codec, "replace")
+
+
+def _hashed(algorithm: str, data: bytes) -> bytes:
+    return hashlib.new(algorithm, data, usedforsecurity=False).digest()
 
 
 def _each(function: Callable[..., bytes]) -> Callable[[pa.ChunkedArray], pa.Array]:
