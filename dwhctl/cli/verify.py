@@ -122,6 +122,12 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str) -> None:
             f"load {load}: rows without a day were not looked for: its extract does not say"
             " `column >= :start AND column < :end`"
         )
+    different = [one for one in report.verdicts if _word(one) == "different" and one.day is not None]
+    if different and form == "table" and not settings.quiet:
+        one = different[0]
+        tell(
+            f"a slice is put right by loading it again: dwhctl load {one.load} --date {one.day} --shard {one.shard}"
+        )
     if not settings.quiet:
         # Who reads JSON or CSV wants nothing else on stdout.
         (say if form == "table" else tell)(_summary(report))

@@ -1,0 +1,48 @@
+"""`verify` of one slice of a million rows: seconds, and the memory of its process, which does not grow with the rows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.memory import watched
+from tests.support.projects import DAY, Sandbox
+from tests.support.wire import Wire, a_wire, needs_faults
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+KEYS = 'retries = 0\nverify_columns = ["customer", "amount"]'
+ROWS = 1_000_000
+
+
+def verified(ground: Sandbox, rows: int) -> float:
+    """Verify the one slice in a process of its own; give its peak of memory in MiB."""
+    started = time.monotonic()
+    process = ground.start("verify", "--date", str(DAY))
+    with watched(process) as watch:
+        out, err = process.communicate(timeout=900)
+    print(f"{rows:,} rows: {time.monotonic() - started:.1f} s, {watch}")
+    assert (process.returncode, out, err) == (0, f"1 slice: 1 equal ({rows:,} rows)\n", "")
+    return watch.parent
+
+
+def test_duckdb(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (1_000, ROWS):
+        sandbox = Sandbox(tmp_path / str(rows), {"server_0": ["abakan"]}, load_keys=KEYS).write()
+        assert not sandbox.fill(rows).load().failed
+        peaks.append(verified(sandbox, rows))
+    # DuckDB's own memory in this process is limited to 64 MiB a file, which a million rows fill.
+    assert peaks[1] - peaks[0] < 2 * 64 + 40
+
+
+@needs_faults
+def test_the_wire(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (1_000, ROWS):
+        with a_wire(tmp_path / str(rows), {"mssql_0": ["abakan"]}, load_keys=KEYS) as wire:
+            assert isinstance(wire, Wire)
+            assert not wire.fill(rows).load().failed
+            peaks.append(verified(wire, rows))
+    assert peaks[1] - peaks[0] < 10
