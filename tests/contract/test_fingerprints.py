@@ -187,15 +187,29 @@ _ROW = st.tuples(
 )
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    rows=st.lists(_ROW, min_size=1, max_size=12, unique_by=lambda row: row[:2]), seed=st.integers(0, 2**32)
-)
+_ROWS = st.lists(_ROW, min_size=1, max_size=12, unique_by=lambda row: row[:2])
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=_ROWS, seed=st.integers(0, 2**32))
 def test_the_same_rows_in_any_order_measure_the_same_everywhere(
     rows: list[tuple[object, ...]], seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    dice = random.Random(seed)
-    sides = Sides(tmp_path_factory.mktemp("any"), _KINDS, key=2)
+    _measure_the_same(rows, random.Random(seed), tmp_path_factory.mktemp("any"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=_ROWS, seed=st.integers(0, 2**32))
+def test_many_rows_in_any_order_measure_the_same_everywhere(
+    rows: list[tuple[object, ...]], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _measure_the_same(rows, random.Random(seed), tmp_path_factory.mktemp("any"))
+
+
+def _measure_the_same(rows: list[tuple[object, ...]], dice: random.Random, root: Path) -> None:
+    sides = Sides(root, _KINDS, key=2)
     found = []
     for kit in ALL:
         shuffled = list(rows)
