@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.05
 _FAILURES_IN_A_ROW = 3
+_LAST_SECONDS = 2.0
 
 
 class Question(ABC):
@@ -43,6 +44,14 @@ class Question(ABC):
         """
 
     @abstractmethod
+    def interrupt(self) -> None:
+        """From another thread, for good: make `ask` end soon, where that is possible."""
+
+    def give_up(self) -> None:
+        """From another thread: end what this question alone waits for, where that is possible."""
+        self.interrupt()
+
+    @abstractmethod
     def fail(self, error: AttemptError) -> None:
         """Take note that what was not answered so far will not be."""
 
@@ -58,6 +67,7 @@ class _Connection:
 @dataclass(slots=True)
 class _Running:
     slot: Slot
+    thread: threading.Thread
     sign_at: float
 
 
@@ -78,15 +88,33 @@ class Asker:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._running: dict[Question, _Running] = {}
         self._connections: dict[str, _Connection] = {}
+        self._left: list[threading.Thread] = []
 
     def run(self, questions: Iterable[Question]) -> None:
         """Ask them all, and come back when each is answered, has failed or is given up."""
         for one in questions:
             self._connections.setdefault(one.connection, _Connection(deque())).waiting.append(one)
-        while self._running or any(one.waiting for one in self._connections.values()):
-            self._start()
-            self._handle()
-            self._give_up_the_silent()
+        try:
+            while self._running or any(one.waiting for one in self._connections.values()):
+                self._start()
+                self._handle()
+                self._give_up_the_silent()
+        except BaseException:
+            self._interrupt()
+            raise
+
+    def _interrupt(self) -> None:
+        """End what runs, and wait for it: the process must not end in the middle of an engine's work."""
+        for question, running in self._running.items():
+            question.interrupt()
+            self._left.append(running.thread)
+        self.wait_for_the_rest()
+
+    def wait_for_the_rest(self) -> None:
+        """Wait a little for the threads that were given up; those that still do not end do so with the process."""
+        until = time.monotonic() + _LAST_SECONDS
+        for thread in self._left:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
         """Begin what may begin now; the connections take turns."""
@@ -105,8 +133,9 @@ class Asker:
         return not connection.running or (connection.works and not connection.waiting[0].alone)
 
     def _begin(self, question: Question, slot: Slot) -> None:
-        self._running[question] = _Running(slot, time.monotonic())
-        threading.Thread(target=self._ask, args=(question,), name="asker", daemon=True).start()
+        thread = threading.Thread(target=self._ask, args=(question,), name="asker", daemon=True)
+        self._running[question] = _Running(slot, thread, time.monotonic())
+        thread.start()
 
     def _ask(self, question: Question) -> None:
         failure: AttemptError | None = None
@@ -151,5 +180,6 @@ class Asker:
         now = time.monotonic()
         for question, running in list(self._running.items()):
             if now - running.sign_at > question.seconds:
-                # Its thread cannot be ended; it ends with the process.
+                self._left.append(running.thread)
+                question.give_up()
                 self._end(question, TimedOutError(f"no answer within {question.seconds:g} s"))

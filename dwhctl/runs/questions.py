@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from dwhctl.engines.fingerprint import Measure
-from dwhctl.errors import AttemptError, TargetRefusedError
+from dwhctl.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
 from dwhctl.project.no_slice import without_slice
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.asking import Question
@@ -44,6 +44,12 @@ class TableQuestion(Question):
         with self._target.inspection(self.load.table, self.load.slice_by) as inspection:
             alive()
             self.measure = measure_of(self.load, check_columns(self.load, tuple(inspection.columns())))
+
+    def interrupt(self) -> None:
+        self._target.interrupt()
+
+    def give_up(self) -> None:
+        """Others ask the same target: it is interrupted when all have their answers."""
 
     def fail(self, error: AttemptError) -> None:
         self.failure = error
@@ -87,6 +93,8 @@ class SourceQuestion(Question):
         self._slices = slices
         self._measures = measures
         self._wants_nulls = nulls
+        self._source: Source | None = None
+        self._interrupted = False
 
     def ask(self, alive: Callable[[], None]) -> None:
         connection = self._project.connections[self.shard.connection]
@@ -98,11 +106,14 @@ class SourceQuestion(Question):
             while left:
                 with open_source(connection, self.shard.database, zone, self._patience) as source:
                     alive()
+                    self._source = source
                     self._measure_all(source, left, alive)
 
     def _measure_all(self, source: Source, left: list[PlannedSlice], alive: Callable[[], None]) -> None:
         """Measure the slices that are left, or as many as the connection lives for."""
         while left:
+            if self._interrupted:
+                raise SourceError("interrupted")
             one = left[0]
             try:
                 self._measure(source, one)
@@ -117,10 +128,19 @@ class SourceQuestion(Question):
             alive()
 
     def _measure(self, source: Source, one: PlannedSlice) -> None:
-        query = render_extract(self._project, one.load, self.shard, one.slice)
+        try:
+            query = render_extract(self._project, one.load, self.shard, one.slice)
+        except ConfigError as error:
+            # Of one day alone: the first of each shard was rendered before anything was asked.
+            raise QueryError(str(error)) from error
         self.fingerprints[one.slice] = source.fingerprint(query, self._measures[one.load.name])
         if self._wants_nulls and one.load.slice_by and one.load.name not in self.nulls:
             self.nulls[one.load.name] = _count_nulls(source, query, one.load.slice_by)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if (source := self._source) is not None:
+            source.interrupt()
 
     def fail(self, error: AttemptError) -> None:
         for one in self._slices:
@@ -175,6 +195,12 @@ class TargetQuestion(Question):
         alive()
         self.elsewhere = dict(inspection.keys_elsewhere(slices, self.measure))
         self.fingerprints = {one.shard: fingerprints.get(one.shard, self.measure.empty) for one in slices}
+
+    def interrupt(self) -> None:
+        self._target.interrupt()
+
+    def give_up(self) -> None:
+        """Others ask the same target: it is interrupted when all have their answers."""
 
     def fail(self, error: AttemptError) -> None:
         self.failure = error

@@ -117,6 +117,7 @@ class _Verification:
         finally:
             for target in self._targets.values():
                 target.interrupt()
+            self._asker.wait_for_the_rest()
         for one in left:
             why = "it was loaded each time that verify looked at it; verify it again"
             self._verdicts[one.slice] = verdict_on(one, Finding(Check.NOT_COMPARED, detail=why))
@@ -256,21 +257,25 @@ class _KnownSessions:
     def __init__(self, store: SessionStore) -> None:
         self._store = store
         self._of_days: dict[tuple[str, date], set[tuple[str, int]]] = {}
-        self._single: dict[tuple[str, str, int], bool] = {}
+        self._others: set[tuple[str, str, int]] = set()
 
     def __call__(self, one: PlannedSlice, etl_id: int) -> bool:
-        load, shard, day = one.load.name, one.shard.name, one.slice.day
+        load, shard = one.load.name, one.shard.name
+        if (shard, etl_id) in self._of_day(load, one.slice.day) or (load, shard, etl_id) in self._others:
+            return True
+        # Of another day, or newer than what was read of this one.
+        values = {"load": load, "shard": shard, "id": etl_id}
+        found = bool(self._store.read("looking for a session", "successful_session", values))
+        if found:
+            self._others.add((load, shard, etl_id))
+        return found
+
+    def _of_day(self, load: str, day: date) -> set[tuple[str, int]]:
         if (load, day) not in self._of_days:
             values = {"load": load, "first": day, "last": day}
             rows = self._store.read("reading the successful sessions", "successful_sessions", values)
-            self._of_days[load, day] = {(str(of), int(id_)) for id_, of in rows}
-        if (shard, etl_id) in self._of_days[load, day]:
-            return True
-        if (load, shard, etl_id) not in self._single:
-            values = {"load": load, "shard": shard, "id": etl_id}
-            found = self._store.read("looking for a session", "successful_session", values)
-            self._single[load, shard, etl_id] = bool(found)
-        return self._single[load, shard, etl_id]
+            self._of_days[load, day] = {(str(shard), int(id_)) for id_, shard in rows}
+        return self._of_days[load, day]
 
 
 def _is_complete(one: PlannedSlice, last: LastSession | None) -> bool:

@@ -51,6 +51,12 @@ class Source(ABC):
     def count_nulls(self, query: Query, column: str) -> int:
         """Count the rows of the answer in which the column is NULL. Raise QueryError or SourceError."""
 
+    def interrupt(self) -> None:  # noqa: B027 - nothing is right for most
+        """From another thread: make the statement that runs now fail soon, where the driver knows how.
+
+        Else it ends with the process.
+        """
+
     @abstractmethod
     def version(self) -> str:
         """Give the system's name and version: a real round trip."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,12 @@ class DuckdbSource(Source):
         """Ask DuckDB for its version."""
         row = self._db.execute("SELECT version()").fetchone()
         return f"DuckDB {row[0] if row else ''}"
+
+    def interrupt(self) -> None:
+        """End the query that runs."""
+        # It may be closed by its own thread at this moment.
+        with suppress(duckdb.ConnectionException):
+            self._db.interrupt()
 
     def close(self) -> None:
         """Close the file, and first a stream that was left half-read: it would keep the file open."""

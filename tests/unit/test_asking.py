@@ -34,6 +34,7 @@ class Asked(Question):
         self.alone = alone
         self.answer = answer
         self.asked = 0
+        self.interrupted = False
         self.failure: AttemptError | None = None
 
     def ask(self, alive: Callable[[], None]) -> None:
@@ -47,6 +48,9 @@ class Asked(Question):
         finally:
             with Asked.lock:
                 Asked.now -= 1
+
+    def interrupt(self) -> None:
+        self.interrupted = True
 
     def fail(self, error: AttemptError) -> None:
         self.failure = error
@@ -134,5 +138,23 @@ def test_silence_is_given_up(tmp_path: Path) -> None:
     run([silent, *others], tmp_path)
     assert time.monotonic() - started < 5
     assert str(silent.failure) == "no answer within 0.2 s"
+    assert silent.interrupted
     assert [one.asked for one in others] == [1] * 3
     never.set()
+
+
+def test_what_ends_the_asker_ends_the_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+    asker = Asker(Slots(tmp_path, {}), 4)
+    running = Asked("c", lambda: _wait(stop))
+    monkeypatch.setattr(running, "interrupt", stop.set)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asker, "_give_up_the_silent", interrupted)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        asker.run([running])
+    assert stop.is_set()
+    assert time.monotonic() - started < 3
