@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -167,9 +168,16 @@ def test_with_sessions_in_postgresql(
 # On the embedded default alone
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a loaded project."""
+    return filled(Sandbox(tmp_path_factory.mktemp("loaded"), load_keys=KEYS).write()).root
+
+
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Sandbox:
-    return filled(Sandbox(tmp_path, load_keys=KEYS).write())
+def sandbox(loaded: Path, tmp_path: Path) -> Sandbox:
+    """A copy of it."""
+    return Sandbox(shutil.copytree(loaded, tmp_path / "project"), load_keys=KEYS)
 
 
 def test_the_command(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

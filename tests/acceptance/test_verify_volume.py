@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -35,6 +36,20 @@ def test_duckdb(tmp_path: Path) -> None:
         peaks.append(verified(sandbox, rows))
     # DuckDB's own memory in this process is limited to 64 MiB a file, which a million rows fill.
     assert peaks[1] - peaks[0] < 2 * 64 + 40
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_duckdbs_work(tmp_path: Path, sent: signal.Signals) -> None:
+    sandbox = Sandbox(tmp_path, {"server_0": ["abakan"]}, load_keys=KEYS).write()
+    assert not sandbox.fill(ROWS).load().failed
+    code = {signal.SIGINT: 130, signal.SIGTERM: 143}[sent]
+    for number in range(6):
+        process = sandbox.start("verify", "--date", str(DAY))
+        time.sleep(0.8 + 0.2 * number)
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=20)
+        # What was done by then is done.
+        assert (process.returncode, err) in ((code, "Error: interrupted\n"), (0, "")), out
 
 
 @needs_faults
