@@ -14,7 +14,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConnectError, InternalError, LoginRefusedError, TimedOutError
+from dwhctl.errors import (
+    AttemptError,
+    ConnectError,
+    InternalError,
+    LoginRefusedError,
+    TargetBusyError,
+    TimedOutError,
+)
 from dwhctl.project.secrets import mask
 
 if TYPE_CHECKING:
@@ -62,6 +69,7 @@ class _Connection:
     works: bool = False
     running: int = 0
     failures: int = 0
+    starved_since: float | None = None
 
 
 @dataclass(slots=True)
@@ -121,10 +129,28 @@ class Asker:
         turns = deque(self._connections.items())
         while turns and len(self._running) < self._jobs:
             name, connection = turns.popleft()
-            if self._may_start(connection) and (slot := self._slots.try_take(name)) is not None:
-                self._begin(connection.waiting.popleft(), slot)
-                connection.running += 1
-                turns.append((name, connection))
+            if not self._may_start(connection):
+                continue
+            slot = self._slots.try_take(name)
+            if slot is None:
+                self._starve(name, connection)
+                continue
+            connection.starved_since = None
+            self._begin(connection.waiting.popleft(), slot)
+            connection.running += 1
+            turns.append((name, connection))
+
+    @staticmethod
+    def _starve(name: str, connection: _Connection) -> None:
+        """Take note that other runs hold all slots; that too is waited for only so long."""
+        now = time.monotonic()
+        if connection.running:
+            return
+        connection.starved_since = connection.starved_since or now
+        if now - connection.starved_since > connection.waiting[0].seconds:
+            busy = TargetBusyError(f"connection {name}: other runs use all that its max_connections allows")
+            while connection.waiting:
+                connection.waiting.popleft().fail(busy)
 
     @staticmethod
     def _may_start(connection: _Connection) -> bool:

@@ -7,9 +7,10 @@ import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -245,6 +246,14 @@ def test_a_shard_that_is_gone_costs_its_own_slices(sandbox: Sandbox) -> None:
     assert not report.is_fine
 
 
+def test_a_day_that_was_loaded_before_its_end_is_incomplete(sandbox: Sandbox) -> None:
+    today = datetime.now(ZoneInfo(sandbox.timezone)).date()
+    assert not sandbox.load(today).failed
+    report = verified(sandbox, today)
+    assert details(report) == " | ".join(["last loaded before its day was over"] * 3)
+    assert report.is_fine
+
+
 def test_a_float_is_refused_by_name(sandbox: Sandbox) -> None:
     sandbox.change_warehouse("ALTER TABLE stage.orders ALTER amount TYPE DOUBLE")
     report = verified(sandbox, DAY)
@@ -339,6 +348,18 @@ def test_a_dead_server_costs_its_own_slices(wire: Wire) -> None:
     assert of(report.verdicts, "abakan") == of(report.verdicts, "achinsk") == ["not_compared"] * 2
     assert of(report.verdicts, "chita") == []
     assert "mssql_0" in details(report)
+
+
+@needs_faults
+def test_a_warehouse_that_is_down_is_the_reason_for_all(wire: Wire) -> None:
+    assert wire.dwh is not None
+    wire.dwh.kill()
+    report = verified(wire)
+    wire.dwh.revive()
+    assert [row[2] for row in found(report)] == ["not_compared"] * 6
+    assert "warehouse" in details(report)
+    assert not report.is_fine
+    assert verified(wire).is_fine
 
 
 @needs_faults

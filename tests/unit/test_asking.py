@@ -126,6 +126,20 @@ def test_a_server_that_is_not_there_is_tried_three_times(tmp_path: Path) -> None
     assert {str(one.failure) for one in questions} == {"gone"}
 
 
+def test_slots_that_others_hold_are_not_waited_for_without_end(tmp_path: Path) -> None:
+    held = Slots(tmp_path, {"c": 1}).try_take("c")
+    questions = [Asked("c", seconds=0.2) for _ in range(3)]
+    run([*questions, Asked("d")], tmp_path, c=1)
+    assert {str(one.failure) for one in questions} == {
+        "connection c: other runs use all that its max_connections allows"
+    }
+    assert held is not None
+    held.release()
+    again = Asked("c")
+    run([again], tmp_path, c=1)
+    assert (again.asked, again.failure) == (1, None)
+
+
 def _wait(event: threading.Event) -> None:
     event.wait(20)
 
