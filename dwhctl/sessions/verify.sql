@@ -9,3 +9,8 @@ WHERE run_id IS NOT NULL AND load = :load AND slice_date BETWEEN :first AND :las
 SELECT id
 FROM sessions
 WHERE id = :id AND run_id IS NOT NULL AND load = :load AND shard = :shard AND successful
+
+-- name: running_tasks
+SELECT DISTINCT load, shard
+FROM sessions
+WHERE state = 'running' AND run_id IS NOT NULL

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,6 +18,8 @@ from dwhctl.runs.asking import Asker, Question
 from dwhctl.runs.questions import SourceQuestion
 from dwhctl.runs.verdicts import Verdict
 from dwhctl.runs.verify import VerifyReport, VerifyRequest, verify
+from dwhctl.sessions import open_store
+from dwhctl.sessions.values import Closing, NewSession, State
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.base import Fault
@@ -302,6 +304,20 @@ def reloading(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, times: int) -> 
 
     monkeypatch.setattr(Asker, "run", asked)
     return done
+
+
+def test_a_key_on_two_days_is_no_finding_while_one_of_them_is_loaded(sandbox: Sandbox) -> None:
+    sandbox.change_warehouse(
+        f"INSERT INTO stage.orders BY NAME SELECT * REPLACE (TIMESTAMP '{BEFORE} 10:00:00' AS start_time)"
+        f" FROM stage.orders WHERE etl_source = 'chita' AND id = {key_of(sandbox, 'chita', DAY, 4)}"
+    )
+    assert [row[2] for row in found(verified(sandbox, DAY))] == ["keys_in_other_slices"]
+    now = datetime.now(UTC)
+    with open_store(sandbox.project().sessions) as store:
+        (id_,) = store.open([NewSession("run", "orders", "chita", BEFORE, 1, "token", now)])
+        assert found(verified(sandbox, DAY)) == []
+        store.close([Closing(id_, State.FAILED, now)])
+    assert [row[2] for row in found(verified(sandbox, DAY))] == ["keys_in_other_slices"]
 
 
 def test_a_slice_that_is_loaded_meanwhile_is_looked_at_again(
