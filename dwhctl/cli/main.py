@@ -21,6 +21,7 @@ COMMANDS = {
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
     "query": Entry("dwhctl.cli.query", "Run an ad hoc query, read only by default."),
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
+    "verify": Entry("dwhctl.cli.verify", "Compare sources and warehouse slice by slice."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),

@@ -22,6 +22,7 @@ from dwhctl.cli import (
     report_sessions,
     report_timeline,
     sessions,
+    verify,
 )
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
@@ -46,6 +47,7 @@ LISTINGS = {
     "report sessions": report_sessions.COLUMNS,
     "report durations": report_durations.COLUMNS,
     "report alerts": report_alerts.COLUMNS,
+    "verify": verify.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

@@ -160,6 +160,11 @@ def quote(name: str) -> str:
     return ".".join(f"[{part.replace(']', ']]')}]" for part in name.split("."))
 
 
+def quote_column(name: str) -> str:
+    """Quote a column's name for T-SQL: a dot in it is a letter like any other."""
+    return f"[{name.replace(']', ']]')}]"
+
+
 def literal(text: str) -> str:
     """Quote a text for T-SQL."""
     return "N'" + text.replace("'", "''") + "'"

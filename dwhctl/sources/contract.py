@@ -9,6 +9,10 @@ A new system fulfils this contract and passes `tests/contract/test_sources.py`:
   has no place in `Kind`, two columns of one name and a column without a name are a QueryError by name.
 - `batches` yields the rows once, as one state of the database, in memory that does not grow with their number.
   The types of the batches are those of `columns`, whatever the values are. `:start` and `:end` travel as values.
+- `fingerprint` measures the answer where it is: the engine itself counts, compares and adds up, by the forms of
+  `dwhctl/engines/fingerprint.py`, and only the sums travel. It is the fingerprint of the rows that `batches` gives, as
+  they stand in the target after a load.
+- `count_nulls` counts likewise the rows of the answer in which a column is NULL.
 - A query that the system refuses (syntax, permission, missing table) is a QueryError; what may go away by
   itself is a SourceError. No error text holds a secret.
 """
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
+    from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.project.templates import Query
 
 
@@ -37,6 +42,20 @@ class Source(ABC):
     @abstractmethod
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the answer in batches of at most `rows` rows. Raise QueryError or SourceError."""
+
+    @abstractmethod
+    def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
+        """Measure the answer by the target's columns. Raise QueryError or SourceError."""
+
+    @abstractmethod
+    def count_nulls(self, query: Query, column: str) -> int:
+        """Count the rows of the answer in which the column is NULL. Raise QueryError or SourceError."""
+
+    def interrupt(self) -> None:  # noqa: B027 - nothing is right for most
+        """From another thread: make the statement that runs now fail soon, where the driver knows how.
+
+        Else it ends with the process.
+        """
 
     @abstractmethod
     def version(self) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
 
 from dwhctl.engines import duckdb as engine
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, read_fingerprint
+from dwhctl.engines.parts import source_parts
 from dwhctl.errors import (
     AttemptError,
     ConnectError,
@@ -88,23 +91,55 @@ class DuckdbSource(Source):
         except (duckdb.Error, OSError) as error:
             raise self._in_words(error) from error
 
-    def _relation(self, query: Query) -> duckdb.DuckDBPyRelation:
-        statements = split_statements(query.sql)
-        if len(statements) != 1:
-            raise QueryError(f"an extract is one SELECT; this one has {len(statements)} statements")
-        sql = replace_binds(statements[0], lambda name: f"${name}")
+    def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
+        """Measure the answer in DuckDB."""
+        columns = self.columns(query)
+        key, values = (
+            source_parts(wanted, columns, lambda one, _: (engine.quote_column(one.name), {}))
+            for wanted in (measure.key, measure.values)
+        )
+        sql = self._sql(query)
+        (row,) = self._rows(Dialect("duckdb").fingerprint(f"({sql}\n) AS slice", key, values), query)
+        return read_fingerprint(row, key)
+
+    def count_nulls(self, query: Query, column: str) -> int:
+        """Count in DuckDB."""
+        where = f"{engine.quote_column(column)} IS NULL"
+        ((rows,),) = self._rows(f"SELECT count(*) FROM ({self._sql(query)}\n) AS slice WHERE {where}", query)
+        return int(rows)
+
+    def _rows(self, sql: str, query: Query) -> list[tuple[Any, ...]]:
         try:
-            relation = self._db.sql(sql, params=dict(query.binds) or None)
+            return self._db.execute(sql, dict(query.binds) or None).fetchall()
+        except duckdb.Error as error:
+            raise self._in_words(error) from error
+
+    def _relation(self, query: Query) -> duckdb.DuckDBPyRelation:
+        try:
+            relation = self._db.sql(self._sql(query), params=dict(query.binds) or None)
         except duckdb.Error as error:
             raise self._in_words(error) from error
         if relation is None:
             raise QueryError("the extract gives no rows: it must be a SELECT")
         return relation
 
+    @staticmethod
+    def _sql(query: Query) -> str:
+        statements = split_statements(query.sql)
+        if len(statements) != 1:
+            raise QueryError(f"an extract is one SELECT; this one has {len(statements)} statements")
+        return replace_binds(statements[0], lambda name: f"${name}")
+
     def version(self) -> str:
         """Ask DuckDB for its version."""
         row = self._db.execute("SELECT version()").fetchone()
         return f"DuckDB {row[0] if row else ''}"
+
+    def interrupt(self) -> None:
+        """End the query that runs."""
+        # It may be closed by its own thread at this moment.
+        with suppress(duckdb.ConnectionException):
+            self._db.interrupt()
 
     def close(self) -> None:
         """Close the file, and first a stream that was left half-read: it would keep the file open."""

@@ -7,19 +7,23 @@ goes (READ COMMITTED): switch ALLOW_SNAPSHOT_ISOLATION or READ_COMMITTED_SNAPSHO
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pymssql
 
 from dwhctl.engines import mssql as engine
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, read_fingerprint
 from dwhctl.engines.mssql_charsets import can_read
 from dwhctl.engines.mssql_errors import query_error, read
 from dwhctl.engines.mssql_link import open_link
+from dwhctl.engines.parts import source_parts
 from dwhctl.errors import DatabaseMissingError, QueryError, SourceError
 from dwhctl.sources.contract import Source
+from dwhctl.sources.mssql_parts import UTF8, collation_for, read_part
 from dwhctl.sources.mssql_reader import Reader, fetched, first_size, next_size
-from dwhctl.sources.mssql_sql import one_select, with_bounds
+from dwhctl.sources.mssql_sql import one_select, with_bounds, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +40,7 @@ _WHERE_WE_ARE = "SELECT name, snapshot_isolation_state FROM sys.databases WHERE 
 _SNAPSHOT_ON = 1
 #: The query reads another database as well, one that does not allow snapshots.
 _NO_SNAPSHOT_THERE = 3952
+_NO_SUCH_COLLATION = 448
 
 #: The code page of each collation that was met, the same on every server; None where it could not be asked.
 CODE_PAGES: dict[str, int | None] = {}
@@ -144,6 +149,45 @@ class MssqlSource(Source):
                 raise QueryError("an extract is one SELECT; this one gives a second answer")
         except pymssql.Error as error:
             raise query_error(error) from error
+
+    def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
+        """Measure the answer in SQL Server; with a text among the columns it must be 2019 or newer."""
+        columns = self.columns(query)
+        collation = collation_for(measure, columns)
+        key, values = (
+            source_parts(wanted, columns, partial(read_part, collation=collation))
+            for wanted in (measure.key, measure.values)
+        )
+        sql = wrapped(
+            self._bound(query, columns),
+            lambda source: Dialect("mssql").fingerprint(f"{source} AS slice", key, values),
+        )
+        try:
+            row = self._one_row(sql)
+        except QueryError as error:
+            if collation == UTF8 and error.__cause__ and read(error.__cause__).number == _NO_SUCH_COLLATION:
+                raise QueryError(
+                    "this SQL Server cannot write a text in UTF-8 (2019 and newer can): slices whose key or"
+                    " verify_columns hold a text cannot be compared here"
+                ) from error
+            raise
+        return read_fingerprint(row, key)
+
+    def count_nulls(self, query: Query, column: str) -> int:
+        """Count in SQL Server."""
+        where = f"{engine.quote_column(column)} IS NULL"
+        sql = wrapped(
+            self._bound(query, self.columns(query)),
+            lambda source: f"SELECT COUNT_BIG(*) AS n FROM {source} AS slice WHERE {where}",
+        )
+        return int(self._one_row(sql)[0])
+
+    def _one_row(self, sql: str) -> tuple[Any, ...]:
+        try:
+            (row,) = self._executed(sql).fetchall()
+        except pymssql.Error as error:
+            raise query_error(error) from error
+        return tuple(row)
 
     def _executed(self, sql: str) -> pymssql.Cursor:
         try:

@@ -12,12 +12,14 @@ from dwhctl.project.slices import start_of_day
 from dwhctl.project.sql import replace_binds, split_statements
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from zoneinfo import ZoneInfo
 
     from dwhctl.project.templates import Query
 
 _SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]", re.DOTALL)
 _WORD = re.compile(r"(?<![\w@#$])[^\W\d]\w*")
+_WORD_OR_BRACKET = re.compile(rf"{_WORD.pattern}|[()]")
 #: Reserved words of T-SQL that no SELECT holds; T-SQL needs no semicolon in front of them.
 #: Source: https://learn.microsoft.com/en-us/sql/t-sql/language-elements/reserved-keywords-transact-sql
 _NO_SELECT = frozenset(
@@ -48,6 +50,36 @@ def one_select(sql: str, what: str = "an extract") -> str:
 def select_words(statement: str) -> list[str]:
     """The words of a statement in capitals, without those in texts, quoted names and comments."""
     return [word.upper() for word in _WORD.findall(_SKIPPED.sub(" ", statement))]
+
+
+def wrapped(sql: str, outer: Callable[[str], str]) -> str:
+    """Put a SELECT inside another: `outer` is given it as what stands in FROM.
+
+    What T-SQL does not allow in there is moved or made allowed: common table expressions stay in front, query hints
+    behind, and an ORDER BY needs an OFFSET (https://learn.microsoft.com/en-us/sql/t-sql/queries/
+    select-order-by-clause-transact-sql, general remarks).
+    """
+    words = list(_outermost_words(sql))
+    end = next((at for word, at in reversed(words) if word == "OPTION"), len(sql))
+    start = 0
+    if words and words[0][0] == "WITH":
+        start = next((at for word, at in words if word == "SELECT"), 0)
+    names = {word for word, at in words if start <= at < end}
+    body = sql[start:end]
+    if "ORDER" in names and names.isdisjoint(("TOP", "OFFSET")):
+        body += "\nOFFSET 0 ROWS"
+    return f"{sql[:start]}{outer(f'({body}{chr(10)})')}\n{sql[end:]}".rstrip()
+
+
+def _outermost_words(sql: str) -> Iterator[tuple[str, int]]:
+    """Give the words that stand within no brackets, and where."""
+    plain = _SKIPPED.sub(lambda match: " " * len(match[0]), sql)
+    depth = 0
+    for match in _WORD_OR_BRACKET.finditer(plain):
+        if match[0] in "()":
+            depth += 1 if match[0] == "(" else -1
+        elif depth == 0:
+            yield match[0].upper(), match.start()
 
 
 def with_bounds(query: Query, sql: str, kind: Kind | None = None, zone: ZoneInfo | None = None) -> str:

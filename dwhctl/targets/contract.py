@@ -9,6 +9,8 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 - A report is replaced in a `Refresh`: one transaction, too, that deletes all rows of a table and inserts those of a
   source. Readers see the old rows or the new ones, never none and never both: nothing of it may commit by itself
   (TRUNCATE does, on some systems), and each statement is sent alone, its answer read to the end.
+- `inspection` only reads, and takes no lock that a load would wait for. What it finds is measured by the engine itself,
+  by the forms of `dwhctl/engines/fingerprint.py`; no rows travel but one key of those that are named.
 - No wait is without an end: no answer within the target's `patience` is an error.
 - The dispatch loop's threads open groups and publish at the same time.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
+    from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
 
@@ -153,6 +156,38 @@ class Refresh(ABC):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """How many of a slice's keys are odd, and one of them as text."""
+
+    keys: int
+    example: str
+
+
+class Inspection(ABC):
+    """A table that is looked at, slice by slice. Slices that are asked for together belong to one load and day."""
+
+    @abstractmethod
+    def columns(self) -> Sequence[Column]:
+        """Give the table's columns. Raise TargetRefusedError when there is no such table."""
+
+    @abstractmethod
+    def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
+        """Measure the rows of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+        """Find the keys that stand twice within a slice, by shard."""
+
+    @abstractmethod
+    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+        """Find the keys of a slice that the same shard has outside the slice as well, by shard."""
+
+    @abstractmethod
+    def sessions(self, slices: Sequence[Slice]) -> Mapping[tuple[str, int], int]:
+        """Count the rows by shard and etl_id. Rows without an etl_id count under 0."""
+
+
 class Target(ABC):
     """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
 
@@ -206,6 +241,10 @@ class Target(ABC):
 
         Also after `interrupt`. Raise AttemptError when that cannot be done.
         """
+
+    @abstractmethod
+    def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:
+        """Look at a table that is sliced by a column."""
 
     @abstractmethod
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dwhctl.columns import Column, Kind
+from dwhctl.columns import Kind
 from dwhctl.engines import duckdb as engine
 from dwhctl.errors import (
     AttemptError,
@@ -23,14 +23,17 @@ from dwhctl.errors import (
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.targets.contract import Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh
+from dwhctl.targets.duckdb_rows import conditions, described, is_zoned
+from dwhctl.targets.inspecting import SqlInspection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import timedelta
     from pathlib import Path
 
+    from dwhctl.columns import Column
     from dwhctl.project.model import DuckdbConnection
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
@@ -57,13 +60,7 @@ class DuckdbTarget(Target):
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._open() as db:
-            relation = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0")
-            rows = db.execute(f"PRAGMA table_info('{table.replace(chr(39), chr(39) * 2)}')").fetchall()
-            required = {name for _, name, _, not_null, *_ in rows if not_null}
-            return [
-                _target_column(table, name, str(declared), nullable=name not in required)
-                for name, declared in zip(relation.columns, relation.types, strict=True)
-            ]
+            return described(db, table)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
@@ -116,6 +113,14 @@ class DuckdbTarget(Target):
             # Leaving without a commit closes the connection, which rolls back.
             yield DuckdbRefresh(self, db, table, source)
 
+    @contextmanager
+    def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
+        if not self._connection.path.exists():
+            raise TargetRefusedError(f"there is no warehouse {self._connection.path} yet")
+        with self._open(read_only=True) as db:
+            self._make_room(db, table)
+            yield DuckdbInspection(self, db, table, slice_by)
+
     def _make_room(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
         columns = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0").columns
         limit = engine.memory_limit(self._connection.memory_limit, len(columns))
@@ -166,10 +171,10 @@ class DuckdbTarget(Target):
         return self._folder(group) / f"{token}.parquet"
 
     @contextmanager
-    def _open(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._one_user:
             try:
-                db = self._connect()
+                db = self._connect(read_only=read_only)
             except DatabaseMissingError as error:
                 raise TargetRefusedError(str(error)) from error
             except duckdb.Error as error:
@@ -183,7 +188,7 @@ class DuckdbTarget(Target):
                 self._running = None
                 db.close()
 
-    def _connect(self) -> duckdb.DuckDBPyConnection:
+    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
         if not path.parent.is_dir():
             raise TargetRefusedError(
@@ -191,7 +196,7 @@ class DuckdbTarget(Target):
             )
         return engine.open_file(
             path,
-            read_only=False,
+            read_only=read_only,
             give_up=self._interrupted,
             wait=self._connection.lock_wait.total_seconds(),
             config={
@@ -226,7 +231,7 @@ class DuckdbPublication(Publication):
         self._db = db
         self._table = engine.quote(table)
         self._slice_by = slice_by
-        self._zoned = slice_by is not None and self._is_zoned(slice_by)
+        self._zoned = is_zoned(db, table, slice_by)
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
@@ -268,31 +273,39 @@ class DuckdbPublication(Publication):
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
 
-    def _is_zoned(self, slice_by: str) -> bool:
-        relation = self._db.sql(f"SELECT {engine.quote_column(slice_by)} FROM {self._table} LIMIT 0")
-        return str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE"
-
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, dict[str, object]]]:
         """Say in SQL which rows belong to the slices: one condition for each pair of bounds."""
-        by_bounds: dict[tuple[object, object], list[str]] = {}
-        for one in slices:
-            bounds = (one.start_at, one.end_at) if self._zoned else (one.start, one.end)
-            by_bounds.setdefault(bounds, []).append(one.shard)
-        for (start, end), shards in by_bounds.items():
-            where = "etl_source IN (SELECT unnest($shards))"
-            values: dict[str, object] = {"shards": shards}
-            if self._slice_by is not None:
-                column = engine.quote_column(self._slice_by)
-                where += f" AND {column} >= $start AND {column} < $end"
-                values |= {"start": start, "end": end}
-            yield where, values
+        for shards, bounds, values in conditions(slices, self._slice_by, zoned=self._zoned):
+            yield (f"{shards} AND {bounds}" if bounds else shards), values
 
 
-def _target_column(table: str, name: str, declared: str, *, nullable: bool) -> Column:
-    described = engine.column(name, declared, nullable=nullable)
-    if described is None:
-        raise TargetRefusedError(f"{table}.{name}: dwhctl does not write DuckDB's type {declared}")
-    return described
+class DuckdbInspection(SqlInspection):
+    """Looks at a table of the file, which is open for reading."""
+
+    def __init__(
+        self, target: DuckdbTarget, db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None
+    ) -> None:
+        super().__init__("duckdb", engine.quote(table), sliced=slice_by is not None)
+        self._target = target
+        self._db = db
+        self._name = table
+        self._slice_by = slice_by
+        self._zoned = is_zoned(db, table, slice_by)
+
+    def columns(self) -> Sequence[Column]:
+        return described(self._db, self._name)
+
+    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except duckdb.Error as error:
+            raise self._target.in_words(error) from error
+
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
+        return conditions(slices, self._slice_by, zoned=self._zoned)
+
+    def _quoted(self, name: str) -> str:
+        return engine.quote_column(name)
 
 
 def _type_of(column: Column) -> str:

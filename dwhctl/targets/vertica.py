@@ -22,9 +22,10 @@ from dwhctl.engines.vertica_errors import (
     is_sqlstate,
 )
 from dwhctl.errors import AttemptError, TargetError, TargetRefusedError
-from dwhctl.targets.contract import Concern, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Concern, Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
 from dwhctl.targets.vertica_concerns import concerns
+from dwhctl.targets.vertica_inspection import VerticaInspection
 from dwhctl.targets.vertica_names import (
     TOKEN,
     TableName,
@@ -151,6 +152,14 @@ class VerticaTarget(Target):
                 # The server may go on with a statement whose answer was not waited for, and hold its locks.
                 self._doubt(session.label)
                 raise
+
+    @contextmanager
+    def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
+        name = TableName.of(table)
+        with self._session("inspect") as session:
+            yield VerticaInspection(
+                session, name, described_column(session, name, slice_by) if slice_by else None
+            )
 
     @contextmanager
     def refresh(self, table: str, source: RowSource, patience: timedelta) -> Iterator[Refresh]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.columns import Kind
-from dwhctl.engines.vertica import literal, literals, quote
+from dwhctl.engines.vertica import literals, quote
 from dwhctl.engines.vertica_errors import MISSING, is_sqlstate
-from dwhctl.errors import AttemptError, StagingError, TargetError
+from dwhctl.errors import AttemptError, StagingError
 from dwhctl.targets.contract import Publication
 from dwhctl.targets.vertica_catalog import declared_columns
 from dwhctl.targets.vertica_names import TOKEN
+from dwhctl.targets.vertica_rows import conditions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,32 +95,8 @@ class VerticaPublication(Publication):
             raise
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[str]:
-        """Say in SQL which rows belong to the slices: one condition for each pair of bounds."""
-        by_bounds: dict[str, list[str]] = {}
-        for one in slices:
-            by_bounds.setdefault(self._bounds(one), []).append(one.shard)
-        for bounds, shards in by_bounds.items():
-            yield f"etl_source IN ({literals(shards)}){bounds}"
-
-    def _bounds(self, one: Slice) -> str:
-        if self._slice_by is None:
-            return ""
-        name, kind = quote(self._slice_by.name), self._slice_by.kind
-        zoned = kind is Kind.TIMESTAMPTZ
-        start, end = (one.start_at, one.end_at) if zoned else (one.start, one.end)
-        if start is None or end is None:
-            raise TargetError(f"the slice {one.day} of {one.shard} has no bounds")
-        return f" AND {name} >= {_moment(start, kind)} AND {name} < {_moment(end, kind)}"
-
-
-def _moment(bound: datetime, kind: Kind) -> str:
-    if kind is Kind.DATE:
-        # The first date whose midnight is not before the bound.
-        bound += timedelta(days=1) - timedelta(microseconds=1)
-        return f"DATE {literal(bound.date().isoformat())}"
-    if kind is Kind.TIMESTAMPTZ:
-        return f"TIMESTAMPTZ {literal(bound.isoformat(sep=' '))}"
-    return f"TIMESTAMP {literal(bound.isoformat(sep=' '))}"
+        for shards, bounds in conditions(slices, self._slice_by):
+            yield f"{shards} AND {bounds}" if bounds else shards
 
 
 def gone(table: TableName) -> StagingError:

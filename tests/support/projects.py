@@ -147,6 +147,12 @@ class Sandbox:
             except duckdb.CatalogException:
                 return []
 
+    def change_warehouse(self, *statements: str) -> None:
+        """Change the warehouse by hand."""
+        with closing(duckdb.connect(str(self.warehouse_file))) as db:
+            for statement in statements:
+                db.execute(statement)
+
     def target_rows(self) -> list[tuple[Any, ...]]:
         """Give what the warehouse holds, in the form of `source_rows`."""
         rows = self.warehouse("SELECT etl_source, id, customer, amount, start_time FROM stage.orders")

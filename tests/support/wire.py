@@ -222,6 +222,14 @@ class Wire(Sandbox):
             except (vertica_python.errors.MissingRelation, vertica_python.errors.MissingSchema):
                 return []
 
+    def change_warehouse(self, *statements: str) -> None:
+        """Change the warehouse by hand."""
+        with closing(self._vertica()) as link, closing(link.cursor()) as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+                cursor.fetchall()
+            link.commit()
+
     def _vertica(self) -> Any:
         if self.dwh is not None:
             one = self.dwh.connection()

@@ -15,7 +15,7 @@ from dwhctl.project.report_sql import RowSource
 from dwhctl.project.slices import Slice
 from dwhctl.runs.plan import PlannedSlice
 from dwhctl.runs.publish import Rules
-from dwhctl.targets.contract import Publication, Refresh, Stage, StagedSlice, StagingGroup, Target
+from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagedSlice, StagingGroup, Target
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)
@@ -77,6 +77,9 @@ class FakeTarget(Target):
 
     def refresh(self, table: str, source: RowSource, patience: timedelta) -> AbstractContextManager[Refresh]:
         raise NotImplementedError
+
+    def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:
+        raise AssertionError("no load inspects its table")
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         self.fail("look")

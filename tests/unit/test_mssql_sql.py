@@ -10,7 +10,7 @@ import pytest
 from dwhctl.columns import Kind
 from dwhctl.errors import QueryError
 from dwhctl.project.templates import Query
-from dwhctl.sources.mssql_sql import one_select, with_bounds
+from dwhctl.sources.mssql_sql import one_select, with_bounds, wrapped
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,23 @@ def test_a_bound_that_meets_instants_has_the_zones_offset(text: str, zone: str, 
 def test_only_binds_are_replaced() -> None:
     query = Query("SELECT ':start' AS v, a::int -- :end\nFROM t WHERE v >= :start AND v < :other", {})
     assert with_bounds(query, query.sql) == query.sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "inside"),
+    [
+        ("SELECT id FROM t", "COUNT (SELECT id FROM t\n)\n"),
+        ("SELECT id FROM t -- all of it", "COUNT (SELECT id FROM t -- all of it\n)\n"),
+        ("WITH x AS (SELECT 1 AS id) SELECT id FROM x", "WITH x AS (SELECT 1 AS id) COUNT (SELECT id FROM x\n)\n"),
+        ("SELECT id FROM t ORDER BY id", "COUNT (SELECT id FROM t ORDER BY id\nOFFSET 0 ROWS\n)\n"),
+        ("SELECT TOP 5 id FROM t ORDER BY id", "COUNT (SELECT TOP 5 id FROM t ORDER BY id\n)\n"),
+        ("SELECT id FROM t ORDER BY id OFFSET 3 ROWS", "COUNT (SELECT id FROM t ORDER BY id OFFSET 3 ROWS\n)\n"),
+        ("SELECT id, RANK() OVER (ORDER BY id) AS r FROM t",
+         "COUNT (SELECT id, RANK() OVER (ORDER BY id) AS r FROM t\n)\n"),
+        ("SELECT [order] FROM t OPTION (MAXDOP 1)", "COUNT (SELECT [order] FROM t \n)\nOPTION (MAXDOP 1)"),
+        ("with x as (select 1 as id) select id from x order by id option (recompile)",
+         "with x as (select 1 as id) COUNT (select id from x order by id \nOFFSET 0 ROWS\n)\noption (recompile)"),
+    ],
+)  # fmt: skip
+def test_a_select_is_put_inside_another(sql: str, inside: str) -> None:
+    assert wrapped(sql, lambda source: f"COUNT {source}") == inside.rstrip()

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from .convert import Typed, convert, fail_with, family
 from .errors import error
-from .types import DATETIME, DECIMALS, FLOATS, INT, INTEGERS, MOMENTS, SqlType, as_decimal, higher, numeric
+from .types import (
+    DATETIME,
+    DECIMALS,
+    FLOATS,
+    INT,
+    INTEGERS,
+    LATIN,
+    MOMENTS,
+    SqlType,
+    as_decimal,
+    higher,
+    numeric,
+)
 
 _SIGNS = {
     "+": "add",
@@ -51,7 +63,9 @@ def _joined(left: Typed, right: Typed) -> Typed:
         length = min(sum(lengths), 4000 if kind.name.startswith("n") else 8000)
     name = {"char": "varchar", "nchar": "nvarchar", "sysname": "nvarchar", "text": "varchar", "ntext": "nvarchar",
             "binary": "varbinary"}.get(kind.name, kind.name)  # fmt: skip
-    made = SqlType(name, length, collation=kind.collation)
+    # The collation that somebody named goes before the server's own.
+    named = [each.type.collation for each in (left, right) if each.type.collation not in (None, LATIN)]
+    made = SqlType(name, length, collation=named[0] if named else kind.collation)
     return Typed(f"({left.sql} || {right.sql})", made, left.nullable or right.nullable)
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import duckdb
 
+from . import octets
 from .errors import TdsError, error
 from .storage import named, prepare, quoted
 from .syntax import Parts
@@ -89,6 +90,7 @@ class Catalog:
         # DuckDB complains at the end of the process about connections that are open then.
         weakref.finalize(self, self.root.close)
         prepare(self.root)
+        octets.prepare(self.root)
         self._lock = threading.RLock()
         self._databases: dict[str, Database] = {}
         self._numbers = 1_000_000_000

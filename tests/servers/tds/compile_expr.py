@@ -9,6 +9,7 @@ from . import functions
 from .arithmetic import combine
 from .convert import Typed, convert, family
 from .errors import error
+from .octets import squeezed
 from .scope import Context, Scope
 from .storage import quoted
 from .syntax import (
@@ -37,10 +38,13 @@ from .syntax import (
     Variable,
 )
 from .types import (
+    CODED,
+    COLLATIONS,
     DECIMALS,
     FLOAT,
     INT,
     INTEGERS,
+    WIDE,
     SqlType,
     higher,
     nvarchar,
@@ -157,6 +161,9 @@ class ExpressionCompiler:
         made = convert(operand, node.to, explicit=True, style=style, forgiving=node.forgiving)
         if node.to.is_text and operand.type.is_text and operand.type.collation:
             made = Typed(made.sql, made.type.collated(operand.type.collation), made.nullable)
+        if made.type.name in CODED and operand.type.is_text and _octets(operand) != _octets(made):
+            # A sign that the code page does not have becomes a question mark, here and not only on the wire.
+            made = Typed(squeezed(made.sql, made.type), made.type, made.nullable)
         # An explicit conversion may always give NULL, says the description.
         return Typed(made.sql, made.type, nullable=True)
 
@@ -164,6 +171,8 @@ class ExpressionCompiler:
         operand = self.expr(node.operand)
         if not operand.type.is_text:
             raise error(102, node.collation)
+        if node.collation not in COLLATIONS:
+            raise error(448, node.collation)
         return Typed(operand.sql, operand.type.collated(node.collation), operand.nullable)
 
     def _atzone(self, node: AtZone) -> Typed:
@@ -218,6 +227,10 @@ class ExpressionCompiler:
 
     def _p_exists(self, node: Exists) -> str:
         return f"EXISTS ({self.subquery(node.query).sql})"
+
+
+def _octets(value: Typed) -> str:
+    return "utf-16" if value.type.name in WIDE else value.type.codec
 
 
 def _regex(pattern: str) -> str:

@@ -99,7 +99,7 @@ def _to_number(value: Typed, target: SqlType, style: int | None, forgiving: bool
     if kind.name in TEXTS:
         return _text_to_number(value, target, forgiving)
     if family(kind) == "binary":
-        return f"CAST(('0x' || hex(right({x}, 8)))::BIGINT AS {target.stored})"
+        return _octets_to_number(x, target)
     if family(kind) == "variant":
         return _text_to_number(Typed(f"({x}).v", replace(target, name="varchar")), target, forgiving)
     if family(kind) == "moment":
@@ -123,6 +123,19 @@ def _to_number(value: Typed, target: SqlType, style: int | None, forgiving: bool
         else quoted(error(8115, _wording(kind), _wording(target)).message)
     )
     return checked(x, tried, number, words, forgiving=forgiving)
+
+
+def _octets_to_number(x: str, target: SqlType) -> str:
+    """The last octets of a binary, as the number of two's complement that they are."""
+    length = {"bigint": 8, "int": 4, "smallint": 2, "tinyint": 1}.get(target.name)
+    if length is None:
+        raise error(529, "varbinary", target.name)
+    digits = f"right('{'0' * 2 * length}' || hex({x}), {2 * length})"
+    number = f"CAST(CAST('0x' || {digits} AS UBIGINT) AS HUGEINT)"
+    if target.name != "tinyint":
+        half = 2 ** (8 * length - 1)
+        number = f"(({number} + {half}::HUGEINT) % {2 * half}::HUGEINT - {half}::HUGEINT)"
+    return f"CAST({number} AS {target.stored})"
 
 
 def _wording(kind: SqlType) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .convert import Typed, fail_with, family, to_ticks
 from .errors import TdsError, error
+from .octets import octets_of
 from .storage import DAY_TICKS, M
-from .types import BINARIES, CODED, DECIMALS, FLOATS, MOMENTS, SqlType
+from .types import BINARIES, DECIMALS, FLOATS, MOMENTS, SqlType
 
 #: Style: the form of a date, what stands before the time, the form of a time; {f} is a fraction.
 _STYLES: dict[int, tuple[str, str, str]] = {
@@ -126,11 +127,8 @@ def as_binary(value: Typed, target: SqlType, style: int | None) -> str:
         raw = x
     elif kind.is_text and style in (1, 2):
         raw = f"unhex({x}[3:])" if style == 1 else f"unhex({x})"
-    elif kind.name in CODED:
-        raw = f"encode({x})"
     elif kind.is_text:
-        # Right for ASCII: DuckDB has no UTF-16.
-        raw = f"unhex(regexp_replace(hex(encode({x})), '(..)', '\\100', 'g'))"
+        raw = octets_of(x, kind)
     elif kind.is_number and kind.name not in (*FLOATS, *DECIMALS):
         length = {"bit": 1, "tinyint": 1, "smallint": 2, "int": 4}.get(kind.name, 8)
         raw = f"unhex(right(printf('%016x', CAST({x} AS BIGINT)), {2 * length}))"

@@ -116,6 +116,11 @@ def _extreme(name: str, value: Typed, over: str) -> Typed:
         raise error(8117, value.type.name, name.lower())
     if value.type.name == "datetimeoffset":
         return Typed(f"arg_{name.lower()}({value.sql}, ({value.sql}).t){over}", value.type)
+    if value.type.is_text and not over:
+        from .compile_expr import key
+
+        # By the collation, as comparisons are.
+        return Typed(f"arg_{name.lower()}({value.sql}, {key(value)})", value.type)
     return Typed(f"{name.lower()}({value.sql}){over}", value.type)
 
 
@@ -256,6 +261,7 @@ _FUNCTIONS: dict[str, tuple[int, int, Maker]] = {
         lambda c, given: Typed(f"CAST(TRY_CAST({given[0].sql} AS DOUBLE) IS NOT NULL AS INTEGER)", INT),
     ),
     **functions_text.TEXT,
+    "SWITCHOFFSET": (2, 2, functions_time.switch_offset),
     **{name: (0, 1, maker) for name, maker in functions_time.NOW.items()},
     **{
         name: (0, 3, _context(name))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from .convert import Typed, convert, family
+from .errors import error
+from .octets import ALGORITHMS, hash_of, octets_of
 from .storage import M
 from .types import BIGINT, INT, SqlType, nvarchar, varchar
 
@@ -134,6 +136,18 @@ def _charindex(compiler: ExpressionCompiler, given: list[Typed]) -> Typed:
     return Typed(f"CAST(instr(lower({value.sql}), lower({sought.sql})) AS INTEGER)", INT)
 
 
+def _hash(compiler: ExpressionCompiler, given: list[Typed]) -> Typed:
+    algorithm, value = given
+    if not (value.type.is_text or family(value.type) == "binary"):
+        raise error(8116, value.type.name, 2, "hashbytes")
+    made = SqlType("varbinary", 8000)
+    name = (algorithm.text or "").upper()
+    if name not in ALGORITHMS:
+        return Typed("CAST(NULL AS BLOB)", made)
+    raw = octets_of(value.sql, value.type) if value.type.is_text else value.sql
+    return Typed(hash_of(raw, name), made, value.nullable)
+
+
 TEXT: dict[str, tuple[int, int, Maker]] = {
     "LEN": (1, 1, _len),
     "DATALENGTH": (1, 1, _datalength),
@@ -155,6 +169,7 @@ TEXT: dict[str, tuple[int, int, Maker]] = {
     "ASCII": (1, 1, lambda compiler, given: Typed(f"ascii({given[0].sql})", INT)),
     "UNICODE": (1, 1, lambda compiler, given: Typed(f"unicode({given[0].sql})", INT)),
     "CHARINDEX": (2, 2, _charindex),
+    "HASHBYTES": (2, 2, _hash),
     "QUOTENAME": (
         1,
         1,

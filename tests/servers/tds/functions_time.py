@@ -139,6 +139,17 @@ def _utc(value: Typed) -> str:
     return f"({value.sql}).t" if value.type.name == "datetimeoffset" else to_ticks(value)
 
 
+def switch_offset(compiler: object, given: list[Typed]) -> Typed:
+    """SWITCHOFFSET(moment, '+hh:mm'): the same instant on another clock."""
+    moment, zone = given
+    kind = moment.type
+    if kind.name != "datetimeoffset":
+        raise error(8116, kind.name, 1, "switchoffset")
+    minutes = f"{M}.text_offset({zone.sql})"
+    sql = f"CASE WHEN {moment.sql} IS NOT NULL THEN {{'t': ({moment.sql}).t, 'o': {minutes}}} END"
+    return Typed(sql, kind, moment.nullable)
+
+
 def _now(kind: SqlType) -> Callable[[Any, list[Typed]], Typed]:
     def make(compiler: object, given: list[Typed]) -> Typed:
         since = datetime.now(UTC) - datetime(1970, 1, 1, tzinfo=UTC)

@@ -19,6 +19,8 @@ COLLATIONS: dict[str, tuple[str, bytes]] = {
     "Latin1_General_BIN2": ("cp1252", bytes.fromhex("0904200200")),
     CYRILLIC: ("cp1251", bytes.fromhex("1904d00000")),
     UTF8: ("utf-8", bytes.fromhex("0904d02400")),
+    # Flags fBinary2 and fUTF8, version 100.
+    "Latin1_General_100_BIN2_UTF8": ("utf-8", bytes.fromhex("0904002600")),
 }
 _MAX = -1
 INTEGERS = ("bit", "tinyint", "smallint", "int", "bigint")

@@ -102,7 +102,27 @@ def _known_function(node: exp.Expr) -> exp.Expr:
         return _lower_hex(node.this)
     if isinstance(node, exp.ByteLength):
         return _octets(node.this)
+    if isinstance(node, exp.TimeToStr) and isinstance(node.this, exp.Cast) and node.this.is_type("timestamp"):
+        node.set("this", _on_some_day(node.this))
     return node
+
+
+def _on_some_day(cast: exp.Cast) -> exp.Expr:
+    """A cast to TIMESTAMP, of a TIME too: the engine does not put a day before one."""
+    value = cast.this
+    text = exp.cast(value.copy(), "text")
+    is_time = exp.EQ(
+        this=exp.Anonymous(this="TYPEOF", expressions=[value.copy()]), expression=exp.Literal.string("TIME")
+    )
+    day = exp.Case().when(is_time, exp.Literal.string("1970-01-01 ")).else_(exp.Literal.string(""))
+    return exp.cast(exp.DPipe(this=day, expression=text, safe=True), "timestamp")
+
+
+def _from_hex_to_integer(value: exp.Expr) -> exp.Expr:
+    digits = exp.Anonymous(
+        this="REGEXP_REPLACE", expressions=[value, exp.Literal.string("^0[xX]"), exp.Literal.string("")]
+    )
+    return exp.cast(exp.DPipe(this=exp.Literal.string("0x"), expression=digits, safe=True), "bigint")
 
 
 def _lower_hex(value: exp.Expr) -> exp.Expr:
@@ -139,6 +159,7 @@ def _zero_if_null(value: exp.Expr) -> exp.Expr:
 
 _FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
     "HEX_TO_BINARY": _from_hex,
+    "HEX_TO_INTEGER": _from_hex_to_integer,
     "TO_HEX": _lower_hex,
     "OCTET_LENGTH": _octets,
     "NVL": _coalesce,

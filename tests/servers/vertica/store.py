@@ -25,7 +25,8 @@ _SETTINGS = ("SET threads = 2", "SET python_enable_replacements = false")
 #: What a cast to VARCHAR(n) leaves of a string: n octets, to the border of a character.
 _CUT = """
     CREATE MACRO cut_octets(x, n) AS CASE WHEN strlen(x) <= n THEN x ELSE
-        left(x, list_max(list_filter(range(0, n + 1), lambda k: strlen(left(x, k)) <= n)))
+        decode(unhex(regexp_extract(left(hex(encode(x)), 2 * n),
+            '^((?:..)*?)(?:[CD].|E.(?:[89AB].)?|F.(?:[89AB].){0,2})?$', 1)))
     END
 """
 

@@ -1,0 +1,308 @@
+"""Compare sources and warehouse, slice by slice: `verify`.
+
+plan ▶ which slices are complete ▶ ask sources and warehouse at once ▶ compare ▶ which sessions came meanwhile
+
+Only complete slices are compared. A difference counts only when no session of the slice began or ended while it was
+looked at: the session is opened before a load stages anything and closed after its publication, so without one nothing
+was published in between. Else the slice is looked at again. Nothing is written, and no lock is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import AttemptError
+from dwhctl.project.slices import FIRST_DAY, LAST_DAY
+from dwhctl.runs.asking import Asker
+from dwhctl.runs.load import check_sources, check_templates
+from dwhctl.runs.plan import LoadRequest, candidates
+from dwhctl.runs.prepare import targets_of
+from dwhctl.runs.questions import SourceQuestion, TableQuestion, TargetQuestion
+from dwhctl.runs.signals import caught_signals
+from dwhctl.runs.slots import Slots
+from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.verdicts import Check, Finding, Verdict, differences, odd_keys, verdict_on
+from dwhctl.sessions import open_if_there
+from dwhctl.sessions.values import LastSession, State, is_complete
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from dwhctl.engines.fingerprint import Measure
+    from dwhctl.project.model import Project, Shard
+    from dwhctl.project.slices import Slice
+    from dwhctl.runs.plan import PlannedSlice
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.targets.contract import Target
+
+_LOOKS = 3
+_IDS_SHOWN = 3
+
+Sessions = dict["Slice", LastSession | None]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """What the user asked for. Empty `loads` means every load, empty `shards` every shard."""
+
+    days: tuple[date, ...]
+    loads: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
+    jobs: int | None = None
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What was found out; `unseen` names the loads whose extract hides the rows without a day."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    unseen: tuple[str, ...] = ()
+    before_start: int = 0
+
+    @property
+    def is_fine(self) -> bool:
+        """Tell whether every complete slice was compared and found equal."""
+        return all(one.is_fine for one in self.verdicts)
+
+
+def verify(
+    project: Project, request: VerifyRequest, listen: Callable[[str], None] = lambda _: None
+) -> VerifyReport:
+    """Compare the slices of the request. `listen` is told what is being done.
+
+    Raise ConfigError, UsageError, SessionsError when the sessions cannot be read, and Interrupted.
+    """
+    plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
+    check_sources(project, plan)
+    check_templates(project, plan)
+    with caught_signals():
+        store = open_if_there(project.sessions)
+        if store is None:
+            never = Finding(Check.INCOMPLETE, detail="never loaded")
+            return VerifyReport([verdict_on(one, never) for one in plan.slices])
+        with store:
+            report = _Verification(project, request, store, listen).run(plan.slices)
+    report.before_start = plan.before_start
+    return report
+
+
+class _Verification:
+    """One verification: its verdicts, look by look."""
+
+    def __init__(
+        self, project: Project, request: VerifyRequest, store: SessionStore, listen: Callable[[str], None]
+    ) -> None:
+        state = StateDir(project.state_dir)
+        limits = {name: connection.max_connections for name, connection in project.connections.items()}
+        self._project = project
+        self._store = store
+        self._listen = listen
+        # Without a state folder there is no run beside which limits could be passed; reading makes none.
+        slots = Slots(state.slots, limits if state.slots.is_dir() else {})
+        self._asker = Asker(slots, request.jobs or project.max_workers)
+        self._targets: Mapping[str, Target] = targets_of(project, "dwhctl:verify")
+        self._known = _KnownSessions(store)
+        self._nulls: dict[tuple[str, str], int | AttemptError | None] = {}
+        self._verdicts: dict[Slice, Verdict] = {}
+
+    def run(self, slices: Sequence[PlannedSlice]) -> VerifyReport:
+        """Look until nothing changes any more, three times at most."""
+        try:
+            measures = self._measures(slices)
+            left = [one for one in slices if one.load.name in measures]
+            for look in range(_LOOKS):
+                left = self._look(left, measures, first=look == 0)
+        finally:
+            for target in self._targets.values():
+                target.interrupt()
+            self._asker.wait_for_the_rest()
+        for one in left:
+            why = "it was loaded each time that verify looked at it; verify it again"
+            self._verdicts[one.slice] = verdict_on(one, Finding(Check.NOT_COMPARED, detail=why))
+        unseen = {load for (load, _), found in self._nulls.items() if found is None}
+        verdicts = [self._verdicts[one.slice] for one in slices]
+        return VerifyReport([*verdicts, *self._without_day()], tuple(sorted(unseen)))
+
+    def _without_day(self) -> Iterator[Verdict]:
+        """Tell of the rows whose day is NULL."""
+        for (load, shard), found in sorted(self._nulls.items(), key=lambda item: item[0]):
+            column = self._project.loads[load].slice_by
+            if isinstance(found, AttemptError):
+                detail = f"rows whose {column} is NULL: {found}"
+                yield Verdict(load, shard, None, [Finding(Check.NOT_COMPARED, detail=detail)])
+            elif found:
+                detail = f"{column} is NULL: no slice will ever take these rows"
+                yield Verdict(load, shard, None, [Finding(Check.ROWS_IN_NO_SLICE, str(found), None, detail)])
+
+    # Asking
+
+    def _measures(self, slices: Sequence[PlannedSlice]) -> dict[str, Measure]:
+        """Find what is measured of each load; the slices of one that has no table are not compared."""
+        last = self._last(slices)
+        loads = {one.load.name: one.load for one in slices if _is_complete(one, last[one.slice])}
+        questions = [
+            TableQuestion(self._project, load, self._targets[load.target]) for load in loads.values()
+        ]
+        self._asker.run(questions)
+        failed = {each.load.name: each.failure for each in questions if each.failure is not None}
+        for one in slices:
+            if not _is_complete(one, last[one.slice]):
+                self._verdicts[one.slice] = verdict_on(one, _incomplete(last[one.slice]))
+            elif one.load.name in failed:
+                self._verdicts[one.slice] = verdict_on(one, _not_compared(failed[one.load.name]))
+        return {each.load.name: each.measure for each in questions if each.measure is not None}
+
+    def _look(
+        self, slices: Sequence[PlannedSlice], measures: Mapping[str, Measure], *, first: bool
+    ) -> list[PlannedSlice]:
+        """Look at the slices once; give those of which something is to be told, but that were loaded meanwhile."""
+        before = self._last(slices)
+        for one in slices:
+            if not _is_complete(one, before[one.slice]):
+                self._verdicts[one.slice] = verdict_on(one, _incomplete(before[one.slice]))
+        chosen = [one for one in slices if _is_complete(one, before[one.slice])]
+        if not chosen:
+            return []
+        self._listen(f"comparing {len(chosen):,} slices")
+        sources = list(self._source_questions(chosen, measures, nulls=first))
+        targets = list(self._target_questions(chosen, measures))
+        busy = self._busy()
+        self._asker.run([*targets, *sources])
+        busy |= self._busy()
+        for question in sources:
+            self._nulls |= {(load, question.shard.name): found for load, found in question.nulls.items()}
+        self._judge(sources, targets, busy)
+        after = self._last(chosen)
+        return [
+            one
+            for one in chosen
+            if not self._verdicts[one.slice].is_equal and after[one.slice] != before[one.slice]
+        ]
+
+    def _source_questions(
+        self, slices: Sequence[PlannedSlice], measures: Mapping[str, Measure], *, nulls: bool
+    ) -> Iterator[SourceQuestion]:
+        by_shard: dict[Shard, list[PlannedSlice]] = {}
+        for one in slices:
+            by_shard.setdefault(one.shard, []).append(one)
+        for shard, of_shard in by_shard.items():
+            yield SourceQuestion(self._project, shard, of_shard, measures, nulls=nulls)
+
+    def _target_questions(
+        self, slices: Sequence[PlannedSlice], measures: Mapping[str, Measure]
+    ) -> Iterator[TargetQuestion]:
+        by_work: dict[tuple[str, date], list[PlannedSlice]] = {}
+        for one in slices:
+            by_work.setdefault((one.load.name, one.slice.day), []).append(one)
+        for (name, _), of_work in by_work.items():
+            load = of_work[0].load
+            yield TargetQuestion(self._project, load, self._targets[load.target], of_work, measures[name])
+
+    # Judging
+
+    def _judge(
+        self, sources: Iterable[SourceQuestion], targets: Sequence[TargetQuestion], busy: set[tuple[str, str]]
+    ) -> None:
+        fingerprints = {one: found for question in sources for one, found in question.fingerprints.items()}
+        failures = {one: error for question in sources for one, error in question.failures.items()}
+        for question in targets:
+            for one in question.slices:
+                failure = question.failure or failures.get(one.slice)
+                if failure is not None:
+                    self._verdicts[one.slice] = verdict_on(one, _not_compared(failure))
+                    continue
+                source = fingerprints[one.slice]
+                findings = differences(question.measure, source, question.fingerprints[one.shard.name])
+                findings += self._oddities(question, one, busy)
+                self._verdicts[one.slice] = verdict_on(one, *findings, rows=source.rows)
+
+    def _oddities(
+        self, question: TargetQuestion, one: PlannedSlice, busy: set[tuple[str, str]]
+    ) -> Iterator[Finding]:
+        """Tell what the warehouse should not hold, whatever the source says."""
+        shard = one.shard.name
+        if (odd := question.doubled.get(shard)) is not None:
+            yield odd_keys(Check.DOUBLED_KEYS, question.measure, odd)
+        # Of a shard that is being loaded another day may be about to give up a row that this day has by now.
+        if (odd := question.elsewhere.get(shard)) is not None and (one.load.name, shard) not in busy:
+            yield odd_keys(Check.KEYS_IN_OTHER_SLICES, question.measure, odd)
+        strange = {
+            etl_id: rows
+            for (of, etl_id), rows in question.sessions.items()
+            if of == shard and not self._known(one, etl_id)
+        }
+        if strange:
+            ids = ", ".join(map(str, sorted(strange)[:_IDS_SHOWN]))
+            more = f" and {len(strange) - _IDS_SHOWN} more" if len(strange) > _IDS_SHOWN else ""
+            yield Finding(Check.ROWS_OF_NO_SESSION, None, str(sum(strange.values())), f"etl_id {ids}{more}")
+
+    # Sessions
+
+    def _busy(self) -> set[tuple[str, str]]:
+        """Name the loads and shards of which some day is being loaded."""
+        rows = self._store.read("looking for running sessions", "running_tasks", {})
+        return {(str(load), str(shard)) for load, shard in rows}
+
+    def _last(self, slices: Sequence[PlannedSlice]) -> Sessions:
+        """Give the latest session of each slice; that of a load without days has any day."""
+        days: dict[str, list[date]] = {}
+        for one in slices:
+            days.setdefault(one.load.name, []).append(one.slice.day)
+        last: dict[tuple[str, str, date | None], LastSession] = {}
+        for name, of_load in days.items():
+            sliced = self._project.loads[name].slice_by is not None
+            first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
+            found = self._store.last_sessions(name, first, final)
+            for session in sorted(found, key=lambda each: each.started):
+                last[name, session.shard, session.day if sliced else None] = session
+        return {
+            one.slice: last.get((one.load.name, one.shard.name, one.slice.day if one.load.slice_by else None))
+            for one in slices
+        }
+
+
+class _KnownSessions:
+    """Tells whether an etl_id is that of a successful session of a load and shard."""
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._of_days: dict[tuple[str, date], set[tuple[str, int]]] = {}
+        self._others: set[tuple[str, str, int]] = set()
+
+    def __call__(self, one: PlannedSlice, etl_id: int) -> bool:
+        load, shard = one.load.name, one.shard.name
+        if (shard, etl_id) in self._of_day(load, one.slice.day) or (load, shard, etl_id) in self._others:
+            return True
+        # Of another day, or newer than what was read of this one.
+        values = {"load": load, "shard": shard, "id": etl_id}
+        found = bool(self._store.read("looking for a session", "successful_session", values))
+        if found:
+            self._others.add((load, shard, etl_id))
+        return found
+
+    def _of_day(self, load: str, day: date) -> set[tuple[str, int]]:
+        if (load, day) not in self._of_days:
+            values = {"load": load, "first": day, "last": day}
+            rows = self._store.read("reading the successful sessions", "successful_sessions", values)
+            self._of_days[load, day] = {(str(shard), int(id_)) for id_, shard in rows}
+        return self._of_days[load, day]
+
+
+def _is_complete(one: PlannedSlice, last: LastSession | None) -> bool:
+    return is_complete(last, one.slice.end_at)
+
+
+def _incomplete(last: LastSession | None) -> Finding:
+    if last is None:
+        why = "never loaded"
+    elif last.state in (State.LOADED, State.SKIPPED):
+        why = "last loaded before its day was over"
+    else:
+        why = f"its last session is {last.state.value}"
+    return Finding(Check.INCOMPLETE, detail=why)
+
+
+def _not_compared(error: AttemptError) -> Finding:
+    return Finding(Check.NOT_COMPARED, detail=str(error))

@@ -1,0 +1,105 @@
+"""An inspection in SQL: the queries are the same in every warehouse, but for the dialect's own words."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, part, read_fingerprint
+from dwhctl.targets.contract import Inspection, Odd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dwhctl.project.slices import Slice
+
+
+class SqlInspection(Inspection):
+    """What an inspection asks; the warehouse says how a query is run and what finds the rows of slices."""
+
+    def __init__(self, dialect: str, table: str, *, sliced: bool) -> None:
+        self._dialect = Dialect(dialect)
+        self._table = table
+        self._sliced = sliced
+
+    @abstractmethod
+    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        """Run a query."""
+
+    @abstractmethod
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
+        """Say which rows belong to the slices, for each pair of bounds.
+
+        Give a condition of the shards, one of the bounds ("" for none), and their values.
+        """
+
+    @abstractmethod
+    def _quoted(self, name: str) -> str:
+        """Quote a column's name."""
+
+    def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
+        key, values = self._parts(measure)
+        found = {}
+        for where, bounds, bound in self._conditions(slices):
+            source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
+            sql = self._dialect.fingerprint(source, key, values, group="etl_source")
+            found.update({str(shard): read_fingerprint(row, key) for shard, *row in self._ask(sql, bound)})
+        return found
+
+    def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+        key, _ = self._parts(measure)
+        grouped = ", ".join(one.sql for one in key)
+        found: dict[str, Odd] = {}
+        for where, bounds, bound in self._conditions(slices):
+            found |= self._odd(
+                f"SELECT etl_source AS g, {self._dialect.shown(key)} AS k FROM {self._table}"
+                f" WHERE {where}{_and(bounds)} GROUP BY etl_source, {grouped} HAVING COUNT(*) > 1",
+                bound,
+            )
+        return found
+
+    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+        if not self._sliced:
+            return {}
+        key, _ = self._parts(measure)
+        grouped = ", ".join(["etl_source", *(one.sql for one in key)])
+        same = " AND ".join(
+            f"other.{name} = slice.{name}" for name in ("etl_source", *(one.sql for one in key))
+        )
+        shown = self._dialect.shown([Part(f"slice.{one.sql}", one.kind, one.form, one.extras) for one in key])
+        found: dict[str, Odd] = {}
+        for where, bounds, bound in self._conditions(slices):
+            found |= self._odd(
+                f"SELECT DISTINCT slice.etl_source AS g, {shown} AS k FROM"
+                f" (SELECT DISTINCT {grouped} FROM {self._table} WHERE {where} AND {bounds}) AS slice JOIN"
+                f" (SELECT {grouped} FROM {self._table} WHERE {where}"
+                f" AND CASE WHEN {bounds} THEN 0 ELSE 1 END = 1) AS other ON {same}",
+                bound,
+            )
+        return found
+
+    def sessions(self, slices: Sequence[Slice]) -> Mapping[tuple[str, int], int]:
+        found: dict[tuple[str, int], int] = {}
+        for where, bounds, bound in self._conditions(slices):
+            rows = self._ask(
+                f"SELECT etl_source, COALESCE(etl_id, 0), COUNT(*) FROM {self._table}"
+                f" WHERE {where}{_and(bounds)} GROUP BY etl_source, COALESCE(etl_id, 0)",
+                bound,
+            )
+            found.update({(str(shard), int(etl_id)): int(count) for shard, etl_id, count in rows})
+        return found
+
+    def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:
+        rows = self._ask(f"SELECT g, COUNT(*), MIN(k) FROM ({keys}) AS odd GROUP BY g", bound)
+        return {str(shard): Odd(int(count), str(example)) for shard, count, example in rows}
+
+    def _parts(self, measure: Measure) -> tuple[list[Part], list[Part]]:
+        key, values = (
+            [part(one, one.kind, self._quoted(one.name)) for one in wanted]
+            for wanted in (measure.key, measure.values)
+        )
+        return key, values
+
+
+def _and(condition: str) -> str:
+    return f" AND {condition}" if condition else ""
