@@ -6,6 +6,7 @@ publication replaces. In the gate one backfill dies six times over; every point,
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -84,9 +85,10 @@ def finish(wire: Wire) -> None:
 
 
 def check_equal(wire: Wire) -> None:
-    """Compare the rows in the sources and in the warehouse, read from both without dwhctl."""
+    """Compare the rows in the sources and in the warehouse, read from both without dwhctl, then by `verify`."""
     assert wire.target_rows() == wire.source_rows(DAYS)
-    # Here `dwhctl verify -s -e` can say the same in its own way.
+    verified = wire.run("verify", "-s", str(min(DAYS)), "-e", str(max(DAYS)), "--format", "json", timeout=120)
+    assert (verified.returncode, json.loads(verified.stdout)) == (0, []), verified.stderr
 
 
 def check_each_slice_was_loaded_once(wire: Wire) -> None:
