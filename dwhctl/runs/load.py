@@ -17,7 +17,7 @@ from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
-from dwhctl.runs.events import Listener, Notice, RunReport, RunStarted
+from dwhctl.runs.events import Listener, Notice, RunEnded, RunReport, RunStarted
 from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_of
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
@@ -29,6 +29,7 @@ from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, witho
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
+from dwhctl.runs.run_log import logged_run
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.starting import Starter
@@ -83,6 +84,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     run_id = new_run_id()
     targets = targets_of(project, f"dwhctl:{run_id}")
     with caught_signals() as signals, ExitStack() as stack:
+        listen = stack.enter_context(logged_run(project, run_id, request.command, listen))
         run = _Run(run_id, project, request, targets, listen, signals)
         run.enter(stack, plan)
         return run.load(plan)
@@ -194,6 +196,7 @@ class _Run:
         self._listen(RunStarted(self.id, plan, seconds))
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
+        self._listen(RunEnded(self._report))
         return self._report
 
     def _dispatch(self, plan: Plan) -> None:

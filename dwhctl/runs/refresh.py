@@ -16,11 +16,12 @@ from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.words import nearest
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
-from dwhctl.runs.events import Notice, RefreshReport, RefreshStarted
+from dwhctl.runs.events import Notice, RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.locks import report_names
 from dwhctl.runs.needs import Standing, standings
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.refreshing import Job, Refresher, Rules
+from dwhctl.runs.run_log import logged_run
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
@@ -79,6 +80,7 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     jobs = _jobs(project, request)
     report = RefreshReport(new_run_id(), request.day, tuple(job.report.name for job in jobs))
     with caught_signals() as signals, ExitStack() as stack:
+        listen = stack.enter_context(logged_run(project, report.run_id, request.command, listen))
         run = _Refresh(project, request, report, listen, signals)
         run.refresh(stack, jobs)
     return report
@@ -159,6 +161,7 @@ class _Refresh:
             refresher.end_all()
             self._leaves_lock = refresher.leaves_unsettled
             report.seconds = time.monotonic() - started
+        self._listen(RunEnded(report))
 
     def _at_once(self, jobs: list[Job]) -> int:
         wanted = self._request.jobs or self._project.refreshing.max_parallel
