@@ -1,0 +1,7 @@
+-- What `dwhctl report metrics` reads, the same in SQLite and PostgreSQL. The rest asks about single tasks, each by one
+-- look into an index, however long the history is.
+
+-- name: running_by_load
+SELECT load, shard IS NULL, count(*) FROM sessions
+WHERE state = 'running' AND run_id IS NOT NULL
+GROUP BY load, shard IS NULL
