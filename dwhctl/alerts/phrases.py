@@ -39,7 +39,8 @@ def _what(digest: Digest) -> str:
         return _all_well(digest)
     ending = _ENDS.get(digest.subject, "failed")
     if digest.subject == "stopped":
-        return f"{clipped(digest.command, 100)} {ending}"
+        # With work of its own it is the digest of a later run, which came upon one that had died.
+        return f"{clipped(digest.command, 100)} {'did not come to its end' if digest.total else ending}"
     bad = digest.total - digest.done
     how_many = f"{counted(bad, _unit(digest))} " if bad > 0 else ""
     works = f"{_works(digest.reasons)}: " if digest.reasons else ""

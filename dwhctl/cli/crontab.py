@@ -28,6 +28,7 @@ _LOOK_AHEAD_DAYS = 366
 
 
 @click.group("crontab", cls=Group, epilog="\b\nExample:\n  dwhctl crontab install")
+@common_options
 def command() -> None:
     """Put the schedules of loads and reports into the crontab."""
 

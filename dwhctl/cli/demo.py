@@ -17,6 +17,7 @@ from dwhctl.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from datetime import date
 
+    from dwhctl.alerts.outcome import Outcome
     from dwhctl.project.model import Project
 
 #: Where each file of the package stands in the project.
@@ -58,9 +59,10 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     Example:
       dwhctl demo /tmp/demo
     """
-    from dwhctl.cli.loading import load_and_tell
+    from dwhctl.cli.loading import load_and_show
     from dwhctl.cli.output import say
-    from dwhctl.cli.refresh_reports import refresh_and_tell
+    from dwhctl.cli.refresh_reports import refresh_and_show
+    from dwhctl.runs import load, refresh
     from dwhctl.runs.plan import LoadRequest
     from dwhctl.runs.refresh import RefreshRequest
 
@@ -69,7 +71,8 @@ def command(settings: Settings, directory: Path) -> ExitCode:
     if not settings.quiet:
         say(f"$ dwhctl load --date yesterday    # {yesterday}")
     typed = f"dwhctl demo {shlex.quote(str(directory))}"
-    code = load_and_tell(project, LoadRequest(days=(yesterday,), command=typed), settings)
+    loaded = load_and_show(project, LoadRequest(days=(yesterday,), command=typed), settings)
+    code = load.exit_code_of(loaded)
     if code is not ExitCode.DONE:
         return code
     if not settings.quiet:
@@ -77,9 +80,11 @@ def command(settings: Settings, directory: Path) -> ExitCode:
         _show_warehouse(project, yesterday)
         say()
         say("$ dwhctl refresh-reports")
-    code = refresh_and_tell(project, RefreshRequest(yesterday, command=typed), settings)
+    refreshed = refresh_and_show(project, RefreshRequest(yesterday), settings)
+    code = refresh.exit_code_of(refreshed)
     if code is ExitCode.DONE and not settings.quiet:
         _show_reports(project)
+        _show_digest(project, loaded.outcome, refreshed.outcome)
         _say_next(directory)
     return code
 
@@ -168,6 +173,17 @@ def _show_reports(project: Project) -> None:
             f"SELECT city, orders, cancelled, revenue FROM reports.city_orders ORDER BY city LIMIT {SHOWN}"
         )
         show(rows.columns, rows.fetchall())
+
+
+def _show_digest(project: Project, *outcomes: Outcome | None) -> None:
+    from dwhctl.alerts.teller import preview
+    from dwhctl.cli.output import say
+
+    text = preview(project, [one for one in outcomes if one is not None])
+    say()
+    say("No channel is configured; a mail to the team ([alerts.NAME] in config/dwhctl.toml) would have said:")
+    for line in text.splitlines():
+        say(f"  | {line}".rstrip())
 
 
 def _as_ids(row: tuple[object, ...]) -> tuple[object, ...]:

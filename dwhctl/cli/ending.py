@@ -31,15 +31,16 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     settings = Settings()
     for stream in (sys.stdout, sys.stderr):
         _write_any_character(stream)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _invoke(command, sys.argv[1:] if arguments is None else arguments, settings)
+        code = _invoke(command, given, settings)
         sys.stdout.flush()
         return code
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        return _told(error.exit_code, given, error.format_message(), settings)
     except (click.Abort, KeyboardInterrupt):
         _tell("Error: interrupted")
         return ExitCode.INTERRUPTED
@@ -47,7 +48,16 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         _tell("Error: interrupted")
         return stop.exit_code
     except Exception as error:
-        return _end(error, debug=settings.debug)
+        return _told(_end(error, debug=settings.debug), given, str(error), settings)
+
+
+def _told(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
+    """Tell the channels of a command under cron that could not begin, and give its exit code."""
+    if code == ExitCode.USAGE:
+        from dwhctl.cli.unattended import tell_of_usage
+
+        tell_of_usage(arguments, message, settings)
+    return code
 
 
 def _invoke(command: click.Command, arguments: Sequence[str], settings: Settings) -> int:

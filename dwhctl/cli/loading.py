@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from dwhctl.project.model import Project
+    from dwhctl.runs.events import RunReport
     from dwhctl.runs.plan import LoadRequest, Plan
 
 _OPTIONS = (
@@ -88,11 +89,20 @@ def load_and_tell(
     project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
 ) -> ExitCode:
     """Run the load with its progress on stderr and its summary on stdout."""
+    from dwhctl.runs.load import exit_code_of
+
+    return exit_code_of(load_and_show(project, request, settings, plan))
+
+
+def load_and_show(
+    project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
+) -> RunReport:
+    """The same, for who needs to know what came of it."""
     from dwhctl.cli.progress import open_progress
     from dwhctl.cli.summary import show_summary
-    from dwhctl.runs.load import exit_code_of, run_load
+    from dwhctl.runs.load import run_load
 
     with open_progress(settings) as progress:
         report = run_load(project, request, progress, plan)
     show_summary(report, settings)
-    return exit_code_of(report)
+    return report

@@ -19,7 +19,7 @@ COMMANDS = {
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
     "refresh-reports": Entry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),
     "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
-    "query": Entry("dwhctl.cli.query", "Run an ad hoc query over a connection, read only by default."),
+    "query": Entry("dwhctl.cli.query", "Run an ad hoc query, read only by default."),
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),

@@ -13,6 +13,7 @@ from dwhctl.cli import (
     alert_test,
     connections,
     crontab,
+    report_alerts,
     report_durations,
     report_failures,
     report_gaps,
@@ -44,6 +45,7 @@ LISTINGS = {
     "report runs": report_runs.COLUMNS,
     "report sessions": report_sessions.COLUMNS,
     "report durations": report_durations.COLUMNS,
+    "report alerts": report_alerts.COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

@@ -21,6 +21,7 @@ from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
+    from dwhctl.runs.events import RefreshReport
     from dwhctl.runs.refresh import PlannedReport, RefreshRequest
 
 _SHOWN_QUERY = 40
@@ -79,12 +80,21 @@ def command(
 
 def refresh_and_tell(project: Project, request: RefreshRequest, settings: Settings) -> ExitCode:
     """Refresh with progress on stderr and a summary on stdout."""
+    from dwhctl.runs.refresh import exit_code_of
+
+    return exit_code_of(refresh_and_show(project, request, settings))
+
+
+def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshReport:
+    """The same, for who needs to know what came of it."""
     from dwhctl.cli.refresh_progress import RefreshLines, show_refreshed
-    from dwhctl.runs.refresh import exit_code_of, run_refresh
+    from dwhctl.cli.summary import show_alerts
+    from dwhctl.runs.refresh import run_refresh
 
     report = run_refresh(project, request, RefreshLines(settings))
     show_refreshed(report, settings)
-    return exit_code_of(report)
+    show_alerts(report.alerts, settings)
+    return report
 
 
 def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:

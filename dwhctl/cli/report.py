@@ -18,6 +18,7 @@ COMMANDS: dict[str, Entry] = {
     "log": Entry("dwhctl.cli.report_log", "What a run wrote down while it worked."),
     "metrics": Entry("dwhctl.cli.report_metrics", "Numbers for Prometheus, as OpenMetrics text."),
     "durations": Entry("dwhctl.cli.report_durations", "How long each shard takes, the slowest first."),
+    "alerts": Entry("dwhctl.cli.report_alerts", "What channels were told, and what could not be sent."),
 }
 
 

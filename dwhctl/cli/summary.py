@@ -11,6 +11,7 @@ from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dwhctl.alerts.delivery import Delivery
     from dwhctl.cli.options import Settings
     from dwhctl.runs.events import FailedSlice, RunReport
 
@@ -33,6 +34,16 @@ def show_summary(report: RunReport, settings: Settings) -> None:
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
     for line in _failures(report, settings):
         say(line)
+    show_alerts(report.alerts, settings)
+
+
+def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
+    """Say what became of the run's messages; with --quiet only of those that did not arrive."""
+    shown = [one for one in alerts if not settings.quiet or one.state.value != "sent"]
+    if shown:
+        say()
+    for one in shown:
+        say(one_line(one.words()))
 
 
 def _counts(report: RunReport) -> str:

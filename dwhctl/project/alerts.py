@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .fields import AlertFile, Listed, ProjectPath, SomeTexts, Table, Text, given
+from .fields import AlertFile, Listed, ProjectPath, SomeTexts, SomeTime, Table, Text, Texts, given
 from .secrets import Secret
 
 Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
@@ -24,6 +25,21 @@ class _Alert(Table):
     when: Annotated[tuple[Occasion, ...], Listed, Field(min_length=1)] = Field(
         description="When a digest is sent; `one_failed` tells the recovery as well.",
         examples=[["one_failed", "sla_miss"]],
+    )
+    loads: Texts = Field(
+        (),
+        description="Only of these loads (and `reports`) it is told; with neither key of all.",
+        examples=[["orders"]],
+    )
+    reports: Texts = Field(
+        (),
+        description="Only of these reports (and `loads`) it is told; with neither key of all.",
+        examples=[["city_orders"]],
+    )
+    repeat_after: SomeTime = Field(
+        timedelta(hours=24),
+        description="A failure that is still the same is told again after this time.",
+        examples=["24h"],
     )
     template: AlertFile | None = Field(
         None,

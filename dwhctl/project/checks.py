@@ -208,6 +208,17 @@ def _check_report(report: Report, found: Found, problems: Problems) -> None:
             problems.add(place.at("needs", number, "load"), f"no load '{need.load}'; {hint}")
 
 
+def check_alert_filters(alerts: Mapping[str, Alert], found: Found, problems: Problems) -> None:
+    """Note every load or report that a channel is limited to and that there is not."""
+    for alert in alerts.values():
+        place = Place("config/dwhctl.toml", f"alerts.{alert.name}")
+        for kind, names in (("load", alert.loads), ("report", alert.reports)):
+            for number, name in enumerate(names):
+                if name not in found.declared[kind]:
+                    hint = nearest(name, found.declared[kind])
+                    problems.add(place.at(f"{kind}s", number), f"no {kind} '{name}'; {hint}")
+
+
 def _check_tables(found: Found, problems: Problems) -> None:
     """A target table belongs to one load or report: each replaces what is in it."""
     owners: dict[tuple[str, str], str] = {}

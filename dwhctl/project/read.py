@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
-from .checks import Found, check, check_alert, literal_warnings, renamed, slug
+from .checks import Found, check, check_alert, check_alert_filters, literal_warnings, renamed, slug
 from .connections import CONNECTION_TYPES, Connection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
@@ -31,6 +31,14 @@ Kind = TypeVar("Kind", bound=Table)
 def read_project(root: Path) -> Project:
     """The project in this folder; ConfigError with all its problems, one a line."""
     return _Reader(Path(os.path.normpath(root.absolute())), os.environ).read()
+
+
+def read_for_alerts(root: Path) -> Project | None:
+    """What can be read of a project whose configuration is wrong, without its loads: its channels can tell of it.
+
+    None when the main file is no TOML. `sessions_connection` may name no connection.
+    """
+    return _Reader(Path(os.path.normpath(root.absolute())), os.environ).read_for_alerts()
 
 
 class _Reader:
@@ -55,10 +63,26 @@ class _Reader:
         refreshing = self._read_reports()
         if main is not None:
             check(self.found, sessions.connection if sessions else None, self.problems)
+            check_alert_filters(alerts, self.found, self.problems)
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
         return self._project(project, sessions, variables, alerts, refreshing)
+
+    def read_for_alerts(self) -> Project | None:
+        main = read_toml(self.root / MAIN.file, self.problems)
+        if main is None:
+            return None
+        project = self._one(ProjectTable, main, "project")
+        sessions = self._one(SessionsTable, main, "sessions")
+        self._read_connections(main)
+        return self._project(
+            project or ProjectTable.model_validate({}, context={"root": self.root}),
+            sessions or SessionsTable(connection="sessions"),
+            self._read_variables(main),
+            self._read_alerts(main),
+            Refreshing(),
+        )
 
     def _project(
         self,

@@ -312,6 +312,7 @@ class Dispatcher:
             retries = self._closer.retries(self._jobs.first(name).planned.load)
             if self._parking.is_given_up(name, retries):
                 failure = Failure.of(ParkedError(f"connection {name} is parked: {reason.message}"))
+                failure = replace(failure, connection=name, cause=reason)
                 self.fail_unstarted(self._jobs.drain(name), failure)
 
     def fail_unstarted(self, jobs: Sequence[Job], failure: Failure) -> None:

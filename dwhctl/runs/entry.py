@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from dwhctl.project.model import Project
+    from dwhctl.runs.events import Notice
     from dwhctl.runs.slots import Slots
     from dwhctl.runs.state_dir import StateDir
     from dwhctl.sessions.store import SessionStore
@@ -51,7 +52,7 @@ class Entry:
     state: StateDir
     slots: Slots
     targets: Mapping[str, Target]
-    tell: Callable[[str], None]
+    tell: Callable[[Notice], None]
     leaves_lock: Callable[[], bool]
     blocked: dict[str, AttemptError] = field(default_factory=dict)
 

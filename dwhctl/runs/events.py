@@ -8,6 +8,8 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dwhctl.alerts.delivery import Delivery
+    from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
     from dwhctl.runs.needs import Standing
     from dwhctl.runs.plan import Plan
@@ -93,6 +95,14 @@ class Notice:
     """Something a person should know: a reaped run, a parked connection, an added column."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunReaped(Notice):
+    """A run had died, and what it left behind was put right. `holder` is what it had said of itself, or empty."""
+
+    run_id: str = ""
+    holder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,9 @@ class RunReport:
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    #: What was told to the channels, and what became of the messages that the run sent.
+    outcome: Outcome | None = None
+    alerts: list[Delivery] = field(default_factory=list)
     #: What ended the run before its slices were done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None
@@ -203,6 +216,9 @@ class RefreshReport:
     closed: list[ReportClosed] = field(default_factory=list)
     retried: int = 0
     seconds: float = 0.0
+    #: What was told to the channels, and what became of the messages that the run sent.
+    outcome: Outcome | None = None
+    alerts: list[Delivery] = field(default_factory=list)
     #: What ended the run before its reports were done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None

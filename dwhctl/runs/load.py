@@ -17,7 +17,7 @@ from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
-from dwhctl.runs.events import Listener, Notice, RunEnded, RunReport, RunStarted
+from dwhctl.runs.events import Listener, RunEnded, RunReport, RunStarted
 from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_of
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
@@ -34,6 +34,7 @@ from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.starting import Starter
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.telling import RunTold, told_at_its_end
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import is_complete
@@ -80,14 +81,22 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
-    plan = plan or plan_load(project, request)
     run_id = new_run_id()
-    targets = targets_of(project, f"dwhctl:{run_id}")
-    with caught_signals() as signals, ExitStack() as stack:
-        listen = stack.enter_context(logged_run(project, run_id, request.command, listen))
-        run = _Run(run_id, project, request, targets, listen, signals)
-        run.enter(stack, plan)
-        return run.load(plan)
+    works = request.loads or tuple(project.loads)
+    with (
+        logged_run(project, run_id, request.command, listen) as log,
+        told_at_its_end(project, request.command, works, log) as told,
+    ):
+        plan = plan or plan_load(project, request)
+        targets = targets_of(project, f"dwhctl:{run_id}")
+        with caught_signals() as signals, ExitStack() as stack:
+            run = _Run(run_id, project, request, targets, told.listen, signals)
+            run.enter(stack, plan)
+            report = run.load(plan)
+            run.write_alerts(told)
+        # Its locks are free: a channel that hangs holds up nobody.
+        report.alerts = told.send()
+    return report
 
 
 def exit_code_of(report: RunReport) -> ExitCode:
@@ -179,7 +188,7 @@ class _Run:
             self._state,
             self._slots,
             self._targets,
-            tell=lambda text: self._listen(Notice(text)),
+            tell=self._listen,
             leaves_lock=lambda: self._report.stopped is not None or self._leaves_lock,
         )
         self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
@@ -198,6 +207,10 @@ class _Run:
         self._report.seconds = time.monotonic() - started
         self._listen(RunEnded(self._report))
         return self._report
+
+    def write_alerts(self, told: RunTold) -> None:
+        """Write what is to be told of the run into the outbox."""
+        told.write(self._store, self._report)
 
     def _dispatch(self, plan: Plan) -> None:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, SessionsError
 from dwhctl.faults import reach
+from dwhctl.runs.events import Notice, RunReaped
 from dwhctl.runs.locks import Lock
 from dwhctl.sessions.values import Closing, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from dwhctl.project.model import Project
     from dwhctl.runs.slots import Slots
@@ -41,7 +43,7 @@ class Reaper:
         store: SessionStore,
         targets: Mapping[str, Target],
         slots: Slots,
-        tell: Callable[[str], None],
+        tell: Callable[[Notice], None],
     ) -> None:
         self._project = project
         self._state = state
@@ -66,7 +68,7 @@ class Reaper:
             done = False
             try:
                 if self._hold(run_id):
-                    done = self._reap(run_id)
+                    done = self._reap(run_id, _said_of_itself(lock.path))
                     self._store.release_run(run_id)
             finally:
                 # Whoever waits for this file finds nothing left to reap.
@@ -101,7 +103,7 @@ class Reaper:
             time.sleep(0.1)
         return True
 
-    def _reap(self, run_id: str) -> bool:
+    def _reap(self, run_id: str, holder: str) -> bool:
         reach("reap.drop")
         undropped = self._drop_staging(run_id)
         for load in self._project.loads.values():
@@ -113,22 +115,16 @@ class Reaper:
         reach("reap.close")
         self._store.close(closings)
         if len(closings) < len(sessions):
-            self._tell(
-                f"run {run_id} died; {len(sessions) - len(closings)} of its sessions wait for their warehouse"
-            )
+            left = len(sessions) - len(closings)
+            self._tell(Notice(f"run {run_id} died; {left} of its sessions wait for their warehouse"))
             return False
         if undropped:
-            self._tell(
-                f"run {run_id} died; its staging in {', '.join(sorted(undropped))} cannot be dropped yet"
-            )
+            places = ", ".join(sorted(undropped))
+            self._tell(Notice(f"run {run_id} died; its staging in {places} cannot be dropped yet"))
             return False
         waiting = self._store.fail_waiting(run_id, "its run died before the retry")
-        loaded = sum(one.state is State.LOADED for one in closings)
-        if closings or waiting:
-            self._tell(
-                f"run {run_id} had died: {loaded} of its sessions turned out loaded,"
-                f" {len(closings) - loaded} abandoned, {waiting} waited for a retry"
-            )
+        if closings or waiting or holder:
+            self._tell(RunReaped(_what_was_left(run_id, closings, waiting), run_id, holder))
         return True
 
     def _target_of(self, work: str) -> str | None:
@@ -174,6 +170,24 @@ class Reaper:
             return {}
         with self._slots.held(found.target):
             return self._targets[found.target].published_rows(found.table, etl_ids)
+
+
+def _said_of_itself(lock_file: Path) -> str:
+    """Read the lock's text: a run that ended in order has taken it away."""
+    try:
+        return lock_file.read_text()
+    except OSError:
+        return ""
+
+
+def _what_was_left(run_id: str, closings: Sequence[Closing], waiting: int) -> str:
+    if not closings and not waiting:
+        return f"run {run_id} had died after its last slice"
+    loaded = sum(one.state is State.LOADED for one in closings)
+    return (
+        f"run {run_id} had died: {loaded} of its sessions turned out loaded,"
+        f" {len(closings) - loaded} abandoned, {waiting} waited for a retry"
+    )
 
 
 def _closing(session: Session, rows: int | None) -> Closing:

@@ -16,7 +16,7 @@ from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.words import nearest
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
-from dwhctl.runs.events import Notice, RefreshReport, RefreshStarted, RunEnded
+from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.locks import report_names
 from dwhctl.runs.needs import Standing, standings
 from dwhctl.runs.prepare import targets_of
@@ -25,6 +25,7 @@ from dwhctl.runs.run_log import logged_run
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.telling import told_at_its_end
 from dwhctl.sessions import open_if_there
 from dwhctl.targets import open_target
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from dwhctl.project.report_sql import ReportSql
     from dwhctl.runs.events import RefreshListener
     from dwhctl.runs.refreshing import Happening
+    from dwhctl.sessions.store import SessionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,20 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run refreshes one of them,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
-    jobs = _jobs(project, request)
-    report = RefreshReport(new_run_id(), request.day, tuple(job.report.name for job in jobs))
-    with caught_signals() as signals, ExitStack() as stack:
-        listen = stack.enter_context(logged_run(project, report.run_id, request.command, listen))
-        run = _Refresh(project, request, report, listen, signals)
-        run.refresh(stack, jobs)
+    run_id = new_run_id()
+    works = request.reports or tuple(project.reports)
+    with (
+        logged_run(project, run_id, request.command, listen) as log,
+        told_at_its_end(project, request.command, works, log) as told,
+    ):
+        jobs = _jobs(project, request)
+        report = RefreshReport(run_id, request.day, tuple(job.report.name for job in jobs))
+        with caught_signals() as signals, ExitStack() as stack:
+            run = _Refresh(project, request, report, told.listen, signals)
+            store = run.refresh(stack, jobs)
+            told.write(store, report)
+        # Its locks are free: a channel that hangs holds up nobody.
+        report.alerts = told.send()
     return report
 
 
@@ -125,8 +135,8 @@ class _Refresh:
         self._wait_until = time.monotonic() + request.wait.total_seconds()
         self._leaves_lock = False
 
-    def refresh(self, stack: ExitStack, jobs: list[Job]) -> None:
-        """Take what the run holds until its end, refresh, and fill in the report."""
+    def refresh(self, stack: ExitStack, jobs: list[Job]) -> SessionStore:
+        """Take what the run holds until its end, refresh, and fill in the report. Give the sessions."""
         project, request, report = self._project, self._request, self._report
         state = StateDir(project.state_dir)
         slots = Slots(state.slots, limits_of(project))
@@ -137,7 +147,7 @@ class _Refresh:
             state,
             slots,
             targets_of(project, f"dwhctl:{report.run_id}"),
-            tell=lambda text: self._listen(Notice(text)),
+            tell=self._listen,
             leaves_lock=lambda: report.stopped is not None or self._leaves_lock,
         )
         store = entry.enter(stack, report_names(report.reports), request.wait.total_seconds())
@@ -147,6 +157,7 @@ class _Refresh:
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = happenings.put
         self._loop(refresher, jobs)
+        return store
 
     def _loop(self, refresher: Refresher, jobs: list[Job]) -> None:
         report, started = self._report, time.monotonic()

@@ -57,7 +57,9 @@ class StageOrder:
 class Failure:
     """Why an attempt failed, in words that may be shown.
 
-    `connection` is the one that could not be made, when that was the reason. `traceback` is that of a defect.
+    `connection` is the one that could not be made, when that was the reason. `cause` is what stands behind this
+    failure: of a slice that was never tried because its connection is parked, what parked it. `traceback` is that of a
+    defect.
     """
 
     error_class: str
@@ -65,6 +67,7 @@ class Failure:
     permanent: bool
     new_columns: tuple[Column, ...] = ()
     connection: str | None = None
+    cause: Failure | None = None
     traceback: str | None = field(default=None, compare=False)
 
     @classmethod

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from dwhctl.sessions.postgres_link import connect, in_words, where
 from dwhctl.sessions.postgres_schema import Upgrade
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
 from dwhctl.sessions.statements import percent_style, read_statements
+from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
 from dwhctl.sessions.values import Closing, Held, NewSession
 
@@ -193,6 +194,31 @@ class PostgresStore(SqlStore):
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._lock, in_words(self._connection, self._address, doing):
             return self._execute(self._sql[statement], values)
+
+    @contextmanager
+    def transaction(self, doing: str, what: str) -> Iterator[Execute]:
+        with self._lock, in_words(self._connection, self._address, doing):
+            faults.reach(f"sessions.{what}.begin")
+            self._execute("BEGIN", {})
+            try:
+                yield lambda statement, values: self._execute(self._sql[statement], self._told_values(values))
+                faults.reach(f"sessions.{what}.commit")
+                self._execute("COMMIT", {})
+            except BaseException:
+                with suppress(psycopg2.Error):
+                    self._execute("ROLLBACK", {})
+                raise
+            faults.reach(f"sessions.{what}.done")
+
+    def _told_values(self, values: Mapping[str, object]) -> dict[str, object]:
+        return {
+            name: self._plain_text(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+
+    def _plain_text(self, text: str) -> str:
+        text = storable(text)
+        return text.encode("ascii", "backslashreplace").decode("ascii") if self._ascii_only else text
 
     def _execute(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:

@@ -17,6 +17,7 @@ from dwhctl.sessions import sqlite_schema
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
 from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
 from dwhctl.sessions.statements import read_statements
+from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import cut_comment, storable
 from dwhctl.sessions.values import Closing, Held, NewSession
 
@@ -129,13 +130,23 @@ class SqliteStore(SqlStore):
 
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         with self._operation(doing):
-            cursor = self._connection.execute(self._sql[statement], _encoded(values))
-            decoders = [
-                (place, _DECODERS[column[0]])
-                for place, column in enumerate(cursor.description)
-                if column[0] in _DECODERS
-            ]
-            return [_decoded(decoders, row) for row in cursor]
+            return self._execute(statement, values)
+
+    @contextmanager
+    def transaction(self, doing: str, what: str) -> Iterator[Execute]:
+        with self._operation(doing), self._transaction(what):
+            yield self._execute
+
+    def _execute(self, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        cursor = self._connection.execute(self._sql[statement], _encoded(values))
+        if cursor.description is None:
+            return [(cursor.rowcount,)]
+        decoders = [
+            (place, _DECODERS[column[0]])
+            for place, column in enumerate(cursor.description)
+            if column[0] in _DECODERS
+        ]
+        return [_decoded(decoders, row) for row in cursor]
 
     @contextmanager
     def _operation(self, doing: str) -> Iterator[None]:
@@ -165,6 +176,8 @@ def encode(value: object) -> object:
         return value.astimezone(UTC).isoformat(sep=" ", timespec="microseconds")
     if isinstance(value, list):
         return json.dumps([encode(each) for each in value])
+    if isinstance(value, str):
+        return storable(value)
     return value.isoformat() if isinstance(value, date) else value
 
 
@@ -172,10 +185,11 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
     return {name: encode(value) for name, value in values.items()}
 
 
+_TIMES = ("started", "finished", "created", "not_before", "sent_at", "told_at")
 _DECODERS: dict[str, Callable[[str], object]] = {
-    "started": datetime.fromisoformat,
-    "finished": datetime.fromisoformat,
+    **dict.fromkeys(_TIMES, datetime.fromisoformat),
     "slice_date": date.fromisoformat,
+    "day": date.fromisoformat,
 }
 
 

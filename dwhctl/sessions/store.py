@@ -12,12 +12,16 @@ a store never reconnects. Whether the last write happened is then for the next r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 from types import TracebackType
 from typing import Any, Self
 
 from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session
+
+#: Executes a statement by its name with the values that it binds, within a transaction.
+Execute = Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]
 
 
 class SessionStore(ABC):
@@ -95,6 +99,14 @@ class SessionStore(ABC):
 
         A list among the values is an array in PostgreSQL, and JSON in SQLite. `doing` says for an error's message
         what was tried.
+        """
+
+    @abstractmethod
+    def transaction(self, doing: str, what: str) -> AbstractContextManager[Execute]:
+        """One transaction of several statements, executed by their names; an error in the block takes all back.
+
+        An executed statement gives its rows, times and days as such; one that has none gives how many it wrote.
+        `what` names the transaction for the tests' points.
         """
 
     @abstractmethod

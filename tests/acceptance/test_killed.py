@@ -56,6 +56,8 @@ ONCE = ("run.held", "prepare.create")
 REPLACING = {*ONCE, *STAGE, *PUBLISH, *SESSIONS}
 PREPARING = ("sessions.prepare.begin", "sessions.prepare.commit", "sessions.prepare.done")
 FAILING = tuple(f"sessions.fail_waiting.{step}" for step in ("begin", "commit", "done"))
+#: What only a run with something to tell reaches: test_alerts.py kills it there.
+TELLING = ("alert.send", "alert.sent")
 #: What a refresh of a report reaches: tests/acceptance/test_refresh_killed.py tries them.
 REFRESH = (
     "refresh.begin",
@@ -203,7 +205,7 @@ def test_no_point_of_the_code_is_left_out() -> None:
             found.add(part.partition('"')[0])
         for part in path.read_text().split('reach(f"')[1:]:
             found.add(part.partition('"')[0])
-    named = {*REPLACING, *PREPARING, *REAPING, *REFRESH}
+    named = {*REPLACING, *PREPARING, *REAPING, *REFRESH, *TELLING}
     templates = {point for point in found if "{what}" in point}
     assert templates == {"sessions.{what}.begin", "sessions.{what}.commit", "sessions.{what}.done"}
     assert found - templates <= named

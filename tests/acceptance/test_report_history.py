@@ -215,6 +215,8 @@ def test_a_broken_sessions_database_is_an_error(
         (("failures", "--days", "0"), "'--days'"),
         (("failure",), "did you mean 'failures'?"),
     ],
+    # A run's id holds the time of this moment: no part of a test's name.
+    ids=["load", "shard", "run", "state", "days", "report"],
 )
 def test_typing_mistakes_are_told_what_was_meant(
     arguments: tuple[str, ...], words: str, project: Path, capsys: pytest.CaptureFixture[str]

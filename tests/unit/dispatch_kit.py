@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -41,7 +42,7 @@ from dwhctl.runs.slots import WORKERS, Slots
 from dwhctl.runs.starting import Starter
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import ProcessWorker
-from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.store import Execute, SessionStore
 from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session, State
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import DAY, FREELY, FakeTarget, planned
@@ -167,6 +168,9 @@ class MemoryStore(SessionStore):
 
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         raise AssertionError("the dispatch loop reads no history")
+
+    def transaction(self, doing: str, what: str) -> AbstractContextManager[Execute]:
+        raise AssertionError("the dispatch loop tells nobody")
 
     def recent(self, limit: int) -> list[Session]:
         return []

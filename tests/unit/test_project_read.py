@@ -10,7 +10,7 @@ import pytest
 
 from dwhctl.errors import ConfigError, ExitCode
 from dwhctl.project.model import DuckdbConnection, SqliteConnection
-from dwhctl.project.read import read_project
+from dwhctl.project.read import read_for_alerts, read_project
 
 from .projects import LOAD, MAIN, problems, the_problem, write, write_project
 
@@ -425,6 +425,32 @@ def test_alerts_are_read_and_checked(tmp_path: Path) -> None:
         "alerts.mail.from: is missing",
         "alerts.mail.sender: unknown key",
     ]
+
+
+def test_a_channel_is_for_loads_and_reports_that_there_are(tmp_path: Path) -> None:
+    keys = 'loads = ["orders"]\nrepeat_after = "90m"\n'
+    alerts = read_project(write_project(tmp_path, MAIN + ALERTS + keys)).alerts
+    assert (alerts["mail"].loads, alerts["mail"].repeat_after) == (("orders",), timedelta(minutes=90))
+    assert alerts["failures"].repeat_after == timedelta(hours=24)
+    write_project(tmp_path, MAIN + ALERTS + 'loads = ["orders", "order"]\nreports = ["x"]\n')
+    assert problems(tmp_path) == [
+        "config/dwhctl.toml: alerts.mail.loads[1]: no load 'order'; did you mean 'orders'?",
+        "config/dwhctl.toml: alerts.mail.reports[0]: no report 'x'; there is none yet",
+    ]
+
+
+def test_of_a_broken_project_the_channels_can_be_read(tmp_path: Path) -> None:
+    broken = MAIN.replace("timezone =", "timezon =").replace('"duckdb"', '"duck"') + ALERTS + "[nonsense]\n"
+    project = read_for_alerts(write_project(tmp_path, broken, load="shards = 1"))
+    assert project is not None
+    assert list(project.alerts) == ["failures", "mail"]
+    assert (project.loads, project.sessions.name) == ({}, "sessions")
+    assert project.state_dir == tmp_path / "state"
+    # A channel that is wrong itself cannot tell; the others do.
+    wrong = read_for_alerts(write_project(tmp_path, MAIN + ALERTS.replace('host = "smtp', 'hosst = "smtp')))
+    assert wrong is not None
+    assert list(wrong.alerts) == ["failures"]
+    assert read_for_alerts(write_project(tmp_path, MAIN + "[alerts")) is None
 
 
 def test_hosts_and_host_exclude_each_other(tmp_path: Path) -> None:

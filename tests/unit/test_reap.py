@@ -30,6 +30,13 @@ class DeadRun:
     def unfinished(self, run_id: str) -> list[Any]:
         return [anything(id=1, load="orders", shard="abakan", host=None)] if self.is_open else []
 
+    def of_run(self, run_id: str) -> list[Any]:
+        return self.unfinished(run_id)
+
+    @property
+    def is_shared(self) -> bool:
+        return True
+
     def try_hold_run(self, run_id: str) -> bool:
         return True
 

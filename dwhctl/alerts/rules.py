@@ -1,0 +1,220 @@
+"""The rules of a channel: which part of an outcome concerns it, whether it is told of it, and in which digest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.alerts.digest import Digest, Reason, Recovery, Subject
+from dwhctl.alerts.facts import Fact, Failing, GoodDays, Memory, Verdict, judge, remember, without_unknown
+
+if TYPE_CHECKING:
+    from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
+    from dwhctl.project.model import Alert, Project
+
+#: In place of a shard: a fact that is over when it is told, and never recovers.
+_PASSED = "(passed)"
+#: What was not told again for so long will not be any more: the crontab's line or the shard is gone.
+_FORGET_AFTER = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """How many days in a row a task fails, and since which."""
+
+    days: int
+    since: date | None
+
+
+#: The failing streaks of a load's shards; a shard without one is not in it.
+Streaks = Mapping[tuple[str, str], Streak]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a channel is told of a run: the digest, if any, and what it remembers afterwards.
+
+    `memory` takes the outbox's row of the digest; what is not in it any more stands in `forget`.
+    """
+
+    digest: Digest | None
+    forget: frozenset[Fact]
+    memory: Callable[[int | None], Memory]
+
+
+def concerns(alert: Alert, outcome: Outcome) -> Outcome:
+    """Give the part of the outcome that the channel is there for."""
+    if not alert.loads and not alert.reports:
+        return outcome
+    wanted = {("load", name) for name in alert.loads} | {("report", name) for name in alert.reports}
+    items = tuple(item for item in outcome.items if (item.kind, item.work) in wanted)
+    # A command that did not get to its work concerns those whom its work concerns; or all, if that is not known.
+    names = {name for _, name in wanted}
+    stops = tuple(stop for stop in outcome.stops if not stop.works or stop.works & names)
+    return replace(outcome, items=items, stops=stops)
+
+
+def decide(
+    project: Project, alert: Alert, outcome: Outcome, memory: Memory, streaks: Streaks | None, now: datetime
+) -> Decision:
+    """Decide what the channel is told of the outcome. Without a sessions database the streaks are None."""
+    part = concerns(alert, outcome)
+    troubles = _troubles(part)
+    failing = {fact: _failing(fact, found, streaks) for fact, found in troubles.items()}
+    oldest = now - max(_FORGET_AFTER, 2 * alert.repeat_after)
+    known = without_unknown(memory, lambda fact: _is_known(project, fact), oldest)
+    verdict = judge(known, failing, _good_days(part), now=now, repeat_after=alert.repeat_after)
+    told = troubles if _is_told_of_failures(alert, part) else {}
+    digest = _digest(project, alert, part, told, verdict, streaks or {})
+    forget = frozenset(memory) - frozenset(verdict.memory)
+    if digest is None:
+        return Decision(None, forget, lambda _: verdict.memory)
+    shown = {fact: failing[fact] for fact in told}
+    return Decision(digest, forget, lambda row: remember(verdict.memory, shown, now=now, alert_id=row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The troubles behind one fact, and the days they are of."""
+
+    troubles: tuple[Trouble, ...]
+    days: tuple[date, ...]
+
+
+def _troubles(outcome: Outcome) -> dict[Fact, _Found]:
+    found: dict[Fact, _Found] = {}
+    for fact, trouble, day in (*map(_of_item, _failed(outcome)), *map(_of_stop, outcome.stops)):
+        before = found.get(fact, _Found((), ()))
+        days = (day,) if day else ()
+        found[fact] = _Found((*before.troubles, trouble), (*before.days, *days))
+    return found
+
+
+def _failed(outcome: Outcome) -> list[Item]:
+    return [item for item in outcome.items if item.ending == "failed" and item.trouble is not None]
+
+
+def _of_item(item: Item) -> tuple[Fact, Trouble, date | None]:
+    assert item.trouble is not None
+    return (
+        Fact(item.work, item.trouble.connection, item.trouble.error_class, item.shard),
+        item.trouble,
+        item.day,
+    )
+
+
+def _of_stop(stop: Stop) -> tuple[Fact, Trouble, date | None]:
+    trouble = stop.trouble
+    shard = _PASSED if stop.passing else ""
+    return Fact(stop.command, trouble.connection, trouble.error_class, shard), trouble, None
+
+
+def _failing(fact: Fact, found: _Found, streaks: Streaks | None) -> Failing:
+    day = max(found.days, default=None)
+    # Without a streak a newer day of the task is well: this one is a gap, and only itself can show it filled.
+    newest = streaks is None or day is None or not fact.shard or fact.task in streaks
+    return Failing(day, newest)
+
+
+def _good_days(outcome: Outcome) -> GoodDays:
+    good: dict[tuple[str, str], set[date | None]] = {}
+    for item in outcome.items:
+        if item.ending == "done":
+            good.setdefault((item.work, item.shard), set()).add(item.day)
+    if outcome.completed:
+        good.setdefault((outcome.command, ""), set()).add(None)
+    return {task: frozenset(days) for task, days in good.items()}
+
+
+def _is_known(project: Project, fact: Fact) -> bool:
+    load = project.loads.get(fact.work)
+    return load is None or not fact.shard or any(fact.shard == one.name for one in project.shards_of(load))
+
+
+# The digest
+
+
+def _digest(
+    project: Project,
+    alert: Alert,
+    part: Outcome,
+    troubles: Mapping[Fact, _Found],
+    verdict: Verdict,
+    streaks: Streaks,
+) -> Digest | None:
+    subject = _subject(alert, part, verdict, is_failing=bool(troubles))
+    if subject is None:
+        return None
+    again = bool(troubles) and subject != "recovered" and not verdict.news
+    return Digest(
+        subject=subject,
+        project=project.root.name,
+        command=part.stops[0].command if subject == "stopped" else part.command,
+        run_id=part.run_id,
+        days=tuple(sorted({item.day for item in part.items if item.day})),
+        done=sum(item.ending == "done" for item in part.items),
+        total=len(part.items),
+        reasons=_reasons(troubles, streaks),
+        recoveries=_recoveries(verdict.heard),
+        missing=part.missing,
+        look=part.look if troubles or subject == "done" else None,
+        remark="unchanged since it was last told" if again else None,
+    )
+
+
+def _is_told_of_failures(alert: Alert, part: Outcome) -> bool:
+    return "all_done" in alert.when or ("sla_miss" if part.missed else "one_failed") in alert.when
+
+
+def _subject(alert: Alert, part: Outcome, verdict: Verdict, *, is_failing: bool) -> Subject | None:
+    """Name what the digest is about; None when the channel is told nothing."""
+    always = "all_done" in alert.when
+    if is_failing and (always or verdict.news or verdict.due):
+        return "missed" if part.missed else "failed" if _failed(part) else "stopped"
+    if verdict.heard:
+        return "recovered"
+    done = all(item.ending == "done" for item in part.items) and not part.stops and part.completed
+    if part.items and done and "all_success" in alert.when:
+        return "succeeded"
+    return "done" if part.items and always else None
+
+
+def _reasons(troubles: Mapping[Fact, _Found], streaks: Streaks) -> tuple[Reason, ...]:
+    groups: dict[tuple[str, str, str], list[Fact]] = {}
+    for fact in troubles:
+        groups.setdefault(fact.reason, []).append(fact)
+    reasons = [_reason(facts, troubles, streaks) for facts in groups.values()]
+    return tuple(
+        sorted(reasons, key=lambda one: (-len(one.shards), one.work, one.connection, one.error_class))
+    )
+
+
+def _reason(facts: Iterable[Fact], troubles: Mapping[Fact, _Found], streaks: Streaks) -> Reason:
+    facts = sorted(facts)
+    messages = Counter(_first_line(one.message) for fact in facts for one in troubles[fact].troubles)
+    known = [streaks[fact.task] for fact in facts if fact.task in streaks]
+    first = facts[0]
+    return Reason(
+        work=first.work,
+        connection=first.connection,
+        error_class=first.error_class,
+        message=messages.most_common(1)[0][0],
+        shards=tuple(fact.shard for fact in facts if fact.shard not in ("", _PASSED)),
+        days=tuple(sorted({day for fact in facts for day in troubles[fact].days})),
+        streak=max((one.days for one in known), default=0),
+        since=min((one.since for one in known if one.since), default=None),
+    )
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def _recoveries(facts: Iterable[Fact]) -> tuple[Recovery, ...]:
+    shards: dict[str, set[str]] = {}
+    for fact in facts:
+        shards.setdefault(fact.work, set()).update({fact.shard} - {""})
+    return tuple(Recovery(work, tuple(sorted(names))) for work, names in sorted(shards.items()))

@@ -1,0 +1,94 @@
+"""What is remembered in the state folder because no database may be there: held locks in a row, digests sent directly.
+
+One small file each, named by a hash of the command; killed at any moment it is there as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dwhctl.alerts.facts import Fact, Memory, Told
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class HeldInARow:
+    """How often in a row a command has found its lock held."""
+
+    def __init__(self, state_dir: Path, command: str) -> None:
+        self._file = state_dir / "alerts" / f"held-{_name(command)}"
+
+    def add(self) -> int:
+        """Count one more, and give the count."""
+        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        # A byte for each: to append is one step, so that nothing is read, added and written back.
+        with self._file.open("ab") as file:
+            file.write(b".")
+            file.flush()
+            return os.fstat(file.fileno()).st_size
+
+    def clear(self) -> None:
+        """The command got its locks."""
+        with suppress(OSError):
+            self._file.unlink()
+
+
+class ToldDirectly:
+    """What channels were told without the sessions database; it takes this over when it is back."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "alerts"
+
+    def of(self, channel: str, command: str) -> dict[Fact, Told]:
+        """Give what a channel was told at the end of the command."""
+        return {fact: told for name, fact, told in _read(self._path(command)) if name == channel}
+
+    def remember(self, channel: str, command: str, memory: Memory) -> None:
+        """Write what the channel was told, in place of what it was told before."""
+        path = self._path(command)
+        others = [row for row in _read(path) if row[0] != channel]
+        rows = [*others, *((channel, fact, told) for fact, told in memory.items())]
+        if not rows:
+            path.unlink(missing_ok=True)
+            return
+        text = json.dumps([_row(*row) for row in rows])
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        anew = path.with_suffix(f".{os.getpid()}")
+        anew.write_text(text, encoding="utf-8")
+        anew.replace(path)
+
+    def all(self) -> dict[Path, list[tuple[str, Fact, Told]]]:
+        """Give everything, by the file in which it stands."""
+        return {path: list(_read(path)) for path in sorted(self._folder.glob("told-*.json"))}
+
+    def _path(self, command: str) -> Path:
+        return self._folder / f"told-{_name(command)}.json"
+
+
+def _name(command: str) -> str:
+    return hashlib.sha256(command.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _row(channel: str, fact: Fact, told: Told) -> dict[str, Any]:
+    when = {"at": told.at.isoformat(), "day": told.day and told.day.isoformat(), "newest": told.newest}
+    return {"channel": channel, **asdict(fact), **when}
+
+
+def _read(path: Path) -> Iterator[tuple[str, Fact, Told]]:
+    """Read a file; one that is gone, or that something else has spoilt, holds nothing."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        for row in rows:
+            fact = Fact(row["work"], row["connection"], row["error_class"], row["shard"])
+            day = date.fromisoformat(row["day"]) if row["day"] else None
+            yield row["channel"], fact, Told(datetime.fromisoformat(row["at"]), day, newest=row["newest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return

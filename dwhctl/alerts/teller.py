@@ -1,0 +1,155 @@
+"""Telling: what a run's outcome means for each channel.
+
+Written into the outbox while the run still holds its locks, delivered after it has let go of them: a channel that hangs
+holds up nobody, and a run that is killed in between has its digest in the outbox, where the next run finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.alerts.delivery import Delivery, send_due
+from dwhctl.alerts.digest import Digest
+from dwhctl.alerts.facts import Fact, Memory, Told
+from dwhctl.alerts.message import render
+from dwhctl.alerts.outbox import AlertState, queue
+from dwhctl.alerts.rules import Decision, Streak, Streaks, decide
+from dwhctl.alerts.sending import send
+from dwhctl.alerts.state_files import ToldDirectly
+from dwhctl.alerts.wording import fit_to_show
+from dwhctl.errors import SessionsError
+from dwhctl.project.alerts import Occasion
+from dwhctl.project.model import EmailAlert
+from dwhctl.project.secrets import mask
+from dwhctl.sessions.failures import read_failures
+
+if TYPE_CHECKING:
+    from dwhctl.alerts.outcome import Outcome
+    from dwhctl.project.model import Alert, Project
+    from dwhctl.sessions import SessionStore
+    from dwhctl.sessions.store import Execute
+
+_LONGEST_RUN = timedelta(days=7)
+
+
+def write(project: Project, store: SessionStore, outcome: Outcome) -> None:
+    """Write what each channel is to be told of the outcome into the outbox. Raise SessionsError."""
+    if not project.alerts:
+        return
+    now = datetime.now(UTC)
+    streaks = _streaks(store, outcome, now)
+    direct = ToldDirectly(project.state_dir).all()
+    with store.transaction("writing the alerts", "tell") as execute:
+        execute("alerts_alone", {})
+        for channel, fact, told in (row for rows in direct.values() for row in rows):
+            _remember(execute, channel, {fact: told})
+        for alert in project.alerts.values():
+            memory = _memory(execute, alert.name)
+            decision = decide(project, alert, outcome, memory, streaks, now)
+            _write(execute, project, alert, decision, memory, now)
+    for path in direct:
+        path.unlink(missing_ok=True)
+
+
+def _write(
+    execute: Execute, project: Project, alert: Alert, decision: Decision, memory: Memory, now: datetime
+) -> None:
+    row_id = None
+    if decision.digest is not None:
+        digest = fit_to_show(decision.digest)
+        row_id = queue(execute, alert.name, subject_of(project, alert, digest), digest, now)
+    for fact in decision.forget:
+        execute("alerts_forget", {"channel": alert.name, **_columns(fact)})
+    after = decision.memory(row_id)
+    _remember(execute, alert.name, {fact: told for fact, told in after.items() if memory.get(fact) != told})
+
+
+def _memory(execute: Execute, channel: str) -> dict[Fact, Told]:
+    rows = execute("alerts_facts", {"channel": channel})
+    return {
+        Fact(*row[:4]): Told(row[4], row[5], bool(row[6]), bool(row[7]), row[8], bool(row[9])) for row in rows
+    }
+
+
+def _remember(execute: Execute, channel: str, memory: Memory) -> None:
+    for fact, told in memory.items():
+        more = {
+            "told_at": told.at,
+            "day": told.day,
+            "newest": told.newest,
+            "well": told.well,
+            "alert_id": told.alert_id,
+            "heard": told.heard,
+        }
+        execute("alerts_remember", {"channel": channel, **_columns(fact), **more})
+
+
+def _columns(fact: Fact) -> dict[str, object]:
+    return {
+        "work": fact.work,
+        "connection": fact.connection,
+        "error_class": fact.error_class,
+        "shard": fact.shard,
+    }
+
+
+def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
+    if not any(item.ending == "failed" for item in outcome.items):
+        return {}
+    tasks = read_failures(store, outcome.began or now - _LONGEST_RUN)
+    return {(task.load, task.shard or ""): Streak(task.streak, task.since) for task in tasks}
+
+
+def subject_of(project: Project, alert: Alert, digest: Digest) -> str:
+    """Give the message's subject; a wrong template, which the sending will tell of, has a plain one."""
+    try:
+        return mask(render(project, alert, digest).subject)
+    except Exception:
+        return mask(f"{digest.project}: {digest.subject}: {digest.command}")
+
+
+def tell_directly(project: Project, outcome: Outcome) -> list[Delivery]:
+    """Tell the channels without a sessions database. What was told is kept in the state folder."""
+    told = ToldDirectly(project.state_dir)
+    now = datetime.now(UTC)
+    deliveries = []
+    for alert in project.alerts.values():
+        decision = decide(project, alert, outcome, told.of(alert.name, outcome.command), None, now)
+        if decision.digest is None:
+            continue
+        result = send(project, alert, decision.digest)
+        deliveries.append(
+            Delivery(alert.name, subject_of(project, alert, decision.digest), result.state, result.answer)
+        )
+        if result.state in (AlertState.SENT, AlertState.UNKNOWN):
+            _keep(told, alert, outcome, decision)
+    return deliveries
+
+
+def _keep(told: ToldDirectly, alert: Alert, outcome: Outcome, decision: Decision) -> None:
+    try:
+        told.remember(alert.name, outcome.command, decision.memory(None))
+    except OSError:
+        return  # a state folder that cannot be written is what the digest tells of, and it is told again
+
+
+def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list[Delivery]:
+    """Write and send, where no run holds locks: of a command that was stopped. Raise SessionsError, see send_due."""
+    if store is None:
+        return tell_directly(project, outcome)
+    try:
+        write(project, store, outcome)
+    except SessionsError:
+        return tell_directly(project, outcome)
+    return send_due(project, store)
+
+
+def preview(project: Project, outcomes: Iterable[Outcome]) -> str:
+    """Give, as text, the digests that a mail to somebody would be made of: of a project that has no channel yet."""
+    when: tuple[Occasion, ...] = ("all_success", "one_failed")
+    mail = EmailAlert(name="mail", when=when, host="localhost", sender="me@localhost", to=("you@localhost",))
+    now = datetime.now(UTC)
+    digests = [decide(project, mail, outcome, {}, None, now).digest for outcome in outcomes]
+    return "\n\n".join(render(project, mail, digest).text for digest in digests if digest is not None)

@@ -1,0 +1,78 @@
+"""The end of a command that nobody watches and that could not begin: the channels are told, if they can be read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dwhctl.cli.options import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Commands that do work; a mistake in another one is of no consequence to anybody but who typed it.
+WORKING = ("load", "backfill", "refresh-reports")
+
+
+def tell_of_usage(arguments: Sequence[str], message: str, settings: Settings) -> None:
+    """Tell of a working command that ended with 2 without a terminal. Whatever goes wrong here, it ends with 2."""
+    if not _is_work(arguments) or _is_watched():
+        return
+    from dwhctl.cli.output import one_line, tell
+    from dwhctl.errors import Interrupted
+
+    try:
+        for line in _tell(arguments, message, settings):
+            tell(one_line(line))
+    except (Interrupted, KeyboardInterrupt):
+        tell("interrupted while the alerts were sent")
+    except Exception as error:
+        tell(one_line(f"the alerts cannot be sent: {type(error).__name__}: {error}"))
+
+
+def _is_work(arguments: Sequence[str]) -> bool:
+    return _command(arguments) in WORKING and not {"--dry-run", "--help"} & set(arguments)
+
+
+def _command(arguments: Sequence[str]) -> str | None:
+    left = iter(arguments)
+    for each in left:
+        if each == "--project":
+            next(left, None)
+        elif not each.startswith("-"):
+            return each
+    return None
+
+
+def _is_watched() -> bool:
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return any(stream is not None and not stream.closed and stream.isatty() for stream in streams)
+
+
+def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
+    from dwhctl.errors import ConfigError
+    from dwhctl.project.find import find_project
+    from dwhctl.project.read import read_for_alerts
+    from dwhctl.runs.telling import tell_of_usage_error
+
+    try:
+        root = find_project(settings.project or _named(arguments))
+    except ConfigError:
+        return []  # without a project there is no channel
+    project = read_for_alerts(root)
+    if project is None or not project.alerts:
+        return []
+    command = shlex.join(["dwhctl", *arguments])
+    return [one.words() for one in tell_of_usage_error(project, command, message)]
+
+
+def _named(arguments: Sequence[str]) -> Path | None:
+    """The project that the arguments name: they may be wrong from the first on, so that nobody has read them."""
+    for number, each in enumerate(arguments):
+        if each == "--project" and number + 1 < len(arguments):
+            return Path(arguments[number + 1])
+        if each.startswith("--project="):
+            return Path(each.partition("=")[2])
+    return None
