@@ -2,6 +2,7 @@
 -- look into an index, however long the history is.
 
 -- name: running_by_load
-SELECT load, shard IS NULL, count(*) FROM sessions
+-- (`|| ''`: else SQLite would walk the whole index by load to have the groups in order.)
+SELECT min(load), shard IS NULL, count(*) FROM sessions
 WHERE state = 'running' AND run_id IS NOT NULL
-GROUP BY load, shard IS NULL
+GROUP BY load || '', shard IS NULL
