@@ -96,9 +96,12 @@ def test_a_load_leaves_its_steps_its_failure_and_no_secret(sandbox: Sandbox, rep
     assert tuple(shown.splitlines()[-2:]) == found
 
 
-def test_the_error_of_a_secret_in_the_sql_is_masked(sandbox: Sandbox) -> None:
+def test_the_error_of_a_secret_in_the_sql_is_masked(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toml = (sandbox.root / "config" / "dwhctl.toml").read_text()
-    sandbox.put("config/dwhctl.toml", f'{toml}\n[variables]\ntoken = "{TOKEN[:3]}correcthorse"\n')
+    sandbox.put("config/dwhctl.toml", f'{toml}\n[variables]\ntoken = {{ env = "A_TOKEN" }}\n')
+    monkeypatch.setenv("A_TOKEN", "correct/horse")
     sandbox.put(
         "sql/orders/extract.sql", "SELECT CAST('{{ var.value.token }}' AS BIGINT) AS id FROM range(1)"
     )
@@ -106,7 +109,7 @@ def test_the_error_of_a_secret_in_the_sql_is_masked(sandbox: Sandbox) -> None:
     [path] = logs_of(sandbox)
     assert report.failed == 2
     assert "********" in path.read_text()
-    assert "correcthorse" not in path.read_text()
+    assert "horse" not in path.read_text()
 
 
 def test_a_killed_run_leaves_whole_lines(sandbox: Sandbox, report_log: Shown, tmp_path: Path) -> None:
@@ -142,7 +145,7 @@ def test_a_full_disk_fails_no_load_and_is_told_once(sandbox: Sandbox) -> None:
 def test_a_defect_and_a_warning_in_a_slice_are_there(
     sandbox: Sandbox, report_log: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **_more: object) -> None:
         logging.getLogger("a.driver").warning("I am about to break")
         raise RuntimeError("broken")
 
