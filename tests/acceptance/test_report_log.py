@@ -102,9 +102,7 @@ def test_the_error_of_a_secret_in_the_sql_is_masked(
     toml = (sandbox.root / "config" / "dwhctl.toml").read_text()
     sandbox.put("config/dwhctl.toml", f'{toml}\n[variables]\ntoken = {{ env = "A_TOKEN" }}\n')
     monkeypatch.setenv("A_TOKEN", "correct/horse")
-    sandbox.put(
-        "sql/orders/extract.sql", "SELECT CAST('{{ var.value.token }}' AS BIGINT) AS id FROM range(1)"
-    )
+    sandbox.put("sql/orders/extract.sql", 'SELECT * FROM "{{ var.value.token }}"')
     report = sandbox.load()
     [path] = logs_of(sandbox)
     assert report.failed == 2

@@ -73,7 +73,11 @@ def naive(work: Work, events: list[_Event]) -> Naive:
     newest_good: list[datetime] = []
     older_good: list[datetime] = []
     for task in work.tasks:
-        mine = [(number, *rest) for number, (name, *rest) in enumerate(events) if _task(*name) == task]
+        mine = [
+            (number, back, state, hour)
+            for number, (name, back, state, hour) in enumerate(events)
+            if _task(*name) == task
+        ]
         found.running += sum(state is State.RUNNING for _, _, state, _ in mine)
         last = {
             back: (number, state, hour) for number, back, state, hour in mine if state is not State.RUNNING
@@ -160,7 +164,8 @@ def test_it_goes_by_index(dialect: str, tmp_path: Path, postgres_server: Postgre
 
 
 def families(text: str) -> dict[str, Metric]:
-    return {family.name: family for family in text_string_to_metric_families(text)}
+    found = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    return {family.name: family for family in found}
 
 
 def value(text: str, name: str, **labels: str) -> float:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwhctl.errors import ConfigError, Interrupted, LockHeldError, StateDirError, UsageError
+from dwhctl.errors import ConfigError, ExitCode, Interrupted, LockHeldError, StateDirError, UsageError
 from dwhctl.project.secrets import mask, remember
 from dwhctl.runs import log_files, run_log, stage_slice, workers
 from dwhctl.runs.events import Event, Notice, RunEnded, RunReport, SliceClosed, WorkerSaid
@@ -197,7 +197,7 @@ def run(project_root: Path, error: BaseException, *events: Event) -> list[Event]
     [
         (StateDirError("no locks here"), "no locks here"),
         (ZeroDivisionError("oh"), "oh"),
-        (Interrupted(run_log.ExitCode.TERMINATED), "interrupted"),
+        (Interrupted(ExitCode.TERMINATED), "interrupted"),
     ],
 )
 def test_an_error_that_ends_the_run_is_its_last_line(tmp_path: Path, error: BaseException, last: str) -> None:
