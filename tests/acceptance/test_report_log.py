@@ -34,7 +34,8 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 
 def logs_of(sandbox: Sandbox) -> list[Path]:
-    return sorted((sandbox.root / "state" / "logs").glob("*.jsonl"))
+    """Name the logs, oldest first."""
+    return sorted((sandbox.root / "state" / "logs").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -66,7 +67,9 @@ def forms_of(secret: str) -> Iterator[str]:
     yield from (quote(secret), quote(secret, safe=""), base64.b64encode(secret.encode()).decode()[:8])
 
 
-def test_a_load_leaves_its_steps_its_failure_and_no_secret(sandbox: Sandbox, report_log: Shown) -> None:
+def test_a_load_leaves_its_steps_its_failure_and_no_secret(
+    sandbox: Sandbox, report_log: Shown, tmp_path: Path
+) -> None:
     toml = (sandbox.root / "config" / "dwhctl.toml").read_text()
     sandbox.put("config/dwhctl.toml", f'{toml}\n[variables]\ntoken = {{ env = "A_TOKEN" }}\n')
     extract = (sandbox.root / "sql" / "orders" / "extract.sql").read_text()
@@ -74,7 +77,8 @@ def test_a_load_leaves_its_steps_its_failure_and_no_secret(sandbox: Sandbox, rep
     sandbox.in_shard(
         "chita", "CREATE TABLE orders (id BIGINT, customer DATE, amount INT, start_time TIMESTAMP)"
     )
-    done = sandbox.run("load", "--date", str(DAY), env={"A_TOKEN": TOKEN})
+    faults = Faults(tmp_path / "faults").at("stage.describe", "warn", until=2)
+    done = sandbox.run("load", "--date", str(DAY), env={"A_TOKEN": TOKEN, **faults.env()})
     assert done.returncode == 1, done.stderr
     [path] = logs_of(sandbox)
     lines = lines_of(path)
@@ -88,6 +92,8 @@ def test_a_load_leaves_its_steps_its_failure_and_no_secret(sandbox: Sandbox, rep
     assert [line["rows"] for line in lines if line["event"] == "slices_published"] == [10]
     ids = {one.shard: one.id for one in sandbox.sessions_newest_first()}
     assert {shard: line["etl_id"] for shard, line in closed.items()} == ids
+    said = [(line["etl_id"], line["message"]) for line in lines if line.get("logger") == "a.driver"]
+    assert sorted(said) == [(one, "the server says ********") for one in sorted(ids.values())]
     assert all(line["run_id"] == path.stem for line in lines)
     for form in forms_of(TOKEN):
         assert form not in path.read_text()
