@@ -37,6 +37,7 @@ COMMANDS = (
     "report sessions --state abandoned --load load_007",
     "report sessions --run RUN",
     "report durations",
+    "report metrics",
 )
 START = "connections list"
 REPORT_INDEXES = ("sessions_by_task", "sessions_by_start")

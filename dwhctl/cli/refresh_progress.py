@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds, tell
 from dwhctl.errors import InterruptedAttemptError
-from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ class RefreshLines:
         """Write the event's line, if it has one."""
         if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
             return
+        if isinstance(event, RunEnded):  # the summary tells
+            return
         at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
         tell(f"{at} {_line(event)}")
 
 
-def _line(event: RefreshEvent) -> str:
+def _line(event: Notice | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
     if isinstance(event, Notice):
         return one_line(event.text)
     if isinstance(event, RefreshStarted):

@@ -15,6 +15,8 @@ COMMANDS: dict[str, Entry] = {
     "runs": Entry("dwhctl.cli.report_runs", "One line for each run."),
     "sessions": Entry("dwhctl.cli.report_sessions", "Each attempt to load a slice."),
     "timeline": Entry("dwhctl.cli.report_timeline", "What a run did when, on which worker."),
+    "log": Entry("dwhctl.cli.report_log", "What a run wrote down while it worked."),
+    "metrics": Entry("dwhctl.cli.report_metrics", "Numbers for Prometheus, as OpenMetrics text."),
     "durations": Entry("dwhctl.cli.report_durations", "How long each shard takes, the slowest first."),
     "alerts": Entry("dwhctl.cli.report_alerts", "What channels were told, and what could not be sent."),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,7 +22,7 @@ from .connections import (
     SqliteConnection,
     VerticaConnection,
 )
-from .fields import ProjectPath, Table, Text, Zone
+from .fields import ProjectPath, SomeTime, Table, Text, Zone
 from .loads import Load, Need, Refreshing, Report, Shard, ShardEntry
 from .secrets import Secret
 
@@ -70,6 +71,11 @@ class ProjectTable(Table):
         description="Worker processes at once, over all runs on this machine.",
         examples=[16],
     )
+    keep_logs: SomeTime = Field(
+        timedelta(days=30),
+        description="How long the logs of runs stay in the state folder; all together never more than 1 GiB.",
+        examples=["30d"],
+    )
 
 
 class SessionsTable(Table):
@@ -94,6 +100,7 @@ class Project:
     loads: Mapping[str, Load] = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
     refreshing: Refreshing = field(default_factory=Refreshing)
+    keep_logs: timedelta = timedelta(days=30)
     warnings: tuple[str, ...] = ()
 
     @property

@@ -107,6 +107,7 @@ class _Reader:
             loads=found.loads,
             reports=found.reports,
             refreshing=refreshing,
+            keep_logs=table.keep_logs,
             warnings=literal_warnings(secrets),
         )
 

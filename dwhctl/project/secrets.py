@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
@@ -22,6 +23,8 @@ MASKED = "********"
 FORMS = 'a text, { env = "NAME" } or { file = "PATH" }'
 # A shorter secret is masked only where it stands alone: "sa" must not eat half of every message.
 _SHORT = 4
+# So short a piece of base64 may be any word.
+_SHORT_BASE64 = 7
 
 _seen: set[str] = set()
 _lock = threading.Lock()
@@ -53,8 +56,23 @@ def mask(text: str) -> str:
 def _compile() -> re.Pattern[str]:
     # Drivers quote what they complain about: the URL form and Python's own escapes are hidden as well.
     forms = {form for each in _seen for form in (each, quote(each, safe=""), quote(each), repr(each)[1:-1])}
+    forms |= {form for each in _seen for form in _in_base64(each)}
     longest_first = sorted(forms, key=lambda form: (-len(form), form))
     return re.compile("|".join(_alternative(form) for form in longest_first))
+
+
+def _in_base64(secret: str) -> set[str]:
+    """What stands for the secret in a base64 text, wherever in that text it begins: headers of HTTP and SMTP hold such.
+
+    The characters at its edges also hold bits of what stands beside it, and are left out.
+    """
+    octets = secret.encode("utf-8", "surrogatepass")
+    forms = set()
+    for before in range(3):
+        text = b64encode(bytes(before) + octets).decode().rstrip("=")
+        first, last = -(-8 * before // 6), 8 * (before + len(octets)) // 6
+        forms.add(text[first:last])
+    return {form for form in forms if len(form) >= _SHORT_BASE64}
 
 
 def _alternative(form: str) -> str:

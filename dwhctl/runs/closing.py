@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.project.secrets import mask
-from dwhctl.runs.events import Event, FailedSlice, Listener, RunReport, SliceClosed
+from dwhctl.runs.events import (
+    Event,
+    FailedSlice,
+    Listener,
+    RunReport,
+    SliceClosed,
+    SlicesPublished,
+    SliceStarted,
+    WorkerSaid,
+)
 from dwhctl.sessions.values import Closing, State
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Load
     from dwhctl.runs.jobs import Job
+    from dwhctl.runs.publisher import GroupPublished
     from dwhctl.runs.starting import Flight
-    from dwhctl.runs.values import Failure
+    from dwhctl.runs.values import Failure, StageResult
     from dwhctl.sessions.store import SessionStore
 
 
@@ -37,7 +47,30 @@ class Closer:
         """Pass an event on."""
         self._listen(event)
 
-    def add_seconds(self, seconds: Mapping[str, float]) -> None:
+    def started(self, flight: Flight) -> None:
+        """Tell of an attempt that begins."""
+        self._listen(SliceStarted(*_names(flight.job), flight.etl_id, flight.slots_waited))
+
+    def landed(self, flight: Flight, result: StageResult) -> None:
+        """Take note of what a worker says of an attempt that it is done with."""
+        flight.rows, flight.bytes = result.rows, result.bytes
+        flight.steps, flight.failed_in = dict(result.seconds), result.failed_in
+        self._add_seconds(result.seconds)
+        for said in result.said:
+            self._listen(WorkerSaid(*_names(flight.job), flight.etl_id, said))
+
+    def published(self, event: GroupPublished) -> None:
+        """Take note of a publication, and tell of it."""
+        self._add_seconds({"publish": event.seconds})
+        done = [one.staged.rows for one in event.outcomes if one.failure is None]
+        load, failed = event.group.load, len(event.outcomes) - len(done)
+        self._listen(
+            SlicesPublished(
+                load.name, load.target, event.group.day, len(done), sum(done), failed, event.seconds
+            )
+        )
+
+    def _add_seconds(self, seconds: Mapping[str, float]) -> None:
         """Add to the report where the time went."""
         for step, value in seconds.items():
             self._report.step_seconds[step] = self._report.step_seconds.get(step, 0.0) + value
@@ -61,7 +94,11 @@ class Closer:
         )
         retry_at = None if retry_in is None else datetime.now(UTC) + retry_in
         seconds = time.monotonic() - flight.started
-        self._add(closing, self._event(flight.job, state, flight.rows, seconds, failure, retry_at))
+        event = SliceClosed(
+            *_names(flight.job), state, flight.rows, seconds, failure, retry_at, flight.etl_id, flight.steps,
+            flight.failed_in if failure else None,
+        )  # fmt: skip
+        self._add(closing, event)
 
     def close_unstarted(self, job: Job, etl_id: int, failure: Failure) -> None:
         """Close the session of a slice that was never given to a worker."""
@@ -72,7 +109,7 @@ class Closer:
             error_class=failure.error_class,
             comment=mask(failure.message),
         )
-        self._add(closing, self._event(job, State.FAILED, 0, 0.0, failure, None))
+        self._add(closing, SliceClosed(*_names(job), State.FAILED, 0, 0.0, failure, etl_id=etl_id))
 
     def flush(self) -> None:
         """Write what was closed, then tell of it."""
@@ -87,21 +124,6 @@ class Closer:
     def _add(self, closing: Closing, event: SliceClosed) -> None:
         self._closings.append((closing, event))
 
-    def _event(
-        self,
-        job: Job,
-        state: State,
-        rows: int,
-        seconds: float,
-        failure: Failure | None,
-        retry_at: datetime | None,
-    ) -> SliceClosed:
-        planned = job.planned
-        return SliceClosed(
-            planned.load.name, planned.shard.name, job.connection, planned.slice.day, job.attempt, state, rows, seconds,
-            failure, retry_at,
-        )  # fmt: skip
-
     def _count(self, event: SliceClosed) -> None:
         report = self._report
         if event.state is State.LOADED:
@@ -115,5 +137,13 @@ class Closer:
             report.failed += 1
             command = f"dwhctl load {event.load} --date {event.day} --shard {event.shard}"
             report.failures.append(
-                FailedSlice(event.load, event.shard, event.connection, event.day, event.failure, command)
+                FailedSlice(
+                    event.load, event.shard, event.connection, event.day, event.failure, command, event.etl_id
+                )
             )
+
+
+def _names(job: Job) -> tuple[str, str, str, date, int]:
+    """Give what every event of an attempt begins with."""
+    planned = job.planned
+    return planned.load.name, planned.shard.name, job.connection, planned.slice.day, job.attempt

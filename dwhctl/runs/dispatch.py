@@ -27,7 +27,7 @@ from dwhctl.errors import (
     StateDirError,
     TimedOutError,
 )
-from dwhctl.runs.events import Notice, SliceStarted
+from dwhctl.runs.events import Notice
 from dwhctl.runs.groups import MAX_SLICES
 from dwhctl.runs.knocker import Knocked
 from dwhctl.runs.opener import GroupOpened
@@ -169,19 +169,10 @@ class Dispatcher:
         self._starter.prepare_ahead(now)
 
     def _submit(self, flight: Flight) -> None:
-        planned = flight.job.planned
-        self._closer.tell(
-            SliceStarted(
-                planned.load.name,
-                planned.shard.name,
-                flight.job.connection,
-                planned.slice.day,
-                flight.job.attempt,
-            )
-        )
+        self._closer.started(flight)
         self._flying[flight.token] = flight
         try:
-            order = self._starter.order(flight, self._tables[planned.load.name])
+            order = self._starter.order(flight, self._tables[flight.job.planned.load.name])
         except (AttemptError, ConfigError) as error:
             failure = Failure.of(error if isinstance(error, AttemptError) else QueryError(str(error)))
             self._turned_back(flight, failure)
@@ -275,8 +266,7 @@ class Dispatcher:
             flight.group.kept += flight.slots
         else:
             flight.release()
-        flight.rows, flight.bytes = result.rows, result.bytes
-        self._closer.add_seconds(result.seconds)
+        self._closer.landed(flight, result)
         planned = flight.job.planned
         staged = None
         if result.failure is None:
@@ -340,7 +330,7 @@ class Dispatcher:
 
     def _published(self, event: GroupPublished) -> None:
         event.group.publishing -= 1
-        self._closer.add_seconds({"publish": event.seconds})
+        self._closer.published(event)
         # One publication is one failure of its target's connection, however many slices it costs.
         refused = next((one for one in event.outcomes if one.failure is not None), None)
         if refused is not None and refused.failure is not None:
@@ -348,6 +338,7 @@ class Dispatcher:
             self._tell(self._parking.target_refused(job, refused.failure, time.monotonic()))
         for outcome in event.outcomes:
             flight = self._staged.pop(outcome.staged.token)
+            flight.steps["publish"] = event.seconds
             if outcome.failure is not None:
                 self._failed(flight, outcome.failure)
             else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dwhctl.errors import ExitCode
     from dwhctl.runs.needs import Standing
     from dwhctl.runs.plan import Plan
-    from dwhctl.runs.values import Failure
+    from dwhctl.runs.values import Failure, Said
     from dwhctl.sessions.values import State
 
 
@@ -31,18 +31,49 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class SliceStarted:
-    """An attempt at a slice was given to a worker."""
+    """An attempt at a slice was given to a worker. `slots_waited` is how long it waited for connections to be free."""
 
     load: str
     shard: str
     connection: str
     day: date
     attempt: int
+    etl_id: int | None = None
+    slots_waited: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSaid:
+    """What a library said in a worker while it was busy with an attempt."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+    etl_id: int
+    said: Said
+
+
+@dataclass(frozen=True, slots=True)
+class SlicesPublished:
+    """Staged slices were published together, or not: their closings say which."""
+
+    load: str
+    connection: str
+    day: date
+    slices: int
+    rows: int
+    failed: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class SliceClosed:
-    """A session was closed. `retry_at` is set when its state is up_for_retry."""
+    """A session was closed. `retry_at` is set when its state is up_for_retry.
+
+    `steps` are the seconds of its steps; `failed_in` is the worker's step that failed, if one did.
+    """
 
     load: str
     shard: str
@@ -54,6 +85,9 @@ class SliceClosed:
     seconds: float
     failure: Failure | None = None
     retry_at: datetime | None = None
+    etl_id: int | None = None
+    steps: Mapping[str, float] = field(default_factory=dict)
+    failed_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +105,14 @@ class RunReaped(Notice):
     holder: str = ""
 
 
-Event = RunStarted | SliceStarted | SliceClosed | Notice
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run has done its work, or was stopped: its report is whole, its locks are still held."""
+
+    report: RunReport | RefreshReport
+
+
+Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Notice | RunEnded
 Listener = Callable[[Event], None]
 
 
@@ -104,6 +145,7 @@ class ReportStarted:
     connection: str
     day: date
     attempt: int
+    etl_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +165,16 @@ class ReportClosed:
     failure: Failure | None = None
     retry_at: datetime | None = None
     without: tuple[Standing, ...] = ()
+    etl_id: int | None = None
 
 
-RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice
+RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice | RunEnded
 RefreshListener = Callable[[RefreshEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
-    """A slice that ended failed, and the command that tries it again."""
+    """A slice that ended failed, and the command that tries it again. `etl_id` is its last session."""
 
     load: str
     shard: str
@@ -139,6 +182,7 @@ class FailedSlice:
     day: date
     failure: Failure
     command: str
+    etl_id: int | None = None
 
 
 @dataclass(slots=True)

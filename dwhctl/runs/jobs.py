@@ -30,6 +30,7 @@ class Job:
     failures: int = 0
     deaths: int = 0
     additions: int = 0
+    slots_wanted: float | None = None
 
     @property
     def connection(self) -> str:
@@ -45,6 +46,16 @@ class Job:
     def work(self) -> Work:
         """The load and day."""
         return self.planned.load.name, self.planned.slice.day
+
+    def waits_for_slots(self, now: float) -> None:
+        """Take note that slots are wanted for it, from the first time on."""
+        if self.slots_wanted is None:
+            self.slots_wanted = now
+
+    def has_slots(self, now: float) -> float:
+        """Take note that it has slots, and give how long they were waited for."""
+        wanted, self.slots_wanted = self.slots_wanted, None
+        return 0.0 if wanted is None else now - wanted
 
     def killed_its_worker(self, error: BaseException | None) -> Failure:
         """Take note of a worker that died over the job, and say what that means for it."""

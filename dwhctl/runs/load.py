@@ -17,7 +17,7 @@ from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
-from dwhctl.runs.events import Listener, RunReport, RunStarted
+from dwhctl.runs.events import Listener, RunEnded, RunReport, RunStarted
 from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_of
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
@@ -29,6 +29,7 @@ from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, witho
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
+from dwhctl.runs.run_log import logged_run
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.starting import Starter
@@ -80,10 +81,13 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
+    run_id = new_run_id()
     works = request.loads or tuple(project.loads)
-    with told_at_its_end(project, request.command, works, listen) as told:
+    with (
+        logged_run(project, run_id, request.command, listen) as log,
+        told_at_its_end(project, request.command, works, log) as told,
+    ):
         plan = plan or plan_load(project, request)
-        run_id = new_run_id()
         targets = targets_of(project, f"dwhctl:{run_id}")
         with caught_signals() as signals, ExitStack() as stack:
             run = _Run(run_id, project, request, targets, told.listen, signals)
@@ -201,6 +205,7 @@ class _Run:
         self._listen(RunStarted(self.id, plan, seconds))
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
+        self._listen(RunEnded(self._report))
         return self._report
 
     def write_alerts(self, told: RunTold) -> None:

@@ -16,11 +16,12 @@ from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.words import nearest
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
-from dwhctl.runs.events import RefreshReport, RefreshStarted
+from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.locks import report_names
 from dwhctl.runs.needs import Standing, standings
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.refreshing import Job, Refresher, Rules
+from dwhctl.runs.run_log import logged_run
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
@@ -78,10 +79,14 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run refreshes one of them,
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
+    run_id = new_run_id()
     works = request.reports or tuple(project.reports)
-    with told_at_its_end(project, request.command, works, listen) as told:
+    with (
+        logged_run(project, run_id, request.command, listen) as log,
+        told_at_its_end(project, request.command, works, log) as told,
+    ):
         jobs = _jobs(project, request)
-        report = RefreshReport(new_run_id(), request.day, tuple(job.report.name for job in jobs))
+        report = RefreshReport(run_id, request.day, tuple(job.report.name for job in jobs))
         with caught_signals() as signals, ExitStack() as stack:
             run = _Refresh(project, request, report, told.listen, signals)
             store = run.refresh(stack, jobs)
@@ -167,6 +172,7 @@ class _Refresh:
             refresher.end_all()
             self._leaves_lock = refresher.leaves_unsettled
             report.seconds = time.monotonic() - started
+        self._listen(RunEnded(report))
 
     def _at_once(self, jobs: list[Job]) -> int:
         wanted = self._request.jobs or self._project.refreshing.max_parallel

@@ -205,7 +205,8 @@ class Refresher:
         flight = Flight(job, etl_id, target, slot)
         flight.thread = threading.Thread(target=self._fly, args=(flight,), name=f"refresh {report.name}")
         self._flying.append(flight)
-        self._listen(ReportStarted(report.name, report.connection, self._report.day, job.attempt))
+        day = self._report.day
+        self._listen(ReportStarted(report.name, report.connection, day, job.attempt, etl_id))
         flight.thread.start()
 
     def _open(self, job: Job, started: datetime) -> int:
@@ -313,7 +314,7 @@ class Refresher:
         retry_at = now + retry_in if retry_in is not None else None
         event = ReportClosed(
             report.name, report.connection, self._report.day, job.attempt, state, rows or 0, seconds, failure,
-            retry_at, without,
+            retry_at, without, etl_id,
         )  # fmt: skip
         if state is State.UP_FOR_RETRY:
             self._report.retried += 1

@@ -53,7 +53,8 @@ def stage_slice(order: StageOrder) -> StageResult:
         with source:
             return _Staging(order, clock).run(source)
     except Exception as error:
-        return StageResult(order.token, failure=Failure.of(error), seconds=clock.seconds)
+        failure = Failure.of(error)
+        return StageResult(order.token, failure=failure, seconds=clock.seconds, failed_in=clock.failed_in)
 
 
 class _Staging:
@@ -196,10 +197,14 @@ def _by_name(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 class Clock:
-    """Adds up where the time of an attempt goes, over its threads. A step within a step counts for itself alone."""
+    """Adds up where the time of an attempt goes, over its threads. A step within a step counts for itself alone.
+
+    `failed_in` is the first step that an error came out of: the innermost one.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.failed_in: str | None = None
         self._of_thread = threading.local()
 
     @contextmanager
@@ -210,6 +215,9 @@ class Clock:
         started = time.perf_counter()
         try:
             yield
+        except Exception:
+            self.failed_in = self.failed_in or name
+            raise
         finally:
             taken = time.perf_counter() - started
             self.seconds[name] = self.seconds.get(name, 0.0) + taken - self._of_thread.inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,9 @@ class Flight:
     bytes: int = 0
     opened: float = 0.0
     busy_seconds: float | None = None
+    slots_waited: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
+    failed_in: str | None = None
 
     def land(self) -> None:
         """Take note that its worker is busy with it no more."""
@@ -150,6 +153,7 @@ class Starter:
         def has_slots(job: Job) -> bool:
             slots = self._take_slots(job)
             self.blocked |= slots is None
+            job.waits_for_slots(now)
             taken.extend(slots or ())
             return slots is not None
 
@@ -165,7 +169,9 @@ class Starter:
         self._parking.started(job, now)
         job.attempt += 1
         deadline = now + job.planned.load.timeout.total_seconds()
-        return Flight(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
+        flight = Flight(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
+        flight.slots_waited = job.has_slots(now)
+        return flight
 
     def _has_waited(self, job: Job, now: float) -> bool:
         """Tell whether a source that has not shown to work had the time to refuse who asked last."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
 
 from dwhctl.errors import AttemptError, InternalError, SchemaDriftError
 from dwhctl.project.secrets import mask
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from dwhctl.project.slices import Slice
     from dwhctl.project.templates import Query
     from dwhctl.targets.contract import StagingGroup
+
+Level = Literal["info", "warning", "error"]
+_MOST_TRACEBACK = 8000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class Failure:
     """Why an attempt failed, in words that may be shown.
 
     `connection` is the one that could not be made, when that was the reason. `cause` is what stands behind this
-    failure: of a slice that was never tried because its connection is parked, what parked it.
+    failure: of a slice that was never tried because its connection is parked, what parked it. `traceback` is that of a
+    defect.
     """
 
     error_class: str
@@ -63,23 +68,44 @@ class Failure:
     new_columns: tuple[Column, ...] = ()
     connection: str | None = None
     cause: Failure | None = None
+    traceback: str | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Describe an error; what is not an AttemptError is a defect, and permanent."""
         if not isinstance(error, AttemptError):
-            return cls(InternalError.__name__, mask(f"{type(error).__name__}: {error}"), permanent=True)
+            message = mask(f"{type(error).__name__}: {error}")
+            return cls(InternalError.__name__, message, permanent=True, traceback=_traceback(error))
         new = tuple(error.new_columns) if isinstance(error, SchemaDriftError) else ()
         connection = getattr(error, "connection", None)
         return cls(type(error).__name__, mask(str(error)), error.permanent, new, connection)
 
 
+def _traceback(error: BaseException) -> str | None:
+    """Give where a defect came from, the end of it if it is long; None of an error that was never raised."""
+    if error.__traceback__ is None:
+        return None
+    return mask("".join(traceback.format_exception(error)))[-_MOST_TRACEBACK:]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a library said through `logging`: a warning or an error, by the name of its logger."""
+
+    at: datetime
+    level: Level
+    logger: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What came of a StageOrder. `seconds` says where its time went, by step."""
+    """What came of a StageOrder. `seconds` says where its time went, by step; `failed_in` is the step that failed."""
 
     token: str
     rows: int = 0
     bytes: int = 0
     failure: Failure | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    failed_in: str | None = None
+    said: tuple[Said, ...] = ()

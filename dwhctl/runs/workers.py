@@ -12,8 +12,11 @@ import sys
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from dwhctl.runs.libraries import Ears, heard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +107,10 @@ def stage_in_worker(order: StageOrder) -> StageResult:
     """Stage a slice. The parent never imports what this needs: pandas and pyarrow are the workers' business."""
     from dwhctl.runs.stage_slice import stage_slice
 
-    return stage_slice(order)
+    ears = Ears()
+    with heard(ears.take):
+        result = stage_slice(order)
+    return replace(result, said=ears.said())
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Faults:
     rules: list[dict[str, str | int]] = field(default_factory=list)
 
     def at(self, point: str, do: str, *, nth: int = 1, until: int | None = None) -> Faults:
-        """Do something at the n-th time of a point: 'kill', 'kill group', 'kill worker' or 'pause'."""
+        """Do something at the n-th time of a point: 'kill', 'kill group', 'kill worker', 'pause' or 'warn'."""
         self.rules.append({"point": point, "do": do, "nth": nth, "until": until or nth})
         return self
 

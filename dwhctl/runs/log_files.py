@@ -1,0 +1,89 @@
+"""The logs of runs as files: where they are, which one is meant, which ones go.
+
+A log goes when it was last written longer ago than `[project] keep_logs`, or, the oldest first, while all together
+take more than a gigabyte. Once an hour the run that ends then looks, and removes so many at most.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dwhctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from pathlib import Path
+
+    from dwhctl.runs.state_dir import StateDir
+
+LAST = "last"
+_SUFFIX = ".jsonl"
+MOST_TOGETHER = 2**30
+MOST_REMOVED = 2000
+_EVERY_SECONDS = 3600
+_CANDIDATES = 5
+
+
+def log_path(folder: Path, run_id: str) -> Path:
+    """Give where the log of a run is, in the folder of logs."""
+    return folder / f"{run_id}{_SUFFIX}"
+
+
+def find_log(folder: Path, text: str) -> Path:
+    """Find the log of the run that a text means: its id, the beginning of it, or `last`. Raise UsageError."""
+    names = _run_ids(folder)
+    if not names:
+        raise UsageError(f"there is no log in {folder}: a run writes one on its own machine")
+    newest = max(names)
+    if text == LAST:
+        return log_path(folder, newest)
+    found = sorted(name for name in names if name.startswith(text)) if text else []
+    if not found:
+        raise UsageError(
+            f"there is no log of a run '{text}': logs stay on the run's own machine for [project] keep_logs;"
+            f" the last one is {newest}; or write '{LAST}'"
+        )
+    if len(found) > 1 and text not in found:
+        more = ", ..." if len(found) > _CANDIDATES else ""
+        candidates = ", ".join(found[:_CANDIDATES])
+        raise UsageError(f"'{text}' is the beginning of several runs: {candidates}{more}; write more of it")
+    return log_path(folder, text if text in found else found[0])
+
+
+def _run_ids(folder: Path) -> list[str]:
+    try:
+        return [path.stem for path in folder.iterdir() if path.suffix == _SUFFIX]
+    except FileNotFoundError:
+        return []
+
+
+def put_away(state: StateDir, keep: timedelta) -> None:
+    """Remove logs that are too old or too much, if nobody has looked in the last hour. Raises nothing."""
+    with suppress(OSError):
+        now = time.time()
+        looked = state.logs / ".looked"
+        if looked.exists() and now - _EVERY_SECONDS < looked.stat().st_mtime <= now:
+            return
+        looked.touch()
+        _remove_old(state, now - keep.total_seconds())
+
+
+def _remove_old(state: StateDir, oldest: float) -> None:
+    found = []
+    with os.scandir(state.logs) as entries:
+        for entry in entries:
+            if entry.name.endswith(_SUFFIX) and entry.is_file(follow_symlinks=False):
+                stat = entry.stat(follow_symlinks=False)
+                # What it takes of the disk: a small file takes a block.
+                found.append((stat.st_mtime, entry.name, stat.st_blocks * 512))
+    together = sum(size for _, _, size in found)
+    for written, name, size in sorted(found)[:MOST_REMOVED]:
+        if written >= oldest and together <= MOST_TOGETHER:
+            return
+        # A run that is under way, or died and waits to be reaped, has its lock.
+        if not (state.run_locks / f"{name.removesuffix(_SUFFIX)}.lock").exists():
+            (state.logs / name).unlink(missing_ok=True)
+            together -= size

@@ -1,0 +1,121 @@
+"""How the work of a project stands, as numbers for a monitoring system: one look into an index for each task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from dwhctl.sessions.values import State, is_good
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwhctl.sessions.store import SessionStore
+
+#: A streak is counted so far, and a success looked for in slices so old.
+MOST_STREAK = 400
+MOST_DAYS = 90
+NEVER_TRIED = "missing"
+
+
+class Work(NamedTuple):
+    """A load or a report, with the names of its tasks as they stand in the sessions."""
+
+    kind: Literal["load", "report"]
+    name: str
+    tasks: Sequence[str]
+
+
+@dataclass(slots=True)
+class WorkState:
+    """How a load or report stands: by the last closed session of each task's newest slice.
+
+    `states` counts tasks by its state, those that were never tried as `missing`, and sessions that are running. `rows`
+    are those that the successful ones loaded. `seconds` is how long the newest run among them took. `last_success` is
+    None if no task succeeded on a slice of the last 90 days. `streak` is the longest failing streak, in slices.
+    """
+
+    work: Work
+    states: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    seconds: float = 0.0
+    streak: int = 0
+    last_success: datetime | None = None
+
+    @property
+    def failing(self) -> int:
+        """How many tasks are failing."""
+        return sum(self.states[state] for state in State if state is not State.RUNNING and not is_good(state))
+
+
+class _Newest(NamedTuple):
+    """The last closed session of a task's newest slice."""
+
+    id: int
+    run_id: str
+    state: State
+    started: datetime
+    finished: datetime
+    rows: int | None
+
+
+def read_work(store: SessionStore, works: Sequence[Work], today: date) -> list[WorkState]:
+    """Say how each load and report stands. Raise SessionsError."""
+    newest = _read_newest(store, list(chain.from_iterable(work.tasks for work in works)))
+    streaks = _read_streaks(store, [one.id for one in newest.values() if not is_good(one.state)])
+    found = [_state_of(work, newest, streaks) for work in works]
+    _add_older_successes(store, [one for one in found if one.last_success is None and one.failing], today)
+    running = {
+        ("report" if is_report else "load", name): count
+        for name, is_report, count in store.read("counting what runs", "running_by_load", {})
+    }
+    for one in found:
+        one.states[State.RUNNING] = running.get((one.work.kind, one.work.name), 0)
+    return found
+
+
+def _read_newest(store: SessionStore, tasks: list[str]) -> dict[str, _Newest]:
+    rows = store.read("reading the newest sessions", "newest_closed", {"tasks": tasks})
+    return {
+        tasks[place]: _Newest(session, run_id, State(state), *rest)
+        for place, session, run_id, state, *rest in rows
+    }
+
+
+def _read_streaks(store: SessionStore, ids: list[int]) -> dict[int, int]:
+    rows = store.read("reading the streaks", "streaks", {"ids": ids, "most": MOST_STREAK})
+    return {ids[place]: streak for place, streak in rows}
+
+
+def _state_of(work: Work, newest: dict[str, _Newest], streaks: dict[int, int]) -> WorkState:
+    closed = [newest[task] for task in work.tasks if task in newest]
+    good = [one for one in closed if is_good(one.state)]
+    last_run = max((one.run_id for one in closed), default="")
+    of_run = [one for one in closed if one.run_id == last_run]
+    state = WorkState(work, Counter(one.state.value for one in closed))
+    state.states[NEVER_TRIED] = len(work.tasks) - len(closed)
+    state.rows = sum(one.rows or 0 for one in good)
+    state.streak = max((streaks.get(one.id, 0) for one in closed), default=0)
+    state.last_success = max((one.finished for one in good), default=None)
+    if of_run:
+        taken = max(one.finished for one in of_run) - min(one.started for one in of_run)
+        state.seconds = taken.total_seconds()
+    return state
+
+
+def _add_older_successes(store: SessionStore, states: list[WorkState], today: date) -> None:
+    """Look for the last success of work of which nothing that is newest succeeded."""
+    tasks = [task for one in states for task in one.work.tasks]
+    if not tasks:
+        return
+    values = {"tasks": tasks, "first": today - timedelta(days=MOST_DAYS)}
+    finished = {
+        tasks[place]: moment
+        for place, moment in store.read("reading the last successes", "last_successes", values)
+    }
+    for one in states:
+        moments = [finished[task] for task in one.work.tasks if task in finished]
+        one.last_success = max(moments, default=None)
