@@ -94,7 +94,8 @@ def context(
         "conn": Names("conn", project.connections, _ConnectionNames),
     }
     if load is not None:
-        names["load"] = Names("load", {"name": load.name, "table": load.table, "target": load.target})
+        name = load.shadow_of or load.name
+        names["load"] = Names("load", {"name": name, "table": load.table, "target": load.target})
         names["params"] = Names("params", load.params)
     if shard is not None:
         fields = ("name", "database", "connection", "zone")

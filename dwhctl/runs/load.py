@@ -31,6 +31,7 @@ from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
 from dwhctl.runs.reap import Reaper
+from dwhctl.runs.shadowing import first_shadows, refuse_shared_shadows
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import WORKERS, Slots, connection_limits
 from dwhctl.runs.starting import Starter
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from datetime import date
 
-    from dwhctl.project.model import Project
+    from dwhctl.project.model import Load, Project
     from dwhctl.sessions.store import SessionStore
     from dwhctl.targets.contract import Target
 
@@ -181,28 +182,34 @@ class _Run:
         self._store = stack.enter_context(open_store(project.sessions))
         self._store.prepare()
         stack.enter_context(held_in_sessions(self._store, work, until - time.monotonic()))
-        self._never_reuse_ids()
+        refuse_shared_shadows(project, self._store, plan)
+        self._never_reuse_ids(plan)
         self._hold_run(stack)
         reach("run.held")
         reaper = Reaper(project, self._state, self._store, self._targets, self._slots, self._notice)
         reaper.reap_dead_runs(self.id)
         self._blocked = reaper.blocked
 
-    def _never_reuse_ids(self) -> None:
-        """In a sessions table that no run has used go on above the etl_ids that stand in the warehouse."""
-        if self._store.recent(1):
-            return
-        tables = {(load.target, load.table) for load in self._project.loads.values()}
+    def _never_reuse_ids(self, plan: Plan) -> None:
+        """In a sessions table that does not know a table yet go on above the etl_ids that stand in it."""
+        loads = self._unknown_loads(plan)
+        tables = {(load.target, load.table) for load in loads}
         try:
-            highest = max(self._highest_etl_id(target, table) for target, table in tables)
+            highest = max((self._highest_etl_id(target, table) for target, table in tables), default=0)
         except AttemptError as error:
-            if self._store.recent(1):
+            if not self._unknown_loads(plan):
                 return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
             raise SessionsError(
                 f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
             ) from error
         if highest:
             self._store.lift_ids(highest)
+
+    def _unknown_loads(self, plan: Plan) -> list[Load]:
+        """Give the loads whose tables may hold etl_ids that the sessions table does not know of."""
+        if not self._store.recent(1):
+            return list(self._project.loads.values())
+        return first_shadows(self._store, plan)
 
     def _highest_etl_id(self, target: str, table: str) -> int:
         with self._slots.held(target):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, SessionsError
 from dwhctl.faults import reach
+from dwhctl.project.shadows import load_of
 from dwhctl.runs.locks import Lock
 from dwhctl.sessions.values import Closing, State
 
@@ -132,7 +133,7 @@ class Reaper:
         return True
 
     def _target_of(self, load: str) -> str | None:
-        found = self._project.loads.get(load)
+        found = load_of(self._project, load)
         return found.target if found else None
 
     def _drop_staging(self, run_id: str) -> dict[str, AttemptError]:
@@ -165,7 +166,7 @@ class Reaper:
         return closings
 
     def _published_rows(self, load: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
-        found = self._project.loads.get(load)
+        found = load_of(self._project, load)
         if found is None:
             return {}
         with self._slots.held(found.target):

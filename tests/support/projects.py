@@ -147,6 +147,11 @@ class Sandbox:
             except duckdb.CatalogException:
                 return []
 
+    def in_warehouse(self, statement: str) -> None:
+        """Run a statement in the warehouse."""
+        with closing(duckdb.connect(str(self.warehouse_file))) as db:
+            db.execute(statement)
+
     def target_rows(self) -> list[tuple[Any, ...]]:
         """Give what the warehouse holds, in the form of `source_rows`."""
         rows = self.warehouse("SELECT etl_source, id, customer, amount, start_time FROM stage.orders")
