@@ -20,6 +20,7 @@ WIDTH = 100
 LISTINGS = {
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
+    "connections import": connections.IMPORT_COLUMNS,
     "crontab next": crontab.NEXT_COLUMNS,
     "sessions prune": sessions.PRUNE_COLUMNS,
 }
