@@ -67,7 +67,7 @@ def convert(given: AirflowConnection, name: str, root: Path) -> Piece | None:
             raise ValueError(given.trouble)
         piece.value = {"type": kind, **_KINDS[kind](given, extra, piece)}
     except ValueError as error:
-        piece.note(f"{error}")
+        piece.notes = [str(error)]
         return piece
     for key in extra.left():
         reason = _REASONS.get(key.lower(), "dwhctl has no such key; its keys stand in docs/reference.md")
@@ -92,8 +92,9 @@ def _validate(piece: Piece, root: Path) -> None:
     problems.validated(CONNECTION_TYPES[table["type"]], table, place, name=piece.name)
     if problems.lines:
         piece.value = None
-        for line in problems.lines:
-            piece.note(line.removeprefix(f": connections.{piece.name}.").removeprefix(": "))
+        piece.notes = [
+            line.removeprefix(f": connections.{piece.name}.").removeprefix(": ") for line in problems.lines
+        ]
 
 
 def _file(given: AirflowConnection, _extra: _Extra, piece: Piece) -> dict[str, Any]:
@@ -181,6 +182,7 @@ def _vertica(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str,
         table = {"hosts": [_server([given.host, given.port]), *others], **table}
         del table["host"]
         table.pop("port", None)
+        piece.note("hosts share the work in turn; with Airflow the backup servers only stood in")
     tlsmode, ssl = extra.take("tlsmode"), extra.take("ssl")
     if tlsmode is not None:
         table["tlsmode"] = str(tlsmode).lower()

@@ -189,7 +189,7 @@ def _of_uri(name: str, scheme: str, rest: str) -> AirflowConnection:
     match = re.fullmatch(r"(.*?)(?::(\d+))?", hosts, re.DOTALL)
     pairs = dict(parse_qsl(query, keep_blank_values=True))
     whole = pairs.pop("__extra__", None)
-    extra, trouble = _extra(whole) if whole is not None else (pairs, "")
+    extra, trouble = _extra(pairs if whole is None else whole)
     return AirflowConnection(
         name,
         _type(scheme),

@@ -72,6 +72,10 @@ def prepare_import(root: Path, files: list[Path], *, secrets: Keeping, replace: 
     pieces = list(_pieces(read_exports(files), root))
     keep = keep_in_files if secrets == "files" else keep_in_environment
     hidden = [each for piece in pieces for each in hidden_in(piece.value)]
+    for piece in pieces:
+        secret = piece.kind == "variable" and any(True for _ in hidden_in(piece.value))
+        if secret or any(each.text in piece.comment for each in hidden):
+            piece.comment = ""  # a description may hold the password
     kept = keep(root, hidden, replace=replace)
     values = [with_references(piece.value, kept.references) for piece in pieces]
     written = write_pieces(text, pieces, values, replace=replace)
@@ -99,8 +103,10 @@ def _pieces(export: Export, root: Path) -> Iterator[Piece]:
             piece.note(f"is called {names[origin]} here: {why}; SQL says conn.{names[origin]}")
         known |= {each.text for each in hidden_in(piece.value)}
         yield piece
-    for origin, value in export.variables.items():
-        yield convert_variable(origin, value, known)
+    # Twice: what is a secret in one variable may stand in another that does not look like one.
+    found = [convert_variable(origin, value, known) for origin, value in export.variables.items()]
+    known |= {each.text for piece in found for each in hidden_in(piece.value)}
+    yield from (convert_variable(origin, value, known) for origin, value in export.variables.items())
 
 
 def _of_connection(given: AirflowConnection, name: str, root: Path) -> Piece:
