@@ -18,6 +18,8 @@ from dwhctl.runs.plan import LoadRequest
 from dwhctl.sessions import State
 from tests.support.faulty import Faults, flocked, held_locks, wait_for_end
 from tests.support.projects import CREATE, DAY, Sandbox
+from tests.support.wire import CREATE as WIRE_CREATE
+from tests.support.wire import a_wire
 
 SHADOW = "stage.orders_new"
 NAME = f"orders@{SHADOW}"
@@ -49,7 +51,9 @@ def shadow_rows(sandbox: Sandbox) -> list[tuple[object, ...]]:
 def test_a_shadow_run_fills_its_table_and_leaves_the_load_alone(sandbox: Sandbox) -> None:
     sandbox.load()
     before = sandbox.warehouse("SELECT * FROM stage.orders ORDER BY ALL")
-    done = sandbox.run("backfill", "orders", "-s", str(DAY), "-e", str(DAY), "--table", SHADOW.upper())
+    done = sandbox.run(
+        "backfill", "orders", "-s", str(DAY), "-e", str(DAY), "--table", SHADOW.upper(), "--inline"
+    )
     assert done.returncode == 0, done.stderr
     assert "3 slices loaded" in done.stdout
     assert shadow_rows(sandbox) == sandbox.source_rows()
@@ -103,7 +107,7 @@ def test_a_shrinking_source_is_compared_with_the_shadows_own_table(sandbox: Sand
 def test_a_killed_shadow_run_is_put_right_by_any_run(sandbox: Sandbox, tmp_path: Path, point: str) -> None:
     shadow_load(sandbox)
     sandbox.in_shard("abakan", "UPDATE orders SET amount = amount + 1")
-    process = sandbox.start(*SHADOW_LOAD, env=Faults(tmp_path / "log").at(point, "kill").env())
+    process = sandbox.start(*SHADOW_LOAD, "--inline", env=Faults(tmp_path / "log").at(point, "kill").env())
     wait_for_end(process)
     assert process.returncode == -9
     sandbox.load()
@@ -184,3 +188,16 @@ def test_a_day_that_only_fails_in_the_shadow_says_how_to_try_again(
     show_summary(shadow_load(sandbox, days=(DAY, second), retries=0), Settings())
     again = f"dwhctl backfill orders --table {SHADOW} -s {second} -e {DAY}"
     assert f"try again: {again}" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_shadow_run_over_the_wire(tmp_path: Path) -> None:
+    create = WIRE_CREATE.replace("{schema}.orders (", "{{ load.table }} (")
+    with a_wire(tmp_path, {"mssql_0": ["abakan", "achinsk"]}, create=create) as wire:
+        wire.fill(5)
+        wire.load()
+        before = wire.target_rows()
+        done = wire.run("load", "orders", "--date", str(DAY), "--table", f"{wire.schema}.orders_new")
+        assert done.returncode == 0, done.stderr
+        assert wire.target_rows("orders_new") == wire.target_rows() == before == wire.source_rows()
+        assert wire.staging_tables() == []

@@ -424,7 +424,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=8) | KEYS, VALUES, min_size=1, max_size=4))
 def test_every_variable_reads_as_it_was(variables: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
