@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, request_of
+from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, open_for, request_of
 from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
 from dwhctl.cli.output import tell
 
@@ -43,7 +43,7 @@ def command(
     """
     from dwhctl.runs.backfill import loads_with_days
 
-    project = settings.open_project()
+    project, loads = open_for(settings, loads, asked)
     days = _days(project, start, end, reverse=reverse)
     filled, without_days = loads_with_days(project, loads)
     for name in without_days:

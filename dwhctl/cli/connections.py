@@ -1,8 +1,9 @@
-"""`dwhctl connections`: the list of them, and a real round trip over each."""
+"""`dwhctl connections`: the list of them, a real round trip over each, and the import of Airflow's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -11,17 +12,19 @@ from dwhctl.cli.options import Settings, common_options, complete_connections, f
 from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from dwhctl.project.airflow.importing import Import
     from dwhctl.project.model import Connection, Project
 
 LIST_COLUMNS = ("name", "type", "address", "user", "password", "max_connections", "used_for")
+IMPORT_COLUMNS = ("kind", "airflow_name", "name", "result", "note")
 TEST_COLUMNS = ("connection", "type", "database", "ok", "latency_ms", "version", "reason")
 
 
 @click.group("connections", cls=Group, epilog="\b\nExample:\n  dwhctl connections test dwh")
 def command() -> None:
-    """List and test the connections."""
+    """List, test and import the connections."""
 
 
 @command.command("list", short_help="List the connections, passwords masked.")
@@ -69,6 +72,77 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     for finding in look_for_databases(project, reached):
         tell(one_line(f"Warning: {finding.where}: {finding.what}"))
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
+
+
+@command.command("import", short_help="Take over what Airflow exports.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option(
+    "--secrets",
+    type=click.Choice(("files", "env")),
+    default="files",
+    show_default=True,
+    help="Where passwords go: a file each in secrets/, which cron needs no more for; or variables, exported by"
+    " secrets/env.sh.",
+)
+@click.option("--replace", is_flag=True, help="Put Airflow's in the place of what has the same name here.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and touch nothing.")
+@format_option
+@common_options
+@pass_settings
+def import_(
+    settings: Settings,
+    files: tuple[Path, ...],
+    secrets: Literal["files", "env"],
+    replace: bool,
+    dry_run: bool,
+    form: str,
+) -> None:
+    """Add the connections and variables that Airflow exported to config/dwhctl.toml.
+
+    FILE is what `airflow connections export` or `airflow variables export` wrote as JSON, or lines KEY=URI; which of
+    the two it is, it tells itself. Passwords, and what Airflow would mask among the variables, are moved out into
+    files that only this user can read. What has no counterpart is told line by line. A name that is taken by something
+    else ends the command with nothing touched.
+
+    \b
+    Examples:
+      airflow connections export connections.json --file-format json
+      airflow variables export variables.json
+      dwhctl connections import connections.json variables.json --dry-run
+    """
+    from dwhctl.cli.output import say, show
+    from dwhctl.project.airflow.importing import prepare_import
+    from dwhctl.project.find import find_project
+
+    found = prepare_import(find_project(settings.project), list(files), secrets=secrets, replace=replace)
+    if not dry_run:
+        found.write()
+    if settings.quiet:
+        return
+    show(IMPORT_COLUMNS, [one.row() for one in found.outcomes], form)
+    if form == "table":
+        for line in _import_words(found, dry_run=dry_run):
+            say(line)
+
+
+def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
+    from dwhctl.cli.output import counted
+    from dwhctl.project.airflow.keeping import EXPORTS
+
+    added = found.written.additions
+    yield ""
+    if dry_run and added:
+        yield from ("would be added to config/dwhctl.toml:", "", added)
+    what = ["config/dwhctl.toml"] if found.written.changed else []
+    what += [f"{counted(len(found.kept.texts), 'file')} in secrets/"] if found.kept.texts else []
+    if not what:
+        yield "nothing to write: all of it stands there"
+        return
+    yield f"{'would write' if dry_run else 'wrote'} {' and '.join(what)}"
+    if EXPORTS in found.kept.texts:
+        yield f"before dwhctl, in a shell or in cron: . {found.root / EXPORTS}"
+    if not dry_run:
+        yield "next: dwhctl config check, then dwhctl connections test"
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, request_of
+from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, open_for, request_of
 from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def command(
       dwhctl load orders --date today --lookback 1
       dwhctl load --date -1d --lookback 14 --only-missing
       dwhctl load orders --date 2020-07-13 --shard 'mos*' --dry-run
+      dwhctl load orders --date yesterday --table stage.orders_new
     """
     from dwhctl.runs.plan import days_back
 
-    project = settings.open_project()
+    project, loads = open_for(settings, loads, asked)
     newest = asked_day(project, "--date", day, datetime.now(project.zone))
     request = request_of(days_back(newest, lookback), loads, asked)
     if dry_run:

@@ -42,6 +42,11 @@ _OPTIONS = (
     ),
     click.option("--dry-run", is_flag=True, help="Show what would be loaded, and touch nothing."),
     click.option(
+        "--table",
+        metavar="SCHEMA.TABLE",
+        help="A shadow run: into this table instead of the one load's own, which stays as it is.",
+    ),
+    click.option(
         "--wait",
         type=Duration(),
         default="0s",
@@ -61,6 +66,16 @@ def loading_options(function: AnyFunction) -> AnyFunction:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def open_for(
+    settings: Settings, loads: tuple[str, ...], asked: dict[str, Any]
+) -> tuple[Project, tuple[str, ...]]:
+    """Open the project, and name the loads: with --table the shadow of the one that is named."""
+    from dwhctl.project.shadows import with_shadow
+
+    project, table = settings.open_project(), asked.pop("table")
+    return (project, loads) if table is None else with_shadow(project, loads, table)
 
 
 def request_of(days: tuple[date, ...], loads: tuple[str, ...], asked: dict[str, Any]) -> LoadRequest:

@@ -25,7 +25,7 @@ COMMANDS = {
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
-    "connections": Entry("dwhctl.cli.connections", "List and test the connections."),
+    "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n\b\nExit codes:\n" + "\n".join(

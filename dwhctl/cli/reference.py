@@ -37,6 +37,7 @@ LISTINGS = {
     "alert-test --dry-run": alert_test.DRY_RUN_COLUMNS,
     "connections list": connections.LIST_COLUMNS,
     "connections test": connections.TEST_COLUMNS,
+    "connections import": connections.IMPORT_COLUMNS,
     "crontab next": crontab.NEXT_COLUMNS,
     "sessions prune": sessions.PRUNE_COLUMNS,
     "report grid": report_grid.COLUMNS,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dwhctl.cli.output import one_line
 from dwhctl.errors import ConnectError, DwhctlError, LoginRefusedError, UsageError
 from dwhctl.project.connections import (
+    SESSIONS_TYPES,
     DuckdbConnection,
     MssqlConnection,
     PostgresConnection,
@@ -131,7 +132,7 @@ def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
     sessions = project.sessions_connection == connection.name
     target = any(load.target == connection.name for load in project.loads.values())
     if not shards and not target and not sessions:
-        sessions = connection.type == "sqlite"
+        sessions = connection.type in SESSIONS_TYPES
         target = not sessions and not isinstance(connection, MssqlConnection)
         if isinstance(connection, MssqlConnection):
             yield _source_way(connection, connection.database)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
 from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
+from dwhctl.project.shadows import as_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,10 +107,11 @@ def _again(load: str, slices: list[FailedSlice]) -> str:
     first, last = min(one.day for one in slices), max(one.day for one in slices)
     shards = list(dict.fromkeys(one.shard for one in slices))
     exact = first == last and len(shards) <= SHOWN_SHARDS
+    asked = as_asked(load)
     command = (
-        f"dwhctl load {load} --date {last}"
+        f"dwhctl load {asked} --date {last}"
         if first == last
-        else f"dwhctl backfill {load} -s {first} -e {last}"
+        else f"dwhctl backfill {asked} -s {first} -e {last}"
     )
     command += "".join(f" --shard {shard}" for shard in shards) if len(shards) <= SHOWN_SHARDS else ""
     return command if exact else f"{command} --only-missing"

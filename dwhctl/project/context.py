@@ -94,10 +94,13 @@ def context(
         ),
         "conn": Names("conn", project.connections, _ConnectionNames),
     }
+    if isinstance(work, Load):
+        name = work.shadow_of or work.name
+        names["load"] = Names("load", {"name": name, "table": work.table, "target": work.target})
+    elif work is not None:
+        report = {key: getattr(work, key) for key in ("name", "target", "connection")}
+        names["report"] = Names("report", report)
     if work is not None:
-        kind = "load" if isinstance(work, Load) else "report"
-        third = "table" if isinstance(work, Load) else "connection"
-        names[kind] = Names(kind, {key: getattr(work, key) for key in ("name", "target", third)})
         names["params"] = Names("params", work.params)
     if shard is not None:
         fields = ("name", "database", "connection", "zone")

@@ -52,9 +52,9 @@ class Table(BaseModel):
         return {f.alias or name: f for name, f in cls.model_fields.items() if not _is_given(f)}
 
 
-def given(description: str) -> Any:
+def given(description: str, default: Any = ...) -> Any:
     """A field that the reader fills from where the table stands; it is no key of the file."""
-    return Field(description=description, json_schema_extra={"given": True})
+    return Field(default, description=description, json_schema_extra={"given": True})
 
 
 def _is_given(field: FieldInfo) -> bool:
@@ -151,9 +151,17 @@ def _no_path(value: object) -> object:
     )
 
 
+def table_problem(name: str) -> str | None:
+    """Why this is no name of a table with its schema, or None."""
+    if _TABLE.fullmatch(name):
+        return None
+    return f"'{name}' is no table with its schema; write it as \"stage.orders\""
+
+
 def _table(value: str) -> str:
-    if not _TABLE.fullmatch(value):
-        raise ValueError(f"'{value}' is no table with its schema; write it as \"stage.orders\"")
+    problem = table_problem(value)
+    if problem:
+        raise ValueError(problem)
     return value
 
 

@@ -51,7 +51,10 @@ def _column(column: str) -> str:
 class Load(Table):
     """A named job: one extract query over a shard group into one target table."""
 
-    name: str = given("the file's name without .toml")
+    name: str = given(
+        "the file's name without .toml; of a shadow run also its table: `orders@stage.orders_new`"
+    )
+    shadow_of: str | None = given("the load whose rows a shadow run takes into another table", default=None)
     shards: Text = Field(description="The shard group to load from.", examples=["cities"])
     extract: SqlFile = Field(
         description="The query that extracts a slice, one SELECT: Jinja, with `:start` and `:end` as bound values; "

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
+from dwhctl.project.shadows import as_asked
 from dwhctl.runs.plan import chosen_loads
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def loads_with_days(project: Project, names: Sequence[str]) -> tuple[tuple[str, 
     if whole and names:
         raise UsageError(
             f"load {whole[0]} has no slice_by: it replaces its whole table whatever the day, so there are no days"
-            f" to fill; load it once with: dwhctl load {whole[0]} --date today"
+            f" to fill; load it once with: dwhctl load {as_asked(whole[0])} --date today"
         )
     if len(whole) == len(loads):
         raise UsageError(

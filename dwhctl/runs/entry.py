@@ -16,10 +16,10 @@ from dwhctl.runs.slots import WORKERS, connection_limits
 from dwhctl.sessions import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
-    from dwhctl.project.model import Project
+    from dwhctl.project.model import Load, Project
     from dwhctl.runs.events import Notice
     from dwhctl.runs.slots import Slots
     from dwhctl.runs.state_dir import StateDir
@@ -43,6 +43,9 @@ def limits_of(project: Project) -> dict[str, int | None]:
 class Entry:
     """A run's way in. `leaves_lock` tells at its end whether the next run has something to reap.
 
+    `check` may refuse the run once its locks are held; `unknown` gives loads whose tables may hold etl_ids that the
+    sessions table does not know of.
+
     After `enter`, `blocked` says why sessions of a load could not be closed: it must not be loaded then.
     """
 
@@ -54,6 +57,8 @@ class Entry:
     targets: Mapping[str, Target]
     tell: Callable[[Notice], None]
     leaves_lock: Callable[[], bool]
+    check: Callable[[SessionStore], None] = lambda _store: None
+    unknown: Callable[[SessionStore], Sequence[Load]] = lambda _store: ()
     blocked: dict[str, AttemptError] = field(default_factory=dict)
 
     def enter(self, stack: ExitStack, work: Mapping[str, str], wait: float) -> SessionStore:
@@ -67,6 +72,7 @@ class Entry:
         store = stack.enter_context(open_store(self.project.sessions))
         store.prepare()
         stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
+        self.check(store)
         self._never_reuse_ids(store)
         self._hold_run(stack, store)
         reach("run.held")
@@ -76,20 +82,21 @@ class Entry:
         return store
 
     def _never_reuse_ids(self, store: SessionStore) -> None:
-        """In a sessions table that no run has used go on above the etl_ids that stand in the warehouse."""
-        if store.recent(1):
-            return
-        tables = {(load.target, load.table) for load in self.project.loads.values()}
+        """In a sessions table that does not know a table yet go on above the etl_ids that stand in it."""
+        tables = {(load.target, load.table) for load in self._unknown_loads(store)}
         try:
             highest = max((self._highest_etl_id(target, table) for target, table in tables), default=0)
         except AttemptError as error:
-            if store.recent(1):
+            if not self._unknown_loads(store):
                 return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
             raise SessionsError(
                 f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
             ) from error
         if highest:
             store.lift_ids(highest)
+
+    def _unknown_loads(self, store: SessionStore) -> Sequence[Load]:
+        return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
 
     def _highest_etl_id(self, target: str, table: str) -> int:
         with self.slots.held(target):

@@ -30,6 +30,7 @@ from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
 from dwhctl.runs.run_log import logged_run
+from dwhctl.runs.shadowing import first_shadows, refuse_shared_shadows
 from dwhctl.runs.signals import Signals, caught_signals
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.starting import Starter
@@ -190,6 +191,8 @@ class _Run:
             self._targets,
             tell=self._listen,
             leaves_lock=lambda: self._report.stopped is not None or self._leaves_lock,
+            check=lambda store: refuse_shared_shadows(self._project, store, plan),
+            unknown=lambda store: first_shadows(store, plan),
         )
         self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
         self._blocked = entry.blocked

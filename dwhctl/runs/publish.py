@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, CountsDifferError, ShrunkSourceError
 from dwhctl.faults import reach
+from dwhctl.project.shadows import as_asked
 from dwhctl.runs.values import Failure
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) 
         if before > _SMALL_SLICE and one.rows < enough:
             error = ShrunkSourceError(
                 f"the source has {one.rows} rows, the warehouse {before}: more than max_shrink = {load.max_shrink:g}"
-                f" of them are gone. If that is right: dwhctl load {load.name} --date {one.slice.day}"
+                f" of them are gone. If that is right: dwhctl load {as_asked(load.name)} --date {one.slice.day}"
                 f" --shard {one.slice.shard} --allow-shrink"
             )
             found[one.token] = Failure.of(error)

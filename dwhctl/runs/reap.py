@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, SessionsError
 from dwhctl.faults import reach
+from dwhctl.project.shadows import load_of
 from dwhctl.runs.events import Notice, RunReaped
 from dwhctl.runs.locks import Lock
 from dwhctl.sessions.values import Closing, State
@@ -128,7 +129,7 @@ class Reaper:
         return True
 
     def _target_of(self, work: str) -> str | None:
-        if (load := self._project.loads.get(work)) is not None:
+        if (load := load_of(self._project, work)) is not None:
             return load.target
         report = self._project.reports.get(work)
         return report.connection if report else None
@@ -165,7 +166,7 @@ class Reaper:
         return closings
 
     def _published_rows(self, load: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
-        found = self._project.loads.get(load)
+        found = load_of(self._project, load)
         if found is None:
             return {}
         with self._slots.held(found.target):

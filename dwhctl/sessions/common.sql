@@ -46,6 +46,9 @@ SELECT $columns FROM sessions WHERE run_id = :run_id ORDER BY id
 -- name: recent
 SELECT $columns FROM sessions WHERE run_id IS NOT NULL ORDER BY id DESC LIMIT :limit
 
+-- name: any_of_load
+SELECT 1 FROM sessions WHERE run_id IS NOT NULL AND load = :load LIMIT 1
+
 -- name: fail_waiting
 UPDATE sessions
 SET state = 'failed',

@@ -4,7 +4,7 @@ CREATE SCHEMA IF NOT EXISTS stage;
 
 CREATE SCHEMA IF NOT EXISTS staging;
 
-CREATE TABLE IF NOT EXISTS stage.orders (
+CREATE TABLE IF NOT EXISTS {{ load.table }} (
     etl_source   VARCHAR(200) NOT NULL,   -- the shard
     etl_id       INT NOT NULL,            -- the session that loaded the row
     hash_id      INT NOT NULL,            -- a stable hash of etl_source and the load's key

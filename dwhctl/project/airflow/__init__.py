@@ -1,0 +1,1 @@
+"""Moving over from Airflow: its exported connections and variables become tables of the configuration."""

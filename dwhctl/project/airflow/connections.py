@@ -1,0 +1,227 @@
+"""Airflow's connections to databases as tables of dwhctl.
+
+The keys of `extra` are those of Airflow's hooks: https://airflow.apache.org/docs/ under apache-airflow-providers-
+vertica, -microsoft-mssql, -postgres, -sqlite.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..connections import CONNECTION_TYPES
+from ..problems import Place, Problems
+from .export import AirflowConnection
+from .pieces import Hidden, Piece, hidden_in, with_references
+
+_YES = {"yes", "true", "mandatory", "strict", "1"}
+_TIMEOUTS = ("login_timeout", "connect_timeout", "connection_timeout", "LoginTimeout")
+#: Why a key of `extra` has no counterpart.
+_REASONS = {
+    "sslmode": "there is no such key; libpq takes it from the environment variable PGSSLMODE",
+    "timeout": "an attempt's time is the load's own key: timeout",
+    "connection_load_balance": "not needed: hosts share the work in turn",
+    "autocommit": "not needed: dwhctl decides about transactions",
+    "session_label": "not needed: dwhctl labels its sessions itself",
+    "conversion": "not needed: dwhctl reads every type by its declaration",
+    "tds_version": "not needed: dwhctl speaks TDS 7.4",
+    "charset": "not needed: dwhctl speaks UTF-8",
+    "log_level": "not needed: a driver's log would hold the SQL",
+    "log_path": "not needed: a driver's log would hold the SQL",
+    "unicode_error": "not possible: a text that is no UTF-8 is refused by name",
+}
+
+
+class _Extra:
+    """The keys of `extra`; what nobody takes is told."""
+
+    def __init__(self, keys: Mapping[str, Any]) -> None:
+        self._keys = {key: each for key, each in keys.items() if each not in (None, "")}
+
+    def take(self, *names: str) -> Any:
+        """The value of the first of these keys that is there, whatever its case."""
+        found = None
+        for key in list(self._keys):
+            if key.lower() in {name.lower() for name in names}:
+                value = self._keys.pop(key)
+                found = value if found is None else found
+        return found
+
+    def left(self) -> list[str]:
+        """The keys that nobody took."""
+        return list(self._keys)
+
+
+def convert(given: AirflowConnection, name: str, root: Path) -> Piece | None:
+    """The connection as a table of [connections], or None for a kind that is none of a database."""
+    kind = _kind_of(given)
+    if kind is None:
+        return None
+    piece = Piece("connection", given.name, name, comment=given.description)
+    extra = _Extra(given.extra)
+    try:
+        if given.trouble:
+            raise ValueError(given.trouble)
+        piece.value = {"type": kind, **_KINDS[kind](given, extra, piece)}
+    except ValueError as error:
+        piece.notes = [str(error)]
+        return piece
+    for key in extra.left():
+        reason = _REASONS.get(key.lower(), "dwhctl has no such key; its keys stand in docs/reference.md")
+        piece.note(f"extra.{key} is left out: {reason}")
+    _validate(piece, root)
+    return piece
+
+
+def _kind_of(given: AirflowConnection) -> str | None:
+    if given.type in CONNECTION_TYPES:
+        return given.type
+    driver = str(given.extra.get("driver", given.extra.get("Driver", "")))
+    return "mssql" if given.type == "odbc" and re.search("SQL Server|FreeTDS", driver) else None
+
+
+def _validate(piece: Piece, root: Path) -> None:
+    """Leave out what the configuration would refuse, with its words."""
+    problems = Problems(root)
+    stand_ins = {each: {"env": "SECRET"} for each in hidden_in(piece.value)}
+    table = with_references(piece.value, stand_ins)
+    place = Place("", f"connections.{piece.name}")
+    problems.validated(CONNECTION_TYPES[table["type"]], table, place, name=piece.name)
+    if problems.lines:
+        piece.value = None
+        piece.notes = [
+            line.removeprefix(f": connections.{piece.name}.").removeprefix(": ") for line in problems.lines
+        ]
+
+
+def _file(given: AirflowConnection, _extra: _Extra, piece: Piece) -> dict[str, Any]:
+    path = given.host or given.schema
+    if not path:
+        raise ValueError("host: names no file; give the file's path as host")
+    if not path.startswith("/"):
+        piece.note(
+            f"path: '{path}' is relative, and relative to the project here; move the file or name its whole path"
+        )
+    return {"path": path}
+
+
+def _network(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
+    if not given.host:
+        raise ValueError("host: is missing; give it in the file (Airflow's hook may go to localhost)")
+    if not given.login:
+        raise ValueError("login: is missing; give the user in the file")
+    if given.port and not (given.port.isascii() and given.port.isdigit()):
+        raise ValueError("port: is no number; correct it in the file")
+    table: dict[str, Any] = {"host": given.host}
+    if given.port:
+        table["port"] = int(given.port)
+    table["user"] = given.login
+    if given.password:
+        table["password"] = Hidden(given.password, f"{piece.name}_password")
+    else:
+        piece.note("it has no password in the file; add password, or nothing if the server asks for none")
+    timeout = extra.take(*_TIMEOUTS)
+    if timeout is not None:
+        _add_timeout(table, timeout, piece)
+    return table
+
+
+def _add_timeout(table: dict[str, Any], timeout: object, piece: Piece) -> None:
+    try:
+        seconds = float(str(timeout))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        piece.note("the connect timeout is left out: it is no number of seconds; the default is 10s")
+        return
+    table["connect_timeout"] = f"{max(1, round(seconds))}s"
+
+
+def _postgres(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
+    table = _network(given, extra, piece)
+    if not given.schema:
+        piece.note(f"database: Airflow names none, so libpq took the user's name: '{given.login}'")
+    return table | {"database": given.schema or given.login}
+
+
+def _mssql(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
+    table = _network(given, extra, piece)
+    server, comma, port = given.host.removeprefix("tcp:").partition(",")
+    if "\\" in server:
+        raise ValueError("host: names an instance; give the server alone and the instance's port")
+    table["host"] = server
+    if comma and port.strip().isdigit():
+        table["port"] = int(port)
+    if given.schema:
+        table["database"] = given.schema
+    extra.take("driver")
+    encryption = extra.take("encryption", "encrypt")
+    if encryption is not None:
+        word = str(encryption).lower()
+        table["encryption"] = (
+            word if word in {"require", "request", "off"} else "require" if word in _YES else "request"
+        )
+    intent = extra.take("read_only", "ApplicationIntent")
+    if intent is not None and str(intent).lower() in _YES | {"readonly"}:
+        table["read_only"] = True
+    if extra.take("TrustServerCertificate") is not None:
+        piece.note("extra.TrustServerCertificate is left out: the driver never asks who the server is")
+    return table
+
+
+def _vertica(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
+    table = _network(given, extra, piece)
+    if not given.schema:
+        raise ValueError("schema: is missing: Vertica's database; give it in the file")
+    table["database"] = given.schema
+    others = [_server(each) for each in _listed(extra.take("backup_server_node"))]
+    if others:
+        table = {"hosts": [_server([given.host, given.port]), *others], **table}
+        del table["host"]
+        table.pop("port", None)
+        piece.note("hosts share the work in turn; with Airflow the backup servers only stood in")
+    tlsmode, ssl = extra.take("tlsmode"), extra.take("ssl")
+    if tlsmode is not None:
+        table["tlsmode"] = str(tlsmode).lower()
+    elif ssl is not None:
+        table["tlsmode"] = "require" if str(ssl).lower() in _YES else "disable"
+    cafile = extra.take("tls_cafile")
+    if cafile is not None and Path(str(cafile)).is_file():
+        table["tls_cafile"] = str(cafile)
+    elif cafile is not None:
+        piece.note(
+            f"extra.tls_cafile is left out: there is no file {cafile} here; copy it and add tls_cafile"
+        )
+    return table
+
+
+def _listed(value: Any) -> list[Any]:
+    """The servers of backup_server_node: a name, a list, or a list of names with their ports; perhaps as JSON text."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError("extra.backup_server_node: is no list; correct it in the file") from None
+    if value is None or value == []:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _server(value: Any) -> str:
+    host, port = value if isinstance(value, list) and len(value) == 2 else (value, "")
+    if not isinstance(host, str):
+        raise ValueError('extra.backup_server_node: expected servers as "dwh_2" or ["dwh_2", 5433]')
+    return f"{f'[{host}]' if ':' in host else host}:{port}" if port else host
+
+
+_Kind = Callable[[AirflowConnection, _Extra, Piece], dict[str, Any]]
+_KINDS: dict[str, _Kind] = {
+    "mssql": _mssql,
+    "vertica": _vertica,
+    "postgres": _postgres,
+    "sqlite": _file,
+    "duckdb": _file,
+}

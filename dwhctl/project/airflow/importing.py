@@ -1,0 +1,169 @@
+"""The import as a whole: files read, pieces made, secrets kept, the configuration written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dwhctl.errors import ConfigError, UsageError
+
+from ..checks import slug
+from ..fields import name_problem
+from ..files import read_toml
+from ..problems import Problems
+from ..read import MAIN, read_project
+from .alerts import convert_alert
+from .connections import convert
+from .export import AirflowConnection, Export, read_exports
+from .keeping import Kept, keep_in_environment, keep_in_files, write_secrets, write_whole
+from .pieces import Piece, hidden_in, with_references
+from .variables import convert_variable
+from .writing import LEFT_OUT, Written, write_pieces
+
+Keeping = Literal["files", "env"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one thing of the export: added, replaced, unchanged, left out, to complete; or a note on it."""
+
+    kind: str
+    airflow_name: str
+    name: str
+    result: str
+    note: str = ""
+
+    def row(self) -> tuple[object, ...]:
+        """As a row of the listing."""
+        return (self.kind, self.airflow_name, self.name, self.result, self.note)
+
+
+@dataclass(slots=True)
+class Import:
+    """An import that is ready to be written."""
+
+    root: Path
+    written: Written
+    kept: Kept
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def write(self) -> None:
+        """Write the secrets, then the configuration that refers to them. Raise UsageError."""
+        write_secrets(self.root, self.kept.texts)
+        if not self.written.changed:
+            return
+        path = (self.root / MAIN.file).resolve()
+        try:
+            write_whole(path, self.written.text, path.stat().st_mode & 0o777)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}; give this user access") from None
+
+
+def prepare_import(root: Path, files: list[Path], *, secrets: Keeping, replace: bool) -> Import:
+    """Read the files and say what they become. Touches nothing.
+
+    Raise UsageError for a file that is no export and for names that are taken, ConfigError for a project whose
+    configuration would be wrong afterwards.
+    """
+    text = _configuration(root)
+    pieces = list(_pieces(read_exports(files), root))
+    keep = keep_in_files if secrets == "files" else keep_in_environment
+    hidden = [each for piece in pieces for each in hidden_in(piece.value)]
+    for piece in pieces:
+        secret = piece.kind == "variable" and any(True for _ in hidden_in(piece.value))
+        if secret or any(each.text in piece.comment for each in hidden):
+            piece.comment = ""  # a description may hold the password
+    kept = keep(root, hidden, replace=replace)
+    values = [with_references(piece.value, kept.references) for piece in pieces]
+    written = write_pieces(text, pieces, values, replace=replace)
+    _check(root, written.text)
+    found = Import(root, written, kept)
+    for piece, result in zip(pieces, written.results, strict=True):
+        found.outcomes += _outcomes(piece, result)
+    return found
+
+
+def _configuration(root: Path) -> str:
+    problems = Problems(root)
+    if read_toml(root / MAIN.file, problems) is None:
+        problems.raise_any()
+    return (root / MAIN.file).read_bytes().decode("utf-8-sig")  # its line ends as they are
+
+
+def _pieces(export: Export, root: Path) -> Iterator[Piece]:
+    known: set[str] = set()
+    names = _names(export.connections)
+    for origin, given in export.connections.items():
+        piece = _of_connection(given, names[origin], root)
+        if names[origin] != origin:
+            why = name_problem(origin) or "that name is taken"
+            piece.note(f"is called {names[origin]} here: {why}; SQL says conn.{names[origin]}")
+        known |= {each.text for each in hidden_in(piece.value)}
+        yield piece
+    # Twice: what is a secret in one variable may stand in another that does not look like one.
+    found = [convert_variable(origin, value, known) for origin, value in export.variables.items()]
+    known |= {each.text for piece in found for each in hidden_in(piece.value)}
+    yield from (convert_variable(origin, value, known) for origin, value in export.variables.items())
+
+
+def _of_connection(given: AirflowConnection, name: str, root: Path) -> Piece:
+    piece = convert(given, name, root) or convert_alert(given, name)
+    if piece is None:
+        piece = Piece("connection", given.name, name)
+        kind = f"its type is '{given.type}'" if given.type else given.trouble
+        piece.note(
+            f"{kind}: dwhctl knows mssql, vertica, postgres, sqlite, duckdb, telegram and smtp; if it is one of"
+            " these, correct conn_type in the file"
+        )
+    return piece
+
+
+def _names(origins: Collection[str]) -> dict[str, str]:
+    """dwhctl's names: those that fit stay, the others are changed until they are free."""
+    names = {origin: origin for origin in origins if name_problem(origin) is None}
+    for origin in origins:
+        if origin in names:
+            continue
+        wanted = name = slug(origin)
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{wanted}_{number}"
+        names[origin] = name
+    return names
+
+
+def _outcomes(piece: Piece, result: str) -> Iterator[Outcome]:
+    """A line for the piece, and one for each thing to know; a piece that is left out says why in its own."""
+    notes = list(piece.notes)
+    why = notes.pop(0) if result == LEFT_OUT and notes else ""
+    yield Outcome(piece.kind, piece.origin, piece.name, result, why)
+    for note in notes:
+        yield Outcome(piece.kind, piece.origin, piece.name, "note", note)
+
+
+def _check(root: Path, text: str) -> None:
+    """Raise ConfigError for what is wrong with the project that was not wrong before."""
+    with tempfile.TemporaryDirectory(prefix="dwhctl_import_") as folder:
+        copy = Path(folder)
+        (copy / "config").mkdir()
+        for path in [*root.iterdir(), *(root / "config").iterdir()]:
+            place = copy / path.relative_to(root)
+            if not place.exists() and path.relative_to(root) != Path(MAIN.file):
+                place.symlink_to(path)
+        (copy / MAIN.file).write_bytes(text.encode())
+        before = _problems(root)
+        new = [line for line in _problems(copy) if line not in before]
+    if new:
+        raise ConfigError("\n".join(new))
+
+
+def _problems(root: Path) -> list[str]:
+    try:
+        read_project(root)
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []

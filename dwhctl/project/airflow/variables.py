@@ -1,0 +1,131 @@
+"""Airflow's variables as values of [variables]: nothing is lost, and what looks like a secret is one.
+
+What TOML cannot hold as it is (null, an object that would be read as a reference) stays a JSON text: `var.json` reads
+it as ever.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ..checks import slug
+from ..secrets import is_reference
+from .pieces import Hidden, Piece, hidden_in
+
+#: What Airflow's own masker hides, in any part of a name (3.3, shared/secrets_masker, DEFAULT_SENSITIVE_FIELDS), and
+#: three words that people write instead.
+_SENSITIVE = (
+    "access_key", "access_token", "api_key", "apikey", "auth_header", "authorization", "bearer", "connection_string",
+    "dsn", "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account",
+    "service_key", "token", "keyfile_dict", "webhook_url", "pwd", "credential", "api_hash",
+)  # fmt: skip
+_LOGIN_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_WRAPPER = {"value", "description"}
+_TOML_INT = 2**63
+_LONG_ENOUGH = 6
+
+
+def is_sensitive(name: str) -> bool:
+    """Whether Airflow would hide what goes by this name."""
+    normal = re.sub(r"\W+", "_", name.strip().lower())
+    return any(word in normal for word in _SENSITIVE)
+
+
+def convert_variable(name: str, value: Any, known: Collection[str]) -> Piece:
+    """The variable as a value of TOML; `known` are secrets that stand elsewhere and may stand here again."""
+    piece = Piece("variable", name, name)
+    if isinstance(value, Mapping) and "value" in value and value.keys() <= _WRAPPER:
+        piece.comment, value = str(value.get("description") or ""), value["value"]
+    finder = _Finder(known)
+    try:
+        _check_text(name, value)
+    except ValueError as error:
+        piece.note(str(error))
+        return piece
+    found = finder.hide(slug(name), value, sensitive=is_sensitive(name))
+    if _fits(found):
+        piece.value = found
+        return piece
+    text = json.dumps(value, ensure_ascii=False)
+    secret = any(True for _ in hidden_in(found))
+    piece.value = Hidden(text, slug(name)) if secret else text
+    piece.note(
+        "holds what TOML cannot (null, or a table that reads as a reference): stands as its JSON text, for var.json"
+    )
+    return piece
+
+
+def _check_text(name: str, value: Any) -> None:
+    if value is None:
+        raise ValueError("is null, which TOML has not; drop it, or give it a value in the file")
+    try:
+        f"{name}{json.dumps(value, ensure_ascii=False)}".encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a character (a lone surrogate); correct it in the file") from None
+
+
+class _Finder:
+    """Finds secrets in a tree of values."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = {each for each in known if len(each) >= _LONG_ENOUGH}
+
+    def hide(self, hint: str, value: Any, *, sensitive: bool) -> Any:
+        """The tree with its secrets Hidden."""
+        if isinstance(value, Mapping):
+            return {
+                key: self.hide(f"{hint}_{slug(key)}", each, sensitive=sensitive or is_sensitive(key))
+                for key, each in value.items()
+            }
+        if isinstance(value, list):
+            return [
+                self.hide(f"{hint}_{place}", each, sensitive=sensitive) for place, each in enumerate(value)
+            ]
+        if isinstance(value, str):
+            return Hidden(value, hint) if value and (sensitive or self._is_secret(value)) else value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        # A number stays one for var.json, so the whole variable is told to be a text.
+        return _HiddenNumber(json.dumps(value), hint) if sensitive and number else value
+
+    def _is_secret(self, text: str) -> bool:
+        if _LOGIN_IN_URL.search(text) or any(each in text for each in self._known):
+            return True
+        inside = _json_inside(text)
+        return inside is not None and any(True for _ in hidden_in(self.hide("", inside, sensitive=False)))
+
+
+class _HiddenNumber(Hidden):
+    """A secret that is a number."""
+
+    __slots__ = ()
+
+
+def _json_inside(text: str) -> Any:
+    """What a JSON text holds, when that is more than a word: `variables set --json` of Airflow 3 writes such."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return None
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict | list) or (isinstance(found, str) and found != text) else None
+
+
+def _fits(value: Any, *, top: bool = True) -> bool:
+    """Whether TOML holds this, and dwhctl reads it as the same."""
+    if isinstance(value, Mapping):
+        read_as_secret = is_reference(dict(value))
+        return not read_as_secret and all(_fits(each, top=False) for each in value.values())
+    if isinstance(value, list):
+        return all(_fits(each, top=False) for each in value)
+    if isinstance(value, _HiddenNumber):
+        return top
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return -_TOML_INT <= value < _TOML_INT
+    return value is not None

@@ -1,0 +1,206 @@
+"""Pieces of an import written into config/dwhctl.toml: what stands there stays as it is, comments and all.
+
+New tables are added at the end, new variables below their header. The text is read again before it is taken: it must
+be what stood there and the pieces, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tomlkit
+from tomlkit.items import Item
+
+from dwhctl.errors import UsageError
+
+from ..secrets import is_reference
+from .pieces import Piece
+
+_HEADER = re.compile(r"^[ \t]*\[[ \t]*variables[ \t]*\][ \t]*(?:#.*)?\r?\n", re.MULTILINE)
+_BY_HAND = (
+    "config/dwhctl.toml: its [{table}] is written so that dwhctl cannot add to it; write it as [{table}.NAME]"
+)
+ADDED, REPLACED, UNCHANGED, LEFT_OUT, TO_COMPLETE = (
+    "added",
+    "replaced",
+    "unchanged",
+    "left out",
+    "to complete",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The configuration's new text, what is added to it, and what became of each piece."""
+
+    text: str
+    changed: bool
+    additions: str
+    results: tuple[str, ...]
+
+
+def write_pieces(text: str, pieces: Sequence[Piece], values: Sequence[Any], *, replace: bool) -> Written:
+    """Put the pieces into the text; `values` are theirs, with references for secrets.
+
+    Raise UsageError that names every piece of which another stands there already, unless they shall be replaced.
+    """
+    before = tomllib.loads(text)
+    found = [_result(text, before, piece, value) for piece, value in zip(pieces, values, strict=True)]
+    clashes = [piece for piece, result in zip(pieces, found, strict=True) if result == REPLACED]
+    if clashes and not replace:
+        names = ", ".join(f"{each.table}.{each.name}" for each in clashes)
+        raise UsageError(
+            f"config/dwhctl.toml already has {names}, with other values: --replace puts Airflow's in their place;"
+            " or rename them, there or in the file"
+        )
+    chosen = list(zip(pieces, values, found, strict=True))
+    new = _replaced(text, [(piece, value) for piece, value, result in chosen if result == REPLACED])
+    tables = _tables([one for one in chosen if one[0].kind != "variable"])
+    variables = _variables(
+        [(piece, value) for piece, value, result in chosen if piece.kind == "variable" and result == ADDED]
+    )
+    new = _with_variables(new, variables, has_table="variables" in before)
+    new = f"{new.rstrip()}\n\n{tables}" if tables else new
+    _check(before, new, [(piece, value) for piece, value, result in chosen if result in (ADDED, REPLACED)])
+    shown = [f"[variables]\n{variables}" if variables else "", tables]
+    return Written(new, new != text, "\n".join(filter(None, shown)), tuple(found))
+
+
+def _result(text: str, before: Mapping[str, Any], piece: Piece, value: Any) -> str:
+    if value is None:
+        return LEFT_OUT
+    table = before.get(piece.table, {})
+    there = piece.name in table
+    if piece.incomplete:
+        commented = re.search(rf"^# \[alerts\.{re.escape(piece.name)}\]$", text, re.MULTILINE)
+        return UNCHANGED if there or commented else TO_COMPLETE
+    if not there:
+        return ADDED
+    return UNCHANGED if _holds(table[piece.name], value) else REPLACED
+
+
+def _holds(old: Any, new: Any) -> bool:
+    """Whether the new value stands there; a connection may have got more keys since."""
+    if isinstance(old, dict) and isinstance(new, dict) and "type" in new:
+        return bool(new.items() <= old.items()) if _flat(new) and _flat(old) else {**old, **new} == old
+    return type(old) is type(new) and bool(old == new)
+
+
+def _flat(table: Mapping[str, Any]) -> bool:
+    return not any(isinstance(each, dict | list) for each in table.values())
+
+
+def _item(value: Any) -> Item:
+    """The value as TOML; tables within are written in the line."""
+    if is_reference(value):
+        ((kind, text),) = value.items()
+        return tomlkit.value(f"{{ {kind} = {tomlkit.item(text).as_string()} }}")
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        for key, each in value.items():
+            table.append(key, _item(each))
+        return table
+    if isinstance(value, list):
+        array = tomlkit.array()
+        for each in value:
+            array.append(_item(each))
+        return array
+    item: Item = tomlkit.item(value)
+    return item
+
+
+def _comment(text: str) -> str:
+    return " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", text).split())
+
+
+def _tables(chosen: Sequence[tuple[Piece, Any, str]]) -> str:
+    blocks = []
+    for piece, value, result in chosen:
+        if result not in (ADDED, TO_COMPLETE):
+            continue
+        note = f"# {_comment(piece.comment)}\n" if piece.comment else ""
+        block = f"{note}[{piece.table}.{piece.name}]\n{_keys(value)}"
+        blocks.append(_commented(block) if result == TO_COMPLETE else block)
+    return "\n".join(blocks)
+
+
+def _commented(block: str) -> str:
+    """The block as comments, to be completed by a person; its empty values are what is missing."""
+    lines = (re.sub(r'= (""|\[\])$', r"= \1    # fill in", line) for line in block.splitlines())
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _variables(chosen: Sequence[tuple[Piece, Any]]) -> str:
+    body = tomlkit.document()
+    for piece, value in chosen:
+        item = _item(value)
+        if piece.comment:
+            item.comment(_comment(piece.comment))
+        body.append(tomlkit.key(piece.name), item)
+    return tomlkit.dumps(body)
+
+
+def _with_variables(text: str, variables: str, *, has_table: bool) -> str:
+    if not variables:
+        return text
+    if not has_table:
+        return f"{text.rstrip()}\n\n[variables]\n{variables}"
+    text = text if text.endswith("\n") else f"{text}\n"
+    header = _HEADER.search(text)
+    if header is None:
+        raise UsageError(
+            _BY_HAND.format(table="variables").replace("[variables.NAME]", "[variables] with keys below")
+        )
+    return text[: header.end()] + variables + text[header.end() :]
+
+
+def _replaced(text: str, chosen: Sequence[tuple[Piece, Any]]) -> str:
+    for piece, value in chosen:
+        if piece.kind == "variable":
+            document: Any = tomlkit.parse(text)
+            document["variables"][piece.name] = _item(value)
+            text = tomlkit.dumps(document)
+        else:
+            text = _with_block(text, piece, value)
+    return text
+
+
+def _with_block(text: str, piece: Piece, value: Mapping[str, Any]) -> str:
+    """Put the table's keys in the place of those that stand below its header; what follows them stays."""
+    name = re.escape(piece.name)
+    header = re.search(
+        rf"^[ \t]*\[[ \t]*{piece.table}\.{name}[ \t]*\][ \t]*(?:#.*)?\r?\n", text, re.MULTILINE
+    )
+    if header is None:
+        raise UsageError(_BY_HAND.format(table=piece.table))
+    following = re.compile(r"^[ \t]*\[", re.MULTILINE).search(text, header.end())
+    end = following.start() if following else len(text)
+    lines = text[header.end() : end].splitlines(keepends=True)
+    while lines and re.match(r"\s*(#|$)", lines[-1]):
+        lines.pop()
+    old = sum(map(len, lines))
+    return text[: header.end()] + _keys(value) + text[header.end() + old :]
+
+
+def _keys(value: Mapping[str, Any]) -> str:
+    body = tomlkit.document()
+    for key, each in value.items():
+        body.append(key, _item(each))
+    return tomlkit.dumps(body)
+
+
+def _check(before: Mapping[str, Any], new: str, chosen: Sequence[tuple[Piece, Any]]) -> None:
+    wanted = {key: dict(each) if isinstance(each, dict) else each for key, each in before.items()}
+    for piece, value in chosen:
+        wanted.setdefault(piece.table, {})[piece.name] = value
+    try:
+        right = tomllib.loads(new) == wanted
+    except tomllib.TOMLDecodeError:
+        right = False
+    if not right:
+        table = chosen[0][0].table if chosen else "connections"
+        raise UsageError(_BY_HAND.format(table=table))
