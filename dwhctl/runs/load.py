@@ -23,7 +23,7 @@ from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_o
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
 from dwhctl.runs.knocker import Knocker
-from dwhctl.runs.locks import Lock, held_in_sessions, held_work
+from dwhctl.runs.locks import Lock, held_in_sessions, held_work, work_name
 from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
 from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
@@ -185,7 +185,7 @@ class _Run:
         self._hold_run(stack)
         reach("run.held")
         reaper = Reaper(project, self._state, self._store, self._targets, self._slots, self._notice)
-        reaper.reap_dead_runs(self.id)
+        reaper.reap_dead_runs(self.id, {work_name(load, day) for load, day in work})
         self._blocked = reaper.blocked
 
     def _never_reuse_ids(self) -> None:
