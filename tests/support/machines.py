@@ -17,7 +17,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -88,7 +88,8 @@ class Machine:
 
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.processes():
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def wait_for_end(self, process: Popen[str], *, seconds: float = 60) -> str:
         """Wait until a command and everything else there is gone; give what it said."""
@@ -103,6 +104,7 @@ class Machine:
             process.kill()
             process.communicate()
         self._started.clear()
+        wait_until(lambda: not self.processes(), f"no process is left on {self.name}")
 
 
 def _pids() -> list[int]:
