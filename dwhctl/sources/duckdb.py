@@ -50,7 +50,7 @@ class DuckdbSource(Source):
                     "temp_directory": str(Path(tempfile.gettempdir()) / f"dwhctl-spill-{os.getpid()}"),
                 },
             )
-            # Naive bounds that meet a TIMESTAMPTZ column are read in the session's zone.
+            # Where naive values of an extract meet a TIMESTAMPTZ column they are read in the session's zone.
             self._db.execute(f"SET TimeZone = '{zone}'")
         except duckdb.Error as error:
             raise self._in_words(error) from error
@@ -95,6 +95,8 @@ class DuckdbSource(Source):
         sql = replace_binds(statements[0], lambda name: f"${name}")
         try:
             relation = self._db.sql(sql, params=dict(query.binds) or None)
+            if relation is not None and query.instants and _holds_instants(relation, query.slice_by):
+                relation = self._db.sql(sql, params=dict(query.instants))
         except duckdb.Error as error:
             raise self._in_words(error) from error
         if relation is None:
@@ -123,3 +125,8 @@ class DuckdbSource(Source):
         if engine.is_damage(error):
             return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
         return SourceError(engine.words(error))
+
+
+def _holds_instants(relation: duckdb.DuckDBPyRelation, column: str | None) -> bool:
+    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
+    return types.get((column or "").lower()) == "TIMESTAMP WITH TIME ZONE"
