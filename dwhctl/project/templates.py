@@ -43,7 +43,7 @@ class Query:
     """SQL with `:start` and `:end` still in it, and the values of those that it uses.
 
     `slice_by` names the column that the bounds are for. Where its type holds instants, the source binds `instants`, the
-    same bounds in UTC: a clock that is put back shows some readings twice, and `binds` do not say which of them is meant.
+    same bounds in UTC: a clock that is put back shows some readings twice, and `binds` do not say which is meant.
     """
 
     sql: str
