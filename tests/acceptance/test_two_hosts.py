@@ -184,6 +184,9 @@ def test_a_host_stopped_and_cut_off_changes_nothing_any_more(
     told = hosts.first.wait_for_end(stopped)
     assert stopped.returncode == 1, told
     assert LOST in told
+    # Behind the fence it did send its COMMIT, to a session that was no more.
+    assert faults.count("publish.committed") == (point == "publish.committed")
+    assert faults.count("publish.fenced") == (point in ("publish.fenced", "publish.committed"))
     assert hosts.everything() == before
     assert held_locks(hosts.one.root / "state") == []
 
