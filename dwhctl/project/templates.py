@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,20 +43,24 @@ _UNDEFINED = re.compile(r"'([^']+)' is undefined")
 class Query:
     """SQL with `:start` and `:end` still in it, and the values of those that it uses.
 
-    `slice_by` names the column that the bounds are for: to a source without a session time zone its type tells
-    whether they are instants.
+    `slice_by` names the column that the bounds are for. Where its type holds instants, the source binds `instants`, the
+    same bounds in UTC: a clock that is put back shows some readings twice, and `binds` do not say which is meant.
     """
 
     sql: str
     binds: dict[str, datetime]
     slice_by: str | None = None
+    instants: dict[str, datetime] = field(default_factory=dict)
 
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
     """The extract query of this slice; ConfigError names file and line."""
     names = context(project, load, shard, slice.day)
     sql = _one_statement(_rendered(project, load.extract, names), load.extract, project.root)
-    return Query(sql, _binds(sql, load, slice, project.root), load.slice_by)
+    binds = _binds(sql, load, slice, project.root)
+    known = {"start": slice.start_at, "end": slice.end_at}
+    instants = {name: at for name in binds if (at := known[name]) is not None}
+    return Query(sql, binds, load.slice_by, instants)
 
 
 def render_file(

@@ -77,7 +77,7 @@ class Entry:
         self._hold_run(stack, store)
         reach("run.held")
         reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.tell)
-        reaper.reap_dead_runs(self.run_id)
+        reaper.reap_dead_runs(self.run_id, work)
         self.blocked = reaper.blocked
         return store
 

@@ -162,8 +162,9 @@ class _Look:
     def _try_extract(self, load: Load, shard: Shard, *, describe_only: bool = False) -> None:
         one = make_slice(self._project, load, shard, self._day)
         query = render_extract(self._project, load, shard, one)
-        if one.start is not None:
-            query = replace(query, binds=dict.fromkeys(query.binds, one.start))
+        if one.start is not None and one.start_at is not None:
+            binds, instants = (dict.fromkeys(query.binds, at) for at in (one.start, one.start_at))
+            query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
         with open_source(connection, shard.database, one.zone, _PATIENCE_SECONDS) as source:
             columns = source.columns(query)

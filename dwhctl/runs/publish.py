@@ -122,6 +122,8 @@ def _compare(slices: Sequence[StagedSlice], staged: Mapping[str, int]) -> None:
 def _commit(publication: Publication, slices: Sequence[StagedSlice], rules: Rules) -> None:
     reach("publish.commit")
     rules.fence()
+    # Stopped here for long, this run may be reaped: its session on the server is ended before its sessions are closed.
+    reach("publish.fenced")
     try:
         publication.commit()
     except AttemptError as error:

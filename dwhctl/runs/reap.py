@@ -12,15 +12,15 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, SessionsError
+from dwhctl.errors import AttemptError, ConnectError, LockHeldError, LoginRefusedError, SessionsError
 from dwhctl.faults import reach
 from dwhctl.project.shadows import load_of
 from dwhctl.runs.events import Notice, RunReaped
-from dwhctl.runs.locks import Lock
+from dwhctl.runs.locks import Lock, report_names, work_name
 from dwhctl.sessions.values import Closing, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from dwhctl.project.model import Project
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from dwhctl.sessions.values import Session
     from dwhctl.targets.contract import Target
 
-
+#: How long a run that died on this machine may take to be gone from the sessions database as well.
 _GONE_SECONDS = 3.0
+#: How long one that stands in the way may take: somebody else may be reaping it, session by session of a warehouse.
+_OUT_OF_THE_WAY_SECONDS = 60.0
 
 
 class Reaper:
@@ -55,8 +57,11 @@ class Reaper:
         self.blocked: dict[str, AttemptError] = {}
         self._out_of_reach: dict[str, AttemptError] = {}
 
-    def reap_dead_runs(self, own_run: str) -> None:
-        """Reap every run that is not alive."""
+    def reap_dead_runs(self, own_run: str, work: Collection[str] = ()) -> None:
+        """Reap every run that is not alive. `work` names the locks of work that the own run holds.
+
+        Raise LockHeldError when a run that had the same work before does not end.
+        """
         left = {path.stem for path in self._state.run_locks.glob("*.lock")}
         for run_id in sorted(left | set(self._store.unfinished_runs()) - {own_run}):
             if run_id == own_run:
@@ -64,13 +69,12 @@ class Reaper:
             if run_id not in left:
                 self._refuse_other_machines(run_id)
             lock = Lock(self._state.run_locks / f"{run_id}.lock")
-            if not lock.try_take():
+            if not self._take(run_id, lock, work):
                 continue
             done = False
             try:
-                if self._hold(run_id):
-                    done = self._reap(run_id, _said_of_itself(lock.path))
-                    self._store.release_run(run_id)
+                done = self._reap(run_id, _said_of_itself(lock.path))
+                self._store.release_run(run_id)
             finally:
                 # Whoever waits for this file finds nothing left to reap.
                 lock.release(remove=done)
@@ -91,18 +95,45 @@ class Reaper:
             f" is dead for certain (this machine had another name then): touch {path}"
         )
 
-    def _hold(self, run_id: str) -> bool:
-        """Take the run's lock in the sessions database.
+    def _take(self, run_id: str, lock: Lock, work: Collection[str]) -> bool:
+        """Take the run's lock, here and in the sessions database; False for a run that is alive, or gone.
 
-        A run of this machine whose file lock is free is dead; its server connection may take a moment to go as well.
+        A run with open sessions of work that is ours by now let go of that work's lock: it is dying, and lets go of its
+        own lock next, or another run reaps it. Until then it may be at a commit, and nobody may begin.
         """
-        until = time.monotonic() + _GONE_SECONDS
-        while not self._store.try_hold_run(run_id):
-            here = {one.host for one in self._store.unfinished(run_id)} == {socket.gethostname()}
-            if not here or time.monotonic() > until:
+        started = time.monotonic()
+        while not self._try_take(run_id, lock):
+            sessions, waited = self._store.unfinished(run_id), time.monotonic() - started
+            if ours := [one for one in sessions if self._work_of(one) in work]:
+                if waited > _OUT_OF_THE_WAY_SECONDS:
+                    raise LockHeldError(
+                        f"load {ours[0].load} of {ours[0].day} was being done by run {run_id} on {ours[0].host}, which"
+                        " has not ended yet; try again later"
+                    )
+            elif waited > _GONE_SECONDS or not self._died_here(sessions, lock):
                 return False
             time.sleep(0.1)
         return True
+
+    def _try_take(self, run_id: str, lock: Lock) -> bool:
+        if not lock.try_take():
+            return False
+        if self._store.try_hold_run(run_id):
+            return True
+        lock.release()
+        return False
+
+    def _died_here(self, sessions: Sequence[Session], lock: Lock) -> bool:
+        """Tell whether it is a run of this machine whose file lock is free: its server connection goes as well."""
+        if {one.host for one in sessions} != {socket.gethostname()} or not lock.try_take():
+            return False
+        lock.release()
+        return True
+
+    def _work_of(self, session: Session) -> str:
+        if (load := load_of(self._project, session.load)) is not None:
+            return work_name(load, session.day)
+        return next(iter(report_names([session.load])))
 
     def _reap(self, run_id: str, holder: str) -> bool:
         reach("reap.drop")

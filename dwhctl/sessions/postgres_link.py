@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ _REMEDIES = {
     "55P03": "another program has locked the table; find it in pg_locks and try again",
     "57014": "the server took too long; look for locks in pg_locks and try again",
 }
+# The client library gives no code of a refused connection; these are the server's words for 53300.
+_FULL = re.compile("too many clients|too many connections|remaining connection slots")
 # Shutdown, crash, failover: the server tells that it ends the connection.
 _LOST = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
@@ -112,8 +115,12 @@ def _lost(address: PostgresConnection, doing: str, error: Exception) -> Sessions
 def _message(address: PostgresConnection, doing: str, error: Exception, password: str | None = None) -> str:
     code = getattr(error, "pgcode", None) or ""
     text = f"{where(address)}: {doing}: {reason(error)}"
-    if doing == "connecting":
-        remedy: str | None = f"check connections.{address.name} and that the server runs"
+    if _FULL.search(text):
+        remedy: str | None = (
+            "each run holds one connection: raise max_connections of the server, or the limit of the role or database"
+        )
+    elif doing == "connecting":
+        remedy = f"check connections.{address.name} and that the server runs"
     else:
         remedy = _REMEDIES.get(code)
     text = f"{text}; {remedy}" if remedy else text

@@ -27,6 +27,7 @@ from dwhctl.sources.contract import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
     from dwhctl.columns import Column
     from dwhctl.project.model import DuckdbConnection
@@ -53,7 +54,7 @@ class DuckdbSource(Source):
                     "temp_directory": str(Path(tempfile.gettempdir()) / f"dwhctl-spill-{os.getpid()}"),
                 },
             )
-            # Naive bounds that meet a TIMESTAMPTZ column are read in the session's zone.
+            # Where naive values of an extract meet a TIMESTAMPTZ column they are read in the session's zone.
             self._db.execute(f"SET TimeZone = '{zone}'")
         except duckdb.Error as error:
             raise self._in_words(error) from error
@@ -110,13 +111,21 @@ class DuckdbSource(Source):
 
     def _rows(self, sql: str, query: Query) -> list[tuple[Any, ...]]:
         try:
-            return self._db.execute(sql, dict(query.binds) or None).fetchall()
+            return self._db.execute(sql, self._binds(query)).fetchall()
         except duckdb.Error as error:
             raise self._in_words(error) from error
 
+    def _binds(self, query: Query) -> dict[str, datetime] | None:
+        """Give the bounds as the column that they are for holds them: as its clock shows them, or as instants."""
+        if query.instants:
+            relation = self._db.sql(self._sql(query), params=dict(query.binds))
+            if relation is not None and _holds_instants(relation, query.slice_by):
+                return dict(query.instants)
+        return dict(query.binds) or None
+
     def _relation(self, query: Query) -> duckdb.DuckDBPyRelation:
         try:
-            relation = self._db.sql(self._sql(query), params=dict(query.binds) or None)
+            relation = self._db.sql(self._sql(query), params=self._binds(query))
         except duckdb.Error as error:
             raise self._in_words(error) from error
         if relation is None:
@@ -158,3 +167,8 @@ class DuckdbSource(Source):
         if engine.is_damage(error):
             return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
         return SourceError(engine.words(error))
+
+
+def _holds_instants(relation: duckdb.DuckDBPyRelation, column: str | None) -> bool:
+    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
+    return types.get((column or "").lower()) == "TIMESTAMP WITH TIME ZONE"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.columns import Kind
 from dwhctl.errors import QueryError
-from dwhctl.project.slices import start_of_day
 from dwhctl.project.sql import replace_binds, split_statements
 
 if TYPE_CHECKING:
@@ -83,16 +82,29 @@ def _outermost_words(sql: str) -> Iterator[tuple[str, int]]:
 
 
 def with_bounds(query: Query, sql: str, kind: Kind | None = None, zone: ZoneInfo | None = None) -> str:
-    """The SQL with its bounds in it, as they meet a column of that kind; an instant is meant on the clock of `zone`.
+    """The SQL with its bounds in it, as they meet a column of that kind; an instant is shown on the clock of `zone`.
 
     A name without a value stays, for SQL Server to refuse.
     """
-    return replace_binds(
-        sql, lambda name: _bound(query.binds[name], kind, zone) if name in query.binds else f":{name}"
-    )
+
+    def bound(name: str) -> str:
+        if name not in query.binds:
+            return f":{name}"
+        if kind is Kind.TIMESTAMPTZ and zone is not None:
+            return _instant(query.instants[name], zone)
+        return _bound(query.binds[name], kind)
+
+    return replace_binds(sql, bound)
 
 
-def _bound(bound: datetime, kind: Kind | None, zone: ZoneInfo | None) -> str:
+def _instant(at: datetime, zone: ZoneInfo) -> str:
+    there = at.astimezone(zone)
+    # Zones of a hundred years ago have seconds, which SQL Server's offsets do not.
+    shown = at if (there.utcoffset() or timedelta()) % timedelta(minutes=1) else there
+    return f"'{shown.isoformat()}'"
+
+
+def _bound(bound: datetime, kind: Kind | None) -> str:
     """A bound as SQL Server reads it whatever its language: https://learn.microsoft.com/en-us/sql/t-sql/data-types/
     datetime2-transact-sql, ISO 8601.
     """
@@ -104,11 +116,4 @@ def _bound(bound: datetime, kind: Kind | None, zone: ZoneInfo | None) -> str:
         # SQL Server would cut the bound down to its date: the first date not before it is what is meant.
         first = bound + timedelta(days=1) - timedelta(microseconds=1)
         return f"'{first.date().isoformat()}'"
-    if kind is not Kind.TIMESTAMPTZ or zone is None:
-        return f"'{bound.isoformat(timespec=digits)}'"
-    midnight = bound == datetime(bound.year, bound.month, bound.day)  # noqa: DTZ001 - a clock's reading
-    at = start_of_day(bound.date(), zone) if midnight else bound.replace(tzinfo=zone).astimezone(UTC)
-    there = at.astimezone(zone)
-    # Zones of a hundred years ago have seconds, which SQL Server's offsets do not.
-    shown = at if (there.utcoffset() or timedelta()) % timedelta(minutes=1) else there
-    return f"'{shown.isoformat(timespec=digits)}'"
+    return f"'{bound.isoformat(timespec=digits)}'"

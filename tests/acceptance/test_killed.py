@@ -46,6 +46,7 @@ PUBLISH = (
     "publish.delete",
     "publish.insert",
     "publish.commit",
+    "publish.fenced",
     "publish.committed",
     "publish.drop",
 )

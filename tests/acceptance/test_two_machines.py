@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -66,6 +67,28 @@ def test_a_machine_that_dies_leaves_its_work_to_the_other(
     done = two.run(*LOAD, "--wait", "20s")
     assert done.returncode == 0, done.stderr
     assert "had died" in done.stderr
+    assert one.target_rows() == one.source_rows()
+
+
+@pytest.mark.long
+def test_nobody_begins_while_another_still_reaps_who_had_the_work(
+    machines: tuple[Sandbox, Sandbox], tmp_path: Path
+) -> None:
+    one, two = machines
+    dying = one.start(*LOAD, env=Faults(tmp_path / "died").at("publish.commit", "kill group").env())
+    wait_for_end(dying)
+    slow, next_ = Faults(tmp_path / "slow").at("reap.drop", "pause"), Faults(tmp_path / "next")
+    reaping = two.start("load", "--date", "2020-07-01", env=slow.env())
+    slow.wait_for("reap.drop")
+    waiting = one.start(*LOAD, env=next_.env())
+    next_.wait_for("run.held")
+    time.sleep(2)
+    assert waiting.poll() is None
+    assert {point for point, _, _ in next_.reached() if not point.startswith("sessions.")} == {"run.held"}
+    slow.go_on()
+    for process in (reaping, waiting):
+        _, err = wait_for_end(process)
+        assert process.returncode == 0, err
     assert one.target_rows() == one.source_rows()
 
 

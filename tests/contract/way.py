@@ -75,14 +75,13 @@ class Way:
         """The order of a new attempt."""
         one = a_slice(day, self.zone, shard, sliced=self.slice_by is not None)
         binds = {"start": one.start, "end": one.end} if ":start" in sql else {}
+        instants = {"start": one.start_at, "end": one.end_at} if ":start" in sql else {}
         number = next(self.numbers)
         return StageOrder(
             slice=one,
             shard=Shard(shard, self.source_kit.database(shard), "server_0", self.zone),
             source=self.source,
-            query=Query(
-                sql, {name: value for name, value in binds.items() if value is not None}, self.slice_by
-            ),
+            query=Query(sql, _known(binds), self.slice_by, _known(instants)),
             key=self.key,
             slice_by=self.slice_by,
             table=TargetTable(self.warehouse, TABLE, tuple(self.target.columns(TABLE)), self.root / "state"),
@@ -137,3 +136,7 @@ def filled(way: Way, *values: str, declared: str | None = None) -> Way:
     rows = (f"SELECT {kit.integer(n)} AS id, {value} AS v" for n, value in enumerate(values))
     way.fill(*kit.create_as("t", " UNION ALL ".join(rows)))
     return way
+
+
+def _known(values: dict[str, datetime | None]) -> dict[str, datetime]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -59,7 +59,9 @@ class _Live:
 
 
 class Server(ABC):
-    """A TCP server on 127.0.0.1 with a thread for each connection."""
+    """A TCP server on 127.0.0.1, or on `host`, with a thread for each connection."""
+
+    host = "127.0.0.1"
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -80,7 +82,7 @@ class Server(ABC):
 
     def start(self) -> Self:
         """Listen."""
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
+        listener = socket.create_server((self.host, self.port), backlog=512)
         self.port = listener.getsockname()[1]
         self._listener = listener
         _running.add(self)

@@ -86,10 +86,10 @@ def is_alive(pid: int) -> bool:
     return _state_and_group(pid)[0] not in "ZX"
 
 
-def processes_of_group(group: int) -> list[int]:
-    """Processes of a process group that still do something."""
+def processes_of_group(*groups: int) -> list[int]:
+    """Processes of a process group, or of several, that still do something."""
     pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if _state_and_group(pid)[1] == group and is_alive(pid)]
+    return [pid for pid in pids if _state_and_group(pid)[1] in groups and is_alive(pid)]
 
 
 def wait_for_end(process: Popen[str], *, seconds: float = 30) -> tuple[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from dwhctl.columns import Kind
 from dwhctl.errors import QueryError
+from dwhctl.project.slices import start_of_day
 from dwhctl.project.templates import Query
 from dwhctl.sources.mssql_sql import one_select, with_bounds, wrapped
 
@@ -48,7 +49,8 @@ def test_what_is_not_one_select(sql: str, words: str) -> None:
 
 
 def bound(moment: datetime, zone: str | None = None, kind: Kind | None = None) -> str:
-    query = Query("SELECT :start", {"start": moment})
+    at = start_of_day(moment.date(), ZoneInfo(zone)) if zone else moment.replace(tzinfo=UTC)
+    query = Query("SELECT :start", {"start": moment}, instants={"start": at})
     kind = Kind.TIMESTAMPTZ if zone else kind
     return with_bounds(query, query.sql, kind, ZoneInfo(zone) if zone else None).removeprefix("SELECT ")
 
@@ -84,7 +86,7 @@ def test_a_bound_is_an_iso_text(text: str, written: str) -> None:
     [
         ("2020-07-14", "Europe/Moscow", "'2020-07-14T00:00:00+03:00'"),
         ("2020-07-14", "UTC", "'2020-07-14T00:00:00+00:00'"),
-        ("2020-07-14T12:00:00", "Asia/Kathmandu", "'2020-07-14T12:00:00+05:45'"),
+        ("2020-07-14", "Asia/Kathmandu", "'2020-07-14T00:00:00+05:45'"),
         ("2020-01-14", "Europe/Berlin", "'2020-01-14T00:00:00+01:00'"),
         ("2020-07-14", "Europe/Berlin", "'2020-07-14T00:00:00+02:00'"),
         # Midnight is skipped: the day begins at one.

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dwhctl.errors import TargetError
+from dwhctl.errors import LockHeldError, TargetError
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.targets.duckdb import DuckdbTarget
-from tests.support.projects import Sandbox
+from tests.support.projects import DAY, Sandbox
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import FakeTarget, anything
 
@@ -91,3 +91,48 @@ def test_a_run_that_cannot_drop_its_staging_leaves_its_lock(
     assert len(list(locks.iterdir())) == 1
     assert sandbox.load().failed == 0
     assert list(locks.iterdir()) == []
+
+
+class DyingRun(DeadRun):
+    """A run of another machine, whose lock is held for so many more looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def try_hold_run(self, run_id: str) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def unfinished(self, run_id: str) -> list[Any]:
+        return [anything(id=1, load="orders", shard="abakan", host="etl-1", day=DAY)]
+
+
+def reap_with(tmp_path: Path, store: DyingRun, work: str) -> None:
+    """Reap for a run that holds this work."""
+    state = StateDir(tmp_path)
+    state.make()
+    project, target = a_project(tmp_path, loads={"orders": a_load()}), FakeTarget()
+    reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
+    reaper.reap_dead_runs("own", {work})
+
+
+def test_who_takes_its_work_over_waits_for_a_dying_run(tmp_path: Path) -> None:
+    """The server lets go of the locks of a connection one by one."""
+    store = DyingRun(looks=3)
+    reap_with(tmp_path, store, f"orders.{DAY}")
+    assert [one.id for one in store.closed] == [1]
+
+
+def test_who_does_other_work_leaves_a_living_run_alone(tmp_path: Path) -> None:
+    store = DyingRun(looks=3)
+    reap_with(tmp_path, store, "orders.2020-07-13")
+    assert (store.closed, store.looks) == ([], 2)
+
+
+def test_nothing_begins_beside_a_run_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwhctl.runs.reap._OUT_OF_THE_WAY_SECONDS", 0.2)
+    with pytest.raises(LockHeldError, match=f"load orders of {DAY} was being done by run dead on etl-1"):
+        reap_with(tmp_path, DyingRun(looks=99), f"orders.{DAY}")

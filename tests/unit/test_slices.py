@@ -22,6 +22,7 @@ from dwhctl.project.slices import (
     resolve_day,
     start_of_day,
 )
+from tests.support.clocks import half_hours, zones_and_days
 
 from .projects import a_load, a_project, a_shard
 
@@ -248,6 +249,52 @@ def test_every_instant_lies_in_one_slice(project: str, day: date, time: clock) -
         if made.start_at <= at < made.end_at:
             holding.append(made.day)
     assert len(holding) == 1
+
+
+# Around clock changes
+
+moments = st.integers(-36 * 60, 36 * 60).map(lambda minutes: timedelta(minutes=minutes))
+
+
+@given(one=zones_and_days(), moment=moments, ago=st.integers(0, 3000))
+@example(("America/St_Johns", date(2006, 10, 29)), timedelta(hours=3), 1)
+def test_today_is_what_the_clock_shows_around_its_changes(
+    one: tuple[str, date], moment: timedelta, ago: int
+) -> None:
+    zone, changed = ZoneInfo(one[0]), one[1]
+    now = datetime.combine(changed, clock(), UTC) + moment
+    today = resolve_day("today", zone, now)
+    assert f"{today}" == f"{now.astimezone(zone):%Y-%m-%d}"
+    assert resolve_day("yesterday", zone, now) == today - timedelta(days=1)
+    # Days of the calendar, however many hours they had.
+    assert resolve_day(f"-{ago}d", zone, now).toordinal() == today.toordinal() - ago
+    assert start_of_day(today, zone) <= now
+    next_day = start_of_day(today + timedelta(days=1), zone)
+    if next_day <= now:
+        offsets = [
+            at.astimezone(zone).utcoffset() or timedelta() for at in (next_day - timedelta(seconds=1), now)
+        ]
+        assert offsets[1] < offsets[0], "put back over midnight"
+
+
+@given(one=zones_and_days(), column=st.sampled_from(["UTC", "Asia/Kolkata", "Etc/GMT+5", "wall"]))
+def test_a_day_of_a_clock_change_holds_the_half_hours_that_its_clock_shows(
+    one: tuple[str, date], column: str
+) -> None:
+    zone, changed = one
+    project = "Asia/Chita" if column == "wall" else zone
+    held_in = ZoneInfo(zone if column == "wall" else column)
+    for day in (changed - timedelta(days=1), changed, changed + timedelta(days=1)):
+        made = slice_of(day, zone=zone, slice_zone=column, project=project)
+        assert made.start is not None
+        assert made.end is not None
+        assert made.start_at is not None
+        assert made.end_at is not None
+        instants = half_hours(day, day)
+        wanted = [at for at in instants if at.astimezone(ZoneInfo(zone)).date() == day]
+        assert [at for at in instants if made.start_at <= at < made.end_at] == wanted
+        readings = [(at, at.astimezone(held_in).replace(tzinfo=None)) for at in instants]
+        assert [at for at, reading in readings if made.start <= reading < made.end] == wanted
 
 
 def test_paths_of_the_helpers_are_absolute() -> None:

@@ -158,7 +158,10 @@ def test_templates_share_macros(tmp_path: Path) -> None:
 def test_values_are_bound_and_only_those_used(tmp_path: Path) -> None:
     made = query(tmp_path, "SELECT ':end' WHERE a >= :start")
     assert made == Query(
-        "SELECT ':end' WHERE a >= :start", {"start": datetime.fromisoformat("2020-07-13")}, "start_time"
+        "SELECT ':end' WHERE a >= :start",
+        {"start": datetime.fromisoformat("2020-07-13")},
+        "start_time",
+        {"start": datetime.fromisoformat("2020-07-12T15:00Z")},
     )
     assert query(tmp_path, "SELECT 1").binds == {}
     both = query(tmp_path, "SELECT :start, :end, :start", slice_zone="UTC")

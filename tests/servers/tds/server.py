@@ -101,7 +101,7 @@ class TdsServer(Server):
 
         given: dict[str, Any] = {
             "name": name,
-            "host": "127.0.0.1",
+            "host": self.host,
             "port": self.port,
             "user": self.user,
             "password": self.users[self.user],

@@ -59,7 +59,7 @@ def _opening(server: VerticaServer, link: Link) -> bytes | None:
 
 
 def _balanced(server: VerticaServer) -> bytes:
-    host, port = server.balance_to or ("127.0.0.1", server.port)
+    host, port = server.balance_to or (server.host, server.port)
     body = struct.pack("!I", port) + wire.text(host)
     return struct.pack("!I", len(body) + 4) + body
 

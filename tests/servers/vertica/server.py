@@ -79,7 +79,7 @@ class VerticaServer(Server):
         """A project's connection to this server."""
         given = {
             "name": name,
-            "host": "127.0.0.1",
+            "host": self.host,
             "port": self.port,
             "database": self.database,
             "user": self.user,
