@@ -337,6 +337,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
         "load    first day   last day    days  shards  slices",
         "orders  2020-07-01  2020-07-02     2       2       4",
         "would load 4 slices; left out: 4 before their start date",
+        "no past durations to tell how long 4 workers will take",
     ]
     assert shown.err == ""
     assert dwh("load", "--date", DAY, "--dry-run", "-v") == 0

@@ -63,6 +63,7 @@ def test_a_dead_server_costs_the_others_less_than_half_their_time(wire: Wire, ho
     assert all("mssql_0" in (one.comment or "") for one in failed)
 
 
+@pytest.mark.long
 def test_a_backlog_of_thirteen_days_stays_far_from_the_container_limit(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -215,9 +215,9 @@ def named(lines: tuple[Line, ...]) -> list[Any]:
 
 
 def passing(lines: tuple[Line, ...]) -> list[Any]:
-    """Those that a retry gets over: what hangs, and every second of the others, is `-m long`."""
+    """Those that a retry gets over: what hangs, and most of the others, is `-m long`."""
     found = [line for line in lines if line.passes]
-    short = [line for line in found if not line.hangs][::2]
+    short = [line for line in found if not line.hangs][::4]
     return [
         pytest.param(line, id=line.name, marks=() if line in short else pytest.mark.long) for line in found
     ]

@@ -135,6 +135,7 @@ def test_days_by_a_utc_column_over_a_clock_change(project: FlightsSandbox, chang
     assert {day_of[etl_id] == _local_day(hour) for etl_id, hour in brought} == {True}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changed", CLOCK_CHANGES, ids=str)
 def test_a_day_by_a_utc_column_reloaded_leaves_its_neighbours_alone(
     project: FlightsSandbox, changed: date

@@ -37,6 +37,7 @@ def _wide(folder: Path, keys: str = "") -> Sandbox:
     return sandbox
 
 
+@pytest.mark.long
 def test_a_wide_table_loads_and_reloads_with_the_default_limit(tmp_path: Path) -> None:
     sandbox = _wide(tmp_path)
     for _ in range(2):
