@@ -10,13 +10,19 @@ from typing import Literal
 Ending = Literal["done", "failed", "left"]
 
 
+#: What a watch finds in place of an error's class: a deadline that is over, a last success that is too old.
+DEADLINE_MISSED, TOO_OLD = "DeadlineMissed", "TooOld"
+MISSES = frozenset({DEADLINE_MISSED, TOO_OLD})
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why something failed. `connection` is the one to blame; `message` holds no secret."""
+    """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command."""
 
     connection: str
     error_class: str
     message: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ COMMANDS = {
     "query": Entry("dwhctl.cli.query", "Run an ad hoc query, read only by default."),
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
+    "watch": Entry("dwhctl.cli.watch", "Tell of what is not loaded in time."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List and test the connections."),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Commands that do work; a mistake in another one is of no consequence to anybody but who typed it.
-WORKING = ("load", "backfill", "refresh-reports")
+WORKING = ("load", "backfill", "refresh-reports", "watch")
 
 
 def tell_of_usage(arguments: Sequence[str], message: str, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from .connections import (
     SqliteConnection,
     VerticaConnection,
 )
-from .fields import ProjectPath, Table, Text, Zone
+from .fields import ProjectPath, Schedule, Table, Text, Zone
 from .loads import Load, Need, Refreshing, Report, Shard, ShardEntry
 from .secrets import Secret
 
@@ -50,6 +50,8 @@ __all__ = [
     "VerticaConnection",
 ]
 
+WATCH_SCHEDULE = "*/5 * * * *"
+
 Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Variable"]
 
 
@@ -69,6 +71,11 @@ class ProjectTable(Table):
         le=1024,
         description="Worker processes at once, over all runs on this machine.",
         examples=[16],
+    )
+    watch_schedule: Schedule = Field(
+        WATCH_SCHEDULE,
+        description="When cron looks whether a `deadline` or a `max_age` is missed.",
+        examples=["*/10 * * * *"],
     )
 
 
@@ -95,6 +102,7 @@ class Project:
     reports: Mapping[str, Report] = field(default_factory=dict)
     refreshing: Refreshing = field(default_factory=Refreshing)
     warnings: tuple[str, ...] = ()
+    watch_schedule: str = WATCH_SCHEDULE
 
     @property
     def zone(self) -> ZoneInfo:
@@ -118,7 +126,8 @@ class Project:
 
     def secrets(self) -> Iterator[Secret]:
         """Every secret of the project; each knows the key it stands at."""
-        for table in (*self.connections.values(), *self.alerts.values()):
+        kinds = (self.connections, self.alerts, self.loads, self.reports)
+        for table in (each for kind in kinds for each in kind.values()):
             for name in type(table).model_fields:
                 value = getattr(table, name)
                 if isinstance(value, Secret):
