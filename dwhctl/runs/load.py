@@ -81,7 +81,9 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
     """
     works = request.loads or tuple(project.loads)
-    with told_at_its_end(project, request.command, works, listen) as told:
+    # A part of the shards, or a backfill, is no sign that the load is well.
+    pings = request.pings and not request.shards
+    with told_at_its_end(project, request.command, works, listen, pings=pings) as told:
         plan = plan or plan_load(project, request)
         run_id = new_run_id()
         targets = targets_of(project, f"dwhctl:{run_id}")
@@ -91,6 +93,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
             report = run.load(plan)
             run.write_alerts(told)
         # Its locks are free: a channel that hangs holds up nobody.
+        report.pings = told.ping()
         report.alerts = told.send()
     return report
 

@@ -37,6 +37,7 @@ from dwhctl.runs.events import (
     RunStarted,
     SliceClosed,
 )
+from dwhctl.runs.pings import RunPings
 from dwhctl.runs.signals import caught_signals
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import State
@@ -61,10 +62,17 @@ class RunTold:
     """One run on its way to being told of: give it the run's events, then its report."""
 
     def __init__(
-        self, project: Project, command: str, works: Iterable[str], listen: Callable[[Any], None]
+        self,
+        project: Project,
+        command: str,
+        works: Iterable[str],
+        listen: Callable[[Any], None],
+        *,
+        pings: bool = True,
     ) -> None:
         self._project = project
         self._works = frozenset(works)
+        self._pings = RunPings(project, sorted(self._works) if pings else ())
         self._command = mask(command)
         self._listen = listen
         self._began = datetime.now(UTC)
@@ -83,6 +91,7 @@ class RunTold:
             self._items[item.work, item.shard, item.day] = item
         if isinstance(event, ReportClosed):
             self._missing.update((shard, None) for one in event.without for shard in one.missing)
+        self._pings.listen(event)
         self._listen(event)
 
     def write(self, store: SessionStore, report: RunReport | RefreshReport) -> None:
@@ -127,6 +136,16 @@ class RunTold:
             look=f"dwhctl report failures --project {shlex.quote(str(self._project.root))}",
         )
 
+    def ping(self) -> list[str]:
+        """Ping how the run ended, after it has let go of its locks, and say which pings failed. Raises nothing."""
+        if self._is_interrupted:
+            return self._pings.interrupted()
+        return self._pings.finish(list(self._items.values()))
+
+    def ping_of_stop(self, error: Exception) -> list[str]:
+        """Ping that an error ended the run before its report. Raises nothing."""
+        return self._pings.fail(f"{type(error).__name__}: {error}")
+
     def send(self) -> list[Delivery]:
         """Send what waits, after the run has let go of its locks. Raises nothing: no alert fails a load.
 
@@ -166,13 +185,19 @@ class RunTold:
 
 @contextmanager
 def told_at_its_end(
-    project: Project, command: str, works: Iterable[str], listen: Callable[[Any], None]
+    project: Project,
+    command: str,
+    works: Iterable[str],
+    listen: Callable[[Any], None],
+    *,
+    pings: bool = True,
 ) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
-    An error of usage or configuration is not told here: the end of the command does, for all commands.
+    An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
+    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule.
     """
-    run = RunTold(project, command, works, listen)
+    run = RunTold(project, command, works, listen, pings=pings)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
@@ -183,6 +208,8 @@ def told_at_its_end(
     except Exception as error:
         held.clear()
         if getattr(error, "exit_code", None) is not ExitCode.USAGE:
+            for line in run.ping_of_stop(error):
+                listen(Notice(line))
             _show(run.tell_of_stop(error), listen)
         raise
     held.clear()
