@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.ping import PATIENCE, Ping, Pinger
+from dwhctl.alerts.wording import counted
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import RefreshStarted, RunStarted
 
@@ -62,8 +63,8 @@ def _ending(items: Sequence[Item]) -> Ping:
     done = sum(item.ending == "done" for item in items)
     if not items:
         return Ping("success", "nothing was missing")
-    kind = "slices loaded" if items[0].kind == "load" else "reports refreshed"
-    lines = [f"{done:,} of {len(items):,} {kind}", *_reasons(items)]
+    noun, done_word = ("slice", "loaded") if items[0].kind == "load" else ("report", "refreshed")
+    lines = [f"{done:,} of {counted(len(items), noun)} {done_word}", *_reasons(items)]
     return Ping("success" if done == len(items) else "fail", "\n".join(lines))
 
 

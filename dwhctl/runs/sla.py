@@ -2,8 +2,8 @@
 
 Of a load with days every slice of the last days counts, by complete (see coverage.py): a gap stays missed until it is
 filled or so old that only `report gaps` looks at it. What is loaded or refreshed whole is there up to the day before
-its last success started. Fresh is what a session of one of the task's two newest days has loaded: a backfill of last
-year is no sign that today's load is well.
+its last success started. Fresh is what a session of the task's newest day, or of the day before it, has loaded: a
+backfill of last year is no sign that today's load is well.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def look(project: Project, store: SessionStore | None, now: datetime) -> list[Sl
     return [looking.at_load(work) if isinstance(work, Load) else looking.at_report(work) for work in works]
 
 
-#: The newest days of a task that have a success, with the start of the last one.
+#: The newest day of a task that has a success, and the day before it, with the start of the last one.
 _Good = tuple[tuple["date", "datetime"], ...]
 
 

@@ -23,6 +23,6 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT slice_date, started FROM sessions
     WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.name
-      AND slice_date < newest.slice_date
-    ORDER BY slice_date DESC, started DESC LIMIT 1
+      AND slice_date = newest.slice_date - 1
+    ORDER BY started DESC LIMIT 1
 ) AS older ON true

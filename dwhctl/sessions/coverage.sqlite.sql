@@ -22,6 +22,6 @@ CROSS JOIN sessions AS newest ON newest.id = (
 LEFT JOIN sessions AS older ON older.id = (
     SELECT id FROM sessions
     WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.value
-      AND slice_date < newest.slice_date
-    ORDER BY slice_date DESC, started DESC LIMIT 1
+      AND slice_date = date(newest.slice_date, '-1 day')
+    ORDER BY started DESC LIMIT 1
 )
