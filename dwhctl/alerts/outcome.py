@@ -57,7 +57,7 @@ class Outcome:
 
     `completed`: the command came to its end, so that what once stopped it is over. `missing` names shards that a
     refreshed report does without. `missed`: the items' troubles are missed deadlines. `look` is the command that
-    shows more.
+    shows more. `routine`: the command comes every few minutes, and nobody is told that it came, or failed again.
     """
 
     command: str
@@ -66,6 +66,7 @@ class Outcome:
     stops: tuple[Stop, ...] = ()
     completed: bool = True
     missed: bool = False
+    routine: bool = False
     missing: tuple[str, ...] = ()
     look: str | None = None
     began: datetime | None = None

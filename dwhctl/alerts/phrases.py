@@ -71,7 +71,7 @@ def _done_word(digest: Digest) -> str:
 
 
 def _is_watch(digest: Digest) -> bool:
-    return "dwhctl watch" in digest.command
+    return digest.subject == "missed" or "watch" in digest.command.split()
 
 
 def tally(digest: Digest) -> str:

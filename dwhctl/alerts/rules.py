@@ -14,6 +14,7 @@ from dwhctl.alerts.outcome import MISSES
 
 if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
+    from dwhctl.project.alerts import Occasion
     from dwhctl.project.model import Alert, Project
 
 #: In place of a shard: a fact that is over when it is told, and never recovers.
@@ -173,19 +174,20 @@ def _digest(
 
 
 def _is_told_of_failures(alert: Alert, part: Outcome) -> bool:
-    return "all_done" in alert.when or ("sla_miss" if part.missed else "one_failed") in alert.when
+    occasion: Occasion = "sla_miss" if part.missed else "one_failed"
+    # Who waits to hear of missed deadlines hears that nobody can look for them.
+    return "all_done" in alert.when or occasion in alert.when or (part.routine and "sla_miss" in alert.when)
 
 
 def _subject(alert: Alert, part: Outcome, verdict: Verdict, *, is_failing: bool) -> Subject | None:
     """Name what the digest is about; None when the channel is told nothing."""
-    # A watch looks every few minutes: that all is in time is told to nobody.
-    always = "all_done" in alert.when and not part.missed
+    always = "all_done" in alert.when and not part.routine
     if is_failing and (always or verdict.news or verdict.due):
         return "missed" if part.missed else "failed" if _failed(part) else "stopped"
     if verdict.heard:
         return "recovered"
     done = all(item.ending == "done" for item in part.items) and not part.stops and part.completed
-    if part.items and done and "all_success" in alert.when and not part.missed:
+    if part.items and done and "all_success" in alert.when and not part.routine:
         return "succeeded"
     return "done" if part.items and always else None
 

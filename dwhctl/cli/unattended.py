@@ -65,7 +65,8 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     if project is None or not project.alerts:
         return []
     command = shlex.join(["dwhctl", *arguments])
-    return [one.words() for one in tell_of_usage_error(project, command, message)]
+    routine = _command(arguments) == "watch"
+    return [one.words() for one in tell_of_usage_error(project, command, message, routine=routine)]
 
 
 def _named(arguments: Sequence[str]) -> Path | None:

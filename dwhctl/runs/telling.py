@@ -69,9 +69,11 @@ class RunTold:
         listen: Callable[[Any], None],
         *,
         pings: bool = True,
+        routine: bool = False,
     ) -> None:
         self._project = project
         self._works = frozenset(works)
+        self._routine = routine
         self._pings = RunPings(project, sorted(self._works) if pings else ())
         self._command = mask(command)
         self._listen = listen
@@ -133,6 +135,7 @@ class RunTold:
             completed=completed,
             missing=tuple(self._missing),
             began=self._began,
+            routine=self._routine,
             look=f"dwhctl report failures --project {shlex.quote(str(self._project.root))}",
         )
 
@@ -191,13 +194,15 @@ def told_at_its_end(
     listen: Callable[[Any], None],
     *,
     pings: bool = True,
+    routine: bool = False,
 ) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
     An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
-    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule.
+    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule;
+    `routine` see Outcome.
     """
-    run = RunTold(project, command, works, listen, pings=pings)
+    run = RunTold(project, command, works, listen, pings=pings, routine=routine)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
@@ -232,12 +237,14 @@ def _show(deliveries: Iterable[Delivery], listen: Callable[[Notice], None]) -> N
         listen(Notice(one.words()))
 
 
-def tell_of_usage_error(project: Project, command: str, message: str) -> list[Delivery]:
+def tell_of_usage_error(
+    project: Project, command: str, message: str, *, routine: bool = False
+) -> list[Delivery]:
     """Tell of a command that ended with 2; the project is what can be read of it. Raise SessionsError, Interrupted."""
     trouble = Trouble("", "ConfigError", mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
     stop = Stop(mask(command), trouble)
-    outcome = Outcome(command=mask(command), stops=(stop,), completed=False, look=look)
+    outcome = Outcome(command=mask(command), stops=(stop,), completed=False, look=look, routine=routine)
     with caught_signals():
         return tell_stopped(project, outcome)
 

@@ -48,7 +48,11 @@ class WatchReport:
 
 def run_watch(project: Project, command: str, listen: Callable[[Notice], None]) -> WatchReport:
     """Look at every deadline and max_age and tell the channels. Raise SessionsError (told too) and Interrupted."""
-    with told_at_its_end(project, command, (), listen), caught_signals(), ExitStack() as stack:
+    with (
+        told_at_its_end(project, command, (), listen, routine=True),
+        caught_signals(),
+        ExitStack() as stack,
+    ):
         store = _open(project)
         if store is not None:
             stack.enter_context(store).prepare()
@@ -72,6 +76,7 @@ def _outcome(project: Project, command: str, slas: Sequence[Sla]) -> Outcome:
         command=mask(command),
         items=tuple(item for sla in slas for item in _items(sla, project.zone)),
         missed=True,
+        routine=True,
         look=f"dwhctl report sla --project {shlex.quote(str(project.root))}",
         began=datetime.now(UTC),
     )
