@@ -20,6 +20,7 @@ from dwhctl.cli import (
     report_grid,
     report_runs,
     report_sessions,
+    report_sla,
     report_timeline,
     sessions,
 )
@@ -40,6 +41,7 @@ LISTINGS = {
     "sessions prune": sessions.PRUNE_COLUMNS,
     "report grid": report_grid.COLUMNS,
     "report gaps": report_gaps.COLUMNS,
+    "report sla": report_sla.COLUMNS,
     "report timeline": report_timeline.COLUMNS,
     "report failures": report_failures.COLUMNS,
     "report runs": report_runs.COLUMNS,
