@@ -224,8 +224,10 @@ class _Looking:
     ) -> Task:
         good = self._good.get(task_name(load.name, shard.name), ())
         last = max((started for _, started in good), default=None)
-        begun = start_of_day(begins(shard), shard.zoneinfo) if is_known or shard.from_date else None
-        old_since, is_old = self._old(load.max_age, last, begun)
+        expected = None
+        if last is None and (is_known or shard.from_date is not None):
+            expected = start_of_day(begins(shard), shard.zoneinfo)
+        old_since, is_old = self._old(load.max_age, last, expected)
         late = slices_late.get(shard.name)
         is_due = shard.name in slices_late or load.max_age is not None
         if load.deadline is not None and load.slice_by is None:
@@ -264,12 +266,12 @@ class _Looking:
         ]
 
     def _old(
-        self, max_age: timedelta | None, last: datetime | None, begun: datetime | None
+        self, max_age: timedelta | None, last: datetime | None, expected: datetime | None
     ) -> tuple[datetime | None, bool]:
         """Tell since when a task is too old, and whether it is. Without a success its age is since it is expected."""
         if max_age is None:
             return None, False
-        newest = last or begun
+        newest = last or expected
         if newest is None:
             return None, True
         return (newest + max_age, True) if self._now - newest > max_age else (None, False)

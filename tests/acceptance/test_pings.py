@@ -109,7 +109,10 @@ def test_a_run_that_loses_its_sessions_pings_that(sandbox: Sandbox, checks: Chec
 
 @pytest.mark.parametrize(
     ("how", "code", "heard"),
-    [(signal.SIGKILL, -9, ["start"]), (signal.SIGTERM, 143, ["start", "log"])],
+    [
+        (signal.SIGKILL, -9, ["start"]),
+        pytest.param(signal.SIGTERM, 143, ["start", "log"], marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_load_never_pings_success_and_an_interrupted_one_leaves_word(
     sandbox: Sandbox, checks: Checks, tmp_path: Path, how: signal.Signals, code: int, heard: list[str]

@@ -87,7 +87,7 @@ def test_a_dead_service_holds_nobody_up(checks: Checks) -> None:
     names = [f"load_{number:02}" for number in range(40)]
     checks.faults = ["hang"] * 400
     begun = time.monotonic()
-    [told] = run(checks, DONE, *names, patience=1.0)
+    [told] = run(checks, DONE, *names, patience=0.6)
     assert time.monotonic() - begun < 4
     assert told == (
         "ping of load_00, load_01, load_02, load_03, load_04 ... and 35 more failed: no answer in time"

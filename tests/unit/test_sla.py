@@ -215,7 +215,7 @@ _slices = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(history=_slices, clock=st.times(), minutes=st.integers(-3_000, 3_000))
 def test_what_is_late_is_what_a_count_of_each_slice_says(
     tmp_path_factory: pytest.TempPathFactory,
