@@ -56,7 +56,9 @@ class History:
         load = (root / "config" / "loads" / "orders.toml").read_text()
         for number in range(self.loads):
             name = f"load_{number:03}"
-            sandbox.put(f"config/loads/{name}.toml", load.replace("stage.orders", f"stage.{name}"))
+            promises = 'deadline = "07:00"\nmax_age = "8h"\n'
+            text = load.replace("stage.orders", f"stage.{name}") + promises
+            sandbox.put(f"config/loads/{name}.toml", text)
         sandbox.put("sql/orders/create.sql", CREATE)
         return sandbox
 

@@ -38,9 +38,12 @@ COMMANDS = (
     "report sessions --run RUN",
     "report durations",
     "report metrics",
+    "report sla",
 )
+#: Some of what it looks at is missed, so that it ends with 1.
+WATCH = "watch"
 START = "connections list"
-REPORT_INDEXES = ("sessions_by_task", "sessions_by_start")
+REPORT_INDEXES = ("sessions_by_task", "sessions_by_start", "sessions_good")
 _BATCH = 64
 
 
@@ -78,7 +81,7 @@ def finished_run(project: Project) -> str:
 def best_seconds(sandbox: Sandbox, command: Sequence[str], times: int = 3) -> tuple[float, float]:
     """Run `dwhctl COMMAND` so many times and give the least seconds and the least seconds of CPU.
 
-    Raise RuntimeError when it does not end with 0.
+    Raise RuntimeError when it ends neither with 0 nor, a watch, with 1.
     """
     seconds, cpu = zip(*(_seconds(sandbox, command) for _ in range(times)), strict=True)
     return min(seconds), min(cpu)
@@ -93,7 +96,7 @@ def _seconds(sandbox: Sandbox, command: Sequence[str]) -> tuple[float, float]:
         check=False,
     )
     seconds = time.perf_counter() - begun
-    if done.returncode != 0:
+    if done.returncode not in ((0, 1) if list(command) == [WATCH] else (0,)):
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
     return seconds, _children_cpu() - cpu
 
@@ -145,7 +148,7 @@ def _measure(history: History, dialect: str) -> None:
         start, start_cpu = best_seconds(sandbox, START.split())
         print(f"  {start:6.2f} s  {start_cpu:6.2f} s CPU  {START}")
         run = finished_run(project)
-        for command in COMMANDS:
+        for command in (*COMMANDS, WATCH):
             seconds, cpu = best_seconds(sandbox, command.replace("RUN", run).split())
             print(f"  {seconds - start:+6.2f} s  {cpu - start_cpu:+6.2f} s CPU  {command}", flush=True)
         for which in ("all indexes", "without the reports'"):

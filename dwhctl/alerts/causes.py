@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
 import ssl
 from collections.abc import Iterator
+
+from dwhctl.project.secrets import mask
 
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 
@@ -51,3 +54,20 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield each
         inner = (*each.args, getattr(each, "reason", None), each.__cause__, each.__context__)
         waiting += [other for other in inner if isinstance(other, BaseException)]
+
+
+class _Masked(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = mask(record.getMessage()), None
+        if record.exc_info:
+            record.exc_info = None
+        return True
+
+
+_masked = _Masked()
+
+
+def mask_logs() -> None:
+    """Hide secrets in urllib3's log: who turns it on, or any root logger, would read the URL there."""
+    for name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
+        logging.getLogger(name).addFilter(_masked)

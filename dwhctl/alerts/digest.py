@@ -14,7 +14,8 @@ Subject = Literal["failed", "recovered", "succeeded", "done", "missed", "stopped
 class Reason:
     """Slices or reports that failed for one reason. `work` is the load or report; a report has no shards.
 
-    `message` is the first line of the error, without secrets; `streak` the longest failing streak among them, in days.
+    `message` is the first line of the error, without secrets; `streak` the longest failing streak among them, in days;
+    `remedy` a command that mends it, where one is known.
     """
 
     work: str
@@ -26,6 +27,7 @@ class Reason:
     streak: int = 0
     since: date | None = None
     last_lines: tuple[str, ...] = ()
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

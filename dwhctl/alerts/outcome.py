@@ -10,13 +10,19 @@ from typing import Literal
 Ending = Literal["done", "failed", "left"]
 
 
+#: What a watch finds in place of an error's class: a deadline that is over, a last success that is too old.
+DEADLINE_MISSED, TOO_OLD = "DeadlineMissed", "TooOld"
+MISSES = frozenset({DEADLINE_MISSED, TOO_OLD})
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why something failed. `connection` is the one to blame; `message` holds no secret."""
+    """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command."""
 
     connection: str
     error_class: str
     message: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class Outcome:
 
     `completed`: the command came to its end, so that what once stopped it is over. `missing` names shards that a
     refreshed report does without. `missed`: the items' troubles are missed deadlines. `look` is the command that
-    shows more.
+    shows more. `routine`: the command comes every few minutes, and nobody is told that it came, or failed again.
     """
 
     command: str
@@ -60,6 +66,7 @@ class Outcome:
     stops: tuple[Stop, ...] = ()
     completed: bool = True
     missed: bool = False
+    routine: bool = False
     missing: tuple[str, ...] = ()
     look: str | None = None
     began: datetime | None = None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _NAME = 64
 _SIGNS = {"recovered": "🟢", "succeeded": "🟢", "missed": "🟠", "stopped": "⛔", "test": "🔔"}
-_ENDS = {"missed": "not complete in time", "stopped": "did not run"}
+_ENDS = {"missed": "not in time", "stopped": "did not run"}
 
 
 def sign(digest: Digest) -> str:
@@ -59,11 +59,19 @@ def _works(items: Iterable[Reason | Recovery]) -> str:
 
 
 def _unit(digest: Digest) -> str:
+    if _is_watch(digest):
+        return "task"
     return "report" if "refresh-reports" in digest.command else "slice"
 
 
 def _done_word(digest: Digest) -> str:
+    if _is_watch(digest):
+        return "in time"
     return "refreshed" if "refresh-reports" in digest.command else "loaded"
+
+
+def _is_watch(digest: Digest) -> bool:
+    return digest.subject == "missed" or "watch" in digest.command.split()
 
 
 def tally(digest: Digest) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import Digest, Reason, Recovery, Subject
 from dwhctl.alerts.facts import Fact, Failing, GoodDays, Memory, Verdict, judge, remember, without_unknown
+from dwhctl.alerts.outcome import MISSES
 
 if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
+    from dwhctl.project.alerts import Occasion
     from dwhctl.project.model import Alert, Project
 
 #: In place of a shard: a fact that is over when it is told, and never recovers.
@@ -65,15 +67,21 @@ def decide(
     troubles = _troubles(part)
     failing = {fact: _failing(fact, found, streaks) for fact, found in troubles.items()}
     oldest = now - max(_FORGET_AFTER, 2 * alert.repeat_after)
-    known = without_unknown(memory, lambda fact: _is_known(project, fact), oldest)
+    ours = {fact: told for fact, told in memory.items() if _is_about(part, fact)}
+    known = without_unknown(ours, lambda fact: _is_known(project, fact), oldest)
     verdict = judge(known, failing, _good_days(part), now=now, repeat_after=alert.repeat_after)
     told = troubles if _is_told_of_failures(alert, part) else {}
     digest = _digest(project, alert, part, told, verdict, streaks or {})
-    forget = frozenset(memory) - frozenset(verdict.memory)
+    forget = frozenset(ours) - frozenset(verdict.memory)
     if digest is None:
         return Decision(None, forget, lambda _: verdict.memory)
     shown = {fact: failing[fact] for fact in told}
     return Decision(digest, forget, lambda row: remember(verdict.memory, shown, now=now, alert_id=row))
+
+
+def _is_about(outcome: Outcome, fact: Fact) -> bool:
+    """Tell whether the outcome says anything of the fact: a run tells of failures, a watch of what is not in time."""
+    return fact.work == outcome.command or (fact.error_class in MISSES) == outcome.missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +174,20 @@ def _digest(
 
 
 def _is_told_of_failures(alert: Alert, part: Outcome) -> bool:
-    return "all_done" in alert.when or ("sla_miss" if part.missed else "one_failed") in alert.when
+    occasion: Occasion = "sla_miss" if part.missed else "one_failed"
+    # Who waits to hear of missed deadlines hears that nobody can look for them.
+    return "all_done" in alert.when or occasion in alert.when or (part.routine and "sla_miss" in alert.when)
 
 
 def _subject(alert: Alert, part: Outcome, verdict: Verdict, *, is_failing: bool) -> Subject | None:
     """Name what the digest is about; None when the channel is told nothing."""
-    always = "all_done" in alert.when
+    always = "all_done" in alert.when and not part.routine
     if is_failing and (always or verdict.news or verdict.due):
         return "missed" if part.missed else "failed" if _failed(part) else "stopped"
     if verdict.heard:
         return "recovered"
     done = all(item.ending == "done" for item in part.items) and not part.stops and part.completed
-    if part.items and done and "all_success" in alert.when:
+    if part.items and done and "all_success" in alert.when and not part.routine:
         return "succeeded"
     return "done" if part.items and always else None
 
@@ -206,6 +216,7 @@ def _reason(facts: Iterable[Fact], troubles: Mapping[Fact, _Found], streaks: Str
         days=tuple(sorted({day for fact in facts for day in troubles[fact].days})),
         streak=max((one.days for one in known), default=0),
         since=min((one.since for one in known if one.since), default=None),
+        remedy=next((one.remedy for fact in facts for one in troubles[fact].troubles if one.remedy), ""),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dwhctl.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.project.secrets import mask, remember
+from dwhctl.project.secrets import remember
 from dwhctl.project.slices import format_duration
 
 from .bounded import Departure, Patience, within
-from .causes import cause_of
+from .causes import cause_of, mask_logs
 from .receipt import Receipt
 from .wording import clipped, shown
 
@@ -130,7 +129,7 @@ class TelegramChannel:
     def _request(self, body: _Body) -> _Answer:
         import requests
 
-        _mask_logs()
+        mask_logs()
         proxy = self.proxy.reveal() if self.proxy else None
         with requests.Session() as session:
             response = session.post(
@@ -253,20 +252,3 @@ def _check_proxy(where: str, proxy: str) -> None:
         user, password = unquote(parts.username or ""), unquote(parts.password)
         remember(password)
         remember(base64.b64encode(f"{user}:{password}".encode()).decode())  # as the proxy is told
-
-
-class _Masked(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = mask(record.getMessage()), None
-        if record.exc_info:
-            record.exc_info = None
-        return True
-
-
-_masked = _Masked()
-
-
-def _mask_logs() -> None:
-    """Hide the token in urllib3's log: who turns it on, or any root logger, would read the URL there."""
-    for name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
-        logging.getLogger(name).addFilter(_masked)

@@ -48,7 +48,8 @@ def command(
     filled, without_days = loads_with_days(project, loads)
     for name in without_days:
         tell(f"left out: load {name} has no slice_by, so it has no days to fill")
-    request = request_of(days, filled, asked)
+    # A ping would say that the day's load is well: of that a backfill knows nothing.
+    request = request_of(days, filled, {**asked, "pings": False})
     if dry_run:
         from dwhctl.cli.plan_lines import show_plan
 

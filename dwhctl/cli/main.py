@@ -23,6 +23,7 @@ COMMANDS = {
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
     "verify": Entry("dwhctl.cli.verify", "Compare sources and warehouse slice by slice."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
+    "watch": Entry("dwhctl.cli.watch", "Tell of what is not loaded in time."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),

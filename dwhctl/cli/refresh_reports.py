@@ -88,11 +88,12 @@ def refresh_and_tell(project: Project, request: RefreshRequest, settings: Settin
 def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshReport:
     """The same, for who needs to know what came of it."""
     from dwhctl.cli.refresh_progress import RefreshLines, show_refreshed
-    from dwhctl.cli.summary import show_alerts
+    from dwhctl.cli.summary import show_alerts, show_pings
     from dwhctl.runs.refresh import run_refresh
 
     report = run_refresh(project, request, RefreshLines(settings))
     show_refreshed(report, settings)
+    show_pings(report.pings)
     show_alerts(report.alerts, settings)
     return report
 

@@ -11,6 +11,7 @@ COMMANDS: dict[str, Entry] = {
     # In the order in which a person needs them.
     "failures": Entry("dwhctl.cli.report_failures", "What is failing now, since when and why."),
     "gaps": Entry("dwhctl.cli.report_gaps", "What is missing, and the command that fills it."),
+    "sla": Entry("dwhctl.cli.report_sla", "Deadlines and ages, and who keeps them."),
     "grid": Entry("dwhctl.cli.report_grid", "Shards down, days across: where every slice stands."),
     "runs": Entry("dwhctl.cli.report_runs", "One line for each run."),
     "sessions": Entry("dwhctl.cli.report_sessions", "Each attempt to load a slice."),

@@ -35,7 +35,14 @@ def show_summary(report: RunReport, settings: Settings) -> None:
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
     for line in _failures(report, settings):
         say(line)
+    show_pings(report.pings)
     show_alerts(report.alerts, settings)
+
+
+def show_pings(failed: Iterable[str]) -> None:
+    """Say which pings failed: whoever waits for them outside takes the work for dead."""
+    for line in failed:
+        say(one_line(line))
 
 
 def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Commands that do work; a mistake in another one is of no consequence to anybody but who typed it.
-WORKING = ("load", "backfill", "refresh-reports")
+WORKING = ("load", "backfill", "refresh-reports", "watch")
 
 
 def tell_of_usage(arguments: Sequence[str], message: str, settings: Settings) -> None:
@@ -65,7 +65,8 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     if project is None or not project.alerts:
         return []
     command = shlex.join(["dwhctl", *arguments])
-    return [one.words() for one in tell_of_usage_error(project, command, message)]
+    routine = _command(arguments) == "watch"
+    return [one.words() for one in tell_of_usage_error(project, command, message, routine=routine)]
 
 
 def _named(arguments: Sequence[str]) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -19,6 +19,7 @@ from .words import nearest, shown_value
 _NAME = re.compile(r"[a-z0-9_]+")
 _TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")
 _RELATION = re.compile(r"[^\W\d][\w$]*(\.[^\W\d][\w$]*){0,2}")
+_CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d", re.ASCII)
 _QUERY = re.compile(r"\s*(SELECT|WITH)\b", re.IGNORECASE)
 _SCHEDULE_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 # Debian's cron takes a step after a star or a range only, and none of the letters that other crons have (L, W, #).
@@ -130,6 +131,16 @@ def _some_time(value: timedelta) -> timedelta:
     return value
 
 
+def _time_of_day(value: object) -> object:
+    if isinstance(value, time):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f'is {shown_value(value)}; write a time of day in quotes: "07:00"')
+    if not _CLOCK.fullmatch(value):
+        raise ValueError(f'\'{value}\' is no time of day; write one from "00:00" to "23:59", as "07:00"')
+    return time.fromisoformat(value)
+
+
 def _listed(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -222,6 +233,7 @@ Zone = Annotated[str, AfterValidator(_zone)]
 SliceZone = Annotated[str, AfterValidator(_slice_zone)]
 Day = Annotated[date, BeforeValidator(_day)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+TimeOfDay = Annotated[time, BeforeValidator(_time_of_day)]
 SomeTime = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_some_time)]
 SqlFile = Annotated[Path, _path_in("sql")]
 AlertFile = Annotated[Path, _path_in("config/alerts")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -26,9 +26,11 @@ from .fields import (
     TableName,
     Text,
     Texts,
+    TimeOfDay,
     Zone,
     given,
 )
+from .secrets import Secret
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -46,6 +48,16 @@ def _column(column: str) -> str:
             f"'{column}' is a service field that dwhctl adds itself; name columns of the extract"
         )
     return column
+
+
+def _ping_url(secret: Secret) -> Secret:
+    # What is read from the environment or a file is looked at when it is used.
+    if secret.is_literal and not secret.reveal().startswith(("http://", "https://")):
+        raise ValueError('is no URL; write the check\'s address, "https://...", or { env = "NAME" }')
+    return secret
+
+
+PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 
 
 class Load(Table):
@@ -95,6 +107,22 @@ class Load(Table):
         description="How many days before today a scheduled load looks back on for incomplete slices;"
         " left out, it loads yesterday again as well.",
         examples=[14],
+    )
+    deadline: TimeOfDay | None = Field(
+        None,
+        description="The time of day, by the project's clock, by which yesterday's slices must be complete.",
+        examples=[time(7)],
+    )
+    max_age: SomeTime | None = Field(
+        None,
+        description="How long ago the last successful session of each shard may have started.",
+        examples=["8h"],
+    )
+    ping_url: PingUrl | None = Field(
+        None,
+        description="Where a service outside (healthchecks.io's protocol) is told that the load starts, succeeds or"
+        " fails.",
+        examples=[{"env": "ORDERS_PING"}],
     )
     retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
     retry_delay: Duration = Field(
@@ -203,6 +231,20 @@ class Report(Table):
     )
     schedule: Schedule | None = Field(
         None, description="When cron starts it, by the machine's clock.", examples=["30 6 * * *"]
+    )
+    deadline: TimeOfDay | None = Field(
+        None,
+        description="The time of day, by the project's clock, by which it must be refreshed for yesterday.",
+        examples=[time(8)],
+    )
+    max_age: SomeTime | None = Field(
+        None, description="How long ago its last successful refresh may have started.", examples=["26h"]
+    )
+    ping_url: PingUrl | None = Field(
+        None,
+        description="Where a service outside (healthchecks.io's protocol) is told that the refresh starts, succeeds or"
+        " fails.",
+        examples=[{"env": "CITY_ORDERS_PING"}],
     )
     retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
     retry_delay: Duration = Field(

@@ -22,7 +22,7 @@ from .connections import (
     SqliteConnection,
     VerticaConnection,
 )
-from .fields import ProjectPath, SomeTime, Table, Text, Zone
+from .fields import ProjectPath, Schedule, SomeTime, Table, Text, Zone
 from .loads import Load, Need, Refreshing, Report, Shard, ShardEntry
 from .secrets import Secret
 
@@ -51,6 +51,8 @@ __all__ = [
     "VerticaConnection",
 ]
 
+WATCH_SCHEDULE = "*/5 * * * *"
+
 Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Variable"]
 
 
@@ -75,6 +77,11 @@ class ProjectTable(Table):
         timedelta(days=30),
         description="How long the logs of runs stay in the state folder; all together never more than 1 GiB.",
         examples=["30d"],
+    )
+    watch_schedule: Schedule = Field(
+        WATCH_SCHEDULE,
+        description="When cron looks whether a `deadline` or a `max_age` is missed.",
+        examples=["*/10 * * * *"],
     )
 
 
@@ -102,6 +109,7 @@ class Project:
     refreshing: Refreshing = field(default_factory=Refreshing)
     keep_logs: timedelta = timedelta(days=30)
     warnings: tuple[str, ...] = ()
+    watch_schedule: str = WATCH_SCHEDULE
 
     @property
     def zone(self) -> ZoneInfo:
@@ -125,7 +133,8 @@ class Project:
 
     def secrets(self) -> Iterator[Secret]:
         """Every secret of the project; each knows the key it stands at."""
-        for table in (*self.connections.values(), *self.alerts.values()):
+        kinds = (self.connections, self.alerts, self.loads, self.reports)
+        for table in (each for kind in kinds for each in kind.values()):
             for name in type(table).model_fields:
                 value = getattr(table, name)
                 if isinstance(value, Secret):

@@ -109,6 +109,7 @@ class _Reader:
             refreshing=refreshing,
             keep_logs=table.keep_logs,
             warnings=literal_warnings(secrets),
+            watch_schedule=table.watch_schedule,
         )
 
     def _one(self, model: type[Model], main: dict[str, Any], key: str) -> Model | None:
@@ -287,6 +288,9 @@ class _Reader:
             secrets |= _secrets_of(connection, self.found.place(connection, name))
         for name, alert in alerts.items():
             secrets |= _secrets_of(alert, MAIN.at("alerts", name))
+        for kind in (self.found.loads, self.found.reports):
+            for name, work in kind.items():
+                secrets |= _secrets_of(work, self.found.place(work, name))
         for name, variable in variables.items():
             for secret in secrets_in(variable):
                 secret.place, secret.root = str(MAIN.at("variables", name)), self.root

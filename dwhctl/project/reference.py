@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ _TYPES = {
     float: "number",
     bool: "true or false",
     date: "date",
+    time: "time of day",
     timedelta: "duration",
     Path: "path",
     Secret: "secret",
@@ -40,6 +41,7 @@ a default is required.
 
 - *secret*: {FORMS}. Of a text in the file itself `dwhctl config check` warns.
 - *duration*: {DURATION_FORMS}.
+- *time of day*: `"07:00"`, by the project's clock.
 - *date*: `2020-02-08`, with or without quotes. Where a command asks for a day: {DAY_FORMS}.
 - Names (of loads, shards, groups, connections, reports, channels) are made of `a-z`, `0-9` and `_`, without
   `__`.
@@ -162,4 +164,6 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, time):
+        return f"{value:%H:%M}"
     return format_duration(value) if isinstance(value, timedelta) else value

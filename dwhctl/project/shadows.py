@@ -44,9 +44,9 @@ def load_of(project: Project, name: str) -> Load | None:
 
 
 def _shadow(load: Load, table: str) -> Load:
-    return load.model_copy(
-        update={"name": shadow_name(load.name, table), "table": table, "shadow_of": load.name}
-    )
+    changed = {"name": shadow_name(load.name, table), "table": table, "shadow_of": load.name}
+    # It is no sign of life of the load itself.
+    return load.model_copy(update={**changed, "ping_url": None})
 
 
 def with_shadow(project: Project, names: Sequence[str], table: str) -> tuple[Project, tuple[str, ...]]:

@@ -75,13 +75,20 @@ def start_of_day(day: date, zone: ZoneInfo) -> datetime:
     A midnight that comes twice counts the first time; where the clocks jump over midnight the day begins
     with the jump.
     """
-    midnight = _midnight(day)
-    at = midnight.replace(tzinfo=zone).astimezone(UTC)
-    if _shown(at, zone) == midnight:
+    return first_showing(_midnight(day), zone)
+
+
+def first_showing(moment: datetime, zone: ZoneInfo) -> datetime:
+    """The first instant, in UTC, at which this zone's clocks show that moment (a naive one) or a later one.
+
+    What they show twice counts the first time; what they jump over comes with the jump.
+    """
+    at = moment.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    if _shown(at, zone) == moment:
         return at
     # In a gap fold=1 reads the clock with the offset after the jump: that instant lies before the jump.
-    before = midnight.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    return _first_showing(midnight, before, at, zone)
+    before = moment.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    return _first_showing(moment, before, at, zone)
 
 
 def _first_showing(moment: datetime, before: datetime, after: datetime, zone: ZoneInfo) -> datetime:

@@ -137,7 +137,7 @@ def cover(
     ends = _Ends(project, days)
     rows: list[Row] = []
     for load, shards in tasks:
-        first = _first_day(store, load)
+        first = first_day(store, load)
         latest = _latest(store, load, shards, days)
         for place, shard in enumerate(shards):
             begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
@@ -150,7 +150,7 @@ def cover(
     return Coverage(days, tuple(rows))
 
 
-def _first_day(store: SessionStore | None, load: Load) -> date | None:
+def first_day(store: SessionStore | None, load: Load) -> date | None:
     """Give the first day on which the load is expected; None when there is none yet."""
     if load.start_date is not None or store is None:
         return load.start_date

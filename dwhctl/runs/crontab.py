@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import CrontabError
-from dwhctl.runs.schedules import Job, jobs_of
+from dwhctl.runs.schedules import Job, jobs_of, watch_jobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,8 @@ def block_of(project: Project, program: Sequence[str]) -> list[str]:
 
     `program` starts dwhctl from anywhere.
     """
-    lines = [line for job in jobs_of(project) for line in _lines(project, job, program)]
+    jobs = [*jobs_of(project), *watch_jobs(project)]
+    lines = [line for job in jobs for line in _lines(project, job, program)]
     return [_begin(project.root), _NOTE, *lines, _end(project.root)] if lines else []
 
 
@@ -84,7 +85,7 @@ def write_crontab(text: str) -> None:
 def _lines(project: Project, job: Job, program: Sequence[str]) -> Iterator[str]:
     """Write a job as a line; as several when a line cannot hold so many names."""
     command = _command(project, job, program)
-    if len(command) <= MAX_COMMAND or len(job.names) == 1:
+    if len(command) <= MAX_COMMAND or len(job.names) <= 1:
         yield f"{job.schedule} {command}"
         return
     middle = len(job.names) // 2

@@ -201,6 +201,8 @@ class RunReport:
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
+    #: Which pings failed, and why.
+    pings: list[str] = field(default_factory=list)
     #: What ended the run before its slices were done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None
@@ -219,6 +221,8 @@ class RefreshReport:
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
+    #: Which pings failed, and why.
+    pings: list[str] = field(default_factory=list)
     #: What ended the run before its reports were done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None

@@ -84,9 +84,11 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     """
     run_id = new_run_id()
     works = request.loads or tuple(project.loads)
+    # A part of the shards, or a backfill, is no sign that the load is well.
+    pings = request.pings and not request.shards
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log) as told,
+        told_at_its_end(project, request.command, works, log, pings=pings) as told,
     ):
         plan = plan or plan_load(project, request)
         targets = targets_of(project, f"dwhctl:{run_id}")
@@ -96,6 +98,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
             report = run.load(plan)
             run.write_alerts(told)
         # Its locks are free: a channel that hangs holds up nobody.
+        report.pings = told.ping()
         report.alerts = told.send()
     return report
 

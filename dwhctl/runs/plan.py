@@ -31,6 +31,7 @@ class LoadRequest:
     wait: timedelta = timedelta(0)
     command: str = "dwhctl load"
     inline: bool = False
+    pings: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
             store = run.refresh(stack, jobs)
             told.write(store, report)
         # Its locks are free: a channel that hangs holds up nobody.
+        report.pings = told.ping()
         report.alerts = told.send()
     return report
 

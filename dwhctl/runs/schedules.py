@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from dwhctl.project.fields import SCHEDULE_WORDS
+from dwhctl.runs.sla import promised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +59,11 @@ def jobs_of(project: Project) -> list[Job]:
         Job(schedule, tuple(of_one), command, options)
         for (schedule, command, options), of_one in names.items()
     ]
+
+
+def watch_jobs(project: Project) -> list[Job]:
+    """Give the job that looks for what is not in time; none where nothing has a deadline or a max_age."""
+    return [Job(project.watch_schedule, (), "watch", ())] if promised(project) else []
 
 
 def _load_options(load: Load) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from dwhctl.runs.events import (
     RunStarted,
     SliceClosed,
 )
+from dwhctl.runs.pings import RunPings
 from dwhctl.runs.signals import caught_signals
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import State
@@ -61,10 +62,19 @@ class RunTold:
     """One run on its way to being told of: give it the run's events, then its report."""
 
     def __init__(
-        self, project: Project, command: str, works: Iterable[str], listen: Callable[[Any], None]
+        self,
+        project: Project,
+        command: str,
+        works: Iterable[str],
+        listen: Callable[[Any], None],
+        *,
+        pings: bool = True,
+        routine: bool = False,
     ) -> None:
         self._project = project
         self._works = frozenset(works)
+        self._routine = routine
+        self._pings = RunPings(project, sorted(self._works) if pings else ())
         self._command = mask(command)
         self._listen = listen
         self._began = datetime.now(UTC)
@@ -83,6 +93,7 @@ class RunTold:
             self._items[item.work, item.shard, item.day] = item
         if isinstance(event, ReportClosed):
             self._missing.update((shard, None) for one in event.without for shard in one.missing)
+        self._pings.listen(event)
         self._listen(event)
 
     def write(self, store: SessionStore, report: RunReport | RefreshReport) -> None:
@@ -124,8 +135,19 @@ class RunTold:
             completed=completed,
             missing=tuple(self._missing),
             began=self._began,
+            routine=self._routine,
             look=f"dwhctl report failures --project {shlex.quote(str(self._project.root))}",
         )
+
+    def ping(self) -> list[str]:
+        """Ping how the run ended, after it has let go of its locks, and say which pings failed. Raises nothing."""
+        if self._is_interrupted:
+            return self._pings.interrupted()
+        return self._pings.finish(list(self._items.values()))
+
+    def ping_of_stop(self, error: Exception) -> list[str]:
+        """Ping that an error ended the run before its report. Raises nothing."""
+        return self._pings.fail(f"{type(error).__name__}: {error}")
 
     def send(self) -> list[Delivery]:
         """Send what waits, after the run has let go of its locks. Raises nothing: no alert fails a load.
@@ -166,13 +188,21 @@ class RunTold:
 
 @contextmanager
 def told_at_its_end(
-    project: Project, command: str, works: Iterable[str], listen: Callable[[Any], None]
+    project: Project,
+    command: str,
+    works: Iterable[str],
+    listen: Callable[[Any], None],
+    *,
+    pings: bool = True,
+    routine: bool = False,
 ) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
-    An error of usage or configuration is not told here: the end of the command does, for all commands.
+    An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
+    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule;
+    `routine` see Outcome.
     """
-    run = RunTold(project, command, works, listen)
+    run = RunTold(project, command, works, listen, pings=pings, routine=routine)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
@@ -183,6 +213,8 @@ def told_at_its_end(
     except Exception as error:
         held.clear()
         if getattr(error, "exit_code", None) is not ExitCode.USAGE:
+            for line in run.ping_of_stop(error):
+                listen(Notice(line))
             _show(run.tell_of_stop(error), listen)
         raise
     held.clear()
@@ -205,12 +237,14 @@ def _show(deliveries: Iterable[Delivery], listen: Callable[[Notice], None]) -> N
         listen(Notice(one.words()))
 
 
-def tell_of_usage_error(project: Project, command: str, message: str) -> list[Delivery]:
+def tell_of_usage_error(
+    project: Project, command: str, message: str, *, routine: bool = False
+) -> list[Delivery]:
     """Tell of a command that ended with 2; the project is what can be read of it. Raise SessionsError, Interrupted."""
     trouble = Trouble("", "ConfigError", mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
     stop = Stop(mask(command), trouble)
-    outcome = Outcome(command=mask(command), stops=(stop,), completed=False, look=look)
+    outcome = Outcome(command=mask(command), stops=(stop,), completed=False, look=look, routine=routine)
     with caught_signals():
         return tell_stopped(project, outcome)
 

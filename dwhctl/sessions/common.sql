@@ -97,3 +97,8 @@ ON sessions (task_name, slice_date, id) WHERE run_id IS NOT NULL
 -- name: index sessions_by_start
 CREATE INDEX IF NOT EXISTS sessions_by_start
 ON sessions (started) WHERE run_id IS NOT NULL
+
+-- name: index sessions_good
+-- SQLite uses it only where the question repeats `state IN (...)` word for word.
+CREATE INDEX IF NOT EXISTS sessions_good
+ON sessions (task_name, slice_date, started) WHERE state IN ('loaded', 'skipped') AND run_id IS NOT NULL

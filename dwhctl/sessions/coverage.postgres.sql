@@ -9,3 +9,20 @@ CROSS JOIN LATERAL (
     WHERE run_id IS NOT NULL AND load = :load AND slice_date = days.day AND shard = shards.shard
     ORDER BY id DESC LIMIT 1
 ) AS latest
+
+-- name: last_good
+-- The last successful session of the newest day of each task that has one, and of the day before it: two looks into the
+-- index for each task, however long it has been failing. `tasks` is an array; a task is named by its place in it.
+SELECT tasks.place - 1, newest.slice_date, newest.started, older.slice_date, older.started
+FROM unnest(:tasks::text[]) WITH ORDINALITY AS tasks (name, place)
+CROSS JOIN LATERAL (
+    SELECT slice_date, started FROM sessions
+    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.name
+    ORDER BY slice_date DESC, started DESC LIMIT 1
+) AS newest
+LEFT JOIN LATERAL (
+    SELECT slice_date, started FROM sessions
+    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.name
+      AND slice_date = newest.slice_date - 1
+    ORDER BY started DESC LIMIT 1
+) AS older ON true

@@ -18,6 +18,7 @@ DAYS = [DAY + timedelta(days=number) for number in range(3)]
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "latest_of_slices": ("sessions_by_slice", {"load": "load_1", "days": DAYS, "shards": ["shard_1"]}),
     "first_day": ("sessions_by_slice", {"load": "load_1"}),
+    "last_good": ("sessions_good(.|\n)*sessions_good", {"tasks": ["x"]}),
     "next_run": ("sessions_by_run", {"text": "run_1"}),
     "run_after": ("sessions_by_run", {"text": "run_1"}),
 }
@@ -48,6 +49,26 @@ def test_the_latest_session_of_each_slice(place: Place) -> None:
     assert store.read("looking", "latest_of_slices", {**values, "days": []}) == []
     assert store.read("looking", "first_day", {"load": "orders"}) == [(DAYS[0],)]
     assert store.read("looking", "first_day", {"load": "nothing"}) == []
+
+
+def test_the_last_successes_of_each_task(place: Place) -> None:
+    store = place.store()
+    later, latest = START + timedelta(hours=1), START + timedelta(hours=2)
+    # Of its newest day the later one, whatever failed since; of the day before it, too.
+    write(store, new("abakan", day=DAYS[0], started=latest), State.LOADED)
+    write(store, new("abakan", day=DAYS[1], started=latest), State.LOADED)
+    write(store, new("chita", day=DAYS[1] - timedelta(days=2)), State.LOADED)
+    write(store, new("abakan", day=DAYS[2]), State.SKIPPED)
+    write(store, new("abakan", day=DAYS[2], started=later), State.LOADED)
+    write(store, new("abakan", day=DAYS[2], started=latest), State.FAILED)
+    write(store, new("chita", day=DAYS[1]), State.LOADED)
+    write(store, new("tomsk", day=DAYS[1]), State.RUNNING)
+    place.rows(FOREIGN_ROW)
+    tasks = ["orders__chita", "orders__tomsk", "nothing", "orders__abakan"]
+    assert sorted(store.read("looking", "last_good", {"tasks": tasks})) == [
+        (0, DAYS[1], START, None, None),
+        (3, DAYS[2], later, DAYS[1], latest),
+    ]
 
 
 def test_runs_are_found_by_their_beginning(place: Place) -> None:

@@ -184,7 +184,7 @@ def test_a_reader_upgrades_what_an_earlier_version_uses_and_makes_nothing_else(p
 @pytest.mark.parametrize("column", ["state", "dwhctl_version"])
 def test_a_table_with_some_of_the_first_columns_is_not_ours(place: Place, column: str) -> None:
     as_an_earlier_version_left_it(place)
-    for index in ("sessions_running", "sessions_unsuccessful"):
+    for index in ("sessions_running", "sessions_unsuccessful", "sessions_good"):
         place.rows(f"DROP INDEX {index}")
     place.rows(f"ALTER TABLE sessions DROP COLUMN {column}")
     with pytest.raises(SessionsError, match="run_id is not dwhctl's"):
@@ -347,7 +347,7 @@ def test_postgres_goes_on_without_an_index_that_cannot_be_built_and_builds_it_la
     assert postgres.rows(unbuilt)[0][0] > 0
     store.prepare()
     assert postgres.rows(unbuilt) == [(0,)]
-    assert postgres.rows("SELECT count(*) FROM pg_indexes WHERE tablename = 'sessions'") == [(7,)]
+    assert postgres.rows("SELECT count(*) FROM pg_indexes WHERE tablename = 'sessions'") == [(8,)]
 
 
 def test_postgres_needs_no_rights_on_a_table_that_is_ready(

@@ -97,7 +97,7 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
         ({"subject": "done"}, "🔴 dwh: orders, calls: 41 slices failed"),
         ({"subject": "done", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
         ({"subject": "done", "reasons": (), "done": 1, "total": 1}, "🟢 dwh: 1 slice loaded"),
-        ({"subject": "missed"}, "🟠 dwh: orders, calls: 41 slices not complete in time"),
+        ({"subject": "missed"}, "🟠 dwh: orders, calls: 41 tasks not in time"),
         ({"subject": "stopped", "total": 0}, "⛔ dwh: dwhctl load --date today --lookback 1 did not run"),
         ({"subject": "test"}, "🔔 dwh: a test: orders, calls: 41 slices failed"),
         (

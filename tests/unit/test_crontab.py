@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -167,3 +167,11 @@ def test_a_job_of_every_day_comes_once_each_day_through_every_clock_change(
 def test_jobs_keep_the_order_of_the_project() -> None:
     loads = {name: a_load(name=name, schedule="@daily") for name in ("z", "a")}
     assert [job.names for job in jobs_of(a_project(ROOT, loads=loads))] == [("z", "a")]
+
+
+def test_a_line_too_long_without_names_is_left_to_cron_to_refuse() -> None:
+    """The watch has no names by which its line could be parted."""
+    root = Path("/srv") / ("d" * MAX_COMMAND)
+    loads = {"orders": a_load(deadline=time(7))}
+    [line] = [line for line in block_of(a_project(root, loads=loads), PROGRAM) if " watch " in line]
+    assert line.startswith("*/5 * * * * ")
