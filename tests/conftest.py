@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.postgres import PostgresServer, any_server
+
+# The tests share two cores with processes that they start: how long an example takes says nothing.
+settings.register_profile("dwhctl", deadline=None)
+settings.load_profile("dwhctl")
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,16 @@ MISSES = frozenset({DEADLINE_MISSED, TOO_OLD})
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command."""
+    """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command.
+
+    `lines` are the last ones that the run's log has of it, without secrets.
+    """
 
     connection: str
     error_class: str
     message: str
     remedy: str = ""
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,7 @@ def _reason(facts: Iterable[Fact], troubles: Mapping[Fact, _Found], streaks: Str
         streak=max((one.days for one in known), default=0),
         since=min((one.since for one in known if one.since), default=None),
         remedy=next((one.remedy for fact in facts for one in troubles[fact].troubles if one.remedy), ""),
+        last_lines=next((one.lines for fact in facts for one in troubles[fact].troubles if one.lines), ()),
     )
 
 

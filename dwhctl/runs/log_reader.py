@@ -45,13 +45,18 @@ def is_wanted(line: LogLine, session: int | None = None, level: str = LEVELS[0])
     return told not in LEVELS or LEVELS.index(told) >= LEVELS.index(level)
 
 
-def last_lines(path: Path, sessions: Collection[int], count: int, zone: tzinfo) -> dict[int, tuple[str, ...]]:
-    """Give the last so many lines of text of each of these sessions, in one pass. Without a log, nothing."""
+def last_lines(
+    path: Path, sessions: Collection[int], count: int, zone: tzinfo, level: str = LEVELS[0]
+) -> dict[int, tuple[str, ...]]:
+    """Give the last so many lines of text of each of these sessions, at least of a level, in one pass.
+
+    Without a log, nothing.
+    """
     kept: dict[int, deque[str]] = {}
     try:
         for line in read_log(path):
             session = line.fields.get("etl_id")
-            if isinstance(session, int) and session in sessions:
+            if isinstance(session, int) and session in sessions and is_wanted(line, level=level):
                 kept.setdefault(session, deque(maxlen=count)).extend(text_of(line.fields, zone))
     except OSError:
         return {}

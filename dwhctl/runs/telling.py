@@ -37,8 +37,11 @@ from dwhctl.runs.events import (
     RunStarted,
     SliceClosed,
 )
+from dwhctl.runs.log_files import log_path
+from dwhctl.runs.log_reader import last_lines
 from dwhctl.runs.pings import RunPings
 from dwhctl.runs.signals import caught_signals
+from dwhctl.runs.state_dir import StateDir
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import State
 
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
 #: So many times in a row a lock may be held before that is told: once is a slow run, three times is a stuck one.
 HELD_IN_A_ROW = 3
+_LAST_LINES = 3
 _AT_THE_TARGET = {each.__name__ for each in (StagingError, TargetBusyError, TargetError, TargetRefusedError)}
 _SIGNED = re.compile(r"pid \d+ on \S+: (?P<command>.*) \(since [^()]*\)", re.DOTALL)
 
@@ -79,6 +83,7 @@ class RunTold:
         self._listen = listen
         self._began = datetime.now(UTC)
         self._items: dict[tuple[str, str, date], Item] = {}
+        self._sessions: dict[tuple[str, str, date], int | None] = {}
         self._missing: dict[str, None] = {}
         self._reaped: list[RunReaped] = []
         self._is_written = self._is_interrupted = False
@@ -91,6 +96,7 @@ class RunTold:
         for item in items_of(self._project, event):
             assert item.day is not None
             self._items[item.work, item.shard, item.day] = item
+            self._sessions[item.work, item.shard, item.day] = getattr(event, "etl_id", None)
         if isinstance(event, ReportClosed):
             self._missing.update((shard, None) for one in event.without for shard in one.missing)
         self._pings.listen(event)
@@ -113,7 +119,24 @@ class RunTold:
             return self._outcome_of(stops, completed=False)
         if report.stopped is not None:
             stops.append(self._stop(Trouble("", "Stopped", mask(report.stopped))))
-        return self._outcome_of(stops, self._items.values(), report.run_id, completed=not report.stopped)
+        items = self._with_last_lines(report.run_id)
+        return self._outcome_of(stops, items, report.run_id, completed=not report.stopped)
+
+    def _with_last_lines(self, run_id: str) -> list[Item]:
+        """Give the items, the failed ones with what the run's log says of their sessions."""
+        ids = {
+            session
+            for name, session in self._sessions.items()
+            if session is not None and self._items[name].ending == "failed"
+        }
+        log = log_path(StateDir(self._project.state_dir).logs, run_id)
+        lines = last_lines(log, ids, _LAST_LINES, self._project.zone, "warning") if ids else {}
+        return [
+            replace(item, trouble=replace(item.trouble, lines=lines.get(self._sessions[name] or 0, ())))
+            if item.trouble is not None
+            else item
+            for name, item in self._items.items()
+        ]
 
     def _stop(self, trouble: Trouble) -> Stop:
         return Stop(self._command, trouble, works=self._works)

@@ -102,6 +102,18 @@ def test_a_load_leaves_its_steps_its_failure_and_no_secret(
     assert tuple(shown.splitlines()[-2:]) == found
 
 
+def test_the_digest_has_a_failed_sessions_last_lines(sandbox: Sandbox) -> None:
+    sandbox.put("sql/orders/extract.sql", "SELECT nothing FROM nowhere WHERE id = 1")
+    report = sandbox.load()
+    assert report.outcome is not None
+    troubles = [item.trouble for item in report.outcome.items if item.trouble is not None]
+    assert len(troubles) == len(sandbox.shards())
+    for trouble in troubles:
+        (line,) = trouble.lines
+        for words in ("slice_closed", "failed", trouble.error_class, "nowhere"):
+            assert words in line
+
+
 def test_the_error_of_a_secret_in_the_sql_is_masked(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
