@@ -11,7 +11,7 @@ from dwhctl.errors import UsageError
 from dwhctl.runs.asking import Question
 from dwhctl.runs.prepare import check_columns
 from dwhctl.runs.questions import GRACE_SECONDS, is_file, measure_of
-from dwhctl.runs.verdicts import Check, Finding, differences
+from dwhctl.runs.verdicts import differences
 from dwhctl.targets.contract import Other
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Load, Project
     from dwhctl.project.slices import Slice
     from dwhctl.runs.plan import PlannedSlice
+    from dwhctl.runs.verdicts import Finding
     from dwhctl.targets.contract import Inspection, Target
 
 #: Kinds whose values have the same canonical text where they are equal.
@@ -34,7 +35,6 @@ _ALIKE = (
     {Kind.DATE, Kind.TEXT},
 )
 _OF_A_DAY = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
-_KEY_CHECKS = (Check.ROWS, Check.SMALLEST_KEY, Check.LARGEST_KEY, Check.KEY_CHECKSUM)
 #: How many keys are named of a side, and of how many slices of a day.
 _KEYS_NAMED, _SLICES_NAMED = 3, 10
 
@@ -156,7 +156,7 @@ class SlicesQuestion(_WarehouseQuestion):
         self.strangers: dict[str, int] = {}
         self.slices = slices
         self._measures = measures
-        self._alone: dict[str, str] = {}
+        self._named: dict[str, str] = {}
 
     def ask(self, alive: Callable[[], None]) -> None:
         with self._target.inspection(self._load.table, self._load.slice_by) as ours:
@@ -175,36 +175,41 @@ class SlicesQuestion(_WarehouseQuestion):
             self._name_keys(ours, theirs, alive)
 
     def _name_keys(self, ours: Inspection, theirs: Inspection, alive: Callable[[], None]) -> None:
-        """Name some keys that one table alone has, of the first slices that differ."""
-        wrong = [one.slice for one in self.slices if self._key_differs(one.shard.name)]
-        here, there = Other(ours, self._measures.ours), Other(theirs, self._measures.theirs)
+        """Name some keys that one table alone has, or has with other values, of the first slices that differ."""
+        wrong = [one.slice for one in self.slices if self.ours[one.shard.name] != self.theirs[one.shard.name]]
         for one in wrong[:_SLICES_NAMED]:
-            parts = []
-            for table, side, other in ((self._load.table, here, there), (self._table, there, here)):
-                alive()
-                # One more tells whether there are more.
-                keys = side.inspection.keys_only_here(one, side.measure, other, _KEYS_NAMED + 1)
-                if keys:
-                    parts.append(f"only in {table}: {self._shown(keys)}")
-            self._alone[one.shard] = "; ".join(parts)
+            mine, other = self.ours[one.shard], self.theirs[one.shard]
+            same_keys = (mine.rows, mine.keys) == (other.rows, other.keys)
+            measures = (self._measures.ours, self._measures.theirs)
+            if not same_keys:
+                measures = (replace(measures[0], values=()), replace(measures[1], values=()))
+            here, there = Other(ours, measures[0]), Other(theirs, measures[1])
+            only_ours = self._keys(one, here, there)
+            alive()
+            if same_keys:
+                self._named[one.shard] = f"such as {only_ours}" if only_ours else ""
+                continue
+            sides = ((self._load.table, only_ours), (self._table, self._keys(one, there, here)))
+            alive()
+            self._named[one.shard] = "; ".join(f"only in {table}: {keys}" for table, keys in sides if keys)
 
-    def _key_differs(self, shard: str) -> bool:
-        ours, theirs = self.ours[shard], self.theirs[shard]
-        return (ours.rows, ours.keys) != (theirs.rows, theirs.keys)
-
-    def _shown(self, keys: Sequence[str | None]) -> str:
+    def _keys(self, one: Slice, side: Other, other: Other) -> str:
+        # One more tells whether there are more.
+        keys = side.inspection.keys_only_here(one, side.measure, other, _KEYS_NAMED + 1)
+        if not keys:
+            return ""
         names = ", ".join(column.name for column in self._measures.ours.key)
         listed = " and ".join("NULL" if key is None else key for key in keys[:_KEYS_NAMED])
         return f"{names} = {listed}{' and more' if len(keys) > _KEYS_NAMED else ''}"
 
     def findings(self, one: PlannedSlice) -> list[Finding]:
-        """Tell how the slice differs."""
+        """Tell how the slice differs, with the keys in the first finding's detail."""
         shard = one.shard.name
         found = differences(self._measures.ours, self.ours[shard], self.theirs[shard])
-        alone = self._alone.get(shard)
-        if not alone or not found or found[0].check not in _KEY_CHECKS:
-            return found
-        return [replace(found[0], detail=alone), *found[1:]]
+        if not found:
+            return []
+        detail = "; ".join(part for part in (found[0].detail, self._named.get(shard)) if part)
+        return [replace(found[0], detail=detail or None), *found[1:]]
 
 
 def _fingerprints(

@@ -205,7 +205,10 @@ class Inspection(ABC):
 
     @abstractmethod
     def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
-        """Give some keys of the slice, as text, that the table beside has not in the same slice; NULL in it is None."""
+        """Give the keys, as text, of some of the slice's rows that the table beside has not in the same slice.
+
+        A row is there when its key is, and with it the values of the measure, if there are any. None: a key with NULL.
+        """
 
 
 class Target(ABC):

@@ -110,22 +110,21 @@ class SqlInspection(Inspection):
         return found
 
     def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
-        here, values = self._keys_of(slice, measure)
+        here, values = self._rows_of(slice, measure)
         there = other.inspection
         if not isinstance(there, SqlInspection):
             raise TypeError(f"{type(there).__name__} cannot stand in one query with {type(self).__name__}")
-        theirs, more = there._keys_of(slice, other.measure)
-        sql = f"SELECT k FROM ({here} EXCEPT {theirs}) AS alone ORDER BY k LIMIT {most}"
+        theirs, more = there._rows_of(slice, other.measure)
+        sql = f"SELECT DISTINCT k FROM ({here} EXCEPT {theirs}) AS alone ORDER BY k LIMIT {most}"
         return [None if key is None else str(key) for (key,) in self._ask(sql, {**values, **more})]
 
-    def _keys_of(self, slice: Slice, measure: Measure) -> tuple[str, dict[str, object]]:
-        """Write the query of a slice's keys, as text."""
-        key, _ = self._parts(measure)
-        [(where, bounds, values)] = self._conditions([slice])
-        return (
-            f"SELECT {self._dialect.shown(key)} AS k FROM {self._table} WHERE {where}{_and(bounds)}",
-            values,
-        )
+    def _rows_of(self, slice: Slice, measure: Measure) -> tuple[str, dict[str, object]]:
+        """Write the query of a slice's rows: the key as one text, and the text of each value."""
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions([slice])
+        texts = [f"{self._dialect.shown(key)} AS k"]
+        texts += [f"{self._dialect.form(one)} AS v{number}" for number, one in enumerate(values)]
+        return f"SELECT {', '.join(texts)} FROM {self._table} WHERE {where}{_and(bounds)}", bound
 
     def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:
         rows = self._ask(f"SELECT g, COUNT(*), MIN(k) FROM ({keys}) AS odd GROUP BY g", bound)
