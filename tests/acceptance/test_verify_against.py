@@ -151,6 +151,35 @@ def test_keys_of_other_kinds_are_compared_in_their_text(sandbox: Sandbox) -> Non
     assert f"only in stage.orders: id = 9; only in {OLD}: id = 9a" in details(report)
 
 
+def test_a_slice_that_is_loaded_meanwhile_is_looked_at_again(loaded: Path, tmp_path: Path) -> None:
+    ground = Sandbox(shutil.copytree(loaded, tmp_path / "whole"))
+    ground.change_warehouse(f"DELETE FROM {OLD} WHERE etl_source = 'chita' AND id = 15")
+    looks: list[str] = []
+
+    def loads_until(most: int) -> VerifyReport:
+        def listen(said: str) -> None:
+            looks.append(said)
+            if len(looks) <= most:
+                assert not ground.load(DAY, shards=("chita",)).failed
+
+        looks.clear()
+        return verify_against(ground.project(), VerifyRequest((DAY,), ("orders",)), OLD, listen)
+
+    assert found(loads_until(1)) == [("chita", str(DAY), "rows", "10", "9")]
+    assert [said[:18] for said in looks] == ["comparing 3 slices", "comparing 1 slices"]
+    assert found(loads_until(3)) == [("chita", str(DAY), "not_compared", None, None)]
+
+
+def test_a_table_that_goes_away_meanwhile_is_no_difference(sandbox: Sandbox) -> None:
+    def drop(_: str) -> None:
+        sandbox.change_warehouse(f"DROP TABLE IF EXISTS {OLD}")
+
+    report = verify_against(sandbox.project(), VerifyRequest((DAY,), ("orders",)), OLD, drop)
+    assert {one[2] for one in found(report)} == {"not_compared"}
+    assert not report.is_fine
+    assert "orders_old" in details(report)[0]
+
+
 def test_a_shadow_run_against_the_loads_own_table(sandbox: Sandbox, loaded: Path, tmp_path: Path) -> None:
     ground = Sandbox(shutil.copytree(loaded, tmp_path / "whole"))
     ground.in_shard("abakan", "DELETE FROM orders WHERE id = 15")
