@@ -51,6 +51,7 @@ LISTINGS = {
     "report durations": report_durations.COLUMNS,
     "report alerts": report_alerts.COLUMNS,
     "verify": verify.COLUMNS,
+    "verify --against": verify.AGAINST_COLUMNS,
 }
 ENVIRONMENT = {
     "NO_COLOR": "set to anything: no colours",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dwhctl.runs.verify import VerifyReport
 
 COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail")
+AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail")
 
 
 @click.command("verify")
@@ -43,6 +44,16 @@ COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail")
     help="Only shards whose name fits; may be given several times.",
 )
 @click.option(
+    "--against",
+    metavar="SCHEMA.TABLE",
+    help="Compare the one load's table with this one of the same warehouse, instead of with the sources.",
+)
+@click.option(
+    "--table",
+    metavar="SCHEMA.TABLE",
+    help="With --against: compare the table of the load's shadow run, instead of its own.",
+)
+@click.option(
     "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Questions at once; default: max_workers."
 )
 @format_option
@@ -57,6 +68,8 @@ def command(
     end: str | None,
     shards: tuple[str, ...],
     jobs: int | None,
+    against: str | None,
+    table: str | None,
     form: str,
 ) -> ExitCode:
     """Compare sources and warehouse slice by slice, for every LOAD (or the named ones).
@@ -65,25 +78,47 @@ def command(
     verify_columns, in its own engine. Slices that are not complete are listed, and not compared. Only what is not equal
     is listed; with --verbose everything is. Ends with 1 when a complete slice differs or could not be compared.
 
+    With --against two tables of the warehouse are compared so: that of the one LOAD and one that another tool fills.
+    The sources are not asked.
+
     \b
     Examples:
       dwhctl verify --date yesterday
       dwhctl verify orders -s 2020-07-01 -e 2020-07-13 --shard 'mos*'
       dwhctl verify --date 2020-07-13 --format json
+      dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
     from dwhctl.cli.output import show, tell
     from dwhctl.runs.verify import VerifyRequest, verify
 
-    project = settings.open_project()
-    request = VerifyRequest(
-        days=_days(project, day, start, end), loads=tuple(dict.fromkeys(loads)), shards=shards, jobs=jobs
-    )
-    report = verify(project, request, tell if settings.verbose else lambda _: None)
+    project, names = _chosen(settings.open_project(), loads, against, table)
+    request = VerifyRequest(days=_days(project, day, start, end), loads=names, shards=shards, jobs=jobs)
+    listen = tell if settings.verbose else lambda _: None
+    if against is None:
+        report = verify(project, request, listen)
+    else:
+        from dwhctl.runs.against import verify_against
+
+        report = verify_against(project, request, against, listen)
     rows = list(_rows(report, everything=settings.verbose))
     if rows or form != "table":
-        show(COLUMNS, rows, form)
-    _tell_the_rest(report, settings, form)
+        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
+    _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
+
+
+def _chosen(
+    project: Project, loads: tuple[str, ...], against: str | None, table: str | None
+) -> tuple[Project, tuple[str, ...]]:
+    """The project and the loads that are verified; with --table the shadow of the one that is named."""
+    from dwhctl.project.shadows import with_shadow
+
+    names = tuple(dict.fromkeys(loads))
+    if table is None:
+        return project, names
+    if against is None:
+        raise UsageError("--table says which table is compared with that of --against: give --against too")
+    return with_shadow(project, names, table)
 
 
 def _days(project: Project, day: str | None, start: str | None, end: str | None) -> tuple[date, ...]:
@@ -114,7 +149,7 @@ def _rows(report: VerifyReport, *, everything: bool) -> Iterator[tuple[object, .
             yield (*where, Check.EQUAL.value, str(one.rows), str(one.rows), None)
 
 
-def _tell_the_rest(report: VerifyReport, settings: Settings, form: str) -> None:
+def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against: str | None) -> None:
     from dwhctl.cli.output import say, tell
 
     for load in report.unseen:
@@ -123,7 +158,8 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str) -> None:
             " `column >= :start AND column < :end`"
         )
     different = [one for one in report.verdicts if _word(one) == "different" and one.day is not None]
-    if different and form == "table" and not settings.quiet:
+    # Which of two tables is wrong nobody knows but the sources.
+    if different and form == "table" and not settings.quiet and against is None:
         one = different[0]
         tell(
             f"a slice is put right by loading it again: dwhctl load {one.load} --date {one.day} --shard {one.shard}"
@@ -137,7 +173,8 @@ def _summary(report: VerifyReport) -> str:
     from dwhctl.cli.output import counted
     from dwhctl.runs.verdicts import Check
 
-    slices = [one for one in report.verdicts if one.day is not None]
+    only_there = sum(one.has(Check.SHARD_ONLY_THERE) for one in report.verdicts)
+    slices = [one for one in report.verdicts if one.day is not None and not one.has(Check.SHARD_ONLY_THERE)]
     counts = Counter(_word(one) for one in slices)
     equal_rows = sum(one.rows or 0 for one in slices if one.is_equal)
     parts = [f"{counts['equal']:,} equal ({counted(equal_rows, 'row')})"]
@@ -146,6 +183,7 @@ def _summary(report: VerifyReport) -> str:
     ]
     without_day = sum(one.has(Check.ROWS_IN_NO_SLICE) for one in report.verdicts)
     parts += [f"{counted(without_day, 'shard')} with rows in no slice"] if without_day else []
+    parts += [f"{only_there:,} of unknown shards in the other table alone"] if only_there else []
     parts += [f"{report.before_start:,} before their start date"] if report.before_start else []
     return f"{counted(len(slices), 'slice')}: {', '.join(parts)}"
 

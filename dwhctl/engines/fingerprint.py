@@ -62,10 +62,15 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a fingerprint is made of: the target's columns of the key, and those whose values are compared as well."""
+    """What a fingerprint is made of: the target's columns of the key, and those whose values are compared as well.
+
+    `as_text` names the key's columns whose smallest and largest are those of their texts: where another table, which is
+    compared, holds another kind.
+    """
 
     key: tuple[Column, ...]
     values: tuple[Column, ...] = ()
+    as_text: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for column in (*self.key, *self.values):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.sources.contract import Source
     from dwhctl.targets.contract import Inspection, Odd, Target
 
-_GRACE_SECONDS = 30.0
+GRACE_SECONDS = 30.0
 
 
 class TableQuestion(Question):
@@ -33,8 +33,8 @@ class TableQuestion(Question):
 
     def __init__(self, project: Project, load: Load, target: Target) -> None:
         self.connection = load.target
-        self.alone = _is_file(project, load)
-        self.seconds = load.timeout.total_seconds() + _GRACE_SECONDS
+        self.alone = is_file(project, load)
+        self.seconds = load.timeout.total_seconds() + GRACE_SECONDS
         self.load = load
         self.measure: Measure | None = None
         self.failure: AttemptError | None = None
@@ -83,7 +83,7 @@ class SourceQuestion(Question):
     ) -> None:
         self.connection = shard.connection
         self._patience = max(one.load.timeout.total_seconds() for one in slices)
-        self.seconds = self._patience + _GRACE_SECONDS
+        self.seconds = self._patience + GRACE_SECONDS
         self.fingerprints: dict[Slice, Fingerprint] = {}
         self.failures: dict[Slice, AttemptError] = {}
         #: By load: how many rows have no day, or why they could not be counted; None where the extract hides them.
@@ -168,8 +168,8 @@ class TargetQuestion(Question):
         measure: Measure,
     ) -> None:
         self.connection = load.target
-        self.alone = _is_file(project, load)
-        self.seconds = load.timeout.total_seconds() + _GRACE_SECONDS
+        self.alone = is_file(project, load)
+        self.seconds = load.timeout.total_seconds() + GRACE_SECONDS
         self.fingerprints: dict[str, Fingerprint] = {}
         self.doubled: dict[str, Odd] = {}
         self.elsewhere: dict[str, Odd] = {}
@@ -206,5 +206,6 @@ class TargetQuestion(Question):
         self.failure = error
 
 
-def _is_file(project: Project, load: Load) -> bool:
+def is_file(project: Project, load: Load) -> bool:
+    """Tell whether the target is a file, which takes one question at a time."""
     return project.connections[load.target].type == "duckdb"

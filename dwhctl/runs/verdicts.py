@@ -28,13 +28,14 @@ class Check(enum.StrEnum):
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
     ROWS_IN_NO_SLICE = "rows_in_no_slice"
+    SHARD_ONLY_THERE = "shard_only_there"
     INCOMPLETE = "incomplete"
     NOT_COMPARED = "not_compared"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found, with what source and warehouse say."""
+    """One thing that was found, with what source and warehouse say, or the load's table and another."""
 
     check: Check
     source: str | None = None

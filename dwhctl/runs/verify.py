@@ -14,18 +14,24 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError
-from dwhctl.project.slices import FIRST_DAY, LAST_DAY
 from dwhctl.runs.asking import Asker
 from dwhctl.runs.load import check_sources, check_templates
 from dwhctl.runs.plan import LoadRequest, candidates
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.questions import SourceQuestion, TableQuestion, TargetQuestion
 from dwhctl.runs.signals import caught_signals
+from dwhctl.runs.slice_sessions import (
+    Sessions,
+    ever_loaded,
+    incomplete,
+    is_loaded_whole,
+    last_sessions_of,
+    not_compared,
+)
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.verdicts import Check, Finding, Verdict, differences, odd_keys, verdict_on
 from dwhctl.sessions import open_if_there
-from dwhctl.sessions.values import LastSession, State, is_complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,10 +43,8 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
     from dwhctl.targets.contract import Target
 
-_LOOKS = 3
+LOOKS = 3
 _IDS_SHOWN = 3
-
-Sessions = dict["Slice", LastSession | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,20 @@ def verify(
     with caught_signals():
         store = open_if_there(project.sessions)
         if store is None:
-            never = Finding(Check.INCOMPLETE, detail="never loaded")
-            return VerifyReport([verdict_on(one, never) for one in plan.slices])
+            return VerifyReport([verdict_on(one, incomplete(None)) for one in plan.slices])
         with store:
             report = _Verification(project, request, store, listen).run(plan.slices)
     report.before_start = plan.before_start
     return report
+
+
+def asker_for(project: Project, jobs: int | None) -> Asker:
+    """Make what asks, within the limits of the project's connections."""
+    state = StateDir(project.state_dir)
+    limits = {name: connection.max_connections for name, connection in project.connections.items()}
+    # Without a state folder there is no run beside which limits could be passed; reading makes none.
+    slots = Slots(state.slots, limits if state.slots.is_dir() else {})
+    return Asker(slots, jobs or project.max_workers)
 
 
 class _Verification:
@@ -94,14 +106,10 @@ class _Verification:
     def __init__(
         self, project: Project, request: VerifyRequest, store: SessionStore, listen: Callable[[str], None]
     ) -> None:
-        state = StateDir(project.state_dir)
-        limits = {name: connection.max_connections for name, connection in project.connections.items()}
         self._project = project
         self._store = store
         self._listen = listen
-        # Without a state folder there is no run beside which limits could be passed; reading makes none.
-        slots = Slots(state.slots, limits if state.slots.is_dir() else {})
-        self._asker = Asker(slots, request.jobs or project.max_workers)
+        self._asker = asker_for(project, request.jobs)
         self._targets: Mapping[str, Target] = targets_of(project, "dwhctl:verify")
         self._known = _KnownSessions(store)
         self._nulls: dict[tuple[str, str], int | AttemptError | None] = {}
@@ -112,15 +120,14 @@ class _Verification:
         try:
             measures = self._measures(slices)
             left = [one for one in slices if one.load.name in measures]
-            for look in range(_LOOKS):
+            for look in range(LOOKS):
                 left = self._look(left, measures, first=look == 0)
         finally:
             for target in self._targets.values():
                 target.interrupt()
             self._asker.wait_for_the_rest()
         for one in left:
-            why = "it was loaded each time that verify looked at it; verify it again"
-            self._verdicts[one.slice] = verdict_on(one, Finding(Check.NOT_COMPARED, detail=why))
+            self._verdicts[one.slice] = verdict_on(one, ever_loaded())
         unseen = {load for (load, _), found in self._nulls.items() if found is None}
         verdicts = [self._verdicts[one.slice] for one in slices]
         return VerifyReport([*verdicts, *self._without_day()], tuple(sorted(unseen)))
@@ -141,17 +148,17 @@ class _Verification:
     def _measures(self, slices: Sequence[PlannedSlice]) -> dict[str, Measure]:
         """Find what is measured of each load; the slices of one that has no table are not compared."""
         last = self._last(slices)
-        loads = {one.load.name: one.load for one in slices if _is_complete(one, last[one.slice])}
+        loads = {one.load.name: one.load for one in slices if is_loaded_whole(one, last[one.slice])}
         questions = [
             TableQuestion(self._project, load, self._targets[load.target]) for load in loads.values()
         ]
         self._asker.run(questions)
         failed = {each.load.name: each.failure for each in questions if each.failure is not None}
         for one in slices:
-            if not _is_complete(one, last[one.slice]):
-                self._verdicts[one.slice] = verdict_on(one, _incomplete(last[one.slice]))
+            if not is_loaded_whole(one, last[one.slice]):
+                self._verdicts[one.slice] = verdict_on(one, incomplete(last[one.slice]))
             elif one.load.name in failed:
-                self._verdicts[one.slice] = verdict_on(one, _not_compared(failed[one.load.name]))
+                self._verdicts[one.slice] = verdict_on(one, not_compared(failed[one.load.name]))
         return {each.load.name: each.measure for each in questions if each.measure is not None}
 
     def _look(
@@ -160,9 +167,9 @@ class _Verification:
         """Look at the slices once; give those of which something is to be told, but that were loaded meanwhile."""
         before = self._last(slices)
         for one in slices:
-            if not _is_complete(one, before[one.slice]):
-                self._verdicts[one.slice] = verdict_on(one, _incomplete(before[one.slice]))
-        chosen = [one for one in slices if _is_complete(one, before[one.slice])]
+            if not is_loaded_whole(one, before[one.slice]):
+                self._verdicts[one.slice] = verdict_on(one, incomplete(before[one.slice]))
+        chosen = [one for one in slices if is_loaded_whole(one, before[one.slice])]
         if not chosen:
             return []
         self._listen(f"comparing {len(chosen):,} slices")
@@ -211,7 +218,7 @@ class _Verification:
             for one in question.slices:
                 failure = question.failure or failures.get(one.slice)
                 if failure is not None:
-                    self._verdicts[one.slice] = verdict_on(one, _not_compared(failure))
+                    self._verdicts[one.slice] = verdict_on(one, not_compared(failure))
                     continue
                 source = fingerprints[one.slice]
                 findings = differences(question.measure, source, question.fingerprints[one.shard.name])
@@ -246,21 +253,7 @@ class _Verification:
         return {(str(load), str(shard)) for load, shard in rows}
 
     def _last(self, slices: Sequence[PlannedSlice]) -> Sessions:
-        """Give the latest session of each slice; that of a load without days has any day."""
-        days: dict[str, list[date]] = {}
-        for one in slices:
-            days.setdefault(one.load.name, []).append(one.slice.day)
-        last: dict[tuple[str, str, date | None], LastSession] = {}
-        for name, of_load in days.items():
-            sliced = self._project.loads[name].slice_by is not None
-            first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
-            found = self._store.last_sessions(name, first, final)
-            for session in sorted(found, key=lambda each: each.started):
-                last[name, session.shard, session.day if sliced else None] = session
-        return {
-            one.slice: last.get((one.load.name, one.shard.name, one.slice.day if one.load.slice_by else None))
-            for one in slices
-        }
+        return last_sessions_of(self._project, self._store, slices)
 
 
 class _KnownSessions:
@@ -288,21 +281,3 @@ class _KnownSessions:
             rows = self._store.read("reading the successful sessions", "successful_sessions", values)
             self._of_days[load, day] = {(str(shard), int(id_)) for id_, shard in rows}
         return self._of_days[load, day]
-
-
-def _is_complete(one: PlannedSlice, last: LastSession | None) -> bool:
-    return is_complete(last, one.slice.end_at)
-
-
-def _incomplete(last: LastSession | None) -> Finding:
-    if last is None:
-        why = "never loaded"
-    elif last.state in (State.LOADED, State.SKIPPED):
-        why = "last loaded before its day was over"
-    else:
-        why = f"its last session is {last.state.value}"
-    return Finding(Check.INCOMPLETE, detail=why)
-
-
-def _not_compared(error: AttemptError) -> Finding:
-    return Finding(Check.NOT_COMPARED, detail=str(error))

@@ -164,6 +164,14 @@ class Odd:
     example: str
 
 
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A table that is looked at beside another, and what is measured of it."""
+
+    inspection: Inspection
+    measure: Measure
+
+
 class Inspection(ABC):
     """A table that is looked at, slice by slice. Slices that are asked for together belong to one load and day."""
 
@@ -186,6 +194,21 @@ class Inspection(ABC):
     @abstractmethod
     def sessions(self, slices: Sequence[Slice]) -> Mapping[tuple[str, int], int]:
         """Count the rows by shard and etl_id. Rows without an etl_id count under 0."""
+
+    @abstractmethod
+    def beside(self, table: str, slice_by: str | None) -> Inspection:
+        """Look at another table too, over the same connection."""
+
+    @abstractmethod
+    def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        """Count the rows within the slices' bounds that belong to none of their shards, by etl_source; "" for NULL."""
+
+    @abstractmethod
+    def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
+        """Give the keys, as text, of some of the slice's rows that the table beside has not in the same slice.
+
+        A row is there when its key is, and with it the values of the measure, if there are any. None: a key with NULL.
+        """
 
 
 class Target(ABC):

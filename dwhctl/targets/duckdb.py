@@ -283,17 +283,27 @@ class DuckdbInspection(SqlInspection):
     """Looks at a table of the file, which is open for reading."""
 
     def __init__(
-        self, target: DuckdbTarget, db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None
+        self,
+        target: DuckdbTarget,
+        db: duckdb.DuckDBPyConnection,
+        table: str,
+        slice_by: str | None,
+        mark: str = "",
     ) -> None:
         super().__init__("duckdb", engine.quote(table), sliced=slice_by is not None)
         self._target = target
         self._db = db
         self._name = table
         self._slice_by = slice_by
+        # Two tables in one query have values of their own.
+        self._mark = mark
         self._zoned = is_zoned(db, table, slice_by)
 
     def columns(self) -> Sequence[Column]:
         return described(self._db, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> DuckdbInspection:
+        return DuckdbInspection(self._target, self._db, table, slice_by, mark="_beside")
 
     def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
         try:
@@ -302,7 +312,7 @@ class DuckdbInspection(SqlInspection):
             raise self._target.in_words(error) from error
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
-        return conditions(slices, self._slice_by, zoned=self._zoned)
+        return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)
 
     def _quoted(self, name: str) -> str:
         return engine.quote_column(name)

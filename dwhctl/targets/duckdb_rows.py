@@ -25,21 +25,24 @@ def is_zoned(db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None) ->
 
 
 def conditions(
-    slices: Sequence[Slice], slice_by: str | None, *, zoned: bool
+    slices: Sequence[Slice], slice_by: str | None, *, zoned: bool, mark: str = ""
 ) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """For each pair of bounds give a condition of the shards, one of the bounds ("" for none), and their values."""
+    """For each pair of bounds give a condition of the shards, one of the bounds ("" for none), and their values.
+
+    The values' names end with `mark`.
+    """
     by_bounds: dict[tuple[object, object], list[str]] = {}
     for one in slices:
         bounds = (one.start_at, one.end_at) if zoned else (one.start, one.end)
         by_bounds.setdefault(bounds, []).append(one.shard)
     for (start, end), shards in by_bounds.items():
-        where = "etl_source IN (SELECT unnest($shards))"
+        where = f"etl_source IN (SELECT unnest($shards{mark}))"
         if slice_by is None:
-            yield where, "", {"shards": shards}
+            yield where, "", {f"shards{mark}": shards}
         else:
             column = engine.quote_column(slice_by)
-            inside = f"{column} >= $start AND {column} < $end"
-            yield where, inside, {"shards": shards, "start": start, "end": end}
+            inside = f"{column} >= $start{mark} AND {column} < $end{mark}"
+            yield where, inside, {f"shards{mark}": shards, f"start{mark}": start, f"end{mark}": end}
 
 
 def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:

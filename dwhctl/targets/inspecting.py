@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.columns import Kind
 from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, part, read_fingerprint
 from dwhctl.targets.contract import Inspection, Odd
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dwhctl.project.slices import Slice
+    from dwhctl.targets.contract import Other
 
 
 class SqlInspection(Inspection):
@@ -89,6 +92,40 @@ class SqlInspection(Inspection):
             found.update({(str(shard), int(etl_id)): int(count) for shard, etl_id, count in rows})
         return found
 
+    def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        shards = {one.shard for one in slices}
+        found: dict[str, int] = {}
+        for where, bounds, bound in self._conditions(slices):
+            rows = self._ask(
+                f"SELECT COALESCE(etl_source, ''), COUNT(*) FROM {self._table}"
+                f" WHERE CASE WHEN {where} THEN 0 ELSE 1 END = 1{_and(bounds)} GROUP BY COALESCE(etl_source, '')",
+                bound,
+            )
+            # The shards of other bounds are no strangers. Days that overlap count the stranger of the longest.
+            found |= {
+                str(name): max(int(count), found.get(str(name), 0))
+                for name, count in rows
+                if name not in shards
+            }
+        return found
+
+    def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
+        here, values = self._rows_of(slice, measure)
+        there = other.inspection
+        if not isinstance(there, SqlInspection):
+            raise TypeError(f"{type(there).__name__} cannot stand in one query with {type(self).__name__}")
+        theirs, more = there._rows_of(slice, other.measure)
+        sql = f"SELECT DISTINCT k FROM ({here} EXCEPT {theirs}) AS alone ORDER BY k LIMIT {most}"
+        return [None if key is None else str(key) for (key,) in self._ask(sql, {**values, **more})]
+
+    def _rows_of(self, slice: Slice, measure: Measure) -> tuple[str, dict[str, object]]:
+        """Write the query of a slice's rows: the key as one text, and the text of each value."""
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions([slice])
+        texts = [f"{self._dialect.shown(key)} AS k"]
+        texts += [f"{self._dialect.form(one)} AS v{number}" for number, one in enumerate(values)]
+        return f"SELECT {', '.join(texts)} FROM {self._table} WHERE {where}{_and(bounds)}", bound
+
     def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:
         rows = self._ask(f"SELECT g, COUNT(*), MIN(k) FROM ({keys}) AS odd GROUP BY g", bound)
         return {str(shard): Odd(int(count), str(example)) for shard, count, example in rows}
@@ -98,6 +135,10 @@ class SqlInspection(Inspection):
             [part(one, one.kind, self._quoted(one.name)) for one in wanted]
             for wanted in (measure.key, measure.values)
         )
+        texts = [one.name in measure.as_text for one in measure.key]
+        key = [
+            replace(one, kind=Kind.TEXT) if as_text else one for one, as_text in zip(key, texts, strict=True)
+        ]
         return key, values
 
 

@@ -9,7 +9,8 @@ from dwhctl.engines.vertica import quote
 from dwhctl.engines.vertica_types import VARCHAR_OCTETS
 from dwhctl.errors import TargetRefusedError
 from dwhctl.targets.inspecting import SqlInspection
-from dwhctl.targets.vertica_catalog import described
+from dwhctl.targets.vertica_catalog import described, described_column
+from dwhctl.targets.vertica_names import TableName
 from dwhctl.targets.vertica_rows import conditions
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.engines.vertica import Session
     from dwhctl.project.slices import Slice
-    from dwhctl.targets.vertica_names import TableName
 
 #: Another locale of the database would compare texts without case.
 #: Source: https://www.vertica.com/docs/10.1.x/HTML/Content/Authoring/SQLReferenceManual/Statements/SET/SETLOCALE.htm
@@ -40,6 +40,11 @@ class VerticaInspection(SqlInspection):
 
     def columns(self) -> Sequence[Column]:
         return described(self._session, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> VerticaInspection:
+        name = TableName.of(table)
+        column = described_column(self._session, name, slice_by) if slice_by else None
+        return VerticaInspection(self._session, name, column)
 
     def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
         """Measure. Raise TargetRefusedError for columns whose texts are longer than Vertica hashes."""
