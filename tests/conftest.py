@@ -7,11 +7,21 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from dwhctl.project import secrets
 from tests.postgres import PostgresServer, any_server
 
 # The tests share two cores with processes that they start: how long an example takes says nothing.
 settings.register_profile("dwhctl", deadline=None)
 settings.load_profile("dwhctl")
+
+
+@pytest.fixture(autouse=True)
+def own_secrets() -> Iterator[None]:
+    """Masked is what this test's secrets are, not those of the tests before it."""
+    before = set(secrets._seen)
+    yield
+    secrets._seen.intersection_update(before)
+    secrets._pattern = None
 
 
 @pytest.fixture(scope="session")

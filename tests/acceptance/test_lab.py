@@ -17,7 +17,9 @@ import pytest
 
 from dwhctl.engines.vertica import Session
 from dwhctl.project.model import VerticaConnection
+from dwhctl.project.read import read_project
 from dwhctl.project.sql import split_statements
+from dwhctl.project.templates import render_file
 from tests.cli_support import dwh
 from tests.servers.tds import TdsServer
 from tests.servers.vertica import VerticaServer
@@ -111,9 +113,10 @@ def test_its_reports_are_refreshed_from_what_a_load_leaves(
         password = one.password.reveal() if one.password else ""
         url = f"vertica://{one.user}:{password}@{one.host}:{one.port}/{one.database}?tlsmode=disable"
         monkeypatch.setenv("DWHCTL_CONN_DWH", url)
-        in_vertica(
-            one, *split_statements((lab / "sql/orders/create.vertica.sql").read_text()), *LOADED_ORDERS
-        )
+        project = read_project(lab)
+        orders = project.loads["orders"]
+        assert orders.create is not None
+        in_vertica(one, *split_statements(render_file(project, orders.create, orders)), *LOADED_ORDERS)
         text = (lab / "config/reports.toml").read_text()
         (lab / "config/reports.toml").write_text(re.sub("(?m)^needs .*$", "", text))
         code = dwh("refresh-reports", "--date", "2020-07-14", "--project", lab)

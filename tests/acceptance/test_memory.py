@@ -62,7 +62,7 @@ def check(small: Watch, large: Watch) -> None:
 
 
 def test_memory_does_not_grow_with_rows(tmp_path: Path) -> None:
-    few, many = 200_000, 800_000
+    few, many = 400_000, 1_200_000
 
     check(
         load_watched(one_big_slice(tmp_path / "few", few), few),
