@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dwhctl.cli.options import Settings
     from dwhctl.runs.events import RefreshEvent, RefreshReport
-    from dwhctl.runs.needs import Standing
+    from dwhctl.runs.needs import Readiness
 
 _INTERRUPTED = InterruptedAttemptError.__name__
 _SHOWN_SHARDS = 20
@@ -44,7 +44,7 @@ def _line(event: Notice | RefreshStarted | ReportWaits | ReportStarted | ReportC
     if isinstance(event, RefreshStarted):
         return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
     if isinstance(event, ReportWaits):
-        return f"waiting: {event.report}: " + "; ".join(str(one) for one in event.standings if not one.is_met)
+        return f"waiting: {event.report}: " + "; ".join(str(one) for one in event.readiness if not one.is_met)
     if isinstance(event, ReportStarted):
         return f"refreshing: {event.report} (on {event.connection})"
     return _closed_line(event)
@@ -86,13 +86,13 @@ def _counts(report: RefreshReport) -> str:
 
 
 def _without(one: ReportClosed) -> Iterable[str]:
-    for standing in one.without:
-        done = f"{standing.complete:,} of {counted(standing.expected, 'slice')}"
-        yield f"  {one.report} has {done} of {standing.load} {one.day}; it does without {_shards(standing)}"
+    for need in one.without:
+        done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
+        yield f"  {one.report} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
 
 
-def _shards(standing: Standing) -> str:
-    shown, more = standing.missing[:_SHOWN_SHARDS], len(standing.missing) - _SHOWN_SHARDS
+def _shards(need: Readiness) -> str:
+    shown, more = need.missing[:_SHOWN_SHARDS], len(need.missing) - _SHOWN_SHARDS
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 

@@ -113,7 +113,7 @@ def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
 def _row(project: Project, one: PlannedReport) -> tuple[object, ...]:
     from dwhctl.project.words import shown_path
 
-    report, needs = one.report, "; ".join(map(str, one.standings))
+    report, needs = one.report, "; ".join(map(str, one.readiness))
     if isinstance(report.source, str):
         source = report.source if not one.sql.source.is_query else _start_of(report.source)
     else:
@@ -127,4 +127,4 @@ def _start_of(query: str) -> str:
 
 
 def _is_ready(one: PlannedReport) -> bool:
-    return all(standing.is_met for standing in one.standings)
+    return all(need.is_met for need in one.readiness)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
-    from dwhctl.runs.needs import Standing
+    from dwhctl.runs.needs import Readiness
     from dwhctl.runs.plan import Plan
     from dwhctl.runs.values import Failure, Said
     from dwhctl.sessions.values import State
@@ -134,7 +134,7 @@ class ReportWaits:
 
     report: str
     day: date
-    standings: tuple[Standing, ...]
+    readiness: tuple[Readiness, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class ReportClosed:
     seconds: float
     failure: Failure | None = None
     retry_at: datetime | None = None
-    without: tuple[Standing, ...] = ()
+    without: tuple[Readiness, ...] = ()
     etl_id: int | None = None
 
 

@@ -72,7 +72,7 @@ def line_of(event: Event | RefreshEvent, command: str) -> Line:
             more = {"steps": event.steps or None, "failed_in": event.failed_in}
             return _closed("slice_closed", event, _attempt(event) | {"state": event.state.value} | more)
         case ReportWaits():
-            needs = "; ".join(str(one) for one in event.standings if not one.is_met)
+            needs = "; ".join(str(one) for one in event.readiness if not one.is_met)
             return Line("info", "report_waits", {"load": event.report, "day": event.day, "message": needs})
         case ReportStarted():
             return Line("info", "report_started", _report(event))

@@ -20,7 +20,7 @@ _SHOWN_SHARDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Readiness:
     """How far a needed load is with a date: of `expected` slices those of the shards `missing` are not complete."""
 
     load: str
@@ -46,24 +46,24 @@ class Standing:
         return f"{done}, missing {shown}{more}" if self.missing else done
 
 
-def standings(
+def readiness(
     project: Project, store: SessionStore | None, report: Report, day: date
-) -> tuple[Standing, ...]:
+) -> tuple[Readiness, ...]:
     """Look how far the loads are that a report needs; without a sessions table nothing is complete."""
-    return tuple(_standing(project, store, need, day) for need in report.needs)
+    return tuple(_readiness(project, store, need, day) for need in report.needs)
 
 
-def _standing(project: Project, store: SessionStore | None, need: Need, day: date) -> Standing:
+def _readiness(project: Project, store: SessionStore | None, need: Need, day: date) -> Readiness:
     plan = candidates(project, LoadRequest(days=(day,), loads=(need.load,)))
     found = store.last_sessions(need.load, day, day) if store is not None else []
     last = {one.shard: one for one in found}
     missing = (
         one.shard.name for one in plan.slices if not is_complete(last.get(one.shard.name), one.slice.end_at)
     )
-    return Standing(need.load, need.at_least, len(plan.slices), tuple(missing))
+    return Readiness(need.load, need.at_least, len(plan.slices), tuple(missing))
 
 
-def not_met(found: Sequence[Standing], day: date) -> str:
+def not_met(found: Sequence[Readiness], day: date) -> str:
     """Say which needs are not met, and what to do about it."""
     lacking = [one for one in found if not one.is_met]
     words = "; ".join(

@@ -18,7 +18,7 @@ from dwhctl.project.words import nearest
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.locks import report_names
-from dwhctl.runs.needs import Standing, standings
+from dwhctl.runs.needs import Readiness, readiness
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.refreshing import Job, Refresher, Rules
 from dwhctl.runs.run_log import logged_run
@@ -57,7 +57,7 @@ class PlannedReport:
 
     report: Report
     sql: ReportSql
-    standings: tuple[Standing, ...]
+    readiness: tuple[Readiness, ...]
 
 
 def plan_refresh(project: Project, request: RefreshRequest) -> list[PlannedReport]:
@@ -68,7 +68,7 @@ def plan_refresh(project: Project, request: RefreshRequest) -> list[PlannedRepor
         if store is not None:
             stack.enter_context(store)
         return [
-            PlannedReport(job.report, job.sql, standings(project, store, job.report, request.day))
+            PlannedReport(job.report, job.sql, readiness(project, store, job.report, request.day))
             for job in jobs
         ]
 

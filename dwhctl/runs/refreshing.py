@@ -27,7 +27,7 @@ from dwhctl.errors import (
     TimedOutError,
 )
 from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
-from dwhctl.runs.needs import Standing, not_met, standings
+from dwhctl.runs.needs import Readiness, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.values import Failure
@@ -60,7 +60,7 @@ class Job:
     failures: int = 0
     start_at: float = 0.0
     waits: bool = False
-    found: tuple[Standing, ...] = ()
+    found: tuple[Readiness, ...] = ()
     #: What an attempt could not end on the server.
     unsettled: Target | None = None
 
@@ -182,7 +182,7 @@ class Refresher:
         """Look at the job's needs; one that is not ready in time fails."""
         if not job.report.needs:
             return True
-        job.found = standings(self._project, self._store, job.report, self._report.day)
+        job.found = readiness(self._project, self._store, job.report, self._report.day)
         if all(one.is_met for one in job.found):
             return True
         if now >= self._rules.wait_until:

@@ -224,7 +224,8 @@ def test_what_another_run_completed_meanwhile_is_not_repeated(sandbox: Sandbox, 
 
 
 @pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM, signal.SIGKILL]
+    "how",
+    [*(pytest.param(one, marks=pytest.mark.long) for one in (signal.SIGINT, signal.SIGTERM)), signal.SIGKILL],
 )
 def test_interrupted_it_is_finished_and_nothing_is_repeated(
     sandbox: Sandbox, tmp_path: Path, how: signal.Signals

@@ -174,7 +174,15 @@ def test_postgresql_is_down_at_the_start(sandbox: Sandbox, postgres: OwnPostgres
     load_well(sandbox)
 
 
-@pytest.mark.parametrize("point", ["stage.write", "publish.begin", "publish.commit", "publish.committed"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "stage.write",
+        "publish.commit",
+        pytest.param("publish.begin", marks=pytest.mark.long),
+        pytest.param("publish.committed", marks=pytest.mark.long),
+    ],
+)
 def test_postgresql_is_killed_in_the_middle(
     sandbox: Sandbox, faults: Faults, postgres: OwnPostgres, point: str
 ) -> None:

@@ -116,6 +116,7 @@ def test_every_row_says_where_it_came_from(project: FlightsSandbox) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changed", CLOCK_CHANGES, ids=str)
 def test_days_by_a_utc_column_over_a_clock_change(project: FlightsSandbox, changed: date) -> None:
     days = days_from(changed - timedelta(days=1), 3)

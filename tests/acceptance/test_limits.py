@@ -109,8 +109,9 @@ def worker_processes(groups: set[int]) -> int:
     return found
 
 
-def test_twenty_loads_at_once_keep_the_limits(tmp_path: Path, faults: Faults) -> None:
-    days = days_from(DAY, 20)
+@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.long)])
+def test_loads_at_once_keep_the_limits(tmp_path: Path, faults: Faults, count: int) -> None:
+    days = days_from(DAY, count)
     sandbox = Sandbox(tmp_path / "project", {"server_0": ["abakan"]}, max_workers=2)
     sandbox.connection_keys = "max_connections = 1"
     sandbox.write().fill(days=days)
@@ -122,14 +123,14 @@ def test_twenty_loads_at_once_keep_the_limits(tmp_path: Path, faults: Faults) ->
         most.append(worker_processes(groups))
         return all(process.poll() is not None for process in loads)
 
-    wait_until(all_ended, "twenty loads", seconds=100)
+    wait_until(all_ended, f"{count} loads", seconds=100)
     for process in loads:
         _, err = wait_for_end(process)
         assert process.returncode == 0, err
     assert 1 <= max(most) <= 2, "max_workers"
     assert most_at_once(faults, "stage.connect", "stage.finished") == 1, "max_connections of the server"
     assert sandbox.target_rows() == sandbox.source_rows()
-    assert [one.state for one in sandbox.sessions_newest_first()] == [State.LOADED] * 20
+    assert [one.state for one in sandbox.sessions_newest_first()] == [State.LOADED] * count
     assert held_locks(sandbox.root / "state") == []
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dwhctl.errors import ExitCode, UsageError
 from dwhctl.runs.events import ReportWaits
-from dwhctl.runs.needs import Standing
+from dwhctl.runs.needs import Readiness
 from dwhctl.runs.refresh import RefreshRequest, plan_refresh
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh
@@ -64,7 +64,7 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     have_loaded(place, "abakan", "chita")
     need(place, 0.6)
     report = place.refresh()
-    assert report.refreshed[0].without == (Standing("orders", 0.6, 3, ("achinsk",)),)
+    assert report.refreshed[0].without == (Readiness("orders", 0.6, 3, ("achinsk",)),)
     assert place.content() == whole(1)
     need(place, 0.7)
     assert len(place.refresh().failures) == 1
@@ -80,7 +80,7 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
 )
 def test_a_share_is_counted_as_it_is_written(at_least: float, missing: int, met: bool) -> None:
     shards = tuple(f"city_{number}" for number in range(missing))
-    assert Standing("orders", at_least, 150, shards).is_met is met
+    assert Readiness("orders", at_least, 150, shards).is_met is met
 
 
 def test_a_load_reaps_a_refresh_that_died(place: Place) -> None:

@@ -22,7 +22,7 @@ FINGERPRINT = (
 TIMES = 4
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def sessions(request: pytest.FixtureRequest) -> str:
     """The keys of the sessions' connection."""
     if request.param == "sqlite":
