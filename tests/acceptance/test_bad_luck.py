@@ -301,6 +301,7 @@ def test_not_a_byte_is_left_on_the_disk(sandbox: Sandbox) -> None:
         load_well(sandbox)
 
 
+@pytest.mark.long
 def test_files_may_not_grow(fat: Sandbox) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -344,6 +345,7 @@ def test_a_reader_has_the_warehouse_for_a_moment(sandbox: Sandbox, faults: Fault
     load_well(sandbox)
 
 
+@pytest.mark.long
 def test_a_reader_has_the_warehouse_for_too_long(sandbox: Sandbox, faults: Faults) -> None:
     sandbox.load()
     change_sources(sandbox)
@@ -378,6 +380,7 @@ def test_a_reader_has_the_warehouse_from_the_start(sandbox: Sandbox) -> None:
     load_well(sandbox)
 
 
+@pytest.mark.long
 def test_a_dead_run_is_not_judged_while_its_warehouse_cannot_be_asked(
     sandbox: Sandbox, faults: Faults
 ) -> None:

@@ -201,6 +201,7 @@ def test_a_day_loaded_before_its_end_is_not_complete(project: Sandbox) -> None:
     assert complete_days(project, FIRST, FIRST) == {shard: {FIRST} for shard in ZONES}
 
 
+@pytest.mark.long
 def test_only_missing_catches_up_after_missed_firings(project: Sandbox) -> None:
     """The machine was down from the night to the 14th until the morning of the 16th."""
     # What comes late to a complete day, only a reload without --only-missing sees.

@@ -62,6 +62,7 @@ def assert_same(held: list[Row], wanted: list[Row]) -> None:
     assert [type(value) for row in held for value in row] == [type(value) for row in wanted for value in row]
 
 
+@pytest.mark.long
 def test_the_input_is_what_is_said_of_it() -> None:
     assert len(csv_rows()) == ROWS
     assert len(shards()) == 35
@@ -85,6 +86,7 @@ def test_days_arrive_value_by_value(project: FlightsSandbox) -> None:
     assert sum(one.loaded_rows or 0 for one in sessions) == len(wanted)
 
 
+@pytest.mark.long
 def test_cancelled_flights_are_null_in_integer_columns(project: FlightsSandbox) -> None:
     load(project, "flights", "--date", str(STORM[1]), "--jobs", "2")
 
@@ -102,6 +104,7 @@ def test_cancelled_flights_are_null_in_integer_columns(project: FlightsSandbox) 
     assert project.warehouse("SELECT DISTINCT typeof(dep_time) FROM stage.flights") == [("INTEGER",)]
 
 
+@pytest.mark.long
 def test_every_row_says_where_it_came_from(project: FlightsSandbox) -> None:
     load(project, "flights", "--date", str(STORM[0]))
 

@@ -277,7 +277,7 @@ def test_what_a_killed_run_published_is_told_from_what_it_did_not(dead: Sandbox,
     assert "died" in str(by_reaper[State.FAILED].comment)
 
 
-@pytest.mark.parametrize("how", [ALONE, GROUP])
+@pytest.mark.parametrize("how", [pytest.param(ALONE, marks=pytest.mark.long), GROUP])
 def test_killed_twice_and_rerun_as_a_process(copy: Copy, tmp_path: Path, how: str) -> None:
     sandbox = copy()
     die(sandbox, Faults(tmp_path / "log_1").at("publish.commit", how))

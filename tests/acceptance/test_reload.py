@@ -71,6 +71,7 @@ def test_again_and_again_only_etl_id_changes(project: Sandbox) -> None:
     assert {one.id for one in sessions[:3]} == ids
 
 
+@pytest.mark.long
 def test_again_in_worker_processes(project: Sandbox) -> None:
     project.load(DAY, NEXT_DAY)
     first = fingerprint(project)
@@ -82,6 +83,7 @@ def test_again_in_worker_processes(project: Sandbox) -> None:
     assert len(etl_ids(project)) == 2 * len(project.shards())
 
 
+@pytest.mark.long
 def test_the_order_of_the_source_does_not_matter(project: Sandbox) -> None:
     project.load(DAY, NEXT_DAY)
     first = fingerprint(project)
@@ -163,6 +165,7 @@ def test_a_day_emptied_at_the_source_is_emptied(project: Sandbox) -> None:
     assert project.target_rows() == project.source_rows()
 
 
+@pytest.mark.long
 def test_days_one_by_one_or_together_are_the_same(project: Sandbox) -> None:
     project.load(DAY)
     project.load(NEXT_DAY)

@@ -99,6 +99,7 @@ def test_while_workers_hang(
 
 
 @pytest.mark.parametrize(("send", "code"), [WAYS[1], WAYS[2]])
+@pytest.mark.long
 def test_while_workers_start(
     sandbox: Sandbox, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int
 ) -> None:
@@ -137,6 +138,7 @@ def test_before_the_commit_nothing_is_published(sandbox: Sandbox, faults: Faults
     load_well(sandbox)
 
 
+@pytest.mark.long
 def test_while_the_first_look_waits_for_the_warehouse(sandbox: Sandbox, faults: Faults) -> None:
     sandbox.load()
     with reader_of(sandbox.warehouse_file):
@@ -160,6 +162,7 @@ def test_while_publishing_waits_for_the_warehouse(sandbox: Sandbox, faults: Faul
     load_well(sandbox)
 
 
+@pytest.mark.long
 def test_while_a_slice_waits_for_its_retry(sandbox: Sandbox, faults: Faults) -> None:
     sandbox.load_keys = 'retries = 3\nretry_delay = "1m"'
     sandbox.write()
@@ -173,6 +176,7 @@ def test_while_a_slice_waits_for_its_retry(sandbox: Sandbox, faults: Faults) -> 
     load_well(sandbox)
 
 
+@pytest.mark.long
 def test_while_it_waits_for_another_load(sandbox: Sandbox, faults: Faults) -> None:
     sandbox.load()
     with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
@@ -184,6 +188,7 @@ def test_while_it_waits_for_another_load(sandbox: Sandbox, faults: Faults) -> No
     load_well(sandbox)
 
 
+@pytest.mark.long
 def test_while_it_waits_for_a_slot(sandbox: Sandbox, faults: Faults) -> None:
     sandbox.load()
     slots = sandbox.root / "state" / "slots"

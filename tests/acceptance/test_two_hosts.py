@@ -148,7 +148,7 @@ Cut = Callable[[Hosts], None]
 POINTS = ("publish.begin", "publish.staged", "publish.commit", "publish.fenced", "publish.committed")
 #: The gate's: right before the fence, and right behind it, where only the end of its session in the warehouse helps.
 #: "new": the table holds nothing of the day, nobody deletes, and two transactions could insert side by side.
-GATE = {("publish.commit", "new", cut_cable), ("publish.fenced", "new", end_connection)}
+GATE = {("publish.fenced", "new", end_connection)}
 STOPS = [
     pytest.param(point, what, cut, marks=() if (point, what, cut) in GATE else pytest.mark.long)
     for point in POINTS

@@ -59,6 +59,7 @@ def test_too_little_memory_is_told_with_the_remedy(tmp_path: Path, limit: str) -
     assert "server_0" in failed.failure.message
 
 
+@pytest.mark.long
 def test_an_extract_that_spills_leaves_the_sources_folder_alone(tmp_path: Path) -> None:
     sandbox = Sandbox(
         tmp_path,

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import psutil
+import pytest
 
 from dwhctl.errors import ExitCode, StagingError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.runs.slots import Slots
@@ -65,6 +66,7 @@ def test_a_permanent_failure_is_not_tried_again(tmp_path: Path) -> None:
     assert bench.states() == {"abakan": ["failed QueryError"]}
 
 
+@pytest.mark.long
 def test_a_slice_that_waits_for_its_retry_holds_no_worker(tmp_path: Path) -> None:
     todo = {"server_0/abakan": ["transient", "ok"]} | many(4, "ok 0.05")
     bench = Bench(tmp_path, todo, jobs=1, keys={"retry_delay": 1 * SECONDS}).run()
@@ -91,6 +93,7 @@ def test_a_slice_that_killed_two_workers_is_quarantined_and_the_others_unharmed(
     assert list(states.values()) == [["loaded"]] * 6
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_while_it_has_nothing_to_do_is_replaced(tmp_path: Path) -> None:
     # While the second waits for its retry, the only worker is idle; it dies then.
     todo = {"server_0/first": ["kill_later"], "server_0/second": ["transient", "ok"]}
@@ -164,6 +167,7 @@ def test_a_parked_connection_that_recovers_loads_everything(tmp_path: Path) -> N
     assert "connection server_0 works again" in bench.notices()
 
 
+@pytest.mark.long
 def test_a_quarantined_slice_does_not_say_that_its_connection_works(tmp_path: Path) -> None:
     todo = {"server_0/refused": ["login"], "server_0/killer": ["kill"]}
     bench = Bench(tmp_path, todo, jobs=1, keys={"retries": 5}).run()
@@ -189,6 +193,7 @@ def test_never_more_than_max_connections_nor_workers(tmp_path: Path) -> None:
     assert bench.count(State.LOADED) == 16
 
 
+@pytest.mark.long
 def test_the_targets_limit_holds_too_and_leaves_room_to_publish(tmp_path: Path) -> None:
     bench = Bench(tmp_path, many(6, "ok 0.05"), jobs=3, limits={"dwh": 1}).run()
     assert bench.most_at_once() == 1
@@ -228,6 +233,7 @@ def test_a_publication_that_is_refused_fails_the_slice(tmp_path: Path) -> None:
     assert list(states.values()) == [["loaded"]] * 2
 
 
+@pytest.mark.long
 def test_staging_that_cannot_be_dropped_costs_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, many(3))
     bench.target.faults["drop"] = TargetError("gone for a moment")
@@ -241,6 +247,7 @@ def test_a_new_column_is_added_and_the_slice_tried_again(tmp_path: Path) -> None
     assert bench.run().states() == {"abakan": ["up_for_retry SchemaDriftError", "loaded"]}
 
 
+@pytest.mark.long
 def test_a_busy_target_is_asked_again_to_add_a_column(tmp_path: Path) -> None:
     bench = Bench(tmp_path, {"server_0/abakan": ["new_column"]}, keys={"retries": 1, "on_new_column": "add"})
     bench.target.faults["add"] = TargetBusyError()
