@@ -37,6 +37,9 @@ COMMANDS = (
     "report sessions --state abandoned --load load_007",
     "report sessions --run RUN",
     "report durations",
+    "report grid",
+    "report gaps",
+    "report timeline RUN",
     "report metrics",
     "report sla",
 )
