@@ -66,11 +66,13 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
       dwhctl crontab install
     """
     from dwhctl.runs.crontab import block_of
+    from dwhctl.runs.state_dir import CRON_LOG, StateDir
 
     project = settings.open_project()
     code = _change(project, block_of(project, program()), dry_run=dry_run)
     if not dry_run:
-        (project.state_dir / "logs").mkdir(parents=True, exist_ok=True)
+        state = StateDir(project.state_dir)
+        state.make_log(state.logs / CRON_LOG)
     _tell_what_cron_lacks(project)
     return code
 
@@ -123,7 +125,7 @@ def program() -> list[str]:
     started = Path(sys.argv[0]).absolute()
     if started.name == "dwhctl" and shutil.which(str(started)):
         return [str(started)]
-    return [sys.executable, "-m", "dwhctl"]
+    return [sys.executable, "-P", "-m", "dwhctl"]
 
 
 def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import CrontabError
 from dwhctl.runs.schedules import Job, jobs_of, watch_jobs
+from dwhctl.runs.state_dir import CRON_LOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ def _lines(project: Project, job: Job, program: Sequence[str]) -> Iterator[str]:
 
 def _command(project: Project, job: Job, program: Sequence[str]) -> str:
     words = [*program, *job.arguments, "--quiet", "--project", str(project.root)]
-    log = project.state_dir / "logs" / "cron.log"
+    log = project.state_dir / "logs" / CRON_LOG
     # cron(8) makes a newline of a % that no backslash precedes.
     return f"{shlex.join(words)} >> {shlex.quote(str(log))} 2>&1".replace("%", r"\%")
 
