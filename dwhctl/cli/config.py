@@ -46,7 +46,7 @@ def check(settings: Settings, online: bool) -> ExitCode:
     for warning in (*project.warnings, *unreadable_secrets(project), *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):
-        tell(f"Note: {note}")
+        say(f"Note: {note}")
     problems = template_problems(project)
     if problems:
         raise ConfigError("\n".join(problems))

@@ -148,7 +148,9 @@ def _postgres(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str
     table["database"] = given.schema or given.login
     mode = extra.take("sslmode")
     if mode is not None and str(mode).lower() == "allow":
-        piece.note("extra.sslmode is left out: 'allow' sends the password in clear first; the default asks for TLS")
+        piece.note(
+            "extra.sslmode is left out: 'allow' sends the password in clear first; the default asks for TLS"
+        )
     elif mode is not None:
         table["sslmode"] = str(mode).lower()
     _add_authorities(table, extra, piece, "sslrootcert")
