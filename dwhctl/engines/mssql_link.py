@@ -53,8 +53,8 @@ _PROBE_SECONDS = 10.0
 #: packet into a file that all may read. https://www.freetds.org/userguide/envvar.html
 _IGNORED = ("TDSHOST", "TDSPORT", "TDSVER", "TDSDUMP", "TDSDUMPCONFIG")
 
-#: What DB-Library says when it gives up between the greetings and the login.
-_NO_HANDSHAKE = (20002,)
+#: What DB-Library says when a login came to no end, and beside it, in a process that lost a connection before, of that.
+_NO_LOGIN, _LOST_BEFORE = 20002, 20047
 
 _STATE = """
 SELECT state_desc, user_access_desc, HAS_DBACCESS({name}) FROM sys.databases WHERE name = {name}
@@ -245,19 +245,21 @@ class _Door:
         return DatabaseMissingError(one_line(f"{self._at} database {self._database} cannot be read: {why}"))
 
     def _unreached(self, said: Said) -> ConnectError:
-        why = unreached(said, self._address.seconds)
+        remedy = self._tls_remedy(said)
+        why = remedy or unreached(said, self._address.seconds)
         message = f"connection {self._connection.name}: {self._place} cannot be reached: {why}"
-        if (remedy := self._tls_remedy(said)) is not None:
-            return TlsError(one_line(f"{message}; {remedy}"), connection=self._connection.name)
-        return ConnectError(one_line(message), connection=self._connection.name)
+        kind = TlsError if remedy else ConnectError
+        return kind(one_line(message), connection=self._connection.name)
 
     def _tls_remedy(self, said: Said) -> str | None:
         """Say what to do when the login ended for want of TLS: the driver says nothing of it, but the server does."""
         address = self._address
-        if address.encryption != "require" or said.db_lib != _NO_HANDSHAKE:
+        if address.encryption != "require" or _NO_LOGIN not in said.db_lib:
             return None
         if "\\" not in address.host and offers_tls(address.host, address.port, address.seconds) is False:
             return tls.no_tls(self._connection)
+        if {*said.db_lib} - {_NO_LOGIN, _LOST_BEFORE}:
+            return None
         return (
             "the TLS handshake failed: the server must speak TLS 1.2; where freetds.conf names a ca file, its"
             " certificate must come from there and be made for this name"
