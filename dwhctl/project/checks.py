@@ -15,7 +15,7 @@ from .connections import (
     TARGET_TYPES,
     Connection,
     DuckdbConnection,
-    VerticaConnection,
+    NetworkConnection,
 )
 from .fields import Table
 from .loads import Load, Report, Shard
@@ -58,8 +58,9 @@ def check(found: Found, sessions: str | None, problems: Problems) -> None:
     for report in found.reports.values():
         _check_report(report, found, problems)
     for connection in found.connections.values():
-        if isinstance(connection, VerticaConnection) and connection.tls_cafile:
-            _file(connection.tls_cafile, found.place(connection, connection.name).at("tls_cafile"), problems)
+        key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else None
+        if key is not None and (authorities := getattr(connection, key)) is not None:
+            _file(authorities, found.place(connection, connection.name).at(key), problems)
     _check_tables(found, problems)
     _check_task_names(found, problems)
 

@@ -157,6 +157,8 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
         return "required"
     if key == "port" and not field.default:
         return f"`{getattr(model, 'default_port', None)}`"
+    if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
+        return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
+from dwhctl.engines import tls
 from dwhctl.errors import SessionsError, SessionsLostError
 from dwhctl.project.secrets import mask
 
@@ -81,6 +82,19 @@ def parameters(address: PostgresConnection) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 2,
         "tcp_user_timeout": 20_000,
+        **_security(address),
+    }
+
+
+def _security(address: PostgresConnection) -> dict[str, Any]:
+    """What protects the connection: said here, the environment (PGSSLMODE, PGHOSTADDR ...) does not change it."""
+    cafile = tls.authorities(address) or address.sslrootcert
+    return {
+        "sslmode": address.tls,
+        "sslrootcert": str(cafile) if cafile else None,
+        # libpq would prefer Kerberos' encryption to TLS, and then check no certificate.
+        "gssencmode": "disable",
+        "hostaddr": "",
     }
 
 
@@ -120,7 +134,7 @@ def _message(address: PostgresConnection, doing: str, error: Exception, password
             "each run holds one connection: raise max_connections of the server, or the limit of the role or database"
         )
     elif doing == "connecting":
-        remedy = f"check connections.{address.name} and that the server runs"
+        remedy = tls.remedy(text, address) or f"check connections.{address.name} and that the server runs"
     else:
         remedy = _REMEDIES.get(code)
     text = f"{text}; {remedy}" if remedy else text

@@ -21,7 +21,8 @@ _YES = {"yes", "true", "mandatory", "strict", "1"}
 _TIMEOUTS = ("login_timeout", "connect_timeout", "connection_timeout", "LoginTimeout")
 #: Why a key of `extra` has no counterpart.
 _REASONS = {
-    "sslmode": "there is no such key; libpq takes it from the environment variable PGSSLMODE",
+    "sslcert": "there is no such key; libpq takes it from the environment variable PGSSLCERT",
+    "sslkey": "there is no such key; libpq takes it from the environment variable PGSSLKEY",
     "timeout": "an attempt's time is the load's own key: timeout",
     "connection_load_balance": "not needed: hosts share the work in turn",
     "autocommit": "not needed: dwhctl decides about transactions",
@@ -144,7 +145,16 @@ def _postgres(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str
     table = _network(given, extra, piece)
     if not given.schema:
         piece.note(f"database: Airflow names none, so libpq took the user's name: '{given.login}'")
-    return table | {"database": given.schema or given.login}
+    table["database"] = given.schema or given.login
+    mode = extra.take("sslmode")
+    if mode is not None and str(mode).lower() == "allow":
+        piece.note(
+            "extra.sslmode is left out: 'allow' sends the password in clear first; the default asks for TLS"
+        )
+    elif mode is not None:
+        table["sslmode"] = str(mode).lower()
+    _add_authorities(table, extra, piece, "sslrootcert")
+    return table
 
 
 def _mssql(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
@@ -188,14 +198,16 @@ def _vertica(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str,
         table["tlsmode"] = str(tlsmode).lower()
     elif ssl is not None:
         table["tlsmode"] = "require" if str(ssl).lower() in _YES else "disable"
-    cafile = extra.take("tls_cafile")
-    if cafile is not None and Path(str(cafile)).is_file():
-        table["tls_cafile"] = str(cafile)
-    elif cafile is not None:
-        piece.note(
-            f"extra.tls_cafile is left out: there is no file {cafile} here; copy it and add tls_cafile"
-        )
+    _add_authorities(table, extra, piece, "tls_cafile")
     return table
+
+
+def _add_authorities(table: dict[str, Any], extra: _Extra, piece: Piece, key: str) -> None:
+    path = extra.take(key)
+    if path is not None and Path(str(path)).is_file():
+        table[key] = str(path)
+    elif path is not None and str(path) != "system":  # libpq's word for what is the default here
+        piece.note(f"extra.{key} is left out: there is no file {path} here; copy it and add {key}")
 
 
 def _listed(value: Any) -> list[Any]:
