@@ -160,6 +160,12 @@ class PostgresConnection(_NetworkConnection):
     default_port: ClassVar[int | None] = 5432
     type: Literal["postgres"] = Field("postgres", description="The kind of system.", examples=["postgres"])
     database: Text = Field(description="The database to log in to.", examples=["etl"])
+    answer_timeout: SomeTime | None = Field(
+        None,
+        description="How long to wait for one answer of the sessions database; after it the connection is lost."
+        " Left out: 60s, and 10s in commands that only report.",
+        examples=["30s"],
+    )
 
 
 class MssqlConnection(_NetworkConnection):

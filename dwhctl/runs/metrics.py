@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.errors import DwhctlError
-from dwhctl.sessions import open_if_there
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.metrics import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
 
@@ -56,7 +56,7 @@ _GAUGES: tuple[tuple[str, str, str, _Value], ...] = (
 
 def metrics_text(project: Project, today: date) -> str:
     """Give the metrics of every load and report. Raise SessionsError."""
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project)]
     else:
