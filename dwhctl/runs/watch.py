@@ -57,19 +57,25 @@ def run_watch(project: Project, command: str, listen: Callable[[Notice], None]) 
 
     Raise SessionsError (told too), LockHeldError when another watch is under way, and Interrupted.
     """
-    state = StateDir(project.state_dir)
     with (
         told_at_its_end(project, command, (), listen, routine=True),
         caught_signals(),
         ExitStack() as stack,
     ):
-        state.make()
-        stack.enter_context(held_work(state.work_locks, _LOCK, command, wait=0.0))
+        _hold_lock(project, command, stack)
         store = _open(project)
         if store is not None:
             stack.enter_context(store).prepare()
         slas = look(project, store, datetime.now(UTC))
         return WatchReport(slas, tell(project, store, _outcome(project, command, slas)))
+
+
+def _hold_lock(project: Project, command: str, stack: ExitStack) -> None:
+    """Hold the lock of watches; where no run has a state folder (on another machine than the loads) none is made."""
+    if project.state_dir.exists():
+        state = StateDir(project.state_dir)
+        state.make()
+        stack.enter_context(held_work(state.work_locks, _LOCK, command, wait=0.0))
 
 
 def exit_code_of(report: WatchReport) -> ExitCode:
