@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
-from .checks import Found, check, check_alert, check_alert_filters, literal_warnings, renamed, slug
+from .checks import Found, check, check_alert_filters, check_files, literal_warnings, renamed, slug
 from .connections import CONNECTION_TYPES, Connection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
@@ -59,7 +59,8 @@ class _Reader:
         self._read_shards(main or {}, project.timezone if project else "UTC")
         variables = self._read_variables(main or {})
         alerts = self._read_alerts(main or {})
-        pings = self._one(PingsTable, main or {}, "pings")
+        pings = self._one(PingsTable, main or {}, "pings") or PingsTable()
+        check_files(pings, MAIN.at("pings"), self.problems)
         self._read_loads()
         refreshing = self._read_reports()
         if main is not None:
@@ -247,7 +248,7 @@ class _Reader:
         for name, table, place in self._named(main, "alerts", MAIN):
             alert = self._typed(ALERT_TYPES, table, place, name)
             if alert is not None:
-                check_alert(alert, place, self.problems)
+                check_files(alert, place, self.problems)
                 alerts[name] = alert
         return alerts
 
