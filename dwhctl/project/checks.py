@@ -161,10 +161,10 @@ def _check_load(load: Load, found: Found, problems: Problems) -> None:
         _file(load.create, place.at("create"), problems)
 
 
-def check_alert(alert: Alert, place: Place, problems: Problems) -> None:
-    """Note the files of a channel that are not there."""
+def check_files(table: Table, place: Place, problems: Problems) -> None:
+    """Note the files of a channel, or of the way of pings, that are not there."""
     for key in ("template", "tls_cafile"):
-        path = getattr(alert, key, None)
+        path = getattr(table, key, None)
         if path is not None:
             _file(path, place.at(key), problems)
 

@@ -241,6 +241,12 @@ class PostgresConnection(_NetworkConnection):
         " the system's.",
         examples=["config/ca.pem"],
     )
+    answer_timeout: SomeTime | None = Field(
+        None,
+        description="How long to wait for one answer of the sessions database; after it the connection is lost."
+        " Left out: 60s, and 10s in commands that only report.",
+        examples=["30s"],
+    )
 
 
 class MssqlConnection(_NetworkConnection):

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
-from dwhctl.sessions import open_if_there
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
 
     Raise UsageError when there is none or more than one, and SessionsError.
     """
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:

@@ -24,6 +24,8 @@ from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
 from dwhctl.sessions.values import Closing, Held, NewSession
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
     from dwhctl.project.connections import PostgresConnection
@@ -35,16 +37,17 @@ _DEADLOCK_TRIES = 3
 class PostgresStore(SqlStore):
     """The store in one PostgreSQL database, over one connection.
 
-    The connection is in autocommit: every operation is one statement, so one transaction and one round trip.
+    The connection is in autocommit: every operation is one statement, so one transaction and one round trip. The store
+    is lost when one of them is not answered within `answer_timeout`.
     """
 
-    def __init__(self, address: PostgresConnection, *, host: str) -> None:
+    def __init__(self, address: PostgresConnection, *, host: str, answer_timeout: timedelta) -> None:
         super().__init__(host)
         self._address = address
         self._plain = read_statements("postgres")
         self._sql = {name: percent_style(sql) for name, sql in self._plain.items()}
         self._held: set[str] = set()
-        self._connection = connect(address, self._plain["connect"])
+        self._connection = connect(address, self._plain["connect"], answer_timeout)
         encoding = self._connection.info.parameter_status("server_encoding")
         self._ascii_only = encoding not in {"UTF8", "SQL_ASCII"}
 
@@ -161,6 +164,9 @@ class PostgresStore(SqlStore):
     def check_alive(self) -> None:
         self.read("looking whether it is there", "alive", {})
 
+    def hurry(self) -> None:
+        self._connection.hurry()
+
     def close_connection(self) -> None:
         with self._lock, suppress(psycopg2.Error):
             self._connection.close()
@@ -221,9 +227,7 @@ class PostgresStore(SqlStore):
         return text.encode("ascii", "backslashreplace").decode("ascii") if self._ascii_only else text
 
     def _execute(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql, dict(values))
-            return _fetched(cursor)
+        return _fetched(self._connection.execute(sql, dict(values)))
 
 
 def _fetched(cursor: Cursor) -> list[tuple[Any, ...]]:
