@@ -58,7 +58,7 @@ def connection(system: str, port: int, host: str | None = BEYOND, **keys: Any) -
 def connect(one: NetworkConnection) -> None:
     """Connect as a run does, and hang up."""
     if isinstance(one, PostgresConnection):
-        postgres_link.connect(one, "SELECT 1").close()
+        postgres_link.connect(one, "SELECT 1", timedelta(seconds=5)).close()
     elif isinstance(one, VerticaConnection):
         session = vertica.Session(one, "test", timedelta(seconds=5))
         session.open()
@@ -188,7 +188,7 @@ def test_postgresql_over_tls(
         {"sslmode": "verify-full", "sslrootcert": authority.file, "host": "localhost"},
         {"sslmode": "verify-ca", "sslrootcert": authority.file, "host": BEYOND},
     ):
-        one = postgres_link.connect(over_tls(**keys), "SELECT 1")
+        one = postgres_link.connect(over_tls(**keys), "SELECT 1", timedelta(seconds=5))
         assert one.info.ssl_in_use
         one.close()
 
