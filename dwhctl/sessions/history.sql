@@ -9,7 +9,7 @@ WITH RECURSIVE newest (run_id, place) AS (
     FROM newest
     WHERE place < :limit AND newest.run_id IS NOT NULL
 )
-SELECT min(s.run_id), s.load, min(s.started) AS started, max(s.finished) AS finished,
+SELECT min(s.run_id), s.load, s.shard IS NULL, min(s.started) AS started, max(s.finished) AS finished,
        count(*) FILTER (WHERE s.attempt = 1),
        count(*) FILTER (WHERE s.state = 'loaded'), count(*) FILTER (WHERE s.state = 'skipped'),
        count(*) FILTER (WHERE s.state = 'failed'), count(*) FILTER (WHERE s.state = 'up_for_retry'),
@@ -17,7 +17,7 @@ SELECT min(s.run_id), s.load, min(s.started) AS started, max(s.finished) AS fini
        CAST(sum(s.loaded_rows) AS BIGINT), max(s.host), max(s.pid)
 FROM newest JOIN sessions AS s ON s.run_id = newest.run_id
 WHERE newest.run_id >= :first
-GROUP BY newest.place, s.load
+GROUP BY newest.place, s.load, s.shard IS NULL
 
 -- name: history
 -- A list of names is a text `,a,b,`: a name is in it if the list without it is another one.

@@ -138,6 +138,21 @@ def test_runs_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(listed(capsys, "runs", "--limit", "1")) == len(listed(capsys, "runs", "--days", "2")) == 1
 
 
+def test_a_refresh_is_listed_with_its_reports(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refresh = f"{NOW - timedelta(minutes=9):%Y%m%dT%H%M%S}-0123abcd"
+    with open_store(read_project(project).sessions) as store:
+        for name in ("sums", "tops", "best"):
+            [one] = store.open([NewSession(refresh, name, None, date(2020, 7, 14), 1, name, NOW)])
+            store.close([Closing(one, State.LOADED, NOW + timedelta(seconds=2.5), 1)])
+    report, load, _ = listed(capsys, "runs")
+    assert (report["run_id"], report["loads"], report["reports"]) == (refresh, "", "best, sums, tops")
+    assert (load["loads"], load["reports"]) == ("orders", "")
+    assert dwh("report", "runs") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split("  ")[3:4] == ["3 reports"]
+    assert "3 loads" not in out
+
+
 def test_sessions_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, "sessions")
     assert tuple(rows[0]) == COLUMNS["sessions"]
