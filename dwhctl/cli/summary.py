@@ -29,7 +29,7 @@ def show_summary(report: RunReport, settings: Settings) -> None:
     if report.stopped:
         say(f"stopped before its end: {one_line(report.stopped)}")
     elif report.signal:
-        say("interrupted before its end; the same command with --only-missing does the rest")
+        say("interrupted before its end; the same command with --only-missing loads what is not complete")
     if settings.verbose and report.step_seconds:
         steps = sorted(report.step_seconds.items(), key=lambda step: -step[1])
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))

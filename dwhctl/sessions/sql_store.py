@@ -51,8 +51,8 @@ class SqlStore(SessionStore):
 
 
 def _last_session(row: Sequence[Any]) -> LastSession:
-    load, shard, day, state, started, finished = row
-    return LastSession(load, shard, day, State(state), started, finished)
+    load, shard, day, state, *times = row
+    return LastSession(load, shard, day, State(state), *times)
 
 
 def session_of(row: Sequence[Any]) -> Session:

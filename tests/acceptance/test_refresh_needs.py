@@ -35,13 +35,15 @@ def need(place: Place, at_least: float = 1.0) -> None:
     place.put({"numbers": f'{KEYS}\nneeds = [{{ load = "orders", at_least = {at_least} }}]'})
 
 
-def have_loaded(place: Place, *shards: str, day: date = DAY) -> None:
-    """Write the sessions of a load that did well just now."""
+def have_loaded(place: Place, *shards: str, day: date = DAY, state: State = State.LOADED) -> None:
+    """Write the sessions of a load that did well just now, or ended in another state."""
     now = datetime.now(UTC)
     with open_store(place.sandbox.project().sessions) as store:
         store.prepare()
-        ids = store.open([NewSession("run", "orders", shard, day, 1, shard, now) for shard in shards])
-        store.close([Closing(one, State.LOADED, now) for one in ids])
+        ids = store.open(
+            [NewSession("run", "orders", shard, day, 1, f"{shard}{now}", now) for shard in shards]
+        )
+        store.close([Closing(one, state, now) for one in ids])
 
 
 def test_not_ready(place: Place) -> None:
@@ -72,6 +74,13 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     assert dwh(*COMMAND, "--project", place.sandbox.root) == 0
     shown = capsys.readouterr().out
     assert "  numbers has 2 of 3 slices of orders 2020-07-14; it does without achinsk" in shown
+
+
+def test_a_reload_that_fails_takes_nothing_away(place: Place) -> None:
+    have_loaded(place, "abakan", "chita", "achinsk")
+    have_loaded(place, "abakan", "chita", state=State.FAILED)
+    need(place)
+    assert place.refresh().failures == []
 
 
 @pytest.mark.parametrize(

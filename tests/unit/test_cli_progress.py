@@ -278,7 +278,7 @@ def test_the_summary_says_what_stopped_the_run_and_where_time_went(
     cut = failed("a", Failure("InterruptedAttemptError", "interrupted", permanent=True))
     interrupted = RunReport("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
     assert summary(interrupted, Settings(quiet=True), capsys) == [
-        "interrupted before its end; the same command with --only-missing does the rest"
+        "interrupted before its end; the same command with --only-missing loads what is not complete"
     ]
 
 
