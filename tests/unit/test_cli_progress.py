@@ -203,8 +203,7 @@ def test_live_progress_names_the_first_failures_only(plan: Plan) -> None:
 
 
 def failed(shard: str, failure: Failure = REFUSED, load: str = "orders") -> FailedSlice:
-    command = f"dwhctl load {load} --date {DAY} --shard {shard}"
-    return FailedSlice(load, shard, "server_0", DAY, failure, command)
+    return FailedSlice(load, shard, "server_0", DAY, failure)
 
 
 def summary(report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str]) -> list[str]:
