@@ -2,7 +2,7 @@
 
 -- name: unsuccessful_slices
 -- The slices whose last closed session is unsuccessful and ended lately. `replaced`: a later session succeeded for the
--- same day or a newer one, which makes good the failure of what is replaced whole. (Subqueries with LIMIT: PostgreSQL
+-- same day or a newer one, which clears the failure of what is replaced whole. (Subqueries with LIMIT: PostgreSQL
 -- would plan EXISTS as a join that scans the whole table.)
 SELECT id, task_name, load, shard, slice_date, state, finished, error_class, comment, (
     SELECT good.started FROM sessions AS good
