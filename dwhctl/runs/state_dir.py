@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from dwhctl.errors import StateDirError
+from dwhctl.files import inside
 
 
 class StateDir:
@@ -24,6 +25,10 @@ class StateDir:
         self.slots = path / "slots"
         self.staging = path / "staging"
         self.logs = path / "logs"
+
+    def run_lock(self, run_id: str) -> Path:
+        """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder of locks."""
+        return inside(self.run_locks, f"{run_id}.lock")
 
     def make(self) -> None:
         """Make the folders. Raise StateDirError that says why they cannot be made."""
