@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        error.show()
+        _tell(_shown(error))
         return _told(error.exit_code, given, error.format_message(), settings)
     except (click.Abort, KeyboardInterrupt):
         _tell("Error: interrupted")
@@ -49,6 +50,13 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return stop.exit_code
     except Exception as error:
         return _told(_end(error, debug=settings.debug), given, str(error), settings)
+
+
+def _shown(error: click.ClickException) -> str:
+    """Return what click says of wrong usage: the arguments in it may be another program's."""
+    text = io.StringIO()
+    error.show(file=text)
+    return text.getvalue().rstrip("\n")
 
 
 def _told(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
@@ -95,14 +103,15 @@ def _without_output(error: OSError) -> ExitCode:
 
 
 def _in_words(error: DwhctlError) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
+    # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
+    lines = [line for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
     if len(lines) == 1:
         return f"Error: {lines[0]}"
     return "\n".join([f"Error: {len(lines)} problems:", *(f"  {line}" for line in lines)])
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+    return str(error).partition("\n")[0]
 
 
 def _tell(text: str) -> None:

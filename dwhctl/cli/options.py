@@ -37,7 +37,9 @@ class Settings:
         """Find and read the project. Raise ConfigError."""
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
+        from dwhctl.runs.libraries import speak_plainly
 
+        speak_plainly()
         return read_project(find_project(self.project))
 
 
