@@ -58,8 +58,8 @@ def show(
     if form == "table":
         from dwhctl.cli.table import table_text
 
-        # Its cells are printable, and the colours are its own.
-        _write(sys.stdout, table_text(columns, masked, look), as_it_is=True)
+        # On a terminal it has colours, and a screen made it printable.
+        _write(sys.stdout, table_text(columns, masked, look), as_it_is=sys.stdout.isatty())
     elif form == "json":
         _write(sys.stdout, printable_json(_json(columns, masked)))
     else:
@@ -116,12 +116,13 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing if number == 1 else plural}"
 
 
-def write_out(text: str, end: str = "\n") -> None:
+def write_out(text: str, end: str = "\n", *, drawn: bool = False) -> None:
     """Write a piece of a result to stdout, data that is not ours to mask; it is as it is, but on a terminal printable.
 
-    Raise BrokenPipeError when the reader has gone: who can end early does.
+    `drawn`: a table, which has been made printable and may have colours. Raise BrokenPipeError when the reader has
+    gone: who can end early does.
     """
-    if not _write(sys.stdout, text, end, as_it_is=not sys.stdout.isatty()):
+    if not _write(sys.stdout, text, end, as_it_is=drawn or not sys.stdout.isatty()):
         raise BrokenPipeError
 
 

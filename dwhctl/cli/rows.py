@@ -76,7 +76,7 @@ class TableWriter(Writer):
         from dwhctl.cli.table import draw
 
         names = [one_line(mask(name)) for name in self.names]
-        write_out(("\n" if self.answers > 1 else "") + draw(names, self._cells, self._numeric))
+        write_out(("\n" if self.answers > 1 else "") + draw(names, self._cells, self._numeric), drawn=True)
 
 
 class JsonWriter(Writer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from dwhctl.errors import ConfigError
@@ -18,9 +19,14 @@ def find_project(explicit: Path | None) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return _checked(Path(named), VARIABLE)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used ({error.strerror}); go into a project, or name one with --project DIR"
+        ) from None
     for folder in (here, *here.parents):
-        if (folder / MAIN_FILE).is_file():
+        if _is_file(folder / MAIN_FILE):
             return folder
     raise ConfigError(
         f"no project here: neither {here} nor a folder above it holds {MAIN_FILE}; "
@@ -30,9 +36,15 @@ def find_project(explicit: Path | None) -> Path:
 
 def _checked(folder: Path, origin: str) -> Path:
     path = folder.expanduser().absolute()
-    if (path / MAIN_FILE).is_file():
+    if _is_file(path / MAIN_FILE):
         return Path(os.path.normpath(path))
-    missing = "is no folder" if not path.is_dir() else f"holds no {MAIN_FILE}"
+    missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
     raise ConfigError(
-        f"{origin}: {path} {missing}; name a project's folder, or make one with: dwhctl init {folder}"
+        f"{origin}: {path} {missing} that this user may read; name a project's folder, or make one with:"
+        f" dwhctl init {shlex.quote(str(folder))}"
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is a file that may be looked at; in another user's folder there is none."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises PermissionError
