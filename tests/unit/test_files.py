@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -42,14 +43,18 @@ def _socket(path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> Iterator[None]:
-    """A test that hangs at a file ends by SIGALRM."""
+    """A test that hangs at a file ends by SIGALRM, and one that reads without end by MemoryError."""
 
     def stop(*_: object) -> None:
         raise AssertionError("it waits at a file")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, hard))
     yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
 
