@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.files import read_bytes
 from dwhctl.project.secrets import remember
 from dwhctl.waiting import within
 
@@ -259,6 +260,7 @@ def _said(code: int, text: bytes | str) -> str:
 def check_authorities(path: Path, place: str) -> None:
     """Raise ConfigError for a file that holds no certificate or cannot be read."""
     try:
+        read_bytes(path)  # ssl itself waits for ever at a FIFO
         ssl.create_default_context(cafile=path)
     except OSError as error:
         why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror

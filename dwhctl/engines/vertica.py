@@ -26,6 +26,7 @@ from vertica_python.vertica import messages
 from dwhctl.engines import tls
 from dwhctl.engines.vertica_errors import connect_error, in_words, lost
 from dwhctl.errors import ConnectError, TargetError, TlsError
+from dwhctl.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,6 +88,8 @@ class Session:
     def _connect(self, host: str, port: int) -> None:
         self.refusal = None
         try:
+            if (authorities := self._connection.tls_cafile) is not None:
+                read_bytes(authorities)  # ssl itself waits for ever at a FIFO
             self._wire = _Wire(self, self._options(host, port))
             self._wire.socket.settimeout(self.patience)
         except Exception as error:

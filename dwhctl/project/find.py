@@ -22,7 +22,12 @@ def find_project(explicit: Path | None) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return _checked(Path(named), VARIABLE)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used ({error.strerror}); go into a project, or name one with --project DIR"
+        ) from None
     for folder in (here, *here.parents):
         with suppress(PermissionError):
             if _has_main_file(folder):
@@ -73,7 +78,8 @@ def _checked(folder: Path, origin: str) -> Path:
             f"{origin}: {path} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
             f" user, or have {user_name(os.geteuid())} given access"
         ) from None
-    missing = "is no folder" if not path.is_dir() else f"holds no {MAIN_FILE}"
+    missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
     raise ConfigError(
-        f"{origin}: {path} {missing}; name a project's folder, or make one with: dwhctl init {folder}"
+        f"{origin}: {path} {missing} that this user may read; name a project's folder, or make one with:"
+        f" dwhctl init {shlex.quote(str(folder))}"
     )

@@ -82,7 +82,9 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:
         run_id = _find_run(store, text)
-        return run_id, store.of_run(run_id)
+        if not (sessions := store.of_run(run_id)):
+            raise UsageError(f"there is no run '{text}' any more: its sessions are gone")
+        return run_id, sessions
 
 
 def _find_run(store: SessionStore, text: str) -> str:

@@ -215,7 +215,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ValueError("extra.backup_server_node: is no list; correct it in the file") from None
     if value is None or value == []:
         return []

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from dwhctl.errors import UsageError
+from dwhctl.files import read_text
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 _ENV_LINE = re.compile(r"(?:export\s+)?([\w.-]+)=(.*)")
@@ -67,7 +68,7 @@ def read_exports(paths: list[Path]) -> Export:
 
 def _read(path: Path) -> Export:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read ({error.strerror}); name a file that Airflow exported"
@@ -76,7 +77,7 @@ def _read(path: Path) -> Export:
         raise UsageError(f"{path}: is not UTF-8 text; {_HOW}") from None
     try:
         entries = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         lines = _env_lines(text)
         if lines is None:
             raise UsageError(f"{path}: {_not_json(path, text, error)}") from None
@@ -121,7 +122,7 @@ def _decoded(text: str) -> Any:
     if text.startswith(("{", "[")):
         try:
             return json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return text
     return text
 
@@ -170,7 +171,7 @@ def _extra(value: object) -> tuple[dict[str, Any], str]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return {}, "its extra is no JSON: correct it in the file"
     if value is None or value == "":
         return {}, ""
