@@ -80,6 +80,6 @@ def _checked(folder: Path, origin: str) -> Path:
         ) from None
     missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
     raise ConfigError(
-        f"{origin}: {path} {missing} that this user may read; name a project's folder, or make one with:"
+        f"{origin}: {path} {missing}; name a project's folder, or make one with:"
         f" dwhctl init {shlex.quote(str(folder))}"
     )

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import UsageError
+from dwhctl.errors import StateDirError, UsageError
 from dwhctl.files import inside, is_run_id, touch
 from dwhctl.runs.state_dir import CRON_LOG
 
