@@ -38,9 +38,9 @@ def _checked(folder: Path, origin: str) -> Path:
     path = folder.expanduser().absolute()
     if _is_file(path / MAIN_FILE):
         return Path(os.path.normpath(path))
-    missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
+    missing = f"holds no {MAIN_FILE} that this user may read" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
     raise ConfigError(
-        f"{origin}: {path} {missing} that this user may read; name a project's folder, or make one with:"
+        f"{origin}: {path} {missing}; name a project's folder, or make one with:"
         f" dwhctl init {shlex.quote(str(folder))}"
     )
 
