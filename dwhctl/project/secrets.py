@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
 from dwhctl.errors import ConfigError
-from dwhctl.files import read_text
+from dwhctl.files import read_bytes
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -138,7 +138,7 @@ class Secret:
         path = self.path
         assert path is not None
         try:
-            value = read_text(path).removesuffix("\n").removesuffix("\r")
+            value = read_bytes(path).decode().removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ConfigError(
