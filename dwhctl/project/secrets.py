@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dwhctl.errors import ConfigError
 
-from .masking import MASKED, Mask, masks
+from .masking import MASKED as MASKED
+from .masking import Mask, masks
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
