@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.project.secrets import remember
+from dwhctl.project.words import quoted
 
 from .bounded import Departure, Patience, within
 from .causes import cause_of
@@ -249,4 +250,6 @@ def _address(name: str, spec: str, place: str) -> Address:
             return Address(name, addr_spec=f"{user}@{domain.encode('idna').decode()}")
     except (MessageError, ValueError, IndexError):
         pass
-    raise ConfigError(f"{place}: '{spec or name}' is no address; write name@example.com, the name in ASCII")
+    raise ConfigError(
+        f"{place}: {quoted(spec or name)} is no address; write name@example.com, the name in ASCII"
+    )

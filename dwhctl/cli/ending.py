@@ -39,8 +39,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        error.show()
-        return _told(error.exit_code, given, error.format_message(), settings)
+        return _told(error.exit_code, given, _show(error, given), settings)
     except (click.Abort, KeyboardInterrupt):
         _tell("Error: interrupted")
         return ExitCode.INTERRUPTED
@@ -69,6 +68,18 @@ def _invoke(command: click.Command, arguments: Sequence[str], settings: Settings
     with command.make_context(PROGRAM, list(arguments), obj=settings) as context:
         result = command.invoke(context)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _show(error: click.ClickException, arguments: Sequence[str]) -> str:
+    """Write what click says about the arguments, without those that may be secrets, and give its message."""
+    import io
+
+    from dwhctl.project.words import without_arguments
+
+    text = io.StringIO()
+    error.show(text)
+    _tell(without_arguments(text.getvalue(), arguments).rstrip())
+    return without_arguments(error.format_message(), arguments)
 
 
 def _end(error: Exception, *, debug: bool) -> ExitCode:

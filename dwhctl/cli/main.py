@@ -50,4 +50,7 @@ def dwhctl() -> None:
 
 def main() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
+    from dwhctl.project.masked_stderr import mask_python
+
+    mask_python()
     sys.exit(run(dwhctl))

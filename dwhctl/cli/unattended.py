@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +54,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     from dwhctl.errors import ConfigError
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
+    from dwhctl.project.words import shown_command
     from dwhctl.runs.telling import tell_of_usage_error
 
     try:
@@ -64,7 +64,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     project = read_for_alerts(root)
     if project is None or not project.alerts:
         return []
-    command = shlex.join(["dwhctl", *arguments])
+    command = shown_command(arguments)
     routine = _command(arguments) == "watch"
     return [one.words() for one in tell_of_usage_error(project, command, message, routine=routine)]
 

@@ -49,6 +49,10 @@ def remember(secret: str) -> None:
     global _pattern
     if not secret or secret in _seen:
         return
+    if not _seen:
+        from .masked_stderr import mask_logging
+
+        mask_logging()
     with _lock:
         _seen.add(secret)
         _pattern = None

@@ -38,9 +38,9 @@ def may_show(text: str) -> bool:
     """Whether a message may hold this text of the configuration or the command line.
 
     A mistyped secret stands where another value belongs, so no text is shown in a block of `nothing_shown`, nor
-    anywhere one that is an address, is long, or has the form of a secret.
+    anywhere one that is an address or has the form of a secret.
     """
-    return not (_nothing_shown.get() or len(text) > _LONGEST_TEXT or _may_be_secret(text))
+    return not (_nothing_shown.get() or _may_be_secret(text))
 
 
 def _may_be_secret(text: str) -> bool:
@@ -71,7 +71,8 @@ def is_shown(name: str) -> bool:
 def shown_value(value: object) -> str:
     """A wrong value in TOML's words; what it is rather than what it holds where it must not be shown."""
     if isinstance(value, str):
-        return f'the text "{value}"' if may_show(value) else f"a text of {_length(value)}"
+        short = len(value) <= _LONGEST_TEXT
+        return f'the text "{value}"' if short and may_show(value) else f"a text of {_length(value)}"
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list | tuple):

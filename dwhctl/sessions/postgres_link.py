@@ -49,7 +49,7 @@ def connect(address: PostgresConnection, settings: str) -> PgConnection:
     try:
         connection: PgConnection = psycopg2.connect(**parameters(address), password=password)
     except (psycopg2.Error, ValueError, UnicodeError) as error:
-        raise SessionsError(_message(address, "connecting", error, password)) from None
+        raise SessionsError(_message(address, "connecting", error)) from None
     try:
         with in_words(connection, address, "setting up the connection"):
             connection.autocommit = True
@@ -112,7 +112,7 @@ def _lost(address: PostgresConnection, doing: str, error: Exception) -> Sessions
     return SessionsLostError(mask(text))
 
 
-def _message(address: PostgresConnection, doing: str, error: Exception, password: str | None = None) -> str:
+def _message(address: PostgresConnection, doing: str, error: Exception) -> str:
     code = getattr(error, "pgcode", None) or ""
     text = f"{where(address)}: {doing}: {reason(error)}"
     if _FULL.search(text):
@@ -124,7 +124,7 @@ def _message(address: PostgresConnection, doing: str, error: Exception, password
     else:
         remedy = _REMEDIES.get(code)
     text = f"{text}; {remedy}" if remedy else text
-    return mask(text.replace(password, "********") if password else text)
+    return mask(text)
 
 
 def reason(error: Exception) -> str:

@@ -19,7 +19,6 @@ from dwhctl.cli.main import dwhctl
 from dwhctl.errors import ConfigError, UsageError
 from dwhctl.project.airflow.export import read_exports
 from dwhctl.project.airflow.importing import Import, Outcome, prepare_import
-from dwhctl.project.airflow.variables import is_sensitive
 from dwhctl.project.context import context
 from dwhctl.project.model import (
     DuckdbConnection,
@@ -32,6 +31,7 @@ from dwhctl.project.model import (
     VerticaConnection,
 )
 from dwhctl.project.read import read_project
+from dwhctl.project.secrets import is_sensitive
 
 DATA = Path(__file__).parents[1] / "data/airflow"
 CONNECTIONS, VARIABLES = DATA / "airflow_3_connections.json", DATA / "airflow_3_variables.json"

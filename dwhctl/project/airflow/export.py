@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, unquote
 
 from dwhctl.errors import UsageError
 
+from ..words import quoted
+
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 _ENV_LINE = re.compile(r"(?:export\s+)?([\w.-]+)=(.*)")
 _CONNECTION, _VARIABLE = "AIRFLOW_CONN_", "AIRFLOW_VAR_"
@@ -58,7 +60,7 @@ def read_exports(paths: list[Path]) -> Export:
         twice = [*(one.connections.keys() & found.connections), *(one.variables.keys() & found.variables)]
         if twice:
             raise UsageError(
-                f"{path}: '{sorted(twice)[0]}' stands in a file before it already; give one of them"
+                f"{path}: {quoted(sorted(twice)[0])} stands in a file before it already; give one of them"
             )
         found.connections |= one.connections
         found.variables |= one.variables
