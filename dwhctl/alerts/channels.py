@@ -14,8 +14,7 @@ from . import smtp, telegram
 from .receipt import Receipt
 
 if TYPE_CHECKING:
-    from dwhctl.project.alerts import chat_problem
-from dwhctl.project.model import Alert, Project
+    from dwhctl.project.model import Alert, Project
 
     from .bounded import Patience
     from .message import Message

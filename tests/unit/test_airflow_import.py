@@ -291,7 +291,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"conn_type": "vertica", "host": "h", "login": "u", "schema": "d", "extra": {"backup_server_node": 1}}, "as"),
     ({"conn_type": "vertica", "host": "h", "login": "u", "extra": "{x"}, "its extra is no JSON"),
     ({"conn_type": "postgres", "host": "h", "login": "u", "port": "x"}, "port: is no number"),
-    ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: the number 99999"),
+    ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: a number"),
     ({"conn_type": "sqlite"}, "names no file"),
     ({"conn_type": "duckdb", "host": ":memory:"}, ":memory:"),
     ({"conn_type": "telegram", "host": "-1"}, "no token"),
