@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.project.secrets import remember
-from dwhctl.project.words import quoted
+from dwhctl.project.words import nothing_shown, quoted
 
 from .bounded import Departure, Patience, within
 from .causes import cause_of
@@ -234,6 +234,7 @@ def _base64(user: str, password: str) -> str:
     return base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 
+@nothing_shown()
 def addresses(texts: Sequence[str], place: str) -> tuple[Address, ...]:
     """Read addresses, several in a text with commas between. Raise ConfigError for what is none."""
     found = getaddresses([" ".join(text.split()) for text in texts if text.strip()])

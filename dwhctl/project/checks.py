@@ -20,7 +20,7 @@ from .connections import (
 from .fields import Table, name_problem
 from .loads import Load, Report, Shard
 from .problems import Place, Problems
-from .words import is_shown, may_show, nearest, nothing_shown, quoted, quoted_name, shown_path
+from .words import is_shown, nearest, nothing_shown, quoted, quoted_name, shown_path, shown_text
 
 TASK_NAME_LENGTH = 200
 
@@ -116,16 +116,15 @@ def _check_file(
     if re.search(r"[/\0]", shard.database):
         problems.add(
             place,
-            f"{quoted(shard.database)} is no name of a file in {connection.path}; a database has no '/'",
+            f"{quoted(shard.database)} is no name of a file in the connection's path; a database has no '/'",
         )
         return
     path = connection.database_file(shard.database)
     other = files.setdefault(path, shard)
     if other is not shard:
-        where = shown_path(path, problems.root)
         problems.add(
             place,
-            f"the file {where} is the shard '{other.name}' already; "
+            f"its file is the shard '{other.name}' already; "
             "give each shard a file: let the connection's path name a folder with <database>.duckdb in it",
         )
 
@@ -157,10 +156,9 @@ def _check_load(load: Load, found: Found, problems: Problems) -> None:
         problems.add(place.at("shards"), f"no shard group {quoted(load.shards)}; {hint}")
     connection = _use(found, load.target, TARGET_TYPES, "a warehouse", place.at("target"), problems)
     if isinstance(connection, DuckdbConnection) and connection.is_folder:
-        where = shown_path(connection.path, problems.root)
         problems.add(
             place.at("target"),
-            f"'{load.target}' is the folder {where}; a warehouse is one file: path = \"{where}.duckdb\"",
+            f"'{load.target}' is a folder; a warehouse is one file: write its path with .duckdb at the end",
         )
     _file(load.extract, place.at("extract"), problems)
     if load.create:
@@ -179,7 +177,7 @@ def _file(path: Path, place: Place, problems: Problems) -> None:
     if path.is_file():
         return
     relative, folder = shown_path(path, problems.root), problems.root / "sql"
-    shown = relative if may_show(relative) else quoted(relative)
+    shown = shown_text(relative)
     if path.exists():
         problems.add(place, f"{shown} is no file; name the file itself")
         return

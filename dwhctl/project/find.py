@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dwhctl.errors import ConfigError
 
-from .words import may_show, quoted
+from .words import shown_text
 
 MAIN_FILE = Path("config") / "dwhctl.toml"
 VARIABLE = "DWHCTL_PROJECT"
@@ -35,7 +35,7 @@ def _checked(folder: Path, origin: str) -> Path:
     if (path / MAIN_FILE).is_file():
         return Path(os.path.normpath(path))
     missing = "is no folder" if not path.is_dir() else f"holds no {MAIN_FILE}"
-    shown, given = (path, folder) if may_show(str(folder)) else (quoted(str(folder)), "DIR")
+    given = shown_text(str(folder))
     raise ConfigError(
-        f"{origin}: {shown} {missing}; name a project's folder, or make one with: dwhctl init {given}"
+        f"{origin}: {shown_text(str(path))} {missing}; name a project's folder, or make one with: dwhctl init {given}"
     )

@@ -296,7 +296,11 @@ class _Reader:
                 secrets |= _secrets_of(work, self.found.place(work, name))
         placed = list(secrets.items())
         for name, variable in variables.items():
-            placed += [(MAIN.at("variables", name), secret) for secret in secrets_in(variable)]
+            outside = Place("environment", f"{VARIABLE_PREFIX}{name.upper()}")
+            placed += [
+                (outside if secret.is_given else MAIN.at("variables", name), secret)
+                for secret in secrets_in(variable)
+            ]
         for place, secret in placed:
             secret.place, secret.root = str(place), self.root
         return {secret.place: _is_in_file(secret) for _, secret in placed}

@@ -39,6 +39,9 @@ _SHAPES = re.compile(
     , re.IGNORECASE,
 )  # fmt: skip
 
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*")
+_PATH = re.compile(r".*/.*")
+
 _seen: set[str] = set()
 _lock = threading.Lock()
 _pattern: tuple[Mask, ...] | None = None
@@ -105,6 +108,11 @@ class Secret:
         return self._kind == "literal"
 
     @property
+    def is_given(self) -> bool:
+        """Whether a variable of dwhctl's own in the environment holds the secret itself."""
+        return self._kind == "environment"
+
+    @property
     def variable(self) -> str | None:
         """The environment variable that it is read from, if it is."""
         return self._text if self._kind == "env" else None
@@ -126,9 +134,10 @@ class Secret:
         value = os.environ.get(self._text)
         if not value:
             state = "is not set" if value is None else "is empty"
+            shown, name = (f" {self._text}", self._text) if self._reads_as_reference() else ("", "it")
             raise ConfigError(
-                f"{self.place}: the environment variable {self._text} {state}; "
-                f"export {self._text} where dwhctl is started (in cron: a line above the command)"
+                f"{self.place}: the environment variable{shown} {state}; "
+                f"export {name} where dwhctl is started (in cron: a line above the command)"
             )
         return value
 
@@ -138,13 +147,21 @@ class Secret:
             value = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            shown = f" {path}" if self._reads_as_reference() else ""
             raise ConfigError(
-                f"{self.place}: the file {path} cannot be read ({reason}); "
+                f"{self.place}: the file{shown} cannot be read ({reason}); "
                 "write the secret into it, readable by the user that runs dwhctl"
             ) from None
         if not value:
-            raise ConfigError(f"{self.place}: the file {path} is empty; write the secret into it")
+            raise ConfigError(f"{self.place}: the file is empty; write the secret into it")
         return value
+
+    def _reads_as_reference(self) -> bool:
+        """Whether the reference can be shown: a secret written in its place is neither a variable's name nor a path."""
+        from .words import may_show
+
+        form = _VARIABLE if self._kind == "env" else _PATH
+        return form.fullmatch(self._text) is not None and may_show(self._text)
 
     def __repr__(self) -> str:
         return f"Secret('{MASKED}')"

@@ -47,6 +47,11 @@ def _may_be_secret(text: str) -> bool:
     return any((_ADDRESS.search(text), _RANDOM.search(text), looks_secret(text)))
 
 
+def shown_text(text: str) -> str:
+    """The text, or its length where it must not be shown."""
+    return text if may_show(text) else _not_shown(text)
+
+
 def quoted(text: str) -> str:
     """The text in quotes, or its length where it must not be shown."""
     return f"'{text}'" if may_show(text) else _not_shown(text)

@@ -253,11 +253,11 @@ def test_a_domain_outside_ascii_goes_out_as_the_wire_wants_it(tmp_path: Path, pl
     [
         (
             ('"ann@example.com"', '"ann"'),
-            "to: 'ann' is no address; write name@example.com, the name in ASCII",
+            "to: <3 characters, not shown> is no address; write name@example.com, the name in ASCII",
         ),
         (('"ann@example.com"', "\"{{ none or '' }}\""), "to: names no address; write name@example.com"),
-        (('"ann@example.com"', '"анна@example.com"'), "to: 'анна@example.com' is no address"),
-        (('"DWH <dwh@example.com>"', '"dwh"'), "from: 'dwh' is no address"),
+        (('"ann@example.com"', '"анна@example.com"'), "to: <16 characters, not shown> is no address"),
+        (('"DWH <dwh@example.com>"', '"dwh"'), "from: <3 characters, not shown> is no address"),
         (('"ann@example.com"', '"{{ var.value.all }}"'), "to: 'var.value.all' is undefined"),
     ],
 )

@@ -141,7 +141,7 @@ REPLACED = [
     (
         'target = "dwh"',
         'target = "server_0"',
-        "target: 'server_0' is the folder state/server_0; a warehouse is one",
+        "target: 'server_0' is a folder; a warehouse is one",
     ),
     (
         "orders/extract.sql",
@@ -312,7 +312,7 @@ def test_equal_shard_names_show_a_name_that_is_free(tmp_path: Path) -> None:
 def test_two_shards_in_one_duckdb_file(tmp_path: Path) -> None:
     write_project(tmp_path, MAIN.replace("state/server_0", "state/server_0.duckdb"))
     assert the_problem(tmp_path).startswith(
-        "config/dwhctl.toml: shards.cities.server_0[1]: the file state/server_0.duckdb is the shard 'abakan' already;"
+        "config/dwhctl.toml: shards.cities.server_0[1]: its file is the shard 'abakan' already;"
     )
 
 

@@ -16,7 +16,7 @@ from ..files import read_toml
 from ..problems import Problems
 from ..read import MAIN, read_project
 from ..secrets import looks_secret
-from ..words import may_show, quoted
+from ..words import may_show, quoted, shown_text
 from .alerts import convert_alert
 from .connections import convert
 from .export import AirflowConnection, Export, read_exports
@@ -40,8 +40,7 @@ class Outcome:
 
     def row(self) -> tuple[object, ...]:
         """As a row of the listing."""
-        names = (each if may_show(each) else quoted(each) for each in (self.airflow_name, self.name))
-        return (self.kind, *names, self.result, self.note)
+        return (self.kind, shown_text(self.airflow_name), shown_text(self.name), self.result, self.note)
 
 
 @dataclass(slots=True)
