@@ -397,6 +397,13 @@ def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
         ("url", "postgres://user:s3cret!@host/db"),
         ("conf", {"password": "s3cret!", "nothing": None}),
         ("conf", {"env": "s3cret!", "token": "s3cret!"}),
+        ("notes", "-----BEGIN RSA PRIVATE KEY-----\nMIIs3cret!\n-----END RSA PRIVATE KEY-----\n"),
+        ("notes", "ghp_abcdefghijklmnop0123s3cret!"),
+        ("notes", {"slack": ["xoxb-123456789012-s3cret!"]}),
+        ("notes", "AKIAIOSFODNN7EXAMPLE/s3cret!"),
+        ("notes", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s3cret!"),
+        ("notes", "bot 123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw0 s3cret!"),
+        ("notes", "Server=h;Uid=sa;Pwd=s3cret!;"),
     ],
 )
 def test_secrets_among_variables_are_found_however_deep(

@@ -59,8 +59,9 @@ def read_exports(paths: list[Path]) -> Export:
         one = _read(path)
         twice = [*(one.connections.keys() & found.connections), *(one.variables.keys() & found.variables)]
         if twice:
+            name = quoted(sorted(twice)[0])
             raise UsageError(
-                f"{shown_text(str(path))}: {quoted(sorted(twice)[0])} is in a file before it already; give one of them"
+                f"{shown_text(str(path))}: {name} stands in a file before it already; give one of them"
             )
         found.connections |= one.connections
         found.variables |= one.variables
