@@ -267,3 +267,25 @@ def test_an_address_on_the_command_line_is_not_shown(
 def test_an_address_as_the_project_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert dwh("config", "check", "--project", ADDRESS) == 2
     assert "hunter2" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("load", "--date", "today", "--shard", ADDRESS), ("load", "--date", ADDRESS), ("load", f"--{ADDRESS}")],
+)
+def test_a_message_about_wrong_usage_does_not_hold_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    sent: list[str] = []
+
+    def take(_project: object, command: str, message: str, **_: object) -> list[object]:
+        sent.extend((command, message))
+        return []
+
+    monkeypatch.setattr("dwhctl.runs.telling.tell_of_usage_error", take)
+    monkeypatch.setattr("dwhctl.cli.unattended._is_watched", lambda: False)
+    write_project(tmp_path, tomlkit.dumps(PROJECT))
+    assert dwh(*arguments, "--project", tmp_path) == 2
+    assert len(sent) == 2
+    assert sent[0].startswith("dwhctl load ")
+    assert "hunter2" not in "".join(sent)
