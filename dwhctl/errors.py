@@ -74,6 +74,10 @@ class StateDirError(DwhctlError):
     """The state folder cannot be used."""
 
 
+class WorkersError(DwhctlError):
+    """Worker processes cannot be started."""
+
+
 class CrontabError(DwhctlError):
     """The user's crontab cannot be read or changed."""
 

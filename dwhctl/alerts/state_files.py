@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.facts import Fact, Memory, Told
+from dwhctl.private import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ class HeldInARow:
 
     def add(self) -> int:
         """Count one more, and give the count."""
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         # A byte for each: to append is one step, so that nothing is read, added and written back.
         with self._file.open("ab") as file:
             file.write(b".")
@@ -60,10 +61,8 @@ class ToldDirectly:
             path.unlink(missing_ok=True)
             return
         text = json.dumps([_row(*row) for row in rows])
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        anew = path.with_suffix(f".{os.getpid()}")
-        anew.write_text(text, encoding="utf-8")
-        anew.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
 
     def all(self) -> dict[Path, list[tuple[str, Fact, Told]]]:
         """Give everything, by the file in which it stands."""

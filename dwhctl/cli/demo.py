@@ -207,7 +207,7 @@ def program_name() -> str:
     """Name dwhctl so that a shell in any folder finds the one that runs now."""
     started = Path(sys.argv[0]).absolute()
     if started.name != "dwhctl":
-        return f"{shlex.quote(sys.executable)} -m dwhctl"
+        return f"{shlex.quote(sys.executable)} -P -m dwhctl"
     found = shutil.which("dwhctl")
     if found and Path(found).resolve() == started.resolve():
         return "dwhctl"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -92,6 +93,11 @@ def _end(error: Exception, *, debug: bool) -> ExitCode:
     if isinstance(error, DwhctlError):
         _tell(_in_words(error))
         return error.exit_code
+    if isinstance(error, PermissionError) and error.filename is not None:
+        from dwhctl.private import denied
+
+        _tell(f"Error: {error.filename}: {error.strerror}; {denied(Path(os.fsdecode(error.filename)))}")
+        return ExitCode.FAILED
     hint = "" if debug else " (--debug shows where)"
     _tell(f"Error: internal error, a defect in dwhctl: {type(error).__name__}: {_first_line(error)}{hint}")
     return ExitCode.FAILED

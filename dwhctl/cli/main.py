@@ -11,6 +11,7 @@ from dwhctl import __version__
 from dwhctl.cli.ending import EXIT_CODES, run
 from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
+from dwhctl.start import begin
 
 COMMANDS = {
     "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
@@ -52,5 +53,6 @@ def main() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
     from dwhctl.project.masked_stderr import mask_python
 
+    begin()
     mask_python()
     sys.exit(run(dwhctl))

@@ -235,7 +235,8 @@ def is_relation(text: str) -> bool:
 def _schedule(value: str) -> str:
     if value in SCHEDULE_WORDS:
         return value
-    parts = value.split()
+    # Not split(): to it a newline, which would end cron's line, is a space as well.
+    parts = [part for part in re.split(r"[ \t]", value) if part]
     if len(parts) != len(_SCHEDULE_FIELDS):
         raise ValueError(
             f"{quoted(value)} has {len(parts)} of the 5 fields minute, hour, day, month, weekday; "
@@ -247,9 +248,10 @@ def _schedule(value: str) -> str:
             raise ValueError(
                 f"{quoted(value)}: {quoted(part)} is no {field} of a crontab ({lowest} to {highest}, *, */2, 1-5)"
             )
-    if not _is_schedule(value):
+    schedule = " ".join(parts)
+    if not _is_schedule(schedule):
         raise ValueError(f"{quoted(value)} never comes: no month of it has such a day")
-    return value
+    return schedule
 
 
 def _is_schedule(expression: str) -> bool:

@@ -73,6 +73,12 @@ class ProjectTable(Table):
         description="Worker processes at once, over all runs on this machine.",
         examples=[16],
     )
+    group_access: bool = Field(
+        False,
+        description="Give the group of the state folder, the databases and the logs what their owner may: for several"
+        " users who run dwhctl on one project. Without it they are closed to all other users.",
+        examples=[True],
+    )
     keep_logs: SomeTime = Field(
         timedelta(days=30),
         description="How long the logs of runs stay in the state folder; all together never more than 1 GiB.",
@@ -110,6 +116,7 @@ class Project:
     keep_logs: timedelta = timedelta(days=30)
     warnings: tuple[str, ...] = ()
     watch_schedule: str = WATCH_SCHEDULE
+    group_access: bool = False
 
     @property
     def zone(self) -> ZoneInfo:

@@ -111,6 +111,7 @@ class _Reader:
             keep_logs=table.keep_logs,
             warnings=literal_warnings(secrets),
             watch_schedule=table.watch_schedule,
+            group_access=table.group_access,
         )
 
     def _one(self, model: type[Model], main: dict[str, Any], key: str) -> Model | None:
@@ -303,7 +304,7 @@ class _Reader:
             ]
         for place, secret in placed:
             secret.place, secret.root = str(place), self.root
-        return {secret.place: _is_in_file(secret) for _, secret in placed}
+        return {secret.place: is_in_file(secret) for _, secret in placed}
 
 
 def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
@@ -311,7 +312,8 @@ def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
     return {place.at(key): value for key, value in values.items() if isinstance(value, Secret)}
 
 
-def _is_in_file(secret: Secret) -> bool:
+def is_in_file(secret: Secret) -> bool:
+    """Whether the secret itself stands in a configuration file."""
     # A proxy's URL is a secret only when it holds a login.
     return secret.is_literal and (not secret.place.endswith(".proxy") or "@" in secret.reveal())
 

@@ -118,6 +118,11 @@ class Secret:
         return self._text if self._kind == "env" else None
 
     @property
+    def path(self) -> Path | None:
+        """The file that it is read from, if it is."""
+        return (self.root or Path()) / Path(self._text).expanduser() if self._kind == "file" else None
+
+    @property
     def holds_text(self) -> bool:
         """Whether the secret needs nothing but itself to be revealed."""
         return self._kind in {"literal", "environment"}
@@ -142,7 +147,8 @@ class Secret:
         return value
 
     def _from_file(self) -> str:
-        path = (self.root or Path()) / Path(self._text).expanduser()
+        path = self.path
+        assert path is not None
         try:
             value = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
-from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError
+from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
@@ -250,7 +250,7 @@ class _Run:
             for load, failure in described.failures.items():
                 dispatcher.fail_unstarted([Job(one) for one in plan.slices if one.load.name == load], failure)
             self._loop(dispatcher, publisher)
-        except (SessionsError, StateDirError, InternalError) as error:
+        except (SessionsError, StateDirError, WorkersError, InternalError) as error:
             self._report.stopped = str(error)
         finally:
             crew.dismiss_all()

@@ -8,6 +8,7 @@ count as taken, and at the next try takes the lock of a new file.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import socket
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
+from dwhctl.private import denied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Load
     from dwhctl.sessions.store import SessionStore
 
+_SIGNED = re.compile(r"pid (?P<pid>\d{1,10}) on (?P<host>\S+): ")
 _POLL_SECONDS = 0.2
 #: How long a lock may be held by somebody who does not say who he is: he signs next, or only tidies the folder.
 _INSTANT_SECONDS = 0.5
@@ -40,7 +43,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path, mode=0o640, thread_local=False, blocking=False, fallback_to_soft=False)
+        self._lock = FileLock(path, thread_local=False, blocking=False, fallback_to_soft=False)
         self._signed = False
 
     def try_take(self, command: str = "") -> bool:
@@ -50,7 +53,7 @@ class Lock:
         except Timeout:
             return False
         except OSError as error:
-            raise StateDirError(f"cannot lock {self.path}: {error.strerror}") from error
+            raise StateDirError(_cannot("lock", self.path, error)) from error
         if command:
             self._sign(command)
         return True
@@ -98,7 +101,18 @@ class Lock:
             self.path.write_text(text)
         except OSError as error:
             self.release()
-            raise StateDirError(f"cannot write {self.path}: {error.strerror}") from error
+            raise StateDirError(_cannot("write", self.path, error)) from error
+
+
+def pid_of(signed: str) -> int | None:
+    """Return the pid in a lock's text when its holder ran on this machine."""
+    found = _SIGNED.match(signed)
+    return int(found["pid"]) if found and found["host"] == socket.gethostname() else None
+
+
+def _cannot(do: str, path: Path, error: OSError) -> str:
+    whose = f"; {denied(path)}" if isinstance(error, PermissionError) else ""
+    return f"cannot {do} {path}: {error.strerror}{whose}"
 
 
 def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:

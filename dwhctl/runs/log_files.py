@@ -2,25 +2,34 @@
 
 A log goes when it was last written longer ago than `[project] keep_logs`, or, the oldest first, while all together
 take more than a gigabyte. Once an hour the run that ends then looks, and removes so many at most.
+
+`cron.log` is what cron's shell appends the output of commands to. It gets another name when it is large; from then on
+it is a log as the others.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
 from dwhctl.project.words import quoted
+from dwhctl.runs.state_dir import CRON_LOG
 
 if TYPE_CHECKING:
     from datetime import timedelta
-    from pathlib import Path
 
     from dwhctl.runs.state_dir import StateDir
 
 LAST = "last"
+#: From here on cron.log gets another name.
+MOST_CRON_BYTES = 10 * 2**20
 _SUFFIX = ".jsonl"
 MOST_TOGETHER = 2**30
 MOST_REMOVED = 2000
@@ -69,17 +78,44 @@ def put_away(state: StateDir, keep: timedelta) -> None:
         if looked.exists() and now - _EVERY_SECONDS < looked.stat().st_mtime <= now:
             return
         looked.touch()
+        with suppress(OSError):
+            rotate_cron_log(state.logs / CRON_LOG)
         _remove_old(state, now - keep.total_seconds())
+
+
+def rotate_cron_log(path: Path) -> None:
+    """Put an empty file in the place of a cron.log that is large, which stays beside it under another name.
+
+    No moment is without a cron.log, and no line is lost: whoever has the old file open goes on writing to it. Others
+    may not read it; the group keeps it where it may write. Raise OSError.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        return
+    mode = 0o660 if found.st_mode & stat.S_IWGRP else 0o600
+    if stat.S_IMODE(found.st_mode) != mode:
+        path.chmod(mode)
+    if found.st_size < MOST_CRON_BYTES:
+        return
+    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{CRON_LOG}.")
+    try:
+        os.fchmod(descriptor, mode)
+        os.link(path, f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", follow_symlinks=False)
+        Path(new).replace(path)
+    finally:
+        os.close(descriptor)
+        Path(new).unlink(missing_ok=True)
 
 
 def _remove_old(state: StateDir, oldest: float) -> None:
     found = []
     with os.scandir(state.logs) as entries:
         for entry in entries:
-            if entry.name.endswith(_SUFFIX) and entry.is_file(follow_symlinks=False):
-                stat = entry.stat(follow_symlinks=False)
+            is_log = entry.name.endswith(_SUFFIX) or entry.name.startswith(f"{CRON_LOG}.")
+            if is_log and entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
                 # What it takes of the disk: a small file takes a block.
-                found.append((stat.st_mtime, entry.name, stat.st_blocks * 512))
+                found.append((status.st_mtime, entry.name, status.st_blocks * 512))
     together = sum(size for _, _, size in found)
     for written, name, size in sorted(found)[:MOST_REMOVED]:
         if written >= oldest and together <= MOST_TOGETHER:

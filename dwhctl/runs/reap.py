@@ -16,7 +16,8 @@ from dwhctl.errors import AttemptError, ConnectError, LockHeldError, LoginRefuse
 from dwhctl.faults import reach
 from dwhctl.project.shadows import load_of
 from dwhctl.runs.events import Notice, RunReaped
-from dwhctl.runs.locks import Lock, report_names, work_name
+from dwhctl.runs.locks import Lock, pid_of, report_names, work_name
+from dwhctl.runs.workers import remove_semaphores_of
 from dwhctl.sessions.values import Closing, State
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ class Reaper:
                 continue
             done = False
             try:
-                done = self._reap(run_id, _said_of_itself(lock.path))
+                holder = _said_of_itself(lock.path)
+                if (pid := pid_of(holder)) is not None:
+                    remove_semaphores_of(pid)
+                done = self._reap(run_id, holder)
                 self._store.release_run(run_id)
             finally:
                 # Whoever waits for this file finds nothing left to reap.

@@ -137,8 +137,8 @@ class _File:
             self._complain_once(error)
 
     def _made(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
     def _complain_once(self, error: OSError) -> None:
         if not self._has_complained:

@@ -120,7 +120,7 @@ class Slots:
                 continue
             now = time.time_ns()
             try:
-                self._files[name].touch(mode=0o640)
+                self._files[name].touch()
                 os.utime(self._files[name], ns=(now, now))
             except OSError:
                 continue  # it waits without a mark, as one among equals

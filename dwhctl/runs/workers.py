@@ -6,16 +6,20 @@ In a shared pool one killed worker takes every task in flight with it, and a hun
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
+import warnings
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from dwhctl.errors import WorkersError
 from dwhctl.project.masked_stderr import mask_python
 from dwhctl.runs.libraries import Ears, heard
 
@@ -27,6 +31,18 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
 _UP_SECONDS = 5.0
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps named semaphores, of which a worker has seven
+_REMEDIES = {
+    errno.ENOSPC: f"{_SHARED_MEMORY} is full: remove what is not needed there, or make it larger (mount -o"
+    f" remount,size=64m {_SHARED_MEMORY}; a container: --shm-size=64m)",
+    errno.EROFS: f"{_SHARED_MEMORY} is read-only: mount -o remount,rw {_SHARED_MEMORY}",
+    errno.EACCES: f"this user may not write {_SHARED_MEMORY}: chmod 1777 {_SHARED_MEMORY}",
+    errno.ENOENT: f"{_SHARED_MEMORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {_SHARED_MEMORY}",
+    errno.ENOSYS: f"{_SHARED_MEMORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {_SHARED_MEMORY}",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer workers (--jobs)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or use fewer workers (--jobs)",
+    errno.ENOMEM: "the machine has no memory left: use fewer workers (--jobs)",
+}
 
 
 class Worker(Protocol):
@@ -50,14 +66,20 @@ class ProcessWorker:
         self._start()
 
     def _start(self) -> None:
-        from joblib.externals.loky import ProcessPoolExecutor
+        with warnings.catch_warnings():
+            # joblib says that it goes on in one process when it finds no semaphores; the next lines say what is wrong.
+            warnings.simplefilter("ignore", UserWarning)
+            from joblib.externals.loky import ProcessPoolExecutor
 
-        self._executor = ProcessPoolExecutor(
-            max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
-        )
-        # Asked for at once: the process starts and imports what it needs while the parent goes on.
-        with _without_ctrl_c():
-            self._pid: Future[int] = self._executor.submit(os.getpid)
+        try:
+            self._executor = ProcessPoolExecutor(
+                max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
+            )
+            # Asked for at once: the process starts and imports what it needs while the parent goes on.
+            with _without_ctrl_c():
+                self._pid: Future[int] = self._executor.submit(os.getpid)
+        except OSError as error:
+            raise WorkersError(_in_words(error)) from error
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         try:
@@ -83,6 +105,25 @@ class ProcessWorker:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self._executor.shutdown(wait=False)
+
+
+def _in_words(error: OSError) -> str:
+    remedy = _REMEDIES.get(error.errno or 0)
+    text = f"worker processes cannot be started: {error.strerror or error}"
+    return f"{text}; {remedy}" if remedy else text
+
+
+def remove_semaphores_of(pid: int) -> None:
+    """Remove what loky left in /dev/shm of a run that was killed with all its workers: own files of a dead process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        for path in _SHARED_MEMORY.glob(f"sem.loky-{pid}-*"):
+            with suppress(OSError):
+                if path.lstat().st_uid == os.geteuid():
+                    path.unlink()
+    except PermissionError:
+        return  # it is another user's by now
 
 
 class InlineWorker:

@@ -27,7 +27,7 @@ def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionS
 
     Makes nothing but what this version adds to a table that an earlier one uses: its sessions are as good as ever.
     """
-    if connection.type == "sqlite" and not connection.path.exists():
+    if connection.type == "sqlite" and _is_missing(connection):
         return None
     store = open_store(connection)
     try:
@@ -40,3 +40,14 @@ def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionS
         raise
     store.close_connection()
     return None
+
+
+def _is_missing(connection: SqliteConnection) -> bool:
+    from dwhctl.sessions.sqlite_link import in_words
+
+    with in_words(connection.path, "looking for the file"):
+        try:
+            connection.path.stat()  # `exists` takes a folder that may not be entered for an empty one in newer Pythons
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return False

@@ -217,7 +217,7 @@ MAIN_REPLACED = [
     (
         "[project]",
         "[project]\ncolour = 0",
-        "project.colour: unknown key; known: keep_logs, max_workers, state_dir, timezone",
+        "project.colour: unknown key; known: group_access, keep_logs, max_workers, state_dir, timezone",
     ),
     (
         'connection = "sessions"',

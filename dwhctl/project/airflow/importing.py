@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dwhctl.errors import ConfigError, UsageError
+from dwhctl.private import write_whole
 
 from ..checks import slug
 from ..fields import name_problem
@@ -20,7 +21,7 @@ from ..words import may_show, quoted, shown_text
 from .alerts import convert_alert
 from .connections import convert
 from .export import AirflowConnection, Export, read_exports
-from .keeping import Kept, keep_in_environment, keep_in_files, write_secrets, write_whole
+from .keeping import Kept, keep_in_environment, keep_in_files, write_secrets
 from .pieces import Piece, hidden_in, with_references
 from .variables import convert_variable
 from .writing import LEFT_OUT, Written, write_pieces
