@@ -61,11 +61,16 @@ def check(found: Found, sessions: str | None, problems: Problems) -> None:
         _check_load(load, found, problems)
     for report in found.reports.values():
         _check_report(report, found, problems)
+    _check_authorities(found, problems)
+    _check_tables(found, problems)
+    _check_task_names(found, problems)
+
+
+@nothing_shown()
+def _check_authorities(found: Found, problems: Problems) -> None:
     for connection in found.connections.values():
         if isinstance(connection, VerticaConnection) and connection.tls_cafile:
             _file(connection.tls_cafile, found.place(connection, connection.name).at("tls_cafile"), problems)
-    _check_tables(found, problems)
-    _check_task_names(found, problems)
 
 
 def _use(

@@ -7,8 +7,6 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-from .secrets import mask
-
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -29,16 +27,22 @@ def mask_logging() -> None:
 
     class Masked(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
-            return mask(super().format(record))
+            return _masked(super().format(record))
 
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Masked())
 
 
+def _masked(text: str) -> str:
+    from .secrets import mask  # not at start-up: most commands need it later or never
+
+    return mask(text)
+
+
 def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return mask(_plain_warning(message, category, filename, lineno, line))
+    return _masked(_plain_warning(message, category, filename, lineno, line))
 
 
 def _of_thread(args: threading.ExceptHookArgs) -> None:
@@ -58,4 +62,4 @@ def _write_error(
     import traceback
 
     if sys.stderr is not None:
-        sys.stderr.write(mask(heading + "".join(traceback.format_exception(kind, error, trace))))
+        sys.stderr.write(_masked(heading + "".join(traceback.format_exception(kind, error, trace))))

@@ -482,4 +482,4 @@ def test_a_certificate_file_must_be_there(tmp_path: Path) -> None:
         '[connections.v]\ntype = "vertica"\nhost = "v"\nuser = "u"\ndatabase = "d"\ntls_cafile = "ca.pem"\n'
     )
     write_project(tmp_path, MAIN + vertica)
-    assert "connections.v.tls_cafile: the file ca.pem is missing" in the_problem(tmp_path)
+    assert "connections.v.tls_cafile: the file <6 characters, not shown> is missing" in the_problem(tmp_path)

@@ -38,6 +38,9 @@ PROJECT["connections"]["pg"] = {
     "type": "postgres", "host": "h", "port": 5432, "user": "u", "password": {"env": "P"}, "database": "d",
     "connect_timeout": "3s", "max_connections": 3,
 }  # fmt: skip
+PROJECT["connections"]["v"] = {
+    "type": "vertica", "host": "h", "user": "u", "database": "d", "tlsmode": "prefer", "tls_cafile": "config/ca.pem",
+}  # fmt: skip
 REPORTS = {
     "reports": {
         "city": {"connection": "dwh", "source": "stage.v", "target": "stage.r", "schedule": "@daily"}
@@ -102,10 +105,11 @@ def said_by(root: Path, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def root() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), "config/ca.pem", "")
         yield write_project(Path(folder))
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(data=st.data(), core=cores)
 def test_a_secret_at_any_place_is_never_shown(root: Path, data: st.DataObject, core: str) -> None:
     file, path = data.draw(st.sampled_from(PLACES))
@@ -120,7 +124,7 @@ def test_a_secret_at_any_place_is_never_shown(root: Path, data: st.DataObject, c
     assert "Traceback" not in said or "ConfigError" in said
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     before=cores, mark=st.sampled_from("?#@/:&=%;, "), core=cores, number=st.booleans(),
     kind=st.sampled_from(["postgres", "mssql", "vertica", "duckdb", "postgress", ""]),
