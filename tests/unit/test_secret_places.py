@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dwhctl.errors import ConfigError
+from dwhctl.project import secrets
 from dwhctl.project.read import read_project
 from tests.cli_support import dwh
 
@@ -95,7 +96,9 @@ def put(tree: dict[str, Any], path: tuple[Any, ...], secret: str, how: str) -> d
 
 
 def said_by(root: Path, *arguments: str) -> str:
-    """All that a command writes, with its traceback."""
+    """All that a command writes, with its traceback; masked is only what it reads itself."""
+    secrets._seen.clear()
+    secrets._pattern = None
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         dwh("--debug", "--project", root, *arguments)
