@@ -144,6 +144,12 @@ class ConnectError(_AtTheDoorError):
     """The server cannot be reached."""
 
 
+class TlsError(ConnectError):
+    """The server offers no TLS, or its certificate is not accepted."""
+
+    permanent = True
+
+
 class LoginRefusedError(_AtTheDoorError):
     """The server refused the login."""
 

@@ -68,9 +68,9 @@ def shard_filter(function: AnyFunction) -> AnyFunction:
 def open_history(project: Project, settings: Settings) -> Iterator[SessionStore | None]:
     """Open the project's sessions for reading; without any, say so and give None."""
     from dwhctl.cli.output import tell
-    from dwhctl.sessions import open_if_there
+    from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         if not settings.quiet:
             tell(NO_SESSIONS)

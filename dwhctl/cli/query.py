@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 #: Rows of a table that nobody asked to be longer.
 TABLE_ROWS = 1_000
+_MOST_STDIN = 16 * 2**20
 
 
 @click.command("query")
@@ -143,8 +144,23 @@ def _rendered(
     of_load = _load(project, load) if load is not None else None
     if file is not None and file != "-":
         return render_file(project, _found_file(project, file), of_load, date, shard)
-    text = sys.stdin.read() if "-" in (sql, file) else sql or ""
+    text = _stdin() if "-" in (sql, file) else sql or ""
     return render_text(project, text, "stdin" if "-" in (sql, file) else "the SQL", of_load, date, shard)
+
+
+def _stdin() -> str:
+    """Read stdin as UTF-8, whatever the locale. Raise UsageError."""
+    from dwhctl.errors import UsageError
+
+    octets = (
+        sys.stdin.buffer.read(_MOST_STDIN + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+    )
+    if len(octets) > _MOST_STDIN:
+        raise UsageError(f"stdin: there are more than {_MOST_STDIN:,} bytes of SQL")
+    try:
+        return octets.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError("stdin: not UTF-8; give the SQL in the encoding UTF-8") from None
 
 
 def _found_file(project: Project, file: str) -> Path:

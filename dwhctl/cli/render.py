@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -32,7 +33,8 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
     Example:
       dwhctl render orders --date yesterday --shard abakan
     """
-    from dwhctl.cli.output import say
+    from dwhctl.cli.output import say, write_out
+    from dwhctl.project.secrets import mask
     from dwhctl.project.slices import make_slice, resolve_day
     from dwhctl.project.templates import render_extract
 
@@ -46,7 +48,8 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
         say(f"-- load {found.name}, shard {chosen.name}, day {slice.day}: {where}")
         for name, value in sorted(query.binds.items(), reverse=True):
             say(f"-- :{name} = {value.isoformat(sep=' ')}")
-    say(query.sql.rstrip())
+    with suppress(BrokenPipeError):  # the reader has seen enough
+        write_out(mask(query.sql.rstrip()))
 
 
 def _load(project: Project, name: str) -> Load:

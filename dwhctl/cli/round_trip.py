@@ -206,9 +206,10 @@ def _sqlite_version(connection: SqliteConnection) -> str:
 
 
 def _postgres_version(connection: PostgresConnection) -> str:
+    from dwhctl.sessions import REPORT_TIMEOUT
     from dwhctl.sessions.postgres_link import connect
 
-    db = connect(connection, "SELECT 1")
+    db = connect(connection, "SELECT 1", connection.answer_timeout or REPORT_TIMEOUT)
     try:
         return f"PostgreSQL {db.info.parameter_status('server_version')}"
     finally:

@@ -86,7 +86,14 @@ class TelegramAlert(_Alert):
         "https://api.telegram.org", description="Where the API is.", examples=["https://api.telegram.org"]
     )
     proxy: Secret | None = Field(
-        None, description="A proxy's URL, which may hold a password.", examples=[{"env": "TG_PROXY"}]
+        None,
+        description="A proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used.",
+        examples=[{"env": "TG_PROXY"}],
+    )
+    tls_cafile: ProjectPath | None = Field(
+        None,
+        description="The authorities that the host's certificate may come from; default: those of the package certifi.",
+        examples=["config/proxy-ca.pem"],
     )
     message_thread_id: int | None = Field(None, description="The topic of a forum chat.", examples=[7])
 

@@ -15,7 +15,7 @@ from .connections import (
     TARGET_TYPES,
     Connection,
     DuckdbConnection,
-    VerticaConnection,
+    NetworkConnection,
 )
 from .fields import Table, name_problem
 from .loads import Load, Report, Shard
@@ -69,8 +69,9 @@ def check(found: Found, sessions: str | None, problems: Problems) -> None:
 @nothing_shown()
 def _check_authorities(found: Found, problems: Problems) -> None:
     for connection in found.connections.values():
-        if isinstance(connection, VerticaConnection) and connection.tls_cafile:
-            _file(connection.tls_cafile, found.place(connection, connection.name).at("tls_cafile"), problems)
+        key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else None
+        if key is not None and (authorities := getattr(connection, key)) is not None:
+            _file(authorities, found.place(connection, connection.name).at(key), problems)
 
 
 def _use(
@@ -170,10 +171,10 @@ def _check_load(load: Load, found: Found, problems: Problems) -> None:
         _file(load.create, place.at("create"), problems)
 
 
-def check_alert(alert: Alert, place: Place, problems: Problems) -> None:
-    """Note the files of a channel that are not there."""
+def check_files(table: Table, place: Place, problems: Problems) -> None:
+    """Note the files of a channel, or of the way of pings, that are not there."""
     for key in ("template", "tls_cafile"):
-        path = getattr(alert, key, None)
+        path = getattr(table, key, None)
         if path is not None:
             _file(path, place.at(key), problems)
 

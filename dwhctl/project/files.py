@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from dwhctl.files import read_text
+
 from .problems import Place, Problems
 from .words import shown_path
 
@@ -15,6 +17,8 @@ _KEYS = re.compile(
     r"^(Cannot declare|Cannot mutate immutable namespace|Cannot redefine namespace|Duplicate inline table key)\b.*",
     re.DOTALL,
 )
+_DEEPEST = 50
+_TOO_DEEP = "lists or tables stand too deep in each other; write them as tables of their own"
 _REMEDIES = {
     "Cannot declare": "the table stands twice in the file; keep one",
     "Cannot mutate": "a table in { } is whole; write its keys within it",
@@ -36,7 +40,7 @@ def read_toml(path: Path, problems: Problems) -> dict[str, Any] | None:
     """The file's tables, or None with the problem noted."""
     place = Place(shown_path(path, problems.root))
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except FileNotFoundError:
         problems.add(place, "the file is missing; create it, or make a new project with: dwhctl init")
     except OSError as error:
@@ -54,12 +58,33 @@ def read_toml(path: Path, problems: Problems) -> dict[str, Any] | None:
 
 def _parsed(text: str, place: Place, problems: Problems) -> dict[str, Any] | None:
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         problems.add(place, _words(str(error), text))
     except RecursionError:
-        problems.add(place, "lists or tables stand too deep in each other; write them as tables of their own")
+        problems.add(place, _TOO_DEEP)
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        problems.add(place, "a number has too many digits; correct it")
+    else:
+        if not _is_too_deep(tables):
+            return tables
+        problems.add(place, _TOO_DEEP)
     return None
+
+
+def _is_too_deep(tables: dict[str, Any]) -> bool:
+    """Tell whether lists and tables are nested deeper than what reads them can go. (Dotted keys nest too.)"""
+    level: list[Any] = [tables]
+    for _ in range(_DEEPEST):
+        inner = [
+            each.values() if isinstance(each, dict) else each
+            for each in level
+            if isinstance(each, dict | list)
+        ]
+        level = [value for values in inner for value in values]
+        if not level:
+            return False
+    return True
 
 
 def _words(message: str, text: str) -> str:

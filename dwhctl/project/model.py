@@ -36,6 +36,7 @@ __all__ = [
     "Load",
     "MssqlConnection",
     "Need",
+    "PingsTable",
     "PostgresConnection",
     "Project",
     "ProjectTable",
@@ -97,6 +98,22 @@ class SessionsTable(Table):
     connection: Text = Field(description="A connection to PostgreSQL or SQLite.", examples=["etl"])
 
 
+class PingsTable(Table):
+    """How pings get to their service."""
+
+    proxy: Secret | None = Field(
+        None,
+        description="An HTTP proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used.",
+        examples=[{"env": "PING_PROXY"}],
+    )
+    tls_cafile: ProjectPath | None = Field(
+        None,
+        description="The authorities that the service's certificate may come from;"
+        " default: those of the package certifi.",
+        examples=["config/proxy-ca.pem"],
+    )
+
+
 @dataclass(frozen=True)
 class Project:
     """A project: its configuration with every name resolved and every path absolute."""
@@ -117,6 +134,7 @@ class Project:
     warnings: tuple[str, ...] = ()
     watch_schedule: str = WATCH_SCHEDULE
     group_access: bool = False
+    pings: PingsTable = field(default_factory=PingsTable)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -141,7 +159,7 @@ class Project:
     def secrets(self) -> Iterator[Secret]:
         """Every secret of the project; each knows the key it stands at."""
         kinds = (self.connections, self.alerts, self.loads, self.reports)
-        for table in (each for kind in kinds for each in kind.values()):
+        for table in (self.pings, *(each for kind in kinds for each in kind.values())):
             for name in type(table).model_fields:
                 value = getattr(table, name)
                 if isinstance(value, Secret):

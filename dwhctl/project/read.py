@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
-from .checks import Found, check, check_alert, check_alert_filters, literal_warnings, slug
+from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
 from .connections import CONNECTION_TYPES, Connection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
 from .files import read_toml
 from .loads import Load, Refreshing, Report, Shard, ShardEntry
-from .model import Project, ProjectTable, SessionsTable, Variable, secrets_in
+from .model import PingsTable, Project, ProjectTable, SessionsTable, Variable, secrets_in
 from .problems import Place, Problems
 from .secrets import Secret, is_reference, is_sensitive, looks_secret
 from .words import may_show, nearest, nothing_shown, quoted, shown_value
@@ -23,7 +23,7 @@ from .words import may_show, nearest, nothing_shown, quoted, shown_value
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
-ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts")
+ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts", "pings")
 
 Model = TypeVar("Model", bound=Table)
 Kind = TypeVar("Kind", bound=Table)
@@ -60,6 +60,8 @@ class _Reader:
         self._read_shards(main or {}, project.timezone if project else "UTC")
         variables = self._read_variables(main or {})
         alerts = self._read_alerts(main or {})
+        pings = self._one(PingsTable, main or {}, "pings") or PingsTable()
+        check_files(pings, MAIN.at("pings"), self.problems)
         self._read_loads()
         refreshing = self._read_reports()
         if main is not None:
@@ -68,7 +70,7 @@ class _Reader:
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
-        return self._project(project, sessions, variables, alerts, refreshing)
+        return self._project(project, sessions, variables, alerts, refreshing, pings)
 
     def read_for_alerts(self) -> Project | None:
         main = read_toml(self.root / MAIN.file, self.problems)
@@ -92,9 +94,10 @@ class _Reader:
         variables: dict[str, Variable],
         alerts: dict[str, Alert],
         refreshing: Refreshing,
+        pings: PingsTable | None = None,
     ) -> Project:
         found = self.found
-        secrets = self._placed(found.connections, variables, alerts)
+        secrets = self._placed(found.connections, variables, alerts, pings or PingsTable())
         return Project(
             root=self.root,
             timezone=table.timezone,
@@ -112,6 +115,7 @@ class _Reader:
             warnings=literal_warnings(secrets),
             watch_schedule=table.watch_schedule,
             group_access=table.group_access,
+            pings=pings or PingsTable(),
         )
 
     def _one(self, model: type[Model], main: dict[str, Any], key: str) -> Model | None:
@@ -247,7 +251,7 @@ class _Reader:
         for name, table, place in self._named(main, "alerts", MAIN):
             alert = self._typed(ALERT_TYPES, table, place, name)
             if alert is not None:
-                check_alert(alert, place, self.problems)
+                check_files(alert, place, self.problems)
                 alerts[name] = alert
         return alerts
 
@@ -285,9 +289,10 @@ class _Reader:
         connections: Mapping[str, Connection],
         variables: Mapping[str, Variable],
         alerts: Mapping[str, Alert],
+        pings: PingsTable,
     ) -> dict[str, bool]:
         """Tell every secret where it stands; which of the places hold the secret itself."""
-        secrets: dict[Place, Secret] = {}
+        secrets = _secrets_of(pings, MAIN.at("pings"))
         for name, connection in connections.items():
             secrets |= _secrets_of(connection, self.found.place(connection, name))
         for name, alert in alerts.items():

@@ -17,7 +17,7 @@ from .connections import CONNECTION_TYPES
 from .environment import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from .fields import Table
 from .loads import Load, Need, Refreshing, Report, ShardEntry
-from .model import ProjectTable, SessionsTable
+from .model import PingsTable, ProjectTable, SessionsTable
 from .problems import toml_value
 from .secrets import FORMS, Secret
 from .slices import DAY_FORMS, DURATION_FORMS, format_duration
@@ -112,6 +112,7 @@ def _lines() -> Iterator[str]:
     yield from ("### `[variables]`", "", _VARIABLES)
     for kind, alert in ALERT_TYPES.items():
         yield from _table(f'[alerts.NAME] with type = "{kind}"', alert)
+    yield from _table("[pings]", PingsTable)
     yield from ("## `config/loads/NAME.toml`", "", _doc(Load), "", *_keys(Load))
     yield from ("## `config/reports.toml`", "")
     yield from _table("[reports.NAME]", Report)
@@ -158,6 +159,8 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
         return "required"
     if key == "port" and not field.default:
         return f"`{getattr(model, 'default_port', None)}`"
+    if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
+        return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"

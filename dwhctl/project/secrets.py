@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dwhctl.errors import ConfigError
+from dwhctl.files import read_text
 
 from .masking import MASKED as MASKED
 from .masking import Mask, masks
@@ -150,7 +151,7 @@ class Secret:
         path = self.path
         assert path is not None
         try:
-            value = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+            value = read_text(path).removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             shown = f" {path}" if self._reads_as_reference() else ""

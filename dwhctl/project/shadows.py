@@ -40,6 +40,8 @@ def load_of(project: Project, name: str) -> Load | None:
     """The load of this name, also of a shadow run's; None when the project has none (any more)."""
     load, at, table = name.partition(_AT)
     found = project.loads.get(name) or project.loads.get(load)
+    if at and table_problem(table):
+        return None  # no shadow run goes by such a name
     return _shadow(found, table) if found is not None and at and found.name != name else found
 
 

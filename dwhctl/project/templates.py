@@ -27,6 +27,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import SandboxedEnvironment
 
 from dwhctl.errors import ConfigError
+from dwhctl.files import read_text
 
 from .context import FILTERS, context
 from .sql import find_binds, split_statements
@@ -165,7 +166,7 @@ def _rendered(project: Project, path: Path, names: Mapping[str, Any]) -> str:
 
 def _source(path: Path, root: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{shown_path(path, root)}: the file is missing; create it") from None
     except UnicodeDecodeError as error:

@@ -103,7 +103,7 @@ class Entry:
             return self.targets[target].highest_etl_id(table)
 
     def _hold_run(self, stack: ExitStack, store: SessionStore) -> None:
-        lock = Lock(self.state.run_locks / f"{self.run_id}.lock")
+        lock = Lock(self.state.run_lock(self.run_id))
         # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
         until = time.monotonic() + _LOCK_SECONDS
         while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):

@@ -244,7 +244,7 @@ class _Run:
             starter, described.tables, knocker=knocker, closer=closer, happenings=happenings, **parts
         )
         # From here on a signal is one of the things that happen to the loop.
-        self._signals.listener = happenings.put
+        self._signals.listener = lambda code: self._stop_soon(code, happenings)
         publisher.start()
         try:
             for load, failure in described.failures.items():
@@ -252,12 +252,18 @@ class _Run:
             self._loop(dispatcher, publisher)
         except (SessionsError, StateDirError, WorkersError, InternalError) as error:
             self._report.stopped = str(error)
+            self._report.signal = self._signals.received
         finally:
             crew.dismiss_all()
             publisher.stop()
             opener.stop()
             dispatcher.let_go()
             self._drop_staging(parts["groups"].targets)
+
+    def _stop_soon(self, code: ExitCode, happenings: queue.SimpleQueue[Happening]) -> None:
+        """Take a signal: the loop may be waiting for the sessions database."""
+        self._store.hurry()
+        happenings.put(code)
 
     def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
         self._report.signal = dispatcher.run()

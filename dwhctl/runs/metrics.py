@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.errors import DwhctlError
 from dwhctl.private import write_whole
-from dwhctl.sessions import open_if_there
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.metrics import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
 
@@ -55,7 +55,7 @@ _GAUGES: tuple[tuple[str, str, str, _Value], ...] = (
 
 def metrics_text(project: Project, today: date) -> str:
     """Give the metrics of every load and report. Raise SessionsError."""
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project)]
     else:

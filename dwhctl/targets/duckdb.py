@@ -23,6 +23,7 @@ from dwhctl.errors import (
     TargetError,
     TargetRefusedError,
 )
+from dwhctl.files import inside
 from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh
 from dwhctl.targets.duckdb_rows import conditions, described, is_zoned
@@ -80,7 +81,11 @@ class DuckdbTarget(Target):
         shutil.rmtree(self._folder(group), ignore_errors=True)
 
     def drop_run(self, run_id: str) -> None:
-        shutil.rmtree(self._staging / run_id, ignore_errors=True)
+        try:
+            folder = inside(self._staging, run_id)
+        except ValueError:
+            return  # no run has such a folder
+        shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         from dwhctl.targets.parquet_stage import ParquetStage
@@ -165,7 +170,7 @@ class DuckdbTarget(Target):
         return [self._file(group, token) for token in tokens]
 
     def _folder(self, group: StagingGroup) -> Path:
-        return self._staging / group.run_id / group.name
+        return inside(inside(self._staging, group.run_id), group.name)
 
     def _file(self, group: StagingGroup, token: str) -> Path:
         return self._folder(group) / f"{token}.parquet"

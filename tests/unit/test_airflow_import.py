@@ -124,6 +124,7 @@ def test_an_export_of_airflow_3_arrives_whole(root: Path) -> None:
     assert (dwh.tlsmode, dwh.database, dwh.connect_timeout.total_seconds()) == ("require", "docker", 20)
     assert isinstance(etl, PostgresConnection)
     assert (etl.database, etl.port, etl.connect_timeout.total_seconds()) == ("etl", 5432, 7)
+    assert etl.sslmode == "require"
     passwords = [each.password.reveal() for each in (mssql, dwh, etl) if each.password]
     assert passwords == ["Pa:ss@w/0rd%", 'dwh "secret"', "etl/pass"]
     files = project.connections["sessions_file"]
@@ -311,6 +312,30 @@ def test_what_cannot_be_mapped_is_left_out_with_the_reason(
     assert bad.result == "left out"
     assert any(each in bad.note for each in words.split("|"))
     assert result_of(outcomes, "fine") == "added"
+
+
+def test_the_tls_of_postgresql(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    one = {"conn_type": "postgres", "host": "h", "login": "u", "schema": "d"}
+    extras: dict[str, dict[str, Any]] = {
+        "full": {"sslmode": "verify-full", "sslrootcert": str(tmp_path / "ca.pem")},
+        "system": {"sslmode": "verify-full", "sslrootcert": "system"},
+        "missing": {"sslmode": "verify-ca", "sslrootcert": "/no/ca.pem"},
+        "allow": {"sslmode": "allow"},
+    }
+    file = written(tmp_path, {name: {**one, "extra": extra} for name, extra in extras.items()})
+    project, outcomes = imported(root, file)
+    found = [project.connections[name] for name in extras]
+    assert [each.tls for each in found if isinstance(each, PostgresConnection)] == [
+        "verify-full",
+        "verify-full",
+        "verify-ca",
+        "require",
+    ]
+    assert isinstance(found[0], PostgresConnection)
+    assert found[0].sslrootcert == tmp_path / "ca.pem"
+    assert "there is no file /no/ca.pem here" in notes(outcomes, "missing")
+    assert "'allow' sends the password in clear first" in notes(outcomes, "allow")
 
 
 def test_the_forms_of_airflow_2(root: Path) -> None:

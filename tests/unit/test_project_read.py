@@ -483,3 +483,25 @@ def test_a_certificate_file_must_be_there(tmp_path: Path) -> None:
     )
     write_project(tmp_path, MAIN + vertica)
     assert "connections.v.tls_cafile: the file <6 characters, not shown> is missing" in the_problem(tmp_path)
+
+
+def test_pings_have_a_proxy_and_authorities_of_their_own(tmp_path: Path) -> None:
+    keys = '[pings]\nproxy = "http://ann:secret-of-ann@proxy:3128"\ntls_cafile = "config/ca.pem"\n'
+    write_project(tmp_path, MAIN + keys)
+    assert "pings.tls_cafile: the file config/ca.pem is missing" in the_problem(tmp_path)
+    write(tmp_path, "config/ca.pem", "x")
+    project = read_project(tmp_path)
+    assert project.pings.tls_cafile == tmp_path / "config" / "ca.pem"
+    assert project.pings.proxy is not None
+    assert project.pings.proxy in list(project.secrets())
+    assert project.pings.proxy.place == "config/dwhctl.toml: pings.proxy"
+    assert any("pings.proxy" in line for line in project.warnings), "a login stands in the file itself"
+
+
+def test_answer_timeout_is_some_time(tmp_path: Path) -> None:
+    server = '[connections.p]\ntype = "postgres"\nhost = "p"\nuser = "u"\ndatabase = "d"\n'
+    write_project(tmp_path, MAIN + server + 'answer_timeout = "0s"\n')
+    assert "connections.p.answer_timeout" in the_problem(tmp_path)
+    write_project(tmp_path, MAIN + server + 'answer_timeout = "30s"\n')
+    connection = read_project(tmp_path).connections["p"]
+    assert getattr(connection, "answer_timeout", None) == timedelta(seconds=30)

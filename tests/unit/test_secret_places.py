@@ -40,7 +40,8 @@ PROJECT["connections"]["pg"] = {
     "connect_timeout": "3s", "max_connections": 3,
 }  # fmt: skip
 PROJECT["connections"]["v"] = {
-    "type": "vertica", "host": "h", "user": "u", "database": "d", "tlsmode": "prefer", "tls_cafile": "config/ca.pem",
+    "type": "vertica", "host": "h", "user": "u", "database": "d", "tlsmode": "verify-full",
+    "tls_cafile": "config/ca.pem",
 }  # fmt: skip
 REPORTS = {
     "reports": {

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from dwhctl.errors import UsageError
+from dwhctl.files import read_text
 
 from ..words import quoted, shown_text
 
@@ -70,7 +71,7 @@ def read_exports(paths: list[Path]) -> Export:
 
 def _read(path: Path) -> Export:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except OSError as error:
         raise UsageError(
             f"{shown_text(str(path))}: cannot be read ({error.strerror}); name a file that Airflow exported"
@@ -79,7 +80,7 @@ def _read(path: Path) -> Export:
         raise UsageError(f"{shown_text(str(path))}: is not UTF-8 text; {_HOW}") from None
     try:
         entries = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         lines = _env_lines(text)
         if lines is None:
             raise UsageError(f"{shown_text(str(path))}: {_not_json(path, text, error)}") from None
@@ -124,7 +125,7 @@ def _decoded(text: str) -> Any:
     if text.startswith(("{", "[")):
         try:
             return json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return text
     return text
 
@@ -173,7 +174,7 @@ def _extra(value: object) -> tuple[dict[str, Any], str]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return {}, "its extra is no JSON: correct it in the file"
     if value is None or value == "":
         return {}, ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dwhctl.errors import ConfigError, UsageError
+from dwhctl.files import read_bytes
 from dwhctl.private import write_whole
 
 from ..checks import slug
@@ -94,7 +95,7 @@ def _configuration(root: Path) -> str:
     problems = Problems(root)
     if read_toml(root / MAIN.file, problems) is None:
         problems.raise_any()
-    return (root / MAIN.file).read_bytes().decode("utf-8-sig")  # its line ends as they are
+    return read_bytes(root / MAIN.file).decode("utf-8-sig")  # its line ends as they are
 
 
 def _pieces(export: Export, root: Path) -> Iterator[Piece]:

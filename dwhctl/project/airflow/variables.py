@@ -95,7 +95,7 @@ def _json_inside(text: str) -> Any:
         return None
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict | list) or (isinstance(found, str) and found != text) else None
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from dwhctl.errors import ConnectError, LoginRefusedError, QueryError, SourceError
+from dwhctl.engines import tls
+from dwhctl.errors import ConnectError, LoginRefusedError, QueryError, SourceError, TlsError
 from dwhctl.project.secrets import mask
 from dwhctl.runs.cursors.contract import Answer, Cursor, Row, first_word
 from dwhctl.sessions.postgres_link import parameters, reason
@@ -145,9 +146,10 @@ class PostgresCursor(Cursor):
         said = reason(error)
         said = said.replace(password, "********") if password else said
         refused = getattr(error, "pgcode", None) in _REFUSED_LOGIN or "authentication failed" in said
-        kind = LoginRefusedError if refused else ConnectError
-        name = self._connection.name
-        return kind(mask(f"connection {name}: {said}"), connection=name)
+        name, remedy = self._connection.name, tls.remedy(said, self._connection)
+        kind = LoginRefusedError if refused else TlsError if remedy else ConnectError
+        hint = f"; {remedy}" if remedy and not refused else ""
+        return kind(mask(f"connection {name}: {said}{hint}"), connection=name)
 
 
 def _names(cursor: PgCursor) -> tuple[str, ...]:
