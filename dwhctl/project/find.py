@@ -84,6 +84,5 @@ def _checked(folder: Path, origin: str) -> Path:
     missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
     given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
-        f"{origin}: {shown} {missing} that this user may read; name a project's folder, or make one with:"
-        f" dwhctl init {given}"
+        f"{origin}: {shown} {missing}; name a project's folder, or make one with: dwhctl init {given}"
     )
