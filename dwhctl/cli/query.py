@@ -172,10 +172,10 @@ def _found_file(project: Project, file: str) -> Path:
 
 def _load(project: Project, name: str) -> Load:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}'; {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
     return project.loads[name]
 
 

@@ -11,6 +11,7 @@ from dwhctl.project.connections import (
     PostgresConnection,
     SqliteConnection,
 )
+from dwhctl.project.words import quoted
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -65,5 +66,5 @@ def _database_file(connection: DuckdbConnection, database: str | None) -> str:
         )
     file = connection.database_file(database)
     if file.parent.resolve() != connection.path.resolve():
-        raise UsageError(f"'{database}' is no name of a database in {connection.path}")
+        raise UsageError(f"{quoted(database)} is no name of a database in {connection.path}")
     return str(file)
