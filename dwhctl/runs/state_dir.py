@@ -14,9 +14,6 @@ from dwhctl.errors import StateDirError
 class StateDir:
     """The project's state folder, made when it is not there."""
 
-    #: The folder in `staging` that no run owns: DuckDB spills into it.
-    SPILL = "spill"
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_locks = path / "locks" / "runs"
