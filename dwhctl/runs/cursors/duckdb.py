@@ -14,7 +14,8 @@ from dwhctl.engines import duckdb as engine
 from dwhctl.engines.spill import SpillFolder
 from dwhctl.errors import DatabaseMissingError, QueryError, SourceBusyError
 from dwhctl.project.secrets import mask
-from dwhctl.runs.cursors.contract import Answer, Cursor, first_word
+from dwhctl.project.sql import first_word
+from dwhctl.runs.cursors.contract import Answer, Cursor
 
 if TYPE_CHECKING:
     from dwhctl.project.model import DuckdbConnection
