@@ -74,9 +74,9 @@ def command(settings: Settings, /, connection: str, **asked: Any) -> None:
 
     Without --write it is one statement that reads (SELECT, WITH, VALUES, SHOW, EXPLAIN and their like; no COPY). DuckDB
     and SQLite files are opened read only, a DuckDB file without access to other files, servers and extensions;
-    PostgreSQL and Vertica run a read-only transaction. SQL Server has none: there it must look like one SELECT, and runs
-    in a transaction that is always rolled back. Functions with an effect outside of the transaction are not refused:
-    give people who may not write a user who may not.
+    PostgreSQL and Vertica run a read-only transaction. SQL Server has none: there it must look like one SELECT, and
+    runs in a transaction that is always rolled back. Functions with an effect outside of the transaction are not
+    refused: give people who may not write a user who may not.
 
     \b
     Examples:
