@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -310,10 +311,16 @@ HIDDEN = (
 )
 
 
-def test_postgres_runs_no_program_and_no_second_statement(
-    postgres: Sandbox, postgres_server: PostgresServer, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which the server's user may write too."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_postgres_runs_no_program_and_no_second_statement(postgres: Sandbox, open_folder: Path) -> None:
+    out = open_folder / "out"
     program = f"COPY (SELECT 1) TO PROGRAM 'touch {out}'"
     for sql in (
         program,

@@ -209,4 +209,6 @@ def test_config_check_names_file_line_and_remedy(tmp_path: Path, capsys: pytest.
 )
 def test_the_sandbox_is_not_escaped(tmp_path: Path, text: str) -> None:
     said = problem(tmp_path, text)
-    assert "unsafe" in said or "undefined" in said or "TypeError" in said or "TemplateRuntimeError" in said, said
+    assert "unsafe" in said or "undefined" in said or "TypeError" in said or "TemplateRuntimeError" in said, (
+        said
+    )
