@@ -84,8 +84,8 @@ class DuckdbConnection(_EmbeddedConnection):
     )
     memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
         None,
-        description="The memory that DuckDB may use in each process before it spills to disk;"
-        " left out, it is 64MiB, or 3MiB for each column of a wide table.",
+        description="The memory that DuckDB may use in each process before it spills to the folder"
+        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
         examples=["256MiB"],
     )
 

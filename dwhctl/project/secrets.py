@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dwhctl.errors import ConfigError
-from dwhctl.files import read_text
+from dwhctl.files import read_bytes
 
 from .masking import MASKED as MASKED
 from .masking import Mask, masks
@@ -151,7 +151,7 @@ class Secret:
         path = self.path
         assert path is not None
         try:
-            value = read_text(path).removesuffix("\n").removesuffix("\r")
+            value = read_bytes(path).decode().removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             shown = f" {path}" if self._reads_as_reference() else ""

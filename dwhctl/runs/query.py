@@ -109,7 +109,13 @@ def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[
     the words of the system, TimedOutError, Interrupted.
     """
     connection = find_connection(project, request.connection)
-    cursor = open_cursor(connection, request.database, write=request.write, patience=request.timeout)
+    cursor = open_cursor(
+        connection,
+        request.database,
+        write=request.write,
+        patience=request.timeout,
+        state_dir=project.state_dir,
+    )
     statements = checked(cursor, request.sql)
     with caught_signals(), ExitStack() as stack:
         _hold_slot(project, connection, request.wait, stack)

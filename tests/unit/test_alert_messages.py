@@ -367,6 +367,7 @@ def test_a_secret_that_a_template_prints_is_masked(
     ("template", "problem"),
     [
         ("fine\n{{ digest.don }}", "line 2: 'dwhctl.alerts.digest.Digest object' has no attribute 'don'"),
+        ("fine\n{{ 'x'.center(10**10) }}", "line 2: center makes too much text"),
         ("{{ digst }}", "line 1: 'digst' is undefined; did you mean 'digest'?"),
         ("a\n{% if %}", "line 2: "),
         (
