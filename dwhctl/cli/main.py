@@ -29,6 +29,7 @@ COMMANDS = {
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
+    "docs": Entry("dwhctl.cli.docs", "Show the documentation."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n\b\nExit codes:\n" + "\n".join(
     f"  {code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
