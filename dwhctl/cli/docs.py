@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 #: Longer lines are tiring to read.
-MOST_COLUMNS = 100
+MOST_COLUMNS = 120
 #: What a page is about, where its title does not say it.
 ABOUT = {"readme": "What dwhctl does: a project, alerts, reports, commands"}
 _FENCE = re.compile(r"^(```|~~~)")

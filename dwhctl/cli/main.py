@@ -14,7 +14,7 @@ from dwhctl.cli.options import common_options
 from dwhctl.start import begin
 
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, and show how it works."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
