@@ -143,7 +143,7 @@ def _show(text: str) -> None:
     if rendered.count("\n") > lines - 2 and sys.stdin.isatty():
         click.echo_via_pager(rendered)
     else:
-        write_out(rendered, end="")
+        write_out(rendered, end="", drawn=True)
 
 
 def _rendered(text: str, columns: int) -> str:

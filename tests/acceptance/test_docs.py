@@ -73,7 +73,7 @@ def test_the_shell_completes_pages() -> None:
 
 
 def test_a_terminal_shows_it_rendered_and_long_pages_in_a_pager(tmp_path: Path) -> None:
-    code, shown = on_a_terminal("docs", "query", columns=80, lines=40, folder=tmp_path)
+    code, shown = on_a_terminal("docs", "query", columns=80, lines=400, folder=tmp_path)
     assert code == 0
     plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
     assert "\x1b[1m" in shown

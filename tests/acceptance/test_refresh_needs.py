@@ -87,7 +87,7 @@ def test_a_load_reaps_a_refresh_that_died(place: Place) -> None:
     place.sandbox.fill()
     with open_store(place.sandbox.project().sessions) as store:
         store.prepare()
-        store.open([NewSession("dead", "numbers", None, DAY, 1, "token", datetime.now(UTC))])
+        store.open([NewSession("20200101T000000-deadbeef", "numbers", None, DAY, 1, "token", datetime.now(UTC))])
     assert place.sandbox.load().failed == 0
     (session,) = place.sessions()
     assert (session.state, session.error_class) == (State.ABANDONED, "RunDied")
