@@ -21,7 +21,9 @@ from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import SessionsError
 from dwhctl.project.model import TelegramAlert
 from dwhctl.project.secrets import Secret, mask
-from dwhctl.sessions.failures import read_failures
+from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
+from dwhctl.sessions.metrics import read_newest
+from dwhctl.sessions.values import is_good
 
 if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Outcome
@@ -96,8 +98,14 @@ def _columns(fact: Fact) -> dict[str, object]:
 def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
     if not any(item.ending == "failed" for item in outcome.items):
         return {}
-    tasks = read_failures(store, outcome.began or now - _LONGEST_RUN)
-    return {(task.load, task.shard or ""): Streak(task.streak, task.since) for task in tasks}
+    tasks = failing_tasks(store, read_unsuccessful(store, outcome.began or now - _LONGEST_RUN))
+    newest = read_newest(store, [task.task_name for task in tasks])
+    return {
+        (task.load, task.shard or ""): Streak(
+            task.streak, task.since, newest=not is_good(newest[task.task_name].state)
+        )
+        for task in tasks
+    }
 
 
 def subject_of(project: Project, alert: Alert, digest: Digest) -> str:

@@ -24,6 +24,8 @@ LOOKS: Mapping[Standing, Look] = {
     Standing.BEFORE_START: Look("-", "dim", "before its start"),
     Standing.NOT_YET: Look(".", "dim", "day not over, not tried"),
     Standing.OPEN: Look("o", "#10243a on #8fb8de", "day not over, loaded so far"),
+    Standing.RELOADING: Look("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),
+    Standing.RELOAD_FAILED: Look("f", "#ffe3e3 on #a3543a", "complete, its last reload failed"),
     Standing.RUNNING: Look("R", "bold #ffffff on #1f5fbf", "running"),
     Standing.EARLY: Look("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
     Standing.UP_FOR_RETRY: Look("U", "#2b1600 on #f0a23a", "up for retry"),

@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.project.secrets import mask
-from dwhctl.project.shadows import as_asked
 from dwhctl.runs.events import (
     Event,
     FailedSlice,
@@ -136,11 +135,8 @@ class Closer:
             report.retried += 1
         elif event.failure is not None:
             report.failed += 1
-            command = f"dwhctl load {as_asked(event.load)} --date {event.day} --shard {event.shard}"
             report.failures.append(
-                FailedSlice(
-                    event.load, event.shard, event.connection, event.day, event.failure, command, event.etl_id
-                )
+                FailedSlice(event.load, event.shard, event.connection, event.day, event.failure, event.etl_id)
             )
 
 

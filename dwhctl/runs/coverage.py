@@ -2,6 +2,7 @@
 
 A slice is expected from its load's `start_date` and its shard's `from` on; for a load without `start_date`, from the
 first day on that any run has tried. It is complete as `completes` says; a gap is a slice that is over and not complete.
+A complete slice whose reload fails or is running stays complete, and has a standing of its own.
 Loads without `slice_by` have no days, and do not appear.
 """
 
@@ -37,6 +38,8 @@ class Standing(enum.StrEnum):
     BEFORE_START = "before_start"  # not expected
     NOT_YET = "not_yet"  # its day is not over, and nobody has tried it
     OPEN = "open"  # its day is not over; loaded so far
+    RELOADING = "reloading"  # complete; a run loads it again
+    RELOAD_FAILED = "reload_failed"  # complete; its last session is unsuccessful
     RUNNING = "running"
     EARLY = "early"  # loaded, but before its day was over
     UP_FOR_RETRY = "up_for_retry"
@@ -167,21 +170,23 @@ def first_day(store: SessionStore | None, load: Load) -> date | None:
     return day
 
 
-_Latest = tuple[State, "datetime"]
+#: The latest session's state and start, and the start of the last successful one.
+_Latest = tuple[State, "datetime", "datetime | None"]
 
 
 def _latest(
     store: SessionStore | None, load: Load, shards: Sequence[Shard], days: Sequence[date]
 ) -> dict[int, dict[int, _Latest]]:
-    """Give each slice's latest session, by the places of its shard and its day."""
+    """Return each slice's latest session, by the positions of its shard and its day."""
     found: dict[int, dict[int, _Latest]] = {}
     if store is None:
         return found
     values = {"load": load.name, "days": list(days), "shards": [shard.name for shard in shards]}
-    for day, shard, state, started in store.read(
+    for day, shard, state, *times in store.read(
         f"reading the latest sessions of {load.name}", "latest_of_slices", values
     ):
-        found.setdefault(shard, {})[day] = (State(state), as_time(started))
+        last_success = None if times[1] is None else as_time(times[1])
+        found.setdefault(shard, {})[day] = (State(state), as_time(times[0]), last_success)
     return found
 
 
@@ -206,9 +211,15 @@ def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
     over = end <= now
     if latest is None:
         return _MISSING if over else _NOT_YET
-    state, started = latest
-    if is_good(state):
-        complete = completes(state, started, end)
-        so_far = Standing.EARLY if over else Standing.OPEN
-        return Cell(_STANDINGS[state] if complete else so_far, complete, over, started)
-    return Cell(standing_of(state), complete=False, over=over, started=started)
+    state, started, last_success = latest
+    complete = completes(last_success, end)
+    return Cell(_standing(state, complete=complete, over=over), complete, over, started)
+
+
+def _standing(state: State, *, complete: bool, over: bool) -> Standing:
+    """Return where a slice stands whose latest session has this state."""
+    if not complete and is_good(state):
+        return Standing.EARLY if over else Standing.OPEN
+    if not complete or is_good(state):
+        return standing_of(state)
+    return Standing.RELOADING if state is State.RUNNING else Standing.RELOAD_FAILED

@@ -174,14 +174,13 @@ RefreshListener = Callable[[RefreshEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
-    """A slice that ended failed, and the command that tries it again. `etl_id` is its last session."""
+    """A slice that ended failed. `etl_id` is its last session."""
 
     load: str
     shard: str
     connection: str
     day: date
     failure: Failure
-    command: str
     etl_id: int | None = None
 
 

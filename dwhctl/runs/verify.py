@@ -2,9 +2,9 @@
 
 plan ▶ which slices are complete ▶ ask sources and warehouse at once ▶ compare ▶ which sessions came meanwhile
 
-Only complete slices are compared. A difference counts only when no session of the slice began or ended while it was
-looked at: the session is opened before a load stages anything and closed after its publication, so without one nothing
-was published in between. Else the slice is looked at again. Nothing is written, and no lock is taken.
+Only complete slices are compared. A difference counts only when no session of the slice began, ended or ran while the
+slice was measured: the session is opened before a load stages anything and closed after its publication, so without one
+nothing was published in between. Else the slice is measured again. Nothing is written, and no lock is taken.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dwhctl.runs.slice_sessions import (
     incomplete,
     is_loaded_whole,
     last_sessions_of,
+    may_have_changed,
     not_compared,
 )
 from dwhctl.runs.slots import Slots
@@ -185,7 +186,8 @@ class _Verification:
         return [
             one
             for one in chosen
-            if not self._verdicts[one.slice].is_equal and after[one.slice] != before[one.slice]
+            if not self._verdicts[one.slice].is_equal
+            and may_have_changed(before[one.slice], after[one.slice])
         ]
 
     def _source_questions(

@@ -106,9 +106,12 @@ def test_a_slice_loaded_before_its_end_is_not_there(store: SessionStore) -> None
 
 
 def test_a_gap_stays_missed_although_newer_days_are_there(store: SessionStore) -> None:
-    fill(store, date(2020, 7, 13), EARLY, "abakan", "chita", "boston")
-    write(store, "orders", "chita", date(2020, 7, 8), EARLY + HOUR, State.FAILED)
-    write(store, "orders", "chita", date(2020, 7, 10), EARLY + HOUR, State.FAILED)
+    fill(store, date(2020, 7, 13), EARLY, "abakan", "boston")
+    for number in range(20):
+        state = State.FAILED if number in (3, 5) else State.LOADED
+        write(store, "orders", "chita", date(2020, 7, 13) - timedelta(days=number), EARLY + HOUR, state)
+    # A day that was complete stays complete when its reload fails.
+    write(store, "orders", "chita", date(2020, 7, 9), EARLY + 2 * HOUR, State.FAILED)
     sla = the_one(a_work(DEADLINE), store, LATE)
     assert late_of(sla) == {"chita": (date(2020, 7, 8), date(2020, 7, 10), 2)}
     assert sla.since == datetime(2020, 7, 9, 4, tzinfo=UTC)
