@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -47,12 +47,18 @@ class StagingGroup:
 
 @dataclass(frozen=True, slots=True)
 class StagedSlice:
-    """A slice whose rows are staged under `token` and wait to be published."""
+    """A slice whose rows are staged under `token` and wait to be published.
+
+    `columns` are those of the source, `filled` those of the target that are NULL in its rows because the source lacks
+    them: declared types by name in lower case.
+    """
 
     slice: Slice
     token: str
     etl_id: int
     rows: int
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    filled: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,10 @@ class Publication(ABC):
     @abstractmethod
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
 
     @abstractmethod
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
@@ -202,6 +212,14 @@ class Inspection(ABC):
     @abstractmethod
     def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         """Count the rows within the slices' bounds that belong to none of their shards, by etl_source; "" for NULL."""
+
+    @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
+
+    @abstractmethod
+    def rows_by_source(self) -> Mapping[str, int]:
+        """Count all the table's rows by etl_source; "" for NULL."""
 
     @abstractmethod
     def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
