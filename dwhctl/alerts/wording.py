@@ -45,8 +45,10 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def finalized(value: Any) -> Any:
-    """What a template prints: a text without secrets and controls but its lines. What is markup already stays."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    """What a template prints: a text without secrets and controls but its lines. Markup stays markup."""
+    if isinstance(value, Markup):
+        return Markup(mask(value))  # noqa: S704 - masking adds no markup
+    if not isinstance(value, str):
         return value
     return "\n".join(mask(line).translate(_ACTING) for line in mask(value).split("\n"))
 

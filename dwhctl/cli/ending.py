@@ -59,8 +59,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        _tell(_shown(error))
-        return _told(error.exit_code, given, error.format_message(), settings)
+        said, message = _shown(error, given)
+        _tell(said)
+        return _told(error.exit_code, given, message, settings)
     except (click.Abort, KeyboardInterrupt):
         _tell("Error: interrupted")
         return ExitCode.INTERRUPTED
@@ -71,11 +72,14 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return _told(_end(error, debug=settings.debug), given, str(error), settings)
 
 
-def _shown(error: click.ClickException) -> str:
-    """Return what click says of wrong usage: the arguments in it may be another program's."""
+def _shown(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return what click says of wrong usage, whole and as a message: arguments in it may be secrets."""
+    from dwhctl.project.words import without_arguments
+
     text = io.StringIO()
     error.show(file=text)
-    return text.getvalue().rstrip("\n")
+    said, message = (without_arguments(each, arguments) for each in (text.getvalue(), error.format_message()))
+    return said.rstrip("\n"), message
 
 
 def _told(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:

@@ -64,7 +64,10 @@ def _speak_utf8() -> None:
 
 def main() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
+    from dwhctl.project.masked_stderr import mask_python
+
     hold_standard_streams()
     begin()
     _speak_utf8()
+    mask_python()
     sys.exit(run(dwhctl))

@@ -73,10 +73,11 @@ def command(settings: Settings, /, connection: str, **asked: Any) -> None:
     SQL is text, or - for stdin. It is a template like an extract: it may name var, conn, macros, and with --date,
     --load and --shard what these bring. `:start` and `:end` are not bound.
 
-    Read only, unless --write lets it write: DuckDB and SQLite files are opened so, PostgreSQL and Vertica run a
-    read-only transaction. SQL Server has none: there it must look like one SELECT, and runs in a transaction that is
-    always rolled back. What a function does outside of its transaction nobody holds back (a sequence moves on,
-    CLOSE_SESSION closes): give people who may not write a user who may not.
+    Without --write it is one statement that reads (SELECT, WITH, VALUES, SHOW, EXPLAIN and their like; no COPY). DuckDB
+    and SQLite files are opened read only, a DuckDB file without access to other files, servers and extensions;
+    PostgreSQL and Vertica run a read-only transaction. SQL Server has none: there it must look like one SELECT, and
+    runs in a transaction that is always rolled back. Functions with an effect outside of the transaction are not
+    refused: give people who may not write a user who may not.
 
     \b
     Examples:
@@ -172,10 +173,10 @@ def _found_file(project: Project, file: str) -> Path:
 
 def _load(project: Project, name: str) -> Load:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}'; {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
     return project.loads[name]
 
 

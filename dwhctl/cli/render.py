@@ -54,16 +54,16 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
 
 def _load(project: Project, name: str) -> Load:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}'; {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
     return project.loads[name]
 
 
 def _shard(project: Project, load: Load, name: str | None) -> Shard:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     shards = {shard.name: shard for shard in project.shards_of(load)}
     if not shards:
@@ -71,5 +71,5 @@ def _shard(project: Project, load: Load, name: str | None) -> Shard:
     if name is None:
         return next(iter(shards.values()))
     if name not in shards:
-        raise UsageError(f"the load '{load.name}' has no shard '{name}'; {nearest(name, shards)}")
+        raise UsageError(f"the load '{load.name}' has no shard {quoted(name)}; {nearest(name, shards)}")
     return shards[name]

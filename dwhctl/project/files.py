@@ -13,9 +13,17 @@ from .problems import Place, Problems
 from .words import shown_path
 
 _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_KEYS = re.compile(
+    r"^(Cannot declare|Cannot mutate immutable namespace|Cannot redefine namespace|Duplicate inline table key)\b.*",
+    re.DOTALL,
+)
 _DEEPEST = 50
 _TOO_DEEP = "lists or tables stand too deep in each other; write them as tables of their own"
 _REMEDIES = {
+    "Cannot declare": "the table stands twice in the file; keep one",
+    "Cannot mutate": "a table in { } is whole; write its keys within it",
+    "Cannot redefine": "the table stands twice in the file; keep one",
+    "Duplicate inline table key": "the key stands twice in its table; keep one",
     "Invalid value": 'a text stands in quotes: "text"; true and false are lower case',
     "Invalid date or datetime": "write an existing date as 2020-02-08",
     "Cannot overwrite a value": "the key stands twice in its table; keep one",
@@ -43,6 +51,7 @@ def read_toml(path: Path, problems: Problems) -> dict[str, Any] | None:
         line = error.object.count(b"\n", 0, error.start) + 1
         problems.add(place, f"line {line}: not UTF-8; save the file in the encoding UTF-8")
     else:
+        problems.texts[place.file] = text
         return _parsed(text, place, problems)
     return None
 
@@ -79,9 +88,9 @@ def _is_too_deep(tables: dict[str, Any]) -> bool:
 
 
 def _words(message: str, text: str) -> str:
-    # The line itself is not shown: it may hold a password.
+    # Neither the line nor a key of it is shown: they may hold a password.
     found = _POSITION.search(message)
-    what = _POSITION.sub("", message)
+    what = _KEYS.sub(r"\1", _POSITION.sub("", message))
     line, column = (found[1], found[2]) if found and found[1] else (str(text.count("\n") + 1), None)
     at = f"line {line}, column {column}" if column else f"line {line} (the file's end)"
     remedy = next(

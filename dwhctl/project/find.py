@@ -11,6 +11,8 @@ from pathlib import Path
 from dwhctl.errors import ConfigError
 from dwhctl.private import owner_of, user_name
 
+from .words import may_show, shown_text
+
 MAIN_FILE = Path("config") / "dwhctl.toml"
 VARIABLE = "DWHCTL_PROJECT"
 
@@ -70,16 +72,17 @@ def _has_main_file(folder: Path) -> bool:
 
 def _checked(folder: Path, origin: str) -> Path:
     path = folder.expanduser().absolute()
+    shown = shown_text(str(path))
     try:
         if _has_main_file(path):
             return Path(os.path.normpath(path))
     except PermissionError as error:
         raise ConfigError(
-            f"{origin}: {path} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
+            f"{origin}: {shown} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
             f" user, or have {user_name(os.geteuid())} given access"
         ) from None
     missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
+    given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
-        f"{origin}: {path} {missing} that this user may read; name a project's folder, or make one with:"
-        f" dwhctl init {shlex.quote(str(folder))}"
+        f"{origin}: {shown} {missing}; name a project's folder, or make one with: dwhctl init {given}"
     )

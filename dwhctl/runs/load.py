@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
+from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
@@ -257,6 +258,8 @@ class _Run:
             self._report.signal = self._signals.received
         finally:
             crew.dismiss_all()
+            # Workers that were ended in the middle of their work.
+            remove_left_behind(self._state.path)
             publisher.stop()
             opener.stop()
             dispatcher.let_go()

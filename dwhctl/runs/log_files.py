@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import UsageError
+from dwhctl.errors import StateDirError, UsageError
 from dwhctl.files import inside, is_run_id, touch
+from dwhctl.project.words import quoted
 from dwhctl.runs.state_dir import CRON_LOG
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def find_log(folder: Path, text: str) -> Path:
     found = sorted(name for name in names if name.startswith(text)) if text else []
     if not found:
         raise UsageError(
-            f"there is no log of a run '{text}': logs stay on the run's own machine for [project] keep_logs;"
+            f"there is no log of a run {quoted(text)}: logs stay on the run's own machine for [project] keep_logs;"
             f" the last one is {newest}; or write '{LAST}'"
         )
     if len(found) > 1 and text not in found:

@@ -193,7 +193,9 @@ class _Look:
             binds, instants = (dict.fromkeys(query.binds, at) for at in (one.start, one.start_at))
             query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
-        with open_source(connection, shard.database, one.zone, _PATIENCE_SECONDS) as source:
+        with open_source(
+            connection, shard.database, one.zone, _PATIENCE_SECONDS, state_dir=self._project.state_dir
+        ) as source:
             columns = source.columns(query)
             if describe_only:
                 return

@@ -25,9 +25,6 @@ class _File(Protocol):
 class StateDir:
     """The project's state folder, made when it is not there."""
 
-    #: The folder in `staging` that no run owns: DuckDB spills into it.
-    SPILL = "spill"
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_locks = path / "locks" / "runs"

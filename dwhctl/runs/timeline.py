@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
+from dwhctl.project.words import quoted
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def _find_run(store: SessionStore, text: str) -> str:
         return newest[0].run_id
     found = _runs_beginning_with(store, text) if text else []
     if not found:
-        raise UsageError(f"there is no run '{text}': the last one is {newest[0].run_id}; or write '{LAST}'")
+        raise UsageError(
+            f"there is no run {quoted(text)}: the last one is {newest[0].run_id}; or write '{LAST}'"
+        )
     if len(found) > 1 and text not in found:
         more = ", ..." if len(found) > _CANDIDATES else ""
         names = ", ".join(found[:_CANDIDATES])

@@ -90,7 +90,7 @@ class BoundedConnection:
             self.close()
             raise
 
-    def read_as(self, kind: object) -> None:
+    def read_as(self, kind: Any) -> None:
         """Let a type of psycopg2's `new_type` say what values of the server become in Python, on this connection."""
         register_type(kind, self._raw)
 

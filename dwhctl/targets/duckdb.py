@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from dwhctl.columns import Kind
 from dwhctl.engines import duckdb as engine
+from dwhctl.engines.spill import SpillFolder
 from dwhctl.errors import (
     AttemptError,
     DatabaseMissingError,
@@ -49,13 +50,14 @@ class DuckdbTarget(Target):
 
     def __init__(self, connection: DuckdbConnection, state_dir: Path) -> None:
         self._connection = connection
+        self._state_dir = state_dir
         self._staging = state_dir / "staging"
         self._one_user = threading.Lock()
         self._running: duckdb.DuckDBPyConnection | None = None
         self._interrupted = threading.Event()
 
     def run_statements(self, statements: Sequence[str]) -> None:
-        with self._open() as db:
+        with self._open(spills=True) as db:
             for statement in statements:
                 db.execute(statement)
 
@@ -99,7 +101,7 @@ class DuckdbTarget(Target):
         slice_by: str | None,
         patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
     ) -> Iterator[Publication]:
-        with self._open() as db:
+        with self._open(spills=True) as db:
             self._make_room(db, table)
             db.execute("BEGIN")
             # Leaving without a commit closes the connection, which rolls back.
@@ -112,7 +114,7 @@ class DuckdbTarget(Target):
         source: RowSource,
         patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
     ) -> Iterator[Refresh]:
-        with self._open() as db:
+        with self._open(spills=True) as db:
             db.execute(f"SET memory_limit = '{self._connection.memory_limit or _REFRESH_MEMORY}'")
             db.execute("BEGIN")
             # Leaving without a commit closes the connection, which rolls back.
@@ -122,7 +124,7 @@ class DuckdbTarget(Target):
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
         if not self._connection.path.exists():
             raise TargetRefusedError(f"there is no warehouse {self._connection.path} yet")
-        with self._open(read_only=True) as db:
+        with self._open(read_only=True, spills=True) as db:
             self._make_room(db, table)
             yield DuckdbInspection(self, db, table, slice_by)
 
@@ -147,7 +149,7 @@ class DuckdbTarget(Target):
         """Query a table that need not be there yet; nor need the warehouse."""
         if not self._connection.path.exists():
             return []
-        with self._open() as db:
+        with self._open(spills=True) as db:
             try:
                 return db.execute(sql, values).fetchall()
             except duckdb.CatalogException:
@@ -176,10 +178,10 @@ class DuckdbTarget(Target):
         return self._folder(group) / f"{token}.parquet"
 
     @contextmanager
-    def _open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._one_user:
+    def _open(self, *, read_only: bool = False, spills: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._one_user, closing(SpillFolder(self._state_dir if spills else None)) as spill:
             try:
-                db = self._connect(read_only=read_only)
+                db = self._connect(spill, read_only=read_only)
             except DatabaseMissingError as error:
                 raise TargetRefusedError(str(error)) from error
             except duckdb.Error as error:
@@ -193,7 +195,7 @@ class DuckdbTarget(Target):
                 self._running = None
                 db.close()
 
-    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    def _connect(self, spill: SpillFolder, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
         if not path.parent.is_dir():
             raise TargetRefusedError(
@@ -208,8 +210,11 @@ class DuckdbTarget(Target):
                 "memory_limit": engine.memory_limit(self._connection.memory_limit),
                 "threads": _THREADS,
                 "preserve_insertion_order": False,
-                "temp_directory": str(self._staging / "spill"),
+                "temp_directory": spill.path,
             },
+            # What is staged is read as Parquet files.
+            folders=[self._staging],
+            settings=["memory_limit"],
         )
 
     def in_words(self, error: duckdb.Error) -> AttemptError:

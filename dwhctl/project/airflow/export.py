@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl, unquote
 from dwhctl.errors import UsageError
 from dwhctl.files import read_text
 
+from ..words import quoted, shown_text
+
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 _ENV_LINE = re.compile(r"(?:export\s+)?([\w.-]+)=(.*)")
 _CONNECTION, _VARIABLE = "AIRFLOW_CONN_", "AIRFLOW_VAR_"
@@ -58,8 +60,9 @@ def read_exports(paths: list[Path]) -> Export:
         one = _read(path)
         twice = [*(one.connections.keys() & found.connections), *(one.variables.keys() & found.variables)]
         if twice:
+            name = quoted(sorted(twice)[0])
             raise UsageError(
-                f"{path}: '{sorted(twice)[0]}' stands in a file before it already; give one of them"
+                f"{shown_text(str(path))}: {name} stands in a file before it already; give one of them"
             )
         found.connections |= one.connections
         found.variables |= one.variables
@@ -71,19 +74,19 @@ def _read(path: Path) -> Export:
         text = read_text(path, "utf-8-sig")
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); name a file that Airflow exported"
+            f"{shown_text(str(path))}: cannot be read ({error.strerror}); name a file that Airflow exported"
         ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not UTF-8 text; {_HOW}") from None
+        raise UsageError(f"{shown_text(str(path))}: is not UTF-8 text; {_HOW}") from None
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
         lines = _env_lines(text)
         if lines is None:
-            raise UsageError(f"{path}: {_not_json(path, text, error)}") from None
+            raise UsageError(f"{shown_text(str(path))}: {_not_json(path, text, error)}") from None
         return _of_env(lines)
     if not isinstance(entries, dict) or not entries:
-        raise UsageError(f"{path}: holds no connections or variables by name; {_HOW}")
+        raise UsageError(f"{shown_text(str(path))}: holds no connections or variables by name; {_HOW}")
     return _sorted_out(entries)
 
 

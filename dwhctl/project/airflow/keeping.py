@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dwhctl.errors import UsageError
-from dwhctl.files import read_text
+from dwhctl.files import read_bytes, read_text
 from dwhctl.private import tighten, write_whole
 
 from ..environment import CONNECTION_PREFIX, VARIABLE_PREFIX
@@ -109,7 +109,7 @@ def _variable(name: str) -> str:
 
 def _held(path: Path) -> str | None:
     try:
-        return read_text(path).removesuffix("\n")
+        return read_bytes(path).decode().removesuffix("\n")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError):
