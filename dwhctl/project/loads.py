@@ -144,7 +144,10 @@ class Load(Table):
         examples=[0.5],
     )
     on_new_column: Literal["refuse", "add"] = Field(
-        "refuse", description="What a column gets that only the source has.", examples=["add"]
+        "refuse",
+        description="Whether a column that only the source has is added to the table. With `add` a column that a shard"
+        " has never delivered is NULL in its rows.",
+        examples=["add"],
     )
     verify_columns: Texts = Field(
         (), description="Columns whose values `verify` compares as well.", examples=[["amount"]]

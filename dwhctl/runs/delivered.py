@@ -1,4 +1,4 @@
-"""Which columns each shard has delivered: `on_new_column = "add"` fills the others with NULL, and refuses to lose these.
+"""Which columns each shard has delivered: `on_new_column = "add"` fills only the others with NULL.
 
 The memory is the table `dwhctl_columns` of the sessions database. A column is delivered when a slice with it, and with
 rows, is published. Of a shard that the memory does not know (an upgrade, a new sessions database) the target is asked.

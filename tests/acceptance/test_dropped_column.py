@@ -1,4 +1,4 @@
-"""A column that a shard delivered and lacks today is drift, also with `on_new_column = "add"`: no value becomes NULL."""
+"""A column that a shard delivered and lacks today is drift with `on_new_column = "add"` too: no value becomes NULL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import pytest
 from dwhctl.runs.events import RunReport
 from dwhctl.runs.look import look
 from dwhctl.sessions import open_store
+from tests.postgres import PostgresServer
+from tests.support.faulty import postgres_sessions
 from tests.support.projects import DAY, EXTRACT, Sandbox
+from tests.support.wire import EXTRACT as WIRE_EXTRACT
+from tests.support.wire import ORDERS, a_wire, needs_faults
 
 EVERYTHING = EXTRACT.replace("id, customer, amount, start_time", "*")
 NEXT = DAY + timedelta(days=1)
@@ -155,3 +159,45 @@ def test_with_refuse_what_was_delivered_is_remembered_for_add(sandbox: Sandbox) 
     sandbox.load_keys = 'retries = 0\non_new_column = "add"'
     drop_amount(sandbox.write())
     assert "delivered it before" in reason(sandbox.load(NEXT))
+
+
+@needs_faults
+def test_over_the_wire_with_sessions_in_postgres(
+    tmp_path: Path, postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    """SQL Server, Vertica and PostgreSQL; the message's CAST, in SQL Server's own words, is what helps."""
+    extract = WIRE_EXTRACT.replace("id, customer, amount, start_time", "*")
+    with a_wire(
+        tmp_path,
+        {"mssql_0": [BAD], "mssql_1": [OTHER]},
+        extract=extract,
+        load_keys='retries = 0\non_new_column = "add"',
+        sessions=postgres_sessions(postgres_server, postgres_database),
+    ) as wire:
+        with_discount = ORDERS.replace("amount", "discount DECIMAL(5, 1), amount")
+        wire.in_shard(OTHER, "DROP TABLE dbo.Orders", with_discount)
+        assert wire.fill().load().failed == 0
+        report = wire.load()
+        assert (report.failed, report.filled) == (0, {("orders", "discount"): {BAD}})
+        before = wire.target_rows()
+        wire.in_shard(
+            BAD,
+            "DROP TABLE dbo.Orders",
+            ORDERS.replace(" amount DECIMAL(18, 2),", ""),
+            "INSERT INTO dbo.Orders (id, start_time)"
+            f" SELECT value, CAST('{DAY}T00:00:00' AS DATETIME2(3)) FROM GENERATE_SERIES(0, 9)",
+        )
+        assert "CAST(NULL AS decimal(18,2)) AS amount" in reason(wire.load())
+        [finding] = [one for one in look(wire.project()) if one.wrong]
+        assert "delivered it before" in finding.what
+        forget_columns(wire)
+        assert "CAST(NULL AS numeric(18,2)) AS amount" in reason(wire.load())
+        [finding] = [one for one in look(wire.project()) if one.wrong]
+        assert "delivered it before" in finding.what
+        assert wire.target_rows() == before
+        remedy = "*{% if shard.name == 'abakan' %}, CAST(NULL AS decimal(18,2)) AS amount{% endif %}"
+        wire.put("sql/orders/extract.sql", extract.replace("*", remedy))
+        assert wire.load().failed == 0
+        assert wire.warehouse(
+            f"SELECT COUNT(amount), COUNT(*) FROM {wire.schema}.orders WHERE etl_source = '{BAD}'"
+        ) == [(0, 10)]
