@@ -67,7 +67,7 @@ def compare(
     differences += [
         f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
         for name, column in theirs.items()
-        if name in ours and not _fits(column, ours[name])
+        if name in ours and not fits(column, ours[name])
     ]
     new = [column for name, column in theirs.items() if name not in ours]
     differences += [f"column {column.name} ({column.declared}) is new at the source" for column in new]
@@ -77,7 +77,8 @@ def compare(
     return filled
 
 
-def _fits(source: Column, target: Column) -> bool:
+def fits(source: Column, target: Column) -> bool:
+    """Tell whether values of one declared type keep their meaning in the other; whether each fits is for the values."""
     if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
         return bool(source.type.bit_width <= target.type.bit_width)
     return target.kind in _FITS[source.kind]

@@ -62,15 +62,36 @@ class StagedSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshColumn:
+    """One column of a refresh: `declared` is the system's word for its type.
+
+    `known` describes it; None for a type that no load writes. An `untyped` one is a bare NULL or literal of a query.
+    """
+
+    name: str
+    declared: str
+    known: Column | None
+    untyped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshColumns:
     """The columns of a refresh: the source's and the table's, in their order.
 
     `filled` are those of the table that have a value without one from the source: a DEFAULT, an IDENTITY.
     """
 
-    source: tuple[str, ...]
-    table: tuple[str, ...]
+    source: tuple[RefreshColumn, ...]
+    table: tuple[RefreshColumn, ...]
     filled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """A column of a refresh whose type is narrower in the table than in the source; both are known."""
+
+    source: RefreshColumn
+    table: RefreshColumn
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +173,11 @@ class Refresh(ABC):
         """Delete every row of the table."""
 
     @abstractmethod
-    def insert(self, columns: Sequence[str]) -> int:
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         """Insert the source's rows, column by column of the same name, and give their number.
 
-        A value that does not fit its column is refused by the server: TargetRefusedError.
+        Raise ValueRefusedError for a value of a `narrowed` column that would change, and TargetRefusedError for one
+        that the server refuses.
         """
 
     @abstractmethod
