@@ -30,6 +30,7 @@ from dwhctl.runs.delivered import DeliveredColumns, dropped_error, lost_columns
 from dwhctl.runs.prepare import check_columns, targets_of
 from dwhctl.runs.refresh_report import common_columns
 from dwhctl.runs.slots import slots_of
+from dwhctl.runs.unknown_sources import names_unknown, what_to_do
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sources import list_databases, open_source
 from dwhctl.targets.contract import StagingGroup
@@ -48,7 +49,10 @@ _CONNECTION = (ConnectError, LoginRefusedError)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of what was found. What is `wrong` makes loads fail; the rest is good to know."""
+    """One line of what was found.
+
+    What is `wrong` makes loads fail, or is wrong in the warehouse; the rest is good to know.
+    """
 
     where: str
     what: str
@@ -139,6 +143,10 @@ class _Look:
                 self._columns[load.name] = check_columns(load, columns)
                 for concern in target.concerns(load.table):
                     yield Finding(where, concern.text, concern.blocks)
+                with target.inspection(load.table, load.slice_by) as inspection:
+                    sources = inspection.rows_by_source()
+                for name, rows in names_unknown(self._project, load, sources):
+                    yield Finding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
                 _stage_nothing(target, load)
         except AttemptError as error:
             yield Finding(where, str(error))
@@ -166,6 +174,8 @@ class _Look:
 
     def _of_source(self, name: str, shards: Sequence[Shard]) -> Iterator[Finding]:
         for shard in shards:
+            if shard.has_ended(self._day):
+                continue
             try:
                 yield from self._of_shard(shard)
             except _CONNECTION as error:

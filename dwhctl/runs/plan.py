@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ class Plan:
     slices: tuple[PlannedSlice, ...]
     before_start: int = 0
     complete: int = 0
+    after_end: int = 0
 
     def work(self) -> list[tuple[Load, date]]:
         """Give the loads and days of the plan, each once, in an order that every run shares."""
@@ -68,7 +69,7 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
         load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
         for load in loads
     }
-    slices, before_start = [], 0
+    slices, before_start, after_end = [], 0, 0
     for day in dict.fromkeys(request.days):
         for load in loads:
             if load.slice_by is None and day != request.days[0]:
@@ -76,9 +77,11 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
             for shard in shards[load.name]:
                 if _before_start(load, shard, day):
                     before_start += 1
+                elif shard.has_ended(day):
+                    after_end += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
-    return Plan(tuple(slices), before_start=before_start)
+    return Plan(tuple(slices), before_start=before_start, after_end=after_end)
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
@@ -93,7 +96,7 @@ def without_complete(plan: Plan, complete: Iterable[tuple[str, str, date]]) -> P
     """Leave out the complete slices, given as load, shard and day."""
     known = set(complete)
     kept = tuple(one for one in plan.slices if (one.load.name, one.shard.name, one.slice.day) not in known)
-    return Plan(kept, plan.before_start, plan.complete + len(plan.slices) - len(kept))
+    return replace(plan, slices=kept, complete=plan.complete + len(plan.slices) - len(kept))
 
 
 def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
@@ -103,7 +106,7 @@ def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
     def rank(one: PlannedSlice) -> tuple[int, float]:
         return place[_work(one)], -seconds.get((one.load.name, one.shard.name), float("inf"))
 
-    return Plan(tuple(sorted(plan.slices, key=rank)), plan.before_start, plan.complete)
+    return replace(plan, slices=tuple(sorted(plan.slices, key=rank)))
 
 
 def _work(one: PlannedSlice) -> tuple[str, date]:
