@@ -22,6 +22,7 @@ LOOKS: Mapping[Standing, Look] = {
     Standing.LOADED: Look("L", "#dff5e3 on #2f7d4f", "loaded"),
     Standing.SKIPPED: Look("S", "#dfeef0 on #55808a", "skipped, no rows"),
     Standing.BEFORE_START: Look("-", "dim", "before its start"),
+    Standing.AFTER_END: Look("/", "dim", "after its shard's last day"),
     Standing.NOT_YET: Look(".", "dim", "day not over, not tried"),
     Standing.OPEN: Look("o", "#10243a on #8fb8de", "day not over, loaded so far"),
     Standing.RELOADING: Look("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),

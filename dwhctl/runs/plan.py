@@ -54,6 +54,7 @@ class Plan:
     before_start: int = 0
     complete: int = 0
     not_failed: int = 0
+    after_end: int = 0
 
     def work(self) -> list[tuple[Load, date]]:
         """Give the loads and days of the plan, each once, in an order that every run shares."""
@@ -72,7 +73,7 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
         load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
         for load in loads
     }
-    slices, before_start = [], 0
+    slices, before_start, after_end = [], 0, 0
     for day in dict.fromkeys(request.days):
         for load in loads:
             if load.slice_by is None and day != request.days[0]:
@@ -80,9 +81,11 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
             for shard in shards[load.name]:
                 if is_before_start(load, shard, day):
                     before_start += 1
+                elif shard.has_ended(day):
+                    after_end += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
-    return Plan(tuple(slices), before_start=before_start)
+    return Plan(tuple(slices), before_start=before_start, after_end=after_end)
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
