@@ -49,7 +49,7 @@ class ProcessWorker:
         self._start()
 
     def _start(self) -> None:
-        from joblib.externals.loky import ProcessPoolExecutor
+        from loky import ProcessPoolExecutor
 
         self._executor = ProcessPoolExecutor(
             max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
