@@ -42,6 +42,9 @@ def test_demo_loads_a_day_and_all_that_it_proposes_works(tmp_path: Path) -> None
     commands = next_commands(done.stdout)
     assert commands[0] == "cd 'my demo'"
     assert len(commands) > 4
+    settings = tmp_path / "my demo" / "config" / "dwhctl.toml"
+    # The demo itself had four; what each command does, it does with one worker as well, in less time.
+    settings.write_text(settings.read_text().replace("max_workers = 4", "max_workers = 1"))
     for command in commands[1:]:
         arguments = shlex.split(command)
         tried = subprocess.run(

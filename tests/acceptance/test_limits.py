@@ -109,7 +109,7 @@ def worker_processes(groups: set[int]) -> int:
     return found
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.long)])
 def test_loads_at_once_keep_the_limits(tmp_path: Path, faults: Faults, count: int) -> None:
     days = days_from(DAY, count)
     sandbox = Sandbox(tmp_path / "project", {"server_0": ["abakan"]}, max_workers=2)
