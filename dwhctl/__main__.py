@@ -1,8 +1,9 @@
 """`python -m dwhctl`: the same as the command `dwhctl`."""
 
-from __future__ import annotations
+from dwhctl.start import forget_current_folder
 
-from dwhctl.cli.main import main
+if __name__ == "__main__":  # a worker imports this module as well, under another name
+    forget_current_folder()
+    from dwhctl.cli.main import main
 
-if __name__ == "__main__":
     main()

@@ -74,6 +74,10 @@ class StateDirError(DwhctlError):
     """The state folder cannot be used."""
 
 
+class WorkersError(DwhctlError):
+    """Worker processes cannot be started."""
+
+
 class CrontabError(DwhctlError):
     """The user's crontab cannot be read or changed."""
 
@@ -138,6 +142,12 @@ class _AtTheDoorError(AttemptError):
 
 class ConnectError(_AtTheDoorError):
     """The server cannot be reached."""
+
+
+class TlsError(ConnectError):
+    """The server offers no TLS, or its certificate is not accepted."""
+
+    permanent = True
 
 
 class LoginRefusedError(_AtTheDoorError):

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import psycopg2
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
@@ -29,11 +30,17 @@ class PostgresServer:
     user: str
     password: str | None = None
     admin_database: str = "postgres"
+    sslmode: str | None = None
 
     def connect(self, database: str) -> PgConnection:
         """A plain connection, in autocommit: another program's."""
         connection: PgConnection = psycopg2.connect(
-            host=self.host, port=self.port, user=self.user, password=self.password, dbname=database
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            dbname=database,
+            sslmode=self.sslmode,
         )
         connection.autocommit = True
         return connection
@@ -56,9 +63,8 @@ class PostgresServer:
     def connection(self, database: str, name: str = "sessions") -> PostgresConnection:
         """The database as a project's connection."""
         secret = Secret(self.password) if self.password else None
-        return PostgresConnection(
-            name=name, host=self.host, port=self.port, user=self.user, password=secret, database=database
-        )
+        keys: dict[str, Any] = {"name": name, "host": self.host, "port": self.port, "sslmode": self.sslmode}
+        return PostgresConnection(**keys, user=self.user, password=secret, database=database)
 
     def url(self, database: str) -> str:
         """The database as DWHCTL_CONN_... takes it; only for a server that is reached by socket or trust."""
@@ -99,4 +105,5 @@ def any_server() -> Iterator[PostgresServer]:
         user=unquote(parts.username or "postgres"),
         password=unquote(parts.password) if parts.password else None,
         admin_database=parts.path.strip("/") or "postgres",
+        sslmode=parse_qs(parts.query).get("sslmode", [None])[0],
     )

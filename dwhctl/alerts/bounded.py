@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +40,42 @@ class Departure:
             return self._begun
 
 
-@dataclass(slots=True)
-class _Outcome(Generic[Result]):
-    result: Result | None = None
-    error: Exception | None = None
-    done: bool = False
+class Links:
+    """The sockets of one exchange, so that whoever gives it up ends it: a thread in a read hears nothing else."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._cut = False
+
+    def add(self, link: socket.socket) -> None:
+        """Take a socket that was just connected. Raise TimeoutError when the exchange was given up before."""
+        with self._lock:
+            if self._cut:
+                link.close()
+                raise TimeoutError
+            # A copy: TLS takes the socket away from its object.
+            self._sockets.append(link.dup())
+
+    def cut(self) -> None:
+        """End every connection: what reads or writes on one fails at once. Idempotent."""
+        with self._lock:
+            self._cut = True
+            for link in self._sockets:
+                with suppress(OSError):
+                    link.shutdown(socket.SHUT_RDWR)
+            self._release()
+
+    def release(self) -> None:
+        """Forget the sockets; the exchange is over."""
+        with self._lock:
+            self._release()
+
+    def _release(self) -> None:
+        for link in self._sockets:
+            link.close()
+        self._sockets.clear()
 
 
-def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """Do the work; raise TimeoutError when it takes longer, and leave it to itself.
-
-    It runs in a thread of its own: name resolution knows no timeout, and an answer of single bytes meets every one.
-    """
-    outcome: _Outcome[Result] = _Outcome()
-
-    def run() -> None:
-        try:
-            outcome.result = work()
-        except Exception as error:
-            outcome.error = error
-        outcome.done = True
-
-    thread = threading.Thread(target=run, name="alert", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome.done:
-        raise TimeoutError
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.result  # type: ignore[return-value]
+class AnswerTooLongError(OSError):
+    """The server's answer is longer than any that makes sense."""

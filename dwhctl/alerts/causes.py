@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from dwhctl.project.secrets import mask
 
+from .bounded import AnswerTooLongError
+
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 
 
@@ -25,6 +27,8 @@ def cause_of(error: BaseException) -> str:
             return "the name cannot be resolved"
         if isinstance(each, ssl.SSLError):
             return f"TLS failed: {each.reason or 'the server does not speak it'}"
+    if any(isinstance(each, AnswerTooLongError) for each in chain):
+        return "the answer has no end"
     for each in chain:
         refusal = _TUNNEL.search(str(each))
         if refusal:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.errors import ConfigError
+from dwhctl.project.alerts import chat_problem
 from dwhctl.project.model import EmailAlert, TelegramAlert
 from dwhctl.project.templates import render_text
 
@@ -49,12 +50,22 @@ def open_channel(project: Project, alert: Alert, patience: Patience | None = Non
 def _telegram(project: Project, alert: TelegramAlert) -> telegram.TelegramChannel:
     proxy = alert.proxy.reveal() if alert.proxy else None
     telegram.check_keys(alert.name, alert.token.reveal(), alert.api_base, proxy)
+    if alert.tls_cafile is not None:
+        smtp.check_authorities(alert.tls_cafile, f"config/dwhctl.toml: alerts.{alert.name}.tls_cafile")
     place = f"config/dwhctl.toml: alerts.{alert.name}.chat_id"
     chat_id = render_text(project, alert.chat_id, place).strip()
     if not chat_id:
         raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
+    if problem := chat_problem(chat_id):
+        raise ConfigError(f"{place}: {problem}")
     return telegram.TelegramChannel(
-        alert.name, alert.token, chat_id, alert.api_base, alert.proxy, alert.message_thread_id
+        alert.name,
+        alert.token,
+        chat_id,
+        alert.api_base,
+        alert.proxy,
+        alert.message_thread_id,
+        alert.tls_cafile,
     )
 
 

@@ -19,12 +19,18 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from dwhctl.errors import ConfigError
 from dwhctl.project.secrets import mask, remember
 
-from .bounded import within
-from .causes import cause_of, mask_logs
+from .bounded import Patience
+from .causes import cause_of
+from .smtp import check_authorities
+from .telegram import check_proxy
 from .wording import listed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dwhctl.project.model import Secret
+
+    from .http import Way
 
 Signal = Literal["start", "success", "fail", "log"]
 
@@ -53,8 +59,12 @@ class Pinger:
     Each name has its start before its end; a start that the end has overtaken is left out.
     """
 
-    def __init__(self, urls: Mapping[str, Secret]) -> None:
+    def __init__(
+        self, urls: Mapping[str, Secret], proxy: Secret | None = None, tls_cafile: Path | None = None
+    ) -> None:
         self._urls = dict(urls)
+        self._proxy = proxy
+        self._tls_cafile = tls_cafile
         # The same in all pings of the run: a service tells by it which end belongs to which start.
         self._run = str(uuid.uuid4())
         self._endings: Mapping[str, Ping] = {}
@@ -111,11 +121,22 @@ class Pinger:
         else:
             self._failures.pop(name, None)
 
+    def _way(self) -> Way:
+        from .http import Way
+
+        if self._tls_cafile is not None:
+            check_authorities(self._tls_cafile, "config/dwhctl.toml: pings.tls_cafile")
+        if self._proxy is None:
+            return Way(None, self._tls_cafile)
+        proxy = self._proxy.reveal().strip()
+        check_proxy("config/dwhctl.toml: pings.proxy", proxy)
+        return Way(proxy, self._tls_cafile)
+
     def _attempt(self, name: str, ping: Ping) -> str | None:
         """Make one request; None when it was taken, else why not."""
         try:
             url = _address(self._urls[name].reveal(), ping.signal, self._run)
-            status = within(SECONDS, lambda: _post(url, mask(ping.text).encode()[:_LONGEST_BODY]))
+            status = _post(url, mask(ping.text).encode()[:_LONGEST_BODY], self._way())
         except ConfigError as error:
             return str(error)
         except Exception as error:
@@ -136,24 +157,13 @@ def _address(url: str, signal: Signal, run: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path + ending, query, ""))
 
 
-def _post(url: str, body: bytes) -> int:
-    import requests
-
+def _post(url: str, body: bytes, way: Way) -> int:
     from dwhctl import __version__
 
-    mask_logs()
-    with (
-        requests.Session() as session,
-        session.post(
-            url,
-            data=body,
-            headers={"User-Agent": f"dwhctl/{__version__}", "Content-Type": "text/plain; charset=utf-8"},
-            timeout=(SECONDS, SECONDS),
-            allow_redirects=False,  # a redirect would carry the address to another host
-            stream=True,  # nobody reads what it says
-        ) as response,
-    ):
-        return response.status_code
+    from .http import post
+
+    headers = {"User-Agent": f"dwhctl/{__version__}", "Content-Type": "text/plain; charset=utf-8"}
+    return post(url, body, headers, Patience(SECONDS, SECONDS, SECONDS), way).status
 
 
 def _in_words(failures: Mapping[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import smtplib
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,20 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.files import read_bytes
 from dwhctl.project.secrets import remember
+from dwhctl.project.words import nothing_shown, quoted
+from dwhctl.waiting import within
 
-from .bounded import Departure, Patience, within
+from .bounded import AnswerTooLongError, Departure, Links, Patience
 from .causes import cause_of
 from .receipt import Receipt
 from .wording import clipped, counted, shown
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from dwhctl.project.model import Secret
 
     from .message import Message
 
 #: SMTP takes many round trips, and some servers make strangers wait.
 PATIENCE = Patience(total=60.0)
+#: One reply of the server; of a greeting or a list of extensions a few hundred octets are usual.
+_LONGEST_REPLY = 64 * 1024
 #: A subject stays in its line: folded before its first word it would begin with a blank.
 _POLICY = SMTP.clone(max_line_length=240)
 
@@ -39,13 +47,28 @@ class _Link(smtplib.SMTP):
     """A connection to the server that knows when a message's content goes out, and keeps the reply to it."""
 
     reply: tuple[int, bytes] = (0, b"")
-    departure: Departure
+
+    def __init__(self, links: Links, departure: Departure, *arguments: Any, **options: Any) -> None:
+        self._links, self._departure = links, departure
+        super().__init__(*arguments, **options)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        made: socket.socket = super()._get_socket(host, port, timeout)  # type: ignore[misc]
+        self._links.add(made)
+        return made
+
+    def getreply(self) -> tuple[int, bytes]:
+        if self.file is None and self.sock is not None:
+            self.file = _Replies(self.sock.makefile("rb"))
+        if isinstance(self.file, _Replies):
+            self.file.left = _LONGEST_REPLY
+        return super().getreply()
 
     def send(self, s: Any) -> None:
         if isinstance(
             s, bytes
         ):  # commands are texts; with the content's first byte the server may take the mail
-            self.departure.begin()
+            self._departure.begin()
         super().send(s)
 
     def data(self, msg: Any) -> tuple[int, bytes]:
@@ -53,8 +76,31 @@ class _Link(smtplib.SMTP):
         return self.reply
 
 
-class _TlsLink(_Link, smtplib.SMTP_SSL):
+class _TlsLink(smtplib.SMTP_SSL, _Link):
     """The same, encrypted from the first byte."""
+
+    def __init__(self, links: Links, departure: Departure, *arguments: Any, **options: Any) -> None:
+        self._links, self._departure = links, departure
+        # SMTP_SSL calls SMTP's own __init__, not the next one's.
+        smtplib.SMTP_SSL.__init__(self, *arguments, **options)
+
+
+class _Replies:
+    """The server's lines. smtplib bounds each of them, but not how many one reply may have."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self.left = _LONGEST_REPLY
+
+    def readline(self, most: int = -1) -> bytes:
+        line = self._file.readline(most)
+        self.left -= len(line)
+        if self.left < 0:
+            raise AnswerTooLongError
+        return line
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True)
@@ -83,19 +129,20 @@ class MailChannel:
 
     def send(self, message: Message) -> Receipt:
         """Send the message to all recipients; the receipt names those whom the server refused."""
-        departure = Departure()
+        departure, links = Departure(), Links()
         error: Exception | None = None
         try:
-            return within(self.patience.total, lambda: self._deliver(message, departure))
+            return within(self.patience.total, lambda: self._deliver(message, departure, links), links.cut)
         except Exception as caught:
             error = caught
+        finally:
+            links.release()
         # Raised out here the error has no context: a traceback shows nothing that a server repeated.
         raise self._in_words(error, in_doubt=departure.give_up())
 
-    def _deliver(self, message: Message, departure: Departure) -> Receipt:
+    def _deliver(self, message: Message, departure: Departure, links: Links) -> Receipt:
         tls = None if self.security == "none" else ssl.create_default_context(cafile=self.tls_cafile)
-        link = self._connect(tls)
-        link.departure = departure
+        link = self._connect(tls, departure, links)
         try:
             if tls is not None and self.security == "starttls":
                 link.starttls(context=tls)
@@ -107,11 +154,11 @@ class MailChannel:
         finally:
             _hang_up(link)
 
-    def _connect(self, tls: ssl.SSLContext | None) -> _Link:
+    def _connect(self, tls: ssl.SSLContext | None, departure: Departure, links: Links) -> _Link:
         # One patience for all: a greeting may take longer than a connection (Postfix's postscreen waits 6 s).
         if tls is not None and self.security == "tls":
-            return _TlsLink(self.host, self.port, timeout=self.patience.read, context=tls)
-        return _Link(self.host, self.port, timeout=self.patience.read)
+            return _TlsLink(links, departure, self.host, self.port, timeout=self.patience.read, context=tls)
+        return _Link(links, departure, self.host, self.port, timeout=self.patience.read)
 
     def _mail(self, message: Message) -> EmailMessage:
         mail = EmailMessage(policy=_POLICY)
@@ -214,6 +261,7 @@ def _said(code: int, text: bytes | str) -> str:
 def check_authorities(path: Path, place: str) -> None:
     """Raise ConfigError for a file that holds no certificate or cannot be read."""
     try:
+        read_bytes(path)  # ssl itself waits for ever at a FIFO
         ssl.create_default_context(cafile=path)
     except OSError as error:
         why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
@@ -233,6 +281,7 @@ def _base64(user: str, password: str) -> str:
     return base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 
+@nothing_shown()
 def addresses(texts: Sequence[str], place: str) -> tuple[Address, ...]:
     """Read addresses, several in a text with commas between. Raise ConfigError for what is none."""
     found = getaddresses([" ".join(text.split()) for text in texts if text.strip()])
@@ -249,4 +298,6 @@ def _address(name: str, spec: str, place: str) -> Address:
             return Address(name, addr_spec=f"{user}@{domain.encode('idna').decode()}")
     except (MessageError, ValueError, IndexError):
         pass
-    raise ConfigError(f"{place}: '{spec or name}' is no address; write name@example.com, the name in ASCII")
+    raise ConfigError(
+        f"{place}: {quoted(spec or name)} is no address; write name@example.com, the name in ASCII"
+    )

@@ -19,19 +19,24 @@ from dwhctl.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedErro
 from dwhctl.project.secrets import remember
 from dwhctl.project.slices import format_duration
 
-from .bounded import Departure, Patience, within
-from .causes import cause_of, mask_logs
+from .bounded import Departure, Patience
+from .causes import cause_of
 from .receipt import Receipt
 from .wording import clipped, shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dwhctl.project.model import Secret
 
+    from .http import Way
     from .message import Message
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53
 _A_YEAR = 366 * 86_400
+#: The answer repeats the message: 4,096 characters, in JSON up to six octets each, and its entities.
+_LONGEST_ANSWER = 256 * 1024
 _CANNOT_PARSE = "can't parse entities"
 #: What Telegram says, in lower case, and what to do about it; the first that fits.
 _REMEDIES = (
@@ -93,6 +98,7 @@ class TelegramChannel:
     api_base: str
     proxy: Secret | None = field(default=None, repr=False)
     message_thread_id: int | None = None
+    tls_cafile: Path | None = None
     patience: Patience = field(default_factory=Patience)
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
@@ -108,13 +114,17 @@ class TelegramChannel:
 
     def post(self, fields: dict[str, Any]) -> _Answer:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
-        import requests  # noqa: F401 - the time that the import takes is none of the server's
+        from .http import post  # the time that the import takes is none of the server's
 
         departure = Departure()
+        url = f"{self.api_base.rstrip('/')}/bot{self.token.reveal()}/sendMessage"
         body = _Body(json.dumps(fields).encode(), departure)
         failure = ""
         try:
-            return within(self.patience.total, lambda: self._request(body))
+            answer = post(
+                url, body, {"Content-Type": "application/json"}, self.patience, self._way(), _LONGEST_ANSWER
+            )
+            return _Answer(answer.status, _content(answer.body))
         except Exception as error:
             failure = cause_of(error)
         # Raised out here the error has no context: a traceback shows no error of requests with the URL in it.
@@ -126,25 +136,19 @@ class TelegramChannel:
             f"{where} cannot be reached{through}: {failure}; check network, api_base and proxy"
         )
 
-    def _request(self, body: _Body) -> _Answer:
-        import requests
+    def _way(self) -> Way:
+        from .http import Way
 
-        mask_logs()
-        proxy = self.proxy.reveal() if self.proxy else None
-        with requests.Session() as session:
-            response = session.post(
-                f"{self.api_base.rstrip('/')}/bot{self.token.reveal()}/sendMessage",
-                data=body,
-                headers={"Content-Type": "application/json"},
-                proxies={"http": proxy, "https": proxy} if proxy else None,
-                timeout=(self.patience.connect, self.patience.read),
-                allow_redirects=False,  # a redirect would carry the token to another host
-            )
-        try:
-            content = response.json()
-        except ValueError:
-            content = {}
-        return _Answer(response.status_code, content if isinstance(content, dict) else {})
+        return Way(self.proxy.reveal() if self.proxy else None, self.tls_cafile)
+
+
+def _content(body: bytes) -> dict[str, Any]:
+    """Read an answer of the Bot API; anything else is empty."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 class _Sending:
@@ -233,10 +237,11 @@ def check_keys(name: str, token: str, api_base: str, proxy: str | None) -> None:
     if urlsplit(api_base).scheme not in {"http", "https"} or not urlsplit(api_base).hostname:
         raise ConfigError(f"{where}.api_base: is no URL; write it as https://api.telegram.org")
     if proxy is not None:
-        _check_proxy(f"{where}.proxy", proxy)
+        check_proxy(f"{where}.proxy", proxy)
 
 
-def _check_proxy(where: str, proxy: str) -> None:
+def check_proxy(where: str, proxy: str) -> None:
+    """Raise ConfigError for what is no proxy's URL; hide its login."""
     import base64
 
     try:

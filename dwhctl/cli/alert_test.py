@@ -67,11 +67,11 @@ def command(settings: Settings, names: Sequence[str], dry_run: bool, form: str) 
 
 def _chosen(project: Project, names: Sequence[str]) -> list[Alert]:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     for name in names:
         if name not in project.alerts:
-            raise UsageError(f"there is no channel '{name}'; {nearest(name, project.alerts)}")
+            raise UsageError(f"there is no channel {quoted(name)}; {nearest(name, project.alerts)}")
     return [alert for alert in project.alerts.values() if not names or alert.name in names]
 
 

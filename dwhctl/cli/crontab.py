@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,11 +67,14 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
       dwhctl crontab install
     """
     from dwhctl.runs.crontab import block_of
+    from dwhctl.runs.state_dir import CRON_LOG, StateDir
 
     project = settings.open_project()
-    code = _change(project, block_of(project, program()), dry_run=dry_run)
+    block = block_of(project, program())
     if not dry_run:
-        (project.state_dir / "logs").mkdir(parents=True, exist_ok=True)
+        state = StateDir(project.state_dir)
+        state.make_log(state.logs / CRON_LOG)
+    code = _change(project, block, dry_run=dry_run)
     _tell_what_cron_lacks(project)
     return code
 
@@ -123,24 +127,25 @@ def program() -> list[str]:
     started = Path(sys.argv[0]).absolute()
     if started.name == "dwhctl" and shutil.which(str(started)):
         return [str(started)]
-    return [sys.executable, "-m", "dwhctl"]
+    return [sys.executable, "-P", "-m", "dwhctl"]
 
 
 def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:
     from dwhctl.cli.output import say, tell
-    from dwhctl.runs.crontab import difference, read_crontab, with_block, write_crontab
+    from dwhctl.runs.crontab import difference, locked_crontab, read_crontab, replace_crontab, with_block
 
-    before = read_crontab()
-    after = with_block(before, project.root, block)
-    changes = difference(before, after)
-    if not changes:
-        tell("the crontab is as it should be" if block else "the crontab has no block of this project")
-        return ExitCode.DONE
-    for line in changes:
-        say(line)
-    if not dry_run:
-        write_crontab(after)
-        tell("the crontab is changed")
+    with nullcontext() if dry_run else locked_crontab():
+        before = read_crontab()
+        after = with_block(before, project.root, block)
+        changes = difference(before, after)
+        if not changes:
+            tell("the crontab is as it should be" if block else "the crontab has no block of this project")
+            return ExitCode.DONE
+        for line in changes:
+            say(line)
+        if not dry_run:
+            replace_crontab(before, after)
+            tell("the crontab is changed")
     return ExitCode.DONE
 
 

@@ -142,12 +142,11 @@ def _show_sessions(project: Project) -> None:
 
 
 def _show_warehouse(project: Project, day: date) -> None:
-    import duckdb
-
     from dwhctl.cli.output import say, show
+    from dwhctl.engines import duckdb as engine
 
     path = getattr(project.connections["warehouse"], "path")  # noqa: B009
-    with duckdb.connect(str(path), read_only=True) as db:
+    with engine.connect(str(path), {}, read_only=True) as db:
         count = db.sql("SELECT count(*), count(DISTINCT etl_source) FROM stage.orders").fetchall()[0]
         rows = db.sql(
             "SELECT etl_source, etl_id, hash_id, id, start_time, customer, price FROM stage.orders"
@@ -160,15 +159,14 @@ def _show_warehouse(project: Project, day: date) -> None:
 
 
 def _show_reports(project: Project) -> None:
-    import duckdb
-
     from dwhctl.cli.output import say, show
+    from dwhctl.engines import duckdb as engine
 
     path = getattr(project.connections["warehouse"], "path")  # noqa: B009
     tables = ", ".join(report.target for report in project.reports.values())
     say()
     say(f"Each of {tables} was replaced in one transaction; reports.city_orders begins with:")
-    with duckdb.connect(str(path), read_only=True) as db:
+    with engine.connect(str(path), {}, read_only=True) as db:
         rows = db.sql(
             f"SELECT city, orders, cancelled, revenue FROM reports.city_orders ORDER BY city LIMIT {SHOWN}"
         )
@@ -207,7 +205,7 @@ def program_name() -> str:
     """Name dwhctl so that a shell in any folder finds the one that runs now."""
     started = Path(sys.argv[0]).absolute()
     if started.name != "dwhctl":
-        return f"{shlex.quote(sys.executable)} -m dwhctl"
+        return f"{shlex.quote(sys.executable)} -P -m dwhctl"
     found = shutil.which("dwhctl")
     if found and Path(found).resolve() == started.resolve():
         return "dwhctl"

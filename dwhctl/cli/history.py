@@ -68,9 +68,9 @@ def shard_filter(function: AnyFunction) -> AnyFunction:
 def open_history(project: Project, settings: Settings) -> Iterator[SessionStore | None]:
     """Open the project's sessions for reading; without any, say so and give None."""
     from dwhctl.cli.output import tell
-    from dwhctl.sessions import open_if_there
+    from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         if not settings.quiet:
             tell(NO_SESSIONS)
@@ -101,22 +101,22 @@ def usual_since_told(store: SessionStore, settings: Settings) -> datetime:
 def check_loads(project: Project, names: Sequence[str]) -> None:
     """Raise UsageError for a name that no load and no report has."""
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     known = [*project.loads, *project.reports]
     for name in names:
         if name not in known:
-            raise UsageError(f"there is no load '{name}'; {nearest(name, known)}")
+            raise UsageError(f"there is no load {quoted(name)}; {nearest(name, known)}")
 
 
 def shards_that_fit(project: Project, loads: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
     """Name the shards of these loads (or of all) that fit; none without a glob. Raise UsageError if none does."""
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     chosen = [load for load in project.loads.values() if not loads or load.name in loads]
     names = sorted({shard.name for load in chosen for shard in project.shards_of(load)})
     for glob in globs:
         if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches '{glob}'; {nearest(glob, names)}")
+            raise UsageError(f"no shard matches {quoted(glob)}; {nearest(glob, names)}")
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs))

@@ -34,11 +34,16 @@ class Settings:
     debug: bool = False
 
     def open_project(self) -> Project:
-        """Find and read the project. Raise ConfigError."""
+        """Find and read the project; what is written from then on is for whom it says. Raise ConfigError."""
+        from dwhctl.private import set_group_access
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
+        from dwhctl.runs.libraries import speak_plainly
 
-        return read_project(find_project(self.project))
+        speak_plainly()
+        project = read_project(find_project(self.project))
+        set_group_access(project.group_access)
+        return project
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)

@@ -35,10 +35,10 @@ def command(settings: Settings, limit: int, only_open: bool, form: str) -> None:
     """
     from dwhctl.alerts.outbox import Outbox
     from dwhctl.cli.output import show
-    from dwhctl.sessions import open_if_there
+    from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
     project = settings.open_project()
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     rows = []
     if store is not None:
         with store:

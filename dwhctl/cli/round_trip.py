@@ -18,7 +18,7 @@ from dwhctl.project.connections import (
     PostgresConnection,
     SqliteConnection,
 )
-from dwhctl.project.words import nearest
+from dwhctl.project.words import nearest, quoted
 from dwhctl.runs.slots import slots_of
 from dwhctl.sources import SOURCE_TYPES
 from dwhctl.targets import TARGET_TYPES
@@ -76,7 +76,7 @@ def round_trips(project: Project, names: Sequence[str] = ()) -> list[RoundTrip]:
     """Try the named connections, or all. Raise UsageError for a name that the project does not have."""
     for name in names:
         if name not in project.connections:
-            raise UsageError(f"there is no connection '{name}'; {nearest(name, project.connections)}")
+            raise UsageError(f"there is no connection {quoted(name)}; {nearest(name, project.connections)}")
     chosen = [each for each in project.connections.values() if not names or each.name in names]
     _import_drivers(chosen)
     with ThreadPoolExecutor(_CONNECTIONS_AT_ONCE) as pool:
@@ -206,9 +206,10 @@ def _sqlite_version(connection: SqliteConnection) -> str:
 
 
 def _postgres_version(connection: PostgresConnection) -> str:
+    from dwhctl.sessions import REPORT_TIMEOUT
     from dwhctl.sessions.postgres_link import connect
 
-    db = connect(connection, "SELECT 1")
+    db = connect(connection, "SELECT 1", connection.answer_timeout or REPORT_TIMEOUT)
     try:
         return f"PostgreSQL {db.info.parameter_status('server_version')}"
     finally:

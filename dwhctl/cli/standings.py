@@ -28,6 +28,7 @@ LOOKS: Mapping[Standing, Look] = {
     Standing.EARLY: Look("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
     Standing.UP_FOR_RETRY: Look("U", "#2b1600 on #f0a23a", "up for retry"),
     Standing.MISSING: Look("M", "bold #ffd9d9 on #6b2230", "missing, never tried"),
+    Standing.UNKNOWN: Look("?", "bold #ffffff on #5a5a5a", "in a state that this version does not know"),
     Standing.ABANDONED: Look("A", "bold #ffffff on #8b3fa8", "abandoned, its run died"),
     Standing.FAILED: Look("F", "bold #ffffff on #d22f2f", "failed"),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +52,10 @@ def _is_watched() -> bool:
 
 def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
     from dwhctl.errors import ConfigError
+    from dwhctl.private import set_group_access
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
+    from dwhctl.project.words import shown_command
     from dwhctl.runs.telling import tell_of_usage_error
 
     try:
@@ -64,7 +65,8 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     project = read_for_alerts(root)
     if project is None or not project.alerts:
         return []
-    command = shlex.join(["dwhctl", *arguments])
+    set_group_access(project.group_access)
+    command = shown_command(arguments)
     routine = _command(arguments) == "watch"
     return [one.words() for one in tell_of_usage_error(project, command, message, routine=routine)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pymssql
 from pymssql import _mssql
 
+from dwhctl.engines import tls
 from dwhctl.engines.mssql_errors import (
     QUERY_ERRORS,
     Said,
@@ -29,7 +31,8 @@ from dwhctl.engines.mssql_errors import (
     refused,
     unreached,
 )
-from dwhctl.errors import AttemptError, ConnectError, DatabaseMissingError, SourceBusyError
+from dwhctl.engines.mssql_knock import offers_tls
+from dwhctl.errors import AttemptError, ConnectError, DatabaseMissingError, SourceBusyError, TlsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +48,13 @@ _TDS_VERSION = "7.4"
 _DOOR = threading.Lock()
 _TURNS = itertools.count()
 _PROBE_SECONDS = 10.0
+
+#: Variables that FreeTDS puts above what it is told: they lead to another server, to an older protocol, or write every
+#: packet into a file that all may read. https://www.freetds.org/userguide/envvar.html
+_IGNORED = ("TDSHOST", "TDSPORT", "TDSVER", "TDSDUMP", "TDSDUMPCONFIG")
+
+#: What DB-Library says when a login came to no end, and beside it, in a process that lost a connection before, of that.
+_NO_LOGIN, _LOST_BEFORE = 20002, 20047
 
 _STATE = """
 SELECT state_desc, user_access_desc, HAS_DBACCESS({name}) FROM sys.databases WHERE name = {name}
@@ -81,13 +91,17 @@ def open_link(
 
     `patience` is the seconds of silence after which the driver gives up, None for none. `login_known` says whether the
     login was let in or refused a moment ago, if anybody asked. Raise ConnectError when no
-    server could be reached, LoginRefusedError, DatabaseMissingError or SourceBusyError.
+    server could be reached (TlsError where TLS is the reason), LoginRefusedError, DatabaseMissingError or
+    SourceBusyError.
     """
-    addresses = list(in_turn(connection, database))
-    for address in addresses[:-1]:
-        with suppress(ConnectError):
+    failures: list[ConnectError] = []
+    for address in in_turn(connection, database):
+        try:
             return _open(connection, address, database, patience, login_known)
-    return _open(connection, addresses[-1], database, patience, login_known)
+        except ConnectError as error:
+            failures.append(error)
+    # A server that is down may come back: it decides whether to try again.
+    raise next((each for each in failures if not each.permanent), failures[-1])
 
 
 def in_turn(connection: MssqlConnection, database: str) -> Iterator[Address]:
@@ -103,7 +117,7 @@ def in_turn(connection: MssqlConnection, database: str) -> Iterator[Address]:
             user=connection.user,
             password=password,
             seconds=max(1, math.ceil(connection.connect_timeout.total_seconds())),
-            encryption=connection.encryption,
+            encryption=connection.tls,
             read_only=connection.read_only,
         )
 
@@ -126,6 +140,8 @@ def log_in(address: Address, database: str, patience: float | None = None) -> py
     """Log in, once. Raise pymssql.Error."""
     timeout = math.ceil(patience) if patience else 0
     with _DOOR:
+        for variable in _IGNORED:
+            os.environ.pop(variable, None)
         link = pymssql.connect(
             server=address.server,
             port=str(address.port),
@@ -229,9 +245,25 @@ class _Door:
         return DatabaseMissingError(one_line(f"{self._at} database {self._database} cannot be read: {why}"))
 
     def _unreached(self, said: Said) -> ConnectError:
-        why = unreached(said, self._address.seconds)
+        remedy = self._tls_remedy(said)
+        why = remedy or unreached(said, self._address.seconds)
         message = f"connection {self._connection.name}: {self._place} cannot be reached: {why}"
-        return ConnectError(one_line(message), connection=self._connection.name)
+        kind = TlsError if remedy else ConnectError
+        return kind(one_line(message), connection=self._connection.name)
+
+    def _tls_remedy(self, said: Said) -> str | None:
+        """Say what to do when the login ended for want of TLS: the driver says nothing of it, but the server does."""
+        address = self._address
+        if address.encryption != "require" or _NO_LOGIN not in said.db_lib:
+            return None
+        if "\\" not in address.host and offers_tls(address.host, address.port, address.seconds) is False:
+            return tls.no_tls(self._connection)
+        if {*said.db_lib} - {_NO_LOGIN, _LOST_BEFORE}:
+            return None
+        return (
+            "the TLS handshake failed: the server must speak TLS 1.2; where freetds.conf names a ca file, its"
+            " certificate must come from there and be made for this name"
+        )
 
     def _refused(self, said: Said | None) -> AttemptError:
         if self._login_known:

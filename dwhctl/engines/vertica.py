@@ -23,8 +23,10 @@ import vertica_python
 from vertica_python import errors as driver_errors
 from vertica_python.vertica import messages
 
+from dwhctl.engines import tls
 from dwhctl.engines.vertica_errors import connect_error, in_words, lost
-from dwhctl.errors import ConnectError, TargetError
+from dwhctl.errors import ConnectError, TargetError, TlsError
+from dwhctl.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +47,6 @@ _ERROR_RESPONSE: bytes = messages.ErrorResponse.message_id
 _GOODBYE_SECONDS = 1.0
 # A peer that is gone is noticed within a minute, whatever is waited for.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
-_CHECKED_TLS = ("verify-ca", "verify-full")
 
 
 class Session:
@@ -68,33 +69,36 @@ class Session:
     def open(self) -> None:
         """Connect to the first of the hosts that answers, beginning with any of them.
 
-        Raise LoginRefusedError, ConnectError when no host takes another session, TargetRefusedError for a database that
-        is not there.
+        Raise LoginRefusedError, ConnectError when no host takes another session, TlsError when TLS is why on all of
+        them, TargetRefusedError for a database that is not there.
         """
         hosts = list(self._connection.addresses)
         first = random.randrange(len(hosts))  # noqa: S311
-        reasons = []
+        reasons: list[ConnectError] = []
         for host, port in hosts[first:] + hosts[:first]:
             try:
                 return self._connect(host, port)
             except ConnectError as error:
                 if self._interrupted:
                     raise TargetError("interrupted") from error
-                reasons.append(str(error))
-        raise ConnectError("; ".join(reasons), connection=self._connection.name)
+                reasons.append(error)
+        kind = TlsError if all(isinstance(each, TlsError) for each in reasons) else ConnectError
+        raise kind("; ".join(map(str, reasons)), connection=self._connection.name)
 
     def _connect(self, host: str, port: int) -> None:
         self.refusal = None
         try:
+            if (authorities := self._connection.tls_cafile) is not None:
+                read_bytes(authorities)  # ssl itself waits for ever at a FIFO
             self._wire = _Wire(self, self._options(host, port))
             self._wire.socket.settimeout(self.patience)
         except Exception as error:
-            raise connect_error(error, self.refusal, f"{host}:{port}", self._connection.name) from error
+            hint, name = tls.remedy(str(error), self._connection), self._connection.name
+            raise connect_error(error, self.refusal, f"{host}:{port}", name, hint) from error
 
     def _options(self, host: str, port: int) -> dict[str, Any]:
         connection, password = self._connection, self._connection.password
-        checked = connection.tlsmode in _CHECKED_TLS
-        cafile = connection.tls_cafile or ssl.get_default_verify_paths().cafile
+        cafile = tls.authorities(connection)
         return {
             "host": host,
             "port": port,
@@ -102,8 +106,8 @@ class Session:
             "password": password.reveal() if password is not None else "",
             "database": connection.database,
             "session_label": self.label,
-            "tlsmode": connection.tlsmode,
-            "tls_cafile": str(cafile) if checked and cafile else None,
+            "tlsmode": connection.tls,
+            "tls_cafile": str(cafile) if cafile else None,
             "unicode_error": "strict",
         }
 

@@ -14,6 +14,7 @@ from dwhctl.errors import (
     TargetBusyError,
     TargetError,
     TargetRefusedError,
+    TlsError,
 )
 from dwhctl.project.secrets import mask
 
@@ -88,13 +89,21 @@ def rejection(error: BaseException) -> tuple[int | None, str] | None:
     return (int(match[1]) if match else None), mask(reason)
 
 
-def connect_error(error: Exception, refusal: Any, address: str, name: str) -> AttemptError:
-    """Tell why a session could not be opened; `refusal` is the server's own answer, if it gave one."""
+def connect_error(
+    error: Exception, refusal: Any, address: str, name: str, tls_remedy: str | None = None
+) -> AttemptError:
+    """Tell why a session could not be opened; `refusal` is the server's own answer, if it gave one.
+
+    `tls_remedy` says what to do when TLS is the reason.
+    """
     if refusal is None:
+        said = _network_words(error)
+        if tls_remedy is not None:
+            return TlsError(f"connection {name}, {address}: {said}; {tls_remedy}", connection=name)
         # The driver finds out by itself that a password has expired.
         expired = isinstance(error, driver_errors.ConnectionError) and "has expired" in str(error)
         kind = LoginRefusedError if expired else ConnectError
-        return kind(f"connection {name}, {address}: {_network_words(error)}", connection=name)
+        return kind(f"connection {name}, {address}: {said}", connection=name)
     text = f"connection {name}, {address}: {words(refusal)}"
     if (refusal.sqlstate or "").startswith(_LOGIN_CLASS):
         return LoginRefusedError(text, connection=name)

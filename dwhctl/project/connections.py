@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .fields import Duration, ProjectPath, SomeTexts, SomeTime, Table, Text, given
+from .fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
 from .secrets import Secret
+from .words import quoted
 
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
@@ -26,21 +28,21 @@ def _writable(path: Path) -> Path:
     if "?" in str(path):
         # DuckDB puts the name of its log before a question mark, as in a URL.
         raise ValueError(
-            f"'{path}' has a '?' in it, which DuckDB cannot write to; name another folder or file"
+            f"{quoted(str(path))} has a '?' in it, which DuckDB cannot write to; name another folder or file"
         )
     return path
 
 
 def _amount(text: str) -> str:
     if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"'{text}' is no amount of memory; write one as 256MiB or 2GiB")
+        raise ValueError(f"{quoted(text)} is no amount of memory; write one as 256MiB or 2GiB")
     return text
 
 
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class _Connection(Table):
+class _Connection(TableWithoutUrls):
     """What every connection has."""
 
     default_port: ClassVar[int | None] = None
@@ -82,8 +84,8 @@ class DuckdbConnection(_EmbeddedConnection):
     )
     memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
         None,
-        description="The memory that DuckDB may use in each process before it spills to disk;"
-        " left out, it is 64MiB, or 3MiB for each column of a wide table.",
+        description="The memory that DuckDB may use in each process before it spills to the folder"
+        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
         examples=["256MiB"],
     )
 
@@ -108,13 +110,48 @@ class SqliteConnection(_EmbeddedConnection):
     )
 
 
+class TlsWords(NamedTuple):
+    """How a system's connections say whether they are encrypted."""
+
+    #: The key, the key of the file of authorities, and the words that have dwhctl check the server's certificate.
+    key: str
+    ca_key: str | None
+    checked: tuple[str, ...]
+    #: The words for a server of this machine that may have no TLS, and for no encryption.
+    local: str
+    off: str
+
+    def default(self) -> str:
+        """The default for the reference page."""
+        return f'`"{BEYOND}"`; on this machine `"{self.local}"`'
+
+
+#: Every system's word for an encrypted connection or none at all.
+BEYOND = "require"
+
+
+def is_local(host: str) -> bool:
+    """Tell whether a host is this machine, judged by its name as it is written: names are not looked up."""
+    if host.startswith(("/", "@")):
+        return "," not in host  # a socket; libpq reads several hosts where commas are
+    server = host.partition("\\")[0]  # of SQL Server, without the instance
+    if server.lower() == "localhost":
+        return True
+    try:
+        return ip_address(server).is_loopback
+    except ValueError:
+        return False
+
+
 class _NetworkConnection(_Connection):
     """What every connection to a server has."""
 
-    host: Text | None = Field(
+    tls_words: ClassVar[TlsWords]
+
+    host: Host | None = Field(
         None, description="The server; or `hosts`, not both.", examples=["dwh.example.com"]
     )
-    hosts: SomeTexts | None = Field(
+    hosts: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = Field(
         None,
         description="Several servers under one name that share the work in turn and stand in for each other; "
         "`server` or `server:port`.",
@@ -131,6 +168,21 @@ class _NetworkConnection(_Connection):
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Every server of the connection with its port, in the order written."""
         return tuple(self._address(each) for each in (self.hosts or (self.host or "",)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all its servers are on this machine."""
+        return all(is_local(host) for host, _ in self.addresses)
+
+    @property
+    def tls(self) -> str:
+        """The word that holds for the TLS key: as written, or by the CA file and by where the servers are."""
+        words = self.tls_words
+        if (written := getattr(self, words.key)) is not None:
+            return str(written)
+        if words.ca_key is not None and getattr(self, words.ca_key) is not None:
+            return words.checked[-1]
+        return words.local if self.is_local else BEYOND
 
     def _address(self, host: str) -> tuple[str, int]:
         server, colon, port = host.rpartition(":")
@@ -154,24 +206,65 @@ class _NetworkConnection(_Connection):
         return self
 
 
+def _no_allow(word: object) -> object:
+    if word == "allow":
+        raise ValueError(
+            '\'allow\' sends the password in clear first; write "require", or "disable" to have no TLS'
+        )
+    return word
+
+
+_CHECKED_TLS = ("verify-ca", "verify-full")
+_POSTGRES_TLS = TlsWords("sslmode", "sslrootcert", _CHECKED_TLS, local="prefer", off="disable")
+_MSSQL_TLS = TlsWords("encryption", None, (), local="request", off="off")
+_VERTICA_TLS = TlsWords("tlsmode", "tls_cafile", _CHECKED_TLS, local="prefer", off="disable")
+
+
 class PostgresConnection(_NetworkConnection):
     """A PostgreSQL database."""
 
     default_port: ClassVar[int | None] = 5432
+    tls_words: ClassVar[TlsWords] = _POSTGRES_TLS
     type: Literal["postgres"] = Field("postgres", description="The kind of system.", examples=["postgres"])
     database: Text = Field(description="The database to log in to.", examples=["etl"])
+    sslmode: Annotated[
+        Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None, BeforeValidator(_no_allow)
+    ] = Field(
+        None,
+        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
+        " authority, also its name. With `sslrootcert` alone it is `verify-full`.",
+        examples=["verify-full"],
+        json_schema_extra={"default": _POSTGRES_TLS.default()},
+    )
+    sslrootcert: ProjectPath | None = Field(
+        None,
+        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
+        " the system's.",
+        examples=["config/ca.pem"],
+    )
+    answer_timeout: SomeTime | None = Field(
+        None,
+        description="How long to wait for one answer of the sessions database; after it the connection is lost."
+        " Left out: 60s, and 10s in commands that only report.",
+        examples=["30s"],
+    )
 
 
 class MssqlConnection(_NetworkConnection):
     """A Microsoft SQL Server with the databases of many shards."""
 
     default_port: ClassVar[int | None] = 1433
+    tls_words: ClassVar[TlsWords] = _MSSQL_TLS
     type: Literal["mssql"] = Field("mssql", description="The kind of system.", examples=["mssql"])
     database: Text = Field(
         "master", description="The database to log in to; a shard names its own.", examples=["master"]
     )
-    encryption: Literal["require", "request", "off"] = Field(
-        "request", description="Whether the connection is encrypted.", examples=["require"]
+    encryption: Literal["require", "request", "off"] | None = Field(
+        None,
+        description="Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the"
+        " server has no TLS. The server's certificate is not checked.",
+        examples=["require"],
+        json_schema_extra={"default": _MSSQL_TLS.default()},
     )
     read_only: bool = Field(
         False, description="Ask for a readable secondary of an availability group.", examples=[True]
@@ -182,15 +275,21 @@ class VerticaConnection(_NetworkConnection):
     """A Vertica database."""
 
     default_port: ClassVar[int | None] = 5433
+    tls_words: ClassVar[TlsWords] = _VERTICA_TLS
     type: Literal["vertica"] = Field("vertica", description="The kind of system.", examples=["vertica"])
     database: Text = Field(description="The database to log in to.", examples=["docker"])
-    tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = Field(
-        "prefer",
-        description="Whether the connection is encrypted and whose certificate is trusted.",
-        examples=["require"],
+    tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
+        None,
+        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
+        " authority, also its name. With `tls_cafile` alone it is `verify-full`.",
+        examples=["verify-full"],
+        json_schema_extra={"default": _VERTICA_TLS.default()},
     )
     tls_cafile: ProjectPath | None = Field(
-        None, description="The certificates to trust; relative to the project.", examples=["config/ca.pem"]
+        None,
+        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
+        " the system's.",
+        examples=["config/ca.pem"],
     )
     staging_schema: Text | None = Field(
         None,
@@ -199,6 +298,7 @@ class VerticaConnection(_NetworkConnection):
     )
 
 
+NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection
 Connection = DuckdbConnection | SqliteConnection | PostgresConnection | MssqlConnection | VerticaConnection
 
 CONNECTION_TYPES: dict[str, type[Connection]] = {

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from dwhctl.errors import ConfigError
+from dwhctl.private import owner_of, user_name
+
+from .words import may_show, shown_text
 
 MAIN_FILE = Path("config") / "dwhctl.toml"
 VARIABLE = "DWHCTL_PROJECT"
@@ -18,21 +24,65 @@ def find_project(explicit: Path | None) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return _checked(Path(named), VARIABLE)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used ({error.strerror}); go into a project, or name one with --project DIR"
+        ) from None
     for folder in (here, *here.parents):
-        if (folder / MAIN_FILE).is_file():
-            return folder
+        with suppress(PermissionError):
+            if _has_main_file(folder):
+                _refuse_foreign(folder)
+                return folder
     raise ConfigError(
         f"no project here: neither {here} nor a folder above it holds {MAIN_FILE}; "
         f"go into a project, name one with --project DIR or {VARIABLE}, or make one with: dwhctl init"
     )
 
 
+def _refuse_foreign(folder: Path) -> None:
+    """Raise ConfigError for a project that was found and belongs to another user: its files decide what is run.
+
+    Root's projects are trusted; root with sudo trusts those of the user who called it, as git does.
+    """
+    trusted = {0, os.geteuid()}
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
+        trusted.add(int(os.environ["SUDO_UID"]))
+    for path in (folder, folder / MAIN_FILE.parent, folder / MAIN_FILE):
+        # A link's own owner decides where it leads.
+        for found in (path.lstat(), path.stat()):
+            if found.st_uid not in trusted:
+                raise ConfigError(
+                    f"the project {folder}, found from here upwards, is not yours: {path} belongs to"
+                    f" {user_name(found.st_uid)}, who decides what its files run; if you trust it, name it:"
+                    f" dwhctl --project {shlex.quote(str(folder))} ..., or {VARIABLE}={shlex.quote(str(folder))}"
+                )
+
+
+def _has_main_file(folder: Path) -> bool:
+    """Tell whether it is a project's folder. Raise PermissionError, which `Path.is_file` hides in newer Pythons."""
+    try:
+        return stat.S_ISREG((folder / MAIN_FILE).stat().st_mode)
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+
+
 def _checked(folder: Path, origin: str) -> Path:
     path = folder.expanduser().absolute()
-    if (path / MAIN_FILE).is_file():
-        return Path(os.path.normpath(path))
-    missing = "is no folder" if not path.is_dir() else f"holds no {MAIN_FILE}"
+    shown = shown_text(str(path))
+    try:
+        if _has_main_file(path):
+            return Path(os.path.normpath(path))
+    except PermissionError as error:
+        raise ConfigError(
+            f"{origin}: {shown} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
+            f" user, or have {user_name(os.geteuid())} given access"
+        ) from None
+    missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
+    given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
-        f"{origin}: {path} {missing}; name a project's folder, or make one with: dwhctl init {folder}"
+        f"{origin}: {shown} {missing}; name a project's folder, or make one with: dwhctl init {given}"
     )

@@ -24,6 +24,7 @@ from .fields import (
     SqlFile,
     Table,
     TableName,
+    TableWithoutUrls,
     Text,
     Texts,
     TimeOfDay,
@@ -31,6 +32,7 @@ from .fields import (
     given,
 )
 from .secrets import Secret
+from .words import quoted
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -38,7 +40,7 @@ def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
         _column(column)
     doubles = [name for name, times in Counter(columns).items() if times > 1]
     if doubles:
-        raise ValueError(f"names '{doubles[0]}' twice")
+        raise ValueError(f"names {quoted(doubles[0])} twice")
     return columns
 
 
@@ -154,7 +156,7 @@ class Load(Table):
     )
 
 
-class ShardEntry(Table):
+class ShardEntry(TableWithoutUrls):
     """A shard as a table in its group; a text alone stands for name and database both."""
 
     name: Text | None = Field(

@@ -36,6 +36,7 @@ __all__ = [
     "Load",
     "MssqlConnection",
     "Need",
+    "PingsTable",
     "PostgresConnection",
     "Project",
     "ProjectTable",
@@ -73,6 +74,12 @@ class ProjectTable(Table):
         description="Worker processes at once, over all runs on this machine.",
         examples=[16],
     )
+    group_access: bool = Field(
+        False,
+        description="Give the group of the state folder, the databases and the logs what their owner may: for several"
+        " users who run dwhctl on one project. Without it they are closed to all other users.",
+        examples=[True],
+    )
     keep_logs: SomeTime = Field(
         timedelta(days=30),
         description="How long the logs of runs stay in the state folder; all together never more than 1 GiB.",
@@ -89,6 +96,22 @@ class SessionsTable(Table):
     """Where the sessions table is."""
 
     connection: Text = Field(description="A connection to PostgreSQL or SQLite.", examples=["etl"])
+
+
+class PingsTable(Table):
+    """How pings get to their service."""
+
+    proxy: Secret | None = Field(
+        None,
+        description="An HTTP proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used.",
+        examples=[{"env": "PING_PROXY"}],
+    )
+    tls_cafile: ProjectPath | None = Field(
+        None,
+        description="The authorities that the service's certificate may come from;"
+        " default: those of the package certifi.",
+        examples=["config/proxy-ca.pem"],
+    )
 
 
 @dataclass(frozen=True)
@@ -110,6 +133,8 @@ class Project:
     keep_logs: timedelta = timedelta(days=30)
     warnings: tuple[str, ...] = ()
     watch_schedule: str = WATCH_SCHEDULE
+    group_access: bool = False
+    pings: PingsTable = field(default_factory=PingsTable)
 
     @property
     def zone(self) -> ZoneInfo:
@@ -134,7 +159,7 @@ class Project:
     def secrets(self) -> Iterator[Secret]:
         """Every secret of the project; each knows the key it stands at."""
         kinds = (self.connections, self.alerts, self.loads, self.reports)
-        for table in (each for kind in kinds for each in kind.values()):
+        for table in (self.pings, *(each for kind in kinds for each in kind.values())):
             for name in type(table).model_fields:
                 value = getattr(table, name)
                 if isinstance(value, Secret):

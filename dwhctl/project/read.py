@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
-from .checks import Found, check, check_alert, check_alert_filters, literal_warnings, renamed, slug
+from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
 from .connections import CONNECTION_TYPES, Connection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
 from .files import read_toml
 from .loads import Load, Refreshing, Report, Shard, ShardEntry
-from .model import Project, ProjectTable, SessionsTable, Variable, secrets_in
+from .model import PingsTable, Project, ProjectTable, SessionsTable, Variable, secrets_in
 from .problems import Place, Problems
-from .secrets import Secret, is_reference
-from .words import nearest, shown_value
+from .secrets import Secret, is_reference, is_sensitive, looks_secret
+from .words import may_show, nearest, nothing_shown, quoted, shown_value
 
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")
-ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts")
+_SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
+ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts", "pings")
 
 Model = TypeVar("Model", bound=Table)
 Kind = TypeVar("Kind", bound=Table)
@@ -59,6 +60,8 @@ class _Reader:
         self._read_shards(main or {}, project.timezone if project else "UTC")
         variables = self._read_variables(main or {})
         alerts = self._read_alerts(main or {})
+        pings = self._one(PingsTable, main or {}, "pings") or PingsTable()
+        check_files(pings, MAIN.at("pings"), self.problems)
         self._read_loads()
         refreshing = self._read_reports()
         if main is not None:
@@ -67,7 +70,7 @@ class _Reader:
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
-        return self._project(project, sessions, variables, alerts, refreshing)
+        return self._project(project, sessions, variables, alerts, refreshing, pings)
 
     def read_for_alerts(self) -> Project | None:
         main = read_toml(self.root / MAIN.file, self.problems)
@@ -91,9 +94,10 @@ class _Reader:
         variables: dict[str, Variable],
         alerts: dict[str, Alert],
         refreshing: Refreshing,
+        pings: PingsTable | None = None,
     ) -> Project:
         found = self.found
-        secrets = self._placed(found.connections, variables, alerts)
+        secrets = self._placed(found.connections, variables, alerts, pings or PingsTable())
         return Project(
             root=self.root,
             timezone=table.timezone,
@@ -110,6 +114,8 @@ class _Reader:
             keep_logs=table.keep_logs,
             warnings=literal_warnings(secrets),
             watch_schedule=table.watch_schedule,
+            group_access=table.group_access,
+            pings=pings or PingsTable(),
         )
 
     def _one(self, model: type[Model], main: dict[str, Any], key: str) -> Model | None:
@@ -136,9 +142,8 @@ class _Reader:
         for name, table in self.problems.table(main.get(key, {}), place.at(key)).items():
             problem = name_problem(name)
             if problem:
-                self.problems.add(
-                    place.at(key, name), f"'{name}' is no name: {problem}; call it '{slug(name)}'"
-                )
+                better = f"; call it '{slug(name)}'" if may_show(name) else ""
+                self.problems.add(place.at(key, name), f"{quoted(name)} is no name: {problem}{better}")
             tables.append((name, table, place.at(key, name)))
         return tables
 
@@ -159,6 +164,7 @@ class _Reader:
             self.problems.add(place.at("type"), f"expected one of {choices}; got {shown_value(kind)}{also}")
         return None
 
+    @nothing_shown()
     def _read_connections(self, main: Mapping[str, Any]) -> None:
         given = named_values(CONNECTION_PREFIX, self.environ)
         overridden = {each.name for each in given}
@@ -172,7 +178,7 @@ class _Reader:
         self.found.declared["connection"].add(name)
         problem = name_problem(name)
         if problem:
-            self.problems.add(place, f"'{name}' is no name: {problem}; rename the variable")
+            self.problems.add(place, f"{quoted(name)} is no name: {problem}; rename the variable")
         try:
             table = table_of_url(url)
         except ValueError as error:
@@ -187,6 +193,7 @@ class _Reader:
             self.found.connections[name] = connection
             self.found.places[(type(connection), name)] = place
 
+    @nothing_shown()
     def _read_shards(self, main: Mapping[str, Any], zone: str) -> None:
         for group, table, place in self._named(main, "shards", MAIN):
             self.found.declared["group"].add(group)
@@ -215,9 +222,7 @@ class _Reader:
     def _shard(self, connection: str, entry: object, place: Place, zone: str) -> Shard | None:
         if not isinstance(entry, str | dict):
             what = shown_value(entry)
-            self.problems.add(
-                place, f'expected a database, got {what}; write "abakan" or {renamed("", "Abakan")}'
-            )
+            self.problems.add(place, f'expected a database, got {what}; write "abakan" or {_SHARD_TABLE}')
             return None
         table = {"database": entry} if isinstance(entry, str) else entry
         checked = self.problems.validated(ShardEntry, table, place)
@@ -226,8 +231,7 @@ class _Reader:
         name = checked.database if checked.name is None else checked.name
         problem = name_problem(name)
         if problem:
-            remedy = f"write {renamed(connection, checked.database)}"
-            self.problems.add(place, f"'{name}' is no shard's name: {problem}; {remedy}")
+            self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
             return None
         return Shard(name, checked.database, connection, checked.zone or zone, checked.from_date)
 
@@ -236,15 +240,18 @@ class _Reader:
         variables = {name: _variable(value) for name, value in table.items()}
         spelled = {name.lower(): name for name in variables}
         for each in named_values(VARIABLE_PREFIX, self.environ):
-            variables[spelled.get(each.name, each.name)] = each.text
+            name = spelled.get(each.name, each.name)
+            secret = is_sensitive(name) or looks_secret(each.text) or isinstance(variables.get(name), Secret)
+            variables[name] = Secret(each.text, kind="environment") if secret else each.text
         return variables
 
+    @nothing_shown()
     def _read_alerts(self, main: Mapping[str, Any]) -> dict[str, Alert]:
         alerts: dict[str, Alert] = {}
         for name, table, place in self._named(main, "alerts", MAIN):
             alert = self._typed(ALERT_TYPES, table, place, name)
             if alert is not None:
-                check_alert(alert, place, self.problems)
+                check_files(alert, place, self.problems)
                 alerts[name] = alert
         return alerts
 
@@ -255,7 +262,8 @@ class _Reader:
             problem = name_problem(name)
             if problem:
                 self.problems.add(
-                    place, f"'{name}' is no load's name: {problem}; rename the file to {slug(name)}.toml"
+                    place,
+                    f"{quoted(name)} is no load's name: {problem}; rename the file to {slug(name)}.toml",
                 )
             table = read_toml(path, self.problems)
             load = self.problems.validated(Load, table, place, name=name) if table is not None else None
@@ -281,9 +289,10 @@ class _Reader:
         connections: Mapping[str, Connection],
         variables: Mapping[str, Variable],
         alerts: Mapping[str, Alert],
+        pings: PingsTable,
     ) -> dict[str, bool]:
         """Tell every secret where it stands; which of the places hold the secret itself."""
-        secrets: dict[Place, Secret] = {}
+        secrets = _secrets_of(pings, MAIN.at("pings"))
         for name, connection in connections.items():
             secrets |= _secrets_of(connection, self.found.place(connection, name))
         for name, alert in alerts.items():
@@ -291,12 +300,16 @@ class _Reader:
         for kind in (self.found.loads, self.found.reports):
             for name, work in kind.items():
                 secrets |= _secrets_of(work, self.found.place(work, name))
+        placed = list(secrets.items())
         for name, variable in variables.items():
-            for secret in secrets_in(variable):
-                secret.place, secret.root = str(MAIN.at("variables", name)), self.root
-        for place, secret in secrets.items():
+            outside = Place("environment", f"{VARIABLE_PREFIX}{name.upper()}")
+            placed += [
+                (outside if secret.is_given else MAIN.at("variables", name), secret)
+                for secret in secrets_in(variable)
+            ]
+        for place, secret in placed:
             secret.place, secret.root = str(place), self.root
-        return {secret.place: _is_in_file(secret) for secret in secrets.values()}
+        return {secret.place: is_in_file(secret) for _, secret in placed}
 
 
 def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
@@ -304,7 +317,8 @@ def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
     return {place.at(key): value for key, value in values.items() if isinstance(value, Secret)}
 
 
-def _is_in_file(secret: Secret) -> bool:
+def is_in_file(secret: Secret) -> bool:
+    """Whether the secret itself stands in a configuration file."""
     # A proxy's URL is a secret only when it holds a login.
     return secret.is_literal and (not secret.place.endswith(".proxy") or "@" in secret.reveal())
 
@@ -318,6 +332,8 @@ def _variable(value: Any) -> Variable:
         return [_variable(each) for each in value]
     if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
+    if isinstance(value, str) and looks_secret(value):
+        return Secret(value)
     if isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"TOML has no {type(value).__name__}")

@@ -17,7 +17,7 @@ from .connections import CONNECTION_TYPES
 from .environment import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from .fields import Table
 from .loads import Load, Need, Refreshing, Report, ShardEntry
-from .model import ProjectTable, SessionsTable
+from .model import PingsTable, ProjectTable, SessionsTable
 from .problems import toml_value
 from .secrets import FORMS, Secret
 from .slices import DAY_FORMS, DURATION_FORMS, format_duration
@@ -64,7 +64,8 @@ The environment wins over the files.
 | --- | --- |
 | `DWHCTL_PROJECT` | the project's folder |
 | `{CONNECTION_PREFIX}NAME` | the connection `name` as a URL, in place of the table of that name |
-| `{VARIABLE_PREFIX}NAME` | the variable `name`, a text; `var.json` reads JSON in it |
+| `{VARIABLE_PREFIX}NAME` | the variable `name`, a text; `var.json` reads JSON in it. Masked when it is a \
+secret by its name (`password`, `token`, `api_key` ...), its form, or the file's reference: [security.md](security.md) |
 
 A URL is one of {URL_FORMS}. Its parts are percent-encoded, the query holds the other keys. A path stands as
 written: `duckdb:state/dwh.duckdb` is relative to the project, `duckdb:/srv/dwh.duckdb` is not. Several hosts
@@ -111,6 +112,7 @@ def _lines() -> Iterator[str]:
     yield from ("### `[variables]`", "", _VARIABLES)
     for kind, alert in ALERT_TYPES.items():
         yield from _table(f'[alerts.NAME] with type = "{kind}"', alert)
+    yield from _table("[pings]", PingsTable)
     yield from ("## `config/loads/NAME.toml`", "", _doc(Load), "", *_keys(Load))
     yield from ("## `config/reports.toml`", "")
     yield from _table("[reports.NAME]", Report)
@@ -157,6 +159,8 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
         return "required"
     if key == "port" and not field.default:
         return f"`{getattr(model, 'default_port', None)}`"
+    if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
+        return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"

@@ -198,7 +198,7 @@ class Asker:
         if isinstance(failure, ConnectError | LoginRefusedError):
             connection.works = False
             connection.failures += 1
-            if isinstance(failure, LoginRefusedError) or connection.failures >= _FAILURES_IN_A_ROW:
+            if failure.permanent or connection.failures >= _FAILURES_IN_A_ROW:
                 while connection.waiting:
                     connection.waiting.popleft().fail(failure)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dwhctl.errors import UsageError
 from dwhctl.project.slices import make_slice
 from dwhctl.runs.plan import chosen_tasks
+from dwhctl.sessions.cells import as_time
 from dwhctl.sessions.values import State, completes, is_good
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Standing(enum.StrEnum):
     EARLY = "early"  # loaded, but before its day was over
     UP_FOR_RETRY = "up_for_retry"
     MISSING = "missing"  # over, and never tried
+    UNKNOWN = "unknown"  # its session is in a state of another version
     ABANDONED = "abandoned"
     FAILED = "failed"
 
@@ -70,8 +72,14 @@ class Cell:
         return self.over and not self.complete
 
 
-_STATES = {state.value: state for state in State}
 _STANDINGS = {state: Standing(state.value) for state in State}
+
+
+def standing_of(state: State) -> Standing:
+    """Return where a slice stands whose latest session is in this state, if no day's end matters."""
+    return _STANDINGS.get(state, Standing.UNKNOWN)
+
+
 _BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
 _NOT_YET = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
 _MISSING = Cell(Standing.MISSING, complete=False, over=True, started=None)
@@ -173,7 +181,7 @@ def _latest(
     for day, shard, state, started in store.read(
         f"reading the latest sessions of {load.name}", "latest_of_slices", values
     ):
-        found.setdefault(shard, {})[day] = (_STATES[state], started)
+        found.setdefault(shard, {})[day] = (State(state), as_time(started))
     return found
 
 
@@ -203,4 +211,4 @@ def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
         complete = completes(state, started, end)
         so_far = Standing.EARLY if over else Standing.OPEN
         return Cell(_STANDINGS[state] if complete else so_far, complete, over, started)
-    return Cell(_STANDINGS[state], complete=False, over=over, started=started)
+    return Cell(standing_of(state), complete=False, over=over, started=started)

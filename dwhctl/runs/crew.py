@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from itertools import count
 from typing import TYPE_CHECKING
 
+from dwhctl.errors import WorkersError
 from dwhctl.runs.slots import WORKERS
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from dwhctl.runs.slots import Slot, Slots
     from dwhctl.runs.workers import Worker
 
+_log = logging.getLogger(__name__)
 #: So long a run keeps its only worker from one that has none, and so long it keeps the others after it gave one up.
 _TURN_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
@@ -37,12 +40,24 @@ class Crew:
             return self._idle.pop()
         if len(self._held) >= self._jobs or (slot := self._slots.try_take(WORKERS)) is None:
             return None
-        worker = self._make()
+        try:
+            worker = self._make()
+        except WorkersError as error:
+            slot.release()
+            self._go_on_with_fewer(error)
+            return None
         self._held[worker] = slot
         self._changed = time.monotonic()
         taken = self._numbers.values()
         self._numbers[worker] = next(number for number in count(1) if number not in taken)
         return worker
+
+    def _go_on_with_fewer(self, error: WorkersError) -> None:
+        """Have no more workers than there are. Raise the error when there are none."""
+        if not self._held:
+            raise error
+        self._jobs = len(self._held)
+        _log.warning("%s; the run goes on with %d workers", error, self._jobs)
 
     def number(self, worker: Worker) -> int:
         """Give the number of a worker in its crew, from 1; who replaces another takes over its number."""

@@ -1,91 +1,170 @@
-"""The user's crontab, and in it the block of a project: lines between two markers, and only these are ever changed."""
+"""The user's crontab, and in it the block of a project: lines between two markers, and only these are ever changed.
+
+A crontab is bytes. Its lines end at a newline and nowhere else, and what is outside the block goes back as it came.
+"""
 
 from __future__ import annotations
 
 import difflib
+import os
+import pwd
+import re
 import shlex
 import subprocess
+import unicodedata
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import CrontabError
+from filelock import BaseFileLock, FileLock, Timeout
+
+from dwhctl.errors import CrontabError, LockHeldError, UsageError
 from dwhctl.runs.schedules import Job, jobs_of, watch_jobs
+from dwhctl.runs.state_dir import CRON_LOG, StateDir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from dwhctl.project.model import Project
 
-#: Debian's cron refuses a command that is longer: MAX_COMMAND in its cron.h.
+#: Debian's cron refuses a command of more octets: MAX_COMMAND in its cron.h.
 MAX_COMMAND = 998
 _SECONDS = 30
 _NOTE = "# Made by `dwhctl crontab install`: edits here are lost."
-_NONE_YET = "no crontab for"
+_NO_CRONTAB = re.compile(rb"(crontab: )?no crontab for \S+")
+#: Control characters, and what else ends a line somewhere.
+_LINE_BREAKING = ("Cc", "Zl", "Zp")
+#: What Python makes of the bytes that are not UTF-8.
+_LONE_BYTES = range(0xDC80, 0xDD00)
 
 
 def block_of(project: Project, program: Sequence[str]) -> list[str]:
-    """Give the lines of a project's block with its markers, or none when nothing has a schedule.
+    """Return the lines of a project's block with its markers, or none when nothing has a schedule.
 
-    `program` starts dwhctl from anywhere.
+    `program` starts dwhctl from anywhere. Raise UsageError when a line would hold a control character.
     """
     jobs = [*jobs_of(project), *watch_jobs(project)]
     lines = [line for job in jobs for line in _lines(project, job, program)]
-    return [_begin(project.root), _NOTE, *lines, _end(project.root)] if lines else []
+    block = [_begin(project.root), _NOTE, *lines, _end(project.root)] if lines else []
+    for line in block:
+        if any(unicodedata.category(character) in _LINE_BREAKING for character in line):
+            raise UsageError(
+                f"a control character cannot be in a crontab: {_visible(line)}; move the project, its state_dir or"
+                " dwhctl to a path without one"
+            )
+    return block
 
 
-def with_block(crontab: str, root: Path, block: Sequence[str]) -> str:
-    """Give a crontab with the project's block replaced by this one, put at the end when it has none yet.
+def with_block(crontab: bytes, root: Path, block: Sequence[str]) -> bytes:
+    """Return a crontab with the project's block replaced by this one, put at the end when it has none yet.
 
-    Every other line stays as it is. Raise CrontabError when only one of the markers stands there.
+    Every other byte stays as it is. A last line without a newline stays the last one, below a new block: cron may
+    ignore such a line, and with a newline from us it would become a job. Raise CrontabError when only one of the
+    markers is there.
     """
-    lines = crontab.splitlines()
-    begin, end = _begin(root), _end(root)
-    places = [number for number, line in enumerate(lines) if line.strip() in (begin, end)]
+    lines = BytesIO(crontab).readlines()
+    new = [os.fsencode(f"{line}\n") for line in block]
+    begin, end = os.fsencode(_begin(root)), os.fsencode(_end(root))
+    bare = [line.removesuffix(b"\n").removesuffix(b"\r").lstrip(b" \t") for line in lines]
+    places = [number for number, line in enumerate(bare) if line in (begin, end)]
     if not places:
-        return _text([*lines, *block])
-    if [lines[place].strip() for place in places] != [begin, end]:
+        last = len(lines) - _is_unterminated(crontab)
+        return b"".join([*lines[:last], *new, *lines[last:]])
+    if [bare[place] for place in places] != [begin, end]:
         raise CrontabError(
-            f"the crontab's block of {root} is damaged: keep the lines '{begin}' and '{end}' once each, in this order,"
-            " or remove both (crontab -e)"
+            f"the crontab's block of {root} is damaged: keep the lines '{_begin(root)}' and '{_end(root)}' once each,"
+            " in this order, or remove both (crontab -e)"
         )
-    return _text([*lines[: places[0]], *block, *lines[places[1] + 1 :]])
+    return b"".join([*lines[: places[0]], *new, *lines[places[1] + 1 :]])
 
 
-def difference(before: str, after: str) -> list[str]:
-    """Give what changes, as `diff -u` writes it; nothing when nothing does."""
-    lines = difflib.unified_diff(
-        before.splitlines(),
-        after.splitlines(),
-        "the crontab as it is",
-        "the crontab as it will be",
-        lineterm="",
+def difference(before: bytes, after: bytes) -> list[str]:
+    """Return what changes, as `diff -u` writes it, control characters as escapes; nothing when nothing changes."""
+    changes = difflib.diff_bytes(
+        difflib.unified_diff,
+        BytesIO(before).readlines(),
+        BytesIO(after).readlines(),
+        b"the crontab as it is",
+        b"the crontab as it will be",
+        lineterm=b"\n",
     )
-    return list(lines)
+    lines = []
+    for change in changes:
+        lines.append(_visible(_decoded(change.removesuffix(b"\n"))))
+        if not change.endswith(b"\n"):
+            lines.append("\\ No newline at end of crontab")
+    return lines
 
 
-def read_crontab() -> str:
-    """Give the user's crontab, empty when there is none. Raise CrontabError."""
+@contextmanager
+def locked_crontab() -> Iterator[None]:
+    """Let one dwhctl of this user at a time read and replace the crontab. Raise LockHeldError.
+
+    The lock is in the home folder that the system knows: HOME may differ under sudo and cron. A user without a home
+    folder gets no lock, only the comparisons of `replace_crontab`.
+    """
+    lock = None
+    with suppress(KeyError, OSError):
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+        lock = _lock(home / ".local" / "state" / "dwhctl") if home.is_absolute() else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def read_crontab() -> bytes:
+    """Return the user's crontab, empty when there is none. Raise CrontabError."""
     done = _crontab("-l")
-    if done.returncode == 0:
-        return _decoded(done.stdout)
-    said = _decoded(done.stderr).strip()
-    if _NONE_YET in said:
-        return ""
-    raise CrontabError(f"the crontab cannot be read: {said or f'crontab -l ended with {done.returncode}'}")
+    said = done.stderr.strip()
+    if not done.stdout and _NO_CRONTAB.fullmatch(said):
+        return b""
+    if done.returncode or (said and not done.stdout):
+        raise CrontabError(
+            f"the crontab cannot be read: {_said(done) or f'crontab -l ended with {done.returncode}'}"
+        )
+    return done.stdout
 
 
-def write_crontab(text: str) -> None:
-    """Make this the user's crontab, or remove it when nothing is left. Raise CrontabError; then it is as it was."""
-    done = _crontab("-", text) if text else _crontab("-r")
+def replace_crontab(before: bytes, after: bytes) -> None:
+    """Make `after` the user's crontab, or remove it when nothing is left. Raise CrontabError.
+
+    What another program wrote since `before` was read is not overwritten, and what is there afterwards is compared.
+    """
+    if read_crontab() != before:
+        raise CrontabError(
+            "another program changed the crontab just now, so it is left alone; run this again"
+        )
+    done = _crontab("-", after) if after else _crontab("-r")
     if done.returncode:
-        said = _decoded(done.stderr).strip()
-        raise CrontabError(f"the crontab was refused and is as before: {said}")
+        remedy = "; end its last line with a newline (crontab -e)" if _is_unterminated(after) else ""
+        raise CrontabError(f"the crontab was refused and is as before: {_said(done)}{remedy}")
+    if read_crontab() != after:
+        raise CrontabError(
+            "the crontab is not what was written: another program changed it, or crontab did; compare `crontab -l`"
+            " with `dwhctl crontab show`, and run this again"
+        )
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "crontab.lock"
+    lock = FileLock(path, _SECONDS, 0o600, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockHeldError(
+            f"another dwhctl of this user is changing the crontab: it has held {path} for {_SECONDS} s"
+        ) from None
+    return lock
 
 
 def _lines(project: Project, job: Job, program: Sequence[str]) -> Iterator[str]:
     """Write a job as a line; as several when a line cannot hold so many names."""
     command = _command(project, job, program)
-    if len(command) <= MAX_COMMAND or len(job.names) <= 1:
+    if len(os.fsencode(command)) <= MAX_COMMAND or len(job.names) <= 1:
         yield f"{job.schedule} {command}"
         return
     middle = len(job.names) // 2
@@ -95,9 +174,11 @@ def _lines(project: Project, job: Job, program: Sequence[str]) -> Iterator[str]:
 
 def _command(project: Project, job: Job, program: Sequence[str]) -> str:
     words = [*program, *job.arguments, "--quiet", "--project", str(project.root)]
-    log = project.state_dir / "logs" / "cron.log"
-    # cron(8) makes a newline of a % that no backslash precedes.
-    return f"{shlex.join(words)} >> {shlex.quote(str(log))} 2>&1".replace("%", r"\%")
+    log = StateDir(project.state_dir).logs / CRON_LOG
+    command = f"{shlex.join(words)} >> {shlex.quote(str(log))} 2>&1"
+    # cron(8) makes a newline of a % that no backslash precedes, and Debian's makes one backslash of two. A backslash
+    # is always inside quotes here: these end and begin again after it, so that it precedes neither.
+    return command.replace("\\", "\\''").replace("%", r"\%")
 
 
 def _begin(root: Path) -> str:
@@ -108,28 +189,47 @@ def _end(root: Path) -> str:
     return f"# END dwhctl {root}"
 
 
-def _text(lines: Sequence[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+def _is_unterminated(crontab: bytes) -> bool:
+    return crontab != b"" and not crontab.endswith(b"\n")
 
 
-def _crontab(argument: str, text: str = "") -> subprocess.CompletedProcess[bytes]:
+def _crontab(argument: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
             ["crontab", argument],
-            input=text.encode(errors="surrogateescape"),
+            input=text,
             capture_output=True,
             timeout=_SECONDS,
             check=False,
+            env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError:
         raise CrontabError(
             "there is no program crontab on this machine; install cron (Debian: apt install cron, Red Hat: dnf install"
             " cronie), or give the lines of `dwhctl crontab show` to your own scheduler"
         ) from None
+    except OSError as error:
+        raise CrontabError(f"the program crontab cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired:
-        raise CrontabError(f"the program crontab did not answer within {_SECONDS} s") from None
+        raise CrontabError(
+            f"`crontab {argument}` did not end within {_SECONDS} s and was stopped; look at the crontab: crontab -l"
+        ) from None
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    return _visible(_decoded(done.stderr.strip()))
 
 
 def _decoded(text: bytes) -> str:
-    # What stands outside the block may be in any encoding, and goes back as it came.
     return text.decode(errors="surrogateescape")
+
+
+def _visible(text: str) -> str:
+    """Return a text with an escape for each character that a terminal does not show, or obeys."""
+    return "".join(character if character.isprintable() else _escape(ord(character)) for character in text)
+
+
+def _escape(code: int) -> str:
+    if code < 0x80 or code in _LONE_BYTES:
+        return f"\\x{code & 0xFF:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
-from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError
+from dwhctl.engines.spill import remove_left_behind
+from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
@@ -244,20 +245,28 @@ class _Run:
             starter, described.tables, knocker=knocker, closer=closer, happenings=happenings, **parts
         )
         # From here on a signal is one of the things that happen to the loop.
-        self._signals.listener = happenings.put
+        self._signals.listener = lambda code: self._stop_soon(code, happenings)
         publisher.start()
         try:
             for load, failure in described.failures.items():
                 dispatcher.fail_unstarted([Job(one) for one in plan.slices if one.load.name == load], failure)
             self._loop(dispatcher, publisher)
-        except (SessionsError, StateDirError, InternalError) as error:
+        except (SessionsError, StateDirError, WorkersError, InternalError) as error:
             self._report.stopped = str(error)
+            self._report.signal = self._signals.received
         finally:
             crew.dismiss_all()
+            # Workers that were ended in the middle of their work.
+            remove_left_behind(self._state.path)
             publisher.stop()
             opener.stop()
             dispatcher.let_go()
             self._drop_staging(parts["groups"].targets)
+
+    def _stop_soon(self, code: ExitCode, happenings: queue.SimpleQueue[Happening]) -> None:
+        """Take a signal: the loop may be waiting for the sessions database."""
+        self._store.hurry()
+        happenings.put(code)
 
     def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
         self._report.signal = dispatcher.run()

@@ -8,6 +8,7 @@ count as taken, and at the next try takes the lock of a new file.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import socket
 import time
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
+from dwhctl.files import read_text, write_text
+from dwhctl.private import denied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,12 +30,15 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Load
     from dwhctl.sessions.store import SessionStore
 
+_SIGNED = re.compile(r"pid (?P<pid>\d{1,10}) on (?P<host>\S+): ")
 _POLL_SECONDS = 0.2
 #: How long a lock may be held by somebody who does not say who he is: he signs next, or only tidies the folder.
 _INSTANT_SECONDS = 0.5
 #: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
 _OTHER_FILES = 512
 _FEW_OTHER_FILES = 128
+#: A command line is no longer; what is in a larger file, no run wrote.
+_MOST_SIGNED = 2**20
 
 
 class Lock:
@@ -40,7 +46,7 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path, mode=0o640, thread_local=False, blocking=False, fallback_to_soft=False)
+        self._lock = FileLock(path, thread_local=False, blocking=False, fallback_to_soft=False)
         self._signed = False
 
     def try_take(self, command: str = "") -> bool:
@@ -50,7 +56,7 @@ class Lock:
         except Timeout:
             return False
         except OSError as error:
-            raise StateDirError(f"cannot lock {self.path}: {error.strerror}") from error
+            raise StateDirError(_cannot("lock", self.path, error)) from error
         if command:
             self._sign(command)
         return True
@@ -61,7 +67,7 @@ class Lock:
             self.path.unlink(missing_ok=True)
         elif self._signed:
             with suppress(OSError):
-                self.path.write_text("")
+                write_text(self.path, "")
         self._signed = False
         self._lock.release()
 
@@ -72,7 +78,7 @@ class Lock:
         if not dry_run:
             # A dead holder's words would name him to who meets this lock now.
             with suppress(OSError):
-                self.path.write_text("")
+                write_text(self.path, "")
         self.release(remove=not dry_run)
         return True
 
@@ -85,20 +91,36 @@ class Lock:
 
     def holder(self) -> str:
         """Say who holds the lock, for people."""
-        try:
-            return self.path.read_text() or "another dwhctl"
-        except OSError:
-            return "another dwhctl"
+        return signed_by(self.path) or "another dwhctl"
 
     def _sign(self, command: str) -> None:
         self._signed = True
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         text = f"pid {os.getpid()} on {socket.gethostname()}: {command} (since {since})"
         try:
-            self.path.write_text(text)
+            write_text(self.path, text)
         except OSError as error:
             self.release()
-            raise StateDirError(f"cannot write {self.path}: {error.strerror}") from error
+            raise StateDirError(_cannot("write", self.path, error)) from error
+
+
+def pid_of(signed: str) -> int | None:
+    """Return the pid in a lock's text when its holder ran on this machine."""
+    found = _SIGNED.match(signed)
+    return int(found["pid"]) if found and found["host"] == socket.gethostname() else None
+
+
+def _cannot(do: str, path: Path, error: OSError) -> str:
+    whose = f"; {denied(path)}" if isinstance(error, PermissionError) else ""
+    return f"cannot {do} {path}: {error.strerror}{whose}"
+
+
+def signed_by(lock_file: Path) -> str:
+    """Return the text in a lock's file: who holds the lock, or died with it. Empty when there is none."""
+    try:
+        return read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace")
+    except OSError:
+        return ""
 
 
 def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:

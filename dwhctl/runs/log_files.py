@@ -2,24 +2,35 @@
 
 A log goes when it was last written longer ago than `[project] keep_logs`, or, the oldest first, while all together
 take more than a gigabyte. Once an hour the run that ends then looks, and removes so many at most.
+
+`cron.log` is what cron's shell appends the output of commands to. It gets another name when it is large; from then on
+it is a log as the others.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import UsageError
+from dwhctl.errors import StateDirError, UsageError
+from dwhctl.files import inside, is_run_id, touch
+from dwhctl.project.words import quoted
+from dwhctl.runs.state_dir import CRON_LOG
 
 if TYPE_CHECKING:
     from datetime import timedelta
-    from pathlib import Path
 
     from dwhctl.runs.state_dir import StateDir
 
 LAST = "last"
+#: From here on cron.log gets another name.
+MOST_CRON_BYTES = 10 * 2**20
 _SUFFIX = ".jsonl"
 MOST_TOGETHER = 2**30
 MOST_REMOVED = 2000
@@ -28,22 +39,26 @@ _CANDIDATES = 5
 
 
 def log_path(folder: Path, run_id: str) -> Path:
-    """Give where the log of a run is, in the folder of logs."""
-    return folder / f"{run_id}{_SUFFIX}"
+    """Return the path of a run's log in the folder of logs. Raise ValueError for an id that leads out of it."""
+    return inside(folder, f"{run_id}{_SUFFIX}")
 
 
 def find_log(folder: Path, text: str) -> Path:
-    """Find the log of the run that a text means: its id, the beginning of it, or `last`. Raise UsageError."""
+    """Find the log of the run that a text means: its id, the beginning of it, or `last`.
+
+    Raise UsageError when there is none, or more than one, and StateDirError.
+    """
     names = _run_ids(folder)
     if not names:
         raise UsageError(f"there is no log in {folder}: a run writes one on its own machine")
-    newest = max(names)
+    # A file of another name beside the logs is not the last run.
+    newest = max([name for name in names if is_run_id(name)] or names)
     if text == LAST:
         return log_path(folder, newest)
     found = sorted(name for name in names if name.startswith(text)) if text else []
     if not found:
         raise UsageError(
-            f"there is no log of a run '{text}': logs stay on the run's own machine for [project] keep_logs;"
+            f"there is no log of a run {quoted(text)}: logs stay on the run's own machine for [project] keep_logs;"
             f" the last one is {newest}; or write '{LAST}'"
         )
     if len(found) > 1 and text not in found:
@@ -58,6 +73,10 @@ def _run_ids(folder: Path) -> list[str]:
         return [path.stem for path in folder.iterdir() if path.suffix == _SUFFIX]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StateDirError(
+            f"the logs in {folder} cannot be read: {error.strerror}; give the user that runs dwhctl access"
+        ) from error
 
 
 def put_away(state: StateDir, keep: timedelta) -> None:
@@ -65,20 +84,47 @@ def put_away(state: StateDir, keep: timedelta) -> None:
     with suppress(OSError):
         now = time.time()
         looked = state.logs / ".looked"
-        if looked.exists() and now - _EVERY_SECONDS < looked.stat().st_mtime <= now:
+        if looked.exists() and now - _EVERY_SECONDS < looked.lstat().st_mtime <= now:
             return
-        looked.touch()
+        touch(looked)
+        with suppress(OSError):
+            rotate_cron_log(state.logs / CRON_LOG)
         _remove_old(state, now - keep.total_seconds())
+
+
+def rotate_cron_log(path: Path) -> None:
+    """Put an empty file in the place of a cron.log that is large, which stays beside it under another name.
+
+    No moment is without a cron.log, and no line is lost: whoever has the old file open goes on writing to it. Others
+    may not read it; the group keeps it where it may write. Raise OSError.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        return
+    mode = 0o660 if found.st_mode & stat.S_IWGRP else 0o600
+    if stat.S_IMODE(found.st_mode) != mode:
+        path.chmod(mode)
+    if found.st_size < MOST_CRON_BYTES:
+        return
+    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{CRON_LOG}.")
+    try:
+        os.fchmod(descriptor, mode)
+        os.link(path, f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", follow_symlinks=False)
+        Path(new).replace(path)
+    finally:
+        os.close(descriptor)
+        Path(new).unlink(missing_ok=True)
 
 
 def _remove_old(state: StateDir, oldest: float) -> None:
     found = []
     with os.scandir(state.logs) as entries:
         for entry in entries:
-            if entry.name.endswith(_SUFFIX) and entry.is_file(follow_symlinks=False):
-                stat = entry.stat(follow_symlinks=False)
+            is_log = entry.name.endswith(_SUFFIX) or entry.name.startswith(f"{CRON_LOG}.")
+            if is_log and entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
                 # What it takes of the disk: a small file takes a block.
-                found.append((stat.st_mtime, entry.name, stat.st_blocks * 512))
+                found.append((status.st_mtime, entry.name, status.st_blocks * 512))
     together = sum(size for _, _, size in found)
     for written, name, size in sorted(found)[:MOST_REMOVED]:
         if written >= oldest and together <= MOST_TOGETHER:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _PATIENCE_SECONDS = 30.0
+_CONNECTION = (ConnectError, LoginRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class _Look:
                 try:
                     columns = tuple(target.columns(load.table))
                 except AttemptError as error:
-                    if load.create is None or not error.permanent or isinstance(error, LoginRefusedError):
+                    if load.create is None or not error.permanent or isinstance(error, _CONNECTION):
                         raise
                     yield Finding(where, f"{error}; the first load makes the table", wrong=False)
                     return
@@ -141,7 +142,7 @@ class _Look:
         for shard in shards:
             try:
                 yield from self._of_shard(shard)
-            except (ConnectError, LoginRefusedError) as error:
+            except _CONNECTION as error:
                 # Fifty refusals lock an account.
                 yield Finding(name, f"{error}; its other databases were not tried")
                 return
@@ -151,7 +152,7 @@ class _Look:
         for load in self._loads_of(shard):
             try:
                 self._try_extract(load, shard)
-            except (ConnectError, LoginRefusedError):
+            except _CONNECTION:
                 raise
             except (AttemptError, ConfigError) as error:
                 yield Finding(shard.name, f"{load.name}: {error}")
@@ -166,7 +167,9 @@ class _Look:
             binds, instants = (dict.fromkeys(query.binds, at) for at in (one.start, one.start_at))
             query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
-        with open_source(connection, shard.database, one.zone, _PATIENCE_SECONDS) as source:
+        with open_source(
+            connection, shard.database, one.zone, _PATIENCE_SECONDS, state_dir=self._project.state_dir
+        ) as source:
             columns = source.columns(query)
             if describe_only:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwhctl.runs.coverage import Coverage, Tasks, cover
-from dwhctl.sessions import open_if_there
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def look_back(project: Project, tasks: Tasks, days: tuple[date, ...], now: datetime) -> Coverage:
     """Say where each slice stands now. Raise SessionsError."""
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         return cover(project, None, tasks, days, now)
     with store:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.errors import DwhctlError
-from dwhctl.sessions import open_if_there
+from dwhctl.private import write_whole
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.metrics import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
 
@@ -56,7 +55,7 @@ _GAUGES: tuple[tuple[str, str, str, _Value], ...] = (
 
 def metrics_text(project: Project, today: date) -> str:
     """Give the metrics of every load and report. Raise SessionsError."""
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project)]
     else:
@@ -68,14 +67,10 @@ def metrics_text(project: Project, today: date) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Put a file in the place of another at once: who reads sees the old one or the new. Raise DwhctlError."""
-    # Not `.prom`: node_exporter would read it half written.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        # Readable for others, and so for node_exporter: it holds names and numbers.
+        write_whole(path, text, 0o644)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise DwhctlError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -1,8 +1,8 @@
 """Parked connections: a server that is down, or refuses the login, is not asked once for each of its databases.
 
-A connection is parked after three connect failures in a row, at once after a refused login. While it is parked
-one slice per `retry_delay` is let through to probe it. It is given up, and its waiting slices fail with the
-reason, when as many probes as the load has retries have failed.
+A connection is parked after three connect failures in a row, at once after a refused login or a failure of TLS.
+While it is parked one slice per `retry_delay` is let through to probe it. It is given up, and its waiting slices fail
+with the reason, when as many probes as the load has retries have failed.
 
 A connection that has not yet shown to work has one slice under way while others can use the workers: fifty
 databases behind a wrong password cost one refused login, and a server that hangs one worker. Where one can knock
@@ -21,6 +21,7 @@ from dwhctl.errors import (
     QuarantinedError,
     SourceBusyError,
     TimedOutError,
+    TlsError,
     WorkerDiedError,
 )
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 _FAILURES_IN_A_ROW = 3
 _KNOCK_PAUSE_SECONDS = 0.2
-_AT_THE_DOOR = (ConnectError.__name__, LoginRefusedError.__name__)
+#: Failures that the next database of the server would meet as well.
+_REFUSED = (LoginRefusedError.__name__, TlsError.__name__)
+_AT_THE_DOOR = (ConnectError.__name__, *_REFUSED)
 #: Failures that do not show that the connection works.
 _NEUTRAL = {
     each.__name__
@@ -176,7 +179,7 @@ class Parking:
         if failure.error_class not in _AT_THE_DOOR:
             return
         one.failures += 1
-        refused = failure.error_class == LoginRefusedError.__name__
+        refused = failure.error_class in _REFUSED
         if one.reason is None and (refused or one.failures >= _FAILURES_IN_A_ROW):
             one.reason, one.next_probe = failure, now + delay
             yield f"connection {name} is parked: {failure.message}"

@@ -31,7 +31,7 @@ class RunPings:
             if work is not None and work.ping_url is not None:
                 urls[name] = work.ping_url
         self._names = tuple(urls)
-        self._pinger = Pinger(urls) if urls else None
+        self._pinger = Pinger(urls, project.pings.proxy, project.pings.tls_cafile) if urls else None
 
     def listen(self, event: object) -> None:
         """Send the starts when the run has its locks and begins."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
 from dwhctl.project.slices import Slice, make_slice
-from dwhctl.project.words import nearest
+from dwhctl.project.words import nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +117,7 @@ def days_back(day: date, lookback: int) -> tuple[date, ...]:
 
 def _load(project: Project, name: str) -> Load:
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}': {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}: {nearest(name, project.loads)}")
     return project.loads[name]
 
 
@@ -125,7 +125,7 @@ def _check_globs(project: Project, loads: Sequence[Load], globs: Sequence[str]) 
     names = [shard.name for load in loads for shard in project.shards_of(load)]
     for glob in globs:
         if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches '{glob}': {nearest(glob, names)}")
+            raise UsageError(f"no shard matches {quoted(glob)}: {nearest(glob, names)}")
 
 
 def _wanted(shard: Shard, globs: Sequence[str]) -> bool:

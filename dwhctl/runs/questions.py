@@ -104,7 +104,14 @@ class SourceQuestion(Question):
         for zone, slices in groupby(by_zone, key=lambda one: one.slice.zone):
             left = list(slices)
             while left:
-                with open_source(connection, self.shard.database, zone, self._patience) as source:
+                source = open_source(
+                    connection,
+                    self.shard.database,
+                    zone,
+                    self._patience,
+                    state_dir=self._project.state_dir,
+                )
+                with source:
                     alive()
                     self._source = source
                     self._measure_all(source, left, alive)

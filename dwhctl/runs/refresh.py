@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.report_sql import report_sql
-from dwhctl.project.words import nearest
+from dwhctl.project.words import nearest, quoted
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.locks import report_names
@@ -110,7 +110,7 @@ def _jobs(project: Project, request: RefreshRequest) -> list[Job]:
         raise UsageError("the project has no report: write one in config/reports.toml")
     unknown = [name for name in names if name not in project.reports]
     if unknown:
-        raise UsageError(f"there is no report '{unknown[0]}': {nearest(unknown[0], project.reports)}")
+        raise UsageError(f"there is no report {quoted(unknown[0])}: {nearest(unknown[0], project.reports)}")
     reports = [project.reports[name] for name in dict.fromkeys(names)]
     for one in reports:
         open_target(project.connections[one.connection], project.state_dir)
@@ -156,7 +156,7 @@ class _Refresh:
         rules = Rules(self._at_once(jobs), request.retries, self._wait_until)
         refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
         # From here on a signal is one of the things that happen to the loop.
-        self._signals.listener = happenings.put
+        self._signals.listener = lambda code: _stop_soon(code, store, happenings)
         self._loop(refresher, jobs)
         return store
 
@@ -169,6 +169,7 @@ class _Refresh:
                 refresher.stop()
         except (SessionsError, StateDirError) as error:
             report.stopped = str(error)
+            report.signal = self._signals.received
         finally:
             refresher.end_all()
             self._leaves_lock = refresher.leaves_unsettled
@@ -178,3 +179,9 @@ class _Refresh:
     def _at_once(self, jobs: list[Job]) -> int:
         wanted = self._request.jobs or self._project.refreshing.max_parallel
         return max(1, min(wanted, len(jobs)))
+
+
+def _stop_soon(code: ExitCode, store: SessionStore, happenings: queue.SimpleQueue[Happening]) -> None:
+    """Take a signal: the loop may be waiting for the sessions database."""
+    store.hurry()
+    happenings.put(code)

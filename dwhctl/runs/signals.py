@@ -16,14 +16,19 @@ _EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TER
 
 
 class Signals:
-    """What a signal does now: tell `listener` when there is one, else raise Interrupted in the main thread."""
+    """What a signal does now: call `listener` when there is one, else raise Interrupted in the main thread.
+
+    `received` is the exit code of the last signal.
+    """
 
     def __init__(self) -> None:
         self.listener: Callable[[ExitCode], None] | None = None
+        self.received: ExitCode | None = None
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Take a signal."""
         code = _EXIT_CODES[signal.Signals(number)]
+        self.received = code
         if self.listener is None:
             raise Interrupted(code)
         self.listener(code)

@@ -48,7 +48,11 @@ def stage_slice(order: StageOrder) -> StageResult:
         with clock.step("connect"):
             reach("stage.connect")
             source = open_source(
-                order.source, order.shard.database, order.slice.zone, login_known=order.login_known
+                order.source,
+                order.shard.database,
+                order.slice.zone,
+                login_known=order.login_known,
+                state_dir=order.table.state_dir,
             )
         with source:
             return _Staging(order, clock).run(source)

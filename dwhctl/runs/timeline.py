@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
-from dwhctl.sessions import open_if_there
+from dwhctl.project.words import quoted
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,12 +78,14 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
 
     Raise UsageError when there is none or more than one, and SessionsError.
     """
-    store = open_if_there(project.sessions)
+    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:
         run_id = _find_run(store, text)
-        return run_id, store.of_run(run_id)
+        if not (sessions := store.of_run(run_id)):
+            raise UsageError(f"there is no run '{text}' any more: its sessions are gone")
+        return run_id, sessions
 
 
 def _find_run(store: SessionStore, text: str) -> str:
@@ -93,7 +96,9 @@ def _find_run(store: SessionStore, text: str) -> str:
         return newest[0].run_id
     found = _runs_beginning_with(store, text) if text else []
     if not found:
-        raise UsageError(f"there is no run '{text}': the last one is {newest[0].run_id}; or write '{LAST}'")
+        raise UsageError(
+            f"there is no run {quoted(text)}: the last one is {newest[0].run_id}; or write '{LAST}'"
+        )
     if len(found) > 1 and text not in found:
         more = ", ..." if len(found) > _CANDIDATES else ""
         names = ", ".join(found[:_CANDIDATES])

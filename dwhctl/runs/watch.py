@@ -1,7 +1,8 @@
 """Watch: look whether loads and reports are in time, and tell the channels of what is not.
 
-It asks the sessions table and nothing else: no source, no warehouse, no lock of work, so it may run on another machine
-than the loads, and beside any of them.
+It asks the sessions table and nothing else: no source, no warehouse, no lock of a load, so it may run on another
+machine than the loads, and beside any of them. Of a project there is one watch at a time on a machine: cron starts the
+next one every five minutes, however long the last one takes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from dwhctl.errors import ExitCode
 from dwhctl.project.secrets import mask
 from dwhctl.project.slices import format_duration
 from dwhctl.runs.events import Notice
+from dwhctl.runs.locks import held_work
 from dwhctl.runs.signals import caught_signals
 from dwhctl.runs.sla import look
+from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import told_at_its_end
 from dwhctl.sessions import open_if_there, open_store
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runs.sla import Sla, Task
     from dwhctl.sessions import SessionStore
+
+#: Its lock, beside those of loads and reports: no load can have such a name.
+_LOCK = {"dwhctl.watch": "a watch is under way"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +53,29 @@ class WatchReport:
 
 
 def run_watch(project: Project, command: str, listen: Callable[[Notice], None]) -> WatchReport:
-    """Look at every deadline and max_age and tell the channels. Raise SessionsError (told too) and Interrupted."""
+    """Look at every deadline and max_age and tell the channels.
+
+    Raise SessionsError (told too), LockHeldError when another watch is under way, and Interrupted.
+    """
     with (
         told_at_its_end(project, command, (), listen, routine=True),
         caught_signals(),
         ExitStack() as stack,
     ):
+        _hold_lock(project, command, stack)
         store = _open(project)
         if store is not None:
             stack.enter_context(store).prepare()
         slas = look(project, store, datetime.now(UTC))
         return WatchReport(slas, tell(project, store, _outcome(project, command, slas)))
+
+
+def _hold_lock(project: Project, command: str, stack: ExitStack) -> None:
+    """Hold the lock of watches; where no run has a state folder (on another machine than the loads) none is made."""
+    if project.state_dir.exists():
+        state = StateDir(project.state_dir)
+        state.make()
+        stack.enter_context(held_work(state.work_locks, _LOCK, command, wait=0.0))
 
 
 def exit_code_of(report: WatchReport) -> ExitCode:

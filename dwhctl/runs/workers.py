@@ -6,6 +6,7 @@ In a shared pool one killed worker takes every task in flight with it, and a hun
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -14,8 +15,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from dwhctl.errors import WorkersError
+from dwhctl.project.masked_stderr import mask_python
 from dwhctl.runs.libraries import Ears, heard
 
 if TYPE_CHECKING:
@@ -26,6 +30,18 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
 _UP_SECONDS = 5.0
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps named semaphores, of which a worker has seven
+_REMEDIES = {
+    errno.ENOSPC: f"{_SHARED_MEMORY} is full: remove what is not needed there, or make it larger (mount -o"
+    f" remount,size=64m {_SHARED_MEMORY}; a container: --shm-size=64m)",
+    errno.EROFS: f"{_SHARED_MEMORY} is read-only: mount -o remount,rw {_SHARED_MEMORY}",
+    errno.EACCES: f"this user may not write {_SHARED_MEMORY}: chmod 1777 {_SHARED_MEMORY}",
+    errno.ENOENT: f"{_SHARED_MEMORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {_SHARED_MEMORY}",
+    errno.ENOSYS: f"{_SHARED_MEMORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {_SHARED_MEMORY}",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer workers (--jobs)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or use fewer workers (--jobs)",
+    errno.ENOMEM: "the machine has no memory left: use fewer workers (--jobs)",
+}
 
 
 class Worker(Protocol):
@@ -51,12 +67,15 @@ class ProcessWorker:
     def _start(self) -> None:
         from loky import ProcessPoolExecutor
 
-        self._executor = ProcessPoolExecutor(
-            max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
-        )
-        # Asked for at once: the process starts and imports what it needs while the parent goes on.
-        with _without_ctrl_c():
-            self._pid: Future[int] = self._executor.submit(os.getpid)
+        try:
+            self._executor = ProcessPoolExecutor(
+                max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
+            )
+            # Asked for at once: the process starts and imports what it needs while the parent goes on.
+            with _without_ctrl_c():
+                self._pid: Future[int] = self._executor.submit(os.getpid)
+        except OSError as error:
+            raise WorkersError(_in_words(error)) from error
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         try:
@@ -82,6 +101,25 @@ class ProcessWorker:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         self._executor.shutdown(wait=False)
+
+
+def _in_words(error: OSError) -> str:
+    remedy = _REMEDIES.get(error.errno or 0)
+    text = f"worker processes cannot be started: {error.strerror or error}"
+    return f"{text}; {remedy}" if remedy else text
+
+
+def remove_semaphores_of(pid: int) -> None:
+    """Remove what loky left in /dev/shm of a run that was killed with all its workers: own files of a dead process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        for path in _SHARED_MEMORY.glob(f"sem.loky-{pid}-*"):
+            with suppress(OSError):
+                if path.lstat().st_uid == os.geteuid():
+                    path.unlink()
+    except PermissionError:
+        return  # it is another user's by now
 
 
 class InlineWorker:
@@ -136,4 +174,5 @@ def _settle(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask_python()
     import dwhctl.runs.stage_slice  # noqa: F401 - imported ahead of the first slice

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dwhctl.sessions.connect import open_if_there, open_store
+from dwhctl.sessions.connect import REPORT_TIMEOUT, open_if_there, open_store
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import (
     Closing,
@@ -18,6 +18,7 @@ from dwhctl.sessions.values import (
 )
 
 __all__ = [
+    "REPORT_TIMEOUT",
     "Closing",
     "LastSession",
     "NewSession",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,8 +11,21 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
 
-def open_store(connection: SqliteConnection | PostgresConnection, *, host: str | None = None) -> SessionStore:
-    """The store behind a connection; `host` is what the sessions say of this machine, by default its name."""
+#: How long an answer of PostgreSQL is waited for, where the connection has no answer_timeout: work, and reports.
+WORK_TIMEOUT = timedelta(seconds=60)
+REPORT_TIMEOUT = timedelta(seconds=10)
+
+
+def open_store(
+    connection: SqliteConnection | PostgresConnection,
+    *,
+    host: str | None = None,
+    answer_timeout: timedelta = WORK_TIMEOUT,
+) -> SessionStore:
+    """The store behind a connection; `host` is what the sessions say of this machine, by default its name.
+
+    `answer_timeout` holds where the connection has none of its own.
+    """
     host = host or socket.gethostname()
     if connection.type == "sqlite":
         from dwhctl.sessions.sqlite_store import SqliteStore
@@ -19,17 +33,19 @@ def open_store(connection: SqliteConnection | PostgresConnection, *, host: str |
         return SqliteStore(connection.path, host=host)
     from dwhctl.sessions.postgres_store import PostgresStore
 
-    return PostgresStore(connection, host=host)
+    return PostgresStore(connection, host=host, answer_timeout=connection.answer_timeout or answer_timeout)
 
 
-def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionStore | None:
+def open_if_there(
+    connection: SqliteConnection | PostgresConnection, *, answer_timeout: timedelta = WORK_TIMEOUT
+) -> SessionStore | None:
     """The store behind a connection for reading; None when no run has made its table yet.
 
     Makes nothing but what this version adds to a table that an earlier one uses: its sessions are as good as ever.
     """
-    if connection.type == "sqlite" and not connection.path.exists():
+    if connection.type == "sqlite" and _is_missing(connection):
         return None
-    store = open_store(connection)
+    store = open_store(connection, answer_timeout=answer_timeout)
     try:
         if store.is_there():
             if not store.is_readable():
@@ -40,3 +56,14 @@ def open_if_there(connection: SqliteConnection | PostgresConnection) -> SessionS
         raise
     store.close_connection()
     return None
+
+
+def _is_missing(connection: SqliteConnection) -> bool:
+    from dwhctl.sessions.sqlite_link import in_words
+
+    with in_words(connection.path, "looking for the file"):
+        try:
+            connection.path.stat()  # `exists` takes a folder that may not be entered for an empty one in newer Pythons
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return False

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.sessions.cells import as_day, as_text, as_text_or_none, as_time
+
 if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
@@ -38,5 +40,15 @@ def read_failures(store: SessionStore, since: datetime) -> list[FailingTask]:
 
 
 def _task(*row: Any) -> FailingTask:
-    error = ": ".join(part for part in row[-2:] if part) or None
-    return FailingTask(*(*row[:-2], error))
+    task_name, load, shard, streak, failed, up_for_retry, since, last_failed, error_class, comment = row
+    return FailingTask(
+        task_name=as_text(task_name),
+        load=as_text(load),
+        shard=as_text_or_none(shard),
+        streak=streak,
+        failed=failed,
+        up_for_retry=up_for_retry,
+        since=as_day(since),
+        last_failed=as_time(last_failed),
+        last_error=": ".join(filter(None, map(as_text, (error_class, comment)))) or None,
+    )

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from dwhctl.sessions.cells import as_number, as_text, as_time
 from dwhctl.sessions.values import State, is_good
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class WorkState:
 
     @property
     def failing(self) -> int:
-        """How many tasks are failing."""
-        return sum(self.states[state] for state in State if state is not State.RUNNING and not is_good(state))
+        """How many tasks are failing, those in a state that this version does not know included."""
+        fine = {State.RUNNING, *(state for state in State if is_good(state)), NEVER_TRIED}
+        return sum(count for state, count in self.states.items() if state not in fine)
 
 
 class _Newest(NamedTuple):
@@ -80,8 +82,15 @@ def read_work(store: SessionStore, works: Sequence[Work], today: date) -> list[W
 def _read_newest(store: SessionStore, tasks: list[str]) -> dict[str, _Newest]:
     rows = store.read("reading the newest sessions", "newest_closed", {"tasks": tasks})
     return {
-        tasks[place]: _Newest(session, run_id, State(state), *rest)
-        for place, session, run_id, state, *rest in rows
+        tasks[place]: _Newest(
+            session,
+            as_text(run_id),
+            State(state),
+            as_time(started),
+            as_time(finished),
+            as_number(loaded_rows),
+        )
+        for place, session, run_id, state, started, finished, loaded_rows in rows
     }
 
 

@@ -1,12 +1,10 @@
 -- What PostgreSQL says in its own way.
 
 -- name: connect
--- One statement per setting, sent together. `synchronous_commit = off` would let a crash of the server take
+-- One statement per setting, sent together; statement_timeout and lock_timeout come with answer_timeout. `synchronous_commit = off` would let a crash of the server take
 -- back a commit, and hand out its ids again. The server's side gives a vanished client up after 60 seconds,
 -- later than the client gives up the server (postgres_link.py): a run must know first that it lost its lock.
 SET TIME ZONE 'UTC';
-SET statement_timeout = '60s';
-SET lock_timeout = '30s';
 SET default_transaction_isolation = 'read committed';
 SET tcp_keepalives_idle = 30;
 SET tcp_keepalives_interval = 10;
@@ -116,7 +114,7 @@ SELECT shard, avg(extract(epoch FROM finished - started))::double precision
 FROM (
     SELECT shard, started, finished
     FROM sessions
-    WHERE run_id IS NOT NULL AND load = :load AND successful AND finished IS NOT NULL
+    WHERE run_id IS NOT NULL AND load = :load AND successful AND isfinite(finished) AND isfinite(started)
     ORDER BY slice_date DESC
     LIMIT :newest
 ) AS lately
@@ -129,7 +127,7 @@ SELECT sum(extract(epoch FROM finished - started))::double precision,
 FROM (
     SELECT run_id, started, finished
     FROM sessions
-    WHERE run_id IS NOT NULL AND finished IS NOT NULL
+    WHERE run_id IS NOT NULL AND isfinite(finished) AND isfinite(started)
     ORDER BY id DESC
     LIMIT :newest
 ) AS lately

@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
+from dwhctl.engines import tls
 from dwhctl.errors import SessionsError, SessionsLostError
 from dwhctl.project.secrets import mask
+from dwhctl.sessions import postgres_wait
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from dwhctl.project.connections import PostgresConnection
 
 _REMEDIES = {
@@ -29,7 +32,7 @@ _REMEDIES = {
     "53100": "make room on the server's disk",
     "53200": "ask for fewer days at a time, or raise max_locks_per_transaction of the server",
     "55P03": "another program has locked the table; find it in pg_locks and try again",
-    "57014": "the server took too long; look for locks in pg_locks and try again",
+    "57014": "the server took too long; look for locks in pg_locks and try again, or raise answer_timeout",
 }
 # The client library gives no code of a refused connection; these are the server's words for 53300.
 _FULL = re.compile("too many clients|too many connections|remaining connection slots")
@@ -43,22 +46,31 @@ def where(address: PostgresConnection) -> str:
     return f"sessions in PostgreSQL {address.user}@{servers}/{address.database}"
 
 
-def connect(address: PostgresConnection, settings: str) -> PgConnection:
-    """A connection in which each statement is a transaction, unless `BEGIN` says otherwise."""
+def connect(
+    address: PostgresConnection, settings: str, answer_timeout: timedelta
+) -> postgres_wait.BoundedConnection:
+    """Connect, and set the connection up; no answer is waited for longer than `answer_timeout`."""
     password = address.password.reveal() if address.password else None
+    options = parameters(address) | {"password": password}
     try:
-        connection: PgConnection = psycopg2.connect(**parameters(address), password=password)
+        connection = postgres_wait.connect(
+            options, address.addresses, address.connect_timeout, answer_timeout
+        )
     except (psycopg2.Error, ValueError, UnicodeError) as error:
-        raise SessionsError(_message(address, "connecting", error, password)) from None
+        raise SessionsError(_message(address, "connecting", error)) from None
     try:
         with in_words(connection, address, "setting up the connection"):
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(settings)
+            connection.execute(f"{settings}; {timeouts(answer_timeout)}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def timeouts(answer_timeout: timedelta) -> str:
+    """Write the settings by which the server gives up a statement when we do, and a lock before."""
+    milliseconds = max(1, round(answer_timeout.total_seconds() * 1000))
+    return f"SET statement_timeout = {milliseconds}; SET lock_timeout = {max(1, milliseconds // 2)}"
 
 
 def parameters(address: PostgresConnection) -> dict[str, Any]:
@@ -81,11 +93,26 @@ def parameters(address: PostgresConnection) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 2,
         "tcp_user_timeout": 20_000,
+        **_security(address),
+    }
+
+
+def _security(address: PostgresConnection) -> dict[str, Any]:
+    """What protects the connection: said here, the environment (PGSSLMODE, PGHOSTADDR ...) does not change it."""
+    cafile = tls.authorities(address) or address.sslrootcert
+    return {
+        "sslmode": address.tls,
+        "sslrootcert": str(cafile) if cafile else None,
+        # libpq would prefer Kerberos' encryption to TLS, and then check no certificate.
+        "gssencmode": "disable",
+        "hostaddr": "",
     }
 
 
 @contextmanager
-def in_words(connection: PgConnection, address: PostgresConnection, doing: str) -> Iterator[None]:
+def in_words(
+    connection: postgres_wait.BoundedConnection, address: PostgresConnection, doing: str
+) -> Iterator[None]:
     """Raise what PostgreSQL says as a SessionsError with place and remedy."""
     try:
         yield
@@ -95,24 +122,28 @@ def in_words(connection: PgConnection, address: PostgresConnection, doing: str) 
         raise SessionsError(_message(address, doing, error)) from None
 
 
-def _is_lost(connection: PgConnection, error: Exception) -> bool:
+def _is_lost(connection: postgres_wait.BoundedConnection, error: Exception) -> bool:
     code = getattr(error, "pgcode", None) or ""
     # Without a code it was not the server that spoke, but the client library about the connection. Of a server
     # that crashed after a last warning psycopg2 tells with the bare DatabaseError, and `closed` is still 0.
     about_it = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
     mute = (about_it or type(error) is psycopg2.DatabaseError) and not code
-    return bool(connection.closed) or mute or code in _LOST or code.startswith("08")
+    return connection.closed or mute or code in _LOST or code.startswith("08")
 
 
 def _lost(address: PostgresConnection, doing: str, error: Exception) -> SessionsLostError:
+    said = reason(error)
+    if isinstance(error, postgres_wait.AnswerTimeoutError):
+        said = f"{said} (answer_timeout of connections.{address.name})"
     text = (
-        f"{where(address)}: {doing}: the connection is lost: {reason(error)}. "
-        "With it the hold on this run is lost, so the run stops; the next one puts its sessions right"
+        f"{where(address)}: {doing}: the connection is lost: {said}. "
+        "A run that cannot reach the sessions database may no longer publish, so the run stops; the next one puts its "
+        "sessions right"
     )
     return SessionsLostError(mask(text))
 
 
-def _message(address: PostgresConnection, doing: str, error: Exception, password: str | None = None) -> str:
+def _message(address: PostgresConnection, doing: str, error: Exception) -> str:
     code = getattr(error, "pgcode", None) or ""
     text = f"{where(address)}: {doing}: {reason(error)}"
     if _FULL.search(text):
@@ -120,11 +151,11 @@ def _message(address: PostgresConnection, doing: str, error: Exception, password
             "each run holds one connection: raise max_connections of the server, or the limit of the role or database"
         )
     elif doing == "connecting":
-        remedy = f"check connections.{address.name} and that the server runs"
+        remedy = tls.remedy(text, address) or f"check connections.{address.name} and that the server runs"
     else:
         remedy = _REMEDIES.get(code)
     text = f"{text}; {remedy}" if remedy else text
-    return mask(text.replace(password, "********") if password else text)
+    return mask(text)
 
 
 def reason(error: Exception) -> str:

@@ -11,13 +11,15 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from psycopg2 import Error
 from psycopg2 import errors as pg_errors
-from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
 from dwhctl.errors import SessionsError
+from dwhctl.sessions.postgres_link import timeouts
+from dwhctl.sessions.postgres_wait import BoundedConnection
 from dwhctl.sessions.shape import Column, is_ours, misfits, missing
 from dwhctl.sessions.statements import indexes, tables
 
@@ -27,6 +29,8 @@ PAUSE_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 # A build of an index waits for every transaction that began before it; nobody waits for the build.
 INDEX_MILLISECONDS = 30_000
+# How long one index may be built: some 100 million sessions take minutes.
+INDEX_TIME = timedelta(hours=1)
 # How long another upgrade of the same table may take.
 OTHER_UPGRADE_SECONDS = 600.0
 _KEY = 0x6477_6863_746C  # "dwhctl": the advisory lock of whoever upgrades
@@ -36,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Upgrade:
     """One look at the table, and what is to be done about it."""
 
-    def __init__(self, connection: PgConnection, sql: Mapping[str, str], place: str) -> None:
+    def __init__(self, connection: BoundedConnection, sql: Mapping[str, str], place: str) -> None:
         self._connection = connection
         self._sql = sql
         self._place = place
@@ -131,12 +135,12 @@ class Upgrade:
         An index is speed, not truth: when somebody's old transaction keeps it from being built, dwhctl goes
         on without it, and the next `prepare` tries again.
         """
-        self._run(f"SET lock_timeout = {INDEX_MILLISECONDS}; SET statement_timeout = 0")
+        self._run(f"{timeouts(INDEX_TIME)}; SET lock_timeout = {INDEX_MILLISECONDS}")
         try:
             if self._is_left_over(name):
-                self._run(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-            self._run(statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1))
-        except (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected) as error:
+                self._run(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", INDEX_TIME)
+            self._run(statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1), INDEX_TIME)
+        except (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled) as error:
             reason = str(error).partition("\n")[0]
             _log.warning("%s: the index %s is not built yet: %s", self._place, name, reason)
         finally:
@@ -148,7 +152,7 @@ class Upgrade:
 
     def _reset_timeouts(self) -> None:
         if not self._connection.closed:
-            self._run("SET lock_timeout = '30s'; SET statement_timeout = '60s'")
+            self._run(timeouts(self._connection.answer_timeout))
 
     def _tables_to_make(self) -> list[str]:
         present = {name for (name,) in self._rows(self._sql["tables"])}
@@ -182,16 +186,13 @@ class Upgrade:
             time.sleep(0.1)
         return True
 
-    def _run(self, sql: str) -> None:
-        with self._connection.cursor() as cursor:
-            try:
-                cursor.execute(sql)
-            except Error:
-                if not self._connection.closed:
-                    cursor.execute("ROLLBACK")
-                raise
+    def _run(self, sql: str, timeout: timedelta | None = None) -> None:
+        try:
+            self._connection.execute(sql, timeout=timeout)
+        except Error:
+            if not self._connection.closed:
+                self._connection.execute("ROLLBACK")
+            raise
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql)
-            return cursor.fetchall()
+        return self._connection.execute(sql).fetchall()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dwhctl.errors import SessionsError, SessionsLostError
+from dwhctl.private import denied, tighten
 from dwhctl.project.secrets import mask
 
 # How long to wait for another process that writes.
@@ -18,12 +20,14 @@ _REMEDIES = {
     "SQLITE_BUSY": "another program holds a lock on the file; find it (fuser, lsof) and try again",
     "SQLITE_CANTOPEN": "check that the folder exists and may be written",
     "SQLITE_CORRUPT": "the file is damaged; restore a backup, or try `sqlite3 FILE .recover`",
-    "SQLITE_FULL": "make room on its disk and start the command again",
+    "SQLITE_FULL": "make room on its disk and start the command again; with room on it, a row has the largest id"
+    " there is: delete that row, and set `seq` of `sessions` in sqlite_sequence to the largest id left",
     "SQLITE_IOERR": "check the disk and start the command again",
     "SQLITE_NOTADB": "another kind of file stands there; move it away or name another path",
     "SQLITE_PERM": "check who owns the file",
     "SQLITE_READONLY": "dwhctl must be able to write the file and its folder",
 }
+_ACCESS = {"SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_READONLY"}
 # The file is not the one that was opened, or does not answer any more.
 _LOST = {"SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_VNODE"}
 
@@ -34,16 +38,24 @@ def connect(path: Path, settings: str) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()  # SQLite makes it at the first write only, and the store tells it by its inode
+        for suffix in ("", "-wal", "-shm"):
+            tighten(path.with_name(path.name + suffix))
         connection = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
         )
         try:
+            # Another program may have written what is not UTF-8.
+            connection.text_factory = _any_text
             connection.executescript(settings)
             _write_ahead(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def _any_text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -77,7 +89,7 @@ def in_words(path: Path, doing: str) -> Iterator[None]:
     """Raise what SQLite says as a SessionsError with place and remedy."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
         raise _explained(path, doing, error) from None
 
 
@@ -86,8 +98,19 @@ def _explained(path: Path, doing: str, error: Exception) -> SessionsError:
     closed = isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error)
     kind = SessionsLostError if name in _LOST or closed else SessionsError
     remedy = _REMEDIES.get(_primary(error))
+    if isinstance(error, PermissionError) or (_primary(error) in _ACCESS and _is_denied(path)):
+        remedy = denied(path)
     text = f"sessions in {path}: {doing}: {error}"
     return kind(mask(f"{text}; {remedy}" if remedy else text))
+
+
+def _is_denied(path: Path) -> bool:
+    """Tell whether this user may not write the file, or its folder, where SQLite puts two more."""
+    return not (_may(path, os.R_OK | os.W_OK) and _may(path.parent, os.W_OK | os.X_OK))
+
+
+def _may(path: Path, wanted: int) -> bool:
+    return os.access(path, wanted, effective_ids=True)
 
 
 def _primary(error: Exception) -> str:

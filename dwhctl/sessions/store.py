@@ -141,6 +141,9 @@ class SessionStore(ABC):
     def check_alive(self) -> None:
         """Raise SessionsLostError if the connection, and so the hold on the run, is gone."""
 
+    def hurry(self) -> None:  # noqa: B027 - a file has nothing to hurry
+        """Wait two seconds at most for each answer from now on: the command is to stop. Safe in a signal handler."""
+
     @abstractmethod
     def close_connection(self) -> None:
         """End the connection; never raises, and may be called twice."""

@@ -22,7 +22,10 @@ from dwhctl.sessions import State, open_if_there
 from tests.support.faulty import wait_until
 from tests.support.projects import Sandbox
 
-OURS = "MAILTO=boss@example.com\n# a line of somebody's\n5 4 * * * /bin/true\n"
+#: Somebody's lines. What the comment holds ends a line for Python, not for cron.
+OURS = (
+    "MAILTO=boss@example.com\n# off:\x0c* * * * * /bin/false\u2028* * * * * /bin/false\n5 4 * * * /bin/true\n"
+)
 
 
 def crontab(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -64,6 +67,7 @@ def test_install_shows_changes_only_what_is_ours_and_is_idempotent(sandbox: Sand
     assert first.returncode == 0, first.stderr
     assert first.stdout == dry.stdout
     assert "+* * * * *" in first.stdout
+    assert (sandbox.root / "state" / "logs" / "cron.log").stat().st_mode & 0o777 == 0o600
     installed = crontab("-l").stdout
     assert installed == OURS + shown
     again = sandbox.run("crontab", "install")

@@ -97,11 +97,13 @@ def hosts(lan: Lan, tmp_path: Path) -> Iterator[Hosts]:
     source, dwh = TdsServer(databases=()), VerticaServer()
     source.host = dwh.host = SERVERS
     database = lan.postgres.make_database()
-    sessions = f'type = "postgres"\nhost = "{SERVERS}"\ndatabase = "{database}"\nuser = "postgres"'
+    at = f'host = "{SERVERS}"\ndatabase = "{database}"\nuser = "postgres"'
+    sessions = f'type = "postgres"\n{at}\nsslmode = "disable"'
     try:
         lan.listening(lambda: (source.start(), dwh.start()))
         servers = {"mssql_0": ["abakan", "achinsk"]}
         one = Wire(tmp_path / "one", servers, sources={"mssql_0": source}, dwh=dwh, sessions=sessions)
+        one.source_keys += '\nencryption = "off"'
         one.write().make_shards().fill()
         yield Hosts(lan, database, dwh, one, replace(one, root=tmp_path / "two").write())
     finally:

@@ -295,10 +295,8 @@ def test_postgres_settings_of_others_do_not_matter(postgres: Place) -> None:
     store.check_alive()
     assert isinstance(store, PostgresStore)
     shown = {}
-    with store._connection.cursor() as cursor:
-        for name in ("synchronous_commit", "statement_timeout", "transaction_isolation", "timezone"):
-            cursor.execute(f"SHOW {name}")
-            shown[name] = (cursor.fetchone() or ("",))[0]
+    for name in ("synchronous_commit", "statement_timeout", "transaction_isolation", "timezone"):
+        shown[name] = (store._connection.execute(f"SHOW {name}").fetchone() or ("",))[0]
     assert shown == {
         "synchronous_commit": "on",
         "statement_timeout": "1min",
@@ -369,7 +367,7 @@ def test_postgres_deadlock_with_another_program_is_tried_again(postgres: Place) 
 def test_postgres_table_locked_for_long_is_told(postgres: Place) -> None:
     store = postgres.store()
     assert isinstance(store, PostgresStore)
-    store._connection.cursor().execute("SET lock_timeout = '100ms'")
+    store._connection.execute("SET lock_timeout = '100ms'")
     with postgres.other_program() as connection:
         connection.cursor().execute("BEGIN; LOCK TABLE sessions")
         with pytest.raises(

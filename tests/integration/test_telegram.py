@@ -200,14 +200,14 @@ def test_a_certificate_that_nobody_vouches_for() -> None:
         assert api.requests == []
 
 
-def test_over_tls_a_message_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_tls_a_message_arrives(tmp_path: Path) -> None:
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
     with BotApi(certificate=_context(authority)) as api, Proxy("ann:pa%ss") as proxy:
         secret = Secret(f"http://ann:pa%25ss@{proxy.address}")
-        assert channel(api, proxy=secret).send(MESSAGE).answer == "message 4711"
-        assert channel(api).send(MESSAGE).answer == "message 4712"
+        assert channel(api, proxy=secret, tls_cafile=ca_file).send(MESSAGE).answer == "message 4711"
+        assert channel(api, tls_cafile=ca_file).send(MESSAGE).answer == "message 4712"
         assert [line.rpartition(" ")[0] for line in proxy.requests] == [
             f"CONNECT {api.url.removeprefix('https://')}"
         ]

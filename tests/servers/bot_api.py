@@ -227,7 +227,8 @@ class Proxy:
                 connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 _pipe(connection, onward)
                 return
-            request = f"{method} {where.path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+            path = where._replace(scheme="", netloc="").geturl()
+            request = f"{method} {path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
             onward.sendall(request.encode() + body)
             _copy(onward, connection)
 

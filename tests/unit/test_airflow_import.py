@@ -19,7 +19,6 @@ from dwhctl.cli.main import dwhctl
 from dwhctl.errors import ConfigError, UsageError
 from dwhctl.project.airflow.export import read_exports
 from dwhctl.project.airflow.importing import Import, Outcome, prepare_import
-from dwhctl.project.airflow.variables import is_sensitive
 from dwhctl.project.context import context
 from dwhctl.project.model import (
     DuckdbConnection,
@@ -32,6 +31,7 @@ from dwhctl.project.model import (
     VerticaConnection,
 )
 from dwhctl.project.read import read_project
+from dwhctl.project.secrets import is_sensitive
 
 DATA = Path(__file__).parents[1] / "data/airflow"
 CONNECTIONS, VARIABLES = DATA / "airflow_3_connections.json", DATA / "airflow_3_variables.json"
@@ -124,6 +124,7 @@ def test_an_export_of_airflow_3_arrives_whole(root: Path) -> None:
     assert (dwh.tlsmode, dwh.database, dwh.connect_timeout.total_seconds()) == ("require", "docker", 20)
     assert isinstance(etl, PostgresConnection)
     assert (etl.database, etl.port, etl.connect_timeout.total_seconds()) == ("etl", 5432, 7)
+    assert etl.sslmode == "require"
     passwords = [each.password.reveal() for each in (mssql, dwh, etl) if each.password]
     assert passwords == ["Pa:ss@w/0rd%", 'dwh "secret"', "etl/pass"]
     files = project.connections["sessions_file"]
@@ -291,7 +292,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"conn_type": "vertica", "host": "h", "login": "u", "schema": "d", "extra": {"backup_server_node": 1}}, "as"),
     ({"conn_type": "vertica", "host": "h", "login": "u", "extra": "{x"}, "its extra is no JSON"),
     ({"conn_type": "postgres", "host": "h", "login": "u", "port": "x"}, "port: is no number"),
-    ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: the number 99999"),
+    ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: a number"),
     ({"conn_type": "sqlite"}, "names no file"),
     ({"conn_type": "duckdb", "host": ":memory:"}, ":memory:"),
     ({"conn_type": "telegram", "host": "-1"}, "no token"),
@@ -311,6 +312,30 @@ def test_what_cannot_be_mapped_is_left_out_with_the_reason(
     assert bad.result == "left out"
     assert any(each in bad.note for each in words.split("|"))
     assert result_of(outcomes, "fine") == "added"
+
+
+def test_the_tls_of_postgresql(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    one = {"conn_type": "postgres", "host": "h", "login": "u", "schema": "d"}
+    extras: dict[str, dict[str, Any]] = {
+        "full": {"sslmode": "verify-full", "sslrootcert": str(tmp_path / "ca.pem")},
+        "system": {"sslmode": "verify-full", "sslrootcert": "system"},
+        "missing": {"sslmode": "verify-ca", "sslrootcert": "/no/ca.pem"},
+        "allow": {"sslmode": "allow"},
+    }
+    file = written(tmp_path, {name: {**one, "extra": extra} for name, extra in extras.items()})
+    project, outcomes = imported(root, file)
+    found = [project.connections[name] for name in extras]
+    assert [each.tls for each in found if isinstance(each, PostgresConnection)] == [
+        "verify-full",
+        "verify-full",
+        "verify-ca",
+        "require",
+    ]
+    assert isinstance(found[0], PostgresConnection)
+    assert found[0].sslrootcert == tmp_path / "ca.pem"
+    assert "there is no file /no/ca.pem here" in notes(outcomes, "missing")
+    assert "'allow' sends the password in clear first" in notes(outcomes, "allow")
 
 
 def test_the_forms_of_airflow_2(root: Path) -> None:
@@ -397,6 +422,13 @@ def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
         ("url", "postgres://user:s3cret!@host/db"),
         ("conf", {"password": "s3cret!", "nothing": None}),
         ("conf", {"env": "s3cret!", "token": "s3cret!"}),
+        ("notes", "-----BEGIN RSA PRIVATE KEY-----\nMIIs3cret!\n-----END RSA PRIVATE KEY-----\n"),
+        ("notes", "ghp_abcdefghijklmnop0123s3cret!"),
+        ("notes", {"slack": ["xoxb-123456789012-s3cret!"]}),
+        ("notes", "AKIAIOSFODNN7EXAMPLE/s3cret!"),
+        ("notes", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s3cret!"),
+        ("notes", "bot 123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw0 s3cret!"),
+        ("notes", "Server=h;Uid=sa;Pwd=s3cret!;"),
     ],
 )
 def test_secrets_among_variables_are_found_however_deep(

@@ -11,6 +11,7 @@ from dwhctl.errors import (
     LoginRefusedError,
     QueryError,
     TimedOutError,
+    TlsError,
     WorkerDiedError,
 )
 from dwhctl.runs.jobs import Job
@@ -46,6 +47,10 @@ def test_three_connect_failures_in_a_row_park() -> None:
     assert reason is not None
     assert reason.message == "down 2"
     assert parking.may_start(a_job("server_1"), 0)
+
+
+def test_a_failure_of_tls_parks_at_once() -> None:
+    assert fail(Parking(), TlsError("no TLS")) == ["connection server_0 is parked: no TLS"]
 
 
 def test_a_success_between_them_starts_the_count_anew() -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -22,10 +23,10 @@ from dwhctl.project.secrets import mask, remember
 from dwhctl.runs import log_files, run_log, stage_slice, workers
 from dwhctl.runs.events import Event, Notice, RunEnded, RunReport, SliceClosed, WorkerSaid
 from dwhctl.runs.libraries import heard
-from dwhctl.runs.log_files import find_log, log_path, put_away
+from dwhctl.runs.log_files import find_log, log_path, put_away, rotate_cron_log
 from dwhctl.runs.log_reader import is_wanted, last_lines, read_log, text_of
 from dwhctl.runs.run_log import RunLog, logged_run
-from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.state_dir import CRON_LOG, StateDir
 from dwhctl.runs.values import Failure, Said, StageOrder, StageResult
 from dwhctl.sessions import State
 from tests.support.faulty import tiny_disk
@@ -368,6 +369,108 @@ def test_too_much_together_goes_oldest_first_and_so_many_at_most(
             f"run-{n}.jsonl" for n in range(left)
         ]
         (state.logs / ".looked").unlink()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_large_cron_log_gets_another_name_and_goes_as_the_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 100)
+    state = StateDir(tmp_path / "state")
+    aged(state, "cron.log", 29, size=99).chmod(0o644)
+    put_away(state, timedelta(days=30))
+    assert sorted(path.name for path in state.logs.iterdir()) == [".looked", "cron.log"]
+    assert mode(state.logs / "cron.log") == 0o600
+    aged(state, "cron.log", 29, size=100)
+    aged(state, ".looked", 1)
+    put_away(state, timedelta(days=30))
+    [old] = state.logs.glob("cron.log.*")
+    assert (old.read_bytes(), mode(old)) == (b"x" * 100, 0o600)
+    assert ((state.logs / "cron.log").read_bytes(), mode(state.logs / "cron.log")) == (b"", 0o600)
+    aged(state, old.name, 31)
+    aged(state, "cron.log", 31)
+    aged(state, ".looked", 1)
+    put_away(state, timedelta(days=30))
+    assert sorted(path.name for path in state.logs.iterdir()) == [".looked", "cron.log"]
+
+
+def test_a_rotated_cron_log_loses_no_line_and_is_always_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 200)
+    path = tmp_path / "cron.log"
+    path.touch()
+    done = threading.Event()
+    errors: list[OSError] = []
+
+    def write(name: str) -> None:
+        """As a command that cron starts: opened to append, held for some lines; never made."""
+        try:
+            for number in range(200):
+                descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+                for part in range(3):
+                    os.write(descriptor, f"{name} {number} {part}\n".encode())
+                    time.sleep(0)
+                os.close(descriptor)
+        except OSError as error:
+            errors.append(error)
+
+    def rotate() -> None:
+        while not done.is_set():
+            rotate_cron_log(path)
+
+    writers = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    rotator = threading.Thread(target=rotate)
+    for thread in (*writers, rotator):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    rotator.join()
+    assert errors == []
+    files = list(tmp_path.glob("cron.log*"))
+    assert len(files) > 10
+    found = [line for file in files for line in file.read_text().splitlines()]
+    wanted = [f"{name} {number} {part}" for name in "abc" for number in range(200) for part in range(3)]
+    assert sorted(found) == sorted(wanted)
+
+
+def test_a_cron_log_that_is_shared_stays_so_and_a_link_to_elsewhere_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 1)
+    path = tmp_path / "cron.log"
+    path.write_text("a line\n")
+    path.chmod(0o664)
+    rotate_cron_log(path)
+    assert {mode(file) for file in tmp_path.iterdir()} == {0o660}
+    link = tmp_path / "elsewhere" / "cron.log"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    path.write_text("a line\n")
+    path.chmod(0o664)
+    rotate_cron_log(link)
+    assert (link.is_symlink(), mode(path), path.read_text()) == (True, 0o664, "a line\n")
+
+
+def test_a_cron_log_is_made_for_its_user_only(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    before = os.umask(0)
+    try:
+        state.make_log(state.logs / CRON_LOG)
+    finally:
+        os.umask(before)
+    path = state.logs / "cron.log"
+    assert mode(path) == 0o600
+    path.write_text("a line\n")
+    state.make_log(state.logs / CRON_LOG)
+    assert path.read_text() == "a line\n"
+    below = StateDir(path)
+    with pytest.raises(StateDirError, match="state_dir"):
+        below.make_log(below.logs / CRON_LOG)
 
 
 def test_putting_away_never_fails_a_run(tmp_path: Path) -> None:

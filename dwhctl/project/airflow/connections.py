@@ -14,6 +14,7 @@ from typing import Any
 
 from ..connections import CONNECTION_TYPES
 from ..problems import Place, Problems
+from ..words import nothing_shown, quoted, shown_key, shown_text
 from .export import AirflowConnection
 from .pieces import Hidden, Piece, hidden_in, with_references
 
@@ -21,7 +22,8 @@ _YES = {"yes", "true", "mandatory", "strict", "1"}
 _TIMEOUTS = ("login_timeout", "connect_timeout", "connection_timeout", "LoginTimeout")
 #: Why a key of `extra` has no counterpart.
 _REASONS = {
-    "sslmode": "there is no such key; libpq takes it from the environment variable PGSSLMODE",
+    "sslcert": "there is no such key; libpq takes it from the environment variable PGSSLCERT",
+    "sslkey": "there is no such key; libpq takes it from the environment variable PGSSLKEY",
     "timeout": "an attempt's time is the load's own key: timeout",
     "connection_load_balance": "not needed: hosts share the work in turn",
     "autocommit": "not needed: dwhctl decides about transactions",
@@ -71,7 +73,7 @@ def convert(given: AirflowConnection, name: str, root: Path) -> Piece | None:
         return piece
     for key in extra.left():
         reason = _REASONS.get(key.lower(), "dwhctl has no such key; its keys stand in docs/reference.md")
-        piece.note(f"extra.{key} is left out: {reason}")
+        piece.note(f"extra.{shown_key(key)} is left out: {reason}")
     _validate(piece, root)
     return piece
 
@@ -83,6 +85,7 @@ def _kind_of(given: AirflowConnection) -> str | None:
     return "mssql" if given.type == "odbc" and re.search("SQL Server|FreeTDS", driver) else None
 
 
+@nothing_shown()
 def _validate(piece: Piece, root: Path) -> None:
     """Leave out what the configuration would refuse, with its words."""
     problems = Problems(root)
@@ -103,7 +106,7 @@ def _file(given: AirflowConnection, _extra: _Extra, piece: Piece) -> dict[str, A
         raise ValueError("host: names no file; give the file's path as host")
     if not path.startswith("/"):
         piece.note(
-            f"path: '{path}' is relative, and relative to the project here; move the file or name its whole path"
+            f"path: {quoted(path)} is relative, and relative to the project here; move the file or name its whole path"
         )
     return {"path": path}
 
@@ -143,8 +146,17 @@ def _add_timeout(table: dict[str, Any], timeout: object, piece: Piece) -> None:
 def _postgres(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
     table = _network(given, extra, piece)
     if not given.schema:
-        piece.note(f"database: Airflow names none, so libpq took the user's name: '{given.login}'")
-    return table | {"database": given.schema or given.login}
+        piece.note(f"database: Airflow names none, so libpq took the user's name: {quoted(given.login)}")
+    table["database"] = given.schema or given.login
+    mode = extra.take("sslmode")
+    if mode is not None and str(mode).lower() == "allow":
+        piece.note(
+            "extra.sslmode is left out: 'allow' sends the password in clear first; the default asks for TLS"
+        )
+    elif mode is not None:
+        table["sslmode"] = str(mode).lower()
+    _add_authorities(table, extra, piece, "sslrootcert")
+    return table
 
 
 def _mssql(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
@@ -188,14 +200,18 @@ def _vertica(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str,
         table["tlsmode"] = str(tlsmode).lower()
     elif ssl is not None:
         table["tlsmode"] = "require" if str(ssl).lower() in _YES else "disable"
-    cafile = extra.take("tls_cafile")
-    if cafile is not None and Path(str(cafile)).is_file():
-        table["tls_cafile"] = str(cafile)
-    elif cafile is not None:
-        piece.note(
-            f"extra.tls_cafile is left out: there is no file {cafile} here; copy it and add tls_cafile"
-        )
+    _add_authorities(table, extra, piece, "tls_cafile")
     return table
+
+
+def _add_authorities(table: dict[str, Any], extra: _Extra, piece: Piece, key: str) -> None:
+    path = extra.take(key)
+    if path is not None and Path(str(path)).is_file():
+        table[key] = str(path)
+    elif path is not None and str(path) != "system":  # libpq's word for what is the default here
+        piece.note(
+            f"extra.{key} is left out: there is no file {shown_text(str(path))} here; copy it and add {key}"
+        )
 
 
 def _listed(value: Any) -> list[Any]:
@@ -203,7 +219,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ValueError("extra.backup_server_node: is no list; correct it in the file") from None
     if value is None or value == []:
         return []

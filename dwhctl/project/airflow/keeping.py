@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dwhctl.errors import UsageError
+from dwhctl.files import read_bytes, read_text
+from dwhctl.private import tighten, write_whole
 
 from ..environment import CONNECTION_PREFIX, VARIABLE_PREFIX
 from ..secrets import remember
@@ -71,6 +72,7 @@ def write_secrets(root: Path, texts: Mapping[str, str]) -> None:
     folder = root / FOLDER
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
+        tighten(folder)
         ignore = folder / ".gitignore"
         if not ignore.exists():
             write_whole(ignore, "*\n", 0o600)
@@ -78,22 +80,6 @@ def write_secrets(root: Path, texts: Mapping[str, str]) -> None:
             write_whole(root / path, text, 0o600)
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}; give this user access") from None
-
-
-def write_whole(path: Path, text: str, mode: int) -> None:
-    """Write a file so that a reader, or a kill, finds the old text or the new one."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with os.fdopen(
-            os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8", newline=""
-        ) as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _named(secrets: Iterable[Hidden]) -> dict[Hidden, str]:
@@ -123,7 +109,7 @@ def _variable(name: str) -> str:
 
 def _held(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        return read_bytes(path).decode().removesuffix("\n")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError):
@@ -132,7 +118,7 @@ def _held(path: Path) -> str | None:
 
 def _exports(path: Path) -> dict[str, str]:
     try:
-        words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+        words = shlex.split(read_text(path), comments=True)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, ValueError):

@@ -1,0 +1,133 @@
+"""One POST over HTTP to a host that is not trusted: bounded in time and memory, and given nothing that is not its own.
+
+The answer is read up to a limit and never decompressed. No redirect is followed. The environment is not asked:
+neither ~/.netrc nor HTTPS_PROXY nor REQUESTS_CA_BUNDLE; proxy and authorities come from the configuration.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from dwhctl.waiting import within
+
+from .bounded import Links, Patience
+from .causes import mask_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from urllib3 import PoolManager
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. `body` is empty when it was longer than allowed, or compressed though we asked for plain."""
+
+    status: int
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to get there: through an HTTP proxy, trusting these authorities in place of the usual ones."""
+
+    proxy: str | None = None
+    tls_cafile: Path | None = None
+
+
+def post(
+    url: str, body: Any, headers: Mapping[str, str], patience: Patience, way: Way | None = None, most: int = 0
+) -> Answer:
+    """Send the body and read at most `most` bytes of the answer.
+
+    Raise TimeoutError after `patience.total` seconds: the connection is ended then. Raise what requests raises.
+    """
+    links = Links()
+    chosen = way or Way()
+    try:
+        return within(
+            patience.total, lambda: _exchange(url, body, headers, patience, chosen, most, links), links.cut
+        )
+    finally:
+        links.release()
+
+
+def _exchange(
+    url: str,
+    body: Any,
+    headers: Mapping[str, str],
+    patience: Patience,
+    way: Way,
+    most: int,
+    links: Links,
+) -> Answer:
+    mask_logs()
+    with requests.Session() as session:
+        session.trust_env = False
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, _Adapter(links))
+        with session.post(
+            url,
+            data=body,
+            headers={**headers, "Accept-Encoding": "identity"},
+            proxies={"http": way.proxy, "https": way.proxy} if way.proxy else None,
+            verify=str(way.tls_cafile) if way.tls_cafile else True,
+            timeout=(patience.connect, patience.read),
+            allow_redirects=False,  # a redirect would carry the secret in the URL to another host
+            stream=True,
+        ) as response:
+            return Answer(response.status_code, _read(response, most))
+
+
+def _read(response: requests.Response, most: int) -> bytes:
+    if not most or response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        return b""
+    body: bytes = response.raw.read(most + 1, decode_content=False)
+    return body if len(body) <= most else b""
+
+
+class _Adapter(HTTPAdapter):
+    """Makes connections that an exchange can end."""
+
+    def __init__(self, links: Links) -> None:
+        self._pools = _pools(links)
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> PoolManager:
+        manager: PoolManager = super().proxy_manager_for(*arguments, **options)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _pools(links: Links) -> dict[str, Any]:
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            made = super()._new_conn()
+            links.add(made)
+            return made
+
+    class Encrypted(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            made = super()._new_conn()
+            links.add(made)
+            return made
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    return {"http": PlainPool, "https": EncryptedPool}
