@@ -81,7 +81,7 @@ def write_whole(path: Path, text: str, mode: int | None = None) -> None:
 def owner_of(path: Path) -> str:
     """Say who owns what cannot be used, or the nearest folder above it that can be seen, with its mode."""
     for each in (path, *path.parents):
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             found = each.stat()
             return f"{each} belongs to {user_name(found.st_uid)} (mode {stat.S_IMODE(found.st_mode):04o})"
     return f"nothing of {path} can be seen"
@@ -101,5 +101,5 @@ def denied(path: Path) -> str:
     """Say who owns what this process may not use, who this process is, and what to do."""
     return (
         f"{owner_of(path)}, and this is {user_name(os.geteuid())}: run dwhctl as the user who owns the project's state,"
-        " or share it between users of one group: [project] group_access = true (docs/security.md)"
+        " or share it between users of one group: [project] group_access = true (dwhctl docs security)"
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.errors import ConfigError
+from dwhctl.project.alerts import chat_problem
 from dwhctl.project.model import EmailAlert, TelegramAlert
 from dwhctl.project.templates import render_text
 
@@ -55,6 +56,8 @@ def _telegram(project: Project, alert: TelegramAlert) -> telegram.TelegramChanne
     chat_id = render_text(project, alert.chat_id, place).strip()
     if not chat_id:
         raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
+    if problem := chat_problem(chat_id):
+        raise ConfigError(f"{place}: {problem}")
     return telegram.TelegramChannel(
         alert.name,
         alert.token,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, from_json
@@ -24,6 +27,10 @@ SENDING_SECONDS = 120.0
 #: What could not be sent for so long is of no use any more.
 GIVE_UP_AFTER = timedelta(days=3)
 _LATE_AFTER = timedelta(minutes=10)
+#: What a digest proposes to run; a name or a date needs no quotes.
+_PROPOSED = ("load", "backfill", "refresh-reports", "report", "config")
+_PROPOSED_OPTIONS = ("--project", "--date", "--days", "-s", "-e", "--only-missing", "--shard")
+_PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 REPETITION = "may be a repetition: whether this message arrived before is not known"
 
 
@@ -65,15 +72,18 @@ def send_due(project: Project, store: SessionStore) -> list[Delivery]:
             deliveries.append(sent.delivery)
             if sent.interrupted:
                 return deliveries
-            if sent.delivery.state is not AlertState.SENT:
-                break  # what is wrong with the channel is wrong for its other messages too
+            if sent.by_channel and sent.delivery.state is not AlertState.SENT:
+                break
     return deliveries
 
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
+    """`by_channel`: the channel was asked, so that what went wrong is wrong for its other messages too."""
+
     delivery: Delivery
     interrupted: bool
+    by_channel: bool
 
 
 def _send_row(project: Project, outbox: Outbox, row: Queued) -> _Sent | None:
@@ -82,32 +92,66 @@ def _send_row(project: Project, outbox: Outbox, row: Queued) -> _Sent | None:
     doubts = outbox.claim(row, claim)
     if doubts is None:
         return None
-    result, interrupted = _attempt(project, row, doubts)
+    digest = _readable(project, row, doubts)
+    if isinstance(digest, Result):
+        result, interrupted = digest, False
+    else:
+        result, interrupted = _attempt(project, row, digest)
     outbox.settle(row, claim, result)
-    return _Sent(Delivery(row.channel, row.subject, result.state, result.answer), interrupted)
+    delivery = Delivery(row.channel, row.subject, result.state, result.answer)
+    return _Sent(delivery, interrupted, by_channel=not isinstance(digest, Result))
 
 
-def _attempt(project: Project, row: Queued, doubts: int) -> tuple[Result, bool]:
-    """Send a row that is in hand; tell whether that was interrupted."""
-    alert = project.alerts.get(row.channel)
-    if alert is None:
-        return Result(AlertState.REFUSED, f"there is no [alerts.{row.channel}] any more"), False
+def _readable(project: Project, row: Queued, doubts: int) -> Digest | Result:
+    """Return the digest of a row as it is to be sent, or why it cannot be."""
+    if row.channel not in project.alerts:
+        return Result(AlertState.REFUSED, f"there is no [alerts.{row.channel}] any more")
     if doubts > 1:
-        return Result(AlertState.UNKNOWN, "its run died while it sent it again"), False
+        return Result(AlertState.UNKNOWN, "its run died while it sent it again")
     try:
-        digest = from_json(row.digest)
+        digest = with_own_commands(project, from_json(row.digest))
     except ValueError:
-        return Result(AlertState.REFUSED, "another version of dwhctl wrote it, and it cannot be read"), False
-    digest = replace(digest, remark=REPETITION) if doubts else _dated(digest, row.created)
+        return Result(AlertState.REFUSED, "another version of dwhctl wrote it, and it cannot be read")
+    return replace(digest, remark=REPETITION) if doubts > 0 else _dated(digest, row.created)
+
+
+def _attempt(project: Project, row: Queued, digest: Digest) -> tuple[Result, bool]:
+    """Send a row that is in hand; tell whether that was interrupted."""
     reach("alert.send")
     try:
-        result = send(project, alert, digest)
+        result = send(project, project.alerts[row.channel], digest)
     except (Interrupted, KeyboardInterrupt):
         return Result(AlertState.UNKNOWN, "interrupted while it was sent"), True
     reach("alert.sent")
     if result.state is AlertState.QUEUED and row.created < datetime.now(UTC) - GIVE_UP_AFTER:
         result = Result(AlertState.GIVEN_UP, result.answer)
     return result, False
+
+
+def with_own_commands(project: Project, digest: Digest) -> Digest:
+    """Return the digest without commands that dwhctl does not propose: people copy them, and others can write rows."""
+    look = digest.look if digest.look and _is_own(project, digest.look) else None
+    reasons = tuple(
+        one if _is_own(project, one.remedy) else replace(one, remedy="") for one in digest.reasons
+    )
+    return replace(digest, look=look, reasons=reasons)
+
+
+def _is_own(project: Project, command: str) -> bool:
+    try:
+        program, name, *words = shlex.split(command)
+    except ValueError:
+        return False
+    if program != "dwhctl" or name not in _PROPOSED or shlex.join([program, name, *words]) != command:
+        return False
+    for before, word in pairwise(["", *words]):
+        if before == "--project":
+            fits = word == str(project.root)
+        else:
+            fits = word in _PROPOSED_OPTIONS if word.startswith("-") else _PLAIN.fullmatch(word) is not None
+        if not fits:
+            return False
+    return True
 
 
 def _dated(digest: Digest, created: datetime) -> Digest:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader
-from jinja2.sandbox import SandboxedEnvironment
 
 from dwhctl.project.context import context
 from dwhctl.project.model import EmailAlert
+from dwhctl.project.sandbox import TemplateSandbox
 from dwhctl.project.templates import new_environment, render_in
 
 from . import mail_html, telegram_html
@@ -83,7 +83,7 @@ def _page(project: Project, alert: Alert, digest: Digest, most: int) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _environment(folder: Path) -> SandboxedEnvironment:
+def _environment(folder: Path) -> TemplateSandbox:
     # A template of the user's may take in the package's: {% include "dwhctl/telegram.jinja" %}.
     package = PrefixLoader({"dwhctl": FileSystemLoader(TEMPLATES)})
     environment = new_environment(

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.digest import Digest
+from dwhctl.sessions.cells import as_number
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -98,7 +99,8 @@ class Outbox:
     def due(self, channel: str, limit: int) -> list[Queued]:
         """Give the rows of a channel to be sent now, the oldest first."""
         values = {"channel": channel, "now": datetime.now(UTC), "limit": limit}
-        return [Queued(*row) for row in self._store.read("reading the outbox", "alerts_due", values)]
+        rows = self._store.read("reading the outbox", "alerts_due", values)
+        return [Queued(*row) for row in rows]
 
     def claim(self, row: Queued, claim: str) -> int | None:
         """Take a row in hand; None when another has it. Gives how often it was sent before without an answer."""
@@ -106,7 +108,7 @@ class Outbox:
         values = {"id": row.id, "claim": claim, "now": now, "lease_until": now + LEASE}
         with self._store.transaction("taking an alert in hand", "alert") as execute:
             found = execute("alerts_claim", values)
-        return int(found[0][0]) if found else None
+        return (as_number(found[0][0]) or 0) if found else None
 
     def settle(self, row: Queued, claim: str, result: Result) -> None:
         """Write what became of a row that is in hand."""

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.files import read_bytes
 from dwhctl.project.secrets import remember
+from dwhctl.project.words import nothing_shown, quoted
 from dwhctl.waiting import within
 
 from .bounded import AnswerTooLongError, Departure, Links, Patience
@@ -259,6 +261,7 @@ def _said(code: int, text: bytes | str) -> str:
 def check_authorities(path: Path, place: str) -> None:
     """Raise ConfigError for a file that holds no certificate or cannot be read."""
     try:
+        read_bytes(path)  # ssl itself waits for ever at a FIFO
         ssl.create_default_context(cafile=path)
     except OSError as error:
         why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
@@ -278,6 +281,7 @@ def _base64(user: str, password: str) -> str:
     return base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 
+@nothing_shown()
 def addresses(texts: Sequence[str], place: str) -> tuple[Address, ...]:
     """Read addresses, several in a text with commas between. Raise ConfigError for what is none."""
     found = getaddresses([" ".join(text.split()) for text in texts if text.strip()])
@@ -294,4 +298,6 @@ def _address(name: str, spec: str, place: str) -> Address:
             return Address(name, addr_spec=f"{user}@{domain.encode('idna').decode()}")
     except (MessageError, ValueError, IndexError):
         pass
-    raise ConfigError(f"{place}: '{spec or name}' is no address; write name@example.com, the name in ASCII")
+    raise ConfigError(
+        f"{place}: {quoted(spec or name)} is no address; write name@example.com, the name in ASCII"
+    )

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.facts import Fact, Memory, Told
+from dwhctl.files import append, read_text
 from dwhctl.private import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
 
 class HeldInARow:
@@ -31,10 +31,7 @@ class HeldInARow:
         """Count one more, and give the count."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         # A byte for each: to append is one step, so that nothing is read, added and written back.
-        with self._file.open("ab") as file:
-            file.write(b".")
-            file.flush()
-            return os.fstat(file.fileno()).st_size
+        return append(self._file, b".")
 
     def clear(self) -> None:
         """The command got its locks."""
@@ -66,7 +63,7 @@ class ToldDirectly:
 
     def all(self) -> dict[Path, list[tuple[str, Fact, Told]]]:
         """Give everything, by the file in which it stands."""
-        return {path: list(_read(path)) for path in sorted(self._folder.glob("told-*.json"))}
+        return {path: _read(path) for path in sorted(self._folder.glob("told-*.json"))}
 
     def _path(self, command: str) -> Path:
         return self._folder / f"told-{_name(command)}.json"
@@ -81,13 +78,18 @@ def _row(channel: str, fact: Fact, told: Told) -> dict[str, Any]:
     return {"channel": channel, **asdict(fact), **when}
 
 
-def _read(path: Path) -> Iterator[tuple[str, Fact, Told]]:
+def _read(path: Path) -> list[tuple[str, Fact, Told]]:
     """Read a file; one that is gone, or that something else has spoilt, holds nothing."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        for row in rows:
-            fact = Fact(row["work"], row["connection"], row["error_class"], row["shard"])
-            day = date.fromisoformat(row["day"]) if row["day"] else None
-            yield row["channel"], fact, Told(datetime.fromisoformat(row["at"]), day, newest=row["newest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return
+        return [_told(row) for row in json.loads(read_text(path, follow=False))]
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return []
+
+
+def _told(row: Mapping[str, Any]) -> tuple[str, Fact, Told]:
+    texts = [row[name] for name in ("channel", "work", "connection", "error_class", "shard")]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a fact is made of texts")
+    day = date.fromisoformat(row["day"]) if row["day"] else None
+    at = datetime.fromisoformat(row["at"]).astimezone(UTC)
+    return texts[0], Fact(*texts[1:]), Told(at, day, newest=bool(row["newest"]))

@@ -6,7 +6,6 @@ holds up nobody, and a run that is killed in between has its digest in the outbo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,8 @@ from dwhctl.alerts.sending import send
 from dwhctl.alerts.state_files import ToldDirectly
 from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import SessionsError
-from dwhctl.project.alerts import Occasion
-from dwhctl.project.model import EmailAlert
-from dwhctl.project.secrets import mask
+from dwhctl.project.model import TelegramAlert
+from dwhctl.project.secrets import Secret, mask
 from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
 from dwhctl.sessions.metrics import read_newest
 from dwhctl.sessions.values import is_good
@@ -154,10 +152,10 @@ def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list
     return send_due(project, store)
 
 
-def preview(project: Project, outcomes: Iterable[Outcome]) -> str:
-    """Give, as text, the digests that a mail to somebody would be made of: of a project that has no channel yet."""
-    when: tuple[Occasion, ...] = ("all_success", "one_failed")
-    mail = EmailAlert(name="mail", when=when, host="localhost", sender="me@localhost", to=("you@localhost",))
+def preview(project: Project, store: SessionStore, outcome: Outcome) -> str:
+    """Return the text that a chat would read of the outcome, in a project that has no channel yet."""
+    token = Secret("TOKEN", kind="env")  # never read: nothing is sent
+    chat = TelegramAlert(name="chat", when=("one_failed",), token=token, chat_id="0")
     now = datetime.now(UTC)
-    digests = [decide(project, mail, outcome, {}, None, now).digest for outcome in outcomes]
-    return "\n\n".join(render(project, mail, digest).text for digest in digests if digest is not None)
+    digest = decide(project, chat, outcome, {}, _streaks(store, outcome, now), now).digest
+    return render(project, chat, digest).text if digest is not None else ""

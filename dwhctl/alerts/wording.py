@@ -9,16 +9,13 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
+from dwhctl.printable import ACTING, one_line
 from dwhctl.project.secrets import mask
 
 Facts = TypeVar("Facts")
 
 _REPLACEMENT = "\ufffd"
-#: What would act on a screen rather than stand on it: controls, and the marks that turn the direction of writing.
-_ACTING = {
-    code: repr(chr(code))[1:-1]
-    for code in (*range(32), *range(127, 160), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
+_ACTING = {code: one_line(f".{chr(code)}.")[1:-1] for code in ACTING}
 _ACTING |= {ord(space): " " for space in "\t\n\r"}
 _ACTING |= dict.fromkeys(range(0xD800, 0xE000), _REPLACEMENT)  # half a character has no UTF-8
 
@@ -48,8 +45,10 @@ def _each_text(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def finalized(value: Any) -> Any:
-    """What a template prints: a text without secrets and controls but its lines. What is markup already stays."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    """What a template prints: a text without secrets and controls but its lines. Markup stays markup."""
+    if isinstance(value, Markup):
+        return Markup(mask(value))  # noqa: S704 - masking adds no markup
+    if not isinstance(value, str):
         return value
     return "\n".join(mask(line).translate(_ACTING) for line in mask(value).split("\n"))
 

@@ -24,7 +24,7 @@ type    = "telegram"
 when    = ["one_failed"]
 token   = { env = "TG_TOKEN" }
 chat_id = "-1001762374628"
-or one of type "email" with host, from and to; docs/reference.md has every key"""
+or one of type "email" with host, from and to; dwhctl docs alerts explains them"""
 
 
 @click.command("alert-test")
@@ -67,11 +67,11 @@ def command(settings: Settings, names: Sequence[str], dry_run: bool, form: str) 
 
 def _chosen(project: Project, names: Sequence[str]) -> list[Alert]:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     for name in names:
         if name not in project.alerts:
-            raise UsageError(f"there is no channel '{name}'; {nearest(name, project.alerts)}")
+            raise UsageError(f"there is no channel {quoted(name)}; {nearest(name, project.alerts)}")
     return [alert for alert in project.alerts.values() if not names or alert.name in names]
 
 

@@ -26,9 +26,9 @@ def command() -> None:
 def check(settings: Settings, online: bool) -> ExitCode:
     """Validate every file and render every template; each error with file, key and remedy.
 
-    Passwords that cannot be read here, passwords in the files themselves, files that other users can read or write
-    though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate is not
-    checked are notes.
+    Passwords that cannot be read here, passwords in the files themselves, passwords of fewer than 6 characters, files
+    that other users can read or write though they should not, and what travels in clear beyond this machine are
+    warnings; servers whose certificate is not checked are notes.
 
     With --online each shard and warehouse is asked as well, one line for each that is wrong; databases that stand in
     no shard group, and keys of a target that make its loads wait for each other, are warnings. Nothing is loaded.
@@ -38,14 +38,14 @@ def check(settings: Settings, online: bool) -> ExitCode:
       dwhctl config check --project /srv/warehouse
       dwhctl config check --online
     """
-    from dwhctl.cli.config_check import template_problems, unreadable_secrets
+    from dwhctl.cli.config_check import short_secrets, template_problems, unreadable_secrets
     from dwhctl.cli.output import say, tell
     from dwhctl.errors import ConfigError
     from dwhctl.project.transport import in_clear, unchecked
     from dwhctl.runs.open_files import open_files
 
     project = settings.open_project()
-    secrets = unreadable_secrets(project)
+    secrets = (*unreadable_secrets(project), *short_secrets(project))
     for warning in (*project.warnings, *secrets, *open_files(project), *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):

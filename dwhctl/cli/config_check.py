@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from dwhctl.alerts.channels import open_channel
 from dwhctl.alerts.message import render
 from dwhctl.alerts.sample import sample_digest
 from dwhctl.errors import ConfigError
+from dwhctl.project.masking import SHORTEST
 from dwhctl.project.model import Alert, Load, Project, Report
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.slices import make_slice, resolve_day
@@ -29,6 +31,19 @@ def unreadable_secrets(project: Project) -> list[str]:
             secret.reveal()
         except ConfigError as error:
             problems.append(str(error))
+    return problems
+
+
+def short_secrets(project: Project) -> list[str]:
+    """Say which secrets are so short that they may be any word, so that masks cannot hide them everywhere."""
+    problems = []
+    for secret in project.secrets():
+        with suppress(ConfigError):
+            if len(secret.reveal()) < SHORTEST:
+                problems.append(
+                    f"{secret.place}: the secret has fewer than {SHORTEST} characters: messages hide it only where they"
+                    " say that a password follows; choose a longer one"
+                )
     return problems
 
 

@@ -8,8 +8,9 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
+
+from dwhctl.engines import duckdb as engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def _make(project: Project, shard: Shard, now: datetime) -> int:
     path: Path = getattr(connection, "path") / f"{shard.database}.duckdb"  # noqa: B009
     path.parent.mkdir(parents=True, exist_ok=True)
     orders = pa.table(_by_column(list(orders_of(shard.database, now))), schema=_COLUMNS)
-    with duckdb.connect(str(path)) as db:
+    with engine.connect(str(path), {}) as db:
         db.execute(_CREATE)
         db.register("new_orders", orders)
         db.execute("INSERT INTO orders SELECT * FROM new_orders")

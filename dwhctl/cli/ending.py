@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,23 @@ from dwhctl.errors import DwhctlError, ExitCode, Interrupted
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
 CANNOT_WRITE = "the output cannot be written"
+_ACCESS = "give the user that runs dwhctl access, or name another path"
+#: What a file can be refused for without any defect of ours, with the remedy.
+_OF_THE_SYSTEM: Mapping[int | None, str] = {
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: _ACCESS,
+    errno.EISDIR: "name a file, or move the folder away",
+    errno.ENOTDIR: "move the file away that stands for a folder in this path",
+    errno.ELOOP: "put the file itself there, not a symbolic link",
+    errno.EINVAL: "put a regular file there",
+    errno.ENAMETOOLONG: "choose shorter names",
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room on its disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.EIO: "check the disk",
+}
 EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.DONE: "all done (a slice without rows counts as done)",
     ExitCode.FAILED: "something failed",
@@ -40,8 +59,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        error.show()
-        return _told(error.exit_code, given, error.format_message(), settings)
+        said, message = _shown(error, given)
+        _tell(said)
+        return _told(error.exit_code, given, message, settings)
     except (click.Abort, KeyboardInterrupt):
         _tell("Error: interrupted")
         return ExitCode.INTERRUPTED
@@ -50,6 +70,16 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return stop.exit_code
     except Exception as error:
         return _told(_end(error, debug=settings.debug), given, str(error), settings)
+
+
+def _shown(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return what click says of wrong usage, whole and as a message: arguments in it may be secrets."""
+    from dwhctl.project.words import without_arguments
+
+    text = io.StringIO()
+    error.show(file=text)
+    said, message = (without_arguments(each, arguments) for each in (text.getvalue(), error.format_message()))
+    return said.rstrip("\n"), message
 
 
 def _told(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
@@ -87,6 +117,9 @@ def _end(error: Exception, *, debug: bool) -> ExitCode:
 
         _tell(f"Error: {error.filename}: {error.strerror}; {denied(Path(os.fsdecode(error.filename)))}")
         return ExitCode.FAILED
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
+        _tell(f"Error: {os.fsdecode(error.filename)}: {error.strerror}; {_OF_THE_SYSTEM[error.errno]}")
+        return ExitCode.FAILED
     hint = "" if debug else " (--debug shows where)"
     _tell(f"Error: internal error, a defect in dwhctl: {type(error).__name__}: {_first_line(error)}{hint}")
     return ExitCode.FAILED
@@ -101,14 +134,15 @@ def _without_output(error: OSError) -> ExitCode:
 
 
 def _in_words(error: DwhctlError) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
+    # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
+    lines = [line for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
     if len(lines) == 1:
         return f"Error: {lines[0]}"
     return "\n".join([f"Error: {len(lines)} problems:", *(f"  {line}" for line in lines)])
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+    return str(error).partition("\n")[0]
 
 
 def _tell(text: str) -> None:
@@ -124,6 +158,27 @@ def _came_from_writing(error: BaseException) -> bool:
         trace = trace.tb_next
     code = trace.tb_frame.f_code if trace else None
     return code is not None and code.co_qualname in {"echo", "run"}
+
+
+def hold_standard_streams() -> None:
+    """Take the places of standard streams that are closed: else the next file opened gets what is written to them.
+
+    A closed stdout then refuses what is written, as a full disk does; a closed stderr takes all.
+    """
+    for number, name, flags in (
+        (0, "stdin", os.O_RDONLY),
+        (1, "stdout", os.O_RDONLY),
+        (2, "stderr", os.O_WRONLY),
+    ):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, flags)
+            if opened != number:  # pragma: no cover - the lowest free number is given
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def silence(stream: TextIO) -> None:

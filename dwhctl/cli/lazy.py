@@ -27,9 +27,9 @@ class Group(click.Group):
         """Find the command of the first argument; UsageError names the nearest one."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
-            from dwhctl.project.words import nearest
+            from dwhctl.project.words import nearest, quoted
 
-            ctx.fail(f"No such command '{name}'; {nearest(name, self.list_commands(ctx))}")
+            ctx.fail(f"No such command {quoted(name)}; {nearest(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
 

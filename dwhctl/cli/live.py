@@ -12,6 +12,7 @@ from rich.text import Text
 
 from dwhctl.cli.output import counted, one_line, shown_seconds
 from dwhctl.cli.progress import closed_line, time_left
+from dwhctl.cli.screen import Screen
 from dwhctl.cli.tally import Server, Tally
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
@@ -30,7 +31,7 @@ class LiveProgress:
     """Redraws itself four times a second while the run works; its last picture stays."""
 
     def __init__(self, *, verbose: bool = False, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Screen(stderr=True, highlight=False)
         self._verbose = verbose
         self._tally = Tally()
         self._failures: list[str] = []

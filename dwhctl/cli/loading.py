@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -85,9 +84,10 @@ def open_for(
 
 def request_of(days: tuple[date, ...], loads: tuple[str, ...], asked: dict[str, Any]) -> LoadRequest:
     """Put together what was asked for."""
+    from dwhctl.project.words import shown_command
     from dwhctl.runs.plan import LoadRequest
 
-    typed = shlex.join(["dwhctl", *sys.argv[1:]])
+    typed = shown_command(sys.argv[1:])
     return LoadRequest(days=days, loads=tuple(dict.fromkeys(loads)), command=typed, **asked)
 
 

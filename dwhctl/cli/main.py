@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
 import click
 
 from dwhctl import __version__
-from dwhctl.cli.ending import EXIT_CODES, run
+from dwhctl.cli.ending import EXIT_CODES, hold_standard_streams, run
 from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
 from dwhctl.start import begin
 
+_UTF8 = "PYTHONUTF8"
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, and show how it works."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
@@ -29,6 +31,7 @@ COMMANDS = {
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
+    "docs": Entry("dwhctl.cli.docs", "Show the documentation."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n\b\nExit codes:\n" + "\n".join(
     f"  {code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
@@ -49,7 +52,23 @@ def dwhctl() -> None:
     """
 
 
+def _speak_utf8() -> None:
+    """Start anew in Python's UTF-8 mode where the locale has another encoding: DuckDB and Parquet name files in UTF-8.
+
+    The child processes are in it as well. (Python itself does so for the locale C, unless it is told not to.)
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get(_UTF8) == "1" or not sys.executable:
+        return
+    os.environ[_UTF8] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
 def main() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
+    from dwhctl.project.masked_stderr import mask_python
+
+    hold_standard_streams()
     begin()
+    _speak_utf8()
+    mask_python()
     sys.exit(run(dwhctl))

@@ -38,7 +38,9 @@ class Settings:
         from dwhctl.private import set_group_access
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
+        from dwhctl.runs.libraries import speak_plainly
 
+        speak_plainly()
         project = read_project(find_project(self.project))
         set_group_access(project.group_access)
         return project

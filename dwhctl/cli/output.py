@@ -1,4 +1,8 @@
-"""What a command writes: results to stdout, everything else to stderr, no secret to either."""
+"""What a command writes: results to stdout, everything else to stderr, no secret to either.
+
+Nothing that comes from others acts on the terminal: `say`, `tell`, `show` and `paint` make it printable. Only data that
+goes elsewhere than to a terminal (CSV, `write_out`) is written as it is.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,14 @@ from datetime import date, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dwhctl.errors import DwhctlError
+from dwhctl.printable import one_line as one_line  # for the commands
+from dwhctl.printable import printable, printable_json
 from dwhctl.project.secrets import mask
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 FORMATS = ("table", "json", "csv")
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +58,12 @@ def show(
     if form == "table":
         from dwhctl.cli.table import table_text
 
-        _write(sys.stdout, table_text(columns, masked, look))
+        # On a terminal it has colours, and a screen made it printable.
+        _write(sys.stdout, table_text(columns, masked, look), as_it_is=sys.stdout.isatty())
+    elif form == "json":
+        _write(sys.stdout, printable_json(_json(columns, masked)))
     else:
-        _write(sys.stdout, {"json": _json, "csv": _csv}[form](columns, masked))
+        _write(sys.stdout, _csv(columns, masked), as_it_is=not sys.stdout.isatty())
 
 
 def screen() -> tuple[int, int] | None:
@@ -76,18 +84,13 @@ def paint(lines: Iterable[Text]) -> None:
     if not sys.stdout.isatty():
         _write(sys.stdout, mask("\n".join(line.plain.rstrip() for line in lines)))
         return
-    from rich.console import Console
+    from dwhctl.cli.screen import Screen
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Screen(file=sys.stdout, highlight=False)
     with console.capture() as captured:
         for line in lines:
             console.print(line, soft_wrap=True)
-    _write(sys.stdout, mask(captured.get().rstrip("\n")))
-
-
-def one_line(text: str) -> str:
-    """Make a text fit for one line of a log or a terminal: no control character acts any more."""
-    return " ".join(text.split("\n")).strip().translate(_CONTROLS)
+    _write(sys.stdout, mask(captured.get().rstrip("\n")), as_it_is=True)
 
 
 def shown_seconds(seconds: float) -> str:
@@ -113,21 +116,22 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing if number == 1 else plural}"
 
 
-def write_out(text: str, end: str = "\n") -> None:
-    """Write a piece of a result to stdout as it is: data that is not ours to mask.
+def write_out(text: str, end: str = "\n", *, drawn: bool = False) -> None:
+    """Write a piece of a result to stdout, data that is not ours to mask; it is as it is, but on a terminal printable.
 
-    Raise BrokenPipeError when the reader has gone: who can end early does.
+    `drawn`: a table, which has been made printable and may have colours. Raise BrokenPipeError when the reader has
+    gone: who can end early does.
     """
-    if not _write(sys.stdout, text, end):
+    if not _write(sys.stdout, text, end, as_it_is=drawn or not sys.stdout.isatty()):
         raise BrokenPipeError
 
 
-def _write(stream: TextIO, text: str, end: str = "\n") -> bool:
-    """Write; tell whether the reader is still there."""
+def _write(stream: TextIO, text: str, end: str = "\n", *, as_it_is: bool = False) -> bool:
+    """Write; tell whether the reader is still there. `as_it_is`: nothing in the text needs to be made printable."""
     from dwhctl.cli.ending import CANNOT_WRITE, silence
 
     try:
-        stream.write(f"{text}{end}")
+        stream.write(f"{text if as_it_is else printable(text)}{end}")
         stream.flush()
     except BrokenPipeError:  # the reader has seen enough; the work goes on
         silence(stream)

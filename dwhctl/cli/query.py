@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 #: Rows of a table that nobody asked to be longer.
 TABLE_ROWS = 1_000
+_MOST_STDIN = 16 * 2**20
 
 
 @click.command("query")
@@ -72,10 +73,11 @@ def command(settings: Settings, /, connection: str, **asked: Any) -> None:
     SQL is text, or - for stdin. It is a template like an extract: it may name var, conn, macros, and with --date,
     --load and --shard what these bring. `:start` and `:end` are not bound.
 
-    Read only, unless --write lets it write: DuckDB and SQLite files are opened so, PostgreSQL and Vertica run a
-    read-only transaction. SQL Server has none: there it must look like one SELECT, and runs in a transaction that is
-    always rolled back. What a function does outside of its transaction nobody holds back (a sequence moves on,
-    CLOSE_SESSION closes): give people who may not write a user who may not.
+    Without --write it is one statement that reads (SELECT, WITH, VALUES, SHOW, EXPLAIN and their like; no COPY). DuckDB
+    and SQLite files are opened read only, a DuckDB file without access to other files, servers and extensions;
+    PostgreSQL and Vertica run a read-only transaction. SQL Server has none: there it must look like one SELECT, and
+    runs in a transaction that is always rolled back. Functions with an effect outside of the transaction are not
+    refused: give people who may not write a user who may not.
 
     \b
     Examples:
@@ -143,8 +145,23 @@ def _rendered(
     of_load = _load(project, load) if load is not None else None
     if file is not None and file != "-":
         return render_file(project, _found_file(project, file), of_load, date, shard)
-    text = sys.stdin.read() if "-" in (sql, file) else sql or ""
+    text = _stdin() if "-" in (sql, file) else sql or ""
     return render_text(project, text, "stdin" if "-" in (sql, file) else "the SQL", of_load, date, shard)
+
+
+def _stdin() -> str:
+    """Read stdin as UTF-8, whatever the locale. Raise UsageError."""
+    from dwhctl.errors import UsageError
+
+    octets = (
+        sys.stdin.buffer.read(_MOST_STDIN + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+    )
+    if len(octets) > _MOST_STDIN:
+        raise UsageError(f"stdin: there are more than {_MOST_STDIN:,} bytes of SQL")
+    try:
+        return octets.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError("stdin: not UTF-8; give the SQL in the encoding UTF-8") from None
 
 
 def _found_file(project: Project, file: str) -> Path:
@@ -156,10 +173,10 @@ def _found_file(project: Project, file: str) -> Path:
 
 def _load(project: Project, name: str) -> Load:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}'; {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
     return project.loads[name]
 
 

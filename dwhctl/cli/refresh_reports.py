@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -67,10 +66,11 @@ def command(
       dwhctl refresh-reports --date yesterday --wait 2h
     """
     from dwhctl.cli.loading import asked_day
+    from dwhctl.project.words import shown_command
     from dwhctl.runs.refresh import RefreshRequest
 
     project = settings.open_project()
-    typed = shlex.join(["dwhctl", *sys.argv[1:]])
+    typed = shown_command(sys.argv[1:])
     chosen = asked_day(project, "--date", day, datetime.now(project.zone))
     request = RefreshRequest(chosen, tuple(dict.fromkeys(reports)), command=typed, **asked)
     if dry_run:

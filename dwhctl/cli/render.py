@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -32,7 +33,8 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
     Example:
       dwhctl render orders --date yesterday --shard abakan
     """
-    from dwhctl.cli.output import say
+    from dwhctl.cli.output import say, write_out
+    from dwhctl.project.secrets import mask
     from dwhctl.project.slices import make_slice, resolve_day
     from dwhctl.project.templates import render_extract
 
@@ -46,21 +48,22 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
         say(f"-- load {found.name}, shard {chosen.name}, day {slice.day}: {where}")
         for name, value in sorted(query.binds.items(), reverse=True):
             say(f"-- :{name} = {value.isoformat(sep=' ')}")
-    say(query.sql.rstrip())
+    with suppress(BrokenPipeError):  # the reader has seen enough
+        write_out(mask(query.sql.rstrip()))
 
 
 def _load(project: Project, name: str) -> Load:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}'; {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
     return project.loads[name]
 
 
 def _shard(project: Project, load: Load, name: str | None) -> Shard:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
 
     shards = {shard.name: shard for shard in project.shards_of(load)}
     if not shards:
@@ -68,5 +71,5 @@ def _shard(project: Project, load: Load, name: str | None) -> Shard:
     if name is None:
         return next(iter(shards.values()))
     if name not in shards:
-        raise UsageError(f"the load '{load.name}' has no shard '{name}'; {nearest(name, shards)}")
+        raise UsageError(f"the load '{load.name}' has no shard {quoted(name)}; {nearest(name, shards)}")
     return shards[name]

@@ -41,6 +41,7 @@ def command(settings: Settings, /, run: str, session: int | None, level: str, fo
     """
     from dwhctl.cli.output import one_line, say, tell
     from dwhctl.errors import StateDirError
+    from dwhctl.printable import printable_json
     from dwhctl.runs.log_files import find_log
     from dwhctl.runs.log_reader import is_wanted, read_log, text_of
     from dwhctl.runs.state_dir import StateDir
@@ -54,7 +55,7 @@ def command(settings: Settings, /, run: str, session: int | None, level: str, fo
                 shown += 1
                 texts = [line.text] if form == "json" else text_of(line.fields, project.zone)
                 for text in texts:
-                    say(text if form == "json" else _clean(text))
+                    say(printable_json(text) if form == "json" else _clean(text))
     except OSError as error:
         raise StateDirError(f"the log {path} cannot be read: {error.strerror}") from error
     if not shown and not settings.quiet:

@@ -106,14 +106,14 @@ def _since(store: SessionStore, settings: Settings, run_id: str | None, days: in
 
 def _read(store: SessionStore, wanted: Wanted) -> list[Session]:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest
+    from dwhctl.project.words import nearest, quoted
     from dwhctl.sessions.history import read_history
     from dwhctl.sessions.runs import newest_run_ids, run_exists
 
     found = read_history(store, wanted)
     if not found and wanted.run_id and not run_exists(store, wanted.run_id):
         known = newest_run_ids(store, _MEANT_AMONG)
-        raise UsageError(f"there is no run '{wanted.run_id}'; {nearest(wanted.run_id, known)}")
+        raise UsageError(f"there is no run {quoted(wanted.run_id)}; {nearest(wanted.run_id, known)}")
     return found
 
 

@@ -1,7 +1,7 @@
 """Rows of any query, written as they come: a table for people, JSON and CSV for programs.
 
-In JSON and CSV values are data: nothing in them is changed. A table makes control characters harmless and masks
-secrets.
+In JSON and CSV values are data: nothing in them is changed, but on a terminal what would act on it. A table makes
+control characters harmless and masks secrets.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from dwhctl.cli.output import one_line, write_out
+from dwhctl.printable import printable_json
 from dwhctl.project.secrets import mask
 
 Row = Sequence[Any]
@@ -75,7 +76,7 @@ class TableWriter(Writer):
         from dwhctl.cli.table import draw
 
         names = [one_line(mask(name)) for name in self.names]
-        write_out(("\n" if self.answers > 1 else "") + draw(names, self._cells, self._numeric))
+        write_out(("\n" if self.answers > 1 else "") + draw(names, self._cells, self._numeric), drawn=True)
 
 
 class JsonWriter(Writer):
@@ -215,4 +216,4 @@ def _converted(
 
 
 def _dumped(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return printable_json(json.dumps(value, ensure_ascii=False))

@@ -22,6 +22,7 @@ LOOKS: Mapping[Standing, Look] = {
     Standing.LOADED: Look("L", "#dff5e3 on #2f7d4f", "loaded"),
     Standing.SKIPPED: Look("S", "#dfeef0 on #55808a", "skipped, no rows"),
     Standing.BEFORE_START: Look("-", "dim", "before its start"),
+    Standing.AFTER_END: Look("/", "dim", "after its shard's last day"),
     Standing.NOT_YET: Look(".", "dim", "day not over, not tried"),
     Standing.OPEN: Look("o", "#10243a on #8fb8de", "day not over, loaded so far"),
     Standing.RELOADING: Look("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),
@@ -30,6 +31,7 @@ LOOKS: Mapping[Standing, Look] = {
     Standing.EARLY: Look("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
     Standing.UP_FOR_RETRY: Look("U", "#2b1600 on #f0a23a", "up for retry"),
     Standing.MISSING: Look("M", "bold #ffd9d9 on #6b2230", "missing, never tried"),
+    Standing.UNKNOWN: Look("?", "bold #ffffff on #5a5a5a", "in a state that this version does not know"),
     Standing.ABANDONED: Look("A", "bold #ffffff on #8b3fa8", "abandoned, its run died"),
     Standing.FAILED: Look("F", "bold #ffffff on #d22f2f", "failed"),
 }

@@ -32,6 +32,8 @@ def show_summary(report: RunReport, settings: Settings) -> None:
     if settings.verbose and report.step_seconds:
         steps = sorted(report.step_seconds.items(), key=lambda step: -step[1])
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
+    for line in () if settings.quiet else _filled(report):
+        say(line)
     for line in _failures(report, settings):
         say(line)
     show_pings(report.pings)
@@ -61,6 +63,15 @@ def _counts(report: RunReport) -> str:
     rate = round(report.rows / max(report.seconds, 0.001))
     done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)} ({rate:,} rows/s)"
     return f"{', '.join(parts)}; {done}"
+
+
+def _filled(report: RunReport) -> Iterable[str]:
+    """Say once of each column which shards lack it."""
+    for (load, column), shards in sorted(report.filled.items()):
+        have = "shard has" if len(shards) == 1 else "shards have"
+        more = f" and {len(shards) - SHOWN_SHARDS:,} more" if len(shards) > SHOWN_SHARDS else ""
+        names = ", ".join(sorted(shards)[:SHOWN_SHARDS])
+        yield one_line(f"{load}: {len(shards):,} {have} no column {column}: NULL ({names}{more})")
 
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:

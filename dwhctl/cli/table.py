@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from dwhctl.cli.output import one_line
+from dwhctl.cli.screen import Screen
 
 if TYPE_CHECKING:
     from dwhctl.cli.output import Look
@@ -30,7 +30,7 @@ Rows = Sequence[Sequence[object]]
 def table_text(columns: Sequence[str], rows: Rows, look: Look | None = None) -> str:
     """The table, without a line's end behind it."""
     if look is not None and sys.stdout.isatty():
-        console = Console(file=sys.stdout)
+        console = Screen(file=sys.stdout)
         return _printed(console, _table(columns, rows, look, console.width))
     right = [_is_right(name, [row[index] for row in rows], look) for index, name in enumerate(columns)]
     cells = [[_text(name, value, look) for name, value in zip(columns, row, strict=True)] for row in rows]
@@ -46,10 +46,10 @@ def draw(names: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[b
         table.add_column(Text(name), justify="right" if to_the_right else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    return _printed(Console(file=sys.stdout), table)
+    return _printed(Screen(file=sys.stdout), table)
 
 
-def _printed(console: Console, table: Table) -> str:
+def _printed(console: Screen, table: Table) -> str:
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())

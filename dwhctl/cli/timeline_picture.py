@@ -11,7 +11,7 @@ from rich.text import Text
 
 from dwhctl.cli.output import counted, shown_seconds
 from dwhctl.cli.standings import LOOKS, legend
-from dwhctl.runs.coverage import BADNESS, Standing
+from dwhctl.runs.coverage import BADNESS, Standing, standing_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,7 @@ def _effort(timeline: Timeline, took: float) -> str:
 
 
 def _standing(bar: Bar) -> Standing:
-    return Standing(bar.session.state.value)
+    return standing_of(bar.session.state)
 
 
 class _Paper:
@@ -118,7 +118,9 @@ class _Paper:
 
     def axis(self) -> Text:
         """Number the seconds (or minutes, or hours) from the start."""
-        step = next((one for one in _STEPS if one / self._seconds * self._width >= _TICK_SPACE), _STEPS[-1])
+        # A run may seem to last for centuries: a clock was wrong, or another program wrote its sessions.
+        widest = self._seconds * _TICK_SPACE / self._width
+        step = next((one for one in _STEPS if one / self._seconds * self._width >= _TICK_SPACE), widest)
         text, tick = "", 0
         while tick * step <= self._seconds:
             column = int(tick * step / self._seconds * self._width)

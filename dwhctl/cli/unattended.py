@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +55,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     from dwhctl.private import set_group_access
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
+    from dwhctl.project.words import shown_command
     from dwhctl.runs.telling import tell_of_usage_error
 
     try:
@@ -66,7 +66,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     if project is None or not project.alerts:
         return []
     set_group_access(project.group_access)
-    command = shlex.join(["dwhctl", *arguments])
+    command = shown_command(arguments)
     routine = _command(arguments) == "watch"
     return [one.words() for one in tell_of_usage_error(project, command, message, routine=routine)]
 

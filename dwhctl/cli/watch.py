@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,10 +31,11 @@ def command(settings: Settings) -> ExitCode:
     """
     from dwhctl.cli.output import one_line, say, tell
     from dwhctl.cli.summary import show_alerts
+    from dwhctl.project.words import shown_command
     from dwhctl.runs.watch import exit_code_of, run_watch
 
     project = settings.open_project()
-    typed = shlex.join(["dwhctl", *sys.argv[1:]])
+    typed = shown_command(sys.argv[1:])
     report = run_watch(project, typed, lambda notice: tell(one_line(notice.text)))
     for sla in report.missed:
         _say_missed(sla, project.zone)

@@ -121,7 +121,7 @@ REFUSALS = (
 
 
 #: How such errors begin where they come through Arrow, in mid-way, without their class.
-_REFUSED_IN_MID_WAY = ("Conversion Error", "Invalid Input Error", "Out of Range Error")
+_REFUSED_IN_MID_WAY = ("Conversion Error", "Invalid Input Error", "Out of Range Error", "Permission Error")
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -134,7 +134,20 @@ def is_refusal(error: BaseException) -> bool:
 def words(error: BaseException) -> str:
     """Give DuckDB's message without the excerpt of the statement that follows it."""
     text = str(error).partition("\nLINE ")[0]
-    return " ".join(text.split()) or type(error).__name__
+    said = " ".join(text.split()) or type(error).__name__
+    return f"{said}; {_CONFINED}" if is_out_of_reach(error) else said
+
+
+#: What DuckDB says of files, servers and extensions where `confine` keeps them out.
+_OUT_OF_REACH = ("disabled by configuration", "disabled through configuration")
+_CONFINED = (
+    "SQL, and the views and macros of a DuckDB file, may reach no other file, server or extension here"
+)
+
+
+def is_out_of_reach(error: BaseException) -> bool:
+    """Tell whether the SQL, or a view in the file, wanted something outside of the file."""
+    return any(said in str(error) for said in _OUT_OF_REACH)
 
 
 #: What DuckDB gets when the connection does not say: it keeps a table's columns side by side, so a wide table needs
@@ -160,17 +173,65 @@ def more_memory(connection: str) -> str:
     )
 
 
+Config = dict[str, str | bool | int | float | list[str]]
+
+#: For every connection: no extension is installed or loaded because SQL, or a view in the file, happens to need it, and
+#: no name in SQL is a variable of this program.
+#: Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
+_EVERYWHERE: Config = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+
+
+def connect(
+    path: str,
+    config: Config,
+    *,
+    read_only: bool = False,
+    folders: Sequence[Path] | None = (),
+    settings: Sequence[str] = (),
+) -> duckdb.DuckDBPyConnection:
+    """Connect; SQL then reaches files of `folders` only, None for all files. Raise duckdb.Error.
+
+    `settings` lists the settings that may be changed afterwards.
+    """
+    db = duckdb.connect(path, read_only=read_only, config=_EVERYWHERE | config)
+    if folders is not None:
+        try:
+            _confine(db, folders, settings)
+        except duckdb.Error:
+            db.close()
+            raise
+    return db
+
+
+def _confine(db: duckdb.DuckDBPyConnection, folders: Sequence[Path], settings: Sequence[str]) -> None:
+    # Not in the configuration of `connect`: there DuckDB refuses them, or the spill folder beside them.
+    # A pattern is looked up as it is written, and as the paths that it matches.
+    inside = [written for folder in folders for written in (str(folder), literal_path(folder))]
+    for setting, allowed in (("allowed_directories", inside), ("allowed_configs", settings)):
+        texts = ", ".join("'" + each.replace("'", "''") + "'" for each in allowed)
+        db.execute(f"SET {setting} = [{texts}]")
+    db.execute("SET enable_external_access = false")
+    db.execute("SET lock_configuration = true")
+
+
 def open_file(
     path: Path,
     *,
     read_only: bool,
     wait: float,
-    config: dict[str, str | bool | int],
+    config: Config,
+    folders: Sequence[Path] | None = (),
+    settings: Sequence[str] = (),
     give_up: threading.Event | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open a DuckDB file, trying for `wait` seconds, or until `give_up` is set, while another process has it.
 
     A file serves one writer or many readers: https://duckdb.org/docs/stable/connect/concurrency.
+    `folders` and `settings` are those of `connect`.
     Raise DatabaseMissingError when it is damaged, else duckdb.Error.
     """
     give_up = give_up or threading.Event()
@@ -182,7 +243,7 @@ def open_file(
         reraise=True,
     )
     try:
-        return attempts(duckdb.connect, str(path), read_only=read_only, config=config)
+        return attempts(connect, str(path), config, read_only=read_only, folders=folders, settings=settings)
     except (duckdb.Error, duckdb.Warning) as error:
         if is_damage(error):
             raise DatabaseMissingError(f"{path} is not a DuckDB database: {words(error)}") from error

@@ -25,7 +25,9 @@ from vertica_python.vertica import messages
 
 from dwhctl.engines import tls
 from dwhctl.engines.vertica_errors import connect_error, in_words, lost
+from dwhctl.engines.vertica_types import answer_type
 from dwhctl.errors import ConnectError, TargetError, TlsError
+from dwhctl.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,6 +89,8 @@ class Session:
     def _connect(self, host: str, port: int) -> None:
         self.refusal = None
         try:
+            if (authorities := self._connection.tls_cafile) is not None:
+                read_bytes(authorities)  # ssl itself waits for ever at a FIFO
             self._wire = _Wire(self, self._options(host, port))
             self._wire.socket.settimeout(self.patience)
         except Exception as error:
@@ -138,9 +142,14 @@ class Session:
         names, rows = self._query(sql)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def names(self, sql: str) -> list[str]:
-        """Run one statement and give the names of its answer's columns. Raise AttemptError."""
-        return self._query(sql)[0]
+    def declared(self, sql: str) -> list[tuple[str, str]]:
+        """Run one statement and give name and type of its answer's columns. Raise AttemptError."""
+        with self._in_words():
+            cursor = self._driver().cursor()
+            cursor.execute(sql)
+            columns = [(str(column.name), answer_type(column)) for column in cursor.description or ()]
+            cursor.fetchall()
+            return columns
 
     def _query(self, sql: str) -> tuple[list[str], list[list[Any]]]:
         with self._in_words():

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .fields import AlertFile, Listed, ProjectPath, SomeTexts, SomeTime, Table, Text, Texts, given
+from .fields import (
+    AlertFile,
+    Host,
+    Listed,
+    ProjectPath,
+    SomeTexts,
+    SomeTime,
+    TableWithoutUrls,
+    Text,
+    Texts,
+    given,
+)
 from .secrets import Secret
 
 Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
@@ -18,7 +30,21 @@ def _id_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class _Alert(Table):
+def chat_problem(chat: str) -> str | None:
+    """Why this is no chat of Telegram, or None. It is not shown: it may be a token in the wrong place."""
+    if re.fullmatch(r"-?\d+|@\w+", chat):
+        return None
+    return "is no chat; write its number, as -1001762374628, or a public chat's name, as @reports"
+
+
+def _chat(chat: str) -> str:
+    problem = None if "{" in chat else chat_problem(chat)  # a template is looked at when it is rendered
+    if problem:
+        raise ValueError(problem)
+    return chat
+
+
+class _Alert(TableWithoutUrls):
     """What every channel has."""
 
     name: str = given("the channel's name")
@@ -53,7 +79,7 @@ class TelegramAlert(_Alert):
 
     type: Literal["telegram"] = Field("telegram", description="The kind of channel.", examples=["telegram"])
     token: Secret = Field(description="The bot's token.", examples=[{"env": "TG_TOKEN"}])
-    chat_id: Annotated[Text, BeforeValidator(_id_text)] = Field(
+    chat_id: Annotated[Text, BeforeValidator(_id_text), AfterValidator(_chat)] = Field(
         description="The chat; a template.", examples=["{{ var.value.failures_chat }}"]
     )
     api_base: Text = Field(
@@ -76,7 +102,7 @@ class EmailAlert(_Alert):
     """A mail to a list of people."""
 
     type: Literal["email"] = Field("email", description="The kind of channel.", examples=["email"])
-    host: Text = Field(description="The mail server.", examples=["smtp.example.com"])
+    host: Host = Field(description="The mail server.", examples=["smtp.example.com"])
     port: int = Field(587, ge=1, le=65_535, description="Its port.", examples=[587])
     security: Literal["starttls", "tls", "none"] = Field(
         "starttls", description="How the connection is encrypted.", examples=["tls"]

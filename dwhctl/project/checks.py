@@ -17,10 +17,10 @@ from .connections import (
     DuckdbConnection,
     NetworkConnection,
 )
-from .fields import Table
+from .fields import Table, name_problem
 from .loads import Load, Report, Shard
 from .problems import Place, Problems
-from .words import nearest, shown_path
+from .words import is_shown, nearest, nothing_shown, quoted, quoted_name, shown_path, shown_text
 
 TASK_NAME_LENGTH = 200
 
@@ -40,6 +40,10 @@ class Found:
         """Where this table stands."""
         return self.places[(type(table), name)]
 
+    def known(self, kind: str) -> list[str]:
+        """The names of this kind that a message may show: what is no name may be a secret in the wrong place."""
+        return [name for name in self.declared[kind] if name_problem(name) is None and is_shown(name)]
+
 
 def check(found: Found, sessions: str | None, problems: Problems) -> None:
     """Note every problem between the tables."""
@@ -57,12 +61,17 @@ def check(found: Found, sessions: str | None, problems: Problems) -> None:
         _check_load(load, found, problems)
     for report in found.reports.values():
         _check_report(report, found, problems)
+    _check_authorities(found, problems)
+    _check_tables(found, problems)
+    _check_task_names(found, problems)
+
+
+@nothing_shown()
+def _check_authorities(found: Found, problems: Problems) -> None:
     for connection in found.connections.values():
         key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else None
         if key is not None and (authorities := getattr(connection, key)) is not None:
             _file(authorities, found.place(connection, connection.name).at(key), problems)
-    _check_tables(found, problems)
-    _check_task_names(found, problems)
 
 
 def _use(
@@ -70,18 +79,19 @@ def _use(
 ) -> Connection | None:
     """The connection of this name, if it can serve for what it is used for."""
     if name not in found.declared["connection"]:
-        problems.add(place, f"no connection '{name}'; {nearest(name, found.declared['connection'])}")
+        problems.add(place, f"no connection {quoted_name(name)}; {nearest(name, found.known('connection'))}")
     connection = found.connections.get(name)
     if connection and connection.type not in types:
         problems.add(
             place,
-            f"'{name}' is of type {connection.type}, which cannot be {what}; "
+            f"{quoted_name(name)} is of type {connection.type}, which cannot be {what}; "
             f"use one of type {', '.join(types)}",
         )
         return None
     return connection
 
 
+@nothing_shown()
 def _check_shards(found: Found, problems: Problems) -> None:
     first: dict[str, tuple[Shard, Place]] = {}
     files: dict[Path, Shard] = {}
@@ -111,16 +121,16 @@ def _check_file(
     """Two shards in one file would both be all that it holds."""
     if re.search(r"[/\0]", shard.database):
         problems.add(
-            place, f"'{shard.database}' is no name of a file in {connection.path}; a database has no '/'"
+            place,
+            f"{quoted(shard.database)} is no name of a file in the connection's path; a database has no '/'",
         )
         return
     path = connection.database_file(shard.database)
     other = files.setdefault(path, shard)
     if other is not shard:
-        where = shown_path(path, problems.root)
         problems.add(
             place,
-            f"the file {where} is the shard '{other.name}' already; "
+            f"its file is the shard '{other.name}' already; "
             "give each shard a file: let the connection's path name a folder with <database>.duckdb in it",
         )
 
@@ -129,9 +139,10 @@ def _connection_key(place: Place) -> Place:
     return Place(place.file, place.key.partition("[")[0])
 
 
-def renamed(connection: str, database: str, taken: Collection[str] = ()) -> str:
+def renamed(connection: str, database: str, taken: Collection[str]) -> str:
     """The shard as a table with a name that is free and allowed."""
-    wanted = slug(f"{connection}_{database}" if taken else database)
+    database = database if is_shown(database) else "..."
+    wanted = slug(f"{connection}_{database}")
     name, number = wanted, 1
     while name in taken:
         number += 1
@@ -147,14 +158,13 @@ def slug(text: str) -> str:
 def _check_load(load: Load, found: Found, problems: Problems) -> None:
     place = found.place(load, load.name)
     if load.shards not in found.declared["group"]:
-        hint = nearest(load.shards, found.declared["group"])
-        problems.add(place.at("shards"), f"no shard group '{load.shards}'; {hint}")
+        hint = nearest(load.shards, found.known("group"))
+        problems.add(place.at("shards"), f"no shard group {quoted(load.shards)}; {hint}")
     connection = _use(found, load.target, TARGET_TYPES, "a warehouse", place.at("target"), problems)
     if isinstance(connection, DuckdbConnection) and connection.is_folder:
-        where = shown_path(connection.path, problems.root)
         problems.add(
             place.at("target"),
-            f"'{load.target}' is the folder {where}; a warehouse is one file: path = \"{where}.duckdb\"",
+            f"'{load.target}' is a folder; a warehouse is one file: write its path with .duckdb at the end",
         )
     _file(load.extract, place.at("extract"), problems)
     if load.create:
@@ -172,7 +182,8 @@ def check_files(table: Table, place: Place, problems: Problems) -> None:
 def _file(path: Path, place: Place, problems: Problems) -> None:
     if path.is_file():
         return
-    shown, folder = shown_path(path, problems.root), problems.root / "sql"
+    relative, folder = shown_path(path, problems.root), problems.root / "sql"
+    shown = shown_text(relative)
     if path.exists():
         problems.add(place, f"{shown} is no file; name the file itself")
         return
@@ -205,10 +216,11 @@ def _check_report(report: Report, found: Found, problems: Problems) -> None:
         )
     for number, need in enumerate(report.needs):
         if need.load not in found.declared["load"]:
-            hint = nearest(need.load, found.declared["load"])
-            problems.add(place.at("needs", number, "load"), f"no load '{need.load}'; {hint}")
+            hint = nearest(need.load, found.known("load"))
+            problems.add(place.at("needs", number, "load"), f"no load {quoted(need.load)}; {hint}")
 
 
+@nothing_shown()
 def check_alert_filters(alerts: Mapping[str, Alert], found: Found, problems: Problems) -> None:
     """Note every load or report that a channel is limited to and that there is not."""
     for alert in alerts.values():
@@ -216,8 +228,8 @@ def check_alert_filters(alerts: Mapping[str, Alert], found: Found, problems: Pro
         for kind, names in (("load", alert.loads), ("report", alert.reports)):
             for number, name in enumerate(names):
                 if name not in found.declared[kind]:
-                    hint = nearest(name, found.declared[kind])
-                    problems.add(place.at(f"{kind}s", number), f"no {kind} '{name}'; {hint}")
+                    hint = nearest(name, found.known(kind))
+                    problems.add(place.at(f"{kind}s", number), f"no {kind} {quoted(name)}; {hint}")
 
 
 def _check_tables(found: Found, problems: Problems) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .fields import Duration, ProjectPath, SomeTexts, SomeTime, Table, Text, given
+from .fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
 from .secrets import Secret
+from .words import quoted
 
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
@@ -27,21 +28,21 @@ def _writable(path: Path) -> Path:
     if "?" in str(path):
         # DuckDB puts the name of its log before a question mark, as in a URL.
         raise ValueError(
-            f"'{path}' has a '?' in it, which DuckDB cannot write to; name another folder or file"
+            f"{quoted(str(path))} has a '?' in it, which DuckDB cannot write to; name another folder or file"
         )
     return path
 
 
 def _amount(text: str) -> str:
     if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"'{text}' is no amount of memory; write one as 256MiB or 2GiB")
+        raise ValueError(f"{quoted(text)} is no amount of memory; write one as 256MiB or 2GiB")
     return text
 
 
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class _Connection(Table):
+class _Connection(TableWithoutUrls):
     """What every connection has."""
 
     default_port: ClassVar[int | None] = None
@@ -83,8 +84,8 @@ class DuckdbConnection(_EmbeddedConnection):
     )
     memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
         None,
-        description="The memory that DuckDB may use in each process before it spills to disk;"
-        " left out, it is 64MiB, or 3MiB for each column of a wide table.",
+        description="The memory that DuckDB may use in each process before it spills to the folder"
+        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
         examples=["256MiB"],
     )
 
@@ -147,10 +148,10 @@ class _NetworkConnection(_Connection):
 
     tls_words: ClassVar[TlsWords]
 
-    host: Text | None = Field(
+    host: Host | None = Field(
         None, description="The server; or `hosts`, not both.", examples=["dwh.example.com"]
     )
-    hosts: SomeTexts | None = Field(
+    hosts: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = Field(
         None,
         description="Several servers under one name that share the work in turn and stand in for each other; "
         "`server` or `server:port`.",

@@ -20,6 +20,7 @@ URL_FORMS = (
     "vertica://user:password@host:5433/database?tlsmode=require, mssql://..., postgres://..., "
     "duckdb:path, sqlite:path"
 )
+_ENCODE = "percent-encode ':', '/', '?', '#' and '@' of a password"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _SCHEMES = {**{name: name for name in CONNECTION_TYPES}, "postgresql": "postgres"}
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -55,6 +56,9 @@ def table_of_url(url: str) -> dict[str, Any]:
     else:
         table.update(_address(address))
     for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in model.file_keys():  # it may be the end of a password
+            hint = nearest(key, model.file_keys())
+            raise ValueError(f"the URL has an unknown key behind its '?'; {hint}; {_ENCODE}")
         table[key] = _typed(model, key, value)
     return table
 
@@ -74,6 +78,8 @@ def _address(address: str) -> dict[str, Any]:
     if not address.startswith("//"):
         raise ValueError(f"is no URL of a server; write {URL_FORMS}")
     netloc, _, database = address.removeprefix("//").partition("/")
+    if "@" in database:
+        raise ValueError(f"the URL has an '@' behind its server; {_ENCODE}")
     login, _, hosts = netloc.rpartition("@")
     user, colon, password = login.partition(":")
     table: dict[str, Any] = _hosts(hosts)
@@ -97,9 +103,7 @@ def _hosts(text: str) -> dict[str, Any]:
         raise ValueError("an IPv6 address in a URL stands in brackets: [::1]:5432")
     host, port = match[1].strip("[]"), match[2]
     if port and not (port.isascii() and port.isdigit()):
-        raise ValueError(
-            "the port in the URL is no number; percent-encode ':', '/', '?', '#' and '@' of a password"
-        )
+        raise ValueError(f"the port in the URL is no number; {_ENCODE}")
     return {"host": host, **({"port": int(port)} if port else {})}
 
 

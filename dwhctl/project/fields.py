@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from dwhctl.errors import UsageError
 
 from .slices import DURATION_FORMS, parse_date, parse_duration
-from .words import nearest, shown_value
+from .words import nearest, quoted, shown_value
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")
@@ -53,6 +61,23 @@ class Table(BaseModel):
         return {f.alias or name: f for name, f in cls.model_fields.items() if not _is_given(f)}
 
 
+class TableWithoutUrls(Table):
+    """A table whose texts are names and addresses: a URL in one of them has a password in it sooner or later."""
+
+    url_keys: ClassVar[frozenset[str]] = frozenset({"api_base", "proxy", "password", "token"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_url(cls, table: Any) -> Any:
+        for key, value in table.items() if isinstance(table, dict) else ():
+            texts = value if isinstance(value, list) else [value]
+            if key not in cls.url_keys and any(isinstance(each, str) and "://" in each for each in texts):
+                raise ValueError(
+                    f"{key}: holds a URL; server, user, password and database have keys of their own"
+                )
+        return table
+
+
 def given(description: str, default: Any = ...) -> Any:
     """A field that the reader fills from where the table stands; it is no key of the file."""
     return Field(default, description=description, json_schema_extra={"given": True})
@@ -85,7 +110,7 @@ def zone_problem(name: str, *extra: str) -> str | None:
 
         hint = nearest(name, available_timezones() | {*extra})
         remedy = hint if hint.startswith("did you mean") else "write one as Europe/Moscow or UTC"
-        return f"'{name}' is no time zone of the IANA list; {remedy}"
+        return f"{quoted(name)} is no time zone of the IANA list; {remedy}"
     return None
 
 
@@ -111,7 +136,7 @@ def _day(value: object) -> object:
     try:
         return parse_date(value)
     except ValueError as error:
-        raise ValueError(f"'{value}': {error}; write a date as 2020-02-08") from None
+        raise ValueError(f"{quoted(value)}: {error}; write a date as 2020-02-08") from None
 
 
 def _duration(value: object) -> object:
@@ -137,8 +162,17 @@ def _time_of_day(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(f'is {shown_value(value)}; write a time of day in quotes: "07:00"')
     if not _CLOCK.fullmatch(value):
-        raise ValueError(f'\'{value}\' is no time of day; write one from "00:00" to "23:59", as "07:00"')
+        raise ValueError(f'{quoted(value)} is no time of day; write one from "00:00" to "23:59", as "07:00"')
     return time.fromisoformat(value)
+
+
+def _host(value: str) -> str:
+    # A path is the folder of a PostgreSQL server's socket.
+    if not value.startswith("/") and re.search(r"[@/\s]", value):
+        raise ValueError(
+            "is no name of a server; write it alone: user, password and database have keys of their own"
+        )
+    return value
 
 
 def _listed(value: object) -> object:
@@ -149,6 +183,8 @@ def _path_in(folder: str) -> BeforeValidator:
     def absolute(value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str | Path) or value == "":
             return _no_path(value)
+        if re.search(r"://|\w:[^/]*@", str(value)):
+            raise ValueError("is an address; write a path")
         path = Path(value).expanduser()
         root = (info.context or {}).get("root")
         return Path(root, folder, path) if root is not None else path
@@ -166,7 +202,7 @@ def table_problem(name: str) -> str | None:
     """Why this is no name of a table with its schema, or None."""
     if _TABLE.fullmatch(name):
         return None
-    return f"'{name}' is no table with its schema; write it as \"stage.orders\""
+    return f'{quoted(name)} is no table with its schema; write it as "stage.orders"'
 
 
 def _table(value: str) -> str:
@@ -186,7 +222,7 @@ def _rows_of(value: object, info: ValidationInfo) -> object:
     if is_relation(value) or _QUERY.match(value):
         return value
     raise ValueError(
-        f"'{value}' is no view, query or file; write a view or table as \"reports.orders_view\", a query that"
+        f'{quoted(value)} is no view, query or file; write a view or table as "reports.orders_view", a query that'
         ' begins with SELECT or WITH, or a file in sql/ as "reports/orders.sql"'
     )
 
@@ -203,18 +239,18 @@ def _schedule(value: str) -> str:
     parts = [part for part in re.split(r"[ \t]", value) if part]
     if len(parts) != len(_SCHEDULE_FIELDS):
         raise ValueError(
-            f"'{value}' has {len(parts)} of the 5 fields minute, hour, day, month, weekday; "
+            f"{quoted(value)} has {len(parts)} of the 5 fields minute, hour, day, month, weekday; "
             f'write it as in a crontab: "0 */6 * * *", or {", ".join(SCHEDULE_WORDS)}'
         )
     for place, (part, (field, lowest, highest)) in enumerate(zip(parts, _SCHEDULE_FIELDS, strict=True)):
         alone = " ".join(part if place == each else "*" for each in range(len(parts)))
         if not all(map(_SCHEDULE_PART.fullmatch, part.split(","))) or not _is_schedule(alone):
             raise ValueError(
-                f"'{value}': '{part}' is no {field} of a crontab ({lowest} to {highest}, *, */2, 1-5)"
+                f"{quoted(value)}: {quoted(part)} is no {field} of a crontab ({lowest} to {highest}, *, */2, 1-5)"
             )
     schedule = " ".join(parts)
     if not _is_schedule(schedule):
-        raise ValueError(f"'{value}' never comes: no month of it has such a day")
+        raise ValueError(f"{quoted(value)} never comes: no month of it has such a day")
     return schedule
 
 
@@ -229,6 +265,7 @@ def _is_schedule(expression: str) -> bool:
 
 
 Text = Annotated[str, Field(min_length=1)]
+Host = Annotated[Text, AfterValidator(_host)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
 SomeTexts = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
 Zone = Annotated[str, AfterValidator(_zone)]

@@ -11,6 +11,8 @@ from pathlib import Path
 from dwhctl.errors import ConfigError
 from dwhctl.private import owner_of, user_name
 
+from .words import may_show, shown_text
+
 MAIN_FILE = Path("config") / "dwhctl.toml"
 VARIABLE = "DWHCTL_PROJECT"
 
@@ -22,7 +24,12 @@ def find_project(explicit: Path | None) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return _checked(Path(named), VARIABLE)
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used ({error.strerror}); go into a project, or name one with --project DIR"
+        ) from None
     for folder in (here, *here.parents):
         with suppress(PermissionError):
             if _has_main_file(folder):
@@ -65,15 +72,17 @@ def _has_main_file(folder: Path) -> bool:
 
 def _checked(folder: Path, origin: str) -> Path:
     path = folder.expanduser().absolute()
+    shown = shown_text(str(path))
     try:
         if _has_main_file(path):
             return Path(os.path.normpath(path))
     except PermissionError as error:
         raise ConfigError(
-            f"{origin}: {path} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
+            f"{origin}: {shown} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
             f" user, or have {user_name(os.geteuid())} given access"
         ) from None
-    missing = "is no folder" if not path.is_dir() else f"holds no {MAIN_FILE}"
+    missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
+    given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
-        f"{origin}: {path} {missing}; name a project's folder, or make one with: dwhctl init {folder}"
+        f"{origin}: {shown} {missing}; name a project's folder, or make one with: dwhctl init {given}"
     )

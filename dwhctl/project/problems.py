@@ -16,25 +16,33 @@ from pydantic_core import ErrorDetails
 from dwhctl.errors import ConfigError
 
 from .fields import Table
-from .words import nearest, shown_value
+from .words import may_show, nearest, shown_key, shown_value
 
 Model = TypeVar("Model", bound=Table)
-_SECRET_KEYS = re.compile(r"password|token|secret|proxy|url", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value stands: a file (or the environment) and the key in it."""
+    """Where a value is: a file (or the environment) and the key in it.
+
+    A part of the key that must not be shown is in it as its length; `hidden` is the last such part.
+    """
 
     file: str
     key: str = ""
+    hidden: str = field(default="", repr=False)
 
     def at(self, *steps: str | int) -> Place:
         """The place of a key or item below this one."""
-        key = self.key
+        key, hidden = self.key, self.hidden
         for step in steps:
-            key += f"[{step}]" if isinstance(step, int) else f".{step}" if key else step
-        return Place(self.file, key)
+            if isinstance(step, int):
+                key += f"[{step}]"
+                continue
+            shown = shown_key(step)
+            hidden = hidden if shown == step else step
+            key += f".{shown}" if key else shown
+        return Place(self.file, key, hidden)
 
     def __str__(self) -> str:
         return f"{self.file}: {self.key}" if self.key else self.file
@@ -46,12 +54,19 @@ class Problems:
 
     root: Path
     lines: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict, repr=False)  # of the files that were read
 
     def add(self, place: Place, what: str) -> None:
         """Note a problem."""
-        line = f"{place}: {what}"
+        line = f"{place}{self._line_of(place)}: {what}"
         if line not in self.lines:
             self.lines.append(line)
+
+    def _line_of(self, place: Place) -> str:
+        """The line of a key that is not shown, if one line alone holds it."""
+        lines = enumerate(self.texts.get(place.file, "").split("\n"), 1)
+        found = [number for number, text in lines if place.hidden and place.hidden in text]
+        return f" (line {found[0]})" if len(found) == 1 else ""
 
     def raise_any(self) -> None:
         """Raise them all as one error, if there are any."""
@@ -104,8 +119,7 @@ def describe(model: type[Table], error: ErrorDetails) -> str:
     words = _WORDS.get(error["type"])
     if words is None:
         return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-    secret = any(_SECRET_KEYS.search(str(step)) for step in error["loc"])
-    return words("a value of another kind" if secret else shown_value(error["input"]), error)
+    return words(shown_value(error["input"]), error)
 
 
 def _expected(what: str, remedy: str) -> Callable[[str, ErrorDetails], str]:
@@ -115,8 +129,12 @@ def _expected(what: str, remedy: str) -> Callable[[str, ErrorDetails], str]:
 def _number(what: str) -> Callable[[str, ErrorDetails], str]:
     def words(shown: str, error: ErrorDetails) -> str:
         value = error["input"]
-        quoted = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value.strip())
-        remedy = f"write {value} without quotes" if quoted else "write it in digits, without quotes"
+        digits = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value.strip())
+        remedy = (
+            f"write {value} without quotes"
+            if digits and may_show(value)
+            else "write it in digits, without quotes"
+        )
         return f"expected {what}, got {shown}; {remedy}"
 
     return words

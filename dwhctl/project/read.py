@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
-from .checks import Found, check, check_alert_filters, check_files, literal_warnings, renamed, slug
+from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
 from .connections import CONNECTION_TYPES, Connection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
@@ -17,11 +17,12 @@ from .files import read_toml
 from .loads import Load, Refreshing, Report, Shard, ShardEntry
 from .model import PingsTable, Project, ProjectTable, SessionsTable, Variable, secrets_in
 from .problems import Place, Problems
-from .secrets import Secret, is_reference
-from .words import nearest, shown_value
+from .secrets import Secret, is_reference, is_sensitive, looks_secret
+from .words import may_show, nearest, nothing_shown, quoted, shown_value
 
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")
+_SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
 ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts", "pings")
 
 Model = TypeVar("Model", bound=Table)
@@ -141,9 +142,8 @@ class _Reader:
         for name, table in self.problems.table(main.get(key, {}), place.at(key)).items():
             problem = name_problem(name)
             if problem:
-                self.problems.add(
-                    place.at(key, name), f"'{name}' is no name: {problem}; call it '{slug(name)}'"
-                )
+                better = f"; call it '{slug(name)}'" if may_show(name) else ""
+                self.problems.add(place.at(key, name), f"{quoted(name)} is no name: {problem}{better}")
             tables.append((name, table, place.at(key, name)))
         return tables
 
@@ -164,6 +164,7 @@ class _Reader:
             self.problems.add(place.at("type"), f"expected one of {choices}; got {shown_value(kind)}{also}")
         return None
 
+    @nothing_shown()
     def _read_connections(self, main: Mapping[str, Any]) -> None:
         given = named_values(CONNECTION_PREFIX, self.environ)
         overridden = {each.name for each in given}
@@ -177,7 +178,7 @@ class _Reader:
         self.found.declared["connection"].add(name)
         problem = name_problem(name)
         if problem:
-            self.problems.add(place, f"'{name}' is no name: {problem}; rename the variable")
+            self.problems.add(place, f"{quoted(name)} is no name: {problem}; rename the variable")
         try:
             table = table_of_url(url)
         except ValueError as error:
@@ -192,6 +193,7 @@ class _Reader:
             self.found.connections[name] = connection
             self.found.places[(type(connection), name)] = place
 
+    @nothing_shown()
     def _read_shards(self, main: Mapping[str, Any], zone: str) -> None:
         for group, table, place in self._named(main, "shards", MAIN):
             self.found.declared["group"].add(group)
@@ -220,30 +222,33 @@ class _Reader:
     def _shard(self, connection: str, entry: object, place: Place, zone: str) -> Shard | None:
         if not isinstance(entry, str | dict):
             what = shown_value(entry)
-            self.problems.add(
-                place, f'expected a database, got {what}; write "abakan" or {renamed("", "Abakan")}'
-            )
+            self.problems.add(place, f'expected a database, got {what}; write "abakan" or {_SHARD_TABLE}')
             return None
         table = {"database": entry} if isinstance(entry, str) else entry
         checked = self.problems.validated(ShardEntry, table, place)
         if checked is None:
             return None
-        name = checked.database if checked.name is None else checked.name
+        name, database = checked.name or checked.database, checked.database or checked.name
+        assert name is not None
+        assert database is not None
         problem = name_problem(name)
         if problem:
-            remedy = f"write {renamed(connection, checked.database)}"
-            self.problems.add(place, f"'{name}' is no shard's name: {problem}; {remedy}")
+            self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
             return None
-        return Shard(name, checked.database, connection, checked.zone or zone, checked.from_date)
+        dates = checked.from_date, checked.until_date
+        return Shard(name, database, connection, checked.zone or zone, *dates)
 
     def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:
         table = self.problems.table(main.get("variables", {}), MAIN.at("variables"))
         variables = {name: _variable(value) for name, value in table.items()}
         spelled = {name.lower(): name for name in variables}
         for each in named_values(VARIABLE_PREFIX, self.environ):
-            variables[spelled.get(each.name, each.name)] = each.text
+            name = spelled.get(each.name, each.name)
+            secret = is_sensitive(name) or looks_secret(each.text) or isinstance(variables.get(name), Secret)
+            variables[name] = Secret(each.text, kind="environment") if secret else each.text
         return variables
 
+    @nothing_shown()
     def _read_alerts(self, main: Mapping[str, Any]) -> dict[str, Alert]:
         alerts: dict[str, Alert] = {}
         for name, table, place in self._named(main, "alerts", MAIN):
@@ -260,7 +265,8 @@ class _Reader:
             problem = name_problem(name)
             if problem:
                 self.problems.add(
-                    place, f"'{name}' is no load's name: {problem}; rename the file to {slug(name)}.toml"
+                    place,
+                    f"{quoted(name)} is no load's name: {problem}; rename the file to {slug(name)}.toml",
                 )
             table = read_toml(path, self.problems)
             load = self.problems.validated(Load, table, place, name=name) if table is not None else None
@@ -297,12 +303,16 @@ class _Reader:
         for kind in (self.found.loads, self.found.reports):
             for name, work in kind.items():
                 secrets |= _secrets_of(work, self.found.place(work, name))
+        placed = list(secrets.items())
         for name, variable in variables.items():
-            for secret in secrets_in(variable):
-                secret.place, secret.root = str(MAIN.at("variables", name)), self.root
-        for place, secret in secrets.items():
+            outside = Place("environment", f"{VARIABLE_PREFIX}{name.upper()}")
+            placed += [
+                (outside if secret.is_given else MAIN.at("variables", name), secret)
+                for secret in secrets_in(variable)
+            ]
+        for place, secret in placed:
             secret.place, secret.root = str(place), self.root
-        return {secret.place: is_in_file(secret) for secret in secrets.values()}
+        return {secret.place: is_in_file(secret) for _, secret in placed}
 
 
 def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
@@ -325,6 +335,8 @@ def _variable(value: Any) -> Variable:
         return [_variable(each) for each in value]
     if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
+    if isinstance(value, str) and looks_secret(value):
+        return Secret(value)
     if isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"TOML has no {type(value).__name__}")

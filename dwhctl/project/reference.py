@@ -64,7 +64,8 @@ The environment wins over the files.
 | --- | --- |
 | `DWHCTL_PROJECT` | the project's folder |
 | `{CONNECTION_PREFIX}NAME` | the connection `name` as a URL, in place of the table of that name |
-| `{VARIABLE_PREFIX}NAME` | the variable `name`, a text; `var.json` reads JSON in it |
+| `{VARIABLE_PREFIX}NAME` | the variable `name`, a text; `var.json` reads JSON in it. Masked when it is a \
+secret by its name (`password`, `token`, `api_key` ...), its form, or the file's reference: [security.md](security.md) |
 
 A URL is one of {URL_FORMS}. Its parts are percent-encoded, the query holds the other keys. A path stands as
 written: `duckdb:state/dwh.duckdb` is relative to the project, `duckdb:/srv/dwh.duckdb` is not. Several hosts

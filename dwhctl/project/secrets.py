@@ -8,27 +8,44 @@ from __future__ import annotations
 import os
 import re
 import threading
-from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
-from urllib.parse import quote
 
 from dwhctl.errors import ConfigError
+from dwhctl.files import read_bytes
+
+from .masking import MASKED as MASKED
+from .masking import Mask, masks
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-MASKED = "********"
 FORMS = 'a text, { env = "NAME" } or { file = "PATH" }'
-# A shorter secret is masked only where it stands alone: "sa" must not eat half of every message.
-_SHORT = 4
-# So short a piece of base64 may be any word.
-_SHORT_BASE64 = 7
+# What Airflow's own masker hides, in any part of a name (3.3, shared/secrets_masker, DEFAULT_SENSITIVE_FIELDS), and
+# three words that people write instead.
+_SENSITIVE = (
+    "access_key", "access_token", "api_key", "apikey", "auth_header", "authorization", "bearer", "connection_string",
+    "dsn", "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account",
+    "service_key", "token", "keyfile_dict", "webhook_url", "pwd", "credential", "api_hash",
+)  # fmt: skip
+_SHAPES = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
+    r"|\b(?:gh[a-z]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,})"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{30,}|\bsk-[\w-]{20,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\."  # a JSON Web Token
+    r"|\b\d{6,}:[\w-]{30,}"  # a Telegram bot's token
+    r"|://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
+    r"|(?:^|[;\s])(?:pwd|password)=[^\s;]"  # a connection string
+    , re.IGNORECASE,
+)  # fmt: skip
+
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*")
+_PATH = re.compile(r".*/.*")
 
 _seen: set[str] = set()
 _lock = threading.Lock()
-_pattern: re.Pattern[str] | None = None
+_pattern: tuple[Mask, ...] | None = None
 
 
 def remember(secret: str) -> None:
@@ -36,48 +53,39 @@ def remember(secret: str) -> None:
     global _pattern
     if not secret or secret in _seen:
         return
+    if not _seen:
+        from .masked_stderr import mask_logging
+
+        mask_logging()
     with _lock:
         _seen.add(secret)
         _pattern = None
 
 
 def mask(text: str) -> str:
-    """The text with every secret that this process has seen replaced by asterisks."""
+    """The text with every secret that this process has seen replaced by asterisks, in whatever way it is written."""
     global _pattern
     if not _seen:
         return text
     with _lock:
         if _pattern is None:
-            _pattern = _compile()
-        pattern = _pattern
-    return pattern.sub(MASKED, text)
+            _pattern = masks(_seen)
+        every = _pattern
+    lowered = text.lower()
+    for each in every:
+        text = each.apply(text, lowered)
+    return text
 
 
-def _compile() -> re.Pattern[str]:
-    # Drivers quote what they complain about: the URL form and Python's own escapes are hidden as well.
-    forms = {form for each in _seen for form in (each, quote(each, safe=""), quote(each), repr(each)[1:-1])}
-    forms |= {form for each in _seen for form in _in_base64(each)}
-    longest_first = sorted(forms, key=lambda form: (-len(form), form))
-    return re.compile("|".join(_alternative(form) for form in longest_first))
+def is_sensitive(name: str) -> bool:
+    """Whether this is what people call a secret."""
+    normal = re.sub(r"\W+", "_", name.strip().lower())
+    return any(word in normal for word in _SENSITIVE)
 
 
-def _in_base64(secret: str) -> set[str]:
-    """What stands for the secret in a base64 text, wherever in that text it begins: headers of HTTP and SMTP hold such.
-
-    The characters at its edges also hold bits of what stands beside it, and are left out.
-    """
-    octets = secret.encode("utf-8", "surrogatepass")
-    forms = set()
-    for before in range(3):
-        text = b64encode(bytes(before) + octets).decode().rstrip("=")
-        first, last = -(-8 * before // 6), 8 * (before + len(octets)) // 6
-        forms.add(text[first:last])
-    return {form for form in forms if len(form) >= _SHORT_BASE64}
-
-
-def _alternative(form: str) -> str:
-    escaped = re.escape(form)
-    return escaped if len(form) >= _SHORT else rf"(?<!\w){escaped}(?!\w)"
+def looks_secret(text: str) -> bool:
+    """Whether a text has the form of a secret: a private key, a known kind of token, a URL with a password."""
+    return _SHAPES.search(text) is not None
 
 
 class Secret:
@@ -99,6 +107,11 @@ class Secret:
     def is_literal(self) -> bool:
         """Whether the secret itself stands in a configuration file."""
         return self._kind == "literal"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a variable of dwhctl's own in the environment holds the secret itself."""
+        return self._kind == "environment"
 
     @property
     def variable(self) -> str | None:
@@ -127,9 +140,10 @@ class Secret:
         value = os.environ.get(self._text)
         if not value:
             state = "is not set" if value is None else "is empty"
+            shown, name = (f" {self._text}", self._text) if self._reads_as_reference() else ("", "it")
             raise ConfigError(
-                f"{self.place}: the environment variable {self._text} {state}; "
-                f"export {self._text} where dwhctl is started (in cron: a line above the command)"
+                f"{self.place}: the environment variable{shown} {state}; "
+                f"export {name} where dwhctl is started (in cron: a line above the command)"
             )
         return value
 
@@ -137,16 +151,24 @@ class Secret:
         path = self.path
         assert path is not None
         try:
-            value = path.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+            value = read_bytes(path).decode().removesuffix("\n").removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            shown = f" {path}" if self._reads_as_reference() else ""
             raise ConfigError(
-                f"{self.place}: the file {path} cannot be read ({reason}); "
+                f"{self.place}: the file{shown} cannot be read ({reason}); "
                 "write the secret into it, readable by the user that runs dwhctl"
             ) from None
         if not value:
-            raise ConfigError(f"{self.place}: the file {path} is empty; write the secret into it")
+            raise ConfigError(f"{self.place}: the file is empty; write the secret into it")
         return value
+
+    def _reads_as_reference(self) -> bool:
+        """Whether the reference can be shown: a secret written in its place is neither a variable's name nor a path."""
+        from .words import may_show
+
+        form = _VARIABLE if self._kind == "env" else _PATH
+        return form.fullmatch(self._text) is not None and may_show(self._text)
 
     def __repr__(self) -> str:
         return f"Secret('{MASKED}')"

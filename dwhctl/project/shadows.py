@@ -15,7 +15,7 @@ from dwhctl.errors import UsageError
 from .checks import TASK_NAME_LENGTH, task_name
 from .fields import table_problem
 from .templates import render_file
-from .words import nearest, shown_path
+from .words import nearest, quoted, shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,8 @@ def load_of(project: Project, name: str) -> Load | None:
     """The load of this name, also of a shadow run's; None when the project has none (any more)."""
     load, at, table = name.partition(_AT)
     found = project.loads.get(name) or project.loads.get(load)
+    if at and table_problem(table):
+        return None  # no shadow run goes by such a name
     return _shadow(found, table) if found is not None and at and found.name != name else found
 
 
@@ -60,7 +62,7 @@ def with_shadow(project: Project, names: Sequence[str], table: str) -> tuple[Pro
             "--table takes the one load whose rows go there; name it: load NAME --table SCHEMA.TABLE"
         )
     if names[0] not in project.loads:
-        raise UsageError(f"there is no load '{names[0]}': {nearest(names[0], project.loads)}")
+        raise UsageError(f"there is no load {quoted(names[0])}: {nearest(names[0], project.loads)}")
     load, table = project.loads[names[0]], table.lower()
     _refuse_table(project, load, table)
     shadow = _shadow(load, table)

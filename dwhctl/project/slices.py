@@ -11,6 +11,8 @@ from zoneinfo import ZoneInfo
 
 from dwhctl.errors import UsageError
 
+from .words import quoted
+
 if TYPE_CHECKING:
     from .model import Load, Project, Shard
 
@@ -120,9 +122,11 @@ def resolve_day(text: str, zone: ZoneInfo, now: datetime | None = None) -> date:
     try:
         day = today - timedelta(days=ago) if ago is not None else parse_date(word)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"'{text}' is no day: {error}; write {DAY_FORMS}") from None
+        raise UsageError(f"{quoted(text)} is no day: {error}; write {DAY_FORMS}") from None
     if not FIRST_DAY <= day <= LAST_DAY:
-        raise UsageError(f"'{text}' is no day to load: outside {FIRST_DAY} to {LAST_DAY}; write {DAY_FORMS}")
+        raise UsageError(
+            f"{quoted(text)} is no day to load: outside {FIRST_DAY} to {LAST_DAY}; write {DAY_FORMS}"
+        )
     return day
 
 
@@ -140,14 +144,14 @@ def parse_duration(text: str) -> timedelta:
     """The time that `10s`, `30m` or `1h30m` stands for; UsageError names the text and the forms."""
     match = _DURATION.fullmatch(text.strip())
     if not match or not any(match.groups()):
-        raise UsageError(f"'{text}' is no duration; write {DURATION_FORMS}")
+        raise UsageError(f"{quoted(text)} is no duration; write {DURATION_FORMS}")
     days, hours, minutes, seconds = (int(each or 0) for each in match.groups())
     try:
         duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     except OverflowError:
         duration = timedelta.max
     if duration > LONGEST:
-        raise UsageError(f"'{text}' is too long; the longest is {LONGEST.days}d")
+        raise UsageError(f"{quoted(text)} is too long; the longest is {LONGEST.days}d")
     return duration
 
 

@@ -24,6 +24,8 @@ _ESCAPE_STRING = re.compile(r"'(?:[^'\\]|\\.|'')*'?", re.DOTALL)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"?')
 _LINE = re.compile(r"--[^\n]*")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
+_BEFORE_WORD = " \t\r\n\f\v("
+_FIRST_WORD = re.compile(r"[A-Za-z]+")
 # A colon directly after one of these is a cast, a slice of a list or a key of a struct, never a parameter.
 _NO_BIND_AFTER = "])}'\":"
 _SUBSCRIPT_AFTER = "])\"'"
@@ -82,6 +84,31 @@ def split_statements(sql: str) -> list[str]:
     return statements
 
 
+def first_word(statement: str) -> str:
+    """The word that a statement begins with, in capitals, whatever comments and brackets stand in front of it."""
+    for token in _tokens(statement):
+        text = statement[token.start : token.end].lstrip(_BEFORE_WORD) if token.kind != "comment" else ""
+        if text:
+            match = _FIRST_WORD.match(text)
+            return match[0].upper() if match else ""
+    return ""
+
+
+def comment_end(sql: str, position: int) -> int | None:
+    """Where the comment that begins here ends; None when none does. A comment in a comment ends before it."""
+    if sql.startswith("--", position):
+        match = _LINE.match(sql, position)
+        return match.end() if match else len(sql)
+    if not sql.startswith("/*", position):
+        return None
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(sql, position):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(sql)
+
+
 def _tokens(sql: str) -> Iterator[_Token]:
     position, depth = 0, 0
     while position < len(sql):
@@ -106,7 +133,7 @@ def _token(sql: str, position: int, depth: int) -> _Token:
     quoted = _quoted_end(sql, position, depth)
     if quoted is not None:
         return _Token("quoted", position, quoted)
-    comment = _comment_end(sql, position)
+    comment = comment_end(sql, position)
     if comment is not None:
         return _Token("comment", position, comment)
     return _Token("text", position, position + 1)
@@ -147,20 +174,6 @@ def _dollar_end(sql: str, position: int) -> int | None:
         return None
     closing = sql.find(match[0], match.end())
     return len(sql) if closing < 0 else closing + len(match[0])
-
-
-def _comment_end(sql: str, position: int) -> int | None:
-    if sql.startswith("--", position):
-        match = _LINE.match(sql, position)
-        return match.end() if match else len(sql)
-    if not sql.startswith("/*", position):
-        return None
-    depth = 0
-    for edge in _COMMENT_EDGE.finditer(sql, position):
-        depth += 1 if edge[0] == "/*" else -1
-        if depth == 0:
-            return edge.end()
-    return len(sql)
 
 
 def _is_word(char: str) -> bool:

@@ -24,11 +24,12 @@ from jinja2 import (
     UndefinedError,
 )
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import SandboxedEnvironment
 
 from dwhctl.errors import ConfigError
+from dwhctl.files import read_text
 
 from .context import FILTERS, context
+from .sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
 from .sql import find_binds, split_statements
 from .words import nearest, shown_path
 
@@ -84,17 +85,19 @@ def render_text(
 ) -> str:
     """A text that stands in no file of SQL, rendered; ConfigError names the place."""
     names = context(project, work, shard, day)
+    environment = _environment(project.root / "sql")
     try:
-        return _environment(project.root / "sql").from_string(text).render(names)
+        with environment.bounded():
+            return environment.from_string(text).render(names)
     except Exception as error:
         raise ConfigError(f"{place}: {_what(error, names, 'sql')}") from None
 
 
 def new_environment(
     loader: BaseLoader, finalize: Callable[[Any], Any] | None = None, *, autoescape: bool
-) -> SandboxedEnvironment:
+) -> TemplateSandbox:
     """A sandbox for templates: undefined names are errors; `finalize` sees each value before it is escaped."""
-    environment = SandboxedEnvironment(
+    environment = TemplateSandbox(
         loader=loader,
         undefined=StrictUndefined,
         autoescape=autoescape,
@@ -106,12 +109,13 @@ def new_environment(
 
 
 def render_in(
-    environment: SandboxedEnvironment, folder: Path, path: Path, root: Path, names: Mapping[str, Any]
+    environment: TemplateSandbox, folder: Path, path: Path, root: Path, names: Mapping[str, Any]
 ) -> str:
     """A file, rendered; `folder` is where it includes others from. ConfigError names file and line."""
     source = _source(path, root)
     try:
-        return _template(environment, source, str(path)).render(names)
+        with environment.bounded():
+            return _template(environment, source, str(path)).render(names)
     except TemplateSyntaxError as error:
         file = Path(error.filename) if error.filename else path
         raise ConfigError(f"{shown_path(file, root)}: line {error.lineno}: {_syntax(error)}") from None
@@ -165,7 +169,7 @@ def _rendered(project: Project, path: Path, names: Mapping[str, Any]) -> str:
 
 def _source(path: Path, root: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{shown_path(path, root)}: the file is missing; create it") from None
     except UnicodeDecodeError as error:
@@ -178,12 +182,12 @@ def _source(path: Path, root: Path) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _environment(folder: Path) -> SandboxedEnvironment:
+def _environment(folder: Path) -> TemplateSandbox:
     return new_environment(FileSystemLoader(folder), autoescape=False)
 
 
 @functools.lru_cache(maxsize=256)
-def _template(environment: SandboxedEnvironment, source: str, file: str) -> Template:
+def _template(environment: TemplateSandbox, source: str, file: str) -> Template:
     code = environment.compile(source, filename=file)
     return Template.from_code(environment, code, environment.make_globals(None))
 
@@ -217,7 +221,7 @@ def _syntax(error: TemplateSyntaxError) -> str:
 
 
 def _what(error: Exception, names: Mapping[str, Any], folder: str) -> str:
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | TemplateLimitError | TemplateTimeError):
         return str(error)
     if isinstance(error, TemplateSyntaxError):
         return _syntax(error)

@@ -1,16 +1,96 @@
-"""Words that every message about the configuration is made of."""
+"""Words that every message about the configuration is made of, and which of its values a message may show."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
+from .secrets import looks_secret
+
 _SHOWN = 12
+_LONGEST_TEXT = 60
+# A path drops one of the slashes of `postgres://`.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|://|@")
+_RANDOM = re.compile(
+    r"(?=[A-Za-z0-9+=]*[a-z])(?=[A-Za-z0-9+=]*[A-Z])(?=[A-Za-z0-9+=]*\d)[A-Za-z0-9+=]{20,}|[0-9A-Fa-f]{32,}"
+)
+_KEY = re.compile(r"[\w-]{1,63}")
+_KEY_OF_OURS = re.compile(r"[a-z0-9_]{1,63}")
+_nothing_shown: ContextVar[bool] = ContextVar("nothing_shown", default=False)
+
+
+@contextmanager
+def nothing_shown() -> Iterator[None]:
+    """Show no value in the messages of this block: it reads tables in which passwords and tokens stand."""
+    before = _nothing_shown.set(True)
+    try:
+        yield
+    finally:
+        _nothing_shown.reset(before)
+
+
+def may_show(text: str) -> bool:
+    """Whether a message may hold this text of the configuration or the command line.
+
+    A mistyped secret stands where another value belongs, so no text is shown in a block of `nothing_shown`, nor
+    anywhere one that is an address or has the form of a secret.
+    """
+    return not (_nothing_shown.get() or _may_be_secret(text))
+
+
+def _may_be_secret(text: str) -> bool:
+    return any((_ADDRESS.search(text), _RANDOM.search(text), looks_secret(text)))
+
+
+def shown_text(text: str) -> str:
+    """The text, or its length where it must not be shown."""
+    return text if may_show(text) else _not_shown(text)
+
+
+def quoted(text: str) -> str:
+    """The text in quotes, or its length where it must not be shown."""
+    return f"'{text}'" if may_show(text) else _not_shown(text)
+
+
+def quoted_name(name: str) -> str:
+    """The name in quotes, as `quoted`; a valid name is shown everywhere."""
+    return f"'{name}'" if is_shown(name) else quoted(name)
+
+
+def shown_key(key: str) -> str:
+    """A key or a table's name as part of a place, or its length where it may be a secret in the wrong place."""
+    return key if is_shown(key) else _not_shown(key)
+
+
+def is_shown(name: str) -> bool:
+    """Whether a key or name may be shown: where no text is, only one that is a valid name."""
+    form = _KEY_OF_OURS if _nothing_shown.get() else _KEY
+    return form.fullmatch(name) is not None and not _may_be_secret(name)
+
+
+def shown_value(value: object) -> str:
+    """A wrong value in TOML's words; what it is rather than what it holds where it must not be shown."""
+    if isinstance(value, str):
+        short = len(value) <= _LONGEST_TEXT
+        return f'the text "{value}"' if short and may_show(value) else f"a text of {_length(value)}"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if _nothing_shown.get():
+        return "a number" if isinstance(value, int | float) else "a date or time"
+    return f"the number {value}" if isinstance(value, int | float) else str(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What was probably meant: `did you mean 'x'?`, or the names there are."""
+    """What was probably meant: `did you mean 'x'?`, or the names there are. The name itself is not in it."""
     names = sorted(set(known))
     by_lower = {each.lower(): each for each in names}
     close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
@@ -30,16 +110,27 @@ def shown_path(path: Path, root: Path) -> str:
         return str(path)
 
 
-def shown_value(value: object) -> str:
-    """A wrong value in TOML's words, short; what it is rather than what it holds when it is long."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return f'the text "{value}"' if len(value) <= 60 else f"a text of {len(value)} characters"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return str(value)
+def shown_command(arguments: Sequence[str]) -> str:
+    """The command line as it may be stored and sent: what may be a secret is replaced by its length."""
+    return shlex.join(
+        ["dwhctl", *(each if not _may_be_secret(each) else _not_shown(each) for each in arguments)]
+    )
+
+
+def without_arguments(text: str, arguments: Sequence[str]) -> str:
+    """A text of another program about the command line, without the arguments that may be secrets."""
+    for each in sorted(
+        {part for one in arguments for part in (one, one.partition("=")[2])}, key=len, reverse=True
+    ):
+        if each and _may_be_secret(each):
+            for form in (each, repr(each)[1:-1]):
+                text = text.replace(form, _not_shown(each))
+    return text
+
+
+def _not_shown(text: str) -> str:
+    return f"<{_length(text)}, not shown>"
+
+
+def _length(text: str) -> str:
+    return "1 character" if len(text) == 1 else f"{len(text)} characters"

@@ -58,7 +58,7 @@ def verify_against(
         else:
             with store:
                 report = _Comparison(project, request, store, load, table, listen).run(plan.slices)
-    report.before_start = plan.before_start
+    report.before_start, report.after_end = plan.before_start, plan.after_end
     return report
 
 

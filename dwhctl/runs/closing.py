@@ -53,7 +53,7 @@ class Closer:
 
     def landed(self, flight: Flight, result: StageResult) -> None:
         """Take note of what a worker says of an attempt that it is done with."""
-        flight.rows, flight.bytes = result.rows, result.bytes
+        flight.rows, flight.bytes, flight.filled = result.rows, result.bytes, result.filled
         flight.steps, flight.failed_in = dict(result.seconds), result.failed_in
         self._add_seconds(result.seconds)
         for said in result.said:
@@ -92,6 +92,10 @@ class Closer:
             comment=mask(failure.message) if failure else None,
             busy_seconds=flight.busy_seconds,
         )
+        if state is State.LOADED:
+            for column in flight.filled:
+                shards = self._report.filled.setdefault((flight.job.planned.load.name, column), set())
+                shards.add(flight.job.planned.shard.name)
         retry_at = None if retry_in is None else datetime.now(UTC) + retry_in
         seconds = time.monotonic() - flight.started
         event = SliceClosed(

@@ -1,8 +1,9 @@
 """Which slices a project expects, and where each of them stands.
 
-A slice is expected from its load's `start_date` and its shard's `from` on; for a load without `start_date`, from the
-first day on that any run has tried. It is complete as `completes` says; a gap is a slice that is over and not complete.
-A complete slice whose reload fails or is running stays complete, and has a standing of its own.
+A slice is expected from its load's `start_date` and its shard's `from` on (for a load without `start_date`, from the
+first day on that any run has tried), and to its shard's `until`, that day included. It is complete as `completes` says;
+a gap is a slice that is over and not complete. A complete slice whose reload fails or is running stays complete, and
+has a standing of its own.
 Loads without `slice_by` have no days, and do not appear.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from dwhctl.errors import UsageError
 from dwhctl.project.slices import make_slice
 from dwhctl.runs.plan import chosen_tasks
+from dwhctl.sessions.cells import as_time
 from dwhctl.sessions.values import State, completes, is_good
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Standing(enum.StrEnum):
     LOADED = "loaded"
     SKIPPED = "skipped"  # no rows at the source
     BEFORE_START = "before_start"  # not expected
+    AFTER_END = "after_end"  # after the shard's last day: not expected
     NOT_YET = "not_yet"  # its day is not over, and nobody has tried it
     OPEN = "open"  # its day is not over; loaded so far
     RELOADING = "reloading"  # complete; a run loads it again
@@ -43,10 +46,12 @@ class Standing(enum.StrEnum):
     EARLY = "early"  # loaded, but before its day was over
     UP_FOR_RETRY = "up_for_retry"
     MISSING = "missing"  # over, and never tried
+    UNKNOWN = "unknown"  # its session is in a state of another version
     ABANDONED = "abandoned"
     FAILED = "failed"
 
 
+NOT_EXPECTED = (Standing.BEFORE_START, Standing.AFTER_END)
 BADNESS: Mapping[Standing, int] = {standing: place for place, standing in enumerate(Standing)}
 
 
@@ -65,7 +70,7 @@ class Cell:
     @property
     def is_expected(self) -> bool:
         """Tell whether the slice should be there, once it is over."""
-        return self.standing is not Standing.BEFORE_START
+        return self.standing not in NOT_EXPECTED
 
     @property
     def is_gap(self) -> bool:
@@ -73,9 +78,16 @@ class Cell:
         return self.over and not self.complete
 
 
-_STATES = {state.value: state for state in State}
 _STANDINGS = {state: Standing(state.value) for state in State}
+
+
+def standing_of(state: State) -> Standing:
+    """Return where a slice stands whose latest session is in this state, if no day's end matters."""
+    return _STANDINGS.get(state, Standing.UNKNOWN)
+
+
 _BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
+_AFTER_END = Cell(Standing.AFTER_END, complete=False, over=False, started=None)
 _NOT_YET = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
 _MISSING = Cell(Standing.MISSING, complete=False, over=True, started=None)
 
@@ -146,11 +158,18 @@ def cover(
             begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
             found = latest.get(place, {})
             cells = [
-                _cell(found.get(number), end, now) if begins is not None and day >= begins else _BEFORE_START
+                _not_expected(shard, begins, day) or _cell(found.get(number), end, now)
                 for number, (day, end) in enumerate(zip(days, ends.of(load, shard), strict=True))
             ]
             rows.append(Row(load, shard, tuple(cells)))
     return Coverage(days, tuple(rows))
+
+
+def _not_expected(shard: Shard, begins: date | None, day: date) -> Cell | None:
+    """Give the cell of a day on which the shard is not expected; None for one on which it is."""
+    if begins is None or day < begins:
+        return _BEFORE_START
+    return _AFTER_END if shard.has_ended(day) else None
 
 
 def first_day(store: SessionStore | None, load: Load) -> date | None:
@@ -177,7 +196,8 @@ def _latest(
     for day, shard, state, *times in store.read(
         f"reading the latest sessions of {load.name}", "latest_of_slices", values
     ):
-        found.setdefault(shard, {})[day] = (_STATES[state], times[0], times[1])
+        last_success = None if times[1] is None else as_time(times[1])
+        found.setdefault(shard, {})[day] = (State(state), as_time(times[0]), last_success)
     return found
 
 
@@ -212,5 +232,5 @@ def _standing(state: State, *, complete: bool, over: bool) -> Standing:
     if not complete and is_good(state):
         return Standing.EARLY if over else Standing.OPEN
     if not complete or is_good(state):
-        return _STANDINGS[state]
+        return standing_of(state)
     return Standing.RELOADING if state is State.RUNNING else Standing.RELOAD_FAILED

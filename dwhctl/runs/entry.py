@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, SessionsError, StateDirError
 from dwhctl.faults import reach
 from dwhctl.runs.locks import Lock, held_in_sessions, held_work
@@ -67,6 +68,7 @@ class Entry:
         `work` are the locks' names, each with what is done under it in words; they are waited for `wait` seconds.
         """
         self.state.make()
+        remove_left_behind(self.state.path)
         until = time.monotonic() + wait
         stack.enter_context(held_work(self.state.work_locks, work, self.command, wait))
         store = stack.enter_context(open_store(self.project.sessions))
@@ -103,7 +105,7 @@ class Entry:
             return self.targets[target].highest_etl_id(table)
 
     def _hold_run(self, stack: ExitStack, store: SessionStore) -> None:
-        lock = Lock(self.state.run_locks / f"{self.run_id}.lock")
+        lock = Lock(self.state.run_lock(self.run_id))
         # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
         until = time.monotonic() + _LOCK_SECONDS
         while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):

@@ -197,6 +197,8 @@ class RunReport:
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
+    filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)

@@ -86,7 +86,9 @@ class Failures:
             return one.load in self._project.reports
         load, shards = self._of(one.load)
         shard = shards.get(one.shard)
-        return load is not None and shard is not None and not is_before_start(load, shard, one.day)
+        if load is None or shard is None:
+            return False
+        return not is_before_start(load, shard, one.day) and not shard.has_ended(one.day)
 
 
 def retry_slices(name: str, slices: Sequence[tuple[str, date]], place: Path | None = None) -> str:

@@ -46,7 +46,9 @@ class Forecast:
 def past_of(store: SessionStore, plan: Plan) -> Past:
     """Read what the plan's loads took lately."""
     runs = store.read("reading how long runs took", "runs_lately", {"newest": _OF_ALL})
-    return Past(seconds_of(store, plan), open_at_once((float(sum_), float(clock)) for sum_, clock in runs))
+    return Past(
+        seconds_of(store, plan), open_at_once((float(sum_ or 0), float(clock or 0)) for sum_, clock in runs)
+    )
 
 
 def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.printable import printable
 from dwhctl.project.secrets import mask
 from dwhctl.runs.values import Level, Said
 
@@ -37,7 +38,20 @@ class _Ear(logging.Handler):
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         self._take(Said(at, level, record.name, text[:_MOST_CHARACTERS]))
         if self._aloud and logging.lastResort is not None and logging.getLogger().handlers == [self]:
-            logging.lastResort.handle(record)
+            logging.lastResort.handle(
+                logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
+            )
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(mask(super().format(record)))
+
+
+def speak_plainly() -> None:
+    """Make printable what libraries write to stderr by `logging` while nobody listens: it quotes servers."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
 
 
 @contextmanager

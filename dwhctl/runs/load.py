@@ -11,10 +11,12 @@ from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
+from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
+from dwhctl.runs.delivered import DeliveredColumns
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import Listener, RunEnded, RunReport, RunStarted
@@ -238,7 +240,8 @@ class _Run:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         slots = self._slots
         # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
-        rules = Rules(self._request.allow_shrink, fence=self._store.check_alive)
+        columns = DeliveredColumns(self._store)
+        rules = Rules(self._request.allow_shrink, fence=self._store.check_alive, delivered=columns)
         sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_PATIENCE)
         publisher = Publisher(self._targets, slots, happenings.put, rules, sweepers)
         opener = Opener(self._targets, happenings.put)
@@ -254,7 +257,7 @@ class _Run:
             "publisher": publisher,
             "store": self._store,
         }
-        starter = Starter(self._project, self.id, slots=slots, **parts)
+        starter = Starter(self._project, self.id, slots=slots, delivered=columns, **parts)
         knocker = Knocker(self._project.connections, slots, happenings.put)
         dispatcher = Dispatcher(
             starter, described.tables, knocker=knocker, closer=closer, happenings=happenings, **parts
@@ -271,6 +274,8 @@ class _Run:
             self._report.signal = self._signals.received
         finally:
             crew.dismiss_all()
+            # Workers that were ended in the middle of their work.
+            remove_left_behind(self._state.path)
             publisher.stop()
             opener.stop()
             dispatcher.let_go()

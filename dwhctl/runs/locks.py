@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
+from dwhctl.files import read_text, write_text
 from dwhctl.private import denied
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _INSTANT_SECONDS = 0.5
 #: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
 _OTHER_FILES = 512
 _FEW_OTHER_FILES = 128
+#: A command line is no longer; what is in a larger file, no run wrote.
+_MOST_SIGNED = 2**20
 
 
 class Lock:
@@ -64,7 +67,7 @@ class Lock:
             self.path.unlink(missing_ok=True)
         elif self._signed:
             with suppress(OSError):
-                self.path.write_text("")
+                write_text(self.path, "")
         self._signed = False
         self._lock.release()
 
@@ -75,7 +78,7 @@ class Lock:
         if not dry_run:
             # A dead holder's words would name him to who meets this lock now.
             with suppress(OSError):
-                self.path.write_text("")
+                write_text(self.path, "")
         self.release(remove=not dry_run)
         return True
 
@@ -88,17 +91,14 @@ class Lock:
 
     def holder(self) -> str:
         """Say who holds the lock, for people."""
-        try:
-            return self.path.read_text() or "another dwhctl"
-        except OSError:
-            return "another dwhctl"
+        return signed_by(self.path) or "another dwhctl"
 
     def _sign(self, command: str) -> None:
         self._signed = True
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         text = f"pid {os.getpid()} on {socket.gethostname()}: {command} (since {since})"
         try:
-            self.path.write_text(text)
+            write_text(self.path, text)
         except OSError as error:
             self.release()
             raise StateDirError(_cannot("write", self.path, error)) from error
@@ -113,6 +113,14 @@ def pid_of(signed: str) -> int | None:
 def _cannot(do: str, path: Path, error: OSError) -> str:
     whose = f"; {denied(path)}" if isinstance(error, PermissionError) else ""
     return f"cannot {do} {path}: {error.strerror}{whose}"
+
+
+def signed_by(lock_file: Path) -> str:
+    """Return the text in a lock's file: who holds the lock, or died with it. Empty when there is none."""
+    try:
+        return read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace")
+    except OSError:
+        return ""
 
 
 def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:

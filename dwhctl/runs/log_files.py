@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import UsageError
+from dwhctl.errors import StateDirError, UsageError
+from dwhctl.files import inside, is_run_id, touch
+from dwhctl.project.words import quoted
 from dwhctl.runs.state_dir import CRON_LOG
 
 if TYPE_CHECKING:
@@ -37,22 +39,26 @@ _CANDIDATES = 5
 
 
 def log_path(folder: Path, run_id: str) -> Path:
-    """Give where the log of a run is, in the folder of logs."""
-    return folder / f"{run_id}{_SUFFIX}"
+    """Return the path of a run's log in the folder of logs. Raise ValueError for an id that leads out of it."""
+    return inside(folder, f"{run_id}{_SUFFIX}")
 
 
 def find_log(folder: Path, text: str) -> Path:
-    """Find the log of the run that a text means: its id, the beginning of it, or `last`. Raise UsageError."""
+    """Find the log of the run that a text means: its id, the beginning of it, or `last`.
+
+    Raise UsageError when there is none, or more than one, and StateDirError.
+    """
     names = _run_ids(folder)
     if not names:
         raise UsageError(f"there is no log in {folder}: a run writes one on its own machine")
-    newest = max(names)
+    # A file of another name beside the logs is not the last run.
+    newest = max([name for name in names if is_run_id(name)] or names)
     if text == LAST:
         return log_path(folder, newest)
     found = sorted(name for name in names if name.startswith(text)) if text else []
     if not found:
         raise UsageError(
-            f"there is no log of a run '{text}': logs stay on the run's own machine for [project] keep_logs;"
+            f"there is no log of a run {quoted(text)}: logs stay on the run's own machine for [project] keep_logs;"
             f" the last one is {newest}; or write '{LAST}'"
         )
     if len(found) > 1 and text not in found:
@@ -67,6 +73,10 @@ def _run_ids(folder: Path) -> list[str]:
         return [path.stem for path in folder.iterdir() if path.suffix == _SUFFIX]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StateDirError(
+            f"the logs in {folder} cannot be read: {error.strerror}; give the user that runs dwhctl access"
+        ) from error
 
 
 def put_away(state: StateDir, keep: timedelta) -> None:
@@ -74,9 +84,9 @@ def put_away(state: StateDir, keep: timedelta) -> None:
     with suppress(OSError):
         now = time.time()
         looked = state.logs / ".looked"
-        if looked.exists() and now - _EVERY_SECONDS < looked.stat().st_mtime <= now:
+        if looked.exists() and now - _EVERY_SECONDS < looked.lstat().st_mtime <= now:
             return
-        looked.touch()
+        touch(looked)
         with suppress(OSError):
             rotate_cron_log(state.logs / CRON_LOG)
         _remove_old(state, now - keep.total_seconds())

@@ -7,6 +7,8 @@ from collections import deque
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from dwhctl.files import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from datetime import tzinfo
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("info", "warning", "error")
 _HEAD = ("time", "level", "event", "run_id", "load", "shard", "day", "etl_id", "attempt", "state")
+#: A run writes none as long, in octets.
+_LONGEST_LINE = 2**20
 _TAIL = ("error_class", "message", "traceback")
 
 
@@ -26,12 +30,12 @@ class LogLine(NamedTuple):
 
 def read_log(path: Path) -> Iterator[LogLine]:
     """Give the whole lines of a log; what a killed run or a full disk left of one is passed over. Raise OSError."""
-    with path.open("rb") as file:
-        for octets in file:
+    with open_regular(path, follow=False) as file:
+        while octets := file.readline(_LONGEST_LINE):
             text = octets.decode("utf-8", "replace").rstrip("\n")
             try:
                 fields = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(fields, dict):
                 yield LogLine(text, fields)
@@ -88,6 +92,6 @@ def _shown(value: object) -> str:
 def _moment(value: object, zone: tzinfo) -> str:
     try:
         at = datetime.fromisoformat(str(value)).astimezone(zone)
-    except ValueError:
+    except (ValueError, OverflowError):
         return str(value)
     return at.isoformat(sep=" ", timespec="milliseconds")

@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.errors import DwhctlError
 from dwhctl.private import write_whole
+from dwhctl.project.checks import task_name
 from dwhctl.runs.failures import DAYS, Failures
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.metrics import NEVER_TRIED, Work, WorkState, read_work
@@ -64,11 +65,11 @@ def metrics_text(project: Project, today: date) -> str:
     """Give the metrics of every load and report. Raise SessionsError."""
     store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
-        states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project)]
+        states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project, today)]
     else:
         with store:
             failing, _ = Failures(project).read(store, datetime.now(UTC) - timedelta(days=DAYS))
-            states = read_work(store, _works(project), today, failing)
+            states = read_work(store, _works(project, today), today, failing)
     octets: bytes = generate_latest(_Collected(project.root.name, states))  # type: ignore[no-untyped-call]
     return octets.decode()
 
@@ -82,9 +83,13 @@ def write_atomically(path: Path, text: str) -> None:
         raise DwhctlError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _works(project: Project) -> list[Work]:
+def _works(project: Project, today: date) -> list[Work]:
     works = [
-        Work("load", load.name, [f"{load.name}__{shard.name}" for shard in project.shards_of(load)])
+        Work(
+            "load",
+            load.name,
+            [task_name(load.name, shard.name) for shard in project.open_shards_of(load, today)],
+        )
         for load in project.loads.values()
     ]
     return works + [Work("report", name, [name]) for name in project.reports]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
 from dwhctl.project.slices import Slice, make_slice
-from dwhctl.project.words import nearest
+from dwhctl.project.words import nearest, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,6 +54,7 @@ class Plan:
     before_start: int = 0
     complete: int = 0
     not_failed: int = 0
+    after_end: int = 0
 
     def work(self) -> list[tuple[Load, date]]:
         """Give the loads and days of the plan, each once, in an order that every run shares."""
@@ -72,7 +73,7 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
         load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
         for load in loads
     }
-    slices, before_start = [], 0
+    slices, before_start, after_end = [], 0, 0
     for day in dict.fromkeys(request.days):
         for load in loads:
             if load.slice_by is None and day != request.days[0]:
@@ -80,9 +81,11 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
             for shard in shards[load.name]:
                 if is_before_start(load, shard, day):
                     before_start += 1
+                elif shard.has_ended(day):
+                    after_end += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
-    return Plan(tuple(slices), before_start=before_start)
+    return Plan(tuple(slices), before_start=before_start, after_end=after_end)
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
@@ -135,7 +138,7 @@ def days_back(day: date, lookback: int) -> tuple[date, ...]:
 
 def _load(project: Project, name: str) -> Load:
     if name not in project.loads:
-        raise UsageError(f"there is no load '{name}': {nearest(name, project.loads)}")
+        raise UsageError(f"there is no load {quoted(name)}: {nearest(name, project.loads)}")
     return project.loads[name]
 
 
@@ -143,7 +146,7 @@ def _check_globs(project: Project, loads: Sequence[Load], globs: Sequence[str]) 
     names = [shard.name for load in loads for shard in project.shards_of(load)]
     for glob in globs:
         if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches '{glob}': {nearest(glob, names)}")
+            raise UsageError(f"no shard matches {quoted(glob)}: {nearest(glob, names)}")
 
 
 def _wanted(shard: Shard, globs: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import LockHeldError, TargetBusyError, TimedOutError, UsageError
 from dwhctl.project.slices import format_duration
-from dwhctl.project.words import nearest
+from dwhctl.project.words import nearest, quoted
 from dwhctl.runs.cursors import open_cursor
 from dwhctl.runs.cursors.contract import Answer, Cursor, Row, checked, wants_transaction
 from dwhctl.runs.signals import caught_signals
@@ -84,7 +84,7 @@ Part = Columns | Rows | AnswerEnd | Changed
 def find_connection(project: Project, name: str) -> Connection:
     """Give the connection of that name. Raise UsageError with the nearest one."""
     if name not in project.connections:
-        raise UsageError(f"there is no connection '{name}'; {nearest(name, project.connections)}")
+        raise UsageError(f"there is no connection {quoted(name)}; {nearest(name, project.connections)}")
     return project.connections[name]
 
 
@@ -97,7 +97,7 @@ def find_shard(project: Project, connection: str, name: str) -> Shard:
         if shard.connection == connection
     }
     if name not in shards:
-        raise UsageError(f"there is no shard '{name}' behind {connection}; {nearest(name, shards)}")
+        raise UsageError(f"there is no shard {quoted(name)} behind {connection}; {nearest(name, shards)}")
     return shards[name]
 
 
@@ -109,7 +109,13 @@ def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[
     the words of the system, TimedOutError, Interrupted.
     """
     connection = find_connection(project, request.connection)
-    cursor = open_cursor(connection, request.database, write=request.write, patience=request.timeout)
+    cursor = open_cursor(
+        connection,
+        request.database,
+        write=request.write,
+        patience=request.timeout,
+        state_dir=project.state_dir,
+    )
     statements = checked(cursor, request.sql)
     with caught_signals(), ExitStack() as stack:
         _hold_slot(project, connection, request.wait, stack)

@@ -7,6 +7,7 @@ in the target, else as abandoned.
 
 from __future__ import annotations
 
+import shlex
 import socket
 import time
 from datetime import UTC, datetime
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, ConnectError, LockHeldError, LoginRefusedError, SessionsError
 from dwhctl.faults import reach
+from dwhctl.files import is_run_id
 from dwhctl.project.shadows import load_of
 from dwhctl.runs.events import Notice, RunReaped
-from dwhctl.runs.locks import Lock, pid_of, report_names, work_name
+from dwhctl.runs.locks import Lock, pid_of, report_names, signed_by, work_name
 from dwhctl.runs.workers import remove_semaphores_of
 from dwhctl.sessions.values import Closing, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from dwhctl.project.model import Project
     from dwhctl.runs.slots import Slots
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _GONE_SECONDS = 3.0
 #: How long one that stands in the way may take: somebody else may be reaping it, session by session of a warehouse.
 _OUT_OF_THE_WAY_SECONDS = 60.0
+#: How many ids that are none a notice shows, and how much of each.
+_SHOWN_IDS, _LONGEST_ID = 5, 60
 
 
 class Reaper:
@@ -63,18 +66,18 @@ class Reaper:
 
         Raise LockHeldError when a run that had the same work before does not end.
         """
-        left = {path.stem for path in self._state.run_locks.glob("*.lock")}
-        for run_id in sorted(left | set(self._store.unfinished_runs()) - {own_run}):
+        left = {path.name.removesuffix(".lock") for path in self._state.run_locks.glob("*.lock")}
+        for run_id in self._of_our_form(left | set(self._store.unfinished_runs()) - {own_run}):
             if run_id == own_run:
                 continue
             if run_id not in left:
                 self._refuse_other_machines(run_id)
-            lock = Lock(self._state.run_locks / f"{run_id}.lock")
+            lock = Lock(self._state.run_lock(run_id))
             if not self._take(run_id, lock, work):
                 continue
             done = False
             try:
-                holder = _said_of_itself(lock.path)
+                holder = signed_by(lock.path)
                 if (pid := pid_of(holder)) is not None:
                     remove_semaphores_of(pid)
                 done = self._reap(run_id, holder)
@@ -82,6 +85,26 @@ class Reaper:
             finally:
                 # Whoever waits for this file finds nothing left to reap.
                 lock.release(remove=done)
+
+    def _of_our_form(self, run_ids: Iterable[str]) -> list[str]:
+        """Return the ids that dwhctl gives to runs, in order; say once which others there are, and leave these alone.
+
+        Whoever may write to the table chooses the text: no path, statement or command is made of it.
+        """
+        ours: list[str] = []
+        others: list[str] = []
+        for run_id in sorted(run_ids):
+            (ours if is_run_id(run_id) else others).append(run_id)
+        if others:
+            shown = ", ".join(_clipped(each) for each in others[:_SHOWN_IDS])
+            more = f" and {len(others) - _SHOWN_IDS:,} more" if len(others) > _SHOWN_IDS else ""
+            self._tell(
+                Notice(
+                    f"not a run id of dwhctl, left alone: {shown}{more}; if no other program needs them, delete these"
+                    " rows of the sessions table, or these files of the folder locks/runs"
+                )
+            )
+        return ours
 
     def _refuse_other_machines(self, run_id: str) -> None:
         """Raise SessionsError for a run of another machine over a database that serves one only.
@@ -92,7 +115,7 @@ class Reaper:
         host = next((one.host for one in self._store.of_run(run_id)), None)
         if self._store.is_shared or host in (None, here):
             return
-        path = self._state.run_locks / f"{run_id}.lock"
+        path = shlex.quote(str(self._state.run_lock(run_id)))
         raise SessionsError(
             f"run {run_id} of the machine {host} has open sessions in this SQLite file, and {here} cannot tell whether"
             " it is alive: SQLite serves one machine. Keep the sessions of several machines in PostgreSQL; if that run"
@@ -208,12 +231,9 @@ class Reaper:
             return self._targets[found.target].published_rows(found.table, etl_ids)
 
 
-def _said_of_itself(lock_file: Path) -> str:
-    """Read the lock's text: a run that ended in order has taken it away."""
-    try:
-        return lock_file.read_text()
-    except OSError:
-        return ""
+def _clipped(run_id: str) -> str:
+    text = run_id if len(run_id) <= _LONGEST_ID else f"{run_id[:_LONGEST_ID]}…"
+    return repr(text)
 
 
 def _what_was_left(run_id: str, closings: Sequence[Closing], waiting: int) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.report_sql import report_sql
-from dwhctl.project.words import nearest
+from dwhctl.project.words import nearest, quoted
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.locks import report_names
@@ -110,7 +110,7 @@ def _jobs(project: Project, request: RefreshRequest) -> list[Job]:
         raise UsageError("the project has no report: write one in config/reports.toml")
     unknown = [name for name in names if name not in project.reports]
     if unknown:
-        raise UsageError(f"there is no report '{unknown[0]}': {nearest(unknown[0], project.reports)}")
+        raise UsageError(f"there is no report {quoted(unknown[0])}: {nearest(unknown[0], project.reports)}")
     reports = [project.reports[name] for name in dict.fromkeys(names)]
     for one in reports:
         open_target(project.connections[one.connection], project.state_dir)

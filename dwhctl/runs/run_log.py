@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from dwhctl.errors import DwhctlError, ExitCode, Interrupted
+from dwhctl.printable import printable_json
 from dwhctl.runs.events import Event, Notice, RefreshEvent
 from dwhctl.runs.libraries import heard
 from dwhctl.runs.log_files import log_path, put_away
@@ -106,7 +107,7 @@ class RunLog:
         now = datetime.now(UTC)
         head = {"time": now, "level": line.level, "event": line.event, "run_id": self._run_id}
         told = {name: fit(value) for name, value in (head | line.fields).items() if value is not None}
-        text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+        text = printable_json(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
         self._file.append(f"{text}\n".encode("utf-8", "backslashreplace"))
 
 

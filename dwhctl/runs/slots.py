@@ -8,7 +8,6 @@ and who has one, or just had, leaves the next to it. A mark soon expires, for it
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -18,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import TargetBusyError
+from dwhctl.files import touch
 from dwhctl.runs.locks import Lock
 from dwhctl.runs.state_dir import StateDir
 
@@ -94,7 +94,7 @@ class Slots:
         if name not in self._free:
             return False
         try:
-            marked = self._files[name].stat().st_mtime_ns
+            marked = self._files[name].lstat().st_mtime_ns
         except OSError:
             return False
         fresh = time.time_ns() - marked < _MARK_SECONDS * 1e9
@@ -120,8 +120,7 @@ class Slots:
                 continue
             now = time.time_ns()
             try:
-                self._files[name].touch()
-                os.utime(self._files[name], ns=(now, now))
+                touch(self._files[name], now)
             except OSError:
                 continue  # it waits without a mark, as one among equals
             self._own_marks[name] = now

@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import Protocol
 
 from dwhctl.errors import StateDirError
+from dwhctl.files import inside
 from dwhctl.private import denied, tighten
 
 #: What cron's shell appends the output of the crontab's lines to, in the folder of logs.
@@ -24,9 +25,6 @@ class _File(Protocol):
 class StateDir:
     """The project's state folder, made when it is not there."""
 
-    #: The folder in `staging` that no run owns: DuckDB spills into it.
-    SPILL = "spill"
-
     def __init__(self, path: Path) -> None:
         self.path = path
         self.run_locks = path / "locks" / "runs"
@@ -34,6 +32,10 @@ class StateDir:
         self.slots = path / "slots"
         self.staging = path / "staging"
         self.logs = path / "logs"
+
+    def run_lock(self, run_id: str) -> Path:
+        """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder of locks."""
+        return inside(self.run_locks, f"{run_id}.lock")
 
     def make(self) -> None:
         """Make the folders, close them to other users, try them out. Raise StateDirError that says what is wrong."""
@@ -61,8 +63,8 @@ class StateDir:
         """Close what an earlier version left open. Folders do: what is in them cannot be reached then."""
         if not self._holds_more():
             tighten(self.path)
-        inside = (self.run_locks.parent, self.run_locks, self.work_locks, self.slots, self.staging)
-        for each in (*inside, self.logs, self.logs / CRON_LOG, self.path / "alerts"):
+        within = (self.run_locks.parent, self.run_locks, self.work_locks, self.slots, self.staging)
+        for each in (*within, self.logs, self.logs / CRON_LOG, self.path / "alerts"):
             tighten(each)
 
     def _holds_more(self) -> bool:

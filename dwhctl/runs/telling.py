@@ -323,4 +323,6 @@ def trouble_of(failure: Failure, source: str, target: str) -> Trouble:
 
 def _command_of(event: RunReaped) -> str:
     signed = _SIGNED.fullmatch(event.holder.strip())
-    return mask(signed["command"]) if signed else f"run {event.run_id}"
+    command = signed["command"] if signed else ""
+    # The lock's file is for people: another text than a command line of dwhctl tells nothing.
+    return mask(command) if command.startswith("dwhctl ") else f"run {event.run_id}"

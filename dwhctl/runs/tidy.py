@@ -1,4 +1,4 @@
-"""Tidy the state folder: locks of work that nobody holds, staging whose run is over, old logs.
+"""Tidy the state folder: locks of work that nobody holds, staging whose run is over, spilled rows, old logs.
 
 Nothing that a live run uses is touched. A lock file goes only while its lock is held: whoever waits for it then finds
 that he holds a file that is gone, for filelock looks whether it still has a name, and takes the lock of a new one.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.engines.spill import left_behind
 from dwhctl.errors import StateDirError
 from dwhctl.runs.locks import Lock
 from dwhctl.runs.state_dir import StateDir
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What is younger may belong to a look or a run that is about to begin.
 _OLD = timedelta(days=7)
+#: What a dead process spilled is of no use, however young it is.
+_ANY_AGE = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ def tidy_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Removal
         return [
             _removed("work locks", _files(state.work_locks, "*.lock"), old, _remove_lock, dry_run=dry_run),
             _removed("staging", _staging(state), old, _remove_folder, dry_run=dry_run),
+            _removed("spill", left_behind(folder), _ANY_AGE, _remove_folder, dry_run=dry_run),
             _removed("logs", _files(state.logs, "*"), before, _remove_file, dry_run=dry_run),
         ]
     except OSError as error:
@@ -69,7 +73,7 @@ def _staging(state: StateDir) -> Iterator[Path]:
     if not state.staging.is_dir():
         return
     for path in sorted(state.staging.iterdir()):
-        over = path.name != StateDir.SPILL and not (state.run_locks / f"{path.name}.lock").exists()
+        over = not (state.run_locks / f"{path.name}.lock").exists()
         if over and path.is_dir() and not path.is_symlink():
             yield path
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
+from dwhctl.project.words import quoted
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:
         run_id = _find_run(store, text)
-        return run_id, store.of_run(run_id)
+        if not (sessions := store.of_run(run_id)):
+            raise UsageError(f"there is no run '{text}' any more: its sessions are gone")
+        return run_id, sessions
 
 
 def _find_run(store: SessionStore, text: str) -> str:
@@ -97,7 +100,9 @@ def _find_run(store: SessionStore, text: str) -> str:
         return newest[0].run_id
     found = _runs_beginning_with(store, text) if text else []
     if not found:
-        raise UsageError(f"there is no run '{text}': the last one is {newest[0].run_id}; or write '{LAST}'")
+        raise UsageError(
+            f"there is no run {quoted(text)}: the last one is {newest[0].run_id}; or write '{LAST}'"
+        )
     if len(found) > 1 and text not in found:
         more = ", ..." if len(found) > _CANDIDATES else ""
         names = ", ".join(found[:_CANDIDATES])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwhctl.errors import WorkersError
+from dwhctl.project.masked_stderr import mask_python
 from dwhctl.runs.libraries import Ears, heard
 
 if TYPE_CHECKING:
@@ -177,4 +178,5 @@ def _settle(parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mask_python()
     import dwhctl.runs.stage_slice  # noqa: F401 - imported ahead of the first slice

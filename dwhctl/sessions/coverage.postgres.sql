@@ -29,6 +29,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT slice_date, started FROM sessions
     WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.name
-      AND slice_date = newest.slice_date - 1
+      -- The first day that the server knows has none before it.
+      AND slice_date = CASE WHEN newest.slice_date > '0001-01-01' THEN newest.slice_date - 1 END
     ORDER BY started DESC LIMIT 1
 ) AS older ON true

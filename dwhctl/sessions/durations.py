@@ -9,6 +9,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from dwhctl.sessions.cells import as_text, as_text_or_none
+
 if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
@@ -42,7 +44,7 @@ class TaskDurations:
 def read_durations(store: SessionStore, since: datetime) -> list[TaskDurations]:
     """The durations of every task with a successful session that started since then, the slowest median first."""
     rows = store.read("reading the durations", "task_durations", {"since": since})
-    found = [_durations(load, shard, text) for load, shard, text in rows]
+    found = [_durations(as_text(load), as_text_or_none(shard), text) for load, shard, text in rows if text]
     return sorted(found, key=lambda task: (-task.median, task.load, task.shard or ""))
 
 

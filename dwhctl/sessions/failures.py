@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.sessions.cells import as_day, as_text, as_text_or_none, as_time
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
@@ -72,9 +73,18 @@ def read_unsuccessful(store: SessionStore, since: datetime) -> list[Unsuccessful
 
 
 def _slice(*row: Any) -> UnsuccessfulSlice:
-    *names, state, finished, error_class, comment, replaced = row
-    error = ": ".join(part for part in (error_class, comment) if part) or None
-    return UnsuccessfulSlice(*(*names, State(state), finished, error, bool(replaced)))
+    id_, task_name, load, shard, day, state, finished, error_class, comment, replaced = row
+    return UnsuccessfulSlice(
+        id=id_,
+        task_name=as_text(task_name),
+        load=as_text(load),
+        shard=as_text_or_none(shard),
+        day=as_day(day),
+        state=State(state),
+        finished=as_time(finished),
+        error=": ".join(filter(None, map(as_text, (error_class, comment)))) or None,
+        replaced=bool(replaced),
+    )
 
 
 def failing_tasks(store: SessionStore, slices: Iterable[UnsuccessfulSlice]) -> list[FailingTask]:

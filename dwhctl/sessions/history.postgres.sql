@@ -25,5 +25,5 @@ GROUP BY place
 -- The milliseconds of a task's sessions as a text `id ms,id ms,...`, in no order.
 SELECT max(load), max(shard), string_agg(id || ' ' || round(extract(epoch FROM finished - started) * 1000), ',')
 FROM sessions
-WHERE run_id IS NOT NULL AND started >= :since AND successful AND finished IS NOT NULL
+WHERE run_id IS NOT NULL AND started >= :since AND successful AND isfinite(finished) AND isfinite(started)
 GROUP BY task_name

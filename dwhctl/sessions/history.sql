@@ -34,7 +34,9 @@ SELECT min(s.run_id), s.load, s.shard IS NULL, min(s.started) AS started, max(s.
        count(*) FILTER (WHERE s.state = 'loaded'), count(*) FILTER (WHERE s.state = 'skipped'),
        count(*) FILTER (WHERE s.state = 'failed'), count(*) FILTER (WHERE s.state = 'up_for_retry'),
        count(*) FILTER (WHERE s.state = 'abandoned'), count(*) FILTER (WHERE s.state = 'running'),
-       CAST(sum(s.loaded_rows) AS BIGINT), max(s.host), max(s.pid)
+       -- A slice has no more than a trillion rows: a sum of other numbers could be too large for the database.
+       CAST(sum(CASE WHEN s.loaded_rows BETWEEN 0 AND 1000000000000000 THEN s.loaded_rows END) AS BIGINT),
+       max(s.host), max(s.pid)
 FROM newest JOIN sessions AS s ON s.run_id = newest.run_id
 WHERE newest.run_id >= :first
 GROUP BY newest.place, s.load, s.shard IS NULL

@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from dwhctl.sessions.cells import as_number, as_text, as_time
 from dwhctl.sessions.failures import read_streaks
 from dwhctl.sessions.values import State, is_good
 
@@ -86,8 +87,15 @@ def read_newest(store: SessionStore, tasks: list[str]) -> dict[str, NewestSessio
     """Return the last closed session of each task's newest slice."""
     rows = store.read("reading the newest sessions", "newest_closed", {"tasks": tasks})
     return {
-        tasks[place]: NewestSession(session, run_id, State(state), *rest)
-        for place, session, run_id, state, *rest in rows
+        tasks[place]: NewestSession(
+            session,
+            as_text(run_id),
+            State(state),
+            as_time(started),
+            as_time(finished),
+            as_number(loaded_rows),
+        )
+        for place, session, run_id, state, started, finished, loaded_rows in rows
     }
 
 

@@ -114,7 +114,7 @@ SELECT shard, avg(extract(epoch FROM finished - started))::double precision
 FROM (
     SELECT shard, started, finished
     FROM sessions
-    WHERE run_id IS NOT NULL AND load = :load AND successful AND finished IS NOT NULL
+    WHERE run_id IS NOT NULL AND load = :load AND successful AND isfinite(finished) AND isfinite(started)
     ORDER BY slice_date DESC
     LIMIT :newest
 ) AS lately
@@ -127,7 +127,7 @@ SELECT sum(extract(epoch FROM finished - started))::double precision,
 FROM (
     SELECT run_id, started, finished
     FROM sessions
-    WHERE run_id IS NOT NULL AND finished IS NOT NULL
+    WHERE run_id IS NOT NULL AND isfinite(finished) AND isfinite(started)
     ORDER BY id DESC
     LIMIT :newest
 ) AS lately

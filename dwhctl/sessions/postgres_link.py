@@ -57,7 +57,7 @@ def connect(
             options, address.addresses, address.connect_timeout, answer_timeout
         )
     except (psycopg2.Error, ValueError, UnicodeError) as error:
-        raise SessionsError(_message(address, "connecting", error, password)) from None
+        raise SessionsError(_message(address, "connecting", error)) from None
     try:
         with in_words(connection, address, "setting up the connection"):
             connection.execute(f"{settings}; {timeouts(answer_timeout)}")
@@ -143,7 +143,7 @@ def _lost(address: PostgresConnection, doing: str, error: Exception) -> Sessions
     return SessionsLostError(mask(text))
 
 
-def _message(address: PostgresConnection, doing: str, error: Exception, password: str | None = None) -> str:
+def _message(address: PostgresConnection, doing: str, error: Exception) -> str:
     code = getattr(error, "pgcode", None) or ""
     text = f"{where(address)}: {doing}: {reason(error)}"
     if _FULL.search(text):
@@ -155,7 +155,7 @@ def _message(address: PostgresConnection, doing: str, error: Exception, password
     else:
         remedy = _REMEDIES.get(code)
     text = f"{text}; {remedy}" if remedy else text
-    return mask(text.replace(password, "********") if password else text)
+    return mask(text)
 
 
 def reason(error: Exception) -> str:

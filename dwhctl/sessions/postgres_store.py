@@ -6,15 +6,16 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import errors as pg_errors
-from psycopg2.extensions import PYDATETIMETZ as DATETIMETZ
+from psycopg2.extensions import PYDATE, PYDATETIMETZ, new_type
 
 from dwhctl import __version__, faults
 from dwhctl.errors import SessionsError
+from dwhctl.sessions.cells import FIRST, LAST, as_day, as_time
 from dwhctl.sessions.postgres_link import connect, in_words, where
 from dwhctl.sessions.postgres_schema import Upgrade
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
@@ -48,6 +49,8 @@ class PostgresStore(SqlStore):
         self._sql = {name: percent_style(sql) for name, sql in self._plain.items()}
         self._held: set[str] = set()
         self._connection = connect(address, self._plain["connect"], answer_timeout)
+        for each in _TYPES:
+            self._connection.read_as(each)
         encoding = self._connection.info.parameter_status("server_encoding")
         self._ascii_only = encoding not in {"UTF8", "SQL_ASCII"}
 
@@ -233,19 +236,37 @@ class PostgresStore(SqlStore):
 def _fetched(cursor: Cursor) -> list[tuple[Any, ...]]:
     if cursor.description is None:
         return [(cursor.rowcount,)]
-    times = [
-        place for place, column in enumerate(cursor.description) if column.type_code in DATETIMETZ.values
-    ]
-    rows = cursor.fetchall()
-    return [_in_utc(row, times) for row in rows] if times else rows
+    return cursor.fetchall()
 
 
-def _in_utc(row: tuple[Any, ...], times: Sequence[int]) -> tuple[Any, ...]:
-    values = list(row)
-    for place in times:
-        if values[place] is not None:
-            values[place] = values[place].astimezone(UTC)
-    return tuple(values)
+def _time(text: str | bytes | None, of: Cursor) -> datetime | None:
+    """Return a time in UTC, of `infinity` or the year 10000 the bound of what Python's times can do."""
+    if text is None:
+        return None
+    try:
+        return as_time(PYDATETIMETZ(text, of))
+    except (ValueError, OverflowError, psycopg2.Error):
+        return FIRST if _is_before_all(text) else LAST
+
+
+def _day(text: str | bytes | None, of: Cursor) -> date | None:
+    if text is None:
+        return None
+    try:
+        return as_day(PYDATE(text, of))
+    except (ValueError, OverflowError, psycopg2.Error):
+        return (FIRST if _is_before_all(text) else LAST).date()
+
+
+def _is_before_all(text: str | bytes) -> bool:
+    text = str(text)
+    return text.startswith("-") or text.endswith("BC")
+
+
+_TYPES = (
+    new_type(PYDATETIMETZ.values, "dwhctl_time", _time),
+    new_type(PYDATE.values, "dwhctl_day", _day),
+)
 
 
 def _id_of(row: Mapping[str, object]) -> int:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ
+from psycopg2.extensions import POLL_OK, POLL_READ, register_type
 
 from dwhctl.project.slices import format_duration
 from dwhctl.waiting import within
@@ -89,6 +89,10 @@ class BoundedConnection:
         except BaseException:
             self.close()
             raise
+
+    def read_as(self, kind: Any) -> None:
+        """Let a type of psycopg2's `new_type` say what values of the server become in Python, on this connection."""
+        register_type(kind, self._raw)
 
     def hurry(self) -> None:
         """Let what runs now, and every later statement, take STOP_SECONDS at most. Safe in a signal handler."""

@@ -13,8 +13,10 @@ WITH gone AS (
     SELECT load, shard, slice_date, count(*), count(*) FILTER (WHERE state = 'loaded'),
            count(*) FILTER (WHERE state = 'skipped'), count(*) FILTER (WHERE state = 'up_for_retry'),
            count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'abandoned'),
-           coalesce(sum(loaded_rows), 0), coalesce(sum(bytes), 0),
-           coalesce(sum(extract(epoch FROM finished - started)), 0)::double precision, min(started), max(started)
+           coalesce(sum(loaded_rows) FILTER (WHERE loaded_rows BETWEEN 0 AND 1000000000000000), 0),
+           coalesce(sum(bytes) FILTER (WHERE bytes BETWEEN 0 AND 1000000000000000), 0),
+           coalesce(sum(CASE WHEN isfinite(finished) AND isfinite(started)
+                             THEN extract(epoch FROM finished - started) END), 0)::double precision, min(started), max(started)
     FROM gone
     GROUP BY load, shard, slice_date
     ORDER BY load, shard, slice_date

@@ -7,7 +7,8 @@ INSERT INTO dwhctl_days (
 )
 SELECT load, shard, slice_date, count(*), sum(state = 'loaded'), sum(state = 'skipped'),
        sum(state = 'up_for_retry'), sum(state = 'failed'), sum(state = 'abandoned'),
-       coalesce(sum(loaded_rows), 0), coalesce(sum(bytes), 0),
+       coalesce(sum(CASE WHEN loaded_rows BETWEEN 0 AND 1000000000000000 THEN loaded_rows END), 0),
+       coalesce(sum(CASE WHEN bytes BETWEEN 0 AND 1000000000000000 THEN bytes END), 0),
        coalesce(sum((julianday(finished) - julianday(started)) * 86400.0), 0.0), min(started), max(started)
 FROM sessions
 WHERE id IN (SELECT value FROM json_each(:ids)) AND run_id IS NOT NULL AND state <> 'running'

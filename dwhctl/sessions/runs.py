@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.sessions.cells import as_number, as_text, as_text_or_none, as_time
+
 if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
@@ -43,7 +45,7 @@ def read_runs(store: SessionStore, limit: int, since: datetime | None = None) ->
     # A run's id begins with the moment in which the run did.
     first = f"{since.astimezone(UTC):%Y%m%dT%H%M%S}" if since else ""
     rows = store.read("reading the runs", "newest_runs", {"limit": limit, "first": first})
-    in_order = sorted(rows, key=lambda row: (row[0], row[1]))
+    in_order = sorted(((as_text(row[0]), as_text(row[1]), *row[2:]) for row in rows), key=lambda row: row[:2])
     runs = [_run(run_id, list(loads)) for run_id, loads in groupby(in_order, key=lambda row: row[0])]
     return runs[::-1]
 
@@ -62,7 +64,7 @@ def _run(run_id: str, loads: Sequence[Sequence[Any]]) -> PastRun:
     """Return a run from its rows, one for each load or report."""
     _, names, are_reports, started, finished, *counts, hosts, pids = zip(*loads, strict=True)
     slices, loaded, skipped, failed, up_for_retry, abandoned, running, rows = map(_total, counts)
-    begun = min(started)
+    begun = min(map(as_time, started))
     ended = None if running else max((moment for moment in finished if moment), default=None)
     seconds = round((ended - begun).total_seconds(), 3) if ended else None
     of_loads, reports = (
@@ -71,9 +73,9 @@ def _run(run_id: str, loads: Sequence[Sequence[Any]]) -> PastRun:
     )
     return PastRun(
         run_id, begun, ended, of_loads, reports, slices, loaded, skipped, failed, up_for_retry, abandoned, running,
-        rows, seconds, hosts[0], pids[0],
+        rows, seconds, as_text_or_none(hosts[0]), as_number(pids[0]),
     )  # fmt: skip
 
 
-def _total(column: Iterable[int | None]) -> int:
-    return sum(value or 0 for value in column)
+def _total(column: Iterable[Any]) -> int:
+    return sum(as_number(value) or 0 for value in column)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from dwhctl.sessions.cells import as_day, as_number, as_seconds, as_text, as_text_or_none, as_time
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.texts import cut_comment
 from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State, successful
@@ -31,7 +32,8 @@ class SqlStore(SessionStore):
     def durations(self, load: str, newest: int) -> dict[str, float]:
         values = {"load": load, "newest": newest}
         rows = self.read(f"reading the durations of {load}", "durations", values)
-        return {shard: float(seconds) for shard, seconds in rows}
+        found = ((as_text(shard), as_seconds(seconds)) for shard, seconds in rows)
+        return {shard: seconds for shard, seconds in found if seconds is not None}
 
     def unfinished_runs(self) -> list[str]:
         values = {"since": datetime.now(UTC) - _WAITING_SINCE}
@@ -51,15 +53,32 @@ class SqlStore(SessionStore):
 
 
 def _last_session(row: Sequence[Any]) -> LastSession:
-    load, shard, day, state, *times = row
-    return LastSession(load, shard, day, State(state), *times)
+    load, shard, day, state, started, finished, last_success = row
+    began = None if last_success is None else as_time(last_success)
+    return LastSession(
+        as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished, began
+    )
 
 
 def session_of(row: Sequence[Any]) -> Session:
-    """The session that a row of `$columns` tells of."""
-    good = None if row[4] is None else bool(row[4])
-    values = [*row[:4], good, *row[5:12], State(row[12]), *row[13:]]
-    return Session(*values)
+    """Return the session in a row of `$columns`, whatever stands in it."""
+    return Session(*(make(value) for make, value in zip(_FIELDS, row, strict=True)))
+
+
+def _as_bool(value: Any) -> bool | None:
+    return None if value is None else bool(value)
+
+
+def _as_they_are(value: Any) -> Any:
+    return value
+
+
+#: What each column of `$columns` becomes; ids and `finished` are what the store makes of them.
+_FIELDS: tuple[Callable[[Any], Any], ...] = (
+    _as_they_are, as_text, as_time, _as_they_are, _as_bool, as_number, as_text_or_none, as_text, as_text,
+    as_text_or_none, as_day, lambda value: as_number(value) or 0, State, as_text, as_number, as_number,
+    as_text_or_none, as_text_or_none, as_number, as_text_or_none, as_number, as_seconds,
+)  # fmt: skip
 
 
 def refuse_equal_tokens(sessions: Sequence[NewSession]) -> None:

@@ -20,7 +20,8 @@ _REMEDIES = {
     "SQLITE_BUSY": "another program holds a lock on the file; find it (fuser, lsof) and try again",
     "SQLITE_CANTOPEN": "check that the folder exists and may be written",
     "SQLITE_CORRUPT": "the file is damaged; restore a backup, or try `sqlite3 FILE .recover`",
-    "SQLITE_FULL": "make room on its disk and start the command again",
+    "SQLITE_FULL": "make room on its disk and start the command again; with room on it, a row has the largest id"
+    " there is: delete that row, and set `seq` of `sessions` in sqlite_sequence to the largest id left",
     "SQLITE_IOERR": "check the disk and start the command again",
     "SQLITE_NOTADB": "another kind of file stands there; move it away or name another path",
     "SQLITE_PERM": "check who owns the file",
@@ -43,12 +44,18 @@ def connect(path: Path, settings: str) -> sqlite3.Connection:
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=32
         )
         try:
+            # Another program may have written what is not UTF-8.
+            connection.text_factory = _any_text
             connection.executescript(settings)
             _write_ahead(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+def _any_text(octets: bytes) -> str:
+    return octets.decode("utf-8", "replace")
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -82,7 +89,7 @@ def in_words(path: Path, doing: str) -> Iterator[None]:
     """Raise what SQLite says as a SessionsError with place and remedy."""
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
         raise _explained(path, doing, error) from None
 
 

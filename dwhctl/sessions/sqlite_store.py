@@ -14,6 +14,7 @@ from typing import Any
 from dwhctl import __version__, faults
 from dwhctl.errors import SessionsLostError
 from dwhctl.sessions import sqlite_schema
+from dwhctl.sessions.cells import as_day, as_time
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
 from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
 from dwhctl.sessions.statements import read_statements
@@ -186,15 +187,16 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
 
 
 _TIMES = ("started", "finished", "last_success", "created", "not_before", "sent_at", "told_at")
-_DECODERS: dict[str, Callable[[str], object]] = {
-    **dict.fromkeys(_TIMES, datetime.fromisoformat),
-    "slice_date": date.fromisoformat,
-    "day": date.fromisoformat,
+_DECODERS: dict[str, Callable[[Any], object]] = {
+    **dict.fromkeys(_TIMES, as_time),
+    "slice_date": as_day,
+    "day": as_day,
 }
 
 
-def _decoded(decoders: Sequence[tuple[int, Callable[[str], object]]], row: Sequence[Any]) -> tuple[Any, ...]:
-    values = list(row)
+def _decoded(decoders: Sequence[tuple[int, Callable[[Any], object]]], row: Sequence[Any]) -> tuple[Any, ...]:
+    # dwhctl writes no BLOB: one that stands there becomes a text.
+    values = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in row]
     for place, decode in decoders:
         if values[place] is not None:
             values[place] = decode(values[place])

@@ -17,6 +17,14 @@ class State(enum.StrEnum):
     FAILED = "failed"
     ABANDONED = "abandoned"  # its run died
 
+    @classmethod
+    def _missing_(cls, value: object) -> State:
+        """Return a state that this version does not know, as it is written: closed, and not successful."""
+        text = "" if value is None else str(value)
+        unknown = str.__new__(cls, text)
+        unknown._name_, unknown._value_ = "UNKNOWN", text
+        return unknown
+
 
 _GOOD = frozenset({State.LOADED, State.SKIPPED})
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from dwhctl.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dwhctl.project.model import Connection
     from dwhctl.sources.contract import Source
 
@@ -21,18 +23,20 @@ def open_source(
     patience: float | None = None,
     *,
     login_known: bool | None = None,
+    state_dir: Path | None = None,
 ) -> Source:
     """Open a shard's database; naive bounds of a query are read in `zone`.
 
     A server that is silent for `patience` seconds is given up; None leaves that to the deadline of the attempt.
-    `login_known` says whether the connection's login was let in, or refused, a moment ago.
+    `login_known` says whether the connection's login was let in, or refused, a moment ago. An embedded source spills
+    into `state_dir`; without one it keeps to its memory.
 
     Raise AttemptError, or ConfigError for a type that this version cannot read.
     """
     if connection.type == "duckdb":
         from dwhctl.sources.duckdb import DuckdbSource
 
-        return DuckdbSource(connection, database, zone)
+        return DuckdbSource(connection, database, zone, state_dir)
     if connection.type == "mssql":
         from dwhctl.sources.mssql import MssqlSource
 

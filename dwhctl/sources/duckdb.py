@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -14,6 +12,7 @@ import pyarrow as pa
 from dwhctl.engines import duckdb as engine
 from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, read_fingerprint
 from dwhctl.engines.parts import source_parts
+from dwhctl.engines.spill import SpillFolder
 from dwhctl.errors import (
     AttemptError,
     ConnectError,
@@ -28,6 +27,7 @@ from dwhctl.sources.contract import Source
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from dwhctl.columns import Column
     from dwhctl.project.model import DuckdbConnection
@@ -35,13 +35,20 @@ if TYPE_CHECKING:
 
 
 class DuckdbSource(Source):
-    """One DuckDB file, opened read-only: `<path>/<database>.duckdb`, or the connection's path when that is a file."""
+    """One DuckDB file, opened read-only: `<path>/<database>.duckdb`, or the connection's path when that is a file.
 
-    def __init__(self, connection: DuckdbConnection, database: str, zone: str) -> None:
+    Its content is not trusted: a view in it reaches no other file, server or extension.
+    """
+
+    def __init__(
+        self, connection: DuckdbConnection, database: str, zone: str, state_dir: Path | None = None
+    ) -> None:
         self._path = connection.database_file(database)
         self._connection = connection
         self._reader: pa.RecordBatchReader | None = None
         self._look(connection)
+        # DuckDB's default is beside the file: a source's folder is not ours to write.
+        self._spill = SpillFolder(state_dir)
         try:
             self._db = engine.open_file(
                 self._path,
@@ -50,14 +57,17 @@ class DuckdbSource(Source):
                 config={
                     "memory_limit": engine.memory_limit(connection.memory_limit),
                     "threads": 1,
-                    # DuckDB's default is beside the file: a source's folder is not ours to write.
-                    "temp_directory": str(Path(tempfile.gettempdir()) / f"dwhctl-spill-{os.getpid()}"),
+                    "temp_directory": self._spill.path,
                 },
+                settings=["memory_limit", "TimeZone"],
             )
             # Where naive values of an extract meet a TIMESTAMPTZ column they are read in the session's zone.
             self._db.execute(f"SET TimeZone = '{zone}'")
-        except duckdb.Error as error:
-            raise self._in_words(error) from error
+        except BaseException as error:
+            self._spill.close()
+            if isinstance(error, duckdb.Error):
+                raise self._in_words(error) from error
+            raise
 
     def _look(self, connection: DuckdbConnection) -> None:
         if not self._path.parent.is_dir():
@@ -155,6 +165,7 @@ class DuckdbSource(Source):
         if self._reader is not None:
             self._reader.close()
         self._db.close()
+        self._spill.close()
 
     def _in_words(self, error: Exception) -> AttemptError:
         if engine.is_lock_conflict(error):

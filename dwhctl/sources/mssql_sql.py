@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.columns import Kind
 from dwhctl.errors import QueryError
-from dwhctl.project.sql import replace_binds, split_statements
+from dwhctl.project.sql import comment_end, replace_binds, split_statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from dwhctl.project.templates import Query
 
-_SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]", re.DOTALL)
+_SKIPPED = re.compile(r"--|/\*|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]", re.DOTALL)
+#: A number ends where it cannot go on: behind it a word may begin without a space (`SELECT 1DELETE FROM t`).
+_BEHIND_NUMBER = re.compile(r"(?<![\w@#])[\d$][\w@#$]*")
+_BINARY = re.compile(r"0[xX][0-9a-fA-F]*")
 _WORD = re.compile(r"(?<![\w@#$])[^\W\d]\w*")
 _WORD_OR_BRACKET = re.compile(rf"{_WORD.pattern}|[()]")
 #: Reserved words of T-SQL that no SELECT holds; T-SQL needs no semicolon in front of them.
@@ -47,8 +50,24 @@ def one_select(sql: str, what: str = "an extract") -> str:
 
 
 def select_words(statement: str) -> list[str]:
-    """The words of a statement in capitals, without those in texts, quoted names and comments."""
-    return [word.upper() for word in _WORD.findall(_SKIPPED.sub(" ", statement))]
+    """The words of a statement in capitals, without those in texts, quoted names and comments.
+
+    Behind a number, whose end only T-SQL knows, every ending counts as a word.
+    """
+    plain = _blanked(statement)
+    words = [word.upper() for word in _WORD.findall(plain)]
+    numbers = [run.upper() for run in _BEHIND_NUMBER.findall(plain) if not _BINARY.fullmatch(run)]
+    return words + [run[start:] for run in numbers for start in range(1, len(run)) if run[start].isalpha()]
+
+
+def _blanked(sql: str) -> str:
+    """The SQL with spaces for texts, quoted names and comments, those in comments included."""
+    parts, position = [], 0
+    while match := _SKIPPED.search(sql, position):
+        end = comment_end(sql, match.start()) or match.end()
+        parts += [sql[position : match.start()], " " * (end - match.start())]
+        position = end
+    return "".join([*parts, sql[position:]])
 
 
 def wrapped(sql: str, outer: Callable[[str], str]) -> str:
@@ -72,7 +91,7 @@ def wrapped(sql: str, outer: Callable[[str], str]) -> str:
 
 def _outermost_words(sql: str) -> Iterator[tuple[str, int]]:
     """Give the words that stand within no brackets, and where."""
-    plain = _SKIPPED.sub(lambda match: " " * len(match[0]), sql)
+    plain = _blanked(sql)
     depth = 0
     for match in _WORD_OR_BRACKET.finditer(plain):
         if match[0] in "()":

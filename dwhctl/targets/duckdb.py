@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from dwhctl.columns import Kind
 from dwhctl.engines import duckdb as engine
+from dwhctl.engines.spill import SpillFolder
 from dwhctl.errors import (
     AttemptError,
     DatabaseMissingError,
@@ -23,10 +24,11 @@ from dwhctl.errors import (
     TargetError,
     TargetRefusedError,
 )
+from dwhctl.files import inside
 from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh
-from dwhctl.targets.duckdb_rows import conditions, described, is_zoned
-from dwhctl.targets.inspecting import SqlInspection
+from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
+from dwhctl.targets.inspecting import SqlInspection, held_values_sql, read_held_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,13 +50,14 @@ class DuckdbTarget(Target):
 
     def __init__(self, connection: DuckdbConnection, state_dir: Path) -> None:
         self._connection = connection
+        self._state_dir = state_dir
         self._staging = state_dir / "staging"
         self._one_user = threading.Lock()
         self._running: duckdb.DuckDBPyConnection | None = None
         self._interrupted = threading.Event()
 
     def run_statements(self, statements: Sequence[str]) -> None:
-        with self._open() as db:
+        with self._open(spills=True) as db:
             for statement in statements:
                 db.execute(statement)
 
@@ -80,7 +83,11 @@ class DuckdbTarget(Target):
         shutil.rmtree(self._folder(group), ignore_errors=True)
 
     def drop_run(self, run_id: str) -> None:
-        shutil.rmtree(self._staging / run_id, ignore_errors=True)
+        try:
+            folder = inside(self._staging, run_id)
+        except ValueError:
+            return  # no run has such a folder
+        shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         from dwhctl.targets.parquet_stage import ParquetStage
@@ -94,7 +101,7 @@ class DuckdbTarget(Target):
         slice_by: str | None,
         patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
     ) -> Iterator[Publication]:
-        with self._open() as db:
+        with self._open(spills=True) as db:
             self._make_room(db, table)
             db.execute("BEGIN")
             # Leaving without a commit closes the connection, which rolls back.
@@ -107,7 +114,7 @@ class DuckdbTarget(Target):
         source: RowSource,
         patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
     ) -> Iterator[Refresh]:
-        with self._open() as db:
+        with self._open(spills=True) as db:
             db.execute(f"SET memory_limit = '{self._connection.memory_limit or _REFRESH_MEMORY}'")
             db.execute("BEGIN")
             # Leaving without a commit closes the connection, which rolls back.
@@ -117,7 +124,7 @@ class DuckdbTarget(Target):
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
         if not self._connection.path.exists():
             raise TargetRefusedError(f"there is no warehouse {self._connection.path} yet")
-        with self._open(read_only=True) as db:
+        with self._open(read_only=True, spills=True) as db:
             self._make_room(db, table)
             yield DuckdbInspection(self, db, table, slice_by)
 
@@ -142,7 +149,7 @@ class DuckdbTarget(Target):
         """Query a table that need not be there yet; nor need the warehouse."""
         if not self._connection.path.exists():
             return []
-        with self._open() as db:
+        with self._open(spills=True) as db:
             try:
                 return db.execute(sql, values).fetchall()
             except duckdb.CatalogException:
@@ -165,16 +172,16 @@ class DuckdbTarget(Target):
         return [self._file(group, token) for token in tokens]
 
     def _folder(self, group: StagingGroup) -> Path:
-        return self._staging / group.run_id / group.name
+        return inside(inside(self._staging, group.run_id), group.name)
 
     def _file(self, group: StagingGroup, token: str) -> Path:
         return self._folder(group) / f"{token}.parquet"
 
     @contextmanager
-    def _open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        with self._one_user:
+    def _open(self, *, read_only: bool = False, spills: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._one_user, closing(SpillFolder(self._state_dir if spills else None)) as spill:
             try:
-                db = self._connect(read_only=read_only)
+                db = self._connect(spill, read_only=read_only)
             except DatabaseMissingError as error:
                 raise TargetRefusedError(str(error)) from error
             except duckdb.Error as error:
@@ -188,7 +195,7 @@ class DuckdbTarget(Target):
                 self._running = None
                 db.close()
 
-    def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    def _connect(self, spill: SpillFolder, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
         if not path.parent.is_dir():
             raise TargetRefusedError(
@@ -203,8 +210,11 @@ class DuckdbTarget(Target):
                 "memory_limit": engine.memory_limit(self._connection.memory_limit),
                 "threads": _THREADS,
                 "preserve_insertion_order": False,
-                "temp_directory": str(self._staging / "spill"),
+                "temp_directory": spill.path,
             },
+            # What is staged is read as Parquet files.
+            folders=[self._staging],
+            settings=["memory_limit"],
         )
 
     def in_words(self, error: duckdb.Error) -> AttemptError:
@@ -241,6 +251,11 @@ class DuckdbPublication(Publication):
             ).fetchall()
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        where, values = of_shards(shards)
+        sql = held_values_sql(self._table, where, list(map(engine.quote_column, columns)))
+        return read_held_values(self._db.execute(sql, values).fetchall(), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         files = self._target.staged_files(group, tokens)
@@ -310,6 +325,9 @@ class DuckdbInspection(SqlInspection):
             return self._db.execute(sql, values).fetchall()
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
+
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        return of_shards(shards)
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)

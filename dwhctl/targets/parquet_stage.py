@@ -64,7 +64,9 @@ class ParquetStage(Stage):
         values = {"file": engine.literal_path(self._path)}
         staged = "read_parquet($file, hive_partitioning = false)"
         try:
-            with engine.closing(duckdb.connect(config=self._config())) as db:
+            with engine.closing(
+                engine.connect(":memory:", self._config(), folders=[self._path.parent])
+            ) as db:
                 suspects = [
                     found
                     for part in self._parts()
@@ -91,7 +93,7 @@ class ParquetStage(Stage):
         parts = 1 << (self._rows // _IDS_AT_ONCE).bit_length()
         return [(parts - 1, part) for part in range(parts)]
 
-    def _config(self) -> dict[str, str | bool | int | float | list[str]]:
+    def _config(self) -> engine.Config:
         return {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(self._path.parent)}
 
     def discard(self) -> None:

@@ -29,6 +29,7 @@ from dwhctl.targets.vertica_inspection import VerticaInspection
 from dwhctl.targets.vertica_names import (
     TOKEN,
     TableName,
+    is_plain_id,
     run_label,
     stage_label,
     staging_prefix,
@@ -124,6 +125,8 @@ class VerticaTarget(Target):
 
     def drop_run(self, run_id: str) -> None:
         """Also end the run's sessions, so that none of them stages or commits any more."""
+        if not is_plain_id(run_id):
+            return  # no run labels its sessions or names its tables so, and another run's could fit
         with self._session("drop", last=True) as session:
             end_sessions(session, run_label(run_id), and_longer=True)
             prefix = staging_prefix(run_id)

@@ -50,6 +50,11 @@ class TableName:
         return f"{self.schema}.{self.table}"
 
 
+def is_plain_id(run_id: str) -> bool:
+    """Tell whether a run of this id could have sessions and staging tables: no other run's begin like its own."""
+    return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", run_id) is not None
+
+
 def staging_prefix(run_id: str) -> str:
     """Give what the names of all staging tables of a run begin with, and of no other run."""
     return f"dwhctl_{_plain(run_id)}__"

@@ -30,6 +30,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def one_worker(project: Path) -> None:
+    """Let its loads start one worker process: these tests look at what a command says."""
+    text = PROJECT.replace("[project]\n", "[project]\nmax_workers = 1\n")
+    write(project, {"config/dwhctl.toml": text})
+
+
 # init
 
 
@@ -307,6 +313,7 @@ def test_connections_test_of_sessions_in_postgres(
 
 
 def test_load_brings_the_day_and_says_so(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     done = dwh_process("load", "--date", DAY, folder=project)
     assert done.returncode == 0, done.stderr
@@ -321,6 +328,7 @@ def test_load_brings_the_day_and_says_so(project: Path) -> None:
 
 
 def test_a_failed_slice_is_told_with_the_command_that_tries_it_again(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     (project / "server_1" / "chita.duckdb").unlink()
     done = dwh_process("load", "--date", DAY, "--project", ".", folder=project)
@@ -412,6 +420,7 @@ def on_a_terminal(*arguments: str, folder: Path, **environment: str) -> tuple[st
 
 
 def test_a_terminal_gets_live_progress_and_stdout_only_the_summary(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     out, seen = on_a_terminal("load", "--date", DAY, folder=project)
     assert out.startswith("3 slices loaded")

@@ -229,11 +229,13 @@ def test_a_name_that_is_not_resolved_is_not_waited_for(
     postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = postgres_server.connection("etl").model_copy(update={"host": "etl-db"})
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(5))
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(5))
     begun = time.monotonic()
     one_second = type(connection.connect_timeout)(seconds=1)
     with pytest.raises(SessionsError, match='connecting: the name "etl-db" was not resolved within 1s'):
         open_store(connection.model_copy(update={"connect_timeout": one_second}))
+    released.set()
     assert time.monotonic() - begun < 3
 
 

@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -20,7 +21,7 @@ import duckdb
 import psutil
 import pytest
 
-from dwhctl.errors import AttemptError, LockHeldError, QueryError, TimedOutError
+from dwhctl.errors import AttemptError, LockHeldError, QueryError, TimedOutError, UsageError
 from dwhctl.runs.cursors import open_cursor
 from dwhctl.runs.query import AnswerEnd, Changed, Columns, QueryRequest, Rows, running_query
 from dwhctl.runs.slots import Slots
@@ -72,6 +73,17 @@ def ask(sandbox: Sandbox, connection: str, sql: str, **more: Any) -> list[tuple[
             elif isinstance(part, Changed):
                 rows.append((part.rows,))
     return rows
+
+
+def run_unchecked(sandbox: Sandbox, connection: str, sql: str) -> None:
+    """Run a statement as a query that only reads runs it, whatever it begins with."""
+    cursor = open_cursor(sandbox.project().connections[connection], None, write=False, patience=None)
+    try:
+        cursor.open()
+        for answer in cursor.execute(sql, 10):
+            list(answer.batches)
+    finally:
+        cursor.close()
 
 
 def query(sandbox: Sandbox, *arguments: str) -> int:
@@ -191,18 +203,39 @@ def test_an_error_comes_in_the_systems_words_without_secrets(sandbox: Sandbox, c
 
 def test_a_duckdb_file_is_read_only(sandbox: Sandbox, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    secret = tmp_path / "secret.csv"
+    secret.write_text("s3cret")
     for sql in (
         "INSERT INTO notes VALUES (9, 'x')",
         "DROP TABLE notes",
         f"COPY notes TO '{out}'",
         f"ATTACH '{out}'",
         f"EXPORT DATABASE '{out}'",
-        f"EXPLAIN ANALYZE COPY notes TO '{out}'",
+        "INSTALL httpfs",
         "SET enable_external_access = true",
+        f"/* SELECT /* */ 1 */ COPY notes TO '{out}'",
+    ):
+        with pytest.raises(UsageError, match="--write lets"):
+            ask(sandbox, "warehouse", sql)
+    for sql in (
+        f"EXPLAIN ANALYZE COPY notes TO '{out}'",
+        "EXPLAIN ANALYZE DELETE FROM notes",
+        f"FROM read_text('{secret}')",
+        f"SELECT * FROM '{secret}'",
+        "SELECT * FROM read_csv('http://127.0.0.1:9/x.csv')",
+        f"SELECT * FROM enable_logging('QueryLog', storage = 'file', storage_path = '{out}')",
+        "PRAGMA enable_profiling",
     ):
         with pytest.raises(QueryError):
             ask(sandbox, "warehouse", sql)
+    with pytest.raises(QueryError, match="no other file, server or extension here; --write lets it"):
+        ask(sandbox, "warehouse", f"FROM read_text('{secret}')")
     assert not out.exists()
+    assert ask(sandbox, "warehouse", f"SELECT content FROM read_text('{secret}')", write=True) == [
+        ("s3cret",)
+    ]
+    assert ask(sandbox, "warehouse", "PRAGMA table_info('notes')")[0][1] == "id"
+    assert ask(sandbox, "warehouse", "((SELECT 1))") == [(1,)]
     assert ask(sandbox, "warehouse", "SELECT count(*) FROM notes") == [(3,)]
 
 
@@ -217,8 +250,11 @@ def test_a_sqlite_file_is_read_only(sandbox: Sandbox, tmp_path: Path) -> None:
         "PRAGMA user_version = 7",
         "PRAGMA query_only = OFF",
     ):
-        with pytest.raises(QueryError, match="--write lets"):
+        with pytest.raises((QueryError, UsageError), match="--write lets"):
             ask(sandbox, "sessions", sql)
+        # Not only by its first word: SQLite itself refuses.
+        with pytest.raises(QueryError, match="--write lets"):
+            run_unchecked(sandbox, "sessions", sql)
     assert not out.exists()
     assert ask(sandbox, "sessions", "WITH n AS (SELECT * FROM notes) SELECT * FROM n") == [(1, "a")]
     assert ask(sandbox, "sessions", "PRAGMA table_info(notes)")[0][1] == "id"
@@ -249,21 +285,75 @@ def test_a_postgres_query_is_read_only_streamed_and_typed(postgres: Sandbox) -> 
         "TRUNCATE notes",
         "CREATE TABLE x (a INT)",
         "DO $$ BEGIN DELETE FROM notes; END $$",
+        "EXPLAIN ANALYZE DELETE FROM notes",
     ):
-        with pytest.raises(QueryError):
+        with pytest.raises((QueryError, UsageError), match="--write lets"):
             ask(postgres, "etl", sql)
-    with pytest.raises(QueryError, match=r"read-only transaction \(25006\); --write lets"):
-        ask(postgres, "etl", "DELETE FROM notes")
-    # What the splitting does not see must not write either.
-    for ends in ("COMMIT", "ROLLBACK", "SET TRANSACTION READ WRITE"):
+        # Not only by its first word: the server itself refuses.
         with pytest.raises(QueryError):
-            ask(postgres, "etl", f"SELECT U&'\\0041' UESCAPE ';{ends}; DELETE FROM notes; --'")
+            run_unchecked(postgres, "etl", sql)
+    with pytest.raises(QueryError, match=r"read-only transaction \(25006\); --write lets"):
+        ask(postgres, "etl", "WITH gone AS (DELETE FROM notes RETURNING id) SELECT * FROM gone")
     assert ask(postgres, "etl", "SELECT * FROM notes") == [(1, "a")]
     [row] = ask(postgres, "etl", "SELECT 1.50::numeric(9, 3), 'é'::bytea, NULL::int, '{\"a\": 1}'::jsonb")
     assert (row[0], bytes(row[1]), row[2], row[3]) == (Decimal("1.500"), "é".encode(), None, {"a": 1})
     assert ask(postgres, "etl", "SHOW transaction_read_only") == [("on",)]
     assert ask(postgres, "etl", "SELECT generate_series(1, 100000000)", limit=2) == [(1,), (2,)]
     assert len(ask(postgres, "etl", "SELECT * FROM generate_series(1, 5000) -- all")) == 5000
+
+
+#: Statements of which the splitting sees one that reads, and PostgreSQL two.
+HIDDEN = (
+    "SELECT U&'\\0041' UESCAPE '; {second}; --'",
+    "SELECT ARRAY [ 1 /* ] ' */ ] ; {second} --'",
+    "SELECT 1 -- '\r; {second} --'",
+    "SELECT 3 #$$'$$::int; {second} --'",
+)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which the server's user may write too."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_postgres_runs_no_program_and_no_second_statement(postgres: Sandbox, open_folder: Path) -> None:
+    out = open_folder / "out"
+    program = f"COPY (SELECT 1) TO PROGRAM 'touch {out}'"
+    for sql in (
+        program,
+        f"COPY notes TO '{out}'",
+        "COPY notes TO STDOUT",
+        f"COPY notes FROM PROGRAM 'touch {out}'",
+        f"/* SELECT /* */ 1 */ {program}",
+        f"-- SELECT\n{program}",
+        "SET TRANSACTION READ WRITE",
+        "COMMIT",
+        "CALL nothing()",
+        "LISTEN x",
+        f'"SELECT" {program}',
+    ):
+        with pytest.raises(UsageError, match="does more than read; --write lets a statement write"):
+            ask(postgres, "etl", sql)
+        with pytest.raises(QueryError):
+            run_unchecked(postgres, "etl", sql)
+    for second in (program, "COMMIT; DELETE FROM notes", "SET TRANSACTION READ WRITE; DELETE FROM notes"):
+        for hidden in HIDDEN:
+            with pytest.raises((QueryError, UsageError)):
+                ask(postgres, "etl", hidden.format(second=second.replace("'", "''")))
+            with pytest.raises(QueryError):
+                run_unchecked(postgres, "etl", hidden.format(second=second))
+    with pytest.raises(QueryError, match="read-write mode"):
+        ask(postgres, "etl", "SELECT set_config('transaction_read_only', 'off', false)")
+    assert not out.exists()
+    assert ask(postgres, "etl", "SELECT count(*) FROM notes") == [(1,)]
+    assert ask(postgres, "etl", "EXPLAIN SELECT 1")
+    assert ask(postgres, "etl", "SELECT '50%', 'it''s; \"x\"' -- ;") == [("50%", 'it\'s; "x"')]
+    assert ask(postgres, "etl", "TABLE notes") == ask(postgres, "etl", "(SELECT * FROM notes)")
+    assert ask(postgres, "etl", program, write=True) == [(1,)]
+    assert out.exists()
 
 
 def test_postgres_statements_that_write(postgres: Sandbox, postgres_server: PostgresServer) -> None:
@@ -305,6 +395,10 @@ def test_a_vertica_query_is_read_only(wire: Wire, capsys: Captured) -> None:
         f"SELECT * INTO {notes}_2 FROM {notes}",
         f"/* SELECT */ UPDATE {notes} SET id = 2",
         "COMMIT",
+        f"PROFILE DELETE FROM {notes}",
+        "EXPORT TO PARQUET (directory = '/tmp/x') AS SELECT 1",
+        f"COPY {notes} FROM '/etc/passwd'",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
     ):
         assert query(wire, "warehouse", sql) == 2
         assert "more than read; --write" in capsys.readouterr().err
@@ -313,13 +407,15 @@ def test_a_vertica_query_is_read_only(wire: Wire, capsys: Captured) -> None:
     assert query(wire, "warehouse", "SELECT * FROM nowhere") == 1
     assert 'Relation "nowhere" does not exist' in capsys.readouterr().err
     # Not only by its first word: the session itself refuses.
-    cursor = open_cursor(wire.project().connections["warehouse"], None, write=False, patience=None)
-    cursor.open()
-    try:
-        with pytest.raises(AttemptError, match="read-only transaction"):
-            list(cursor.execute(f"DELETE FROM {notes}", 10))
-    finally:
-        cursor.close()
+    with pytest.raises(AttemptError, match="read-only transaction"):
+        run_unchecked(wire, "warehouse", f"DELETE FROM {notes}")
+    # What the server may read as several statements.
+    second = "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE"
+    for hidden in (*HIDDEN, f"/* /* */ SELECT */ DELETE FROM {notes}"):
+        assert query(wire, "warehouse", hidden.format(second=second)) == 2, hidden
+        assert "--write" in capsys.readouterr().err
+    assert query(wire, "warehouse", "SELECT 'a;b' AS t -- ;", "--format", "csv") == 0
+    assert capsys.readouterr().out == 't\n"a;b"\n'
 
 
 def test_vertica_statements_that_write(wire: Wire) -> None:
@@ -347,9 +443,20 @@ def test_a_sql_server_query_is_one_select_and_rolled_back(wire: Wire, capsys: Ca
         "SELECT * FROM OPENROWSET('x', 'y', 'DELETE FROM t')",
         "SELECT 1 COMMIT",
         "SELECT 1; SELECT 2",
+        "SELECT 1 /* /* */ ' */ EXEC xp_cmdshell 'dir' --'",
+        "SELECT 1 -- '\rEXEC xp_cmdshell 'dir' --'",
+        "SELECT 1 a[']; EXEC xp_cmdshell 'dir' --']",
+        "SELECT 1DELETE FROM dbo.Orders",
+        "SELECT 1e1EXEC xp_cmdshell 'dir'",
+        "SELECT 0xUPDATE dbo.Orders SET id = 1",
+        "SELECT $1COMMIT",
+        "SELECT 1 USE master",
+        "sp_configure 'show advanced options', 1",
     ):
         assert query(wire, *shard, sql) == 2, sql
-        capsys.readouterr()
+        assert "--write" in capsys.readouterr().err
+    assert query(wire, *shard, "SELECT 0xADBCC AS b, 1e1 AS n", "--format", "json") == 0
+    capsys.readouterr()
     sql = "SELECT id % 10 AS id, customer, [amount] AS [update], 'delete' FROM dbo.Orders ORDER BY 1"
     assert query(wire, *shard, sql, "--format", "csv") == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["id,customer,update,column_4", '0,,0.00,"delete"']
@@ -435,7 +542,7 @@ def test_a_timeout_ends_the_query(
 def _sleeping(server: PostgresServer) -> bool:
     with closing(server.connect(server.admin_database)) as link, link.cursor() as cursor:
         cursor.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(36%' AND pid <> pg_backend_pid()"
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'FETCH % dwhctl_query' AND state = 'active'"
         )
         return cursor.fetchone() is not None
 

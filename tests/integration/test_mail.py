@@ -253,11 +253,11 @@ def test_a_domain_outside_ascii_goes_out_as_the_wire_wants_it(tmp_path: Path, pl
     [
         (
             ('"ann@example.com"', '"ann"'),
-            "to: 'ann' is no address; write name@example.com, the name in ASCII",
+            "to: <3 characters, not shown> is no address; write name@example.com, the name in ASCII",
         ),
         (('"ann@example.com"', "\"{{ none or '' }}\""), "to: names no address; write name@example.com"),
-        (('"ann@example.com"', '"анна@example.com"'), "to: 'анна@example.com' is no address"),
-        (('"DWH <dwh@example.com>"', '"dwh"'), "from: 'dwh' is no address"),
+        (('"ann@example.com"', '"анна@example.com"'), "to: <16 characters, not shown> is no address"),
+        (('"DWH <dwh@example.com>"', '"dwh"'), "from: <3 characters, not shown> is no address"),
         (('"ann@example.com"', '"{{ var.value.all }}"'), "to: 'var.value.all' is undefined"),
     ],
 )
@@ -281,8 +281,8 @@ def test_an_authority_that_is_none(tmp_path: Path) -> None:
     ("keys", "problem"),
     [
         ('user = "dwh"', "alerts.mail.password: is missing; a login has a user and a password"),
-        ('tls_cafile = "no.pem"', "alerts.mail.tls_cafile: the file no.pem is missing"),
-        ('template = "no.jinja"', "alerts.mail.template: the file config/alerts/no.jinja is missing"),
+        ('tls_cafile = "no.pem"', "alerts.mail.tls_cafile: the file <6 characters, not shown> is missing"),
+        ('template = "no.jinja"', "alerts.mail.template: the file <22 characters, not shown> is missing"),
     ],
 )
 def test_keys_that_do_not_fit(tmp_path: Path, keys: str, problem: str) -> None:

@@ -6,11 +6,13 @@ import json
 import os
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from dwhctl.engines.spill import SpillFolder
 from dwhctl.runs.load import plan_load
 from dwhctl.runs.locks import Lock, held_work, work_names
 from dwhctl.runs.plan import LoadRequest
@@ -54,21 +56,26 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
         aged(state.staging / "20200102T000000-alive" / "g" / "t.parquet", 9),
         aged(state.run_locks / "20200102T000000-alive.lock", 9),
         aged(state.staging / "20200103T000000-new" / "g" / "t.parquet", 6),
-        aged(state.staging / StateDir.SPILL / "t.tmp", 9),
         aged(state.logs / "20200102.log", 29),
         aged(state.slots / "warehouse.0.lock", 900),
     ]
     held = aged(state.work_locks / "orders.2020-01-03.lock", 9)
-    with flocked(held):
+    with flocked(held), closing(SpillFolder(state.path)) as spill:
+        stays.append(aged(Path(spill.path) / "t.tmp", 9))
+        # Of a dead process: rows of customers go at once.
+        goes.append(aged(state.path / "spill" / "dead" / "duckdb_temp_storage_S32K-0.tmp", 0, "z" * 1000))
         os.utime(held, (1, 1))
         os.utime(state.staging / "20200101T000000-dead", (1, 1))
         dry = tidy_state(state.path, BEFORE, dry_run=True)
         assert all(path.exists() for path in (*goes, *stays, held))
         done = tidy_state(state.path, BEFORE, dry_run=False)
+        assert all(path.exists() for path in (*stays, held))
+    stays.pop()
     assert dry == done
     assert [(one.what, one.looked_at, one.removed, one.bytes) for one in done] == [
         ("work locks", 3, 1, 13),
         ("staging", 2, 1, 100),
+        ("spill", 1, 1, 1000),
         ("logs", 2, 1, 10),
     ]
     assert not any(path.exists() for path in goes)
@@ -77,7 +84,7 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
 
 
 def test_a_state_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    assert [one.removed for one in tidy_state(tmp_path / "none", BEFORE, dry_run=False)] == [0, 0, 0]
+    assert [one.removed for one in tidy_state(tmp_path / "none", BEFORE, dry_run=False)] == [0, 0, 0, 0]
     assert not (tmp_path / "none").exists()
 
 
@@ -143,7 +150,7 @@ def test_the_command_prunes_sessions_and_says_what_it_did(
     prune = ("sessions", "prune", "--project", tmp_path, "--keep", "400d", "--format", "json")
     assert dwh(*prune) == 0
     nothing = {one["what"]: one["removed"] for one in json.loads(capsys.readouterr().out)}
-    assert nothing == {"sessions": 0, "work locks": 0, "staging": 0, "logs": 0}
+    assert nothing == {"sessions": 0, "work locks": 0, "staging": 0, "spill": 0, "logs": 0}
     assert not (tmp_path / "state" / "sessions.sqlite").exists()
     old = datetime(2020, 7, 15, tzinfo=UTC)
     with open_store(sandbox.project().sessions) as store:

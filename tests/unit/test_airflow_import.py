@@ -19,7 +19,6 @@ from dwhctl.cli.main import dwhctl
 from dwhctl.errors import ConfigError, UsageError
 from dwhctl.project.airflow.export import read_exports
 from dwhctl.project.airflow.importing import Import, Outcome, prepare_import
-from dwhctl.project.airflow.variables import is_sensitive
 from dwhctl.project.context import context
 from dwhctl.project.model import (
     DuckdbConnection,
@@ -32,6 +31,7 @@ from dwhctl.project.model import (
     VerticaConnection,
 )
 from dwhctl.project.read import read_project
+from dwhctl.project.secrets import is_sensitive
 
 DATA = Path(__file__).parents[1] / "data/airflow"
 CONNECTIONS, VARIABLES = DATA / "airflow_3_connections.json", DATA / "airflow_3_variables.json"
@@ -292,7 +292,7 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ({"conn_type": "vertica", "host": "h", "login": "u", "schema": "d", "extra": {"backup_server_node": 1}}, "as"),
     ({"conn_type": "vertica", "host": "h", "login": "u", "extra": "{x"}, "its extra is no JSON"),
     ({"conn_type": "postgres", "host": "h", "login": "u", "port": "x"}, "port: is no number"),
-    ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: the number 99999"),
+    ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: a number"),
     ({"conn_type": "sqlite"}, "names no file"),
     ({"conn_type": "duckdb", "host": ":memory:"}, ":memory:"),
     ({"conn_type": "telegram", "host": "-1"}, "no token"),
@@ -422,6 +422,13 @@ def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
         ("url", "postgres://user:s3cret!@host/db"),
         ("conf", {"password": "s3cret!", "nothing": None}),
         ("conf", {"env": "s3cret!", "token": "s3cret!"}),
+        ("notes", "-----BEGIN RSA PRIVATE KEY-----\nMIIs3cret!\n-----END RSA PRIVATE KEY-----\n"),
+        ("notes", "ghp_abcdefghijklmnop0123s3cret!"),
+        ("notes", {"slack": ["xoxb-123456789012-s3cret!"]}),
+        ("notes", "AKIAIOSFODNN7EXAMPLE/s3cret!"),
+        ("notes", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s3cret!"),
+        ("notes", "bot 123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw0 s3cret!"),
+        ("notes", "Server=h;Uid=sa;Pwd=s3cret!;"),
     ],
 )
 def test_secrets_among_variables_are_found_however_deep(

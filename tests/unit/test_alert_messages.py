@@ -351,17 +351,23 @@ def test_a_page_without_a_title_has_its_first_line_for_a_subject() -> None:
     assert read("<p>one<br>two</p>") == ("", "one\ntwo")
 
 
-def test_a_secret_that_a_template_prints_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", ["", "|upper", "|lower", "|title", "|urlencode", "|e", "|tojson", "|safe"])
+def test_a_secret_that_a_template_prints_is_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     monkeypatch.setenv("ALERT_SECRET", "s3cret<&>")
     variables = '\n[variables]\nkey = { env = "ALERT_SECRET" }\n'
-    project = project_with(tmp_path, TELEGRAM + MINE + variables, mine="<b>{{ var.value.key }}</b>")
-    assert render(project, project.alerts["failures"], DIGEST).html == f"<b>{MASKED}</b>"
+    project = project_with(
+        tmp_path, TELEGRAM + MINE + variables, mine=f"<b>{{{{ var.value.key{change} }}}}</b>"
+    )
+    assert "s3cret" not in render(project, project.alerts["failures"], DIGEST).html.lower()
 
 
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
         ("fine\n{{ digest.don }}", "line 2: 'dwhctl.alerts.digest.Digest object' has no attribute 'don'"),
+        ("fine\n{{ 'x'.center(10**10) }}", "line 2: center makes too much text"),
         ("{{ digst }}", "line 1: 'digst' is undefined; did you mean 'digest'?"),
         ("a\n{% if %}", "line 2: "),
         (

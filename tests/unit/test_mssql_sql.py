@@ -23,6 +23,7 @@ from dwhctl.sources.mssql_sql import one_select, with_bounds, wrapped
         "(SELECT 1 AS id) UNION ALL (SELECT 2)",
         "SELECT [update], \"delete\", 'DROP TABLE t' AS v, deleted, updates, @into, #set FROM t",
         "SELECT a.id FROM a INNER MERGE JOIN b ON a.id = b.id ORDER BY id OFFSET 3 ROWS OPTION (MERGE JOIN)",
+        "SELECT 0xADBCC AS b, $1.5 AS m, 1e5 AS n, $action, a1.id /* /* DROP */ UPDATE */ FROM t2 AS a1 -- 1DELETE",
     ],
 )
 def test_one_select(sql: str) -> None:
@@ -41,6 +42,11 @@ def test_one_select(sql: str) -> None:
         ("DELETE FROM orders", "one SELECT"),
         ("SELECT 1 AS a\nEXEC sp_who", "EXEC"),
         ("SELECT 'a\0b' AS v", "NUL"),
+        ("SELECT 1 /* /* */ ' */ EXEC xp_cmdshell 'dir' --'", "EXEC"),
+        ("SELECT 1DELETE FROM orders", "DELETE"),
+        ("SELECT 1e1EXEC xp_cmdshell 'dir'", "EXEC"),
+        ("SELECT 0xTRUNCATE TABLE orders", "TRUNCATE"),
+        ("SELECT $1DROP TABLE orders", "DROP"),
     ],
 )
 def test_what_is_not_one_select(sql: str, words: str) -> None:

@@ -80,8 +80,14 @@ WRONG = {
     "vertica://u:hunter2@h": 'DWHCTL_CONN_DWH.database: is missing; add database = "docker"',
     "vertica://h/db": 'DWHCTL_CONN_DWH.user: is missing; add user = "dwh"',
     "vertica://u@/db": 'DWHCTL_CONN_DWH.host: is missing; add host = "SERVER"',
-    "vertica://u@h/db?tls_mode=require": "DWHCTL_CONN_DWH.tls_mode: unknown key; did you mean 'tlsmode'?",
-    "vertica://u@h/db?max_connections=x": "DWHCTL_CONN_DWH.max_connections: expected a whole number",
+    "vertica://u@h/db?tls_mode=require": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; did you mean",
+    "vertica://u@h/db?max_connections=x": "DWHCTL_CONN_DWH.max_connections: expected a whole number, got a text of 1",
+    "vertica://u:12?hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; known: ",
+    "vertica://u:12?hunter2": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; known: ",
+    "vertica://u:p@12?hunter2=x@h/db": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; known: ",
+    "vertica://u:12/hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an '@' behind its server; percent-encode",
+    "vertica://u:1@2/hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an '@' behind its server; percent-encode",
+    "vertica://u@h/db?tlsmode=hunter2@h/db": "DWHCTL_CONN_DWH.tlsmode: expected one of",
     "duckdb:": "DWHCTL_CONN_DWH.path: is empty; write a path",
 }
 

@@ -16,6 +16,8 @@ from tests.support.projects import DAY, Sandbox
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import FakeTarget, anything
 
+DEAD = "20200713T060000-0000dead"
+
 
 class DeadRun:
     """A sessions table with one dead run of one open session, or of none."""
@@ -25,7 +27,7 @@ class DeadRun:
         self.is_open = is_open
 
     def unfinished_runs(self) -> list[str]:
-        return ["dead"]
+        return [DEAD]
 
     def unfinished(self, run_id: str) -> list[Any]:
         return [anything(id=1, load="orders", shard="abakan", host=None)] if self.is_open else []
@@ -61,7 +63,7 @@ def test_a_load_waits_for_its_dead_runs_staging(tmp_path: Path, droppable: bool)
     reaper = Reaper(project, state, store, {"dwh": target}, slots, lambda text: None)  # type: ignore[arg-type]
     reaper.reap_dead_runs("own")
     assert (list(reaper.blocked), len(store.closed)) == (([], 1) if droppable else (["orders"], 0))
-    assert (state.run_locks / "dead.lock").exists() is not droppable
+    assert (state.run_locks / f"{DEAD}.lock").exists() is not droppable
 
 
 def test_a_load_waits_although_the_dead_run_had_closed_its_sessions(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_a_load_waits_although_the_dead_run_had_closed_its_sessions(tmp_path: Pa
     reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), lambda text: None)  # type: ignore[arg-type]
     reaper.reap_dead_runs("own")
     assert list(reaper.blocked) == ["orders"]
-    assert (state.run_locks / "dead.lock").exists()
+    assert (state.run_locks / f"{DEAD}.lock").exists()
 
 
 def test_a_run_that_cannot_drop_its_staging_leaves_its_lock(
@@ -134,5 +136,5 @@ def test_nothing_begins_beside_a_run_that_does_not_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dwhctl.runs.reap._OUT_OF_THE_WAY_SECONDS", 0.2)
-    with pytest.raises(LockHeldError, match=f"load orders of {DAY} was being done by run dead on etl-1"):
+    with pytest.raises(LockHeldError, match=f"load orders of {DAY} was being done by run {DEAD} on etl-1"):
         reap_with(tmp_path, DyingRun(looks=99), f"orders.{DAY}")

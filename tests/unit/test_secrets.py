@@ -11,9 +11,11 @@ import pytest
 
 from dwhctl.errors import ConfigError
 from dwhctl.project import secrets
+from dwhctl.project.context import context
 from dwhctl.project.model import MssqlConnection
 from dwhctl.project.read import read_project
 from dwhctl.project.secrets import MASKED, Secret, mask
+from tests.cli_support import dwh
 
 from .projects import MAIN, the_problem, write_project
 
@@ -141,12 +143,74 @@ def test_masking_knows_how_drivers_write_secrets() -> None:
         assert mask(f"<{shown}>") == f"<{MASKED}>"
 
 
-def test_a_short_secret_is_masked_only_where_it_stands_alone() -> None:
+def test_a_short_secret_is_masked_only_where_a_text_announces_it() -> None:
     Secret("sa")
     assert (
         mask("password=sa; a message of the same user sa")
-        == f"password={MASKED}; a message of the same user {MASKED}"
+        == f"password={MASKED}; a message of the same user sa"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "secret"),
+    [
+        ("BOT_TOKEN", "abcdefgh", True),
+        ("MY_PASSWORD", "abcdefgh", True),
+        ("NOTES", "ghp_abcdefghijklmnop0123", True),
+        ("NOTES", "https://u:abcdefgh@host", True),
+        ("IN_FILE", "abcdefgh", True),
+        ("NOTES", "abcdefgh", False),
+        ("SORT_KEY", "abcdefgh", False),
+    ],
+)
+def test_a_variable_of_the_environment_that_is_a_secret_is_masked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, secret: bool
+) -> None:
+    monkeypatch.setenv(f"DWHCTL_VAR_{name}", text)
+    main = MAIN + '[variables]\nin_file = { env = "SOMETHING" }\n'
+    project = read_project(write_project(tmp_path, main))
+    assert (MASKED in mask(f"said {text}")) is secret
+    assert (text not in repr(project)) is secret
+    assert context(project)["var"]["value"][name.lower()] == text
+    assert project.warnings == ()
+
+
+def test_a_variable_in_the_file_with_the_form_of_a_secret_is_one(tmp_path: Path) -> None:
+    main = MAIN + '[variables]\nnotes = "https://u:abcdefgh@host"\nplain = "abcd"\n'
+    project = read_project(write_project(tmp_path, main))
+    assert mask("to https://u:abcdefgh@host") == f"to {MASKED}"
+    assert project.variables["plain"] == "abcd"
+    (warning,) = project.warnings
+    assert warning.startswith("config/dwhctl.toml: variables.notes: the secret itself stands in the file")
+
+
+def test_a_check_warns_of_short_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("M_PASSWORD", "abcde")
+    monkeypatch.setenv("DWHCTL_VAR_TOKEN", "sa")
+    write_project(tmp_path, MAIN + SERVER + '{ env = "M_PASSWORD" }\n')
+    assert dwh("config", "check", "--project", tmp_path) == 0
+    said = capsys.readouterr().err
+    assert (
+        "Warning: config/dwhctl.toml: connections.m.password: the secret has fewer than 6 characters" in said
+    )
+    assert "Warning: environment: DWHCTL_VAR_TOKEN: the secret has fewer than 6 characters" in said
+    monkeypatch.setenv("M_PASSWORD", "abcdef")
+    monkeypatch.delenv("DWHCTL_VAR_TOKEN")
+    assert dwh("config", "check", "--project", tmp_path) == 0
+    assert "fewer" not in capsys.readouterr().err
+
+
+def test_a_secret_in_place_of_its_reference_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in ('{ env = "Hunter2!" }', '{ file = "Hunter2!" }', '{ env = "postgres://u:Hunter2!@h" }'):
+        write_project(tmp_path, MAIN + SERVER + value)
+        assert dwh("config", "check", "--project", tmp_path) == 0
+        said = capsys.readouterr().err
+        assert "connections.m.password: the" in said
+        assert "Hunter2" not in said
 
 
 def test_an_empty_secret_masks_nothing() -> None:

@@ -193,6 +193,21 @@ def test_an_age_counts_from_the_start_of_the_last_success(store: SessionStore) -
     assert [task.shard for task in the_one(project, store, EARLY + 9 * HOUR).missed] == ["abakan", "boston"]
 
 
+def test_a_closed_shard_is_late_with_its_own_days_only_and_never_old(store: SessionStore) -> None:
+    closed = Shard("abakan", "abakan", "server_0", "Europe/Moscow", until_date=date(2020, 7, 10))
+    load = a_load(start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR)
+    whole = a_load(name="whole", start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR, slice_by=None)
+    project = a_project(loads={"orders": load, "whole": whole}, shard_groups={"cities": (closed,)})
+    orders, every = look(project, store, LATE)
+    assert late_of(orders) == {"abakan": (date(2020, 7, 9), date(2020, 7, 10), 2)}
+    assert [task.is_old for task in orders.tasks] == [False]
+    assert (every.tasks, every.state) == ((), SlaState.OPEN)
+    for day in (date(2020, 7, 9), date(2020, 7, 10)):
+        write(store, "orders", "abakan", day, EARLY)
+    orders, _ = look(project, store, LATE)
+    assert (orders.tasks, orders.state) == ((), SlaState.OPEN)
+
+
 def test_a_task_that_never_succeeded_is_as_old_as_it_is_expected(store: SessionStore) -> None:
     load = a_load(start_date=DAY, max_age=8 * HOUR)
     project = a_project(loads={"orders": load}, shard_groups={"cities": SHARDS[:1]})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwhctl.project.sql import find_binds, replace_binds, split_statements
+from dwhctl.project.sql import find_binds, first_word, replace_binds, split_statements
 
 
 def names(sql: str) -> list[str]:
@@ -147,3 +147,23 @@ def test_nothing_within_a_bracketed_name_is_seen(text: str) -> None:
 @given(st.text(alphabet="abc :;-$'\""))
 def test_nothing_within_a_comment_is_seen(text: str) -> None:
     assert names(f"SELECT -- {text}\n:x /* {text} */") == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "word"),
+    [
+        ("select 1", "SELECT"),
+        ("  (( SELECT 1) )", "SELECT"),
+        ("-- SELECT\n/* SELECT */ COPY t TO PROGRAM 'x'", "COPY"),
+        ("/* /* */ SELECT */ DELETE FROM t", "DELETE"),
+        ("/* */ ( /* */ WITH a AS (SELECT 1) SELECT 1", "WITH"),
+        ("/* SELECT", ""),
+        ("'SELECT' COPY", ""),
+        ('"SELECT" COPY', ""),
+        ("$$SELECT$$ COPY", ""),
+        ("1 SELECT", ""),
+        ("", ""),
+    ],
+)
+def test_the_first_word(sql: str, word: str) -> None:
+    assert first_word(sql) == word

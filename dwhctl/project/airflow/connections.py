@@ -14,6 +14,7 @@ from typing import Any
 
 from ..connections import CONNECTION_TYPES
 from ..problems import Place, Problems
+from ..words import nothing_shown, quoted, shown_key, shown_text
 from .export import AirflowConnection
 from .pieces import Hidden, Piece, hidden_in, with_references
 
@@ -71,8 +72,8 @@ def convert(given: AirflowConnection, name: str, root: Path) -> Piece | None:
         piece.notes = [str(error)]
         return piece
     for key in extra.left():
-        reason = _REASONS.get(key.lower(), "dwhctl has no such key; its keys stand in docs/reference.md")
-        piece.note(f"extra.{key} is left out: {reason}")
+        reason = _REASONS.get(key.lower(), "dwhctl has no such key; dwhctl docs reference lists its keys")
+        piece.note(f"extra.{shown_key(key)} is left out: {reason}")
     _validate(piece, root)
     return piece
 
@@ -84,6 +85,7 @@ def _kind_of(given: AirflowConnection) -> str | None:
     return "mssql" if given.type == "odbc" and re.search("SQL Server|FreeTDS", driver) else None
 
 
+@nothing_shown()
 def _validate(piece: Piece, root: Path) -> None:
     """Leave out what the configuration would refuse, with its words."""
     problems = Problems(root)
@@ -104,7 +106,7 @@ def _file(given: AirflowConnection, _extra: _Extra, piece: Piece) -> dict[str, A
         raise ValueError("host: names no file; give the file's path as host")
     if not path.startswith("/"):
         piece.note(
-            f"path: '{path}' is relative, and relative to the project here; move the file or name its whole path"
+            f"path: {quoted(path)} is relative, and relative to the project here; move the file or name its whole path"
         )
     return {"path": path}
 
@@ -144,7 +146,7 @@ def _add_timeout(table: dict[str, Any], timeout: object, piece: Piece) -> None:
 def _postgres(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str, Any]:
     table = _network(given, extra, piece)
     if not given.schema:
-        piece.note(f"database: Airflow names none, so libpq took the user's name: '{given.login}'")
+        piece.note(f"database: Airflow names none, so libpq took the user's name: {quoted(given.login)}")
     table["database"] = given.schema or given.login
     mode = extra.take("sslmode")
     if mode is not None and str(mode).lower() == "allow":
@@ -207,7 +209,9 @@ def _add_authorities(table: dict[str, Any], extra: _Extra, piece: Piece, key: st
     if path is not None and Path(str(path)).is_file():
         table[key] = str(path)
     elif path is not None and str(path) != "system":  # libpq's word for what is the default here
-        piece.note(f"extra.{key} is left out: there is no file {path} here; copy it and add {key}")
+        piece.note(
+            f"extra.{key} is left out: there is no file {shown_text(str(path))} here; copy it and add {key}"
+        )
 
 
 def _listed(value: Any) -> list[Any]:
@@ -215,7 +219,7 @@ def _listed(value: Any) -> list[Any]:
     if isinstance(value, str) and value.startswith("["):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ValueError("extra.backup_server_node: is no list; correct it in the file") from None
     if value is None or value == []:
         return []

@@ -17,6 +17,9 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from dwhctl.errors import UsageError
+from dwhctl.files import read_text
+
+from ..words import quoted, shown_text
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
 _ENV_LINE = re.compile(r"(?:export\s+)?([\w.-]+)=(.*)")
@@ -57,8 +60,9 @@ def read_exports(paths: list[Path]) -> Export:
         one = _read(path)
         twice = [*(one.connections.keys() & found.connections), *(one.variables.keys() & found.variables)]
         if twice:
+            name = quoted(sorted(twice)[0])
             raise UsageError(
-                f"{path}: '{sorted(twice)[0]}' stands in a file before it already; give one of them"
+                f"{shown_text(str(path))}: {name} stands in a file before it already; give one of them"
             )
         found.connections |= one.connections
         found.variables |= one.variables
@@ -67,22 +71,22 @@ def read_exports(paths: list[Path]) -> Export:
 
 def _read(path: Path) -> Export:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); name a file that Airflow exported"
+            f"{shown_text(str(path))}: cannot be read ({error.strerror}); name a file that Airflow exported"
         ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not UTF-8 text; {_HOW}") from None
+        raise UsageError(f"{shown_text(str(path))}: is not UTF-8 text; {_HOW}") from None
     try:
         entries = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         lines = _env_lines(text)
         if lines is None:
-            raise UsageError(f"{path}: {_not_json(path, text, error)}") from None
+            raise UsageError(f"{shown_text(str(path))}: {_not_json(path, text, error)}") from None
         return _of_env(lines)
     if not isinstance(entries, dict) or not entries:
-        raise UsageError(f"{path}: holds no connections or variables by name; {_HOW}")
+        raise UsageError(f"{shown_text(str(path))}: holds no connections or variables by name; {_HOW}")
     return _sorted_out(entries)
 
 
@@ -121,7 +125,7 @@ def _decoded(text: str) -> Any:
     if text.startswith(("{", "[")):
         try:
             return json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return text
     return text
 
@@ -170,7 +174,7 @@ def _extra(value: object) -> tuple[dict[str, Any], str]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             return {}, "its extra is no JSON: correct it in the file"
     if value is None or value == "":
         return {}, ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from dwhctl.errors import ConfigError, UsageError
+from dwhctl.files import read_bytes
 from dwhctl.private import write_whole
 
 from ..checks import slug
@@ -16,6 +17,8 @@ from ..fields import name_problem
 from ..files import read_toml
 from ..problems import Problems
 from ..read import MAIN, read_project
+from ..secrets import looks_secret
+from ..words import may_show, quoted, shown_text
 from .alerts import convert_alert
 from .connections import convert
 from .export import AirflowConnection, Export, read_exports
@@ -39,7 +42,7 @@ class Outcome:
 
     def row(self) -> tuple[object, ...]:
         """As a row of the listing."""
-        return (self.kind, self.airflow_name, self.name, self.result, self.note)
+        return (self.kind, shown_text(self.airflow_name), shown_text(self.name), self.result, self.note)
 
 
 @dataclass(slots=True)
@@ -75,7 +78,8 @@ def prepare_import(root: Path, files: list[Path], *, secrets: Keeping, replace: 
     hidden = [each for piece in pieces for each in hidden_in(piece.value)]
     for piece in pieces:
         secret = piece.kind == "variable" and any(True for _ in hidden_in(piece.value))
-        if secret or any(each.text in piece.comment for each in hidden):
+        told = any(each.text in piece.comment for each in hidden) or looks_secret(piece.comment)
+        if secret or told:
             piece.comment = ""  # a description may hold the password
     kept = keep(root, hidden, replace=replace)
     values = [with_references(piece.value, kept.references) for piece in pieces]
@@ -91,7 +95,7 @@ def _configuration(root: Path) -> str:
     problems = Problems(root)
     if read_toml(root / MAIN.file, problems) is None:
         problems.raise_any()
-    return (root / MAIN.file).read_bytes().decode("utf-8-sig")  # its line ends as they are
+    return read_bytes(root / MAIN.file).decode("utf-8-sig")  # its line ends as they are
 
 
 def _pieces(export: Export, root: Path) -> Iterator[Piece]:
@@ -114,7 +118,7 @@ def _of_connection(given: AirflowConnection, name: str, root: Path) -> Piece:
     piece = convert(given, name, root) or convert_alert(given, name)
     if piece is None:
         piece = Piece("connection", given.name, name)
-        kind = f"its type is '{given.type}'" if given.type else given.trouble
+        kind = f"its type is {quoted(given.type)}" if given.type else given.trouble
         piece.note(
             f"{kind}: dwhctl knows mssql, vertica, postgres, sqlite, duckdb, telegram and smtp; if it is one of"
             " these, correct conn_type in the file"
@@ -128,7 +132,7 @@ def _names(origins: Collection[str]) -> dict[str, str]:
     for origin in origins:
         if origin in names:
             continue
-        wanted = name = slug(origin)
+        wanted = name = slug(origin) if may_show(origin) else "connection"
         number = 1
         while name in names.values():
             number += 1

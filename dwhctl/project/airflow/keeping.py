@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dwhctl.errors import UsageError
+from dwhctl.files import read_bytes, read_text
 from dwhctl.private import tighten, write_whole
 
 from ..environment import CONNECTION_PREFIX, VARIABLE_PREFIX
@@ -108,7 +109,7 @@ def _variable(name: str) -> str:
 
 def _held(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        return read_bytes(path).decode().removesuffix("\n")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError):
@@ -117,7 +118,7 @@ def _held(path: Path) -> str | None:
 
 def _exports(path: Path) -> dict[str, str]:
     try:
-        words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+        words = shlex.split(read_text(path), comments=True)
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, ValueError):

@@ -8,31 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..checks import slug
-from ..secrets import is_reference
+from ..secrets import is_reference, is_sensitive, looks_secret
 from .pieces import Hidden, Piece, hidden_in
 
-#: What Airflow's own masker hides, in any part of a name (3.3, shared/secrets_masker, DEFAULT_SENSITIVE_FIELDS), and
-#: three words that people write instead.
-_SENSITIVE = (
-    "access_key", "access_token", "api_key", "apikey", "auth_header", "authorization", "bearer", "connection_string",
-    "dsn", "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account",
-    "service_key", "token", "keyfile_dict", "webhook_url", "pwd", "credential", "api_hash",
-)  # fmt: skip
-_LOGIN_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _WRAPPER = {"value", "description"}
 _TOML_INT = 2**63
 _LONG_ENOUGH = 6
-
-
-def is_sensitive(name: str) -> bool:
-    """Whether Airflow would hide what goes by this name."""
-    normal = re.sub(r"\W+", "_", name.strip().lower())
-    return any(word in normal for word in _SENSITIVE)
 
 
 def convert_variable(name: str, value: Any, known: Collection[str]) -> Piece:
@@ -92,7 +77,7 @@ class _Finder:
         return _HiddenNumber(json.dumps(value), hint) if sensitive and number else value
 
     def _is_secret(self, text: str) -> bool:
-        if _LOGIN_IN_URL.search(text) or any(each in text for each in self._known):
+        if looks_secret(text) or any(each in text for each in self._known):
             return True
         inside = _json_inside(text)
         return inside is not None and any(True for _ in hidden_in(self.hide("", inside, sensitive=False)))
@@ -110,7 +95,7 @@ def _json_inside(text: str) -> Any:
         return None
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict | list) or (isinstance(found, str) and found != text) else None
 

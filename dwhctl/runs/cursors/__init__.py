@@ -11,26 +11,36 @@ from dwhctl.project.connections import (
     PostgresConnection,
     SqliteConnection,
 )
+from dwhctl.project.words import quoted
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
 
     from dwhctl.project.model import Connection
     from dwhctl.runs.cursors.contract import Cursor
 
 
 def open_cursor(
-    connection: Connection, database: str | None, *, write: bool, patience: timedelta | None
+    connection: Connection,
+    database: str | None,
+    *,
+    write: bool,
+    patience: timedelta | None,
+    state_dir: Path | None = None,
 ) -> Cursor:
     """The cursor for a connection; it does not connect before `open`.
 
     `database` is one behind the connection, None for its own. `patience` is how long the server may be silent, where
-    the driver asks for it. Raise UsageError for a database that the connection cannot have.
+    the driver asks for it. DuckDB spills into `state_dir`; without one it keeps to its memory.
+
+    Raise UsageError for a database that the connection cannot have.
     """
     if isinstance(connection, DuckdbConnection):
         from dwhctl.runs.cursors.duckdb import DuckdbCursor
 
-        return DuckdbCursor(connection, _database_file(connection, database), write=write)
+        path = _database_file(connection, database)
+        return DuckdbCursor(connection, path, write=write, state_dir=state_dir)
     if isinstance(connection, MssqlConnection):
         from dwhctl.runs.cursors.mssql import MssqlCursor
 
@@ -65,5 +75,5 @@ def _database_file(connection: DuckdbConnection, database: str | None) -> str:
         )
     file = connection.database_file(database)
     if file.parent.resolve() != connection.path.resolve():
-        raise UsageError(f"'{database}' is no name of a database in {connection.path}")
+        raise UsageError(f"{quoted(database)} is no name of a database in {connection.path}")
     return str(file)

@@ -6,10 +6,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from dwhctl.errors import UsageError
-from dwhctl.project.sql import split_statements
+from dwhctl.project.sql import first_word, split_statements
 
 Row = Sequence[Any]
 
@@ -17,7 +17,7 @@ Row = Sequence[Any]
 _OWN_TRANSACTION = frozenset(
     {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "SAVE", "RELEASE"}
 )
-_FIRST_WORD = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*([A-Za-z]*)", re.DOTALL)
+_UNCLEAR_LINE = re.compile(r"\r(?!\n)|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,11 @@ class Answer:
 class Cursor(ABC):
     """One connection for statements; used by one thread, but for `interrupt`.
 
-    Without `write` the database itself is asked to refuse what writes, and nothing is committed. Every method raises
-    AttemptError in the words of the system.
+    Without `write` a query is one statement that begins with a word of `reading`, the database itself is asked to
+    refuse what writes, and nothing is committed. Every method raises AttemptError in the words of the system.
     """
+
+    reading: ClassVar[frozenset[str]]
 
     def __init__(self, *, write: bool) -> None:
         self.write = write
@@ -75,7 +77,7 @@ class Cursor(ABC):
 
 
 def checked(cursor: Cursor, sql: str) -> list[str]:
-    """Give the statements to run. Raise UsageError when there is none, or more than one may be."""
+    """Give the statements to run. Raise UsageError when there is none, or without `write` more than one that reads."""
     statements = cursor.statements(sql)
     if not statements:
         raise UsageError("there is no statement in the SQL; write a SELECT")
@@ -84,13 +86,21 @@ def checked(cursor: Cursor, sql: str) -> list[str]:
             f"without --write a query is one statement, and this one has {len(statements)};"
             " give them one by one, or with --write"
         )
+    if not cursor.write and (word := first_word(statements[0])) not in cursor.reading:
+        raise UsageError(
+            f"{word or 'this'} does more than read; --write lets a statement write"
+            f" (without it a statement begins with {', '.join(sorted(cursor.reading))})"
+        )
     return statements
 
 
-def first_word(statement: str) -> str:
-    """The first word of a statement in capitals, comments and brackets in front of it left out."""
-    match = _FIRST_WORD.match(statement)
-    return match[1].upper() if match else ""
+def refuse_unclear_lines(sql: str) -> None:
+    """Raise UsageError where a line may end for the server, and with it a comment, that goes on for dwhctl."""
+    if _UNCLEAR_LINE.search(sql):
+        raise UsageError(
+            "a line ends with another character than a newline, which can be read in several ways;"
+            " end it with a newline, or use --write"
+        )
 
 
 def wants_transaction(statements: Sequence[str]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +11,11 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dwhctl.engines import duckdb as engine
+from dwhctl.engines.spill import SpillFolder
 from dwhctl.errors import DatabaseMissingError, QueryError, SourceBusyError
 from dwhctl.project.secrets import mask
-from dwhctl.runs.cursors.contract import Answer, Cursor, first_word
+from dwhctl.project.sql import first_word
+from dwhctl.runs.cursors.contract import Answer, Cursor
 
 if TYPE_CHECKING:
     from dwhctl.project.model import DuckdbConnection
@@ -25,10 +25,25 @@ _WRITING = ("INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "COPY")
 
 
 class DuckdbCursor(Cursor):
-    """A DuckDB file. Read only it is opened so, and other files are out of reach: nor can COPY or ATTACH write then."""
+    """A DuckDB file.
 
-    def __init__(self, connection: DuckdbConnection, path: str, *, write: bool) -> None:
+    Read only it is opened so, and other files, servers and extensions are out of reach: COPY and ATTACH cannot write
+    then, and `read_csv` cannot read.
+    """
+
+    reading = frozenset(
+        {
+            "SELECT", "WITH", "FROM", "VALUES", "TABLE", "SHOW", "DESCRIBE", "DESC", "SUMMARIZE", "EXPLAIN", "PIVOT",
+            "UNPIVOT", "PRAGMA",
+        }
+    )  # fmt: skip
+
+    def __init__(
+        self, connection: DuckdbConnection, path: str, *, write: bool, state_dir: Path | None = None
+    ) -> None:
         super().__init__(write=write)
+        self._state_dir = state_dir
+        self._spill: SpillFolder | None = None
         self._connection = connection
         self._path = Path(path)
         self._gave_up = threading.Event()
@@ -37,19 +52,22 @@ class DuckdbCursor(Cursor):
     def open(self) -> None:
         if not self._path.is_file():
             raise DatabaseMissingError(f"connection {self._connection.name}: there is no file {self._path}")
-        config: dict[str, str | bool | int] = {
-            "memory_limit": engine.memory_limit(self._connection.memory_limit, columns=50),
-            "temp_directory": str(Path(tempfile.gettempdir()) / f"dwhctl-spill-{os.getpid()}"),
-        }
-        wait = self._connection.lock_wait.total_seconds()
+        if self._state_dir is not None:
+            with suppress(OSError):  # this user may only read here: the query keeps to its memory
+                self._state_dir.mkdir(parents=True, exist_ok=True)
+        self._spill = SpillFolder(self._state_dir)
         with self._in_words():
             self._db = engine.open_file(
-                self._path, read_only=not self.write, wait=wait, config=config, give_up=self._gave_up
+                self._path,
+                read_only=not self.write,
+                wait=self._connection.lock_wait.total_seconds(),
+                config={
+                    "memory_limit": engine.memory_limit(self._connection.memory_limit, columns=50),
+                    "temp_directory": self._spill.path,
+                },
+                folders=None if self.write else (),
+                give_up=self._gave_up,
             )
-            if not self.write:
-                # In this order, and after the rest of the configuration.
-                self._db.execute("SET enable_external_access = false")
-                self._db.execute("SET lock_configuration = true")
 
     def begin(self) -> None:
         with self._in_words():
@@ -85,6 +103,8 @@ class DuckdbCursor(Cursor):
         db, self._db = self._db, None
         if db is not None:
             db.close()
+        if self._spill is not None:
+            self._spill.close()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._db is None:
@@ -101,7 +121,9 @@ class DuckdbCursor(Cursor):
                 raise SourceBusyError(text) from error
             if engine.is_out_of_memory(error):
                 raise QueryError(engine.more_memory(self._connection.name)) from error
-            raise QueryError(f"connection {self._connection.name}: {mask(engine.words(error))}") from error
+            hint = "; --write lets it" if engine.is_out_of_reach(error) else ""
+            text = f"connection {self._connection.name}: {mask(engine.words(error))}{hint}"
+            raise QueryError(text) from error
 
 
 def _counts(db: duckdb.DuckDBPyConnection, sql: str) -> bool:

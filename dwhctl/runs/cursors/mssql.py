@@ -12,7 +12,7 @@ import pymssql
 from dwhctl.engines.mssql_errors import query_error
 from dwhctl.engines.mssql_link import open_link
 from dwhctl.errors import DatabaseMissingError, QueryError, SourceError, UsageError, ValueRefusedError
-from dwhctl.runs.cursors.contract import Answer, Cursor, Row
+from dwhctl.runs.cursors.contract import Answer, Cursor, Row, refuse_unclear_lines
 from dwhctl.sources.mssql_reader import fetched
 from dwhctl.sources.mssql_sql import one_select, select_words
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _MANNERS = "SET DEADLOCK_PRIORITY LOW"
 #: What a SELECT can do that no ROLLBACK takes back: statements on other servers and files, the end of the transaction.
 _BEYOND = frozenset(
-    {"OPENROWSET", "OPENQUERY", "OPENDATASOURCE", "COMMIT", "ROLLBACK", "BEGIN", "SAVE", "MERGE", "BULK"}
-)
+    {
+        "OPENROWSET", "OPENQUERY", "OPENDATASOURCE", "COMMIT", "ROLLBACK", "BEGIN", "SAVE", "MERGE", "BULK", "USE",
+        "REVERT", "SETUSER", "CHECKPOINT", "DUMP", "LOAD", "WHILE", "IF", "GOTO", "RAISERROR", "PRINT",
+    }
+)  # fmt: skip
 _GO = re.compile(r"^[ \t]*GO[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -34,6 +37,8 @@ class MssqlCursor(Cursor):
     A query must look like one SELECT, and it runs in a transaction that is always rolled back. What a SELECT does
     outside of it is not held back: a function of an assembly, a sequence's next value.
     """
+
+    reading = frozenset({"SELECT", "WITH"})
 
     def __init__(self, connection: MssqlConnection, database: str, *, write: bool) -> None:
         super().__init__(write=write)
@@ -45,10 +50,11 @@ class MssqlCursor(Cursor):
         """Without `write` one SELECT; with it the batches between lines of GO, as T-SQL's tools read them."""
         if self.write:
             return [batch.strip() for batch in _GO.split(sql) if batch.strip(" \t\r\n;")]
+        refuse_unclear_lines(sql)
         try:
             statement = one_select(sql, "a query without --write")
         except QueryError as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(f"{error}; --write lets a statement write") from error
         if beyond := [word for word in select_words(statement) if word in _BEYOND]:
             raise UsageError(f"{beyond[0]} may do more than read; --write lets a statement write")
         return [statement]

@@ -13,7 +13,8 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from dwhctl.engines import tls
 from dwhctl.errors import ConnectError, LoginRefusedError, QueryError, SourceError, TlsError
 from dwhctl.project.secrets import mask
-from dwhctl.runs.cursors.contract import Answer, Cursor, Row, first_word
+from dwhctl.project.sql import first_word
+from dwhctl.runs.cursors.contract import Answer, Cursor, Row
 from dwhctl.sessions.postgres_link import parameters, reason
 
 if TYPE_CHECKING:
@@ -27,16 +28,27 @@ _SETTINGS = "SET standard_conforming_strings = on; SET bytea_output = 'hex'"
 #: A session that stays read only, whatever a statement ends: https://www.postgresql.org/docs/current/sql-set-transaction.html
 _READ_ONLY = "SET default_transaction_read_only = on"
 _STREAMED = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
+#: Opens the cursor with the server's own reading of the text: it refuses several statements, and what gives no rows.
+_ASK = "SELECT set_config('dwhctl.query', %s, true)"
+_OPEN_ASKED = (
+    "DO 'DECLARE asked refcursor := ''dwhctl_query'';"
+    " BEGIN OPEN asked NO SCROLL FOR EXECUTE current_setting(''dwhctl.query''); END'"
+)
 _WRITING = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b", re.IGNORECASE)
 _REFUSED_LOGIN = ("28000", "28P01")
 _CONNECT = ("08", "57P0")
+#: What a transaction that only reads refuses, and a cursor: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSED_READING = ("25006", "42P11")
 
 
 class PostgresCursor(Cursor):
     """A PostgreSQL database. Read only is a transaction of the server's own kind, always rolled back.
 
-    A function with an effect outside of its transaction (`pg_terminate_backend`, dblink) is not held back.
+    The statement is opened as a cursor by the server, which takes one statement that gives rows and nothing else. A
+    function with an effect outside of its transaction (`pg_terminate_backend`, `lo_export`, dblink) is not held back.
     """
+
+    reading = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "SHOW", "EXPLAIN"})
 
     def __init__(self, connection: PostgresConnection, *, write: bool) -> None:
         super().__init__(write=write)
@@ -77,15 +89,18 @@ class PostgresCursor(Cursor):
 
     def _may_stream(self, sql: str) -> bool:
         """Tell whether a cursor of the server can hand out the rows as they are asked for: it wants a plain query."""
-        reads = first_word(sql) in _STREAMED
-        return reads and (not self.write or not _WRITING.search(sql))
+        return not self.write or (first_word(sql) in _STREAMED and not _WRITING.search(sql))
 
     def _streamed(self, sql: str, rows: int) -> Iterator[Answer]:
         own = self._open().info.transaction_status == TRANSACTION_STATUS_IDLE
         if own:
             self._run("BEGIN")
         with self._open().cursor() as cursor:
-            cursor.execute(f"DECLARE dwhctl_query NO SCROLL CURSOR FOR {sql}")
+            if self.write:
+                cursor.execute(f"DECLARE dwhctl_query NO SCROLL CURSOR FOR {sql}")
+            else:
+                cursor.execute(_ASK, (sql,))
+                cursor.execute(_OPEN_ASKED)
 
             def fetch() -> list[Row]:
                 cursor.execute(f"FETCH FORWARD {rows} FROM dwhctl_query")
@@ -139,7 +154,7 @@ class PostgresCursor(Cursor):
             code = getattr(error, "pgcode", None) or ""
             lost = self._link is None or self._link.closed or code.startswith(_CONNECT)
             text = f"connection {self._connection.name}: {reason(error)}{f' ({code})' if code else ''}"
-            hint = "; --write lets a statement write" if code == "25006" and not self.write else ""
+            hint = "; --write lets a statement write" if code in _REFUSED_READING and not self.write else ""
             raise (SourceError if lost else QueryError)(mask(text + hint)) from error
 
     def _at_the_door(self, error: Exception, password: str | None) -> Exception:

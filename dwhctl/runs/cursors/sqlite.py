@@ -33,6 +33,8 @@ _READING = frozenset(
 class SqliteCursor(Cursor):
     """A SQLite file. Read only it is opened so (`mode=ro`), and SQLite is told to let nothing but reading pass."""
 
+    reading = frozenset({"SELECT", "WITH", "VALUES", "EXPLAIN", "PRAGMA"})
+
     def __init__(self, connection: SqliteConnection, *, write: bool) -> None:
         super().__init__(write=write)
         self._connection = connection

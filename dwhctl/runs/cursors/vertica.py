@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.engines.vertica import Session
 from dwhctl.errors import UsageError
-from dwhctl.runs.cursors.contract import Answer, Cursor, first_word
+from dwhctl.runs.cursors.contract import Answer, Cursor, refuse_unclear_lines
 
 if TYPE_CHECKING:
     from dwhctl.project.model import VerticaConnection
@@ -19,31 +19,43 @@ if TYPE_CHECKING:
 #: "Setting the transaction session mode to read-only does not prevent all write operations": so the first word counts
 #: as well.
 _READ_ONLY = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
-_READING = frozenset({"SELECT", "WITH", "SHOW", "EXPLAIN", "AT", "VALUES"})
 _SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", re.DOTALL)
 _INTO = re.compile(r"\binto\b", re.IGNORECASE)
 _FOR_EVER = timedelta(days=7)
+#: Where the server may see the end of a comment, or of a text with a semicolon in it, before or after this reader.
+_UNCLEAR_COMMENT = re.compile(r"/\*(?:(?!\*/).)*/\*", re.DOTALL)
+_UNCLEAR_TEXT = re.compile(r"[\\\[$#`]")
 
 
 class VerticaCursor(Cursor):
     """A Vertica session. Read only is the session's transactions, and what begins with a word that reads.
 
-    A meta-function with an effect of its own (CLOSE_SESSION, DROP_PARTITIONS) is not held back.
+    The driver sends whatever it is given, several statements too: what may be read as several is refused. A
+    meta-function with an effect of its own (CLOSE_SESSION, DROP_PARTITIONS) is not held back.
     """
+
+    reading = frozenset({"SELECT", "WITH", "SHOW", "EXPLAIN", "AT", "VALUES"})
 
     def __init__(self, connection: VerticaConnection, *, write: bool, patience: timedelta | None) -> None:
         super().__init__(write=write)
         self._session = Session(connection, f"dwhctl-query:{os.getpid()}", patience or _FOR_EVER)
 
     def statements(self, sql: str) -> list[str]:
-        """Split into statements; without `write` those that do not begin as reading does are refused."""
+        """Split into statements; without `write` refuse INTO, and what may be read in another way."""
         statements = super().statements(sql)
-        if not self.write:
-            for statement in statements:
-                word = first_word(statement)
-                if word not in _READING or _INTO.search(_SKIPPED.sub(" ", statement)):
-                    what = word if word not in _READING else "INTO"
-                    raise UsageError(f"{what} does more than read; --write lets a statement write")
+        for statement in () if self.write else statements:
+            if _INTO.search(_SKIPPED.sub(" ", statement)):
+                raise UsageError("INTO does more than read; --write lets a statement write")
+            refuse_unclear_lines(statement)
+            if _UNCLEAR_COMMENT.search(statement):
+                raise UsageError(
+                    "a comment within a comment can be read in several ways; leave it out, or use --write"
+                )
+            if ";" in statement and (sign := _UNCLEAR_TEXT.search(statement)):
+                raise UsageError(
+                    f"a semicolon beside {sign[0]} may be read as the end of a statement;"
+                    " write CHR(59) in its place, or use --write"
+                )
         return statements
 
     def open(self) -> None:
