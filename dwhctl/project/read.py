@@ -228,12 +228,15 @@ class _Reader:
         checked = self.problems.validated(ShardEntry, table, place)
         if checked is None:
             return None
-        name = checked.database if checked.name is None else checked.name
+        name, database = checked.name or checked.database, checked.database or checked.name
+        assert name is not None
+        assert database is not None
         problem = name_problem(name)
         if problem:
             self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
             return None
-        return Shard(name, checked.database, connection, checked.zone or zone, checked.from_date)
+        dates = checked.from_date, checked.until_date
+        return Shard(name, database, connection, checked.zone or zone, *dates)
 
     def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:
         table = self.problems.table(main.get("variables", {}), MAIN.at("variables"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from dwhctl.project.model import Load, Project, Shard
 
+Name = tuple[str, str, "date"]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
@@ -25,6 +27,7 @@ class LoadRequest:
     loads: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
     only_missing: bool = False
+    only_failed: bool = False
     jobs: int | None = None
     retries: int | None = None
     allow_shrink: bool = False
@@ -50,6 +53,8 @@ class Plan:
     slices: tuple[PlannedSlice, ...]
     before_start: int = 0
     complete: int = 0
+    not_failed: int = 0
+    after_end: int = 0
 
     def work(self) -> list[tuple[Load, date]]:
         """Give the loads and days of the plan, each once, in an order that every run shares."""
@@ -68,17 +73,19 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
         load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
         for load in loads
     }
-    slices, before_start = [], 0
+    slices, before_start, after_end = [], 0, 0
     for day in dict.fromkeys(request.days):
         for load in loads:
             if load.slice_by is None and day != request.days[0]:
                 continue
             for shard in shards[load.name]:
-                if _before_start(load, shard, day):
+                if is_before_start(load, shard, day):
                     before_start += 1
+                elif shard.has_ended(day):
+                    after_end += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
-    return Plan(tuple(slices), before_start=before_start)
+    return Plan(tuple(slices), before_start=before_start, after_end=after_end)
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
@@ -89,11 +96,25 @@ def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
     return loads
 
 
-def without_complete(plan: Plan, complete: Iterable[tuple[str, str, date]]) -> Plan:
+def without_complete(plan: Plan, complete: Iterable[Name]) -> Plan:
     """Leave out the complete slices, given as load, shard and day."""
-    known = set(complete)
-    kept = tuple(one for one in plan.slices if (one.load.name, one.shard.name, one.slice.day) not in known)
-    return Plan(kept, plan.before_start, plan.complete + len(plan.slices) - len(kept))
+    kept = _kept(plan, set(complete), wanted=False)
+    return replace(plan, slices=kept, complete=plan.complete + len(plan.slices) - len(kept))
+
+
+def only_failed(plan: Plan, failed: Iterable[Name]) -> Plan:
+    """Keep the slices whose last session failed, given as load, shard and day."""
+    kept = _kept(plan, set(failed), wanted=True)
+    return replace(plan, slices=kept, not_failed=plan.not_failed + len(plan.slices) - len(kept))
+
+
+def _kept(plan: Plan, known: set[Name], *, wanted: bool) -> tuple[PlannedSlice, ...]:
+    return tuple(one for one in plan.slices if (name_of(one) in known) is wanted)
+
+
+def name_of(one: PlannedSlice) -> Name:
+    """Return a slice's load, shard and day."""
+    return one.load.name, one.shard.name, one.slice.day
 
 
 def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
@@ -103,7 +124,7 @@ def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
     def rank(one: PlannedSlice) -> tuple[int, float]:
         return place[_work(one)], -seconds.get((one.load.name, one.shard.name), float("inf"))
 
-    return Plan(tuple(sorted(plan.slices, key=rank)), plan.before_start, plan.complete)
+    return replace(plan, slices=tuple(sorted(plan.slices, key=rank)))
 
 
 def _work(one: PlannedSlice) -> tuple[str, date]:
@@ -132,7 +153,8 @@ def _wanted(shard: Shard, globs: Sequence[str]) -> bool:
     return not globs or any(fnmatch.fnmatchcase(shard.name, glob) for glob in globs)
 
 
-def _before_start(load: Load, shard: Shard, day: date) -> bool:
+def is_before_start(load: Load, shard: Shard, day: date) -> bool:
+    """Return whether a day lies before the first one that is expected of a load and shard."""
     starts = [start for start in (load.start_date, shard.from_date) if start is not None]
     return bool(starts) and day < max(starts)
 

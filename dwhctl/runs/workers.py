@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import sys
+import warnings
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
@@ -65,7 +66,10 @@ class ProcessWorker:
         self._start()
 
     def _start(self) -> None:
-        from loky import ProcessPoolExecutor
+        with warnings.catch_warnings():
+            # joblib says that it goes on in one process when it finds no semaphores; the next lines say what is wrong.
+            warnings.simplefilter("ignore", UserWarning)
+            from joblib.externals.loky import ProcessPoolExecutor
 
         try:
             self._executor = ProcessPoolExecutor(

@@ -190,6 +190,14 @@ def test_connections_list(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_connections_list_counts_each_use_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = '[reports.{0}]\nconnection = "dwh"\nsource = "stage.{0}_view"\ntarget = "stage.{0}"\n'
+    write(project, {"config/reports.toml": "".join(report.format(name) for name in ("sums", "tops"))})
+    assert dwh("connections", "list", "--format", "json") == 0
+    uses = {row["name"]: row["used_for"] for row in json.loads(capsys.readouterr().out)}
+    assert uses["dwh"] == "target of 1 load, 2 reports"
+
+
 def trips(capsys: pytest.CaptureFixture[str], *names: str, code: int) -> list[dict[str, object]]:
     assert dwh("connections", "test", *names, "--format", "json") == code
     rows: list[dict[str, object]] = json.loads(capsys.readouterr().out)

@@ -454,7 +454,7 @@ def test_a_worker_that_cannot_be_forked_is_said_in_words(monkeypatch: pytest.Mon
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("loky.ProcessPoolExecutor", refuse)
+    monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", refuse)
     with pytest.raises(
         WorkersError, match=r"cannot be started: Too many open files; raise the limit .*--jobs"
     ):
