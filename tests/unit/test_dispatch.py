@@ -110,7 +110,7 @@ def test_a_worker_function_that_raises_is_a_death_not_the_end_of_the_run(tmp_pat
 
 def test_a_hang_meets_its_deadline_and_costs_itself_only(tmp_path: Path) -> None:
     todo = {"server_0/abakan": ["ok 60"], **many(4, "ok 0.2")}
-    bench = Bench(tmp_path, todo, keys={"retries": 0, "timeout": 5 * SECONDS}).run()
+    bench = Bench(tmp_path, todo, keys={"retries": 0, "timeout": 3 * SECONDS}).run()
     states = bench.states()
     assert states.pop("abakan") == ["failed TimedOutError"]
     assert list(states.values()) == [["loaded"]] * 4
@@ -121,7 +121,7 @@ def test_a_hang_meets_its_deadline_and_costs_itself_only(tmp_path: Path) -> None
     )
     (closing,) = [one for one in bench.store.closed.values() if one.error_class]
     assert closing.comment is not None
-    assert "the load's timeout of 0:00:05" in closing.comment
+    assert "the load's timeout of 0:00:03" in closing.comment
 
 
 # Parking
@@ -283,7 +283,7 @@ class SlowlyOpened(AcceptingTarget):
 
 def test_no_worker_idles_at_the_end_of_a_day(tmp_path: Path) -> None:
     """The staging of what starts next is made while the workers are still busy with what came before."""
-    bench = Bench(tmp_path, many(6, "ok 0.4"), days=days_from(DAY, 5))
+    bench = Bench(tmp_path, many(6, "ok 0.2"), days=days_from(DAY, 5))
     bench.target = bench.store.target = SlowlyOpened()
     bench.run()
     assert bench.report.loaded == 30
