@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dwhctl.runs.events import RefreshEvent, RefreshReport
     from dwhctl.runs.needs import Readiness
 
-_INTERRUPTED = InterruptedAttemptError.__name__
 _SHOWN_SHARDS = 20
 
 
@@ -100,7 +99,7 @@ def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
     """Tell each reason once, with the command that tries its reports again."""
     reasons: dict[str, list[str]] = {}
     for one in report.failures:
-        if one.failure is not None and one.failure.error_class != _INTERRUPTED:
+        if one.failure is not None and not one.failure.is_a(InterruptedAttemptError):
             reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
             reasons.setdefault(reason, []).append(one.report)
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""

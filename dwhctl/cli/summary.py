@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
 SHOWN_COMMANDS = 3
-_INTERRUPTED = InterruptedAttemptError.__name__
 
 
 def show_summary(report: RunReport, settings: Settings) -> None:
@@ -66,7 +65,7 @@ def _counts(report: RunReport) -> str:
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
     # What an interruption failed needs no reason and no command of its own.
-    groups = _by_reason([one for one in report.failures if one.failure.error_class != _INTERRUPTED])
+    groups = _by_reason([one for one in report.failures if not one.failure.is_a(InterruptedAttemptError)])
     for group in groups[:SHOWN_REASONS]:
         failure = group[0].failure
         yield ""
@@ -98,7 +97,7 @@ def _shards(group: list[FailedSlice]) -> str:
 
 def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
     """Give the commands that try the group again: its own when it is one, else one for each load."""
-    if group[0].failure.error_class == ShrunkSourceError.__name__:
+    if group[0].failure.is_a(ShrunkSourceError):
         return []  # it would fail again: its message names the command that accepts it
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
     if len(group) == 1:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, SessionsError, StateDirError
 from dwhctl.faults import reach
-from dwhctl.runs.locks import Lock, held_in_sessions, held_work
+from dwhctl.runs.locks import SOMEBODY, Lock, held_in_sessions, held_work
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.slots import WORKERS, connection_limits
 from dwhctl.sessions import open_store
@@ -111,7 +111,7 @@ class Entry:
         while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
             if time.monotonic() > until:
                 raise StateDirError(
-                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder()}"
+                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder() or SOMEBODY}"
                 )
             lock.release()
             time.sleep(0.05)

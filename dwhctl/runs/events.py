@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
+    from dwhctl.runs.locks import Holder
     from dwhctl.runs.needs import Readiness
     from dwhctl.runs.plan import Plan
     from dwhctl.runs.values import Failure, Said
@@ -99,10 +100,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunReaped(Notice):
-    """A run had died, and what it left behind was put right. `holder` is what it had said of itself, or empty."""
+    """A run had died, and what it left behind was put right. `holder` is what its lock said of it, if anything."""
 
     run_id: str = ""
-    holder: str = ""
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
+from dwhctl.alerts.digest import RunKind
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.templates import render_extract
@@ -89,7 +90,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     pings = request.pings and not request.shards
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log, pings=pings) as told,
+        told_at_its_end(project, request.command, works, log, RunKind.LOAD, pings=pings) as told,
     ):
         plan = plan or plan_load(project, request)
         targets = targets_of(project, f"dwhctl:{run_id}")
