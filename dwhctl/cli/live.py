@@ -17,6 +17,7 @@ from dwhctl.cli.tally import Server, Tally
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
 from dwhctl.sessions.values import State
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,6 +36,7 @@ class LiveProgress:
         self._verbose = verbose
         self._tally = Tally()
         self._failures: list[str] = []
+        self._waits: dict[int, str] = {}
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.picture)
 
     def __enter__(self) -> Self:
@@ -47,7 +49,9 @@ class LiveProgress:
     def __call__(self, event: Event) -> None:
         """Take an event in; some also leave a line above the picture."""
         self._tally.take(event)
-        if isinstance(event, Notice):
+        if isinstance(event, Waiting):
+            self._note_wait(event)
+        elif isinstance(event, Notice):
             self._print(one_line(event.text))
         elif isinstance(event, SliceClosed):
             if event.failure is not None and event.state is not State.UP_FOR_RETRY:
@@ -56,6 +60,13 @@ class LiveProgress:
             if self._verbose:
                 self._print(closed_line(event))
 
+    def _note_wait(self, event: Waiting) -> None:
+        """Keep the wait in the picture until it is over."""
+        with self._tally.lock:
+            self._waits.pop(event.key, None)
+            if event.text:
+                self._waits[event.key] = one_line(event.text)
+
     def _print(self, text: str) -> None:
         self._live.console.print(Text(mask(text)), soft_wrap=True)
 
@@ -63,9 +74,10 @@ class LiveProgress:
         """Draw how far the run is."""
         with self._tally.lock:
             every = self._tally.all()
+            waits = [Text(mask(text), style="yellow") for text in self._waits.values()]
             if not every.total:
-                return Text("")
-            return Group(self._table(every), *self._failure_lines(every))
+                return Group(*waits) if waits else Text("")
+            return Group(self._table(every), *waits, *self._failure_lines(every))
 
     def _table(self, every: Server) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")

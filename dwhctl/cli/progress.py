@@ -6,13 +6,14 @@ import os
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.cli.output import about, counted, one_line, shown_seconds, tell
 from dwhctl.cli.tally import Tally
 from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
 from dwhctl.sessions.values import State
+from dwhctl.times import shown_time
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +70,7 @@ class PlainProgress:
         if isinstance(event, RunStarted):
             self._started = True
             self._line(_start_line(event))
-        elif isinstance(event, Notice):
+        elif isinstance(event, Notice | Waiting) and event.text:
             self._line(one_line(event.text))
         elif isinstance(event, SliceClosed) and (self._verbose or event.failure is not None):
             self._line(closed_line(event))
@@ -88,8 +89,7 @@ class PlainProgress:
         return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}"
 
     def _line(self, text: str) -> None:
-        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        self._write(f"{at} {text}")
+        self._write(f"{shown_time()} {text}")
 
 
 def _start_line(event: RunStarted) -> str:
@@ -114,8 +114,10 @@ def closed_line(event: SliceClosed) -> str:
     if event.failure is None:
         return f"{event.state.value}: {what}: {counted(event.rows, 'row')} in {took}"
     reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-    ended = f"attempt {event.attempt} failed after {took}: {reason}"
+    # A slice that no worker has seen took no time.
+    after = f" after {took}" if event.seconds else ""
+    ended = f"attempt {event.attempt} failed{after}: {reason}"
     if event.state is State.UP_FOR_RETRY:
-        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {what}: {ended}"
     return f"failed: {what}: {ended}"

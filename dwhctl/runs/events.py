@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.waiting import Waiting
+
 if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
@@ -113,7 +115,7 @@ class RunEnded:
     report: RunReport | RefreshReport
 
 
-Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Notice | RunEnded
+Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Waiting | Notice | RunEnded
 Listener = Callable[[Event], None]
 
 
@@ -169,7 +171,7 @@ class ReportClosed:
     etl_id: int | None = None
 
 
-RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice | RunEnded
+RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Waiting | Notice | RunEnded
 RefreshListener = Callable[[RefreshEvent], None]
 
 

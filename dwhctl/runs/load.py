@@ -231,7 +231,9 @@ class _Run:
         jobs = jobs_at_once(self._project, self._request, plan)
         crew = Crew(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
-        described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
+        described = describe_targets(
+            self._project, plan, self._targets, slots, self._blocked, closer.retries, self._listen
+        )
         parts: _Parts = {
             "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
             "crew": crew,

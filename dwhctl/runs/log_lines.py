@@ -28,6 +28,7 @@ from dwhctl.runs.events import (
     WorkerSaid,
 )
 from dwhctl.sessions.values import State
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from dwhctl.runs.values import Failure, Level, Said
@@ -80,6 +81,8 @@ def line_of(event: Event | RefreshEvent, command: str) -> Line:
             return _closed("report_closed", event, _report(event) | {"state": event.state.value})
         case RunEnded():
             return _ended(event.report)
+        case Waiting():
+            return Line("info", "waiting", {"message": event.text})
         case Notice():
             return Line("warning", "notice", {"message": event.text})
 
