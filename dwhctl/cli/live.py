@@ -13,7 +13,7 @@ from rich.text import Text
 from dwhctl.cli.output import counted, one_line, shown_seconds
 from dwhctl.cli.progress import closed_line, time_left
 from dwhctl.cli.screen import Screen
-from dwhctl.cli.tally import Server, Tally
+from dwhctl.cli.tally import Server, Tally, state_in_words
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
 from dwhctl.sessions.values import State
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHOWN_FAILURES = 3
-_BAR_WIDTH = 24
+_LEAST_BAR = 8
+#: As many as fit: what is longer than the line is cut.
+_NAMED_SHARDS = 10
 #: Lines of the terminal that the servers leave to the head, the sum, the failures and the prompt.
 _OTHER_LINES = 6 + SHOWN_FAILURES
 
@@ -80,12 +82,14 @@ class LiveProgress:
             return Group(self._table(every), *waits, *self._failure_lines(every))
 
     def _table(self, every: Server) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("server", no_wrap=True)
-        table.add_column("")
-        for name in ("slices", "rows", "rows/s", "failed"):
+        width = self._console.size.width
+        rated = self._tally.rate(0) is not None
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", width=width)
+        table.add_column("server", no_wrap=True, max_width=max(width // 5, 12), overflow="ellipsis")
+        table.add_column("", ratio=1, min_width=_LEAST_BAR)
+        for name in ("slices", "rows", *(["rows/s"] if rated else []), "failed"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("")
+        table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
         shown, hidden = self._shown_servers()
         for server in shown:
             self._add(table, server)
@@ -106,10 +110,10 @@ class LiveProgress:
     def _add(self, table: Table, server: Server) -> None:
         table.add_row(
             Text(server.connection, style="bold" if server.connection == "all" else ""),
-            ProgressBar(total=max(server.total, 1), completed=server.done, width=_BAR_WIDTH),
+            ProgressBar(total=max(server.total, 1), completed=server.done),
             f"{server.done:,}/{server.total:,}",
             f"{server.rows:,}",
-            f"{self._tally.rate(server.rows):,}",
+            *([] if (rate := self._tally.rate(server.rows)) is None else [f"{rate:,}"]),
             Text(f"{server.failed:,}", style="bold red" if server.failed else "dim"),
             Text(self._now(server), style="dim"),
         )
@@ -117,9 +121,7 @@ class LiveProgress:
     def _now(self, server: Server) -> str:
         if server.connection == "all":
             return shown_seconds(self._tally.seconds()) + time_left(self._tally)
-        parts = [f"{len(server.running)} running"] if server.running else []
-        parts += [f"{len(server.waiting)} waiting for a retry"] if server.waiting else []
-        return ", ".join(parts)
+        return state_in_words(server, _NAMED_SHARDS)
 
     def _failure_lines(self, every: Server) -> list[Text]:
         lines = [

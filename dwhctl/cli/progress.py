@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.cli.output import about, counted, one_line, shown_seconds, tell
-from dwhctl.cli.tally import Tally
+from dwhctl.cli.tally import Tally, state_in_words
 from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
 from dwhctl.sessions.values import State
 from dwhctl.times import shown_time
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dwhctl.runs.events import Listener
 
 HEARTBEAT_SECONDS = 30.0
+_NAMED_SHARDS = 3
 
 
 def open_progress(settings: Settings) -> AbstractContextManager[Listener]:
@@ -83,9 +84,10 @@ class PlainProgress:
     def _state(self) -> str:
         every = self._tally.all()
         parts = [f"{every.done:,} of {counted(every.total, 'slice')}", f"{every.failed:,} failed"]
-        parts += [f"{len(every.running)} running"] if every.running else []
-        parts += [f"{len(every.waiting)} waiting for a retry"] if every.waiting else []
-        parts += [counted(every.rows, "row"), f"{self._tally.rate(every.rows):,} rows/s"]
+        parts += [words] if (words := state_in_words(every, _NAMED_SHARDS)) else []
+        parts.append(counted(every.rows, "row"))
+        if (rate := self._tally.rate(every.rows)) is not None:
+            parts.append(f"{rate:,} rows/s")
         return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}"
 
     def _line(self, text: str) -> None:

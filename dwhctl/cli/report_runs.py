@@ -50,13 +50,15 @@ def command(settings: Settings, limit: int, days: int | None, form: str) -> None
       dwhctl report runs --days 7 --limit 100
     """
     from dwhctl.cli.history import days_ago, open_history
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import counted, show
     from dwhctl.sessions.runs import read_runs
 
     project = settings.open_project()
     with open_history(project, settings) as store:
         runs = read_runs(store, limit, days_ago(days) if days else None) if store else []
-    show(COLUMNS, [_row(run, form) for run in runs], form, _look(project))
+    span = f"in the last {counted(days, 'day')}" if days else "yet"
+    empty = "" if store is None or settings.quiet else f"no run {span}"
+    show(COLUMNS, [_row(run, form) for run in runs], form, _look(project), empty)
 
 
 def _row(run: PastRun, form: str) -> tuple[object, ...]:

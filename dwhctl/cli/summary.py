@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.cli.tally import rate_of
 from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 from dwhctl.project.shadows import as_asked
 
@@ -58,9 +59,9 @@ def _counts(report: RunReport) -> str:
     parts.append(f"{report.failed:,} failed")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
-    rate = round(report.rows / max(report.seconds, 0.001))
-    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)} ({rate:,} rows/s)"
-    return f"{', '.join(parts)}; {done}"
+    rate = rate_of(report.rows, report.seconds)
+    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
+    return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
 
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:

@@ -46,6 +46,18 @@ class SliceStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceStaged:
+    """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSaid:
     """What a library said in a worker while it was busy with an attempt."""
 
@@ -115,7 +127,17 @@ class RunEnded:
     report: RunReport | RefreshReport
 
 
-Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Waiting | Notice | RunEnded
+Event = (
+    RunStarted
+    | SliceStarted
+    | SliceStaged
+    | WorkerSaid
+    | SlicesPublished
+    | SliceClosed
+    | Waiting
+    | Notice
+    | RunEnded
+)
 Listener = Callable[[Event], None]
 
 

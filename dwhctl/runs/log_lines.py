@@ -24,6 +24,7 @@ from dwhctl.runs.events import (
     RunStarted,
     SliceClosed,
     SlicesPublished,
+    SliceStaged,
     SliceStarted,
     WorkerSaid,
 )
@@ -50,9 +51,11 @@ class Line(NamedTuple):
     fields: dict[str, object]
 
 
-def line_of(event: Event | RefreshEvent, command: str) -> Line:
-    """Put an event of a run into a line. `command` is what was typed."""
+def line_of(event: Event | RefreshEvent, command: str) -> Line | None:
+    """Put an event of a run into a line; None for one that only progress shows. `command` is what was typed."""
     match event:
+        case SliceStaged() | Waiting(text=""):
+            return None
         case RunStarted():
             slices = event.plan.slices
             loads = sorted({one.load.name for one in slices})

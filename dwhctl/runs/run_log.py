@@ -74,9 +74,10 @@ class RunLog:
 
     def take(self, event: Event | RefreshEvent) -> None:
         """Write an event. A wait before the run has begun is not written: the run may end without a log."""
-        if isinstance(event, Waiting) and not (event.text and self._file.size):
+        if isinstance(event, Waiting) and not self._file.size:
             return
-        self._write(line_of(event, self._command))
+        if (line := line_of(event, self._command)) is not None:
+            self._write(line)
 
     def take_said(self, said: Said) -> None:
         """Write what a library said in this process."""

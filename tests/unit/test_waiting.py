@@ -6,29 +6,27 @@ import os
 import socket
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
-from typing import Any
+from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
 
 from dwhctl import waiting
 from dwhctl.engines import duckdb as engine
-from dwhctl.errors import LockHeldError, TargetBusyError
-from dwhctl.project.model import DuckdbConnection, Project
-from dwhctl.runs.entry import Entry
-from dwhctl.runs.events import Event, Notice
+from dwhctl.errors import LockHeldError, TargetBusyError, TargetRefusedError
+from dwhctl.project.model import DuckdbConnection
+from dwhctl.runs.events import Notice
 from dwhctl.runs.locks import held_work
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.sessions import sqlite_link
 from dwhctl.targets.duckdb import DuckdbTarget
-from dwhctl.times import shown_time, use_zone
+from dwhctl.times import use_zone
 from dwhctl.waiting import Wait, Waiting, announced
 from tests.support.holders import another_process
 from tests.support.projects import DAY, Sandbox
@@ -130,30 +128,20 @@ def test_a_held_lock_says_how_to_wait_for_it(tmp_path: Path) -> None:
     ):
         sandbox.load(shards=("abakan",))
     assert f"pid {holder.pid} on " in str(caught.value)
-    assert str(caught.value).endswith(
-        " +03:00); try again later, or wait for it: --wait 10m"
-    ) or "+00:00" in str(caught.value)
+    assert str(caught.value).endswith("); try again later, or wait for it: --wait 10m")
 
 
 def test_the_start_of_a_lock_is_shown_in_the_projects_zone(tmp_path: Path) -> None:
-    from zoneinfo import ZoneInfo
-
     use_zone(ZoneInfo("Asia/Novosibirsk"))
     try:
         with (
             another_process(HOLD_WORK, tmp_path, "orders"),
             pytest.raises(LockHeldError, match=r"\+07:00\)$"),
+            held_work(StateDir(tmp_path).work_locks, {"orders": "it is done"}, "dwhctl load", 0.0),
         ):
-            with held_work(StateDir(tmp_path).work_locks, {"orders": "it is done"}, "dwhctl load", 0.0):
-                pass
+            pass
     finally:
-        use_zone(waiting_zone())
-
-
-def waiting_zone() -> Any:
-    from datetime import UTC
-
-    return UTC
+        use_zone(UTC)
 
 
 def test_who_waits_for_a_slot_says_who_has_it(tmp_path: Path, said: list[Waiting]) -> None:
@@ -216,8 +204,6 @@ def target_at(path: Path) -> DuckdbTarget:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 def test_a_warehouse_that_may_not_be_opened_is_refused_at_once() -> None:
-    from dwhctl.errors import TargetRefusedError
-
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -231,8 +217,6 @@ def test_a_warehouse_that_may_not_be_opened_is_refused_at_once() -> None:
 
 @pytest.mark.parametrize("kind", ["folder", "text", "no folder", "link to itself"])
 def test_a_warehouse_that_cannot_be_one_is_refused_at_once(tmp_path: Path, kind: str) -> None:
-    from dwhctl.errors import TargetRefusedError
-
     path = tmp_path / "warehouse.duckdb"
     if kind == "folder":
         path.mkdir()
@@ -264,7 +248,10 @@ def test_what_the_system_refuses_is_permanent(tmp_path: Path, text: str) -> None
 
 
 def test_a_warehouse_of_another_version_is_damage_and_permanent() -> None:
-    words = "Trying to read a database file with storage version number 99, but we can only read storage versions between 64 and 67."
+    words = (
+        "Trying to read a database file with storage version number 99, but we can only read storage versions"
+        " between 64 and 67."
+    )
     assert engine.is_damage(duckdb.IOException(words))
 
 
