@@ -118,7 +118,7 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
         (at, shown_time(at, zone) if form == "table" else at.replace(tzinfo=None), *_words(job))
         for at, job in times
     ]
-    look = Look(texts=("names",), zone=project.zone)
+    look = Look(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
     show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
     _tell_of_clocks(project, jobs, now, zone)
     return ExitCode.DONE

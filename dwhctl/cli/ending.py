@@ -41,7 +41,7 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.DONE: "all done (a slice without rows counts as done)",
     ExitCode.FAILED: "something failed",
     ExitCode.USAGE: "wrong usage or configuration, nothing was touched",
-    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now",
+    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now (--wait 10m waits for it)",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "ended by SIGTERM",
 }

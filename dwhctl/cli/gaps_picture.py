@@ -67,7 +67,8 @@ def _table(
             yield Text.assemble((load, "dim"), "  ", (shards, "bold"), "  ", "  ".join(rest))
         else:
             yield Text.assemble((load, "dim"), "  ", (shards, "bold"))
-            yield Text(f"  {gap.start} to {gap.end}, {counted(gap.slices, 'slice')}")
+            days = f"{gap.start}" if gap.start == gap.end else f"{gap.start} to {gap.end}"
+            yield Text(f"  {days}, {counted(gap.slices, 'slice')}")
         named = some_shards or _must_name(gap, gaps)
         yield _command(fill_command(gap, place, named=named))
 

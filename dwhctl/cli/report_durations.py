@@ -70,7 +70,7 @@ def command(
         if (not loads or task.load in loads) and (not globs or task.shard in shards)
     ]
     empty = "" if settings.quiet else "no successful session in this time"
-    show(COLUMNS, [_row(task) for task in found[:limit]], form, Look(), empty)
+    show(COLUMNS, [_row(task) for task in found[:limit]], form, Look(spare=("sessions", "trend")), empty)
 
 
 def _durations(project: Project, settings: Settings, days: int | None) -> list[TaskDurations]:

@@ -98,8 +98,10 @@ class _Column:
 
 
 def _that_fit(columns: Sequence[_Column], look: Look | None, width: int) -> list[_Column] | None:
-    """The columns without those that must fall away, the long texts last; None when they do not fit either."""
+    """The columns without those that must fall away, empty ones first; None when they do not fit either."""
     left = list(columns)
+    if _least(left) > width and left[0].cells:
+        left = [column for column in left if any(cell.plain for cell in column.cells)]
     for name in (None, *(look.spare if look else ())):
         left = [column for column in left if column.name != name]
         if _least(left) <= width:
