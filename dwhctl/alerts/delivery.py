@@ -15,6 +15,7 @@ from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, from_json
 from dwhctl.alerts.sending import send
 from dwhctl.errors import Interrupted
 from dwhctl.faults import reach
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from dwhctl.alerts.digest import Digest
@@ -167,5 +168,5 @@ def _dated(digest: Digest, created: datetime) -> Digest:
     """Say of a digest that could not be sent at once when it was written."""
     if created > datetime.now(UTC) - _LATE_AFTER:
         return digest
-    late = f"late: this was so at {created:%Y-%m-%d %H:%M} UTC"
+    late = f"late: this was so at {shown_time(created)}"
     return replace(digest, remark="; ".join(filter(None, (digest.remark, late))))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds, tell
 from dwhctl.errors import InterruptedAttemptError
 from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
 from dwhctl.sessions.values import State
+from dwhctl.times import shown_time
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dwhctl.runs.events import RefreshEvent, RefreshReport
     from dwhctl.runs.needs import Readiness
 
-_INTERRUPTED = InterruptedAttemptError.__name__
 _SHOWN_SHARDS = 20
 
 
@@ -34,12 +34,13 @@ class RefreshLines:
             return
         if isinstance(event, RunEnded):  # the summary tells
             return
-        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        tell(f"{at} {_line(event)}")
+        if isinstance(event, Waiting) and not event.text:
+            return
+        tell(f"{shown_time()} {_line(event)}")
 
 
-def _line(event: Notice | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
-    if isinstance(event, Notice):
+def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
+    if isinstance(event, Notice | Waiting):
         return one_line(event.text)
     if isinstance(event, RefreshStarted):
         return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
@@ -57,7 +58,7 @@ def _closed_line(event: ReportClosed) -> str:
     reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
     ended = f"{event.report}: attempt {event.attempt} failed after {took}: {reason}"
     if event.state is State.UP_FOR_RETRY:
-        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {ended}"
     return f"failed: {ended}"
 
@@ -100,7 +101,7 @@ def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
     """Tell each reason once, with the command that tries its reports again."""
     reasons: dict[str, list[str]] = {}
     for one in report.failures:
-        if one.failure is not None and one.failure.error_class != _INTERRUPTED:
+        if one.failure is not None and not one.failure.is_a(InterruptedAttemptError):
             reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
             reasons.setdefault(reason, []).append(one.report)
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""

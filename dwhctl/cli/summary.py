@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.cli.tally import rate_of
 from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 from dwhctl.runs.failures import retry_slices
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
 SHOWN_COMMANDS = 3
-_INTERRUPTED = InterruptedAttemptError.__name__
 
 
 def show_summary(report: RunReport, settings: Settings) -> None:
@@ -60,9 +60,9 @@ def _counts(report: RunReport) -> str:
     parts.append(f"{report.failed:,} failed")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
-    rate = round(report.rows / max(report.seconds, 0.001))
-    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)} ({rate:,} rows/s)"
-    return f"{', '.join(parts)}; {done}"
+    rate = rate_of(report.rows, report.seconds)
+    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
+    return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
 
 
 def _filled(report: RunReport) -> Iterable[str]:
@@ -76,7 +76,7 @@ def _filled(report: RunReport) -> Iterable[str]:
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
     # What an interruption failed needs no reason and no command of its own.
-    groups = _by_reason([one for one in report.failures if one.failure.error_class != _INTERRUPTED])
+    groups = _by_reason([one for one in report.failures if not one.failure.is_a(InterruptedAttemptError)])
     for group in groups[:SHOWN_REASONS]:
         failure = group[0].failure
         yield ""
@@ -108,7 +108,7 @@ def _shards(group: list[FailedSlice]) -> str:
 
 def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
     """Return the commands that try the group again, one for each load."""
-    if group[0].failure.error_class == ShrunkSourceError.__name__:
+    if group[0].failure.is_a(ShrunkSourceError):
         return []  # it would fail again: its message names the command that accepts it
     by_load: dict[str, list[FailedSlice]] = {}
     for one in group:

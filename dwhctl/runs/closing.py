@@ -15,6 +15,7 @@ from dwhctl.runs.events import (
     RunReport,
     SliceClosed,
     SlicesPublished,
+    SliceStaged,
     SliceStarted,
     WorkerSaid,
 )
@@ -58,6 +59,8 @@ class Closer:
         self._add_seconds(result.seconds)
         for said in result.said:
             self._listen(WorkerSaid(*_names(flight.job), flight.etl_id, said))
+        if result.failure is None:
+            self._listen(SliceStaged(*_names(flight.job), result.rows))
 
     def published(self, event: GroupPublished) -> None:
         """Take note of a publication, and tell of it."""

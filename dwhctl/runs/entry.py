@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.engines.spill import remove_left_behind
-from dwhctl.errors import AttemptError, SessionsError, StateDirError
+from dwhctl.errors import AttemptError, LockHeldError, SessionsError, StateDirError
 from dwhctl.faults import reach
-from dwhctl.runs.locks import Lock, held_in_sessions, held_work
+from dwhctl.runs.locks import Lock, held_in_sessions, held_work, shown_holder
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.slots import WORKERS, connection_limits
 from dwhctl.sessions import open_store
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from dwhctl.project.model import Load, Project
@@ -38,6 +41,16 @@ def new_run_id() -> str:
 def limits_of(project: Project) -> dict[str, int | None]:
     """Give how many may use each connection, or be a worker, at once."""
     return connection_limits(project) | {WORKERS: project.max_workers}
+
+
+@contextmanager
+def _with_remedy(wait: float) -> Iterator[None]:
+    """Say how to wait for a lock that is held."""
+    try:
+        yield
+    except LockHeldError as error:
+        longer = f"waited {wait:g} s for it; wait longer" if wait else "try again later, or wait for it"
+        raise LockHeldError(f"{error}; {longer}: --wait 10m") from None
 
 
 @dataclass(slots=True)
@@ -70,10 +83,12 @@ class Entry:
         self.state.make()
         remove_left_behind(self.state.path)
         until = time.monotonic() + wait
-        stack.enter_context(held_work(self.state.work_locks, work, self.command, wait))
+        with _with_remedy(wait):
+            stack.enter_context(held_work(self.state.work_locks, work, self.command, wait))
         store = stack.enter_context(open_store(self.project.sessions))
         store.prepare()
-        stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
+        with _with_remedy(wait):
+            stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
         self.check(store)
         self._never_reuse_ids(store)
         self._hold_run(stack, store)
@@ -108,12 +123,13 @@ class Entry:
         lock = Lock(self.state.run_lock(self.run_id))
         # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
         until = time.monotonic() + _LOCK_SECONDS
-        while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
-            if time.monotonic() > until:
-                raise StateDirError(
-                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder()}"
-                )
-            lock.release()
-            time.sleep(0.05)
+        with waited(_LOCK_SECONDS) as waiting:
+            while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
+                holder = shown_holder(lock.holder())
+                if time.monotonic() > until:
+                    raise StateDirError(f"cannot take the run's own lock {lock.path}: it is held by {holder}")
+                waiting.note(partial("{}, which has the lock of this run".format, holder))
+                lock.release()
+                time.sleep(0.05)
         # The file is left behind when the run does not end in order: the next run reaps it then.
         stack.callback(lambda: lock.release(remove=not self.leaves_lock()))

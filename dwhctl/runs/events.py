@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.waiting import Waiting
+
 if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
+    from dwhctl.runs.locks import Holder
     from dwhctl.runs.needs import Readiness
     from dwhctl.runs.plan import Plan
     from dwhctl.runs.values import Failure, Said
@@ -40,6 +43,18 @@ class SliceStarted:
     attempt: int
     etl_id: int | None = None
     slots_waited: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStaged:
+    """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +114,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunReaped(Notice):
-    """A run had died, and what it left behind was put right. `holder` is what it had said of itself, or empty."""
+    """A run had died, and what it left behind was put right. `holder` is what its lock said of it, if anything."""
 
     run_id: str = ""
-    holder: str = ""
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +127,17 @@ class RunEnded:
     report: RunReport | RefreshReport
 
 
-Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Notice | RunEnded
+Event = (
+    RunStarted
+    | SliceStarted
+    | SliceStaged
+    | WorkerSaid
+    | SlicesPublished
+    | SliceClosed
+    | Waiting
+    | Notice
+    | RunEnded
+)
 Listener = Callable[[Event], None]
 
 
@@ -168,7 +193,7 @@ class ReportClosed:
     etl_id: int | None = None
 
 
-RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice | RunEnded
+RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Waiting | Notice | RunEnded
 RefreshListener = Callable[[RefreshEvent], None]
 
 

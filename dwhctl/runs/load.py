@@ -11,6 +11,7 @@ from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
+from dwhctl.alerts.digest import RunKind
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.templates import render_extract
@@ -99,7 +100,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     pings = request.pings and not request.shards and not request.only_failed
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log, pings=pings) as told,
+        told_at_its_end(project, request.command, works, log, RunKind.LOAD, pings=pings) as told,
     ):
         plan = plan or plan_load(project, request)
         targets = targets_of(project, f"dwhctl:{run_id}")
@@ -248,7 +249,9 @@ class _Run:
         jobs = jobs_at_once(self._project, self._request, plan)
         crew = Crew(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
-        described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
+        described = describe_targets(
+            self._project, plan, self._targets, slots, self._blocked, closer.retries, self._listen
+        )
         parts: _Parts = {
             "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
             "crew": crew,

@@ -24,10 +24,12 @@ from dwhctl.runs.events import (
     RunStarted,
     SliceClosed,
     SlicesPublished,
+    SliceStaged,
     SliceStarted,
     WorkerSaid,
 )
 from dwhctl.sessions.values import State
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from dwhctl.runs.values import Failure, Level, Said
@@ -49,9 +51,11 @@ class Line(NamedTuple):
     fields: dict[str, object]
 
 
-def line_of(event: Event | RefreshEvent, command: str) -> Line:
-    """Put an event of a run into a line. `command` is what was typed."""
+def line_of(event: Event | RefreshEvent, command: str) -> Line | None:
+    """Put an event of a run into a line; None for one that only progress shows. `command` is what was typed."""
     match event:
+        case SliceStaged() | Waiting(text=""):
+            return None
         case RunStarted():
             slices = event.plan.slices
             loads = sorted({one.load.name for one in slices})
@@ -80,6 +84,8 @@ def line_of(event: Event | RefreshEvent, command: str) -> Line:
             return _closed("report_closed", event, _report(event) | {"state": event.state.value})
         case RunEnded():
             return _ended(event.report)
+        case Waiting():
+            return Line("info", "waiting", {"message": event.text})
         case Notice():
             return Line("warning", "notice", {"message": event.text})
 

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, InterruptedAttemptError, SessionsError, StateDirError
 from dwhctl.faults import reach
 from dwhctl.runs.publish import Published, Rules, publish
 from dwhctl.runs.values import Failure
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,10 +138,12 @@ class Publisher:
         """Wait for a slot; None when the publisher is to stop."""
         self.waits_for = connection
         try:
-            while not self._stopping.is_set():
-                if (slot := self._slots.try_take(connection)) is not None:
-                    return slot
-                time.sleep(_SLOT_POLL_SECONDS)
+            with waited() as waiting:
+                while not self._stopping.is_set():
+                    if (slot := self._slots.try_take(connection)) is not None:
+                        return slot
+                    waiting.note(partial(self._slots.wanted, connection))
+                    time.sleep(_SLOT_POLL_SECONDS)
             return None
         finally:
             self.waits_for = None

@@ -13,12 +13,19 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConnectError, LockHeldError, LoginRefusedError, SessionsError
+from dwhctl.errors import (
+    AttemptError,
+    ConnectError,
+    LockHeldError,
+    LoginRefusedError,
+    RunDied,
+    SessionsError,
+)
 from dwhctl.faults import reach
 from dwhctl.files import is_run_id
 from dwhctl.project.shadows import load_of
 from dwhctl.runs.events import Notice, RunReaped
-from dwhctl.runs.locks import Lock, pid_of, report_names, signed_by, work_name
+from dwhctl.runs.locks import Holder, Lock, holder_of, report_names, work_name
 from dwhctl.runs.workers import remove_semaphores_of
 from dwhctl.sessions.values import Closing, State
 
@@ -77,9 +84,9 @@ class Reaper:
                 continue
             done = False
             try:
-                holder = signed_by(lock.path)
-                if (pid := pid_of(holder)) is not None:
-                    remove_semaphores_of(pid)
+                holder = holder_of(lock.path)
+                if holder is not None and holder.host == socket.gethostname():
+                    remove_semaphores_of(holder.pid)
                 done = self._reap(run_id, holder)
                 self._store.release_run(run_id)
             finally:
@@ -162,7 +169,7 @@ class Reaper:
             return work_name(load, session.day)
         return next(iter(report_names([session.load])))
 
-    def _reap(self, run_id: str, holder: str) -> bool:
+    def _reap(self, run_id: str, holder: Holder | None) -> bool:
         reach("reap.drop")
         undropped = self._drop_staging(run_id)
         for load in self._project.loads.values():
@@ -249,5 +256,5 @@ def _what_was_left(run_id: str, closings: Sequence[Closing], waiting: int) -> st
 def _closing(session: Session, rows: int | None) -> Closing:
     now = datetime.now(UTC)
     if rows is None:
-        return Closing(session.id, State.ABANDONED, now, error_class="RunDied", comment="its run died")
+        return Closing(session.id, State.ABANDONED, now, error_class=RunDied.__name__, comment="its run died")
     return Closing(session.id, State.LOADED, now, loaded_rows=rows, extracted_rows=rows)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.alerts.digest import RunKind
 from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.words import nearest, quoted
@@ -83,7 +84,7 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     works = request.reports or tuple(project.reports)
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log) as told,
+        told_at_its_end(project, request.command, works, log, RunKind.REFRESH) as told,
     ):
         jobs = _jobs(project, request)
         report = RefreshReport(run_id, request.day, tuple(job.report.name for job in jobs))

@@ -14,6 +14,7 @@ import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
@@ -33,6 +34,7 @@ from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
 from dwhctl.targets import ONE_WRITER, open_target
+from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 _SLOT_POLL_SECONDS = 0.05
 _NEEDS_POLL_SECONDS = 1.0
+#: The event ReportWaits says it at once; this is when it is said again.
+_NEEDS_AGAIN_SECONDS = 60.0
 _INTERRUPT_AGAIN_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -61,6 +65,7 @@ class Job:
     start_at: float = 0.0
     waits: bool = False
     found: tuple[Readiness, ...] = ()
+    wait: Wait = field(default_factory=partial(Wait, first=_NEEDS_AGAIN_SECONDS))
     #: What an attempt could not end on the server.
     unsettled: Target | None = None
 
@@ -127,6 +132,7 @@ class Refresher:
         self._happenings = happenings
         self._jobs: list[Job] = []
         self._flying: list[Flight] = []
+        self._slot_wait = Wait()
         self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
@@ -165,7 +171,10 @@ class Refresher:
                 return
             slot = self._slot(job.report.connection)
             if slot is None:
+                if not self._flying:
+                    self._slot_wait.note(partial(self._slots.wanted, job.report.connection))
                 continue
+            self._slot_wait.end()
             with ExitStack() as unless_it_flies:
                 unless_it_flies.callback(slot.release)
                 if self._is_ready(job, now):
@@ -186,12 +195,16 @@ class Refresher:
             return True
         job.found = readiness(self._project, self._store, job.report, self._report.day)
         if all(one.is_met for one in job.found):
+            job.wait.end()
             return True
         if now >= self._rules.wait_until:
+            job.wait.end()
             self._jobs.remove(job)
             self._fail_not_ready(job)
             return False
         job.start_at = min(now + _NEEDS_POLL_SECONDS, self._rules.wait_until)
+        lacking = "; ".join(str(one) for one in job.found if not one.is_met)
+        job.wait.note(lambda: f"what report {job.report.name} needs: {lacking}")
         if not job.waits:
             job.waits = True
             self._listen(ReportWaits(job.report.name, self._report.day, job.found))

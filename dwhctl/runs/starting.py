@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.project.templates import render_extract
+from dwhctl.runs.slots import WORKERS
 from dwhctl.runs.values import Delivered, StageOrder
 from dwhctl.sessions.values import NewSession
 
@@ -78,6 +79,8 @@ class Starter:
     ) -> None:
         self.run_id = run_id
         self.blocked = False
+        #: The names of the slots that the last job, or a worker, did not get.
+        self.lacking: tuple[str, ...] = ()
         self._project = project
         self._jobs = jobs
         self._crew = crew
@@ -90,7 +93,7 @@ class Starter:
 
     def take_off(self, now: float) -> list[Flight]:
         """Take as many jobs as there are workers and slots for, and open their sessions."""
-        self.blocked = False
+        self.blocked, self.lacking = False, ()
         flights: list[Flight] = []
         while self._jobs.has_queued and (worker := self._crew.take()) is not None:
             flight = self._next_flight(worker, now)
@@ -99,7 +102,9 @@ class Starter:
                 break
             flights.append(flight)
         # Of slots that another run gives back nobody tells: look again soon.
-        self.blocked = self._jobs.has_queued and (self.blocked or self._crew.may_grow)
+        if self._jobs.has_queued and self._crew.may_grow:
+            self.blocked, self.lacking = True, self.lacking or (WORKERS,)
+        self.blocked &= self._jobs.has_queued
         if flights:
             opened = time.monotonic()
             workers = [self._crew.number(one.worker) for one in flights]
@@ -107,6 +112,10 @@ class Starter:
             for flight, etl_id in zip(flights, ids, strict=True):
                 flight.etl_id, flight.opened = etl_id, opened
         return flights
+
+    def wanted(self) -> str:
+        """Say which slot the run waits for, and who holds them all."""
+        return self._slots.wanted(*self.lacking)
 
     def prepare_ahead(self, now: float) -> None:
         """Have the staging made for the slices that start next, as long as every worker is busy."""
@@ -163,7 +172,8 @@ class Starter:
 
         def has_slots(job: Job) -> bool:
             slots = self._take_slots(job)
-            self.blocked |= slots is None
+            if slots is None:
+                self.blocked, self.lacking = True, job.connections
             job.waits_for_slots(now)
             taken.extend(slots or ())
             return slots is not None

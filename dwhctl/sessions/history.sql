@@ -68,9 +68,6 @@ SELECT id FROM sessions WHERE run_id IS NOT NULL ORDER BY id DESC LIMIT 1
 -- name: started_of
 SELECT started FROM sessions WHERE run_id IS NOT NULL AND id >= :id ORDER BY id LIMIT 1
 
--- name: run_exists
-SELECT 1 FROM sessions WHERE run_id = :run_id LIMIT 1
-
 -- name: newest_run_ids
 WITH RECURSIVE newest (run_id, place) AS (
     SELECT max(run_id), 1 FROM sessions WHERE run_id IS NOT NULL

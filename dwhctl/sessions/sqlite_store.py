@@ -16,7 +16,7 @@ from dwhctl.errors import SessionsLostError
 from dwhctl.sessions import sqlite_schema
 from dwhctl.sessions.cells import as_day, as_time
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
-from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
+from dwhctl.sessions.sqlite_link import begin_immediate, connect, file_identity, in_words
 from dwhctl.sessions.statements import read_statements
 from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import cut_comment, storable
@@ -159,7 +159,7 @@ class SqliteStore(SqlStore):
     def _transaction(self, what: str) -> Iterator[None]:
         faults.reach(f"sessions.{what}.begin")
         # IMMEDIATE: whoever will write waits here; to become a writer later may fail without any wait.
-        self._connection.execute("BEGIN IMMEDIATE")
+        begin_immediate(self._connection, self.path)
         try:
             yield
             faults.reach(f"sessions.{what}.commit")
