@@ -13,7 +13,7 @@ from rich.text import Text
 from dwhctl.cli.output import counted, one_line, shown_seconds
 from dwhctl.cli.progress import closed_line, time_left
 from dwhctl.cli.screen import Screen
-from dwhctl.cli.tally import Server, Tally, state_in_words
+from dwhctl.cli.tally import Server, Tally, running_shards, state_in_words
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
 from dwhctl.sessions.values import State
@@ -89,7 +89,7 @@ class LiveProgress:
         table.add_column("", ratio=1, min_width=_LEAST_BAR)
         for name in ("slices", "rows", *(["rows/s"] if rated else []), "failed"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("", ratio=2, no_wrap=True, overflow="ellipsis")
         shown, hidden = self._shown_servers()
         for server in shown:
             self._add(table, server)
@@ -121,7 +121,8 @@ class LiveProgress:
     def _now(self, server: Server) -> str:
         if server.connection == "all":
             return shown_seconds(self._tally.seconds()) + time_left(self._tally)
-        return state_in_words(server, _NAMED_SHARDS)
+        names = running_shards(server, _NAMED_SHARDS)
+        return state_in_words(server) + (f": {names}" if names else "")
 
     def _failure_lines(self, every: Server) -> list[Text]:
         lines = [

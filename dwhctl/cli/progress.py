@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.cli.output import about, counted, one_line, shown_seconds, tell
-from dwhctl.cli.tally import Tally, state_in_words
+from dwhctl.cli.tally import Tally, running_shards, state_in_words
 from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
 from dwhctl.sessions.values import State
 from dwhctl.times import shown_time
@@ -79,16 +79,19 @@ class PlainProgress:
     def _beat(self) -> None:
         while not self._ended.wait(self._every):
             if self._started:
-                self._line(f"working: {self._state()}{time_left(self._tally)}")
+                self._line(f"working: {self._state(time_left(self._tally))}")
 
-    def _state(self) -> str:
+    def _state(self, left: str = "") -> str:
         every = self._tally.all()
         parts = [f"{every.done:,} of {counted(every.total, 'slice')}", f"{every.failed:,} failed"]
-        parts += [words] if (words := state_in_words(every, _NAMED_SHARDS)) else []
+        parts += [words] if (words := state_in_words(every)) else []
         parts.append(counted(every.rows, "row"))
         if (rate := self._tally.rate(every.rows)) is not None:
             parts.append(f"{rate:,} rows/s")
-        return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}"
+        names = running_shards(every, _NAMED_SHARDS)
+        return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}{left}" + (
+            f": {names}" if names else ""
+        )
 
     def _line(self, text: str) -> None:
         self._write(f"{shown_time()} {text}")

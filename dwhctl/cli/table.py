@@ -33,6 +33,7 @@ _HEADER_WIDTH = 7
 #: A word with a digit is a value (a date, a number, an id): so long a one stays whole in a text.
 _LONGEST_VALUE = 32
 _VALUE = re.compile(r"\S*\d\S*")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d [\d:.+ -]*")
 #: Columns that hold something to copy.
 _TO_COPY = ("command",)
 Rows = Sequence[Sequence[object]]
@@ -90,7 +91,8 @@ class _Column:
         if look is not None and look.texts:
             self.is_text = name in look.texts and name not in _TO_COPY
         else:
-            self.is_text = name not in _TO_COPY and not right and any(" " in cell.plain for cell in cells)
+            words_in_it = any(" " in cell.plain and not _MOMENT.fullmatch(cell.plain) for cell in cells)
+            self.is_text = name not in _TO_COPY and not right and words_in_it
         if self.is_text:
             values = (cell_len(word) for cell in cells for word in _VALUE.findall(cell.plain))
             kept = max((width for width in values if width <= _LONGEST_VALUE), default=1)
@@ -100,7 +102,7 @@ class _Column:
 def _that_fit(columns: Sequence[_Column], look: Look | None, width: int) -> list[_Column] | None:
     """The columns without those that must fall away, empty ones first; None when they do not fit either."""
     left = list(columns)
-    if _least(left) > width and left[0].cells:
+    if _least(left) > width and any(column.cells for column in left):
         left = [column for column in left if any(cell.plain for cell in column.cells)]
     for name in (None, *(look.spare if look else ())):
         left = [column for column in left if column.name != name]
@@ -140,7 +142,7 @@ def _table(columns: Sequence[_Column], rows: int) -> Table:
 
 def _print_below_each_other(console: Screen, columns: Sequence[_Column], rows: int) -> None:
     """Print each row as lines of name and value; only texts wrap, and a value longer than the line runs on."""
-    head = max(cell_len(column.shown) for column in columns) + _GAP
+    head = max((cell_len(column.shown) for column in columns), default=0) + _GAP
     for number in range(rows):
         if number:
             console.print()

@@ -46,16 +46,16 @@ def rate_of(rows: int, seconds: float) -> int | None:
     return round(rows / seconds) if seconds >= _LEAST_RATED_SECONDS else None
 
 
-def state_in_words(server: Server, names: int) -> str:
-    """Say what is running, with the first of its shards, what is staged, and what waits for a retry."""
-    running = list(dict.fromkeys(shard for _, shard, _ in server.running))
-    parts = []
-    if running:
-        more = f" and {len(running) - names:,} more" if len(running) > names else ""
-        parts.append(f"{len(server.running):,} running ({', '.join(running[:names])}{more})")
-    parts += [f"{len(server.staged):,} staged"] if server.staged else []
-    parts += [f"{len(server.waiting):,} waiting for a retry"] if server.waiting else []
-    return ", ".join(parts)
+def state_in_words(server: Server) -> str:
+    """Say how many slices are running, staged, and waiting for a retry; empty when none is."""
+    counts = {"running": server.running, "staged": server.staged, "waiting for a retry": server.waiting}
+    return ", ".join(f"{len(slices):,} {state}" for state, slices in counts.items() if slices)
+
+
+def running_shards(server: Server, most: int) -> str:
+    """Name the first shards that are running; empty when none is."""
+    names = list(dict.fromkeys(shard for _, shard, _ in server.running))
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 class Tally:

@@ -153,9 +153,7 @@ class Asker:
         connection.wait.note(partial(self._slots.wanted, name))
         if now - connection.starved_since > connection.waiting[0].seconds:
             connection.wait.end()
-            busy = TargetBusyError(
-                f"connection {name}: other runs use all that its max_connections allows: {self._slots.users(name)}"
-            )
+            busy = TargetBusyError(self._slots.all_taken(name))
             while connection.waiting:
                 connection.waiting.popleft().fail(busy)
 

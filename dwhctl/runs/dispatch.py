@@ -38,7 +38,6 @@ from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import stage_in_worker
 from dwhctl.sessions.values import State
 from dwhctl.targets.contract import StagedSlice
-from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,8 +55,6 @@ _SLOT_POLL_SECONDS = 0.05
 _IDLE_SECONDS = 1.0
 #: A worker that is not up by then will not come up: its attempt's time runs from then on.
 _START_UP_SECONDS = 60.0
-#: Workers that start within this are not worth a line.
-_SLOW_START_SECONDS = 5.0
 #: Workers with nothing to do for longer than this are sent home: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
 _MOST_STAGED = 4 * MAX_SLICES
@@ -110,8 +107,6 @@ class Dispatcher:
         self._boarding: dict[str, tuple[Flight, StageOrder]] = {}
         self._staged: dict[str, Flight] = {}
         self._adding: list[Job] = []
-        self._slot_wait = Wait()
-        self._start_wait = Wait(_START_UP_SECONDS, first=_SLOW_START_SECONDS)
 
     def run(self) -> ExitCode | None:
         """Load every slice of the queue. Gives the exit code of the signal that stopped it, if one did."""
@@ -140,21 +135,9 @@ class Dispatcher:
         self._start(now)
         self._publish_due(now)
         self._closer.flush()
-        self._note_waits()
+        self._starter.note_waits(self._flying.values())
         if not self._starter.blocked and self._next_start() > now + _LONG_PAUSE_SECONDS:
             self._crew.dismiss_idle()
-
-    def _note_waits(self) -> None:
-        """Say what the run waits for when no slice can start, or no worker is there yet."""
-        if self._starter.lacking and not self._flying:
-            self._slot_wait.note(self._starter.wanted)
-        else:
-            self._slot_wait.end()
-        workers = {id(flight.worker): flight.worker for flight in self._flying.values()}.values()
-        if workers and not any(worker.is_up for worker in workers):
-            self._start_wait.note(lambda: f"{len(workers):,} worker processes to start")
-        else:
-            self._start_wait.end()
 
     def _patience(self) -> float:
         """Give the seconds after which something is to be done even if nothing happens."""

@@ -138,7 +138,7 @@ class Slots:
                 self._free[name].append(lock)
 
     def users(self, name: str) -> str:
-        """Say who holds the slots of a name, for people, as far as the system tells."""
+        """Say which other processes hold the slots of a name, for people; empty when the system does not tell."""
         of_name = f"{_file_name(name)}.*.lock"
         inodes = {path.stat().st_ino for path in self._folder.glob(of_name)}
         runs = {
@@ -149,14 +149,19 @@ class Slots:
         pids = sorted(pid for pid in _flock_holders(inodes) if pid != os.getpid())
         shown = [runs[pid].shown() if pid in runs else f"pid {pid}" for pid in pids[:_SHOWN_USERS]]
         more = [f"{len(pids) - _SHOWN_USERS} more"] if len(pids) > _SHOWN_USERS else []
-        return ", ".join(shown + more) or "other runs"
+        return ", ".join(shown + more)
 
     def wanted(self, *names: str) -> str:
         """Say that a slot of the first of these that has none free is waited for, and who holds them."""
         name = next((each for each in names if self._is_taken(each)), names[0])
         limit = "max_workers" if name == WORKERS else f"max_connections of {name}"
         what = "a worker process" if name == WORKERS else f"a slot of {name}"
-        return f"{what} ({limit} are in use by {self.users(name)})"
+        return f"{what} ({limit} are in use by {self.users(name) or 'other runs'})"
+
+    def all_taken(self, name: str) -> str:
+        """Say that a connection has no slot left, and who holds them."""
+        users = f": {users}" if (users := self.users(name)) else ""
+        return f"connection {name}: other runs use all that its max_connections allows{users}"
 
     def _is_taken(self, name: str) -> bool:
         slot = self.try_take(name)
@@ -171,10 +176,7 @@ class Slots:
         with waited(wait) as waiting:
             while (slot := self.try_take(name)) is None:
                 if time.monotonic() > until:
-                    raise TargetBusyError(
-                        f"connection {name}: other runs use all that its max_connections allows:"
-                        f" {self.users(name)}"
-                    )
+                    raise TargetBusyError(self.all_taken(name))
                 waiting.note(partial(self.wanted, name))
                 time.sleep(_POLL_SECONDS)
         try:

@@ -12,9 +12,10 @@ from dwhctl.project.templates import render_extract
 from dwhctl.runs.slots import WORKERS
 from dwhctl.runs.values import Delivered, StageOrder
 from dwhctl.sessions.values import NewSession
+from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from dwhctl.project.model import Load, Project
     from dwhctl.runs.crew import Crew
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from dwhctl.runs.values import TargetTable
     from dwhctl.runs.workers import Worker
     from dwhctl.sessions.store import SessionStore
+
+#: Workers that start within this are not worth a line.
+_SLOW_START_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +85,8 @@ class Starter:
         self.blocked = False
         #: The names of the slots that the last job, or a worker, did not get.
         self.lacking: tuple[str, ...] = ()
+        self._slot_wait = Wait()
+        self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
         self._jobs = jobs
         self._crew = crew
@@ -113,9 +119,16 @@ class Starter:
                 flight.etl_id, flight.opened = etl_id, opened
         return flights
 
-    def wanted(self) -> str:
-        """Say which slot the run waits for, and who holds them all."""
-        return self._slots.wanted(*self.lacking)
+    def note_waits(self, flying: Collection[Flight]) -> None:
+        """Say what the run waits for when no slice can start, or no worker is there yet."""
+        if self.lacking and not flying:
+            self._slot_wait.note(lambda: self._slots.wanted(*self.lacking))
+        else:
+            self._slot_wait.end()
+        if flying and not any(one.worker.is_up for one in flying):
+            self._start_wait.note(lambda: f"{len(flying):,} worker processes to start")
+        else:
+            self._start_wait.end()
 
     def prepare_ahead(self, now: float) -> None:
         """Have the staging made for the slices that start next, as long as every worker is busy."""

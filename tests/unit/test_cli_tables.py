@@ -89,6 +89,15 @@ def test_a_query_with_many_columns(screen: Callable[..., list[str]], width: int)
     assert all(any(value in line for line in lines) for value in cells[0])
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_moment_of_a_query_stays_on_one_line(screen: Callable[..., list[str]], width: int) -> None:
+    moment = "2026-11-29 00:00:58.123456 +03:00"
+    cells = [[moment, "a text of words " * 10, moment]]
+    lines = screen(width, lambda: print(draw(["started", "comment", "finished"], cells, [False] * 3)))
+    assert "\n".join(lines).count(moment) == 2
+    assert max(map(cell_len, lines)) <= width
+
+
 def test_what_does_not_fit_is_shown_below_each_other(screen: Callable[..., list[str]]) -> None:
     lines = screen(60, lambda: show(("load", "command"), [("orders", "dwhctl load " + "x" * 80)] * 2))
     assert lines == ["load     orders", "command  dwhctl load " + "x" * 80, "", *lines[:2]]

@@ -6,11 +6,13 @@ import os
 import socket
 import sqlite3
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -20,17 +22,21 @@ from dwhctl import waiting
 from dwhctl.engines import duckdb as engine
 from dwhctl.errors import LockHeldError, TargetBusyError, TargetRefusedError
 from dwhctl.project.model import DuckdbConnection
-from dwhctl.runs.events import Notice
-from dwhctl.runs.locks import held_work
+from dwhctl.runs.events import Event, Notice
+from dwhctl.runs.locks import held_in_sessions, held_work
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.sessions import sqlite_link
+from dwhctl.sessions.values import Held
 from dwhctl.targets.duckdb import DuckdbTarget
 from dwhctl.times import use_zone
 from dwhctl.waiting import Wait, Waiting, announced
 from tests.support.holders import another_process
 from tests.support.projects import DAY, Sandbox
 from tests.unit.test_prepare import BusyTarget
+
+if TYPE_CHECKING:
+    from dwhctl.sessions import SessionStore
 
 HOLD_WORK = """
 import sys, time
@@ -276,3 +282,44 @@ def test_a_warehouse_that_is_not_ready_is_said_before_it_is_tried_again(tmp_path
     assert notice.text.startswith(
         "the warehouse dwh is not ready for load orders: attempt 1 of 2 failed: The target is in use by another."
     )
+
+
+def test_who_waits_for_a_lock_in_the_sessions_database_says_who_holds_it(said: list[Waiting]) -> None:
+    class Store:
+        asked = 0
+
+        def hold_work(self, names: Sequence[str]) -> Held | None:
+            self.asked += 1
+            return (
+                Held(names[0], "dwhctl load on etl-2 (since 2020-07-14 09:00:05 +03:00)")
+                if self.asked < 3
+                else None
+            )
+
+        def release_work(self, names: Sequence[str]) -> None: ...
+
+    store = cast("SessionStore", Store())
+    with held_in_sessions(store, {"orders": "load orders is being done"}, 60.0):
+        pass
+    assert texts(said) == [
+        "waiting for dwhctl load on etl-2 (since 2020-07-14 09:00:05 +03:00): load orders is being done, up to 1 m",
+        "",
+    ]
+
+
+def test_a_load_that_gets_no_slot_says_who_has_it(tmp_path: Path, said: list[Waiting]) -> None:
+    sandbox = Sandbox(tmp_path, servers={"server_0": ["abakan"]}, connection_keys="max_connections = 1")
+    sandbox.write().fill()
+    heard: list[Event] = []
+    with another_process(HOLD_SLOT, tmp_path / "state") as holder:
+        threading.Timer(1.0, holder.kill).start()
+        report = sandbox.load(listen=heard.append)
+    assert report.loaded == 1
+    waits = [event.text for event in heard if isinstance(event, Waiting)]
+    assert waits[0].startswith(
+        "waiting for a slot of server_0 (max_connections of server_0 are in use by pid "
+    )
+    assert waits[-1] == ""
+    assert said == [], "a run shows its waits itself"
+    [log] = (tmp_path / "state" / "logs").glob("*.jsonl")
+    assert '"event":"waiting"' in log.read_text()
