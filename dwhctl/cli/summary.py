@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.cli.plan_lines import nothing_to_load
 from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 from dwhctl.project.shadows import as_asked
 
@@ -25,7 +26,8 @@ _INTERRUPTED = InterruptedAttemptError.__name__
 def show_summary(report: RunReport, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
-        say(_counts(report))
+        nothing = report.empty_plan if not report.stopped else None
+        say(_counts(report) if nothing is None else nothing_to_load(nothing))
     if report.stopped:
         say(f"stopped before its end: {one_line(report.stopped)}")
     elif report.signal:

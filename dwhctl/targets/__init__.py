@@ -5,18 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import ConfigError
+from dwhctl.errors import InternalError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.project.model import Connection
     from dwhctl.targets.contract import Target
-
-#: The types of connections that a load can write to.
-TARGET_TYPES = ("duckdb", "vertica")
-#: Those of them that take one writer at a time.
-ONE_WRITER = ("duckdb",)
 
 #: How long an answer of the warehouse is waited for when nobody says.
 PATIENCE = timedelta(minutes=30)
@@ -28,7 +23,6 @@ def open_target(
     """Give the target behind a connection; what it stages outside the warehouse stands in the state folder.
 
     `patience` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
-    Raise ConfigError for a type that this version cannot write to.
     """
     if connection.type == "duckdb":
         from dwhctl.targets.duckdb import DuckdbTarget
@@ -38,7 +32,4 @@ def open_target(
         from dwhctl.targets.vertica import VerticaTarget
 
         return VerticaTarget(connection, patience, label)
-    raise ConfigError(
-        f"connection {connection.name}: this version cannot write to {connection.type} yet"
-        f" (it writes to {', '.join(TARGET_TYPES)})"
-    )
+    raise InternalError(f"connection {connection.name}: {connection.type} is no target")
