@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Settings, common_options, pass_settings
 from dwhctl.errors import ExitCode
@@ -19,6 +20,7 @@ def command() -> None:
     """Check the configuration."""
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @command.command("check", short_help="Validate every file and render every template.")
 @click.option("--online", is_flag=True, help="Look at the databases too: tables, columns, privileges, drift.")
 @common_options

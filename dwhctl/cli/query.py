@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import (
     DATE_HELP,
     Duration,
@@ -19,6 +20,7 @@ from dwhctl.cli.options import (
     format_option,
     pass_settings,
 )
+from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +34,7 @@ TABLE_ROWS = 1_000
 _MOST_STDIN = 16 * 2**20
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("query")
 @click.argument("connection", shell_complete=complete_connections)
 @click.argument("sql", required=False)
