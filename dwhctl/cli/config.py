@@ -41,6 +41,7 @@ def check(settings: Settings, online: bool) -> ExitCode:
       dwhctl config check --online
     """
     from dwhctl.cli.config_check import short_secrets, template_problems, unreadable_secrets
+    from dwhctl.cli.config_local import local_files, unread_files
     from dwhctl.cli.output import say, tell
     from dwhctl.errors import ConfigError
     from dwhctl.project.transport import in_clear, unchecked
@@ -48,11 +49,13 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
     project = settings.open_project()
     secrets = (*unreadable_secrets(project), *short_secrets(project))
-    for warning in (*project.warnings, *secrets, *open_files(project), *in_clear(project)):
+    local = local_files(project)
+    of_files = (*open_files(project), *unread_files(project), *local.may_differ)
+    for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):
         say(f"Note: {note}")
-    problems = template_problems(project)
+    problems = [*local.problems, *template_problems(project)]
     if problems:
         raise ConfigError("\n".join(problems))
     wrong = _look_online(project) if online else 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import InternalError
+from dwhctl.errors import InternalError, QueryError
+from dwhctl.project.sql import replace_binds, unclosed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,22 @@ def knock(connection: Connection) -> None:
         from dwhctl.engines.mssql_knock import knock as knock_at_mssql
 
         knock_at_mssql(connection)
+
+
+def extract_problem(connection: Connection, sql: str) -> str | None:
+    """Return why a source of this type would refuse the extract, as far as its text alone shows it."""
+    if connection.type == "duckdb":
+        from dwhctl.engines.duckdb_syntax import query_problem
+
+        return query_problem(replace_binds(sql, lambda name: f"${name}"))
+    if connection.type == "mssql":
+        from dwhctl.sources.mssql_sql import one_select
+
+        try:
+            one_select(sql)
+        except QueryError as error:
+            return str(error)
+    return unclosed(sql)
 
 
 def list_databases(connection: Connection, patience: float) -> list[str]:
