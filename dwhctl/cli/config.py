@@ -50,33 +50,39 @@ def check(settings: Settings, online: bool) -> ExitCode:
     project = settings.open_project()
     secrets = (*unreadable_secrets(project), *short_secrets(project))
     local = local_files(project)
-    of_files = (*open_files(project), *unread_files(project), *local.may_differ)
+    # A look at the databases tells of each shard's file itself, and goes on with the others.
+    folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
+    of_files = (*open_files(project), *unread_files(project), *folders)
     for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):
         say(f"Note: {note}")
-    problems = [*local.problems, *template_problems(project)]
+    problems = [*local.problems, *shards, *template_problems(project)]
     if problems:
         raise ConfigError("\n".join(problems))
-    wrong = _look_online(project) if online else 0
+    wrong = _look_online(project, quiet=settings.quiet) if online else 0
     if not wrong and not settings.quiet:
         say(f"{project.root}: the configuration is right: {_contents(project)}")
     return ExitCode.FAILED if wrong else ExitCode.DONE
 
 
-def _look_online(project: Project) -> int:
+def _look_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases, and how much."""
     from dwhctl.cli.output import one_line, say, tell
     from dwhctl.runs.look import look
 
-    wrong = 0
+    wrong, notes = 0, list[str]()
     for finding in look(project):
         line = one_line(f"{finding.where}: {finding.what}")
         if finding.wrong:
             wrong += 1
             say(line)
+        elif finding.note:
+            notes.append(f"Note: {line}")
         else:
             tell(f"Warning: {line}")
+    for note in () if quiet else notes:
+        say(note)
     return wrong
 
 

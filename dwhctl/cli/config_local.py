@@ -23,10 +23,11 @@ _LOOKS_READ = (".toml", ".yml", ".yaml")
 
 @dataclass
 class LocalFiles:
-    """What is wrong with files of this machine. What `may_differ` where the loads run is a warning."""
+    """What is wrong with files of this machine. What may be otherwise where the loads run is a warning."""
 
     problems: list[str] = field(default_factory=list)
-    may_differ: list[str] = field(default_factory=list)
+    missing_shards: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def local_files(project: Project) -> LocalFiles:
@@ -52,15 +53,15 @@ def _sources(project: Project, found: LocalFiles) -> None:
             elif not path.is_file():
                 databases = (each.stem for each in path.parent.glob("*.duckdb"))
                 hint = did_you_mean(shard.database, databases) or "put it there, or correct the path"
-                found.problems.append(
+                found.missing_shards.append(
                     f"config/dwhctl.toml: {place}: the file {_shown(project, path)} of the shard {shard.name} is"
                     f" missing; {hint}"
                 )
             elif not os.access(path, os.R_OK):
-                found.may_differ.append(f"{place}: this user cannot read {_shown(project, path)}")
+                found.warnings.append(f"{place}: this user cannot read {_shown(project, path)}")
     for (place, folder), names in missing.items():
         of = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-        found.may_differ.append(
+        found.warnings.append(
             f"{place}: there is no folder {_shown(project, folder)} here, so the shard {of} cannot be loaded"
         )
 

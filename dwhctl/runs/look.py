@@ -34,16 +34,18 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _PATIENCE_SECONDS = 30.0
+_SHOWN_SHARDS = 5
 _CONNECTION = (ConnectError, LoginRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of what was found. What is `wrong` makes loads fail; the rest is good to know."""
+    """One line of what was found. What is `wrong` makes loads fail; a `note` needs no action; the rest is a warning."""
 
     where: str
     what: str
     wrong: bool = True
+    note: bool = False
 
 
 def look(project: Project) -> Iterator[Finding]:
@@ -64,6 +66,8 @@ class _Look:
         self._slots = slots_of(project)
         self._day: date = resolve_day("yesterday", project.zone)
         self._columns: dict[str, Sequence[Column]] = {}
+        #: By load: the columns that only the sources have, with their types, and the shards that have them.
+        self._added: dict[str, dict[tuple[str, str], list[str]]] = {}
 
     def findings(self) -> Iterator[Finding]:
         targets = targets_of(self._project, "dwhctl:look", timedelta(seconds=_PATIENCE_SECONDS))
@@ -72,6 +76,10 @@ class _Look:
         for report in self._project.reports.values():
             yield from self._of_report(report, targets)
         yield from self._at_once(self._of_source, self._shards())
+        for load in self._project.loads.values():
+            for (column, declared), shards in self._added.get(load.name, {}).items():
+                what = f"column {column} ({declared}) is new in {_some(shards)}; the next load adds it to {load.table}"
+                yield Finding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
     def ungrouped(self, names: Collection[str]) -> Iterator[Finding]:
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
@@ -170,9 +178,21 @@ class _Look:
             columns = source.columns(query)
             if describe_only:
                 return
+            columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
                 compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
             next(source.batches(query, 1), None)
+
+    def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
+        """Leave out the columns that a load would add to its table, and remember them."""
+        if load.on_new_column != "add" or load.name not in self._columns:
+            return columns
+        known = {column.name.lower() for column in self._columns[load.name]}
+        for column in columns:
+            if column.name.lower() not in known:
+                added = self._added.setdefault(load.name, {})
+                added.setdefault((column.name, column.declared), []).append(shard.name)
+        return [column for column in columns if column.name.lower() in known]
 
     def _ungrouped(self, name: str, shards: Sequence[Shard]) -> Iterator[Finding]:
         """Find databases in which a load's extract would run, but which stand in no shard group."""
@@ -197,6 +217,11 @@ class _Look:
                     f"database {database} has what the load {load.name} reads, but stands in no shard group"
                 )
                 yield Finding(name, what, wrong=False)
+
+
+def _some(shards: Sequence[str]) -> str:
+    more = len(shards) - _SHOWN_SHARDS
+    return ", ".join(shards[:_SHOWN_SHARDS]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _stage_nothing(target: Target, load: Load) -> None:
