@@ -48,9 +48,9 @@ def _sources(project: Project, found: LocalFiles) -> None:
             if not isinstance(connection, DuckdbConnection):
                 continue
             path, place = connection.database_file(shard.database), f"shards.{group}.{connection.name}"
-            if not path.parent.is_dir():
+            if _is_missing(path.parent):
                 missing.setdefault((place, path.parent), []).append(shard.name)
-            elif not path.is_file():
+            elif _is_missing(path):
                 databases = (each.stem for each in path.parent.glob("*.duckdb"))
                 hint = did_you_mean(shard.database, databases) or "put it there, or correct the path"
                 found.missing_shards.append(
@@ -77,7 +77,7 @@ def _warehouses(project: Project, found: LocalFiles) -> None:
         # The state folder is made by the first run.
         if not isinstance(connection, DuckdbConnection) or connection.path.is_relative_to(project.state_dir):
             continue
-        if not connection.path.parent.is_dir():
+        if _is_missing(connection.path.parent):
             folder = _shown(project, connection.path.parent)
             found.problems.append(f"{place}: there is no folder {folder} for the file of {name}; make it")
 
@@ -95,14 +95,28 @@ def _state(project: Project) -> Iterator[str]:
     place, shown = f"config/dwhctl.toml: connections.{sessions.name}.path", _shown(project, sessions.path)
     if blocking := _file_in_the_way(sessions.path.parent):
         yield f"{place}: {_shown(project, blocking)} is a file, and a folder in the path; name another path"
-    elif sessions.path.is_dir():
+    elif os.path.isdir(sessions.path):  # noqa: PTH112
         yield f"{place}: {shown} is a folder; name a file"
     elif _is_another_kind(sessions.path):
         yield f"{place}: {shown} is no SQLite database; name another file or move it away"
 
 
+def _is_missing(path: Path) -> bool:
+    """Tell whether nothing is there; what this user may not see may be there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _file_in_the_way(folder: Path) -> Path | None:
-    return next((each for each in (folder, *folder.parents) if each.exists() and not each.is_dir()), None)
+    for each in (folder, *folder.parents):
+        if os.path.exists(each):  # noqa: PTH110
+            return None if os.path.isdir(each) else each  # noqa: PTH112
+    return None
 
 
 def _is_another_kind(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from ipaddress import ip_address
@@ -92,8 +93,9 @@ class DuckdbConnection(_EmbeddedConnection):
     @property
     def is_folder(self) -> bool:
         """Whether `path` is a folder of databases: decided by what is there, else by its ending."""
-        if self.path.exists():
-            return self.path.is_dir()
+        # Not Path's: to them a folder that this user may not enter is an error.
+        if os.path.exists(self.path):  # noqa: PTH110
+            return os.path.isdir(self.path)  # noqa: PTH112
         return self.path.suffix not in DUCKDB_SUFFIXES
 
     def database_file(self, database: str) -> Path:
