@@ -28,12 +28,18 @@ def command() -> None:
 def check(settings: Settings, online: bool) -> ExitCode:
     """Validate every file and render every template; each error with file, key and remedy.
 
-    Passwords that cannot be read here, passwords in the files themselves, passwords of fewer than 6 characters, files
-    that other users can read or write though they should not, and what travels in clear beyond this machine are
-    warnings; servers whose certificate is not checked are notes.
+    What a load or refresh would refuse is an error, as far as it shows without a server: SQL that is not one statement
+    or not closed, its syntax where DuckDB runs it, an extract that is the same for every day, tables that a system
+    cannot have, files of shards, certificates and sessions that are not there or of another kind.
+
+    Files below config/ that are not read, folders of shards that are not on this machine, passwords that cannot be read
+    here, passwords in the files themselves, passwords of fewer than 6 characters, files that other users can read or
+    write though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate
+    is not checked are notes.
 
     With --online each shard and warehouse is asked as well, one line for each that is wrong; databases that stand in
-    no shard group, and keys of a target that make its loads wait for each other, are warnings. Nothing is loaded.
+    no shard group, and keys of a target that make its loads wait for each other, are warnings; columns that the next
+    load will add (on_new_column) are notes. Nothing is loaded.
 
     \b
     Examples:
