@@ -25,7 +25,7 @@ type    = "telegram"
 when    = ["one_failed"]
 token   = { env = "TG_TOKEN" }
 chat_id = "-1001762374628"
-or one of type "email" with host, from and to; docs/reference.md has every key"""
+or one of type "email" with host, from and to; dwhctl docs alerts explains them"""
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)

@@ -35,7 +35,7 @@ def command(
 
     The days come in order, the oldest first, and slices of several days are under way at once. Each load and day
     is locked by itself, so today's load may run beside it. Stopped halfway, the same command with --only-missing
-    does the rest. Days before a load's start_date or a shard's `from` are left out.
+    loads what is not complete. Days before a load's start_date or a shard's `from` are left out.
 
     \b
     Examples:

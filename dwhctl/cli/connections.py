@@ -183,7 +183,5 @@ def _used_for(project: Project, connection: Connection) -> str:
     uses = ["sessions"] if project.sessions_connection == name else []
     uses += [counted(shards, "shard")] if shards else []
     uses += [f"target of {counted(loads, 'load')}"] if loads else []
-    reports = sum(report.connection == name for report in project.reports.values())
-    uses += [counted(reports, "report")] if reports else []
     uses += [counted(reports, "report")] if reports else []
     return ", ".join(uses) or "nothing"

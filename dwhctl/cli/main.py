@@ -16,7 +16,7 @@ from dwhctl.start import begin
 
 _UTF8 = "PYTHONUTF8"
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, and show how it works."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
@@ -31,6 +31,7 @@ COMMANDS = {
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
+    "docs": Entry("dwhctl.cli.docs", "Show the documentation."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n" + exit_codes_help(EXIT_CODES)
 

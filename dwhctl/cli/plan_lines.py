@@ -74,7 +74,9 @@ def nothing_to_load(plan: Plan) -> str:
 def left_out(plan: Plan) -> str:
     """Return how many slices a plan leaves out, by reason."""
     parts = [f"{plan.complete:,} complete"] if plan.complete else []
+    parts += [f"{plan.not_failed:,} not failed"] if plan.not_failed else []
     parts += [f"{plan.before_start:,} before their start date"] if plan.before_start else []
+    parts += [f"{plan.after_end:,} after their shard's last day"] if plan.after_end else []
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 

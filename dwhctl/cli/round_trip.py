@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import one_line
@@ -126,6 +127,7 @@ def _try(connection: Connection, way: _Way, slots: Slots) -> tuple[RoundTrip, Dw
 def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
     """Give the ways in which the project uses the connection, or could use an unused one."""
     shards = [s for group in project.shard_groups.values() for s in group if s.connection == connection.name]
+    today = datetime.now(project.zone).date()
     sessions = project.sessions_connection == connection.name
     target = any(load.target == connection.name for load in project.loads.values())
     if not shards and not target and not sessions:
@@ -137,7 +139,7 @@ def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
         yield _Way(None, lambda: _sessions_version(connection))
     if target:
         yield _Way(None, lambda: _target_version(project, connection))
-    for shard in shards:
+    for shard in (one for one in shards if not one.has_ended(today)):
         yield _source_way(connection, shard.database, shard.zone)
 
 

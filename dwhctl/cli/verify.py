@@ -186,7 +186,10 @@ def _summary(report: VerifyReport) -> str:
     without_day = sum(one.has(Check.ROWS_IN_NO_SLICE) for one in report.verdicts)
     parts += [f"{counted(without_day, 'shard')} with rows in no slice"] if without_day else []
     parts += [f"{only_there:,} of unknown shards in the other table alone"] if only_there else []
+    sources, rows = report.unknown_sources()
+    parts += [f"{sources:,} unknown etl_source ({counted(rows, 'row')})"] if sources else []
     parts += [f"{report.before_start:,} before their start date"] if report.before_start else []
+    parts += [f"{report.after_end:,} after their shard's last day"] if report.after_end else []
     return f"{counted(len(slices), 'slice')}: {', '.join(parts)}"
 
 

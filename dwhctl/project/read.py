@@ -232,22 +232,25 @@ class _Reader:
         if misread := self._misread_database(connection, checked):
             self.problems.add(place, misread)
             return None
-        name = checked.database if checked.name is None else checked.name
+        name, database = checked.name or checked.database, checked.database or checked.name
+        assert name is not None
+        assert database is not None
         problem = name_problem(name)
         if problem:
             self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
             return None
-        return Shard(name, checked.database, connection, checked.zone or zone, checked.from_date)
+        dates = checked.from_date, checked.until_date
+        return Shard(name, database, connection, checked.zone or zone, *dates)
 
     def _misread_database(self, connection: str, entry: ShardEntry) -> str | None:
         """What is wrong with a database that is written as a pattern or as a file."""
-        if entry.name is None and re.search(r"[*?%]", entry.database):
+        if entry.name is None and entry.database and re.search(r"[*?%]", entry.database):
             return (
                 "a shard group lists its databases one by one, patterns are not expanded; write one of them, and"
                 f" `dwhctl connections test {connection}` shows those that are in no shard group"
             )
         in_files = isinstance(self.found.connections.get(connection), DuckdbConnection)
-        if in_files and entry.database.endswith(".duckdb"):
+        if in_files and entry.database and entry.database.endswith(".duckdb"):
             return "a database is written without .duckdb, which is added to find its file; leave it out"
         return None
 

@@ -270,7 +270,9 @@ class Dispatcher:
         planned = flight.job.planned
         staged = None
         if result.failure is None:
-            staged = StagedSlice(planned.slice, flight.token, flight.etl_id, result.rows)
+            staged = StagedSlice(
+                planned.slice, flight.token, flight.etl_id, result.rows, result.columns, result.filled
+            )
             self._staged[flight.token] = flight
         if flight.group is not None:
             self._groups.report(flight.group, flight.token, staged, time.monotonic())

@@ -174,14 +174,13 @@ RefreshListener = Callable[[RefreshEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
-    """A slice that ended failed, and the command that tries it again. `etl_id` is its last session."""
+    """A slice that ended failed. `etl_id` is its last session."""
 
     load: str
     shard: str
     connection: str
     day: date
     failure: Failure
-    command: str
     etl_id: int | None = None
 
 
@@ -200,6 +199,8 @@ class RunReport:
     step_seconds: dict[str, float] = field(default_factory=dict)
     #: The plan, if it left nothing to load: it says what was left out.
     empty_plan: Plan | None = None
+    #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
+    filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from dwhctl.project.model import Load, Project, Shard
 
+Name = tuple[str, str, "date"]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
@@ -26,6 +28,7 @@ class LoadRequest:
     loads: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
     only_missing: bool = False
+    only_failed: bool = False
     jobs: int | None = None
     retries: int | None = None
     allow_shrink: bool = False
@@ -54,6 +57,8 @@ class Plan:
     slices: tuple[PlannedSlice, ...]
     before_start: int = 0
     complete: int = 0
+    not_failed: int = 0
+    after_end: int = 0
     first_day: date | None = None
 
     def work(self) -> list[tuple[Load, date]]:
@@ -73,19 +78,21 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
         load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
         for load in loads
     }
-    slices, before_start, starts = [], 0, set()
+    slices, starts, before_start, after_end = [], set(), 0, 0
     for day in dict.fromkeys(request.days):
         for load in loads:
             if load.slice_by is None and day != request.days[0]:
                 continue
             for shard in shards[load.name]:
-                start = _start_of(load, shard)
-                if start is not None and day < start:
+                if is_before_start(load, shard, day):
                     before_start += 1
-                    starts.add(start)
+                    starts.add(first_day(load, shard))
+                elif shard.has_ended(day):
+                    after_end += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
-    return Plan(tuple(slices), before_start=before_start, first_day=min(starts, default=None))
+    first = min(filter(None, starts), default=None)
+    return Plan(tuple(slices), before_start=before_start, after_end=after_end, first_day=first)
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
@@ -98,11 +105,25 @@ def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
     return loads
 
 
-def without_complete(plan: Plan, complete: Iterable[tuple[str, str, date]]) -> Plan:
+def without_complete(plan: Plan, complete: Iterable[Name]) -> Plan:
     """Leave out the complete slices, given as load, shard and day."""
-    known = set(complete)
-    kept = tuple(one for one in plan.slices if (one.load.name, one.shard.name, one.slice.day) not in known)
+    kept = _kept(plan, set(complete), wanted=False)
     return replace(plan, slices=kept, complete=plan.complete + len(plan.slices) - len(kept))
+
+
+def only_failed(plan: Plan, failed: Iterable[Name]) -> Plan:
+    """Keep the slices whose last session failed, given as load, shard and day."""
+    kept = _kept(plan, set(failed), wanted=True)
+    return replace(plan, slices=kept, not_failed=plan.not_failed + len(plan.slices) - len(kept))
+
+
+def _kept(plan: Plan, known: set[Name], *, wanted: bool) -> tuple[PlannedSlice, ...]:
+    return tuple(one for one in plan.slices if (name_of(one) in known) is wanted)
+
+
+def name_of(one: PlannedSlice) -> Name:
+    """Return a slice's load, shard and day."""
+    return one.load.name, one.shard.name, one.slice.day
 
 
 def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
@@ -135,8 +156,15 @@ def _wanted(shard: Shard, globs: Sequence[str]) -> bool:
     return not globs or any(fnmatch.fnmatchcase(shard.name, glob) for glob in globs)
 
 
-def _start_of(load: Load, shard: Shard) -> date | None:
+def first_day(load: Load, shard: Shard) -> date | None:
+    """Return the first day that is expected of a load and shard, if they have one."""
     return max((start for start in (load.start_date, shard.from_date) if start is not None), default=None)
+
+
+def is_before_start(load: Load, shard: Shard, day: date) -> bool:
+    """Return whether a day lies before the first one that is expected of a load and shard."""
+    start = first_day(load, shard)
+    return start is not None and day < start
 
 
 def chosen_tasks(

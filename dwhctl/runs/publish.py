@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dwhctl.project.model import Load
+    from dwhctl.runs.delivered import DeliveredColumns
     from dwhctl.targets.contract import Publication, StagedSlice, StagingGroup, Target
 
 #: A slice of which the target holds no more rows than this may shrink freely.
@@ -35,10 +36,14 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to publish. `fence` is called right before each commit and raises when this run may not publish any more."""
+    """How to publish. `fence` is called right before each commit and raises when this run may not publish any more.
+
+    `delivered` says which columns a slice must not fill with NULL; without it none is refused for that.
+    """
 
     allow_shrink: bool
     fence: Callable[[], None]
+    delivered: DeliveredColumns | None = None
 
 
 def publish(
@@ -61,17 +66,21 @@ def _publish_together(
         with target.publication(load.table, load.slice_by, load.timeout) as publication:
             reach("publish.held")
             held = publication.held_rows([one.slice for one in slices])
-            shrunk = {} if rules.allow_shrink else _shrunk(load, slices, held)
-            taken = [one for one in slices if one.token not in shrunk]
+            refused = {} if rules.allow_shrink else _shrunk(load, slices, held)
+            if rules.delivered is not None:
+                refused |= rules.delivered.dropped(publication, load, slices)
+            taken = [one for one in slices if one.token not in refused]
             changes = [one for one in taken if one.rows or held.get(one.slice.shard)]
             if changes:
                 _replace(publication, group, changes, held)
+                if rules.delivered is not None:
+                    rules.delivered.remember(load, changes)
                 _commit(publication, changes, rules)
     except _InDoubtError as doubt:
         # Asked on a new connection, once the old one is gone.
         if not _stands(target, load.table, doubt.slices):
             raise doubt.error from doubt
-    return [Published(one, shrunk.get(one.token)) for one in slices]
+    return [Published(one, refused.get(one.token)) for one in slices]
 
 
 def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) -> dict[str, Failure]:

@@ -30,7 +30,7 @@ GRACE_SECONDS = 30.0
 
 
 class TableQuestion(Question):
-    """What the load's table is: which of its columns are measured."""
+    """What the load's table is: which of its columns are measured, and whose rows it holds."""
 
     def __init__(self, project: Project, load: Load, target: Target) -> None:
         self.connection = load.target
@@ -38,6 +38,8 @@ class TableQuestion(Question):
         self.seconds = load.timeout.total_seconds() + GRACE_SECONDS
         self.load = load
         self.measure: Measure | None = None
+        #: How many rows each etl_source has.
+        self.sources: Mapping[str, int] = {}
         self.failure: AttemptError | None = None
         self._target = target
 
@@ -45,6 +47,8 @@ class TableQuestion(Question):
         with self._target.inspection(self.load.table, self.load.slice_by) as inspection:
             alive()
             self.measure = measure_of(self.load, check_columns(self.load, tuple(inspection.columns())))
+            alive()
+            self.sources = inspection.rows_by_source()
 
     def interrupt(self) -> None:
         self._target.interrupt()

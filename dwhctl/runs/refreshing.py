@@ -154,6 +154,8 @@ class Refresher:
         ]
         if len(self._flying) < self._rules.at_once:
             times += [max(job.start_at, now + _SLOT_POLL_SECONDS) for job in self._jobs]
+        if not times:  # the last job was not ready and has failed: nothing will happen any more
+            return 0.0
         return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now)
 
     # Starting

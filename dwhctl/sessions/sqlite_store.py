@@ -204,7 +204,7 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
     return {name: encode(value) for name, value in values.items()}
 
 
-_TIMES = ("started", "finished", "created", "not_before", "sent_at", "told_at")
+_TIMES = ("started", "finished", "last_success", "created", "not_before", "sent_at", "told_at")
 _DECODERS: dict[str, Callable[[Any], object]] = {
     **dict.fromkeys(_TIMES, as_time),
     "slice_date": as_day,

@@ -237,7 +237,9 @@ def test_interrupted_it_is_finished_and_nothing_is_repeated(
     backfill.send_signal(how)
     out, _ = wait_for_end(backfill)
     assert backfill.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
-    assert ("the same command with --only-missing does the rest" in out) == (how != signal.SIGKILL)
+    assert ("the same command with --only-missing loads what is not complete" in out) == (
+        how != signal.SIGKILL
+    )
     before = sandbox.sessions_newest_first()
     complete = {(one.shard, one.day) for one in before if one.state is State.LOADED}
     assert 0 < len(complete) < 12

@@ -30,6 +30,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def one_worker(project: Path) -> None:
+    """Let its loads start one worker process: these tests look at what a command says."""
+    text = PROJECT.replace("[project]\n", "[project]\nmax_workers = 1\n")
+    write(project, {"config/dwhctl.toml": text})
+
+
 # init
 
 
@@ -184,6 +190,14 @@ def test_connections_list(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_connections_list_counts_each_use_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = '[reports.{0}]\nconnection = "dwh"\nsource = "stage.{0}_view"\ntarget = "stage.{0}"\n'
+    write(project, {"config/reports.toml": "".join(report.format(name) for name in ("sums", "tops"))})
+    assert dwh("connections", "list", "--format", "json") == 0
+    uses = {row["name"]: row["used_for"] for row in json.loads(capsys.readouterr().out)}
+    assert uses["dwh"] == "target of 1 load, 2 reports"
+
+
 def trips(capsys: pytest.CaptureFixture[str], *names: str, code: int) -> list[dict[str, object]]:
     assert dwh("connections", "test", *names, "--format", "json") == code
     rows: list[dict[str, object]] = json.loads(capsys.readouterr().out)
@@ -299,6 +313,7 @@ def test_connections_test_of_sessions_in_postgres(
 
 
 def test_load_brings_the_day_and_says_so(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     done = dwh_process("load", "--date", DAY, folder=project)
     assert done.returncode == 0, done.stderr
@@ -313,6 +328,7 @@ def test_load_brings_the_day_and_says_so(project: Path) -> None:
 
 
 def test_a_failed_slice_is_told_with_the_command_that_tries_it_again(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     (project / "server_1" / "chita.duckdb").unlink()
     done = dwh_process("load", "--date", DAY, "--project", ".", folder=project)
@@ -404,6 +420,7 @@ def on_a_terminal(*arguments: str, folder: Path, **environment: str) -> tuple[st
 
 
 def test_a_terminal_gets_live_progress_and_stdout_only_the_summary(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     out, seen = on_a_terminal("load", "--date", DAY, folder=project)
     assert out.startswith("3 slices loaded")

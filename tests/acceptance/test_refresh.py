@@ -112,7 +112,9 @@ def test_a_value_that_does_not_fit(place: Place) -> None:
         path.write_text(path.read_text() + view)
         fails_and_keeps_the_old(place, "TargetRefusedError", "Could not convert")
     else:
-        fails_and_keeps_the_old(place, "TargetRefusedError", "too long for type")
+        fails_and_keeps_the_old(
+            place, "ValueRefusedError", "reports.numbers.word: the value too long does not fit"
+        )
 
 
 def test_too_few_rows(place: Place) -> None:

@@ -129,6 +129,10 @@ class FakePublication(Publication):
         self._target.fail("held")
         return {one.shard: self._held[one.shard] for one in slices if one.shard in self._held}
 
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        self._target.fail("values")
+        return {}
+
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         self._target.fail("staged")
         found = self._target.in_staging
