@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, open_for, request_of
 from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
 from dwhctl.cli.output import tell
+from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from datetime import date
 
-    from dwhctl.errors import ExitCode
     from dwhctl.project.model import Project
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("backfill")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
 @click.option("-s", "--start", metavar="D", required=True, help=f"The first day: {DATE_HELP}")

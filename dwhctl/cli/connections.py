@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Settings, common_options, complete_connections, format_option, pass_settings
 from dwhctl.errors import ExitCode
@@ -44,6 +45,7 @@ def list_(settings: Settings, form: str) -> None:
     show(LIST_COLUMNS, [_row(project, each) for each in project.connections.values()], form)
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @command.command("test", short_help="Make a round trip over each connection.")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_connections)
 @format_option

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from dwhctl import __version__
-from dwhctl.cli.ending import EXIT_CODES, hold_standard_streams, run
+from dwhctl.cli.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
 from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
 from dwhctl.start import begin
@@ -33,9 +33,7 @@ COMMANDS = {
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
     "docs": Entry("dwhctl.cli.docs", "Show the documentation."),
 }
-EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n\b\nExit codes:\n" + "\n".join(
-    f"  {code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
-)
+EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n" + exit_codes_help(EXIT_CODES)
 
 
 class _Dwhctl(LazyGroup):

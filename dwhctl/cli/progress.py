@@ -69,8 +69,9 @@ class PlainProgress:
         """Write the event's line, if it has one."""
         self._tally.take(event)
         if isinstance(event, RunStarted):
-            self._started = True
-            self._line(_start_line(event))
+            self._started = bool(event.plan.slices)
+            if self._started:
+                self._line(_start_line(event))
         elif isinstance(event, Notice | Waiting) and event.text:
             self._line(one_line(event.text))
         elif isinstance(event, SliceClosed) and (self._verbose or event.failure is not None):

@@ -88,6 +88,9 @@ def _counts(report: RefreshReport) -> str:
 
 def _without(one: ReportClosed) -> Iterable[str]:
     for need in one.without:
+        if not need.expected:
+            yield f"  {one.report} has no slice of {need.load}: none is expected on {one.day}"
+            continue
         done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
         yield f"  {one.report} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
 

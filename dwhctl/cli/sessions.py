@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Duration, Settings, common_options, format_option, pass_settings
+from dwhctl.errors import ExitCode
 
 PRUNE_COLUMNS = ("what", "looked_at", "removed", "bytes")
 
@@ -18,6 +20,7 @@ def command() -> None:
     """Prune old sessions and what runs left in the state folder."""
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @command.command("prune", short_help="Fold old sessions into daily sums, tidy the state folder.")
 @click.option(
     "--keep", type=Duration(), required=True, metavar="DURATION", help="Keep what is younger, such as 400d."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.cli.plan_lines import nothing_to_load
 from dwhctl.cli.tally import rate_of
 from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
 from dwhctl.runs.failures import retry_slices
@@ -24,7 +25,8 @@ SHOWN_COMMANDS = 3
 def show_summary(report: RunReport, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
-        say(_counts(report))
+        nothing = report.empty_plan if not report.stopped else None
+        say(_counts(report) if nothing is None else nothing_to_load(nothing))
     if report.stopped:
         say(f"stopped before its end: {one_line(report.stopped)}")
     elif report.signal:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import (
     DATE_HELP,
     Settings,
@@ -30,6 +31,7 @@ COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail")
 AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail")
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("verify")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
 @click.option("--date", "day", metavar="D", help=f"The day to verify: {DATE_HELP}")

@@ -177,7 +177,7 @@ class ReportStarted:
 class ReportClosed:
     """A report's session was closed. `retry_at` is set when its state is up_for_retry.
 
-    `without` are the loads of which the refreshed report does without some slices.
+    `without` are the loads of which the refreshed report lacks some slices, or which have none on that day.
     """
 
     report: str
@@ -222,6 +222,8 @@ class RunReport:
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    #: The plan, if it left nothing to load: it says what was left out.
+    empty_plan: Plan | None = None
     #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
     filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     #: What was told to the channels, and what became of the messages that the run sent.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 from dwhctl.alerts.digest import RunKind
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
@@ -50,7 +51,6 @@ from dwhctl.runs.telling import RunTold, told_at_its_end
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import is_complete, is_good
-from dwhctl.sources import KNOCKABLE, check_source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -69,7 +69,6 @@ _LAST_PATIENCE = timedelta(seconds=3)
 def plan_load(project: Project, request: LoadRequest) -> Plan:
     """Return what a run would do. Touches nothing: the sessions are read only where the request goes by them."""
     plan = candidates(project, request)
-    check_sources(project, plan)
     check_templates(project, plan)
     if request.only_missing or request.only_failed:
         store = open_if_there(project.sessions)
@@ -126,12 +125,6 @@ def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
     """Tell how many workers the run will have at most."""
     wanted = request.jobs or project.max_workers
     return max(1, min(wanted, project.max_workers, len(plan.slices)))
-
-
-def check_sources(project: Project, plan: Plan) -> None:
-    """Raise ConfigError for a shard behind a connection that this version cannot read."""
-    for name in sorted({one.shard.connection for one in plan.slices}):
-        check_source(project.connections[name])
 
 
 def check_templates(project: Project, plan: Plan) -> None:
@@ -225,6 +218,8 @@ class _Run:
         started = time.monotonic()
         # Again, now that the locks are held: another run may have completed what was missing before.
         plan = narrowed(plan, self._request, self._store)
+        if not plan.slices:
+            self._report.empty_plan = plan
         seconds = seconds_of(self._store, plan)
         plan = slowest_first(plan, seconds)
         self._listen(RunStarted(self.id, plan, seconds))
@@ -310,4 +305,4 @@ class _Run:
 
     def _knockable(self) -> frozenset[str]:
         connections = self._project.connections.values()
-        return frozenset(one.name for one in connections if one.type in KNOCKABLE)
+        return frozenset(one.name for one in connections if SYSTEMS[one.type].probe)

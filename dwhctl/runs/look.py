@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _PATIENCE_SECONDS = 30.0
+_SHOWN_SHARDS = 5
 _CONNECTION = (ConnectError, LoginRefusedError)
 
 
@@ -51,12 +52,13 @@ _CONNECTION = (ConnectError, LoginRefusedError)
 class Finding:
     """One line of what was found.
 
-    What is `wrong` makes loads fail, or is wrong in the warehouse; the rest is good to know.
+    What is `wrong` makes loads fail, or is wrong in the warehouse; a `note` needs no action; the rest is a warning.
     """
 
     where: str
     what: str
     wrong: bool = True
+    note: bool = False
 
 
 def look(project: Project) -> Iterator[Finding]:
@@ -77,6 +79,8 @@ class _Look:
         self._slots = slots_of(project)
         self._day: date = resolve_day("yesterday", project.zone)
         self._columns: dict[str, Sequence[Column]] = {}
+        #: By load: the columns that only the sources have, with their types, and the shards that have them.
+        self._added: dict[str, dict[tuple[str, str], list[str]]] = {}
         self._targets: Mapping[str, Target] = {}
         self._delivered: DeliveredColumns | None = None
 
@@ -90,6 +94,10 @@ class _Look:
         for report in self._project.reports.values():
             yield from self._of_report(report, targets)
         yield from self._at_once(self._of_source, self._shards())
+        for load in self._project.loads.values():
+            for (column, declared), shards in self._added.get(load.name, {}).items():
+                what = f"column {column} ({declared}) is new in {_some(shards)}; the next load adds it to {load.table}"
+                yield Finding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
     def ungrouped(self, names: Collection[str]) -> Iterator[Finding]:
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
@@ -154,9 +162,6 @@ class _Look:
     def _of_report(self, report: Report, targets: Mapping[str, Target]) -> Iterator[Finding]:
         """Look whether the source's columns are the table's; nothing is replaced."""
         where = f"{report.name}: {report.connection}"
-        if report.connection not in targets:
-            yield Finding(where, "this version cannot write to its connection")
-            return
         source = report_sql(self._project, report, self._day).source
         patience = timedelta(seconds=_PATIENCE_SECONDS)
         try:
@@ -209,10 +214,22 @@ class _Look:
             columns = source.columns(query)
             if describe_only:
                 return
+            columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
                 filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
                 self._refuse_dropped(load, shard, {one.name.lower(): one.declared for one in filled})
             next(source.batches(query, 1), None)
+
+    def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
+        """Leave out the columns that a load would add to its table, and remember them."""
+        if load.on_new_column != "add" or load.name not in self._columns:
+            return columns
+        known = {column.name.lower() for column in self._columns[load.name]}
+        for column in columns:
+            if column.name.lower() not in known:
+                added = self._added.setdefault(load.name, {})
+                added.setdefault((column.name, column.declared), []).append(shard.name)
+        return [column for column in columns if column.name.lower() in known]
 
     def _refuse_dropped(self, load: Load, shard: Shard, filled: Mapping[str, str]) -> None:
         """Refuse what a load would refuse: columns that the shard has delivered before."""
@@ -253,6 +270,11 @@ class _Look:
                     f"database {database} has what the load {load.name} reads, but stands in no shard group"
                 )
                 yield Finding(name, what, wrong=False)
+
+
+def _some(shards: Sequence[str]) -> str:
+    more = len(shards) - _SHOWN_SHARDS
+    return ", ".join(shards[:_SHOWN_SHARDS]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _stage_nothing(target: Target, load: Load) -> None:

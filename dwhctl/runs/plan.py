@@ -8,8 +8,9 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
+from dwhctl.project.names import find_load, meant
 from dwhctl.project.slices import Slice, make_slice
-from dwhctl.project.words import nearest, quoted
+from dwhctl.project.words import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -48,13 +49,17 @@ class PlannedSlice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The slices in the order in which they start; what was left out is counted."""
+    """The slices in the order in which they start; what was left out is counted.
+
+    `first_day` is the first day that a slice which was left out would have, if any was left out for its day.
+    """
 
     slices: tuple[PlannedSlice, ...]
     before_start: int = 0
     complete: int = 0
     not_failed: int = 0
     after_end: int = 0
+    first_day: date | None = None
 
     def work(self) -> list[tuple[Load, date]]:
         """Give the loads and days of the plan, each once, in an order that every run shares."""
@@ -73,7 +78,7 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
         load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
         for load in loads
     }
-    slices, before_start, after_end = [], 0, 0
+    slices, starts, before_start, after_end = [], set(), 0, 0
     for day in dict.fromkeys(request.days):
         for load in loads:
             if load.slice_by is None and day != request.days[0]:
@@ -81,16 +86,20 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
             for shard in shards[load.name]:
                 if is_before_start(load, shard, day):
                     before_start += 1
+                    starts.add(first_day(load, shard))
                 elif shard.has_ended(day):
                     after_end += 1
                 else:
                     slices.append(PlannedSlice(load, shard, make_slice(project, load, shard, day)))
-    return Plan(tuple(slices), before_start=before_start, after_end=after_end)
+    first = min(filter(None, starts), default=None)
+    return Plan(tuple(slices), before_start=before_start, after_end=after_end, first_day=first)
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
     """Give the loads of these names, or every load. Raise UsageError for an unknown one, and when there is none."""
-    loads = [_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
+    loads = (
+        [find_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
+    )
     if not loads:
         raise UsageError("the project has no load: write one in config/loads/<name>.toml")
     return loads
@@ -136,27 +145,26 @@ def days_back(day: date, lookback: int) -> tuple[date, ...]:
     return tuple(day - timedelta(days=back) for back in range(lookback + 1))
 
 
-def _load(project: Project, name: str) -> Load:
-    if name not in project.loads:
-        raise UsageError(f"there is no load {quoted(name)}: {nearest(name, project.loads)}")
-    return project.loads[name]
-
-
 def _check_globs(project: Project, loads: Sequence[Load], globs: Sequence[str]) -> None:
     names = [shard.name for load in loads for shard in project.shards_of(load)]
     for glob in globs:
         if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches {quoted(glob)}: {nearest(glob, names)}")
+            raise UsageError(f"no shard matches {quoted(glob)}; {meant(project, glob, names)}")
 
 
 def _wanted(shard: Shard, globs: Sequence[str]) -> bool:
     return not globs or any(fnmatch.fnmatchcase(shard.name, glob) for glob in globs)
 
 
+def first_day(load: Load, shard: Shard) -> date | None:
+    """Return the first day that is expected of a load and shard, if they have one."""
+    return max((start for start in (load.start_date, shard.from_date) if start is not None), default=None)
+
+
 def is_before_start(load: Load, shard: Shard, day: date) -> bool:
     """Return whether a day lies before the first one that is expected of a load and shard."""
-    starts = [start for start in (load.start_date, shard.from_date) if start is not None]
-    return bool(starts) and day < max(starts)
+    start = first_day(load, shard)
+    return start is not None and day < start
 
 
 def chosen_tasks(
@@ -166,6 +174,8 @@ def chosen_tasks(
 
     Raise UsageError for an unknown load or shard.
     """
-    loads = [_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
+    loads = (
+        [find_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
+    )
     _check_globs(project, loads, globs)
     return [(load, [shard for shard in project.shards_of(load) if _wanted(shard, globs)]) for load in loads]

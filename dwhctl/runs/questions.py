@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from dwhctl.engines.fingerprint import Measure
 from dwhctl.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.no_slice import without_slice
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.asking import Question
 from dwhctl.runs.prepare import check_columns
-from dwhctl.sources import KNOCKABLE, knock, open_source
+from dwhctl.sources import knock, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +103,7 @@ class SourceQuestion(Question):
 
     def ask(self, alive: Callable[[], None]) -> None:
         connection = self._project.connections[self.shard.connection]
-        if connection.type in KNOCKABLE:
+        if SYSTEMS[connection.type].probe:
             knock(connection)
         by_zone = sorted(self._slices, key=lambda one: one.slice.zone)
         for zone, slices in groupby(by_zone, key=lambda one: one.slice.zone):

@@ -27,13 +27,14 @@ from dwhctl.errors import (
     StateDirError,
     TimedOutError,
 )
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runs.needs import Readiness, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
-from dwhctl.targets import ONE_WRITER, open_target
+from dwhctl.targets import open_target
 from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class Refresher:
     def _slot(self, connection: str) -> Slot | None:
         """Take a slot of the warehouse if one is free; a file has one writer at all."""
         busy = {flight.job.report.connection for flight in self._flying}
-        if connection in busy and self._project.connections[connection].type in ONE_WRITER:
+        if connection in busy and SYSTEMS[self._project.connections[connection].type].one_writer:
             return None
         return self._slots.try_take(connection)
 
@@ -325,7 +326,7 @@ class Refresher:
             comment=failure.message if failure else None,
         )
         self._store.close([closing])
-        without = tuple(one for one in job.found if one.missing)
+        without = tuple(one for one in job.found if one.missing or not one.expected)
         retry_at = now + retry_in if retry_in is not None else None
         event = ReportClosed(
             report.name, report.connection, self._report.day, job.attempt, state, rows or 0, seconds, failure,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError
 from dwhctl.runs.asking import Asker
-from dwhctl.runs.load import check_sources, check_templates
+from dwhctl.runs.load import check_templates
 from dwhctl.runs.plan import LoadRequest, candidates
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.questions import SourceQuestion, TableQuestion, TargetQuestion
@@ -92,7 +92,6 @@ def verify(
     Raise ConfigError, UsageError, SessionsError when the sessions cannot be read, and Interrupted.
     """
     plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
-    check_sources(project, plan)
     check_templates(project, plan)
     with caught_signals():
         store = open_if_there(project.sessions)

@@ -243,14 +243,14 @@ def test_connections_test_asks_a_dead_server_once(project: Path, capsys: pytest.
     assert str(rows[1]["reason"]).startswith("not tried: ")
 
 
-def test_connections_test_is_honest_about_what_cannot_be_opened_yet(
+def test_connections_test_refuses_a_connection_that_cannot_be_what_it_is_used_for(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DWHCTL_CONN_SERVER_1", "postgres://sa:pass-word-9@127.0.0.1:1/chita")
-    rows = trips(capsys, "server_1", code=1)
-    assert rows[0]["type"] == "postgres"
-    assert "cannot read from postgres yet" in str(rows[0]["reason"])
-    assert "pass-word-9" not in json.dumps(rows)
+    assert dwh("connections", "test", "server_1") == 2
+    shown = capsys.readouterr().err
+    assert "'server_1' is of type postgres, which cannot be a shard's server; use one of type duckdb" in shown
+    assert "pass-word-9" not in shown
 
 
 def test_connections_test_says_why_a_sql_server_is_out_of_reach(

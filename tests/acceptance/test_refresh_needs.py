@@ -181,8 +181,21 @@ def test_a_dry_run_touches_nothing(place: Place, capsys: pytest.CaptureFixture[s
     assert one.sql.source.text == "reports.numbers_view"
 
 
+def test_a_day_before_the_start_of_a_needed_load_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.sandbox.load_keys += "\nstart_date = 2020-07-15"
+    place.sandbox.write()
+    need(place)
+    assert dwh(*COMMAND, "--dry-run", "--project", place.sandbox.root) == 0
+    assert "orders: no slice is expected on this day" in capsys.readouterr().out
+    assert dwh(*COMMAND, "--project", place.sandbox.root) == 0
+    shown = capsys.readouterr().out
+    assert "numbers has no slice of orders: none is expected on 2020-07-14" in shown
+
+
 def test_names_that_are_none(place: Place) -> None:
-    with pytest.raises(UsageError, match="no report 'number': did you mean 'numbers'"):
+    with pytest.raises(UsageError, match="no report 'number'; did you mean 'numbers'"):
         place.refresh("number")
     place.put({})
     with pytest.raises(UsageError, match=r"write one in config/reports\.toml"):
