@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1
 _UP_SECONDS = 5.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps named semaphores, of which a worker has seven
 #: For the resource trackers of Python and loky, which outlive a killed run: they clean up after it, and warn of it on
-#: the run's stderr. That is cron's log, and the next run reports the death. They read the filter from `sys.warnoptions`.
+#: the run's stderr, cron's log; the next run reports the death. They read the filter from `sys.warnoptions`.
 _QUIET_TRACKERS = "ignore:resource_tracker:UserWarning"
 _REMEDIES = {
     errno.ENOSPC: f"{_SHARED_MEMORY} is full: remove what is not needed there, or make it larger (mount -o"
