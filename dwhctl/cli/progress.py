@@ -118,4 +118,4 @@ def closed_line(event: SliceClosed) -> str:
     if event.state is State.UP_FOR_RETRY:
         again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
         return f"will retry{again}: {what}: {ended}"
-    return f"failed: {what}: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {what}: {ended}"

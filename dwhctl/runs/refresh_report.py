@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, CommitInDoubtError, SchemaDriftError, TooFewRowsError
+from dwhctl.errors import CommitInDoubtError, SchemaDriftError, TooFewRowsError
 from dwhctl.faults import reach
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def common_columns(table: str, columns: RefreshColumns) -> list[str]:
 def _commit(refresh: Refresh, report: Report) -> None:
     try:
         refresh.commit()
-    except AttemptError as error:
+    except Exception as error:  # a defect, too, may have let it happen
         raise CommitInDoubtError(
             f"the commit failed, or its answer was lost: {report.target} has its old content or its new, whole in"
             f" both cases, and another refresh makes it new ({error})"
