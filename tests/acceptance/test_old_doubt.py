@@ -1,0 +1,85 @@
+"""A run loses the warehouse in mid-COMMIT, cannot look, and ends; that COMMIT may still happen.
+
+Nobody may publish the same slices before the old session on the server is ended: else its rows double the new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dwhctl.runs.events import Notice, RunReport
+from dwhctl.runs.load import exit_code_of
+from dwhctl.sessions.values import State
+from tests.postgres import PostgresServer
+from tests.servers.base import Fault
+from tests.servers.vertica import VerticaServer
+from tests.support.faulty import postgres_sessions, wait_until
+from tests.support.projects import DAY, Sandbox
+from tests.support.wire import Wire, a_wire, needs_faults
+
+pytestmark = needs_faults
+
+#: Longer than the next run takes.
+LATE = 8.0
+
+
+@pytest.fixture(params=["one machine", "two machines"])
+def machines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Wire, Wire]]:
+    """The project on the machine that runs first, and on the one that runs next: they share no state folder, or all."""
+    keys = {"load_keys": 'retries = 0\nretry_delay = "0s"\ntimeout = "30s"'}
+    if request.param == "two machines":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        keys["sessions"] = postgres_sessions(server, request.getfixturevalue("postgres_database"))
+    with a_wire(tmp_path / "one", {"mssql_0": ["abakan", "achinsk"]}, **keys) as one:
+        assert one.load(DAY - timedelta(days=1)).failed == 0  # both tables are there
+        one.fill()
+        yield one, one if request.param == "one machine" else replace(one, root=tmp_path / "two").write()
+
+
+def server_of(wire: Wire) -> VerticaServer:
+    """Return our Vertica."""
+    assert wire.dwh is not None
+    return wire.dwh
+
+
+def lose_the_warehouse(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lose it at the next COMMIT, which happens late; from then on nobody gets at it."""
+
+    def reached(point: str) -> None:
+        if point == "publish.fenced":
+            server_of(wire).faults.add(Fault("refuse_login"))
+
+    monkeypatch.setattr("dwhctl.faults.handler", reached)
+    server_of(wire).faults.add(Fault("late_commit", application=":publish:", seconds=LATE, times=1))
+
+
+def load(sandbox: Sandbox) -> tuple[RunReport, list[str]]:
+    """Load, and return the notices too."""
+    notices: list[str] = []
+    report = sandbox.load(
+        listen=lambda event: notices.append(event.text) if isinstance(event, Notice) else None
+    )
+    return report, notices
+
+
+def wait_for_the_late_commit(wire: Wire) -> None:
+    """Wait until no session is left on the server: the late one has committed, or was ended."""
+    wait_until(lambda: not server_of(wire).sessions(), "nobody is at the warehouse", seconds=LATE + 10)
+
+
+def test_nobody_publishes_beside_a_commit_in_doubt(
+    machines: tuple[Wire, Wire], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machines
+    lose_the_warehouse(first, monkeypatch)
+    load(first)
+    server_of(first).faults.clear()
+    first.in_shard("abakan", "UPDATE Orders SET amount = amount + 1", "DELETE FROM Orders WHERE id % 2 = 1")
+    print(load(second))
+    wait_for_the_late_commit(first)
+    assert first.target_rows() == first.source_rows()
