@@ -52,7 +52,8 @@ def lose_the_warehouse(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def reached(point: str) -> None:
         if point == "publish.fenced":
-            server_of(wire).faults.add(Fault("refuse_login"))
+            monkeypatch.undo()
+            server_of(wire).faults.add(Fault("refuse_login", application="^dwhctl"))
 
     monkeypatch.setattr("dwhctl.faults.handler", reached)
     server_of(wire).faults.add(Fault("late_commit", application=":publish:", seconds=LATE, times=1))
