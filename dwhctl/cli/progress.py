@@ -126,4 +126,4 @@ def closed_line(event: SliceClosed) -> str:
     if event.state is State.UP_FOR_RETRY:
         again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {what}: {ended}"
-    return f"failed: {what}: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {what}: {ended}"

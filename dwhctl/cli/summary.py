@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
 from dwhctl.cli.plan_lines import nothing_to_load
 from dwhctl.cli.tally import rate_of
-from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
+from dwhctl.errors import CommitInDoubtError, InterruptedAttemptError, ShrunkSourceError
 from dwhctl.runs.failures import retry_slices
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
 def _counts(report: RunReport) -> str:
     parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
     parts.append(f"{report.failed:,} failed")
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
     rate = rate_of(report.rows, report.seconds)
@@ -83,7 +85,9 @@ def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
         failure = group[0].failure
         yield ""
         reason = one_line(f"{failure.error_class}: {failure.message}")
-        yield f"{counted(len(group), 'slice')} failed: {reason}"
+        in_doubt = failure.error_class == CommitInDoubtError.__name__
+        how = "in doubt: the next run looks" if in_doubt else "failed"
+        yield f"{counted(len(group), 'slice')} {how}: {reason}"
         yield f"  {_shards(group)}"
         for command in _commands(group, settings)[:SHOWN_COMMANDS]:
             yield f"  try again: {command}"

@@ -87,6 +87,8 @@ class SlicesPublished:
 class SliceClosed:
     """A session was closed. `retry_at` is set when its state is up_for_retry.
 
+    With the state `running` it was left open: its commit is in doubt, and the next run looks.
+
     `steps` are the seconds of its steps; `failed_in` is the worker's step that failed, if one did.
     """
 
@@ -177,6 +179,8 @@ class ReportStarted:
 class ReportClosed:
     """A report's session was closed. `retry_at` is set when its state is up_for_retry.
 
+    With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
+
     `without` are the loads of which the refreshed report lacks some slices, or which have none on that day.
     """
 
@@ -217,6 +221,8 @@ class RunReport:
     loaded: int = 0
     skipped: int = 0
     failed: int = 0
+    #: Slices whose commit nobody could look up: `failures` has them too.
+    in_doubt: int = 0
     retried: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -264,3 +270,8 @@ class RefreshReport:
     def failures(self) -> list[ReportClosed]:
         """The reports that failed: their old content stands, unless the error says otherwise."""
         return [one for one in self.closed if one.failure is not None]
+
+    @property
+    def in_doubt(self) -> int:
+        """How many of the failures are commits in doubt that nobody could look up."""
+        return sum(one.state.value == "running" for one in self.failures)

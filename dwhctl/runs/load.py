@@ -118,7 +118,7 @@ def exit_code_of(report: RunReport) -> ExitCode:
     """Give the exit code that a report ends with."""
     if report.signal is not None:
         return report.signal
-    return ExitCode.FAILED if report.failed or report.stopped else ExitCode.DONE
+    return ExitCode.FAILED if report.failed or report.in_doubt or report.stopped else ExitCode.DONE
 
 
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
@@ -206,7 +206,7 @@ class _Run:
             self._slots,
             self._targets,
             tell=self._listen,
-            leaves_lock=lambda: self._report.stopped is not None or self._leaves_lock,
+            leaves_lock=self._leaves_work,
             check=lambda store: refuse_shared_shadows(self._project, store, plan),
             unknown=lambda store: first_shadows(store, plan),
         )
@@ -227,6 +227,10 @@ class _Run:
         self._report.seconds = time.monotonic() - started
         self._listen(RunEnded(self._report))
         return self._report
+
+    def _leaves_work(self) -> bool:
+        """Tell whether the next run has something to reap."""
+        return self._leaves_lock or bool(self._report.stopped is not None or self._report.in_doubt)
 
     def write_alerts(self, told: RunTold) -> None:
         """Write what is to be told of the run into the outbox."""

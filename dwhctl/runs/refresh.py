@@ -148,7 +148,7 @@ class _Refresh:
         )
         store = entry.enter(stack, report_names(report.reports), request.wait.total_seconds())
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        rules = Rules(self._at_once(jobs), request.retries, self._wait_until)
+        rules = Rules(self._at_once(jobs), request.retries, self._wait_until, entry.blocked)
         refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = lambda code: _stop_soon(code, store, happenings)

@@ -11,7 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dwhctl.errors import ExitCode, StagingError, TargetBusyError, TargetError, TargetRefusedError
+from dwhctl.errors import (
+    AttemptError,
+    ConnectError,
+    ExitCode,
+    StagingError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+)
 from dwhctl.runs.slots import Slots
 from dwhctl.sessions.values import State
 from dwhctl.targets.contract import StagingGroup
@@ -289,3 +297,59 @@ def test_no_worker_idles_at_the_end_of_a_day(tmp_path: Path) -> None:
     assert bench.report.loaded == 30
     # Two workers wait for four new days: 4 x 0.25 s each if nothing were made ahead.
     assert bench.idle_seconds() < 1.0
+
+
+# Commits in doubt
+
+
+class FewTimes(dict[str, AttemptError]):
+    """Faults that strike so many times each."""
+
+    def __init__(self, times: int, **faults: AttemptError) -> None:
+        super().__init__(faults)
+        self.left = dict.fromkeys(faults, times)
+
+    def __getitem__(self, step: str) -> AttemptError:
+        self.left[step] -= 1
+        return super().pop(step) if not self.left[step] else super().__getitem__(step)
+
+
+def lost(times: int) -> FewTimes:
+    """A warehouse that is lost in mid-COMMIT, and is gone for so many looks."""
+    faults = FewTimes(1, commit=TargetError("lost"), look=ConnectError("down"))
+    faults.left["look"] = times
+    return faults
+
+
+@pytest.mark.parametrize("happened", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_commit_in_doubt_is_looked_up_before_its_slices_are_tried_again(
+    tmp_path: Path, happened: bool
+) -> None:
+    bench = Bench(tmp_path, many(2), keys={"retries": 3})
+    bench.target.faults = lost(2)
+    bench.target.commits_in_spite = happened
+    bench.run()
+    expected = ["loaded"] if happened else ["up_for_retry TargetError", "loaded"]
+    assert bench.states() == {"shard0": expected, "shard1": expected}
+    assert (bench.report.loaded, bench.report.in_doubt, bench.report.failed) == (2, 0, 0)
+
+
+@pytest.mark.long
+def test_a_commit_that_stays_in_doubt_stays_open_and_costs_nothing_else(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, many(1), jobs=1, keys={"retries": 1}, days=days_from(DAY, 2))
+    bench.target.faults = lost(2)
+    bench.run()
+    assert bench.states() == {"shard0": ["running CommitInDoubtError", "loaded"]}
+    assert (bench.report.loaded, bench.report.in_doubt, bench.report.failed) == (1, 1, 0)
+    [one] = bench.report.failures
+    assert (one.shard, one.failure.error_class) == ("shard0", "CommitInDoubtError")
+    assert bench.store.closed[1].finished is None
+
+
+@pytest.mark.long
+def test_a_signal_leaves_a_commit_in_doubt_open(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, many(1), keys={"retries": 3, "retry_delay": 60 * SECONDS}, stop_after=8)
+    bench.target.faults = lost(99)
+    bench.run()
+    assert bench.states() == {"shard0": ["running CommitInDoubtError"]}
+    assert bench.report.in_doubt == 1
