@@ -96,7 +96,8 @@ class _Look:
         yield from self._at_once(self._of_source, self._shards())
         for load in self._project.loads.values():
             for (column, declared), shards in self._added.get(load.name, {}).items():
-                what = f"column {column} ({declared}) is new in {_some(shards)}; the next load adds it to {load.table}"
+                new = f"column {column} ({declared}) is new in {_some(sorted(shards))}"
+                what = f"{new}; the next load adds it to {load.table}"
                 yield Finding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
     def ungrouped(self, names: Collection[str]) -> Iterator[Finding]:

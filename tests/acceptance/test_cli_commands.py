@@ -78,6 +78,7 @@ def test_init_says_when_it_may_not_write(tmp_path: Path, capsys: pytest.CaptureF
 def test_config_check_names_every_problem_of_the_templates(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_databases(project)
     write(project, {"sql/orders.sql": "SELECT {{ nothing }} FROM x", "sql/create.sql": "-- nothing"})
     assert dwh("config", "check") == 2
     shown = capsys.readouterr()
@@ -115,6 +116,7 @@ def test_config_check_warns_of_a_literal_secret_and_never_shows_it(
 
 
 def test_config_check_is_quiet_when_asked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_databases(project)
     assert dwh("config", "check", "-q") == 0
     assert capsys.readouterr() == ("", "")
 
