@@ -30,7 +30,16 @@ GIVE_UP_AFTER = timedelta(days=3)
 _LATE_AFTER = timedelta(minutes=10)
 #: What a digest proposes to run; a name or a date needs no quotes.
 _PROPOSED = ("load", "backfill", "refresh-reports", "report", "config")
-_PROPOSED_OPTIONS = ("--project", "--date", "--days", "-s", "-e", "--only-missing", "--shard")
+_PROPOSED_OPTIONS = (
+    "--project",
+    "--date",
+    "--days",
+    "-s",
+    "-e",
+    "--only-missing",
+    "--only-failed",
+    "--shard",
+)
 _PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 REPETITION = "may be a repetition: whether this message arrived before is not known"
 

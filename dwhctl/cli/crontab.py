@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Settings, common_options, format_option, pass_settings
 from dwhctl.errors import ExitCode
@@ -54,6 +55,7 @@ def show_block(settings: Settings) -> ExitCode:
     return ExitCode.DONE
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("install", short_help="Put the block into your crontab, or bring it up to date.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @common_options
@@ -79,6 +81,7 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
     return code
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("remove", short_help="Take the block out of your crontab.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @common_options

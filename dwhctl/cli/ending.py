@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -45,6 +45,21 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "ended by SIGTERM",
 }
+
+
+def exit_codes_help(codes: Iterable[ExitCode]) -> str:
+    """Return the part of a help text that lists exit codes."""
+    return "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {EXIT_CODES[code]}" for code in codes)
+
+
+def exit_codes(*codes: ExitCode) -> Callable[[click.Command], click.Command]:
+    """List in a command's help the exit codes that it ends with, beside 0 and 2."""
+
+    def listed(command: click.Command) -> click.Command:
+        command.epilog = exit_codes_help(sorted({ExitCode.DONE, ExitCode.USAGE, *codes}))
+        return command
+
+    return listed
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:

@@ -58,7 +58,8 @@ class LiveProgress:
         elif isinstance(event, SliceClosed):
             if event.failure is not None and event.state is not State.UP_FOR_RETRY:
                 reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-                self._failures.append(f"failed: {event.load} {event.shard} {event.day}: {reason}")
+                how = "in doubt" if event.state is State.RUNNING else "failed"
+                self._failures.append(f"{how}: {event.load} {event.shard} {event.day}: {reason}")
             if self._verbose:
                 self._print(closed_line(event))
 

@@ -69,8 +69,9 @@ class PlainProgress:
         """Write the event's line, if it has one."""
         self._tally.take(event)
         if isinstance(event, RunStarted):
-            self._started = True
-            self._line(_start_line(event))
+            self._started = bool(event.plan.slices)
+            if self._started:
+                self._line(_start_line(event))
         elif isinstance(event, Notice | Waiting) and event.text:
             self._line(one_line(event.text))
         elif isinstance(event, SliceClosed) and (self._verbose or event.failure is not None):
@@ -125,4 +126,4 @@ def closed_line(event: SliceClosed) -> str:
     if event.state is State.UP_FOR_RETRY:
         again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {what}: {ended}"
-    return f"failed: {what}: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {what}: {ended}"

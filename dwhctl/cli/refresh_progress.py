@@ -60,7 +60,7 @@ def _closed_line(event: ReportClosed) -> str:
     if event.state is State.UP_FOR_RETRY:
         again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {ended}"
-    return f"failed: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
 
 
 def show_refreshed(report: RefreshReport, settings: Settings) -> None:
@@ -79,7 +79,10 @@ def show_refreshed(report: RefreshReport, settings: Settings) -> None:
 
 
 def _counts(report: RefreshReport) -> str:
-    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{len(report.failures):,} failed"]
+    failed = len(report.failures) - report.in_doubt
+    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{failed:,} failed"]
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
     rows = sum(one.rows for one in report.refreshed)
@@ -88,6 +91,9 @@ def _counts(report: RefreshReport) -> str:
 
 def _without(one: ReportClosed) -> Iterable[str]:
     for need in one.without:
+        if not need.expected:
+            yield f"  {one.report} has no slice of {need.load}: none is expected on {one.day}"
+            continue
         done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
         yield f"  {one.report} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
 
@@ -99,13 +105,14 @@ def _shards(need: Readiness) -> str:
 
 def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
     """Tell each reason once, with the command that tries its reports again."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for one in report.failures:
         if one.failure is not None and not one.failure.is_a(InterruptedAttemptError):
             reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
-            reasons.setdefault(reason, []).append(one.report)
+            how = "in doubt: the next run looks" if one.state is State.RUNNING else "failed"
+            reasons.setdefault((how, reason), []).append(one.report)
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
-    for reason, names in reasons.items():
+    for (how, reason), names in reasons.items():
         yield ""
-        yield f"{', '.join(names)} failed: {reason}"
+        yield f"{', '.join(names)} {how}: {reason}"
         yield f"  try again: dwhctl refresh-reports {' '.join(names)} --date {report.day}{place}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import (
     DATE_HELP,
     Duration,
@@ -27,6 +28,7 @@ _SHOWN_QUERY = 40
 COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("refresh-reports")
 @click.argument("reports", nargs=-1, metavar="[REPORT]...", shell_complete=complete_reports)
 @click.option(

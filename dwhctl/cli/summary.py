@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.cli.plan_lines import nothing_to_load
 from dwhctl.cli.tally import rate_of
-from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
-from dwhctl.project.shadows import as_asked
+from dwhctl.errors import CommitInDoubtError, InterruptedAttemptError, ShrunkSourceError
+from dwhctl.runs.failures import retry_slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,14 +25,17 @@ SHOWN_COMMANDS = 3
 def show_summary(report: RunReport, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
-        say(_counts(report))
+        nothing = report.empty_plan if not report.stopped else None
+        say(_counts(report) if nothing is None else nothing_to_load(nothing))
     if report.stopped:
         say(f"stopped before its end: {one_line(report.stopped)}")
     elif report.signal:
-        say("interrupted before its end; the same command with --only-missing does the rest")
+        say("interrupted before its end; the same command with --only-missing loads what is not complete")
     if settings.verbose and report.step_seconds:
         steps = sorted(report.step_seconds.items(), key=lambda step: -step[1])
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
+    for line in () if settings.quiet else _filled(report):
+        say(line)
     for line in _failures(report, settings):
         say(line)
     show_pings(report.pings)
@@ -57,11 +60,22 @@ def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
 def _counts(report: RunReport) -> str:
     parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
     parts.append(f"{report.failed:,} failed")
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
     rate = rate_of(report.rows, report.seconds)
     done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
     return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
+
+
+def _filled(report: RunReport) -> Iterable[str]:
+    """Say once of each column which shards lack it."""
+    for (load, column), shards in sorted(report.filled.items()):
+        have = "shard has" if len(shards) == 1 else "shards have"
+        more = f" and {len(shards) - SHOWN_SHARDS:,} more" if len(shards) > SHOWN_SHARDS else ""
+        names = ", ".join(sorted(shards)[:SHOWN_SHARDS])
+        yield one_line(f"{load}: {len(shards):,} {have} no column {column}: NULL ({names}{more})")
 
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
@@ -71,7 +85,9 @@ def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
         failure = group[0].failure
         yield ""
         reason = one_line(f"{failure.error_class}: {failure.message}")
-        yield f"{counted(len(group), 'slice')} failed: {reason}"
+        in_doubt = failure.error_class == CommitInDoubtError.__name__
+        how = "in doubt: the next run looks" if in_doubt else "failed"
+        yield f"{counted(len(group), 'slice')} {how}: {reason}"
         yield f"  {_shards(group)}"
         for command in _commands(group, settings)[:SHOWN_COMMANDS]:
             yield f"  try again: {command}"
@@ -97,28 +113,13 @@ def _shards(group: list[FailedSlice]) -> str:
 
 
 def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
-    """Give the commands that try the group again: its own when it is one, else one for each load."""
+    """Return the commands that try the group again, one for each load."""
     if group[0].failure.is_a(ShrunkSourceError):
         return []  # it would fail again: its message names the command that accepts it
-    place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
-    if len(group) == 1:
-        return [group[0].command + place]
     by_load: dict[str, list[FailedSlice]] = {}
     for one in group:
         by_load.setdefault(one.load, []).append(one)
-    return [f"{_again(load, slices)}{place}" for load, slices in by_load.items()]
-
-
-def _again(load: str, slices: list[FailedSlice]) -> str:
-    """Write the command that loads these slices; where it would load more, the complete ones are left out."""
-    first, last = min(one.day for one in slices), max(one.day for one in slices)
-    shards = list(dict.fromkeys(one.shard for one in slices))
-    exact = first == last and len(shards) <= SHOWN_SHARDS
-    asked = as_asked(load)
-    command = (
-        f"dwhctl load {asked} --date {last}"
-        if first == last
-        else f"dwhctl backfill {asked} -s {first} -e {last}"
-    )
-    command += "".join(f" --shard {shard}" for shard in shards) if len(shards) <= SHOWN_SHARDS else ""
-    return command if exact else f"{command} --only-missing"
+    return [
+        retry_slices(load, [(one.shard, one.day) for one in slices], settings.project)
+        for load, slices in by_load.items()
+    ]

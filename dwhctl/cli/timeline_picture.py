@@ -57,7 +57,7 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     lines += [paper.lane(lane) for lane in timeline.lanes]
     lines += paper.waits()
     standings = {_standing(bar) for bar in timeline.bars}
-    unknown = any(lane.worker is None for lane in timeline.lanes)
+    unknown = any(lane.worker is None and lane.report is None for lane in timeline.lanes)
     more = [f"{_NO_WORKER}: no worker had it, or nobody wrote down which"] if unknown else []
     return [*lines, Text(), *legend(standings, width, [*paper.most_waiting, *more])]
 
@@ -72,11 +72,18 @@ def _titles(timeline: Timeline, width: int) -> list[Text]:
     parts = [
         f"{states[one]:,} {one.value.replace('_', ' ')}" for one in sorted(states, key=BADNESS.__getitem__)
     ]
-    counts = f"{counted(len(slices), 'slice')}, {counted(len(sessions), 'attempt')}: {', '.join(parts)}"
+    counts = (
+        f"{counted(len(slices), _thing(timeline))}, {counted(len(sessions), 'attempt')}: {', '.join(parts)}"
+    )
     return [
         *(Text(line, style="bold") for line in packed(f"{title}, {shown_seconds(took)}", width)),
         *(Text(line) for line in packed(counts + _effort(timeline, took), width)),
     ]
+
+
+def _thing(timeline: Timeline) -> str:
+    """Return what the bars are attempts at: a run loads slices or refreshes reports."""
+    return "report" if all(bar.session.shard is None for bar in timeline.bars) else "slice"
 
 
 def _effort(timeline: Timeline, took: float) -> str:
@@ -163,13 +170,14 @@ class _Paper:
         one, letter = bar.session, LOOKS[_standing(bar)].letter
         again = f" #{one.attempt}" if one.attempt > 1 else ""
         day = f" {one.day:%m-%d}" if self._has_many_days else ""
-        load = f" {one.load}" if self._has_many_loads else ""
+        load = f" {one.load}" if self._has_many_loads and one.shard is not None else ""
+        thing = one.shard or one.load
         names = (
-            f"{letter}{load} {one.shard}{day}{again}",
-            f"{letter} {one.shard}{again}",
+            f"{letter}{load} {thing}{day}{again}",
+            f"{letter} {thing}{again}",
             f"{letter}{again}",
         )
-        cut = f"{letter} {one.shard}"[: max(room - len(again) - 1, 0)] + f"…{again}"
+        cut = f"{letter} {thing}"[: max(room - len(again) - 1, 0)] + f"…{again}"
         fitting = [name for name in names if len(name) <= room]
         name = fitting[0] if fitting else letter
         if name not in names[:2] and room >= len(names[2]) + len(" ab…"):
@@ -189,7 +197,7 @@ class _Paper:
                 counts[column] += 1
         most = max(max(counts), 1)
         text = "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // most)] for count in counts).rstrip()
-        self.most_waiting.append(f"{name}: at most {counted(most_at_once(spans), 'slice')}")
+        self.most_waiting.append(f"{name}: at most {counted(most_at_once(spans), _thing(self._timeline))}")
         return Text.assemble((f"{name:{self._left}}", "dim"), (text, "cyan"))
 
 
@@ -200,7 +208,7 @@ def most_at_once(spans: Sequence[tuple[datetime, datetime]]) -> int:
 
 
 def _name(lane: Lane) -> str:
-    return _NO_WORKER if lane.worker is None else f"worker {lane.worker}"
+    return lane.report or (_NO_WORKER if lane.worker is None else f"worker {lane.worker}")
 
 
 def _clock(seconds: float) -> str:

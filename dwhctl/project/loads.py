@@ -8,7 +8,7 @@ from datetime import date, time, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.columns import SERVICE_FIELDS
 
@@ -144,7 +144,10 @@ class Load(Table):
         examples=[0.5],
     )
     on_new_column: Literal["refuse", "add"] = Field(
-        "refuse", description="What a column gets that only the source has.", examples=["add"]
+        "refuse",
+        description="Whether a column that only the source has is added to the table. With `add` a column that a shard"
+        " has never delivered is NULL in its rows.",
+        examples=["add"],
     )
     verify_columns: Texts = Field(
         (), description="Columns whose values `verify` compares as well.", examples=[["amount"]]
@@ -164,7 +167,9 @@ class ShardEntry(TableWithoutUrls):
         description="The shard's name, unique in the project; default: the database's.",
         examples=["jfk_aa"],
     )
-    database: Text = Field(description="The database on the connection.", examples=["AA"])
+    database: Text | None = Field(
+        None, description="The database on the connection; default: the shard's name.", examples=["AA"]
+    )
     zone: Zone | None = Field(
         None, description="The shard's own clock; default: the project's.", examples=["Asia/Chita"]
     )
@@ -174,6 +179,20 @@ class ShardEntry(TableWithoutUrls):
         description="No slice of this shard before it is expected.",
         examples=[date(2020, 3, 1)],
     )
+    until_date: Day | None = Field(
+        None,
+        alias="until",
+        description="The last day of a closed shard: no slice after it is expected, and its rows stay known.",
+        examples=[date(2020, 9, 30)],
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> ShardEntry:
+        if self.name is None and self.database is None:
+            raise ValueError('name: is missing; add name = "SHARD", database = "DATABASE", or both')
+        if self.from_date and self.until_date and self.until_date < self.from_date:
+            raise ValueError(f"until: {self.until_date} is before from, {self.from_date}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +204,11 @@ class Shard:
     connection: str
     zone: str
     from_date: date | None = None
+    until_date: date | None = None
+
+    def has_ended(self, day: date) -> bool:
+        """Tell whether the day is after the shard's last one."""
+        return self.until_date is not None and day > self.until_date
 
     @property
     def zoneinfo(self) -> ZoneInfo:

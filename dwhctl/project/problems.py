@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from dwhctl.errors import ConfigError
 
 from .fields import Table
-from .words import may_show, nearest, shown_key, shown_value
+from .words import did_you_mean, may_show, nearest, shown_key, shown_value
 
 Model = TypeVar("Model", bound=Table)
 
@@ -147,9 +147,9 @@ def _bound(words: str, limit: str) -> Callable[[str, ErrorDetails], str]:
 def _literal(shown: str, error: ErrorDetails) -> str:
     allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
     value = error["input"]
-    hint = nearest(value, allowed) if isinstance(value, str) else "write it in quotes"
+    hint = did_you_mean(value, allowed) if isinstance(value, str) else "write it in quotes"
     choices = ", ".join(f'"{each}"' for each in allowed)
-    return f"expected one of {choices}; got {shown}" + (f"; {hint}" if not hint.startswith("known") else "")
+    return f"expected one of {choices}; got {shown}" + (f"; {hint}" if hint else "")
 
 
 _WORDS: dict[str, Callable[[str, ErrorDetails], str]] = {

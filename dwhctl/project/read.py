@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import date, time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
 from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
-from .connections import CONNECTION_TYPES, Connection
+from .connections import CONNECTION_TYPES, Connection, DuckdbConnection
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
 from .files import read_toml
@@ -18,7 +19,7 @@ from .loads import Load, Refreshing, Report, Shard, ShardEntry
 from .model import PingsTable, Project, ProjectTable, SessionsTable, Variable, secrets_in
 from .problems import Place, Problems
 from .secrets import Secret, is_reference, is_sensitive, looks_secret
-from .words import may_show, nearest, nothing_shown, quoted, shown_value
+from .words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown_value
 
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")
@@ -159,8 +160,8 @@ class _Reader:
         if kind is None:
             self.problems.add(place.at("type"), f"is missing; add type = one of {choices}")
         else:
-            hint = nearest(kind, types) if isinstance(kind, str) else ""
-            also = f"; {hint}" if hint.startswith("did you mean") else ""
+            hint = did_you_mean(kind, types) if isinstance(kind, str) else ""
+            also = f"; {hint}" if hint else ""
             self.problems.add(place.at("type"), f"expected one of {choices}; got {shown_value(kind)}{also}")
         return None
 
@@ -228,12 +229,30 @@ class _Reader:
         checked = self.problems.validated(ShardEntry, table, place)
         if checked is None:
             return None
-        name = checked.database if checked.name is None else checked.name
+        if misread := self._misread_database(connection, checked):
+            self.problems.add(place, misread)
+            return None
+        name, database = checked.name or checked.database, checked.database or checked.name
+        assert name is not None
+        assert database is not None
         problem = name_problem(name)
         if problem:
             self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
             return None
-        return Shard(name, checked.database, connection, checked.zone or zone, checked.from_date)
+        dates = checked.from_date, checked.until_date
+        return Shard(name, database, connection, checked.zone or zone, *dates)
+
+    def _misread_database(self, connection: str, entry: ShardEntry) -> str | None:
+        """What is wrong with a database that is written as a pattern or as a file."""
+        if entry.name is None and entry.database and re.search(r"[*?%]", entry.database):
+            return (
+                "a shard group lists its databases one by one, patterns are not expanded; write one of them, and"
+                f" `dwhctl connections test {connection}` shows those that are in no shard group"
+            )
+        in_files = isinstance(self.found.connections.get(connection), DuckdbConnection)
+        if in_files and entry.database and entry.database.endswith(".duckdb"):
+            return "a database is written without .duckdb, which is added to find its file; leave it out"
+        return None
 
     def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:
         table = self.problems.table(main.get("variables", {}), MAIN.at("variables"))

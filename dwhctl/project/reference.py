@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from .alerts import ALERT_TYPES
-from .connections import CONNECTION_TYPES
+from .connections import CONNECTION_TYPES, SYSTEMS
 from .environment import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from .fields import Table
 from .loads import Load, Need, Refreshing, Report, ShardEntry
@@ -106,6 +106,7 @@ def _lines() -> Iterator[str]:
     yield from ("# Configuration", "", _INTRODUCTION, "## `config/dwhctl.toml`", "")
     yield from _table("[project]", ProjectTable)
     yield from _table("[sessions]", SessionsTable)
+    yield from ("### What each type of connection can be used for", "", *_systems(), "")
     for kind, connection in CONNECTION_TYPES.items():
         yield from _table(f'[connections.NAME] with type = "{kind}"', connection)
     yield from ("### `[shards.GROUP]`", "", _SHARDS, *_keys(ShardEntry))
@@ -119,6 +120,14 @@ def _lines() -> Iterator[str]:
     yield from _table("needs = [{ ... }] of a report", Need)
     yield from _table("[refresh]", Refreshing)
     yield from ("## Environment", "", _ENVIRONMENT, "## Templates", "", _TEMPLATES)
+
+
+def _systems() -> Iterator[str]:
+    yield "| type | server of shards | target of loads and reports | sessions |"
+    yield "| --- | --- | --- | --- |"
+    for name, system in SYSTEMS.items():
+        uses = (system.source, system.target, system.sessions)
+        yield f"| `{name}` | {' | '.join('yes' if use else '-' for use in uses)} |"
 
 
 def _table(title: str, model: type[Table]) -> Iterator[str]:

@@ -60,7 +60,7 @@ class Entry:
     `check` may refuse the run once its locks are held; `unknown` gives loads whose tables may hold etl_ids that the
     sessions table does not know of.
 
-    After `enter`, `blocked` says why sessions of a load could not be closed: it must not be loaded then.
+    After `enter`, `blocked` says why a load or report must wait: a dead run's sessions of it could not be closed.
     """
 
     run_id: str

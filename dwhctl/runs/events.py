@@ -87,6 +87,8 @@ class SlicesPublished:
 class SliceClosed:
     """A session was closed. `retry_at` is set when its state is up_for_retry.
 
+    With the state `running` it was left open: its commit is in doubt, and the next run looks.
+
     `steps` are the seconds of its steps; `failed_in` is the worker's step that failed, if one did.
     """
 
@@ -177,7 +179,9 @@ class ReportStarted:
 class ReportClosed:
     """A report's session was closed. `retry_at` is set when its state is up_for_retry.
 
-    `without` are the loads of which the refreshed report does without some slices.
+    With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
+
+    `without` are the loads of which the refreshed report lacks some slices, or which have none on that day.
     """
 
     report: str
@@ -199,14 +203,13 @@ RefreshListener = Callable[[RefreshEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
-    """A slice that ended failed, and the command that tries it again. `etl_id` is its last session."""
+    """A slice that ended failed. `etl_id` is its last session."""
 
     load: str
     shard: str
     connection: str
     day: date
     failure: Failure
-    command: str
     etl_id: int | None = None
 
 
@@ -218,11 +221,17 @@ class RunReport:
     loaded: int = 0
     skipped: int = 0
     failed: int = 0
+    #: Slices whose commit nobody could look up: `failures` has them too.
+    in_doubt: int = 0
     retried: int = 0
     rows: int = 0
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    #: The plan, if it left nothing to load: it says what was left out.
+    empty_plan: Plan | None = None
+    #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
+    filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
@@ -261,3 +270,8 @@ class RefreshReport:
     def failures(self) -> list[ReportClosed]:
         """The reports that failed: their old content stands, unless the error says otherwise."""
         return [one for one in self.closed if one.failure is not None]
+
+    @property
+    def in_doubt(self) -> int:
+        """How many of the failures are commits in doubt that nobody could look up."""
+        return sum(one.state.value == "running" for one in self.failures)

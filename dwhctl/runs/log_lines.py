@@ -40,6 +40,7 @@ _LEVELS: dict[State, Level] = {
     State.UP_FOR_RETRY: "warning",
     State.FAILED: "error",
     State.ABANDONED: "error",
+    State.RUNNING: "error",
 }
 
 
@@ -171,15 +172,21 @@ def _ended(report: RunReport | RefreshReport) -> Line:
             "loaded": report.loaded,
             "skipped": report.skipped,
             "failed": report.failed,
+            "in_doubt": report.in_doubt or None,
             "rows": report.rows,
         }
         facts["steps"] = report.step_seconds
     else:
         rows = sum(one.rows for one in report.refreshed)
-        facts = {"loaded": len(report.refreshed), "failed": len(report.failures), "rows": rows}
+        facts = {
+            "loaded": len(report.refreshed),
+            "failed": len(report.failures) - report.in_doubt,
+            "rows": rows,
+        }
+        facts["in_doubt"] = report.in_doubt or None
     signal = f"interrupted: {report.signal.name.lower()}" if report.signal is not None else None
     facts |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
-    bad = facts["failed"] or facts["message"]
+    bad = facts["failed"] or facts.get("in_doubt") or facts["message"]
     return Line("error" if bad else "info", RUN_ENDED, facts)
 
 

@@ -40,6 +40,8 @@ class Readiness:
         return self.complete >= Fraction(str(self.at_least)) * self.expected
 
     def __str__(self) -> str:
+        if not self.expected:
+            return f"{self.load}: no slice is expected on this day"
         done = f"{self.load}: {self.complete} of {self.expected} slices are complete"
         shown = ", ".join(self.missing[:_SHOWN_SHARDS])
         more = f" and {len(self.missing) - _SHOWN_SHARDS} more" if len(self.missing) > _SHOWN_SHARDS else ""

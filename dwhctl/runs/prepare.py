@@ -29,7 +29,7 @@ from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_file
 from dwhctl.runs.events import Notice
 from dwhctl.runs.values import Failure, TargetTable
-from dwhctl.targets import TARGET_TYPES, open_target
+from dwhctl.targets import open_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,15 +57,13 @@ class Described:
 def targets_of(
     project: Project, label: str = "dwhctl", patience: timedelta | None = None
 ) -> dict[str, Target]:
-    """Open the target of every load and report. Raise ConfigError for a load's that this version cannot write to.
+    """Open the target of every load and report.
 
     No answer of a warehouse is waited for longer than `patience`, or the longest timeout of its loads and reports.
     """
     longest: dict[str, timedelta] = {}
     uses = [(load.target, load.timeout) for load in project.loads.values()]
-    reports = [(report.connection, report.timeout) for report in project.reports.values()]
-    # A report that no refresh can write keeps no load from its work.
-    uses += [one for one in reports if project.connections[one[0]].type in TARGET_TYPES]
+    uses += [(report.connection, report.timeout) for report in project.reports.values()]
     for name, timeout in uses:
         longest[name] = patience or max(timeout, longest.get(name, timeout))
     return {

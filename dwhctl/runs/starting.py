@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.slots import WORKERS
-from dwhctl.runs.values import StageOrder
+from dwhctl.runs.values import Delivered, StageOrder
 from dwhctl.sessions.values import NewSession
 from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from dwhctl.project.model import Project
+    from dwhctl.project.model import Load, Project
     from dwhctl.runs.crew import Crew
+    from dwhctl.runs.delivered import DeliveredColumns
     from dwhctl.runs.groups import Group, Groups
     from dwhctl.runs.jobs import Job, JobQueue
     from dwhctl.runs.parking import Parking
@@ -46,6 +47,7 @@ class Flight:
     group: Group | None = None
     rows: int = 0
     bytes: int = 0
+    filled: Mapping[str, str] = field(default_factory=dict)
     opened: float = 0.0
     busy_seconds: float | None = None
     slots_waited: float = 0.0
@@ -77,6 +79,7 @@ class Starter:
         groups: Groups,
         publisher: Publisher,
         store: SessionStore,
+        delivered: DeliveredColumns,
     ) -> None:
         self.run_id = run_id
         self.blocked = False
@@ -92,6 +95,7 @@ class Starter:
         self._groups = groups
         self._publisher = publisher
         self._store = store
+        self._delivered = delivered
 
     def take_off(self, now: float) -> list[Flight]:
         """Take as many jobs as there are workers and slots for, and open their sessions."""
@@ -166,8 +170,15 @@ class Starter:
             token=flight.token,
             etl_id=flight.etl_id,
             fill_missing=load.on_new_column == "add",
+            delivered=self._delivered_by(load, planned.shard.name),
             login_known=self._parking.login_known(planned.shard.connection),
         )
+
+    def _delivered_by(self, load: Load, shard: str) -> Delivered | None:
+        """Give what the shard has delivered before, where its load fills missing columns."""
+        if load.on_new_column != "add":
+            return None
+        return Delivered(shard, self._delivered.of(load, shard))
 
     def _next_flight(self, worker: Worker, now: float) -> Flight | None:
         taken: list[Slot] = []

@@ -17,6 +17,7 @@ from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
 from dwhctl.alerts.state_files import HeldInARow
 from dwhctl.alerts.teller import tell, tell_directly, write
 from dwhctl.errors import (
+    CommitInDoubtError,
     ConfigError,
     DwhctlError,
     ExitCode,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 #: So many times in a row a lock may be held before that is told: once is a slow run, three times is a stuck one.
 HELD_IN_A_ROW = 3
 _LAST_LINES = 3
-_AT_THE_TARGET = (StagingError, TargetBusyError, TargetError, TargetRefusedError)
+_AT_THE_TARGET = (CommitInDoubtError, StagingError, TargetBusyError, TargetError, TargetRefusedError)
 
 
 class RunTold:

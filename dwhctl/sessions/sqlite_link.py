@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dwhctl.errors import SessionsError, SessionsLostError
@@ -54,6 +55,67 @@ def connect(path: Path, settings: str) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def may_write(path: Path) -> bool:
+    """Tell whether this user may write the file and its folder, where SQLite puts two more."""
+    return _may(path, os.R_OK | os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """A database that no process has open, as its files show it: they tell when that is over."""
+
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> AtRest | None:
+        """Look at the files; None while a process has the database open, or after one that died."""
+        if any(os.path.lexists(f"{path}{suffix}") for suffix in ("-wal", "-journal")):
+            return None
+        found = path.stat()
+        return cls(found.st_size, found.st_mtime_ns)
+
+
+def connect_to_read(path: Path, settings: str) -> tuple[sqlite3.Connection, AtRest | None]:
+    """Open a file that this user may not write.
+
+    SQLite reads a database in WAL mode by two files beside it. While no process has it open they are not there, and
+    this user cannot make them: the database file alone is then complete, and is read without locks. What is read in
+    this way is right as long as the database is still at rest as returned.
+    """
+    with in_words(path, "opening the file for reading"):
+        try:
+            return _connected(path, "mode=ro", settings), None
+        except sqlite3.OperationalError as error:
+            if _primary(error) not in ("SQLITE_CANTOPEN", "SQLITE_READONLY"):
+                raise
+        at_rest = AtRest.of(path)
+        if at_rest is None:
+            raise SessionsError(
+                f"sessions in {path}: the newest are in {path.name}-wal, which this user cannot read;"
+                f" {denied(path.with_name(f'{path.name}-wal'))}"
+            )
+        return _connected(path, "mode=ro&immutable=1", settings), at_rest
+
+
+def _connected(path: Path, how: str, settings: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?{how}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.text_factory = _any_text
+        connection.executescript(settings)
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _any_text(octets: bytes) -> str:
@@ -129,7 +191,7 @@ def _explained(path: Path, doing: str, error: Exception) -> SessionsError:
 
 def _is_denied(path: Path) -> bool:
     """Tell whether this user may not write the file, or its folder, where SQLite puts two more."""
-    return not (_may(path, os.R_OK | os.W_OK) and _may(path.parent, os.W_OK | os.X_OK))
+    return not may_write(path)
 
 
 def _may(path: Path, wanted: int) -> bool:

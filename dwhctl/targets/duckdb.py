@@ -30,8 +30,8 @@ from dwhctl.files import inside
 from dwhctl.private import denied
 from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh
-from dwhctl.targets.duckdb_rows import conditions, described, is_zoned
-from dwhctl.targets.inspecting import SqlInspection
+from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
+from dwhctl.targets.inspecting import SqlInspection, held_values_sql, read_held_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -264,6 +264,11 @@ class DuckdbPublication(Publication):
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        where, values = of_shards(shards)
+        sql = held_values_sql(self._table, where, list(map(engine.quote_column, columns)))
+        return read_held_values(self._db.execute(sql, values).fetchall(), columns)
+
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         files = self._target.staged_files(group, tokens)
         rows = self._db.execute(
@@ -332,6 +337,9 @@ class DuckdbInspection(SqlInspection):
             return self._db.execute(sql, values).fetchall()
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
+
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        return of_shards(shards)
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)

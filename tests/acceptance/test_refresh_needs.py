@@ -35,18 +35,22 @@ def need(place: Place, at_least: float = 1.0) -> None:
     place.put({"numbers": f'{KEYS}\nneeds = [{{ load = "orders", at_least = {at_least} }}]'})
 
 
-def have_loaded(place: Place, *shards: str, day: date = DAY) -> None:
-    """Write the sessions of a load that did well just now."""
+def have_loaded(place: Place, *shards: str, day: date = DAY, state: State = State.LOADED) -> None:
+    """Write the sessions of a load that did well just now, or ended in another state."""
     now = datetime.now(UTC)
     with open_store(place.sandbox.project().sessions) as store:
         store.prepare()
-        ids = store.open([NewSession("run", "orders", shard, day, 1, shard, now) for shard in shards])
-        store.close([Closing(one, State.LOADED, now) for one in ids])
+        ids = store.open(
+            [NewSession("run", "orders", shard, day, 1, f"{shard}{now}", now) for shard in shards]
+        )
+        store.close([Closing(one, state, now) for one in ids])
 
 
 def test_not_ready(place: Place) -> None:
     need(place)
-    (one,) = place.refresh().failures
+    report = place.refresh()
+    assert report.seconds < 3, "when nothing is left to do, nothing is waited for"
+    (one,) = report.failures
     assert one.failure is not None
     assert one.failure.error_class == "NotReady"
     assert one.failure.message.startswith(
@@ -74,6 +78,13 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     assert "  numbers has 2 of 3 slices of orders 2020-07-14; it does without achinsk" in shown
 
 
+def test_a_reload_that_fails_takes_nothing_away(place: Place) -> None:
+    have_loaded(place, "abakan", "chita", "achinsk")
+    have_loaded(place, "abakan", "chita", state=State.FAILED)
+    need(place)
+    assert place.refresh().failures == []
+
+
 @pytest.mark.parametrize(
     ("at_least", "missing", "met"),
     [(1.0, 0, True), (1.0, 1, False), (0.98, 3, True), (0.98, 4, False), (0, 150, True)],
@@ -87,7 +98,9 @@ def test_a_load_reaps_a_refresh_that_died(place: Place) -> None:
     place.sandbox.fill()
     with open_store(place.sandbox.project().sessions) as store:
         store.prepare()
-        store.open([NewSession("dead", "numbers", None, DAY, 1, "token", datetime.now(UTC))])
+        store.open(
+            [NewSession("20200101T000000-deadbeef", "numbers", None, DAY, 1, "token", datetime.now(UTC))]
+        )
     assert place.sandbox.load().failed == 0
     (session,) = place.sessions()
     assert (session.state, session.error_class) == (State.ABANDONED, "RunDied")
@@ -168,8 +181,21 @@ def test_a_dry_run_touches_nothing(place: Place, capsys: pytest.CaptureFixture[s
     assert one.sql.source.text == "reports.numbers_view"
 
 
+def test_a_day_before_the_start_of_a_needed_load_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.sandbox.load_keys += "\nstart_date = 2020-07-15"
+    place.sandbox.write()
+    need(place)
+    assert dwh(*COMMAND, "--dry-run", "--project", place.sandbox.root) == 0
+    assert "orders: no slice is expected on this day" in capsys.readouterr().out
+    assert dwh(*COMMAND, "--project", place.sandbox.root) == 0
+    shown = capsys.readouterr().out
+    assert "numbers has no slice of orders: none is expected on 2020-07-14" in shown
+
+
 def test_names_that_are_none(place: Place) -> None:
-    with pytest.raises(UsageError, match="no report 'number': did you mean 'numbers'"):
+    with pytest.raises(UsageError, match="no report 'number'; did you mean 'numbers'"):
         place.refresh("number")
     place.put({})
     with pytest.raises(UsageError, match=r"write one in config/reports\.toml"):

@@ -74,6 +74,26 @@ def test_bars_attempts_and_waits(root: Path, capsys: pytest.CaptureFixture[str])
     assert "to publish: at most 2 slices" in lines[-1]
 
 
+def test_a_refresh_has_a_lane_for_each_report(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_store(read_project(root).sessions, host="etl-1") as store:
+        store.prepare()
+        attempts = (("sums", 0, 30), ("tops", 0, 50), ("sums", 40, 100))
+        for number, (report, begin, end) in enumerate(attempts):
+            began = START + timedelta(seconds=begin)
+            [one] = store.open([NewSession("run", report, None, DAY, 1 + number // 2, str(number), began)])
+            state = State.LOADED if number else State.UP_FOR_RETRY
+            store.close([Closing(one, state, START + timedelta(seconds=end))])
+    assert dwh("report", "timeline", "last", "--project", root) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[1] == "2 reports, 3 attempts: 2 loaded, 1 up for retry"
+    assert re.fullmatch(r"sums +U sums ─+ +L sums #2 ─+", lines[4])
+    assert re.fullmatch(r"tops +L tops ─+", lines[5])
+    assert "for retry: at most 1 report" in lines[-1]
+    assert "worker" not in out
+    assert "None" not in out
+
+
 @pytest.mark.parametrize("form", ["json", "csv"])
 def test_for_programs_a_row_for_each_session(
     root: Path, capsys: pytest.CaptureFixture[str], form: str

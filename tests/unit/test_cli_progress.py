@@ -263,8 +263,7 @@ def test_live_progress_names_the_first_failures_only(plan: Plan) -> None:
 
 
 def failed(shard: str, failure: Failure = REFUSED, load: str = "orders") -> FailedSlice:
-    command = f"dwhctl load {load} --date {DAY} --shard {shard}"
-    return FailedSlice(load, shard, "server_0", DAY, failure, command)
+    return FailedSlice(load, shard, "server_0", DAY, failure)
 
 
 def summary(report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -309,7 +308,7 @@ def test_the_summary_stays_short_and_names_the_project(capsys: pytest.CaptureFix
     )
     assert lines[3].endswith(" and 45 more")
     assert lines[4] == (
-        "  try again: dwhctl load orders --date 2020-07-13 --only-missing --project '/srv/my dwh'"
+        "  try again: dwhctl load orders --date 2020-07-13 --only-failed --project '/srv/my dwh'"
     )
     assert lines[-1] == "and 5 slices more failed for 5 other reasons"
 
@@ -318,7 +317,7 @@ def test_one_command_tries_several_days_again(capsys: pytest.CaptureFixture[str]
     failures = [replace(failed("a"), day=DAY - timedelta(days=back)) for back in (0, 3)]
     lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys)
     assert lines[3:] == [
-        "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-missing"
+        "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-failed"
     ]
 
 
@@ -338,7 +337,7 @@ def test_the_summary_says_what_stopped_the_run_and_where_time_went(
     cut = failed("a", Failure("InterruptedAttemptError", "interrupted", permanent=True))
     interrupted = RunReport("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
     assert summary(interrupted, Settings(quiet=True), capsys) == [
-        "interrupted before its end; the same command with --only-missing does the rest"
+        "interrupted before its end; the same command with --only-missing loads what is not complete"
     ]
 
 
