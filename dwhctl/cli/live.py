@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dwhctl.cli.output import counted, one_line, shown_seconds
+from dwhctl.cli.output import counted, one_line, packed, shown_seconds
 from dwhctl.cli.progress import closed_line, time_left
 from dwhctl.cli.screen import Screen
 from dwhctl.cli.tally import Server, Tally, running_shards, state_in_words
@@ -77,7 +77,9 @@ class LiveProgress:
         """Draw how far the run is."""
         with self._tally.lock:
             every = self._tally.all()
-            waits = [Text(mask(text), style="yellow") for text in self._waits.values()]
+            width = self._console.size.width
+            said = [line for text in self._waits.values() for line in packed(mask(text), width)]
+            waits = [Text(line, style="yellow") for line in said]
             if not every.total:
                 return Group(*waits) if waits else Text("")
             return Group(self._table(every), *waits, *self._failure_lines(every))

@@ -125,6 +125,14 @@ def refused_file(error: BaseException) -> int | None:
     return _REFUSED_FILES.get(str(error).rpartition(": ")[2])
 
 
+#: What DuckDB says of a file that it cannot read, although nothing is wrong with it.
+_OTHER_VERSION = (
+    "can only read storage versions",
+    "storage version greater than",
+    "Cannot open encrypted database",
+)
+
+
 def is_damage(error: BaseException) -> bool:
     """Tell whether the file itself is not what it should be."""
     words = (
@@ -133,9 +141,7 @@ def is_damage(error: BaseException) -> bool:
         "checksum",
         "Serialization Error",
         "Could not read enough bytes",
-        "can only read storage versions",
-        "storage version greater than",
-        "Cannot open encrypted database",
+        *_OTHER_VERSION,
     )
     return isinstance(error, duckdb.Error | OSError) and any(word in str(error) for word in words)
 
@@ -281,9 +287,11 @@ def open_file(
             )
     except (duckdb.Error, duckdb.Warning) as error:
         if is_damage(error):
-            raise DatabaseMissingError(
-                f"{path} cannot be used as a DuckDB database: {words(error)}"
-            ) from error
+            is_other = any(said in str(error) for said in _OTHER_VERSION)
+            problem = (
+                "is of another version of DuckDB, or encrypted" if is_other else "is not a DuckDB database"
+            )
+            raise DatabaseMissingError(f"{path} {problem}: {words(error)}") from error
         raise
 
 

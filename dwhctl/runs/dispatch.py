@@ -198,8 +198,6 @@ class Dispatcher:
         self._parking.not_asked(flight.job)
         self._landed(flight, StageResult(flight.token, failure=failure))
 
-    # What comes of it
-
     def _handle(self, happening: Staged | PublisherEvent | GroupOpened | Knocked) -> None:
         if isinstance(happening, Staged):
             self._collect(happening.flight, happening.future)
@@ -374,8 +372,6 @@ class Dispatcher:
             self._jobs.wait(job, time.monotonic() + self._retry_delay(job))
         else:
             self.fail_unstarted([job], event.failure)
-
-    # Stopping
 
     def let_go(self) -> None:
         """Give back every slot, whatever ended the loop."""

@@ -170,8 +170,6 @@ class Refresher:
             return 0.0
         return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now)
 
-    # Starting
-
     def _start(self, now: float) -> None:
         for job in [one for one in self._jobs if one.start_at <= now]:
             if len(self._flying) >= self._rules.at_once:
@@ -254,8 +252,6 @@ class Refresher:
             self._happenings.put(Landed(flight, error=error, is_settled=_settled(target)))
         else:
             self._happenings.put(Landed(flight, rows))
-
-    # What comes of it
 
     def _expire(self, now: float) -> None:
         for flight in self._flying:
@@ -365,8 +361,6 @@ class Refresher:
         else:
             self._report.closed.append(event)
         self._listen(event)
-
-    # Stopping
 
     def stop(self) -> None:
         """Stop within seconds: end what runs, and close as interrupted what is neither committed nor in doubt."""

@@ -58,7 +58,7 @@ def test_bars_attempts_and_waits(root: Path, capsys: pytest.CaptureFixture[str])
     tell(root, "20200714T030000-aa", "chita", 20, 60, State.FAILED, worker=2)
     assert dwh("report", "timeline", "last", "--project", root) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "run 20200714T030000-aa on etl-1, 2020-07-14 03:00:00 UTC, 1 m 40 s"
+    assert lines[0] == "run 20200714T030000-aa on etl-1, 2020-07-14 06:00:00 +03:00, 1 m 40 s"
     assert lines[1] == "3 slices, 4 attempts: 2 loaded, 1 up for retry, 1 failed; workers 75% busy"
     axis, first, second, publish, retry = lines[3:8]
     left = len("to publish") + 2
@@ -149,7 +149,7 @@ def test_what_runs_is_drawn_until_now_but_no_longer_than_it_can_live(
         with time_machine.travel(START + timedelta(seconds=later), tick=False):
             assert dwh("report", "timeline", "run", "--project", root) == 0
         out = capsys.readouterr().out
-        assert f"UTC, {took}\n1 slice, 1 attempt: 1 running" in out
+        assert f"+03:00, {took}\n1 slice, 1 attempt: 1 running" in out
         assert re.search(r"worker 1 +R abakan ─+", out)
 
 

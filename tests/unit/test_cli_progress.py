@@ -126,6 +126,14 @@ def test_a_wait_is_in_the_picture_until_it_is_over(plan: Plan) -> None:
     progress = LiveProgress(console=console)
     progress(Waiting(1, "waiting for pid 4600 on host"))
     assert "waiting for pid 4600 on host" in picture(progress)
+    progress(
+        Waiting(
+            2,
+            f"waiting for pid 4600 on host (dwhctl {'x' * 40}, since 2026-11-30 23:28:01 +03:00): it is done",
+        )
+    )
+    assert "since 2026-11-30 23:28:01 +03:00" in picture(progress), "a time is not broken over two lines"
+    progress(Waiting(2))
     progress(RunStarted("2", plan))
     progress(Waiting(1))
     assert "waiting" not in picture(progress)
