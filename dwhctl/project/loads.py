@@ -140,8 +140,17 @@ class Load(Table):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="The share of a slice's rows that may vanish from the source before the session fails.",
+        description="The share of a slice's rows that may vanish from the source before the session fails. It holds"
+        " for slices of `shrink_floor` rows or more; such a slice never becomes empty, whatever the share, unless"
+        " `--allow-shrink` is given.",
         examples=[0.5],
+    )
+    shrink_floor: int = Field(
+        10,
+        ge=1,
+        description="From how many rows in the target on a slice is guarded against a shrinking source; a smaller"
+        " slice may shrink freely, also to nothing.",
+        examples=[10],
     )
     on_new_column: Literal["refuse", "add"] = Field(
         "refuse",
