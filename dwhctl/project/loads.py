@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, time, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
@@ -64,6 +64,8 @@ PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 
 class Load(Table):
     """A named job: one extract query over a shard group into one target table."""
+
+    own_keys: ClassVar[frozenset[str]] = frozenset({"extract", "table", "create", "ping_url"})
 
     name: str = given(
         "the file's name without .toml; of a shadow run also its table: `orders@stage.orders_new`"
@@ -241,6 +243,8 @@ class Need(Table):
 
 class Report(Table):
     """A target table refreshed from a view or query inside the warehouse."""
+
+    own_keys: ClassVar[frozenset[str]] = frozenset({"source", "target", "create", "ping_url"})
 
     name: str = given("the report's name")
     connection: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
