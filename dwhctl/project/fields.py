@@ -56,10 +56,18 @@ class Table(BaseModel):
         arbitrary_types_allowed=True,
     )
 
+    #: The keys that `[load_defaults]` or `[report_defaults]` cannot hold: each load or report has its own.
+    own_keys: ClassVar[frozenset[str]] = frozenset()
+
     @classmethod
     def file_keys(cls) -> dict[str, FieldInfo]:
         """The keys that may stand in the file, as they are written there."""
         return {f.alias or name: f for name, f in cls.model_fields.items() if not _is_given(f)}
+
+    @classmethod
+    def shared_keys(cls) -> dict[str, FieldInfo]:
+        """Return the keys that the defaults of this kind of table may hold."""
+        return {key: field for key, field in cls.file_keys().items() if key not in cls.own_keys}
 
 
 class TableWithoutUrls(Table):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, time, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
@@ -64,6 +64,8 @@ PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 
 class Load(Table):
     """A named job: one extract query over a shard group into one target table."""
+
+    own_keys: ClassVar[frozenset[str]] = frozenset({"extract", "table", "create", "ping_url"})
 
     name: str = given(
         "the file's name without .toml; of a shadow run also its table: `orders@stage.orders_new`"
@@ -140,8 +142,17 @@ class Load(Table):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="The share of a slice's rows that may vanish from the source before the session fails.",
+        description="The share of a slice's rows that may vanish from the source before the session fails. It holds"
+        " for slices of `shrink_floor` rows or more; such a slice never becomes empty, whatever the share, unless"
+        " `--allow-shrink` is given.",
         examples=[0.5],
+    )
+    shrink_floor: int = Field(
+        10,
+        ge=1,
+        description="From how many rows in the target on a slice is guarded against a shrinking source; a smaller"
+        " slice may shrink freely, also to nothing.",
+        examples=[10],
     )
     on_new_column: Literal["refuse", "add"] = Field(
         "refuse",
@@ -232,6 +243,8 @@ class Need(Table):
 
 class Report(Table):
     """A target table refreshed from a view or query inside the warehouse."""
+
+    own_keys: ClassVar[frozenset[str]] = frozenset({"source", "target", "create", "ping_url"})
 
     name: str = given("the report's name")
     connection: Text = Field(description="The connection of the warehouse.", examples=["dwh"])

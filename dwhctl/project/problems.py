@@ -25,15 +25,20 @@ Model = TypeVar("Model", bound=Table)
 class Place:
     """Where a value is: a file (or the environment) and the key in it.
 
-    A part of the key that must not be shown is in it as its length; `hidden` is the last such part.
+    A part of the key that must not be shown is in it as its length; `hidden` is the last such part. The keys
+    `inherited` are below `origin`: a load has them from its defaults.
     """
 
     file: str
     key: str = ""
     hidden: str = field(default="", repr=False)
+    inherited: frozenset[str] = field(default=frozenset(), repr=False)
+    origin: Place | None = field(default=None, repr=False)
 
     def at(self, *steps: str | int) -> Place:
         """The place of a key or item below this one."""
+        if self.origin is not None and steps and steps[0] in self.inherited:
+            return self.origin.at(*steps)
         key, hidden = self.key, self.hidden
         for step in steps:
             if isinstance(step, int):
@@ -99,6 +104,19 @@ class Problems:
                 self._note(model, each, place)
             return None
         return checked if len(self.lines) == before else None
+
+    def check_part(
+        self, model: type[Table], values: Mapping[str, Any], place: Place, **given: object
+    ) -> None:
+        """Note what is wrong with some of a model's keys; the others may be missing."""
+        try:
+            model.model_validate(
+                {**values, **given}, context={"root": self.root}, by_alias=True, by_name=False
+            )
+        except ValidationError as error:
+            for each in error.errors():
+                if each["loc"] and each["loc"][0] in values:
+                    self._note(model, each, place)
 
     def _note(self, model: type[Table], error: ErrorDetails, place: Place) -> None:
         what = describe(model, error)

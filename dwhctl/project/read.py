@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from .alerts import ALERT_TYPES, Alert
 from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
 from .connections import CONNECTION_TYPES, Connection, DuckdbConnection
+from .defaults import read_defaults
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
 from .files import read_toml
@@ -24,7 +25,17 @@ from .words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
-ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts", "pings")
+ROOT_TABLES = (
+    "project",
+    "sessions",
+    "connections",
+    "shards",
+    "variables",
+    "alerts",
+    "pings",
+    "load_defaults",
+    "report_defaults",
+)
 
 Model = TypeVar("Model", bound=Table)
 Kind = TypeVar("Kind", bound=Table)
@@ -63,8 +74,8 @@ class _Reader:
         alerts = self._read_alerts(main or {})
         pings = self._one(PingsTable, main or {}, "pings") or PingsTable()
         check_files(pings, MAIN.at("pings"), self.problems)
-        self._read_loads()
-        refreshing = self._read_reports()
+        self._read_loads(main or {})
+        refreshing = self._read_reports(main or {})
         if main is not None:
             check(self.found, sessions.connection if sessions else None, self.problems)
             check_alert_filters(alerts, self.found, self.problems)
@@ -274,7 +285,8 @@ class _Reader:
                 alerts[name] = alert
         return alerts
 
-    def _read_loads(self) -> None:
+    def _read_loads(self, main: Mapping[str, Any]) -> None:
+        defaults = read_defaults(Load, main, MAIN.at("load_defaults"), self.problems)
         for path in sorted((self.root / "config" / "loads").glob("*.toml")):
             name, place = path.stem, Place(f"config/loads/{path.name}")
             self.found.declared["load"].add(name)
@@ -285,18 +297,23 @@ class _Reader:
                     f"{quoted(name)} is no load's name: {problem}; rename the file to {slug(name)}.toml",
                 )
             table = read_toml(path, self.problems)
-            load = self.problems.validated(Load, table, place, name=name) if table is not None else None
+            if table is None:
+                continue
+            whole, place = defaults.under(table, place)
+            load = self.problems.validated(Load, whole, place, name=name)
             if load is not None:
                 self.found.loads[name] = load
                 self.found.places[(Load, name)] = place
 
-    def _read_reports(self) -> Refreshing:
+    def _read_reports(self, main: Mapping[str, Any]) -> Refreshing:
+        defaults = read_defaults(Report, main, MAIN.at("report_defaults"), self.problems)
         path = self.root / REPORTS.file
         tables = (read_toml(path, self.problems) if path.exists() else None) or {}
         self._refuse_unknown(tables, ("reports", "refresh"), REPORTS)
         for name, table, place in self._named(tables, "reports", REPORTS):
             self.found.declared["report"].add(name)
-            report = self.problems.validated(Report, table, place, name=name)
+            whole, place = defaults.under(table, place)
+            report = self.problems.validated(Report, whole, place, name=name)
             if report is not None:
                 self.found.reports[name] = report
                 self.found.places[(Report, name)] = place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Literal
@@ -50,6 +50,12 @@ a default is required.
 _SHARDS = """\
 A table per shard group; its keys are connections, their values lists of databases. A database is a text,
 which is also the shard's name, or a table:
+"""
+
+_DEFAULTS = """\
+What every load (`[load_defaults]`) and every report (`[report_defaults]`) begins with, as `default_args` in
+Airflow. The own key of a load or report wins; it replaces the whole value, also a table or list. A load
+cannot take a default away: leave out what does not hold for all.
 """
 
 _VARIABLES = """\
@@ -114,6 +120,10 @@ def _lines() -> Iterator[str]:
     for kind, alert in ALERT_TYPES.items():
         yield from _table(f'[alerts.NAME] with type = "{kind}"', alert)
     yield from _table("[pings]", PingsTable)
+    yield from ("### `[load_defaults]`, `[report_defaults]`", "", _DEFAULTS)
+    for table, kind in (("load_defaults", Load), ("report_defaults", Report)):
+        yield f"- `[{table}]`: {_names(kind.shared_keys())}; not {_names(kind.own_keys)}"
+    yield ""
     yield from ("## `config/loads/NAME.toml`", "", _doc(Load), "", *_keys(Load))
     yield from ("## `config/reports.toml`", "")
     yield from _table("[reports.NAME]", Report)
@@ -132,6 +142,10 @@ def _systems() -> Iterator[str]:
 
 def _table(title: str, model: type[Table]) -> Iterator[str]:
     yield from (f"### `{title}`", "", _doc(model), "", *_keys(model))
+
+
+def _names(keys: Iterable[str]) -> str:
+    return ", ".join(f"`{key}`" for key in sorted(keys))
 
 
 def _doc(model: type[Table]) -> str:

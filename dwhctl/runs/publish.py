@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from dwhctl.runs.delivered import DeliveredColumns
     from dwhctl.targets.contract import Publication, StagedSlice, StagingGroup, Target
 
-#: A slice of which the target holds no more rows than this may shrink freely.
-_SMALL_SLICE = 100
-
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -120,20 +117,31 @@ def _publish_together(
 
 
 def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) -> dict[str, Failure]:
-    """Find the slices whose source lost more rows than the load's max_shrink allows."""
+    """Return the failure of each slice, by token, of which too many rows vanished from the source."""
     found = {}
     for one in slices:
         before = held.get(one.slice.shard, 0)
-        # As written in the configuration: (1 - 0.18) * 150 is more than 123 in binary fractions.
-        enough = (1 - Fraction(str(load.max_shrink))) * before
-        if before > _SMALL_SLICE and one.rows < enough:
+        if before >= load.shrink_floor and (reason := _too_few(load, one.rows, before)):
             error = ShrunkSourceError(
-                f"the source has {one.rows} rows, the warehouse {before}: more than max_shrink = {load.max_shrink:g}"
-                f" of them are gone. If that is right: dwhctl load {as_asked(load.name)} --date {one.slice.day}"
-                f" --shard {one.slice.shard} --allow-shrink"
+                f"the source has {one.rows} rows, the warehouse {before}: {reason}. If that is right:"
+                f" dwhctl load {as_asked(load.name)} --date {one.slice.day} --shard {one.slice.shard} --allow-shrink"
             )
             found[one.token] = Failure.of(error)
     return found
+
+
+def _too_few(load: Load, rows: int, before: int) -> str | None:
+    """Return why a slice with `before` rows in the target may not get these, or None."""
+    share, floor = (
+        f"max_shrink = {load.max_shrink:g}",
+        f"a slice of shrink_floor = {load.shrink_floor} rows or more",
+    )
+    if not rows:
+        return f"{floor} may not become empty ({share})"
+    # As written in the configuration: (1 - 0.18) * 150 is more than 123 in binary fractions.
+    if rows < (1 - Fraction(str(load.max_shrink))) * before:
+        return f"more than {share} of them are gone, too many for {floor}"
+    return None
 
 
 def _replace(

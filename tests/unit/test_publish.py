@@ -216,11 +216,11 @@ def test_the_fence_stands_right_before_the_commit() -> None:
 @pytest.mark.parametrize(
     ("max_shrink", "held", "rows", "passes"),
     [
-        (0.5, 100, 0, True), (0.5, 101, 0, False), (0.5, 101, 50, False), (0.5, 101, 51, True),
-        (0.5, 200, 100, True), (0.5, 200, 99, False), (0.9, 1000, 100, True), (0.9, 1000, 99, False),
-        (0.7, 1000, 300, True), (0.7, 1000, 299, False), (0.18, 150, 123, True), (0.18, 150, 122, False),
-        (0.0, 101, 101, True), (0.0, 101, 100, False), (1.0, 10**9, 0, True), (0.5, 101, 10**6, True),
-        (0.0, 100, 99, True),
+        (0.5, 10, 4, False), (0.5, 10, 5, True), (0.5, 9, 0, True), (0.5, 26, 0, False), (0.5, 101, 50, False),
+        (0.5, 101, 51, True), (0.5, 200, 100, True), (0.5, 200, 99, False), (0.9, 1000, 100, True),
+        (0.9, 1000, 99, False), (0.7, 1000, 300, True), (0.7, 1000, 299, False), (0.18, 150, 123, True),
+        (0.18, 150, 122, False), (0.0, 101, 101, True), (0.0, 26, 25, False), (0.0, 9, 8, True),
+        (1.0, 26, 1, True), (1.0, 26, 0, False), (1.0, 10**9, 0, False), (0.5, 101, 10**6, True),
     ],
 )  # fmt: skip
 def test_the_guard_to_the_row(max_shrink: float, held: int, rows: int, passes: bool) -> None:
@@ -232,13 +232,39 @@ def test_the_guard_to_the_row(max_shrink: float, held: int, rows: int, passes: b
         assert target.held == {"abakan": held}
 
 
-@given(percent=st.integers(0, 100), held=st.integers(101, 10**7), data=st.data())
+@pytest.mark.parametrize(
+    ("floor", "held", "rows", "passes"),
+    [(1, 1, 0, False), (1, 0, 0, True), (1, 2, 1, True), (100, 99, 0, True), (100, 100, 0, False)],
+)
+def test_slices_below_the_shrink_floor_may_shrink_freely(
+    floor: int, held: int, rows: int, passes: bool
+) -> None:
+    target = FakeTarget(held={"abakan": held} if held else {})
+    load = a_load(shrink_floor=floor)
+    found = classes(target, *target.put(staged("abakan", rows)), rules=GUARDED, load=load)
+    assert found == [None if passes else "ShrunkSourceError"]
+
+
+def test_an_emptied_slice_is_refused_whatever_max_shrink_is_and_the_message_says_so() -> None:
+    target = FakeTarget(held={"abakan": 26})
+    (outcome,) = publish(target, a_load(max_shrink=1.0), GROUP, [staged("abakan", 0)], GUARDED)
+    assert outcome.failure is not None
+    assert outcome.failure.message == (
+        "the source has 0 rows, the warehouse 26: a slice of shrink_floor = 10 rows or more may not become empty"
+        " (max_shrink = 1). If that is right: dwhctl load orders --date 2020-07-14 --shard abakan --allow-shrink"
+    )
+    assert classes(target, staged("abakan", 0), rules=FREELY) == [None]
+    assert target.held == {}
+
+
+@given(percent=st.integers(0, 100), held=st.integers(10, 10**7), data=st.data())
 def test_the_guard_goes_by_the_decimal_that_was_written(percent: int, held: int, data: st.DataObject) -> None:
     rows = data.draw(st.sampled_from([(100 - percent) * held // 100 + step for step in (-1, 0, 1)]))
     target = FakeTarget(held={"abakan": held})
     load = a_load(max_shrink=percent / 100)
     found = classes(target, *target.put(staged("abakan", max(rows, 0))), rules=GUARDED, load=load)
-    assert found == [None if max(rows, 0) * 100 >= (100 - percent) * held else "ShrunkSourceError"]
+    passes = rows > 0 and rows * 100 >= (100 - percent) * held
+    assert found == [None if passes else "ShrunkSourceError"]
 
 
 def test_the_guard_costs_its_slice_only_and_prints_the_command() -> None:
@@ -248,7 +274,8 @@ def test_the_guard_costs_its_slice_only_and_prints_the_command() -> None:
     failure = outcomes[0].failure
     assert failure is not None
     assert failure.permanent
-    assert "the source has 1 rows, the warehouse 1000" in failure.message
+    assert "the source has 1 rows, the warehouse 1000: more than max_shrink = 0.5 of them" in failure.message
+    assert "shrink_floor = 10" in failure.message
     assert "dwhctl load orders --date 2020-07-14 --shard abakan --allow-shrink" in failure.message
     assert outcomes[1].failure is None
     assert target.held == {"abakan": 1000, "chita": 900}
