@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC
 
 import pytest
 from hypothesis import settings
 
+from dwhctl import times
 from dwhctl.project import secrets
 from tests.postgres import PostgresServer, any_server
 
@@ -22,6 +24,12 @@ def own_secrets() -> Iterator[None]:
     yield
     secrets._seen.intersection_update(before)
     secrets._pattern = None
+
+
+@pytest.fixture(autouse=True)
+def no_zone_of_another_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command shows times in its project's zone from then on, as long as its process lives."""
+    monkeypatch.setattr(times, "_zone", UTC)
 
 
 @pytest.fixture(scope="session")
