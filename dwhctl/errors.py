@@ -8,6 +8,7 @@ sessions table keeps as `error_class`.
 from __future__ import annotations
 
 import enum
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -283,3 +284,46 @@ class InternalError(AttemptError):
     """A defect in dwhctl."""
 
     permanent = True
+
+
+# What a digest or a session says of a command or a task: never raised.
+
+
+class RunDied(DwhctlError):  # noqa: N818 - the word that the sessions show
+    """Its run died."""
+
+
+class Stopped(DwhctlError):  # noqa: N818
+    """The run stopped before its end."""
+
+
+class Missed(DwhctlError):  # noqa: N818
+    """A load or report is not in time."""
+
+
+class DeadlineMissed(Missed):
+    """A deadline is over."""
+
+
+class TooOld(Missed):
+    """The last success is too old."""
+
+
+def is_error(name: str | None, *classes: type[DwhctlError]) -> bool:
+    """Tell whether the class of this name is one of the classes, or of a kind of them.
+
+    Names come out of tables and from other processes: an unknown one, of another version, is none of them.
+    """
+    found = _by_name().get(name or "")
+    return found is not None and issubclass(found, classes)
+
+
+@cache
+def _by_name() -> dict[str, type[DwhctlError]]:
+    found: dict[str, type[DwhctlError]] = {}
+    waiting: list[type[DwhctlError]] = [DwhctlError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.__name__] = kind
+        waiting += kind.__subclasses__()
+    return found

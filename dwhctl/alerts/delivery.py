@@ -15,6 +15,7 @@ from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, from_json
 from dwhctl.alerts.sending import send
 from dwhctl.errors import Interrupted
 from dwhctl.faults import reach
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from dwhctl.alerts.digest import Digest
@@ -29,7 +30,16 @@ GIVE_UP_AFTER = timedelta(days=3)
 _LATE_AFTER = timedelta(minutes=10)
 #: What a digest proposes to run; a name or a date needs no quotes.
 _PROPOSED = ("load", "backfill", "refresh-reports", "report", "config")
-_PROPOSED_OPTIONS = ("--project", "--date", "--days", "-s", "-e", "--only-missing", "--shard")
+_PROPOSED_OPTIONS = (
+    "--project",
+    "--date",
+    "--days",
+    "-s",
+    "-e",
+    "--only-missing",
+    "--only-failed",
+    "--shard",
+)
 _PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 REPETITION = "may be a repetition: whether this message arrived before is not known"
 
@@ -158,5 +168,5 @@ def _dated(digest: Digest, created: datetime) -> Digest:
     """Say of a digest that could not be sent at once when it was written."""
     if created > datetime.now(UTC) - _LATE_AFTER:
         return digest
-    late = f"late: this was so at {created:%Y-%m-%d %H:%M} UTC"
+    late = f"late: this was so at {shown_time(created)}"
     return replace(digest, remark="; ".join(filter(None, (digest.remark, late))))

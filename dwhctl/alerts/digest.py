@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from enum import StrEnum
 from typing import Literal
 
 #: What a digest is about; `stopped` is a run that could not do its work: a broken configuration, a held lock, a death.
 Subject = Literal["failed", "recovered", "succeeded", "done", "missed", "stopped", "test"]
+
+
+class RunKind(StrEnum):
+    """The kind of a run: it loads slices, refreshes reports, or watches deadlines."""
+
+    LOAD = "load"
+    REFRESH = "refresh"
+    WATCH = "watch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +52,14 @@ class Digest:
     """The one message of a run to a channel, as facts.
 
     `done` of `total` slices (or reports) are well; `look` is the command that shows more; `missing` names shards whose
-    slices a refreshed report does without; `remark` is a sentence about the message itself.
+    slices a refreshed report does without; `remark` is a sentence about the message itself. `kind` is that of the run
+    (earlier versions did not write it).
     """
 
     subject: Subject
     project: str
     command: str
+    kind: RunKind = RunKind.LOAD
     run_id: str | None = None
     days: tuple[date, ...] = ()
     done: int = 0

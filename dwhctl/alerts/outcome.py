@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
+from dwhctl.alerts.digest import RunKind
+
 #: How far a piece of work is at the end of its run; `left` was not come to.
 Ending = Literal["done", "failed", "left"]
-
-
-#: What a watch finds in place of an error's class: a deadline that is over, a last success that is too old.
-DEADLINE_MISSED, TOO_OLD = "DeadlineMissed", "TooOld"
-MISSES = frozenset({DEADLINE_MISSED, TOO_OLD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +58,21 @@ class Outcome:
 
     `completed`: the command came to its end, so that what once stopped it is over. `missing` names shards that a
     refreshed report does without. `missed`: the items' troubles are missed deadlines. `look` is the command that
-    shows more. `routine`: the command comes every few minutes, and nobody is told that it came, or failed again.
+    shows more.
     """
 
     command: str
+    kind: RunKind = RunKind.LOAD
     run_id: str | None = None
     items: tuple[Item, ...] = ()
     stops: tuple[Stop, ...] = ()
     completed: bool = True
     missed: bool = False
-    routine: bool = False
     missing: tuple[str, ...] = ()
     look: str | None = None
     began: datetime | None = None
+
+    @property
+    def routine(self) -> bool:
+        """Whether the command runs every few minutes: no channel is notified that it ran, or failed again."""
+        return self.kind is RunKind.WATCH

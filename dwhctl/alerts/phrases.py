@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from .digest import RunKind
 from .wording import clipped, counted, listed, spanned
 
 if TYPE_CHECKING:
@@ -59,19 +60,11 @@ def _works(items: Iterable[Reason | Recovery]) -> str:
 
 
 def _unit(digest: Digest) -> str:
-    if _is_watch(digest):
-        return "task"
-    return "report" if "refresh-reports" in digest.command else "slice"
+    return {RunKind.LOAD: "slice", RunKind.REFRESH: "report", RunKind.WATCH: "task"}[digest.kind]
 
 
 def _done_word(digest: Digest) -> str:
-    if _is_watch(digest):
-        return "in time"
-    return "refreshed" if "refresh-reports" in digest.command else "loaded"
-
-
-def _is_watch(digest: Digest) -> bool:
-    return digest.subject == "missed" or "watch" in digest.command.split()
+    return {RunKind.LOAD: "loaded", RunKind.REFRESH: "refreshed", RunKind.WATCH: "in time"}[digest.kind]
 
 
 def tally(digest: Digest) -> str:

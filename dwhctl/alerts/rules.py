@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import Digest, Reason, Recovery, Subject
 from dwhctl.alerts.facts import Fact, Failing, GoodDays, Memory, Verdict, judge, remember, without_unknown
-from dwhctl.alerts.outcome import MISSES
+from dwhctl.errors import Missed, is_error
 
 if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
@@ -82,7 +82,7 @@ def decide(
 
 def _is_about(outcome: Outcome, fact: Fact) -> bool:
     """Tell whether the outcome says anything of the fact: a run tells of failures, a watch of what is not in time."""
-    return fact.work == outcome.command or (fact.error_class in MISSES) == outcome.missed
+    return fact.work == outcome.command or is_error(fact.error_class, Missed) == outcome.missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,7 @@ def _digest(
         subject=subject,
         project=project.root.name,
         command=part.stops[0].command if subject == "stopped" else part.command,
+        kind=part.kind,
         run_id=part.run_id,
         days=tuple(sorted({item.day for item in part.items if item.day})),
         done=sum(item.ending == "done" for item in part.items),

@@ -110,19 +110,26 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
     Example:
       dwhctl crontab next --limit 10
     """
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import Look, show
     from dwhctl.runs.schedules import jobs_of, machine_zone
+    from dwhctl.times import shown_time
 
     project = settings.open_project()
     now, zone, jobs = datetime.now(UTC), machine_zone(), jobs_of(project)
     times = sorted(_times(jobs, now, zone, limit), key=lambda due: due[0])[:limit]
     rows = [
-        (at.astimezone(project.zone), at.replace(tzinfo=None), " ".join(job.arguments), ", ".join(job.names))
+        (at, shown_time(at, zone) if form == "table" else at.replace(tzinfo=None), *_words(job))
         for at, job in times
     ]
-    show(NEXT_COLUMNS, rows, form)
+    look = Look(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
+    show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
     _tell_of_clocks(project, jobs, now, zone)
     return ExitCode.DONE
+
+
+def _words(job: Job) -> tuple[str, str]:
+    """Give what a job runs, and its loads and reports."""
+    return " ".join(job.arguments), ", ".join(job.names)
 
 
 def program() -> list[str]:

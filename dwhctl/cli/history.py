@@ -89,11 +89,12 @@ def usual_since_told(store: SessionStore, settings: Settings) -> datetime:
     """Give the moment from which on a report looks by default, and say so where the number of sessions bounds it."""
     from dwhctl.cli.output import tell
     from dwhctl.sessions.history import USUAL_SESSIONS, usual_since
+    from dwhctl.times import shown_time
 
     since, is_bound = usual_since(store)
     if is_bound and not settings.quiet:
         tell(
-            f"the newest {USUAL_SESSIONS:,} sessions, since {since:%Y-%m-%d %H:%M} UTC; --days N looks further back"
+            f"the newest {USUAL_SESSIONS:,} sessions, since {shown_time(since)}; --days N looks further back"
         )
     return since
 

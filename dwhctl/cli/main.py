@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from dwhctl import __version__
 from dwhctl.cli.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
 from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
+from dwhctl.errors import ExitCode
 from dwhctl.start import begin
 
 _UTF8 = "PYTHONUTF8"
@@ -69,4 +71,10 @@ def main() -> NoReturn:
     begin()
     _speak_utf8()
     mask_python()
-    sys.exit(run(dwhctl))
+    try:
+        code = run(dwhctl)
+    except KeyboardInterrupt:  # while the command was ending
+        code = ExitCode.INTERRUPTED
+    # Python waits for threads now, and would answer another Ctrl-C with a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    sys.exit(code)

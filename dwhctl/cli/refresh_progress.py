@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds, tell
 from dwhctl.errors import InterruptedAttemptError
 from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
 from dwhctl.sessions.values import State
+from dwhctl.times import shown_time
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dwhctl.runs.events import RefreshEvent, RefreshReport
     from dwhctl.runs.needs import Readiness
 
-_INTERRUPTED = InterruptedAttemptError.__name__
 _SHOWN_SHARDS = 20
 
 
@@ -34,12 +34,13 @@ class RefreshLines:
             return
         if isinstance(event, RunEnded):  # the summary tells
             return
-        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        tell(f"{at} {_line(event)}")
+        if isinstance(event, Waiting) and not event.text:
+            return
+        tell(f"{shown_time()} {_line(event)}")
 
 
-def _line(event: Notice | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
-    if isinstance(event, Notice):
+def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
+    if isinstance(event, Notice | Waiting):
         return one_line(event.text)
     if isinstance(event, RefreshStarted):
         return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
@@ -57,9 +58,9 @@ def _closed_line(event: ReportClosed) -> str:
     reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
     ended = f"{event.report}: attempt {event.attempt} failed after {took}: {reason}"
     if event.state is State.UP_FOR_RETRY:
-        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {ended}"
-    return f"failed: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
 
 
 def show_refreshed(report: RefreshReport, settings: Settings) -> None:
@@ -78,7 +79,10 @@ def show_refreshed(report: RefreshReport, settings: Settings) -> None:
 
 
 def _counts(report: RefreshReport) -> str:
-    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{len(report.failures):,} failed"]
+    failed = len(report.failures) - report.in_doubt
+    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{failed:,} failed"]
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
     rows = sum(one.rows for one in report.refreshed)
@@ -101,13 +105,14 @@ def _shards(need: Readiness) -> str:
 
 def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
     """Tell each reason once, with the command that tries its reports again."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for one in report.failures:
-        if one.failure is not None and one.failure.error_class != _INTERRUPTED:
+        if one.failure is not None and not one.failure.is_a(InterruptedAttemptError):
             reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
-            reasons.setdefault(reason, []).append(one.report)
+            how = "in doubt: the next run looks" if one.state is State.RUNNING else "failed"
+            reasons.setdefault((how, reason), []).append(one.report)
     place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
-    for reason, names in reasons.items():
+    for (how, reason), names in reasons.items():
         yield ""
-        yield f"{', '.join(names)} failed: {reason}"
+        yield f"{', '.join(names)} {how}: {reason}"
         yield f"  try again: dwhctl refresh-reports {' '.join(names)} --date {report.day}{place}"

@@ -52,7 +52,7 @@ _MOST_COMMANDS = 5
     "--all",
     "everything",
     is_flag=True,
-    help="Also tasks and days that the configuration does not have any more.",
+    help="Also tasks and days that are no longer in the configuration.",
 )
 @click.option("--exit-code", is_flag=True, help="End with 1 if anything is failing.")
 @format_option
@@ -73,7 +73,7 @@ def command(
     unsuccessful and ended in the last N days: a slice of today that is loaded does not hide one of yesterday that
     failed, and a backfill of last year that failed an hour ago is shown. A complete slice whose reload failed is shown
     too. A session that is running does not count. Only for what is replaced as a whole, reports and loads without
-    slice_by, a later success makes good the failures up to its date.
+    slice_by, a later success clears the failures up to its date.
 
     'failed_slices' are these slices: 'failed' (or abandoned) ones and those that are 'up_for_retry'. The streak counts
     the unsuccessful slices from the newest of them back to the first success, 'since' is its oldest day. A table shows
@@ -105,9 +105,7 @@ def command(
         tell("nothing is failing")
     if left_out and not settings.quiet:
         names = "task" if len(left_out) == 1 else "tasks"
-        tell(
-            f"left out: {len(left_out):,} {names} that the configuration does not have any more; --all shows them"
-        )
+        tell(f"left out: {len(left_out):,} {names} that are no longer in the configuration; --all shows them")
     return ExitCode.FAILED if found and exit_code else ExitCode.DONE
 
 

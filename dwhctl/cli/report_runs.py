@@ -51,7 +51,7 @@ def command(settings: Settings, limit: int, days: int | None, form: str) -> None
       dwhctl report runs --days 7 --limit 100
     """
     from dwhctl.cli.history import days_ago, open_history
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import counted, show
     from dwhctl.sessions.runs import read_runs
 
     project = settings.open_project()
@@ -61,7 +61,9 @@ def command(settings: Settings, limit: int, days: int | None, form: str) -> None
         show(COLUMNS, [_row(run) for run in runs], form)
         return
     columns = [name for name in COLUMNS if name != "reports"]
-    show(columns, [_row_of_table(run) for run in runs], form, _look(project))
+    span = f"in the last {counted(days, 'day')}" if days else "yet"
+    empty = "" if store is None or settings.quiet else f"no run {span}"
+    show(columns, [_row_of_table(run) for run in runs], form, _look(project), empty)
 
 
 def _row(run: PastRun) -> tuple[object, ...]:

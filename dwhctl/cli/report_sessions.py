@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dwhctl.cli.output import Look
     from dwhctl.project.model import Project
     from dwhctl.sessions import Session, SessionStore
-    from dwhctl.sessions.history import Wanted
 
 COLUMNS = (
     "id", "task_name", "started", "finished", "successful", "loaded_rows", "comment", "run_id", "load", "shard",
@@ -27,7 +26,6 @@ _SPARE = (
     "staged", "dwhctl_version", "load", "shard", "successful", "host", "pid", "bytes", "extracted_rows", "run_id",
     "error_class", "attempt", "finished", "loaded_rows", "id", "started",
 )  # fmt: skip
-_MEANT_AMONG = 1000
 
 
 @click.command("sessions")
@@ -40,7 +38,12 @@ _MEANT_AMONG = 1000
 )
 @load_filter
 @shard_filter
-@click.option("--run", "run_id", metavar="RUN", help="Only sessions of this run.")
+@click.option(
+    "--run",
+    "run_id",
+    metavar="RUN",
+    help="Only sessions of this run: its id, its beginning, or 'last'.",
+)
 @click.option(
     "--days",
     type=click.IntRange(1, MOST_DAYS),
@@ -79,11 +82,13 @@ def command(
     Examples:
       dwhctl report sessions --state failed --state abandoned --days 7
       dwhctl report sessions --load orders --shard abakan --format json
+      dwhctl report sessions --run last --state failed
     """
     from dwhctl.cli.history import check_loads, open_history, shards_that_fit
     from dwhctl.cli.output import show
+    from dwhctl.runs.find_run import SessionRuns, find_run
     from dwhctl.sessions import State
-    from dwhctl.sessions.history import Wanted
+    from dwhctl.sessions.history import Wanted, read_history
 
     project = settings.open_project()
     check_loads(project, loads)
@@ -91,9 +96,22 @@ def command(
     found: Sequence[Session] = ()
     with open_history(project, settings) as store:
         if store:
+            if run_id is not None:
+                run_id = find_run(SessionRuns(store), run_id)
             since = _since(store, settings, run_id, days)
-            found = _read(store, Wanted(since, limit, run_id, tuple(map(State, states)), loads, shards))
-    show(COLUMNS, [_row(session) for session in found], form, _look(project, settings))
+            found = read_history(
+                store, Wanted(since, limit, run_id, tuple(map(State, states)), loads, shards)
+            )
+    empty = "" if store is None or settings.quiet else _empty(run_id, days)
+    show(COLUMNS, [_row(session) for session in found], form, _look(project, settings), empty)
+
+
+def _empty(run_id: str | None, days: int | None) -> str:
+    from dwhctl.cli.output import counted
+    from dwhctl.sessions.history import USUAL_DAYS
+
+    span = f"run {run_id}" if run_id else f"the last {counted(days or USUAL_DAYS, 'day')}"
+    return f"no such session in {span}"
 
 
 def _since(store: SessionStore, settings: Settings, run_id: str | None, days: int | None) -> datetime:
@@ -102,19 +120,6 @@ def _since(store: SessionStore, settings: Settings, run_id: str | None, days: in
     if days is not None:
         return days_ago(days)
     return datetime.min.replace(tzinfo=UTC) if run_id else usual_since_told(store, settings)
-
-
-def _read(store: SessionStore, wanted: Wanted) -> list[Session]:
-    from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest, quoted
-    from dwhctl.sessions.history import read_history
-    from dwhctl.sessions.runs import newest_run_ids, run_exists
-
-    found = read_history(store, wanted)
-    if not found and wanted.run_id and not run_exists(store, wanted.run_id):
-        known = newest_run_ids(store, _MEANT_AMONG)
-        raise UsageError(f"there is no run {quoted(wanted.run_id)}; {nearest(wanted.run_id, known)}")
-    return found
 
 
 def _row(session: Session) -> list[object]:

@@ -60,4 +60,9 @@ def prune(settings: Settings, keep: timedelta, everything: bool, dry_run: bool, 
     removals = run_prune(project, PruneRequest(keep, everything=everything, dry_run=dry_run))
     if dry_run:
         tell("dry run: nothing was removed")
-    show(PRUNE_COLUMNS, [(one.what, one.looked_at, one.removed, one.bytes) for one in removals], form)
+    show(
+        PRUNE_COLUMNS,
+        [(one.what, one.looked_at, one.removed, one.bytes) for one in removals],
+        form,
+        empty="nothing to remove",
+    )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
 from dwhctl.cli.plan_lines import nothing_to_load
-from dwhctl.errors import InterruptedAttemptError, ShrunkSourceError
+from dwhctl.cli.tally import rate_of
+from dwhctl.errors import CommitInDoubtError, InterruptedAttemptError, ShrunkSourceError
 from dwhctl.runs.failures import retry_slices
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
 SHOWN_COMMANDS = 3
-_INTERRUPTED = InterruptedAttemptError.__name__
 
 
 def show_summary(report: RunReport, settings: Settings) -> None:
@@ -60,11 +60,13 @@ def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
 def _counts(report: RunReport) -> str:
     parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
     parts.append(f"{report.failed:,} failed")
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
-    rate = round(report.rows / max(report.seconds, 0.001))
-    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)} ({rate:,} rows/s)"
-    return f"{', '.join(parts)}; {done}"
+    rate = rate_of(report.rows, report.seconds)
+    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
+    return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
 
 
 def _filled(report: RunReport) -> Iterable[str]:
@@ -78,12 +80,14 @@ def _filled(report: RunReport) -> Iterable[str]:
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
     # What an interruption failed needs no reason and no command of its own.
-    groups = _by_reason([one for one in report.failures if one.failure.error_class != _INTERRUPTED])
+    groups = _by_reason([one for one in report.failures if not one.failure.is_a(InterruptedAttemptError)])
     for group in groups[:SHOWN_REASONS]:
         failure = group[0].failure
         yield ""
         reason = one_line(f"{failure.error_class}: {failure.message}")
-        yield f"{counted(len(group), 'slice')} failed: {reason}"
+        in_doubt = failure.error_class == CommitInDoubtError.__name__
+        how = "in doubt: the next run looks" if in_doubt else "failed"
+        yield f"{counted(len(group), 'slice')} {how}: {reason}"
         yield f"  {_shards(group)}"
         for command in _commands(group, settings)[:SHOWN_COMMANDS]:
             yield f"  try again: {command}"
@@ -110,7 +114,7 @@ def _shards(group: list[FailedSlice]) -> str:
 
 def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
     """Return the commands that try the group again, one for each load."""
-    if group[0].failure.error_class == ShrunkSourceError.__name__:
+    if group[0].failure.is_a(ShrunkSourceError):
         return []  # it would fail again: its message names the command that accepts it
     by_load: dict[str, list[FailedSlice]] = {}
     for one in group:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dwhctl.cli.output import counted, shown_seconds
+from dwhctl.cli.output import counted, packed, shown_seconds
 from dwhctl.cli.standings import LOOKS, legend
 from dwhctl.runs.coverage import BADNESS, Standing, standing_of
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     """Draw a run for a terminal of so many columns; None: for a file."""
     width = size[0] if size else _FILE_WIDTH
     paper = _Paper(timeline, width)
-    lines = _titles(timeline)
+    lines = _titles(timeline, width)
     lines += [Text(), paper.axis()]
     lines += [paper.lane(lane) for lane in timeline.lanes]
     lines += paper.waits()
@@ -62,13 +62,12 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     return [*lines, Text(), *legend(standings, width, [*paper.most_waiting, *more])]
 
 
-def _titles(timeline: Timeline) -> list[Text]:
+def _titles(timeline: Timeline, width: int) -> list[Text]:
     sessions = [bar.session for bar in timeline.bars]
     slices = {(one.load, one.shard, one.day) for one in sessions}
     hosts = ", ".join(sorted({one.host for one in sessions if one.host}))
-    start = timeline.start.astimezone(UTC)
     took = (timeline.end - timeline.start).total_seconds()
-    title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {start:%Y-%m-%d %H:%M:%S} UTC"
+    title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {shown_time(timeline.start)}"
     states = Counter(map(_standing, timeline.bars))
     parts = [
         f"{states[one]:,} {one.value.replace('_', ' ')}" for one in sorted(states, key=BADNESS.__getitem__)
@@ -76,7 +75,10 @@ def _titles(timeline: Timeline) -> list[Text]:
     counts = (
         f"{counted(len(slices), _thing(timeline))}, {counted(len(sessions), 'attempt')}: {', '.join(parts)}"
     )
-    return [Text(f"{title}, {shown_seconds(took)}", style="bold"), Text(counts + _effort(timeline, took))]
+    return [
+        *(Text(line, style="bold") for line in packed(f"{title}, {shown_seconds(took)}", width)),
+        *(Text(line) for line in packed(counts + _effort(timeline, took), width)),
+    ]
 
 
 def _thing(timeline: Timeline) -> str:

@@ -6,13 +6,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dwhctl.alerts.digest import RunKind
 from dwhctl.cli.options import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Commands that do work; a mistake in another one is of no consequence to anybody but who typed it.
-WORKING = ("load", "backfill", "refresh-reports", "watch")
+#: Commands that do work, and the kind of run of each; a mistake in another one concerns only the person who typed it.
+WORKING = {
+    "load": RunKind.LOAD,
+    "backfill": RunKind.LOAD,
+    "refresh-reports": RunKind.REFRESH,
+    "watch": RunKind.WATCH,
+}
 
 
 def tell_of_usage(arguments: Sequence[str], message: str, settings: Settings) -> None:
@@ -67,8 +73,8 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
         return []
     set_group_access(project.group_access)
     command = shown_command(arguments)
-    routine = _command(arguments) == "watch"
-    return [one.words() for one in tell_of_usage_error(project, command, message, routine=routine)]
+    kind = WORKING[_command(arguments) or ""]
+    return [one.words() for one in tell_of_usage_error(project, command, message, kind)]
 
 
 def _named(arguments: Sequence[str]) -> Path | None:

@@ -90,7 +90,7 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    from dwhctl.cli.output import show, tell
+    from dwhctl.cli.output import Look, show, tell
     from dwhctl.runs.verify import VerifyRequest, verify
 
     project, names = _chosen(settings.open_project(), loads, against, table)
@@ -104,7 +104,7 @@ def command(
         report = verify_against(project, request, against, listen)
     rows = list(_rows(report, everything=settings.verbose))
     if rows or form != "table":
-        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
+        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form, Look(texts=("detail",)))
     _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception,
     sleep_using_event,
@@ -21,6 +25,7 @@ from tenacity import (
 
 from dwhctl.columns import Column, Kind
 from dwhctl.errors import DatabaseMissingError, QueryError
+from dwhctl.waiting import Wait, waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,6 +102,29 @@ def lock_holder(error: BaseException) -> str:
     return f"process {match[1]}" if match else "another process"
 
 
+#: What no later attempt changes: somebody has to correct the path, the file or the rights on it.
+_REFUSED_FILES = {
+    os.strerror(number): number
+    for number in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    )
+}
+
+
+def refused_file(error: BaseException) -> int | None:
+    """Return the error number when the system refuses the file itself, however often one tries."""
+    if not isinstance(error, duckdb.IOException):
+        return None
+    return _REFUSED_FILES.get(str(error).rpartition(": ")[2])
+
+
 def is_damage(error: BaseException) -> bool:
     """Tell whether the file itself is not what it should be."""
     words = (
@@ -105,6 +133,9 @@ def is_damage(error: BaseException) -> bool:
         "checksum",
         "Serialization Error",
         "Could not read enough bytes",
+        "can only read storage versions",
+        "storage version greater than",
+        "Cannot open encrypted database",
     )
     return isinstance(error, duckdb.Error | OSError) and any(word in str(error) for word in words)
 
@@ -235,19 +266,30 @@ def open_file(
     Raise DatabaseMissingError when it is damaged, else duckdb.Error.
     """
     give_up = give_up or threading.Event()
-    attempts = Retrying(
-        retry=retry_if_exception(is_lock_conflict),
-        stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
-        sleep=sleep_using_event(give_up),
-        wait=wait_random_exponential(multiplier=0.02, max=0.5),
-        reraise=True,
-    )
     try:
-        return attempts(connect, str(path), config, read_only=read_only, folders=folders, settings=settings)
+        with waited(wait) as waiting:
+            attempts = Retrying(
+                retry=retry_if_exception(is_lock_conflict),
+                stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
+                sleep=sleep_using_event(give_up),
+                wait=wait_random_exponential(multiplier=0.02, max=0.5),
+                before_sleep=partial(_note_holder, waiting, path),
+                reraise=True,
+            )
+            return attempts(
+                connect, str(path), config, read_only=read_only, folders=folders, settings=settings
+            )
     except (duckdb.Error, duckdb.Warning) as error:
         if is_damage(error):
-            raise DatabaseMissingError(f"{path} is not a DuckDB database: {words(error)}") from error
+            raise DatabaseMissingError(
+                f"{path} cannot be used as a DuckDB database: {words(error)}"
+            ) from error
         raise
+
+
+def _note_holder(waiting: Wait, path: Path, attempt: RetryCallState) -> None:
+    error = attempt.outcome.exception() if attempt.outcome else None
+    waiting.note(lambda: f"{path}: it is open in {lock_holder(error) if error else 'another process'}")
 
 
 @contextmanager

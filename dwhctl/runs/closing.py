@@ -15,6 +15,7 @@ from dwhctl.runs.events import (
     RunReport,
     SliceClosed,
     SlicesPublished,
+    SliceStaged,
     SliceStarted,
     WorkerSaid,
 )
@@ -58,6 +59,8 @@ class Closer:
         self._add_seconds(result.seconds)
         for said in result.said:
             self._listen(WorkerSaid(*_names(flight.job), flight.etl_id, said))
+        if result.failure is None:
+            self._listen(SliceStaged(*_names(flight.job), result.rows))
 
     def published(self, event: GroupPublished) -> None:
         """Take note of a publication, and tell of it."""
@@ -78,12 +81,12 @@ class Closer:
     def close(
         self, flight: Flight, state: State, failure: Failure | None = None, retry_in: timedelta | None = None
     ) -> None:
-        """Close the session of an attempt."""
+        """Close the session of an attempt; with the state `running` leave it open, its commit in doubt."""
         loaded = flight.rows if failure is None else None
         closing = Closing(
             flight.etl_id,
             state,
-            datetime.now(UTC),
+            None if state is State.RUNNING else datetime.now(UTC),
             loaded_rows=loaded,
             extracted_rows=flight.rows,
             bytes=flight.bytes,
@@ -138,7 +141,10 @@ class Closer:
         elif event.state is State.UP_FOR_RETRY:
             report.retried += 1
         elif event.failure is not None:
-            report.failed += 1
+            if event.state is State.RUNNING:
+                report.in_doubt += 1
+            else:
+                report.failed += 1
             report.failures.append(
                 FailedSlice(event.load, event.shard, event.connection, event.day, event.failure, event.etl_id)
             )

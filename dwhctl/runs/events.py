@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.waiting import Waiting
+
 if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
+    from dwhctl.runs.locks import Holder
     from dwhctl.runs.needs import Readiness
     from dwhctl.runs.plan import Plan
     from dwhctl.runs.values import Failure, Said
@@ -43,6 +46,18 @@ class SliceStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceStaged:
+    """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSaid:
     """What a library said in a worker while it was busy with an attempt."""
 
@@ -72,6 +87,8 @@ class SlicesPublished:
 class SliceClosed:
     """A session was closed. `retry_at` is set when its state is up_for_retry.
 
+    With the state `running` it was left open: its commit is in doubt, and the next run looks.
+
     `steps` are the seconds of its steps; `failed_in` is the worker's step that failed, if one did.
     """
 
@@ -99,10 +116,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunReaped(Notice):
-    """A run had died, and what it left behind was put right. `holder` is what it had said of itself, or empty."""
+    """A run had died, and what it left behind was put right. `holder` is what its lock said of it, if anything."""
 
     run_id: str = ""
-    holder: str = ""
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +129,17 @@ class RunEnded:
     report: RunReport | RefreshReport
 
 
-Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Notice | RunEnded
+Event = (
+    RunStarted
+    | SliceStarted
+    | SliceStaged
+    | WorkerSaid
+    | SlicesPublished
+    | SliceClosed
+    | Waiting
+    | Notice
+    | RunEnded
+)
 Listener = Callable[[Event], None]
 
 
@@ -152,6 +179,8 @@ class ReportStarted:
 class ReportClosed:
     """A report's session was closed. `retry_at` is set when its state is up_for_retry.
 
+    With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
+
     `without` are the loads of which the refreshed report lacks some slices, or which have none on that day.
     """
 
@@ -168,7 +197,7 @@ class ReportClosed:
     etl_id: int | None = None
 
 
-RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice | RunEnded
+RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Waiting | Notice | RunEnded
 RefreshListener = Callable[[RefreshEvent], None]
 
 
@@ -192,6 +221,8 @@ class RunReport:
     loaded: int = 0
     skipped: int = 0
     failed: int = 0
+    #: Slices whose commit nobody could look up: `failures` has them too.
+    in_doubt: int = 0
     retried: int = 0
     rows: int = 0
     seconds: float = 0.0
@@ -239,3 +270,8 @@ class RefreshReport:
     def failures(self) -> list[ReportClosed]:
         """The reports that failed: their old content stands, unless the error says otherwise."""
         return [one for one in self.closed if one.failure is not None]
+
+    @property
+    def in_doubt(self) -> int:
+        """How many of the failures are commits in doubt that nobody could look up."""
+        return sum(one.state.value == "running" for one in self.failures)

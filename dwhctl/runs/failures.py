@@ -34,10 +34,10 @@ class Failures:
     def read(
         self, store: SessionStore, since: datetime, *, everything: bool = False
     ) -> tuple[list[FailingTask], list[FailingTask]]:
-        """Return the failing tasks, and those left out: of slices that the configuration does not expect any more.
+        """Return the failing tasks, and those left out: of slices that the configuration no longer expects.
 
-        A slice counts when its last closed session is unsuccessful and ended since that moment. A later success for the
-        same day or a newer one makes good the failure of what is replaced whole: reports, and loads without slice_by.
+        A slice counts when its last closed session is unsuccessful and ended since that moment. For what is replaced
+        whole (reports, and loads without slice_by) a later success for the same day or a newer one clears the failure.
         With `everything` nothing is left out. Raise SessionsError.
         """
         found: list[UnsuccessfulSlice] = []
@@ -50,8 +50,7 @@ class Failures:
     def command(self, tasks: Sequence[FailingTask], place: Path | None = None) -> str | None:
         """Return the command that tries the slices of these tasks of one load, or of one report, again.
 
-        None: the configuration expects none of them any more. `place` is the project's folder, where the command was
-        told it.
+        None: the configuration no longer expects any of them. `place` is the value of --project, if it was given.
         """
         slices = [one for task in tasks for one in task.slices if self._is_expected(one)]
         if not slices:
@@ -62,7 +61,7 @@ class Failures:
         wanted = [(str(one.shard), one.day) for one in slices]
         if not self._is_whole(slices[0]):
             return retry_slices(name, wanted, place)
-        # The date is only a label, and a success makes good the failures up to its date.
+        # The date is only a label, and a success clears the failures up to its date.
         today = datetime.now(self._project.zone).date()
         shards = "".join(f" --shard {shard}" for shard in dict.fromkeys(shard for shard, _ in wanted))
         label = "today" if newest <= today else newest

@@ -11,6 +11,7 @@ from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
+from dwhctl.alerts.digest import RunKind
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.project.connections import SYSTEMS
@@ -98,7 +99,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     pings = request.pings and not request.shards and not request.only_failed
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log, pings=pings) as told,
+        told_at_its_end(project, request.command, works, log, RunKind.LOAD, pings=pings) as told,
     ):
         plan = plan or plan_load(project, request)
         targets = targets_of(project, f"dwhctl:{run_id}")
@@ -117,7 +118,7 @@ def exit_code_of(report: RunReport) -> ExitCode:
     """Give the exit code that a report ends with."""
     if report.signal is not None:
         return report.signal
-    return ExitCode.FAILED if report.failed or report.stopped else ExitCode.DONE
+    return ExitCode.FAILED if report.failed or report.in_doubt or report.stopped else ExitCode.DONE
 
 
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
@@ -205,7 +206,7 @@ class _Run:
             self._slots,
             self._targets,
             tell=self._listen,
-            leaves_lock=lambda: self._report.stopped is not None or self._leaves_lock,
+            leaves_lock=self._leaves_work,
             check=lambda store: refuse_shared_shadows(self._project, store, plan),
             unknown=lambda store: first_shadows(store, plan),
         )
@@ -227,6 +228,10 @@ class _Run:
         self._listen(RunEnded(self._report))
         return self._report
 
+    def _leaves_work(self) -> bool:
+        """Tell whether the next run has something to reap."""
+        return self._leaves_lock or bool(self._report.stopped is not None or self._report.in_doubt)
+
     def write_alerts(self, told: RunTold) -> None:
         """Write what is to be told of the run into the outbox."""
         told.write(self._store, self._report)
@@ -243,7 +248,9 @@ class _Run:
         jobs = jobs_at_once(self._project, self._request, plan)
         crew = Crew(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
-        described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
+        described = describe_targets(
+            self._project, plan, self._targets, slots, self._blocked, closer.retries, self._listen
+        )
         parts: _Parts = {
             "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
             "crew": crew,

@@ -1,6 +1,6 @@
 """Locks: which run is alive, and who works on which load and day, or report.
 
-A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text is for people only. A file
+A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text says who that is. A file
 is removed only by who holds the lock on it: who waits for it then locks a file without a name, which filelock does not
 count as taken, and at the next try takes the lock of a new file.
 """
@@ -13,6 +13,7 @@ import resource
 import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from filelock import FileLock, Timeout
 from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
 from dwhctl.files import read_text, write_text
 from dwhctl.private import denied
+from dwhctl.times import shown_time
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +33,12 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Load
     from dwhctl.sessions.store import SessionStore
 
-_SIGNED = re.compile(r"pid (?P<pid>\d{1,10}) on (?P<host>\S+): ")
+_SIGNED = re.compile(
+    r"pid (?P<pid>[0-9]{1,10}) on (?P<host>\S+): (?P<command>.*?)(?: \(since (?P<since>[^()]+)\))?", re.DOTALL
+)
+_SINCE = "%Y-%m-%d %H:%M:%S UTC"
+#: What stands for a holder whose file does not say who it is.
+SOMEBODY = "another dwhctl"
 _POLL_SECONDS = 0.2
 #: How long a lock may be held by somebody who does not say who he is: he signs next, or only tidies the folder.
 _INSTANT_SECONDS = 0.5
@@ -39,6 +47,41 @@ _OTHER_FILES = 512
 _FEW_OTHER_FILES = 128
 #: A command line is no longer; what is in a larger file, no run wrote.
 _MOST_SIGNED = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock. Its text is what a lock's file contains: people can read it too."""
+
+    pid: int
+    host: str
+    command: str
+    since: datetime | None = None
+
+    @classmethod
+    def of(cls, text: str) -> Holder | None:
+        """Read the text of a lock's file. Return None for a text that no holder wrote."""
+        found = _SIGNED.fullmatch(text.rstrip("\n"))
+        if found is None:
+            return None
+        since = None
+        with suppress(ValueError, TypeError):
+            since = datetime.strptime(found["since"], _SINCE).replace(tzinfo=UTC)
+        return cls(int(found["pid"]), found["host"], found["command"], since)
+
+    def __str__(self) -> str:
+        since = f" (since {self.since:{_SINCE}})" if self.since else ""
+        return f"pid {self.pid} on {self.host}: {self.command}{since}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == socket.gethostname()
+
+    def shown(self) -> str:
+        """Say who it is, for people: the start is in the project's zone."""
+        since = f", since {shown_time(self.since)}" if self.since else ""
+        return f"pid {self.pid} on {self.host} ({self.command}{since})"
 
 
 class Lock:
@@ -89,25 +132,23 @@ class Lock:
         except OSError:
             return False
 
-    def holder(self) -> str:
-        """Say who holds the lock, for people."""
-        return signed_by(self.path) or "another dwhctl"
+    def holder(self) -> Holder | None:
+        """Return who holds the lock, as far as its file says it."""
+        return holder_of(self.path)
 
     def _sign(self, command: str) -> None:
         self._signed = True
-        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        text = f"pid {os.getpid()} on {socket.gethostname()}: {command} (since {since})"
+        holder = Holder(os.getpid(), socket.gethostname(), command, datetime.now(UTC))
         try:
-            write_text(self.path, text)
+            write_text(self.path, str(holder))
         except OSError as error:
             self.release()
             raise StateDirError(_cannot("write", self.path, error)) from error
 
 
-def pid_of(signed: str) -> int | None:
-    """Return the pid in a lock's text when its holder ran on this machine."""
-    found = _SIGNED.match(signed)
-    return int(found["pid"]) if found and found["host"] == socket.gethostname() else None
+def shown_holder(holder: Holder | None) -> str:
+    """Say who holds a lock, for people."""
+    return holder.shown() if holder is not None else SOMEBODY
 
 
 def _cannot(do: str, path: Path, error: OSError) -> str:
@@ -115,12 +156,12 @@ def _cannot(do: str, path: Path, error: OSError) -> str:
     return f"cannot {do} {path}: {error.strerror}{whose}"
 
 
-def signed_by(lock_file: Path) -> str:
-    """Return the text in a lock's file: who holds the lock, or died with it. Empty when there is none."""
+def holder_of(lock_file: Path) -> Holder | None:
+    """Return who holds the lock of this file, or died with it. None when the file does not say it."""
     try:
-        return read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace")
+        return Holder.of(read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace"))
     except OSError:
-        return ""
+        return None
 
 
 def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:
@@ -146,14 +187,20 @@ def held_work(folder: Path, work: Mapping[str, str], command: str, wait: float) 
     with ExitStack() as held:
         for name, words in work.items():
             lock = Lock(folder / f"{name}.lock")
-            instant = time.monotonic() + _INSTANT_SECONDS
-            while not lock.try_take(command):
-                left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
-                if left <= 0:
-                    raise LockHeldError(f"{words} by {lock.holder()}")
-                time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
+            _take_work(lock, words, command, until)
             held.callback(lock.release)
         yield
+
+
+def _take_work(lock: Lock, words: str, command: str, until: float) -> None:
+    instant = time.monotonic() + _INSTANT_SECONDS
+    with waited(until - time.monotonic()) as wait:
+        while not lock.try_take(command):
+            left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
+            if left <= 0:
+                raise LockHeldError(f"{words} by {shown_holder(lock.holder())}")
+            wait.note(lambda: f"{shown_holder(lock.holder())}: {words}")
+            time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
 
 
 @contextmanager
@@ -164,10 +211,13 @@ def held_in_sessions(store: SessionStore, work: Mapping[str, str], wait: float) 
     """
     until = time.monotonic() + wait
     names = list(work)
-    while (held := store.hold_work(names)) is not None:
-        if time.monotonic() >= until:
-            raise LockHeldError(f"{work[held.name]} by {held.holder}")
-        time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
+    with waited(wait) as waiting:
+        while (held := store.hold_work(names)) is not None:
+            if time.monotonic() >= until:
+                raise LockHeldError(f"{work[held.name]} by {held.holder}")
+            words = f"{held.holder}: {work[held.name]}"
+            waiting.note(lambda words=words: words)  # type: ignore[misc]
+            time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
     try:
         yield
     finally:

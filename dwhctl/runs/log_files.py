@@ -18,24 +18,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import StateDirError, UsageError
-from dwhctl.files import inside, is_run_id, touch
-from dwhctl.project.words import quoted
+from dwhctl.errors import StateDirError
+from dwhctl.files import inside, touch
+from dwhctl.runs.find_run import find_run
 from dwhctl.runs.state_dir import CRON_LOG
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from dwhctl.runs.state_dir import StateDir
 
-LAST = "last"
 #: From here on cron.log gets another name.
 MOST_CRON_BYTES = 10 * 2**20
 _SUFFIX = ".jsonl"
 MOST_TOGETHER = 2**30
 MOST_REMOVED = 2000
 _EVERY_SECONDS = 3600
-_CANDIDATES = 5
 
 
 def log_path(folder: Path, run_id: str) -> Path:
@@ -48,24 +47,22 @@ def find_log(folder: Path, text: str) -> Path:
 
     Raise UsageError when there is none, or more than one, and StateDirError.
     """
-    names = _run_ids(folder)
-    if not names:
-        raise UsageError(f"there is no log in {folder}: a run writes one on its own machine")
-    # A file of another name beside the logs is not the last run.
-    newest = max([name for name in names if is_run_id(name)] or names)
-    if text == LAST:
-        return log_path(folder, newest)
-    found = sorted(name for name in names if name.startswith(text)) if text else []
-    if not found:
-        raise UsageError(
-            f"there is no log of a run {quoted(text)}: logs stay on the run's own machine for [project] keep_logs;"
-            f" the last one is {newest}; or write '{LAST}'"
-        )
-    if len(found) > 1 and text not in found:
-        more = ", ..." if len(found) > _CANDIDATES else ""
-        candidates = ", ".join(found[:_CANDIDATES])
-        raise UsageError(f"'{text}' is the beginning of several runs: {candidates}{more}; write more of it")
-    return log_path(folder, text if text in found else found[0])
+    none = f"there is no log in {folder}: a run writes one on its own machine"
+    missing = "logs stay on the run's own machine for [project] keep_logs: there is no log of a run"
+    return log_path(folder, find_run(_Logs(_run_ids(folder)), text, none=none, missing=missing))
+
+
+class _Logs:
+    """The runs that have a log."""
+
+    def __init__(self, run_ids: Sequence[str]) -> None:
+        self._ids = sorted(run_ids)
+
+    def newest(self, count: int) -> Sequence[str]:
+        return self._ids[: -count - 1 : -1]
+
+    def beginning_with(self, text: str, count: int) -> Sequence[str]:
+        return [run_id for run_id in self._ids if run_id.startswith(text)][:count]
 
 
 def _run_ids(folder: Path) -> list[str]:

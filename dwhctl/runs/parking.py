@@ -34,13 +34,10 @@ if TYPE_CHECKING:
 _FAILURES_IN_A_ROW = 3
 _KNOCK_PAUSE_SECONDS = 0.2
 #: Failures that the next database of the server would meet as well.
-_REFUSED = (LoginRefusedError.__name__, TlsError.__name__)
-_AT_THE_DOOR = (ConnectError.__name__, *_REFUSED)
+_REFUSED = (LoginRefusedError, TlsError)
+_AT_THE_DOOR = (ConnectError, LoginRefusedError)
 #: Failures that do not show that the connection works.
-_NEUTRAL = {
-    each.__name__
-    for each in (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
-}
+_NEUTRAL = (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingError, SourceBusyError)
 
 
 @dataclass(slots=True)
@@ -76,7 +73,7 @@ class Parking:
     def login_known(self, name: str) -> bool | None:
         """Tell whether the connection's login was let in or refused; None when nobody knows."""
         one = self._of(name)
-        if one.reason is not None and one.reason.error_class == LoginRefusedError.__name__:
+        if one.reason is not None and one.reason.is_a(LoginRefusedError):
             return False
         return True if one.works else None
 
@@ -145,20 +142,20 @@ class Parking:
                 yield from self.connected(target)
             else:
                 self._of(target).probing = False
-        elif failure.error_class in _AT_THE_DOOR and failure.connection == target != source:
+        elif failure.is_a(*_AT_THE_DOOR) and failure.connection == target != source:
             # A worker turns to its target when the source has given rows.
             yield from self.connected(source)
             yield from self.failed(target, failure, now, _delay(job))
         else:
             self._of(target).probing = False
-            if failure.error_class in _AT_THE_DOOR or failure.error_class in _NEUTRAL:
+            if failure.is_a(*_AT_THE_DOOR, *_NEUTRAL):
                 yield from self.failed(source, failure, now, _delay(job))
             else:
                 yield from self.connected(source)
 
     def target_refused(self, job: Job, failure: Failure, now: float) -> Iterator[str]:
         """Take note of what the parent met with at the target of a job."""
-        if failure.error_class in _AT_THE_DOOR:
+        if failure.is_a(*_AT_THE_DOOR):
             yield from self.failed(job.planned.load.target, failure, now, _delay(job))
 
     def connected(self, name: str) -> Iterator[str]:
@@ -176,10 +173,10 @@ class Parking:
             one.probes += 1
             one.probing = False
             one.next_probe = now + delay
-        if failure.error_class not in _AT_THE_DOOR:
+        if not failure.is_a(*_AT_THE_DOOR):
             return
         one.failures += 1
-        refused = failure.error_class in _REFUSED
+        refused = failure.is_a(*_REFUSED)
         if one.reason is None and (refused or one.failures >= _FAILURES_IN_A_ROW):
             one.reason, one.next_probe = failure, now + delay
             yield f"connection {name} is parked: {failure.message}"

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from dwhctl.columns import SERVICE_FIELDS, Kind
 from dwhctl.errors import (
@@ -20,6 +27,7 @@ from dwhctl.errors import (
 from dwhctl.faults import reach
 from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_file
+from dwhctl.runs.events import Notice
 from dwhctl.runs.values import Failure, TargetTable
 from dwhctl.targets import open_target
 
@@ -71,6 +79,7 @@ def describe_targets(
     slots: Slots,
     blocked: Mapping[str, AttemptError],
     retries: Callable[[Load], int],
+    tell: Callable[[Notice], None] = lambda _notice: None,
 ) -> Described:
     """Prepare the table of each load of the plan; one that fails for good costs its own slices only.
 
@@ -82,7 +91,7 @@ def describe_targets(
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
-            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots))
+            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots), tell)
         except AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
@@ -94,12 +103,29 @@ def describe_targets(
     return found
 
 
-def _patiently(load: Load, retries: int, describe: Callable[[], tuple[Column, ...]]) -> tuple[Column, ...]:
-    """Try as often as the load's slices are tried."""
+def _patiently(
+    load: Load,
+    retries: int,
+    describe: Callable[[], tuple[Column, ...]],
+    tell: Callable[[Notice], None],
+) -> tuple[Column, ...]:
+    """Try as often as the load's slices are tried, and say why it takes so long."""
+
+    def say_why(attempt: RetryCallState) -> None:
+        error = attempt.outcome.exception() if attempt.outcome else None
+        tell(
+            Notice(
+                f"the warehouse {load.target} is not ready for load {load.name}:"
+                f" attempt {attempt.attempt_number} of {retries + 1} failed: {error};"
+                f" will retry in {attempt.upcoming_sleep:.0f} s"
+            )
+        )
+
     attempts = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
+        before_sleep=say_why,
         reraise=True,
     )
     return attempts(describe)

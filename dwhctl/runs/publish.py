@@ -6,11 +6,11 @@ rows, insert the staged ones, compare, commit. A slice that the target or a guar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, CountsDifferError, ShrunkSourceError
+from dwhctl.errors import AttemptError, CommitInDoubtError, CountsDifferError, ShrunkSourceError
 from dwhctl.faults import reach
 from dwhctl.project.shadows import as_asked
 from dwhctl.runs.values import Failure
@@ -28,10 +28,20 @@ _SMALL_SLICE = 100
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What came of one staged slice: published, or why not."""
+    """What came of one staged slice: published, or why not.
+
+    `commit_error` is why COMMIT failed, while nobody knows whether it happened: then the slice is neither loaded nor
+    failed, and may be tried again only after `look`.
+    """
 
     staged: StagedSlice
     failure: Failure | None = None
+    commit_error: Failure | None = None
+
+    @property
+    def in_doubt(self) -> bool:
+        """Tell whether the slice's commit may have happened, or may still happen."""
+        return self.commit_error is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,27 @@ def publish(
     return [done for one in slices for done in publish(target, load, group, [one], rules)]
 
 
+def look(target: Target, load: Load, doubted: Sequence[Published]) -> list[Published]:
+    """End the commit in doubt of these slices, published together, and find out whether it happened."""
+    try:
+        stands = _stands(target, load.table, [one.staged for one in doubted])
+    except AttemptError as error:
+        return [replace(one, failure=_in_doubt(one.commit_error, error)) for one in doubted]
+    return [Published(one.staged, None if stands else one.commit_error) for one in doubted]
+
+
+def _in_doubt(commit_error: Failure | None, error: AttemptError) -> Failure:
+    lost = commit_error.message if commit_error else ""
+    failure = Failure.of(
+        CommitInDoubtError(
+            f"COMMIT failed ({lost}), and the warehouse cannot be asked whether it happened: {error}; the next run"
+            " looks before it loads anything"
+        )
+    )
+    # Whether to look again in this run: who refuses a login refuses the next one.
+    return replace(failure, permanent=error.permanent)
+
+
 def _publish_together(
     target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], rules: Rules
 ) -> list[Published]:
@@ -77,8 +108,13 @@ def _publish_together(
                     rules.delivered.remember(load, changes)
                 _commit(publication, changes, rules)
     except _InDoubtError as doubt:
+        commit_error = Failure.of(doubt.error)
         # Asked on a new connection, once the old one is gone.
-        if not _stands(target, load.table, doubt.slices):
+        found = look(target, load, [Published(one, commit_error=commit_error) for one in doubt.slices])
+        if any(one.in_doubt for one in found):
+            by_token = {one.staged.token: one for one in found}
+            return [by_token.get(one.token, Published(one, refused.get(one.token))) for one in slices]
+        if any(one.failure for one in found):
             raise doubt.error from doubt
     return [Published(one, refused.get(one.token)) for one in slices]
 
@@ -135,7 +171,7 @@ def _commit(publication: Publication, slices: Sequence[StagedSlice], rules: Rule
     reach("publish.fenced")
     try:
         publication.commit()
-    except AttemptError as error:
+    except Exception as error:  # a defect, too, may have let it happen
         raise _InDoubtError(error, slices) from error
     reach("publish.committed")
 
@@ -143,13 +179,20 @@ def _commit(publication: Publication, slices: Sequence[StagedSlice], rules: Rule
 class _InDoubtError(Exception):
     """The commit gave an error: it may have happened all the same."""
 
-    def __init__(self, error: AttemptError, slices: Sequence[StagedSlice]) -> None:
+    def __init__(self, error: Exception, slices: Sequence[StagedSlice]) -> None:
         super().__init__(str(error))
         self.error = error
         self.slices = slices
 
 
 def _stands(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool:
-    """Tell whether the transaction happened: all of its rows stand in the target, or none."""
+    """Tell whether the transaction happened: all of its rows are in the target, or none. It does not happen later.
+
+    Raise AttemptError.
+    """
     filled = {one.etl_id: one.rows for one in slices if one.rows}
-    return bool(filled) and target.published_rows(table, list(filled)) == filled
+    if not filled:
+        # Emptied slices leave nothing to look for: to empty them again is right in both cases.
+        target.settle()
+        return False
+    return target.published_rows(table, list(filled)) == filled

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.alerts.digest import RunKind
 from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.project.names import find_report
 from dwhctl.project.report_sql import report_sql
@@ -82,7 +83,7 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     works = request.reports or tuple(project.reports)
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log) as told,
+        told_at_its_end(project, request.command, works, log, RunKind.REFRESH) as told,
     ):
         jobs = _jobs(project, request)
         report = RefreshReport(run_id, request.day, tuple(job.report.name for job in jobs))
@@ -147,7 +148,7 @@ class _Refresh:
         )
         store = entry.enter(stack, report_names(report.reports), request.wait.total_seconds())
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        rules = Rules(self._at_once(jobs), request.retries, self._wait_until)
+        rules = Rules(self._at_once(jobs), request.retries, self._wait_until, entry.blocked)
         refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = lambda code: _stop_soon(code, store, happenings)

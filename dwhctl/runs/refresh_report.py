@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dwhctl.columns import Kind
-from dwhctl.errors import AttemptError, CommitInDoubtError, SchemaDriftError, TooFewRowsError
+from dwhctl.errors import CommitInDoubtError, SchemaDriftError, TooFewRowsError
 from dwhctl.faults import reach
 from dwhctl.runs.conform import fits
 from dwhctl.targets.contract import Narrowing
@@ -121,7 +121,7 @@ def _may_change(one: Narrowing) -> bool:
 def _commit(refresh: Refresh, report: Report) -> None:
     try:
         refresh.commit()
-    except AttemptError as error:
+    except Exception as error:  # a defect, too, may have let it happen
         raise CommitInDoubtError(
             f"the commit failed, or its answer was lost: {report.target} has its old content or its new, whole in"
             f" both cases, and another refresh makes it new ({error})"

@@ -5,7 +5,6 @@ It listens to the run's events on their way to whoever shows them, so that any k
 
 from __future__ import annotations
 
-import re
 import shlex
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,20 +12,25 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.delivery import send_due
+from dwhctl.alerts.digest import RunKind
 from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
 from dwhctl.alerts.state_files import HeldInARow
 from dwhctl.alerts.teller import tell, tell_directly, write
 from dwhctl.errors import (
+    CommitInDoubtError,
     ConfigError,
     DwhctlError,
     ExitCode,
     Interrupted,
     LockHeldError,
+    RunDied,
     SessionsError,
     StagingError,
+    Stopped,
     TargetBusyError,
     TargetError,
     TargetRefusedError,
+    is_error,
 )
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import (
@@ -58,8 +62,7 @@ if TYPE_CHECKING:
 #: So many times in a row a lock may be held before that is told: once is a slow run, three times is a stuck one.
 HELD_IN_A_ROW = 3
 _LAST_LINES = 3
-_AT_THE_TARGET = {each.__name__ for each in (StagingError, TargetBusyError, TargetError, TargetRefusedError)}
-_SIGNED = re.compile(r"pid \d+ on \S+: (?P<command>.*) \(since [^()]*\)", re.DOTALL)
+_AT_THE_TARGET = (CommitInDoubtError, StagingError, TargetBusyError, TargetError, TargetRefusedError)
 
 
 class RunTold:
@@ -71,13 +74,13 @@ class RunTold:
         command: str,
         works: Iterable[str],
         listen: Callable[[Any], None],
+        kind: RunKind,
         *,
         pings: bool = True,
-        routine: bool = False,
     ) -> None:
         self._project = project
         self._works = frozenset(works)
-        self._routine = routine
+        self._kind = kind
         self._pings = RunPings(project, sorted(self._works) if pings else ())
         self._command = mask(command)
         self._listen = listen
@@ -118,7 +121,7 @@ class RunTold:
             self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
         if report.stopped is not None:
-            stops.append(self._stop(Trouble("", "Stopped", mask(report.stopped))))
+            stops.append(self._stop(Trouble("", Stopped.__name__, mask(report.stopped))))
         items = self._with_last_lines(report.run_id)
         return self._outcome_of(stops, items, report.run_id, completed=not report.stopped)
 
@@ -143,7 +146,7 @@ class RunTold:
 
     def _deaths(self) -> list[Stop]:
         return [
-            Stop(_command_of(one), Trouble("", "RunDied", mask(one.text)), passing=True)
+            Stop(_command_of(one), Trouble("", RunDied.__name__, mask(one.text)), passing=True)
             for one in self._reaped
         ]
 
@@ -152,13 +155,13 @@ class RunTold:
     ) -> Outcome:
         return Outcome(
             command=self._command,
+            kind=self._kind,
             run_id=run_id,
             items=tuple(items),
             stops=tuple(stops),
             completed=completed,
             missing=tuple(self._missing),
             began=self._began,
-            routine=self._routine,
             look=f"dwhctl report failures --project {shlex.quote(str(self._project.root))}",
         )
 
@@ -215,17 +218,16 @@ def told_at_its_end(
     command: str,
     works: Iterable[str],
     listen: Callable[[Any], None],
+    kind: RunKind,
     *,
     pings: bool = True,
-    routine: bool = False,
 ) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
     An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
-    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule;
-    `routine` see Outcome.
+    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule.
     """
-    run = RunTold(project, command, works, listen, pings=pings, routine=routine)
+    run = RunTold(project, command, works, listen, kind, pings=pings)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
@@ -260,14 +262,12 @@ def _show(deliveries: Iterable[Delivery], listen: Callable[[Notice], None]) -> N
         listen(Notice(one.words()))
 
 
-def tell_of_usage_error(
-    project: Project, command: str, message: str, *, routine: bool = False
-) -> list[Delivery]:
+def tell_of_usage_error(project: Project, command: str, message: str, kind: RunKind) -> list[Delivery]:
     """Tell of a command that ended with 2; the project is what can be read of it. Raise SessionsError, Interrupted."""
-    trouble = Trouble("", "ConfigError", mask(message))
+    trouble = Trouble("", ConfigError.__name__, mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
     stop = Stop(mask(command), trouble)
-    outcome = Outcome(command=mask(command), stops=(stop,), completed=False, look=look, routine=routine)
+    outcome = Outcome(command=mask(command), kind=kind, stops=(stop,), completed=False, look=look)
     with caught_signals():
         return tell_stopped(project, outcome)
 
@@ -316,13 +316,12 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
 
 def trouble_of(failure: Failure, source: str, target: str) -> Trouble:
     """Say what failed and the connection to blame; behind a parked connection stands what it was parked for."""
-    at_fault = target if failure.error_class in _AT_THE_TARGET else source
+    at_fault = target if is_error(failure.error_class, *_AT_THE_TARGET) else source
     said = failure.cause or failure
     return Trouble(failure.connection or at_fault, said.error_class, mask(said.message))
 
 
 def _command_of(event: RunReaped) -> str:
-    signed = _SIGNED.fullmatch(event.holder.strip())
-    command = signed["command"] if signed else ""
-    # The lock's file is for people: another text than a command line of dwhctl tells nothing.
+    command = event.holder.command if event.holder is not None else ""
+    # The lock's file may hold anything: another text than a command line of dwhctl tells nothing.
     return mask(command) if command.startswith("dwhctl ") else f"run {event.run_id}"

@@ -8,17 +8,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import UsageError
-from dwhctl.project.words import quoted
+from dwhctl.runs.find_run import SessionRuns, find_run
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dwhctl.project.model import Project
-    from dwhctl.sessions import Session, SessionStore
-
-LAST = "last"
-_CANDIDATES = 5
+    from dwhctl.sessions import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,38 +83,10 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
     if store is None:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:
-        run_id = _find_run(store, text)
+        run_id = find_run(SessionRuns(store), text)
         if not (sessions := store.of_run(run_id)):
             raise UsageError(f"there is no run '{text}' any more: its sessions are gone")
         return run_id, sessions
-
-
-def _find_run(store: SessionStore, text: str) -> str:
-    newest = store.recent(1)
-    if not newest:
-        raise UsageError("there is no run yet: dwhctl load makes one")
-    if text == LAST:
-        return newest[0].run_id
-    found = _runs_beginning_with(store, text) if text else []
-    if not found:
-        raise UsageError(
-            f"there is no run {quoted(text)}: the last one is {newest[0].run_id}; or write '{LAST}'"
-        )
-    if len(found) > 1 and text not in found:
-        more = ", ..." if len(found) > _CANDIDATES else ""
-        names = ", ".join(found[:_CANDIDATES])
-        raise UsageError(f"'{text}' is the beginning of several runs: {names}{more}; write more of it")
-    return text if text in found else found[0]
-
-
-def _runs_beginning_with(store: SessionStore, text: str) -> list[str]:
-    """Give the first runs whose id begins with the text: one more than are shown."""
-    found: list[str] = []
-    rows = store.read("looking for the run", "next_run", {"text": text})
-    while rows and rows[0][0].startswith(text) and len(found) <= _CANDIDATES:
-        found.append(rows[0][0])
-        rows = store.read("looking for the run", "run_after", {"text": found[-1]})
-    return found
 
 
 def timeline_of(project: Project, run_id: str, sessions: Sequence[Session], now: datetime) -> Timeline:

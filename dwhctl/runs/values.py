@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from dwhctl.errors import AttemptError, InternalError, SchemaDriftError
+from dwhctl.errors import AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
 from dwhctl.project.secrets import mask
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ class Failure:
         new = tuple(error.new_columns) if isinstance(error, SchemaDriftError) else ()
         connection = getattr(error, "connection", None)
         return cls(type(error).__name__, mask(str(error)), error.permanent, new, connection)
+
+    def is_a(self, *classes: type[DwhctlError]) -> bool:
+        """Tell whether the error was of one of these classes."""
+        return is_error(self.error_class, *classes)
 
 
 def _traceback(error: BaseException) -> str | None:

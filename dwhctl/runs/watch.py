@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.outcome import DEADLINE_MISSED, TOO_OLD, Item, Outcome, Trouble
+from dwhctl.alerts.digest import RunKind
+from dwhctl.alerts.outcome import Item, Outcome, Trouble
 from dwhctl.alerts.teller import tell
-from dwhctl.errors import ExitCode
+from dwhctl.errors import DeadlineMissed, ExitCode, TooOld
 from dwhctl.project.secrets import mask
 from dwhctl.project.slices import format_duration
 from dwhctl.runs.events import Notice
@@ -25,6 +26,7 @@ from dwhctl.runs.sla import look
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import told_at_its_end
 from dwhctl.sessions import open_if_there, open_store
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +60,7 @@ def run_watch(project: Project, command: str, listen: Callable[[Notice], None]) 
     Raise SessionsError (told too), LockHeldError when another watch is under way, and Interrupted.
     """
     with (
-        told_at_its_end(project, command, (), listen, routine=True),
+        told_at_its_end(project, command, (), listen, RunKind.WATCH),
         caught_signals(),
         ExitStack() as stack,
     ):
@@ -92,9 +94,9 @@ def _open(project: Project) -> SessionStore | None:
 def _outcome(project: Project, command: str, slas: Sequence[Sla]) -> Outcome:
     return Outcome(
         command=mask(command),
+        kind=RunKind.WATCH,
         items=tuple(item for sla in slas for item in _items(sla, project.zone)),
         missed=True,
-        routine=True,
         look=f"dwhctl report sla --project {shlex.quote(str(project.root))}",
         began=datetime.now(UTC),
     )
@@ -107,8 +109,8 @@ def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
         if not task.is_missed:
             yield Item(sla.kind, sla.name, task.shard)
             continue
-        error_class, message = (DEADLINE_MISSED, late) if task.late else (TOO_OLD, old)
-        trouble = Trouble("", error_class, message or "", sla.command or "")
+        found, message = (DeadlineMissed, late) if task.late else (TooOld, old)
+        trouble = Trouble("", found.__name__, message or "", sla.command or "")
         yield Item(sla.kind, sla.name, task.shard, ending="failed", trouble=trouble)
 
 
@@ -152,4 +154,4 @@ def _last(task: Task, zone: ZoneInfo) -> str:
 
 
 def _shown(at: datetime, zone: ZoneInfo) -> str:
-    return f"{at.astimezone(zone):%Y-%m-%d %H:%M}"
+    return shown_time(at, zone)

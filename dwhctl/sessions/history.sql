@@ -2,7 +2,7 @@
 
 -- name: unsuccessful_slices
 -- The slices whose last closed session is unsuccessful and ended lately. `replaced`: a later session succeeded for the
--- same day or a newer one, which makes good the failure of what is replaced whole. (Subqueries with LIMIT: PostgreSQL
+-- same day or a newer one, which clears the failure of what is replaced whole. (Subqueries with LIMIT: PostgreSQL
 -- would plan EXISTS as a join that scans the whole table.)
 SELECT id, task_name, load, shard, slice_date, state, finished, error_class, comment, (
     SELECT good.started FROM sessions AS good
@@ -67,9 +67,6 @@ SELECT id FROM sessions WHERE run_id IS NOT NULL ORDER BY id DESC LIMIT 1
 
 -- name: started_of
 SELECT started FROM sessions WHERE run_id IS NOT NULL AND id >= :id ORDER BY id LIMIT 1
-
--- name: run_exists
-SELECT 1 FROM sessions WHERE run_id = :run_id LIMIT 1
 
 -- name: newest_run_ids
 WITH RECURSIVE newest (run_id, place) AS (

@@ -50,11 +50,6 @@ def read_runs(store: SessionStore, limit: int, since: datetime | None = None) ->
     return runs[::-1]
 
 
-def run_exists(store: SessionStore, run_id: str) -> bool:
-    """Whether a run has left a session."""
-    return bool(store.read("looking for a run", "run_exists", {"run_id": run_id}))
-
-
 def newest_run_ids(store: SessionStore, limit: int) -> list[str]:
     """The ids of the newest runs, newest first."""
     return [run_id for (run_id,) in store.read("reading the runs", "newest_run_ids", {"limit": limit})]

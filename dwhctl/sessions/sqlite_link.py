@@ -13,9 +13,11 @@ from pathlib import Path
 from dwhctl.errors import SessionsError, SessionsLostError
 from dwhctl.private import denied, tighten
 from dwhctl.project.secrets import mask
+from dwhctl.waiting import waited
 
 # How long to wait for another process that writes.
 BUSY_SECONDS = 30.0
+_ROUND_MILLISECONDS = 500
 
 _REMEDIES = {
     "SQLITE_BUSY": "another program holds a lock on the file; find it (fuser, lsof) and try again",
@@ -48,7 +50,7 @@ def connect(path: Path, settings: str) -> sqlite3.Connection:
             # Another program may have written what is not UTF-8.
             connection.text_factory = _any_text
             connection.executescript(settings)
-            _write_ahead(connection)
+            _write_ahead(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -120,21 +122,42 @@ def _any_text(octets: bytes) -> str:
     return octets.decode("utf-8", "replace")
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
+def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
     """Turn WAL on: readers and the writer do not wait for each other.
 
     It needs the file alone for a moment and does not wait for it by itself. A file system that cannot share
     memory keeps the old journal, which is slower and no less safe.
     """
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
+    with waited(BUSY_SECONDS) as waiting:
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                return
+            except sqlite3.OperationalError as error:
+                if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
+                    raise
+            waiting.note(lambda: f"the sessions file {path}: another process has it for itself")
+            time.sleep(0.05)
+
+
+def begin_immediate(connection: sqlite3.Connection, path: Path) -> None:
+    """Begin a transaction that writes, waiting BUSY_SECONDS for another writer, and say so."""
+    with waited(BUSY_SECONDS) as waiting:
+        until = time.monotonic() + BUSY_SECONDS
+        # SQLite waits in C and says nothing; in short rounds there is something to say between them.
+        connection.execute(f"PRAGMA busy_timeout = {_ROUND_MILLISECONDS}")
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
-                raise
-        time.sleep(0.05)
+            while True:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
+                        raise
+                waiting.note(lambda: f"the sessions file {path}: another process writes to it")
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:

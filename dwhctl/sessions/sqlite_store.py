@@ -18,6 +18,7 @@ from dwhctl.sessions.cells import as_day, as_time
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
 from dwhctl.sessions.sqlite_link import (
     AtRest,
+    begin_immediate,
     connect,
     connect_to_read,
     file_identity,
@@ -177,7 +178,7 @@ class SqliteStore(SqlStore):
     def _transaction(self, what: str) -> Iterator[None]:
         faults.reach(f"sessions.{what}.begin")
         # IMMEDIATE: whoever will write waits here; to become a writer later may fail without any wait.
-        self._connection.execute("BEGIN IMMEDIATE")
+        begin_immediate(self._connection, self.path)
         try:
             yield
             faults.reach(f"sessions.{what}.commit")

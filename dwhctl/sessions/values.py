@@ -76,11 +76,14 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing."""
+    """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing.
+
+    With the state `running` and without an end the session stays open, with the reason: its commit is in doubt.
+    """
 
     id: int
     state: State
-    finished: datetime
+    finished: datetime | None
     loaded_rows: int | None = None
     extracted_rows: int | None = None
     bytes: int | None = None
@@ -89,9 +92,10 @@ class Closing:
     busy_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        _refuse_naive(finished=self.finished)
-        if self.state is State.RUNNING:
-            raise ValueError("a session is not closed as running")
+        if self.finished is not None:
+            _refuse_naive(finished=self.finished)
+        if (self.state is State.RUNNING) is not (self.finished is None):
+            raise ValueError("a session that is running has no end, and every other one has")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ parent opens it: the workers write their slices to `<state>/staging/<run>/<group
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -25,6 +27,7 @@ from dwhctl.errors import (
     TargetRefusedError,
 )
 from dwhctl.files import inside
+from dwhctl.private import denied
 from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh
 from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
@@ -228,7 +231,16 @@ class DuckdbTarget(Target):
             )
         if isinstance(error, engine.REFUSALS):
             return TargetRefusedError(engine.words(error))
+        if (number := engine.refused_file(error)) is not None:
+            return TargetRefusedError(self._refused(number))
         return TargetError(f"{self._connection.path}: {engine.words(error)}")
+
+    def _refused(self, number: int) -> str:
+        path = self._connection.path
+        remedy = (
+            denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
+        )
+        return f"the warehouse {path} cannot be opened: {os.strerror(number)}; {remedy}"
 
 
 class DuckdbPublication(Publication):

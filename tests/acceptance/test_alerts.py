@@ -108,6 +108,18 @@ def test_a_failure_is_told_once_and_its_recovery_once(
     assert held_locks(sandbox.root / "state") == []
 
 
+def test_the_kind_of_work_is_not_read_from_the_commands_text(
+    sandbox: Sandbox, api: BotApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.root = sandbox.root.rename(sandbox.root.parent / "refresh-reports watch")
+    arguments = (*INLINE, "--project", sandbox.root)
+    monkeypatch.setattr(sys, "argv", ["dwhctl", *map(str, arguments)])
+    assert dwh(*arguments) == 1
+    [text] = texts(api)
+    assert ": orders: 1 slice failed" in text
+    assert "2 of 3 loaded" in text
+
+
 def test_the_server_of_many_shards_is_one_reason_although_not_all_were_tried(
     tmp_path: Path, api: BotApi
 ) -> None:

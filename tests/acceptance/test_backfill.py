@@ -152,9 +152,7 @@ def test_the_commands_of_the_summary_load_what_failed(
     sandbox.shard_file("chita").rename(sandbox.root / "chita")
     assert here(sandbox, "backfill", *RANGE, "--retries", "0") == ExitCode.FAILED
     (command,) = re.findall(r"try again: dwhctl (.*)", capsys.readouterr().out)
-    assert command.startswith(
-        f"backfill orders -s {DAYS[0]} -e {DAYS[3]} --shard chita --only-missing --project"
-    )
+    assert command.startswith(f"backfill orders -s {DAYS[0]} -e {DAYS[3]} --shard chita --project")
     (sandbox.root / "chita").rename(sandbox.shard_file("chita"))
     assert here(sandbox, *command.partition(" --project")[0].split()) == ExitCode.DONE
     assert "4 slices loaded" in capsys.readouterr().out

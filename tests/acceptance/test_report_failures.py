@@ -134,7 +134,7 @@ def test_a_backfill_of_long_ago_that_failed_now_is_shown(
 def test_a_load_without_days_is_loaded_whole(
     sandbox: Sandbox, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its dates are labels: a later success makes good an earlier failure, whatever its date."""
+    """Its dates are labels: a later success clears an earlier failure, whatever its date."""
     sandbox.put("config/loads/whole.toml", WHOLE)
     sandbox.put("sql/whole.sql", "SELECT id, customer, amount, start_time FROM orders")
     sandbox.put("sql/whole_create.sql", CREATE.replace("stage.orders", "stage.whole"))
@@ -164,7 +164,7 @@ def test_a_shadow_run_is_tried_again_in_its_table(
 
 
 def test_a_report_is_refreshed_again(sandbox: Sandbox, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is replaced whole: a later refresh makes good an earlier failure, but not a newer day's."""
+    """It is replaced whole: a later refresh clears an earlier failure, but not that of a newer day."""
     place = Place(sandbox, "BIGINT").make()
     place.execute("ALTER TABLE stage.numbers RENAME TO gone")
     assert len(place.refresh(day=YESTERDAY).failures) == 1
@@ -180,10 +180,10 @@ def test_a_report_is_refreshed_again(sandbox: Sandbox, run: Run, capsys: pytest.
     assert failing(run, capsys) == []
 
 
-def test_what_the_configuration_has_no_more_is_left_out(
+def test_what_is_no_longer_in_the_configuration_is_left_out(
     sandbox: Sandbox, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A shard, a load, a report, and a day that lies before a start date by now."""
+    """A shard, a load, a report, and a day before a new start date."""
     long_ago = TODAY - timedelta(days=400)
     works = [
         ("orders", "omsk", TODAY), ("old", "chita", TODAY), ("sums", None, TODAY), ("orders", "chita", long_ago)
@@ -201,8 +201,7 @@ def test_what_the_configuration_has_no_more_is_left_out(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "nothing is failing\n"
-        "left out: 4 tasks that the configuration does not have any more; --all shows them\n"
+        "nothing is failing\nleft out: 4 tasks that are no longer in the configuration; --all shows them\n"
     )
     rows = failing(run, capsys, "--all")
     assert len(rows) == 4

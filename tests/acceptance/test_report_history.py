@@ -166,6 +166,11 @@ def test_sessions_are_told(project: Path, capsys: pytest.CaptureFixture[str]) ->
     assert ids("--state", "failed") == [4, 2]
     assert ids("--state", "failed", "--state", "abandoned", "--days", "2") == [6, 4]
     assert ids("--run", OLD_RUN, "--load", "orders") == [2, 1]
+    assert ids("--run", OLD_RUN[:-1]) == [2, 1]
+    assert ids("--run", "last") == [6, 5, 4, 3]
+    assert dwh("report", "sessions", "--run", "20", "--project", project) == 2
+    several = f"'20' is the beginning of several runs: {OLD_RUN}, {RUN}; write more of it"
+    assert several in capsys.readouterr().err
     assert ids("--shard", "a*", "--limit", "2") == [6, 5]
 
 
@@ -225,7 +230,7 @@ def test_a_broken_sessions_database_is_an_error(
     [
         (("failures", "--load", "order"), "there is no load 'order'; did you mean 'orders'?"),
         (("durations", "--shard", "chitta"), "no shard matches 'chitta'; did you mean 'chita'?"),
-        (("sessions", "--run", RUN[:-1]), f"there is no run '{RUN[:-1]}'; did you mean '{RUN}'?"),
+        (("sessions", "--run", f"x{RUN}"), f"there is no run 'x{RUN}'; did you mean '{RUN}'?"),
         (("sessions", "--state", "faild"), "'faild'"),
         (("failures", "--days", "0"), "'--days'"),
         (("failure",), "did you mean 'failures'?"),

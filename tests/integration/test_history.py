@@ -17,7 +17,7 @@ from dwhctl.sessions import Closing, SessionStore, State, history, open_if_there
 from dwhctl.sessions.durations import read_durations
 from dwhctl.sessions.failures import FailingTask, failing_tasks, read_unsuccessful
 from dwhctl.sessions.history import Wanted, read_history, usual_since
-from dwhctl.sessions.runs import newest_run_ids, read_runs, run_exists
+from dwhctl.sessions.runs import newest_run_ids, read_runs
 from tests.postgres import PostgresServer
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, new, postgres_place, sqlite_place, write
@@ -238,8 +238,6 @@ def test_runs_are_told_newest_first_with_what_they_did(place: Place) -> None:
     assert read_runs(store, 1) == [one]
     assert read_runs(store, 10, datetime(2020, 7, 14, 6, 30, tzinfo=UTC)) == [one]
     assert newest_run_ids(store, 10) == [young, old]
-    assert run_exists(store, old)
-    assert not run_exists(store, "20200714T060000")
 
 
 def test_without_sessions_there_is_nothing(place: Place) -> None:
@@ -330,7 +328,6 @@ PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "streaks": ("sessions_by_task", {"ids": [1], "most": 9}),
     "newest_runs": ("sessions_by_run(.|\n)*sessions_by_run", {"limit": 3, "first": ""}),
     "newest_run_ids": ("sessions_by_run", {"limit": 3}),
-    "run_exists": ("sessions_(by_run|running)", {"run_id": "x"}),
     "history": (
         "sessions_by_start",
         {"since": 1, "limit": 50, "states": ",failed,", "loads": None, "shards": ",a,"},

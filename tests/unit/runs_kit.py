@@ -85,6 +85,9 @@ class FakeTarget(Target):
         self.fail("look")
         return {one: self.ids[one] for one in etl_ids if one in self.ids}
 
+    def settle(self) -> None:
+        self.fail("look")
+
     def highest_etl_id(self, table: str) -> int:
         return max(self.ids, default=0)
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.alerts import telegram_html
-from dwhctl.alerts.digest import Digest, Reason, Recovery
+from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind
 from dwhctl.alerts.mail_html import read
 from dwhctl.alerts.message import Message, render
 from dwhctl.errors import ConfigError
@@ -97,11 +97,11 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
         ({"subject": "done"}, "🔴 dwh: orders, calls: 41 slices failed"),
         ({"subject": "done", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
         ({"subject": "done", "reasons": (), "done": 1, "total": 1}, "🟢 dwh: 1 slice loaded"),
-        ({"subject": "missed"}, "🟠 dwh: orders, calls: 41 tasks not in time"),
+        ({"subject": "missed", "kind": RunKind.WATCH}, "🟠 dwh: orders, calls: 41 tasks not in time"),
         ({"subject": "stopped", "total": 0}, "⛔ dwh: dwhctl load --date today --lookback 1 did not run"),
         ({"subject": "test"}, "🔔 dwh: a test: orders, calls: 41 slices failed"),
         (
-            {"command": "dwhctl refresh-reports", "done": 4, "total": 5, "reasons": DIGEST.reasons[2:]},
+            {"kind": RunKind.REFRESH, "done": 4, "total": 5, "reasons": DIGEST.reasons[2:]},
             "🔴 dwh: calls: 1 report failed",
         ),
     ],
@@ -123,7 +123,7 @@ def test_a_backfill_says_on_which_days() -> None:
 def test_reports_without_shards_and_missing_shards_and_last_lines() -> None:
     reason = Reason("city_orders", "dwh", "TargetRefusedError", "no such column", last_lines=("a <b>", "c"))
     digest = dataclasses.replace(
-        DIGEST, command="dwhctl refresh-reports", reasons=(reason,), missing=("omsk", "tomsk"), recoveries=()
+        DIGEST, kind=RunKind.REFRESH, reasons=(reason,), missing=("omsk", "tomsk"), recoveries=()
     )
     for text in (telegram(digest).text, mail(digest).text):
         assert "city_orders on dwh\nno such column\n" in text
@@ -208,7 +208,8 @@ any_digest = st.builds(
     Digest,
     subject=st.sampled_from(["failed", "recovered", "succeeded", "done", "missed", "stopped", "test"]),
     project=any_text,
-    command=any_text | st.just("dwhctl refresh-reports"),
+    command=any_text,
+    kind=st.sampled_from(RunKind),
     run_id=st.none() | any_text,
     days=some_days,
     done=st.integers(0, 10_000),

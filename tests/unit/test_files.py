@@ -16,7 +16,7 @@ import pytest
 from dwhctl import files
 from dwhctl.alerts.facts import Fact, Told
 from dwhctl.alerts.state_files import HeldInARow, ToldDirectly
-from dwhctl.runs.locks import Lock
+from dwhctl.runs.locks import Holder, Lock
 from dwhctl.runs.slots import Slots
 from tests.cli_support import EXTRACT, PROJECT, dwh, small_project
 
@@ -154,18 +154,18 @@ def test_a_lock_neither_reads_nor_writes_through_what_was_put_in_its_place(tmp_p
     assert lock.try_take("me")
     path.unlink()
     path.symlink_to(prey)
-    assert lock.holder() == "another dwhctl"
+    assert lock.holder() is None
     lock.release()
     assert prey.read_text() == "precious"
     path.unlink()
     os.mkfifo(path)
-    assert Lock(path).holder() == "another dwhctl"
+    assert Lock(path).holder() is None
     path.unlink()
     path.symlink_to("/dev/zero")
-    assert Lock(path).holder() == "another dwhctl"
+    assert Lock(path).holder() is None
     path.unlink()
-    path.write_bytes(b"pid 1 on \xff")
-    assert Lock(path).holder() == "pid 1 on \ufffd"
+    path.write_bytes(b"pid 1 on \xff: me")
+    assert Lock(path).holder() == Holder(1, "\ufffd", "me")
 
 
 def test_marks_and_counts_go_through_no_link(tmp_path: Path) -> None:

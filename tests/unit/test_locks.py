@@ -10,19 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from dwhctl.errors import LockHeldError, StateDirError
-from dwhctl.runs.locks import Lock, held_work, work_name, work_names
+from dwhctl.runs.locks import Holder, Lock, held_work, work_name, work_names
 from dwhctl.runs.state_dir import StateDir
 from tests.support.holders import another_process
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)
 LOAD = a_load()
+NOBODY = Holder(0, "", "")
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -43,7 +45,7 @@ def test_a_lock_is_held_by_one_process_and_names_it(tmp_path: Path) -> None:
         for _ in range(3):
             lock = Lock(path)
             assert not lock.try_take("dwhctl load orders")
-            text = lock.holder()
+            text = str(lock.holder())
             assert (
                 f"pid {holder.pid} on {socket.gethostname()}: dwhctl load --date 2020-07-14 (since " in text
             )
@@ -60,7 +62,7 @@ def test_a_lock_is_free_after_its_release_and_named_anew(tmp_path: Path) -> None
         assert holder.stdout.readline() == "free\n"
         lock = Lock(path)
         assert lock.try_take("dwhctl backfill")
-        assert f"pid {os.getpid()} " in lock.holder()
+        assert lock.holder() == replace(lock.holder() or NOBODY, pid=os.getpid(), command="dwhctl backfill")
         lock.release()
 
 
@@ -72,7 +74,7 @@ def test_sigkill_of_the_holder_frees_the_lock(tmp_path: Path) -> None:
         holder.kill()
         holder.wait(10)
         assert lock.try_take("next")
-        assert "next" in lock.holder()
+        assert (lock.holder() or NOBODY).command == "next"
         lock.release()
 
 
@@ -94,9 +96,47 @@ def test_a_lock_that_cannot_be_used_says_so(tmp_path: Path) -> None:
 
 
 def test_a_holder_that_left_no_words_is_another_dwhctl(tmp_path: Path) -> None:
-    assert Lock(tmp_path / "a.lock").holder() == "another dwhctl"
-    (tmp_path / "a.lock").touch()
-    assert Lock(tmp_path / "a.lock").holder() == "another dwhctl"
+    assert Lock(tmp_path / "a.lock").holder() is None
+    path = tmp_path / f"{work_name(LOAD, DAY)}.lock"
+    silent = HOLD.replace("dwhctl load --date 2020-07-14", "")
+    with (
+        another_process(silent, path),
+        pytest.raises(LockHeldError, match=r"is being done by another dwhctl"),
+        held_work(tmp_path, work_names([(LOAD, DAY)]), "me", 0),
+    ):
+        raise AssertionError
+
+
+SINCE = datetime(2020, 7, 14, 6, 0, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Holder(4600, "etl-1", "dwhctl load --date today", SINCE),
+        Holder(1, "a.b", "dwhctl load 'of a (since 2020-01-01 00:00:00 UTC) b: c\nd'", SINCE),
+        Holder(7, "h", ""),
+    ],
+)
+def test_a_holder_is_read_back_from_its_text(holder: Holder) -> None:
+    assert Holder.of(str(holder)) == holder
+
+
+def test_the_text_of_an_earlier_version_is_read() -> None:
+    text = "pid 4600 on etl-1: dwhctl backfill orders -s 2020-07-01 (since 2020-07-14 06:00:05 UTC)\n"
+    assert Holder.of(text) == Holder(4600, "etl-1", "dwhctl backfill orders -s 2020-07-01", SINCE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "pid x on y: z", "pid 12345678901 on h: c", "pid 1 on a b: c", "pid 1 on h", '{"pid": 1}'],
+)
+def test_what_no_holder_wrote_is_no_holder(text: str) -> None:
+    assert Holder.of(text) is None
+
+
+def test_a_start_that_is_no_time_is_left_out() -> None:
+    assert Holder.of("pid 1 on h: c (since long ago)") == Holder(1, "h", "c")
 
 
 # Work
@@ -153,7 +193,8 @@ def test_more_work_than_open_files_are_usual(tmp_path: Path) -> None:
 
 ALLOW = """
 import resource, sys
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from dwhctl.errors import UsageError
 from dwhctl.runs.locks import held_work

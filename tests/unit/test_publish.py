@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dwhctl.errors import (
     ConnectError,
+    LoginRefusedError,
     SessionsLostError,
     TargetBusyError,
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.runs.publish import Rules, publish
+from dwhctl.runs.publish import Rules, look, publish
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import FREELY, GROUP, GUARDED, FakeTarget, staged
 
@@ -122,13 +125,59 @@ def test_a_commit_in_doubt_that_did_not_happen_is_a_failure_to_try_again() -> No
     assert target.held == {"abakan": 5}
 
 
-def test_a_commit_in_doubt_of_which_nobody_can_be_asked_is_a_failure_not_a_success() -> None:
-    faults = {"commit": TargetError("lost"), "look": ConnectError("still down")}
-    target = FakeTarget(faults=dict(faults), commits_in_spite=True)
-    assert classes(target, *target.put(staged("abakan", 7))) == ["ConnectError"]
+LOST = {"commit": TargetError("lost"), "look": ConnectError("still down")}
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_commit_of_which_nobody_can_be_asked_is_in_doubt_until_somebody_has_looked(happened: bool) -> None:
+    target = FakeTarget(faults=dict(LOST), commits_in_spite=happened)
+    both = target.put(staged("abakan", 7, 1), staged("chita", 3, 2))
+    found = publish(target, LOAD, GROUP, both, FREELY)
+    assert [one.in_doubt for one in found] == [True, True]
+    assert {one.failure.error_class for one in found if one.failure} == {"CommitInDoubtError"}
+    assert "(lost)" in str(found[0].failure)
+    assert "still down" in str(found[0].failure)
+    found = look(target, LOAD, found)
+    assert [one.in_doubt for one in found] == [True, True]
     target.faults.clear()
-    assert classes(target, *target.put(staged("abakan", 7, 2))) == [None]
-    assert target.held == {"abakan": 7}
+    found = look(target, LOAD, found)
+    assert [one.in_doubt for one in found] == [False, False]
+    failures = [one.failure.error_class if one.failure else None for one in found]
+    assert failures == ([None, None] if happened else ["TargetError"] * 2)
+    assert target.commits == int(happened)
+
+
+def test_a_commit_in_doubt_is_not_tried_one_by_one_whoever_refuses_the_look() -> None:
+    refuses = {"commit": TargetError("lost"), "look": LoginRefusedError("expired password")}
+    target = FakeTarget(faults=dict(refuses), commits_in_spite=True)
+    found = publish(target, LOAD, GROUP, target.put(staged("abakan", 7, 1), staged("chita", 3, 2)), FREELY)
+    assert [(one.in_doubt, one.failure.permanent) for one in found if one.failure] == [(True, True)] * 2
+    assert target.commits == 1
+
+
+def test_a_commit_in_doubt_that_only_deletes_is_ended_before_anybody_goes_on() -> None:
+    target = FakeTarget(held={"abakan": 5}, faults=dict(LOST))
+    [found] = publish(target, LOAD, GROUP, [staged("abakan", 0)], FREELY)
+    assert found.in_doubt
+
+
+def test_beside_a_commit_in_doubt_what_was_left_out_of_it_is_decided() -> None:
+    target = FakeTarget(held={"abakan": 1000}, faults=dict(LOST))
+    three = target.put(staged("abakan", 1, 1), staged("chita", 3, 2), staged("omsk", 0, 3))
+    found = publish(target, LOAD, GROUP, three, GUARDED)
+    assert [one.in_doubt for one in found] == [False, True, False]
+    assert found[0].failure is not None
+    assert found[0].failure.error_class == "ShrunkSourceError"
+    assert found[2].failure is None
+
+
+def test_a_defect_at_the_commit_leaves_it_in_doubt_too() -> None:
+    faults: dict[str, Any] = {"commit": ZeroDivisionError("a defect"), "look": ConnectError("down")}
+    target = FakeTarget(faults=faults, commits_in_spite=True)
+    [found] = publish(target, LOAD, GROUP, target.put(staged("abakan", 7)), FREELY)
+    assert found.in_doubt
+    target.faults = {"commit": faults["commit"]}
+    assert classes(target, *target.put(staged("chita", 7, 2))) == [None]
 
 
 def test_a_commit_in_doubt_with_an_emptied_slice_beside_it_goes_by_the_filled_ones() -> None:
