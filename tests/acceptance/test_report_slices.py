@@ -211,7 +211,7 @@ def test_commands_for_some_shards_name_them(tmp_path: Path, capsys: pytest.Captu
     ("words", "says"),
     [
         ("grid ordres", "did you mean 'orders'?"),
-        ("grid --shard abaken", "no shard matches 'abaken': did you mean 'abakan'?"),
+        ("grid --shard abaken", "no shard matches 'abaken'; did you mean 'abakan'?"),
         ("grid --days 0", "--days"),
         ("gird", "did you mean 'grid'?"),
         ("gaps -s 2020-07-13 -e 2020-07-01", "--start 2020-07-13 lies after --end 2020-07-01"),
