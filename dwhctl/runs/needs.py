@@ -72,5 +72,5 @@ def not_met(found: Sequence[Readiness], day: date) -> str:
     loads = " ".join(one.load for one in lacking)
     return (
         f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"
-        " --only-missing; or wait longer (--wait)"
+        " --only-missing; or wait longer (--wait, or wait in the configuration)"
     )

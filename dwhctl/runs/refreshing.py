@@ -98,11 +98,15 @@ Happening = Landed | ExitCode
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to refresh: how many at once, how often again, and until when needs are waited for (monotonic)."""
+    """How to refresh: how many at once, how often again, when the run began (monotonic), how long to wait for needs.
+
+    Without `wait` the configuration says how long.
+    """
 
     at_once: int
     retries: int | None
-    wait_until: float
+    began: float
+    wait: timedelta | None
 
 
 class Refresher:
@@ -187,15 +191,22 @@ class Refresher:
         job.found = readiness(self._project, self._store, job.report, self._report.day)
         if all(one.is_met for one in job.found):
             return True
-        if now >= self._rules.wait_until:
+        wait_until = self._wait_until(job.report)
+        if now >= wait_until:
             self._jobs.remove(job)
             self._fail_not_ready(job)
             return False
-        job.start_at = min(now + _NEEDS_POLL_SECONDS, self._rules.wait_until)
+        job.start_at = min(now + _NEEDS_POLL_SECONDS, wait_until)
         if not job.waits:
             job.waits = True
             self._listen(ReportWaits(job.report.name, self._report.day, job.found))
         return False
+
+    def _wait_until(self, report: Report) -> float:
+        """Return until when (monotonic) a report waits for its needs: --wait wins, then its own key."""
+        waits = (self._rules.wait, report.wait, self._project.refreshing.wait)
+        wait = next(each for each in waits if each is not None)
+        return self._rules.began + wait.total_seconds()
 
     def _take_off(self, job: Job, slot: Slot) -> None:
         job.attempt += 1
