@@ -42,9 +42,9 @@ COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
 @click.option(
     "--wait",
     type=Duration(),
-    default="0s",
     metavar="DURATION",
-    help="Wait so long for a lock, and for the loads that a report needs, such as 2h.",
+    help="Wait so long for a lock, and for the loads that a report needs, such as 2h; 0s: not at all. Without it a"
+    " report waits for its loads as long as its key wait says, or that of [refresh].",
 )
 @click.option(
     "--jobs", type=click.IntRange(1, 64), metavar="N", help="Reports at once, in place of max_parallel."
@@ -59,7 +59,8 @@ def command(
     """Refresh every REPORT (or the named ones) from its view or query.
 
     Each is replaced in one transaction: readers see its old content or its new, and a refresh that fails leaves the
-    old one. A report whose loads are not complete for the day waits for them as long as --wait says.
+    old one. A report whose loads are not complete for the day waits for them as long as --wait says,
+    or the configuration.
 
     \b
     Examples:

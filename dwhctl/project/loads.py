@@ -265,6 +265,12 @@ class Report(Table):
     needs: Annotated[tuple[Need, ...], Listed] = Field(
         (), description="The loads it waits for.", examples=[[{"load": "orders", "at_least": 1.0}]]
     )
+    wait: Duration | None = Field(
+        None,
+        description="How long `refresh-reports` waits for its `needs` when no `--wait` is given; left out, as long as"
+        " `wait` in `[refresh]` says.",
+        examples=["2h"],
+    )
     min_rows: int = Field(
         0, ge=0, description="With fewer rows the refresh fails, and the old content stays.", examples=[1]
     )
@@ -306,4 +312,10 @@ class Refreshing(Table):
 
     max_parallel: int = Field(
         2, ge=1, le=64, description="Reports that one `refresh-reports` refreshes at once.", examples=[4]
+    )
+    wait: Duration = Field(
+        timedelta(0),
+        description="How long `refresh-reports` waits for the `needs` of a report that has no `wait` of its own, when"
+        " no `--wait` is given.",
+        examples=["2h"],
     )

@@ -121,8 +121,8 @@ def _lines() -> Iterator[str]:
         yield from _table(f'[alerts.NAME] with type = "{kind}"', alert)
     yield from _table("[pings]", PingsTable)
     yield from ("### `[load_defaults]`, `[report_defaults]`", "", _DEFAULTS)
-    for table, model in (("load_defaults", Load), ("report_defaults", Report)):
-        yield f"- `[{table}]`: {_names(model.shared_keys())}; not {_names(model.own_keys)}"
+    for title, model in (("load_defaults", Load), ("report_defaults", Report)):
+        yield f"- `[{title}]`: {_names(model.shared_keys())}; not {_names(model.own_keys)}"
     yield ""
     yield from ("## `config/loads/NAME.toml`", "", _doc(Load), "", *_keys(Load))
     yield from ("## `config/reports.toml`", "")

@@ -41,13 +41,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequest:
-    """What the user asked for. Empty `reports` means every report."""
+    """What the user asked for. Empty `reports` means every report.
+
+    `wait` is for locks and needs. Without it no lock is waited for, and needs as long as the configuration says.
+    """
 
     day: date
     reports: tuple[str, ...] = ()
     jobs: int | None = None
     retries: int | None = None
-    wait: timedelta = timedelta(0)
+    wait: timedelta | None = None
     command: str = "dwhctl refresh-reports"
 
 
@@ -128,7 +131,7 @@ class _Refresh:
         self._report = report
         self._listen = listen
         self._signals = signals
-        self._wait_until = time.monotonic() + request.wait.total_seconds()
+        self._began = time.monotonic()
         self._leaves_lock = False
 
     def refresh(self, stack: ExitStack, jobs: list[Job]) -> SessionStore:
@@ -146,9 +149,11 @@ class _Refresh:
             tell=self._listen,
             leaves_lock=lambda: report.stopped is not None or self._leaves_lock,
         )
-        store = entry.enter(stack, report_names(report.reports), request.wait.total_seconds())
+        store = entry.enter(
+            stack, report_names(report.reports), (request.wait or timedelta(0)).total_seconds()
+        )
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        rules = Rules(self._at_once(jobs), request.retries, self._wait_until, entry.blocked)
+        rules = Rules(self._at_once(jobs), request.retries, self._began, request.wait, entry.blocked)
         refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = lambda code: _stop_soon(code, store, happenings)

@@ -1,8 +1,7 @@
 """Refresh reports side by side: the loop of the parent, and a thread for each attempt.
 
-The loop alone talks to the sessions database. It looks whether a report's needs are met, takes a slot of the
-warehouse, opens a session, gives the attempt to a thread, ends what is past its deadline, and closes the session with
-what came of it.
+The loop alone talks to the sessions database. It checks a report's needs, takes a slot of the warehouse, opens a session,
+gives the attempt to a thread, ends what is past its deadline, and closes the session with the result.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from dwhctl.errors import (
 )
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
-from dwhctl.runs.needs import Readiness, not_met, readiness
+from dwhctl.runs.needs import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.values import Failure
@@ -106,14 +105,16 @@ Happening = Landed | ExitCode
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to refresh: how many at once, how often again, and until when needs are waited for (monotonic).
+    """How to refresh: how many at once, how often again, when the run began (monotonic), how long to wait for needs.
 
-    `blocked` says which reports may not be refreshed, and why: a dead run may still be at the commit of one.
+    Without `wait` the configuration says how long. `blocked` says which reports may not be refreshed, and why: a dead
+    run may still be at the commit of one.
     """
 
     at_once: int
     retries: int | None
-    wait_until: float
+    began: float
+    wait: timedelta | None
     blocked: Mapping[str, AttemptError] = field(default_factory=dict)
 
 
@@ -206,14 +207,14 @@ class Refresher:
         if all(one.is_met for one in job.found):
             job.wait.end()
             return True
-        if now >= self._rules.wait_until:
+        wait_until = self._rules.began + longest_wait(self._project, job.report, self._rules.wait)
+        if now >= wait_until:
             job.wait.end()
             self._jobs.remove(job)
             self._fail_unstarted(job, NotReady(not_met(job.found, self._report.day)))
             return False
-        job.start_at = min(now + _NEEDS_POLL_SECONDS, self._rules.wait_until)
-        lacking = "; ".join(str(one) for one in job.found if not one.is_met)
-        job.wait.note(lambda: f"what report {job.report.name} needs: {lacking}")
+        job.start_at = min(now + _NEEDS_POLL_SECONDS, wait_until)
+        job.wait.note(lambda: f"what report {job.report.name} needs: {lacking(job.found)}")
         if not job.waits:
             job.waits = True
             self._listen(ReportWaits(job.report.name, self._report.day, job.found))

@@ -121,6 +121,41 @@ def test_it_waits_until_a_load_beside_it_completes(place: Place) -> None:
     assert [one.state for one in place.sessions()] == [State.LOADED]
 
 
+@pytest.mark.parametrize(
+    ("head", "own", "wait", "waits"),
+    [
+        ('wait = "1m"', "", None, True),
+        ("", 'wait = "1m"', None, True),
+        ('wait = "0s"', 'wait = "1m"', None, True),
+        ('wait = "1m"', 'wait = "0s"', None, False),
+        ('wait = "1m"', 'wait = "1m"', timedelta(0), False),
+        ("", "", None, False),
+    ],
+)
+def test_it_waits_as_long_as_the_configuration_says_unless_the_command_does(
+    place: Place, head: str, own: str, wait: timedelta | None, waits: bool
+) -> None:
+    keys = f'{KEYS}\n{own}\nneeds = [{{ load = "orders" }}]'
+    place.put({"numbers": keys}, f"[refresh]\n{head}\n")
+
+    def load(event: object) -> None:
+        if isinstance(event, ReportWaits):
+            have_loaded(place, "abakan", "achinsk", "chita")
+
+    report = place.refresh(listen=load, wait=wait)
+    assert (place.content() == whole(1), report.failures == []) == (waits, waits)
+
+
+def test_the_next_run_of_the_date_refreshes_what_was_not_ready(place: Place) -> None:
+    need(place)
+    assert len(place.refresh().failures) == 1
+    have_loaded(place, "abakan", "achinsk", "chita")
+    command = (*COMMAND, "--quiet", "--project", place.sandbox.root)
+    assert dwh(*command) == ExitCode.DONE
+    assert place.content() == whole(1)
+    assert [one.state for one in place.sessions()] == [State.FAILED, State.LOADED]
+
+
 def test_a_day_loaded_before_its_end_is_not_complete(place: Place) -> None:
     need(place)
     today = datetime.now(place.sandbox.project().zone).date()
