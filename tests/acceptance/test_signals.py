@@ -87,7 +87,8 @@ def assert_interrupted(sandbox: Sandbox, shards: list[str]) -> None:
     assert list((sandbox.root / "state" / "locks" / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize(("send", "code"), WAYS)
+#: The first way is the gate's in test_a_second_signal_changes_nothing as well, at the same moment.
+@pytest.mark.parametrize(("send", "code"), [pytest.param(*WAYS[0], marks=pytest.mark.long), *WAYS[1:]])
 def test_while_workers_hang(
     sandbox: Sandbox, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int
 ) -> None:
