@@ -70,8 +70,10 @@ def test_times_without_zone_are_refused() -> None:
         NewSession("r", "orders", "abakan", END.date(), 1, "t", naive)
     with pytest.raises(ValueError, match="no time zone"):
         Closing(1, State.LOADED, naive)
-    with pytest.raises(ValueError, match="not closed as running"):
+    with pytest.raises(ValueError, match="that is running has no end"):
         Closing(1, State.RUNNING, NOON)
+    with pytest.raises(ValueError, match="every other one has"):
+        Closing(1, State.FAILED, None)
 
 
 def test_a_short_comment_stays_and_a_long_one_ends_with_an_ellipsis() -> None:
