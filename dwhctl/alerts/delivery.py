@@ -18,6 +18,8 @@ from dwhctl.faults import reach
 from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from dwhctl.alerts.digest import Digest
     from dwhctl.project.model import Project
     from dwhctl.sessions import SessionStore
@@ -28,6 +30,7 @@ SENDING_SECONDS = 120.0
 #: What could not be sent for so long is of no use any more.
 GIVE_UP_AFTER = timedelta(days=3)
 _LATE_AFTER = timedelta(minutes=10)
+_FAILED = (AlertState.QUEUED, AlertState.REFUSED)
 #: What a digest proposes to run; a name or a date needs no quotes.
 _PROPOSED = ("load", "backfill", "refresh-reports", "report", "config")
 _PROPOSED_OPTIONS = (
@@ -46,30 +49,51 @@ REPETITION = "may be a repetition: whether this message arrived before is not kn
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of one message to a channel, for the run's summary."""
+    """What became of one message to a channel, for the run's summary.
+
+    `again`: the channel refused it, and later runs try again. `tried` is False of a message that was not sent for that.
+    """
 
     channel: str
     subject: str
     state: AlertState
     answer: str
+    again: bool = False
+    tried: bool = True
 
     def words(self) -> str:
-        """Say it in a line."""
+        """Return it as a line."""
         said = {
             AlertState.SENT: "sent",
             AlertState.QUEUED: "not sent, the next run tries again",
             AlertState.UNKNOWN: "in doubt",
-            AlertState.REFUSED: "refused",
+            AlertState.REFUSED: "refused" if self.tried else "not sent, the channel refused the last message",
             AlertState.GIVEN_UP: f"given up, it could not be sent for {GIVE_UP_AFTER.days} days",
         }
-        return f"alert {self.channel}: {said.get(self.state, self.state.value)}: {self.answer}"
+        line = f"alert {self.channel}: {said.get(self.state, self.state.value)}: {self.answer}"
+        if not self.again:
+            return line
+        return f"{line}; then check it with: dwhctl alert-test {self.channel} (runs try again once an hour)"
 
 
-def send_due(project: Project, store: SessionStore) -> list[Delivery]:
-    """Send what waits in the outbox, bounded in number and time. Raise SessionsError; an interruption ends it early."""
+def send_due(project: Project, store: SessionStore, written: Collection[str] = ()) -> list[Delivery]:
+    """Send what waits in the outbox, bounded in number and time. Raise SessionsError; an interruption ends it early.
+
+    `written` are the channels that this run has a digest for: the result also has those that refused one lately.
+    """
     if not project.alerts:
         return []
     outbox = Outbox(store)
+    deliveries = _send_all(project, outbox)
+    for channel in sorted(set(written) - {one.channel for one in deliveries}):
+        if (refusal := outbox.refusal(channel)) is not None:
+            deliveries.append(
+                Delivery(channel, refusal[0], AlertState.REFUSED, refusal[1], again=True, tried=False)
+            )
+    return deliveries
+
+
+def _send_all(project: Project, outbox: Outbox) -> list[Delivery]:
     deliveries: list[Delivery] = []
     until = time.monotonic() + SENDING_SECONDS
     for channel in outbox.channels_due():
@@ -108,8 +132,14 @@ def _send_row(project: Project, outbox: Outbox, row: Queued) -> _Sent | None:
     else:
         result, interrupted = _attempt(project, row, digest)
     outbox.settle(row, claim, result)
-    delivery = Delivery(row.channel, row.subject, result.state, result.answer)
+    delivery = delivery_of(row.channel, row.subject, result)
     return _Sent(delivery, interrupted, by_channel=not isinstance(digest, Result))
+
+
+def delivery_of(channel: str, subject: str, result: Result) -> Delivery:
+    """Say what became of an attempt to send."""
+    again = result.state is AlertState.REFUSED and result.retry_after is not None
+    return Delivery(channel, subject, result.state, result.answer, again)
 
 
 def _readable(project: Project, row: Queued, doubts: int) -> Digest | Result:
@@ -133,7 +163,7 @@ def _attempt(project: Project, row: Queued, digest: Digest) -> tuple[Result, boo
     except (Interrupted, KeyboardInterrupt):
         return Result(AlertState.UNKNOWN, "interrupted while it was sent"), True
     reach("alert.sent")
-    if result.state is AlertState.QUEUED and row.created < datetime.now(UTC) - GIVE_UP_AFTER:
+    if result.state in _FAILED and row.created < datetime.now(UTC) - GIVE_UP_AFTER:
         result = Result(AlertState.GIVEN_UP, result.answer)
     return result, False
 

@@ -1,9 +1,10 @@
 """What is news to a channel, and what has recovered: pure rules over sets of facts.
 
-A fact is one shard that fails for one reason. A channel remembers the facts that it was told. News is a fact that
-it does not remember: a new load, shard, connection or error class. Fewer facts are no news, and a shard that comes
-and goes within what was told is none either. What is unchanged is told again after a while. The facts of one reason
-have recovered when all their shards are well: that is told once, and then they are forgotten.
+A fact is one shard that fails for one reason. A channel remembers the facts that it was told, or will be. News is any
+other fact: a new load, shard, connection or error class, or one that the channel refused to take. Fewer facts are no
+news, and a shard that comes and goes within what was told is none either. What is unchanged is told again after a
+while. The facts of one reason have recovered when all their shards are well: that is told once, and then they are
+forgotten.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Failing:
 class Told:
     """What a channel was told of a fact, and when. `well`: its shard is well by now, and others of its reason not.
 
-    `heard` is False of what the channel refused for good. `alert_id` is the outbox's row, None without an outbox.
+    `heard`: the channel took a message with it. `waits`: such a message waits to be sent. Neither holds when the
+    channel refused the message. `alert_id` is the outbox's row, None without an outbox.
     """
 
     at: datetime
@@ -58,6 +60,12 @@ class Told:
     well: bool = False
     alert_id: int | None = None
     heard: bool = True
+    waits: bool = True
+
+    @property
+    def counts(self) -> bool:
+        """Whether the channel was told, or will be."""
+        return self.heard or self.waits
 
 
 Memory = Mapping[Fact, Told]
@@ -69,7 +77,7 @@ GoodDays = Mapping[tuple[str, str], frozenset[date | None]]
 class Verdict:
     """What a run means for a channel: facts that are news, told and due again, recovered; and what stays in memory.
 
-    `heard` are those of the recovered that the channel was really told. `memory` is what the channel remembers if
+    `heard` are those of the recovered that the channel was told, or will be. `memory` is what the channel remembers if
     nothing is told now, with how the facts stand today.
     """
 
@@ -99,10 +107,10 @@ def judge(
     over_tasks = {fact.task for fact in over}
     recovered = frozenset(fact for fact, told in after.items() if told.well and fact.task in over_tasks)
     return Verdict(
-        news=frozenset(failing) - frozenset(after),
+        news=frozenset(fact for fact in failing if fact not in after or not after[fact].counts),
         due=frozenset(fact for fact in failing if fact in after and after[fact].at <= now - repeat_after),
         recovered=recovered,
-        heard=frozenset(fact for fact in recovered if memory[fact].heard),
+        heard=frozenset(fact for fact in recovered if memory[fact].counts),
         memory={fact: told for fact, told in after.items() if fact not in recovered},
     )
 

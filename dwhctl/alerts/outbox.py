@@ -1,7 +1,8 @@
 """The outbox: every digest is a row before it is sent, and says what became of it.
 
 States: `queued` (to be sent), `sending` (somebody has it in hand until its lease ends), `sent`, `unknown` (sent, and
-the answer is lost: sent once more, marked), `refused` (for good), `given_up` (it could not be sent for days).
+the answer is lost: sent once more, marked), `refused` (sent again after a while), `given_up` (it could not be sent for
+days), `superseded` (never sent: a later digest says what is so now, or nothing of it is).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class AlertState(StrEnum):
     UNKNOWN = "unknown"
     REFUSED = "refused"
     GIVEN_UP = "given_up"
+    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,15 @@ class Queued:
     channel: str
     subject: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """A row that no channel has taken, and that nobody has in hand."""
+
+    id: int
+    state: AlertState
+    digest: Digest | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +84,41 @@ class Result:
 
 def queue(execute: Execute, channel: str, subject: str, digest: Digest, now: datetime) -> int:
     """Write a digest as a row to be sent, within a transaction, and give its id."""
-    values = {
+    [(row_id,)] = execute("alerts_queue", {"channel": channel, **_values(subject, digest, now)})
+    return int(row_id)
+
+
+def replace_row(execute: Execute, row_id: int, subject: str, digest: Digest, now: datetime) -> bool:
+    """Write a digest in the place of one that was not delivered. Return False when another run has that in hand now."""
+    return bool(execute("alerts_replace", {"id": row_id, **_values(subject, digest, now)}))
+
+
+def _values(subject: str, digest: Digest, now: datetime) -> dict[str, object]:
+    return {
         "created": now,
         "run_id": digest.run_id,
-        "channel": channel,
         "kind": digest.subject,
         "subject": subject,
         "digest": as_json(digest),
     }
-    [(row_id,)] = execute("alerts_queue", values)
-    return int(row_id)
+
+
+def undelivered(execute: Execute, channel: str) -> list[Undelivered]:
+    """Return the channel's rows that a later digest may take the place of, the oldest first."""
+    rows = execute("alerts_undelivered", {"channel": channel})
+    return [Undelivered(row_id, AlertState(state), _digest_or_none(text)) for row_id, state, text in rows]
+
+
+def _digest_or_none(text: str) -> Digest | None:
+    try:
+        return from_json(text)
+    except ValueError:
+        return None
+
+
+def supersede(execute: Execute, row_id: int) -> None:
+    """Take a row that was not delivered out of what is to be sent."""
+    execute("alerts_supersede", {"id": row_id})
 
 
 class Outbox:
@@ -127,10 +163,17 @@ class Outbox:
             if result.state in (AlertState.SENT, AlertState.UNKNOWN):
                 execute("alerts_heard", {"id": row.id})
 
+    def refusal(self, channel: str) -> tuple[str, str] | None:
+        """Return subject and answer of what the channel refused within the pause; None when it did not."""
+        rows = self._store.read(
+            "reading the outbox", "alerts_refusal", {"channel": channel, "now": datetime.now(UTC)}
+        )
+        return (rows[0][0], rows[0][1] or "") if rows else None
+
     def newest(self, limit: int, *, only_open: bool = False) -> list[Listed]:
-        """Give the rows, the newest first; `only_open`: those that did not surely arrive."""
-        hidden = AlertState.SENT.value if only_open else ""
-        rows = self._store.read("reading the outbox", "alerts_newest", {"limit": limit, "hidden": hidden})
+        """Give the rows, the newest first; `only_open`: those that did not surely arrive, and still matter."""
+        values = {"limit": limit, "everything": int(not only_open)}
+        rows = self._store.read("reading the outbox", "alerts_newest", values)
         return [Listed(*row) for row in rows]
 
 

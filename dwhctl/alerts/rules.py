@@ -158,7 +158,9 @@ def _digest(
     subject = _subject(alert, part, verdict, is_failing=bool(troubles))
     if subject is None:
         return None
-    again = bool(troubles) and subject != "recovered" and not verdict.news
+    # What no channel has taken yet is not unchanged.
+    known = all(verdict.memory[fact].heard for fact in troubles if fact in verdict.memory)
+    again = bool(troubles) and subject != "recovered" and not verdict.news and known
     return Digest(
         subject=subject,
         project=project.root.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import Receipt, open_channel
@@ -13,6 +14,10 @@ from dwhctl.project.secrets import mask
 if TYPE_CHECKING:
     from dwhctl.alerts.digest import Digest
     from dwhctl.project.model import Alert, Project
+
+
+#: How long a channel that refused a message is left alone: nobody repairs it sooner, and a server may count attempts.
+REFUSED_PAUSE = timedelta(hours=1)
 
 
 def send(project: Project, alert: Alert, digest: Digest) -> Result:
@@ -29,7 +34,7 @@ def _result(outcome: Receipt | Exception) -> Result:
         return Result(AlertState.SENT, mask(_answer(outcome)))
     words = mask(str(outcome))
     if isinstance(outcome, AlertRefusedError):
-        return Result(AlertState.REFUSED, words)
+        return Result(AlertState.REFUSED, words, REFUSED_PAUSE)
     if isinstance(outcome, AlertNotSentError):
         return Result(AlertState.QUEUED, words, outcome.retry_after)
     if isinstance(outcome, ConfigError):  # an unset variable, a wrong template: it may be put right

@@ -69,6 +69,31 @@ class ToldDirectly:
         return self._folder / f"told-{_name(command)}.json"
 
 
+class Refusals:
+    """When a channel last refused a message that was sent without the sessions database, and what it answered."""
+
+    def __init__(self, state_dir: Path, channel: str) -> None:
+        self._file = state_dir / "alerts" / f"refused-{_name(channel)}.json"
+
+    def since(self, earliest: datetime) -> str | None:
+        """Return the answer of a refusal after that moment; None when there was none."""
+        try:
+            content = json.loads(read_text(self._file, follow=False))
+            at = datetime.fromisoformat(content["at"]).astimezone(UTC)
+            return str(content["answer"]) if at > earliest else None
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return None
+
+    def keep(self, answer: str | None, now: datetime) -> None:
+        """Write a refusal down; None clears it. A state folder that cannot be written keeps nothing."""
+        with suppress(OSError):
+            if answer is None:
+                self._file.unlink(missing_ok=True)
+                return
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self._file, json.dumps({"at": now.isoformat(), "answer": answer}))
+
+
 def _name(command: str) -> str:
     return hashlib.sha256(command.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 

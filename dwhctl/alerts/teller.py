@@ -9,14 +9,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.delivery import Delivery, send_due
+from dwhctl.alerts.delivery import Delivery, delivery_of, send_due
 from dwhctl.alerts.digest import Digest
 from dwhctl.alerts.facts import Fact, Memory, Told
 from dwhctl.alerts.message import render
-from dwhctl.alerts.outbox import AlertState, queue
+from dwhctl.alerts.outbox import AlertState, queue, replace_row, supersede, undelivered
 from dwhctl.alerts.rules import Decision, Streak, Streaks, decide
-from dwhctl.alerts.sending import send
-from dwhctl.alerts.state_files import ToldDirectly
+from dwhctl.alerts.sending import REFUSED_PAUSE, send
+from dwhctl.alerts.state_files import Refusals, ToldDirectly
+from dwhctl.alerts.superseding import outdated, with_recoveries
 from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import SessionsError
 from dwhctl.project.model import TelegramAlert
@@ -34,10 +35,14 @@ if TYPE_CHECKING:
 _LONGEST_RUN = timedelta(days=7)
 
 
-def write(project: Project, store: SessionStore, outcome: Outcome) -> None:
-    """Write what each channel is to be told of the outcome into the outbox. Raise SessionsError."""
+def write(project: Project, store: SessionStore, outcome: Outcome) -> set[str]:
+    """Write a digest of the outcome into the outbox for each channel that it concerns, and return these channels.
+
+    Raise SessionsError.
+    """
+    written: set[str] = set()
     if not project.alerts:
-        return
+        return written
     now = datetime.now(UTC)
     streaks = _streaks(store, outcome, now)
     direct = ToldDirectly(project.state_dir).all()
@@ -48,18 +53,29 @@ def write(project: Project, store: SessionStore, outcome: Outcome) -> None:
         for alert in project.alerts.values():
             memory = _memory(execute, alert.name)
             decision = decide(project, alert, outcome, memory, streaks, now)
+            if decision.digest is not None:
+                written.add(alert.name)
             _write(execute, project, alert, decision, memory, now)
     for path in direct:
         path.unlink(missing_ok=True)
+    return written
 
 
 def _write(
     execute: Execute, project: Project, alert: Alert, decision: Decision, memory: Memory, now: datetime
 ) -> None:
     row_id = None
-    if decision.digest is not None:
-        digest = fit_to_show(decision.digest)
-        row_id = queue(execute, alert.name, subject_of(project, alert, digest), digest, now)
+    old = outdated(alert, decision, memory, undelivered(execute, alert.name))
+    digest = with_recoveries(decision, old)
+    if digest is not None:
+        digest = fit_to_show(digest)
+        subject = subject_of(project, alert, digest)
+        while old and row_id is None:
+            row = old.pop()
+            row_id = row.id if replace_row(execute, row.id, subject, digest, now) else None
+        row_id = row_id or queue(execute, alert.name, subject, digest, now)
+    for row in old:
+        supersede(execute, row.id)
     for fact in decision.forget:
         execute("alerts_forget", {"channel": alert.name, **_columns(fact)})
     after = decision.memory(row_id)
@@ -69,7 +85,8 @@ def _write(
 def _memory(execute: Execute, channel: str) -> dict[Fact, Told]:
     rows = execute("alerts_facts", {"channel": channel})
     return {
-        Fact(*row[:4]): Told(row[4], row[5], bool(row[6]), bool(row[7]), row[8], bool(row[9])) for row in rows
+        Fact(*row[:4]): Told(row[4], row[5], bool(row[6]), bool(row[7]), row[8], bool(row[9]), bool(row[10]))
+        for row in rows
     }
 
 
@@ -125,10 +142,16 @@ def tell_directly(project: Project, outcome: Outcome) -> list[Delivery]:
         decision = decide(project, alert, outcome, told.of(alert.name, outcome.command), None, now)
         if decision.digest is None:
             continue
+        subject = subject_of(project, alert, decision.digest)
+        refusals = Refusals(project.state_dir, alert.name)
+        if (answer := refusals.since(now - REFUSED_PAUSE)) is not None:
+            deliveries.append(
+                Delivery(alert.name, subject, AlertState.REFUSED, answer, again=True, tried=False)
+            )
+            continue
         result = send(project, alert, decision.digest)
-        deliveries.append(
-            Delivery(alert.name, subject_of(project, alert, decision.digest), result.state, result.answer)
-        )
+        deliveries.append(delivery_of(alert.name, subject, result))
+        refusals.keep(result.answer if result.state is AlertState.REFUSED else None, now)
         if result.state in (AlertState.SENT, AlertState.UNKNOWN):
             _keep(told, alert, outcome, decision)
     return deliveries
@@ -146,10 +169,10 @@ def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list
     if store is None:
         return tell_directly(project, outcome)
     try:
-        write(project, store, outcome)
+        written = write(project, store, outcome)
     except SessionsError:
         return tell_directly(project, outcome)
-    return send_due(project, store)
+    return send_due(project, store, written)
 
 
 def preview(project: Project, store: SessionStore, outcome: Outcome) -> str:

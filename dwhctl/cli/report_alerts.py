@@ -13,7 +13,7 @@ COLUMNS = ("id", "created", "channel", "subject", "state", "answer", "attempts",
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, metavar="N", help="How many."
 )
-@click.option("--open", "only_open", is_flag=True, help="Only what did not surely arrive.")
+@click.option("--open", "only_open", is_flag=True, help="Only what did not surely arrive, and still matters.")
 @format_option
 @common_options
 @pass_settings
@@ -22,12 +22,13 @@ def command(settings: Settings, limit: int, only_open: bool, form: str) -> None:
 
     \b
     States:
-      queued    to be sent by the next run
-      sending   a run has it in hand
-      sent      the channel took it
-      unknown   it may have arrived; it is sent once more, marked
-      refused   the channel refuses for good, and says why
-      given_up  it could not be sent for days
+      queued      to be sent by the next run
+      sending     a run has it in hand
+      sent        the channel took it
+      unknown     it may have arrived; it is sent once more, marked
+      refused     the channel refused it, and said why; runs try again, once an hour
+      given_up    it could not be sent for days, or never can be
+      superseded  not sent: a later message says what is so now, or it is over
 
     \b
     Example:

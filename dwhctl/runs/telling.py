@@ -89,7 +89,9 @@ class RunTold:
         self._sessions: dict[tuple[str, str, date], int | None] = {}
         self._missing: dict[str, None] = {}
         self._reaped: list[RunReaped] = []
-        self._is_written = self._is_interrupted = False
+        self._is_interrupted = False
+        #: The channels that a digest was written for; None when the alerts could not be written.
+        self._written: set[str] | None = None
         self._outcome: Outcome | None = None
 
     def listen(self, event: Event | RefreshEvent) -> None:
@@ -109,8 +111,7 @@ class RunTold:
         """Write what is to be told into the outbox, while the run still holds its locks. Raises nothing."""
         outcome = self._outcome = report.outcome = self._of_report(report)
         try:
-            write(self._project, store, outcome)
-            self._is_written = True
+            self._written = write(self._project, store, outcome)
         except Exception as error:
             self._listen(Notice(f"the alerts cannot be written: {_in_words(error)}"))
 
@@ -183,13 +184,13 @@ class RunTold:
         project, outcome = self._project, self._outcome
         if not project.alerts or outcome is None or self._is_interrupted:
             return []
-        if not self._is_written:
+        if self._written is None:
             return self._bounded(lambda: tell_directly(project, outcome))
         return self._bounded(self._send_due)
 
     def _send_due(self) -> list[Delivery]:
         with open_store(self._project.sessions) as store:
-            return send_due(self._project, store)
+            return send_due(self._project, store, self._written or ())
 
     def tell_of_stop(self, error: Exception) -> list[Delivery]:
         """Tell of an error that ended the run before its report. Raises nothing."""

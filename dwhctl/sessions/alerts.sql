@@ -7,28 +7,33 @@ VALUES (:created, :run_id, :channel, :kind, :subject, :digest, 'queued', 0, 0)
 RETURNING id
 
 -- name: alerts_due_channels
--- A channel that wants to be left alone is left alone with all that waits for it.
+-- A channel that wants to be left alone, or has refused a message lately, is left alone with all that waits for it.
 SELECT channel
 FROM dwhctl_alerts
 WHERE (
     state = 'queued'
+    OR (state = 'refused' AND not_before <= :now)
     OR (state = 'unknown' AND doubts < 2)
     OR (state = 'sending' AND lease_until < :now)
 )
-AND channel NOT IN (SELECT channel FROM dwhctl_alerts WHERE state = 'queued' AND not_before > :now)
+AND channel NOT IN (
+    SELECT channel FROM dwhctl_alerts WHERE state IN ('queued', 'refused') AND not_before > :now
+)
 GROUP BY channel
 ORDER BY min(id)
 
 -- name: alerts_due
--- Oldest first. What was sent and not answered is sent once more; so is what a run that died, or hangs, had in hand.
+-- Oldest first, and what was refused last: one message that a channel refuses must not hold up the others. What was
+-- sent and not answered is sent once more; so is what a run that died, or hangs, had in hand.
 SELECT id, created, channel, subject, digest
 FROM dwhctl_alerts
 WHERE channel = :channel AND (
     state = 'queued'
+    OR (state = 'refused' AND not_before <= :now)
     OR (state = 'unknown' AND doubts < 2)
     OR (state = 'sending' AND lease_until < :now)
 )
-ORDER BY id
+ORDER BY CASE WHEN state = 'refused' THEN attempts ELSE 0 END, id
 LIMIT :limit
 
 -- name: alerts_claim
@@ -38,8 +43,13 @@ SET doubts = doubts + CASE WHEN state = 'sending' THEN 1 ELSE 0 END,
     state = 'sending', claim = :claim, lease_until = :lease_until, attempts = attempts + 1, not_before = NULL
 WHERE id = :id AND (
     state = 'queued'
+    OR (state = 'refused' AND not_before <= :now)
     OR (state = 'unknown' AND doubts < 2)
     OR (state = 'sending' AND lease_until < :now)
+)
+AND NOT EXISTS (
+    SELECT 1 FROM dwhctl_alerts AS other
+    WHERE other.channel = dwhctl_alerts.channel AND other.state IN ('queued', 'refused') AND other.not_before > :now
 )
 RETURNING doubts
 
@@ -52,17 +62,37 @@ WHERE id = :id AND claim = :claim
 -- name: alerts_heard
 UPDATE dwhctl_alert_facts SET heard = TRUE WHERE alert_id = :id
 
+-- name: alerts_undelivered
+-- What no channel has taken, and nobody has in hand now: a later digest may take its place.
+SELECT id, state, digest FROM dwhctl_alerts WHERE channel = :channel AND state IN ('queued', 'refused') ORDER BY id
+
+-- name: alerts_replace
+-- What was refused keeps its pause; what an earlier version left as refused, without one, is sent again.
+UPDATE dwhctl_alerts
+SET created = :created, run_id = :run_id, kind = :kind, subject = :subject, digest = :digest,
+    state = CASE WHEN not_before IS NULL THEN 'queued' ELSE state END
+WHERE id = :id AND state IN ('queued', 'refused')
+RETURNING id
+
+-- name: alerts_supersede
+UPDATE dwhctl_alerts SET state = 'superseded' WHERE id = :id AND state IN ('queued', 'refused')
+
+-- name: alerts_refusal
+SELECT subject, answer FROM dwhctl_alerts
+WHERE channel = :channel AND state = 'refused' AND not_before > :now
+ORDER BY id DESC LIMIT 1
+
 -- name: alerts_newest
 SELECT id, created, channel, subject, state, answer, attempts, sent_at
 FROM dwhctl_alerts
-WHERE state <> :hidden
+WHERE :everything = 1 OR state NOT IN ('sent', 'superseded')
 ORDER BY id DESC
 LIMIT :limit
 
 -- name: alerts_facts
--- What a channel refused for good it was not told; what still waits for it, it will be.
-SELECT f.work, f.connection, f.error_class, f.shard, f.told_at, f.day, f.newest, f.well, f.alert_id,
-       f.heard OR coalesce(a.state, '') NOT IN ('refused', 'given_up')
+-- What a channel refused it was not told; what still waits for it, it will be.
+SELECT f.work, f.connection, f.error_class, f.shard, f.told_at, f.day, f.newest, f.well, f.alert_id, f.heard,
+       coalesce(a.state, '') IN ('queued', 'sending', 'sent', 'unknown')
 FROM dwhctl_alert_facts AS f LEFT JOIN dwhctl_alerts AS a ON a.id = f.alert_id
 WHERE f.channel = :channel
 

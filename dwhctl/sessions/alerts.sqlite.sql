@@ -18,7 +18,7 @@ CREATE TABLE dwhctl_alerts (
     claim TEXT,
     lease_until TIMESTAMPTZ
 );
-CREATE INDEX dwhctl_alerts_open ON dwhctl_alerts (state, id) WHERE state IN ('queued', 'unknown', 'sending')
+CREATE INDEX dwhctl_alerts_open ON dwhctl_alerts (state, id) WHERE state IN ('queued', 'refused', 'unknown', 'sending')
 
 -- name: table dwhctl_alert_facts
 CREATE TABLE dwhctl_alert_facts (

@@ -75,8 +75,8 @@ class Desk:
         """Tell of a run over these items."""
         all_items = tuple(item for group in items for item in group)
         outcome = Outcome(command=COMMAND, run_id="run", items=all_items, began=START, **keys)
-        teller.write(self.project, self.store, outcome)
-        return send_due(self.project, self.store) if send else []
+        written = teller.write(self.project, self.store, outcome)
+        return send_due(self.project, self.store, written) if send else []
 
     def send(self) -> list[Delivery]:
         """What a run sends that has nothing to tell itself."""

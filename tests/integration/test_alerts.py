@@ -18,7 +18,6 @@ from dwhctl.alerts.receipt import Receipt
 from dwhctl.errors import (
     AlertInDoubtError,
     AlertNotSentError,
-    AlertRefusedError,
     ConfigError,
     ExitCode,
     Interrupted,
@@ -245,24 +244,6 @@ def test_a_channel_that_wants_to_be_left_alone_is(desk: Desk) -> None:
     assert desk.send() == []
     desk.pass_time(2 * HOUR)
     assert [one.state.value for one in desk.send()] == ["sent", "sent"]
-
-
-def test_a_refusal_for_good_is_kept_and_not_tried_again_and_has_no_recovery(desk: Desk) -> None:
-    desk.post.answers = [AlertRefusedError("the bot was blocked")]
-    [told] = desk.tell(slices("failed", "shard_001"))
-    assert told.words() == "alert chat: refused: the bot was blocked"
-    assert desk.tell(slices("failed", "shard_001")) == []
-    assert desk.tell(slices("done", "shard_001")) == []
-    assert [(row.state, row.answer) for row in desk.rows()] == [("refused", "the bot was blocked")]
-
-
-def test_what_was_told_before_a_refusal_has_its_recovery(desk: Desk) -> None:
-    failing = slices("failed", "shard_001")
-    desk.tell(failing)
-    desk.pass_time(25 * HOUR)
-    desk.post.answers = [AlertRefusedError("blocked")]
-    assert len(desk.tell(failing)) == 1
-    assert len(desk.tell(slices("done", "shard_001"))) == 1
 
 
 def test_what_is_in_doubt_is_sent_once_more_marked(desk: Desk) -> None:

@@ -151,9 +151,10 @@ def test_which_day_shows_that_a_task_is_well(newest: bool, good: date, is_well: 
     assert bool(verdict.recovered) is is_well
 
 
-def test_what_a_channel_refused_for_good_has_no_recovery() -> None:
+def test_what_a_channel_refused_is_news_and_has_no_recovery() -> None:
     fact = a_fact("orders", "abakan", "QueryError")
-    memory = {fact: Told(NOW, DAY, heard=False)}
+    memory = {fact: Told(NOW, DAY, heard=False, waits=False)}
+    assert judge(memory, {fact: Failing(DAY)}, {}, now=NOW, repeat_after=REPEAT).news == {fact}
     verdict = judge(memory, {}, {fact.task: frozenset([DAY])}, now=NOW, repeat_after=REPEAT)
     assert verdict.recovered == {fact}
     assert not verdict.heard
