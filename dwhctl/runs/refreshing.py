@@ -1,6 +1,6 @@
 """Refresh reports side by side: the loop of the parent, and a thread for each attempt.
 
-The loop alone talks to the sessions database. It checks a report's needs, takes a slot of the warehouse, opens a session,
+The loop alone talks to the sessions database. It checks what a report needs, takes a slot, opens a session,
 gives the attempt to a thread, ends what is past its deadline, and closes the session with the result.
 """
 
