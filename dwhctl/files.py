@@ -77,6 +77,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
+def open_for_update(path: Path) -> BinaryIO:
+    """Open a regular file of the state folder for reading and writing in place; make it. Raise OSError."""
+    descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "r+b", buffering=0)
+
+
 def append(path: Path, octets: bytes) -> int:
     """Append to a file of the state folder, and return its size. Raise OSError."""
     with os.fdopen(_opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:

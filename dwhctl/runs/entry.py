@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, LockHeldError, SessionsError, StateDirError
 from dwhctl.faults import reach
+from dwhctl.runs.etl_ids import EtlIds, go_on_above
 from dwhctl.runs.locks import Lock, held_in_sessions, held_work, shown_holder
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.slots import WORKERS, connection_limits
@@ -20,7 +21,7 @@ from dwhctl.sessions import open_store
 from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from dwhctl.project.model import Load, Project
@@ -91,6 +92,9 @@ class Entry:
             stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
         self.check(store)
         self._never_reuse_ids(store)
+        ids = EtlIds(self.state.etl_ids)
+        go_on_above(store, ids, lambda: self._highest_in(self.project.loads.values()), self.tell)
+        store.handed_out = ids.note
         self._hold_run(stack, store)
         reach("run.held")
         reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.tell)
@@ -100,9 +104,8 @@ class Entry:
 
     def _never_reuse_ids(self, store: SessionStore) -> None:
         """In a sessions table that does not know a table yet go on above the etl_ids that stand in it."""
-        tables = {(load.target, load.table) for load in self._unknown_loads(store)}
         try:
-            highest = max((self._highest_etl_id(target, table) for target, table in tables), default=0)
+            highest = self._highest_in(self._unknown_loads(store))
         except AttemptError as error:
             if not self._unknown_loads(store):
                 return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
@@ -114,6 +117,11 @@ class Entry:
 
     def _unknown_loads(self, store: SessionStore) -> Sequence[Load]:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
+
+    def _highest_in(self, loads: Iterable[Load]) -> int:
+        """Return the highest etl_id in the tables of these loads. Raise AttemptError."""
+        tables = {(load.target, load.table) for load in loads}
+        return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
 
     def _highest_etl_id(self, target: str, table: str) -> int:
         with self.slots.held(target):

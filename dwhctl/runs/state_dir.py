@@ -32,6 +32,7 @@ class StateDir:
         self.slots = path / "slots"
         self.staging = path / "staging"
         self.logs = path / "logs"
+        self.etl_ids = path / "etl_ids"
 
     def run_lock(self, run_id: str) -> Path:
         """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder of locks."""

@@ -48,6 +48,12 @@ ALTER TABLE sessions
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), max(id)) FROM sessions
 HAVING max(id) >= nextval(pg_get_serial_sequence('sessions', 'id'))
 
+-- name: last_id
+SELECT greatest(
+    coalesce(pg_sequence_last_value(pg_get_serial_sequence('sessions', 'id')::regclass), 0),
+    coalesce((SELECT max(id) FROM sessions), 0)
+)
+
 -- name: lift_ids
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), :above)
 WHERE :above >= nextval(pg_get_serial_sequence('sessions', 'id'))

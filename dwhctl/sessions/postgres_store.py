@@ -85,6 +85,7 @@ class PostgresStore(SqlStore):
         refuse_equal_tokens(sessions)
         rows = self._write("open", f"opening {len(sessions)} sessions", self._new_values(sessions))
         ids: dict[str, int] = dict(rows)
+        self.handed_out(max(ids.values()))
         return [ids[session.staged] for session in sessions]
 
     def _new_values(self, sessions: Sequence[NewSession]) -> dict[str, object]:

@@ -24,6 +24,9 @@ class SqlStore(SessionStore):
         # A driver's connection may be shared, a transaction may not: each operation has it alone.
         self._lock = threading.RLock()
 
+    def last_id(self) -> int:
+        return int(self.read("looking for the highest id", "last_id", {})[0][0])
+
     def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
         values = {"load": load, "first": first, "last": last}
         rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)

@@ -60,6 +60,12 @@ SELECT id, task_name, started, finished, successful, loaded_rows, comment
 FROM sessions
 ORDER BY id IS NULL, id, rowid
 
+-- name: last_id
+SELECT max(
+    coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'sessions'), 0),
+    coalesce((SELECT max(id) FROM sessions), 0)
+)
+
 -- name: lift_ids
 -- AUTOINCREMENT's own memory, which has no row before the first insert.
 UPDATE sqlite_sequence SET seq = max(seq, :above) WHERE name = 'sessions'

@@ -74,7 +74,9 @@ class SqliteStore(SqlStore):
             return []
         refuse_equal_tokens(sessions)
         with self._operation(f"opening {len(sessions)} sessions"), self._transaction("open"):
-            return [self._insert(session) for session in sessions]
+            ids = [self._insert(session) for session in sessions]
+        self.handed_out(max(ids))
+        return ids
 
     def _insert(self, session: NewSession) -> int:
         values = {

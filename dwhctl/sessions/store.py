@@ -25,7 +25,12 @@ Execute = Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]
 
 
 class SessionStore(ABC):
-    """The sessions table in one database."""
+    """The sessions table in one database.
+
+    `handed_out` is called with the highest of the ids that `open` is about to return.
+    """
+
+    handed_out: Callable[[int], None] = staticmethod(lambda _etl_id: None)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -46,6 +51,10 @@ class SessionStore(ABC):
     @abstractmethod
     def lift_ids(self, above: int) -> None:
         """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
+
+    @abstractmethod
+    def last_id(self) -> int:
+        """The highest id that was handed out, or stands in the table."""
 
     @abstractmethod
     def open(self, sessions: Sequence[NewSession]) -> list[int]:

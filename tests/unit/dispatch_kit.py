@@ -133,6 +133,9 @@ class MemoryStore(SessionStore):
     def lift_ids(self, above: int) -> None:
         pass
 
+    def last_id(self) -> int:
+        return len(self.opened)
+
     def prepare(self) -> None:
         pass
 
