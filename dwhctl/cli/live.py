@@ -16,10 +16,13 @@ from dwhctl.cli.screen import Screen
 from dwhctl.cli.tally import Server, Tally
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
+from dwhctl.runs.failing import reason_of
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from dwhctl.runs.values import Failure
 
 SHOWN_FAILURES = 3
 _BAR_WIDTH = 24
@@ -34,7 +37,8 @@ class LiveProgress:
         self._console = console or Screen(stderr=True, highlight=False)
         self._verbose = verbose
         self._tally = Tally()
-        self._failures: list[str] = []
+        #: The first failure of each reason, and how many there are.
+        self._failures: dict[tuple[str, ...], tuple[str, int]] = {}
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.picture)
 
     def __enter__(self) -> Self:
@@ -51,10 +55,15 @@ class LiveProgress:
             self._print(one_line(event.text))
         elif isinstance(event, SliceClosed):
             if event.failure is not None and event.state is not State.UP_FOR_RETRY:
-                reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-                self._failures.append(f"failed: {event.load} {event.shard} {event.day}: {reason}")
+                self._fail(event, event.failure)
             if self._verbose:
                 self._print(closed_line(event))
+
+    def _fail(self, event: SliceClosed, failure: Failure) -> None:
+        key = reason_of(event.load, event.connection, failure)
+        reason = one_line(f"{failure.error_class}: {failure.message}")
+        line, count = self._failures.get(key, (f"{event.load} {event.shard} {event.day}: {reason}", 0))
+        self._failures[key] = (line, count + 1)
 
     def _print(self, text: str) -> None:
         self._live.console.print(Text(mask(text)), soft_wrap=True)
@@ -110,10 +119,16 @@ class LiveProgress:
         return ", ".join(parts)
 
     def _failure_lines(self, every: Server) -> list[Text]:
+        shown = list(self._failures.values())[:SHOWN_FAILURES]
         lines = [
-            Text(mask(line), style="red", no_wrap=True, overflow="ellipsis")
-            for line in self._failures[:SHOWN_FAILURES]
+            Text(mask(f"{_how_many(count)}: {line}"), style="red", no_wrap=True, overflow="ellipsis")
+            for line, count in shown
         ]
-        if every.failed > SHOWN_FAILURES:
-            lines.append(Text(f"and {counted(every.failed - SHOWN_FAILURES, 'more failure')}", style="red"))
+        hidden = every.failed - sum(count for _, count in shown)
+        if hidden > 0:
+            lines.append(Text(f"and {counted(hidden, 'more failure')}", style="red"))
         return lines
+
+
+def _how_many(count: int) -> str:
+    return "failed" if count == 1 else f"{count:,} failed, first"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
+    from dwhctl.runs.failing import FailureGroup
     from dwhctl.runs.locks import Holder
     from dwhctl.runs.needs import Readiness
     from dwhctl.runs.plan import Plan
@@ -198,6 +199,9 @@ class RunReport:
     rows: int = 0
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
+    #: The failures by reason, and which of these slices an earlier run has loaded: set at the run's end.
+    groups: list[FailureGroup] = field(default_factory=list)
+    complete: frozenset[tuple[str, str, date]] = frozenset()
     step_seconds: dict[str, float] = field(default_factory=dict)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
@@ -219,6 +223,8 @@ class RefreshReport:
     closed: list[ReportClosed] = field(default_factory=list)
     retried: int = 0
     seconds: float = 0.0
+    #: The failures by reason: set at the run's end.
+    groups: list[FailureGroup] = field(default_factory=list)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)

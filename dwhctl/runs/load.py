@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
@@ -20,6 +20,7 @@ from dwhctl.runs.crew import Crew
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import Listener, RunEnded, RunReport, RunStarted
+from dwhctl.runs.failing import group_failures
 from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_of
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
@@ -213,8 +214,20 @@ class _Run:
         self._listen(RunStarted(self.id, plan, seconds))
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
+        self._group_failures(plan)
         self._listen(RunEnded(self._report))
         return self._report
+
+    def _group_failures(self, plan: Plan) -> None:
+        report = self._report
+        failed = {(one.load, one.shard, one.day) for one in report.failures}
+        slices = [one for one in plan.slices if (one.load.name, one.shard.name, one.slice.day) in failed]
+        # A run that has lost its sessions still says what failed.
+        with suppress(SessionsError):
+            report.complete = (
+                frozenset(complete_slices(self._store, Plan(tuple(slices)))) if slices else frozenset()
+            )
+        report.groups = group_failures(self._project, report.failures, report.complete)
 
     def write_alerts(self, told: RunTold) -> None:
         """Write what is to be told of the run into the outbox."""

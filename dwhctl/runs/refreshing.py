@@ -30,6 +30,7 @@ from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runs.needs import Readiness, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
+from dwhctl.runs.sql_places import keep_report_place
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
 from dwhctl.targets import ONE_WRITER, open_target
@@ -244,6 +245,9 @@ class Refresher:
             return
         if isinstance(landed.error, SessionsError | StateDirError):
             raise landed.error
+        if isinstance(landed.error, AttemptError):
+            report = flight.job.report
+            keep_report_place(self._project, report, flight.job.sql, self._report.day, landed.error)
         job, failure = flight.job, Failure.of(self._in_words(flight, landed.error))
         job.failures += 1
         retries = job.report.retries if self._rules.retries is None else self._rules.retries

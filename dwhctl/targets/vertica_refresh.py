@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from dwhctl.engines.vertica import quote
+from dwhctl.project.sql_lines import at_statement
 from dwhctl.targets.contract import Refresh, RefreshColumns
 from dwhctl.targets.vertica_catalog import existing_columns, filled_columns
 
@@ -27,11 +29,13 @@ class VerticaRefresh(Refresh):
         self._session = session
         self._table = table
         # A comment at the query's end must not swallow the bracket.
+        self._query = source.text if source.is_query else None
         self._source = f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
 
     def columns(self) -> RefreshColumns:
         table = tuple(name for name, _, _ in existing_columns(self._session, self._table))
-        source = self._session.names(f"SELECT * FROM {self._source} LIMIT 0")
+        with at_statement(self._query) if self._query else nullcontext():
+            source = self._session.names(f"SELECT * FROM {self._source} LIMIT 0")
         return RefreshColumns(tuple(source), table, frozenset(filled_columns(self._session, self._table)))
 
     def delete(self) -> None:
