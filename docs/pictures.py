@@ -32,6 +32,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from dwhctl.cli.demo import make_project
+from dwhctl.cli.demo_data import DAYS
 from dwhctl.cli.ending import run
 from dwhctl.cli.main import dwhctl
 from dwhctl.cli.options import Settings
@@ -88,7 +89,7 @@ def at(day: date, hour: int, minute: int = 0) -> Iterator[None]:
 def live(root: Path) -> None:
     """Two weeks, day by day."""
     with at(TODAY, 14, 40):
-        make_project(root, Settings(quiet=True))
+        make_project(root, Settings(quiet=True), DAYS)
     change(root, '"ufa"]', f'{{ database = "ufa", from = "{FIRST + timedelta(days=4)}" }}]')
     execute(root, "kansk", f"DELETE FROM orders WHERE start_time::DATE = DATE '{FIRST + timedelta(days=6)}'")
     for number in range(13):
@@ -148,7 +149,7 @@ def down(root: Path, server: str, really: bool) -> Iterator[None]:
 
 def one_busy_run(root: Path) -> None:
     """A run with real workers over three days, in which a city is busy for a while and another is broken."""
-    make_project(root, Settings(quiet=True))
+    make_project(root, Settings(quiet=True), DAYS)
     change(root, "start_date", 'retries = 3\nretry_delay = "1s"\nstart_date', "config/loads/orders.toml")
     change(root, 'path = "servers/server_1"', 'path = "servers/server_1"\nlock_wait = "1s"')
     execute(root, "kazan", "ALTER TABLE orders RENAME TO orders_new")

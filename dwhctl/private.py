@@ -101,5 +101,5 @@ def denied(path: Path) -> str:
     """Say who owns what this process may not use, who this process is, and what to do."""
     return (
         f"{owner_of(path)}, and this is {user_name(os.geteuid())}: run dwhctl as the user who owns the project's state,"
-        " or share it between users of one group: [project] group_access = true (docs/security.md)"
+        " or share it between users of one group: [project] group_access = true (dwhctl docs security)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -55,6 +56,25 @@ class PostgresServer:
         name = f"dwhctl_test_{uuid.uuid4().hex[:12]}"
         self.run(f"CREATE DATABASE {name} {options}")
         return name
+
+    def empty_database(self, name: str) -> None:
+        """Make a database what a new one is: end who is in it, take out all that is in it and its settings."""
+        self.run(f"ALTER DATABASE {name} RESET ALL")
+        with closing(self.connect(name)) as connection, connection.cursor() as cursor:
+            others = f"FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+            until = time.monotonic() + 10
+            cursor.execute(f"SELECT pg_terminate_backend(pid) {others}")
+            while cursor.rowcount:
+                assert time.monotonic() < until, f"somebody does not leave {name}"
+                time.sleep(0.01)
+                cursor.execute(f"SELECT pg_terminate_backend(pid) {others}")
+            cursor.execute(
+                "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+            )
+            for (schema,) in cursor.fetchall():
+                cursor.execute(f'DROP SCHEMA "{schema}" CASCADE')
+            cursor.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
+            cursor.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
 
     def drop_database(self, name: str) -> None:
         """Drop it, whoever is in it."""

@@ -13,6 +13,7 @@ from dwhctl.alerts.sending import send
 from dwhctl.errors import Interrupted
 from dwhctl.faults import reach
 from dwhctl.project.commands import is_proposed
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -165,5 +166,5 @@ def _dated(digest: Digest, created: datetime) -> Digest:
     """Say of a digest that could not be sent at once when it was written."""
     if created > datetime.now(UTC) - _LATE_AFTER:
         return digest
-    late = f"late: this was so at {created:%Y-%m-%d %H:%M} UTC"
+    late = f"late: this was so at {shown_time(created)}"
     return replace(digest, remark="; ".join(filter(None, (digest.remark, late))))

@@ -25,13 +25,14 @@ _FORGET_AFTER = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """How many days in a row a task fails, and since which."""
+    """How many days in a row a task fails, and since which. `newest`: its newest day of all is among them."""
 
     days: int
     since: date | None
+    newest: bool = True
 
 
-#: The failing streaks of a load's shards; a shard without one is not in it.
+#: The failing streaks of a load's shards, as `report failures` counts them; a shard without one is not in it.
 Streaks = Mapping[tuple[str, str], Streak]
 
 
@@ -122,9 +123,10 @@ def _of_stop(stop: Stop) -> tuple[Fact, Trouble, date | None]:
 
 def _failing(fact: Fact, found: _Found, streaks: Streaks | None) -> Failing:
     day = max(found.days, default=None)
-    # Without a streak a newer day of the task is well: this one is a gap, and only itself can show it filled.
-    newest = streaks is None or day is None or not fact.shard or fact.task in streaks
-    return Failing(day, newest)
+    if streaks is None or day is None or not fact.shard:
+        return Failing(day, newest=True)
+    # If a newer day of the task is well, only a success of this day shows that the failure is over.
+    return Failing(day, newest=fact.task in streaks and streaks[fact.task].newest)
 
 
 def _good_days(outcome: Outcome) -> GoodDays:

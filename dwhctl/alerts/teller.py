@@ -6,7 +6,6 @@ holds up nobody, and a run that is killed in between has its digest in the outbo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,11 @@ from dwhctl.alerts.state_files import Refusals, ToldDirectly
 from dwhctl.alerts.superseding import outdated, with_recoveries
 from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import SessionsError
-from dwhctl.project.alerts import Occasion
-from dwhctl.project.model import EmailAlert
-from dwhctl.project.secrets import mask
-from dwhctl.sessions.failures import read_failures
+from dwhctl.project.model import TelegramAlert
+from dwhctl.project.secrets import Secret, mask
+from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
+from dwhctl.sessions.metrics import read_newest
+from dwhctl.sessions.values import is_good
 
 if TYPE_CHECKING:
     from dwhctl.alerts.outcome import Outcome
@@ -115,8 +115,14 @@ def _columns(fact: Fact) -> dict[str, object]:
 def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
     if not any(item.ending == "failed" for item in outcome.items):
         return {}
-    tasks = read_failures(store, outcome.began or now - _LONGEST_RUN)
-    return {(task.load, task.shard or ""): Streak(task.streak, task.since) for task in tasks}
+    tasks = failing_tasks(store, read_unsuccessful(store, outcome.began or now - _LONGEST_RUN))
+    newest = read_newest(store, [task.task_name for task in tasks])
+    return {
+        (task.load, task.shard or ""): Streak(
+            task.streak, task.since, newest=not is_good(newest[task.task_name].state)
+        )
+        for task in tasks
+    }
 
 
 def subject_of(project: Project, alert: Alert, digest: Digest) -> str:
@@ -169,10 +175,10 @@ def tell(project: Project, store: SessionStore | None, outcome: Outcome) -> list
     return send_due(project, store, written)
 
 
-def preview(project: Project, outcomes: Iterable[Outcome]) -> str:
-    """Give, as text, the digests that a mail to somebody would be made of: of a project that has no channel yet."""
-    when: tuple[Occasion, ...] = ("all_success", "one_failed")
-    mail = EmailAlert(name="mail", when=when, host="localhost", sender="me@localhost", to=("you@localhost",))
+def preview(project: Project, store: SessionStore, outcome: Outcome) -> str:
+    """Return the text that a chat would read of the outcome, in a project that has no channel yet."""
+    token = Secret("TOKEN", kind="env")  # never read: nothing is sent
+    chat = TelegramAlert(name="chat", when=("one_failed",), token=token, chat_id="0")
     now = datetime.now(UTC)
-    digests = [decide(project, mail, outcome, {}, None, now).digest for outcome in outcomes]
-    return "\n\n".join(render(project, mail, digest).text for digest in digests if digest is not None)
+    digest = decide(project, chat, outcome, {}, _streaks(store, outcome, now), now).digest
+    return render(project, chat, digest).text if digest is not None else ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import Settings, common_options, complete, format_option, pass_settings
 from dwhctl.errors import ExitCode
 
@@ -24,9 +25,10 @@ type    = "telegram"
 when    = ["one_failed"]
 token   = { env = "TG_TOKEN" }
 chat_id = "-1001762374628"
-or one of type "email" with host, from and to; docs/reference.md has every key"""
+or one of type "email" with host, from and to; dwhctl docs alerts explains them"""
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @click.command("alert-test")
 @click.argument(
     "names", nargs=-1, metavar="[CHANNEL]...", shell_complete=complete(lambda project: project.alerts)

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, open_for, request_of
 from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
 from dwhctl.cli.output import tell
+from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from datetime import date
 
-    from dwhctl.errors import ExitCode
     from dwhctl.project.model import Project
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("backfill")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
 @click.option("-s", "--start", metavar="D", required=True, help=f"The first day: {DATE_HELP}")
@@ -33,7 +35,7 @@ def command(
 
     The days come in order, the oldest first, and slices of several days are under way at once. Each load and day
     is locked by itself, so today's load may run beside it. Stopped halfway, the same command with --only-missing
-    does the rest. Days before a load's start_date or a shard's `from` are left out.
+    loads what is not complete. Days before a load's start_date or a shard's `from` are left out.
 
     \b
     Examples:

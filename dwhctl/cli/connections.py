@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Settings, common_options, complete_connections, format_option, pass_settings
 from dwhctl.errors import ExitCode
@@ -44,6 +45,7 @@ def list_(settings: Settings, form: str) -> None:
     show(LIST_COLUMNS, [_row(project, each) for each in project.connections.values()], form)
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @command.command("test", short_help="Make a round trip over each connection.")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_connections)
 @format_option
@@ -181,7 +183,5 @@ def _used_for(project: Project, connection: Connection) -> str:
     uses = ["sessions"] if project.sessions_connection == name else []
     uses += [counted(shards, "shard")] if shards else []
     uses += [f"target of {counted(loads, 'load')}"] if loads else []
-    reports = sum(report.connection == name for report in project.reports.values())
-    uses += [counted(reports, "report")] if reports else []
     uses += [counted(reports, "report")] if reports else []
     return ", ".join(uses) or "nothing"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.lazy import Group
 from dwhctl.cli.options import Settings, common_options, format_option, pass_settings
 from dwhctl.errors import ExitCode
@@ -54,6 +55,7 @@ def show_block(settings: Settings) -> ExitCode:
     return ExitCode.DONE
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("install", short_help="Put the block into your crontab, or bring it up to date.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @common_options
@@ -79,6 +81,7 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
     return code
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("remove", short_help="Take the block out of your crontab.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @common_options
@@ -107,19 +110,26 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
     Example:
       dwhctl crontab next --limit 10
     """
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import Look, show
     from dwhctl.runs.schedules import jobs_of, machine_zone
+    from dwhctl.times import shown_time
 
     project = settings.open_project()
     now, zone, jobs = datetime.now(UTC), machine_zone(), jobs_of(project)
     times = sorted(_times(jobs, now, zone, limit), key=lambda due: due[0])[:limit]
     rows = [
-        (at.astimezone(project.zone), at.replace(tzinfo=None), " ".join(job.arguments), ", ".join(job.names))
+        (at, shown_time(at, zone) if form == "table" else at.replace(tzinfo=None), *_words(job))
         for at, job in times
     ]
-    show(NEXT_COLUMNS, rows, form)
+    look = Look(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
+    show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
     _tell_of_clocks(project, jobs, now, zone)
     return ExitCode.DONE
+
+
+def _words(job: Job) -> tuple[str, str]:
+    """Give what a job runs, and its loads and reports."""
+    return " ".join(job.arguments), ", ".join(job.names)
 
 
 def program() -> list[str]:

@@ -1,10 +1,12 @@
-"""`dwhctl demo`: a new project with data in it, a day of it loaded, its reports refreshed."""
+"""`dwhctl demo`: a new project with data in it, a bad morning in it, and how the morning ends well."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +14,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.options import Settings, common_options, pass_settings
-from dwhctl.errors import ExitCode, UsageError
+from dwhctl.errors import DwhctlError, ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import date
 
-    from dwhctl.alerts.outcome import Outcome
     from dwhctl.project.model import Project
+    from dwhctl.runs.events import RunReport
 
 #: Where each file of the package stands in the project.
 FILES = {
@@ -34,16 +37,16 @@ FILES = {
 }
 #: What the next commands are, and why one would type them.
 NEXT = (
-    ("load --date today", "load today's rows so far; again later, the slices are replaced"),
-    ("load --date yesterday --lookback 20 --only-missing", "catch up on the days before"),
-    ("refresh-reports", "replace the reports again, now over all those days"),
-    ("refresh-reports --date -3d --dry-run", "see whether what the reports need was loaded"),
-    ("load --date yesterday --shard 'k*' --dry-run", "see what would be loaded"),
-    ("render orders --date yesterday --shard tomsk", "see the SQL of a slice"),
-    ("connections test", "make a round trip over every connection"),
-    ("config check", "validate config/ and sql/ after you changed them"),
+    ("load --date today", "today's orders so far"),
+    ("report timeline last", "what that run did, and when"),
+    ("watch", "whether the load keeps its deadline"),
+    ("query warehouse 'SELECT * FROM reports.city_orders'", "a report"),
+    ("docs", "the documentation, page by page"),
 )
-SHOWN = 5
+WIDTH = 80
+#: How many days are expected of the load; the cities have orders of more.
+EXPECTED_DAYS = 7
+DOWN = "omsk"
 
 
 @click.command("demo")
@@ -51,45 +54,167 @@ SHOWN = 5
 @common_options
 @pass_settings
 def command(settings: Settings, directory: Path) -> ExitCode:
-    """Make a project in DIR (default: ./demo), fill it with data, load a day of it and refresh its reports.
+    """Make a project in DIR (default: ./demo), fill it with data, and show a bad morning in it.
 
-    Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR.
+    Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR. A day was
+    never loaded and a city is down. The demo shows the message about it, what is missing, and how to load it.
 
     \b
     Example:
       dwhctl demo /tmp/demo
     """
-    from dwhctl.cli.loading import load_and_show
-    from dwhctl.cli.output import say
-    from dwhctl.cli.refresh_reports import refresh_and_show
-    from dwhctl.runs import load, refresh
-    from dwhctl.runs.plan import LoadRequest
-    from dwhctl.runs.refresh import RefreshRequest
-
-    project = make_project(directory, settings)
-    yesterday = datetime.now(project.zone).date() - timedelta(days=1)
+    with ExitStack() as stack:
+        stack.enter_context(_without_other_projects())
+        if settings.quiet:
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        project = make_project(directory, settings)
+        stack.enter_context(chdir(directory))
+        _Demo(project, settings.debug).play()
     if not settings.quiet:
-        say(f"$ dwhctl load --date yesterday    # {yesterday}")
-    typed = f"dwhctl demo {shlex.quote(str(directory))}"
-    loaded = load_and_show(project, LoadRequest(days=(yesterday,), command=typed), settings)
-    code = load.exit_code_of(loaded)
-    if code is not ExitCode.DONE:
-        return code
-    if not settings.quiet:
-        _show_sessions(project)
-        _show_warehouse(project, yesterday)
-        say()
-        say("$ dwhctl refresh-reports")
-    refreshed = refresh_and_show(project, RefreshRequest(yesterday), settings)
-    code = refresh.exit_code_of(refreshed)
-    if code is ExitCode.DONE and not settings.quiet:
-        _show_reports(project)
-        _show_digest(project, loaded.outcome, refreshed.outcome)
         _say_next(directory)
-    return code
+    return ExitCode.DONE
 
 
-def make_project(folder: Path, settings: Settings) -> Project:
+@contextmanager
+def _without_other_projects() -> Iterator[None]:
+    """Hide what the environment says of another project: its servers are no place for the demo's rows."""
+    from dwhctl.project.environment import CONNECTION_PREFIX, VARIABLE_PREFIX
+    from dwhctl.project.find import VARIABLE
+
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name == VARIABLE or name.startswith((CONNECTION_PREFIX, VARIABLE_PREFIX))
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+class _Demo:
+    """The steps: each says what happens, shows the command, and runs it in the project's folder."""
+
+    def __init__(self, project: Project, debug: bool) -> None:
+        self._project = project
+        self._debug = debug
+        self._today = datetime.now(project.zone).date()
+        self._number = 0
+
+    def play(self) -> None:
+        """Run every step. Raise DwhctlError when one does not end as it should."""
+        first, never, yesterday = self._back(EXPECTED_DAYS), self._back(3), self._back(1)
+        self._step(f"The past week, without {never}: cron did not run on the day after.")
+        self._run("backfill", "-s", str(first), "-e", str(self._back(4)), quiet=True)
+        self._run("load", "--date", str(self._back(2)), quiet=True)
+        self._step(f"This morning's load. The city {DOWN} is down.")
+        report = self._load_with_a_city_down(yesterday)
+        self._step("The message to your chat, if one is configured (dwhctl docs alerts):")
+        self._show_digest(report)
+        self._step("What is loaded: a line for each city, a column for each day.")
+        self._run("report", "grid", "--days", str(EXPECTED_DAYS + 1))
+        self._step("What is missing, and the commands that load it.")
+        self._run("report", "gaps")
+        self._step(f"{DOWN} is up again. The last command loads all that is missing.")
+        self._run("backfill", "orders", "-s", str(never), "-e", str(yesterday), "--only-missing")
+        self._step("The reports were waiting for complete days.")
+        self._run("refresh-reports")
+        self._step("Are the rows in the warehouse those of the cities? Counts and checksums.")
+        self._run("verify", "-s", str(first), "-e", str(yesterday))
+
+    def _back(self, days: int) -> date:
+        return self._today - timedelta(days=days)
+
+    def _load_with_a_city_down(self, yesterday: date) -> RunReport:
+        from dwhctl.cli.loading import load_and_show
+        from dwhctl.runs.load import exit_code_of
+        from dwhctl.runs.plan import LoadRequest
+
+        arguments = ("load", "--date", "yesterday")
+        self._show_command(arguments)
+        # Two workers are started sooner than four.
+        request = LoadRequest((yesterday,), jobs=2, command=_typed(arguments))
+        with _is_down(self._project, DOWN):
+            report = load_and_show(self._project, request, Settings())
+        self._check(arguments, exit_code_of(report), ExitCode.FAILED)
+        return report
+
+    def _show_digest(self, report: RunReport) -> None:
+        from rich.console import Console
+        from rich.panel import Panel
+        from rich.text import Text
+
+        from dwhctl.alerts.teller import preview
+        from dwhctl.cli.output import say
+        from dwhctl.sessions import open_store
+
+        assert report.outcome is not None
+        with open_store(self._project.sessions) as store:
+            text = preview(self._project, store, report.outcome)
+        console = Console(file=sys.stdout, width=WIDTH, highlight=False)
+        with console.capture() as captured:
+            console.print(Panel(Text(text.strip()), width=WIDTH - 10, padding=(0, 1)))
+        say(captured.get().rstrip("\n"))
+
+    def _step(self, text: str) -> None:
+        from dwhctl.cli.output import say
+
+        self._number += 1
+        say()
+        say(f"{self._number}. {text}")
+
+    def _show_command(self, arguments: tuple[str, ...]) -> None:
+        from dwhctl.cli.output import say
+
+        say(f"$ {_typed(arguments)}")
+
+    def _run(self, *arguments: str, quiet: bool = False) -> None:
+        """Run a command as it is shown, `quiet` without its progress. Raise DwhctlError when it does not end with 0."""
+        from dwhctl.cli.main import dwhctl
+
+        self._show_command(arguments)
+        # To start workers would take longer than these small slices do.
+        inline = ("--inline",) if arguments[0] in ("load", "backfill") else ()
+        shell, sys.argv[1:] = sys.argv[1:], list(arguments)  # sessions and locks name the command by it
+        try:
+            with ExitStack() as stack:
+                if quiet:
+                    stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+                settings = Settings(debug=self._debug)
+                context = dwhctl.make_context("dwhctl", [*arguments, *inline], obj=settings)
+                code = stack.enter_context(context).command.invoke(context)
+        finally:
+            sys.argv[1:] = shell
+        self._check(arguments, code or ExitCode.DONE)
+
+    def _check(self, arguments: tuple[str, ...], code: ExitCode, expected: ExitCode = ExitCode.DONE) -> None:
+        if code is not expected:
+            raise DwhctlError(
+                f"the demo stops here: {_typed(arguments)} ended with {code.value}, not with {expected.value};"
+                f" the project is in {self._project.root}"
+            )
+
+
+def _typed(arguments: tuple[str, ...]) -> str:
+    return shlex.join(["dwhctl", *arguments])
+
+
+@contextmanager
+def _is_down(project: Project, city: str) -> Iterator[None]:
+    """Move a city's database away for a while."""
+    shard = next(one for group in project.shard_groups.values() for one in group if one.name == city)
+    path: Path = getattr(project.connections[shard.connection], "path") / f"{shard.database}.duckdb"  # noqa: B009
+    away = path.with_suffix(".down")
+    path.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(path)
+
+
+def make_project(folder: Path, settings: Settings, expected_days: int = EXPECTED_DAYS) -> Project:
     """Write the project's files and databases. Raise UsageError when the folder is in use."""
     from dwhctl.cli.demo_data import first_day, make_shards
     from dwhctl.cli.new_files import read_template, write_new_files
@@ -99,15 +224,15 @@ def make_project(folder: Path, settings: Settings) -> Project:
     _refuse_used(folder)
     write_new_files(folder, {path: read_template("demo", name) for path, name in FILES.items()})
     now = datetime.now(read_project(folder).zone)
-    _set_start_date(folder / "config/loads/orders.toml", first_day(now.date()))
+    _set_start_date(folder / "config/loads/orders.toml", now.date() - timedelta(days=expected_days))
     project = read_project(folder)
     orders = make_shards(project, now)
     if not settings.quiet:
         shards = sum(len(group) for group in project.shard_groups.values())
-        start = first_day(now.date())
-        has = f"{counted(orders, 'order')} in {shards} city databases, from {start} on"
-        say(f"{folder.absolute()}: a project with {has}")
-        say()
+        say(f"A project in {folder.absolute()}:")
+        say(
+            f"{counted(orders, 'order')} from {first_day(now.date())} on, in {shards} city databases on 3 servers."
+        )
     return project
 
 
@@ -129,76 +254,22 @@ def _set_start_date(path: Path, day: date) -> None:
     path.write_text(text.replace("2020-02-08", day.isoformat()), encoding="utf-8")
 
 
-def _show_sessions(project: Project) -> None:
-    from dwhctl.cli.output import say, show
-    from dwhctl.sessions import open_store
-
-    with open_store(project.sessions) as store:
-        sessions = store.recent(SHOWN)
-    say()
-    say(f"The sessions table has a row for each attempt at a slice; the newest {SHOWN}:")
-    columns = ("id", "task_name", "slice_date", "state", "loaded_rows", "started")
-    show(columns, [(s.id, s.task_name, s.day, s.state.value, s.loaded_rows, s.started) for s in sessions])
-
-
-def _show_warehouse(project: Project, day: date) -> None:
-    from dwhctl.cli.output import say, show
-    from dwhctl.engines import duckdb as engine
-
-    path = getattr(project.connections["warehouse"], "path")  # noqa: B009
-    with engine.connect(str(path), {}, read_only=True) as db:
-        count = db.sql("SELECT count(*), count(DISTINCT etl_source) FROM stage.orders").fetchall()[0]
-        rows = db.sql(
-            "SELECT etl_source, etl_id, hash_id, id, start_time, customer, price FROM stage.orders"
-            f" ORDER BY start_time LIMIT {SHOWN}"
-        )
-        say()
-        held = f"{count[0]:,} rows of {day} from {count[1]} shards"
-        say(f"The table stage.orders in {path.name} now has {held}; the first {SHOWN}:")
-        show(rows.columns, [_as_ids(row) for row in rows.fetchall()])
-
-
-def _show_reports(project: Project) -> None:
-    from dwhctl.cli.output import say, show
-    from dwhctl.engines import duckdb as engine
-
-    path = getattr(project.connections["warehouse"], "path")  # noqa: B009
-    tables = ", ".join(report.target for report in project.reports.values())
-    say()
-    say(f"Each of {tables} was replaced in one transaction; reports.city_orders begins with:")
-    with engine.connect(str(path), {}, read_only=True) as db:
-        rows = db.sql(
-            f"SELECT city, orders, cancelled, revenue FROM reports.city_orders ORDER BY city LIMIT {SHOWN}"
-        )
-        show(rows.columns, rows.fetchall())
-
-
-def _show_digest(project: Project, *outcomes: Outcome | None) -> None:
-    from dwhctl.alerts.teller import preview
-    from dwhctl.cli.output import say
-
-    text = preview(project, [one for one in outcomes if one is not None])
-    say()
-    say("No channel is configured; a mail to the team ([alerts.NAME] in config/dwhctl.toml) would have said:")
-    for line in text.splitlines():
-        say(f"  | {line}".rstrip())
-
-
-def _as_ids(row: tuple[object, ...]) -> tuple[object, ...]:
-    # An id is a name, not an amount: no thousands separators.
-    return tuple(str(value) if isinstance(value, int) else value for value in row)
-
-
 def _say_next(folder: Path) -> None:
     from dwhctl.cli.output import say
+    from dwhctl.project.find import VARIABLE
 
     program = program_name()
-    width = max(len(arguments) for arguments, _ in NEXT)
     say()
     say("What to try next:")
     say(f"  cd {shlex.quote(str(folder))}")
-    for arguments, why in NEXT:
-        say(f"  {program} {arguments:<{width}}   # {why}")
+    if os.environ.get(VARIABLE):
+        say(f"  unset {VARIABLE}   # it leads to another project")
+    width = max(len(arguments) for arguments, _ in NEXT)
+    lines = [f"  {program} {arguments:<{width}}  # {why}" for arguments, why in NEXT]
+    if max(map(len, lines)) > WIDTH:
+        lines = [line for arguments, why in NEXT for line in (f"  # {why}", f"  {program} {arguments}")]
+    for line in lines:
+        say(line)
 
 
 def program_name() -> str:

@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +15,7 @@ import click
 
 from dwhctl.cli.options import Settings
 from dwhctl.errors import DwhctlError, ExitCode, Interrupted
+from dwhctl.waiting import Waiting, announced
 
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
@@ -40,10 +41,25 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.DONE: "all done (a slice without rows counts as done)",
     ExitCode.FAILED: "something failed",
     ExitCode.USAGE: "wrong usage or configuration, nothing was touched",
-    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now",
+    ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now (--wait 10m waits for it)",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "ended by SIGTERM",
 }
+
+
+def exit_codes_help(codes: Iterable[ExitCode]) -> str:
+    """Return the part of a help text that lists exit codes."""
+    return "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {EXIT_CODES[code]}" for code in codes)
+
+
+def exit_codes(*codes: ExitCode) -> Callable[[click.Command], click.Command]:
+    """List in a command's help the exit codes that it ends with, beside 0 and 2."""
+
+    def listed(command: click.Command) -> click.Command:
+        command.epilog = exit_codes_help(sorted({ExitCode.DONE, ExitCode.USAGE, *codes}))
+        return command
+
+    return listed
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +69,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         _write_any_character(stream)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _invoke(command, given, settings)
+        with announced(lambda waiting: _tell_of_wait(waiting, settings)):
+            code = _invoke(command, given, settings)
         sys.stdout.flush()
         return code
     except click.exceptions.Exit as ending:
@@ -70,6 +87,15 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
         return stop.exit_code
     except Exception as error:
         return _told(_end(error, debug=settings.debug), given, str(error), settings)
+
+
+def _tell_of_wait(waiting: Waiting, settings: Settings) -> None:
+    """Say what a command waits for; a run shows it in its progress instead."""
+    if waiting.text and not settings.quiet:
+        from dwhctl.cli.output import one_line
+        from dwhctl.times import shown_time
+
+        _tell(f"{shown_time()} {one_line(waiting.text)}")
 
 
 def _shown(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _HEADS = ("load", "shards", "start", "end", "slices")
 _NAMED = 3
+#: What the names of a gap's shards may take of a line.
+_NAMED_WIDTH = 26
 _COMMAND = "cyan"
 
 
@@ -28,6 +31,7 @@ def gaps_picture(
     place: Path | None = None,
     *,
     some_shards: bool = False,
+    width: int | None = None,
 ) -> list[Text]:
     """Draw the gaps that were found in a span of days; commands are never broken.
 
@@ -40,7 +44,7 @@ def gaps_picture(
     together = fold_shards(gaps)
     total = counted(sum(gap.slices for gap in gaps), "slice")
     lines = [Text(f"{total} to fill in {counted(len(together), 'gap')}, {looked}", style="bold"), Text()]
-    lines += _table(project, together, place, some_shards)
+    lines += _table(project, together, place, width, some_shards=some_shards)
     for load in dict.fromkeys(gap.load for gap in together):
         of_load = [gap for gap in together if gap.load == load]
         if len(of_load) > 1:
@@ -49,13 +53,22 @@ def gaps_picture(
     return lines
 
 
-def _table(project: Project, gaps: Sequence[Gap], place: Path | None, some_shards: bool) -> Iterator[Text]:
+def _table(
+    project: Project, gaps: Sequence[Gap], place: Path | None, width: int | None, *, some_shards: bool
+) -> Iterator[Text]:
     rows = [_row(project, gap) for gap in gaps]
     columns = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
-    yield Text(_joined(_HEADS, columns), style="dim")
+    fits = width is None or len(_joined(_HEADS, columns)) <= width
+    if fits:
+        yield Text(_joined(_HEADS, columns), style="dim")
     for row, gap in zip(rows, gaps, strict=True):
-        load, shards, *rest = _aligned(row, columns)
-        yield Text.assemble((load, "dim"), "  ", (shards, "bold"), "  ", "  ".join(rest))
+        load, shards, *rest = _aligned(row, columns) if fits else row
+        if fits:
+            yield Text.assemble((load, "dim"), "  ", (shards, "bold"), "  ", "  ".join(rest))
+        else:
+            yield Text.assemble((load, "dim"), "  ", (shards, "bold"))
+            days = f"{gap.start}" if gap.start == gap.end else f"{gap.start} to {gap.end}"
+            yield Text(f"  {days}, {counted(gap.slices, 'slice')}")
         named = some_shards or _must_name(gap, gaps)
         yield _command(fill_command(gap, place, named=named))
 
@@ -70,8 +83,13 @@ def _row(project: Project, gap: Gap) -> tuple[str, ...]:
     shards = ", ".join(gap.shards)
     if len(gap.shards) > 1 and len(gap.shards) == len(_shards(project, gap)):
         shards = f"all {len(gap.shards)}"
-    elif len(gap.shards) > _NAMED + 1:
-        shards = f"{', '.join(gap.shards[:_NAMED])} and {len(gap.shards) - _NAMED} more"
+    elif len(gap.shards) > _NAMED + 1 or len(shards) > _NAMED_WIDTH:
+        named = min(
+            _NAMED, sum(width <= _NAMED_WIDTH for width in accumulate(len(one) + 2 for one in gap.shards))
+        )
+        named = max(named, 1)
+        more = len(gap.shards) - named
+        shards = ", ".join(gap.shards[:named]) + (f" and {more} more" if more else "")
     return gap.load, shards, str(gap.start), str(gap.end), f"{gap.slices:,}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dwhctl.cli.output import counted
 from dwhctl.cli.standings import LOOKS
-from dwhctl.runs.coverage import BADNESS, Standing
+from dwhctl.runs.coverage import BADNESS, NOT_EXPECTED, Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -146,9 +146,10 @@ def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
 
 def _mark(cells: Sequence[Cell]) -> Mark:
     standings = Counter(cell.standing for cell in cells)
-    expected = len(cells) - standings.pop(Standing.BEFORE_START, 0)
+    not_expected = {standing: standings.pop(standing, 0) for standing in NOT_EXPECTED}
+    expected = len(cells) - sum(not_expected.values())
     if not expected:
-        return Mark(Standing.BEFORE_START)
+        return Mark(max(not_expected, key=not_expected.__getitem__))
     worst = max(standings, key=BADNESS.__getitem__)
     if worst is Standing.SKIPPED and Standing.LOADED in standings:
         worst = Standing.LOADED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 _WIDEST_CELL = 8
 _CELL_OF_A_FILE = 3
+#: Columns kept for days, between two names, and for a name.
+_LEAST_DAYS = 14
+_GAP = 2
+_SHORTEST_NAME = 8
 _GAPS = 6
 
 
@@ -27,7 +32,7 @@ def grid_picture(
     """Draw a coverage for a terminal of so many columns and lines; None: for a file, at full width."""
     width, height = size or (None, None)
     kind = choose_fold(coverage, height, fold)
-    blocks = blocks_of(coverage, kind, height)
+    blocks = [_narrowed(block, width) for block in blocks_of(coverage, kind, height)]
     paper = _Paper(blocks, coverage.days, width)
     lines = [line for block in blocks for line in (*paper.block(block), Text())]
     marks = [mark for block in blocks for line in block.lines for mark in line.marks]
@@ -38,6 +43,21 @@ def grid_picture(
             Text(f"{hidden} before {paper.days[0]} do not fit; a wider terminal or a file shows them")
         )
     return lines
+
+
+def _narrowed(block: Block, width: int | None) -> Block:
+    """Cut the names that would leave no room for days, in the middle: their ends tell them apart."""
+    if width is None:
+        return block
+    heads = len(block.heads)
+    room = max((width - _GAPS - _LEAST_DAYS) // heads - _GAP, _SHORTEST_NAME)
+    lines = (replace(line, names=tuple(_cut(name, room) for name in line.names)) for line in block.lines)
+    return replace(block, lines=tuple(lines))
+
+
+def _cut(name: str, room: int) -> str:
+    start = (room - 1) // 2
+    return name if len(name) <= room else f"{name[:start]}…{name[start + 1 - room :]}"
 
 
 class _Paper:

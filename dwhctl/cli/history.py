@@ -89,11 +89,12 @@ def usual_since_told(store: SessionStore, settings: Settings) -> datetime:
     """Give the moment from which on a report looks by default, and say so where the number of sessions bounds it."""
     from dwhctl.cli.output import tell
     from dwhctl.sessions.history import USUAL_SESSIONS, usual_since
+    from dwhctl.times import shown_time
 
     since, is_bound = usual_since(store)
     if is_bound and not settings.quiet:
         tell(
-            f"the newest {USUAL_SESSIONS:,} sessions, since {since:%Y-%m-%d %H:%M} UTC; --days N looks further back"
+            f"the newest {USUAL_SESSIONS:,} sessions, since {shown_time(since)}; --days N looks further back"
         )
     return since
 
@@ -101,22 +102,24 @@ def usual_since_told(store: SessionStore, settings: Settings) -> datetime:
 def check_loads(project: Project, names: Sequence[str]) -> None:
     """Raise UsageError for a name that no load and no report has."""
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest, quoted
+    from dwhctl.project.names import meant
+    from dwhctl.project.words import quoted
 
     known = [*project.loads, *project.reports]
     for name in names:
         if name not in known:
-            raise UsageError(f"there is no load {quoted(name)}; {nearest(name, known)}")
+            raise UsageError(f"there is no load {quoted(name)}; {meant(project, name, known)}")
 
 
 def shards_that_fit(project: Project, loads: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
     """Name the shards of these loads (or of all) that fit; none without a glob. Raise UsageError if none does."""
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest, quoted
+    from dwhctl.project.names import meant
+    from dwhctl.project.words import quoted
 
     chosen = [load for load in project.loads.values() if not loads or load.name in loads]
     names = sorted({shard.name for load in chosen for shard in project.shards_of(load)})
     for glob in globs:
         if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches {quoted(glob)}; {nearest(glob, names)}")
+            raise UsageError(f"no shard matches {quoted(glob)}; {meant(project, glob, names)}")
     return tuple(name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs))

@@ -10,14 +10,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dwhctl.cli.output import counted, one_line, shown_seconds
+from dwhctl.cli.output import counted, one_line, packed, shown_seconds
 from dwhctl.cli.progress import closed_line, time_left
 from dwhctl.cli.screen import Screen
-from dwhctl.cli.tally import Server, Tally
+from dwhctl.cli.tally import Server, Tally, running_shards, state_in_words
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
 from dwhctl.runs.failing import reason_of
 from dwhctl.sessions.values import State
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from dwhctl.runs.values import Failure
 
 SHOWN_FAILURES = 3
-_BAR_WIDTH = 24
+_LEAST_BAR = 8
+#: As many as fit: what is longer than the line is cut.
+_NAMED_SHARDS = 10
 #: Lines of the terminal that the servers leave to the head, the sum, the failures and the prompt.
 _OTHER_LINES = 6 + SHOWN_FAILURES
 
@@ -38,7 +41,8 @@ class LiveProgress:
         self._verbose = verbose
         self._tally = Tally()
         #: The first failure of each reason, and how many there are.
-        self._failures: dict[tuple[str, ...], tuple[str, int]] = {}
+        self._failures: dict[tuple[str, ...], tuple[str, str, int]] = {}
+        self._waits: dict[int, str] = {}
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.picture)
 
     def __enter__(self) -> Self:
@@ -51,7 +55,9 @@ class LiveProgress:
     def __call__(self, event: Event) -> None:
         """Take an event in; some also leave a line above the picture."""
         self._tally.take(event)
-        if isinstance(event, Notice):
+        if isinstance(event, Waiting):
+            self._note_wait(event)
+        elif isinstance(event, Notice):
             self._print(one_line(event.text))
         elif isinstance(event, SliceClosed):
             if event.failure is not None and event.state is not State.UP_FOR_RETRY:
@@ -60,10 +66,19 @@ class LiveProgress:
                 self._print(closed_line(event))
 
     def _fail(self, event: SliceClosed, failure: Failure) -> None:
-        key = reason_of(event.load, event.connection, failure)
+        how = "in doubt" if event.state is State.RUNNING else "failed"
+        key = (*reason_of(event.load, event.connection, failure), how)
         reason = one_line(f"{failure.error_class}: {failure.message}")
-        line, count = self._failures.get(key, (f"{event.load} {event.shard} {event.day}: {reason}", 0))
-        self._failures[key] = (line, count + 1)
+        first = (how, f"{event.load} {event.shard} {event.day}: {reason}", 0)
+        _, line, count = self._failures.get(key, first)
+        self._failures[key] = (how, line, count + 1)
+
+    def _note_wait(self, event: Waiting) -> None:
+        """Keep the wait in the picture until it is over."""
+        with self._tally.lock:
+            self._waits.pop(event.key, None)
+            if event.text:
+                self._waits[event.key] = one_line(event.text)
 
     def _print(self, text: str) -> None:
         self._live.console.print(Text(mask(text)), soft_wrap=True)
@@ -72,17 +87,22 @@ class LiveProgress:
         """Draw how far the run is."""
         with self._tally.lock:
             every = self._tally.all()
+            width = self._console.size.width
+            said = [line for text in self._waits.values() for line in packed(mask(text), width)]
+            waits = [Text(line, style="yellow") for line in said]
             if not every.total:
-                return Text("")
-            return Group(self._table(every), *self._failure_lines(every))
+                return Group(*waits) if waits else Text("")
+            return Group(self._table(every), *waits, *self._failure_lines(every))
 
     def _table(self, every: Server) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        table.add_column("server", no_wrap=True)
-        table.add_column("")
-        for name in ("slices", "rows", "rows/s", "failed"):
+        width = self._console.size.width
+        rated = self._tally.rate(0) is not None
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", width=width)
+        table.add_column("server", no_wrap=True, max_width=max(width // 5, 12), overflow="ellipsis")
+        table.add_column("", ratio=1, min_width=_LEAST_BAR)
+        for name in ("slices", "rows", *(["rows/s"] if rated else []), "failed"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("")
+        table.add_column("", ratio=2, no_wrap=True, overflow="ellipsis")
         shown, hidden = self._shown_servers()
         for server in shown:
             self._add(table, server)
@@ -103,10 +123,10 @@ class LiveProgress:
     def _add(self, table: Table, server: Server) -> None:
         table.add_row(
             Text(server.connection, style="bold" if server.connection == "all" else ""),
-            ProgressBar(total=max(server.total, 1), completed=server.done, width=_BAR_WIDTH),
+            ProgressBar(total=max(server.total, 1), completed=server.done),
             f"{server.done:,}/{server.total:,}",
             f"{server.rows:,}",
-            f"{self._tally.rate(server.rows):,}",
+            *([] if (rate := self._tally.rate(server.rows)) is None else [f"{rate:,}"]),
             Text(f"{server.failed:,}", style="bold red" if server.failed else "dim"),
             Text(self._now(server), style="dim"),
         )
@@ -114,21 +134,20 @@ class LiveProgress:
     def _now(self, server: Server) -> str:
         if server.connection == "all":
             return shown_seconds(self._tally.seconds()) + time_left(self._tally)
-        parts = [f"{len(server.running)} running"] if server.running else []
-        parts += [f"{len(server.waiting)} waiting for a retry"] if server.waiting else []
-        return ", ".join(parts)
+        names = running_shards(server, _NAMED_SHARDS)
+        return state_in_words(server) + (f": {names}" if names else "")
 
     def _failure_lines(self, every: Server) -> list[Text]:
         shown = list(self._failures.values())[:SHOWN_FAILURES]
         lines = [
-            Text(mask(f"{_how_many(count)}: {line}"), style="red", no_wrap=True, overflow="ellipsis")
-            for line, count in shown
+            Text(mask(f"{_how_many(how, count)}: {line}"), style="red", no_wrap=True, overflow="ellipsis")
+            for how, line, count in shown
         ]
-        hidden = every.failed - sum(count for _, count in shown)
+        hidden = every.failed - sum(count for how, _, count in shown if how == "failed")
         if hidden > 0:
             lines.append(Text(f"and {counted(hidden, 'more failure')}", style="red"))
         return lines
 
 
-def _how_many(count: int) -> str:
-    return "failed" if count == 1 else f"{count:,} failed, first"
+def _how_many(how: str, count: int) -> str:
+    return how if count == 1 else f"{count:,} {how}, first"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, open_for, request_of
 from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
-
-if TYPE_CHECKING:
-    from dwhctl.errors import ExitCode
+from dwhctl.errors import ExitCode
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("load")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
 @click.option("--date", "day", metavar="D", required=True, help=f"The day to load: {DATE_HELP}")

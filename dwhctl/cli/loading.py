@@ -23,6 +23,11 @@ _OPTIONS = (
         "--only-missing", is_flag=True, help="Only slices that are not complete: to catch up, or to go on."
     ),
     click.option(
+        "--only-failed",
+        is_flag=True,
+        help="Only slices whose last session failed, also complete ones whose reload failed.",
+    ),
+    click.option(
         "--shard",
         "shards",
         multiple=True,

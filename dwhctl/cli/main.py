@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
 import click
 
 from dwhctl import __version__
-from dwhctl.cli.ending import EXIT_CODES, hold_standard_streams, run
+from dwhctl.cli.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
 from dwhctl.cli.lazy import Entry, LazyGroup
 from dwhctl.cli.options import common_options
+from dwhctl.errors import ExitCode
 from dwhctl.start import begin
 
 _UTF8 = "PYTHONUTF8"
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, load and refresh."),
+    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, and show how it works."),
     "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
     "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
     "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
@@ -31,10 +33,9 @@ COMMANDS = {
     "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),
     "config": Entry("dwhctl.cli.config", "Check the configuration."),
+    "docs": Entry("dwhctl.cli.docs", "Show the documentation."),
 }
-EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n\b\nExit codes:\n" + "\n".join(
-    f"  {code.value:>3}  {meaning}" for code, meaning in EXIT_CODES.items()
-)
+EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n" + exit_codes_help(EXIT_CODES)
 
 
 class _Dwhctl(LazyGroup):
@@ -70,4 +71,10 @@ def main() -> NoReturn:
     begin()
     _speak_utf8()
     mask_python()
-    sys.exit(run(dwhctl))
+    try:
+        code = run(dwhctl)
+    except KeyboardInterrupt:  # while the command was ending
+        code = ExitCode.INTERRUPTED
+    # Python waits for threads now, and would answer another Ctrl-C with a traceback.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    sys.exit(code)

@@ -17,6 +17,24 @@ def read_template(kind: str, name: str) -> str:
     return resources.files(f"dwhctl.cli.templates.{kind}").joinpath(name).read_text(encoding="utf-8")
 
 
+def fill_template(kind: str, name: str, **names: str) -> str:
+    """Render a file that travels with the package: <% %> and << >> are ours, {{ }} and {% %} stay for the project."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - no HTML, and only our own values
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    return environment.from_string(read_template(kind, name)).render(names)
+
+
 def write_new_files(folder: Path, texts: Mapping[str, str]) -> list[str]:
     """Write the files and name them; UsageError, and nothing written, when one is there already."""
     there = [path for path in texts if (folder / path).exists()]

@@ -39,10 +39,12 @@ class Settings:
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
         from dwhctl.runs.libraries import speak_plainly
+        from dwhctl.times import use_zone
 
         speak_plainly()
         project = read_project(find_project(self.project))
         set_group_access(project.group_access)
+        use_zone(project.zone)
         return project
 
 

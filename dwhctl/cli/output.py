@@ -6,10 +6,11 @@ goes elsewhere than to a terminal (CSV, `write_out`) is written as it is.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, tzinfo
+from datetime import UTC, date, datetime, tzinfo
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dwhctl.errors import DwhctlError
@@ -29,7 +30,7 @@ class Look:
 
     `texts` are columns that may be long: they come last and wrap, the others never do. While these do not fit, `spare`
     columns fall away in this order. `names` are columns whose numbers are names, such as ids. A style is rich's, by the
-    value of the cell. Times are shown in `zone`. A cell of more than `longest` characters is cut.
+    value of the cell. Times are shown in `zone`, or in the project's. A cell of more than `longest` characters is cut.
     """
 
     texts: Collection[str] = ()
@@ -37,6 +38,8 @@ class Look:
     names: Collection[str] = ()
     styles: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
     zone: tzinfo | None = None
+    #: Fractions have one digit.
+    short: bool = True
     longest: int | None = None
 
 
@@ -51,11 +54,21 @@ def tell(text: str) -> None:
 
 
 def show(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], form: str = "table", look: Look | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    form: str = "table",
+    look: Look | None = None,
+    empty: str | None = None,
 ) -> None:
-    """Write a listing to stdout as a table, JSON or CSV; the columns' names are snake_case."""
+    """Write a listing to stdout as a table, JSON or CSV; the columns' names are snake_case.
+
+    A table without rows is the sentence `empty` on stderr, or nothing where that is empty too.
+    """
     masked = [[mask(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    if form == "table":
+    if form == "table" and not masked and empty is not None:
+        if empty:
+            tell(empty)
+    elif form == "table":
         from dwhctl.cli.table import table_text
 
         # On a terminal it has colours, and a screen made it printable.
@@ -116,6 +129,16 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing if number == 1 else plural}"
 
 
+def packed(text: str, width: int) -> list[str]:
+    """Break a sentence into lines at its commas and semicolons only, so that no value is broken."""
+    lines = [""]
+    for part in re.findall(r".+?(?:[,;] |$)", text):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return [line.rstrip() for line in lines]
+
+
 def write_out(text: str, end: str = "\n", *, drawn: bool = False) -> None:
     """Write a piece of a result to stdout, data that is not ours to mask; it is as it is, but on a terminal printable.
 
@@ -166,6 +189,8 @@ def _plain(value: object) -> object:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
     if isinstance(value, datetime | date):
         return value.isoformat()
     return value if isinstance(value, int | float) else str(value)

@@ -27,8 +27,8 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
         show(COLUMNS, _rows_by_load(plan))
     if plan.slices and settings.verbose:
         show(SLICE_COLUMNS, [_slice_row(one) for one in plan.slices])
-    start = f"would load {counted(len(plan.slices), 'slice')}" if plan.slices else "nothing to load"
-    say(start + _left_out(plan))
+    start = f"would load {counted(len(plan.slices), 'slice')}"
+    say(start + left_out(plan) if plan.slices else nothing_to_load(plan))
     if plan.slices:
         say(_estimate(project, request, plan))
     return ExitCode.DONE
@@ -42,8 +42,8 @@ def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
             f"plan: {load}: {span}, {counted(days, 'day')},"
             f" {counted(shards, 'shard')}, {counted(slices, 'slice')}"
         )
-    start = counted(len(plan.slices), "slice") if plan.slices else "nothing to load"
-    tell(f"plan: {start}{_left_out(plan)}")
+    start = counted(len(plan.slices), "slice")
+    tell(f"plan: {start + left_out(plan) if plan.slices else nothing_to_load(plan)}")
     if plan.slices:
         tell(f"plan: {_estimate(project, request, plan)}")
 
@@ -65,9 +65,18 @@ def _slice_row(one: PlannedSlice) -> tuple[object, ...]:
     return (one.load.name, one.shard.name, one.slice.day, one.shard.connection)
 
 
-def _left_out(plan: Plan) -> str:
+def nothing_to_load(plan: Plan) -> str:
+    """Return why a plan has no slices."""
+    first = f"; the first day is {plan.first_day}" if plan.first_day else ""
+    return f"nothing to load{left_out(plan)}{first}"
+
+
+def left_out(plan: Plan) -> str:
+    """Return how many slices a plan leaves out, by reason."""
     parts = [f"{plan.complete:,} complete"] if plan.complete else []
+    parts += [f"{plan.not_failed:,} not failed"] if plan.not_failed else []
     parts += [f"{plan.before_start:,} before their start date"] if plan.before_start else []
+    parts += [f"{plan.after_end:,} after their shard's last day"] if plan.after_end else []
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 

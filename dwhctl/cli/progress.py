@@ -7,14 +7,15 @@ import sys
 import threading
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.cli.output import about, counted, one_line, shown_seconds, tell
-from dwhctl.cli.tally import Tally
+from dwhctl.cli.tally import Tally, running_shards, state_in_words
 from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
 from dwhctl.runs.failing import reason_of
 from dwhctl.sessions.values import State
+from dwhctl.times import shown_time
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dwhctl.runs.events import Listener
 
 HEARTBEAT_SECONDS = 30.0
+_NAMED_SHARDS = 3
 
 
 def open_progress(settings: Settings) -> AbstractContextManager[Listener]:
@@ -70,9 +72,10 @@ class PlainProgress:
         """Write the event's line, if it has one."""
         self._tally.take(event)
         if isinstance(event, RunStarted):
-            self._started = True
-            self._line(_start_line(event))
-        elif isinstance(event, Notice):
+            self._started = bool(event.plan.slices)
+            if self._started:
+                self._line(_start_line(event))
+        elif isinstance(event, Notice | Waiting) and event.text:
             self._line(one_line(event.text))
         elif isinstance(event, SliceClosed) and self._is_shown(event):
             self._line(closed_line(event))
@@ -93,22 +96,25 @@ class PlainProgress:
     def _beat(self) -> None:
         while not self._ended.wait(self._every):
             if self._started:
-                self._line(f"working: {self._state()}{time_left(self._tally)}")
+                self._line(f"working: {self._state(time_left(self._tally))}")
 
-    def _state(self) -> str:
+    def _state(self, left: str = "") -> str:
         every = self._tally.all()
         parts = [
             f"{every.done:,} of {counted(every.total, 'slice')}",
             f"{every.failed:,} failed{self._more()}",
         ]
-        parts += [f"{len(every.running)} running"] if every.running else []
-        parts += [f"{len(every.waiting)} waiting for a retry"] if every.waiting else []
-        parts += [counted(every.rows, "row"), f"{self._tally.rate(every.rows):,} rows/s"]
-        return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}"
+        parts += [words] if (words := state_in_words(every)) else []
+        parts.append(counted(every.rows, "row"))
+        if (rate := self._tally.rate(every.rows)) is not None:
+            parts.append(f"{rate:,} rows/s")
+        names = running_shards(every, _NAMED_SHARDS)
+        return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}{left}" + (
+            f": {names}" if names else ""
+        )
 
     def _line(self, text: str) -> None:
-        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        self._write(f"{at} {text}")
+        self._write(f"{shown_time()} {text}")
 
 
 def _start_line(event: RunStarted) -> str:
@@ -133,8 +139,10 @@ def closed_line(event: SliceClosed) -> str:
     if event.failure is None:
         return f"{event.state.value}: {what}: {counted(event.rows, 'row')} in {took}"
     reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-    ended = f"attempt {event.attempt} failed after {took}: {reason}"
+    # A slice that no worker has seen took no time.
+    after = f" after {took}" if event.seconds else ""
+    ended = f"attempt {event.attempt} failed{after}: {reason}"
     if event.state is State.UP_FOR_RETRY:
-        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {what}: {ended}"
-    return f"failed: {what}: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {what}: {ended}"

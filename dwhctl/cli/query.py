@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import (
     DATE_HELP,
     Duration,
@@ -19,12 +20,13 @@ from dwhctl.cli.options import (
     format_option,
     pass_settings,
 )
+from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
-    from dwhctl.project.model import Load, Project, Shard
+    from dwhctl.project.model import Project, Shard
     from dwhctl.runs.query import Part, QueryRequest
 
 #: Rows of a table that nobody asked to be longer.
@@ -32,6 +34,7 @@ TABLE_ROWS = 1_000
 _MOST_STDIN = 16 * 2**20
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("query")
 @click.argument("connection", shell_complete=complete_connections)
 @click.argument("sql", required=False)
@@ -107,7 +110,8 @@ def _request(
     wait: timedelta,
 ) -> QueryRequest:
     from dwhctl.errors import UsageError
-    from dwhctl.runs.query import QueryRequest, find_connection, find_shard
+    from dwhctl.project.names import find_connection
+    from dwhctl.runs.query import QueryRequest, find_shard
 
     name = find_connection(project, connection).name
     if shard is not None and database is not None:
@@ -136,13 +140,14 @@ def _rendered(
     load: str | None,
 ) -> str:
     from dwhctl.errors import UsageError
+    from dwhctl.project.names import find_load
     from dwhctl.project.slices import resolve_day
     from dwhctl.project.templates import render_file, render_text
 
     if (sql is None) == (file is None):
         raise UsageError("give the SQL once: as text, as - for stdin, or with -f FILE")
     date = resolve_day(day, project.zone) if day is not None else None
-    of_load = _load(project, load) if load is not None else None
+    of_load = find_load(project, load) if load is not None else None
     if file is not None and file != "-":
         return render_file(project, _found_file(project, file), of_load, date, shard)
     text = _stdin() if "-" in (sql, file) else sql or ""
@@ -169,15 +174,6 @@ def _found_file(project: Project, file: str) -> Path:
     there = Path(file).expanduser()
     within = project.root / "sql" / there
     return within if not there.exists() and within.exists() else there.absolute()
-
-
-def _load(project: Project, name: str) -> Load:
-    from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest, quoted
-
-    if name not in project.loads:
-        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
-    return project.loads[name]
 
 
 def _show(settings: Settings, project: Project, request: QueryRequest, form: str) -> None:

@@ -81,7 +81,12 @@ def reference() -> str:
 
 
 def _lines() -> Iterator[str]:
-    yield from ("# Reference", "", "Made from the code by `python -m dwhctl.cli.reference`; do not edit.", "")
+    yield from (
+        "# Reference: commands, keys, columns, messages, types",
+        "",
+        "Made from the code by `python -m dwhctl.cli.reference`; do not edit.",
+        "",
+    )
     yield from ("## Commands", "")
     yield from _help_of(dwhctl, click.Context(dwhctl, info_name="dwhctl", terminal_width=WIDTH))
     yield from ("## Exit codes", "", "| code | meaning |", "| --- | --- |")

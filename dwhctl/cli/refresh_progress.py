@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds, tell
 from dwhctl.cli.summary import failure_lines
 from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
 from dwhctl.sessions.values import State
+from dwhctl.times import shown_time
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,12 +33,13 @@ class RefreshLines:
             return
         if isinstance(event, RunEnded):  # the summary tells
             return
-        at = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        tell(f"{at} {_line(event)}")
+        if isinstance(event, Waiting) and not event.text:
+            return
+        tell(f"{shown_time()} {_line(event)}")
 
 
-def _line(event: Notice | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
-    if isinstance(event, Notice):
+def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
+    if isinstance(event, Notice | Waiting):
         return one_line(event.text)
     if isinstance(event, RefreshStarted):
         return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
@@ -55,9 +57,9 @@ def _closed_line(event: ReportClosed) -> str:
     reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
     ended = f"{event.report}: attempt {event.attempt} failed after {took}: {reason}"
     if event.state is State.UP_FOR_RETRY:
-        again = f" at {event.retry_at.astimezone():%H:%M:%S}" if event.retry_at else ""
+        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {ended}"
-    return f"failed: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
 
 
 def show_refreshed(report: RefreshReport, settings: Settings) -> None:
@@ -76,7 +78,10 @@ def show_refreshed(report: RefreshReport, settings: Settings) -> None:
 
 
 def _counts(report: RefreshReport) -> str:
-    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{len(report.failures):,} failed"]
+    failed = len(report.failures) - report.in_doubt
+    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{failed:,} failed"]
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
     rows = sum(one.rows for one in report.refreshed)
@@ -85,6 +90,9 @@ def _counts(report: RefreshReport) -> str:
 
 def _without(one: ReportClosed) -> Iterable[str]:
     for need in one.without:
+        if not need.expected:
+            yield f"  {one.report} has no slice of {need.load}: none is expected on {one.day}"
+            continue
         done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
         yield f"  {one.report} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
 

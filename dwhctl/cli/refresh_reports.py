@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import (
     DATE_HELP,
     Duration,
@@ -27,6 +28,7 @@ _SHOWN_QUERY = 40
 COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("refresh-reports")
 @click.argument("reports", nargs=-1, metavar="[REPORT]...", shell_complete=complete_reports)
 @click.option(
@@ -40,9 +42,9 @@ COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
 @click.option(
     "--wait",
     type=Duration(),
-    default="0s",
     metavar="DURATION",
-    help="Wait so long for a lock, and for the loads that a report needs, such as 2h.",
+    help="Wait so long for a lock, and for the loads that a report needs, such as 2h; 0s: not at all. Without it a"
+    " report waits for its loads as long as its key wait says, or that of [refresh].",
 )
 @click.option(
     "--jobs", type=click.IntRange(1, 64), metavar="N", help="Reports at once, in place of max_parallel."
@@ -57,7 +59,8 @@ def command(
     """Refresh every REPORT (or the named ones) from its view or query.
 
     Each is replaced in one transaction: readers see its old content or its new, and a refresh that fails leaves the
-    old one. A report whose loads are not complete for the day waits for them as long as --wait says.
+    old one. A report whose loads are not complete for the day waits for them as long as --wait says,
+    or the configuration.
 
     \b
     Examples:

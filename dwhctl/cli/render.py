@@ -34,12 +34,13 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
       dwhctl render orders --date yesterday --shard abakan
     """
     from dwhctl.cli.output import say, write_out
+    from dwhctl.project.names import find_load
     from dwhctl.project.secrets import mask
     from dwhctl.project.slices import make_slice, resolve_day
     from dwhctl.project.templates import render_extract
 
     project = settings.open_project()
-    found = _load(project, load)
+    found = find_load(project, load)
     chosen = _shard(project, found, shard)
     slice = make_slice(project, found, chosen, resolve_day(day, project.zone))
     query = render_extract(project, found, chosen, slice)
@@ -52,18 +53,10 @@ def command(settings: Settings, load: str, day: str, shard: str | None) -> None:
         write_out(mask(query.sql.rstrip()))
 
 
-def _load(project: Project, name: str) -> Load:
-    from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest, quoted
-
-    if name not in project.loads:
-        raise UsageError(f"there is no load {quoted(name)}; {nearest(name, project.loads)}")
-    return project.loads[name]
-
-
 def _shard(project: Project, load: Load, name: str | None) -> Shard:
     from dwhctl.errors import UsageError
-    from dwhctl.project.words import nearest, quoted
+    from dwhctl.project.names import meant
+    from dwhctl.project.words import quoted
 
     shards = {shard.name: shard for shard in project.shards_of(load)}
     if not shards:
@@ -71,5 +64,7 @@ def _shard(project: Project, load: Load, name: str | None) -> Shard:
     if name is None:
         return next(iter(shards.values()))
     if name not in shards:
-        raise UsageError(f"the load '{load.name}' has no shard {quoted(name)}; {nearest(name, shards)}")
+        raise UsageError(
+            f"the load '{load.name}' has no shard {quoted(name)}; {meant(project, name, shards)}"
+        )
     return shards[name]

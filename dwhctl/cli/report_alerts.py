@@ -35,7 +35,7 @@ def command(settings: Settings, limit: int, only_open: bool, form: str) -> None:
       dwhctl report alerts --open
     """
     from dwhctl.alerts.outbox import Outbox
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import Look, show
     from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 
     project = settings.open_project()
@@ -44,4 +44,6 @@ def command(settings: Settings, limit: int, only_open: bool, form: str) -> None:
     if store is not None:
         with store:
             rows = Outbox(store).newest(limit, only_open=only_open)
-    show(COLUMNS, [tuple(getattr(row, name) for name in COLUMNS) for row in rows], form)
+    look = Look(texts=("subject", "answer"), spare=("attempts", "created", "answer"), names=("id",))
+    empty = "" if settings.quiet else "no message that did not arrive" if only_open else "no message yet"
+    show(COLUMNS, [tuple(getattr(row, name) for name in COLUMNS) for row in rows], form, look, empty)

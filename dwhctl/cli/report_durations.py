@@ -69,7 +69,8 @@ def command(
         for task in _durations(project, settings, days)
         if (not loads or task.load in loads) and (not globs or task.shard in shards)
     ]
-    show(COLUMNS, [_row(task) for task in found[:limit]], form, Look())
+    empty = "" if settings.quiet else "no successful session in this time"
+    show(COLUMNS, [_row(task) for task in found[:limit]], form, Look(spare=("sessions", "trend")), empty)
 
 
 def _durations(project: Project, settings: Settings, days: int | None) -> list[TaskDurations]:

@@ -68,7 +68,7 @@ def command(
       dwhctl report gaps orders -s 2020-07-01 -e 2020-07-13
       dwhctl report gaps --exit-code --quiet || echo 'something is missing'
     """
-    from dwhctl.cli.output import paint, show
+    from dwhctl.cli.output import paint, screen, show
     from dwhctl.runs.coverage import sliced_tasks
     from dwhctl.runs.gaps import fill_command, find_gaps
     from dwhctl.runs.look_back import look_back
@@ -83,7 +83,9 @@ def command(
     else:
         from dwhctl.cli.gaps_picture import gaps_picture
 
-        paint(gaps_picture(project, gaps, span, settings.project, some_shards=bool(shards)))
+        size = screen()
+        width = size[0] if size else None
+        paint(gaps_picture(project, gaps, span, settings.project, some_shards=bool(shards), width=width))
     return ExitCode.FAILED if gaps and exit_code else ExitCode.DONE
 
 

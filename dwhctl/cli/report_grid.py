@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Show where every slice stands: shards down, days across, a letter and a colour for each slice.
 
-    A slice is complete when its latest session has loaded it (or found no rows) and began after its day was over.
+    A slice is complete when a session that began after its day was over has loaded it (or found no rows). A later
+    session that fails or is running leaves it complete: small letters, f and r, show that.
     Where there are too many shards for the terminal, a line stands for a server, or for a load, with the shards that
     have the most gaps below.
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from dwhctl.sessions.runs import PastRun
 
 COLUMNS = (
-    "run_id", "started", "finished", "loads", "slices", "loaded", "skipped", "failed", "up_for_retry", "abandoned",
-    "running", "rows", "seconds", "host", "pid",
+    "run_id", "started", "finished", "loads", "reports", "slices", "loaded", "skipped", "failed", "up_for_retry",
+    "abandoned", "running", "rows", "seconds", "host", "pid",
 )  # fmt: skip
 _STATES = ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")
-_NAMED_LOADS = 2
+_MOST_NAMES = 2
 
 
 @click.command("runs")
@@ -42,31 +42,49 @@ _NAMED_LOADS = 2
 def command(settings: Settings, limit: int, days: int | None, form: str) -> None:
     """Show the newest runs, newest first: what they loaded, what failed, how long they took.
 
-    'slices' counts slices, 'loaded' to 'running' count attempts: a slice that was tried again has several. A table
-    shows times in the project's time zone, and as many columns as the terminal is wide; JSON and CSV hold all, in UTC.
+    'slices' counts slices (of a refresh, reports), 'loaded' to 'running' count attempts: a slice that was tried again
+    has several. A table shows times in the project's time zone, reports in the column of loads, and as many columns as
+    the terminal is wide; JSON and CSV hold all, in UTC.
 
     \b
     Example:
       dwhctl report runs --days 7 --limit 100
     """
     from dwhctl.cli.history import days_ago, open_history
-    from dwhctl.cli.output import show
+    from dwhctl.cli.output import counted, show
     from dwhctl.sessions.runs import read_runs
 
     project = settings.open_project()
     with open_history(project, settings) as store:
         runs = read_runs(store, limit, days_ago(days) if days else None) if store else []
-    show(COLUMNS, [_row(run, form) for run in runs], form, _look(project))
+    if form != "table":
+        show(COLUMNS, [_row(run) for run in runs], form)
+        return
+    columns = [name for name in COLUMNS if name != "reports"]
+    span = f"in the last {counted(days, 'day')}" if days else "yet"
+    empty = "" if store is None or settings.quiet else f"no run {span}"
+    show(columns, [_row_of_table(run) for run in runs], form, _look(project), empty)
 
 
-def _row(run: PastRun, form: str) -> tuple[object, ...]:
-    run_id, started, finished, _, *rest = astuple(run)
-    return (run_id, started, finished, _loads(run.loads, form), *rest)
+def _row(run: PastRun) -> tuple[object, ...]:
+    run_id, started, finished, loads, reports, *rest = astuple(run)
+    return (run_id, started, finished, ", ".join(loads), ", ".join(reports), *rest)
 
 
-def _loads(names: tuple[str, ...], form: str) -> str:
-    is_short = form != "table" or len(names) <= _NAMED_LOADS
-    return ", ".join(names) if is_short else f"{len(names):,} loads"
+def _row_of_table(run: PastRun) -> tuple[object, ...]:
+    run_id, started, finished, _, _, *rest = astuple(run)
+    works = [_works("load", run.loads), _works("report", run.reports)]
+    return (run_id, started, finished, ", ".join(filter(None, works)), *rest)
+
+
+def _works(kind: str, names: tuple[str, ...]) -> str:
+    """Return the names, reports with their word; or how many there are, if they are many."""
+    if len(names) > _MOST_NAMES:
+        from dwhctl.cli.output import counted
+
+        return counted(len(names), kind)
+    word = "" if kind == "load" or not names else "report " if len(names) == 1 else "reports "
+    return word + ", ".join(names)
 
 
 def _look(project: Project) -> Look:

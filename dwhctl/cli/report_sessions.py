@@ -102,7 +102,16 @@ def command(
             found = read_history(
                 store, Wanted(since, limit, run_id, tuple(map(State, states)), loads, shards)
             )
-    show(COLUMNS, [_row(session) for session in found], form, _look(project, settings))
+    empty = "" if store is None or settings.quiet else _empty(run_id, days)
+    show(COLUMNS, [_row(session) for session in found], form, _look(project, settings), empty)
+
+
+def _empty(run_id: str | None, days: int | None) -> str:
+    from dwhctl.cli.output import counted
+    from dwhctl.sessions.history import USUAL_DAYS
+
+    span = f"run {run_id}" if run_id else f"the last {counted(days or USUAL_DAYS, 'day')}"
+    return f"no such session in {span}"
 
 
 def _since(store: SessionStore, settings: Settings, run_id: str | None, days: int | None) -> datetime:

@@ -65,7 +65,8 @@ def command(settings: Settings, exit_code: bool, form: str) -> ExitCode:
         styles={"state": lambda state: STYLES.get(state, "")},
         zone=project.zone,
     )
-    show(COLUMNS, [_row(sla, now) for sla in slas], form, wide)
+    empty = "" if settings.quiet else "no load and no report has a deadline or a max_age"
+    show(COLUMNS, [_row(sla, now) for sla in slas], form, wide, empty)
     return ExitCode.FAILED if exit_code and any(sla.missed for sla in slas) else ExitCode.DONE
 
 

@@ -7,21 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import one_line
-from dwhctl.errors import ConnectError, DwhctlError, LoginRefusedError, UsageError
+from dwhctl.errors import ConnectError, DwhctlError, InternalError, LoginRefusedError
 from dwhctl.project.connections import (
-    SESSIONS_TYPES,
+    SYSTEMS,
     DuckdbConnection,
     MssqlConnection,
     PostgresConnection,
     SqliteConnection,
 )
-from dwhctl.project.words import nearest, quoted
+from dwhctl.project.names import find_connection
 from dwhctl.runs.slots import slots_of
-from dwhctl.sources import SOURCE_TYPES
-from dwhctl.targets import TARGET_TYPES
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -75,8 +74,7 @@ class _NotThereYet(Exception):  # noqa: N818 - no error: the first load makes th
 def round_trips(project: Project, names: Sequence[str] = ()) -> list[RoundTrip]:
     """Try the named connections, or all. Raise UsageError for a name that the project does not have."""
     for name in names:
-        if name not in project.connections:
-            raise UsageError(f"there is no connection {quoted(name)}; {nearest(name, project.connections)}")
+        find_connection(project, name)
     chosen = [each for each in project.connections.values() if not names or each.name in names]
     _import_drivers(chosen)
     with ThreadPoolExecutor(_CONNECTIONS_AT_ONCE) as pool:
@@ -129,18 +127,19 @@ def _try(connection: Connection, way: _Way, slots: Slots) -> tuple[RoundTrip, Dw
 def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
     """Give the ways in which the project uses the connection, or could use an unused one."""
     shards = [s for group in project.shard_groups.values() for s in group if s.connection == connection.name]
+    today = datetime.now(project.zone).date()
     sessions = project.sessions_connection == connection.name
     target = any(load.target == connection.name for load in project.loads.values())
     if not shards and not target and not sessions:
-        sessions = connection.type in SESSIONS_TYPES
-        target = not sessions and not isinstance(connection, MssqlConnection)
+        system = SYSTEMS[connection.type]
+        sessions, target = system.sessions, system.target
         if isinstance(connection, MssqlConnection):
             yield _source_way(connection, connection.database)
     if sessions:
         yield _Way(None, lambda: _sessions_version(connection))
     if target:
         yield _Way(None, lambda: _target_version(project, connection))
-    for shard in shards:
+    for shard in (one for one in shards if not one.has_ended(today)):
         yield _source_way(connection, shard.database, shard.zone)
 
 
@@ -151,8 +150,6 @@ def _source_way(connection: Connection, database: str, zone: str = "UTC") -> _Wa
 def _source_version(connection: Connection, database: str, zone: str) -> str:
     from dwhctl.sources import open_source
 
-    if connection.type not in SOURCE_TYPES:
-        raise DwhctlError(_not_yet(connection, "read from", SOURCE_TYPES))
     patience = _patience(connection)
     seconds = patience.total_seconds() if patience is not None else None
     with open_source(connection, database, zone, seconds) as source:
@@ -168,8 +165,6 @@ def _patience(connection: Connection) -> timedelta | None:
 def _target_version(project: Project, connection: Connection) -> str:
     from dwhctl.targets import open_target
 
-    if connection.type not in TARGET_TYPES:
-        raise DwhctlError(_not_yet(connection, "write to", TARGET_TYPES))
     if isinstance(connection, DuckdbConnection):
         if connection.is_folder:
             raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
@@ -186,7 +181,7 @@ def _sessions_version(connection: Connection) -> str:
         return _sqlite_version(connection)
     if isinstance(connection, PostgresConnection):
         return _postgres_version(connection)
-    raise DwhctlError(_not_yet(connection, "keep sessions in", ("sqlite", "postgres")))
+    raise InternalError(f"connection {connection.name}: {connection.type} keeps no sessions")
 
 
 def _sqlite_version(connection: SqliteConnection) -> str:
@@ -214,7 +209,3 @@ def _postgres_version(connection: PostgresConnection) -> str:
         return f"PostgreSQL {db.info.parameter_status('server_version')}"
     finally:
         db.close()
-
-
-def _not_yet(connection: Connection, what: str, types: Sequence[str]) -> str:
-    return f"this version of dwhctl cannot {what} {connection.type} yet (it can {what} {', '.join(types)})"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
+from dwhctl.cli.plan_lines import nothing_to_load
+from dwhctl.cli.tally import rate_of
+from dwhctl.errors import CommitInDoubtError
 from dwhctl.project.commands import in_project
 
 if TYPE_CHECKING:
@@ -22,14 +25,17 @@ SHOWN_SHARDS = 5
 def show_summary(report: RunReport, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
-        say(_counts(report))
+        nothing = report.empty_plan if not report.stopped else None
+        say(_counts(report) if nothing is None else nothing_to_load(nothing))
     if report.stopped:
         say(f"stopped before its end: {one_line(report.stopped)}")
     elif report.signal:
-        say("interrupted before its end; the same command with --only-missing does the rest")
+        say("interrupted before its end; the same command with --only-missing loads what is not complete")
     if settings.verbose and report.step_seconds:
         steps = sorted(report.step_seconds.items(), key=lambda step: -step[1])
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
+    for line in () if settings.quiet else _filled(report):
+        say(line)
     for line in _failures(report, settings):
         say(line)
     show_pings(report.pings)
@@ -54,11 +60,22 @@ def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
 def _counts(report: RunReport) -> str:
     parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
     parts.append(f"{report.failed:,} failed")
+    if report.in_doubt:
+        parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
-    rate = round(report.rows / max(report.seconds, 0.001))
-    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)} ({rate:,} rows/s)"
-    return f"{', '.join(parts)}; {done}"
+    rate = rate_of(report.rows, report.seconds)
+    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
+    return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
+
+
+def _filled(report: RunReport) -> Iterable[str]:
+    """Say once of each column which shards lack it."""
+    for (load, column), shards in sorted(report.filled.items()):
+        have = "shard has" if len(shards) == 1 else "shards have"
+        more = f" and {len(shards) - SHOWN_SHARDS:,} more" if len(shards) > SHOWN_SHARDS else ""
+        names = ", ".join(sorted(shards)[:SHOWN_SHARDS])
+        yield one_line(f"{load}: {len(shards):,} {have} no column {column}: NULL ({names}{more})")
 
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
@@ -77,9 +94,10 @@ def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
 def failure_lines(group: FailureGroup, thing: str, settings: Settings) -> Iterable[str]:
     """Say what failed for one reason: how many, an example, which, and what to do; with --verbose each of them."""
     failure, count = group.failure, len(group.slices)
+    how = "in doubt: the next run looks" if failure.is_a(CommitInDoubtError) else "failed"
     where = f" on {group.connection}" if count > 1 and not group.of_load else ""
     reason = one_line(f"{failure.error_class}: {failure.message}")
-    yield f"{counted(count, thing)} failed{where}: {reason}"
+    yield f"{counted(count, thing)} {how}{where}: {reason}"
     if settings.verbose and count > 1:
         for one in group.slices:
             message = one_line(f"{one.failure.error_class}: {one.failure.message}")

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dwhctl.runs.events import Event, RunStarted, SliceClosed, SliceStarted
+from dwhctl.runs.events import Event, RunStarted, SliceClosed, SliceStaged, SliceStarted
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ Key = tuple[str, str, "date"]
 #: Workers take a second or two to come up: a pace taken earlier is none.
 _FIRST_GUESS_SECONDS = 5.0
 _LEAST_SECONDS = 0.001
+#: A shorter run has no rate: its workers' start is most of it.
+_LEAST_RATED_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -33,8 +35,27 @@ class Server:
     #: Seconds that its slices took lately: of those to come, and of those that are done.
     seconds_left: float = 0.0
     seconds_done: float = 0.0
-    running: set[Key] = field(default_factory=set)
+    #: With a worker, in the order of their start; staged and not yet published; between two attempts.
+    running: dict[Key, None] = field(default_factory=dict)
+    staged: set[Key] = field(default_factory=set)
     waiting: set[Key] = field(default_factory=set)
+
+
+def rate_of(rows: int, seconds: float) -> int | None:
+    """Give rows a second; None for a run so short that its start is most of it."""
+    return round(rows / seconds) if seconds >= _LEAST_RATED_SECONDS else None
+
+
+def state_in_words(server: Server) -> str:
+    """Say how many slices are running, staged, and waiting for a retry; empty when none is."""
+    counts = {"running": server.running, "staged": server.staged, "waiting for a retry": server.waiting}
+    return ", ".join(f"{len(slices):,} {state}" for state, slices in counts.items() if slices)
+
+
+def running_shards(server: Server, most: int) -> str:
+    """Name the first shards that are running; empty when none is."""
+    names = list(dict.fromkeys(shard for _, shard, _ in server.running))
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 class Tally:
@@ -55,6 +76,10 @@ class Tally:
                 self._begin(event)
             elif isinstance(event, SliceStarted):
                 self._start(event)
+            elif isinstance(event, SliceStaged):
+                server = self._server(event.connection)
+                server.running.pop(_key(event), None)
+                server.staged.add(_key(event))
             elif isinstance(event, SliceClosed):
                 self._close(event)
 
@@ -74,11 +99,12 @@ class Tally:
     def _start(self, event: SliceStarted) -> None:
         server = self._server(event.connection)
         server.waiting.discard(_key(event))
-        server.running.add(_key(event))
+        server.running[_key(event)] = None
 
     def _close(self, event: SliceClosed) -> None:
         server = self._server(event.connection)
-        server.running.discard(_key(event))
+        server.running.pop(_key(event), None)
+        server.staged.discard(_key(event))
         server.waiting.discard(_key(event))
         if event.state is State.UP_FOR_RETRY:
             server.waiting.add(_key(event))
@@ -99,9 +125,9 @@ class Tally:
         """Tell how long the run has taken so far."""
         return self._clock() - self._began
 
-    def rate(self, rows: int) -> int:
+    def rate(self, rows: int) -> int | None:
         """Tell how many rows a second that is."""
-        return round(rows / max(self.seconds(), 0.001))
+        return rate_of(rows, self.seconds())
 
     def remaining(self) -> float | None:
         """Guess the seconds that are left, by the pace so far; None while that says nothing.
@@ -127,9 +153,10 @@ class Tally:
                 every.seconds_left += server.seconds_left
                 every.seconds_done += server.seconds_done
                 every.running |= server.running
+                every.staged |= server.staged
                 every.waiting |= server.waiting
             return every
 
 
-def _key(event: SliceStarted | SliceClosed) -> Key:
+def _key(event: SliceStarted | SliceStaged | SliceClosed) -> Key:
     return (event.load, event.shard, event.day)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dwhctl.cli.output import counted, shown_seconds
+from dwhctl.cli.output import counted, packed, shown_seconds
 from dwhctl.cli.standings import LOOKS, legend
 from dwhctl.runs.coverage import BADNESS, Standing, standing_of
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,29 +52,38 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     """Draw a run for a terminal of so many columns; None: for a file."""
     width = size[0] if size else _FILE_WIDTH
     paper = _Paper(timeline, width)
-    lines = _titles(timeline)
+    lines = _titles(timeline, width)
     lines += [Text(), paper.axis()]
     lines += [paper.lane(lane) for lane in timeline.lanes]
     lines += paper.waits()
     standings = {_standing(bar) for bar in timeline.bars}
-    unknown = any(lane.worker is None for lane in timeline.lanes)
+    unknown = any(lane.worker is None and lane.report is None for lane in timeline.lanes)
     more = [f"{_NO_WORKER}: no worker had it, or nobody wrote down which"] if unknown else []
     return [*lines, Text(), *legend(standings, width, [*paper.most_waiting, *more])]
 
 
-def _titles(timeline: Timeline) -> list[Text]:
+def _titles(timeline: Timeline, width: int) -> list[Text]:
     sessions = [bar.session for bar in timeline.bars]
     slices = {(one.load, one.shard, one.day) for one in sessions}
     hosts = ", ".join(sorted({one.host for one in sessions if one.host}))
-    start = timeline.start.astimezone(UTC)
     took = (timeline.end - timeline.start).total_seconds()
-    title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {start:%Y-%m-%d %H:%M:%S} UTC"
+    title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {shown_time(timeline.start)}"
     states = Counter(map(_standing, timeline.bars))
     parts = [
         f"{states[one]:,} {one.value.replace('_', ' ')}" for one in sorted(states, key=BADNESS.__getitem__)
     ]
-    counts = f"{counted(len(slices), 'slice')}, {counted(len(sessions), 'attempt')}: {', '.join(parts)}"
-    return [Text(f"{title}, {shown_seconds(took)}", style="bold"), Text(counts + _effort(timeline, took))]
+    counts = (
+        f"{counted(len(slices), _thing(timeline))}, {counted(len(sessions), 'attempt')}: {', '.join(parts)}"
+    )
+    return [
+        *(Text(line, style="bold") for line in packed(f"{title}, {shown_seconds(took)}", width)),
+        *(Text(line) for line in packed(counts + _effort(timeline, took), width)),
+    ]
+
+
+def _thing(timeline: Timeline) -> str:
+    """Return what the bars are attempts at: a run loads slices or refreshes reports."""
+    return "report" if all(bar.session.shard is None for bar in timeline.bars) else "slice"
 
 
 def _effort(timeline: Timeline, took: float) -> str:
@@ -161,13 +170,14 @@ class _Paper:
         one, letter = bar.session, LOOKS[_standing(bar)].letter
         again = f" #{one.attempt}" if one.attempt > 1 else ""
         day = f" {one.day:%m-%d}" if self._has_many_days else ""
-        load = f" {one.load}" if self._has_many_loads else ""
+        load = f" {one.load}" if self._has_many_loads and one.shard is not None else ""
+        thing = one.shard or one.load
         names = (
-            f"{letter}{load} {one.shard}{day}{again}",
-            f"{letter} {one.shard}{again}",
+            f"{letter}{load} {thing}{day}{again}",
+            f"{letter} {thing}{again}",
             f"{letter}{again}",
         )
-        cut = f"{letter} {one.shard}"[: max(room - len(again) - 1, 0)] + f"…{again}"
+        cut = f"{letter} {thing}"[: max(room - len(again) - 1, 0)] + f"…{again}"
         fitting = [name for name in names if len(name) <= room]
         name = fitting[0] if fitting else letter
         if name not in names[:2] and room >= len(names[2]) + len(" ab…"):
@@ -187,7 +197,7 @@ class _Paper:
                 counts[column] += 1
         most = max(max(counts), 1)
         text = "".join(_BLOCKS[-(-count * (len(_BLOCKS) - 1) // most)] for count in counts).rstrip()
-        self.most_waiting.append(f"{name}: at most {counted(most_at_once(spans), 'slice')}")
+        self.most_waiting.append(f"{name}: at most {counted(most_at_once(spans), _thing(self._timeline))}")
         return Text.assemble((f"{name:{self._left}}", "dim"), (text, "cyan"))
 
 
@@ -198,7 +208,7 @@ def most_at_once(spans: Sequence[tuple[datetime, datetime]]) -> int:
 
 
 def _name(lane: Lane) -> str:
-    return _NO_WORKER if lane.worker is None else f"worker {lane.worker}"
+    return lane.report or (_NO_WORKER if lane.worker is None else f"worker {lane.worker}")
 
 
 def _clock(seconds: float) -> str:

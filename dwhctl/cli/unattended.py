@@ -63,6 +63,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     from dwhctl.project.read import read_for_alerts
     from dwhctl.project.words import shown_command
     from dwhctl.runs.telling import tell_of_usage_error
+    from dwhctl.times import use_zone
 
     try:
         root = find_project(settings.project or _named(arguments))
@@ -72,6 +73,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     if project is None or not project.alerts:
         return []
     set_group_access(project.group_access)
+    use_zone(project.zone)
     command = shown_command(arguments)
     kind = WORKING[_command(arguments) or ""]
     return [one.words() for one in tell_of_usage_error(project, command, message, kind)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import (
     DATE_HELP,
     Settings,
@@ -30,6 +31,7 @@ COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail")
 AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail")
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("verify")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
 @click.option("--date", "day", metavar="D", help=f"The day to verify: {DATE_HELP}")
@@ -88,7 +90,7 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    from dwhctl.cli.output import show, tell
+    from dwhctl.cli.output import Look, show, tell
     from dwhctl.runs.verify import VerifyRequest, verify
 
     project, names = _chosen(settings.open_project(), loads, against, table)
@@ -102,7 +104,7 @@ def command(
         report = verify_against(project, request, against, listen)
     rows = list(_rows(report, everything=settings.verbose))
     if rows or form != "table":
-        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
+        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form, Look(texts=("detail",)))
     _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
 
@@ -184,7 +186,10 @@ def _summary(report: VerifyReport) -> str:
     without_day = sum(one.has(Check.ROWS_IN_NO_SLICE) for one in report.verdicts)
     parts += [f"{counted(without_day, 'shard')} with rows in no slice"] if without_day else []
     parts += [f"{only_there:,} of unknown shards in the other table alone"] if only_there else []
+    sources, rows = report.unknown_sources()
+    parts += [f"{sources:,} unknown etl_source ({counted(rows, 'row')})"] if sources else []
     parts += [f"{report.before_start:,} before their start date"] if report.before_start else []
+    parts += [f"{report.after_end:,} after their shard's last day"] if report.after_end else []
     return f"{counted(len(slices), 'slice')}: {', '.join(parts)}"
 
 

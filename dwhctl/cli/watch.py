@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.options import Settings, common_options, pass_settings
+from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
-    from dwhctl.errors import ExitCode
     from dwhctl.runs.sla import Sla
 
 
+@exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("watch")
 @common_options
 @pass_settings

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception,
     sleep_using_event,
@@ -22,6 +26,7 @@ from tenacity import (
 from dwhctl.columns import Column, Kind
 from dwhctl.errors import About, AttemptError, DatabaseMissingError, QueryError
 from dwhctl.project.sql_lines import named_line
+from dwhctl.waiting import Wait, waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,6 +103,37 @@ def lock_holder(error: BaseException) -> str:
     return f"process {match[1]}" if match else "another process"
 
 
+#: What no later attempt changes: somebody has to correct the path, the file or the rights on it.
+_REFUSED_FILES = {
+    os.strerror(number): number
+    for number in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    )
+}
+
+
+def refused_file(error: BaseException) -> int | None:
+    """Return the error number when the system refuses the file itself, however often one tries."""
+    if not isinstance(error, duckdb.IOException):
+        return None
+    return _REFUSED_FILES.get(str(error).rpartition(": ")[2])
+
+
+#: What DuckDB says of a file that it cannot read, although nothing is wrong with it.
+_OTHER_VERSION = (
+    "can only read storage versions",
+    "storage version greater than",
+    "Cannot open encrypted database",
+)
+
+
 def is_damage(error: BaseException) -> bool:
     """Tell whether the file itself is not what it should be."""
     words = (
@@ -106,6 +142,7 @@ def is_damage(error: BaseException) -> bool:
         "checksum",
         "Serialization Error",
         "Could not read enough bytes",
+        *_OTHER_VERSION,
     )
     return isinstance(error, duckdb.Error | OSError) and any(word in str(error) for word in words)
 
@@ -252,19 +289,32 @@ def open_file(
     Raise DatabaseMissingError when it is damaged, else duckdb.Error.
     """
     give_up = give_up or threading.Event()
-    attempts = Retrying(
-        retry=retry_if_exception(is_lock_conflict),
-        stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
-        sleep=sleep_using_event(give_up),
-        wait=wait_random_exponential(multiplier=0.02, max=0.5),
-        reraise=True,
-    )
     try:
-        return attempts(connect, str(path), config, read_only=read_only, folders=folders, settings=settings)
+        with waited(wait) as waiting:
+            attempts = Retrying(
+                retry=retry_if_exception(is_lock_conflict),
+                stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
+                sleep=sleep_using_event(give_up),
+                wait=wait_random_exponential(multiplier=0.02, max=0.5),
+                before_sleep=partial(_note_holder, waiting, path),
+                reraise=True,
+            )
+            return attempts(
+                connect, str(path), config, read_only=read_only, folders=folders, settings=settings
+            )
     except (duckdb.Error, duckdb.Warning) as error:
         if is_damage(error):
-            raise DatabaseMissingError(f"{path} is not a DuckDB database: {words(error)}") from error
+            is_other = any(said in str(error) for said in _OTHER_VERSION)
+            problem = (
+                "is of another version of DuckDB, or encrypted" if is_other else "is not a DuckDB database"
+            )
+            raise DatabaseMissingError(f"{path} {problem}: {words(error)}") from error
         raise
+
+
+def _note_holder(waiting: Wait, path: Path, attempt: RetryCallState) -> None:
+    error = attempt.outcome.exception() if attempt.outcome else None
+    waiting.note(lambda: f"{path}: it is open in {lock_holder(error) if error else 'another process'}")
 
 
 @contextmanager

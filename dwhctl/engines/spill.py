@@ -31,7 +31,7 @@ class SpillFolder:
             return
         # A state folder that is not there, or that this user may only read, is left as it is.
         with suppress(OSError):
-            (state_dir / SPILL).mkdir(mode=0o750, exist_ok=True)
+            (state_dir / SPILL).mkdir(exist_ok=True)
             remove_left_behind(state_dir)
             while not self.path:
                 self._make(state_dir / SPILL)

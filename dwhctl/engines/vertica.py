@@ -25,6 +25,7 @@ from vertica_python.vertica import messages
 
 from dwhctl.engines import tls
 from dwhctl.engines.vertica_errors import connect_error, in_words, lost
+from dwhctl.engines.vertica_types import answer_type
 from dwhctl.errors import ConnectError, TargetError, TlsError
 from dwhctl.files import read_bytes
 
@@ -141,9 +142,14 @@ class Session:
         names, rows = self._query(sql)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def names(self, sql: str) -> list[str]:
-        """Run one statement and give the names of its answer's columns. Raise AttemptError."""
-        return self._query(sql)[0]
+    def declared(self, sql: str) -> list[tuple[str, str]]:
+        """Run one statement and give name and type of its answer's columns. Raise AttemptError."""
+        with self._in_words():
+            cursor = self._driver().cursor()
+            cursor.execute(sql)
+            columns = [(str(column.name), answer_type(column)) for column in cursor.description or ()]
+            cursor.fetchall()
+            return columns
 
     def _query(self, sql: str) -> tuple[list[str], list[list[Any]]]:
         with self._in_words():

@@ -52,6 +52,25 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
     return Column(name, kind, arrow, declared, nullable, **limits)
 
 
+_SIZED_NAMES = ("char", "varchar", "long varchar", "binary", "varbinary", "long varbinary")
+_TIMED_NAMES = ("time", "timestamp", "timestamptz")
+_MICROSECOND_DIGITS = 6
+
+
+def answer_type(answered: Any) -> str:
+    """Give the type of an answer's column (the driver's description of it) in the catalog's words."""
+    name = str(answered.type_name).lower()
+    if name.startswith("interval"):
+        return "interval"  # the catalog and the driver spell its range in different words
+    if name == "numeric":
+        return f"numeric({answered.precision},{answered.scale})"
+    if name in _SIZED_NAMES and answered.display_size:
+        return f"{name}({answered.display_size})"
+    if name in _TIMED_NAMES and answered.precision != _MICROSECOND_DIGITS:
+        return f"{name}({answered.precision})"
+    return name
+
+
 def _integer(*_: str | None) -> _Details:
     return Kind.INTEGER, pa.int64(), {"least": _LEAST_INTEGER, "most": _MOST_INTEGER}
 

@@ -20,7 +20,7 @@ from .connections import (
 from .fields import Table, name_problem
 from .loads import Load, Report, Shard
 from .problems import Place, Problems
-from .words import is_shown, nearest, nothing_shown, quoted, quoted_name, shown_path, shown_text
+from .words import did_you_mean, is_shown, nearest, nothing_shown, quoted, quoted_name, shown_path, shown_text
 
 TASK_NAME_LENGTH = 200
 
@@ -43,6 +43,13 @@ class Found:
     def known(self, kind: str) -> list[str]:
         """The names of this kind that a message may show: what is no name may be a secret in the wrong place."""
         return [name for name in self.declared[kind] if name_problem(name) is None and is_shown(name)]
+
+    def meant(self, kind: str, name: str) -> str:
+        """What else has this name, or which name of this kind was probably meant."""
+        for other, names in self.declared.items():
+            if other != kind and name in names:
+                return f"it is a {'shard group' if other == 'group' else other}"
+        return nearest(name, self.known(kind))
 
 
 def check(found: Found, sessions: str | None, problems: Problems) -> None:
@@ -79,7 +86,7 @@ def _use(
 ) -> Connection | None:
     """The connection of this name, if it can serve for what it is used for."""
     if name not in found.declared["connection"]:
-        problems.add(place, f"no connection {quoted_name(name)}; {nearest(name, found.known('connection'))}")
+        problems.add(place, f"no connection {quoted_name(name)}; {found.meant('connection', name)}")
     connection = found.connections.get(name)
     if connection and connection.type not in types:
         problems.add(
@@ -158,7 +165,7 @@ def slug(text: str) -> str:
 def _check_load(load: Load, found: Found, problems: Problems) -> None:
     place = found.place(load, load.name)
     if load.shards not in found.declared["group"]:
-        hint = nearest(load.shards, found.known("group"))
+        hint = found.meant("group", load.shards)
         problems.add(place.at("shards"), f"no shard group {quoted(load.shards)}; {hint}")
     connection = _use(found, load.target, TARGET_TYPES, "a warehouse", place.at("target"), problems)
     if isinstance(connection, DuckdbConnection) and connection.is_folder:
@@ -192,8 +199,7 @@ def _file(path: Path, place: Place, problems: Problems) -> None:
         if path.is_relative_to(folder)
         else []
     )
-    hint = nearest(shown_path(path, folder), there) if there else ""
-    remedy = hint if hint.startswith("did you mean") else "create it or correct the path"
+    remedy = did_you_mean(shown_path(path, folder), there) or "create it or correct the path"
     problems.add(place, f"the file {shown} is missing; {remedy}")
 
 
@@ -216,7 +222,7 @@ def _check_report(report: Report, found: Found, problems: Problems) -> None:
         )
     for number, need in enumerate(report.needs):
         if need.load not in found.declared["load"]:
-            hint = nearest(need.load, found.known("load"))
+            hint = found.meant("load", need.load)
             problems.add(place.at("needs", number, "load"), f"no load {quoted(need.load)}; {hint}")
 
 
@@ -228,7 +234,7 @@ def check_alert_filters(alerts: Mapping[str, Alert], found: Found, problems: Pro
         for kind, names in (("load", alert.loads), ("report", alert.reports)):
             for number, name in enumerate(names):
                 if name not in found.declared[kind]:
-                    hint = nearest(name, found.known(kind))
+                    hint = found.meant(kind, name)
                     problems.add(place.at(f"{kind}s", number), f"no {kind} {quoted(name)}; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""The commands that messages propose to run: how they are written, and which ones dwhctl proposes at all.
+"""The commands that messages propose to run.
 
 Messages wait in a table that others may write to, and people copy commands out of them. So what is sent is checked
 again: `is_proposed` knows no command that changes more than a load or a refresh does by itself.
@@ -11,17 +11,13 @@ import shlex
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .shadows import as_asked
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import date
     from pathlib import Path
 
 #: The commands that a message proposes, each with the options that it proposes them with.
 PROPOSED: dict[str, frozenset[str]] = {
-    "load": frozenset({"--date", "--shard", "--only-missing"}),
-    "backfill": frozenset({"-s", "-e", "--shard", "--only-missing"}),
+    "load": frozenset({"--date", "--shard", "--only-missing", "--only-failed"}),
+    "backfill": frozenset({"-s", "-e", "--shard", "--only-missing", "--only-failed"}),
     "refresh-reports": frozenset({"--date"}),
     "report": frozenset({"--days"}),
     "config": frozenset(),
@@ -53,26 +49,3 @@ def is_proposed(command: str, root: Path) -> bool:
 def in_project(command: str, project: Path | None) -> str:
     """Return the command with the project's folder, where one is given."""
     return f"{command} --project {shlex.quote(str(project))}" if project is not None and command else command
-
-
-def load_command(
-    loads: Sequence[str], days: Sequence[date], shards: Sequence[str] = (), *, only_missing: bool = False
-) -> str:
-    """Return the command that loads these days of the loads, from all shards or the given ones.
-
-    Between the first and the last day it loads every day.
-    """
-    first, last = min(days), max(days)
-    names = " ".join(map(as_asked, loads))
-    command = (
-        f"dwhctl load {names} --date {last}"
-        if first == last
-        else f"dwhctl backfill {names} -s {first} -e {last}"
-    )
-    command += "".join(f" --shard {shard}" for shard in shards)
-    return f"{command} --only-missing" if only_missing else command
-
-
-def refresh_command(reports: Sequence[str], day: date) -> str:
-    """Return the command that refreshes the reports for a day."""
-    return f"dwhctl refresh-reports {' '.join(reports)} --date {day}"

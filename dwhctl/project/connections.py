@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from ipaddress import ip_address
@@ -92,8 +93,9 @@ class DuckdbConnection(_EmbeddedConnection):
     @property
     def is_folder(self) -> bool:
         """Whether `path` is a folder of databases: decided by what is there, else by its ending."""
-        if self.path.exists():
-            return self.path.is_dir()
+        # Not Path's: to them a folder that this user may not enter is an error.
+        if os.path.exists(self.path):  # noqa: PTH110
+            return os.path.isdir(self.path)  # noqa: PTH112
         return self.path.suffix not in DUCKDB_SUFFIXES
 
     def database_file(self, database: str) -> Path:
@@ -301,13 +303,29 @@ class VerticaConnection(_NetworkConnection):
 NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection
 Connection = DuckdbConnection | SqliteConnection | PostgresConnection | MssqlConnection | VerticaConnection
 
-CONNECTION_TYPES: dict[str, type[Connection]] = {
-    "duckdb": DuckdbConnection,
-    "sqlite": SqliteConnection,
-    "postgres": PostgresConnection,
-    "mssql": MssqlConnection,
-    "vertica": VerticaConnection,
+
+class System(NamedTuple):
+    """What a type of connection can be used for. The check of the configuration and every command go by it."""
+
+    table: type[Connection]
+    #: It can be the server of shards; the target of loads and reports; the database of the sessions table.
+    source: bool = False
+    target: bool = False
+    sessions: bool = False
+    #: As a target it takes one writer at a time.
+    one_writer: bool = False
+    #: As a source it answers a probe, which needs no worker and no login.
+    probe: bool = False
+
+
+SYSTEMS: dict[str, System] = {
+    "duckdb": System(DuckdbConnection, source=True, target=True, one_writer=True),
+    "sqlite": System(SqliteConnection, sessions=True),
+    "postgres": System(PostgresConnection, sessions=True),
+    "mssql": System(MssqlConnection, source=True, probe=True),
+    "vertica": System(VerticaConnection, target=True),
 }
-SOURCE_TYPES = ("duckdb", "postgres", "mssql")
-TARGET_TYPES = ("duckdb", "postgres", "vertica")
-SESSIONS_TYPES = ("sqlite", "postgres")
+CONNECTION_TYPES = {name: system.table for name, system in SYSTEMS.items()}
+SOURCE_TYPES = tuple(name for name, system in SYSTEMS.items() if system.source)
+TARGET_TYPES = tuple(name for name, system in SYSTEMS.items() if system.target)
+SESSIONS_TYPES = tuple(name for name, system in SYSTEMS.items() if system.sessions)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote
 from .connections import CONNECTION_TYPES
 from .fields import Table
 from .secrets import Secret
-from .words import nearest
+from .words import did_you_mean, nearest
 
 CONNECTION_PREFIX = "DWHCTL_CONN_"
 VARIABLE_PREFIX = "DWHCTL_VAR_"
@@ -69,9 +69,8 @@ def _kind(url: str) -> str:
     if scheme in _SCHEMES:
         return _SCHEMES[scheme]
     # Only what resembles a kind is shown: the text may be a password put into the wrong variable.
-    hint = nearest(scheme, _SCHEMES)
-    known = f"{hint} " if hint.startswith("did you mean") else ""
-    raise ValueError(f"is no URL of a connection; {known}write {URL_FORMS}")
+    hint = did_you_mean(scheme, _SCHEMES)
+    raise ValueError(f"is no URL of a connection; {hint}{' ' if hint else ''}write {URL_FORMS}")
 
 
 def _address(address: str) -> dict[str, Any]:

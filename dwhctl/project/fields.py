@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -22,7 +23,7 @@ from pydantic.fields import FieldInfo
 from dwhctl.errors import UsageError
 
 from .slices import DURATION_FORMS, parse_date, parse_duration
-from .words import nearest, quoted, shown_value
+from .words import did_you_mean, quoted, shown_value
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")
@@ -55,10 +56,18 @@ class Table(BaseModel):
         arbitrary_types_allowed=True,
     )
 
+    #: The keys that `[load_defaults]` or `[report_defaults]` cannot hold: each load or report has its own.
+    own_keys: ClassVar[frozenset[str]] = frozenset()
+
     @classmethod
     def file_keys(cls) -> dict[str, FieldInfo]:
         """The keys that may stand in the file, as they are written there."""
         return {f.alias or name: f for name, f in cls.model_fields.items() if not _is_given(f)}
+
+    @classmethod
+    def shared_keys(cls) -> dict[str, FieldInfo]:
+        """Return the keys that the defaults of this kind of table may hold."""
+        return {key: field for key, field in cls.file_keys().items() if key not in cls.own_keys}
 
 
 class TableWithoutUrls(Table):
@@ -97,6 +106,47 @@ def name_problem(name: str) -> str | None:
 
 # Names of the tz database that are no places: each machine, and each database system, has its own idea of them.
 _THIS_MACHINES = {"localtime", "posixrules", "Factory"}
+# Abbreviations that are no names of the tz database, and the zones that people mean by them.
+_ABBREVIATIONS = {
+    "MSK": ["Europe/Moscow"],
+    "MSD": ["Europe/Moscow"],
+    "SAMT": ["Europe/Samara"],
+    "YEKT": ["Asia/Yekaterinburg"],
+    "OMST": ["Asia/Omsk"],
+    "NOVT": ["Asia/Novosibirsk"],
+    "KRAT": ["Asia/Krasnoyarsk"],
+    "IRKT": ["Asia/Irkutsk"],
+    "YAKT": ["Asia/Yakutsk"],
+    "VLAT": ["Asia/Vladivostok"],
+    "MAGT": ["Asia/Magadan"],
+    "PETT": ["Asia/Kamchatka"],
+    "BST": ["Europe/London"],
+    "WEST": ["Europe/Lisbon"],
+    "CEST": ["CET", "Europe/Berlin"],
+    "EEST": ["EET", "Europe/Kyiv"],
+    "TRT": ["Europe/Istanbul"],
+    "EDT": ["America/New_York"],
+    "CST": ["America/Chicago", "Asia/Shanghai"],
+    "CDT": ["America/Chicago"],
+    "MDT": ["America/Denver"],
+    "PST": ["America/Los_Angeles"],
+    "PDT": ["America/Los_Angeles"],
+    "AST": ["America/Halifax"],
+    "BRT": ["America/Sao_Paulo"],
+    "IST": ["Asia/Kolkata", "Asia/Jerusalem", "Europe/Dublin"],
+    "PKT": ["Asia/Karachi"],
+    "SGT": ["Asia/Singapore"],
+    "HKT": ["Asia/Hong_Kong"],
+    "JST": ["Asia/Tokyo"],
+    "KST": ["Asia/Seoul"],
+    "AEST": ["Australia/Sydney", "Australia/Brisbane"],
+    "AEDT": ["Australia/Sydney"],
+    "NZST": ["Pacific/Auckland"],
+    "NZDT": ["Pacific/Auckland"],
+}
+_OFFSET = re.compile(
+    r"(?:UTC|GMT)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?", re.ASCII | re.IGNORECASE
+)
 
 
 def zone_problem(name: str, *extra: str) -> str | None:
@@ -106,12 +156,32 @@ def zone_problem(name: str, *extra: str) -> str | None:
             raise ValueError(name)
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        from zoneinfo import available_timezones
-
-        hint = nearest(name, available_timezones() | {*extra})
-        remedy = hint if hint.startswith("did you mean") else "write one as Europe/Moscow or UTC"
-        return f"{quoted(name)} is no time zone of the IANA list; {remedy}"
+        return f"{quoted(name)} is no time zone of the IANA list; {_meant_zone(name, extra)}"
     return None
+
+
+def _meant_zone(name: str, extra: Sequence[str]) -> str:
+    from zoneinfo import available_timezones
+
+    zones = available_timezones() - _THIS_MACHINES
+    if meant := _ABBREVIATIONS.get(name.upper()):
+        return f"an abbreviation is no zone: write {' or '.join(meant)}"
+    if offset := _OFFSET.fullmatch(name):
+        # POSIX counts the other way round: Etc/GMT-3 is three hours ahead.
+        fixed = f"Etc/GMT{'-' if offset['sign'] == '+' else '+'}{int(offset['hours'])}"
+        also = (
+            f", or {fixed} where the clock never changes"
+            if fixed in zones and not int(offset["minutes"] or 0)
+            else ""
+        )
+        return f"an offset is no zone: write one as Europe/Moscow{also}"
+    wanted = name.lower().replace(" ", "_")
+    same = [each for each in zones if wanted in (each.lower(), each.rpartition("/")[2].lower())]
+    if same:
+        return f"did you mean '{min(same, key=len)}'?"
+    # The short names (MST, W-SU) are old; a slip in another short name does not mean them.
+    places = [each for each in zones if "/" in each]
+    return did_you_mean(name, [*places, *extra]) or "write one as Europe/Moscow or UTC"
 
 
 def _zone(name: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, time, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.columns import SERVICE_FIELDS
 
@@ -64,6 +64,8 @@ PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 
 class Load(Table):
     """A named job: one extract query over a shard group into one target table."""
+
+    own_keys: ClassVar[frozenset[str]] = frozenset({"extract", "table", "create", "ping_url"})
 
     name: str = given(
         "the file's name without .toml; of a shadow run also its table: `orders@stage.orders_new`"
@@ -140,11 +142,23 @@ class Load(Table):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="The share of a slice's rows that may vanish from the source before the session fails.",
+        description="The share of a slice's rows that may vanish from the source before the session fails. It holds"
+        " for slices of `shrink_floor` rows or more; such a slice never becomes empty, whatever the share, unless"
+        " `--allow-shrink` is given.",
         examples=[0.5],
     )
+    shrink_floor: int = Field(
+        10,
+        ge=1,
+        description="From how many rows in the target on a slice is guarded against a shrinking source; a smaller"
+        " slice may shrink freely, also to nothing.",
+        examples=[10],
+    )
     on_new_column: Literal["refuse", "add"] = Field(
-        "refuse", description="What a column gets that only the source has.", examples=["add"]
+        "refuse",
+        description="Whether a column that only the source has is added to the table. With `add` a column that a shard"
+        " has never delivered is NULL in its rows.",
+        examples=["add"],
     )
     verify_columns: Texts = Field(
         (), description="Columns whose values `verify` compares as well.", examples=[["amount"]]
@@ -164,7 +178,9 @@ class ShardEntry(TableWithoutUrls):
         description="The shard's name, unique in the project; default: the database's.",
         examples=["jfk_aa"],
     )
-    database: Text = Field(description="The database on the connection.", examples=["AA"])
+    database: Text | None = Field(
+        None, description="The database on the connection; default: the shard's name.", examples=["AA"]
+    )
     zone: Zone | None = Field(
         None, description="The shard's own clock; default: the project's.", examples=["Asia/Chita"]
     )
@@ -174,6 +190,20 @@ class ShardEntry(TableWithoutUrls):
         description="No slice of this shard before it is expected.",
         examples=[date(2020, 3, 1)],
     )
+    until_date: Day | None = Field(
+        None,
+        alias="until",
+        description="The last day of a closed shard: no slice after it is expected, and its rows stay known.",
+        examples=[date(2020, 9, 30)],
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> ShardEntry:
+        if self.name is None and self.database is None:
+            raise ValueError('name: is missing; add name = "SHARD", database = "DATABASE", or both')
+        if self.from_date and self.until_date and self.until_date < self.from_date:
+            raise ValueError(f"until: {self.until_date} is before from, {self.from_date}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +215,11 @@ class Shard:
     connection: str
     zone: str
     from_date: date | None = None
+    until_date: date | None = None
+
+    def has_ended(self, day: date) -> bool:
+        """Tell whether the day is after the shard's last one."""
+        return self.until_date is not None and day > self.until_date
 
     @property
     def zoneinfo(self) -> ZoneInfo:
@@ -209,6 +244,8 @@ class Need(Table):
 class Report(Table):
     """A target table refreshed from a view or query inside the warehouse."""
 
+    own_keys: ClassVar[frozenset[str]] = frozenset({"source", "target", "create", "ping_url"})
+
     name: str = given("the report's name")
     connection: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
     source: Rows = Field(
@@ -227,6 +264,12 @@ class Report(Table):
     )
     needs: Annotated[tuple[Need, ...], Listed] = Field(
         (), description="The loads it waits for.", examples=[[{"load": "orders", "at_least": 1.0}]]
+    )
+    wait: Duration | None = Field(
+        None,
+        description="How long `refresh-reports` waits for its `needs` when no `--wait` is given; left out, as long as"
+        " `wait` in `[refresh]` says.",
+        examples=["2h"],
     )
     min_rows: int = Field(
         0, ge=0, description="With fewer rows the refresh fails, and the old content stays.", examples=[1]
@@ -269,4 +312,10 @@ class Refreshing(Table):
 
     max_parallel: int = Field(
         2, ge=1, le=64, description="Reports that one `refresh-reports` refreshes at once.", examples=[4]
+    )
+    wait: Duration = Field(
+        timedelta(0),
+        description="How long `refresh-reports` waits for the `needs` of a report that has no `wait` of its own, when"
+        " no `--wait` is given.",
+        examples=["2h"],
     )

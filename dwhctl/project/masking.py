@@ -34,6 +34,7 @@ class Mask:
     """Hides one secret. The pattern is compiled when a text first holds a part of the secret."""
 
     def __init__(self, secret: str) -> None:
+        self._is_short = len(secret) < SHORTEST
         self._secret = _NEW_LINES.sub("\n", secret).strip("\n") or secret
         # Letters and digits of ASCII are written as they are everywhere: texts without them need no pattern.
         self._part = max(_RUN.findall(secret.lower()), key=len, default="")
@@ -51,7 +52,7 @@ class Mask:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         body = "".join(_run(character, len(list(run))) for character, run in groupby(self._secret))
-        if len(self._secret) < SHORTEST:
+        if self._is_short:
             body = rf"({_ANNOUNCED}){body}(?!\w)|(?<=:){body}(?=@)"
         return re.compile(body, re.IGNORECASE)
 

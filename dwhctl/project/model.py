@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -155,6 +155,10 @@ class Project:
     def shards_of(self, load: Load) -> tuple[Shard, ...]:
         """The shards that a load loads from, in the order of the configuration."""
         return self.shard_groups[load.shards]
+
+    def open_shards_of(self, load: Load, day: date) -> tuple[Shard, ...]:
+        """The shards of a load that are not closed on that day."""
+        return tuple(shard for shard in self.shards_of(load) if not shard.has_ended(day))
 
     def secrets(self) -> Iterator[Secret]:
         """Every secret of the project; each knows the key it stands at."""

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from dwhctl.errors import ConfigError
 
 from .fields import Table
-from .words import may_show, nearest, shown_key, shown_value
+from .words import did_you_mean, may_show, nearest, shown_key, shown_value
 
 Model = TypeVar("Model", bound=Table)
 
@@ -25,15 +25,20 @@ Model = TypeVar("Model", bound=Table)
 class Place:
     """Where a value is: a file (or the environment) and the key in it.
 
-    A part of the key that must not be shown is in it as its length; `hidden` is the last such part.
+    A part of the key that must not be shown is in it as its length; `hidden` is the last such part. The keys
+    `inherited` are below `origin`: a load has them from its defaults.
     """
 
     file: str
     key: str = ""
     hidden: str = field(default="", repr=False)
+    inherited: frozenset[str] = field(default=frozenset(), repr=False)
+    origin: Place | None = field(default=None, repr=False)
 
     def at(self, *steps: str | int) -> Place:
         """The place of a key or item below this one."""
+        if self.origin is not None and steps and steps[0] in self.inherited:
+            return self.origin.at(*steps)
         key, hidden = self.key, self.hidden
         for step in steps:
             if isinstance(step, int):
@@ -100,6 +105,19 @@ class Problems:
             return None
         return checked if len(self.lines) == before else None
 
+    def check_part(
+        self, model: type[Table], values: Mapping[str, Any], place: Place, **given: object
+    ) -> None:
+        """Note what is wrong with some of a model's keys; the others may be missing."""
+        try:
+            model.model_validate(
+                {**values, **given}, context={"root": self.root}, by_alias=True, by_name=False
+            )
+        except ValidationError as error:
+            for each in error.errors():
+                if each["loc"] and each["loc"][0] in values:
+                    self._note(model, each, place)
+
     def _note(self, model: type[Table], error: ErrorDetails, place: Place) -> None:
         what = describe(model, error)
         if not error["loc"]:  # a model's own check names the key itself
@@ -147,9 +165,9 @@ def _bound(words: str, limit: str) -> Callable[[str, ErrorDetails], str]:
 def _literal(shown: str, error: ErrorDetails) -> str:
     allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
     value = error["input"]
-    hint = nearest(value, allowed) if isinstance(value, str) else "write it in quotes"
+    hint = did_you_mean(value, allowed) if isinstance(value, str) else "write it in quotes"
     choices = ", ".join(f'"{each}"' for each in allowed)
-    return f"expected one of {choices}; got {shown}" + (f"; {hint}" if not hint.startswith("known") else "")
+    return f"expected one of {choices}; got {shown}" + (f"; {hint}" if hint else "")
 
 
 _WORDS: dict[str, Callable[[str, ErrorDetails], str]] = {

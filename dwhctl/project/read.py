@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import date, time
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, TypeVar
 
 from .alerts import ALERT_TYPES, Alert
 from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
-from .connections import CONNECTION_TYPES, Connection
+from .connections import CONNECTION_TYPES, Connection, DuckdbConnection
+from .defaults import read_defaults
 from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
 from .fields import Table, name_problem
 from .files import read_toml
@@ -18,12 +20,22 @@ from .loads import Load, Refreshing, Report, Shard, ShardEntry
 from .model import PingsTable, Project, ProjectTable, SessionsTable, Variable, secrets_in
 from .problems import Place, Problems
 from .secrets import Secret, is_reference, is_sensitive, looks_secret
-from .words import may_show, nearest, nothing_shown, quoted, shown_value
+from .words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown_value
 
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
-ROOT_TABLES = ("project", "sessions", "connections", "shards", "variables", "alerts", "pings")
+ROOT_TABLES = (
+    "project",
+    "sessions",
+    "connections",
+    "shards",
+    "variables",
+    "alerts",
+    "pings",
+    "load_defaults",
+    "report_defaults",
+)
 
 Model = TypeVar("Model", bound=Table)
 Kind = TypeVar("Kind", bound=Table)
@@ -62,8 +74,8 @@ class _Reader:
         alerts = self._read_alerts(main or {})
         pings = self._one(PingsTable, main or {}, "pings") or PingsTable()
         check_files(pings, MAIN.at("pings"), self.problems)
-        self._read_loads()
-        refreshing = self._read_reports()
+        self._read_loads(main or {})
+        refreshing = self._read_reports(main or {})
         if main is not None:
             check(self.found, sessions.connection if sessions else None, self.problems)
             check_alert_filters(alerts, self.found, self.problems)
@@ -159,8 +171,8 @@ class _Reader:
         if kind is None:
             self.problems.add(place.at("type"), f"is missing; add type = one of {choices}")
         else:
-            hint = nearest(kind, types) if isinstance(kind, str) else ""
-            also = f"; {hint}" if hint.startswith("did you mean") else ""
+            hint = did_you_mean(kind, types) if isinstance(kind, str) else ""
+            also = f"; {hint}" if hint else ""
             self.problems.add(place.at("type"), f"expected one of {choices}; got {shown_value(kind)}{also}")
         return None
 
@@ -228,12 +240,30 @@ class _Reader:
         checked = self.problems.validated(ShardEntry, table, place)
         if checked is None:
             return None
-        name = checked.database if checked.name is None else checked.name
+        if misread := self._misread_database(connection, checked):
+            self.problems.add(place, misread)
+            return None
+        name, database = checked.name or checked.database, checked.database or checked.name
+        assert name is not None
+        assert database is not None
         problem = name_problem(name)
         if problem:
             self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
             return None
-        return Shard(name, checked.database, connection, checked.zone or zone, checked.from_date)
+        dates = checked.from_date, checked.until_date
+        return Shard(name, database, connection, checked.zone or zone, *dates)
+
+    def _misread_database(self, connection: str, entry: ShardEntry) -> str | None:
+        """What is wrong with a database that is written as a pattern or as a file."""
+        if entry.name is None and entry.database and re.search(r"[*?%]", entry.database):
+            return (
+                "a shard group lists its databases one by one, patterns are not expanded; write one of them, and"
+                f" `dwhctl connections test {connection}` shows those that are in no shard group"
+            )
+        in_files = isinstance(self.found.connections.get(connection), DuckdbConnection)
+        if in_files and entry.database and entry.database.endswith(".duckdb"):
+            return "a database is written without .duckdb, which is added to find its file; leave it out"
+        return None
 
     def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:
         table = self.problems.table(main.get("variables", {}), MAIN.at("variables"))
@@ -255,7 +285,8 @@ class _Reader:
                 alerts[name] = alert
         return alerts
 
-    def _read_loads(self) -> None:
+    def _read_loads(self, main: Mapping[str, Any]) -> None:
+        defaults = read_defaults(Load, main, MAIN.at("load_defaults"), self.problems)
         for path in sorted((self.root / "config" / "loads").glob("*.toml")):
             name, place = path.stem, Place(f"config/loads/{path.name}")
             self.found.declared["load"].add(name)
@@ -266,18 +297,23 @@ class _Reader:
                     f"{quoted(name)} is no load's name: {problem}; rename the file to {slug(name)}.toml",
                 )
             table = read_toml(path, self.problems)
-            load = self.problems.validated(Load, table, place, name=name) if table is not None else None
+            if table is None:
+                continue
+            whole, place = defaults.under(table, place)
+            load = self.problems.validated(Load, whole, place, name=name)
             if load is not None:
                 self.found.loads[name] = load
                 self.found.places[(Load, name)] = place
 
-    def _read_reports(self) -> Refreshing:
+    def _read_reports(self, main: Mapping[str, Any]) -> Refreshing:
+        defaults = read_defaults(Report, main, MAIN.at("report_defaults"), self.problems)
         path = self.root / REPORTS.file
         tables = (read_toml(path, self.problems) if path.exists() else None) or {}
         self._refuse_unknown(tables, ("reports", "refresh"), REPORTS)
         for name, table, place in self._named(tables, "reports", REPORTS):
             self.found.declared["report"].add(name)
-            report = self.problems.validated(Report, table, place, name=name)
+            whole, place = defaults.under(table, place)
+            report = self.problems.validated(Report, whole, place, name=name)
             if report is not None:
                 self.found.reports[name] = report
                 self.found.places[(Report, name)] = place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from .alerts import ALERT_TYPES
-from .connections import CONNECTION_TYPES
+from .connections import CONNECTION_TYPES, SYSTEMS
 from .environment import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from .fields import Table
 from .loads import Load, Need, Refreshing, Report, ShardEntry
@@ -50,6 +50,12 @@ a default is required.
 _SHARDS = """\
 A table per shard group; its keys are connections, their values lists of databases. A database is a text,
 which is also the shard's name, or a table:
+"""
+
+_DEFAULTS = """\
+What every load (`[load_defaults]`) and every report (`[report_defaults]`) begins with, as `default_args` in
+Airflow. The own key of a load or report wins; it replaces the whole value, also a table or list. A load
+cannot take a default away: leave out what does not hold for all.
 """
 
 _VARIABLES = """\
@@ -106,6 +112,7 @@ def _lines() -> Iterator[str]:
     yield from ("# Configuration", "", _INTRODUCTION, "## `config/dwhctl.toml`", "")
     yield from _table("[project]", ProjectTable)
     yield from _table("[sessions]", SessionsTable)
+    yield from ("### What each type of connection can be used for", "", *_systems(), "")
     for kind, connection in CONNECTION_TYPES.items():
         yield from _table(f'[connections.NAME] with type = "{kind}"', connection)
     yield from ("### `[shards.GROUP]`", "", _SHARDS, *_keys(ShardEntry))
@@ -113,6 +120,10 @@ def _lines() -> Iterator[str]:
     for kind, alert in ALERT_TYPES.items():
         yield from _table(f'[alerts.NAME] with type = "{kind}"', alert)
     yield from _table("[pings]", PingsTable)
+    yield from ("### `[load_defaults]`, `[report_defaults]`", "", _DEFAULTS)
+    for title, model in (("load_defaults", Load), ("report_defaults", Report)):
+        yield f"- `[{title}]`: {_names(model.shared_keys())}; not {_names(model.own_keys)}"
+    yield ""
     yield from ("## `config/loads/NAME.toml`", "", _doc(Load), "", *_keys(Load))
     yield from ("## `config/reports.toml`", "")
     yield from _table("[reports.NAME]", Report)
@@ -121,8 +132,20 @@ def _lines() -> Iterator[str]:
     yield from ("## Environment", "", _ENVIRONMENT, "## Templates", "", _TEMPLATES)
 
 
+def _systems() -> Iterator[str]:
+    yield "| type | server of shards | target of loads and reports | sessions |"
+    yield "| --- | --- | --- | --- |"
+    for name, system in SYSTEMS.items():
+        uses = (system.source, system.target, system.sessions)
+        yield f"| `{name}` | {' | '.join('yes' if use else '-' for use in uses)} |"
+
+
 def _table(title: str, model: type[Table]) -> Iterator[str]:
     yield from (f"### `{title}`", "", _doc(model), "", *_keys(model))
+
+
+def _names(keys: Iterable[str]) -> str:
+    return ", ".join(f"`{key}`" for key in sorted(keys))
 
 
 def _doc(model: type[Table]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
+_REFERENCES = ("env", "file")
 FORMS = 'a text, { env = "NAME" } or { file = "PATH" }'
 # What Airflow's own masker hides, in any part of a name (3.3, shared/secrets_masker, DEFAULT_SENSITIVE_FIELDS), and
 # three words that people write instead.
@@ -199,7 +200,12 @@ class Secret:
             return cls(value)
         if is_reference(value):
             ((kind, text),) = value.items()
+            if kind == "env" and text.startswith("$"):
+                raise ValueError('is a name with a $; write the variable\'s name alone: { env = "NAME" }')
             return cls(text, kind=kind)
+        written = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
+        if written not in _REFERENCES and written.lower() in _REFERENCES:
+            raise ValueError(f"expected {FORMS}; write {written.lower()} in lower case")
         raise ValueError(f"expected {FORMS}")
 
     @classmethod
@@ -214,4 +220,4 @@ def is_reference(value: object) -> TypeGuard[dict[str, str]]:
     if not isinstance(value, dict) or len(value) != 1:
         return False
     ((kind, text),) = value.items()
-    return kind in {"env", "file"} and isinstance(text, str) and bool(text)
+    return kind in _REFERENCES and isinstance(text, str) and bool(text)

@@ -14,8 +14,9 @@ from dwhctl.errors import UsageError
 
 from .checks import TASK_NAME_LENGTH, task_name
 from .fields import table_problem
+from .names import find_load
 from .templates import render_file
-from .words import nearest, quoted, shown_path
+from .words import shown_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,9 +62,7 @@ def with_shadow(project: Project, names: Sequence[str], table: str) -> tuple[Pro
         raise UsageError(
             "--table takes the one load whose rows go there; name it: load NAME --table SCHEMA.TABLE"
         )
-    if names[0] not in project.loads:
-        raise UsageError(f"there is no load {quoted(names[0])}: {nearest(names[0], project.loads)}")
-    load, table = project.loads[names[0]], table.lower()
+    load, table = find_load(project, names[0]), table.lower()
     _refuse_table(project, load, table)
     shadow = _shadow(load, table)
     _refuse_create(project, load, shadow)

@@ -84,6 +84,53 @@ def split_statements(sql: str) -> list[str]:
     return statements
 
 
+def same_but_comments(sql: str, other: str) -> bool:
+    """Tell whether two statements differ in nothing but their comments."""
+    first, second = (
+        [text[token.start : token.end] for token in _tokens(text) if token.kind != "comment"]
+        for text in (sql, other)
+    )
+    return first == second
+
+
+def unclosed(sql: str) -> str | None:
+    """Say which text, name, comment or bracket is not closed and on which line, or None."""
+    brackets: list[int] = []
+    for token in _tokens(sql):
+        if what := _unclosed_token(sql, token):
+            return f"line {_line_at(sql, token.start)}: {what}"
+        if token.kind != "text":
+            continue
+        for at in range(token.start, token.end):
+            if sql[at] == "(":
+                brackets.append(at)
+            elif sql[at] == ")" and not brackets:
+                return f"line {_line_at(sql, at)}: a ) closes no bracket"
+            elif sql[at] == ")":
+                brackets.pop()
+    return f"line {_line_at(sql, brackets[-1])}: a ( is not closed" if brackets else None
+
+
+def _unclosed_token(sql: str, token: _Token) -> str | None:
+    text = sql[token.start : token.end]
+    if token.kind == "comment":
+        edges = _COMMENT_EDGE.findall(text) if text.startswith("/*") else []
+        return "a comment is not closed; a */ is missing" if edges.count("/*") != edges.count("*/") else None
+    if token.kind != "quoted":
+        return None
+    if text[0] in "'\"":
+        plain = re.sub(r"\\.", "", text, flags=re.DOTALL) if _escapes(sql, token.start) else text
+        name = "a text" if text[0] == "'" else "a quoted name"
+        return f"{name} is not closed; a {text[0]} is missing" if plain.count(text[0]) % 2 else None
+    mark = _DOLLAR.match(text)
+    is_open = mark is not None and (len(text) < 2 * len(mark[0]) or not text.endswith(mark[0]))
+    return f"a text is not closed; a {mark[0]} is missing" if mark and is_open else None
+
+
+def _line_at(sql: str, position: int) -> int:
+    return sql.count("\n", 0, position) + 1
+
+
 def first_word(statement: str) -> str:
     """The word that a statement begins with, in capitals, whatever comments and brackets stand in front of it."""
     for token in _tokens(statement):

@@ -127,10 +127,12 @@ def render_in(
 
 def _one_statement(sql: str, path: Path, root: Path) -> str:
     statements = split_statements(sql)
-    if not statements:
-        raise ConfigError(f"{shown_path(path, root)}: holds no query; write a SELECT")
-    # A semicolon at the end would stand in the way of whoever wraps the query.
-    return statements[0] if len(statements) == 1 else sql.strip()
+    if len(statements) == 1:
+        return statements[0]  # without a semicolon, so that it can be put into another query
+    what = (
+        f"holds {len(statements)} statements; an extract is one" if statements else "holds no query; write a"
+    )
+    raise ConfigError(f"{shown_path(path, root)}: {what} SELECT")
 
 
 def _binds(sql: str, load: Load, slice: Slice, root: Path) -> dict[str, datetime]:

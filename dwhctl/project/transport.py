@@ -41,7 +41,7 @@ def unchecked(project: Project) -> Iterator[str]:
             continue
         said = f"{names}: encrypted, but the server's certificate is not checked"
         if words.ca_key is None:
-            yield f"{said}: dwhctl has no key for it; docs/security.md says what the driver can do"
+            yield f"{said}: dwhctl has no key for it; dwhctl docs security#tls says what the driver can do"
         else:
             yield f"{said}; {_remedy(words)}"
 

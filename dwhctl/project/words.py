@@ -13,6 +13,11 @@ from pathlib import Path
 from .secrets import looks_secret
 
 _SHOWN = 12
+# How much of two names is equal (difflib's ratio) where one may be meant by the other, and where it probably is.
+_SIMILAR, _CLOSE = 0.6, 0.75
+_SHORTEST_START = 4
+# What looks like a slip and is the name of something else.
+_FALSE_FRIENDS = {("mysql", "mssql")}
 _LONGEST_TEXT = 60
 # A path drops one of the slashes of `postgres://`.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|://|@")
@@ -92,14 +97,41 @@ def shown_value(value: object) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """What was probably meant: `did you mean 'x'?`, or the names there are. The name itself is not in it."""
     names = sorted(set(known))
-    by_lower = {each.lower(): each for each in names}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
-    if close:
-        return f"did you mean '{by_lower[close[0]]}'?"
+    if hint := did_you_mean(name, names):
+        return hint
     if not names:
         return "there is none yet"
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return f"known: {', '.join(names[:_SHOWN])}{more}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or nothing where no name is so close that it was probably meant."""
+    by_lower = {each.lower(): each for each in known}
+    wanted = name.lower()
+    close = [
+        each
+        for each in difflib.get_close_matches(wanted, list(by_lower), n=3, cutoff=_SIMILAR)
+        if _is_close(wanted, each) and (wanted, each) not in _FALSE_FRIENDS
+    ]
+    return f"did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def _is_close(name: str, other: str) -> bool:
+    if difflib.SequenceMatcher(None, name, other).ratio() >= _CLOSE:
+        return True
+    shorter, longer = sorted((name, other), key=len)
+    return (len(shorter) >= _SHORTEST_START and longer.startswith(shorter)) or _is_one_slip(name, other)
+
+
+def _is_one_slip(name: str, other: str) -> bool:
+    """Tell whether a letter was left out, added or mistaken for another, or two neighbours were swapped."""
+    shorter, longer = sorted((name, other), key=len)
+    if len(shorter) < len(longer):
+        return any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
+    differing = [at for at in range(len(name)) if name[at] != other[at]]
+    first, last = differing[0], differing[-1] + 1
+    return last - first == 1 or (last - first == 2 and name[first:last] == other[first:last][::-1])
 
 
 def shown_path(path: Path, root: Path) -> str:

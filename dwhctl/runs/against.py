@@ -21,6 +21,7 @@ from dwhctl.runs.slice_sessions import (
     incomplete,
     is_loaded_whole,
     last_sessions_of,
+    may_have_changed,
     not_compared,
 )
 from dwhctl.runs.verdicts import Check, Finding, Verdict, verdict_on
@@ -57,7 +58,7 @@ def verify_against(
         else:
             with store:
                 report = _Comparison(project, request, store, load, table, listen).run(plan.slices)
-    report.before_start = plan.before_start
+    report.before_start, report.after_end = plan.before_start, plan.after_end
     return report
 
 
@@ -140,7 +141,8 @@ class _Comparison:
         return [
             one
             for one in chosen
-            if not self._verdicts[one.slice].is_equal and after[one.slice] != before[one.slice]
+            if not self._verdicts[one.slice].is_equal
+            and may_have_changed(before[one.slice], after[one.slice])
         ]
 
     def _questions(self, slices: Iterable[PlannedSlice], measures: Measures) -> Iterator[SlicesQuestion]:

@@ -11,7 +11,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
@@ -23,6 +24,7 @@ from dwhctl.errors import (
     TimedOutError,
 )
 from dwhctl.project.secrets import mask
+from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,6 +72,7 @@ class _Connection:
     running: int = 0
     failures: int = 0
     starved_since: float | None = None
+    wait: Wait = field(default_factory=Wait)
 
 
 @dataclass(slots=True)
@@ -136,19 +139,21 @@ class Asker:
                 self._starve(name, connection)
                 continue
             connection.starved_since = None
+            connection.wait.end()
             self._begin(connection.waiting.popleft(), slot)
             connection.running += 1
             turns.append((name, connection))
 
-    @staticmethod
-    def _starve(name: str, connection: _Connection) -> None:
+    def _starve(self, name: str, connection: _Connection) -> None:
         """Take note that other runs hold all slots; that too is waited for only so long."""
         now = time.monotonic()
         if connection.running:
             return
         connection.starved_since = connection.starved_since or now
+        connection.wait.note(partial(self._slots.wanted, name))
         if now - connection.starved_since > connection.waiting[0].seconds:
-            busy = TargetBusyError(f"connection {name}: other runs use all that its max_connections allows")
+            connection.wait.end()
+            busy = TargetBusyError(self._slots.all_taken(name))
             while connection.waiting:
                 connection.waiting.popleft().fail(busy)
 

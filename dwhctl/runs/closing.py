@@ -8,7 +8,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.project.secrets import mask
-from dwhctl.project.shadows import as_asked
 from dwhctl.runs.events import (
     Event,
     FailedSlice,
@@ -16,6 +15,7 @@ from dwhctl.runs.events import (
     RunReport,
     SliceClosed,
     SlicesPublished,
+    SliceStaged,
     SliceStarted,
     WorkerSaid,
 )
@@ -54,11 +54,13 @@ class Closer:
 
     def landed(self, flight: Flight, result: StageResult) -> None:
         """Take note of what a worker says of an attempt that it is done with."""
-        flight.rows, flight.bytes = result.rows, result.bytes
+        flight.rows, flight.bytes, flight.filled = result.rows, result.bytes, result.filled
         flight.steps, flight.failed_in = dict(result.seconds), result.failed_in
         self._add_seconds(result.seconds)
         for said in result.said:
             self._listen(WorkerSaid(*_names(flight.job), flight.etl_id, said))
+        if result.failure is None:
+            self._listen(SliceStaged(*_names(flight.job), result.rows))
 
     def published(self, event: GroupPublished) -> None:
         """Take note of a publication, and tell of it."""
@@ -79,12 +81,12 @@ class Closer:
     def close(
         self, flight: Flight, state: State, failure: Failure | None = None, retry_in: timedelta | None = None
     ) -> None:
-        """Close the session of an attempt."""
+        """Close the session of an attempt; with the state `running` leave it open, its commit in doubt."""
         loaded = flight.rows if failure is None else None
         closing = Closing(
             flight.etl_id,
             state,
-            datetime.now(UTC),
+            None if state is State.RUNNING else datetime.now(UTC),
             loaded_rows=loaded,
             extracted_rows=flight.rows,
             bytes=flight.bytes,
@@ -93,6 +95,10 @@ class Closer:
             comment=mask(failure.message) if failure else None,
             busy_seconds=flight.busy_seconds,
         )
+        if state is State.LOADED:
+            for column in flight.filled:
+                shards = self._report.filled.setdefault((flight.job.planned.load.name, column), set())
+                shards.add(flight.job.planned.shard.name)
         retry_at = None if retry_in is None else datetime.now(UTC) + retry_in
         seconds = time.monotonic() - flight.started
         event = SliceClosed(
@@ -135,12 +141,12 @@ class Closer:
         elif event.state is State.UP_FOR_RETRY:
             report.retried += 1
         elif event.failure is not None:
-            report.failed += 1
-            command = f"dwhctl load {as_asked(event.load)} --date {event.day} --shard {event.shard}"
+            if event.state is State.RUNNING:
+                report.in_doubt += 1
+            else:
+                report.failed += 1
             report.failures.append(
-                FailedSlice(
-                    event.load, event.shard, event.connection, event.day, event.failure, command, event.etl_id
-                )
+                FailedSlice(event.load, event.shard, event.connection, event.day, event.failure, event.etl_id)
             )
 
 

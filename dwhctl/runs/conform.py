@@ -12,10 +12,13 @@ import pyarrow.compute as pc
 
 from dwhctl.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.errors import SchemaDriftError, ValueRefusedError
+from dwhctl.runs.delivered import dropped_words
 from dwhctl.runs.limits import limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from dwhctl.runs.values import Delivered
 
 #: To which kinds a kind may go without a value changing its meaning. Within them every value is checked.
 _FITS: dict[Kind, frozenset[Kind]] = {kind: frozenset({kind}) for kind in Kind} | {
@@ -27,11 +30,19 @@ _FITS: dict[Kind, frozenset[Kind]] = {kind: frozenset({kind}) for kind in Kind} 
 _MOST_DIGITS = 38
 
 
-def compare(source: Sequence[Column], target: Sequence[Column], *, fill_missing: bool) -> None:
+def compare(
+    source: Sequence[Column],
+    target: Sequence[Column],
+    *,
+    fill_missing: bool,
+    delivered: Delivered | None = None,
+) -> list[Column]:
     """Compare declared columns, names without case. Raise SchemaDriftError that names every difference.
 
-    With `fill_missing` a nullable column of the target that the source lacks is no difference: it gets NULL.
+    With `fill_missing` a nullable column of the target that the source lacks is no difference, unless the shard has
+    `delivered` it before. Return these columns: they get NULL.
     """
+    known = delivered.columns if delivered and fill_missing else {}
     ours = {column.name.lower(): column for column in target}
     theirs = {column.name.lower(): column for column in source}
     differences = [
@@ -44,24 +55,30 @@ def compare(source: Sequence[Column], target: Sequence[Column], *, fill_missing:
         for name in theirs
         if name in SERVICE_FIELDS
     ]
+    missing = [column for name, column in ours.items() if name not in theirs and name not in SERVICE_FIELDS]
+    filled = [column for column in missing if fill_missing and column.nullable]
     differences += [
-        f"column {column.name} is missing at the source"
-        for name, column in ours.items()
-        if name not in theirs and name not in SERVICE_FIELDS and not (fill_missing and column.nullable)
+        f"column {column.name} is missing at the source" for column in missing if column not in filled
     ]
+    if delivered and (
+        gone := {one.name: known[one.name.lower()] for one in filled if one.name.lower() in known}
+    ):
+        differences.append(dropped_words(delivered.shard, gone))
     differences += [
         f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
         for name, column in theirs.items()
-        if name in ours and not _fits(column, ours[name])
+        if name in ours and not fits(column, ours[name])
     ]
     new = [column for name, column in theirs.items() if name not in ours]
     differences += [f"column {column.name} ({column.declared}) is new at the source" for column in new]
     if differences:
         only_new = len(differences) == len(new)
         raise SchemaDriftError("; ".join(differences), new if only_new else ())
+    return filled
 
 
-def _fits(source: Column, target: Column) -> bool:
+def fits(source: Column, target: Column) -> bool:
+    """Tell whether values of one declared type keep their meaning in the other; whether each fits is for the values."""
     if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
         return bool(source.type.bit_width <= target.type.bit_width)
     return target.kind in _FITS[source.kind]

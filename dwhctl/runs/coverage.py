@@ -1,7 +1,9 @@
 """Which slices a project expects, and where each of them stands.
 
-A slice is expected from its load's `start_date` and its shard's `from` on; for a load without `start_date`, from the
-first day on that any run has tried. It is complete as `completes` says; a gap is a slice that is over and not complete.
+A slice is expected from its load's `start_date` and its shard's `from` on (for a load without `start_date`, from the
+first day on that any run has tried), and to its shard's `until`, that day included. It is complete as `completes` says;
+a gap is a slice that is over and not complete. A complete slice whose reload fails or is running stays complete, and
+has a standing of its own.
 Loads without `slice_by` have no days, and do not appear.
 """
 
@@ -35,8 +37,11 @@ class Standing(enum.StrEnum):
     LOADED = "loaded"
     SKIPPED = "skipped"  # no rows at the source
     BEFORE_START = "before_start"  # not expected
+    AFTER_END = "after_end"  # after the shard's last day: not expected
     NOT_YET = "not_yet"  # its day is not over, and nobody has tried it
     OPEN = "open"  # its day is not over; loaded so far
+    RELOADING = "reloading"  # complete; a run loads it again
+    RELOAD_FAILED = "reload_failed"  # complete; its last session is unsuccessful
     RUNNING = "running"
     EARLY = "early"  # loaded, but before its day was over
     UP_FOR_RETRY = "up_for_retry"
@@ -46,6 +51,7 @@ class Standing(enum.StrEnum):
     FAILED = "failed"
 
 
+NOT_EXPECTED = (Standing.BEFORE_START, Standing.AFTER_END)
 BADNESS: Mapping[Standing, int] = {standing: place for place, standing in enumerate(Standing)}
 
 
@@ -64,7 +70,7 @@ class Cell:
     @property
     def is_expected(self) -> bool:
         """Tell whether the slice should be there, once it is over."""
-        return self.standing is not Standing.BEFORE_START
+        return self.standing not in NOT_EXPECTED
 
     @property
     def is_gap(self) -> bool:
@@ -81,6 +87,7 @@ def standing_of(state: State) -> Standing:
 
 
 _BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
+_AFTER_END = Cell(Standing.AFTER_END, complete=False, over=False, started=None)
 _NOT_YET = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
 _MISSING = Cell(Standing.MISSING, complete=False, over=True, started=None)
 
@@ -151,11 +158,18 @@ def cover(
             begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
             found = latest.get(place, {})
             cells = [
-                _cell(found.get(number), end, now) if begins is not None and day >= begins else _BEFORE_START
+                _not_expected(shard, begins, day) or _cell(found.get(number), end, now)
                 for number, (day, end) in enumerate(zip(days, ends.of(load, shard), strict=True))
             ]
             rows.append(Row(load, shard, tuple(cells)))
     return Coverage(days, tuple(rows))
+
+
+def _not_expected(shard: Shard, begins: date | None, day: date) -> Cell | None:
+    """Give the cell of a day on which the shard is not expected; None for one on which it is."""
+    if begins is None or day < begins:
+        return _BEFORE_START
+    return _AFTER_END if shard.has_ended(day) else None
 
 
 def first_day(store: SessionStore | None, load: Load) -> date | None:
@@ -167,21 +181,23 @@ def first_day(store: SessionStore | None, load: Load) -> date | None:
     return day
 
 
-_Latest = tuple[State, "datetime"]
+#: The latest session's state and start, and the start of the last successful one.
+_Latest = tuple[State, "datetime", "datetime | None"]
 
 
 def _latest(
     store: SessionStore | None, load: Load, shards: Sequence[Shard], days: Sequence[date]
 ) -> dict[int, dict[int, _Latest]]:
-    """Give each slice's latest session, by the places of its shard and its day."""
+    """Return each slice's latest session, by the positions of its shard and its day."""
     found: dict[int, dict[int, _Latest]] = {}
     if store is None:
         return found
     values = {"load": load.name, "days": list(days), "shards": [shard.name for shard in shards]}
-    for day, shard, state, started in store.read(
+    for day, shard, state, *times in store.read(
         f"reading the latest sessions of {load.name}", "latest_of_slices", values
     ):
-        found.setdefault(shard, {})[day] = (State(state), as_time(started))
+        last_success = None if times[1] is None else as_time(times[1])
+        found.setdefault(shard, {})[day] = (State(state), as_time(times[0]), last_success)
     return found
 
 
@@ -206,9 +222,15 @@ def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
     over = end <= now
     if latest is None:
         return _MISSING if over else _NOT_YET
-    state, started = latest
-    if is_good(state):
-        complete = completes(state, started, end)
-        so_far = Standing.EARLY if over else Standing.OPEN
-        return Cell(_STANDINGS[state] if complete else so_far, complete, over, started)
-    return Cell(standing_of(state), complete=False, over=over, started=started)
+    state, started, last_success = latest
+    complete = completes(last_success, end)
+    return Cell(_standing(state, complete=complete, over=over), complete, over, started)
+
+
+def _standing(state: State, *, complete: bool, over: bool) -> Standing:
+    """Return where a slice stands whose latest session has this state."""
+    if not complete and is_good(state):
+        return Standing.EARLY if over else Standing.OPEN
+    if not complete or is_good(state):
+        return standing_of(state)
+    return Standing.RELOADING if state is State.RUNNING else Standing.RELOAD_FAILED

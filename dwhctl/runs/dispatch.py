@@ -27,12 +27,13 @@ from dwhctl.errors import (
     StateDirError,
     TimedOutError,
 )
+from dwhctl.runs.doubts import Doubt, Doubts
 from dwhctl.runs.events import Notice
 from dwhctl.runs.groups import MAX_SLICES
 from dwhctl.runs.knocker import Knocked
 from dwhctl.runs.opener import GroupOpened
 from dwhctl.runs.parking import Parking
-from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, PublisherEvent
+from dwhctl.runs.publisher import ColumnsAdded, GroupPublished, Looked, PublisherEvent
 from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import stage_in_worker
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from dwhctl.runs.groups import Group, Groups
     from dwhctl.runs.jobs import Job, JobQueue
     from dwhctl.runs.knocker import Knocker
+    from dwhctl.runs.publish import Published
     from dwhctl.runs.publisher import Publisher
     from dwhctl.runs.starting import Flight, Starter
     from dwhctl.sessions.store import SessionStore
@@ -107,6 +109,7 @@ class Dispatcher:
         self._boarding: dict[str, tuple[Flight, StageOrder]] = {}
         self._staged: dict[str, Flight] = {}
         self._adding: list[Job] = []
+        self._doubts = Doubts(closer, publisher.look, self._decided)
 
     def run(self) -> ExitCode | None:
         """Load every slice of the queue. Gives the exit code of the signal that stopped it, if one did."""
@@ -124,7 +127,8 @@ class Dispatcher:
         return None
 
     def _is_busy(self) -> bool:
-        return bool(self._jobs or self._flying or self._staged or self._adding or self._groups.busy)
+        waiting = self._jobs or self._flying or self._staged or self._adding or self._doubts
+        return bool(waiting or self._groups.busy)
 
     def _step(self, now: float) -> None:
         self._expire(now)
@@ -134,7 +138,9 @@ class Dispatcher:
             self._knocker.knock(name)
         self._start(now)
         self._publish_due(now)
+        self._doubts.look_up(now)
         self._closer.flush()
+        self._starter.note_waits(self._flying.values())
         if not self._starter.blocked and self._next_start() > now + _LONG_PAUSE_SECONDS:
             self._crew.dismiss_idle()
 
@@ -142,7 +148,7 @@ class Dispatcher:
         """Give the seconds after which something is to be done even if nothing happens."""
         now = time.monotonic()
         times = [flight.deadline for flight in self._flying.values()]
-        times += [at for at in (self._jobs.next_retry(),) if at is not None]
+        times += [at for at in (self._jobs.next_retry(), self._doubts.next_look()) if at is not None]
         waits = [at - now for at in times] + [_SLOT_POLL_SECONDS if self._starter.blocked else _IDLE_SECONDS]
         if (probe := self._next_probe()) is not None:
             # One that is due waits for a worker or a slot.
@@ -192,8 +198,6 @@ class Dispatcher:
         self._parking.not_asked(flight.job)
         self._landed(flight, StageResult(flight.token, failure=failure))
 
-    # What comes of it
-
     def _handle(self, happening: Staged | PublisherEvent | GroupOpened | Knocked) -> None:
         if isinstance(happening, Staged):
             self._collect(happening.flight, happening.future)
@@ -203,6 +207,8 @@ class Dispatcher:
             self._knocked(happening)
         elif isinstance(happening, GroupPublished):
             self._published(happening)
+        elif isinstance(happening, Looked):
+            self._doubts.looked(happening.doubt, happening.outcomes)
         elif isinstance(happening, ColumnsAdded):
             self._columns_added(happening)
         else:
@@ -270,7 +276,9 @@ class Dispatcher:
         planned = flight.job.planned
         staged = None
         if result.failure is None:
-            staged = StagedSlice(planned.slice, flight.token, flight.etl_id, result.rows)
+            staged = StagedSlice(
+                planned.slice, flight.token, flight.etl_id, result.rows, result.columns, result.filled
+            )
             self._staged[flight.token] = flight
         if flight.group is not None:
             self._groups.report(flight.group, flight.token, staged, time.monotonic())
@@ -336,13 +344,19 @@ class Dispatcher:
         if refused is not None and refused.failure is not None:
             job = self._staged[refused.staged.token].job
             self._tell(self._parking.target_refused(job, refused.failure, time.monotonic()))
-        for outcome in event.outcomes:
-            flight = self._staged.pop(outcome.staged.token)
+        slices = [(self._staged.pop(one.staged.token), one) for one in event.outcomes]
+        for flight, outcome in slices:
             flight.steps["publish"] = event.seconds
-            if outcome.failure is not None:
-                self._failed(flight, outcome.failure)
-            else:
-                self._closer.close(flight, State.LOADED if flight.rows else State.SKIPPED)
+            if not outcome.in_doubt:
+                self._decided(flight, outcome)
+        if doubted := [one for one in slices if one[1].in_doubt]:
+            self._doubts.take(Doubt(event.group.load, doubted))
+
+    def _decided(self, flight: Flight, outcome: Published) -> None:
+        if outcome.failure is not None:
+            self._failed(flight, outcome.failure)
+        else:
+            self._closer.close(flight, State.LOADED if flight.rows else State.SKIPPED)
 
     def _columns_added(self, event: ColumnsAdded) -> None:
         if event.failure is None:
@@ -359,8 +373,6 @@ class Dispatcher:
         else:
             self.fail_unstarted([job], event.failure)
 
-    # Stopping
-
     def let_go(self) -> None:
         """Give back every slot, whatever ended the loop."""
         for flight in (*self._flying.values(), *self._staged.values()):
@@ -368,13 +380,14 @@ class Dispatcher:
         self._groups.let_go()
 
     def stop(self) -> None:
-        """Kill the workers, stop the publisher, and close every open session as interrupted unless it is published."""
+        """Kill the workers, stop the publisher, and close as interrupted what is neither published nor in doubt."""
         self._crew.dismiss_all()
         self._publisher.stop()
         while not self._happenings.empty():
             happening = self._happenings.get()
-            if isinstance(happening, GroupPublished):
-                self._published(happening)
+            if isinstance(happening, GroupPublished | Looked):
+                self._handle(happening)
+        self._doubts.stop()
         failure = Failure.of(InterruptedAttemptError())
         for flight in self._flying.values():
             flight.land()

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.engines.spill import remove_left_behind
-from dwhctl.errors import AttemptError, SessionsError, StateDirError
+from dwhctl.errors import AttemptError, LockHeldError, SessionsError, StateDirError
 from dwhctl.faults import reach
-from dwhctl.runs.locks import SOMEBODY, Lock, held_in_sessions, held_work
+from dwhctl.runs.locks import Lock, held_in_sessions, held_work, shown_holder
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.slots import WORKERS, connection_limits
 from dwhctl.sessions import open_store
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from dwhctl.project.model import Load, Project
@@ -40,6 +43,16 @@ def limits_of(project: Project) -> dict[str, int | None]:
     return connection_limits(project) | {WORKERS: project.max_workers}
 
 
+@contextmanager
+def _with_remedy(wait: float) -> Iterator[None]:
+    """Say how to wait for a lock that is held."""
+    try:
+        yield
+    except LockHeldError as error:
+        longer = f"waited {wait:g} s for it; wait longer" if wait else "try again later, or wait for it"
+        raise LockHeldError(f"{error}; {longer}: --wait 10m") from None
+
+
 @dataclass(slots=True)
 class Entry:
     """A run's way in. `leaves_lock` tells at its end whether the next run has something to reap.
@@ -47,7 +60,7 @@ class Entry:
     `check` may refuse the run once its locks are held; `unknown` gives loads whose tables may hold etl_ids that the
     sessions table does not know of.
 
-    After `enter`, `blocked` says why sessions of a load could not be closed: it must not be loaded then.
+    After `enter`, `blocked` says why a load or report must wait: a dead run's sessions of it could not be closed.
     """
 
     run_id: str
@@ -70,10 +83,12 @@ class Entry:
         self.state.make()
         remove_left_behind(self.state.path)
         until = time.monotonic() + wait
-        stack.enter_context(held_work(self.state.work_locks, work, self.command, wait))
+        with _with_remedy(wait):
+            stack.enter_context(held_work(self.state.work_locks, work, self.command, wait))
         store = stack.enter_context(open_store(self.project.sessions))
         store.prepare()
-        stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
+        with _with_remedy(wait):
+            stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
         self.check(store)
         self._never_reuse_ids(store)
         self._hold_run(stack, store)
@@ -108,12 +123,13 @@ class Entry:
         lock = Lock(self.state.run_lock(self.run_id))
         # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
         until = time.monotonic() + _LOCK_SECONDS
-        while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
-            if time.monotonic() > until:
-                raise StateDirError(
-                    f"cannot take the run's own lock {lock.path}: it is held by {lock.holder() or SOMEBODY}"
-                )
-            lock.release()
-            time.sleep(0.05)
+        with waited(_LOCK_SECONDS) as waiting:
+            while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
+                holder = shown_holder(lock.holder())
+                if time.monotonic() > until:
+                    raise StateDirError(f"cannot take the run's own lock {lock.path}: it is held by {holder}")
+                waiting.note(partial("{}, which has the lock of this run".format, holder))
+                lock.release()
+                time.sleep(0.05)
         # The file is left behind when the run does not end in order: the next run reaps it then.
         stack.callback(lambda: lock.release(remove=not self.leaves_lock()))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.waiting import Waiting
+
 if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
@@ -45,6 +47,18 @@ class SliceStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceStaged:
+    """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
+
+    load: str
+    shard: str
+    connection: str
+    day: date
+    attempt: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSaid:
     """What a library said in a worker while it was busy with an attempt."""
 
@@ -73,6 +87,8 @@ class SlicesPublished:
 @dataclass(frozen=True, slots=True)
 class SliceClosed:
     """A session was closed. `retry_at` is set when its state is up_for_retry.
+
+    With the state `running` it was left open: its commit is in doubt, and the next run looks.
 
     `steps` are the seconds of its steps; `failed_in` is the worker's step that failed, if one did.
     """
@@ -114,7 +130,17 @@ class RunEnded:
     report: RunReport | RefreshReport
 
 
-Event = RunStarted | SliceStarted | WorkerSaid | SlicesPublished | SliceClosed | Notice | RunEnded
+Event = (
+    RunStarted
+    | SliceStarted
+    | SliceStaged
+    | WorkerSaid
+    | SlicesPublished
+    | SliceClosed
+    | Waiting
+    | Notice
+    | RunEnded
+)
 Listener = Callable[[Event], None]
 
 
@@ -154,7 +180,9 @@ class ReportStarted:
 class ReportClosed:
     """A report's session was closed. `retry_at` is set when its state is up_for_retry.
 
-    `without` are the loads of which the refreshed report does without some slices.
+    With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
+
+    `without` are the loads of which the refreshed report lacks some slices, or which have none on that day.
     """
 
     report: str
@@ -170,20 +198,19 @@ class ReportClosed:
     etl_id: int | None = None
 
 
-RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Notice | RunEnded
+RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Waiting | Notice | RunEnded
 RefreshListener = Callable[[RefreshEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
-    """A slice that ended failed, and the command that tries it again. `etl_id` is its last session."""
+    """A slice that ended failed. `etl_id` is its last session."""
 
     load: str
     shard: str
     connection: str
     day: date
     failure: Failure
-    command: str
     etl_id: int | None = None
 
 
@@ -195,14 +222,19 @@ class RunReport:
     loaded: int = 0
     skipped: int = 0
     failed: int = 0
+    #: Slices whose commit nobody could look up: `failures` has them too.
+    in_doubt: int = 0
     retried: int = 0
     rows: int = 0
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
-    #: The failures by reason, and which of these slices an earlier run has loaded: set at the run's end.
+    #: The failures by reason: set at the run's end.
     groups: list[FailureGroup] = field(default_factory=list)
-    complete: frozenset[tuple[str, str, date]] = frozenset()
     step_seconds: dict[str, float] = field(default_factory=dict)
+    #: The plan, if it left nothing to load: it says what was left out.
+    empty_plan: Plan | None = None
+    #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
+    filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
@@ -243,3 +275,8 @@ class RefreshReport:
     def failures(self) -> list[ReportClosed]:
         """The reports that failed: their old content stands, unless the error says otherwise."""
         return [one for one in self.closed if one.failure is not None]
+
+    @property
+    def in_doubt(self) -> int:
+        """How many of the failures are commits in doubt that nobody could look up."""
+        return sum(one.state.value == "running" for one in self.failures)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
     About,
+    CommitInDoubtError,
     CountsDifferError,
     DatabaseMissingError,
     DoubledKeyError,
@@ -27,28 +28,22 @@ from dwhctl.errors import (
     TooFewRowsError,
     ValueRefusedError,
 )
-from dwhctl.project.commands import load_command, refresh_command
 from dwhctl.project.shadows import load_of
 from dwhctl.project.words import shown_path
+from dwhctl.runs.failures import retry_reports, retry_slices
 from dwhctl.runs.sql_places import extract_place
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-    from datetime import date
+    from collections.abc import Iterable, Sequence
 
     from dwhctl.project.model import Load, Project
     from dwhctl.runs.events import FailedSlice, RefreshReport
     from dwhctl.runs.values import Failure
 
-#: A command names so many shards; those of more are chosen by what is missing.
-MOST_SHARDS = 5
-_LONGEST = 120
 AGAIN = "try again"
-_AT_THE_TARGET = (StagingError, TargetBusyError, TargetError, TargetRefusedError)
+_AT_THE_TARGET = (CommitInDoubtError, StagingError, TargetBusyError, TargetError, TargetRefusedError)
 #: Errors of the load's own SQL and declarations: the same on every connection.
 _OF_THE_LOAD = (QueryError, SchemaDriftError)
-
-Name = tuple[str, str, "date"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +96,19 @@ def reason_of(load: str, connection: str, failure: Failure) -> tuple[str, str, s
 def group_failures(
     project: Project,
     failed: Iterable[FailedSlice],
-    complete: Collection[Name] = (),
     *,
     by_load: bool = False,
 ) -> list[FailureGroup]:
     """Group what failed by its reason, the most frequent first; `by_load` each load for itself.
 
-    `complete` are those of the slices that an earlier run loaded. What was interrupted has no reason.
+    What was interrupted has no reason.
     """
     groups: dict[tuple[str, ...], list[FailedSlice]] = {}
     for one in failed:
         if not one.failure.is_a(InterruptedAttemptError):
             key = reason_of(one.load, blamed_of(project, one), one.failure)
             groups.setdefault((*key, one.load) if by_load else key, []).append(one)
-    found = [_group(project, slices, complete) for slices in groups.values()]
+    found = [_group(project, slices) for slices in groups.values()]
     return sorted(found, key=lambda group: -len(group.slices))
 
 
@@ -129,19 +123,19 @@ def failed_reports(report: RefreshReport) -> list[FailedSlice]:
     from dwhctl.runs.events import FailedSlice
 
     return [
-        FailedSlice(one.report, "", one.connection, one.day, one.failure, "", one.etl_id)
+        FailedSlice(one.report, "", one.connection, one.day, one.failure, one.etl_id)
         for one in report.failures
         if one.failure is not None
     ]
 
 
-def _group(project: Project, slices: list[FailedSlice], complete: Collection[Name]) -> FailureGroup:
+def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
     # The first that was tried: its message says more than that of one that was not.
     slices = sorted(slices, key=lambda one: one.failure.cause is not None)
     first = slices[0]
     connection = blamed_of(project, first)
     advice, has_command = _advice(project, first, connection)
-    command = _command(project, slices, complete) if has_command else ""
+    command = _command(slices) if has_command else ""
     return FailureGroup(tuple(slices), connection, advice, command)
 
 
@@ -222,26 +216,7 @@ def _of_report(project: Project, name: str, failure: Failure) -> str:
     return f"correct the source or the table {report.target}"
 
 
-# The command
-
-
-def _command(project: Project, slices: Sequence[FailedSlice], complete: Collection[Name]) -> str:
-    loads = list(dict.fromkeys(one.load for one in slices))
-    days = sorted({one.day for one in slices})
-    shards = list(dict.fromkeys(one.shard for one in slices))
-    if not shards[0]:
-        return refresh_command(loads, days[-1])
-    names = {(one.load, one.shard, one.day) for one in slices}
-    is_whole = (days[-1] - days[0]).days + 1 == len(days) and len(names) == len(loads) * len(days) * len(
-        shards
-    )
-    # --only-missing leaves out what an earlier run has loaded.
-    others = not names & set(complete)
-    if len(shards) <= MOST_SHARDS and sum(map(len, shards)) <= _LONGEST:
-        return load_command(loads, days, shards, only_missing=others and not is_whole)
-    is_every_shard = all(
-        set(shards) == {shard.name for shard in project.shards_of(load)}
-        for name in loads
-        if (load := load_of(project, name)) is not None
-    )
-    return load_command(loads, days, only_missing=others and not (is_whole and is_every_shard))
+def _command(slices: Sequence[FailedSlice]) -> str:
+    if not slices[0].shard:
+        return retry_reports(list(dict.fromkeys(one.load for one in slices)), slices[0].day)
+    return retry_slices([(one.load, one.shard, one.day) for one in slices])

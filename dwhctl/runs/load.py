@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import queue
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypedDict
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.engines.spill import remove_left_behind
 from dwhctl.errors import AttemptError, ExitCode, InternalError, SessionsError, StateDirError, WorkersError
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.closing import Closer
 from dwhctl.runs.crew import Crew
+from dwhctl.runs.delivered import DeliveredColumns
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import Listener, RunEnded, RunReport, RunStarted
@@ -28,7 +30,15 @@ from dwhctl.runs.knocker import Knocker
 from dwhctl.runs.locks import work_names
 from dwhctl.runs.opener import Opener
 from dwhctl.runs.parking import Parking
-from dwhctl.runs.plan import LoadRequest, Plan, candidates, slowest_first, without_complete
+from dwhctl.runs.plan import (
+    LoadRequest,
+    Plan,
+    candidates,
+    name_of,
+    only_failed,
+    slowest_first,
+    without_complete,
+)
 from dwhctl.runs.prepare import check_create, describe_targets, targets_of
 from dwhctl.runs.publish import Rules
 from dwhctl.runs.publisher import Publisher
@@ -41,15 +51,16 @@ from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import RunTold, told_at_its_end
 from dwhctl.runs.workers import InlineWorker, ProcessWorker
 from dwhctl.sessions import open_if_there
-from dwhctl.sessions.values import is_complete
-from dwhctl.sources import KNOCKABLE, check_source
+from dwhctl.sessions.values import is_complete, is_good
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
     from datetime import date
 
     from dwhctl.project.model import Project
+    from dwhctl.runs.plan import Name
     from dwhctl.sessions.store import SessionStore
+    from dwhctl.sessions.values import LastSession
     from dwhctl.targets.contract import Target
 
 _DROP_PATIENCE = timedelta(seconds=5)
@@ -57,15 +68,13 @@ _LAST_PATIENCE = timedelta(seconds=3)
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
-    """Say what a run would do. Touches nothing: the sessions are read only for `only_missing`, and only if there."""
+    """Return what a run would do. Touches nothing: the sessions are read only where the request goes by them."""
     plan = candidates(project, request)
-    check_sources(project, plan)
     check_templates(project, plan)
-    if request.only_missing:
+    if request.only_missing or request.only_failed:
         store = open_if_there(project.sessions)
-        if store is not None:
-            with store:
-                plan = without_complete(plan, complete_slices(store, plan))
+        with store or nullcontext():
+            plan = narrowed(plan, request, store)
     return plan
 
 
@@ -87,8 +96,8 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     """
     run_id = new_run_id()
     works = request.loads or tuple(project.loads)
-    # A part of the shards, or a backfill, is no sign that the load is well.
-    pings = request.pings and not request.shards
+    # A part of the shards or slices, or a backfill, is no sign that the load is well.
+    pings = request.pings and not request.shards and not request.only_failed
     with (
         logged_run(project, run_id, request.command, listen) as log,
         told_at_its_end(project, request.command, works, log, RunKind.LOAD, pings=pings) as told,
@@ -110,19 +119,13 @@ def exit_code_of(report: RunReport) -> ExitCode:
     """Give the exit code that a report ends with."""
     if report.signal is not None:
         return report.signal
-    return ExitCode.FAILED if report.failed or report.stopped else ExitCode.DONE
+    return ExitCode.FAILED if report.failed or report.in_doubt or report.stopped else ExitCode.DONE
 
 
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
     """Tell how many workers the run will have at most."""
     wanted = request.jobs or project.max_workers
     return max(1, min(wanted, project.max_workers, len(plan.slices)))
-
-
-def check_sources(project: Project, plan: Plan) -> None:
-    """Raise ConfigError for a shard behind a connection that this version cannot read."""
-    for name in sorted({one.shard.connection for one in plan.slices}):
-        check_source(project.connections[name])
 
 
 def check_templates(project: Project, plan: Plan) -> None:
@@ -135,20 +138,28 @@ def check_templates(project: Project, plan: Plan) -> None:
             render_extract(project, one.load, one.shard, one.slice)
 
 
-def complete_slices(store: SessionStore, plan: Plan) -> Iterator[tuple[str, str, date]]:
-    """Give the load, shard and day of the plan's slices that are complete."""
+def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:
+    """Leave out what the request does not want by the sessions; without a store there are none."""
+    last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
+    if request.only_missing:
+        done = (name_of(one) for one in plan.slices if is_complete(last.get(name_of(one)), one.slice.end_at))
+        plan = without_complete(plan, done)
+    if request.only_failed:
+        # A running session may be that of a dead run: it is reaped before the slice is looked at again.
+        plan = only_failed(plan, (name for name, one in last.items() if not is_good(one.state)))
+    return plan
+
+
+def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
+    """Return the last session of each slice of the plan's loads and days."""
     days: dict[str, list[date]] = {}
     for one in plan.slices:
         days.setdefault(one.load.name, []).append(one.slice.day)
-    last = {
+    return {
         (session.load, session.shard, session.day): session
         for load, of_load in days.items()
         for session in store.last_sessions(load, min(of_load), max(of_load))
     }
-    for one in plan.slices:
-        name = (one.load.name, one.shard.name, one.slice.day)
-        if is_complete(last.get(name), one.slice.end_at):
-            yield name
 
 
 class _Parts(TypedDict):
@@ -196,7 +207,7 @@ class _Run:
             self._slots,
             self._targets,
             tell=self._listen,
-            leaves_lock=lambda: self._report.stopped is not None or self._leaves_lock,
+            leaves_lock=self._leaves_work,
             check=lambda store: refuse_shared_shadows(self._project, store, plan),
             unknown=lambda store: first_shadows(store, plan),
         )
@@ -206,28 +217,22 @@ class _Run:
     def load(self, plan: Plan) -> RunReport:
         """Load what is not left out, and report."""
         started = time.monotonic()
-        if self._request.only_missing:
-            # Again, now that the locks are held: another run may have completed what was missing before.
-            plan = without_complete(plan, complete_slices(self._store, plan))
+        # Again, now that the locks are held: another run may have completed what was missing before.
+        plan = narrowed(plan, self._request, self._store)
+        if not plan.slices:
+            self._report.empty_plan = plan
         seconds = seconds_of(self._store, plan)
         plan = slowest_first(plan, seconds)
         self._listen(RunStarted(self.id, plan, seconds))
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
-        self._group_failures(plan)
+        self._report.groups = group_failures(self._project, self._report.failures)
         self._listen(RunEnded(self._report))
         return self._report
 
-    def _group_failures(self, plan: Plan) -> None:
-        report = self._report
-        failed = {(one.load, one.shard, one.day) for one in report.failures}
-        slices = [one for one in plan.slices if (one.load.name, one.shard.name, one.slice.day) in failed]
-        # A run that has lost its sessions still says what failed.
-        with suppress(SessionsError):
-            report.complete = (
-                frozenset(complete_slices(self._store, Plan(tuple(slices)))) if slices else frozenset()
-            )
-        report.groups = group_failures(self._project, report.failures, report.complete)
+    def _leaves_work(self) -> bool:
+        """Tell whether the next run has something to reap."""
+        return self._leaves_lock or bool(self._report.stopped is not None or self._report.in_doubt)
 
     def write_alerts(self, told: RunTold) -> None:
         """Write what is to be told of the run into the outbox."""
@@ -237,14 +242,17 @@ class _Run:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         slots = self._slots
         # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
-        rules = Rules(self._request.allow_shrink, fence=self._store.check_alive)
+        columns = DeliveredColumns(self._store)
+        rules = Rules(self._request.allow_shrink, fence=self._store.check_alive, delivered=columns)
         sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_PATIENCE)
         publisher = Publisher(self._targets, slots, happenings.put, rules, sweepers)
         opener = Opener(self._targets, happenings.put)
         jobs = jobs_at_once(self._project, self._request, plan)
         crew = Crew(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
-        described = describe_targets(self._project, plan, self._targets, slots, self._blocked, closer.retries)
+        described = describe_targets(
+            self._project, plan, self._targets, slots, self._blocked, closer.retries, self._listen
+        )
         parts: _Parts = {
             "jobs": JobQueue(Job(one) for one in plan.slices if one.load.name in described.tables),
             "crew": crew,
@@ -253,7 +261,7 @@ class _Run:
             "publisher": publisher,
             "store": self._store,
         }
-        starter = Starter(self._project, self.id, slots=slots, **parts)
+        starter = Starter(self._project, self.id, slots=slots, delivered=columns, **parts)
         knocker = Knocker(self._project.connections, slots, happenings.put)
         dispatcher = Dispatcher(
             starter, described.tables, knocker=knocker, closer=closer, happenings=happenings, **parts
@@ -303,4 +311,4 @@ class _Run:
 
     def _knockable(self) -> frozenset[str]:
         connections = self._project.connections.values()
-        return frozenset(one.name for one in connections if one.type in KNOCKABLE)
+        return frozenset(one.name for one in connections if SYSTEMS[one.type].probe)

@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 from dwhctl.errors import LockHeldError, SessionsError, StateDirError, UsageError
 from dwhctl.files import read_text, write_text
 from dwhctl.private import denied
+from dwhctl.times import shown_time
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -70,6 +72,16 @@ class Holder:
     def __str__(self) -> str:
         since = f" (since {self.since:{_SINCE}})" if self.since else ""
         return f"pid {self.pid} on {self.host}: {self.command}{since}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return self.host == socket.gethostname()
+
+    def shown(self) -> str:
+        """Say who it is, for people: the start is in the project's zone."""
+        since = f", since {shown_time(self.since)}" if self.since else ""
+        return f"pid {self.pid} on {self.host} ({self.command}{since})"
 
 
 class Lock:
@@ -134,6 +146,11 @@ class Lock:
             raise StateDirError(_cannot("write", self.path, error)) from error
 
 
+def shown_holder(holder: Holder | None) -> str:
+    """Say who holds a lock, for people."""
+    return holder.shown() if holder is not None else SOMEBODY
+
+
 def _cannot(do: str, path: Path, error: OSError) -> str:
     whose = f"; {denied(path)}" if isinstance(error, PermissionError) else ""
     return f"cannot {do} {path}: {error.strerror}{whose}"
@@ -170,14 +187,20 @@ def held_work(folder: Path, work: Mapping[str, str], command: str, wait: float) 
     with ExitStack() as held:
         for name, words in work.items():
             lock = Lock(folder / f"{name}.lock")
-            instant = time.monotonic() + _INSTANT_SECONDS
-            while not lock.try_take(command):
-                left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
-                if left <= 0:
-                    raise LockHeldError(f"{words} by {lock.holder() or SOMEBODY}")
-                time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
+            _take_work(lock, words, command, until)
             held.callback(lock.release)
         yield
+
+
+def _take_work(lock: Lock, words: str, command: str, until: float) -> None:
+    instant = time.monotonic() + _INSTANT_SECONDS
+    with waited(until - time.monotonic()) as wait:
+        while not lock.try_take(command):
+            left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
+            if left <= 0:
+                raise LockHeldError(f"{words} by {shown_holder(lock.holder())}")
+            wait.note(lambda: f"{shown_holder(lock.holder())}: {words}")
+            time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
 
 
 @contextmanager
@@ -188,10 +211,13 @@ def held_in_sessions(store: SessionStore, work: Mapping[str, str], wait: float) 
     """
     until = time.monotonic() + wait
     names = list(work)
-    while (held := store.hold_work(names)) is not None:
-        if time.monotonic() >= until:
-            raise LockHeldError(f"{work[held.name]} by {held.holder}")
-        time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
+    with waited(wait) as waiting:
+        while (held := store.hold_work(names)) is not None:
+            if time.monotonic() >= until:
+                raise LockHeldError(f"{work[held.name]} by {held.holder}")
+            words = f"{held.holder}: {work[held.name]}"
+            waiting.note(lambda words=words: words)  # type: ignore[misc]
+            time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
     try:
         yield
     finally:

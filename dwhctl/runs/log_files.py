@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import StateDirError
 from dwhctl.files import inside, touch
+from dwhctl.private import denied
 from dwhctl.runs.find_run import find_run
 from dwhctl.runs.state_dir import CRON_LOG
 
@@ -71,9 +72,8 @@ def _run_ids(folder: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise StateDirError(
-            f"the logs in {folder} cannot be read: {error.strerror}; give the user that runs dwhctl access"
-        ) from error
+        remedy = denied(folder) if isinstance(error, PermissionError) else "check the disk"
+        raise StateDirError(f"the logs in {folder} cannot be read: {error.strerror}; {remedy}") from error
 
 
 def put_away(state: StateDir, keep: timedelta) -> None:

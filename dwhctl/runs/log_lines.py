@@ -24,10 +24,12 @@ from dwhctl.runs.events import (
     RunStarted,
     SliceClosed,
     SlicesPublished,
+    SliceStaged,
     SliceStarted,
     WorkerSaid,
 )
 from dwhctl.sessions.values import State
+from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from dwhctl.runs.values import Failure, Level, Said
@@ -38,6 +40,7 @@ _LEVELS: dict[State, Level] = {
     State.UP_FOR_RETRY: "warning",
     State.FAILED: "error",
     State.ABANDONED: "error",
+    State.RUNNING: "error",
 }
 
 
@@ -49,9 +52,11 @@ class Line(NamedTuple):
     fields: dict[str, object]
 
 
-def line_of(event: Event | RefreshEvent, command: str) -> Line:
-    """Put an event of a run into a line. `command` is what was typed."""
+def line_of(event: Event | RefreshEvent, command: str) -> Line | None:
+    """Put an event of a run into a line; None for one that only progress shows. `command` is what was typed."""
     match event:
+        case SliceStaged() | Waiting(text=""):
+            return None
         case RunStarted():
             slices = event.plan.slices
             loads = sorted({one.load.name for one in slices})
@@ -80,6 +85,8 @@ def line_of(event: Event | RefreshEvent, command: str) -> Line:
             return _closed("report_closed", event, _report(event) | {"state": event.state.value})
         case RunEnded():
             return _ended(event.report)
+        case Waiting():
+            return Line("info", "waiting", {"message": event.text})
         case Notice():
             return Line("warning", "notice", {"message": event.text})
 
@@ -165,15 +172,21 @@ def _ended(report: RunReport | RefreshReport) -> Line:
             "loaded": report.loaded,
             "skipped": report.skipped,
             "failed": report.failed,
+            "in_doubt": report.in_doubt or None,
             "rows": report.rows,
         }
         facts["steps"] = report.step_seconds
     else:
         rows = sum(one.rows for one in report.refreshed)
-        facts = {"loaded": len(report.refreshed), "failed": len(report.failures), "rows": rows}
+        facts = {
+            "loaded": len(report.refreshed),
+            "failed": len(report.failures) - report.in_doubt,
+            "rows": rows,
+        }
+        facts["in_doubt"] = report.in_doubt or None
     signal = f"interrupted: {report.signal.name.lower()}" if report.signal is not None else None
     facts |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
-    bad = facts["failed"] or facts["message"]
+    bad = facts["failed"] or facts.get("in_doubt") or facts["message"]
     return Line("error" if bad else "info", RUN_ENDED, facts)
 
 

@@ -94,4 +94,5 @@ def _moment(value: object, zone: tzinfo) -> str:
         at = datetime.fromisoformat(str(value)).astimezone(zone)
     except (ValueError, OverflowError):
         return str(value)
-    return at.isoformat(sep=" ", timespec="milliseconds")
+    text = at.isoformat(sep=" ", timespec="milliseconds")
+    return f"{text[:23]} {text[23:]}"

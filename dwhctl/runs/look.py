@@ -13,15 +13,25 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, ConfigError, ConnectError, LoginRefusedError, TargetRefusedError
+from dwhctl.errors import (
+    AttemptError,
+    ConfigError,
+    ConnectError,
+    LoginRefusedError,
+    SessionsError,
+    TargetRefusedError,
+)
 from dwhctl.project.model import Shard
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.slices import make_slice, resolve_day
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.conform import compare
+from dwhctl.runs.delivered import DeliveredColumns, dropped_error, lost_columns
 from dwhctl.runs.prepare import check_columns, targets_of
 from dwhctl.runs.refresh_report import common_columns
 from dwhctl.runs.slots import slots_of
+from dwhctl.runs.unknown_sources import names_unknown, what_to_do
+from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sources import list_databases, open_source
 from dwhctl.targets.contract import StagingGroup
 
@@ -34,16 +44,21 @@ if TYPE_CHECKING:
     from dwhctl.targets.contract import Target
 
 _PATIENCE_SECONDS = 30.0
+_SHOWN_SHARDS = 5
 _CONNECTION = (ConnectError, LoginRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of what was found. What is `wrong` makes loads fail; the rest is good to know."""
+    """One line of what was found.
+
+    What is `wrong` makes loads fail, or is wrong in the warehouse; a `note` needs no action; the rest is a warning.
+    """
 
     where: str
     what: str
     wrong: bool = True
+    note: bool = False
 
 
 def look(project: Project) -> Iterator[Finding]:
@@ -64,18 +79,42 @@ class _Look:
         self._slots = slots_of(project)
         self._day: date = resolve_day("yesterday", project.zone)
         self._columns: dict[str, Sequence[Column]] = {}
+        #: By load: the columns that only the sources have, with their types, and the shards that have them.
+        self._added: dict[str, dict[tuple[str, str], list[str]]] = {}
+        self._targets: Mapping[str, Target] = {}
+        self._delivered: DeliveredColumns | None = None
 
     def findings(self) -> Iterator[Finding]:
-        targets = targets_of(self._project, "dwhctl:look", timedelta(seconds=_PATIENCE_SECONDS))
+        self._targets = targets = targets_of(
+            self._project, "dwhctl:look", timedelta(seconds=_PATIENCE_SECONDS)
+        )
+        yield from self._remember()
         for load in self._project.loads.values():
             yield from self._of_target(load, targets)
         for report in self._project.reports.values():
             yield from self._of_report(report, targets)
         yield from self._at_once(self._of_source, self._shards())
+        for load in self._project.loads.values():
+            for (column, declared), shards in self._added.get(load.name, {}).items():
+                new = f"column {column} ({declared}) is new in {_some(sorted(shards))}"
+                what = f"{new}; the next load adds it to {load.table}"
+                yield Finding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
     def ungrouped(self, names: Collection[str]) -> Iterator[Finding]:
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
         yield from self._at_once(self._ungrouped, chosen)
+
+    def _remember(self) -> Iterator[Finding]:
+        """Read which columns the shards have delivered, as far as any run has written it down."""
+        try:
+            store = open_if_there(self._project.sessions, answer_timeout=REPORT_TIMEOUT)
+            if store is not None:
+                with store:
+                    self._delivered = DeliveredColumns(store)
+                    for load in self._project.loads.values():
+                        self._delivered.of(load, "")
+        except SessionsError as error:
+            yield Finding(self._project.sessions_connection, str(error))
 
     def _shards(self) -> dict[str, list[Shard]]:
         """Give the shards behind each connection."""
@@ -113,6 +152,10 @@ class _Look:
                 self._columns[load.name] = check_columns(load, columns)
                 for concern in target.concerns(load.table):
                     yield Finding(where, concern.text, concern.blocks)
+                with target.inspection(load.table, load.slice_by) as inspection:
+                    sources = inspection.rows_by_source()
+                for name, rows in names_unknown(self._project, load, sources):
+                    yield Finding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
                 _stage_nothing(target, load)
         except AttemptError as error:
             yield Finding(where, str(error))
@@ -120,9 +163,6 @@ class _Look:
     def _of_report(self, report: Report, targets: Mapping[str, Target]) -> Iterator[Finding]:
         """Look whether the source's columns are the table's; nothing is replaced."""
         where = f"{report.name}: {report.connection}"
-        if report.connection not in targets:
-            yield Finding(where, "this version cannot write to its connection")
-            return
         source = report_sql(self._project, report, self._day).source
         patience = timedelta(seconds=_PATIENCE_SECONDS)
         try:
@@ -140,6 +180,8 @@ class _Look:
 
     def _of_source(self, name: str, shards: Sequence[Shard]) -> Iterator[Finding]:
         for shard in shards:
+            if shard.has_ended(self._day):
+                continue
             try:
                 yield from self._of_shard(shard)
             except _CONNECTION as error:
@@ -173,9 +215,38 @@ class _Look:
             columns = source.columns(query)
             if describe_only:
                 return
+            columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
-                compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
+                filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
+                self._refuse_dropped(load, shard, {one.name.lower(): one.declared for one in filled})
             next(source.batches(query, 1), None)
+
+    def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
+        """Leave out the columns that a load would add to its table, and remember them."""
+        if load.on_new_column != "add" or load.name not in self._columns:
+            return columns
+        known = {column.name.lower() for column in self._columns[load.name]}
+        for column in columns:
+            if column.name.lower() not in known:
+                added = self._added.setdefault(load.name, {})
+                added.setdefault((column.name, column.declared), []).append(shard.name)
+        return [column for column in columns if column.name.lower() in known]
+
+    def _refuse_dropped(self, load: Load, shard: Shard, filled: Mapping[str, str]) -> None:
+        """Refuse what a load would refuse: columns that the shard has delivered before."""
+        if not filled:
+            return
+
+        def held_values(shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+            with (
+                self._slots.held(load.target),
+                self._targets[load.target].inspection(load.table, load.slice_by) as inspection,
+            ):
+                return inspection.held_values(shards, columns)
+
+        gone = lost_columns(self._delivered, load, shard.name, filled, held_values)
+        if gone:
+            raise dropped_error(shard.name, gone)
 
     def _ungrouped(self, name: str, shards: Sequence[Shard]) -> Iterator[Finding]:
         """Find databases in which a load's extract would run, but which stand in no shard group."""
@@ -200,6 +271,11 @@ class _Look:
                     f"database {database} has what the load {load.name} reads, but stands in no shard group"
                 )
                 yield Finding(name, what, wrong=False)
+
+
+def _some(shards: Sequence[str]) -> str:
+    more = len(shards) - _SHOWN_SHARDS
+    return ", ".join(shards[:_SHOWN_SHARDS]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _stage_nothing(target: Target, load: Load) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import GaugeMetricFamily
@@ -10,6 +11,8 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.errors import DwhctlError
 from dwhctl.private import write_whole
+from dwhctl.project.checks import task_name
+from dwhctl.runs.failures import DAYS, Failures
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.metrics import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
@@ -43,7 +46,12 @@ _GAUGES: tuple[tuple[str, str, str, _Value], ...] = (
         lambda state: round(state.seconds, 3),
     ),
     ("dwhctl_loaded_rows", "", "Rows of the newest slices that are loaded.", lambda state: state.rows),
-    ("dwhctl_failing_tasks", "", "Tasks whose newest slice is unsuccessful.", lambda state: state.failing),
+    (
+        "dwhctl_failing_tasks",
+        "",
+        "Tasks of which a slice failed in the last two days, or the newest slice failed.",
+        lambda state: state.failing,
+    ),
     (
         "dwhctl_streak",
         "",
@@ -57,10 +65,11 @@ def metrics_text(project: Project, today: date) -> str:
     """Give the metrics of every load and report. Raise SessionsError."""
     store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
-        states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project)]
+        states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project, today)]
     else:
         with store:
-            states = read_work(store, _works(project), today)
+            failing, _ = Failures(project).read(store, datetime.now(UTC) - timedelta(days=DAYS))
+            states = read_work(store, _works(project, today), today, failing)
     octets: bytes = generate_latest(_Collected(project.root.name, states))  # type: ignore[no-untyped-call]
     return octets.decode()
 
@@ -74,9 +83,13 @@ def write_atomically(path: Path, text: str) -> None:
         raise DwhctlError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _works(project: Project) -> list[Work]:
+def _works(project: Project, today: date) -> list[Work]:
     works = [
-        Work("load", load.name, [f"{load.name}__{shard.name}" for shard in project.shards_of(load)])
+        Work(
+            "load",
+            load.name,
+            [task_name(load.name, shard.name) for shard in project.open_shards_of(load, today)],
+        )
         for load in project.loads.values()
     ]
     return works + [Work("report", name, [name]) for name in project.reports]

@@ -11,7 +11,7 @@ from dwhctl.sessions.values import is_complete
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
+    from datetime import date, timedelta
 
     from dwhctl.project.model import Need, Project, Report
     from dwhctl.sessions.store import SessionStore
@@ -40,6 +40,8 @@ class Readiness:
         return self.complete >= Fraction(str(self.at_least)) * self.expected
 
     def __str__(self) -> str:
+        if not self.expected:
+            return f"{self.load}: no slice is expected on this day"
         done = f"{self.load}: {self.complete} of {self.expected} slices are complete"
         shown = ", ".join(self.missing[:_SHOWN_SHARDS])
         more = f" and {len(self.missing) - _SHOWN_SHARDS} more" if len(self.missing) > _SHOWN_SHARDS else ""
@@ -72,5 +74,17 @@ def not_met(found: Sequence[Readiness], day: date) -> str:
     loads = " ".join(one.load for one in lacking)
     return (
         f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"
-        " --only-missing; or wait longer (--wait)"
+        " --only-missing; or wait longer (--wait, or wait in the configuration)"
     )
+
+
+def lacking(found: Sequence[Readiness]) -> str:
+    """Return the needs that are not met, in words."""
+    return "; ".join(str(one) for one in found if not one.is_met)
+
+
+def longest_wait(project: Project, report: Report, asked: timedelta | None) -> float:
+    """Return for how many seconds a report waits for its needs: `asked` (--wait) wins, then its own key."""
+    return next(
+        each for each in (asked, report.wait, project.refreshing.wait) if each is not None
+    ).total_seconds()

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from dwhctl.columns import SERVICE_FIELDS, Kind
 from dwhctl.errors import (
@@ -20,9 +27,10 @@ from dwhctl.errors import (
 from dwhctl.faults import reach
 from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_file
+from dwhctl.runs.events import Notice
 from dwhctl.runs.sql_places import keep_create_place
 from dwhctl.runs.values import Failure, TargetTable
-from dwhctl.targets import TARGET_TYPES, open_target
+from dwhctl.targets import open_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,15 +58,13 @@ class Described:
 def targets_of(
     project: Project, label: str = "dwhctl", patience: timedelta | None = None
 ) -> dict[str, Target]:
-    """Open the target of every load and report. Raise ConfigError for a load's that this version cannot write to.
+    """Open the target of every load and report.
 
     No answer of a warehouse is waited for longer than `patience`, or the longest timeout of its loads and reports.
     """
     longest: dict[str, timedelta] = {}
     uses = [(load.target, load.timeout) for load in project.loads.values()]
-    reports = [(report.connection, report.timeout) for report in project.reports.values()]
-    # A report that no refresh can write keeps no load from its work.
-    uses += [one for one in reports if project.connections[one[0]].type in TARGET_TYPES]
+    uses += [(report.connection, report.timeout) for report in project.reports.values()]
     for name, timeout in uses:
         longest[name] = patience or max(timeout, longest.get(name, timeout))
     return {
@@ -74,6 +80,7 @@ def describe_targets(
     slots: Slots,
     blocked: Mapping[str, AttemptError],
     retries: Callable[[Load], int],
+    tell: Callable[[Notice], None] = lambda _notice: None,
 ) -> Described:
     """Prepare the table of each load of the plan; one that fails for good costs its own slices only.
 
@@ -85,7 +92,7 @@ def describe_targets(
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
-            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots))
+            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots), tell)
         except AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
@@ -97,12 +104,29 @@ def describe_targets(
     return found
 
 
-def _patiently(load: Load, retries: int, describe: Callable[[], tuple[Column, ...]]) -> tuple[Column, ...]:
-    """Try as often as the load's slices are tried."""
+def _patiently(
+    load: Load,
+    retries: int,
+    describe: Callable[[], tuple[Column, ...]],
+    tell: Callable[[Notice], None],
+) -> tuple[Column, ...]:
+    """Try as often as the load's slices are tried, and say why it takes so long."""
+
+    def say_why(attempt: RetryCallState) -> None:
+        error = attempt.outcome.exception() if attempt.outcome else None
+        tell(
+            Notice(
+                f"the warehouse {load.target} is not ready for load {load.name}:"
+                f" attempt {attempt.attempt_number} of {retries + 1} failed: {error};"
+                f" will retry in {attempt.upcoming_sleep:.0f} s"
+            )
+        )
+
     attempts = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
+        before_sleep=say_why,
         reraise=True,
     )
     return attempts(describe)

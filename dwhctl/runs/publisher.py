@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError, InterruptedAttemptError, SessionsError, StateDirError
 from dwhctl.faults import reach
-from dwhctl.runs.publish import Published, Rules, publish
+from dwhctl.runs.publish import Published, Rules, look, publish
 from dwhctl.runs.values import Failure
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dwhctl.columns import Column
     from dwhctl.project.model import Load
+    from dwhctl.runs.doubts import Doubt
     from dwhctl.runs.groups import Group
     from dwhctl.runs.slots import Slot, Slots
     from dwhctl.targets.contract import StagedSlice, Target
@@ -47,13 +50,21 @@ class ColumnsAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of a commit in doubt, slice by slice: some may still be in doubt."""
+
+    doubt: Doubt
+    outcomes: list[Published]
+
+
+@dataclass(frozen=True, slots=True)
 class PublisherDied:
     """The thread ended: the sessions database is lost, or by a defect."""
 
     error: BaseException
 
 
-PublisherEvent = GroupPublished | ColumnsAdded | PublisherDied
+PublisherEvent = GroupPublished | ColumnsAdded | Looked | PublisherDied
 
 
 class Publisher:
@@ -96,6 +107,10 @@ class Publisher:
         """Add new columns to the load's table; its event is ColumnsAdded."""
         self._work.put((load.target, lambda: self._add_columns(load, columns)))
 
+    def look(self, doubt: Doubt) -> None:
+        """Find out what became of a commit in doubt; its event is Looked."""
+        self._work.put((doubt.load.target, lambda: self._look(doubt)))
+
     def drop(self, group: Group) -> None:
         """Drop a group's staging; there is no event."""
         self._work.put((group.load.target, lambda: self._drop(group)))
@@ -136,10 +151,12 @@ class Publisher:
         """Wait for a slot; None when the publisher is to stop."""
         self.waits_for = connection
         try:
-            while not self._stopping.is_set():
-                if (slot := self._slots.try_take(connection)) is not None:
-                    return slot
-                time.sleep(_SLOT_POLL_SECONDS)
+            with waited() as waiting:
+                while not self._stopping.is_set():
+                    if (slot := self._slots.try_take(connection)) is not None:
+                        return slot
+                    waiting.note(partial(self._slots.wanted, connection))
+                    time.sleep(_SLOT_POLL_SECONDS)
             return None
         finally:
             self.waits_for = None
@@ -161,6 +178,11 @@ class Publisher:
             outcomes = [_interrupted(one) for one in outcomes]
         return GroupPublished(group, outcomes, time.perf_counter() - started)
 
+    def _look(self, doubt: Doubt) -> Looked:
+        if self._stopping.is_set():
+            return Looked(doubt, doubt.outcomes)
+        return Looked(doubt, look(self._targets[doubt.load.target], doubt.load, doubt.outcomes))
+
     def _add_columns(self, load: Load, columns: Sequence[Column]) -> ColumnsAdded:
         if self._stopping.is_set():
             return ColumnsAdded(load, (), Failure.of(InterruptedAttemptError()))
@@ -181,4 +203,8 @@ class Publisher:
 
 def _interrupted(one: Published) -> Published:
     """What failed because it was stopped failed as interrupted, whatever the target said."""
-    return one if one.failure is None else Published(one.staged, Failure.of(InterruptedAttemptError()))
+    return (
+        one
+        if one.failure is None or one.in_doubt
+        else Published(one.staged, Failure.of(InterruptedAttemptError()))
+    )

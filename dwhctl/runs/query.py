@@ -16,8 +16,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import LockHeldError, TargetBusyError, TimedOutError, UsageError
+from dwhctl.project.names import find_connection, meant
 from dwhctl.project.slices import format_duration
-from dwhctl.project.words import nearest, quoted
+from dwhctl.project.words import quoted
 from dwhctl.runs.cursors import open_cursor
 from dwhctl.runs.cursors.contract import Answer, Cursor, Row, checked, wants_transaction
 from dwhctl.runs.signals import caught_signals
@@ -81,15 +82,8 @@ class Changed:
 Part = Columns | Rows | AnswerEnd | Changed
 
 
-def find_connection(project: Project, name: str) -> Connection:
-    """Give the connection of that name. Raise UsageError with the nearest one."""
-    if name not in project.connections:
-        raise UsageError(f"there is no connection {quoted(name)}; {nearest(name, project.connections)}")
-    return project.connections[name]
-
-
 def find_shard(project: Project, connection: str, name: str) -> Shard:
-    """Give the shard of that name behind the connection. Raise UsageError with the nearest one."""
+    """Return the shard of that name behind the connection. Raise UsageError."""
     shards = {
         shard.name: shard
         for group in project.shard_groups.values()
@@ -97,7 +91,9 @@ def find_shard(project: Project, connection: str, name: str) -> Shard:
         if shard.connection == connection
     }
     if name not in shards:
-        raise UsageError(f"there is no shard {quoted(name)} behind {connection}; {nearest(name, shards)}")
+        raise UsageError(
+            f"there is no shard {quoted(name)} behind {connection}; {meant(project, name, shards)}"
+        )
     return shards[name]
 
 

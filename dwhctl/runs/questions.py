@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from dwhctl.engines.fingerprint import Measure
 from dwhctl.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.no_slice import without_slice
 from dwhctl.project.templates import render_extract
 from dwhctl.runs.asking import Question
 from dwhctl.runs.prepare import check_columns
-from dwhctl.sources import KNOCKABLE, knock, open_source
+from dwhctl.sources import knock, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ GRACE_SECONDS = 30.0
 
 
 class TableQuestion(Question):
-    """What the load's table is: which of its columns are measured."""
+    """What the load's table is: which of its columns are measured, and whose rows it holds."""
 
     def __init__(self, project: Project, load: Load, target: Target) -> None:
         self.connection = load.target
@@ -37,6 +38,8 @@ class TableQuestion(Question):
         self.seconds = load.timeout.total_seconds() + GRACE_SECONDS
         self.load = load
         self.measure: Measure | None = None
+        #: How many rows each etl_source has.
+        self.sources: Mapping[str, int] = {}
         self.failure: AttemptError | None = None
         self._target = target
 
@@ -44,6 +47,8 @@ class TableQuestion(Question):
         with self._target.inspection(self.load.table, self.load.slice_by) as inspection:
             alive()
             self.measure = measure_of(self.load, check_columns(self.load, tuple(inspection.columns())))
+            alive()
+            self.sources = inspection.rows_by_source()
 
     def interrupt(self) -> None:
         self._target.interrupt()
@@ -98,7 +103,7 @@ class SourceQuestion(Question):
 
     def ask(self, alive: Callable[[], None]) -> None:
         connection = self._project.connections[self.shard.connection]
-        if connection.type in KNOCKABLE:
+        if SYSTEMS[connection.type].probe:
             knock(connection)
         by_zone = sorted(self._slices, key=lambda one: one.slice.zone)
         for zone, slices in groupby(by_zone, key=lambda one: one.slice.zone):

@@ -1,5 +1,7 @@
 """Put right what a dead run left behind: its staging goes, its sessions are closed.
 
+A run that ended with a commit in doubt left sessions as well, and is reaped in the same way.
+
 A run is alive exactly while it holds its run lock. To reap it is to take that lock, so that nobody else does and
 it can publish nothing any more; to drop its staging; then to close its sessions: as loaded where their rows stand
 in the target, else as abandoned.
@@ -15,11 +17,13 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
     AttemptError,
+    CommitInDoubtError,
     ConnectError,
     LockHeldError,
     LoginRefusedError,
     RunDied,
     SessionsError,
+    is_error,
 )
 from dwhctl.faults import reach
 from dwhctl.files import is_run_id
@@ -48,7 +52,7 @@ _SHOWN_IDS, _LONGEST_ID = 5, 60
 
 
 class Reaper:
-    """Reaps dead runs. `blocked` says why sessions of a load could not be closed: it must not be loaded then."""
+    """Reaps dead runs. `blocked` says why a load or report must wait: sessions of it could not be closed."""
 
     def __init__(
         self,
@@ -172,25 +176,35 @@ class Reaper:
     def _reap(self, run_id: str, holder: Holder | None) -> bool:
         reach("reap.drop")
         undropped = self._drop_staging(run_id)
-        for load in self._project.loads.values():
+        places = {load.name: load.target for load in self._project.loads.values()}
+        places |= {report.name: report.connection for report in self._project.reports.values()}
+        for name, place in places.items():
             # What the run left behind there may still be at work: at a commit, say, whose answer nobody got.
-            if (error := undropped.get(load.target)) is not None:
-                self.blocked[load.name] = error
+            if (error := undropped.get(place)) is not None:
+                self.blocked[name] = error
         sessions = self._store.unfinished(run_id)
         closings = self._decide([one for one in sessions if self._target_of(one.load) not in undropped])
         reach("reap.close")
         self._store.close(closings)
         if len(closings) < len(sessions):
             left = len(sessions) - len(closings)
-            self._tell(Notice(f"run {run_id} died; {left} of its sessions wait for their warehouse"))
+            reasons = "; ".join(sorted({str(one) for one in self.blocked.values()}))
+            self._tell(
+                Notice(
+                    f"{_ending(run_id, sessions)}; {left} of its sessions wait for their warehouse: {reasons}"
+                )
+            )
             return False
         if undropped:
-            places = ", ".join(sorted(undropped))
-            self._tell(Notice(f"run {run_id} died; its staging in {places} cannot be dropped yet"))
+            where = ", ".join(sorted(undropped))
+            self._tell(Notice(f"run {run_id} died; its staging in {where} cannot be dropped yet"))
             return False
         waiting = self._store.fail_waiting(run_id, "its run died before the retry")
         if closings or waiting or holder:
-            self._tell(RunReaped(_what_was_left(run_id, closings, waiting), run_id, holder))
+            text = _what_was_left(_ending(run_id, sessions), closings, waiting)
+            # A run that ended in doubt has told so itself: it is no death to alert of.
+            told = sessions and not waiting and all(map(_is_in_doubt, sessions))
+            self._tell(Notice(text) if told else RunReaped(text, run_id, holder))
         return True
 
     def _target_of(self, work: str) -> str | None:
@@ -243,12 +257,21 @@ def _clipped(run_id: str) -> str:
     return repr(text)
 
 
-def _what_was_left(run_id: str, closings: Sequence[Closing], waiting: int) -> str:
+def _is_in_doubt(session: Session) -> bool:
+    return is_error(session.error_class, CommitInDoubtError)
+
+
+def _ending(run_id: str, sessions: Sequence[Session]) -> str:
+    in_doubt = sessions and all(map(_is_in_doubt, sessions))
+    return f"run {run_id} had {'ended with a commit in doubt' if in_doubt else 'died'}"
+
+
+def _what_was_left(ending: str, closings: Sequence[Closing], waiting: int) -> str:
     if not closings and not waiting:
-        return f"run {run_id} had died after its last slice"
+        return f"{ending} after its last slice"
     loaded = sum(one.state is State.LOADED for one in closings)
     return (
-        f"run {run_id} had died: {loaded} of its sessions turned out loaded,"
+        f"{ending}: {loaded} of its sessions turned out loaded,"
         f" {len(closings) - loaded} abandoned, {waiting} waited for a retry"
     )
 
@@ -256,5 +279,13 @@ def _what_was_left(run_id: str, closings: Sequence[Closing], waiting: int) -> st
 def _closing(session: Session, rows: int | None) -> Closing:
     now = datetime.now(UTC)
     if rows is None:
-        return Closing(session.id, State.ABANDONED, now, error_class=RunDied.__name__, comment="its run died")
+        error_class, comment = RunDied.__name__, "its run died"
+        if _is_in_doubt(session):
+            error_class, comment = (
+                str(session.error_class),
+                "its commit was in doubt: its rows were not found",
+            )
+            if session.shard is None:
+                comment = "its commit was in doubt: the report has its old content or its new"
+        return Closing(session.id, State.ABANDONED, now, error_class=error_class, comment=comment)
     return Closing(session.id, State.LOADED, now, loaded_rows=rows, extracted_rows=rows)

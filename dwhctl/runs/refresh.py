@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.errors import ExitCode, SessionsError, StateDirError, UsageError
+from dwhctl.project.names import find_report
 from dwhctl.project.report_sql import report_sql
-from dwhctl.project.words import nearest, quoted
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
 from dwhctl.runs.failing import failed_reports, group_failures
@@ -29,7 +29,6 @@ from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import told_at_its_end
 from dwhctl.sessions import open_if_there
-from dwhctl.targets import open_target
 
 if TYPE_CHECKING:
     from datetime import date
@@ -43,13 +42,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RefreshRequest:
-    """What the user asked for. Empty `reports` means every report."""
+    """What the user asked for. Empty `reports` means every report.
+
+    `wait` is for locks and needs. Without it no lock is waited for, and needs as long as the configuration says.
+    """
 
     day: date
     reports: tuple[str, ...] = ()
     jobs: int | None = None
     retries: int | None = None
-    wait: timedelta = timedelta(0)
+    wait: timedelta | None = None
     command: str = "dwhctl refresh-reports"
 
 
@@ -110,12 +112,7 @@ def _jobs(project: Project, request: RefreshRequest) -> list[Job]:
     names = request.reports or tuple(project.reports)
     if not names:
         raise UsageError("the project has no report: write one in config/reports.toml")
-    unknown = [name for name in names if name not in project.reports]
-    if unknown:
-        raise UsageError(f"there is no report {quoted(unknown[0])}: {nearest(unknown[0], project.reports)}")
-    reports = [project.reports[name] for name in dict.fromkeys(names)]
-    for one in reports:
-        open_target(project.connections[one.connection], project.state_dir)
+    reports = [find_report(project, name) for name in dict.fromkeys(names)]
     return [Job(one, report_sql(project, one, request.day)) for one in reports]
 
 
@@ -135,7 +132,7 @@ class _Refresh:
         self._report = report
         self._listen = listen
         self._signals = signals
-        self._wait_until = time.monotonic() + request.wait.total_seconds()
+        self._began = time.monotonic()
         self._leaves_lock = False
 
     def refresh(self, stack: ExitStack, jobs: list[Job]) -> SessionStore:
@@ -153,9 +150,11 @@ class _Refresh:
             tell=self._listen,
             leaves_lock=lambda: report.stopped is not None or self._leaves_lock,
         )
-        store = entry.enter(stack, report_names(report.reports), request.wait.total_seconds())
+        store = entry.enter(
+            stack, report_names(report.reports), (request.wait or timedelta(0)).total_seconds()
+        )
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        rules = Rules(self._at_once(jobs), request.retries, self._wait_until)
+        rules = Rules(self._at_once(jobs), request.retries, self._began, request.wait, entry.blocked)
         refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = lambda code: _stop_soon(code, store, happenings)

@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import AttemptError, CommitInDoubtError, SchemaDriftError, TooFewRowsError
+from dwhctl.columns import Kind
+from dwhctl.errors import CommitInDoubtError, SchemaDriftError, TooFewRowsError
 from dwhctl.faults import reach
+from dwhctl.runs.conform import fits
+from dwhctl.targets.contract import Narrowing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dwhctl.project.model import Report
     from dwhctl.project.report_sql import ReportSql
     from dwhctl.targets.contract import Refresh, RefreshColumns, Target
+
+
+_UUID_OCTETS = 36
 
 
 def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callable[[], None]) -> int:
@@ -31,11 +37,11 @@ def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callab
         target.run_statements(sql.create)
     with target.refresh(report.target, sql.source, report.timeout) as refresh:
         reach("refresh.held")
-        columns = common_columns(report.target, refresh.columns())
+        columns, narrowed = common_columns(report.target, refresh.columns())
         reach("refresh.delete")
         refresh.delete()
         reach("refresh.insert")
-        rows = refresh.insert(columns)
+        rows = refresh.insert(columns, narrowed)
         if rows < report.min_rows:
             raise TooFewRowsError(
                 f"the source gives {rows} rows, fewer than min_rows = {report.min_rows}; {report.target} keeps its"
@@ -48,29 +54,74 @@ def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callab
     return rows
 
 
-def common_columns(table: str, columns: RefreshColumns) -> list[str]:
-    """Give the table's columns that the source has. Raise SchemaDriftError that names those that one side lacks."""
-    source = Counter(name.lower() for name in columns.source)
-    known = {name.lower() for name in columns.table}
-    filled = {name.lower() for name in columns.filled}
-    wrong = [f"the source gives the column {name} twice" for name, times in source.items() if times > 1]
-    if extra := [name for name in columns.source if name.lower() not in known]:
-        wrong.append(f"the source has {', '.join(extra)}, which {table} lacks")
-    if lacking := [
-        name for name in columns.table if name.lower() not in source and name.lower() not in filled
-    ]:
-        wrong.append(f"{table} has {', '.join(lacking)}, which the source lacks")
+def common_columns(table: str, columns: RefreshColumns) -> tuple[list[str], list[Narrowing]]:
+    """Give the table's columns that the source has, and which of them are narrower than the source's.
+
+    Raise SchemaDriftError that names the columns that one side lacks, and those whose types are of different kinds.
+    """
+    source = {one.name.lower(): one for one in columns.source}
+    known = {one.name.lower(): one for one in columns.table}
+    pairs = [Narrowing(source[name], known[name]) for name in known if name in source]
+    wrong = [*_missing_columns(table, columns), *(_other_kind(table, one) for one in pairs if not _fits(one))]
     if wrong:
         raise SchemaDriftError(
             f"{'; '.join(wrong)}: change the source or the table; columns go by name, and nothing was changed"
         )
-    return [name for name in columns.table if name.lower() in source]
+    return [one.table.name for one in pairs], [one for one in pairs if _may_change(one)]
+
+
+def _missing_columns(table: str, columns: RefreshColumns) -> Iterator[str]:
+    source = Counter(one.name.lower() for one in columns.source)
+    known = {one.name.lower() for one in columns.table}
+    filled = {name.lower() for name in columns.filled}
+    yield from (f"the source gives the column {name} twice" for name, times in source.items() if times > 1)
+    if extra := [one.name for one in columns.source if one.name.lower() not in known]:
+        yield f"the source has {', '.join(extra)}, which {table} lacks"
+    names = [one.name for one in columns.table]
+    if lacking := [name for name in names if name.lower() not in source and name.lower() not in filled]:
+        yield f"{table} has {', '.join(lacking)}, which the source lacks"
+
+
+def _other_kind(table: str, one: Narrowing) -> str:
+    return (
+        f"column {one.table.name} is {one.source.declared} in the source and {one.table.declared} in {table}"
+        " (write the CAST or ROUND that is wanted into the source)"
+    )
+
+
+def _fits(one: Narrowing) -> bool:
+    """Compare declared types as for a load. A decimal without places may also go into an integer: a sum of integers."""
+    source, table = one.source.known, one.table.known
+    if one.source.untyped or one.source.declared.lower() == one.table.declared.lower():
+        return True
+    if source is None or table is None:
+        return False
+    is_whole = source.kind is Kind.DECIMAL and source.type.scale == 0
+    return fits(source, table) or (is_whole and table.kind is Kind.INTEGER)
+
+
+def _may_change(one: Narrowing) -> bool:
+    """Tell whether a value of the source's type may not fit the table's, so that each is checked."""
+    source, table = one.source.known, one.table.known
+    if source is None or table is None or one.source.untyped:
+        return False
+    if table.kind in (Kind.TEXT, Kind.BINARY):
+        # UUIDs are texts of 36 characters.
+        octets = _UUID_OCTETS if source.kind is Kind.UUID else source.octets
+        shorter = table.octets is not None and (octets is None or octets > table.octets)
+        return shorter or (table.padded and not (source.padded and source.octets == table.octets))
+    if table.kind is Kind.DECIMAL and source.kind is Kind.DECIMAL:
+        whole = [each.type.precision - each.type.scale for each in (source, table)]
+        return bool(source.type.scale > table.type.scale or whole[0] > whole[1])
+    if source.kind is not table.kind:
+        return source.kind is not Kind.DATE
+    return bool(source.type != table.type) and source.kind is not Kind.FLOAT
 
 
 def _commit(refresh: Refresh, report: Report) -> None:
     try:
         refresh.commit()
-    except AttemptError as error:
+    except Exception as error:  # a defect, too, may have let it happen
         raise CommitInDoubtError(
             f"the commit failed, or its answer was lost: {report.target} has its old content or its new, whole in"
             f" both cases, and another refresh makes it new ({error})"

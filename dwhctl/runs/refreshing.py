@@ -1,8 +1,7 @@
 """Refresh reports side by side: the loop of the parent, and a thread for each attempt.
 
-The loop alone talks to the sessions database. It looks whether a report's needs are met, takes a slot of the
-warehouse, opens a session, gives the attempt to a thread, ends what is past its deadline, and closes the session with
-what came of it.
+The loop alone talks to the sessions database. It checks what a report needs, takes a slot, opens a session,
+gives the attempt to a thread, ends what is past its deadline, and closes the session with the result.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import threading
 import time
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import (
@@ -26,17 +26,19 @@ from dwhctl.errors import (
     StateDirError,
     TimedOutError,
 )
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
-from dwhctl.runs.needs import Readiness, not_met, readiness
+from dwhctl.runs.needs import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
 from dwhctl.runs.sql_places import keep_report_place
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
-from dwhctl.targets import ONE_WRITER, open_target
+from dwhctl.targets import open_target
+from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dwhctl.project.model import Project, Report
     from dwhctl.project.report_sql import ReportSql
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 _SLOT_POLL_SECONDS = 0.05
 _NEEDS_POLL_SECONDS = 1.0
+#: The event ReportWaits says it at once; this is when it is said again.
+_NEEDS_AGAIN_SECONDS = 60.0
 _INTERRUPT_AGAIN_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -62,8 +66,11 @@ class Job:
     start_at: float = 0.0
     waits: bool = False
     found: tuple[Readiness, ...] = ()
+    wait: Wait = field(default_factory=partial(Wait, first=_NEEDS_AGAIN_SECONDS))
     #: What an attempt could not end on the server.
     unsettled: Target | None = None
+    #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
+    doubted: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -99,11 +106,17 @@ Happening = Landed | ExitCode
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to refresh: how many at once, how often again, and until when needs are waited for (monotonic)."""
+    """How to refresh: how many at once, how often again, when the run began (monotonic), how long to wait for needs.
+
+    Without `wait` the configuration says how long. `blocked` says which reports may not be refreshed, and why: a dead
+    run may still be at the commit of one.
+    """
 
     at_once: int
     retries: int | None
-    wait_until: float
+    began: float
+    wait: timedelta | None
+    blocked: Mapping[str, AttemptError] = field(default_factory=dict)
 
 
 class Refresher:
@@ -128,6 +141,7 @@ class Refresher:
         self._happenings = happenings
         self._jobs: list[Job] = []
         self._flying: list[Flight] = []
+        self._slot_wait = Wait()
         self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
@@ -154,17 +168,24 @@ class Refresher:
         ]
         if len(self._flying) < self._rules.at_once:
             times += [max(job.start_at, now + _SLOT_POLL_SECONDS) for job in self._jobs]
+        if not times:  # the last job was not ready and has failed: nothing will happen any more
+            return 0.0
         return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now)
-
-    # Starting
 
     def _start(self, now: float) -> None:
         for job in [one for one in self._jobs if one.start_at <= now]:
             if len(self._flying) >= self._rules.at_once:
                 return
+            if (error := self._rules.blocked.get(job.report.name)) is not None:
+                self._jobs.remove(job)
+                self._fail_unstarted(job, error)
+                continue
             slot = self._slot(job.report.connection)
             if slot is None:
+                if not self._flying:
+                    self._slot_wait.note(partial(self._slots.wanted, job.report.connection))
                 continue
+            self._slot_wait.end()
             with ExitStack() as unless_it_flies:
                 unless_it_flies.callback(slot.release)
                 if self._is_ready(job, now):
@@ -175,7 +196,7 @@ class Refresher:
     def _slot(self, connection: str) -> Slot | None:
         """Take a slot of the warehouse if one is free; a file has one writer at all."""
         busy = {flight.job.report.connection for flight in self._flying}
-        if connection in busy and self._project.connections[connection].type in ONE_WRITER:
+        if connection in busy and SYSTEMS[self._project.connections[connection].type].one_writer:
             return None
         return self._slots.try_take(connection)
 
@@ -185,20 +206,26 @@ class Refresher:
             return True
         job.found = readiness(self._project, self._store, job.report, self._report.day)
         if all(one.is_met for one in job.found):
+            job.wait.end()
             return True
-        if now >= self._rules.wait_until:
+        wait_until = self._rules.began + longest_wait(self._project, job.report, self._rules.wait)
+        if now >= wait_until:
+            job.wait.end()
             self._jobs.remove(job)
-            self._fail_not_ready(job)
+            self._fail_unstarted(job, NotReady(not_met(job.found, self._report.day)))
             return False
-        job.start_at = min(now + _NEEDS_POLL_SECONDS, self._rules.wait_until)
+        job.start_at = min(now + _NEEDS_POLL_SECONDS, wait_until)
+        job.wait.note(lambda: f"what report {job.report.name} needs: {lacking(job.found)}")
         if not job.waits:
             job.waits = True
             self._listen(ReportWaits(job.report.name, self._report.day, job.found))
         return False
 
     def _take_off(self, job: Job, slot: Slot) -> None:
-        job.attempt += 1
-        etl_id = self._open(job, datetime.now(UTC))
+        etl_id = job.doubted
+        if etl_id is None:
+            job.attempt += 1
+            etl_id = self._open(job, datetime.now(UTC))
         report = job.report
         connection = self._project.connections[report.connection]
         label = f"dwhctl:{self._report.run_id}:{report.name}"
@@ -221,14 +248,12 @@ class Refresher:
         try:
             if job.unsettled is not None:
                 job.unsettled.settle()
-                job.unsettled = None
+                job.unsettled = job.doubted = None
             rows = refresh_report(target, job.report, job.sql, self._store.check_alive)
         except BaseException as error:
             self._happenings.put(Landed(flight, error=error, is_settled=_settled(target)))
         else:
             self._happenings.put(Landed(flight, rows))
-
-    # What comes of it
 
     def _expire(self, now: float) -> None:
         for flight in self._flying:
@@ -245,10 +270,7 @@ class Refresher:
             return
         if isinstance(landed.error, SessionsError | StateDirError):
             raise landed.error
-        if isinstance(landed.error, AttemptError):
-            report = flight.job.report
-            keep_report_place(self._project, report, flight.job.sql, self._report.day, landed.error)
-        job, failure = flight.job, Failure.of(self._in_words(flight, landed.error))
+        job, failure = flight.job, self._failure(landed, landed.error)
         job.failures += 1
         retries = job.report.retries if self._rules.retries is None else self._rules.retries
         if failure.permanent or job.failures > retries:
@@ -258,6 +280,20 @@ class Refresher:
         job.start_at = time.monotonic() + delay
         self._jobs.append(job)
         self._close(flight, State.UP_FOR_RETRY, failure, timedelta(seconds=delay))
+
+    def _failure(self, landed: Landed, error: BaseException) -> Failure:
+        """Describe what came of an attempt, and note whether its commit may still happen."""
+        job, error = landed.flight.job, self._in_words(landed.flight, error)
+        keep_report_place(self._project, job.report, job.sql, self._report.day, error)
+        if isinstance(error, CommitInDoubtError):
+            job.doubted = None if landed.is_settled else landed.flight.etl_id
+        elif job.doubted is not None:
+            found = Failure.of(error)
+            doubt = CommitInDoubtError(
+                f"a commit is in doubt, and the warehouse cannot be asked: {found.message}"
+            )
+            return replace(Failure.of(doubt), permanent=found.permanent)
+        return Failure.of(error)
 
     @staticmethod
     def _in_words(flight: Flight, error: BaseException) -> BaseException:
@@ -276,11 +312,12 @@ class Refresher:
             flight.job.unsettled = flight.target
             self.leaves_unsettled = True
 
-    def _fail_not_ready(self, job: Job) -> None:
+    def _fail_unstarted(self, job: Job, error: AttemptError) -> None:
         job.attempt += 1
         etl_id = self._open(job, self._began)
-        failure = Failure.of(NotReady(not_met(job.found, self._report.day)))
-        self._write(job, etl_id, State.FAILED, failure, (datetime.now(UTC) - self._began).total_seconds())
+        self._write(
+            job, etl_id, State.FAILED, Failure.of(error), (datetime.now(UTC) - self._began).total_seconds()
+        )
 
     def _close(
         self,
@@ -290,7 +327,9 @@ class Refresher:
         retry_in: timedelta | None = None,
         rows: int | None = None,
     ) -> None:
+        """Close the session of an attempt, or leave it running while its commit may still happen."""
         seconds = time.monotonic() - flight.started
+        state = State.RUNNING if failure is not None and flight.job.doubted is not None else state
         self._write(flight.job, flight.etl_id, state, failure, seconds, retry_in, rows)
 
     def _write(
@@ -308,36 +347,33 @@ class Refresher:
         closing = Closing(
             etl_id,
             state,
-            now,
+            None if state is State.RUNNING else now,
             loaded_rows=rows,
             error_class=failure.error_class if failure else None,
             comment=failure.message if failure else None,
         )
         self._store.close([closing])
-        without = tuple(one for one in job.found if one.missing)
+        without = tuple(one for one in job.found if one.missing or not one.expected)
         retry_at = now + retry_in if retry_in is not None else None
         event = ReportClosed(
             report.name, report.connection, self._report.day, job.attempt, state, rows or 0, seconds, failure,
             retry_at, without, etl_id,
         )  # fmt: skip
-        if state is State.UP_FOR_RETRY:
+        if retry_in is not None:
             self._report.retried += 1
         else:
             self._report.closed.append(event)
         self._listen(event)
 
-    # Stopping
-
     def stop(self) -> None:
-        """Stop within seconds: end what runs, and close its sessions as interrupted unless it was committed."""
+        """Stop within seconds: end what runs, and close as interrupted what is neither committed nor in doubt."""
         failure = Failure.of(InterruptedAttemptError())
         for landed in self.end_all():
             if landed.error is None:
                 self._close(landed.flight, State.LOADED, rows=landed.rows)
-            elif isinstance(landed.error, CommitInDoubtError):
-                self._close(landed.flight, State.FAILED, Failure.of(landed.error))
-            else:
-                self._close(landed.flight, State.FAILED, failure)
+                continue
+            found = self._failure(landed, landed.error)
+            self._close(landed.flight, State.FAILED, found if found.is_a(CommitInDoubtError) else failure)
         self._store.fail_waiting(self._report.run_id, failure.message)
 
     def end_all(self) -> list[Landed]:

@@ -21,6 +21,7 @@ from dwhctl.runs.libraries import heard
 from dwhctl.runs.log_files import log_path, put_away
 from dwhctl.runs.log_lines import RUN_ENDED, Line, fit, line_of, said_line
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.waiting import Waiting, announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def logged_run(
         listen(event)
 
     try:
-        with heard(log.take_said, aloud=True):
+        with heard(log.take_said, aloud=True), announced(both):
             yield both
     except BaseException as error:
         log.stopped(error)
@@ -72,8 +73,11 @@ class RunLog:
         self._is_full = False
 
     def take(self, event: Event | RefreshEvent) -> None:
-        """Write an event."""
-        self._write(line_of(event, self._command))
+        """Write an event. A wait before the run has begun is not written: the run may end without a log."""
+        if isinstance(event, Waiting) and not self._file.size:
+            return
+        if (line := line_of(event, self._command)) is not None:
+            self._write(line)
 
     def take_said(self, said: Said) -> None:
         """Write what a library said in this process."""

@@ -201,11 +201,20 @@ class _Looking:
         """Say how a load stands: its shards from the day on from which they are expected."""
         begins_with = load.start_date or (first_day(self._store, load) if self._store is not None else None)
         begins = self._begins(begins_with)
-        shards = [shard for shard in self._project.shards_of(load) if begins(shard) <= self._yesterday + _DAY]
+        today = self._yesterday + _DAY
+        shards = [shard for shard in self._project.shards_of(load) if begins(shard) <= today]
+        if load.slice_by is None:
+            shards = [shard for shard in shards if not shard.has_ended(today)]
         late: dict[str, Late | None] = {}
         if load.deadline is not None and load.slice_by is not None:
             late = self._slices_late(load, shards, load.deadline, begins)
-        tasks = [self._task(load, shard, late, begins, is_known=begins_with is not None) for shard in shards]
+        is_known = begins_with is not None
+        tasks = [
+            self._task(load, shard, late, begins, is_known=is_known)
+            for shard in shards
+            # Of a closed shard only its days until then may be late.
+            if not shard.has_ended(today) or late.get(shard.name)
+        ]
         return self._sla("load", load, tasks, self._load_command(load, [one for one in late.values() if one]))
 
     def _begins(self, known: date | None) -> Callable[[Shard], date]:
@@ -227,9 +236,10 @@ class _Looking:
         expected = None
         if last is None and (is_known or shard.from_date is not None):
             expected = start_of_day(begins(shard), shard.zoneinfo)
-        old_since, is_old = self._old(load.max_age, last, expected)
+        max_age = None if shard.has_ended(self._yesterday + _DAY) else load.max_age
+        old_since, is_old = self._old(max_age, last, expected)
         late = slices_late.get(shard.name)
-        is_due = shard.name in slices_late or load.max_age is not None
+        is_due = shard.name in slices_late or max_age is not None
         if load.deadline is not None and load.slice_by is None:
             covered = self._day_before(last) if last else None
             late, due = self._whole_late(load.deadline, covered, begins(shard))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dwhctl.project.slices import FIRST_DAY, LAST_DAY
@@ -22,7 +23,7 @@ Sessions = dict["Slice", LastSession | None]
 
 
 def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[PlannedSlice]) -> Sessions:
-    """Give the latest session of each slice; that of a load without days has any day."""
+    """Return the latest session of each slice; the slice of a load without days has the sessions of all days."""
     days: dict[str, list[date]] = {}
     for one in slices:
         days.setdefault(one.load.name, []).append(one.slice.day)
@@ -32,7 +33,9 @@ def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[Pla
         first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
         found = store.last_sessions(name, first, final)
         for session in sorted(found, key=lambda each: each.started):
-            last[name, session.shard, session.day if sliced else None] = session
+            key = (name, session.shard, session.day if sliced else None)
+            successes = [session.last_success, last[key].last_success if key in last else None]
+            last[key] = replace(session, last_success=max(filter(None, successes), default=None))
     return {
         one.slice: last.get((one.load.name, one.shard.name, one.slice.day if one.load.slice_by else None))
         for one in slices
@@ -42,6 +45,11 @@ def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[Pla
 def is_loaded_whole(one: PlannedSlice, last: LastSession | None) -> bool:
     """Tell whether the slice is complete."""
     return is_complete(last, one.slice.end_at)
+
+
+def may_have_changed(before: LastSession | None, after: LastSession | None) -> bool:
+    """Return whether a load may have published the slice between the two: a running session may publish at any time."""
+    return after != before or (after is not None and after.state is State.RUNNING)
 
 
 def incomplete(last: LastSession | None) -> Finding:

@@ -8,22 +8,24 @@ and who has one, or just had, leaves the next to it. A mark soon expires, for it
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import TargetBusyError
 from dwhctl.files import touch
-from dwhctl.runs.locks import Lock
+from dwhctl.runs.locks import Lock, holder_of
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.waiting import waited
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from dwhctl.project.model import Project
 
@@ -32,6 +34,9 @@ WORKERS = "worker processes"
 _POLL_SECONDS = 0.05
 #: A mark is renewed at every try, every 0.05 s; so long it counts, and so long who just had a slot stands back.
 _MARK_SECONDS = 0.5
+_SHOWN_USERS = 3
+#: A line of /proc/locks: number, FLOCK, ADVISORY, WRITE, pid, device:inode, start, end.
+_LOCK_FIELDS = 8
 
 
 class Slot:
@@ -55,6 +60,7 @@ class Slots:
     """
 
     def __init__(self, folder: Path, limits: Mapping[str, int | None]) -> None:
+        self._folder = folder
         self._free: dict[str, list[Lock]] = {}
         self._files = {name: folder / f"{_file_name(name)}.wanted" for name in limits}
         self._held: Counter[str] = Counter()
@@ -131,16 +137,48 @@ class Slots:
                 lock.release()
                 self._free[name].append(lock)
 
+    def users(self, name: str) -> str:
+        """Say which other processes hold the slots of a name, for people; empty when the system does not tell."""
+        of_name = f"{_file_name(name)}.*.lock"
+        inodes = {path.stat().st_ino for path in self._folder.glob(of_name)}
+        runs = {
+            holder.pid: holder
+            for path in StateDir(self._folder.parent).run_locks.glob("*.lock")
+            if (holder := holder_of(path)) is not None and holder.is_here
+        }
+        pids = sorted(pid for pid in _flock_holders(inodes) if pid != os.getpid())
+        shown = [runs[pid].shown() if pid in runs else f"pid {pid}" for pid in pids[:_SHOWN_USERS]]
+        more = [f"{len(pids) - _SHOWN_USERS} more"] if len(pids) > _SHOWN_USERS else []
+        return ", ".join(shown + more)
+
+    def wanted(self, *names: str) -> str:
+        """Say that a slot of the first of these that has none free is waited for, and who holds them."""
+        name = next((each for each in names if self._is_taken(each)), names[0])
+        limit = "max_workers" if name == WORKERS else f"max_connections of {name}"
+        what = "a worker process" if name == WORKERS else f"a slot of {name}"
+        return f"{what} ({limit} are in use by {self.users(name) or 'other runs'})"
+
+    def all_taken(self, name: str) -> str:
+        """Say that a connection has no slot left, and who holds them."""
+        users = f": {users}" if (users := self.users(name)) else ""
+        return f"connection {name}: other runs use all that its max_connections allows{users}"
+
+    def _is_taken(self, name: str) -> bool:
+        slot = self.try_take(name)
+        if slot is not None:
+            slot.release()
+        return slot is None
+
     @contextmanager
     def held(self, name: str, wait: float = float("inf")) -> Iterator[None]:
         """Hold a slot for a block, waiting for it as long as `wait` seconds. Raise TargetBusyError."""
         until = time.monotonic() + wait
-        while (slot := self.try_take(name)) is None:
-            if time.monotonic() > until:
-                raise TargetBusyError(
-                    f"connection {name}: other runs use all that its max_connections allows"
-                )
-            time.sleep(_POLL_SECONDS)
+        with waited(wait) as waiting:
+            while (slot := self.try_take(name)) is None:
+                if time.monotonic() > until:
+                    raise TargetBusyError(self.all_taken(name))
+                waiting.note(partial(self.wanted, name))
+                time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:
@@ -151,6 +189,22 @@ class Slots:
             self._put_back([(name, lock)])
             self._held[name] -= 1
             self._had[name] = time.monotonic()
+
+
+def _flock_holders(inodes: Collection[int]) -> set[int]:
+    """Return the processes that hold a flock on one of these files, as Linux lists them (proc(5), /proc/locks)."""
+    found: set[int] = set()
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        fields = line.split()
+        if len(fields) == _LOCK_FIELDS and fields[1] == "FLOCK":
+            *_, inode = fields[5].split(":")
+            if inode.isdigit() and int(inode) in inodes and fields[4].isdigit() and fields[4] != "0":
+                found.add(int(fields[4]))
+    return found
 
 
 def _file_name(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import ConfigError
+from dwhctl.errors import AttemptError, ConfigError
 from dwhctl.project.report_sql import REPORTS_FILE
 from dwhctl.project.shadows import load_of
 from dwhctl.project.slices import make_slice
@@ -15,7 +15,6 @@ from dwhctl.project.templates import render_extract, render_file
 if TYPE_CHECKING:
     from datetime import date
 
-    from dwhctl.errors import AttemptError
     from dwhctl.project.model import Load, Project, Report
     from dwhctl.project.report_sql import ReportSql
 
@@ -47,10 +46,10 @@ def keep_create_place(project: Project, load: Load, error: AttemptError) -> None
 
 
 def keep_report_place(
-    project: Project, report: Report, sql: ReportSql, day: date, error: AttemptError
+    project: Project, report: Report, sql: ReportSql, day: date, error: BaseException
 ) -> None:
     """Keep with an error of a refresh where the statement is: in the report's `create` or its source."""
-    if error.statement is None:
+    if not isinstance(error, AttemptError) or error.statement is None:
         return
     path = report.create if error.statement in sql.create else report.source
     if path is None or isinstance(path, str):

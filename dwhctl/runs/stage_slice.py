@@ -68,6 +68,8 @@ class _Staging:
         self._order = order
         self._clock = clock
         self._rows = 0
+        self._columns: dict[str, str] = {}
+        self._filled: dict[str, str] = {}
         self._only_ids: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
 
     def run(self, source: Source) -> StageResult:
@@ -75,14 +77,17 @@ class _Staging:
         with self._clock.step("describe"):
             reach("stage.describe")
             columns = source.columns(order.query)
-            compare(columns, order.table.columns, fill_missing=order.fill_missing)
+            filled = compare(
+                columns, order.table.columns, fill_missing=order.fill_missing, delivered=order.delivered
+            )
+            self._columns, self._filled = _declared(columns), _declared(filled)
             inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
         conform = Conform(order.table.columns, order.key)
         stamp = Stamp(order.shard.name, order.etl_id, order.key, order.table.columns, conform)
         batches = self._stamped(source, inside, stamp, conform)
         first = next(batches, None)
         if first is None:
-            return StageResult(order.token, seconds=self._clock.seconds)
+            return self._result()
         table = order.table
         target = open_target(
             table.connection, table.state_dir, table.patience, f"dwhctl:{order.group.run_id}"
@@ -95,7 +100,12 @@ class _Staging:
             with self._clock.step("check"):
                 self._check_keys(stage)
             reach("stage.finished")
-        return StageResult(order.token, self._rows, size, seconds=self._clock.seconds)
+        return self._result(size)
+
+    def _result(self, size: int = 0) -> StageResult:
+        return StageResult(
+            self._order.token, self._rows, size, self._columns, self._filled, seconds=self._clock.seconds
+        )
 
     def _stamped(
         self, source: Source, inside: SliceCheck, stamp: Stamp, conform: Conform
@@ -140,6 +150,10 @@ class _Staging:
         if doubled is not None:
             key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, doubled, strict=True))
             raise DoubledKeyError(f"the key {key} stands twice in the slice")
+
+
+def _declared(columns: Sequence[Column]) -> dict[str, str]:
+    return {column.name.lower(): column.declared for column in columns}
 
 
 class SliceCheck:

@@ -9,14 +9,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.project.templates import render_extract
-from dwhctl.runs.values import StageOrder
+from dwhctl.runs.slots import WORKERS
+from dwhctl.runs.values import Delivered, StageOrder
 from dwhctl.sessions.values import NewSession
+from dwhctl.waiting import Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from dwhctl.project.model import Project
+    from dwhctl.project.model import Load, Project
     from dwhctl.runs.crew import Crew
+    from dwhctl.runs.delivered import DeliveredColumns
     from dwhctl.runs.groups import Group, Groups
     from dwhctl.runs.jobs import Job, JobQueue
     from dwhctl.runs.parking import Parking
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from dwhctl.runs.values import TargetTable
     from dwhctl.runs.workers import Worker
     from dwhctl.sessions.store import SessionStore
+
+#: Workers that start within this are not worth a line.
+_SLOW_START_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +47,7 @@ class Flight:
     group: Group | None = None
     rows: int = 0
     bytes: int = 0
+    filled: Mapping[str, str] = field(default_factory=dict)
     opened: float = 0.0
     busy_seconds: float | None = None
     slots_waited: float = 0.0
@@ -72,9 +79,14 @@ class Starter:
         groups: Groups,
         publisher: Publisher,
         store: SessionStore,
+        delivered: DeliveredColumns,
     ) -> None:
         self.run_id = run_id
         self.blocked = False
+        #: The names of the slots that the last job, or a worker, did not get.
+        self.lacking: tuple[str, ...] = ()
+        self._slot_wait = Wait()
+        self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
         self._jobs = jobs
         self._crew = crew
@@ -83,10 +95,11 @@ class Starter:
         self._groups = groups
         self._publisher = publisher
         self._store = store
+        self._delivered = delivered
 
     def take_off(self, now: float) -> list[Flight]:
         """Take as many jobs as there are workers and slots for, and open their sessions."""
-        self.blocked = False
+        self.blocked, self.lacking = False, ()
         flights: list[Flight] = []
         while self._jobs.has_queued and (worker := self._crew.take()) is not None:
             flight = self._next_flight(worker, now)
@@ -95,7 +108,9 @@ class Starter:
                 break
             flights.append(flight)
         # Of slots that another run gives back nobody tells: look again soon.
-        self.blocked = self._jobs.has_queued and (self.blocked or self._crew.may_grow)
+        if self._jobs.has_queued and self._crew.may_grow:
+            self.blocked, self.lacking = True, self.lacking or (WORKERS,)
+        self.blocked &= self._jobs.has_queued
         if flights:
             opened = time.monotonic()
             workers = [self._crew.number(one.worker) for one in flights]
@@ -103,6 +118,17 @@ class Starter:
             for flight, etl_id in zip(flights, ids, strict=True):
                 flight.etl_id, flight.opened = etl_id, opened
         return flights
+
+    def note_waits(self, flying: Collection[Flight]) -> None:
+        """Say what the run waits for when no slice can start, or no worker is there yet."""
+        if self.lacking and not flying:
+            self._slot_wait.note(lambda: self._slots.wanted(*self.lacking))
+        else:
+            self._slot_wait.end()
+        if flying and not any(one.worker.is_up for one in flying):
+            self._start_wait.note(lambda: f"{len(flying):,} worker processes to start")
+        else:
+            self._start_wait.end()
 
     def prepare_ahead(self, now: float) -> None:
         """Have the staging made for the slices that start next, as long as every worker is busy."""
@@ -144,15 +170,23 @@ class Starter:
             token=flight.token,
             etl_id=flight.etl_id,
             fill_missing=load.on_new_column == "add",
+            delivered=self._delivered_by(load, planned.shard.name),
             login_known=self._parking.login_known(planned.shard.connection),
         )
+
+    def _delivered_by(self, load: Load, shard: str) -> Delivered | None:
+        """Give what the shard has delivered before, where its load fills missing columns."""
+        if load.on_new_column != "add":
+            return None
+        return Delivered(shard, self._delivered.of(load, shard))
 
     def _next_flight(self, worker: Worker, now: float) -> Flight | None:
         taken: list[Slot] = []
 
         def has_slots(job: Job) -> bool:
             slots = self._take_slots(job)
-            self.blocked |= slots is None
+            if slots is None:
+                self.blocked, self.lacking = True, job.connections
             job.waits_for_slots(now)
             taken.extend(slots or ())
             return slots is not None

@@ -142,7 +142,7 @@ class RunTold:
     def _with_advice(self, items: Iterable[Item], report: RunReport | RefreshReport) -> list[Item]:
         """Return the items, the failed ones with what to do about their reason."""
         if isinstance(report, RunReport):
-            groups = group_failures(self._project, report.failures, report.complete, by_load=True)
+            groups = group_failures(self._project, report.failures, by_load=True)
         else:
             groups = group_failures(self._project, failed_reports(report), by_load=True)
         by_slice = {(one.load, one.shard, one.day): group for group in groups for one in group.slices}

@@ -35,10 +35,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """What one worker did, in order. `worker` is None for sessions that no worker saw, or that do not say which."""
+    """What one worker did, in order; or the attempts of a report, which has no worker.
+
+    `worker` is None for sessions that no worker saw, or that do not say which.
+    """
 
     worker: int | None
     bars: tuple[Bar, ...]
+    report: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +92,23 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
 def timeline_of(project: Project, run_id: str, sessions: Sequence[Session], now: datetime) -> Timeline:
     """Put a run's sessions on lanes.
 
-    Sessions that do not say which worker had them (of an earlier version, or never given to one) share lanes so that
-    no two bars are on top of each other.
+    Each report has a lane of its own. Sessions that do not say which worker had them (of an earlier version, or never
+    given to one) share lanes so that no two bars are on top of each other.
     """
     timeouts = {name: load.timeout for name, load in project.loads.items()}
     bars = [_bar(one, now, timeouts) for one in sessions]
     known: dict[int, list[Bar]] = {}
+    reports: dict[str, list[Bar]] = {}
+    unknown: list[Bar] = []
     for bar in bars:
         if bar.session.worker is not None:
             known.setdefault(bar.session.worker, []).append(bar)
+        elif bar.session.shard is None:
+            reports.setdefault(bar.session.load, []).append(bar)
+        else:
+            unknown.append(bar)
     lanes = [Lane(number, tuple(known[number])) for number in sorted(known)]
-    unknown = [bar for bar in bars if bar.session.worker is None]
+    lanes += [Lane(None, tuple(of_report), name) for name, of_report in reports.items()]
     lanes += [Lane(None, tuple(packed)) for packed in _pack(unknown)]
     end = max(bar.closed for bar in bars)
     return Timeline(run_id, tuple(lanes), min(bar.start for bar in bars), end)

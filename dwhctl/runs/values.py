@@ -36,6 +36,14 @@ class TargetTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivered:
+    """The columns that a shard has delivered before, in lower case, with their declared types."""
+
+    shard: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class StageOrder:
     """All that a worker needs to stage one slice: one attempt, one session, one token."""
 
@@ -50,6 +58,7 @@ class StageOrder:
     token: str
     etl_id: int
     fill_missing: bool = False
+    delivered: Delivered | None = None
     login_known: bool | None = None
 
 
@@ -116,11 +125,17 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What came of a StageOrder. `seconds` says where its time went, by step; `failed_in` is the step that failed."""
+    """What came of a StageOrder. `seconds` says where its time went, by step; `failed_in` is the step that failed.
+
+    `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
+    types by name in lower case.
+    """
 
     token: str
     rows: int = 0
     bytes: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    filled: Mapping[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     failed_in: str | None = None

@@ -28,6 +28,7 @@ class Check(enum.StrEnum):
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
     ROWS_IN_NO_SLICE = "rows_in_no_slice"
+    UNKNOWN_SOURCE = "unknown_source"
     SHARD_ONLY_THERE = "shard_only_there"
     INCOMPLETE = "incomplete"
     NOT_COMPARED = "not_compared"

@@ -2,9 +2,9 @@
 
 plan ▶ which slices are complete ▶ ask sources and warehouse at once ▶ compare ▶ which sessions came meanwhile
 
-Only complete slices are compared. A difference counts only when no session of the slice began or ended while it was
-looked at: the session is opened before a load stages anything and closed after its publication, so without one nothing
-was published in between. Else the slice is looked at again. Nothing is written, and no lock is taken.
+Only complete slices are compared. A difference counts only when no session of the slice began, ended or ran while the
+slice was measured: the session is opened before a load stages anything and closed after its publication, so without one
+nothing was published in between. Else the slice is measured again. Nothing is written, and no lock is taken.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError
 from dwhctl.runs.asking import Asker
-from dwhctl.runs.load import check_sources, check_templates
+from dwhctl.runs.load import check_templates
 from dwhctl.runs.plan import LoadRequest, candidates
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.questions import SourceQuestion, TableQuestion, TargetQuestion
@@ -26,10 +26,12 @@ from dwhctl.runs.slice_sessions import (
     incomplete,
     is_loaded_whole,
     last_sessions_of,
+    may_have_changed,
     not_compared,
 )
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.runs.unknown_sources import unknown_sources
 from dwhctl.runs.verdicts import Check, Finding, Verdict, differences, odd_keys, verdict_on
 from dwhctl.sessions import open_if_there
 
@@ -64,6 +66,17 @@ class VerifyReport:
     verdicts: list[Verdict] = field(default_factory=list)
     unseen: tuple[str, ...] = ()
     before_start: int = 0
+    after_end: int = 0
+
+    def unknown_sources(self) -> tuple[int, int]:
+        """Count the etl_sources that no shard has, and their rows."""
+        rows = [
+            int(each.warehouse or 0)
+            for one in self.verdicts
+            for each in one.findings
+            if each.check is Check.UNKNOWN_SOURCE
+        ]
+        return len(rows), sum(rows)
 
     @property
     def is_fine(self) -> bool:
@@ -79,7 +92,6 @@ def verify(
     Raise ConfigError, UsageError, SessionsError when the sessions cannot be read, and Interrupted.
     """
     plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
-    check_sources(project, plan)
     check_templates(project, plan)
     with caught_signals():
         store = open_if_there(project.sessions)
@@ -87,7 +99,7 @@ def verify(
             return VerifyReport([verdict_on(one, incomplete(None)) for one in plan.slices])
         with store:
             report = _Verification(project, request, store, listen).run(plan.slices)
-    report.before_start = plan.before_start
+    report.before_start, report.after_end = plan.before_start, plan.after_end
     return report
 
 
@@ -112,6 +124,8 @@ class _Verification:
         self._asker = asker_for(project, request.jobs)
         self._targets: Mapping[str, Target] = targets_of(project, "dwhctl:verify")
         self._known = _KnownSessions(store)
+        self._globs = request.shards
+        self._unknown: list[Verdict] = []
         self._nulls: dict[tuple[str, str], int | AttemptError | None] = {}
         self._verdicts: dict[Slice, Verdict] = {}
 
@@ -130,7 +144,7 @@ class _Verification:
             self._verdicts[one.slice] = verdict_on(one, ever_loaded())
         unseen = {load for (load, _), found in self._nulls.items() if found is None}
         verdicts = [self._verdicts[one.slice] for one in slices]
-        return VerifyReport([*verdicts, *self._without_day()], tuple(sorted(unseen)))
+        return VerifyReport([*verdicts, *self._without_day(), *self._unknown], tuple(sorted(unseen)))
 
     def _without_day(self) -> Iterator[Verdict]:
         """Tell of the rows whose day is NULL."""
@@ -148,7 +162,7 @@ class _Verification:
     def _measures(self, slices: Sequence[PlannedSlice]) -> dict[str, Measure]:
         """Find what is measured of each load; the slices of one that has no table are not compared."""
         last = self._last(slices)
-        loads = {one.load.name: one.load for one in slices if is_loaded_whole(one, last[one.slice])}
+        loads = {one.load.name: one.load for one in slices}
         questions = [
             TableQuestion(self._project, load, self._targets[load.target]) for load in loads.values()
         ]
@@ -159,6 +173,8 @@ class _Verification:
                 self._verdicts[one.slice] = verdict_on(one, incomplete(last[one.slice]))
             elif one.load.name in failed:
                 self._verdicts[one.slice] = verdict_on(one, not_compared(failed[one.load.name]))
+        for each in questions:
+            self._unknown += unknown_sources(self._project, each.load, each.sources, self._globs)
         return {each.load.name: each.measure for each in questions if each.measure is not None}
 
     def _look(
@@ -185,7 +201,8 @@ class _Verification:
         return [
             one
             for one in chosen
-            if not self._verdicts[one.slice].is_equal and after[one.slice] != before[one.slice]
+            if not self._verdicts[one.slice].is_equal
+            and may_have_changed(before[one.slice], after[one.slice])
         ]
 
     def _source_questions(

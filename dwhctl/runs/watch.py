@@ -26,6 +26,7 @@ from dwhctl.runs.sla import look
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.telling import told_at_its_end
 from dwhctl.sessions import open_if_there, open_store
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -153,4 +154,4 @@ def _last(task: Task, zone: ZoneInfo) -> str:
 
 
 def _shown(at: datetime, zone: ZoneInfo) -> str:
-    return f"{at.astimezone(zone):%Y-%m-%d %H:%M}"
+    return shown_time(at, zone)

@@ -32,6 +32,9 @@ _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
 _UP_SECONDS = 5.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps named semaphores, of which a worker has seven
+#: For the resource trackers of Python and loky, which outlive a killed run: they clean up after it, and warn of it on
+#: the run's stderr, cron's log; the next run reports the death. They read the filter from `sys.warnoptions`.
+_QUIET_TRACKERS = "ignore:resource_tracker:UserWarning"
 _REMEDIES = {
     errno.ENOSPC: f"{_SHARED_MEMORY} is full: remove what is not needed there, or make it larger (mount -o"
     f" remount,size=64m {_SHARED_MEMORY}; a container: --shm-size=64m)",
@@ -71,6 +74,8 @@ class ProcessWorker:
             warnings.simplefilter("ignore", UserWarning)
             from joblib.externals.loky import ProcessPoolExecutor
 
+        if _QUIET_TRACKERS not in sys.warnoptions:
+            sys.warnoptions.append(_QUIET_TRACKERS)
         try:
             self._executor = ProcessPoolExecutor(
                 max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)

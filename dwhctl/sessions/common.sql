@@ -2,10 +2,12 @@
 -- bound value, "$columns" the columns of a session.
 
 -- name: last_sessions
-SELECT load, shard, slice_date, state, started, finished
+SELECT load, shard, slice_date, state, started, finished, last_success
 FROM (
     SELECT load, shard, slice_date, state, started, finished,
-           row_number() OVER (PARTITION BY slice_date, shard ORDER BY id DESC) AS age
+           row_number() OVER (PARTITION BY slice_date, shard ORDER BY id DESC) AS age,
+           max(started) FILTER (WHERE state IN ('loaded', 'skipped')) OVER (PARTITION BY slice_date, shard)
+               AS last_success
     FROM sessions
     WHERE run_id IS NOT NULL AND load = :load AND slice_date BETWEEN :first AND :last
 ) AS newest_first

@@ -21,16 +21,18 @@ def open_store(
     *,
     host: str | None = None,
     answer_timeout: timedelta = WORK_TIMEOUT,
+    only_reads: bool = False,
 ) -> SessionStore:
     """The store behind a connection; `host` is what the sessions say of this machine, by default its name.
 
-    `answer_timeout` holds where the connection has none of its own.
+    `answer_timeout` holds where the connection has none of its own. A store that `only_reads` opens a file that this
+    user may not write.
     """
     host = host or socket.gethostname()
     if connection.type == "sqlite":
         from dwhctl.sessions.sqlite_store import SqliteStore
 
-        return SqliteStore(connection.path, host=host)
+        return SqliteStore(connection.path, host=host, only_reads=only_reads)
     from dwhctl.sessions.postgres_store import PostgresStore
 
     return PostgresStore(connection, host=host, answer_timeout=connection.answer_timeout or answer_timeout)
@@ -45,7 +47,7 @@ def open_if_there(
     """
     if connection.type == "sqlite" and _is_missing(connection):
         return None
-    store = open_store(connection, answer_timeout=answer_timeout)
+    store = open_store(connection, answer_timeout=answer_timeout, only_reads=True)
     try:
         if store.is_there():
             if not store.is_readable():

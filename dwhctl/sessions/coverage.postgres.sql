@@ -1,14 +1,20 @@
 -- name: latest_of_slices
--- The latest session of every slice of a load: one look into the index for each slice, however many sessions it has.
--- `days` and `shards` are arrays; a slice is named by its places in them.
-SELECT days.place - 1, shards.place - 1, latest.state, latest.started
+-- The latest session of every slice of a load, and when its last successful one started: two index look-ups for each
+-- slice, however many sessions it has. `days` and `shards` are arrays; the result has the positions in them.
+SELECT days.place - 1, shards.place - 1, latest.state, latest.started, good.started AS last_success
 FROM unnest(:days::date[]) WITH ORDINALITY AS days (day, place)
 CROSS JOIN unnest(:shards::text[]) WITH ORDINALITY AS shards (shard, place)
 CROSS JOIN LATERAL (
-    SELECT state, started FROM sessions
+    SELECT task_name, state, started FROM sessions
     WHERE run_id IS NOT NULL AND load = :load AND slice_date = days.day AND shard = shards.shard
     ORDER BY id DESC LIMIT 1
 ) AS latest
+LEFT JOIN LATERAL (
+    SELECT started FROM sessions
+    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
+      AND slice_date = days.day
+    ORDER BY started DESC LIMIT 1
+) AS good ON true
 
 -- name: last_good
 -- The last successful session of the newest day of each task that has one, and of the day before it: two looks into the

@@ -1,5 +1,25 @@
 -- What `dwhctl report` reads of the past, the same in SQLite and PostgreSQL.
 
+-- name: unsuccessful_slices
+-- The slices whose last closed session is unsuccessful and ended lately. `replaced`: a later session succeeded for the
+-- same day or a newer one, which clears the failure of what is replaced whole. (Subqueries with LIMIT: PostgreSQL
+-- would plan EXISTS as a join that scans the whole table.)
+SELECT id, task_name, load, shard, slice_date, state, finished, error_class, comment, (
+    SELECT good.started FROM sessions AS good
+    WHERE good.run_id IS NOT NULL AND good.state IN ('loaded', 'skipped') AND good.task_name = last.task_name
+      AND good.slice_date >= last.slice_date AND good.started > last.started
+    LIMIT 1
+) IS NOT NULL AS replaced
+FROM sessions AS last
+WHERE run_id IS NOT NULL AND state IN ('up_for_retry', 'failed', 'abandoned') AND finished >= :since
+  AND slice_date IS NOT NULL
+  AND (
+    SELECT later.id FROM sessions AS later
+    WHERE later.run_id IS NOT NULL AND later.task_name = last.task_name AND later.slice_date = last.slice_date
+      AND later.id > last.id AND later.state <> 'running'
+    LIMIT 1
+  ) IS NULL
+
 -- name: newest_runs
 -- A run's id begins with its moment. From one id to the next below it is one look into the index.
 WITH RECURSIVE newest (run_id, place) AS (
@@ -9,7 +29,7 @@ WITH RECURSIVE newest (run_id, place) AS (
     FROM newest
     WHERE place < :limit AND newest.run_id IS NOT NULL
 )
-SELECT min(s.run_id), s.load, min(s.started) AS started, max(s.finished) AS finished,
+SELECT min(s.run_id), s.load, s.shard IS NULL, min(s.started) AS started, max(s.finished) AS finished,
        count(*) FILTER (WHERE s.attempt = 1),
        count(*) FILTER (WHERE s.state = 'loaded'), count(*) FILTER (WHERE s.state = 'skipped'),
        count(*) FILTER (WHERE s.state = 'failed'), count(*) FILTER (WHERE s.state = 'up_for_retry'),
@@ -19,7 +39,7 @@ SELECT min(s.run_id), s.load, min(s.started) AS started, max(s.finished) AS fini
        max(s.host), max(s.pid)
 FROM newest JOIN sessions AS s ON s.run_id = newest.run_id
 WHERE newest.run_id >= :first
-GROUP BY newest.place, s.load
+GROUP BY newest.place, s.load, s.shard IS NULL
 
 -- name: history
 -- A list of names is a text `,a,b,`: a name is in it if the list without it is another one.

@@ -9,11 +9,13 @@ from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dwhctl.sessions.cells import as_number, as_text, as_time
+from dwhctl.sessions.failures import read_streaks
 from dwhctl.sessions.values import State, is_good
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from dwhctl.sessions.failures import FailingTask
     from dwhctl.sessions.store import SessionStore
 
 #: A streak is counted so far, and a success looked for in slices so old.
@@ -36,24 +38,21 @@ class WorkState:
 
     `states` counts tasks by its state, those that were never tried as `missing`, and sessions that are running. `rows`
     are those that the successful ones loaded. `seconds` is how long the newest run among them took. `last_success` is
-    None if no task succeeded on a slice of the last 90 days. `streak` is the longest failing streak, in slices.
+    None if no task succeeded on a slice of the last 90 days. `failing` counts the tasks of which a slice failed lately
+    or the newest one failed, however long ago: what is not tried any more has not recovered. `streak` is the longest
+    failing streak among them, in slices.
     """
 
     work: Work
     states: Counter[str] = field(default_factory=Counter)
     rows: int = 0
     seconds: float = 0.0
+    failing: int = 0
     streak: int = 0
     last_success: datetime | None = None
 
-    @property
-    def failing(self) -> int:
-        """How many tasks are failing, those in a state that this version does not know included."""
-        fine = {State.RUNNING, *(state for state in State if is_good(state)), NEVER_TRIED}
-        return sum(count for state, count in self.states.items() if state not in fine)
 
-
-class _Newest(NamedTuple):
+class NewestSession(NamedTuple):
     """The last closed session of a task's newest slice."""
 
     id: int
@@ -64,10 +63,15 @@ class _Newest(NamedTuple):
     rows: int | None
 
 
-def read_work(store: SessionStore, works: Sequence[Work], today: date) -> list[WorkState]:
-    """Say how each load and report stands. Raise SessionsError."""
-    newest = _read_newest(store, list(chain.from_iterable(work.tasks for work in works)))
-    streaks = _read_streaks(store, [one.id for one in newest.values() if not is_good(one.state)])
+def read_work(
+    store: SessionStore, works: Sequence[Work], today: date, failing: Iterable[FailingTask] = ()
+) -> list[WorkState]:
+    """Return how each load and report stands; `failing` are tasks that failed lately. Raise SessionsError."""
+    newest = read_newest(store, list(chain.from_iterable(work.tasks for work in works)))
+    bad = {task: one.id for task, one in newest.items() if not is_good(one.state)}
+    counted = read_streaks(store, list(bad.values()), MOST_STREAK)
+    streaks = {task: counted[id_][0] for task, id_ in bad.items() if id_ in counted}
+    streaks |= {task.task_name: min(task.streak, MOST_STREAK) for task in failing}
     found = [_state_of(work, newest, streaks) for work in works]
     _add_older_successes(store, [one for one in found if one.last_success is None and one.failing], today)
     running = {
@@ -79,10 +83,11 @@ def read_work(store: SessionStore, works: Sequence[Work], today: date) -> list[W
     return found
 
 
-def _read_newest(store: SessionStore, tasks: list[str]) -> dict[str, _Newest]:
+def read_newest(store: SessionStore, tasks: list[str]) -> dict[str, NewestSession]:
+    """Return the last closed session of each task's newest slice."""
     rows = store.read("reading the newest sessions", "newest_closed", {"tasks": tasks})
     return {
-        tasks[place]: _Newest(
+        tasks[place]: NewestSession(
             session,
             as_text(run_id),
             State(state),
@@ -94,12 +99,7 @@ def _read_newest(store: SessionStore, tasks: list[str]) -> dict[str, _Newest]:
     }
 
 
-def _read_streaks(store: SessionStore, ids: list[int]) -> dict[int, int]:
-    rows = store.read("reading the streaks", "streaks", {"ids": ids, "most": MOST_STREAK})
-    return {ids[place]: streak for place, streak in rows}
-
-
-def _state_of(work: Work, newest: dict[str, _Newest], streaks: dict[int, int]) -> WorkState:
+def _state_of(work: Work, newest: dict[str, NewestSession], streaks: dict[str, int]) -> WorkState:
     closed = [newest[task] for task in work.tasks if task in newest]
     good = [one for one in closed if is_good(one.state)]
     last_run = max((one.run_id for one in closed), default="")
@@ -107,7 +107,8 @@ def _state_of(work: Work, newest: dict[str, _Newest], streaks: dict[int, int]) -
     state = WorkState(work, Counter(one.state.value for one in closed))
     state.states[NEVER_TRIED] = len(work.tasks) - len(closed)
     state.rows = sum(one.rows or 0 for one in good)
-    state.streak = max((streaks.get(one.id, 0) for one in closed), default=0)
+    of_failing = [streaks[task] for task in work.tasks if task in streaks]
+    state.failing, state.streak = len(of_failing), max(of_failing, default=0)
     state.last_success = max((one.finished for one in good), default=None)
     if of_run:
         taken = max(one.finished for one in of_run) - min(one.started for one in of_run)

@@ -22,6 +22,7 @@ from dwhctl.sessions.postgres_link import timeouts
 from dwhctl.sessions.postgres_wait import BoundedConnection
 from dwhctl.sessions.shape import Column, is_ours, misfits, missing
 from dwhctl.sessions.statements import indexes, tables
+from dwhctl.waiting import waited
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
 ALONE_MILLISECONDS = 1000
@@ -110,22 +111,28 @@ class Upgrade:
             "COMMIT",
         ]
         until = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                self._run("; ".join(parts))
-                return
-            except pg_errors.LockNotAvailable:
-                if time.monotonic() > until:
-                    raise SessionsError(self._in_use()) from None
-            time.sleep(PAUSE_SECONDS)
+        with waited(PATIENCE_SECONDS) as waiting:
+            while True:
+                try:
+                    self._run("; ".join(parts))
+                    return
+                except pg_errors.LockNotAvailable:
+                    if time.monotonic() > until:
+                        raise SessionsError(self._in_use()) from None
+                waiting.note(
+                    lambda: f"{self._users()}: it uses the table sessions, which is to get new columns"
+                )
+                time.sleep(PAUSE_SECONDS)
 
-    def _in_use(self) -> str:
+    def _users(self) -> str:
         users = [
             f"pid {pid} ({' '.join(filter(None, facts))})" for pid, *facts in self._rows(self._sql["users"])
         ]
-        blame = ", ".join(users) or "another program"
+        return ", ".join(users) or "another program"
+
+    def _in_use(self) -> str:
         return (
-            f"{self._place}: the table is to get dwhctl's columns, and {blame} "
+            f"{self._place}: the table is to get dwhctl's columns, and {self._users()} "
             "did not let go of it for a minute; nothing was changed. End that transaction and try again"
         )
 
@@ -178,12 +185,14 @@ class Upgrade:
         # Asked for again and again instead of waited for: a statement that waits holds a snapshot, and the
         # other's build of an index would wait for that.
         until = time.monotonic() + OTHER_UPGRADE_SECONDS
-        while not self._rows(f"SELECT pg_try_advisory_lock({_KEY})")[0][0]:
-            if self._exists() and not missing(self._fitting_columns()):
-                return False
-            if time.monotonic() > until:
-                raise SessionsError(f"{self._place}: another dwhctl takes too long to upgrade the table")
-            time.sleep(0.1)
+        with waited(OTHER_UPGRADE_SECONDS) as waiting:
+            while not self._rows(f"SELECT pg_try_advisory_lock({_KEY})")[0][0]:
+                if self._exists() and not missing(self._fitting_columns()):
+                    return False
+                if time.monotonic() > until:
+                    raise SessionsError(f"{self._place}: another dwhctl takes too long to upgrade the table")
+                waiting.note(lambda: f"another dwhctl, which upgrades the table in {self._place}")
+                time.sleep(0.1)
         return True
 
     def _run(self, sql: str, timeout: timedelta | None = None) -> None:

@@ -23,6 +23,7 @@ from dwhctl.sessions.statements import percent_style, read_statements
 from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
 from dwhctl.sessions.values import Closing, Held, NewSession
+from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -158,7 +159,7 @@ class PostgresStore(SqlStore):
         if not rows:
             return "another dwhctl, which has just let go of it"
         name, since = rows[0]
-        return f"{name} (since {since:%Y-%m-%d %H:%M:%S} UTC)"
+        return f"{name} (since {shown_time(since)})"
 
     def release_work(self, names: Sequence[str]) -> None:
         keys = [work_key(name) for name in names]

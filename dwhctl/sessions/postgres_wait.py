@@ -19,7 +19,7 @@ import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, register_type
 
 from dwhctl.project.slices import format_duration
-from dwhctl.waiting import within
+from dwhctl.waiting import Wait, waited, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +51,9 @@ class BoundedConnection:
     it was; one without an answer, or broken off by an exception, closes it. One thread at a time executes.
     """
 
-    def __init__(self, raw: PgConnection, answer_timeout: timedelta) -> None:
+    def __init__(self, raw: PgConnection, answer_timeout: timedelta, name: str = "database") -> None:
         self._raw = raw
+        self._name = name
         self.answer_timeout = answer_timeout
         self._hurried_at: float | None = None
 
@@ -103,7 +104,11 @@ class BoundedConnection:
         self._raw.close()
 
     def _wait(self, seconds: float, words: str) -> None:
-        """Wait until the statement is done; an exception of a signal handler is raised afterwards."""
+        """Wait until the statement is done, and say so; an exception of a signal handler is raised afterwards."""
+        with waited(seconds) as waiting:
+            self._poll_until_done(seconds, words, waiting)
+
+    def _poll_until_done(self, seconds: float, words: str, waiting: Wait) -> None:
         began = time.monotonic()
         stop: BaseException | None = None
         while (state := self._raw.poll()) != POLL_OK:
@@ -114,6 +119,7 @@ class BoundedConnection:
             if left <= 0:
                 self.close()
                 raise stop or AnswerTimeoutError(words)
+            waiting.note(lambda: f"an answer of the {self._name}")
             try:
                 self._pause(state, min(left, _SLICE_SECONDS))
             except (Exception, KeyboardInterrupt):
@@ -142,7 +148,7 @@ def connect(
     for attempt, name in _attempts(servers, timeout, said.append):
         try:
             raw: PgConnection = psycopg2.connect(**{**options, **attempt}, async_=1)
-            connection = BoundedConnection(raw, answer)
+            connection = BoundedConnection(raw, answer, name)
             connection.connected(timeout, name)
         except psycopg2.OperationalError as error:
             said.append(str(error))

@@ -29,8 +29,9 @@ SELECT count(*), max(id)
 FROM (SELECT id FROM sessions WHERE id > :after AND id <= :end ORDER BY id LIMIT :size) AS ahead
 
 -- name: prune_superseded
--- Of a slice stay the last closed session, by which complete, gaps and streaks go, and the last successful one, whose
--- id its rows in the warehouse carry: a session may go when a later one takes its place in both.
+-- Of a slice stay the last closed session, for failures and streaks, the last successful one, whose id its rows in the
+-- warehouse carry, and the successful one that started last, which makes the slice complete. A session may go when a
+-- later one takes its place in all three.
 SELECT old.id
 FROM sessions AS old
 WHERE old.id > :after AND old.id <= :last AND old.started < :before
@@ -39,7 +40,7 @@ WHERE old.id > :after AND old.id <= :last AND old.started < :before
     SELECT 1 FROM sessions AS later
     WHERE later.run_id IS NOT NULL AND later.load = old.load AND later.slice_date = old.slice_date
       AND later.shard = old.shard AND later.id > old.id
-      AND (later.state IN ('loaded', 'skipped')
+      AND ((later.state IN ('loaded', 'skipped') AND later.started >= old.started)
            OR (later.state <> 'running' AND old.state NOT IN ('loaded', 'skipped')))
   )
 

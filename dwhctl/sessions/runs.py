@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 class PastRun:
     """What a run left in the sessions table.
 
-    `slices` counts slices, `loaded` to `running` count sessions: a slice that was tried again has several.
-    `finished` and `seconds` are None while one of them is running.
+    `slices` counts slices (of a refresh, reports), `loaded` to `running` count sessions: a slice that was tried again
+    has several. `finished` and `seconds` are None while one of them is running.
     """
 
     run_id: str
     started: datetime
     finished: datetime | None
     loads: tuple[str, ...]
+    reports: tuple[str, ...]
     slices: int
     loaded: int
     skipped: int
@@ -55,15 +56,19 @@ def newest_run_ids(store: SessionStore, limit: int) -> list[str]:
 
 
 def _run(run_id: str, loads: Sequence[Sequence[Any]]) -> PastRun:
-    """A run from its rows, one for each load."""
-    _, names, started, finished, *counts, hosts, pids = zip(*loads, strict=True)
+    """Return a run from its rows, one for each load or report."""
+    _, names, are_reports, started, finished, *counts, hosts, pids = zip(*loads, strict=True)
     slices, loaded, skipped, failed, up_for_retry, abandoned, running, rows = map(_total, counts)
     begun = min(map(as_time, started))
     ended = None if running else max((moment for moment in finished if moment), default=None)
     seconds = round((ended - begun).total_seconds(), 3) if ended else None
+    of_loads, reports = (
+        tuple(name for name, is_report in zip(names, are_reports, strict=True) if bool(is_report) is wanted)
+        for wanted in (False, True)
+    )
     return PastRun(
-        run_id, begun, ended, names, slices, loaded, skipped, failed, up_for_retry, abandoned, running, rows, seconds,
-        as_text_or_none(hosts[0]), as_number(pids[0]),
+        run_id, begun, ended, of_loads, reports, slices, loaded, skipped, failed, up_for_retry, abandoned, running,
+        rows, seconds, as_text_or_none(hosts[0]), as_number(pids[0]),
     )  # fmt: skip
 
 

@@ -53,8 +53,11 @@ class SqlStore(SessionStore):
 
 
 def _last_session(row: Sequence[Any]) -> LastSession:
-    load, shard, day, state, started, finished = row
-    return LastSession(as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished)
+    load, shard, day, state, started, finished, last_success = row
+    began = None if last_success is None else as_time(last_success)
+    return LastSession(
+        as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished, began
+    )
 
 
 def session_of(row: Sequence[Any]) -> Session:

@@ -7,14 +7,17 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dwhctl.errors import SessionsError, SessionsLostError
 from dwhctl.private import denied, tighten
 from dwhctl.project.secrets import mask
+from dwhctl.waiting import waited
 
 # How long to wait for another process that writes.
 BUSY_SECONDS = 30.0
+_ROUND_MILLISECONDS = 500
 
 _REMEDIES = {
     "SQLITE_BUSY": "another program holds a lock on the file; find it (fuser, lsof) and try again",
@@ -47,32 +50,114 @@ def connect(path: Path, settings: str) -> sqlite3.Connection:
             # Another program may have written what is not UTF-8.
             connection.text_factory = _any_text
             connection.executescript(settings)
-            _write_ahead(connection)
+            _write_ahead(connection, path)
         except BaseException:
             connection.close()
             raise
         return connection
 
 
+def may_write(path: Path) -> bool:
+    """Tell whether this user may write the file and its folder, where SQLite puts two more."""
+    return _may(path, os.R_OK | os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)
+
+
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """A database that no process has open, as its files show it: they tell when that is over."""
+
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> AtRest | None:
+        """Look at the files; None while a process has the database open, or after one that died."""
+        if any(os.path.lexists(f"{path}{suffix}") for suffix in ("-wal", "-journal")):
+            return None
+        found = path.stat()
+        return cls(found.st_size, found.st_mtime_ns)
+
+
+def connect_to_read(path: Path, settings: str) -> tuple[sqlite3.Connection, AtRest | None]:
+    """Open a file that this user may not write.
+
+    SQLite reads a database in WAL mode by two files beside it. While no process has it open they are not there, and
+    this user cannot make them: the database file alone is then complete, and is read without locks. What is read in
+    this way is right as long as the database is still at rest as returned.
+    """
+    with in_words(path, "opening the file for reading"):
+        try:
+            return _connected(path, "mode=ro", settings), None
+        except sqlite3.OperationalError as error:
+            if _primary(error) not in ("SQLITE_CANTOPEN", "SQLITE_READONLY"):
+                raise
+        at_rest = AtRest.of(path)
+        if at_rest is None:
+            raise SessionsError(
+                f"sessions in {path}: the newest are in {path.name}-wal, which this user cannot read;"
+                f" {denied(path.with_name(f'{path.name}-wal'))}"
+            )
+        return _connected(path, "mode=ro&immutable=1", settings), at_rest
+
+
+def _connected(path: Path, how: str, settings: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?{how}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.text_factory = _any_text
+        connection.executescript(settings)
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _any_text(octets: bytes) -> str:
     return octets.decode("utf-8", "replace")
 
 
-def _write_ahead(connection: sqlite3.Connection) -> None:
+def _write_ahead(connection: sqlite3.Connection, path: Path) -> None:
     """Turn WAL on: readers and the writer do not wait for each other.
 
     It needs the file alone for a moment and does not wait for it by itself. A file system that cannot share
     memory keeps the old journal, which is slower and no less safe.
     """
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
+    with waited(BUSY_SECONDS) as waiting:
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                return
+            except sqlite3.OperationalError as error:
+                if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
+                    raise
+            waiting.note(lambda: f"the sessions file {path}: another process has it for itself")
+            time.sleep(0.05)
+
+
+def begin_immediate(connection: sqlite3.Connection, path: Path) -> None:
+    """Begin a transaction that writes, waiting BUSY_SECONDS for another writer, and say so."""
+    with waited(BUSY_SECONDS) as waiting:
+        until = time.monotonic() + BUSY_SECONDS
+        # SQLite waits in C and says nothing; in short rounds there is something to say between them.
+        connection.execute(f"PRAGMA busy_timeout = {_ROUND_MILLISECONDS}")
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
-                raise
-        time.sleep(0.05)
+            while True:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if _primary(error) != "SQLITE_BUSY" or time.monotonic() > until:
+                        raise
+                waiting.note(lambda: f"the sessions file {path}: another process writes to it")
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {round(BUSY_SECONDS * 1000)}")
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
@@ -106,7 +191,7 @@ def _explained(path: Path, doing: str, error: Exception) -> SessionsError:
 
 def _is_denied(path: Path) -> bool:
     """Tell whether this user may not write the file, or its folder, where SQLite puts two more."""
-    return not (_may(path, os.R_OK | os.W_OK) and _may(path.parent, os.W_OK | os.X_OK))
+    return not may_write(path)
 
 
 def _may(path: Path, wanted: int) -> bool:

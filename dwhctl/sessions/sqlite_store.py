@@ -16,7 +16,15 @@ from dwhctl.errors import SessionsLostError
 from dwhctl.sessions import sqlite_schema
 from dwhctl.sessions.cells import as_day, as_time
 from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
-from dwhctl.sessions.sqlite_link import connect, file_identity, in_words
+from dwhctl.sessions.sqlite_link import (
+    AtRest,
+    begin_immediate,
+    connect,
+    connect_to_read,
+    file_identity,
+    in_words,
+    may_write,
+)
 from dwhctl.sessions.statements import read_statements
 from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import cut_comment, storable
@@ -24,13 +32,17 @@ from dwhctl.sessions.values import Closing, Held, NewSession
 
 
 class SqliteStore(SqlStore):
-    """The store in one SQLite file."""
+    """The store in one SQLite file. To read it, the file need not be one that this user may write."""
 
-    def __init__(self, path: Path, *, host: str) -> None:
+    def __init__(self, path: Path, *, host: str, only_reads: bool = False) -> None:
         super().__init__(host)
         self.path = path
         self._sql = read_statements("sqlite")
-        self._connection = connect(path, self._sql["connect"])
+        self._at_rest: AtRest | None = None
+        if only_reads and not may_write(path):
+            self._connection, self._at_rest = connect_to_read(path, self._sql["connect"])
+        else:
+            self._connection = connect(path, self._sql["connect"])
         self._identity = file_identity(path)
 
     def prepare(self) -> None:
@@ -153,13 +165,20 @@ class SqliteStore(SqlStore):
     def _operation(self, doing: str) -> Iterator[None]:
         with self._lock, in_words(self.path, doing):
             self.check_alive()
+            if self._at_rest is not None and AtRest.of(self.path) != self._at_rest:
+                self._connection.close()
+                self._connection, self._at_rest = connect_to_read(self.path, self._sql["connect"])
             yield
+            if self._at_rest is not None and AtRest.of(self.path) != self._at_rest:
+                raise SessionsLostError(
+                    f"sessions in {self.path}: {doing}: they were changed meanwhile; start the command again"
+                )
 
     @contextmanager
     def _transaction(self, what: str) -> Iterator[None]:
         faults.reach(f"sessions.{what}.begin")
         # IMMEDIATE: whoever will write waits here; to become a writer later may fail without any wait.
-        self._connection.execute("BEGIN IMMEDIATE")
+        begin_immediate(self._connection, self.path)
         try:
             yield
             faults.reach(f"sessions.{what}.commit")
@@ -186,7 +205,7 @@ def _encoded(values: Mapping[str, object]) -> dict[str, object]:
     return {name: encode(value) for name, value in values.items()}
 
 
-_TIMES = ("started", "finished", "created", "not_before", "sent_at", "told_at")
+_TIMES = ("started", "finished", "last_success", "created", "not_before", "sent_at", "told_at")
 _DECODERS: dict[str, Callable[[Any], object]] = {
     **dict.fromkeys(_TIMES, as_time),
     "slice_date": as_day,

@@ -76,11 +76,14 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing."""
+    """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing.
+
+    With the state `running` and without an end the session stays open, with the reason: its commit is in doubt.
+    """
 
     id: int
     state: State
-    finished: datetime
+    finished: datetime | None
     loaded_rows: int | None = None
     extracted_rows: int | None = None
     bytes: int | None = None
@@ -89,9 +92,10 @@ class Closing:
     busy_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        _refuse_naive(finished=self.finished)
-        if self.state is State.RUNNING:
-            raise ValueError("a session is not closed as running")
+        if self.finished is not None:
+            _refuse_naive(finished=self.finished)
+        if (self.state is State.RUNNING) is not (self.finished is None):
+            raise ValueError("a session that is running has no end, and every other one has")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class LastSession:
-    """The latest session of a slice."""
+    """The latest session of a slice, and the latest start of its successful ones (None: it has none)."""
 
     load: str
     shard: str
@@ -140,17 +144,18 @@ class LastSession:
     state: State
     started: datetime
     finished: datetime | None
+    last_success: datetime | None
 
 
 def is_complete(last: LastSession | None, end_at: datetime | None) -> bool:
-    """Whether a slice needs no more loading; without any session it does."""
-    return last is not None and completes(last.state, last.started, end_at)
+    """Return whether a slice needs no more loading; without any session it does."""
+    return last is not None and completes(last.last_success, end_at)
 
 
-def completes(state: State, started: datetime, end_at: datetime | None) -> bool:
-    """Whether a latest session of this state and start leaves nothing to load.
+def completes(last_success: datetime | None, end_at: datetime | None) -> bool:
+    """Return whether a slice is complete: a successful session of it started when it was over, at `end_at`.
 
-    `end_at` is when the slice is over. A day that was loaded at noon is not done. None: the slice has no
-    end, its load takes the whole table.
+    A day that was loaded at noon is not complete. A later session that fails or is running changes nothing: the rows
+    stay. None as `end_at`: the slice has no end, its load takes the whole table.
     """
-    return state in _GOOD and (end_at is None or started >= end_at)
+    return last_success is not None and (end_at is None or last_success >= end_at)

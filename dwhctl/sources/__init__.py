@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwhctl.errors import ConfigError
+from dwhctl.errors import InternalError, QueryError
+from dwhctl.project.sql import replace_binds, unclosed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.project.model import Connection
     from dwhctl.sources.contract import Source
-
-#: The types of connections that a shard can stand behind.
-SOURCE_TYPES = ("duckdb", "mssql")
 
 
 def open_source(
@@ -31,7 +29,7 @@ def open_source(
     `login_known` says whether the connection's login was let in, or refused, a moment ago. An embedded source spills
     into `state_dir`; without one it keeps to its memory.
 
-    Raise AttemptError, or ConfigError for a type that this version cannot read.
+    Raise AttemptError.
     """
     if connection.type == "duckdb":
         from dwhctl.sources.duckdb import DuckdbSource
@@ -41,19 +39,31 @@ def open_source(
         from dwhctl.sources.mssql import MssqlSource
 
         return MssqlSource(connection, database, zone, patience, login_known=login_known)
-    raise _not_yet(connection)
-
-
-#: The types of sources that can be asked for a sign of life without a worker and without a login.
-KNOCKABLE = ("mssql",)
+    raise InternalError(f"connection {connection.name}: {connection.type} is no source")
 
 
 def knock(connection: Connection) -> None:
-    """Wait for a sign of life of a source whose type is in KNOCKABLE. Raise ConnectError."""
+    """Wait for the answer to a probe of a source whose system has one. Raise ConnectError."""
     if connection.type == "mssql":
         from dwhctl.engines.mssql_knock import knock as knock_at_mssql
 
         knock_at_mssql(connection)
+
+
+def extract_problem(connection: Connection, sql: str) -> str | None:
+    """Return why a source of this type would refuse the extract, as far as its text alone shows it."""
+    if connection.type == "duckdb":
+        from dwhctl.engines.duckdb_syntax import query_problem
+
+        return query_problem(replace_binds(sql, lambda name: f"${name}"))
+    if connection.type == "mssql":
+        from dwhctl.sources.mssql_sql import one_select
+
+        try:
+            one_select(sql)
+        except QueryError as error:
+            return str(error)
+    return unclosed(sql)
 
 
 def list_databases(connection: Connection, patience: float) -> list[str]:
@@ -68,16 +78,3 @@ def list_databases(connection: Connection, patience: float) -> list[str]:
 
         return mssql_databases.list_databases(connection, patience)
     return []
-
-
-def check_source(connection: Connection) -> None:
-    """Raise ConfigError for a type that this version cannot read."""
-    if connection.type not in SOURCE_TYPES:
-        raise _not_yet(connection)
-
-
-def _not_yet(connection: Connection) -> ConfigError:
-    return ConfigError(
-        f"connection {connection.name}: this version cannot read from {connection.type} yet"
-        f" (it reads from {', '.join(SOURCE_TYPES)})"
-    )

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -47,12 +47,31 @@ class StagingGroup:
 
 @dataclass(frozen=True, slots=True)
 class StagedSlice:
-    """A slice whose rows are staged under `token` and wait to be published."""
+    """A slice whose rows are staged under `token` and wait to be published.
+
+    `columns` are those of the source, `filled` those of the target that are NULL in its rows because the source lacks
+    them: declared types by name in lower case.
+    """
 
     slice: Slice
     token: str
     etl_id: int
     rows: int
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    filled: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshColumn:
+    """One column of a refresh: `declared` is the system's word for its type.
+
+    `known` describes it; None for a type that no load writes. An `untyped` one is a bare NULL or literal of a query.
+    """
+
+    name: str
+    declared: str
+    known: Column | None
+    untyped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +81,17 @@ class RefreshColumns:
     `filled` are those of the table that have a value without one from the source: a DEFAULT, an IDENTITY.
     """
 
-    source: tuple[str, ...]
-    table: tuple[str, ...]
+    source: tuple[RefreshColumn, ...]
+    table: tuple[RefreshColumn, ...]
     filled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """A column of a refresh whose type is narrower in the table than in the source; both are known."""
+
+    source: RefreshColumn
+    table: RefreshColumn
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +138,10 @@ class Publication(ABC):
         """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
 
     @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
+
+    @abstractmethod
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         """Count the staged rows of each token."""
 
@@ -142,10 +173,11 @@ class Refresh(ABC):
         """Delete every row of the table."""
 
     @abstractmethod
-    def insert(self, columns: Sequence[str]) -> int:
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         """Insert the source's rows, column by column of the same name, and give their number.
 
-        A value that does not fit its column is refused by the server: TargetRefusedError.
+        Raise ValueRefusedError for a value of a `narrowed` column that would change, and TargetRefusedError for one
+        that the server refuses.
         """
 
     @abstractmethod
@@ -202,6 +234,14 @@ class Inspection(ABC):
     @abstractmethod
     def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         """Count the rows within the slices' bounds that belong to none of their shards, by etl_source; "" for NULL."""
+
+    @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
+
+    @abstractmethod
+    def rows_by_source(self) -> Mapping[str, int]:
+        """Count all the table's rows by etl_source; "" for NULL."""
 
     @abstractmethod
     def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:

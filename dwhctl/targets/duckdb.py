@@ -6,6 +6,8 @@ parent opens it: the workers write their slices to `<state>/staging/<run>/<group
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -25,10 +27,11 @@ from dwhctl.errors import (
     TargetRefusedError,
 )
 from dwhctl.files import inside
+from dwhctl.private import denied
 from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh
-from dwhctl.targets.duckdb_rows import conditions, described, is_zoned
-from dwhctl.targets.inspecting import SqlInspection
+from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
+from dwhctl.targets.inspecting import SqlInspection, held_values_sql, read_held_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -240,7 +243,16 @@ class DuckdbTarget(Target):
             )
         if isinstance(error, engine.REFUSALS):
             return TargetRefusedError(engine.words(error))
+        if (number := engine.refused_file(error)) is not None:
+            return TargetRefusedError(self._refused(number))
         return TargetError(f"{self._connection.path}: {engine.words(error)}")
+
+    def _refused(self, number: int) -> str:
+        path = self._connection.path
+        remedy = (
+            denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
+        )
+        return f"the warehouse {path} cannot be opened: {os.strerror(number)}; {remedy}"
 
 
 class DuckdbPublication(Publication):
@@ -263,6 +275,11 @@ class DuckdbPublication(Publication):
             ).fetchall()
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        where, values = of_shards(shards)
+        sql = held_values_sql(self._table, where, list(map(engine.quote_column, columns)))
+        return read_held_values(self._db.execute(sql, values).fetchall(), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         files = self._target.staged_files(group, tokens)
@@ -332,6 +349,9 @@ class DuckdbInspection(SqlInspection):
             return self._db.execute(sql, values).fetchall()
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
+
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        return of_shards(shards)
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dwhctl.engines import duckdb as engine
-from dwhctl.targets.contract import Refresh, RefreshColumns
+from dwhctl.targets.contract import Refresh, RefreshColumn, RefreshColumns
+from dwhctl.targets.strict_insert import carried, refused_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dwhctl.project.report_sql import RowSource
+    from dwhctl.targets.contract import Narrowing
     from dwhctl.targets.duckdb import DuckdbTarget
 
 
@@ -38,19 +40,26 @@ class DuckdbRefresh(Refresh):
             f"PRAGMA table_info('{self._table.replace(chr(39), chr(39) * 2)}')"
         ).fetchall()
         return RefreshColumns(
-            tuple(str(row[0]) for row in source),
-            tuple(str(row[1]) for row in rows),
+            tuple(_column(str(name), str(declared)) for name, declared, *_ in source),
+            tuple(_column(str(name), str(declared)) for _, name, declared, *_ in rows),
             frozenset(str(row[1]) for row in rows if row[4] is not None),
         )
 
     def delete(self) -> None:
         self._db.execute(f"DELETE FROM {engine.quote(self._table)}")
 
-    def insert(self, columns: Sequence[str]) -> int:
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         names = ", ".join(map(engine.quote_column, columns))
-        row = self._db.execute(
-            f"INSERT INTO {engine.quote(self._table)} ({names}) SELECT {names} FROM {self._source}"
-        ).fetchone()
+        checks = {one.table.name: _checked(number, one) for number, one in enumerate(narrowed)}
+        values = ", ".join(checks.get(name, engine.quote_column(name)) for name in columns)
+        try:
+            row = self._db.execute(
+                f"INSERT INTO {engine.quote(self._table)} ({names}) SELECT {values} FROM {self._source}"
+            ).fetchone()
+        except duckdb.Error as error:
+            if (refused := refused_value(str(error), self._table, narrowed)) is not None:
+                raise refused from error
+            raise
         return int(row[0]) if row else 0
 
     def commit(self) -> None:
@@ -58,3 +67,16 @@ class DuckdbRefresh(Refresh):
             self._db.execute("COMMIT")
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
+
+
+def _column(name: str, declared: str) -> RefreshColumn:
+    untyped = declared == '"NULL"'
+    return RefreshColumn(name, declared, engine.column(name, declared), untyped)
+
+
+def _checked(number: int, one: Narrowing) -> str:
+    """Write the column's value, or an error in its place where it does not come back as it was."""
+    name = engine.quote_column(one.source.name)
+    there = f"TRY_CAST({name} AS {one.table.declared})"
+    changed = f"TRY_CAST({there} AS {one.source.declared}) IS DISTINCT FROM {name}"
+    return f"CASE WHEN {changed} THEN error({carried(number, f'CAST({name} AS VARCHAR)')}) ELSE {name} END"

@@ -36,13 +36,18 @@ def conditions(
         bounds = (one.start_at, one.end_at) if zoned else (one.start, one.end)
         by_bounds.setdefault(bounds, []).append(one.shard)
     for (start, end), shards in by_bounds.items():
-        where = f"etl_source IN (SELECT unnest($shards{mark}))"
+        where, values = of_shards(shards, mark)
         if slice_by is None:
-            yield where, "", {f"shards{mark}": shards}
+            yield where, "", values
         else:
             column = engine.quote_column(slice_by)
             inside = f"{column} >= $start{mark} AND {column} < $end{mark}"
-            yield where, inside, {f"shards{mark}": shards, f"start{mark}": start, f"end{mark}": end}
+            yield where, inside, {**values, f"start{mark}": start, f"end{mark}": end}
+
+
+def of_shards(shards: Sequence[str], mark: str = "") -> tuple[str, dict[str, object]]:
+    """Give the condition of the rows of these shards, and its values."""
+    return f"etl_source IN (SELECT unnest($shards{mark}))", {f"shards{mark}": list(shards)}
 
 
 def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:

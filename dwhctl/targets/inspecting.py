@@ -37,6 +37,10 @@ class SqlInspection(Inspection):
         """
 
     @abstractmethod
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        """Give the condition of the rows of these shards, and its values."""
+
+    @abstractmethod
     def _quoted(self, name: str) -> str:
         """Quote a column's name."""
 
@@ -109,6 +113,18 @@ class SqlInspection(Inspection):
             }
         return found
 
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        where, bound = self._of_shards(shards)
+        sql = held_values_sql(self._table, where, [self._quoted(name) for name in columns])
+        return read_held_values(self._ask(sql, bound), columns)
+
+    def rows_by_source(self) -> Mapping[str, int]:
+        rows = self._ask(
+            f"SELECT COALESCE(etl_source, ''), COUNT(*) FROM {self._table} GROUP BY COALESCE(etl_source, '')",
+            {},
+        )
+        return {str(name): int(count) for name, count in rows}
+
     def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
         here, values = self._rows_of(slice, measure)
         there = other.inspection
@@ -140,6 +156,20 @@ class SqlInspection(Inspection):
             replace(one, kind=Kind.TEXT) if as_text else one for one, as_text in zip(key, texts, strict=True)
         ]
         return key, values
+
+
+def held_values_sql(table: str, where: str, columns: Sequence[str]) -> str:
+    """Write the query that counts the values of each (quoted) column, by shard."""
+    counts = ", ".join(f"COUNT({column})" for column in columns)
+    return f"SELECT etl_source, {counts} FROM {table} WHERE {where} GROUP BY etl_source"
+
+
+def read_held_values(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Read the answer to it: the columns that hold a value, by shard."""
+    return {
+        str(shard): frozenset(name for name, count in zip(columns, counts, strict=True) if count)
+        for shard, *counts in rows
+    }
 
 
 def _and(condition: str) -> str:

@@ -11,7 +11,7 @@ from dwhctl.errors import TargetRefusedError
 from dwhctl.targets.inspecting import SqlInspection
 from dwhctl.targets.vertica_catalog import described, described_column
 from dwhctl.targets.vertica_names import TableName
-from dwhctl.targets.vertica_rows import conditions
+from dwhctl.targets.vertica_rows import conditions, of_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +57,9 @@ class VerticaInspection(SqlInspection):
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         for shards, bounds in conditions(slices, self._slice_by):
             yield shards, bounds, {}
+
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        return of_shards(shards), {}
 
     def _quoted(self, name: str) -> str:
         return quote(name)

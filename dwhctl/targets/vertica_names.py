@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwhctl.engines.vertica import literal, quote
+from dwhctl.targets import VERTICA_NAME_OCTETS
 
 if TYPE_CHECKING:
     from dwhctl.targets.contract import StagingGroup
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 #: The column of a staging table that says which attempt staged the row.
 TOKEN = "dwhctl_token"  # noqa: S105
 _DEFAULT_SCHEMA = "public"
-#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
-_NAME_OCTETS = 128
 _DIGEST_OCTETS = 8
 
 
@@ -63,9 +62,9 @@ def staging_prefix(run_id: str) -> str:
 def staging_table(group: StagingGroup, schema: str | None) -> TableName:
     """Name the staging table of a group: in the schema given, else beside the target."""
     prefix, rest = staging_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > _NAME_OCTETS:
+    if len(prefix) + len(rest) > VERTICA_NAME_OCTETS:
         digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: _NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
+        rest = rest[: VERTICA_NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
     return TableName(schema or TableName.of(group.table).schema, prefix + rest)
 
 

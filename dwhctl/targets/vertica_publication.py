@@ -8,9 +8,10 @@ from dwhctl.engines.vertica import literals, quote
 from dwhctl.engines.vertica_errors import MISSING, is_sqlstate
 from dwhctl.errors import AttemptError, StagingError
 from dwhctl.targets.contract import Publication
+from dwhctl.targets.inspecting import held_values_sql, read_held_values
 from dwhctl.targets.vertica_catalog import declared_columns
 from dwhctl.targets.vertica_names import TOKEN
-from dwhctl.targets.vertica_rows import conditions
+from dwhctl.targets.vertica_rows import conditions, of_shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,10 @@ class VerticaPublication(Publication):
             )
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        sql = held_values_sql(self._table.sql, of_shards(shards), list(map(quote, columns)))
+        return read_held_values(self._session.query(sql), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         table = self._staging(group)

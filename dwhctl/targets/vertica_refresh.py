@@ -5,9 +5,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from dwhctl.columns import Kind
+from dwhctl.engines import vertica_types as types
 from dwhctl.engines.vertica import quote
+from dwhctl.engines.vertica_strict import would_change
+from dwhctl.errors import AttemptError
 from dwhctl.project.sql_lines import at_statement
-from dwhctl.targets.contract import Refresh, RefreshColumns
+from dwhctl.targets.contract import Refresh, RefreshColumn, RefreshColumns
+from dwhctl.targets.strict_insert import carried, refused_value
 from dwhctl.targets.vertica_catalog import existing_columns, filled_columns
 
 if TYPE_CHECKING:
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
 
     from dwhctl.engines.vertica import Session
     from dwhctl.project.report_sql import RowSource
+    from dwhctl.targets.contract import Narrowing
     from dwhctl.targets.vertica_names import TableName
 
 
@@ -33,25 +39,57 @@ class VerticaRefresh(Refresh):
         self._source = f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
 
     def columns(self) -> RefreshColumns:
-        table = tuple(name for name, _, _ in existing_columns(self._session, self._table))
+        table = existing_columns(self._session, self._table)
         with at_statement(self._query) if self._query else nullcontext():
-            source = self._session.names(f"SELECT * FROM {self._source} LIMIT 0")
-        return RefreshColumns(tuple(source), table, frozenset(filled_columns(self._session, self._table)))
+            source = self._session.declared(f"SELECT * FROM {self._source} LIMIT 0")
+        return RefreshColumns(
+            tuple(_column(name, declared) for name, declared in source),
+            tuple(_column(name, declared) for name, declared, _ in table),
+            frozenset(filled_columns(self._session, self._table)),
+        )
 
     def delete(self) -> None:
         self._session.query(f"DELETE FROM {self._table.sql}")
 
-    def insert(self, columns: Sequence[str]) -> int:
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         names = ", ".join(map(quote, columns))
-        answer = self._session.query(
-            f"INSERT INTO {self._table.sql} ({names}) SELECT {names} FROM {self._source}"
-        )
+        checks = {one.table.name: _checked(number, one) for number, one in enumerate(narrowed)}
+        values = ", ".join(checks.get(name, quote(name)) for name in columns)
+        try:
+            answer = self._session.query(
+                f"INSERT INTO {self._table.sql} ({names}) SELECT {values} FROM {self._source}"
+            )
+        except AttemptError as error:
+            if (refused := refused_value(str(error), str(self._table), narrowed)) is not None:
+                raise refused from error
+            raise
         if not answer:
             answer = self._session.query(f"SELECT COUNT(*) FROM {self._table.sql}")
         return int(answer[0][0])
 
     def commit(self) -> None:
         self._session.query("COMMIT")
+
+
+def _column(name: str, declared: str) -> RefreshColumn:
+    if declared.lower().startswith("interval"):
+        declared = "interval"
+    # `unknown` is the type of a literal that nothing has given a type yet.
+    return RefreshColumn(name, declared, types.column(name, declared), declared == "unknown")
+
+
+def _checked(number: int, one: Narrowing) -> str:
+    """Write the column's value, or an error in its place where it does not fit.
+
+    Source: https://docs.vertica.com/24.2.x/en/sql-reference/functions/error-handling-functions/throw-error/
+    """
+    source, table = one.source.known, one.table.known
+    if source is None or table is None:
+        raise TypeError(f"{one.table.name}: only known types are narrowed")
+    name = quote(one.source.name)
+    text = f"TO_HEX({name})" if source.kind is Kind.BINARY else f"CAST({name} AS VARCHAR(400))"
+    error = f"CAST(THROW_ERROR({carried(number, text)}) AS {one.source.declared})"
+    return f"CASE WHEN {would_change(name, source, table)} THEN {error} ELSE {name} END"
 
 
 def _quoted(name: str) -> str:

@@ -22,7 +22,12 @@ def conditions(slices: Sequence[Slice], slice_by: Column | None) -> Iterator[tup
     for one in slices:
         by_bounds.setdefault(_bounds(one, slice_by), []).append(one.shard)
     for bounds, shards in by_bounds.items():
-        yield f"etl_source IN ({literals(shards)})", bounds
+        yield of_shards(shards), bounds
+
+
+def of_shards(shards: Sequence[str]) -> str:
+    """Give the condition of the rows of these shards."""
+    return f"etl_source IN ({literals(shards)})"
 
 
 def _bounds(one: Slice, slice_by: Column | None) -> str:

@@ -17,8 +17,8 @@ SELECT
     etl_source AS city,
     client_name,
     COUNT(*) AS orders,
-    AVG(CASE WHEN status = 'done' THEN 1.0 ELSE 0.0 END) AS done_share,
-    AVG(CASE WHEN paid_in_cash THEN 1.0 ELSE 0.0 END) AS cash_share,
-    AVG(CASE WHEN distance_km > 0 THEN CAST(price AS FLOAT) / distance_km END) AS price_per_km
+    CAST(AVG(CASE WHEN status = 'done' THEN 1.0 ELSE 0.0 END) AS FLOAT) AS done_share,
+    CAST(AVG(CASE WHEN paid_in_cash THEN 1.0 ELSE 0.0 END) AS FLOAT) AS cash_share,
+    CAST(AVG(CASE WHEN distance_km > 0 THEN CAST(price AS FLOAT) / distance_km END) AS FLOAT) AS price_per_km
 FROM stage.orders
 GROUP BY etl_source, client_name;

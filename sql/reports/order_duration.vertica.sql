@@ -16,8 +16,8 @@ SELECT
     etl_source AS city,
     CAST(start_time AS DATE) AS day,
     COUNT(*) AS finished_orders,
-    AVG(EXTRACT(EPOCH FROM end_time - start_time)) / 60 AS average_minutes,
-    MAX(EXTRACT(EPOCH FROM end_time - start_time)) / 60 AS longest_minutes
+    CAST(AVG(EXTRACT(EPOCH FROM end_time - start_time)) / 60 AS FLOAT) AS average_minutes,
+    CAST(MAX(EXTRACT(EPOCH FROM end_time - start_time)) / 60 AS FLOAT) AS longest_minutes
 FROM stage.orders
 WHERE end_time IS NOT NULL
 GROUP BY etl_source, CAST(start_time AS DATE);

@@ -30,6 +30,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def one_worker(project: Path) -> None:
+    """Let its loads start one worker process: these tests look at what a command says."""
+    text = PROJECT.replace("[project]\n", "[project]\nmax_workers = 1\n")
+    write(project, {"config/dwhctl.toml": text})
+
+
 # init
 
 
@@ -72,6 +78,7 @@ def test_init_says_when_it_may_not_write(tmp_path: Path, capsys: pytest.CaptureF
 def test_config_check_names_every_problem_of_the_templates(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_databases(project)
     write(project, {"sql/orders.sql": "SELECT {{ nothing }} FROM x", "sql/create.sql": "-- nothing"})
     assert dwh("config", "check") == 2
     shown = capsys.readouterr()
@@ -109,6 +116,7 @@ def test_config_check_warns_of_a_literal_secret_and_never_shows_it(
 
 
 def test_config_check_is_quiet_when_asked(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_databases(project)
     assert dwh("config", "check", "-q") == 0
     assert capsys.readouterr() == ("", "")
 
@@ -184,6 +192,14 @@ def test_connections_list(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_connections_list_counts_each_use_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = '[reports.{0}]\nconnection = "dwh"\nsource = "stage.{0}_view"\ntarget = "stage.{0}"\n'
+    write(project, {"config/reports.toml": "".join(report.format(name) for name in ("sums", "tops"))})
+    assert dwh("connections", "list", "--format", "json") == 0
+    uses = {row["name"]: row["used_for"] for row in json.loads(capsys.readouterr().out)}
+    assert uses["dwh"] == "target of 1 load, 2 reports"
+
+
 def trips(capsys: pytest.CaptureFixture[str], *names: str, code: int) -> list[dict[str, object]]:
     assert dwh("connections", "test", *names, "--format", "json") == code
     rows: list[dict[str, object]] = json.loads(capsys.readouterr().out)
@@ -229,14 +245,14 @@ def test_connections_test_asks_a_dead_server_once(project: Path, capsys: pytest.
     assert str(rows[1]["reason"]).startswith("not tried: ")
 
 
-def test_connections_test_is_honest_about_what_cannot_be_opened_yet(
+def test_connections_test_refuses_a_connection_that_cannot_be_what_it_is_used_for(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DWHCTL_CONN_SERVER_1", "postgres://sa:pass-word-9@127.0.0.1:1/chita")
-    rows = trips(capsys, "server_1", code=1)
-    assert rows[0]["type"] == "postgres"
-    assert "cannot read from postgres yet" in str(rows[0]["reason"])
-    assert "pass-word-9" not in json.dumps(rows)
+    assert dwh("connections", "test", "server_1") == 2
+    shown = capsys.readouterr().err
+    assert "'server_1' is of type postgres, which cannot be a shard's server; use one of type duckdb" in shown
+    assert "pass-word-9" not in shown
 
 
 def test_connections_test_says_why_a_sql_server_is_out_of_reach(
@@ -299,6 +315,7 @@ def test_connections_test_of_sessions_in_postgres(
 
 
 def test_load_brings_the_day_and_says_so(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     done = dwh_process("load", "--date", DAY, folder=project)
     assert done.returncode == 0, done.stderr
@@ -313,6 +330,7 @@ def test_load_brings_the_day_and_says_so(project: Path) -> None:
 
 
 def test_a_failed_slice_is_told_with_the_command_that_tries_it_again(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     (project / "server_1" / "chita.duckdb").unlink()
     done = dwh_process("load", "--date", DAY, "--project", ".", folder=project)
@@ -404,6 +422,7 @@ def on_a_terminal(*arguments: str, folder: Path, **environment: str) -> tuple[st
 
 
 def test_a_terminal_gets_live_progress_and_stdout_only_the_summary(project: Path) -> None:
+    one_worker(project)
     make_databases(project)
     out, seen = on_a_terminal("load", "--date", DAY, folder=project)
     assert out.startswith("3 slices loaded")

@@ -45,6 +45,22 @@ def test_drift_is_one_line_for_each_shard(sandbox: Sandbox) -> None:
     ]
 
 
+def test_a_column_that_will_be_added_is_a_note(sandbox: Sandbox) -> None:
+    sandbox.load_keys += '\non_new_column = "add"'
+    sandbox.write()
+    sandbox.put("sql/orders/extract.sql", sandbox.extract.replace("id, customer, amount, start_time", "*"))
+    for shard in ("abakan", "chita"):
+        sandbox.in_shard(shard, "ALTER TABLE orders ADD COLUMN note VARCHAR")
+    code, lines, warnings = check(sandbox)
+    assert (code, warnings) == (0, [])
+    assert lines[0] == (
+        "Note: orders: warehouse: column note (VARCHAR) is new in abakan, chita; the next load adds it to stage.orders"
+    )
+    assert sandbox.load().failed == 0
+    assert "note" in [row[0] for row in sandbox.warehouse("DESCRIBE stage.orders")]
+    assert "Note" not in check(sandbox)[1][0]
+
+
 def test_a_missing_table_and_a_missing_database(sandbox: Sandbox) -> None:
     sandbox.in_shard("abakan", "DROP TABLE orders")
     sandbox.shard_file("achinsk").unlink()

@@ -7,6 +7,7 @@ gate does on its machine.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,7 +127,9 @@ def test_next_speaks_the_projects_zone_and_the_machines(sandbox: Sandbox) -> Non
     done = sandbox.run("crontab", "next", "--limit", "3", "--format", "json")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"load orders --date today --lookback 1"') == 3
-    assert "+09:00" in done.stdout
+    assert '+00:00"' in done.stdout, "data is in UTC"
+    shown = sandbox.run("crontab", "next", "--limit", "3")
+    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:00 \+09:00  ", shown.stdout)) == 3
     assert "cron goes by this machine's clock" in done.stderr
 
 

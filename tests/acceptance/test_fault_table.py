@@ -29,7 +29,7 @@ pytestmark = needs_faults
 
 EVERYONE = ("abakan", "achinsk", "chita")
 SERVERS = {"mssql_0": ["abakan", "achinsk"], "mssql_1": ["chita"]}
-ROWS = 2_500
+ROWS = 800
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ SHARD = (
     Line("first row: error", at("error", ROWS_OF_EXTRACT, error=(229, 14, "permission denied")), "229", passes=False),
     Line("first row: hangs", at("hang_query", ROWS_OF_EXTRACT), "timeout"),
     Line("first row: closed", at("close", ROWS_OF_EXTRACT), ""),
-    Line("middle: reset", at("reset", ROWS_OF_EXTRACT, after_rows=1_000), ""),
-    Line("middle: closed", at("close", ROWS_OF_EXTRACT, after_rows=1_000), ""),
-    Line("middle: deadlock", at("deadlock", ROWS_OF_EXTRACT, after_rows=1_000), "1205"),
-    Line("middle: hangs", at("hang_query", ROWS_OF_EXTRACT, after_rows=1_000), "timeout"),
-    Line("middle: error", at("error", ROWS_OF_EXTRACT, after_rows=1_000, error=(8134, 16, "Divide by zero")), "8134",
+    Line("middle: reset", at("reset", ROWS_OF_EXTRACT, after_rows=300), ""),
+    Line("middle: closed", at("close", ROWS_OF_EXTRACT, after_rows=300), ""),
+    Line("middle: deadlock", at("deadlock", ROWS_OF_EXTRACT, after_rows=300), "1205"),
+    Line("middle: hangs", at("hang_query", ROWS_OF_EXTRACT, after_rows=300), "timeout"),
+    Line("middle: error", at("error", ROWS_OF_EXTRACT, after_rows=300, error=(8134, 16, "Divide by zero")), "8134",
          passes=False),
-    Line("slow beyond the timeout", at("slow", ROWS_OF_EXTRACT, after_rows=1_000, seconds=4.0), "timeout"),
+    Line("slow beyond the timeout", at("slow", ROWS_OF_EXTRACT, after_rows=300, seconds=4.0), "timeout"),
 )  # fmt: skip
 
 #: At one server: its shards are lost, the other server's are not.
@@ -96,7 +96,7 @@ WAREHOUSE = (
     Line("staging: reset", at("reset", "CREATE TABLE.*dwhctl_"), "", EVERYONE),
     Line("copy: error", at("error", "^COPY", error=("53000", 3587, "Insufficient memory")), "Insufficient",
          EVERYONE),
-    Line("copy: reset in the middle", at("reset", "^COPY", after_bytes=60_000), "", EVERYONE),
+    Line("copy: reset in the middle", at("reset", "^COPY", after_bytes=20_000), "", EVERYONE),
     Line("copy: hangs", at("hang_query", "^COPY"), "timeout", EVERYONE),
     Line("stage: lost before its commit", at("lost_before_commit", application=":stage:"), "", EVERYONE),
     Line("stage: lost after its commit", at("lost_after_commit", application=":stage:"), "", EVERYONE),

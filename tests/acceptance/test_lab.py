@@ -141,7 +141,8 @@ def test_the_init_container_fills_the_servers_once(servers: dict[str, TdsServer]
     assert all(1_000 <= city.orders == city.keys <= 2_000 for city in cities)
     assert {city.days for city in cities} == {30}
     assert len(set(cities)) == 150
-    assert {name: fill(server, scripts[name]) for name, server in servers.items()} == first
+    again = "mssql_1"
+    assert fill(servers[again], scripts[again]) == first[again]
 
 
 def fill(server: TdsServer, script: str) -> dict[str, Totals]:

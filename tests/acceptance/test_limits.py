@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -99,17 +100,20 @@ def most_at_once(faults: Faults, begin: str, end: str) -> int:
 def worker_processes(groups: set[int]) -> int:
     """Count the workers of these loads that live now."""
     found = 0
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            # Asked first, and without reading a file: a busy machine has hundreds of other processes.
+            if os.getpgid(pid) not in groups:
+                continue
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        found += int(group) in groups and state not in "ZX" and any(b"popen_loky" in word for word in words)
+        found += state not in "ZX" and any(b"popen_loky" in word for word in words)
     return found
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [5, pytest.param(20, marks=pytest.mark.long)])
 def test_loads_at_once_keep_the_limits(tmp_path: Path, faults: Faults, count: int) -> None:
     days = days_from(DAY, count)
     sandbox = Sandbox(tmp_path / "project", {"server_0": ["abakan"]}, max_workers=2)

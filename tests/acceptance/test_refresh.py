@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from dwhctl.runs.events import RefreshReport, ReportClosed
+from dwhctl.runs.refresh import exit_code_of
 from dwhctl.sessions import State
 from tests.cli_support import dwh
 from tests.servers.base import Fault
 from tests.servers.vertica import VerticaServer
-from tests.support.faulty import held_locks
+from tests.support.faulty import held_locks, wait_until
 from tests.support.projects import DAY
 from tests.support.reports import KEYS, ROWS, Place, a_place, whole
 from tests.support.wire import Wire, needs_faults
@@ -112,7 +113,9 @@ def test_a_value_that_does_not_fit(place: Place) -> None:
         path.write_text(path.read_text() + view)
         fails_and_keeps_the_old(place, "TargetRefusedError", "Could not convert")
     else:
-        fails_and_keeps_the_old(place, "TargetRefusedError", "too long for type")
+        fails_and_keeps_the_old(
+            place, "ValueRefusedError", "reports.numbers.word: the value too long does not fit"
+        )
 
 
 def test_too_few_rows(place: Place) -> None:
@@ -168,6 +171,61 @@ def test_a_lost_commit_is_in_doubt_and_another_attempt_makes_it_right(
     lost.struck = 0
     assert vertica.refresh(retries=1).failures == []
     assert [one.state for one in vertica.sessions()[-2:]] == [State.UP_FOR_RETRY, State.LOADED]
+    assert vertica.content() == whole(2)
+
+
+def lose_the_warehouse(place: Place, monkeypatch: pytest.MonkeyPatch, logins: int | None = None) -> None:
+    """Lose it in mid-COMMIT, which happens late; so many logins are refused from then on, or all."""
+
+    def reached(point: str) -> None:
+        if point == "refresh.commit":
+            monkeypatch.undo()
+            server_of(place).faults.add(Fault("refuse_login", application="^dwhctl", times=logins))
+
+    monkeypatch.setattr("dwhctl.faults.handler", reached)
+    server_of(place).faults.add(Fault("late_commit", application=":refresh:", seconds=8, times=1))
+
+
+@needs_faults
+def test_a_commit_that_nobody_can_end_keeps_its_session_open(
+    vertica: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vertica.refresh()
+    vertica.fill(2)
+    lose_the_warehouse(vertica, monkeypatch)
+    report = vertica.refresh(retries=1)
+    assert (report.in_doubt, len(report.failures), exit_code_of(report)) == (1, 1, 1)
+    assert "CommitInDoubtError" in failure_of(report)
+    left = vertica.sessions()[-1]
+    assert (left.state, left.error_class, left.finished) == (State.RUNNING, "CommitInDoubtError", None)
+    assert "Invalid username or password" in failure_of(vertica.refresh()), "blocked, and it says why"
+    assert [one.state for one in vertica.sessions()[-2:]] == [State.RUNNING, State.FAILED]
+    server_of(vertica).faults.clear()
+    vertica.fill(3)
+    assert vertica.refresh().failures == []
+    assert [one.state for one in vertica.sessions()[-3:]] == [State.ABANDONED, State.FAILED, State.LOADED]
+    wait_until(lambda: not server_of(vertica).sessions(), "the late commit is ended", seconds=10)
+    assert vertica.content() == whole(3)
+
+
+@needs_faults
+def test_a_commit_in_doubt_is_ended_before_the_next_attempt(
+    vertica: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vertica.refresh()
+    vertica.fill(2)
+    lose_the_warehouse(vertica, monkeypatch, logins=1)
+    events: list[ReportClosed] = []
+
+    def listen(event: object) -> None:
+        if isinstance(event, ReportClosed):
+            events.append(event)
+
+    report = vertica.refresh(listen=listen, retries=1)
+    assert (report.failures, report.retried) == ([], 1)
+    assert [one.state for one in events] == [State.RUNNING, State.LOADED]
+    assert events[0].etl_id == events[1].etl_id
+    assert vertica.sessions()[-1].state is State.LOADED
     assert vertica.content() == whole(2)
 
 

@@ -35,18 +35,22 @@ def need(place: Place, at_least: float = 1.0) -> None:
     place.put({"numbers": f'{KEYS}\nneeds = [{{ load = "orders", at_least = {at_least} }}]'})
 
 
-def have_loaded(place: Place, *shards: str, day: date = DAY) -> None:
-    """Write the sessions of a load that did well just now."""
+def have_loaded(place: Place, *shards: str, day: date = DAY, state: State = State.LOADED) -> None:
+    """Write the sessions of a load that did well just now, or ended in another state."""
     now = datetime.now(UTC)
     with open_store(place.sandbox.project().sessions) as store:
         store.prepare()
-        ids = store.open([NewSession("run", "orders", shard, day, 1, shard, now) for shard in shards])
-        store.close([Closing(one, State.LOADED, now) for one in ids])
+        ids = store.open(
+            [NewSession("run", "orders", shard, day, 1, f"{shard}{now}", now) for shard in shards]
+        )
+        store.close([Closing(one, state, now) for one in ids])
 
 
 def test_not_ready(place: Place) -> None:
     need(place)
-    (one,) = place.refresh().failures
+    report = place.refresh()
+    assert report.seconds < 3, "when nothing is left to do, nothing is waited for"
+    (one,) = report.failures
     assert one.failure is not None
     assert one.failure.error_class == "NotReady"
     assert one.failure.message.startswith(
@@ -74,6 +78,13 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     assert "  numbers has 2 of 3 slices of orders 2020-07-14; it does without achinsk" in shown
 
 
+def test_a_reload_that_fails_takes_nothing_away(place: Place) -> None:
+    have_loaded(place, "abakan", "chita", "achinsk")
+    have_loaded(place, "abakan", "chita", state=State.FAILED)
+    need(place)
+    assert place.refresh().failures == []
+
+
 @pytest.mark.parametrize(
     ("at_least", "missing", "met"),
     [(1.0, 0, True), (1.0, 1, False), (0.98, 3, True), (0.98, 4, False), (0, 150, True)],
@@ -87,7 +98,9 @@ def test_a_load_reaps_a_refresh_that_died(place: Place) -> None:
     place.sandbox.fill()
     with open_store(place.sandbox.project().sessions) as store:
         store.prepare()
-        store.open([NewSession("dead", "numbers", None, DAY, 1, "token", datetime.now(UTC))])
+        store.open(
+            [NewSession("20200101T000000-deadbeef", "numbers", None, DAY, 1, "token", datetime.now(UTC))]
+        )
     assert place.sandbox.load().failed == 0
     (session,) = place.sessions()
     assert (session.state, session.error_class) == (State.ABANDONED, "RunDied")
@@ -106,6 +119,41 @@ def test_it_waits_until_a_load_beside_it_completes(place: Place) -> None:
     assert (report.failures, waits.is_set()) == ([], True)
     assert place.content() == whole(1)
     assert [one.state for one in place.sessions()] == [State.LOADED]
+
+
+@pytest.mark.parametrize(
+    ("head", "own", "wait", "waits"),
+    [
+        ('wait = "1m"', "", None, True),
+        ("", 'wait = "1m"', None, True),
+        ('wait = "0s"', 'wait = "1m"', None, True),
+        ('wait = "1m"', 'wait = "0s"', None, False),
+        ('wait = "1m"', 'wait = "1m"', timedelta(0), False),
+        ("", "", None, False),
+    ],
+)
+def test_it_waits_as_long_as_the_configuration_says_unless_the_command_does(
+    place: Place, head: str, own: str, wait: timedelta | None, waits: bool
+) -> None:
+    keys = f'{KEYS}\n{own}\nneeds = [{{ load = "orders" }}]'
+    place.put({"numbers": keys}, f"[refresh]\n{head}\n")
+
+    def load(event: object) -> None:
+        if isinstance(event, ReportWaits):
+            have_loaded(place, "abakan", "achinsk", "chita")
+
+    report = place.refresh(listen=load, wait=wait)
+    assert (place.content() == whole(1), report.failures == []) == (waits, waits)
+
+
+def test_the_next_run_of_the_date_refreshes_what_was_not_ready(place: Place) -> None:
+    need(place)
+    assert len(place.refresh().failures) == 1
+    have_loaded(place, "abakan", "achinsk", "chita")
+    command = (*COMMAND, "--quiet", "--project", place.sandbox.root)
+    assert dwh(*command) == ExitCode.DONE
+    assert place.content() == whole(1)
+    assert [one.state for one in place.sessions()] == [State.FAILED, State.LOADED]
 
 
 def test_a_day_loaded_before_its_end_is_not_complete(place: Place) -> None:
@@ -168,8 +216,21 @@ def test_a_dry_run_touches_nothing(place: Place, capsys: pytest.CaptureFixture[s
     assert one.sql.source.text == "reports.numbers_view"
 
 
+def test_a_day_before_the_start_of_a_needed_load_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.sandbox.load_keys += "\nstart_date = 2020-07-15"
+    place.sandbox.write()
+    need(place)
+    assert dwh(*COMMAND, "--dry-run", "--project", place.sandbox.root) == 0
+    assert "orders: no slice is expected on this day" in capsys.readouterr().out
+    assert dwh(*COMMAND, "--project", place.sandbox.root) == 0
+    shown = capsys.readouterr().out
+    assert "numbers has no slice of orders: none is expected on 2020-07-14" in shown
+
+
 def test_names_that_are_none(place: Place) -> None:
-    with pytest.raises(UsageError, match="no report 'number': did you mean 'numbers'"):
+    with pytest.raises(UsageError, match="no report 'number'; did you mean 'numbers'"):
         place.refresh("number")
     place.put({})
     with pytest.raises(UsageError, match=r"write one in config/reports\.toml"):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dwhctl.runs.verify import VerifyRequest, verify
 from dwhctl.sessions.values import State
+from tests.cli_support import dwh
 from tests.postgres import PostgresServer
+from tests.support.faulty import Faults, wait_for_end
 from tests.support.projects import DAY, Sandbox
 
 NEXT_DAY = DAY + timedelta(days=1)
@@ -159,7 +164,7 @@ def test_a_day_emptied_at_the_source_is_emptied(project: Sandbox) -> None:
     project.load(DAY, NEXT_DAY)
     project.in_shard("chita", f"DELETE FROM orders WHERE start_time < '{NEXT_DAY}'")
 
-    report = project.load()
+    report = project.load(allow_shrink=True)
 
     assert (report.loaded, report.skipped, report.failed) == (2, 1, 0)
     assert project.target_rows() == project.source_rows()
@@ -175,3 +180,32 @@ def test_days_one_by_one_or_together_are_the_same(project: Sandbox) -> None:
 
     assert fingerprint(project) == apart
     assert project.target_rows() == project.source_rows()
+
+
+def test_an_interrupted_reload_leaves_good_days_complete(
+    project: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.load(DAY, NEXT_DAY)
+    rows = project.target_rows()
+    range_ = ("orders", "-s", str(DAY), "-e", str(NEXT_DAY))
+    faults = Faults(tmp_path / "log").at("stage.extract", "pause", nth=2, until=99)
+    reload = project.start("backfill", *range_, env=faults.env())
+    faults.wait_for("stage.extract", nth=2)
+    reload.send_signal(signal.SIGINT)
+    wait_for_end(reload)
+    assert reload.returncode == 130
+    failed = [one for one in project.sessions_newest_first() if one.state is State.FAILED]
+    assert failed
+    place = ("--project", project.root)
+    assert dwh("report", "gaps", *range_[1:], "--exit-code", *place) == 0
+    capsys.readouterr()
+    assert dwh("backfill", *range_, "--only-missing", "--dry-run", *place) == 0
+    assert "nothing to load; left out: 6 complete" in capsys.readouterr().out
+    assert dwh("report", "grid", "--days", "3660", "--format", "json", *place) == 0
+    cells = json.loads(capsys.readouterr().out)
+    signs = {(cell["shard"], cell["day"]) for cell in cells if cell["state"] == "reload_failed"}
+    assert signs == {(one.shard, str(one.day)) for one in failed}
+    assert project.target_rows() == rows
+    assert [one.is_equal for one in verify(project.project(), VerifyRequest((DAY, NEXT_DAY))).verdicts] == [
+        True
+    ] * 6

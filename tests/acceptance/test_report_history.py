@@ -138,6 +138,21 @@ def test_runs_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(listed(capsys, "runs", "--limit", "1")) == len(listed(capsys, "runs", "--days", "2")) == 1
 
 
+def test_a_refresh_is_listed_with_its_reports(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refresh = f"{NOW - timedelta(minutes=9):%Y%m%dT%H%M%S}-0123abcd"
+    with open_store(read_project(project).sessions) as store:
+        for name in ("sums", "tops", "best"):
+            [one] = store.open([NewSession(refresh, name, None, date(2020, 7, 14), 1, name, NOW)])
+            store.close([Closing(one, State.LOADED, NOW + timedelta(seconds=2.5), 1)])
+    report, load, _ = listed(capsys, "runs")
+    assert (report["run_id"], report["loads"], report["reports"]) == (refresh, "", "best, sums, tops")
+    assert (load["loads"], load["reports"]) == ("orders", "")
+    assert dwh("report", "runs") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split("  ")[3:4] == ["3 reports"]
+    assert "3 loads" not in out
+
+
 def test_sessions_are_told(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = listed(capsys, "sessions")
     assert tuple(rows[0]) == COLUMNS["sessions"]
@@ -275,6 +290,12 @@ def lines_of(text: str) -> list[str]:
 )
 def test_a_table_fits_the_terminal(width: int, name: str, header: str, project: Path) -> None:
     lines = lines_of(on_terminal(project, width, name))
+    if name == "failures":  # below the table are commands, each on a line that can be copied
+        end = lines.index("try again:")
+        assert lines[end + 1].startswith(
+            "  dwhctl backfill orders -s 2020-07-13 -e 2020-07-14 --shard achinsk"
+        )
+        lines = lines[: end - 1]
     assert max(map(len, lines)) <= width
     [rule] = [number for number, line in enumerate(lines) if line.startswith("───")]
     assert " ".join(lines[rule - 1].split()) == header
@@ -298,7 +319,11 @@ def test_states_are_coloured_and_stand_there_as_words(project: Path) -> None:
 
 def test_a_file_gets_plain_lines_with_everything(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dwh("report", "failures") == 0
-    header, line = capsys.readouterr().out.splitlines()
+    header, line, _, again, command = capsys.readouterr().out.splitlines()
+    assert (again, command.split(" --")[0]) == (
+        "try again:",
+        "  dwhctl backfill orders -s 2020-07-13 -e 2020-07-14",
+    )
     assert header.split("  ")[0] == "task name"
     assert line.endswith(LONG.strip())
     assert dwh("report", "sessions") == 0

@@ -74,6 +74,32 @@ def test_the_grid_in_a_pipe_is_letters_at_full_width(lived: Path, capsys: pytest
 
 
 @time_machine.travel(NOW, tick=False)
+def test_a_complete_slice_whose_reload_failed_or_runs_has_a_sign(
+    lived: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And is no gap. A day that was loaded early is not complete, and its reload is a plain failure."""
+    tell(lived, "abakan", date(2020, 7, 10), State.UP_FOR_RETRY, NOW)
+    tell(lived, "abakan", date(2020, 7, 11), State.RUNNING, NOW)
+    tell(lived, "abakan", date(2020, 7, 12), State.ABANDONED, NOW)
+    tell(lived, "chita", date(2020, 7, 13), State.FAILED, NOW)
+    tell(lived, "chita", date(2020, 7, 10), State.FAILED, NOW)
+    assert dwh("report", "grid", "--project", lived, "--days", 5) == 0
+    out = capsys.readouterr().out
+    assert [" ".join(line.split()) for line in out.splitlines()[3:6]] == [
+        "server_0 abakan f r f L o",
+        "server_0 achinsk L L F M . 2",
+        "server_1 chita f L L F . 1",
+    ]
+    assert "f  complete, its last reload failed" in out
+    assert "r  complete, being loaded again" in out
+    assert "orders: 3 shards, 9 of 12 slices complete" in out
+    assert dwh("report", "grid", "--project", lived, "--days", 5, "--format", "json") == 0
+    cells = [(row["state"], row["complete"]) for row in listing(capsys.readouterr().out, "json")]
+    assert cells[:3] == [("reload_failed", True), ("reloading", True), ("reload_failed", True)]
+    assert dwh("report", "gaps", "--project", lived, "--exit-code", "--shard", "abakan") == 0
+
+
+@time_machine.travel(NOW, tick=False)
 def test_the_grid_folds_to_servers(lived: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dwh("report", "grid", "--project", lived, "--days", 7, "--fold") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -185,7 +211,7 @@ def test_commands_for_some_shards_name_them(tmp_path: Path, capsys: pytest.Captu
     ("words", "says"),
     [
         ("grid ordres", "did you mean 'orders'?"),
-        ("grid --shard abaken", "no shard matches 'abaken': did you mean 'abakan'?"),
+        ("grid --shard abaken", "no shard matches 'abaken'; did you mean 'abakan'?"),
         ("grid --days 0", "--days"),
         ("gird", "did you mean 'grid'?"),
         ("gaps -s 2020-07-13 -e 2020-07-01", "--start 2020-07-13 lies after --end 2020-07-01"),

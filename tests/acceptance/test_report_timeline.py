@@ -58,7 +58,7 @@ def test_bars_attempts_and_waits(root: Path, capsys: pytest.CaptureFixture[str])
     tell(root, "20200714T030000-aa", "chita", 20, 60, State.FAILED, worker=2)
     assert dwh("report", "timeline", "last", "--project", root) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "run 20200714T030000-aa on etl-1, 2020-07-14 03:00:00 UTC, 1 m 40 s"
+    assert lines[0] == "run 20200714T030000-aa on etl-1, 2020-07-14 06:00:00 +03:00, 1 m 40 s"
     assert lines[1] == "3 slices, 4 attempts: 2 loaded, 1 up for retry, 1 failed; workers 75% busy"
     axis, first, second, publish, retry = lines[3:8]
     left = len("to publish") + 2
@@ -72,6 +72,26 @@ def test_bars_attempts_and_waits(root: Path, capsys: pytest.CaptureFixture[str])
     assert abs(len(publish) - len(publish[left:].lstrip()) - left - 40 * width // 100) <= 1
     assert abs(len(retry[left:].strip()) - 40 * width // 100) <= 2
     assert "to publish: at most 2 slices" in lines[-1]
+
+
+def test_a_refresh_has_a_lane_for_each_report(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_store(read_project(root).sessions, host="etl-1") as store:
+        store.prepare()
+        attempts = (("sums", 0, 30), ("tops", 0, 50), ("sums", 40, 100))
+        for number, (report, begin, end) in enumerate(attempts):
+            began = START + timedelta(seconds=begin)
+            [one] = store.open([NewSession("run", report, None, DAY, 1 + number // 2, str(number), began)])
+            state = State.LOADED if number else State.UP_FOR_RETRY
+            store.close([Closing(one, state, START + timedelta(seconds=end))])
+    assert dwh("report", "timeline", "last", "--project", root) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[1] == "2 reports, 3 attempts: 2 loaded, 1 up for retry"
+    assert re.fullmatch(r"sums +U sums ─+ +L sums #2 ─+", lines[4])
+    assert re.fullmatch(r"tops +L tops ─+", lines[5])
+    assert "for retry: at most 1 report" in lines[-1]
+    assert "worker" not in out
+    assert "None" not in out
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
@@ -129,7 +149,7 @@ def test_what_runs_is_drawn_until_now_but_no_longer_than_it_can_live(
         with time_machine.travel(START + timedelta(seconds=later), tick=False):
             assert dwh("report", "timeline", "run", "--project", root) == 0
         out = capsys.readouterr().out
-        assert f"UTC, {took}\n1 slice, 1 attempt: 1 running" in out
+        assert f"+03:00, {took}\n1 slice, 1 attempt: 1 running" in out
         assert re.search(r"worker 1 +R abakan ─+", out)
 
 

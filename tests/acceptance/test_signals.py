@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,7 +87,8 @@ def assert_interrupted(sandbox: Sandbox, shards: list[str]) -> None:
     assert list((sandbox.root / "state" / "locks" / "runs").iterdir()) == []
 
 
-@pytest.mark.parametrize(("send", "code"), WAYS)
+#: The first way is the gate's in test_a_second_signal_changes_nothing as well, at the same moment.
+@pytest.mark.parametrize(("send", "code"), [pytest.param(*WAYS[0], marks=pytest.mark.long), *WAYS[1:]])
 def test_while_workers_hang(
     sandbox: Sandbox, faults: Faults, send: Callable[[subprocess.Popen[str]], None], code: int
 ) -> None:
@@ -213,3 +215,57 @@ def test_a_second_signal_changes_nothing(sandbox: Sandbox, faults: Faults) -> No
     assert_interrupted(sandbox, ["abakan", "achinsk"])
     wait_until(lambda: held_locks(sandbox.root / "state") == [], "the locks are free")
     load_well(sandbox)
+
+
+# What is left in cron's log and in /dev/shm
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def interrupt_again_and_again(process: subprocess.Popen[str]) -> None:
+    """Also while Python waits for the threads of loky, at the end of the process."""
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [
+        (kill, -signal.SIGKILL),
+        pytest.param(kill_group, -signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param(terminate, 143, marks=pytest.mark.long),
+        (interrupt_again_and_again, 130),
+    ],
+)
+def test_cron_s_log_holds_no_warning_of_python(
+    sandbox: Sandbox,
+    faults: Faults,
+    tmp_path: Path,
+    send: Callable[[subprocess.Popen[str]], None],
+    code: int,
+) -> None:
+    log = tmp_path / "cron.log"
+    with log.open("w") as written:
+        command = [sys.executable, "-m", "dwhctl", *LOAD, "--project", str(sandbox.root)]
+        held = faults.at("stage.extract", "pause", until=2).env()
+        process = subprocess.Popen(
+            command, stdout=written, stderr=written, text=True, start_new_session=True,
+            env={**os.environ, **held},
+        )  # fmt: skip
+    faults.wait_for("stage.extract", nth=2)
+    send(process)
+    wait_for_end(process)
+    text = log.read_text()
+    assert process.returncode == code, text
+    assert "run " in text
+    for bad in ("Warning", "leaked", "Traceback", "Exception ignored"):
+        assert bad not in text
+    load_well(sandbox)
+    assert list(Path("/dev/shm").glob(f"sem.loky-{process.pid}-*")) == []

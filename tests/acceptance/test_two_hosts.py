@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
 from tests.servers.vertica import VerticaServer
 from tests.support.faulty import Faults, held_locks, wait_until
@@ -191,6 +192,43 @@ def test_a_host_stopped_and_cut_off_changes_nothing_any_more(
     assert faults.count("publish.fenced") == (point in ("publish.fenced", "publish.committed"))
     assert hosts.everything() == before
     assert held_locks(hosts.one.root / "state") == []
+
+
+@pytest.mark.long
+def test_a_host_that_loses_only_the_warehouse_in_mid_commit_doubles_nothing(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    """It cannot look, and ends, while the warehouse is still at its COMMIT. The other host ends that first."""
+    for project in (hosts.one, hosts.two):
+        project.load_keys = 'retries = 0\nretry_delay = "0s"\ntimeout = "6s"'
+        project.write()
+    faults = Faults(tmp_path / "log").at("publish.fenced", "pause")
+    first = hosts.first.dwhctl(hosts.one.root, *LOAD, env=faults.env())
+    faults.wait_for("publish.fenced", seconds=60)
+    late = hosts.dwh.faults.add(
+        Fault("slow", statement="^COMMIT", application=":publish:", seconds=60, times=1)
+    )
+    faults.go_on()
+    wait_until(lambda: late.struck, "it commits", seconds=30)
+    committing = [one.label for one in hosts.dwh.sessions()]
+    hosts.lan.cut_off(hosts.first, hosts.dwh.port)
+    told = hosts.first.wait_for_end(first, seconds=60)
+    assert first.returncode == 1, told
+    assert "2 slices in doubt: the next run looks: CommitInDoubtError" in told
+    assert [one.label for one in hosts.dwh.sessions()] == committing, "the warehouse is still at it"
+    assert hosts.rows() == []
+
+    hosts.one.in_shard(
+        "abakan", "UPDATE Orders SET amount = amount + 1", "DELETE FROM Orders WHERE id % 2 = 1"
+    )
+    code, told = hosts.load_on_second()
+    assert code == 0, told
+    assert "had ended with a commit in doubt: 0 of its sessions turned out loaded, 2 abandoned" in told
+    expected = hosts.one.source_rows()
+    wait_until(
+        lambda: not hosts.dwh.sessions() or hosts.rows() != expected, "the late commit is over", seconds=70
+    )
+    assert hosts.rows() == expected
 
 
 @pytest.mark.long

@@ -112,7 +112,7 @@ def test_one_of_two_hundred_runs_and_the_next_takes_over_when_it_is_killed(wire:
     load_at_once(wire, 200)
 
 
-@pytest.mark.parametrize("many", [12, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("many", [8, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 def test_who_does_not_run_never_connects_to_the_sessions_database(
     wire: Wire, many: int, postgres_server: PostgresServer, postgres_database: str
 ) -> None:

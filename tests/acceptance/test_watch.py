@@ -103,7 +103,7 @@ def test_a_missed_deadline_is_told_once_and_so_is_its_recovery(
     message = post.last
     assert to(post) == ["chat", "everything"]
     assert message.splitlines()[0].endswith("project: orders: 2 tasks not in time")
-    words = "2 of 3 shards not complete by 07:00: 2 slices, the oldest 2020-07-13, since 2020-07-14 07:00"
+    words = "2 of 3 shards not complete by 07:00: 2 slices, the oldest 2020-07-13, since 2020-07-14 07:00:00 +03:00"
     command = "dwhctl backfill orders -s 2020-07-13 -e 2020-07-13 --only-missing --project " + str(
         sandbox.root
     )
@@ -167,7 +167,7 @@ def test_a_load_that_grows_old_is_missed_without_any_deadline(tmp_path: Path, po
     assert watch(sandbox, DEADLINE + 2 * HOUR) == 0
     assert to(post) == ["chat", "everything"]
     assert watch(sandbox, DEADLINE + 10 * HOUR) == 1
-    assert "the oldest last loaded 2020-07-14 08:00, since 2020-07-14 16:00" in post.last
+    assert "the oldest last loaded 2020-07-14 08:00:00 +03:00, since 2020-07-14 16:00:00 +03:00" in post.last
 
 
 def test_without_its_sessions_a_watch_fails_and_tells(

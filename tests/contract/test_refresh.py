@@ -41,7 +41,8 @@ class Place:
         with self.target.refresh(TABLE, source, PATIENCE) as refresh:
             columns = refresh.columns()
             refresh.delete()
-            rows = refresh.insert([name for name in columns.table if name in columns.source])
+            names = {one.name for one in columns.source}
+            rows = refresh.insert([one.name for one in columns.table if one.name in names])
             then()
             if commit:
                 refresh.commit()
@@ -76,7 +77,10 @@ def test_the_rows_are_replaced_by_name(place: Place) -> None:
 def test_the_columns_of_both_sides_are_told(place: Place) -> None:
     with place.target.refresh(TABLE, VIEW, PATIENCE) as refresh:
         columns = refresh.columns()
-    assert (columns.source, columns.table) == (("id", "note"), ("note", "id", "noted"))
+    assert [one.name for one in columns.source] == ["id", "note"]
+    assert [one.name for one in columns.table] == ["note", "id", "noted"]
+    kinds = {one.name: one.known.kind for one in (*columns.source, *columns.table) if one.known is not None}
+    assert kinds == {"id": Kind.INTEGER, "note": Kind.TEXT, "noted": Kind.INTEGER}
     assert columns.filled == {"noted"}
     assert place.held() == [("9",)]
 
@@ -129,7 +133,7 @@ def test_a_value_that_does_not_fit_is_refused_and_leaves_the_old_rows(place: Pla
 def test_what_is_not_there_is_refused(place: Place, missing: str) -> None:
     table, source = (TABLE, RowSource("stage.nowhere")) if missing == "source" else ("stage.nowhere", VIEW)
     with pytest.raises(TargetRefusedError), place.target.refresh(table, source, PATIENCE) as refresh:
-        refresh.insert(refresh.columns().source)
+        refresh.insert([one.name for one in refresh.columns().source])
     assert place.held() == [("9",)]
 
 

@@ -190,6 +190,10 @@ def test_a_type_is_what_was_declared_whatever_the_values(
                 assert values == [*case.expected, None]
             if sql is only_nulls:
                 assert sum(batch.column(0).null_count for batch in found) == 3
+        if column.declared != "ENUM":
+            # What the refusal of a dropped column proposes.
+            (same,) = source.columns(Query(f"SELECT CAST(NULL AS {column.declared}) AS v", {}))
+            assert (same.kind, same.type) == (column.kind, column.type)
 
 
 @pytest.mark.parametrize(

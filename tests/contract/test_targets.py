@@ -117,6 +117,28 @@ def test_a_delete_and_held_rows_touch_their_shards_only(staged: Way) -> None:
         assert not publication.held_rows([mine]).get("abakan")
 
 
+def test_which_columns_hold_values_and_whose_the_rows_are(staged: Way) -> None:
+    """A dropped column is refused by the first, a renamed shard is found by the second."""
+    staged.target.run_statements([f"ALTER TABLE {TABLE} ADD COLUMN more INTEGER"])
+    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+        assert publication.held_values(["abakan", "chita"], ["id", "more"]) == {}
+        publication.insert(staged.group, ["one"])
+        assert publication.held_values(["abakan", "chita"], ["id", "more"]) == {"abakan": {"id"}}
+        publication.commit()
+    staged.target.run_statements(
+        [
+            f"INSERT INTO {TABLE} (id, more, etl_source) SELECT id, 1, 'chita' FROM {TABLE}",
+            f"INSERT INTO {TABLE} (id) SELECT 9",
+        ]
+    )
+    with staged.target.inspection(TABLE, None) as inspection:
+        assert inspection.held_values(["abakan", "chita"], ["id", "more"]) == {
+            "abakan": {"id"},
+            "chita": {"id", "more"},
+        }
+        assert inspection.rows_by_source() == {"abakan": 3, "chita": 3, "": 1}
+
+
 @pytest.mark.parametrize("written", [False, True])
 def test_leaving_a_stage_by_an_error_drops_what_was_written(way: Way, written: bool) -> None:
     way.create(way.target_kit.columns(id=Kind.INTEGER))

@@ -143,6 +143,19 @@ def test_a_digest_has_streaks_and_since_from_the_sessions(desk: Desk) -> None:
     assert (reason.streak, reason.since) == (3, DAY - timedelta(days=2))
 
 
+def test_a_digest_counts_the_streak_of_a_day_before_one_that_is_well(desk: Desk) -> None:
+    """As `report failures` does; and only that day shows that it is over."""
+    yesterday = DAY - timedelta(days=1)
+    for back, state in ((2, State.FAILED), (1, State.FAILED), (0, State.LOADED)):
+        write(desk.store, new("shard_001", day=DAY - back * timedelta(days=1)), state)
+    desk.tell(slices("failed", "shard_001", day=yesterday))
+    [(text,)] = desk.place.rows("SELECT digest FROM dwhctl_alerts")
+    [reason] = from_json(text).reasons
+    assert (reason.streak, reason.since) == (2, DAY - timedelta(days=2))
+    assert desk.tell(slices("done", "shard_001")) == []
+    assert len(desk.tell(slices("done", "shard_001", day=yesterday))) == 1
+
+
 def test_a_gap_in_the_past_has_not_recovered_by_todays_load(desk: Desk) -> None:
     old = DAY - timedelta(days=30)
     write(desk.store, new("shard_001", day=DAY), State.LOADED)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.history import History
 from dwhctl.sessions import Closing, SessionStore, State, history, open_if_there
 from dwhctl.sessions.durations import read_durations
-from dwhctl.sessions.failures import FailingTask, read_failures
+from dwhctl.sessions.failures import FailingTask, failing_tasks, read_unsuccessful
 from dwhctl.sessions.history import Wanted, read_history, usual_since
 from dwhctl.sessions.runs import newest_run_ids, read_runs
 from tests.postgres import PostgresServer
@@ -54,50 +54,91 @@ _EVENTS = st.lists(
 )
 
 
-def naive_failures(
-    events: list[tuple[str, str | None, int, State, int]], since: datetime
-) -> set[FailingTask]:
-    """Count the streaks session by session."""
-    tasks: dict[str, dict[date, tuple[State, datetime, str]]] = {}
-    names: dict[str, tuple[str, str | None]] = {}
-    for number, (load, shard, back, state, hours) in enumerate(events):
+#: Load, shard, days back, state, hours until it ended.
+_Event = tuple[str, str | None, int, State, int]
+_Streak = tuple[str, str, str | None, list[tuple[date, State, str | None, bool]], int, date, str | None]
+
+
+def ended(number: int, hours: int) -> datetime:
+    return START + timedelta(hours=hours, microseconds=number)
+
+
+def naive_failures(events: list[_Event], since: datetime) -> list[_Streak]:
+    """Count session by session: task, its unsuccessful slices, streak, since, last error."""
+    tasks: dict[tuple[str, str | None], dict[date, int]] = {}
+    for number, (load, shard, back, state, _) in enumerate(events):
         if state is not State.RUNNING:
-            task = f"{load}__{shard}" if shard else load
-            names[task] = (load, shard)
-            ended = START + timedelta(hours=hours, microseconds=number)
-            tasks.setdefault(task, {})[DAY - timedelta(days=back)] = (state, ended, f"X: error {number}")
-    found = set()
-    for task, slices in tasks.items():
-        streak = []
-        for day in sorted(slices, reverse=True):
-            if slices[day][0] not in UNSUCCESSFUL:
-                break
-            streak.append(day)
-        ends = [slices[day] for day in streak]
-        if streak and max(ended for _, ended, _ in ends) >= since:
-            waiting = sum(state is State.UP_FOR_RETRY for state, _, _ in ends)
-            last = max(ends, key=lambda end: end[1])
-            found.add(
-                FailingTask(
-                    task, *names[task], len(ends), len(ends) - waiting, waiting, min(streak), last[1], last[2]
-                )
-            )
+            tasks.setdefault((load, shard), {})[DAY - timedelta(days=back)] = number
+    found: list[_Streak] = []
+    for (load, shard), last in tasks.items():
+        bad = [day for day, number in last.items() if events[number][3] in UNSUCCESSFUL]
+        failing = sorted(
+            (day for day in bad if ended(last[day], events[last[day]][4]) >= since), reverse=True
+        )
+        if not failing:
+            continue
+        good = [day for day in last if day not in bad and day < failing[0]]
+        streak = [day for day in bad if day <= failing[0] and day > max(good, default=date.min)]
+        newest = max((last[day] for day in failing), key=lambda number: ended(number, events[number][4]))
+        slices: list[tuple[date, State, str | None, bool]] = [
+            (day, events[last[day]][3], f"X: error {last[day]}", replaced(events, last[day]))
+            for day in failing
+        ]
+        name = f"{load}__{shard}" if shard else load
+        found.append((name, load, shard, slices, len(streak), min(streak), f"X: error {newest}"))
     return found
 
 
-def record(place: Place, store: SessionStore, events: list[tuple[str, str | None, int, State, int]]) -> None:
+def replaced(events: list[_Event], failed: int) -> bool:
+    """Whether a session of the task that began later succeeded, for the same day or a newer one."""
+    load, shard, back, _, hours = events[failed]
+    return any(
+        (one[0], one[1]) == (load, shard)
+        and one[3] in (State.LOADED, State.SKIPPED)
+        and one[2] <= back
+        and ended(number, one[4]) > ended(failed, hours)
+        for number, one in enumerate(events)
+    )
+
+
+def as_counted(tasks: list[FailingTask]) -> list[_Streak]:
+    return [
+        (
+            task.task_name,
+            task.load,
+            task.shard,
+            [(one.day, one.state, one.error, one.replaced) for one in task.slices],
+            task.streak,
+            task.since,
+            task.last.error,
+        )
+        for task in tasks
+    ]
+
+
+def failures(store: SessionStore, since: datetime) -> list[FailingTask]:
+    return failing_tasks(store, read_unsuccessful(store, since))
+
+
+def record(place: Place, store: SessionStore, events: list[_Event]) -> None:
     """Write the events as sessions, in place of what is there."""
     place.rows("DELETE FROM sessions")
     place.rows(FOREIGN_ROW)
     rows = [
-        new(shard or "x", load=load, day=DAY - timedelta(days=back)) for load, shard, back, _, _ in events
+        new(
+            shard or "x",
+            load=load,
+            day=DAY - timedelta(days=back),
+            started=ended(number, hours) - timedelta(minutes=30),
+        )
+        for number, (load, shard, back, _, hours) in enumerate(events)
     ]
     ids = store.open(rows)
     closings = [
         Closing(
             session_id,
             state,
-            START + timedelta(hours=hours, microseconds=number),
+            ended(number, hours),
             1,
             1,
             1,
@@ -122,11 +163,10 @@ def test_streaks_are_those_of_a_count_by_hand(
     events = data.draw(_EVENTS)
     since = START + timedelta(hours=data.draw(st.integers(0, 120)))
     record(place, store, events)
-    found = read_failures(store, since)
-    assert set(found) == naive_failures(events, since)
-    assert len(set(found)) == len(found)
+    found = failures(store, since)
+    assert sorted(as_counted(found), key=str) == sorted(naive_failures(events, since), key=str)
     assert found == sorted(
-        found, key=lambda task: (-task.streak, -task.last_failed.timestamp(), task.task_name)
+        found, key=lambda task: (-task.streak, -task.last.finished.timestamp(), task.task_name)
     )
 
 
@@ -154,13 +194,16 @@ def test_a_streak_goes_over_days_without_a_session_and_ends_with_a_success(place
         )
     write(store, new("a"), State.FAILED, seconds=4, comment="no class")
     store.open([new("a"), new("a", day=DAY + timedelta(days=1))])
-    [task] = read_failures(store, START)
-    end = START + timedelta(seconds=5)
-    last = "ConnectError: day -1"
-    assert task == FailingTask("orders__a", "orders", "a", 3, 2, 1, DAY - timedelta(days=5), end, last)
-    assert read_failures(store, START + timedelta(seconds=6)) == []
+    [task] = failures(store, START)
+    assert [one.day for one in task.slices] == [DAY - timedelta(days=back) for back in (0, 1, 5, 9)]
+    assert (task.streak, task.since, task.up_for_retry) == (3, DAY - timedelta(days=5), 1)
+    assert task.last.error == "ConnectError: day -1"
+    assert failures(store, START + timedelta(seconds=6)) == []
+    # A success of the newest day hides nothing, and begins a new streak: from the newest day that failed.
     write(store, new("a"), State.SKIPPED)
-    assert read_failures(store, LONG_AGO) == []
+    [task] = failures(store, LONG_AGO)
+    assert [one.day for one in task.slices] == [DAY - timedelta(days=back) for back in (1, 5, 9)]
+    assert (task.streak, task.since) == (2, DAY - timedelta(days=5))
 
 
 # Runs
@@ -200,7 +243,7 @@ def test_runs_are_told_newest_first_with_what_they_did(place: Place) -> None:
 def test_without_sessions_there_is_nothing(place: Place) -> None:
     assert open_if_there(place.connection) is None
     store = place.store()
-    assert (read_runs(store, 5), newest_run_ids(store, 5), read_failures(store, LONG_AGO)) == ([], [], [])
+    assert (read_runs(store, 5), newest_run_ids(store, 5), failures(store, LONG_AGO)) == ([], [], [])
     assert read_durations(store, LONG_AGO) == []
     since, is_bound = usual_since(store)
     assert not is_bound
@@ -212,7 +255,7 @@ def test_a_table_that_lacks_only_an_index_is_read(place: Place) -> None:
     place.rows("DROP INDEX sessions_by_task")
     with open_if_there(place.connection) or pytest.fail("it was not opened") as store:
         assert not store.is_ready()
-        assert read_failures(store, LONG_AGO) == []
+        assert failures(store, LONG_AGO) == []
 
 
 # Sessions
@@ -281,7 +324,8 @@ def test_durations_by_hand(place: Place) -> None:
 # Indexes
 
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
-    "failures": ("sessions_unsuccessful(.|\n)*sessions_by_task", {"since": 2}),
+    "unsuccessful_slices": ("sessions_unsuccessful(.|\n)*sessions_by_task", {"since": 2}),
+    "streaks": ("sessions_by_task", {"ids": [1], "most": 9}),
     "newest_runs": ("sessions_by_run(.|\n)*sessions_by_run", {"limit": 3, "first": ""}),
     "newest_run_ids": ("sessions_by_run", {"limit": 3}),
     "history": (
@@ -303,7 +347,7 @@ def test_every_report_has_its_index(place: Place) -> None:
     now = datetime.now(UTC)
     place.rows(History(loads=10, shards=10, hours=400).statement(place.dialect, now))
     place.rows("ANALYZE sessions")
-    assert len(read_failures(store, now - timedelta(days=2))) == 30
+    assert sum(task.streak >= 3 for task in failures(store, now - timedelta(days=2))) == 30
     for statement, (index, values) in PLANS.items():
         ago = values.get("since")
         bound = values | ({"since": now - timedelta(days=ago)} if isinstance(ago, int) else {})

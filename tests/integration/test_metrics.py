@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as older_for
 from benchmarks.history import History
 from dwhctl.errors import DwhctlError
 from dwhctl.runs.metrics import metrics_text, write_atomically
-from dwhctl.sessions import SessionStore, State
+from dwhctl.sessions import Closing, SessionStore, State, open_store
 from dwhctl.sessions.metrics import Work, read_work
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
@@ -148,10 +148,10 @@ def test_it_goes_by_index(dialect: str, tmp_path: Path, postgres_server: Postgre
         if dialect == "postgres":  # of an empty table any plan is good
             place.rows(History(loads=3, shards=10, hours=100).statement(dialect, datetime.now(UTC)))
             place.rows("ANALYZE sessions")
-        values = {"tasks": '["a"]', "ids": "[1]", "most": 400, "first": DAY}
+        values = {"tasks": '["a"]', "first": DAY}
         if dialect == "postgres":
-            values |= {"tasks": ["load_001__city_01"], "ids": [1]}
-        wanted = {"newest_closed": "sessions_by_task", "streaks": "sessions_by_task"}
+            values |= {"tasks": ["load_001__city_01"]}
+        wanted = {"newest_closed": "sessions_by_task"}
         wanted |= {"last_successes": "sessions_by_task", "running_by_load": "sessions_running"}
         for statement, index in wanted.items():
             plan = place.plan(store, statement, values)
@@ -205,6 +205,23 @@ def test_a_project_in_both_formats_of_prometheus(tmp_path: Path) -> None:
         (one.name, *sorted(one.labels.items()), one.value) for each in found.values() for one in each.samples
     }
     assert older == newer
+
+
+def test_what_report_failures_lists_is_failing(tmp_path: Path) -> None:
+    """A task whose newest slice is well and an older one is not; and one that nobody tries any more."""
+    sandbox = Sandbox(tmp_path / "project").write()
+    now = datetime.now(UTC)
+    rows = [("chita", 1, 1, State.FAILED), ("chita", 0, 0, State.LOADED), ("abakan", 9, 9, State.FAILED)]
+    with open_store(sandbox.project().sessions) as store:
+        store.prepare()
+        for shard, back, ago, state in rows:
+            started = now - timedelta(days=ago, hours=1)
+            [one] = store.open([new(shard, day=now.date() - timedelta(days=back), started=started)])
+            store.close([Closing(one, state, started)])
+    text = metrics_text(sandbox.project(), now.date())
+    assert value(text, "dwhctl_failing_tasks", load="orders") == 2
+    assert value(text, "dwhctl_streak", load="orders") == 1
+    assert value(text, "dwhctl_tasks", state="failed", load="orders") == 1
 
 
 def test_a_project_without_sessions_has_never_succeeded(tmp_path: Path) -> None:

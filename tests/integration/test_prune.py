@@ -109,6 +109,8 @@ def expected(all_rows: list[dict[str, Any]]) -> set[int]:
         closed = [row["id"] for row in of_slice if row["state"] != "running"]
         good = [row["id"] for row in of_slice if row["state"] in ("loaded", "skipped")]
         stay |= set(closed[-1:]) | set(good[-1:])
+        completing = max((row["started"] for row in of_slice if row["id"] in good), default=None)
+        stay |= {row["id"] for row in of_slice if row["id"] in good and row["started"] == completing}
         stay |= {
             row["id"] for row in of_slice if row["state"] == "running" or row["started"] >= str(BEFORE)[:19]
         }
@@ -131,6 +133,19 @@ def test_what_a_slice_needs_stays_and_the_rest_is_summed_up(place: Place, seed: 
     assert slices(store) == known
     assert prune(store).removed == 0
     assert place.rows("SELECT count(*) FROM sessions WHERE task_name = 'theirs'")[0][0] == 1
+
+
+def test_what_makes_a_slice_complete_stays(place: Place) -> None:
+    """The successful session that started last has another id than the last one where two clocks disagree."""
+    store = place.store()
+    for minutes, state in ((0, "loaded"), (60, "loaded"), (30, "loaded"), (20, "skipped"), (50, "failed")):
+        started = OLD + timedelta(minutes=minutes)
+        [one] = store.open([new(day=DAYS[0], started=started)])
+        store.close([Closing(one, State(state), started)])
+    known = slices(store)
+    prune(store)
+    assert slices(store) == known
+    assert [row["state"] for row in rows(place)] == ["loaded", "loaded", "skipped", "failed"]
 
 
 def test_the_search_uses_the_indexes(tmp_path: Path) -> None:

@@ -125,10 +125,24 @@ def test_last_sessions_are_the_newest_of_each_slice(place: Place) -> None:
     found = store.last_sessions("orders", DAY, tomorrow)
     end = START + timedelta(seconds=5)
     assert sorted(found, key=lambda last: (last.day, last.shard)) == [
-        LastSession("orders", "a", DAY, State.LOADED, START, end),
-        LastSession("orders", "b", DAY, State.RUNNING, START, None),
-        LastSession("orders", "a", tomorrow, State.SKIPPED, START, end),
+        LastSession("orders", "a", DAY, State.LOADED, START, end, START),
+        LastSession("orders", "b", DAY, State.RUNNING, START, None, START),
+        LastSession("orders", "a", tomorrow, State.SKIPPED, START, end, START),
     ]
+
+
+def test_the_last_success_of_a_slice_is_the_one_that_started_last(place: Place) -> None:
+    store = place.store()
+    write(store, new(started=START + timedelta(hours=2)), State.SKIPPED)
+    write(store, new(started=START + timedelta(hours=1)), State.LOADED)
+    write(store, new(started=START + timedelta(hours=3)), State.FAILED)
+    store.open([new(started=START + timedelta(hours=4))])
+    write(store, new("b"), State.ABANDONED)
+    found = {one.shard: (one.state, one.last_success) for one in store.last_sessions("orders", DAY, DAY)}
+    assert found == {
+        "abakan": (State.RUNNING, START + timedelta(hours=2)),
+        "b": (State.ABANDONED, None),
+    }
 
 
 def test_durations_are_the_mean_of_the_newest_successful_sessions(place: Place) -> None:

@@ -18,6 +18,7 @@ KINDS = (
     "slow",
     "lost_before_commit",
     "lost_after_commit",
+    "late_commit",
 )
 
 

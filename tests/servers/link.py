@@ -113,6 +113,11 @@ class Link:
         self._ending = "close"
         self._check()
 
+    def sever(self) -> None:
+        """Leave the client without an answer; the server's side goes on."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def end(self, how: Literal["reset", "close"]) -> None:
         """End the connection from another thread: what its own thread waits for raises Gone."""
         self._ending = self._ending or how

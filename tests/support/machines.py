@@ -141,6 +141,10 @@ class Lan:
         """Pull the cable out: no packet comes or goes, and nobody is told."""
         _ip(self.servers, f"link set {machine.name} down")
 
+    def cut_off(self, machine: Machine, port: int) -> None:
+        """Let no packet of the machine come to a port of the servers any more; to the others they do."""
+        _ip(machine, f"rule add to {SERVERS} ipproto tcp dport {port} pref 1 blackhole")
+
     def listening(self, start: Callable[[], object]) -> None:
         """Call what opens a socket: it is one on the machine of the servers."""
         problems: list[BaseException] = []

@@ -85,6 +85,9 @@ class FakeTarget(Target):
         self.fail("look")
         return {one: self.ids[one] for one in etl_ids if one in self.ids}
 
+    def settle(self) -> None:
+        self.fail("look")
+
     def highest_etl_id(self, table: str) -> int:
         return max(self.ids, default=0)
 
@@ -128,6 +131,10 @@ class FakePublication(Publication):
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         self._target.fail("held")
         return {one.shard: self._held[one.shard] for one in slices if one.shard in self._held}
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        self._target.fail("values")
+        return {}
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         self._target.fail("staged")

@@ -59,6 +59,36 @@ def test_the_groups_help_names_every_command_and_exit_code(capsys: pytest.Captur
     assert all(f" {code.value} " in text for code in ExitCode)
 
 
+RUN, LOOK = {0, 1, 2, 75, 130, 143}, {0, 1, 2, 130, 143}
+
+
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("load", RUN),
+        ("backfill", RUN),
+        ("refresh-reports", RUN),
+        ("watch", RUN),
+        ("query", RUN),
+        ("verify", LOOK),
+        ("sessions prune", LOOK),
+        ("alert-test", {0, 1, 2, 130}),
+        ("connections test", {0, 1, 2, 130}),
+        ("config check", {0, 1, 2, 130}),
+        ("crontab install", {0, 1, 2, 75}),
+        ("crontab remove", {0, 1, 2, 75}),
+    ],
+)
+def test_commands_that_work_list_their_exit_codes(
+    command: str, codes: set[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dwh(*command.split(), "--help") == 0
+    listed = capsys.readouterr().out.partition("Exit codes:\n")[2]
+    assert [line.split(maxsplit=1) for line in listed.splitlines()] == [
+        [str(code.value), ending.EXIT_CODES[code]] for code in ExitCode if code in codes
+    ]
+
+
 def test_the_summary_of_a_command_stands_once(capsys: pytest.CaptureFixture[str]) -> None:
     for name, entry in COMMANDS.items():
         command = dwhctl.get_command(click.Context(dwhctl), name)

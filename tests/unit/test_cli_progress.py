@@ -21,16 +21,26 @@ from dwhctl.errors import ExitCode
 from dwhctl.project.find import find_project
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
-from dwhctl.runs.events import Event, FailedSlice, Notice, RunReport, RunStarted, SliceClosed, SliceStarted
+from dwhctl.runs.events import (
+    Event,
+    FailedSlice,
+    Notice,
+    RunReport,
+    RunStarted,
+    SliceClosed,
+    SliceStaged,
+    SliceStarted,
+)
 from dwhctl.runs.failing import group_failures
 from dwhctl.runs.plan import LoadRequest, Plan, candidates
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import State
+from dwhctl.waiting import Waiting
 from tests.cli_support import small_project
 
 DAY = date(2020, 7, 13)
 REFUSED = Failure("ConnectError", "the server\ndoes not answer", permanent=False)
-STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ")
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d\d:\d\d ")
 
 
 @pytest.fixture
@@ -81,6 +91,61 @@ def test_the_tally_counts_each_slice_once(plan: Plan) -> None:
     ]
 
 
+def test_running_staged_and_done_are_different_numbers(plan: Plan) -> None:
+    console, _ = terminal()
+    progress = LiveProgress(console=console)
+    progress(RunStarted("2", plan))
+    progress(started("abakan"))
+    assert "1 running: abakan" in picture(progress), "the name of the shard is there from its start"
+    progress(SliceStaged("orders", "abakan", "server_0", DAY, 1, 10))
+    progress(started("achinsk"))
+    text = picture(progress)
+    assert "1 running, 1 staged: achinsk" in text
+    assert "0/2" in text
+    progress(closed("abakan", State.LOADED, 10))
+    text = picture(progress)
+    assert "1/2" in text
+    assert "staged" not in text
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_bar_uses_the_width_of_the_terminal(plan: Plan, width: int) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=24, color_system=None)
+    progress = LiveProgress(console=console)
+    progress(RunStarted("2", plan))
+    for shard in ("abakan", "achinsk"):
+        progress(closed(shard, State.LOADED, 123_456_789_012))
+    console.print(progress.picture())
+    line = next(line for line in screen.getvalue().splitlines() if line.startswith("server_0"))
+    assert len(line.rstrip()) <= width
+    assert line.count("━") >= width // 9
+    assert "246,913,578,024" in line
+
+
+def test_a_wait_is_in_the_picture_until_it_is_over(plan: Plan) -> None:
+    console, _ = terminal()
+    progress = LiveProgress(console=console)
+    progress(Waiting(1, "waiting for pid 4600 on host"))
+    assert "waiting for pid 4600 on host" in picture(progress)
+    progress(
+        Waiting(
+            2,
+            f"waiting for pid 4600 on host (dwhctl {'x' * 40}, since 2026-11-30 23:28:01 +03:00): it is done",
+        )
+    )
+    assert "since 2026-11-30 23:28:01 +03:00" in picture(progress), "a time is not broken over two lines"
+    progress(Waiting(2))
+    progress(RunStarted("2", plan))
+    progress(Waiting(1))
+    assert "waiting" not in picture(progress)
+    lines: list[str] = []
+    with PlainProgress(write=lines.append) as plainly:
+        plainly(Waiting(1, "waiting for pid 4600 on host"))
+        plainly(Waiting(1))
+    assert [STAMP.sub("", line) for line in lines] == ["waiting for pid 4600 on host"]
+
+
 def plain(plan: Plan, *, verbose: bool = False) -> list[str]:
     lines: list[str] = []
     with PlainProgress(verbose=verbose, write=lines.append) as progress:
@@ -95,13 +160,14 @@ def test_plain_progress_says_what_cron_should_know(plan: Plan) -> None:
     assert lines[0] == "run 1 died and was reaped"
     assert lines[1] == "started: 3 slices of 1 load from 2 servers, 2020-07-13; run 2"
     assert re.match(
-        r"will retry at \d\d:\d\d:\d\d: orders achinsk 2020-07-13 \(from server_0\): attempt 1", lines[2]
+        r"will retry at 2020-07-14 00:00:00 \+00:00: orders achinsk 2020-07-13 \(from server_0\): attempt 1",
+        lines[2],
     )
     assert lines[3] == (
         "failed: orders achinsk 2020-07-13 (from server_0): attempt 1 failed after 0.5 s:"
         " ConnectError: the server does not answer"
     )
-    assert lines[4].startswith("finished: 3 of 3 slices, 1 failed, 1,500 rows, ")
+    assert re.fullmatch(r"finished: 3 of 3 slices, 1 failed, 1,500 rows, 0\.\d s", lines[4]), "no rate"
     assert len(lines) == 5
 
 
@@ -125,7 +191,9 @@ def test_a_long_run_gives_a_sign_of_life(plan: Plan) -> None:
         progress(started("abakan"))
         assert beaten.wait(5)
     count = len(lines)
-    assert "working: 0 of 3 slices, 0 failed, 1 running, 0 rows, 0 rows/s" in "\n".join(lines)
+    assert "working: 0 of 3 slices, 0 failed, 1 running, 0 rows, " in "\n".join(lines)
+    assert any(line.endswith(" s: abakan") for line in lines), "the shards that run have names"
+    assert "rows/s" not in "\n".join(lines)
     assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
     assert len(lines) == count
 
@@ -163,7 +231,7 @@ def test_live_progress_has_a_line_for_each_server(plan: Plan) -> None:
         for event in events(plan):
             progress(event)
         lines = picture(progress).splitlines()
-    assert lines[0].split() == ["server", "slices", "rows", "rows/s", "failed"]
+    assert lines[0].split() == ["server", "slices", "rows", "failed"]
     found = {line.split()[0]: line for line in lines[1:4]}
     assert "2/2" in found["server_0"]
     assert "1,500" in found["server_0"]
@@ -230,8 +298,7 @@ def test_plain_progress_has_a_line_for_each_reason(plan: Plan) -> None:
 
 
 def failed(shard: str, failure: Failure = REFUSED, load: str = "orders") -> FailedSlice:
-    command = f"dwhctl load {load} --date {DAY} --shard {shard}"
-    return FailedSlice(load, shard, "server_0", DAY, failure, command)
+    return FailedSlice(load, shard, "server_0", DAY, failure)
 
 
 @pytest.fixture
@@ -243,7 +310,7 @@ def summary(
     report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str], project: Project | None = None
 ) -> list[str]:
     if project is not None:
-        report.groups = group_failures(project, report.failures, report.complete)
+        report.groups = group_failures(project, report.failures)
     show_summary(report, settings)
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -253,7 +320,7 @@ def summary(
 def test_the_summary_of_a_good_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     report = RunReport("2", loaded=10, skipped=2, rows=5000, seconds=2.5)
     assert summary(report, Settings(), capsys) == [
-        "10 slices loaded, 2 skipped (no rows), 0 failed; 5,000 rows in 2.5 s (2,000 rows/s)"
+        "10 slices loaded, 2 skipped (no rows), 0 failed; 5,000 rows in 2.5 s"
     ]
     assert summary(report, Settings(quiet=True), capsys) == []
 
@@ -285,7 +352,7 @@ def test_one_mistake_in_150_shards_is_one_block(project: Project, capsys: pytest
         "",
         "150 slices failed: QueryError: s0: syntax error at or near FORM",
         "  orders 2020-07-13: s0, s1, s2, s3, s4 and 145 more",
-        "  correct sql/orders.sql, then: dwhctl load orders --date 2020-07-13 --only-missing",
+        "  correct sql/orders.sql, then: dwhctl load orders --date 2020-07-13 --only-failed",
     ]
     assert max(map(len, lines[:3])) <= 80
     shown = summary(report, Settings(verbose=True), capsys, project)
@@ -302,7 +369,7 @@ def test_the_summary_stays_short_and_names_the_project(
     lines = summary(report, Settings(project=Path("/srv/my dwh")), capsys, project)
     assert lines[3] == "  orders 2020-07-13: s0, s1, s2, s3, s4 and 45 more"
     assert lines[4] == (
-        "  try again: dwhctl load orders --date 2020-07-13 --only-missing --project '/srv/my dwh'"
+        "  try again: dwhctl load orders --date 2020-07-13 --only-failed --project '/srv/my dwh'"
     )
     assert lines[-1] == "and 1 slice more failed for 1 other reason (-v shows them)"
 
@@ -311,7 +378,7 @@ def test_one_command_tries_several_days_again(project: Project, capsys: pytest.C
     failures = [replace(failed("a"), day=DAY - timedelta(days=back)) for back in (0, 3)]
     lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys, project)
     assert lines[3:] == [
-        "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-missing"
+        "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-failed"
     ]
 
 
@@ -339,7 +406,7 @@ def test_the_summary_says_what_stopped_the_run_and_where_time_went(
     cut = failed("a", Failure("InterruptedAttemptError", "interrupted", permanent=True))
     interrupted = RunReport("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
     assert summary(interrupted, Settings(quiet=True), capsys, project) == [
-        "interrupted before its end; the same command with --only-missing does the rest"
+        "interrupted before its end; the same command with --only-missing loads what is not complete"
     ]
 
 

@@ -112,11 +112,18 @@ def check(
         assert cell.standing is (Standing.MISSING if over else Standing.NOT_YET)
         assert (cell.complete, cell.is_gap, cell.started) == (False, over, None)
         return
-    _, _, _, state, hours = sessions[-1]
-    started = datetime(2020, 2, 26, tzinfo=UTC) + timedelta(hours=hours)
-    complete = is_complete(LastSession(row.load.name, row.shard.name, day, state, started, None), end)
+    good = (State.LOADED, State.SKIPPED)
+    starts = [(one[3], datetime(2020, 2, 26, tzinfo=UTC) + timedelta(hours=one[4])) for one in sessions]
+    state, started = starts[-1]
+    complete = any(state in good and began >= end for state, began in starts)
+    last_success = max((began for state, began in starts if state in good), default=None)
+    last = LastSession(row.load.name, row.shard.name, day, state, started, None, last_success)
+    assert is_complete(last, end) == complete
     assert (cell.complete, cell.started, cell.is_gap) == (complete, started, over and not complete)
-    if state in (State.LOADED, State.SKIPPED) and not complete:
+    if complete and state not in good:
+        running = state is State.RUNNING
+        assert cell.standing is (Standing.RELOADING if running else Standing.RELOAD_FAILED)
+    elif state in good and not complete:
         assert cell.standing is (Standing.EARLY if over else Standing.OPEN)
     else:
         assert cell.standing.value == state.value

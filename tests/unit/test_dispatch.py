@@ -11,7 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dwhctl.errors import ExitCode, StagingError, TargetBusyError, TargetError, TargetRefusedError
+from dwhctl.errors import (
+    AttemptError,
+    ConnectError,
+    ExitCode,
+    StagingError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+)
 from dwhctl.runs.slots import Slots
 from dwhctl.sessions.values import State
 from dwhctl.targets.contract import StagingGroup
@@ -110,7 +118,7 @@ def test_a_worker_function_that_raises_is_a_death_not_the_end_of_the_run(tmp_pat
 
 def test_a_hang_meets_its_deadline_and_costs_itself_only(tmp_path: Path) -> None:
     todo = {"server_0/abakan": ["ok 60"], **many(4, "ok 0.2")}
-    bench = Bench(tmp_path, todo, keys={"retries": 0, "timeout": 5 * SECONDS}).run()
+    bench = Bench(tmp_path, todo, keys={"retries": 0, "timeout": 3 * SECONDS}).run()
     states = bench.states()
     assert states.pop("abakan") == ["failed TimedOutError"]
     assert list(states.values()) == [["loaded"]] * 4
@@ -121,7 +129,7 @@ def test_a_hang_meets_its_deadline_and_costs_itself_only(tmp_path: Path) -> None
     )
     (closing,) = [one for one in bench.store.closed.values() if one.error_class]
     assert closing.comment is not None
-    assert "the load's timeout of 0:00:05" in closing.comment
+    assert "the load's timeout of 0:00:03" in closing.comment
 
 
 # Parking
@@ -283,9 +291,65 @@ class SlowlyOpened(AcceptingTarget):
 
 def test_no_worker_idles_at_the_end_of_a_day(tmp_path: Path) -> None:
     """The staging of what starts next is made while the workers are still busy with what came before."""
-    bench = Bench(tmp_path, many(6, "ok 0.4"), days=days_from(DAY, 5))
+    bench = Bench(tmp_path, many(6, "ok 0.2"), days=days_from(DAY, 5))
     bench.target = bench.store.target = SlowlyOpened()
     bench.run()
     assert bench.report.loaded == 30
     # Two workers wait for four new days: 4 x 0.25 s each if nothing were made ahead.
     assert bench.idle_seconds() < 1.0
+
+
+# Commits in doubt
+
+
+class FewTimes(dict[str, AttemptError]):
+    """Faults that strike so many times each."""
+
+    def __init__(self, times: int, **faults: AttemptError) -> None:
+        super().__init__(faults)
+        self.left = dict.fromkeys(faults, times)
+
+    def __getitem__(self, step: str) -> AttemptError:
+        self.left[step] -= 1
+        return super().pop(step) if not self.left[step] else super().__getitem__(step)
+
+
+def lost(times: int) -> FewTimes:
+    """A warehouse that is lost in mid-COMMIT, and is gone for so many looks."""
+    faults = FewTimes(1, commit=TargetError("lost"), look=ConnectError("down"))
+    faults.left["look"] = times
+    return faults
+
+
+@pytest.mark.parametrize("happened", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_commit_in_doubt_is_looked_up_before_its_slices_are_tried_again(
+    tmp_path: Path, happened: bool
+) -> None:
+    bench = Bench(tmp_path, many(2), keys={"retries": 3})
+    bench.target.faults = lost(2)
+    bench.target.commits_in_spite = happened
+    bench.run()
+    expected = ["loaded"] if happened else ["up_for_retry TargetError", "loaded"]
+    assert bench.states() == {"shard0": expected, "shard1": expected}
+    assert (bench.report.loaded, bench.report.in_doubt, bench.report.failed) == (2, 0, 0)
+
+
+@pytest.mark.long
+def test_a_commit_that_stays_in_doubt_stays_open_and_costs_nothing_else(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, many(1), jobs=1, keys={"retries": 1}, days=days_from(DAY, 2))
+    bench.target.faults = lost(2)
+    bench.run()
+    assert bench.states() == {"shard0": ["running CommitInDoubtError", "loaded"]}
+    assert (bench.report.loaded, bench.report.in_doubt, bench.report.failed) == (1, 1, 0)
+    [one] = bench.report.failures
+    assert (one.shard, one.failure.error_class) == ("shard0", "CommitInDoubtError")
+    assert bench.store.closed[1].finished is None
+
+
+@pytest.mark.long
+def test_a_signal_leaves_a_commit_in_doubt_open(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, many(1), keys={"retries": 3, "retry_delay": 60 * SECONDS}, stop_after=8)
+    bench.target.faults = lost(99)
+    bench.run()
+    assert bench.states() == {"shard0": ["running CommitInDoubtError"]}
+    assert bench.report.in_doubt == 1

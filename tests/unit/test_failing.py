@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from dwhctl.alerts.delivery import with_own_commands
 from dwhctl.alerts.digest import Digest, Reason
 from dwhctl.cli.main import dwhctl
 from dwhctl.errors import About
-from dwhctl.project.commands import PROPOSED, in_project, is_proposed, load_command, refresh_command
+from dwhctl.project.commands import PROPOSED, in_project, is_proposed
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
 from dwhctl.runs.events import FailedSlice
 from dwhctl.runs.failing import group_failures
+from dwhctl.runs.failures import retry_reports, retry_slices
 from dwhctl.runs.values import Failure
 from tests.support.projects import Sandbox
 
@@ -42,14 +44,14 @@ def failed(
 ) -> FailedSlice:
     failure = Failure(error_class, message, **{"permanent": True, **keys})
     server = f"server_{SHARDS.index(shard) // 50}"
-    return FailedSlice("orders", shard, server, day, failure, "")
+    return FailedSlice("orders", shard, server, day, failure)
 
 
 def test_one_mistake_of_150_shards_is_one_group(project: Project) -> None:
     [group] = group_failures(project, [failed(shard, "QueryError", line=2) for shard in SHARDS])
     assert len(group.slices) == 150
     assert group.advice == "correct sql/orders/extract.sql (line 3), then"
-    assert group.command == f"dwhctl load orders --date {DAY}"
+    assert group.command == f"dwhctl load orders --date {DAY} --only-failed"
 
 
 def test_50_databases_of_a_dead_server_are_one_group(project: Project) -> None:
@@ -61,7 +63,7 @@ def test_50_databases_of_a_dead_server_are_one_group(project: Project) -> None:
     [group] = group_failures(project, [*parked, *tried])
     assert (len(group.slices), group.connection, group.failure.message) == (50, "server_0", "refused")
     assert group.advice == "try again"
-    assert group.command == f"dwhctl load orders --date {DAY} --only-missing"
+    assert group.command == f"dwhctl load orders --date {DAY} --only-failed"
 
 
 def test_different_reasons_are_different_groups_the_most_frequent_first(project: Project) -> None:
@@ -147,28 +149,20 @@ def test_what_no_command_mends_has_none(project: Project, error_class: str, advi
     assert (group.advice.startswith(advice), group.command) == (True, "")
 
 
-def test_a_command_loads_again_what_an_earlier_run_had_loaded(project: Project) -> None:
-    slices = [failed(shard, "QueryError") for shard in SHARDS[:20]]
-    complete = {("orders", SHARDS[3], DAY)}
-    [group] = group_failures(project, slices, complete)
-    assert group.command == f"dwhctl load orders --date {DAY}", "--only-missing would leave that one out"
-
-
 # Every command that is proposed passes the check of what is sent
 
 
 def test_every_command_of_a_group_may_be_sent(project: Project) -> None:
     days = [DAY - timedelta(days=back) for back in (0, 1, 7)]
-    for count, some, complete in itertools.product((1, 5, 6, 150), (1, 2, 3), (False, True)):
+    for count, some in itertools.product((1, 5, 6, 150), (1, 2, 3)):
         slices = [failed(shard, "QueryError", day=day) for shard in SHARDS[:count] for day in days[:some]]
-        names = {(one.load, one.shard, one.day) for one in slices} if complete else set()
-        [group] = group_failures(project, slices, names)
+        [group] = group_failures(project, slices)
         command = in_project(group.command, project.root)
         assert is_proposed(command, project.root), command
         reason = Reason("orders", "", "QueryError", "x", advice=group.advice, remedy=command)
         digest = Digest("failed", "dwh", "dwhctl load", reasons=(reason,), look=command)
         assert with_own_commands(project, digest) == digest
-    assert is_proposed(in_project(refresh_command(["city_orders"], DAY), project.root), project.root)
+    assert is_proposed(in_project(retry_reports(["city_orders"], DAY), project.root), project.root)
 
 
 def test_what_is_proposed_are_commands_and_options_that_there_are() -> None:
@@ -203,6 +197,14 @@ def test_what_dwhctl_does_not_propose_is_not_sent(command: str) -> None:
 
 
 def test_a_command_for_a_shadow_run_names_its_table() -> None:
-    assert load_command(["orders@stage.orders_new"], [DAY]) == (
-        f"dwhctl load orders --table stage.orders_new --date {DAY}"
+    assert retry_slices([("orders@stage.orders_new", "city_000", DAY)]) == (
+        f"dwhctl load orders --table stage.orders_new --date {DAY} --shard city_000"
     )
+
+
+def test_one_command_takes_the_loads_of_a_dead_server(project: Project) -> None:
+    down = [failed(shard, "ConnectError", permanent=False) for shard in SHARDS[:2]]
+    [group] = group_failures(project, [*down, *(replace(one, load="calls") for one in down)])
+    assert group.command == f"dwhctl load orders calls --date {DAY} --shard city_000 --shard city_001"
+    groups = group_failures(project, [*down, *(replace(one, load="calls") for one in down)], by_load=True)
+    assert [one.command.split()[2] for one in groups] == ["orders", "calls"]

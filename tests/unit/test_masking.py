@@ -60,6 +60,7 @@ passwords = st.builds(
 
 @given(password=passwords)
 @example(password="aB<&>x")
+@example(password="aB\x08\r\nx")
 @example(password="p%aB'ss\"w/rd?#@\\ \u043f\U0001f511x")
 @settings(max_examples=60)
 def test_no_way_to_write_a_secret_gets_past(password: str) -> None:

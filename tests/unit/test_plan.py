@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def test_the_later_of_start_date_and_from_counts() -> None:
     plan = candidates(project(orders={"start_date": date(2020, 7, 14)}), LoadRequest(days=DAYS))
     assert ({one.slice.day for one in plan.slices}, plan.before_start) == ({DAYS[0]}, 3)
     assert candidates(project(), LoadRequest(days=DAYS)).before_start == 1
+
+
+def test_no_slice_after_the_last_day_of_a_shard() -> None:
+    made = project()
+    shards = [replace(one, from_date=None, until_date=DAYS[1]) for one in SHARDS]
+    plan = candidates(replace(made, shard_groups={"cities": tuple(shards)}), LoadRequest(days=DAYS))
+    assert plan.after_end == len(shards)
+    assert {one.slice.day for one in plan.slices} == {DAYS[1]}
+    assert without_complete(plan, []).after_end == slowest_first(plan, {}).after_end == len(shards)
 
 
 def test_a_load_without_slices_is_loaded_once_whatever_the_days() -> None:

@@ -49,6 +49,16 @@ def test_shards_have_names_databases_zones_and_first_days(tmp_path: Path) -> Non
     assert shards[2].zoneinfo.key == "Asia/Chita"
 
 
+def test_a_shard_of_one_name_and_of_a_last_day(tmp_path: Path) -> None:
+    main = (write_project(tmp_path) / "config/dwhctl.toml").read_text()
+    for last in ("2020-09-30", '"2020-09-30"'):
+        changed = main.replace('"abakan"', f'{{ name = "abakan", until = {last} }}')
+        (tmp_path / "config/dwhctl.toml").write_text(changed)
+        shard = read_project(tmp_path).shard_groups["cities"][0]
+        assert (shard.name, shard.database, shard.until_date) == ("abakan", "abakan", date(2020, 9, 30))
+        assert [shard.has_ended(date(2020, month, day)) for month, day in ((9, 30), (10, 1))] == [False, True]
+
+
 def test_dates_may_be_quoted_or_not(tmp_path: Path) -> None:
     write_project(tmp_path, load=LOAD + "start_date = 2020-02-08\n")
     assert read_project(tmp_path).loads["orders"].start_date == date(2020, 2, 8)
@@ -282,6 +292,16 @@ MAIN_REPLACED = [
         '"2020-03-01"',
         '"2020-02-30"',
         "shards.cities.server_0[1].from: <10 characters, not shown>: the calendar has no such date",
+    ),
+    (
+        '"2020-03-01"',
+        '"2020-03-01", until = 2020-02-29',
+        "shards.cities.server_0[1].until: 2020-02-29 is before from, 2020-03-01",
+    ),
+    (
+        '"abakan"',
+        '{ zone = "UTC" }',
+        'shards.cities.server_0[0].name: is missing; add name = "SHARD", database =',
     ),
     ("from =", "from_date =", "shards.cities.server_0[1].from_date: unknown key; did you mean 'from'?"),
     (

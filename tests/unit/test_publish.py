@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dwhctl.errors import (
     ConnectError,
+    LoginRefusedError,
     SessionsLostError,
     TargetBusyError,
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.runs.publish import Rules, publish
+from dwhctl.runs.publish import Rules, look, publish
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import FREELY, GROUP, GUARDED, FakeTarget, staged
 
@@ -122,13 +125,59 @@ def test_a_commit_in_doubt_that_did_not_happen_is_a_failure_to_try_again() -> No
     assert target.held == {"abakan": 5}
 
 
-def test_a_commit_in_doubt_of_which_nobody_can_be_asked_is_a_failure_not_a_success() -> None:
-    faults = {"commit": TargetError("lost"), "look": ConnectError("still down")}
-    target = FakeTarget(faults=dict(faults), commits_in_spite=True)
-    assert classes(target, *target.put(staged("abakan", 7))) == ["ConnectError"]
+LOST = {"commit": TargetError("lost"), "look": ConnectError("still down")}
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_commit_of_which_nobody_can_be_asked_is_in_doubt_until_somebody_has_looked(happened: bool) -> None:
+    target = FakeTarget(faults=dict(LOST), commits_in_spite=happened)
+    both = target.put(staged("abakan", 7, 1), staged("chita", 3, 2))
+    found = publish(target, LOAD, GROUP, both, FREELY)
+    assert [one.in_doubt for one in found] == [True, True]
+    assert {one.failure.error_class for one in found if one.failure} == {"CommitInDoubtError"}
+    assert "(lost)" in str(found[0].failure)
+    assert "still down" in str(found[0].failure)
+    found = look(target, LOAD, found)
+    assert [one.in_doubt for one in found] == [True, True]
     target.faults.clear()
-    assert classes(target, *target.put(staged("abakan", 7, 2))) == [None]
-    assert target.held == {"abakan": 7}
+    found = look(target, LOAD, found)
+    assert [one.in_doubt for one in found] == [False, False]
+    failures = [one.failure.error_class if one.failure else None for one in found]
+    assert failures == ([None, None] if happened else ["TargetError"] * 2)
+    assert target.commits == int(happened)
+
+
+def test_a_commit_in_doubt_is_not_tried_one_by_one_whoever_refuses_the_look() -> None:
+    refuses = {"commit": TargetError("lost"), "look": LoginRefusedError("expired password")}
+    target = FakeTarget(faults=dict(refuses), commits_in_spite=True)
+    found = publish(target, LOAD, GROUP, target.put(staged("abakan", 7, 1), staged("chita", 3, 2)), FREELY)
+    assert [(one.in_doubt, one.failure.permanent) for one in found if one.failure] == [(True, True)] * 2
+    assert target.commits == 1
+
+
+def test_a_commit_in_doubt_that_only_deletes_is_ended_before_anybody_goes_on() -> None:
+    target = FakeTarget(held={"abakan": 5}, faults=dict(LOST))
+    [found] = publish(target, LOAD, GROUP, [staged("abakan", 0)], FREELY)
+    assert found.in_doubt
+
+
+def test_beside_a_commit_in_doubt_what_was_left_out_of_it_is_decided() -> None:
+    target = FakeTarget(held={"abakan": 1000}, faults=dict(LOST))
+    three = target.put(staged("abakan", 1, 1), staged("chita", 3, 2), staged("omsk", 0, 3))
+    found = publish(target, LOAD, GROUP, three, GUARDED)
+    assert [one.in_doubt for one in found] == [False, True, False]
+    assert found[0].failure is not None
+    assert found[0].failure.error_class == "ShrunkSourceError"
+    assert found[2].failure is None
+
+
+def test_a_defect_at_the_commit_leaves_it_in_doubt_too() -> None:
+    faults: dict[str, Any] = {"commit": ZeroDivisionError("a defect"), "look": ConnectError("down")}
+    target = FakeTarget(faults=faults, commits_in_spite=True)
+    [found] = publish(target, LOAD, GROUP, target.put(staged("abakan", 7)), FREELY)
+    assert found.in_doubt
+    target.faults = {"commit": faults["commit"]}
+    assert classes(target, *target.put(staged("chita", 7, 2))) == [None]
 
 
 def test_a_commit_in_doubt_with_an_emptied_slice_beside_it_goes_by_the_filled_ones() -> None:
@@ -167,11 +216,11 @@ def test_the_fence_stands_right_before_the_commit() -> None:
 @pytest.mark.parametrize(
     ("max_shrink", "held", "rows", "passes"),
     [
-        (0.5, 100, 0, True), (0.5, 101, 0, False), (0.5, 101, 50, False), (0.5, 101, 51, True),
-        (0.5, 200, 100, True), (0.5, 200, 99, False), (0.9, 1000, 100, True), (0.9, 1000, 99, False),
-        (0.7, 1000, 300, True), (0.7, 1000, 299, False), (0.18, 150, 123, True), (0.18, 150, 122, False),
-        (0.0, 101, 101, True), (0.0, 101, 100, False), (1.0, 10**9, 0, True), (0.5, 101, 10**6, True),
-        (0.0, 100, 99, True),
+        (0.5, 10, 4, False), (0.5, 10, 5, True), (0.5, 9, 0, True), (0.5, 26, 0, False), (0.5, 101, 50, False),
+        (0.5, 101, 51, True), (0.5, 200, 100, True), (0.5, 200, 99, False), (0.9, 1000, 100, True),
+        (0.9, 1000, 99, False), (0.7, 1000, 300, True), (0.7, 1000, 299, False), (0.18, 150, 123, True),
+        (0.18, 150, 122, False), (0.0, 101, 101, True), (0.0, 26, 25, False), (0.0, 9, 8, True),
+        (1.0, 26, 1, True), (1.0, 26, 0, False), (1.0, 10**9, 0, False), (0.5, 101, 10**6, True),
     ],
 )  # fmt: skip
 def test_the_guard_to_the_row(max_shrink: float, held: int, rows: int, passes: bool) -> None:
@@ -183,13 +232,39 @@ def test_the_guard_to_the_row(max_shrink: float, held: int, rows: int, passes: b
         assert target.held == {"abakan": held}
 
 
-@given(percent=st.integers(0, 100), held=st.integers(101, 10**7), data=st.data())
+@pytest.mark.parametrize(
+    ("floor", "held", "rows", "passes"),
+    [(1, 1, 0, False), (1, 0, 0, True), (1, 2, 1, True), (100, 99, 0, True), (100, 100, 0, False)],
+)
+def test_slices_below_the_shrink_floor_may_shrink_freely(
+    floor: int, held: int, rows: int, passes: bool
+) -> None:
+    target = FakeTarget(held={"abakan": held} if held else {})
+    load = a_load(shrink_floor=floor)
+    found = classes(target, *target.put(staged("abakan", rows)), rules=GUARDED, load=load)
+    assert found == [None if passes else "ShrunkSourceError"]
+
+
+def test_an_emptied_slice_is_refused_whatever_max_shrink_is_and_the_message_says_so() -> None:
+    target = FakeTarget(held={"abakan": 26})
+    (outcome,) = publish(target, a_load(max_shrink=1.0), GROUP, [staged("abakan", 0)], GUARDED)
+    assert outcome.failure is not None
+    assert outcome.failure.message == (
+        "the source has 0 rows, the warehouse 26: a slice of shrink_floor = 10 rows or more may not become empty"
+        " (max_shrink = 1). If that is right: dwhctl load orders --date 2020-07-14 --shard abakan --allow-shrink"
+    )
+    assert classes(target, staged("abakan", 0), rules=FREELY) == [None]
+    assert target.held == {}
+
+
+@given(percent=st.integers(0, 100), held=st.integers(10, 10**7), data=st.data())
 def test_the_guard_goes_by_the_decimal_that_was_written(percent: int, held: int, data: st.DataObject) -> None:
     rows = data.draw(st.sampled_from([(100 - percent) * held // 100 + step for step in (-1, 0, 1)]))
     target = FakeTarget(held={"abakan": held})
     load = a_load(max_shrink=percent / 100)
     found = classes(target, *target.put(staged("abakan", max(rows, 0))), rules=GUARDED, load=load)
-    assert found == [None if max(rows, 0) * 100 >= (100 - percent) * held else "ShrunkSourceError"]
+    passes = rows > 0 and rows * 100 >= (100 - percent) * held
+    assert found == [None if passes else "ShrunkSourceError"]
 
 
 def test_the_guard_costs_its_slice_only_and_prints_the_command() -> None:
@@ -199,7 +274,8 @@ def test_the_guard_costs_its_slice_only_and_prints_the_command() -> None:
     failure = outcomes[0].failure
     assert failure is not None
     assert failure.permanent
-    assert "the source has 1 rows, the warehouse 1000" in failure.message
+    assert "the source has 1 rows, the warehouse 1000: more than max_shrink = 0.5 of them" in failure.message
+    assert "shrink_floor = 10" in failure.message
     assert "dwhctl load orders --date 2020-07-14 --shard abakan --allow-shrink" in failure.message
     assert outcomes[1].failure is None
     assert target.held == {"abakan": 1000, "chita": 900}

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from dwhctl.errors import LockHeldError, TargetError
+from dwhctl.runs.events import Notice
 from dwhctl.runs.reap import Reaper
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
+from dwhctl.sessions.values import State
 from dwhctl.targets.duckdb import DuckdbTarget
 from tests.support.projects import DAY, Sandbox
 from tests.unit.projects import a_load, a_project
@@ -30,7 +32,11 @@ class DeadRun:
         return [DEAD]
 
     def unfinished(self, run_id: str) -> list[Any]:
-        return [anything(id=1, load="orders", shard="abakan", host=None)] if self.is_open else []
+        return (
+            [anything(id=1, load="orders", shard="abakan", host=None, error_class=None)]
+            if self.is_open
+            else []
+        )
 
     def of_run(self, run_id: str) -> list[Any]:
         return self.unfinished(run_id)
@@ -107,7 +113,7 @@ class DyingRun(DeadRun):
         return self.looks < 0
 
     def unfinished(self, run_id: str) -> list[Any]:
-        return [anything(id=1, load="orders", shard="abakan", host="etl-1", day=DAY)]
+        return [anything(id=1, load="orders", shard="abakan", host="etl-1", day=DAY, error_class=None)]
 
 
 def reap_with(tmp_path: Path, store: DyingRun, work: str) -> None:
@@ -138,3 +144,44 @@ def test_nothing_begins_beside_a_run_that_does_not_end(
     monkeypatch.setattr("dwhctl.runs.reap._OUT_OF_THE_WAY_SECONDS", 0.2)
     with pytest.raises(LockHeldError, match=f"load orders of {DAY} was being done by run {DEAD} on etl-1"):
         reap_with(tmp_path, DyingRun(looks=99), f"orders.{DAY}")
+
+
+class DoubtfulRun(DeadRun):
+    """A run that ended with a commit in doubt."""
+
+    def unfinished(self, run_id: str) -> list[Any]:
+        fields = {"load": "orders", "shard": "abakan", "host": None, "error_class": "CommitInDoubtError"}
+        return [anything(id=1, **fields)]
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_commit_in_doubt_is_decided_by_the_next_run(tmp_path: Path, happened: bool) -> None:
+    state, store = StateDir(tmp_path), DoubtfulRun()
+    target = FakeTarget(ids={1: 7} if happened else {})
+    state.make()
+    project, told = a_project(tmp_path, loads={"orders": a_load()}), list[Notice]()
+    reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), told.append)  # type: ignore[arg-type]
+    reaper.reap_dead_runs("own")
+    [closing] = store.closed
+    assert (closing.state, closing.loaded_rows) == (
+        (State.LOADED, 7) if happened else (State.ABANDONED, None)
+    )
+    # It ended with 1 and alerted of it itself: it is no death to alert of again.
+    assert [type(one) for one in told] == [Notice]
+    assert f"run {DEAD} had ended with a commit in doubt: {int(happened)} of its sessions" in told[0].text
+
+
+def test_every_run_says_why_it_is_blocked_and_reports_are_blocked_too(tmp_path: Path) -> None:
+    state, store, target = StateDir(tmp_path), DoubtfulRun(), FakeTarget()
+    state.make()
+    target.faults["drop"] = TargetError("a session does not end")
+    project = a_project(
+        tmp_path, loads={"orders": a_load()}, reports={"cities": anything(name="cities", connection="dwh")}
+    )
+    for _ in range(2):
+        told = list[Notice]()
+        reaper = Reaper(project, state, store, {"dwh": target}, Slots(state.slots, {}), told.append)  # type: ignore[arg-type]
+        reaper.reap_dead_runs("own")
+        assert sorted(reaper.blocked) == ["cities", "orders"]
+        assert store.closed == []
+        assert "1 of its sessions wait for their warehouse: a session does not end" in told[0].text

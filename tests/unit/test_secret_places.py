@@ -286,7 +286,7 @@ def test_a_message_about_wrong_usage_does_not_hold_an_address(
 ) -> None:
     sent: list[str] = []
 
-    def take(_project: object, command: str, message: str, **_: object) -> list[object]:
+    def take(_project: object, command: str, message: str, _kind: object) -> list[object]:
         sent.extend((command, message))
         return []
 

@@ -20,8 +20,9 @@ NOON = datetime(2020, 7, 13, 12, tzinfo=UTC)
 END = datetime(2020, 7, 14, tzinfo=UTC)
 
 
-def last(state: State, started: datetime = NOON) -> LastSession:
-    return LastSession("orders", "abakan", date(2020, 7, 13), state, started, None)
+def last(state: State, started: datetime = NOON, last_success: datetime | None = None) -> LastSession:
+    succeeded = started if state in (State.LOADED, State.SKIPPED) else last_success
+    return LastSession("orders", "abakan", date(2020, 7, 13), state, started, None, succeeded)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,13 @@ def test_only_loaded_and_skipped_are_complete(state: State) -> None:
     assert not is_complete(last(state, END), None)
 
 
+@pytest.mark.parametrize("state", [State.RUNNING, State.UP_FOR_RETRY, State.FAILED, State.ABANDONED])
+def test_a_reload_that_fails_or_runs_leaves_a_slice_complete(state: State) -> None:
+    assert is_complete(last(state, END + timedelta(hours=9), last_success=END), END)
+    assert is_complete(last(state, END, last_success=NOON), None)
+    assert not is_complete(last(state, END, last_success=NOON), END)
+
+
 def test_without_a_session_nothing_is_complete_and_without_an_end_any_time_will_do() -> None:
     assert not is_complete(None, None)
     assert is_complete(last(State.LOADED), None)
@@ -62,8 +70,10 @@ def test_times_without_zone_are_refused() -> None:
         NewSession("r", "orders", "abakan", END.date(), 1, "t", naive)
     with pytest.raises(ValueError, match="no time zone"):
         Closing(1, State.LOADED, naive)
-    with pytest.raises(ValueError, match="not closed as running"):
+    with pytest.raises(ValueError, match="that is running has no end"):
         Closing(1, State.RUNNING, NOON)
+    with pytest.raises(ValueError, match="every other one has"):
+        Closing(1, State.FAILED, None)
 
 
 def test_a_short_comment_stays_and_a_long_one_ends_with_an_ellipsis() -> None:

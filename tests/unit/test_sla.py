@@ -106,9 +106,12 @@ def test_a_slice_loaded_before_its_end_is_not_there(store: SessionStore) -> None
 
 
 def test_a_gap_stays_missed_although_newer_days_are_there(store: SessionStore) -> None:
-    fill(store, date(2020, 7, 13), EARLY, "abakan", "chita", "boston")
-    write(store, "orders", "chita", date(2020, 7, 8), EARLY + HOUR, State.FAILED)
-    write(store, "orders", "chita", date(2020, 7, 10), EARLY + HOUR, State.FAILED)
+    fill(store, date(2020, 7, 13), EARLY, "abakan", "boston")
+    for number in range(20):
+        state = State.FAILED if number in (3, 5) else State.LOADED
+        write(store, "orders", "chita", date(2020, 7, 13) - timedelta(days=number), EARLY + HOUR, state)
+    # A day that was complete stays complete when its reload fails.
+    write(store, "orders", "chita", date(2020, 7, 9), EARLY + 2 * HOUR, State.FAILED)
     sla = the_one(a_work(DEADLINE), store, LATE)
     assert late_of(sla) == {"chita": (date(2020, 7, 8), date(2020, 7, 10), 2)}
     assert sla.since == datetime(2020, 7, 9, 4, tzinfo=UTC)
@@ -188,6 +191,21 @@ def test_an_age_counts_from_the_start_of_the_last_success(store: SessionStore) -
     assert len(the_one(project, store, EARLY + 9 * HOUR).missed) == 3
     write(store, "orders", "chita", DAY - timedelta(days=1), EARLY + 7 * HOUR)
     assert [task.shard for task in the_one(project, store, EARLY + 9 * HOUR).missed] == ["abakan", "boston"]
+
+
+def test_a_closed_shard_is_late_with_its_own_days_only_and_never_old(store: SessionStore) -> None:
+    closed = Shard("abakan", "abakan", "server_0", "Europe/Moscow", until_date=date(2020, 7, 10))
+    load = a_load(start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR)
+    whole = a_load(name="whole", start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR, slice_by=None)
+    project = a_project(loads={"orders": load, "whole": whole}, shard_groups={"cities": (closed,)})
+    orders, every = look(project, store, LATE)
+    assert late_of(orders) == {"abakan": (date(2020, 7, 9), date(2020, 7, 10), 2)}
+    assert [task.is_old for task in orders.tasks] == [False]
+    assert (every.tasks, every.state) == ((), SlaState.OPEN)
+    for day in (date(2020, 7, 9), date(2020, 7, 10)):
+        write(store, "orders", "abakan", day, EARLY)
+    orders, _ = look(project, store, LATE)
+    assert (orders.tasks, orders.state) == ((), SlaState.OPEN)
 
 
 def test_a_task_that_never_succeeded_is_as_old_as_it_is_expected(store: SessionStore) -> None:

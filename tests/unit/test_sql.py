@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwhctl.project.sql import find_binds, first_word, replace_binds, split_statements
+from dwhctl.project.sql import (
+    find_binds,
+    first_word,
+    replace_binds,
+    same_but_comments,
+    split_statements,
+    unclosed,
+)
 
 
 def names(sql: str) -> list[str]:
@@ -167,3 +176,35 @@ def test_nothing_within_a_comment_is_seen(text: str) -> None:
 )
 def test_the_first_word(sql: str, word: str) -> None:
     assert first_word(sql) == word
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("SELECT 'a", "line 1: a text is not closed; a ' is missing"),
+        ("SELECT 'it''s'' FROM x", "line 1: a text is not closed; a ' is missing"),
+        ('SELECT 1,\n"a', 'line 2: a quoted name is not closed; a " is missing'),
+        ("SELECT /* a /* b */ 1", "line 1: a comment is not closed; a */ is missing"),
+        ("SELECT $x$ a $$", "line 1: a text is not closed; a $x$ is missing"),
+        ("SELECT (1,\n(2)", "line 1: a ( is not closed"),
+        ("SELECT 1)\n", "line 1: a ) closes no bracket"),
+        ("SELECT E'it\\'s', 'it''s', '(' AS \"(\", [(], $$'($$ -- '(", None),
+        ("SELECT a[1:2], ['x', ')'] /* ( /* ' */ */", None),
+        ("", None),
+    ],
+)
+def test_what_is_not_closed(statement: str, problem: str | None) -> None:
+    assert unclosed(statement) == problem
+
+
+def test_every_sql_file_of_the_package_is_closed() -> None:
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("dwhctl", "sql") for path in (root / folder).rglob("*.sql")]
+    assert len(files) > 20
+    assert [path for path in files if "{" not in path.read_text() and unclosed(path.read_text())] == []
+
+
+def test_statements_that_differ_in_comments_only() -> None:
+    assert same_but_comments("SELECT 1 -- a", "SELECT 1 -- b")
+    assert same_but_comments("SELECT /* 1 */ 2", "SELECT /* 2 */ 2")
+    assert not same_but_comments("SELECT '-- a'", "SELECT '-- b'")

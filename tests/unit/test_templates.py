@@ -181,7 +181,8 @@ def test_a_load_without_slice_by_has_nothing_to_bind(tmp_path: Path) -> None:
 
 def test_the_semicolon_at_the_end_is_dropped(tmp_path: Path) -> None:
     assert rendered(tmp_path, "SELECT 1;\n-- done\n") == "SELECT 1"
-    assert rendered(tmp_path, "SELECT 1; SELECT 2;\n") == "SELECT 1; SELECT 2;"
+    with pytest.raises(ConfigError, match=r"extract.sql: holds 2 statements; an extract is one SELECT"):
+        rendered(tmp_path, "SELECT 1; SELECT 2;\n")
 
 
 def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def _telegram(given: AirflowConnection, name: str) -> Piece:
     if not chat:
         piece.incomplete = True
         piece.note("names no chat, its DAGs did: complete the block in config/dwhctl.toml with chat_id")
-    piece.note(f"when = {when} is a guess; see [alerts] in docs/reference.md")
+    piece.note(f"when = {when} is a guess; see: dwhctl docs alerts")
     return piece
 
 

@@ -72,7 +72,7 @@ def convert(given: AirflowConnection, name: str, root: Path) -> Piece | None:
         piece.notes = [str(error)]
         return piece
     for key in extra.left():
-        reason = _REASONS.get(key.lower(), "dwhctl has no such key; its keys stand in docs/reference.md")
+        reason = _REASONS.get(key.lower(), "dwhctl has no such key; dwhctl docs reference lists its keys")
         piece.note(f"extra.{shown_key(key)} is left out: {reason}")
     _validate(piece, root)
     return piece

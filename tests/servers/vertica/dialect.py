@@ -10,7 +10,7 @@ from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 
 from tests.servers.vertica.lexer import Sql, split
-from tests.servers.vertica.problems import from_sqlglot, syntax_error
+from tests.servers.vertica.problems import MARK, from_sqlglot, syntax_error
 
 
 class Vertica(Postgres):
@@ -157,6 +157,12 @@ def _zero_if_null(value: exp.Expr) -> exp.Expr:
     return _coalesce(value, exp.Literal.number(0))
 
 
+def _throw_error(message: exp.Expr) -> exp.Expr:
+    said = exp.DPipe(this=exp.Literal.string(f"{MARK}|P0001|7137|USER GENERATED ERROR: "), expression=message)
+    # A text in the original; the engine's has no type of its own.
+    return exp.cast(exp.Anonymous(this="ERROR", expressions=[said]), "text")
+
+
 _FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
     "HEX_TO_BINARY": _from_hex,
     "HEX_TO_INTEGER": _from_hex_to_integer,
@@ -165,6 +171,7 @@ _FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
     "NVL": _coalesce,
     "ISNULL": _coalesce,
     "ZEROIFNULL": _zero_if_null,
+    "THROW_ERROR": _throw_error,
     "GETDATE": exp.CurrentTimestamp,
     "SYSDATE": exp.CurrentTimestamp,
     "STATEMENT_TIMESTAMP": exp.CurrentTimestamp,

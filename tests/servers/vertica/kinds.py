@@ -241,5 +241,5 @@ _BY_ENGINE = {
     "TIMESTAMP WITH TIME ZONE": Kind("timestamptz"),
     "UUID": Kind("uuid"),
     "BLOB": Kind("varbinary", MOST_OCTETS),
-    '"NULL"': Kind("varchar", MOST_OCTETS),
+    '"NULL"': UNKNOWN,
 }

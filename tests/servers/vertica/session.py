@@ -222,6 +222,9 @@ class Session:
         if sql is not None and self.fault("lost_before_commit", sql=sql):
             self.rollback()
             self.link.reset()
+        if sql is not None and (late := self.fault("late_commit", sql=sql)):
+            self.link.sever()
+            self.link.sleep(late.seconds)
         work, self.work = self.work, None
         try:
             if work is not None:

@@ -1,0 +1,173 @@
+"""`dwhctl docs`: the documentation in the terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dwhctl.cli.options import Settings, common_options, pass_settings
+from dwhctl.errors import DwhctlError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from click.shell_completion import CompletionItem
+
+#: Longer lines are tiring to read.
+MOST_COLUMNS = 120
+#: What a page is about, where its title does not say it.
+ABOUT = {"readme": "What dwhctl does: a project, alerts, reports, commands"}
+_FENCE = re.compile(r"^(```|~~~)")
+_HEADING = re.compile(r"^(#+) +(.*)")
+_LINK = re.compile(r"!?\[([^\]]*)\]\(([^)]*)\)")
+
+
+def pages() -> dict[str, Path]:
+    """Return the pages by name: those of the wheel, or of the checkout that dwhctl is installed from."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent
+    for paths in (
+        (package / "docs").glob("*.md"),
+        (checkout / "README.md", *(checkout / "docs").glob("*.md")),
+    ):
+        found = {path.stem.lower(): path for path in paths if path.is_file()}
+        if found:
+            return dict(sorted(found.items()))
+    raise DwhctlError(f"the documentation is not in {package / 'docs'}; install dwhctl again")
+
+
+def complete_pages(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the name of a page."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in pages() if name.startswith(incomplete)]
+
+
+@click.command("docs")
+@click.argument("page", required=False, metavar="[PAGE[#SECTION]]", shell_complete=complete_pages)
+@common_options
+@pass_settings
+def command(_settings: Settings, page: str | None) -> None:
+    """Show a page of the documentation, or one section of it; without PAGE, list the pages.
+
+    On a terminal a long page opens in a pager ($PAGER, else less). In a pipe it is Markdown.
+
+    \b
+    Examples:
+      dwhctl docs
+      dwhctl docs alerts
+      dwhctl docs alerts#when-nothing-happens
+      dwhctl docs reference | grep -n max_shrink
+    """
+    if page is None:
+        _list_pages()
+        return
+    name, _, section = page.partition("#")
+    text = _read(name)
+    _show(_section(name, text, section) if section else text)
+
+
+def _list_pages() -> None:
+    from dwhctl.cli.output import say, show
+
+    show(("page", "about"), [(name, ABOUT.get(name) or _title(path)) for name, path in pages().items()])
+    say()
+    say("Show one with: dwhctl docs PAGE")
+
+
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").rstrip()
+
+
+def _read(name: str) -> str:
+    """Return a page's text. Raise UsageError with the nearest name for one that does not exist."""
+    from dwhctl.cli.output import one_line
+    from dwhctl.project.words import nearest
+
+    known = pages()
+    # A path as GitHub shows it is as good as the name.
+    path = known.get(name.lower().removeprefix("docs/").removesuffix(".md"))
+    if path is None:
+        raise UsageError(f"there is no page '{one_line(name)}'; {nearest(name, known)}; all: dwhctl docs")
+    return path.read_text(encoding="utf-8")
+
+
+def _section(name: str, text: str, wanted: str) -> str:
+    """Return the section whose heading has this anchor, as GitHub makes them. Raise UsageError."""
+    from dwhctl.cli.output import one_line
+    from dwhctl.project.words import nearest
+
+    lines = text.splitlines(keepends=True)
+    heads = _headings(lines)
+    anchors = {anchor: place for place, (_, _, anchor) in reversed(list(enumerate(heads)))}
+    place = anchors.get(wanted.lower())
+    if place is None:
+        raise UsageError(f"page {name} has no section '{one_line(wanted)}'; {nearest(wanted, anchors)}")
+    start, level, _ = heads[place]
+    end = next((line for line, depth, _ in heads[place + 1 :] if depth <= level), len(lines))
+    return "".join(lines[start:end])
+
+
+def _headings(lines: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return the line, the level and the anchor of each heading."""
+    found = []
+    in_code = False
+    for number, line in enumerate(lines):
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif not in_code and (heading := _HEADING.match(line)):
+            found.append((number, len(heading[1]), _anchor(heading[2])))
+    return found
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+
+
+def _show(text: str) -> None:
+    """Show Markdown: rendered on a terminal, as it is elsewhere."""
+    from dwhctl.cli.output import screen, write_out
+
+    size = screen()
+    if size is None or os.environ.get("TERM") == "dumb":
+        write_out(text, end="")
+        return
+    columns, lines = size
+    rendered = _rendered(text, min(columns, MOST_COLUMNS))
+    if rendered.count("\n") > lines - 2 and sys.stdin.isatty():
+        click.echo_via_pager(rendered)
+    else:
+        write_out(rendered, end="", drawn=True)
+
+
+def _rendered(text: str, columns: int) -> str:
+    from rich.console import Console
+    from rich.markdown import Markdown
+    from rich.theme import Theme
+
+    # rich's own style of code has a black background.
+    theme = Theme({"markdown.code": "bold cyan", "markdown.code_block": "cyan"})
+    console = Console(file=sys.stdout, width=columns, highlight=False, theme=theme)
+    with console.capture() as captured:
+        console.print(Markdown(_for_a_terminal(text), code_theme="ansi_dark", hyperlinks=False))
+    return captured.get()
+
+
+def _for_a_terminal(text: str) -> str:
+    """Make links to other pages commands, and leave out the pictures."""
+    return _LINK.sub(_command_of, text)
+
+
+def _command_of(link: re.Match[str]) -> str:
+    label, target = link.groups()
+    if link[0].startswith("!"):
+        return f"*(a picture: {label})*"
+    if page := re.fullmatch(r"(?:docs/)?([\w-]+)\.md(#.*)?", target):
+        return f"{label} (`dwhctl docs {page[1]}{page[2] or ''}`)"
+    return link[0] if "://" in target else label

@@ -1,0 +1,197 @@
+"""`config check` finds without a server what a load, a refresh or a query would refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli_support import dwh
+from tests.support.projects import EXTRACT, Sandbox
+
+Captured = pytest.CaptureFixture[str]
+VERTICA = 'type = "vertica"\nhost = "127.0.0.1"\ndatabase = "d"\nuser = "u"\ntlsmode = "disable"\n'
+MSSQL = 'type = "mssql"\nhost = "127.0.0.1"\nuser = "u"\nencryption = "off"\n'
+POSTGRES = 'type = "postgres"\nhost = "127.0.0.1"\ndatabase = "d"\nuser = "u"\nsslmode = "disable"\n'
+WAREHOUSE = 'type = "duckdb"\npath = "state/warehouse.duckdb"\nlock_wait = "5s"\n'
+SERVER = 'type = "duckdb"\npath = "servers/server_1"\n'
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    """A project that is right, with its shards' files."""
+    return Sandbox(tmp_path, load_keys="").write().fill(1)
+
+
+def change(sandbox: Sandbox, before: str, after: str, file: str = "config/dwhctl.toml") -> None:
+    text = (sandbox.root / file).read_text()
+    assert before in text
+    sandbox.put(file, text.replace(before, after))
+
+
+def check(sandbox: Sandbox, captured: Captured) -> tuple[int, str]:
+    code = dwh("config", "check", "--project", sandbox.root)
+    shown = captured.readouterr()
+    return code, shown.out + shown.err
+
+
+def test_a_right_project_is_accepted_without_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
+    sandbox.put("config/alerts/notes.yml", "")
+    sandbox.put("config/loads/orders.toml.bak", "")
+    code, shown = check(sandbox, capsys)
+    assert (code, "Warning" in shown) == (0, False), shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        (SERVER, POSTGRES, "shards.cities.server_1: 'server_1' is of type postgres, which cannot be a shard's server"),
+        (SERVER, VERTICA, "'server_1' is of type vertica, which cannot be a shard's server; use one of"),
+        (WAREHOUSE, POSTGRES, "orders.toml: target: 'warehouse' is of type postgres, which cannot be a warehouse"),
+        (WAREHOUSE, WAREHOUSE.replace("warehouse.duckdb", "stage.duckdb"), "takes stage for the file stage.duckdb"),
+        (WAREHOUSE, WAREHOUSE.replace("state/", "data/"), "there is no folder data for the file of warehouse"),
+        ('path = "state/sessions.sqlite"', 'path = "servers"', "sessions.path: servers is a folder; name a file"),
+        ('path = "state/sessions.sqlite"', 'path = "sql/orders/create.sql"', "create.sql is no SQLite database"),
+        ("[project]", '[project]\nstate_dir = "sql/orders/create.sql/state"', "sql/orders/create.sql is a file"),
+        ("'achinsk'", "'achinks'", "achinks.duckdb of the shard achinks is missing; did you mean 'achinsk'?"),
+        (WAREHOUSE, VERTICA + 'tls_cafile = "sql/orders/create.sql"\n', "the file holds no certificate in PEM"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_the_main_file(
+    before: str, after: str, problem: str, sandbox: Sandbox, capsys: Captured
+) -> None:
+    change(sandbox, before, after)
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert problem in shown
+
+
+@pytest.mark.parametrize(
+    ("extract", "problem"),
+    [
+        ("SELECT * FROM orders", "extract.sql: gives the same rows for every day"),
+        ("SELECT * FROM orders -- {{ ds }}", "WHERE start_time >= :start AND start_time < :end, or drop slice_by"),
+        (f"SELECT 1; {EXTRACT}", "extract.sql: holds 2 statements; an extract is one SELECT"),
+        (f"SELEC{EXTRACT}", 'extract.sql: line 1 as rendered: Parser Error: syntax error at or near "SELECSELECT"'),
+        (f"{EXTRACT} AND customer = 'x", "Parser Error: unterminated string literal"),
+        (f"INSERT INTO copied {EXTRACT}", "extract.sql: an extract is one SELECT; this one is INSERT"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_an_extract(extract: str, problem: str, sandbox: Sandbox, capsys: Captured) -> None:
+    sandbox.put("sql/orders/extract.sql", extract)
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert problem in shown
+
+
+@pytest.mark.parametrize(
+    "extract",
+    [
+        "SELECT * FROM orders WHERE start_time::DATE = '{{ ds }}'",
+        "SELECT * FROM orders WHERE date_diff('day', :start, start_time) = 0",
+        f"FROM ({EXTRACT});",
+    ],
+)
+def test_extracts_that_depend_on_the_day_in_another_way(
+    extract: str, sandbox: Sandbox, capsys: Captured
+) -> None:
+    sandbox.put("sql/orders/extract.sql", extract)
+    assert check(sandbox, capsys)[0] == 0
+
+
+def test_an_extract_without_days_needs_no_bounds(sandbox: Sandbox, capsys: Captured) -> None:
+    sandbox.put("sql/orders/extract.sql", "SELECT * FROM orders")
+    change(sandbox, 'slice_by = "start_time"\n', "", "config/loads/orders.toml")
+    assert check(sandbox, capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("extract", "problem"),
+    [
+        (f"{EXTRACT} AND (a = 1", "extract.sql: line 4: a ( is not closed"),
+        (f"{EXTRACT} UPDATE orders SET id = 1", "an extract is one SELECT; this one has UPDATE, SET in it"),
+    ],
+)  # fmt: skip
+def test_an_extract_for_sql_server(extract: str, problem: str, sandbox: Sandbox, capsys: Captured) -> None:
+    for server in ("server_0", "server_1"):
+        change(sandbox, f'type = "duckdb"\npath = "servers/{server}"\n', MSSQL)
+    sandbox.put("sql/orders/extract.sql", extract)
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert problem.partition(", SET")[0] in shown
+
+
+@pytest.mark.parametrize(
+    ("create", "problem"),
+    [
+        ("CREATE TABLE stage.orders (id BIGINT;", "create.sql: line 1 as rendered: Parser Error"),
+        (
+            "DELETE FROM stage.orders WHERE start_time = :start",
+            "create.sql: ':start' is bound to nothing in a create",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_create(create: str, problem: str, sandbox: Sandbox, capsys: Captured) -> None:
+    sandbox.put("sql/orders/create.sql", create)
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert problem in shown
+
+
+def test_tables_that_vertica_cannot_have(sandbox: Sandbox, capsys: Captured) -> None:
+    change(sandbox, WAREHOUSE, VERTICA)
+    for table, problem in (
+        ("v_catalog.x", "v_catalog is Vertica's own"),
+        (f"stage.{'x' * 129}", "at most 128 octets"),
+    ):
+        change(sandbox, "stage.orders", table, "config/loads/orders.toml")
+        code, shown = check(sandbox, capsys)
+        assert code == 2
+        assert "config/loads/orders.toml: table: " in shown
+        assert problem in shown
+        change(sandbox, table, "stage.orders", "config/loads/orders.toml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ('source = "SELECT 1 AS FROM x"', "reports.x.source: line 1 as rendered: Parser Error"),
+        ('source = "stage.orders"\ncreate = "x.sql"', "sql/x.sql: line 1 as rendered: Parser Error"),
+        ('source = "x.sql"', "sql/x.sql: line 1 as rendered: Parser Error"),
+    ],
+)
+def test_what_is_wrong_in_a_report(keys: str, problem: str, sandbox: Sandbox, capsys: Captured) -> None:
+    sandbox.put("sql/x.sql", "SELECT 1 FROM (")
+    sandbox.put("config/reports.toml", f'[reports.x]\nconnection = "warehouse"\ntarget = "stage.x"\n{keys}\n')
+    code, shown = check(sandbox, capsys)
+    assert code == 2
+    assert problem in shown
+
+
+def test_files_that_are_not_read_are_named(sandbox: Sandbox, capsys: Captured) -> None:
+    unread = (
+        "loads/shop/returns.toml",
+        "loads/calls.yml",
+        "loads/Visits.TOML",
+        "load/bills.toml",
+        "reports.yaml",
+    )
+    for name in (*unread, "connections.toml"):
+        sandbox.put(f"config/{name}", "")
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    for name in unread:
+        assert f"Warning: config/{name} is not read: " in shown
+    assert "calls.yml is not read: a load is config/loads/calls.toml, in TOML and in no folder below" in shown
+    assert "reports.yaml is not read: rename it to config/reports.toml" in shown
+    assert "connections.toml is not read: dwhctl reads config/dwhctl.toml" in shown
+
+
+def test_a_folder_of_shards_that_is_not_here_is_a_warning(sandbox: Sandbox, capsys: Captured) -> None:
+    change(sandbox, "servers/server_0", "elsewhere/server_0")
+    code, shown = check(sandbox, capsys)
+    assert code == 0
+    assert (
+        "Warning: shards.cities.server_0: there is no folder elsewhere/server_0 here, so the shard abakan and 1 more"
+        " cannot be loaded\n"
+    ) in shown
