@@ -31,6 +31,7 @@ from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runs.needs import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
+from dwhctl.runs.sql_places import keep_report_place
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
 from dwhctl.targets import open_target
@@ -283,6 +284,7 @@ class Refresher:
     def _failure(self, landed: Landed, error: BaseException) -> Failure:
         """Describe what came of an attempt, and note whether its commit may still happen."""
         job, error = landed.flight.job, self._in_words(landed.flight, error)
+        keep_report_place(self._project, job.report, job.sql, self._report.day, error)
         if isinstance(error, CommitInDoubtError):
             job.doubted = None if landed.is_settled else landed.flight.etl_id
         elif job.doubted is not None:
@@ -371,8 +373,7 @@ class Refresher:
                 self._close(landed.flight, State.LOADED, rows=landed.rows)
                 continue
             found = self._failure(landed, landed.error)
-            in_doubt = found.error_class == CommitInDoubtError.__name__
-            self._close(landed.flight, State.FAILED, found if in_doubt else failure)
+            self._close(landed.flight, State.FAILED, found if found.is_a(CommitInDoubtError) else failure)
         self._store.fail_waiting(self._report.run_id, failure.message)
 
     def end_all(self) -> list[Landed]:
