@@ -1,7 +1,6 @@
 """Refresh reports side by side: the loop of the parent, and a thread for each attempt.
 
-The loop alone talks to the sessions database. It checks what a report needs, takes a slot, opens a session,
-gives the attempt to a thread, ends what is past its deadline, and closes the session with the result.
+The loop alone talks to the sessions database: it checks needs, takes slots, opens and closes sessions, ends the late.
 """
 
 from __future__ import annotations
@@ -369,16 +368,16 @@ class Refresher:
         """Stop within seconds: end what runs, and close as interrupted what is neither committed nor in doubt."""
         failure = Failure.of(InterruptedAttemptError())
         for landed in self.end_all():
-            if landed.error is None:
+            found = self._failure(landed, landed.error) if landed.error else None
+            if found is None:
                 self._close(landed.flight, State.LOADED, rows=landed.rows)
-                continue
-            found = self._failure(landed, landed.error)
-            self._close(landed.flight, State.FAILED, found if found.is_a(CommitInDoubtError) else failure)
+            else:
+                self._close(landed.flight, State.FAILED, found if found.is_a(CommitInDoubtError) else failure)
         self._store.fail_waiting(self._report.run_id, failure.message)
 
     def end_all(self) -> list[Landed]:
-        """Interrupt every attempt until its thread has ended, and give what came of them."""
-        found = []
+        """Interrupt every attempt until its thread has ended, and return what came of them."""
+        found: list[Landed] = []
         while self._flying:
             for flight in self._flying:
                 flight.target.interrupt()
