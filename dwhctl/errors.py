@@ -124,10 +124,27 @@ class AlertInDoubtError(AlertError):
 # What ends one attempt at one slice or report: raised in a worker or while publishing, kept in its session.
 
 
+class About(enum.StrEnum):
+    """What a refused statement is about, where that decides what to correct."""
+
+    SQL = "sql"
+    TABLE = "table"
+    PERMISSION = "permission"
+    MEMORY = "memory"
+
+
 class AttemptError(DwhctlError):
-    """The attempt failed."""
+    """The attempt failed.
+
+    Of refused SQL: `statement` is the one of the user's that was refused, `line` the line of it at fault from 1, as far
+    as that is known, `place` the same as file and line in words.
+    """
 
     permanent = False
+    about: About = About.SQL
+    statement: str | None = None
+    line: int | None = None
+    place: str = ""
 
 
 class _AtTheDoorError(AttemptError):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, from_json
 from dwhctl.alerts.sending import send
 from dwhctl.errors import Interrupted
 from dwhctl.faults import reach
+from dwhctl.project.commands import is_proposed
 from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
@@ -31,19 +29,6 @@ SENDING_SECONDS = 120.0
 GIVE_UP_AFTER = timedelta(days=3)
 _LATE_AFTER = timedelta(minutes=10)
 _FAILED = (AlertState.QUEUED, AlertState.REFUSED)
-#: What a digest proposes to run; a name or a date needs no quotes.
-_PROPOSED = ("load", "backfill", "refresh-reports", "report", "config")
-_PROPOSED_OPTIONS = (
-    "--project",
-    "--date",
-    "--days",
-    "-s",
-    "-e",
-    "--only-missing",
-    "--only-failed",
-    "--shard",
-)
-_PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
 REPETITION = "may be a repetition: whether this message arrived before is not known"
 
 
@@ -170,28 +155,11 @@ def _attempt(project: Project, row: Queued, digest: Digest) -> tuple[Result, boo
 
 def with_own_commands(project: Project, digest: Digest) -> Digest:
     """Return the digest without commands that dwhctl does not propose: people copy them, and others can write rows."""
-    look = digest.look if digest.look and _is_own(project, digest.look) else None
+    look = digest.look if digest.look and is_proposed(digest.look, project.root) else None
     reasons = tuple(
-        one if _is_own(project, one.remedy) else replace(one, remedy="") for one in digest.reasons
+        one if is_proposed(one.remedy, project.root) else replace(one, remedy="") for one in digest.reasons
     )
     return replace(digest, look=look, reasons=reasons)
-
-
-def _is_own(project: Project, command: str) -> bool:
-    try:
-        program, name, *words = shlex.split(command)
-    except ValueError:
-        return False
-    if program != "dwhctl" or name not in _PROPOSED or shlex.join([program, name, *words]) != command:
-        return False
-    for before, word in pairwise(["", *words]):
-        if before == "--project":
-            fits = word == str(project.root)
-        else:
-            fits = word in _PROPOSED_OPTIONS if word.startswith("-") else _PLAIN.fullmatch(word) is not None
-        if not fits:
-            return False
-    return True
 
 
 def _dated(digest: Digest, created: datetime) -> Digest:

@@ -24,7 +24,8 @@ class Reason:
     """Slices or reports that failed for one reason. `work` is the load or report; a report has no shards.
 
     `message` is the first line of the error, without secrets; `streak` the longest failing streak among them, in days;
-    `remedy` a command that mends it, where one is known.
+    `advice` says what to do, as `try again` or `correct sql/orders/extract.sql (line 3), then`, and `remedy` is the
+    command that follows it, where one is known. `connection` is empty where the load itself fails on several.
     """
 
     work: str
@@ -37,6 +38,7 @@ class Reason:
     since: date | None = None
     last_lines: tuple[str, ...] = ()
     remedy: str = ""
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,16 @@ Ending = Literal["done", "failed", "left"]
 class Trouble:
     """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command.
 
-    `lines` are the last ones that the run's log has of it, without secrets.
+    `advice` says what to do before it, or `try again`. `of_work`: the load itself is at fault, on every connection
+    alike. `lines` are the last ones that the run's log has of it, without secrets.
     """
 
     connection: str
     error_class: str
     message: str
     remedy: str = ""
+    advice: str = ""
+    of_work: bool = False
     lines: tuple[str, ...] = ()
 
 

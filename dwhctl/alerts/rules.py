@@ -199,8 +199,9 @@ def _subject(alert: Alert, part: Outcome, verdict: Verdict, *, is_failing: bool)
 
 def _reasons(troubles: Mapping[Fact, _Found], streaks: Streaks) -> tuple[Reason, ...]:
     groups: dict[tuple[str, str, str], list[Fact]] = {}
-    for fact in troubles:
-        groups.setdefault(fact.reason, []).append(fact)
+    for fact, found in troubles.items():
+        of_work = found.troubles[0].of_work
+        groups.setdefault((fact.work, "" if of_work else fact.connection, fact.error_class), []).append(fact)
     reasons = [_reason(facts, troubles, streaks) for facts in groups.values()]
     return tuple(
         sorted(reasons, key=lambda one: (-len(one.shards), one.work, one.connection, one.error_class))
@@ -214,13 +215,14 @@ def _reason(facts: Iterable[Fact], troubles: Mapping[Fact, _Found], streaks: Str
     first = facts[0]
     return Reason(
         work=first.work,
-        connection=first.connection,
+        connection=first.connection if len({fact.connection for fact in facts}) == 1 else "",
         error_class=first.error_class,
         message=messages.most_common(1)[0][0],
         shards=tuple(fact.shard for fact in facts if fact.shard not in ("", _PASSED)),
         days=tuple(sorted({day for fact in facts for day in troubles[fact].days})),
         streak=max((one.days for one in known), default=0),
         since=min((one.since for one in known if one.since), default=None),
+        advice=next((one.advice for fact in facts for one in troubles[fact].troubles if one.advice), ""),
         remedy=next((one.remedy for fact in facts for one in troubles[fact].troubles if one.remedy), ""),
         last_lines=next((one.lines for fact in facts for one in troubles[fact].troubles if one.lines), ()),
     )

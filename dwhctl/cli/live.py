@@ -16,11 +16,14 @@ from dwhctl.cli.screen import Screen
 from dwhctl.cli.tally import Server, Tally, running_shards, state_in_words
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import Event, Notice, SliceClosed
+from dwhctl.runs.failing import reason_of
 from dwhctl.sessions.values import State
 from dwhctl.waiting import Waiting
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from dwhctl.runs.values import Failure
 
 SHOWN_FAILURES = 3
 _LEAST_BAR = 8
@@ -37,7 +40,8 @@ class LiveProgress:
         self._console = console or Screen(stderr=True, highlight=False)
         self._verbose = verbose
         self._tally = Tally()
-        self._failures: list[str] = []
+        #: The first failure of each reason, and how many there are.
+        self._failures: dict[tuple[str, ...], tuple[str, str, int]] = {}
         self._waits: dict[int, str] = {}
         self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self.picture)
 
@@ -57,11 +61,17 @@ class LiveProgress:
             self._print(one_line(event.text))
         elif isinstance(event, SliceClosed):
             if event.failure is not None and event.state is not State.UP_FOR_RETRY:
-                reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-                how = "in doubt" if event.state is State.RUNNING else "failed"
-                self._failures.append(f"{how}: {event.load} {event.shard} {event.day}: {reason}")
+                self._fail(event, event.failure)
             if self._verbose:
                 self._print(closed_line(event))
+
+    def _fail(self, event: SliceClosed, failure: Failure) -> None:
+        how = "in doubt" if event.state is State.RUNNING else "failed"
+        key = (*reason_of(event.load, event.connection, failure), how)
+        reason = one_line(f"{failure.error_class}: {failure.message}")
+        first = (how, f"{event.load} {event.shard} {event.day}: {reason}", 0)
+        _, line, count = self._failures.get(key, first)
+        self._failures[key] = (how, line, count + 1)
 
     def _note_wait(self, event: Waiting) -> None:
         """Keep the wait in the picture until it is over."""
@@ -128,10 +138,16 @@ class LiveProgress:
         return state_in_words(server) + (f": {names}" if names else "")
 
     def _failure_lines(self, every: Server) -> list[Text]:
+        shown = list(self._failures.values())[:SHOWN_FAILURES]
         lines = [
-            Text(mask(line), style="red", no_wrap=True, overflow="ellipsis")
-            for line in self._failures[:SHOWN_FAILURES]
+            Text(mask(f"{_how_many(how, count)}: {line}"), style="red", no_wrap=True, overflow="ellipsis")
+            for how, line, count in shown
         ]
-        if every.failed > SHOWN_FAILURES:
-            lines.append(Text(f"and {counted(every.failed - SHOWN_FAILURES, 'more failure')}", style="red"))
+        hidden = every.failed - sum(count for how, _, count in shown if how == "failed")
+        if hidden > 0:
+            lines.append(Text(f"and {counted(hidden, 'more failure')}", style="red"))
         return lines
+
+
+def _how_many(how: str, count: int) -> str:
+    return how if count == 1 else f"{count:,} {how}, first"

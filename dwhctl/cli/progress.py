@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.cli.output import about, counted, one_line, shown_seconds, tell
 from dwhctl.cli.tally import Tally, running_shards, state_in_words
 from dwhctl.runs.events import Event, Notice, RunStarted, SliceClosed
+from dwhctl.runs.failing import reason_of
 from dwhctl.sessions.values import State
 from dwhctl.times import shown_time
 from dwhctl.waiting import Waiting
@@ -51,6 +53,7 @@ class PlainProgress:
         self._every = every
         self._tally = Tally()
         self._started = False
+        self._shown: Counter[tuple[object, ...]] = Counter()
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -74,8 +77,21 @@ class PlainProgress:
                 self._line(_start_line(event))
         elif isinstance(event, Notice | Waiting) and event.text:
             self._line(one_line(event.text))
-        elif isinstance(event, SliceClosed) and (self._verbose or event.failure is not None):
+        elif isinstance(event, SliceClosed) and self._is_shown(event):
             self._line(closed_line(event))
+
+    def _is_shown(self, event: SliceClosed) -> bool:
+        """Tell whether an end has a line: without --verbose the first failure of each reason."""
+        if self._verbose or event.failure is None:
+            return self._verbose
+        key = (*reason_of(event.load, event.connection, event.failure), event.state, event.attempt)
+        self._shown[key] += 1
+        return self._shown[key] == 1
+
+    def _more(self) -> str:
+        """Say how many failures had no line of their own."""
+        hidden = sum(count - 1 for key, count in list(self._shown.items()) if State.UP_FOR_RETRY not in key)
+        return f" ({hidden:,} more like those above; -v shows each)" if hidden else ""
 
     def _beat(self) -> None:
         while not self._ended.wait(self._every):
@@ -84,7 +100,10 @@ class PlainProgress:
 
     def _state(self, left: str = "") -> str:
         every = self._tally.all()
-        parts = [f"{every.done:,} of {counted(every.total, 'slice')}", f"{every.failed:,} failed"]
+        parts = [
+            f"{every.done:,} of {counted(every.total, 'slice')}",
+            f"{every.failed:,} failed{self._more()}",
+        ]
         parts += [words] if (words := state_in_words(every)) else []
         parts.append(counted(every.rows, "row"))
         if (rate := self._tally.rate(every.rows)) is not None:

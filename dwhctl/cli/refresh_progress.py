@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from dwhctl.cli.output import counted, one_line, say, shown_seconds, tell
-from dwhctl.errors import InterruptedAttemptError
+from dwhctl.cli.summary import failure_lines
 from dwhctl.runs.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
 from dwhctl.sessions.values import State
 from dwhctl.times import shown_time
@@ -104,15 +103,6 @@ def _shards(need: Readiness) -> str:
 
 
 def _failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
-    """Tell each reason once, with the command that tries its reports again."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for one in report.failures:
-        if one.failure is not None and not one.failure.is_a(InterruptedAttemptError):
-            reason = one_line(f"{one.failure.error_class}: {one.failure.message}")
-            how = "in doubt: the next run looks" if one.state is State.RUNNING else "failed"
-            reasons.setdefault((how, reason), []).append(one.report)
-    place = f" --project {shlex.quote(str(settings.project))}" if settings.project else ""
-    for (how, reason), names in reasons.items():
+    for group in report.groups:
         yield ""
-        yield f"{', '.join(names)} {how}: {reason}"
-        yield f"  try again: dwhctl refresh-reports {' '.join(names)} --date {report.day}{place}"
+        yield from failure_lines(group, "report", settings)

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
 from dwhctl.cli.plan_lines import nothing_to_load
 from dwhctl.cli.tally import rate_of
-from dwhctl.errors import CommitInDoubtError, InterruptedAttemptError, ShrunkSourceError
-from dwhctl.runs.failures import retry_slices
+from dwhctl.errors import CommitInDoubtError
+from dwhctl.project.commands import in_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.cli.options import Settings
     from dwhctl.runs.events import FailedSlice, RunReport
+    from dwhctl.runs.failing import FailureGroup
 
 SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
-SHOWN_COMMANDS = 3
 
 
 def show_summary(report: RunReport, settings: Settings) -> None:
@@ -79,47 +79,45 @@ def _filled(report: RunReport) -> Iterable[str]:
 
 
 def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
-    # What an interruption failed needs no reason and no command of its own.
-    groups = _by_reason([one for one in report.failures if not one.failure.is_a(InterruptedAttemptError)])
-    for group in groups[:SHOWN_REASONS]:
-        failure = group[0].failure
+    shown = report.groups if settings.verbose else report.groups[:SHOWN_REASONS]
+    for group in shown:
         yield ""
-        reason = one_line(f"{failure.error_class}: {failure.message}")
-        in_doubt = failure.error_class == CommitInDoubtError.__name__
-        how = "in doubt: the next run looks" if in_doubt else "failed"
-        yield f"{counted(len(group), 'slice')} {how}: {reason}"
-        yield f"  {_shards(group)}"
-        for command in _commands(group, settings)[:SHOWN_COMMANDS]:
-            yield f"  try again: {command}"
-    hidden = sum(map(len, groups[SHOWN_REASONS:]))
+        yield from failure_lines(group, "slice", settings)
+    hidden = report.groups[len(shown) :]
     if hidden:
         yield ""
-        reasons = counted(len(groups) - SHOWN_REASONS, "other reason")
-        yield f"and {counted(hidden, 'slice')} more failed for {reasons}"
+        count = sum(len(group.slices) for group in hidden)
+        reasons = counted(len(hidden), "other reason")
+        yield f"and {counted(count, 'slice')} more failed for {reasons} (-v shows them)"
 
 
-def _by_reason(failures: list[FailedSlice]) -> list[list[FailedSlice]]:
-    """Put slices that failed for one reason together, the most frequent reason first."""
-    groups: dict[tuple[str, str], list[FailedSlice]] = {}
-    for one in failures:
-        groups.setdefault((one.failure.error_class, one.failure.message), []).append(one)
-    return sorted(groups.values(), key=lambda group: -len(group))
+def failure_lines(group: FailureGroup, thing: str, settings: Settings) -> Iterable[str]:
+    """Say what failed for one reason: how many, an example, which, and what to do; with --verbose each of them."""
+    failure, count = group.failure, len(group.slices)
+    how = "in doubt: the next run looks" if failure.is_a(CommitInDoubtError) else "failed"
+    where = f" on {group.connection}" if count > 1 and not group.of_load else ""
+    reason = one_line(f"{failure.error_class}: {failure.message}")
+    yield f"{counted(count, thing)} {how}{where}: {reason}"
+    if settings.verbose and count > 1:
+        for one in group.slices:
+            message = one_line(f"{one.failure.error_class}: {one.failure.message}")
+            yield f"  {_name(one)} {one.day}: {message}"
+    else:
+        yield f"  {_names(group.slices)}"
+    if group.advice:
+        command = in_project(group.command, settings.project)
+        yield f"  {group.advice}{': ' if command else ''}{command}"
 
 
-def _shards(group: list[FailedSlice]) -> str:
-    names = [f"{one.load} {one.shard} {one.day}" for one in group[:SHOWN_SHARDS]]
-    more = len(group) - SHOWN_SHARDS
-    return ", ".join(names) + (f" and {more:,} more" if more > 0 else "")
+def _names(slices: Sequence[FailedSlice]) -> str:
+    """Name the slices, or the first of them; what all have in common once."""
+    more = len(slices) - SHOWN_SHARDS
+    end = f" and {more:,} more" if more > 0 else ""
+    if len({(one.load, one.day) for one in slices}) == 1 and slices[0].shard:
+        names = ", ".join(one.shard for one in slices[:SHOWN_SHARDS])
+        return f"{slices[0].load} {slices[0].day}: {names}{end}"
+    return ", ".join(f"{_name(one)} {one.day}" for one in slices[:SHOWN_SHARDS]) + end
 
 
-def _commands(group: list[FailedSlice], settings: Settings) -> list[str]:
-    """Return the commands that try the group again, one for each load."""
-    if group[0].failure.is_a(ShrunkSourceError):
-        return []  # it would fail again: its message names the command that accepts it
-    by_load: dict[str, list[FailedSlice]] = {}
-    for one in group:
-        by_load.setdefault(one.load, []).append(one)
-    return [
-        retry_slices(load, [(one.shard, one.day) for one in slices], settings.project)
-        for load, slices in by_load.items()
-    ]
+def _name(one: FailedSlice) -> str:
+    return f"{one.load} {one.shard}".rstrip()

@@ -24,7 +24,8 @@ from tenacity import (
 )
 
 from dwhctl.columns import Column, Kind
-from dwhctl.errors import DatabaseMissingError, QueryError
+from dwhctl.errors import About, AttemptError, DatabaseMissingError, QueryError
+from dwhctl.project.sql_lines import named_line
 from dwhctl.waiting import Wait, waited
 
 if TYPE_CHECKING:
@@ -185,6 +186,22 @@ _CONFINED = (
 def is_out_of_reach(error: BaseException) -> bool:
     """Tell whether the SQL, or a view in the file, wanted something outside of the file."""
     return any(said in str(error) for said in _OUT_OF_REACH)
+
+
+_LINE = re.compile(r"\nLINE (\d+): ")
+
+
+def explain(error: BaseException, found: AttemptError, statement: str | None = None) -> AttemptError:
+    """Return the error with what a refusal is about, and the line of the statement that DuckDB names."""
+    if is_out_of_memory(error):
+        found.about = About.MEMORY
+    elif isinstance(error, duckdb.CatalogException) and str(error).startswith("Catalog Error: Table "):
+        found.about = About.TABLE
+    if statement is not None:
+        line = _LINE.search(str(error))
+        found.statement = statement
+        found.line = int(line[1]) if line else named_line(statement, str(error))
+    return found
 
 
 #: What DuckDB gets when the connection does not say: it keeps a table's columns side by side, so a wide table needs

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from dwhctl.errors import (
+    About,
     AttemptError,
     DatabaseMissingError,
     LoginRefusedError,
@@ -45,6 +46,8 @@ QUERY_ERRORS: dict[int, type[AttemptError]] = {
     # The database cannot be used: missing, forbidden, suspect, offline, a mirror, readable for read-only logins alone.
     **dict.fromkeys((911, 916, 926, 942, 945, 946, 948, 954, 978, 4060, 4064, 40532), DatabaseMissingError),
 }
+#: Permission denied on an object, a column, a statement, the database; no such table or view.
+_ABOUT = {**dict.fromkeys((229, 230, 262, 297, 300, 371, 378), About.PERMISSION), 208: About.TABLE}
 #: What a failed login means. Any other message is a ConnectError: servers start, stop and fill up.
 REFUSED_LOGINS = frozenset(
     {
@@ -116,7 +119,12 @@ def query_error(error: BaseException) -> AttemptError:
     if said.number is None:
         return SourceError(f"SQL Server broke off: {said.words}{_numbers(said)}")
     kind = QUERY_ERRORS.get(said.number, QueryError if said.severity < _SEVERE else SourceError)
-    return kind(f"SQL Server {said.number}: {said.words}")
+    found = kind(f"SQL Server {said.number}: {said.words}")
+    found.about = _ABOUT.get(said.number, About.SQL)
+    # The driver's own error has the line, in the statement that was sent.
+    line = getattr(error.__context__, "line", None)
+    found.line = line if isinstance(line, int) and line > 0 else None
+    return found
 
 
 def is_refused_login(said: Said) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vertica_python import errors as driver_errors
 
 from dwhctl.errors import (
+    About,
     AttemptError,
     ConnectError,
     LoginRefusedError,
@@ -50,6 +51,7 @@ _PERMANENT_CLASSES = (
     "44",
 )
 
+_ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION}
 _LOGIN_CLASS, _MISSING_DATABASE = "28", "3D000"
 
 
@@ -66,7 +68,9 @@ def in_words(error: Any) -> AttemptError:
     if sqlstate == LOCK_TIMEOUT:
         return TargetBusyError(text)
     if sqlstate.startswith(_PERMANENT_CLASSES):
-        return TargetRefusedError(text)
+        refused = TargetRefusedError(text)
+        refused.about = _ABOUT.get(sqlstate, About.SQL)
+        return refused
     return TargetError(text)
 
 

@@ -112,7 +112,7 @@ def render_in(
     environment: TemplateSandbox, folder: Path, path: Path, root: Path, names: Mapping[str, Any]
 ) -> str:
     """A file, rendered; `folder` is where it includes others from. ConfigError names file and line."""
-    source = _source(path, root)
+    source = source_text(path, root)
     try:
         with environment.bounded():
             return _template(environment, source, str(path)).render(names)
@@ -159,7 +159,7 @@ def _unknown_bind(name: str, load: Load) -> str:
 
 def _line_of_bind(path: Path, name: str, root: Path) -> str:
     shown = shown_path(path, root)
-    source = _source(path, root)
+    source = source_text(path, root)
     found = re.search(rf"(?<![\w:]):{re.escape(name)}\b", source)
     return f"{shown}: line {source.count(chr(10), 0, found.start()) + 1}" if found else shown
 
@@ -169,7 +169,7 @@ def _rendered(project: Project, path: Path, names: Mapping[str, Any]) -> str:
     return render_in(_environment(folder), folder, path, project.root, names)
 
 
-def _source(path: Path, root: Path) -> str:
+def source_text(path: Path, root: Path) -> str:
     try:
         return read_text(path, "utf-8-sig")
     except FileNotFoundError:

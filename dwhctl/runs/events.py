@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.errors import ExitCode
+    from dwhctl.runs.failing import FailureGroup
     from dwhctl.runs.locks import Holder
     from dwhctl.runs.needs import Readiness
     from dwhctl.runs.plan import Plan
@@ -227,6 +228,8 @@ class RunReport:
     rows: int = 0
     seconds: float = 0.0
     failures: list[FailedSlice] = field(default_factory=list)
+    #: The failures by reason: set at the run's end.
+    groups: list[FailureGroup] = field(default_factory=list)
     step_seconds: dict[str, float] = field(default_factory=dict)
     #: The plan, if it left nothing to load: it says what was left out.
     empty_plan: Plan | None = None
@@ -252,6 +255,8 @@ class RefreshReport:
     closed: list[ReportClosed] = field(default_factory=list)
     retried: int = 0
     seconds: float = 0.0
+    #: The failures by reason: set at the run's end.
+    groups: list[FailureGroup] = field(default_factory=list)
     #: What was told to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)

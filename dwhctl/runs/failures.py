@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.project.commands import in_project
 from dwhctl.project.shadows import as_asked, load_of
 from dwhctl.runs.plan import is_before_start
 from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: What is failing now is what failed in so many days, where nobody says how many.
 DAYS = 2
 MOST_NAMED_SHARDS = 5
+#: A command with more letters of shards would be cut in a message.
+_LONGEST_NAMES = 120
 
 
 class Failures:
@@ -57,15 +59,15 @@ class Failures:
             return None
         name, newest = slices[0].load, max(one.day for one in slices)
         if slices[0].shard is None:
-            return _in_place(f"dwhctl refresh-reports {name} --date {newest}", place)
+            return in_project(retry_reports([name], newest), place)
         wanted = [(str(one.shard), one.day) for one in slices]
         if not self._is_whole(slices[0]):
-            return retry_slices(name, wanted, place)
+            return retry_slices([(name, *one) for one in wanted], place)
         # The date is only a label, and a success clears the failures up to its date.
         today = datetime.now(self._project.zone).date()
         shards = "".join(f" --shard {shard}" for shard in dict.fromkeys(shard for shard, _ in wanted))
         label = "today" if newest <= today else newest
-        return _in_place(f"dwhctl load {as_asked(name)} --date {label}{shards}", place)
+        return in_project(f"dwhctl load {as_asked(name)} --date {label}{shards}", place)
 
     def _of(self, name: str) -> tuple[Load | None, dict[str, Shard]]:
         """Return the load of this name, also that of a shadow run, with its shards."""
@@ -91,24 +93,26 @@ class Failures:
         return not is_before_start(load, shard, one.day) and not shard.has_ended(one.day)
 
 
-def retry_slices(name: str, slices: Sequence[tuple[str, date]], place: Path | None = None) -> str:
-    """Return the command that loads these slices of a load, given as shard and day, once more.
+def retry_reports(names: Sequence[str], day: date) -> str:
+    """Return the command that refreshes these reports for a day once more."""
+    return f"dwhctl refresh-reports {' '.join(names)} --date {day}"
 
-    Where shards and days do not say exactly which, --only-failed does: --only-missing would leave out a complete slice
-    whose reload failed.
+
+def retry_slices(slices: Sequence[tuple[str, str, date]], place: Path | None = None) -> str:
+    """Return the command that loads these slices, given as load, shard and day, once more.
+
+    Where loads, shards and days do not say exactly which, --only-failed does: --only-missing would leave out a complete
+    slice whose reload failed.
     """
-    shards = list(dict.fromkeys(shard for shard, _ in slices))
-    first, last = min(day for _, day in slices), max(day for _, day in slices)
+    loads = list(dict.fromkeys(load for load, _, _ in slices))
+    shards = list(dict.fromkeys(shard for _, shard, _ in slices))
+    first, last = min(day for *_, day in slices), max(day for *_, day in slices)
     days = (last - first).days + 1
-    is_named = len(shards) <= MOST_NAMED_SHARDS
-    asked = as_asked(name)
+    is_named = len(shards) <= MOST_NAMED_SHARDS and sum(map(len, shards)) <= _LONGEST_NAMES
+    asked = " ".join(map(as_asked, loads))
     words = (
         f"dwhctl load {asked} --date {last}" if days == 1 else f"dwhctl backfill {asked} -s {first} -e {last}"
     )
     words += "".join(f" --shard {shard}" for shard in shards) if is_named else ""
-    is_exact = is_named and len(set(slices)) == len(shards) * days
-    return _in_place(words if is_exact else f"{words} --only-failed", place)
-
-
-def _in_place(words: str, place: Path | None) -> str:
-    return f"{words} --project {shlex.quote(str(place))}" if place else words
+    is_exact = is_named and len(set(slices)) == len(loads) * len(shards) * days
+    return in_project(words if is_exact else f"{words} --only-failed", place)

@@ -22,6 +22,7 @@ from dwhctl.runs.delivered import DeliveredColumns
 from dwhctl.runs.dispatch import Dispatcher, Happening
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import Listener, RunEnded, RunReport, RunStarted
+from dwhctl.runs.failing import group_failures
 from dwhctl.runs.forecast import NO_PAST, Forecast, forecast, past_of, seconds_of
 from dwhctl.runs.groups import Groups
 from dwhctl.runs.jobs import Job, JobQueue
@@ -225,6 +226,7 @@ class _Run:
         self._listen(RunStarted(self.id, plan, seconds))
         self._dispatch(plan)
         self._report.seconds = time.monotonic() - started
+        self._report.groups = group_failures(self._project, self._report.failures)
         self._listen(RunEnded(self._report))
         return self._report
 

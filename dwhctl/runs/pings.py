@@ -69,9 +69,12 @@ def _ending(items: Sequence[Item]) -> Ping:
 
 
 def _reasons(items: Sequence[Item]) -> list[str]:
-    found = Counter(
-        f"{item.trouble.connection}: {item.trouble.error_class}: {item.trouble.message.partition(chr(10))[0]}"
-        for item in items
-        if item.trouble is not None
-    )
-    return [f"{count:,} x {reason}" for reason, count in found.most_common(_SHOWN_REASONS)]
+    troubles = [item.trouble for item in items if item.trouble is not None]
+    found = Counter((one.connection, one.error_class) for one in troubles)
+    examples = {
+        (one.connection, one.error_class): one.message.partition("\n")[0] for one in reversed(troubles)
+    }
+    return [
+        f"{count:,} x {connection}: {error_class}: {examples[connection, error_class]}"
+        for (connection, error_class), count in found.most_common(_SHOWN_REASONS)
+    ]

@@ -28,6 +28,7 @@ from dwhctl.faults import reach
 from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_file
 from dwhctl.runs.events import Notice
+from dwhctl.runs.sql_places import keep_create_place
 from dwhctl.runs.values import Failure, TargetTable
 from dwhctl.targets import open_target
 
@@ -138,7 +139,11 @@ def _describe(
     with slots.held(load.target):
         if load.create is not None:
             reach("prepare.create")
-            target.run_statements(_statements(project, load))
+            try:
+                target.run_statements(_statements(project, load))
+            except AttemptError as error:
+                keep_create_place(project, load, error)
+                raise
         return check_columns(load, tuple(target.columns(load.table)))
 
 

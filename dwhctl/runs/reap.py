@@ -23,6 +23,7 @@ from dwhctl.errors import (
     LoginRefusedError,
     RunDied,
     SessionsError,
+    is_error,
 )
 from dwhctl.faults import reach
 from dwhctl.files import is_run_id
@@ -257,7 +258,7 @@ def _clipped(run_id: str) -> str:
 
 
 def _is_in_doubt(session: Session) -> bool:
-    return session.error_class == CommitInDoubtError.__name__
+    return is_error(session.error_class, CommitInDoubtError)
 
 
 def _ending(run_id: str, sessions: Sequence[Session]) -> str:

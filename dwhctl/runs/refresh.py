@@ -18,6 +18,7 @@ from dwhctl.project.names import find_report
 from dwhctl.project.report_sql import report_sql
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import RefreshReport, RefreshStarted, RunEnded
+from dwhctl.runs.failing import failed_reports, group_failures
 from dwhctl.runs.locks import report_names
 from dwhctl.runs.needs import Readiness, readiness
 from dwhctl.runs.prepare import targets_of
@@ -174,6 +175,7 @@ class _Refresh:
             refresher.end_all()
             self._leaves_lock = refresher.leaves_unsettled
             report.seconds = time.monotonic() - started
+            report.groups = group_failures(self._project, failed_reports(report))
         self._listen(RunEnded(report))
 
     def _at_once(self, jobs: list[Job]) -> int:

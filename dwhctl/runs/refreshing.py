@@ -1,7 +1,6 @@
 """Refresh reports side by side: the loop of the parent, and a thread for each attempt.
 
-The loop alone talks to the sessions database. It checks what a report needs, takes a slot, opens a session,
-gives the attempt to a thread, ends what is past its deadline, and closes the session with the result.
+The loop alone talks to the sessions database: it checks needs, takes slots, opens and closes sessions, ends the late.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from dwhctl.runs.events import ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runs.needs import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runs.refresh_report import refresh_report
 from dwhctl.runs.retries import retry_seconds
+from dwhctl.runs.sql_places import keep_report_place
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import Closing, NewSession, State
 from dwhctl.targets import open_target
@@ -283,6 +283,7 @@ class Refresher:
     def _failure(self, landed: Landed, error: BaseException) -> Failure:
         """Describe what came of an attempt, and note whether its commit may still happen."""
         job, error = landed.flight.job, self._in_words(landed.flight, error)
+        keep_report_place(self._project, job.report, job.sql, self._report.day, error)
         if isinstance(error, CommitInDoubtError):
             job.doubted = None if landed.is_settled else landed.flight.etl_id
         elif job.doubted is not None:
@@ -367,17 +368,16 @@ class Refresher:
         """Stop within seconds: end what runs, and close as interrupted what is neither committed nor in doubt."""
         failure = Failure.of(InterruptedAttemptError())
         for landed in self.end_all():
-            if landed.error is None:
+            found = self._failure(landed, landed.error) if landed.error else None
+            if found is None:
                 self._close(landed.flight, State.LOADED, rows=landed.rows)
-                continue
-            found = self._failure(landed, landed.error)
-            in_doubt = found.error_class == CommitInDoubtError.__name__
-            self._close(landed.flight, State.FAILED, found if in_doubt else failure)
+            else:
+                self._close(landed.flight, State.FAILED, found if found.is_a(CommitInDoubtError) else failure)
         self._store.fail_waiting(self._report.run_id, failure.message)
 
     def end_all(self) -> list[Landed]:
-        """Interrupt every attempt until its thread has ended, and give what came of them."""
-        found = []
+        """Interrupt every attempt until its thread has ended, and return what came of them."""
+        found: list[Landed] = []
         while self._flying:
             for flight in self._flying:
                 flight.target.interrupt()

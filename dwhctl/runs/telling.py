@@ -17,7 +17,6 @@ from dwhctl.alerts.outcome import Item, Outcome, Stop, Trouble
 from dwhctl.alerts.state_files import HeldInARow
 from dwhctl.alerts.teller import tell, tell_directly, write
 from dwhctl.errors import (
-    CommitInDoubtError,
     ConfigError,
     DwhctlError,
     ExitCode,
@@ -25,22 +24,20 @@ from dwhctl.errors import (
     LockHeldError,
     RunDied,
     SessionsError,
-    StagingError,
     Stopped,
-    TargetBusyError,
-    TargetError,
-    TargetRefusedError,
-    is_error,
 )
+from dwhctl.project.commands import in_project, is_proposed
 from dwhctl.project.secrets import mask
 from dwhctl.runs.events import (
     Notice,
     RefreshStarted,
     ReportClosed,
     RunReaped,
+    RunReport,
     RunStarted,
     SliceClosed,
 )
+from dwhctl.runs.failing import blamed, failed_reports, group_failures, said
 from dwhctl.runs.log_files import log_path
 from dwhctl.runs.log_reader import last_lines
 from dwhctl.runs.pings import RunPings
@@ -55,14 +52,14 @@ if TYPE_CHECKING:
 
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.project.model import Project
-    from dwhctl.runs.events import Event, RefreshEvent, RefreshReport, RunReport
+    from dwhctl.runs.events import Event, RefreshEvent, RefreshReport
+    from dwhctl.runs.failing import FailureGroup
     from dwhctl.runs.values import Failure
     from dwhctl.sessions import SessionStore
 
 #: So many times in a row a lock may be held before that is told: once is a slow run, three times is a stuck one.
 HELD_IN_A_ROW = 3
 _LAST_LINES = 3
-_AT_THE_TARGET = (CommitInDoubtError, StagingError, TargetBusyError, TargetError, TargetRefusedError)
 
 
 class RunTold:
@@ -123,7 +120,7 @@ class RunTold:
             return self._outcome_of(stops, completed=False)
         if report.stopped is not None:
             stops.append(self._stop(Trouble("", Stopped.__name__, mask(report.stopped))))
-        items = self._with_last_lines(report.run_id)
+        items = self._with_advice(self._with_last_lines(report.run_id), report)
         return self._outcome_of(stops, items, report.run_id, completed=not report.stopped)
 
     def _with_last_lines(self, run_id: str) -> list[Item]:
@@ -141,6 +138,28 @@ class RunTold:
             else item
             for name, item in self._items.items()
         ]
+
+    def _with_advice(self, items: Iterable[Item], report: RunReport | RefreshReport) -> list[Item]:
+        """Return the items, the failed ones with what to do about their reason."""
+        if isinstance(report, RunReport):
+            groups = group_failures(self._project, report.failures, by_load=True)
+        else:
+            groups = group_failures(self._project, failed_reports(report), by_load=True)
+        by_slice = {(one.load, one.shard, one.day): group for group in groups for one in group.slices}
+        found = []
+        for item in items:
+            if item.trouble is not None and item.day is not None:
+                group = by_slice.get((item.work, item.shard, item.day))
+                item = item if group is None else replace(item, trouble=self._advised(item.trouble, group))
+            found.append(item)
+        return found
+
+    def _advised(self, trouble: Trouble, group: FailureGroup) -> Trouble:
+        command = in_project(group.command, self._project.root)
+        # A shadow run is somebody's experiment: its command goes into another table.
+        remedy = command if is_proposed(command, self._project.root) else ""
+        advice = mask(group.advice) if remedy else mask(group.advice).removesuffix(", then")
+        return replace(trouble, advice=advice, remedy=remedy, of_work=group.of_load)
 
     def _stop(self, trouble: Trouble) -> Stop:
         return Stop(self._command, trouble, works=self._works)
@@ -317,9 +336,8 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
 
 def trouble_of(failure: Failure, source: str, target: str) -> Trouble:
     """Say what failed and the connection to blame; behind a parked connection stands what it was parked for."""
-    at_fault = target if is_error(failure.error_class, *_AT_THE_TARGET) else source
-    said = failure.cause or failure
-    return Trouble(failure.connection or at_fault, said.error_class, mask(said.message))
+    found = said(failure)
+    return Trouble(blamed(failure, source, target), found.error_class, mask(found.message))
 
 
 def _command_of(event: RunReaped) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from dwhctl.errors import AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
+from dwhctl.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
 from dwhctl.project.secrets import mask
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Failure:
     """Why an attempt failed, in words that may be shown.
 
     `connection` is the one that could not be made, when that was the reason. `cause` is what stands behind this
-    failure: of a slice that was never tried because its connection is parked, what parked it. `traceback` is that of a
-    defect.
+    failure: of a slice that was never tried because its connection is parked, what parked it. `about`, `line` and
+    `place` are those of the error. `traceback` is that of a defect.
     """
 
     error_class: str
@@ -77,6 +77,9 @@ class Failure:
     new_columns: tuple[Column, ...] = ()
     connection: str | None = None
     cause: Failure | None = None
+    about: About = About.SQL
+    line: int | None = None
+    place: str = ""
     traceback: str | None = field(default=None, compare=False)
 
     @classmethod
@@ -87,7 +90,16 @@ class Failure:
             return cls(InternalError.__name__, message, permanent=True, traceback=_traceback(error))
         new = tuple(error.new_columns) if isinstance(error, SchemaDriftError) else ()
         connection = getattr(error, "connection", None)
-        return cls(type(error).__name__, mask(str(error)), error.permanent, new, connection)
+        return cls(
+            type(error).__name__,
+            mask(str(error)),
+            error.permanent,
+            new,
+            connection,
+            about=error.about,
+            line=error.line,
+            place=error.place,
+        )
 
     def is_a(self, *classes: type[DwhctlError]) -> bool:
         """Tell whether the error was of one of these classes."""

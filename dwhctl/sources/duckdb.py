@@ -100,7 +100,7 @@ class DuckdbSource(Source):
                 # An ENUM comes as a dictionary, a TIMESTAMPTZ in the session's zone.
                 yield batch if batch.schema == schema else batch.cast(schema)
         except (duckdb.Error, OSError) as error:
-            raise self._in_words(error) from error
+            raise engine.explain(error, self._in_words(error)) from error
 
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
         """Measure the answer in DuckDB."""
@@ -134,13 +134,22 @@ class DuckdbSource(Source):
         return dict(query.binds) or None
 
     def _relation(self, query: Query) -> duckdb.DuckDBPyRelation:
+        sql = self._sql(query)
         try:
-            relation = self._db.sql(self._sql(query), params=self._binds(query))
+            relation = self._db.sql(sql, params=self._binds(query))
         except duckdb.Error as error:
-            raise self._in_words(error) from error
+            raise engine.explain(self._with_line(query, sql, error), self._in_words(error), sql) from error
         if relation is None:
             raise QueryError("the extract gives no rows: it must be a SELECT")
         return relation
+
+    def _with_line(self, query: Query, sql: str, error: duckdb.Error) -> duckdb.Error:
+        """Return the error as DuckDB gives it to a plain statement: a relation's has no line."""
+        try:
+            self._db.execute(f"EXPLAIN {sql}", dict(query.binds) or None)
+        except duckdb.Error as again:
+            return again if type(again) is type(error) else error
+        return error
 
     @staticmethod
     def _sql(query: Query) -> str:

@@ -20,6 +20,7 @@ from dwhctl.engines.mssql_errors import query_error, read
 from dwhctl.engines.mssql_link import open_link
 from dwhctl.engines.parts import source_parts
 from dwhctl.errors import DatabaseMissingError, QueryError, SourceError
+from dwhctl.project.sql_lines import at_statement
 from dwhctl.sources.contract import Source
 from dwhctl.sources.mssql_parts import UTF8, collation_for, read_part
 from dwhctl.sources.mssql_reader import Reader, fetched, first_size, next_size
@@ -92,7 +93,8 @@ class MssqlSource(Source):
         sql = one_select(query.sql)
         if sql not in self._described:
             text = engine.literal(with_bounds(query, sql))
-            rows = self._dicts(f"EXEC sp_describe_first_result_set {text}")
+            with at_statement(sql):
+                rows = self._dicts(f"EXEC sp_describe_first_result_set {text}")
             described = [_described(row) for row in rows if not row.get("is_hidden")]
             if not described:
                 raise QueryError("the extract gives no rows: it must be a SELECT")
@@ -126,7 +128,8 @@ class MssqlSource(Source):
         """Stream the answer, typed as declared."""
         columns = self.columns(query)
         reader = Reader(columns)
-        cursor = self._executed(self._bound(query, columns))
+        with at_statement(one_select(query.sql)):
+            cursor = self._executed(self._bound(query, columns))
         try:
             if len(cursor.description or ()) != len(columns):
                 raise QueryError(

@@ -62,7 +62,8 @@ class DuckdbTarget(Target):
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._open(spills=True) as db:
             for statement in statements:
-                db.execute(statement)
+                with self.at_statement(statement):
+                    db.execute(statement)
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._open() as db:
@@ -220,8 +221,19 @@ class DuckdbTarget(Target):
             settings=["memory_limit"],
         )
 
+    @contextmanager
+    def at_statement(self, statement: str) -> Iterator[None]:
+        """Keep with an error which statement of the user's it is about."""
+        try:
+            yield
+        except duckdb.Error as error:
+            raise engine.explain(error, self.in_words(error), statement) from error
+
     def in_words(self, error: duckdb.Error) -> AttemptError:
         """Tell what a DuckDB error means."""
+        return engine.explain(error, self._in_words(error))
+
+    def _in_words(self, error: duckdb.Error) -> AttemptError:
         if engine.is_out_of_memory(error):
             return TargetRefusedError(engine.more_memory(self._connection.name))
         if engine.is_lock_conflict(error):

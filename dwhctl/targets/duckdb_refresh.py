@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -28,10 +29,13 @@ class DuckdbRefresh(Refresh):
         self._db = db
         self._table = table
         # A comment at the query's end must not swallow the bracket.
+        self._query = source.text if source.is_query else None
         self._source = f"({source.text}\n) AS source" if source.is_query else engine.quote(source.text)
 
     def columns(self) -> RefreshColumns:
-        source = self._db.execute(f"DESCRIBE SELECT * FROM {self._source}").fetchall()
+        # The query begins in the first line of what is sent: its lines are those that DuckDB counts.
+        with self._target.at_statement(self._query) if self._query else nullcontext():
+            source = self._db.execute(f"DESCRIBE SELECT * FROM {self._source}").fetchall()
         rows = self._db.execute(
             f"PRAGMA table_info('{self._table.replace(chr(39), chr(39) * 2)}')"
         ).fetchall()

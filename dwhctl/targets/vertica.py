@@ -22,6 +22,7 @@ from dwhctl.engines.vertica_errors import (
     is_sqlstate,
 )
 from dwhctl.errors import AttemptError, TargetError, TargetRefusedError
+from dwhctl.project.sql_lines import at_statement
 from dwhctl.targets.contract import Concern, Inspection, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
 from dwhctl.targets.vertica_concerns import concerns
@@ -71,7 +72,8 @@ class VerticaTarget(Target):
         with self._session("create") as session:
             try:
                 for statement in statements:
-                    _create(session, statement)
+                    with at_statement(statement):
+                        _create(session, statement)
                     session.query("COMMIT")
             except AttemptError:
                 # The server may go on with a statement whose answer was not waited for.

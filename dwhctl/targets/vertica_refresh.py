@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from dwhctl.columns import Kind
@@ -9,6 +10,7 @@ from dwhctl.engines import vertica_types as types
 from dwhctl.engines.vertica import quote
 from dwhctl.engines.vertica_strict import would_change
 from dwhctl.errors import AttemptError
+from dwhctl.project.sql_lines import at_statement
 from dwhctl.targets.contract import Refresh, RefreshColumn, RefreshColumns
 from dwhctl.targets.strict_insert import carried, refused_value
 from dwhctl.targets.vertica_catalog import existing_columns, filled_columns
@@ -33,11 +35,13 @@ class VerticaRefresh(Refresh):
         self._session = session
         self._table = table
         # A comment at the query's end must not swallow the bracket.
+        self._query = source.text if source.is_query else None
         self._source = f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
 
     def columns(self) -> RefreshColumns:
         table = existing_columns(self._session, self._table)
-        source = self._session.declared(f"SELECT * FROM {self._source} LIMIT 0")
+        with at_statement(self._query) if self._query else nullcontext():
+            source = self._session.declared(f"SELECT * FROM {self._source} LIMIT 0")
         return RefreshColumns(
             tuple(_column(name, declared) for name, declared in source),
             tuple(_column(name, declared) for name, declared, _ in table),

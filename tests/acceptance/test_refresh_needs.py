@@ -249,7 +249,10 @@ def test_the_command_tells_what_it_did(place: Place) -> None:
     said = done.stdout.splitlines()
     assert said[0].startswith(f"1 report refreshed, 1 failed; {ROWS} rows in ")
     assert said[1].startswith("  numbers has 0 of 3 slices of orders 2020-07-14; it does without abakan")
-    assert said[3].startswith("broken failed: TargetRefusedError: ")
-    assert said[4].startswith(f"  try again: dwhctl refresh-reports broken --date {DAY} --project ")
+    assert said[3].startswith("1 report failed: TargetRefusedError: ")
+    assert said[4] == f"  broken {DAY}"
+    correct, again = said[5].split(", then: ")
+    assert correct == "  create the table there or correct config/reports.toml"
+    assert again.startswith(f"dwhctl refresh-reports broken --date {DAY} --project ")
     assert f"refreshed: numbers: {ROWS} rows in " in done.stderr
     assert "Traceback" not in done.stderr

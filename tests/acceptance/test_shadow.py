@@ -97,7 +97,7 @@ def test_a_shrinking_source_is_compared_with_the_shadows_own_table(sandbox: Sand
     assert failed.failure.error_class == "ShrunkSourceError"
     wanted = f"dwhctl load orders --table {SHADOW} --date {DAY} --shard abakan"
     assert f"{wanted} --allow-shrink" in failed.failure.message
-    assert retry_slices(failed.load, [(failed.shard, failed.day)]) == wanted
+    assert retry_slices([(failed.load, failed.shard, failed.day)]) == wanted
     assert shadow_load(sandbox, allow_shrink=True).failed == 0
     assert shadow_rows(sandbox) == sandbox.source_rows()
 

@@ -19,6 +19,7 @@ from dwhctl.cli.summary import show_summary
 from dwhctl.cli.tally import Tally
 from dwhctl.errors import ExitCode
 from dwhctl.project.find import find_project
+from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
 from dwhctl.runs.events import (
     Event,
@@ -30,6 +31,7 @@ from dwhctl.runs.events import (
     SliceStaged,
     SliceStarted,
 )
+from dwhctl.runs.failing import group_failures
 from dwhctl.runs.plan import LoadRequest, Plan, candidates
 from dwhctl.runs.values import Failure
 from dwhctl.sessions.values import State
@@ -265,16 +267,50 @@ def test_live_progress_names_the_first_failures_only(plan: Plan) -> None:
     progress(RunStarted("2", plan))
     for number in range(10):
         progress(closed(f"s{number}", State.FAILED))
+    for server in range(1, 6):
+        progress(closed("other", State.FAILED, connection=f"server_{server}"))
     text = picture(progress)
-    assert text.count("failed: orders") == 3
-    assert "and 7 more failures" in text
+    assert text.count("10 failed, first: orders s0") == 1
+    assert text.count("failed: orders other") == 2
+    assert "and 3 more failures" in text
+
+
+def test_plain_progress_has_a_line_for_each_reason(plan: Plan) -> None:
+    events: list[Event] = [RunStarted("2", plan)]
+    for state in (State.UP_FOR_RETRY, State.FAILED):
+        events += [closed(f"s{number}", state, connection=f"server_{number // 50}") for number in range(150)]
+    lines: list[str] = []
+    with PlainProgress(write=lines.append) as progress:
+        for event in events:
+            progress(event)
+    assert [STAMP.sub("", line).split(" ")[0] for line in lines] == [
+        "started:",
+        *["will"] * 3,
+        *["failed:"] * 3,
+        "finished:",
+    ]
+    assert "150 failed (147 more like those above; -v shows each)" in lines[-1]
+    each: list[str] = []
+    with PlainProgress(verbose=True, write=each.append) as progress:
+        for event in events:
+            progress(event)
+    assert len(each) == 302
 
 
 def failed(shard: str, failure: Failure = REFUSED, load: str = "orders") -> FailedSlice:
     return FailedSlice(load, shard, "server_0", DAY, failure)
 
 
-def summary(report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str]) -> list[str]:
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return read_project(find_project(small_project(tmp_path)))
+
+
+def summary(
+    report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str], project: Project | None = None
+) -> list[str]:
+    if project is not None:
+        report.groups = group_failures(project, report.failures)
     show_summary(report, settings)
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -289,53 +325,78 @@ def test_the_summary_of_a_good_run_is_one_line(capsys: pytest.CaptureFixture[str
     assert summary(report, Settings(quiet=True), capsys) == []
 
 
-def test_the_summary_groups_failures_by_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    other = Failure("QueryError", "no such table", permanent=True)
+def test_the_summary_groups_failures_by_reason(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    other = Failure("QueryError", "no such column", permanent=True)
     report = RunReport("2", failed=4, failures=[failed("perm", other), failed("a"), failed("b"), failed("c")])
-    lines = summary(report, Settings(quiet=True), capsys)
-    assert lines == [
+    assert summary(report, Settings(quiet=True), capsys, project) == [
         "",
-        "3 slices failed: ConnectError: the server does not answer",
-        "  orders a 2020-07-13, orders b 2020-07-13, orders c 2020-07-13",
+        "3 slices failed on server_0: ConnectError: the server does not answer",
+        "  orders 2020-07-13: a, b, c",
         "  try again: dwhctl load orders --date 2020-07-13 --shard a --shard b --shard c",
         "",
-        "1 slice failed: QueryError: no such table",
-        "  orders perm 2020-07-13",
-        "  try again: dwhctl load orders --date 2020-07-13 --shard perm",
+        "1 slice failed: QueryError: no such column",
+        "  orders 2020-07-13: perm",
+        "  correct sql/orders.sql, then: dwhctl load orders --date 2020-07-13 --shard perm",
     ]
 
 
-def test_the_summary_stays_short_and_names_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_mistake_in_150_shards_is_one_block(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    failures = []
+    for number in range(150):
+        shard = f"s{number}"
+        syntax = Failure("QueryError", f"{shard}: syntax error at or near FORM", permanent=True, line=2)
+        failures.append(replace(failed(shard, syntax), connection=f"server_{number // 50}"))
+    report = RunReport("2", failed=150, failures=failures)
+    lines = summary(report, Settings(quiet=True), capsys, project)
+    assert lines == [
+        "",
+        "150 slices failed: QueryError: s0: syntax error at or near FORM",
+        "  orders 2020-07-13: s0, s1, s2, s3, s4 and 145 more",
+        "  correct sql/orders.sql, then: dwhctl load orders --date 2020-07-13 --only-failed",
+    ]
+    assert max(map(len, lines[:3])) <= 80
+    shown = summary(report, Settings(verbose=True), capsys, project)
+    assert "  orders s149 2020-07-13: QueryError: s149: syntax error at or near FORM" in shown
+
+
+def test_the_summary_stays_short_and_names_the_project(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     many = [failed(f"s{number}") for number in range(50)]
-    reasons = [failed("x", Failure("QueryError", f"reason {number}", permanent=True)) for number in range(9)]
-    report = RunReport("2", failed=59, failures=many + reasons)
-    lines = summary(report, Settings(project=Path("/srv/my dwh")), capsys)
-    assert (
-        "  orders s0 2020-07-13, orders s1 2020-07-13, orders s2 2020-07-13, orders s3 2020-07-13, "
-        in lines[3]
-    )
-    assert lines[3].endswith(" and 45 more")
+    classes = ("ValueRefusedError", "OutsideSliceError", "DoubledKeyError", "TimedOutError", "SourceError")
+    reasons = [failed("x", Failure(name, "reason", permanent=True)) for name in classes]
+    report = RunReport("2", failed=55, failures=many + reasons)
+    lines = summary(report, Settings(project=Path("/srv/my dwh")), capsys, project)
+    assert lines[3] == "  orders 2020-07-13: s0, s1, s2, s3, s4 and 45 more"
     assert lines[4] == (
         "  try again: dwhctl load orders --date 2020-07-13 --only-failed --project '/srv/my dwh'"
     )
-    assert lines[-1] == "and 5 slices more failed for 5 other reasons"
+    assert lines[-1] == "and 1 slice more failed for 1 other reason (-v shows them)"
 
 
-def test_one_command_tries_several_days_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_command_tries_several_days_again(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     failures = [replace(failed("a"), day=DAY - timedelta(days=back)) for back in (0, 3)]
-    lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys)
+    lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys, project)
     assert lines[3:] == [
         "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-failed"
     ]
 
 
-def test_a_shrunk_source_is_not_simply_tried_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shrunk_source_is_not_simply_tried_again(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     shrunk = Failure("ShrunkSourceError", "accept it with --allow-shrink", permanent=True)
-    lines = summary(RunReport("2", failed=1, failures=[failed("a", shrunk)]), Settings(quiet=True), capsys)
-    assert not any("try again" in line for line in lines)
+    report = RunReport("2", failed=1, failures=[failed("a", shrunk)])
+    lines = summary(report, Settings(quiet=True), capsys, project)
+    assert lines == [
+        "",
+        "1 slice failed: ShrunkSourceError: accept it with --allow-shrink",
+        "  orders 2020-07-13: a",
+    ]
 
 
 def test_the_summary_says_what_stopped_the_run_and_where_time_went(
+    project: Project,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     report = RunReport("2", step_seconds={"extract": 1.0, "publish": 70.0}, stopped="the disk\nis full")
@@ -344,7 +405,7 @@ def test_the_summary_says_what_stopped_the_run_and_where_time_went(
     assert "time: publish 1 m 10 s, extract 1.0 s" in lines
     cut = failed("a", Failure("InterruptedAttemptError", "interrupted", permanent=True))
     interrupted = RunReport("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
-    assert summary(interrupted, Settings(quiet=True), capsys) == [
+    assert summary(interrupted, Settings(quiet=True), capsys, project) == [
         "interrupted before its end; the same command with --only-missing loads what is not complete"
     ]
 
