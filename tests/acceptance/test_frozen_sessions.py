@@ -179,6 +179,8 @@ def test_a_report_waits_10_seconds_and_a_run_60_unless_the_key_says_otherwise(
 
 
 def test_ctrl_c_ends_a_report_at_once(tmp_path: Path, proxy: FreezingProxy, postgres_database: str) -> None:
+    # A shell starts what runs in the background deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     sandbox = sandbox_behind(proxy, tmp_path, postgres_database)
     proxy.freeze_at = LOOKING
 
@@ -189,7 +191,10 @@ def test_ctrl_c_ends_a_report_at_once(tmp_path: Path, proxy: FreezingProxy, post
 
     threading.Thread(target=press, daemon=True).start()
     begun = time.monotonic()
-    assert dwh("report", "runs", "--project", sandbox.root) == 130
+    try:
+        assert dwh("report", "runs", "--project", sandbox.root) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begun < 5
 
 

@@ -46,7 +46,7 @@ def test_the_same_load_and_day_at_once(sandbox: Sandbox, faults: Faults) -> None
         f"dwhctl load --date {DAY}",
     ):
         assert word in second.stderr
-    assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", second.stderr)
+    assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \+03:00\)", second.stderr)
     assert len(sandbox.sessions_newest_first()) == 1, "it starts nothing, not even the other day"
     another_day = sandbox.run("load", "--date", str(DAY_BEFORE))
     assert another_day.returncode == 0, another_day.stderr

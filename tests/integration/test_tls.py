@@ -191,6 +191,7 @@ def test_postgresql_over_tls(
         one = postgres_link.connect(over_tls(**keys), "SELECT 1", timedelta(seconds=5))
         assert one.info.ssl_in_use
         one.close()
+    monkeypatch.undo()  # the fixtures of the test's database connect without us
 
 
 NOT_TRUSTED, OTHER_NAME = "certificate is not trusted, so nothing was sent", "certificate is for another name"
