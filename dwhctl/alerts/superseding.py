@@ -35,7 +35,9 @@ def outdated(
     for row in rows:
         facts = {fact for fact, one in memory.items() if one.alert_id == row.id}
         if facts:
-            is_outdated = _all_known(alert, row, facts, told, decision.forget)
+            is_outdated = _all_known(
+                alert, row, facts, told, decision.forget, is_repetition=told <= set(memory)
+            )
         else:
             is_outdated = row.state is AlertState.REFUSED and _is_next(decision.digest, row.digest)
         if is_outdated:
@@ -44,12 +46,18 @@ def outdated(
 
 
 def _all_known(
-    alert: Alert, row: Undelivered, facts: set[Fact], told: set[Fact], over: Collection[Fact]
+    alert: Alert,
+    row: Undelivered,
+    facts: set[Fact],
+    told: set[Fact],
+    over: Collection[Fact],
+    *,
+    is_repetition: bool,
 ) -> bool:
     if row.state is AlertState.REFUSED:
         return facts <= told | set(over)
-    # What only waits for the network is sent late, with its recovery; and each run is told of to who wants that.
-    return facts <= told and "all_done" not in alert.when
+    # What only waits for the network is sent late, and what comes later as well; but not the same twice.
+    return facts <= told and is_repetition and "all_done" not in alert.when
 
 
 def _is_next(new: Digest | None, old: Digest | None) -> bool:

@@ -458,6 +458,7 @@ def test_no_secret_is_seen_anywhere_whatever_fails(
             done = sandbox.run(*how, "--debug", "-v")
             assert done.returncode == 1
             shown += done.stdout + done.stderr
+            age(sandbox, hours=2)  # a channel that refused is left alone for an hour
         monkeypatch.setenv("TG_TOKEN", TOKEN[:-1] + "x")
         mail.login = ("dwh", "another")
         shown += sandbox.run(*INLINE, "--debug").stderr

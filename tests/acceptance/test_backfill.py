@@ -37,7 +37,7 @@ def slices_of(sessions: list[Session]) -> list[tuple[str, date]]:
 
 def without_times(text: str) -> str:
     """Take the times out of what a run tells."""
-    return re.sub(r"(?m)^\d{4}-\d\d-\d\dT\S+ ", "", text)
+    return re.sub(r"(?m)^\d{4}-\d\d-\d\d \S+ \S+ ", "", text)
 
 
 def here(sandbox: Sandbox, *arguments: str) -> int:
@@ -151,7 +151,7 @@ def test_the_commands_of_the_summary_load_what_failed(
 ) -> None:
     sandbox.shard_file("chita").rename(sandbox.root / "chita")
     assert here(sandbox, "backfill", *RANGE, "--retries", "0") == ExitCode.FAILED
-    (command,) = re.findall(r"try again: dwhctl (.*)", capsys.readouterr().out)
+    (command,) = re.findall(r"then: dwhctl (.*)", capsys.readouterr().out)
     assert command.startswith(f"backfill orders -s {DAYS[0]} -e {DAYS[3]} --shard chita --project")
     (sandbox.root / "chita").rename(sandbox.shard_file("chita"))
     assert here(sandbox, *command.partition(" --project")[0].split()) == ExitCode.DONE

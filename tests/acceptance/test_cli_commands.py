@@ -337,7 +337,11 @@ def test_a_failed_slice_is_told_with_the_command_that_tries_it_again(project: Pa
     assert done.returncode == 1
     assert "2 slices loaded, 0 skipped (no rows), 1 failed" in done.stdout
     assert "1 slice failed: DatabaseMissingError: " in done.stdout
-    assert f"try again: dwhctl load orders --date {DAY} --shard chita --project ." in done.stdout
+    assert (
+        "make the database readable for connection server_1, or correct the shard in config/dwhctl.toml"
+        in done.stdout
+    )
+    assert f", then: dwhctl load orders --date {DAY} --shard chita --project ." in done.stdout
     assert "failed: orders chita 2020-07-13 (from server_1): attempt 1 failed" in done.stderr
     quiet = dwh_process("load", "--date", DAY, "-q", folder=project)
     assert quiet.returncode == 1

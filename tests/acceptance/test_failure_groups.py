@@ -62,7 +62,7 @@ def test_one_mistake_in_the_extract_of_three_servers(
     assert reason.startswith("9 slices failed: QueryError: Binder Error: ")
     assert shards.startswith(f"  orders {DAY}: city_0_0, ")
     assert shards.endswith(" and 4 more")
-    again = f"dwhctl load orders --date {DAY} --project {sandbox.root}"
+    again = f"dwhctl load orders --date {DAY} --only-failed --project {sandbox.root}"
     assert command == f"  correct sql/orders/extract.sql (line 2), then: {again}"
     assert [line for line in rest if line] == ["alert failures: sent: message 4711"]
     failures = [line for line in captured.err.splitlines() if " failed: " in line]

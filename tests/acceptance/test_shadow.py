@@ -188,7 +188,7 @@ def test_a_day_that_only_fails_in_the_shadow_says_how_to_try_again(
     second = DAY - timedelta(days=1)
     show_summary(shadow_load(sandbox, days=(DAY, second), retries=0), Settings())
     again = f"dwhctl backfill orders --table {SHADOW} -s {second} -e {DAY}"
-    assert f"try again: {again}" in capsys.readouterr().out
+    assert f"correct sql/orders/extract.sql (line 1), then: {again}" in capsys.readouterr().out
 
 
 @pytest.mark.long

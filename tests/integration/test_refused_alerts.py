@@ -210,7 +210,7 @@ def test_what_no_later_run_looks_at_is_sent_late(desk: Desk, clock: time_machine
     desk.tell(FAILING)
     clock.shift(2 * HOUR)
     assert states(desk.tell(slices("done", "shard_001", work="calls"))) == [SENT]
-    assert "late: this was so at 2020-07-14 06:00 UTC" in desk.post.last
+    assert "late: this was so at 2020-07-14 06:00:00" in desk.post.last
     assert desk.tell(FAILING) == [], "it is told by now"
 
 

@@ -291,7 +291,7 @@ class SlowlyOpened(AcceptingTarget):
 
 def test_no_worker_idles_at_the_end_of_a_day(tmp_path: Path) -> None:
     """The staging of what starts next is made while the workers are still busy with what came before."""
-    bench = Bench(tmp_path, many(6, "ok 0.2"), days=days_from(DAY, 5))
+    bench = Bench(tmp_path, many(6, "ok 0.4"), days=days_from(DAY, 5))
     bench.target = bench.store.target = SlowlyOpened()
     bench.run()
     assert bench.report.loaded == 30
