@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from dwhctl.cli.output import counted, one_line, say, shown_seconds
 from dwhctl.cli.plan_lines import nothing_to_load
 from dwhctl.cli.tally import rate_of
-from dwhctl.errors import CommitInDoubtError
 from dwhctl.project.commands import in_project
 
 if TYPE_CHECKING:
@@ -94,10 +93,12 @@ def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
 def failure_lines(group: FailureGroup, thing: str, settings: Settings) -> Iterable[str]:
     """Say what failed for one reason: how many, an example, which, and what to do; with --verbose each of them."""
     failure, count = group.failure, len(group.slices)
-    how = "in doubt: the next run looks" if failure.is_a(CommitInDoubtError) else "failed"
     where = f" on {group.connection}" if count > 1 and not group.of_load else ""
     reason = one_line(f"{failure.error_class}: {failure.message}")
-    yield f"{counted(count, thing)} {how}{where}: {reason}"
+    if group.example.in_doubt:
+        yield f"{counted(count, thing)} in doubt{where}: the next run looks: {reason}"
+    else:
+        yield f"{counted(count, thing)} failed{where}: {reason}"
     if settings.verbose and count > 1:
         for one in group.slices:
             message = one_line(f"{one.failure.error_class}: {one.failure.message}")

@@ -141,13 +141,13 @@ class Closer:
         elif event.state is State.UP_FOR_RETRY:
             report.retried += 1
         elif event.failure is not None:
-            if event.state is State.RUNNING:
-                report.in_doubt += 1
-            else:
-                report.failed += 1
-            report.failures.append(
-                FailedSlice(event.load, event.shard, event.connection, event.day, event.failure, event.etl_id)
+            in_doubt = event.state is State.RUNNING
+            report.in_doubt += in_doubt
+            report.failed += not in_doubt
+            failed = FailedSlice(
+                event.load, event.shard, event.connection, event.day, event.failure, event.etl_id, in_doubt
             )
+            report.failures.append(failed)
 
 
 def _names(job: Job) -> tuple[str, str, str, date, int]:

@@ -204,7 +204,7 @@ RefreshListener = Callable[[RefreshEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class FailedSlice:
-    """A slice that ended failed. `etl_id` is its last session."""
+    """A slice that ended failed, or with its commit in doubt. `etl_id` is its last session."""
 
     load: str
     shard: str
@@ -212,6 +212,7 @@ class FailedSlice:
     day: date
     failure: Failure
     etl_id: int | None = None
+    in_doubt: bool = False
 
 
 @dataclass(slots=True)

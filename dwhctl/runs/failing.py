@@ -32,6 +32,7 @@ from dwhctl.project.shadows import load_of
 from dwhctl.project.words import shown_path
 from dwhctl.runs.failures import retry_reports, retry_slices
 from dwhctl.runs.sql_places import extract_place
+from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -123,7 +124,9 @@ def failed_reports(report: RefreshReport) -> list[FailedSlice]:
     from dwhctl.runs.events import FailedSlice
 
     return [
-        FailedSlice(one.report, "", one.connection, one.day, one.failure, one.etl_id)
+        FailedSlice(
+            one.report, "", one.connection, one.day, one.failure, one.etl_id, one.state is State.RUNNING
+        )
         for one in report.failures
         if one.failure is not None
     ]

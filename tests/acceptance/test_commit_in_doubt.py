@@ -5,16 +5,19 @@ Nobody may publish the same slices before the old session on the server is ended
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dwhctl.runs.events import Notice, RunReport
 from dwhctl.runs.load import exit_code_of
 from dwhctl.sessions.values import State
+from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.base import Fault
 from tests.servers.vertica import VerticaServer
@@ -106,15 +109,28 @@ def test_nobody_publishes_beside_a_commit_in_doubt(
 
 
 @pytest.mark.parametrize("machines", ["one machine"], indirect=True)
-def test_a_commit_in_doubt_that_happened_turns_out_loaded(machines: tuple[Wire, Wire]) -> None:
+def test_a_commit_in_doubt_that_happened_turns_out_loaded(
+    machines: tuple[Wire, Wire], capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = machines
     server_of(first).faults.add(Fault("lost_after_commit", application=":publish:"))
     server_of(first).faults.add(Fault("refuse_login", application=":(look|drop):"))
     done = first.run("load", "--date", str(DAY))
     assert done.returncode == 1, done.stderr
     assert "2 in doubt" in done.stdout
-    assert "2 slices in doubt: the next run looks: CommitInDoubtError: " in done.stdout
+    assert "2 slices in doubt on warehouse: the next run looks: CommitInDoubtError: " in done.stdout
     assert "in doubt: orders abakan" in done.stderr
+
+    def shown(*arguments: str) -> list[dict[str, Any]]:
+        assert dwh("report", *arguments, "--format", "json", "--project", first.root) == 0
+        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert {one["slices"] for one in shown("gaps", "-s", str(DAY), "-e", str(DAY))} == {1}
+    assert [one["running"] for one in shown("runs", "--limit", "1")] == [2]
+    assert {one["state"] for one in shown("timeline", "last")} == {"running"}
+    found = shown("sessions", "--state", "running")
+    assert {(one["error_class"], one["finished"]) for one in found} == {("CommitInDoubtError", None)}
     server_of(first).faults.clear()
     report, notices = load(second)
     assert any(
