@@ -226,6 +226,19 @@ def _what_is_averaged(ground: Sandbox) -> tuple[object, ...]:
         return past_of(store, plan), read_durations(store, datetime(2020, 1, 1, tzinfo=UTC)), seconds
 
 
+def test_ids_go_on_above_those_of_the_adopted_rows(tmp_path: Path) -> None:
+    ground = embedded(tmp_path).fill(10, [BEFORE, DAY])
+    # The sessions table is in use: its ids are low, and no run has looked at Airflow's table.
+    (tmp_path / "state").mkdir()
+    ground.change_warehouse("CREATE SCHEMA stage", TABLE)
+    assert not ground.load(BEFORE).failed
+    assert max(one.id for one in ground.sessions_newest_first()) < THEIRS
+    ground.change_warehouse("DROP TABLE stage.orders")
+    airflow_loads(ground, (BEFORE, DAY))
+    assert not adopted(ground, DAY).differing
+    assert min(one.id for one in ground.sessions_newest_first() if one.day == DAY) > THEIRS + 6
+
+
 def test_only_days_that_are_over_are_adopted(simple: Sandbox) -> None:
     noon = datetime(2020, 7, 14, 12, tzinfo=UTC)
     with pytest.raises(UsageError, match=r"the day 2020-07-14 of load orders is not over in .*-e 2020-07-13"):
