@@ -127,7 +127,8 @@ def adopt(project: Project, request: AdoptRequest, listen: Listener) -> AdoptRep
         with caught_signals(), ExitStack() as stack:
             run = _Adoption(run_id, project, request, targets, log)
             run.enter(stack, plan)
-            return run.adopt(plan)
+            # Its progress is for who looks on, and not for the log.
+            return run.adopt(plan, _comparison(project, request, listen))
 
 
 def plan_adoption(project: Project, request: AdoptRequest, now: datetime) -> Plan:
@@ -240,7 +241,7 @@ class _Adoption:
         self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
         self._blocked = entry.blocked
 
-    def adopt(self, plan: Plan) -> AdoptReport:
+    def adopt(self, plan: Plan, comparison: Verification) -> AdoptReport:
         """Compare batch after batch, and write the sessions of what is equal."""
         began = time.monotonic()
         plan = _without_done(self._project, self._store, plan)
@@ -249,13 +250,12 @@ class _Adoption:
         if (error := self._blocked.get(self._request.load)) is not None:
             report.take(verdict_on(one, not_compared(error)) for one in plan.slices)
         elif plan.slices:
-            self._adopt_equal(plan, report)
+            self._adopt_equal(plan, comparison, report)
         report.seconds = time.monotonic() - began
         self._listen(RunEnded(report.as_run()))
         return report
 
-    def _adopt_equal(self, plan: Plan, report: AdoptReport) -> None:
-        comparison = _comparison(self._project, self._request, self._listen)
+    def _adopt_equal(self, plan: Plan, comparison: Verification, report: AdoptReport) -> None:
         raised = False
         at = datetime.now(UTC)
         with closing(comparison.in_batches(batches_of(plan.slices))) as batches:

@@ -16,6 +16,7 @@ import pytest
 from dwhctl import __version__
 from dwhctl.errors import SessionsLostError
 from dwhctl.sessions import Closing, LastSession, Session, State
+from dwhctl.sessions.durations import read_durations
 from dwhctl.sessions.values import Adopted
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, closed, new, postgres_place, sqlite_place, write
@@ -75,8 +76,9 @@ def test_adopted_slices_are_written_closed_and_their_ids_told(place: Place) -> N
     }
     assert told == [max(one.id for one in found)] == [store.last_id()]
     assert store.unfinished_runs() == []
-    # A load afterwards is an attempt like any other, and its time alone counts.
+    # It took no time, so it is in no average.
     assert store.durations("orders", 10) == {}
+    assert read_durations(store, START - timedelta(days=1)) == []
 
 
 def test_the_worker_is_told_at_the_start_and_its_time_at_the_end(place: Place) -> None:
