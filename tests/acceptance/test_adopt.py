@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,7 +27,7 @@ from dwhctl.sessions.runs import read_runs
 from tests.cli_support import dwh
 from tests.integration.sessions_kit import SEVEN_POSTGRES, SEVEN_SQLITE
 from tests.postgres import PostgresServer
-from tests.support.faulty import Faults, flocked, postgres_sessions, wait_for_end
+from tests.support.faulty import Faults, flocked, held_locks, postgres_sessions, wait_for_end
 from tests.support.projects import DAY, Sandbox
 from tests.support.wire import a_wire
 
@@ -319,19 +320,30 @@ def test_the_command_says_what_to_load_and_a_dry_run_writes_nothing(
     assert "is not over" in capsys.readouterr().err
 
 
-def test_a_killed_adopt_leaves_whole_batches_and_goes_on(simple: Sandbox, tmp_path_factory: Any) -> None:
-    project = simple.project()
-    faults = Faults(tmp_path_factory.mktemp("faults") / "log").at("sessions.adopt.commit", "kill", nth=1)
+@pytest.mark.parametrize(
+    ("point", "kept"),
+    [
+        pytest.param("adopt.compared", 0, marks=pytest.mark.long),
+        pytest.param("sessions.adopt.begin", 0, marks=pytest.mark.long),
+        ("sessions.adopt.commit", 0),
+        pytest.param("sessions.adopt.done", 9, marks=pytest.mark.long),
+    ],
+)
+def test_a_killed_adopt_leaves_whole_batches_and_goes_on(
+    simple: Sandbox, tmp_path_factory: pytest.TempPathFactory, point: str, kept: int
+) -> None:
+    faults = Faults(tmp_path_factory.mktemp("faults") / "log").at(point, "kill")
     process = simple.start("adopt", "orders", "-s", str(BEFORE), "-e", str(EMPTY), env=faults.env())
     wait_for_end(process)
-    assert process.returncode == -9
-    assert faults.count("sessions.adopt.commit") == 1
-    with open_store(project.sessions) as store:
-        assert store.recent(10) == []
+    assert (process.returncode, faults.count(point)) == (-signal.SIGKILL, 1)
+    with open_store(simple.project().sessions) as store:
+        assert len(store.recent(100)) == kept
         assert store.unfinished_runs() == []
     report = adopted(simple)
-    assert (report.adopted, report.empty, report.differing) == (6, 3, [])
+    assert (report.adopted + report.empty, report.plan.complete, report.differing) == (9 - kept, kept, [])
     assert gaps(simple) == 0
+    assert len(simple.sessions_newest_first()) == 9
+    assert not held_locks(simple.root / "state")
 
 
 def test_batches_are_whole_days_and_each_is_kept(simple: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
