@@ -129,3 +129,12 @@ def test_no_message_points_to_a_file_that_is_not_installed() -> None:
         assert path.suffix == ".pyc" or not re.search(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8")), (
             path
         )
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "docs/pictures").glob("*.svg")), ids=lambda path: path.stem
+)
+def test_a_picture_fetches_nothing(path: Path) -> None:
+    text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert set(re.findall(r"https?://[^\s\"'<>)]*", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@font-face|@import|url\((?!#)|href=\"(?!#)|<script|<image", text)
