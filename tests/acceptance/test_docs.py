@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from click.shell_completion import ShellComplete
 
 from dwhctl.cli import docs
@@ -138,3 +143,32 @@ def test_a_picture_fetches_nothing(path: Path) -> None:
     text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert set(re.findall(r"https?://[^\s\"'<>)]*", text)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"@font-face|@import|url\((?!#)|href=\"(?!#)|<script|<image", text)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_units_of_the_page(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^```ini\n# (\S+)\n(.*?)^```$", pages()["deploy"].read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [name for name, _ in blocks] == ["dwhctl-load.service", "dwhctl-load.timer"]
+    for name, text in blocks:
+        # systemd-analyze looks for the command, which is not installed there.
+        (tmp_path / name).write_text(text.replace("/opt/dwhctl/bin/dwhctl", sys.executable))
+    found = subprocess.run(
+        ["systemd-analyze", "verify", *(tmp_path / name for name, _ in blocks)],
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_the_cron_job_of_the_page_runs_a_command_that_exists() -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```$", pages()["deploy"].read_text(), re.MULTILINE | re.DOTALL)
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
+    [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    command, *options = container["args"]
+    found = dwhctl.get_command(click.Context(dwhctl), command)
+    assert found
+    known = {name for option in found.params for name in option.opts}
+    assert {option for option in options if option.startswith("--")} <= known
