@@ -104,7 +104,7 @@ def _section(name: str, text: str, wanted: str) -> str:
     from dwhctl.project.words import nearest
 
     lines = text.splitlines(keepends=True)
-    heads = _headings(lines)
+    heads = headings(lines)
     anchors = {anchor: place for place, (_, _, anchor) in reversed(list(enumerate(heads)))}
     place = anchors.get(wanted.lower())
     if place is None:
@@ -114,7 +114,7 @@ def _section(name: str, text: str, wanted: str) -> str:
     return "".join(lines[start:end])
 
 
-def _headings(lines: Sequence[str]) -> list[tuple[int, int, str]]:
+def headings(lines: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return the line, the level and the anchor of each heading."""
     found = []
     in_code = False

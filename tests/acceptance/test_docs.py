@@ -27,7 +27,7 @@ MENTION = re.compile(r"dwhctl docs ([a-z][\w-]*)(#[\w-]+)?")
 
 def anchors_of(page: str) -> set[str]:
     lines = pages()[page].read_text(encoding="utf-8").splitlines()
-    return {anchor for _, _, anchor in docs._headings(lines)}
+    return {anchor for _, _, anchor in docs.headings(lines)}
 
 
 def test_every_page_is_listed_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,13 +47,13 @@ def test_a_page_in_a_pipe_is_its_file(name: str, capsys: pytest.CaptureFixture[s
 
 
 def test_a_section(capsys: pytest.CaptureFixture[str]) -> None:
-    assert dwh("docs", "readme#a-project") == 0
+    assert dwh("docs", "project#a-load") == 0
     text = capsys.readouterr().out
-    assert text.startswith("## A project\n")
-    assert "# config/dwhctl.toml" in text  # a comment in code is no heading
-    assert "## Alerts" not in text
-    assert dwh("docs", "readme#alerts") == 0
-    assert "### When nothing happens" in capsys.readouterr().out
+    assert text.startswith("## A load\n")
+    assert "# config/loads/orders.toml" in text  # a comment in code is no heading
+    assert "## Keys that many share" not in text
+    assert dwh("docs", "security#attacks-and-results") == 0
+    assert "### A hostile shard" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -172,3 +172,22 @@ def test_the_cron_job_of_the_page_runs_a_command_that_exists() -> None:
     assert found
     known = {name for option in found.params for name in option.opts}
     assert {option for option in options if option.startswith("--")} <= known
+
+
+def test_the_readme_is_read_to_its_end_and_names_every_page() -> None:
+    text = pages()["readme"].read_text(encoding="utf-8")
+    assert text.count("\n") <= 150
+    missing = {
+        name for name in pages() if name not in {"readme", "architecture"} and f"(docs/{name}.md" not in text
+    }
+    assert not missing
+
+
+def test_long_pages_have_contents() -> None:
+    for name, path in pages().items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        heads = [(anchor, line) for line, depth, anchor in docs.headings(lines) if depth == 2]
+        if name == "readme" or len(lines) <= 100 or name == "from-airflow":
+            continue
+        listed = re.findall(r"^- \[.*?\]\(#([^)]*)\)", "\n".join(lines[: heads[0][1]]), re.MULTILINE)
+        assert listed == [anchor for anchor, _ in heads], name
