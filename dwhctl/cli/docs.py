@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Longer lines are tiring to read.
 MOST_COLUMNS = 120
 #: What a page is about, where its title does not say it.
-ABOUT = {"readme": "What dwhctl does: a project, alerts, reports, commands"}
+ABOUT = {"readme": "What dwhctl is, for whom, how to begin, and all commands"}
 _FENCE = re.compile(r"^(```|~~~)")
 _HEADING = re.compile(r"^(#+) +(.*)")
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)]*)\)")
