@@ -267,6 +267,13 @@ class Target(ABC):
         return ()
 
     @abstractmethod
+    def declaration(self, column: Column) -> str:
+        """Return the system's type that holds the values of another system's column.
+
+        Raise TargetRefusedError when there is none.
+        """
+
+    @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         """Add nullable columns that the table does not have yet."""
 

@@ -69,6 +69,9 @@ class DuckdbTarget(Target):
         with self._open() as db:
             return described(db, table)
 
+    def declaration(self, column: Column) -> str:
+        return _type_of(column)
+
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
             for new in columns:

@@ -88,6 +88,9 @@ class VerticaTarget(Target):
         with self._session("concerns") as session:
             return list(concerns(session, TableName.of(table)))
 
+    def declaration(self, column: Column) -> str:
+        return types.declaration(column)
+
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         name = TableName.of(table)
         with self._session("alter") as session:

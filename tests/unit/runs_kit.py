@@ -70,6 +70,9 @@ class FakeTarget(Target):
         if step in self.faults:
             raise self.faults[step]
 
+    def declaration(self, column: Column) -> str:
+        return column.declared
+
     @contextmanager
     def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
         self.fail("begin")
