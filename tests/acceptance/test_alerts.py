@@ -376,6 +376,32 @@ def test_the_third_held_lock_in_a_row_is_told(
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 2]
 
 
+def test_the_tutorials_message_is_sent_for_a_failure_and_not_for_its_recovery(
+    sandbox: Sandbox, api: BotApi
+) -> None:
+    path = sandbox.root / "config" / "dwhctl.toml"
+    path.write_text(
+        path.read_text().replace('type = "telegram"', 'type = "telegram"\ntemplate = "fire.jinja"')
+    )
+    fire = "🔥 Наташ, просыпайся, мы {{ dag.dag_id }} уронили ({{ ds }})"
+    sandbox.put("config/alerts/fire.jinja", fire)
+    sandbox.load()
+    mend(sandbox)
+    sandbox.load()
+    failed, recovered = texts(api)
+    assert failed == f"🔥 Наташ, просыпайся, мы orders уронили ({DAY})"
+    assert "уронили" not in recovered
+    assert "orders: chita" in recovered
+    sandbox.put(
+        "config/alerts/fire.jinja", fire + "{% block recovered %}🧯 {{ dag.dag_id }}: спи{% endblock %}"
+    )
+    sandbox.shard_file("chita").rename(sandbox.root.parent / "chita")
+    sandbox.load()
+    mend(sandbox)
+    sandbox.load()
+    assert texts(api)[2:] == [failed, "🧯 orders: спи"]
+
+
 def test_two_processes_at_once_send_each_message_once(sandbox: Sandbox, api: BotApi) -> None:
     api.faults = ["429 10072"]
     sandbox.load()
