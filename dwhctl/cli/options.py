@@ -146,6 +146,7 @@ def shard_names(project: Project) -> Iterable[str]:
 
 
 complete_loads = complete(lambda project: project.loads)
+complete_loads_and_reports = complete(lambda project: (*project.loads, *project.reports))
 complete_reports = complete(lambda project: project.reports)
 complete_shards = complete(shard_names)
 complete_connections = complete(lambda project: project.connections)

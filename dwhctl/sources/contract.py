@@ -20,7 +20,7 @@ A new system fulfils this contract and passes `tests/contract/test_sources.py`:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """One shard's database, open for reading. Close it, or use it as a context manager."""
+    """One shard's database, open for reading. Close it, or use it as a context manager.
+
+    `declares_null`: whether `columns` says which columns may be NULL. Else all may, as far as anyone knows.
+    """
+
+    declares_null: ClassVar[bool] = True
 
     @abstractmethod
     def columns(self, query: Query) -> Sequence[Column]:

@@ -40,6 +40,9 @@ class DuckdbSource(Source):
     Its content is not trusted: a view in it reaches no other file, server or extension.
     """
 
+    #: A query's columns have no NOT NULL in DuckDB.
+    declares_null = False
+
     def __init__(
         self, connection: DuckdbConnection, database: str, zone: str, state_dir: Path | None = None
     ) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import timedelta
 
     import pyarrow as pa
@@ -100,6 +100,39 @@ class Concern:
 
     text: str
     blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement as it is sent, with its bound values by their names in it. `about` says when, or what for."""
+
+    sql: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    about: str = ""
+
+
+#: What the statements of a publication are for.
+HELD = "the rows that the slice has in the table"
+STAGED = "the rows that are staged; another number than was extracted fails the slice"
+DELETE = "only where the slice has rows in the table"
+INSERT = "another number of rows than was staged is rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a warehouse knows of a table. Where nothing was asked, `names` is empty and placeholders are shown.
+
+    `slice_by` is the column by which the table is sliced, or only its name; `narrowed` is a refresh's.
+    """
+
+    table: str
+    slice_by: Column | str | None = None
+    names: Sequence[str] = ()
+    narrowed: Sequence[Narrowing] = ()
+
+    def listed(self, quote: Callable[[str], str]) -> str:
+        """Return the names as a statement has them, or the placeholder."""
+        return ", ".join(map(quote, self.names)) or f"<columns of {self.table}>"
 
 
 class Stage(ABC):
@@ -267,6 +300,13 @@ class Target(ABC):
         return ()
 
     @abstractmethod
+    def declaration(self, column: Column) -> str:
+        """Return the system's type that holds the values of another system's column.
+
+        Raise TargetRefusedError when there is none.
+        """
+
+    @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         """Add nullable columns that the table does not have yet."""
 
@@ -298,6 +338,18 @@ class Target(ABC):
 
         Leaving the block without a commit rolls back, and by an error leaves the old rows where they were.
         """
+
+    @abstractmethod
+    def publish_statements(self, slice: Slice, columns: Columns) -> Sequence[Statement]:
+        """Return what a publication of one slice sends, in its order, without a connection.
+
+        `<start>` and `<end>` are shown where the column's type is not known; what an attempt chooses is a
+        placeholder as well: `<token>`, and where it is staged.
+        """
+
+    @abstractmethod
+    def refresh_statements(self, source: RowSource, columns: Columns) -> Sequence[Statement]:
+        """Return what a refresh sends, in its order, without a connection."""
 
     def settle(self) -> None:  # noqa: B027 - a file has no server that goes on by itself
         """End what the server may still be doing after a failed or interrupted piece of work; locks go with it.
