@@ -1,8 +1,9 @@
-"""A digest as a bad morning would bring it, about the project's own loads, shards and connections: for a test."""
+"""Digests about the project's own loads, shards and connections: for a test of a channel and of its template."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,20 @@ def sample_digest(project: Project, day: date) -> Digest:
         recoveries=(Recovery(load.name, (well[0],)),) if load and well else (),
         look="dwhctl report failures --days 2",
         remark=REMARK,
+    )
+
+
+def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
+    """Return one of each text that a template has to write: a test, a failure, a success and a recovery."""
+    test = sample_digest(project, day)
+    recoveries = tuple(Recovery(reason.work, reason.shards) for reason in test.reasons)
+    failed = replace(test, subject="failed", remark=None)
+    well = replace(failed, done=failed.total, reasons=(), recoveries=())
+    return (
+        test,
+        failed,
+        replace(well, subject="succeeded"),
+        replace(well, subject="recovered", recoveries=recoveries, look=None),
     )
 
 
