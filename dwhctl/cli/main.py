@@ -27,6 +27,7 @@ COMMANDS = {
     "query": Entry("dwhctl.cli.query", "Run an ad hoc query, read only by default."),
     "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
     "verify": Entry("dwhctl.cli.verify", "Compare sources and warehouse slice by slice."),
+    "adopt": Entry("dwhctl.cli.adopt", "Take days that another tool loaded as complete."),
     "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
     "watch": Entry("dwhctl.cli.watch", "Tell of what is not loaded in time."),
     "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),

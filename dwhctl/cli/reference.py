@@ -10,6 +10,7 @@ import click
 
 from dwhctl.alerts.message import TEMPLATES
 from dwhctl.cli import (
+    adopt,
     alert_test,
     connections,
     crontab,
@@ -50,6 +51,7 @@ LISTINGS = {
     "report sessions": report_sessions.COLUMNS,
     "report durations": report_durations.COLUMNS,
     "report alerts": report_alerts.COLUMNS,
+    "adopt": adopt.COLUMNS,
     "verify": verify.COLUMNS,
     "verify --against": verify.AGAINST_COLUMNS,
 }

@@ -5,15 +5,19 @@ plan ▶ which slices are complete ▶ ask sources and warehouse at once ▶ com
 Only complete slices are compared. A difference counts only when no session of the slice began, ended or ran while the
 slice was measured: the session is opened before a load stages anything and closed after its publication, so without one
 nothing was published in between. Else the slice is measured again. Nothing is written, and no lock is taken.
+
+`adopt` compares in the same way, without sessions: whatever is complete, and whoever loaded the rows.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING
 
 from dwhctl.errors import AttemptError
+from dwhctl.project.slices import FIRST_DAY, LAST_DAY
 from dwhctl.runs.asking import Asker
 from dwhctl.runs.load import check_templates
 from dwhctl.runs.plan import LoadRequest, candidates
@@ -36,13 +40,14 @@ from dwhctl.runs.verdicts import Check, Finding, Verdict, differences, odd_keys,
 from dwhctl.sessions import open_if_there
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from dwhctl.engines.fingerprint import Measure
     from dwhctl.project.model import Project, Shard
     from dwhctl.project.slices import Slice
     from dwhctl.runs.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
+    from dwhctl.sessions.values import LastSession
     from dwhctl.targets.contract import Target
 
 LOOKS = 3
@@ -98,7 +103,7 @@ def verify(
         if store is None:
             return VerifyReport([verdict_on(one, incomplete(None)) for one in plan.slices])
         with store:
-            report = _Verification(project, request, store, listen).run(plan.slices)
+            report = Verification(project, request, store, listen).run(plan.slices)
     report.before_start, report.after_end = plan.before_start, plan.after_end
     return report
 
@@ -112,18 +117,22 @@ def asker_for(project: Project, jobs: int | None) -> Asker:
     return Asker(slots, jobs or project.max_workers)
 
 
-class _Verification:
-    """One verification: its verdicts, look by look."""
+class Verification:
+    """One verification: its verdicts, look by look. Without a store it compares every slice, whoever loaded it."""
 
     def __init__(
-        self, project: Project, request: VerifyRequest, store: SessionStore, listen: Callable[[str], None]
+        self,
+        project: Project,
+        request: VerifyRequest,
+        store: SessionStore | None,
+        listen: Callable[[str], None],
     ) -> None:
         self._project = project
         self._store = store
         self._listen = listen
         self._asker = asker_for(project, request.jobs)
         self._targets: Mapping[str, Target] = targets_of(project, "dwhctl:verify")
-        self._known = _KnownSessions(store)
+        self._known = _KnownSessions(store) if store is not None else None
         self._globs = request.shards
         self._unknown: list[Verdict] = []
         self._nulls: dict[tuple[str, str], int | AttemptError | None] = {}
@@ -131,20 +140,42 @@ class _Verification:
 
     def run(self, slices: Sequence[PlannedSlice]) -> VerifyReport:
         """Look until nothing changes any more, three times at most."""
-        try:
+        with self._ended():
             measures = self._measures(slices)
             left = [one for one in slices if one.load.name in measures]
             for look in range(LOOKS):
                 left = self._look(left, measures, first=look == 0)
-        finally:
-            for target in self._targets.values():
-                target.interrupt()
-            self._asker.wait_for_the_rest()
         for one in left:
             self._verdicts[one.slice] = verdict_on(one, ever_loaded())
         unseen = {load for (load, _), found in self._nulls.items() if found is None}
         verdicts = [self._verdicts[one.slice] for one in slices]
-        return VerifyReport([*verdicts, *self._without_day(), *self._unknown], tuple(sorted(unseen)))
+        return VerifyReport([*verdicts, *self.of_no_slice()], tuple(sorted(unseen)))
+
+    def in_batches(self, batches: Sequence[Sequence[PlannedSlice]]) -> Generator[list[Verdict]]:
+        """Give the verdicts of one batch of slices after the other: no more of them are kept."""
+        with self._ended():
+            measures = self._measures([one for batch in batches for one in batch])
+            for number, batch in enumerate(batches):
+                known = [one for one in batch if one.load.name in measures]
+                self._look(known, measures, first=number == 0)
+                yield [self._verdicts.pop(one.slice) for one in batch]
+
+    def of_no_slice(self) -> list[Verdict]:
+        """Give the verdicts on rows that belong to no slice: without a day, or of an unknown source."""
+        return [*self._without_day(), *self._unknown]
+
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """End what is still being asked when the block ends."""
+        try:
+            yield
+        finally:
+            for target in self._targets.values():
+                target.interrupt()
+            self._asker.wait_for_the_rest()
+
+    def _is_compared(self, one: PlannedSlice, last: LastSession | None) -> bool:
+        return self._store is None or is_loaded_whole(one, last)
 
     def _without_day(self) -> Iterator[Verdict]:
         """Tell of the rows whose day is NULL."""
@@ -169,7 +200,7 @@ class _Verification:
         self._asker.run(questions)
         failed = {each.load.name: each.failure for each in questions if each.failure is not None}
         for one in slices:
-            if not is_loaded_whole(one, last[one.slice]):
+            if not self._is_compared(one, last[one.slice]):
                 self._verdicts[one.slice] = verdict_on(one, incomplete(last[one.slice]))
             elif one.load.name in failed:
                 self._verdicts[one.slice] = verdict_on(one, not_compared(failed[one.load.name]))
@@ -183,9 +214,9 @@ class _Verification:
         """Look at the slices once; give those of which something is to be told, but that were loaded meanwhile."""
         before = self._last(slices)
         for one in slices:
-            if not is_loaded_whole(one, before[one.slice]):
+            if not self._is_compared(one, before[one.slice]):
                 self._verdicts[one.slice] = verdict_on(one, incomplete(before[one.slice]))
-        chosen = [one for one in slices if is_loaded_whole(one, before[one.slice])]
+        chosen = [one for one in slices if self._is_compared(one, before[one.slice])]
         if not chosen:
             return []
         self._listen(f"comparing {len(chosen):,} slices")
@@ -255,7 +286,7 @@ class _Verification:
         strange = {
             etl_id: rows
             for (of, etl_id), rows in question.sessions.items()
-            if of == shard and not self._known(one, etl_id)
+            if of == shard and self._known is not None and not self._known(one, etl_id)
         }
         if strange:
             ids = ", ".join(map(str, sorted(strange)[:_IDS_SHOWN]))
@@ -266,24 +297,34 @@ class _Verification:
 
     def _busy(self) -> set[tuple[str, str]]:
         """Name the loads and shards of which some day is being loaded."""
+        if self._store is None:
+            return set()
         rows = self._store.read("looking for running sessions", "running_tasks", {})
         return {(str(load), str(shard)) for load, shard in rows}
 
     def _last(self, slices: Sequence[PlannedSlice]) -> Sessions:
+        if self._store is None:
+            return {one.slice: None for one in slices}
         return last_sessions_of(self._project, self._store, slices)
 
 
 class _KnownSessions:
-    """Tells whether an etl_id is that of a successful session of a load and shard."""
+    """Tells whether an etl_id may be in a slice: that of a successful session of its load and shard.
+
+    Of a slice that was adopted, and not loaded since, another tool wrote the rows: any etl_id may be in it.
+    """
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
         self._of_days: dict[tuple[str, date], set[tuple[str, int]]] = {}
         self._others: set[tuple[str, str, int]] = set()
+        self._adopted: dict[tuple[str, date | None], set[str]] = {}
 
     def __call__(self, one: PlannedSlice, etl_id: int) -> bool:
         load, shard = one.load.name, one.shard.name
         if (shard, etl_id) in self._of_day(load, one.slice.day) or (load, shard, etl_id) in self._others:
+            return True
+        if self._is_adopted(one):
             return True
         # Of another day, or newer than what was read of this one.
         values = {"load": load, "shard": shard, "id": etl_id}
@@ -291,6 +332,14 @@ class _KnownSessions:
         if found:
             self._others.add((load, shard, etl_id))
         return found
+
+    def _is_adopted(self, one: PlannedSlice) -> bool:
+        load, day = one.load.name, one.slice.day if one.load.slice_by else None
+        if (load, day) not in self._adopted:
+            values = {"load": load, "first": day or FIRST_DAY, "last": day or LAST_DAY}
+            rows = self._store.read("looking for adopted slices", "adopted_shards", values)
+            self._adopted[load, day] = {str(shard) for (shard,) in rows}
+        return one.shard.name in self._adopted[load, day]
 
     def _of_day(self, load: str, day: date) -> set[tuple[str, int]]:
         if (load, day) not in self._of_days:

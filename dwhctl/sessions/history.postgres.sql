@@ -23,7 +23,8 @@ GROUP BY place
 
 -- name: task_durations
 -- The milliseconds of a task's sessions as a text `id ms,id ms,...`, in no order.
+-- What was adopted (attempt 0) took no time.
 SELECT max(load), max(shard), string_agg(id || ' ' || round(extract(epoch FROM finished - started) * 1000), ',')
 FROM sessions
-WHERE run_id IS NOT NULL AND started >= :since AND successful AND isfinite(finished) AND isfinite(started)
+WHERE run_id IS NOT NULL AND started >= :since AND attempt > 0 AND successful AND isfinite(finished) AND isfinite(started)
 GROUP BY task_name

@@ -30,7 +30,7 @@ WITH RECURSIVE newest (run_id, place) AS (
     WHERE place < :limit AND newest.run_id IS NOT NULL
 )
 SELECT min(s.run_id), s.load, s.shard IS NULL, min(s.started) AS started, max(s.finished) AS finished,
-       count(*) FILTER (WHERE s.attempt = 1),
+       count(*) FILTER (WHERE s.attempt <= 1),
        count(*) FILTER (WHERE s.state = 'loaded'), count(*) FILTER (WHERE s.state = 'skipped'),
        count(*) FILTER (WHERE s.state = 'failed'), count(*) FILTER (WHERE s.state = 'up_for_retry'),
        count(*) FILTER (WHERE s.state = 'abandoned'), count(*) FILTER (WHERE s.state = 'running'),

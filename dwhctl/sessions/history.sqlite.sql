@@ -21,8 +21,9 @@ GROUP BY walk.place
 
 -- name: task_durations
 -- The milliseconds of a task's sessions as a text `id ms,id ms,...`, in no order.
+-- What was adopted (attempt 0) took no time.
 SELECT max(load), max(shard),
        group_concat(id || ' ' || CAST(round((julianday(finished) - julianday(started)) * 86400000) AS INTEGER))
 FROM sessions
-WHERE run_id IS NOT NULL AND started >= :since AND successful AND finished IS NOT NULL
+WHERE run_id IS NOT NULL AND started >= :since AND attempt > 0 AND successful AND finished IS NOT NULL
 GROUP BY task_name || ''

@@ -37,10 +37,10 @@ class WorkState:
     """How a load or report stands: by the last closed session of each task's newest slice.
 
     `states` counts tasks by its state, those that were never tried as `missing`, and sessions that are running. `rows`
-    are those that the successful ones loaded. `seconds` is how long the newest run among them took. `last_success` is
-    None if no task succeeded on a slice of the last 90 days. `failing` counts the tasks of which a slice failed lately
-    or the newest one failed, however long ago: what is not tried any more has not recovered. `streak` is the longest
-    failing streak among them, in slices.
+    are those of the successful ones. `seconds` is how long the newest run took that loaded some of them.
+    `last_success` is None if no task succeeded on a slice of the last 90 days. `failing` counts the tasks of which a
+    slice failed lately or the newest one failed, however long ago: what is not tried any more has not recovered.
+    `streak` is the longest failing streak among them, in slices.
     """
 
     work: Work
@@ -61,6 +61,7 @@ class NewestSession(NamedTuple):
     started: datetime
     finished: datetime
     rows: int | None
+    attempt: int | None = None
 
 
 def read_work(
@@ -94,16 +95,19 @@ def read_newest(store: SessionStore, tasks: list[str]) -> dict[str, NewestSessio
             as_time(started),
             as_time(finished),
             as_number(loaded_rows),
+            as_number(attempt),
         )
-        for place, session, run_id, state, started, finished, loaded_rows in rows
+        for place, session, run_id, state, started, finished, loaded_rows, attempt in rows
     }
 
 
 def _state_of(work: Work, newest: dict[str, NewestSession], streaks: dict[str, int]) -> WorkState:
     closed = [newest[task] for task in work.tasks if task in newest]
     good = [one for one in closed if is_good(one.state)]
-    last_run = max((one.run_id for one in closed), default="")
-    of_run = [one for one in closed if one.run_id == last_run]
+    # A run that adopted slices has loaded nothing: it says nothing of how long a load takes.
+    loaded = [one for one in closed if one.attempt != 0]
+    last_run = max((one.run_id for one in loaded), default="")
+    of_run = [one for one in loaded if one.run_id == last_run]
     state = WorkState(work, Counter(one.state.value for one in closed))
     state.states[NEVER_TRIED] = len(work.tasks) - len(closed)
     state.rows = sum(one.rows or 0 for one in good)

@@ -2,7 +2,7 @@
 
 -- name: newest_closed
 -- Of each task the last closed session of its newest slice.
-SELECT tasks.key, last.id, last.run_id, last.state, last.started, last.finished, last.loaded_rows
+SELECT tasks.key, last.id, last.run_id, last.state, last.started, last.finished, last.loaded_rows, last.attempt
 FROM json_each(:tasks) AS tasks CROSS JOIN sessions AS last
 WHERE last.id = (
     SELECT id FROM sessions

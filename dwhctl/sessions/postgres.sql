@@ -102,6 +102,19 @@ FROM unnest(
 ORDER BY place
 RETURNING staged, id
 
+-- name: adopt
+INSERT INTO sessions (
+    task_name, started, finished, successful, loaded_rows, comment, run_id, load, shard, slice_date, attempt, state,
+    staged, host, pid, dwhctl_version
+)
+SELECT task_name, at, at, TRUE, loaded_rows, comment, run_id, load, shard, slice_date, 0, state,
+       '', :host, :pid, :version
+FROM unnest(
+    :task_name::text[], :at::timestamptz[], :rows::bigint[], :comment::text[], :run_id::text[], :load::text[],
+    :shard::text[], :day::date[], :state::text[]
+) AS given (task_name, at, loaded_rows, comment, run_id, load, shard, slice_date, state)
+RETURNING id
+
 -- name: close
 UPDATE sessions AS s
 SET state = c.state, successful = c.successful, finished = c.finished, loaded_rows = c.loaded_rows,
@@ -116,11 +129,12 @@ WHERE s.id = c.id AND s.state = 'running' AND s.run_id IS NOT NULL
 
 -- name: durations
 -- Of so many sessions, not of so many days: a load may run once a day or once a minute.
+-- What was adopted (attempt 0) took no time.
 SELECT shard, avg(extract(epoch FROM finished - started))::double precision
 FROM (
     SELECT shard, started, finished
     FROM sessions
-    WHERE run_id IS NOT NULL AND load = :load AND successful AND isfinite(finished) AND isfinite(started)
+    WHERE run_id IS NOT NULL AND load = :load AND attempt > 0 AND successful AND isfinite(finished) AND isfinite(started)
     ORDER BY slice_date DESC
     LIMIT :newest
 ) AS lately

@@ -18,11 +18,11 @@ from dwhctl.errors import SessionsError
 from dwhctl.sessions.cells import FIRST, LAST, as_day, as_time
 from dwhctl.sessions.postgres_link import connect, in_words, where
 from dwhctl.sessions.postgres_schema import Upgrade
-from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
+from dwhctl.sessions.sql_store import SqlStore, adopted_values, closing_values, refuse_equal_tokens
 from dwhctl.sessions.statements import percent_style, read_statements
 from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
-from dwhctl.sessions.values import Closing, Held, NewSession
+from dwhctl.sessions.values import Adopted, Closing, Held, NewSession
 from dwhctl.times import shown_time
 
 if TYPE_CHECKING:
@@ -94,6 +94,15 @@ class PostgresStore(SqlStore):
             column: [getattr(session, column) for session in sessions] for column in columns
         }
         return values | {"host": storable(self._host), "pid": os.getpid(), "version": __version__}
+
+    def adopt(self, slices: Sequence[Adopted]) -> None:
+        if not slices:
+            return
+        rows = [adopted_values(one) for one in slices]
+        values: dict[str, object] = {name: [row[name] for row in rows] for name in rows[0]}
+        values |= {"host": storable(self._host), "pid": os.getpid(), "version": __version__}
+        ids = self._write("adopt", f"adopting {len(rows)} slices", values)
+        self.handed_out(max(id_ for (id_,) in ids))
 
     def close(self, closings: Sequence[Closing]) -> None:
         # A session closed twice in one batch: the first closing holds, as if they came one by one.

@@ -10,7 +10,7 @@ from typing import Any
 from dwhctl.sessions.cells import as_day, as_number, as_seconds, as_text, as_text_or_none, as_time
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.texts import cut_comment
-from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State, successful
+from dwhctl.sessions.values import Adopted, Closing, LastSession, NewSession, Session, State, successful
 
 # How long a run that died with nothing but waiting slices is looked for.
 _WAITING_SINCE = timedelta(days=7)
@@ -88,6 +88,21 @@ def refuse_equal_tokens(sessions: Sequence[NewSession]) -> None:
     """Each session is told from the others by its token."""
     if len({session.staged for session in sessions}) < len(sessions):
         raise ValueError("two new sessions have one token")
+
+
+def adopted_values(one: Adopted) -> dict[str, object]:
+    """The values that the statement `adopt` binds for one slice."""
+    return {
+        "task_name": one.task_name,
+        "at": one.at,
+        "rows": one.rows,
+        "comment": one.comment,
+        "run_id": one.run_id,
+        "load": one.load,
+        "shard": one.shard,
+        "day": one.day,
+        "state": one.state.value,
+    }
 
 
 def closing_values(closing: Closing) -> dict[str, object]:

@@ -81,6 +81,15 @@ VALUES (
     :task_name, :started, :run_id, :load, :shard, :day, :attempt, 'running', :staged, :host, :pid, :version, :worker
 )
 
+-- name: adopt
+INSERT INTO sessions (
+    task_name, started, finished, successful, loaded_rows, comment, run_id, load, shard, slice_date, attempt, state,
+    staged, host, pid, dwhctl_version
+)
+VALUES (
+    :task_name, :at, :at, TRUE, :rows, :comment, :run_id, :load, :shard, :day, 0, :state, '', :host, :pid, :version
+)
+
 -- name: close
 UPDATE sessions
 SET state = :state, successful = :successful, finished = :finished, loaded_rows = :loaded_rows,
@@ -90,11 +99,12 @@ WHERE id = :id AND state = 'running' AND run_id IS NOT NULL
 
 -- name: durations
 -- Of so many sessions, not of so many days: a load may run once a day or once a minute.
+-- What was adopted (attempt 0) took no time.
 SELECT shard, avg(seconds)
 FROM (
     SELECT shard, (julianday(finished) - julianday(started)) * 86400.0 AS seconds
     FROM sessions
-    WHERE run_id IS NOT NULL AND load = :load AND successful AND finished IS NOT NULL
+    WHERE run_id IS NOT NULL AND load = :load AND attempt > 0 AND successful AND finished IS NOT NULL
     ORDER BY slice_date DESC
     LIMIT :newest
 ) AS lately

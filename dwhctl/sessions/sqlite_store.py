@@ -15,7 +15,7 @@ from dwhctl import __version__, faults
 from dwhctl.errors import SessionsLostError
 from dwhctl.sessions import sqlite_schema
 from dwhctl.sessions.cells import as_day, as_time
-from dwhctl.sessions.sql_store import SqlStore, closing_values, refuse_equal_tokens
+from dwhctl.sessions.sql_store import SqlStore, adopted_values, closing_values, refuse_equal_tokens
 from dwhctl.sessions.sqlite_link import (
     AtRest,
     begin_immediate,
@@ -28,7 +28,7 @@ from dwhctl.sessions.sqlite_link import (
 from dwhctl.sessions.statements import read_statements
 from dwhctl.sessions.store import Execute
 from dwhctl.sessions.texts import cut_comment, storable
-from dwhctl.sessions.values import Closing, Held, NewSession
+from dwhctl.sessions.values import Adopted, Closing, Held, NewSession
 
 
 class SqliteStore(SqlStore):
@@ -96,6 +96,16 @@ class SqliteStore(SqlStore):
         row_id = self._connection.execute(self._sql["open"], values).lastrowid
         assert row_id is not None
         return row_id
+
+    def adopt(self, slices: Sequence[Adopted]) -> None:
+        if not slices:
+            return
+        own = {"host": storable(self._host), "pid": os.getpid(), "version": __version__}
+        rows = [_encoded(adopted_values(one) | own) for one in slices]
+        with self._operation(f"adopting {len(rows)} slices"), self._transaction("adopt"):
+            self._connection.executemany(self._sql["adopt"], rows)
+            [(last,)] = self._execute("last_id", {})
+        self.handed_out(last)
 
     def close(self, closings: Sequence[Closing]) -> None:
         if not closings:

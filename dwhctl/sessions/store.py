@@ -18,7 +18,7 @@ from datetime import date
 from types import TracebackType
 from typing import Any, Self
 
-from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session
+from dwhctl.sessions.values import Adopted, Closing, Held, LastSession, NewSession, Session
 
 #: Executes a statement by its name with the values that it binds, within a transaction.
 Execute = Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]
@@ -27,7 +27,7 @@ Execute = Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]
 class SessionStore(ABC):
     """The sessions table in one database.
 
-    `handed_out` is called with the highest of the ids that `open` is about to return.
+    `handed_out` is called with the highest of the ids that `open` is about to return, or that `adopt` has written.
     """
 
     handed_out: Callable[[int], None] = staticmethod(lambda _etl_id: None)
@@ -59,6 +59,10 @@ class SessionStore(ABC):
     @abstractmethod
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         """Write running sessions and return their ids, in the order given."""
+
+    @abstractmethod
+    def adopt(self, slices: Sequence[Adopted]) -> None:
+        """Write the closed sessions of slices that another tool loaded."""
 
     @abstractmethod
     def close(self, closings: Sequence[Closing]) -> None:

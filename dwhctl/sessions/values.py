@@ -75,6 +75,42 @@ class NewSession:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """One slice that another tool loaded, with as many rows as the source has.
+
+    `at` is when the comparison began that found them equal. Its session has the attempt 0 and takes no time: whatever
+    averages durations leaves it out.
+    """
+
+    run_id: str
+    load: str
+    shard: str
+    day: date
+    at: datetime
+    rows: int
+
+    def __post_init__(self) -> None:
+        _refuse_naive(at=self.at)
+
+    @property
+    def task_name(self) -> str:
+        """Return `<load>__<shard>`."""
+        return f"{self.load}__{self.shard}"
+
+    @property
+    def state(self) -> State:
+        """Return the state of its session."""
+        return State.LOADED if self.rows else State.SKIPPED
+
+    @property
+    def comment(self) -> str:
+        """Say of its session that no load wrote it."""
+        if not self.rows:
+            return "adopted: no rows at the source, none in the warehouse"
+        return f"adopted: {self.rows:,} {'row' if self.rows == 1 else 'rows'} equal to the source"
+
+
+@dataclass(frozen=True, slots=True)
 class Closing:
     """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing.
 

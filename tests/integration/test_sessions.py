@@ -16,6 +16,8 @@ import pytest
 from dwhctl import __version__
 from dwhctl.errors import SessionsLostError
 from dwhctl.sessions import Closing, LastSession, Session, State
+from dwhctl.sessions.durations import read_durations
+from dwhctl.sessions.values import Adopted
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, closed, new, postgres_place, sqlite_place, write
 
@@ -53,6 +55,30 @@ def test_a_session_is_written_and_read_back(place: Place) -> None:
     assert (failed.error_class, failed.comment) == ("QueryError", "нет таблицы 'x'; \\ % :a 🙈")
     assert store.recent(5) == [failed]
     assert store.unfinished("run-1") == []
+
+
+def test_adopted_slices_are_written_closed_and_their_ids_told(place: Place) -> None:
+    store = place.store()
+    told: list[int] = []
+    store.handed_out = told.append
+    store.adopt([])
+    assert told == []
+    rows = {"abakan": 1234, "achinsk": 0, "chita": 1}
+    store.adopt([Adopted("run-1", "orders", shard, DAY, START, count) for shard, count in rows.items()])
+    found = store.of_run("run-1")
+    assert [(one.shard, one.state, one.successful, one.loaded_rows, one.comment) for one in found] == [
+        ("abakan", State.LOADED, True, 1234, "adopted: 1,234 rows equal to the source"),
+        ("achinsk", State.SKIPPED, True, 0, "adopted: no rows at the source, none in the warehouse"),
+        ("chita", State.LOADED, True, 1, "adopted: 1 row equal to the source"),
+    ]
+    assert {(one.attempt, one.started, one.finished, one.host, one.pid, one.worker) for one in found} == {
+        (0, START, START, "alpha", os.getpid(), None)
+    }
+    assert told == [max(one.id for one in found)] == [store.last_id()]
+    assert store.unfinished_runs() == []
+    # It took no time, so it is in no average.
+    assert store.durations("orders", 10) == {}
+    assert read_durations(store, START - timedelta(days=1)) == []
 
 
 def test_the_worker_is_told_at_the_start_and_its_time_at_the_end(place: Place) -> None:

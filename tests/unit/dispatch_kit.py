@@ -44,7 +44,7 @@ from dwhctl.runs.starting import Starter
 from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runs.workers import ProcessWorker
 from dwhctl.sessions.store import Execute, SessionStore
-from dwhctl.sessions.values import Closing, Held, LastSession, NewSession, Session, State
+from dwhctl.sessions.values import Adopted, Closing, Held, LastSession, NewSession, Session, State
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import DAY, FREELY, FakeTarget, planned
 
@@ -115,6 +115,9 @@ class MemoryStore(SessionStore):
         for number, one in enumerate(sessions, first):
             self.target.accept(one.staged, str(one.shard), number)
         return list(range(first, first + len(sessions)))
+
+    def adopt(self, slices: Sequence[Adopted]) -> None:
+        raise NotImplementedError
 
     def close(self, closings: Sequence[Closing]) -> None:
         for one in closings:

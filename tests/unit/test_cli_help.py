@@ -70,6 +70,7 @@ RUN, LOOK = {0, 1, 2, 75, 130, 143}, {0, 1, 2, 130, 143}
         ("refresh-reports", RUN),
         ("watch", RUN),
         ("query", RUN),
+        ("adopt", RUN),
         ("verify", LOOK),
         ("sessions prune", LOOK),
         ("alert-test", {0, 1, 2, 130}),
@@ -129,7 +130,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["connections", "lst"], "did you mean 'list'?"),
         (["config", "chek"], "did you mean 'check'?"),
         (["load", "--dat", "today"], "'--date'"),
-        (["xyzzy"], "known: alert-test, backfill, config"),
+        (["xyzzy"], "known: adopt, alert-test, backfill, config"),
     ],
 )
 def test_a_typing_mistake_is_told_what_was_meant(
