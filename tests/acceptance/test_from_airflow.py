@@ -29,7 +29,6 @@ import time_machine
 from cronsim import CronSim
 from pandas.util import hash_pandas_object
 
-from dwhctl.runs import dispatch, parking, refreshing
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer, any_server
 from tests.servers.bot_api import TOKEN, BotApi
@@ -142,11 +141,12 @@ class Move:
         return shown
 
     def _write(self, path: Path, text: str, *, add: bool) -> None:
-        """Write a file of the project; what is an address on the page is one of a test server here."""
+        """Write a file of the project; addresses are those of test servers here, and nothing waits."""
         text = text.replace('"telegram"\n', f'"telegram"\napi_base = "{self.api.url}"\n')
         text = text.replace(
             '"smtp.example.com"', f'"localhost"\nport     = {self.mail.port}\nsecurity = "none"'
         )
+        text = text.replace('"10s"', '"0s"').replace('"2h"', '"0s"')
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((path.read_text("utf-8") + "\n" if add else "") + text, encoding="utf-8")
 
@@ -341,7 +341,7 @@ def move(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Iterator[Move]:
-    """The tutorial's servers and what its DAG left in them, an empty project beside them, no wait longer than needed."""
+    """The tutorial's servers and what its DAG left in them, an empty project beside them."""
     root = tmp_path / "warehouse"
     root.mkdir()
     programs = tmp_path / "bin"
@@ -350,10 +350,6 @@ def move(
     (programs / "crontab").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.chdir(root)
-    # The page's retries are ten seconds apart, and its reports wait for two hours.
-    monkeypatch.setattr(parking, "_delay", lambda _job: 0.01)
-    monkeypatch.setattr(dispatch, "retry_seconds", lambda *_: 0.01)
-    monkeypatch.setattr(refreshing, "longest_wait", lambda *_: 0.0)
     with (
         any_server() as postgres,
         a_wire(tmp_path / "servers", servers) as wire,
