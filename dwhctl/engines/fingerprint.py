@@ -18,7 +18,8 @@ rows does not matter, their number does.
 
 The SQL of each dialect stands in `fingerprint.<dialect>.sql`, as blocks: `form <kind>` makes the canonical text of a
 column {c}, `ordered <kind>` what is compared for the smallest and largest of the forms {f} (else the column itself is),
-`piece` frames a form, `joint` stands between pieces, `number` is that of a text {t}, `sum` adds up numbers {n}.
+`piece` frames a form, `joint` stands between pieces, `number` is that of a text {t}, `sum` adds up numbers {n}, `start`
+has the first {n} characters of a text, `length` counts them.
 `tests/unit/fingerprint.golden.json` pins the numbers of every form.
 """
 
@@ -147,6 +148,14 @@ class Dialect:
     def shown(self, parts: Sequence[Part]) -> str:
         """Write the texts of a key's columns as one text, for people."""
         return self._joined([self.form(one) for one in parts], "', '")
+
+    def framed(self, parts: Sequence[Part]) -> str:
+        """Write the text of columns together, from which a row's number is made."""
+        return self._joined([self.block("piece", f=f"({self.form(one)})") for one in parts])
+
+    def cut(self, text: str, characters: int) -> tuple[str, str]:
+        """Write the start of a text, and its number of characters."""
+        return self.block("start", t=text, n=str(characters)), self.block("length", t=text)
 
     def _compared(self, part: Part) -> str:
         if part.kind not in _COMPARED_AS_TEXT:

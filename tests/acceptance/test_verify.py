@@ -196,17 +196,17 @@ def test_the_command(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> No
     code, out, err = ran("orders", "--format", "json")
     assert json.loads(out) == [
         {"load": "orders", "shard": "chita", "day": str(DAY), "check": "rows", "source": "10", "warehouse": "9",
-         "detail": None}
+         "detail": None, "column": None, "rows": None, "key": None}
     ]  # fmt: skip
     assert (code, err) == (1, "3 slices: 2 equal (20 rows), 1 different\n")
     assert sandbox.warehouse_file.read_bytes() == content
     _, out, _ = ran("-v")
-    assert [line.split()[:6] for line in out.splitlines()[1:4]] == [
-        ["orders", "abakan", str(DAY), "equal", "10", "10"], ["orders", "achinsk", str(DAY), "equal", "10", "10"],
-        ["orders", "chita", str(DAY), "rows", "10", "9"],
-    ]  # fmt: skip
+    assert [line.split(maxsplit=2) for line in out.splitlines()[1:3]] == [
+        ["orders", "equal", f"abakan, achinsk x {DAY} (2 slices, 20 rows)"],
+        ["orders", "rows", f"chita {DAY}: 10 / 9"],
+    ]
     code, out, _ = ran("--shard", "a*", "--format", "csv")
-    assert (code, out) == (0, "load,shard,day,check,source,warehouse,detail\n")
+    assert (code, out) == (0, "load,shard,day,check,source,warehouse,detail,column,rows,key\n")
 
 
 @pytest.mark.parametrize(
