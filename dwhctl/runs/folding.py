@@ -25,20 +25,16 @@ _NUMBER = re.compile(r"\d+")
 class Fold:
     """One reason, and the slices that have it; `rows` is None where the rows of no slice were counted.
 
-    `finding` is that of the first slice, an example where the slices' findings have values or keys of their own.
+    `finding` is that of the slice `example`: the first one, or the first one of which a key is known.
     """
 
     load: str
     finding: Finding
+    example: Verdict
     verdicts: list[Verdict] = field(default_factory=list)
     rows: int | None = None
     #: How many slices have a number of rows.
     counted: int = 0
-
-    @property
-    def example(self) -> Verdict:
-        """Return the first slice."""
-        return self.verdicts[0]
 
     @property
     def slices(self) -> int:
@@ -68,7 +64,9 @@ def fold(verdicts: Iterable[Verdict], *, equal: bool = False) -> list[Fold]:
             findings = [Finding(Check.EQUAL, rows=one.rows)]
         for finding in findings:
             key = (one.load, finding.check, finding.column, _reason(one, finding))
-            folded = found.setdefault(key, Fold(one.load, finding))
+            folded = found.setdefault(key, Fold(one.load, finding, one))
+            if folded.finding.key is None and finding.key is not None:
+                folded.finding, folded.example = finding, one
             folded.verdicts.append(one)
             if finding.rows is not None:
                 folded.rows = (folded.rows or 0) + finding.rows

@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
-    from dwhctl.engines.fingerprint import Fingerprint, Measure
+    from dwhctl.engines.fingerprint import Fingerprint, Measure, Write
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
 
@@ -223,9 +223,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Differing:
-    """In how many rows a column differs between two sides, with one of them."""
+    """In how many rows a column differs between two sides (None: not counted), with one of them."""
 
-    rows: int
+    rows: int | None
     example: Example | None = None
 
 
@@ -254,6 +254,10 @@ class Inspection(ABC):
     @abstractmethod
     def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
         """Measure the rows of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def measured(self, slice: Slice, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        """Ask what `write` writes of the slice's forms; it must give few rows."""
 
     @abstractmethod
     def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.columns import Kind
-from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, part, read_fingerprint
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
 from dwhctl.targets.contract import Inspection, Odd
 from dwhctl.targets.contrasts import (
     CUT_CHARACTERS,
@@ -65,6 +65,12 @@ class SqlInspection(Inspection):
             sql = self._dialect.fingerprint(source, key, values, group="etl_source")
             found.update({str(shard): read_fingerprint(row, key) for shard, *row in self._ask(sql, bound)})
         return found
+
+    def measured(self, slice: Slice, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions([slice])
+        source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
+        return self._ask(write(self._dialect, source, key, values), bound)
 
     def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
         key, _ = self._parts(measure)

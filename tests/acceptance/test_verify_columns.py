@@ -1,4 +1,4 @@
-"""`verify --against` says by column what differs: the tool that cut texts to 32 characters, doubled keys, NULL."""
+"""`verify` says by column what differs: the tool that cut texts to 32 characters, doubled keys, NULL."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.errors import TargetError
-from dwhctl.runs import against_questions
+from dwhctl.errors import QueryError, TargetError
+from dwhctl.runs import against_questions, second_look
 from dwhctl.runs.against import verify_against
+from dwhctl.runs.questions import SourceLook
+from dwhctl.runs.second_look import Case
 from dwhctl.runs.verdicts import Check, Finding
-from dwhctl.runs.verify import VerifyReport, VerifyRequest
+from dwhctl.runs.verify import VerifyReport, VerifyRequest, verify
 from dwhctl.targets.duckdb import DuckdbInspection
 from tests.cli_support import dwh
 from tests.support.projects import DAY, Sandbox
@@ -230,3 +232,92 @@ def test_over_the_wire(tmp_path: Path) -> None:
         amount = next(one for one in found(report) if one.column == "amount")
         assert (amount.key, amount.warehouse) == (f"id={first + 3}", "NULL")
         assert [one.rows for one in found(report) if one.check is Check.MISSING] == [10]
+
+
+# Source against warehouse
+
+
+def verified(ground: Sandbox) -> VerifyReport:
+    return verify(ground.project(), VerifyRequest(days=(BEFORE, DAY)))
+
+
+def cut(ground: Sandbox) -> None:
+    """Cut the warehouse's texts, as the other tool did."""
+    ground.change_warehouse("UPDATE stage.orders SET customer = substr(customer, 1, 32)")
+
+
+def test_source_and_warehouse_by_column(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    cut(sandbox)
+    sandbox.change_warehouse(
+        "UPDATE stage.orders SET amount = NULL WHERE etl_source = 'chita' AND id IN (3, 5)",
+        f"DELETE FROM stage.orders WHERE etl_source = 'abakan' AND start_time < '{DAY}'",
+        "DELETE FROM stage.orders WHERE etl_source = 'achinsk' AND id = 4",
+    )
+    arguments = ("-s", str(BEFORE), "-e", str(DAY), "--project", str(sandbox.root))
+    assert dwh("verify", *arguments) == 1
+    out = capsys.readouterr().out
+    assert "checksum" not in out
+    lines = [line.split(maxsplit=2)[1:] for line in out.splitlines()[1:-1]]
+    assert lines[0] == ["missing", f"missing in stage.orders: abakan {BEFORE} (1 slice, 10 rows)"]
+    assert lines[2][1].startswith("customer: 5 slices, 49 rows, e.g. id=1")
+    assert "'aaaaaaaaaaaaaaaaaaaa…' (36) / 'aaaaaaaaaaaaaaaaaaaa…' (32)" in lines[2][1]
+    assert lines[1] == ["rows", f"achinsk {BEFORE}: 10 / 9; only in the source: id = 4"]
+    amount = lines[3][1]
+    assert amount.startswith("amount: 1 slice, 2 rows, e.g. id=")
+    assert amount.endswith(f" / NULL (chita {BEFORE})")
+
+
+def test_rows_are_counted_only_where_all_that_differ_were_read(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_look, "_BUCKET_ROWS", 2)
+    assert found(verified(sandbox)) == []
+    sandbox.change_warehouse(
+        "UPDATE stage.orders SET amount = amount + 1 WHERE etl_source = 'chita' AND id = 13",
+    )
+    assert [(one.column, one.rows, one.key) for one in found(verified(sandbox))] == [("amount", 1, "id=13")]
+    cut(sandbox)
+    monkeypatch.setattr(second_look, "_ROWS_READ", 4)
+    report = found(verified(sandbox))
+    assert {(one.column, one.rows) for one in report} == {("customer", None), ("amount", None)}
+    assert all(one.key is not None for one in report if one.column == "customer")
+    # Nothing fits: the columns are known by their checksums, and no example.
+    monkeypatch.setattr(second_look, "_ROWS_READ", 0)
+    assert {(one.column, one.key) for one in found(verified(sandbox))} == {
+        ("customer", None),
+        ("amount", None),
+    }
+
+
+def test_a_slice_that_is_not_looked_into_says_so(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(sandbox)
+    monkeypatch.setattr(second_look, "MOST_SLICES", 4)
+    report = verified(sandbox)
+    looked_into = [(one.shard, one.day) for one in report.verdicts if one.has(Check.VALUES)]
+    # One of each shard before a second one.
+    assert (len(looked_into), len({shard for shard, _ in looked_into})) == (4, 3)
+    left = [one for one in found(report) if one.check is Check.VALUE_CHECKSUM]
+    assert {one.detail for one in left} == {
+        "of customer, amount; which rows differ was looked for in 4 slices of the load only"
+    }
+
+
+def test_a_source_that_fails_in_the_second_look_leaves_the_first(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise QueryError("no memory for this")
+
+    cut(sandbox)
+    monkeypatch.setattr(SourceLook, "_ask_of", fails)
+    assert {(one.check, one.detail) for one in found(verified(sandbox))} == {
+        (Check.VALUE_CHECKSUM, "of customer, amount; which rows differ was not found: no memory for this")
+    }
+
+
+def test_a_look_does_not_grow_with_the_slices() -> None:
+    cases = [Case(None, 10_000_000) for _ in range(30)]  # type: ignore[arg-type]
+    batches = list(second_look._batches(cases))
+    assert max(map(len, batches)) == 2
+    assert [case for batch in batches for case in batch] == cases
+    assert len(list(second_look._batches([Case(None, 40) for _ in range(30)]))) == 1  # type: ignore[arg-type]
