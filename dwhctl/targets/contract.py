@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
-    from dwhctl.engines.fingerprint import Fingerprint, Measure
+    from dwhctl.engines.fingerprint import Fingerprint, Measure, Write
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
 
@@ -237,6 +237,46 @@ class Other:
     measure: Measure
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The start of a value's canonical text, and how many characters the whole text has."""
+
+    start: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One key, by its columns' texts, and what each side holds in one column under it; None is NULL."""
+
+    key: tuple[str | None, ...]
+    ours: Cut | None
+    theirs: Cut | None
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """In how many rows a column differs between two sides (None: not counted), with one of them."""
+
+    rows: int | None
+    example: Example | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """How a slice of this table differs from the same slice of another.
+
+    `only_here` and `only_there` count rows whose key the other side lacks, `doubled_*` keys that are twice in one side.
+    `columns` has the columns that differ under a key that both sides have once.
+    """
+
+    only_here: int
+    only_there: int
+    doubled_here: Odd | None
+    doubled_there: Odd | None
+    columns: Mapping[str, Differing]
+
+
 class Inspection(ABC):
     """A table that is looked at, slice by slice. Slices that are asked for together belong to one load and day."""
 
@@ -247,6 +287,10 @@ class Inspection(ABC):
     @abstractmethod
     def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
         """Measure the rows of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def measured(self, slice: Slice, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        """Ask what `write` writes of the slice's forms; it must give few rows."""
 
     @abstractmethod
     def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
@@ -282,6 +326,10 @@ class Inspection(ABC):
 
         A row is there when its key is, and with it the values of the measure, if there are any. None: a key with NULL.
         """
+
+    @abstractmethod
+    def contrasts(self, slices: Sequence[Slice], measure: Measure, other: Other) -> Mapping[str, Contrast]:
+        """Compare the slices with those of the table beside, row by row in the engine, by shard."""
 
 
 class Target(ABC):

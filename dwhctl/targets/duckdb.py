@@ -356,6 +356,10 @@ class DuckdbInspection(SqlInspection):
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)
 
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
+        return [f"${name}" for name in bound], bound
+
     def _quoted(self, name: str) -> str:
         return engine.quote_column(name)
 
