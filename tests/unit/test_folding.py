@@ -67,8 +67,10 @@ def test_missing_slices_are_shards_and_ranges() -> None:
 
 
 def test_rows_that_were_not_counted_are_not_claimed() -> None:
-    def differs(rows: int | None, *pair: str, key: str | None = None) -> Finding:
-        return Finding(Check.VALUES, *pair, column="price", rows=rows, key=key)
+    def differs(
+        rows: int | None, source: str | None = None, warehouse: str | None = None, key: str | None = None
+    ) -> Finding:
+        return Finding(Check.VALUES, source, warehouse, column="price", rows=rows, key=key)
 
     verdicts = [
         Verdict("orders", "chita", day, [differs(rows)]) for day, rows in zip(DAYS, (5, None), strict=False)
