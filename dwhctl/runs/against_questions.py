@@ -12,7 +12,7 @@ from dwhctl.runs.asking import Question
 from dwhctl.runs.prepare import check_columns
 from dwhctl.runs.questions import GRACE_SECONDS, is_file, measure_of
 from dwhctl.runs.verdicts import Check, Finding, column_differs, differences, missing
-from dwhctl.targets.contract import Other
+from dwhctl.targets.inspection import Other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Load, Project
     from dwhctl.project.slices import Slice
     from dwhctl.runs.plan import PlannedSlice
-    from dwhctl.targets.contract import Contrast, Inspection, Target
+    from dwhctl.targets.contract import Target
+    from dwhctl.targets.inspection import Contrast, Inspection
 
 #: Kinds whose values have the same canonical text where they are equal.
 _ALIKE = (

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from dwhctl.project.templates import Query
     from dwhctl.runs.plan import PlannedSlice
     from dwhctl.sources.contract import Source
-    from dwhctl.targets.contract import Inspection, Odd, Target
+    from dwhctl.targets.contract import Target
+    from dwhctl.targets.inspection import Inspection, Odd
 
 GRACE_SECONDS = 30.0
 #: The rows that a slice's query gave.

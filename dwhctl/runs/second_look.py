@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.runs.questions import SourceLook, TargetLook
 from dwhctl.runs.verdicts import Check, Finding, column_differs
-from dwhctl.targets.contract import Differing, Example
 from dwhctl.targets.contrasts import CUT_CHARACTERS, read_pieces
+from dwhctl.targets.inspection import Differing, Example
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from dwhctl.printable import escaped
 from dwhctl.project.secrets import mask
 
 if TYPE_CHECKING:
-    from dwhctl.targets.contract import Cut
+    from dwhctl.targets.inspection import Cut
 
 _LONGEST = 20
 #: So much is shown of what is equal before the first difference.

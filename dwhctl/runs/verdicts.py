@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.runs.plan import PlannedSlice
-    from dwhctl.targets.contract import Differing, Odd
+    from dwhctl.targets.inspection import Differing, Odd
 
 
 class Check(enum.StrEnum):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.targets.contract import Contrast, Cut, Differing, Example, Odd
+from dwhctl.targets.inspection import Contrast, Cut, Differing, Example, Odd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -29,10 +29,11 @@ from dwhctl.errors import (
 from dwhctl.files import inside
 from dwhctl.private import denied
 from dwhctl.targets import duckdb_statements as sent
-from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh, refresh_statements
 from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
 from dwhctl.targets.inspecting import SqlInspection, held_values_sql, read_held_values
+from dwhctl.targets.inspection import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.columns import Kind
 from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
-from dwhctl.targets.contract import Inspection, Odd
 from dwhctl.targets.contrasts import (
     CUT_CHARACTERS,
     contrast_sql,
@@ -17,13 +16,14 @@ from dwhctl.targets.contrasts import (
     same_bounds,
     with_examples,
 )
+from dwhctl.targets.inspection import Inspection, Odd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dwhctl.project.slices import Slice
-    from dwhctl.targets.contract import Contrast, Other
     from dwhctl.targets.contrasts import Pieces
+    from dwhctl.targets.inspection import Contrast, Other
 
 
 class SqlInspection(Inspection):

@@ -11,7 +11,7 @@ from dwhctl.cli.findings import folded_rows
 from dwhctl.project import secrets
 from dwhctl.runs.shown_values import shown_pair
 from dwhctl.runs.verdicts import Check, Finding, Verdict, missing
-from dwhctl.targets.contract import Cut
+from dwhctl.targets.inspection import Cut
 
 FIRST = date(2020, 7, 1)
 SHARDS = [f"shard_{number:03}" for number in range(150)]
