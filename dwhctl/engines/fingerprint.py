@@ -174,32 +174,47 @@ class Dialect:
         return f"SELECT {listed} FROM {numbered} WHERE kn % {count} IN ({', '.join(map(str, buckets))})"
 
     def pieces(
-        self, source: str, key: Sequence[Part], values: Sequence[Part], keys: Sequence[int], characters: int
+        self,
+        source: str,
+        key: Sequence[Part],
+        values: Sequence[Part],
+        where: str,
+        characters: int,
+        group: str = "",
     ) -> str:
-        """Write the query of the rows whose keys have these numbers: the key's texts, the start of each value's."""
+        """Write the query of rows, by a condition of kn and g: the key's texts, the start of each value's.
+
+        First come the value of the column `group`, if there is one, and the number of the key.
+        """
         names = [f"f{number}" for number in range(len(key) + len(values))]
         shown = names[: len(key)]
         for name in names[len(key) :]:
             shown += self.cut(name, characters)
         listed = ", ".join(f"{each} AS a{number}" for number, each in enumerate(shown))
-        numbers = ", ".join(map(str, keys))
-        return f"SELECT kn, {listed} FROM {self._numbered(source, key, values)} WHERE kn IN ({numbers})"
+        numbered = self._numbered(source, key, values, group)
+        return f"SELECT {'g, ' if group else ''}kn, {listed} FROM {numbered} WHERE {where}"
 
-    def _numbered(self, source: str, key: Sequence[Part], values: Sequence[Part]) -> str:
+    def keys(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str) -> str:
+        """Write the query of the keys of each value of the column `group`: how often each is there, with each value.
+
+        All are numbers: an engine keeps those on its disk that do not fit its memory.
+        """
+        least = "".join(f", MIN(n{number}) AS n{number}" for number in range(len(values)))
+        numbered = self._numbered(source, key, values, group)
+        return f"SELECT g, kn, COUNT(*) AS n{least} FROM {numbered} GROUP BY g, kn"
+
+    def _numbered(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str = "") -> str:
         """Write what has the forms f0, f1, ..., the number of the key as kn, and with each value as n0, n1, ..."""
         parts = (*key, *values)
-        forms = ", ".join(f"{self.form(one)} AS f{number}" for number, one in enumerate(parts))
+        grouped = [f"{group} AS g"] if group else []
+        forms = [*grouped, *(f"{self.form(one)} AS f{number}" for number, one in enumerate(parts))]
         pieces = [self.block("piece", f=f"f{number}") for number in range(len(parts))]
-        columns = [f"f{number}" for number in range(len(parts))]
+        columns = [*(["g"] if group else []), *(f"f{number}" for number in range(len(parts)))]
         columns.append(f"{self.block('number', t=self._joined(pieces[: len(key)]))} AS kn")
         for number, piece in enumerate(pieces[len(key) :]):
             text = self._joined([*pieces[: len(key)], piece])
             columns.append(f"{self.block('number', t=text)} AS n{number}")
-        return f"(SELECT {', '.join(columns)} FROM (SELECT {forms} FROM {source}) AS measured) AS numbered"
-
-    def framed(self, parts: Sequence[Part]) -> str:
-        """Write the text of columns together, from which a row's number is made."""
-        return self._joined([self.block("piece", f=f"({self.form(one)})") for one in parts])
+        return f"(SELECT {', '.join(columns)} FROM (SELECT {', '.join(forms)} FROM {source}) AS measured) AS numbered"
 
     def cut(self, text: str, characters: int) -> tuple[str, str]:
         """Write the start of a text, and its number of characters."""

@@ -119,7 +119,8 @@ class Case:
         keys = sorted({*self.examples.values(), *only})
         if not keys:
             return None
-        return lambda dialect, *parts: dialect.pieces(*parts, keys, CUT_CHARACTERS)
+        where = f"kn IN ({', '.join(map(str, keys))})"
+        return lambda dialect, *parts: dialect.pieces(*parts, where, CUT_CHARACTERS)
 
     def take_values(self, source: _Rows, warehouse: _Rows, measure: Measure) -> None:
         """Take the values of the examples."""

@@ -6,7 +6,7 @@ compare.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.targets.inspection import Contrast, Cut, Differing, Example, Odd
@@ -36,37 +36,59 @@ def same_bounds(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
     yield from groups.values()
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was counted of a shard. A pair has a number of rows, or of keys, and the number of one key."""
+
+    only_here: int
+    only_there: int
+    doubled: tuple[tuple[int, int], ...]
+    columns: Mapping[str, tuple[int, int]]
+
+    def keys(self) -> list[int]:
+        """Return the numbers of the keys that are shown."""
+        return sorted({key for count, key in (*self.doubled, *self.columns.values()) if count})
+
+    def contrast(self, ours: Mapping[int, Pieces], theirs: Mapping[int, Pieces]) -> Contrast:
+        """Put the rows that are shown into it. A row may be gone since it was counted."""
+        here, there = (_odd(*pair, rows) for pair, rows in zip(self.doubled, (ours, theirs), strict=True))
+        names = list(self.columns)
+        columns = {}
+        for number, name in enumerate(names):
+            rows, key = self.columns[name]
+            if not rows:
+                continue
+            example = None
+            if key in ours and key in theirs:
+                example = Example(ours[key].key, ours[key].values[number], theirs[key].values[number])
+            columns[name] = Differing(rows, example)
+        return Contrast(self.only_here, self.only_there, here, there, columns)
+
+
 def contrast_sql(ours: str, theirs: str, columns: int) -> str:
-    """Write the query that counts, by shard, what differs between two queries of keys and framed values."""
+    """Write the query that counts, by shard, what differs between two queries of keys."""
     answers = [
-        "SUM(CASE WHEN b.j IS NULL THEN a.n ELSE 0 END)",
-        "SUM(CASE WHEN a.j IS NULL THEN b.n ELSE 0 END)",
+        "SUM(CASE WHEN b.kn IS NULL THEN a.n ELSE 0 END)",
+        "SUM(CASE WHEN a.kn IS NULL THEN b.n ELSE 0 END)",
     ]
-    for side in "ab":
-        answers.append(f"SUM(CASE WHEN {side}.n > 1 THEN 1 ELSE 0 END)")
-        answers.append(f"MIN(CASE WHEN {side}.n > 1 THEN {side}.k END)")
-    for number in range(columns):
-        differs = f"a.n = 1 AND b.n = 1 AND a.v{number} <> b.v{number}"
-        answers.append(f"SUM(CASE WHEN {differs} THEN 1 ELSE 0 END)")
-        answers.append(f"MIN(CASE WHEN {differs} THEN a.j END)")
+    found = [f"{side}.n > 1" for side in "ab"]
+    found += [f"a.n = 1 AND b.n = 1 AND a.n{number} <> b.n{number}" for number in range(columns)]
+    for number, condition in enumerate(found):
+        key = "b.kn" if number == 1 else "a.kn"
+        answers.append(f"SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)")
+        answers.append(f"MIN(CASE WHEN {condition} THEN {key} END)")
     listed = ", ".join(f"{answer} AS a{number}" for number, answer in enumerate(answers))
     return (
-        f"SELECT COALESCE(a.s, b.s) AS g, {listed} FROM ({ours}) AS a FULL OUTER JOIN ({theirs}) AS b"
-        " ON a.s = b.s AND a.j = b.j GROUP BY COALESCE(a.s, b.s)"
+        f"SELECT COALESCE(a.g, b.g) AS s, {listed} FROM ({ours}) AS a FULL OUTER JOIN ({theirs}) AS b"
+        " ON a.g = b.g AND a.kn = b.kn GROUP BY COALESCE(a.g, b.g)"
     )
 
 
-def read_contrast(row: Sequence[Any], names: Sequence[str]) -> tuple[Contrast, dict[str, str]]:
-    """Read the answer for a shard; also give one framed key for each column that differs."""
-    only_here, only_there, *rest = row
-    counts = [
-        (name, int(rows), str(key))
-        for name, rows, key in zip(names, rest[4::2], rest[5::2], strict=True)
-        if rows
-    ]
-    columns = {name: Differing(rows) for name, rows, _ in counts}
-    contrast = Contrast(int(only_here), int(only_there), _odd(*rest[:2]), _odd(*rest[2:4]), columns)
-    return contrast, {name: key for name, _, key in counts}
+def read_counts(row: Sequence[Any], names: Sequence[str]) -> Counts:
+    """Read the answer for a shard."""
+    only_here, only_there, *rest = (int(each or 0) for each in row)
+    here, there, *columns = zip(rest[::2], rest[1::2], strict=True)
+    return Counts(only_here, only_there, (here, there), dict(zip(names, columns, strict=True)))
 
 
 def read_pieces(row: Sequence[Any], keys: int) -> Pieces:
@@ -78,23 +100,8 @@ def read_pieces(row: Sequence[Any], keys: int) -> Pieces:
     return Pieces(tuple(None if text is None else str(text) for text in row[:keys]), values)
 
 
-def with_examples(
-    contrast: Contrast,
-    keys: Mapping[str, str],
-    names: Sequence[str],
-    ours: Mapping[str, Pieces],
-    theirs: Mapping[str, Pieces],
-) -> Contrast:
-    """Give each column that differs its example, from the rows of both sides by framed key."""
-    columns = dict(contrast.columns)
-    for name, key in keys.items():
-        # A row may be gone since it was counted.
-        if key in ours and key in theirs:
-            number = names.index(name)
-            example = Example(ours[key].key, ours[key].values[number], theirs[key].values[number])
-            columns[name] = replace(columns[name], example=example)
-    return replace(contrast, columns=columns)
-
-
-def _odd(keys: Any, example: Any) -> Odd | None:
-    return Odd(int(keys), "NULL" if example is None else str(example)) if keys else None
+def _odd(keys: int, key: int, rows: Mapping[int, Pieces]) -> Odd | None:
+    if not keys:
+        return None
+    texts = rows[key].key if key in rows else ("?",)
+    return Odd(keys, ", ".join("NULL" if text is None else text for text in texts))

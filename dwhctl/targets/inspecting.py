@@ -11,18 +11,17 @@ from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Writ
 from dwhctl.targets.contrasts import (
     CUT_CHARACTERS,
     contrast_sql,
-    read_contrast,
+    read_counts,
     read_pieces,
     same_bounds,
-    with_examples,
 )
 from dwhctl.targets.inspection import Inspection, Odd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dwhctl.project.slices import Slice
-    from dwhctl.targets.contrasts import Pieces
+    from dwhctl.targets.contrasts import Counts, Pieces
     from dwhctl.targets.inspection import Contrast, Other
 
 
@@ -168,61 +167,43 @@ class SqlInspection(Inspection):
         names = [column.name for column in measure.values]
         found: dict[str, Contrast] = {}
         for group in same_bounds(slices):
-            here, values = self._framed(group, measure)
-            theirs, more = there._framed(group, other.measure)
+            here, values = self._measured_by_shard(group, measure, Dialect.keys)
+            theirs, more = there._measured_by_shard(group, other.measure, Dialect.keys)
             rows = self._ask(contrast_sql(here, theirs, len(names)), {**values, **more})
-            counted = {str(shard): read_contrast(row, names) for shard, *row in rows}
-            wanted = {shard: sorted(set(keys.values())) for shard, (_, keys) in counted.items() if keys}
-            ours = self._pieces(group, measure, wanted)
-            others = there._pieces(group, other.measure, wanted)
-            for shard, (contrast, keys) in counted.items():
-                sides = (ours.get(shard, {}), others.get(shard, {}))
-                found[shard] = with_examples(contrast, keys, names, *sides)
+            counted = {str(shard): read_counts(row, names) for shard, *row in rows}
+            ours = self._pieces(group, measure, counted)
+            others = there._pieces(group, other.measure, counted)
+            found |= {
+                shard: counts.contrast(ours.get(shard, {}), others.get(shard, {}))
+                for shard, counts in counted.items()
+            }
         return found
 
-    def _framed(self, slices: Sequence[Slice], measure: Measure) -> tuple[str, dict[str, object]]:
-        """Write the query of the slices' keys: how often each is there, its text, and the framed text of each value.
-
-        A framed text is never NULL: two NULLs are equal, and blanks at the end count.
-        """
+    def _measured_by_shard(
+        self, slices: Sequence[Slice], measure: Measure, write: Callable[..., str], *others: object
+    ) -> tuple[str, dict[str, object]]:
+        """Write a query of slices with the same bounds, by shard, and give what is bound to it."""
         key, values = self._parts(measure)
         [(where, bounds, bound)] = self._conditions(slices)
-        columns = ["etl_source AS s", f"{self._dialect.framed(key)} AS j", f"{self._dialect.shown(key)} AS k"]
-        columns += [f"{self._dialect.framed([one])} AS v{number}" for number, one in enumerate(values)]
-        least = "".join(f", MIN(v{number}) AS v{number}" for number in range(len(values)))
-        return (
-            f"SELECT s, j, COUNT(*) AS n, MIN(k) AS k{least} FROM (SELECT {', '.join(columns)} FROM {self._table}"
-            f" WHERE {where}{_and(bounds)}) AS framed GROUP BY s, j"
-        ), bound
+        source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
+        return write(self._dialect, source, key, values, *others, group="etl_source"), bound
 
     def _pieces(
-        self, slices: Sequence[Slice], measure: Measure, wanted: Mapping[str, Sequence[str]]
-    ) -> dict[str, dict[str, Pieces]]:
-        """Fetch the rows of these framed keys, by shard and framed key."""
+        self, slices: Sequence[Slice], measure: Measure, counted: Mapping[str, Counts]
+    ) -> dict[str, dict[int, Pieces]]:
+        """Fetch the rows that are shown, by shard and number of the key."""
+        wanted = {shard: keys for shard, counts in counted.items() if (keys := counts.keys())}
         if not wanted:
             return {}
-        key, values = self._parts(measure)
-        [(where, bounds, bound)] = self._conditions(slices)
-        columns = ["etl_source AS s", f"{self._dialect.framed(key)} AS j"]
-        columns += [f"{self._dialect.form(one)} AS k{number}" for number, one in enumerate(key)]
-        columns += [f"{self._dialect.form(one)} AS v{number}" for number, one in enumerate(values)]
-        shown = [f"k{number}" for number in range(len(key))]
-        for number in range(len(values)):
-            shown += self._dialect.cut(f"v{number}", CUT_CHARACTERS)
-        listed = ", ".join(f"{one} AS a{number}" for number, one in enumerate(shown))
-        texts, more = self._texts([text for shard, framed in wanted.items() for text in (shard, *framed)])
-        left = iter(texts)
-        chosen = " OR ".join(
-            f"(s = {next(left)} AND j IN ({', '.join(next(left) for _ in framed)}))"
-            for framed in wanted.values()
+        shards, more = self._texts(list(wanted))
+        where = " OR ".join(
+            f"(g = {shard} AND kn IN ({', '.join(map(str, keys))}))"
+            for shard, keys in zip(shards, wanted.values(), strict=True)
         )
-        found: dict[str, dict[str, Pieces]] = {}
-        for shard, framed, *row in self._ask(
-            f"SELECT s, j, {listed} FROM (SELECT {', '.join(columns)} FROM {self._table}"
-            f" WHERE {where}{_and(bounds)}) AS framed WHERE {chosen}",
-            {**bound, **more},
-        ):
-            found.setdefault(str(shard), {})[str(framed)] = read_pieces(row, len(key))
+        sql, bound = self._measured_by_shard(slices, measure, Dialect.pieces, where, CUT_CHARACTERS)
+        found: dict[str, dict[int, Pieces]] = {}
+        for shard, number, *row in self._ask(sql, {**bound, **more}):
+            found.setdefault(str(shard), {})[int(number)] = read_pieces(row, len(measure.key))
         return found
 
     def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:

@@ -67,10 +67,8 @@ def test_missing_slices_are_shards_and_ranges() -> None:
 
 
 def test_rows_that_were_not_counted_are_not_claimed() -> None:
-    def differs(
-        rows: int | None, source: str | None = None, warehouse: str | None = None, key: str | None = None
-    ) -> Finding:
-        return Finding(Check.VALUES, source, warehouse, column="price", rows=rows, key=key)
+    def differs(rows: int | None, key: str | None = None) -> Finding:
+        return Finding(Check.VALUES, "'1'", "NULL", column="price", rows=rows, key=key)
 
     verdicts = [
         Verdict("orders", "chita", day, [differs(rows)]) for day, rows in zip(DAYS, (5, None), strict=False)
@@ -78,7 +76,7 @@ def test_rows_that_were_not_counted_are_not_claimed() -> None:
     assert lines(verdicts) == ["price: 2 slices, 5 rows in 1 of them; chita x 2020-07-01..07-02"]
     assert lines(verdicts[1:]) == ["price: 1 slice, rows not counted; chita 2020-07-02"]
     # The example is of a slice in which one was found.
-    verdicts.append(Verdict("orders", "omsk", FIRST, [differs(None, "'1'", "NULL", key="id=7")]))
+    verdicts.append(Verdict("orders", "omsk", FIRST, [differs(None, "id=7")]))
     assert lines(verdicts)[0].startswith(
         "price: 3 slices, 5 rows in 1 of them, e.g. id=7: '1' / NULL (omsk 2020-07-01);"
     )
