@@ -35,6 +35,7 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 COLUMNS = (*TABLE_COLUMNS, "failed_slices", "command")
 _MOST_COMMANDS = 5
+_MOST_SHARDS = 5
 
 
 @click.command("failures")
@@ -77,8 +78,9 @@ def command(
 
     'failed_slices' are these slices: 'failed' (or abandoned) ones and those that are 'up_for_retry'. The streak counts
     the unsuccessful slices from the newest of them back to the first success, 'since' is its oldest day. A table shows
-    times in the project's time zone; on a terminal it has as many columns as fit beside the error, and long errors are
-    cut (-v shows them whole). JSON and CSV hold all, in UTC.
+    times in the project's time zone; on a terminal it has as many columns as fit beside the error. The shards of a
+    load with the same last error share a line, with the longest streak, and long errors are cut (-v shows each task,
+    and errors whole). JSON and CSV hold each task, in UTC.
 
     \b
     Examples:
@@ -99,7 +101,7 @@ def command(
     if form != "table":
         show(COLUMNS, [_row(failures, task, settings) for task in found], form)
     elif found:
-        show(TABLE_COLUMNS, [_row_of_table(task) for task in found], form, _look(project, settings))
+        show(TABLE_COLUMNS, _rows_of_table(found, settings), form, _look(project, settings))
         _show_commands(failures, found, settings)
     elif not settings.quiet:
         tell("nothing is failing")
@@ -132,6 +134,33 @@ def _row_of_table(task: FailingTask) -> tuple[object, ...]:
     failed, last = len(task.slices) - task.up_for_retry, task.last
     counts = (task.streak, failed, task.up_for_retry, task.since)
     return (task.task_name, task.load, task.shard, *counts, last.finished, last.error)
+
+
+def _rows_of_table(found: list[FailingTask], settings: Settings) -> list[tuple[object, ...]]:
+    """Give a row for each reason: what a dead server stops on fifty shards is one. With --verbose for each task."""
+    if settings.verbose:
+        return [_row_of_table(task) for task in found]
+    groups: dict[object, list[FailingTask]] = {}
+    for task in found:
+        groups.setdefault((task.load, task.last.error) if task.shard else task.task_name, []).append(task)
+    return [_row_of_group(group) if len(group) > 1 else _row_of_table(group[0]) for group in groups.values()]
+
+
+def _row_of_group(tasks: list[FailingTask]) -> tuple[object, ...]:
+    """Give the row of several shards of one load, whose last error is the same."""
+    from dwhctl.alerts.wording import counted, listed
+
+    load, last = tasks[0].load, max(tasks, key=lambda task: task.last.finished).last
+    shards = [str(task.shard) for task in tasks]
+    retried = sum(task.up_for_retry for task in tasks)
+    counts = (
+        max(task.streak for task in tasks),
+        sum(len(task.slices) for task in tasks) - retried,
+        retried,
+        min(task.since for task in tasks),
+    )
+    name = f"{load}: {counted(len(tasks), 'shard')}"
+    return (name, load, listed(shards, _MOST_SHARDS), *counts, last.finished, last.error)
 
 
 def _show_commands(failures: Failures, found: list[FailingTask], settings: Settings) -> None:

@@ -237,6 +237,34 @@ def test_many_shards_are_tried_again_by_one_command(
     assert failing(run, capsys) == []
 
 
+def test_an_outage_of_fifty_shards_is_a_line_of_the_table(
+    sandbox: Sandbox, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = [f"city_{number:02}" for number in range(50)]
+    sandbox.servers = {"server_0": ["abakan", "tver"], "server_1": ["chita", *many]}
+    sandbox.write()
+    began = datetime.now(UTC) - timedelta(hours=1)
+    ends: list[tuple[str, date, str]] = [(shard, YESTERDAY, "server_1: refused") for shard in many]
+    ends += [("city_07", DAYS[-2], "server_1: refused"), ("abakan", YESTERDAY, "no table")]
+    with open_store(sandbox.project().sessions) as store:
+        store.prepare()
+        for number, (shard, day, comment) in enumerate(ends):
+            [one] = store.open([NewSession("run", "orders", shard, day, 1, str(number), began)])
+            ended = began + timedelta(seconds=number)
+            store.close([Closing(one, State.FAILED, ended, error_class="ConnectError", comment=comment)])
+    assert run("report", "failures") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "Error" in line]
+    assert len(lines) == 2
+    outage, other = (" ".join(line) for line in lines)
+    shards = "city_07, city_49, city_48, city_47, city_46 ... and 45 more"
+    assert outage.startswith(f"orders: 50 shards orders {shards} 2 51 0 {DAYS[-2]} ")
+    assert outage.endswith("ConnectError: server_1: refused")
+    assert other.startswith(f"orders__abakan orders abakan 1 1 0 {YESTERDAY} ")
+    assert run("report", "failures", "-v") == 0
+    assert capsys.readouterr().out.count("ConnectError") == 51
+    assert len(failing(run, capsys)) == 51
+
+
 def test_before_any_run_nothing_has_failed(sandbox: Sandbox, run: Run) -> None:
     project, request = sandbox.project(), LoadRequest(days=(TODAY,), only_failed=True)
     from dwhctl.runs.load import plan_load
