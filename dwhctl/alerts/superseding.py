@@ -55,9 +55,17 @@ def _all_known(
     is_repetition: bool,
 ) -> bool:
     if row.state is AlertState.REFUSED:
-        return facts <= told | set(over)
+        return {fact for fact in facts if not _is_told(fact, told)} <= set(over)
     # What only waits for the network is sent late, and what comes later as well; but not the same twice.
     return facts <= told and is_repetition and "all_done" not in alert.when
+
+
+def _is_told(fact: Fact, told: Collection[Fact]) -> bool:
+    """Tell whether a digest has the fact, or the same on a later day: it says since when that lasts."""
+    return fact in told or any(
+        one.undated == fact.undated and one.day is not None and fact.day is not None and one.day > fact.day
+        for one in told
+    )
 
 
 def _is_next(new: Digest | None, old: Digest | None) -> bool:

@@ -103,7 +103,7 @@ def test_a_failure_is_told_once_and_its_recovery_once(
     assert sandbox.load().alerts == []
     mend(sandbox)
     assert "sent" in told(sandbox.load())[0]
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
     assert sandbox.load().alerts == []
     assert held_locks(sandbox.root / "state") == []
 
@@ -162,7 +162,7 @@ def test_a_channel_that_fails_changes_nothing_but_the_summary(
     age(sandbox, hours=3)
     assert len(sandbox.load().alerts) == 2
     assert "late: this was so at" in texts(api)[0]
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
 
 
 def age(sandbox: Sandbox, hours: int) -> None:
@@ -262,7 +262,7 @@ def test_without_the_sessions_database_the_digest_goes_out_directly(sandbox: San
     (state / "sessions.sqlite").rmdir()
     mend(sandbox)
     sandbox.load()
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
     assert list((state / "alerts").iterdir()) == []
 
 
@@ -302,7 +302,7 @@ def test_a_server_of_the_sessions_that_crashes_is_told_of_directly(sandbox: Sand
         postgres.start_again()
         sandbox.load()
     assert len(texts(api)) == told_while_down + 1
-    assert "well again" in texts(api)[-1] or "had died" in texts(api)[-1]
+    assert "recovered" in texts(api)[-1] or "had died" in texts(api)[-1]
 
 
 def test_a_broken_configuration_is_told_by_cron_and_not_by_a_person(
@@ -329,7 +329,7 @@ def test_a_broken_configuration_is_told_by_cron_and_not_by_a_person(
     assert len(texts(api)) == 1
     path.write_text(well)
     assert dwh(*arguments) == 0
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
 
 
 def test_a_wrong_option_in_the_crontab_is_told(sandbox: Sandbox, api: BotApi) -> None:
@@ -348,7 +348,7 @@ def test_the_third_held_lock_in_a_row_is_told(
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 1]
     assert f"load orders of {DAY} is being done by" in texts(api)[0]
     assert dwh(*arguments) == 0
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
     with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 2]
 
@@ -411,7 +411,7 @@ def test_reports_are_told_of_as_loads_are(tmp_path: Path, api: BotApi) -> None:
     assert "abakan, achinsk, chita" in without
     assert "numbers on warehouse" in failed
     assert "fewer than min_rows = 10000" in failed
-    assert "well again: numbers" in recovered
+    assert "numbers recovered" in recovered
     assert "1 report refreshed" in well
 
 

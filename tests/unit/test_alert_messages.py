@@ -92,7 +92,7 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
 @pytest.mark.parametrize(
     ("changes", "first_line"),
     [
-        ({"subject": "recovered", "reasons": (), "done": 150}, "🟢 dwh: well again: orders"),
+        ({"subject": "recovered", "reasons": (), "done": 150}, "🟢 dwh: orders recovered on 1 shard"),
         ({"subject": "succeeded", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
         ({"subject": "done"}, "🔴 dwh: orders, calls: 41 slices failed"),
         ({"subject": "done", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
