@@ -90,26 +90,24 @@ class Covered:
         """Return what the channel covers and whose last session failed, as `report failures` would."""
         if self.execute is None:
             return ()
+        shards = {
+            (load.name, shard.name): shard
+            for load in self.project.loads.values()
+            if covers(alert, "load", load.name)
+            for shard in self.project.shards_of(load)
+        }
         found: dict[tuple[str, bool], list[UnsuccessfulSlice]] = {}
         for one in unsuccessful_slices(self.execute("unsuccessful_slices", {"since": now - _LOOK_BACK})):
-            if self._still_counts(alert, one):
+            if one.shard is None:
+                counts = one.load in self.project.reports and covers(alert, "report", one.load)
+            else:
+                shard = shards.get((one.load, one.shard))
+                counts = shard is not None and is_expected(self.project.loads[one.load], shard, one.day)
+            if counts and not (one.replaced and (one.shard is None or self._is_whole(one.load))):
                 found.setdefault((one.load, one.shard is None), []).append(one)
         return tuple(
             StillFailing(work, 0 if is_report else len(slices), tuple(sorted({one.day for one in slices})))
             for (work, is_report), slices in sorted(found.items())
-        )
-
-    def _still_counts(self, alert: Alert, one: UnsuccessfulSlice) -> bool:
-        if one.replaced and (one.shard is None or self._is_whole(one.load)):
-            return False
-        if one.shard is None:
-            return one.load in self.project.reports and covers(alert, "report", one.load)
-        load = self.project.loads.get(one.load)
-        if load is None or not covers(alert, "load", one.load):
-            return False
-        return any(
-            shard.name == one.shard and is_expected(load, shard, one.day)
-            for shard in self.project.shards_of(load)
         )
 
 

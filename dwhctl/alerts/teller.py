@@ -6,6 +6,7 @@ holds up nobody, and a run that is killed in between has its digest in the outbo
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from dwhctl.sessions.metrics import read_newest
 from dwhctl.sessions.values import is_good
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import date
 
     from dwhctl.alerts.outcome import Outcome
@@ -86,8 +88,8 @@ def _write(
         row_id = row_id or queue(execute, alert.name, subject, digest, now)
     for row in old:
         supersede(execute, row.id)
-    for fact in decision.forget:
-        execute("alerts_forget", {"channel": alert.name, **_columns(fact)})
+    if decision.forget:
+        execute("alerts_forget", {"channel": alert.name, "facts": _keys(decision.forget)})
     after = decision.memory(row_id)
     _remember(execute, alert.name, {fact: told for fact, told in after.items() if memory.get(fact) != told})
 
@@ -105,25 +107,27 @@ def _fact_and_told(
 
 
 def _remember(execute: Execute, channel: str, memory: Memory) -> None:
+    same: dict[Told, list[Fact]] = {}
     for fact, told in memory.items():
-        more = {
+        same.setdefault(told, []).append(fact)
+    for told, facts in same.items():
+        values = {
             "told_at": told.at,
             "newest": told.newest,
             "well": told.well,
             "alert_id": told.alert_id,
             "heard": told.heard,
         }
-        execute("alerts_remember", {"channel": channel, **_columns(fact), **more})
+        execute("alerts_remember", {"channel": channel, "facts": _keys(facts), **values})
 
 
-def _columns(fact: Fact) -> dict[str, object]:
-    return {
-        "work": fact.work,
-        "connection": fact.connection,
-        "error_class": fact.error_class,
-        "shard": fact.shard,
-        "day": fact.day or _NO_DAY,
-    }
+def _keys(facts: Iterable[Fact]) -> str:
+    """Write the facts for a statement: a year of slices is one statement, not as many as slices."""
+    keys = [
+        [one.work, one.connection, one.error_class, one.shard, (one.day or _NO_DAY).isoformat()]
+        for one in facts
+    ]
+    return json.dumps(keys, ensure_ascii=False)
 
 
 def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:

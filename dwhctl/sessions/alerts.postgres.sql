@@ -48,3 +48,27 @@ FROM dwhctl_alert_facts
 -- name: alerts_alone
 -- One run at a time decides what is news: to the end of the transaction.
 SELECT pg_advisory_xact_lock(110421773054053)
+
+-- name: alerts_remember
+-- `facts` is a JSON list of lists: work, connection, error class, shard and day of what is so by now.
+INSERT INTO dwhctl_alert_failures (
+    channel, work, connection, error_class, shard, day, told_at, newest, well, alert_id, heard
+)
+SELECT :channel, value ->> 0, value ->> 1,
+       value ->> 2, value ->> 3,
+       (value ->> 4)::date,
+       :told_at, :newest, :well, :alert_id::bigint, :heard
+FROM json_array_elements(:facts::json)
+WHERE TRUE
+ON CONFLICT (channel, work, connection, error_class, shard, day) DO UPDATE
+SET told_at = excluded.told_at, newest = excluded.newest, well = excluded.well, alert_id = excluded.alert_id,
+    heard = excluded.heard
+
+-- name: alerts_forget
+DELETE FROM dwhctl_alert_failures
+WHERE channel = :channel AND (work, connection, error_class, shard, day) IN (
+    SELECT value ->> 0, value ->> 1,
+           value ->> 2, value ->> 3,
+           (value ->> 4)::date
+    FROM json_array_elements(:facts::json)
+)

@@ -95,19 +95,3 @@ SELECT f.work, f.connection, f.error_class, f.shard, f.day, f.told_at, f.newest,
        coalesce(a.state, '') IN ('queued', 'sending', 'sent', 'unknown')
 FROM dwhctl_alert_failures AS f LEFT JOIN dwhctl_alerts AS a ON a.id = f.alert_id
 WHERE f.channel = :channel AND f.day BETWEEN '1000-01-01' AND '8999-12-31'
-
--- name: alerts_remember
-INSERT INTO dwhctl_alert_failures (
-    channel, work, connection, error_class, shard, day, told_at, newest, well, alert_id, heard
-)
-VALUES (
-    :channel, :work, :connection, :error_class, :shard, :day, :told_at, :newest, :well, :alert_id, :heard
-)
-ON CONFLICT (channel, work, connection, error_class, shard, day) DO UPDATE
-SET told_at = excluded.told_at, newest = excluded.newest, well = excluded.well,
-    alert_id = excluded.alert_id, heard = excluded.heard
-
--- name: alerts_forget
-DELETE FROM dwhctl_alert_failures
-WHERE channel = :channel AND work = :work AND connection = :connection AND error_class = :error_class
-  AND shard = :shard AND day = :day

@@ -48,3 +48,27 @@ FROM dwhctl_alert_facts
 -- name: alerts_alone
 -- Whoever writes is alone anyway.
 SELECT 1
+
+-- name: alerts_remember
+-- `facts` is a JSON list of lists: work, connection, error class, shard and day of what is so by now.
+INSERT INTO dwhctl_alert_failures (
+    channel, work, connection, error_class, shard, day, told_at, newest, well, alert_id, heard
+)
+SELECT :channel, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+       json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+       json_extract(value, '$[4]'),
+       :told_at, :newest, :well, :alert_id, :heard
+FROM json_each(:facts)
+WHERE TRUE
+ON CONFLICT (channel, work, connection, error_class, shard, day) DO UPDATE
+SET told_at = excluded.told_at, newest = excluded.newest, well = excluded.well, alert_id = excluded.alert_id,
+    heard = excluded.heard
+
+-- name: alerts_forget
+DELETE FROM dwhctl_alert_failures
+WHERE channel = :channel AND (work, connection, error_class, shard, day) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+           json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+           json_extract(value, '$[4]')
+    FROM json_each(:facts)
+)

@@ -415,6 +415,34 @@ def test_reports_are_told_of_as_loads_are(tmp_path: Path, api: BotApi) -> None:
     assert "1 report refreshed" in well
 
 
+def test_all_success_of_reports_waits_for_the_last_one_and_a_recovery_says_what_fails(
+    tmp_path: Path, api: BotApi
+) -> None:
+    """As cron and a person run them: two of three break, one run mends one, the next run the other."""
+    api.chats["-200"] = Chat()
+    success = (
+        CHANNEL.replace("failures", "success").replace("one_failed", "all_success").replace("-100", "-200")
+    )
+    mended, broken = "", "min_rows = 10_000\nretries = 0"
+    with a_place("duckdb", tmp_path / "project", load_keys="retries = 0") as place:
+        for channel in (CHANNEL, success):
+            add_channel(place.sandbox, channel.format(url=api.url))
+        place.put({"numbers": broken, "calls": broken, "rates": mended})
+        place.refresh()
+        place.refresh("calls", day=DAY + timedelta(days=1))
+        place.put({"numbers": mended, "calls": mended, "rates": mended})
+        place.refresh("numbers")
+        place.refresh("calls")
+    assert [one.chat_id for one in api.sent] == ["-100", "-100", "-100", "-100", "-200"]
+    both, tomorrow, one, calls, last = texts(api)
+    assert "calls, numbers: 2 reports failed" in both or "numbers, calls: 2 reports failed" in both
+    assert ("calls: 1 report failed" in tomorrow, "unchanged" in tomorrow) == (True, False)
+    later = DAY + timedelta(days=1)
+    assert f"numbers recovered; calls of 2 days from {DAY} to {later} still fails" in one
+    assert f"all 3 reports refreshed\n3 of 3 refreshed, {DAY}" in last
+    assert f"calls recovered; calls of {later} still fails" in calls
+
+
 # Secrets
 
 PASSWORD = "пароль: p&s/w0rd+?"
