@@ -18,7 +18,7 @@ _ENDS = {"missed": "not in time", "stopped": "did not run"}
 
 def sign(digest: Digest) -> str:
     """A coloured mark, to be seen before anything is read."""
-    if digest.subject == "recovered" and digest.still_failing:
+    if digest.subject == "recovered" and _still_bad(digest):
         return "🟠"
     return _SIGNS.get(digest.subject) or ("🔴" if is_bad(digest) else "🟢")
 
@@ -37,7 +37,7 @@ def headline(digest: Digest) -> str:
 
 def _what(digest: Digest) -> str:
     if digest.subject == "recovered":
-        return "; ".join([_recovered(digest), *_still_failing(digest)])
+        return "; ".join([_recovered(digest), *_still_bad(digest)])
     if not is_bad(digest):
         return _all_well(digest)
     ending = _ENDS.get(digest.subject, "failed")
@@ -56,8 +56,13 @@ def _recovered(digest: Digest) -> str:
     return f"{works} on {counted(len(shards), 'shard')}" if len(digest.recoveries) == 1 and shards else works
 
 
-def _still_failing(digest: Digest) -> list[str]:
+def _still_bad(digest: Digest) -> list[str]:
     """`6 slices of 2020-07-12 still fail`, after another load's recovery with that load's name; and the reports."""
+    if digest.kind is RunKind.WATCH:
+        bad = digest.total - digest.done
+        return (
+            [f"{_works(digest.reasons)}: {counted(bad, _unit(digest))} still not in time"] if bad > 0 else []
+        )
     loads = [item for item in digest.still_failing if item.slices]
     reports = [item for item in digest.still_failing if not item.slices]
     parts = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.covered import Covered
 from dwhctl.alerts.delivery import Delivery, delivery_of, send_due
-from dwhctl.alerts.digest import Digest
+from dwhctl.alerts.digest import Digest, RunKind
 from dwhctl.alerts.facts import Fact, Memory, Told
 from dwhctl.alerts.message import render
 from dwhctl.alerts.outbox import AlertState, queue, replace_row, supersede, undelivered
@@ -78,7 +78,7 @@ def _write(
     old = outdated(alert, decision, memory, undelivered(execute, alert.name))
     digest = with_recoveries(decision, old)
     if digest is not None:
-        if digest.recoveries:
+        if digest.recoveries and digest.kind is not RunKind.WATCH:
             digest = replace(digest, still_failing=covered.still_failing(alert, now))
         digest = fit_to_show(digest)
         subject = subject_of(covered.project, alert, digest)

@@ -149,7 +149,7 @@ def test_all_in_time_is_told_to_nobody_and_heals_no_failure(tmp_path: Path, post
     with time_machine.travel(at + 31 * HOUR + MINUTE, tick=False):
         assert dwh("load", "--date", "today", "--inline", "--project", sandbox.root) == 0
     assert [message.subject for name, message in post.sent if name == "chat"] == [
-        "[dwhctl] project: orders recovered"
+        "[dwhctl] project: orders recovered on 3 shards; 3 slices of 2020-07-14 still fail"
     ]
     to(post)
     assert watch(sandbox, at + 31 * HOUR + 5 * MINUTE) == 1, "yesterday is not complete still"

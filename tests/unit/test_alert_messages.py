@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.alerts import telegram_html
-from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind
+from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.alerts.mail_html import read
 from dwhctl.alerts.message import Message, render
 from dwhctl.errors import ConfigError
@@ -93,6 +93,25 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
     ("changes", "first_line"),
     [
         ({"subject": "recovered", "reasons": (), "done": 150}, "🟢 dwh: orders recovered on 1 shard"),
+        (
+            {"subject": "recovered", "still_failing": (StillFailing("orders", 6, (date(2020, 7, 12),)),)},
+            "🟠 dwh: orders recovered on 1 shard; 6 slices of 2020-07-12 still fail",
+        ),
+        (
+            {
+                "subject": "recovered",
+                "recoveries": (Recovery("orders"), Recovery("calls")),
+                "still_failing": (
+                    StillFailing("orders", 1, (date(2020, 7, 12),)),
+                    StillFailing("rates", 0, (date(2020, 7, 13),)),
+                ),
+            },
+            "🟠 dwh: orders, calls recovered; orders: 1 slice of 2020-07-12 still fails; rates of 2020-07-13 still fails",
+        ),
+        (
+            {"subject": "recovered", "kind": RunKind.WATCH},
+            "🟠 dwh: orders recovered on 1 shard; orders, calls: 41 tasks still not in time",
+        ),
         ({"subject": "succeeded", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
         ({"subject": "done"}, "🔴 dwh: orders, calls: 41 slices failed"),
         ({"subject": "done", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
