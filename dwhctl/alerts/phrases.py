@@ -58,7 +58,7 @@ def _recovered(digest: Digest) -> str:
 
 def _still_bad(digest: Digest) -> list[str]:
     """`6 slices of 2020-07-12 still fail`, after another load's recovery with that load's name; and the reports."""
-    if digest.kind is RunKind.WATCH:
+    if digest.kind == RunKind.WATCH:
         bad = digest.total - digest.done
         return (
             [f"{_works(digest.reasons)}: {counted(bad, _unit(digest))} still not in time"] if bad > 0 else []

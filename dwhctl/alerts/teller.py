@@ -78,7 +78,7 @@ def _write(
     old = outdated(alert, decision, memory, undelivered(execute, alert.name))
     digest = with_recoveries(decision, old)
     if digest is not None:
-        if digest.recoveries and digest.kind is not RunKind.WATCH:
+        if digest.recoveries and digest.kind != RunKind.WATCH:
             digest = replace(digest, still_failing=covered.still_failing(alert, now))
         digest = fit_to_show(digest)
         subject = subject_of(covered.project, alert, digest)

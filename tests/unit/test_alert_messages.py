@@ -103,10 +103,10 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
                 "recoveries": (Recovery("orders"), Recovery("calls")),
                 "still_failing": (
                     StillFailing("orders", 1, (date(2020, 7, 12),)),
-                    StillFailing("rates", 0, (date(2020, 7, 13),)),
+                    StillFailing("b", 0, (date(2020, 7, 13),)),
                 ),
             },
-            "🟠 dwh: orders, calls recovered; orders: 1 slice of 2020-07-12 still fails; rates of 2020-07-13 still fails",
+            "🟠 dwh: orders, calls recovered; orders: 1 slice of 2020-07-12 still fails; b of 2020-07-13 still fails",
         ),
         (
             {"subject": "recovered", "kind": RunKind.WATCH},
