@@ -1,4 +1,4 @@
-"""Everything else is in setup.cfg. Here: the documentation in the package, and a wheel that is the same everywhere."""
+"""The rest is in setup.cfg. Here: the documentation in the package, and a wheel that is the same everywhere."""
 
 from pathlib import Path
 from typing import Any

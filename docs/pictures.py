@@ -11,6 +11,7 @@ import fcntl
 import io
 import os
 import pty
+import re
 import socket
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 import time_machine
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
@@ -52,6 +54,8 @@ SERVERS = {
     "server_1": ("chita", "irkutsk", "kansk", "kazan"),
     "server_2": ("omsk", "perm", "tomsk", "ufa"),
 }
+#: rich's own format, whose fonts a browser would fetch from another host.
+SVG = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace("Fira Code, ", "")
 _DARK = ("#181a1f", "#dc5050", "#5ab46e", "#dcb450", "#5a8cdc", "#b46ec8", "#5ab9c8", "#dee1e6")
 _BRIGHT = ("#6e737d", "#ff6e6e", "#78d28c", "#f0cd6e", "#78aafa", "#d28ce6", "#78d7e6", "#ffffff")
 
@@ -208,7 +212,7 @@ def draw(
         console.print(Text("$ dwhctl " + " ".join(arguments), style="bold"))
         console.print(Text.from_ansi(text), soft_wrap=False)
         stem = name if width < WIDE else f"{name}_wide"
-        svg = console.export_svg(title="", theme=theme(), unique_id=name)
+        svg = console.export_svg(title="", theme=theme(), code_format=SVG, unique_id=name)
         (folder / f"{stem}.svg").write_text(svg)
 
 

@@ -36,6 +36,10 @@ class Column:
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
     below `least` or above `most` (as Python values). Where it is `padded` it fills values up to its width, so that no
     blank at a text's end is kept, and a binary value has all its `octets`.
+
+    A source's column says more of its values, where the system declares it: a text or binary value has at most `places`
+    (bytes of a code page or units of UTF-16), of which each takes one octet or more in UTF-8, and exactly as many where
+    it is `fixed`; a time has at most `fraction` digits of a second.
     """
 
     name: str
@@ -47,3 +51,6 @@ class Column:
     least: object = None
     most: object = None
     padded: bool = False
+    places: int | None = None
+    fixed: bool = False
+    fraction: int | None = None

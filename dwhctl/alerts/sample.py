@@ -1,12 +1,13 @@
-"""A digest as a bad morning would bring it, about the project's own loads, shards and connections: for a test."""
+"""Digests about the project's own loads, shards and connections: for a test of a channel and of its template."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from .digest import Digest, Reason, Recovery
+from .digest import Digest, Reason, Recovery, StillFailing
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Load, Project, Shard
@@ -15,7 +16,7 @@ REMARK = "This is a test by dwhctl alert-test: nothing of this happened."
 
 
 def sample_digest(project: Project, day: date) -> Digest:
-    """One server is down, one shard drifted, one is well again: as far as the project has so many."""
+    """One server is down, one shard drifted, one has recovered: as far as the project has so many."""
     load = next(iter(project.loads.values()), None)
     shards = project.shards_of(load) if load else ()
     reasons = _reasons(load, shards, day) if load and shards else (_of_report(project, day),)
@@ -32,6 +33,27 @@ def sample_digest(project: Project, day: date) -> Digest:
         recoveries=(Recovery(load.name, (well[0],)),) if load and well else (),
         look="dwhctl report failures --days 2",
         remark=REMARK,
+    )
+
+
+def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
+    """Return one of each text that a template has to write: a test, a failure, a success, and a recovery of all and of a part."""
+    test = sample_digest(project, day)
+    recoveries = tuple(Recovery(reason.work, reason.shards) for reason in test.reasons)
+    failed = replace(test, subject="failed", remark=None)
+    well = replace(failed, done=failed.total, reasons=(), recoveries=())
+    return (
+        test,
+        failed,
+        replace(well, subject="succeeded"),
+        replace(well, subject="recovered", recoveries=recoveries, look=None),
+        replace(
+            well,
+            subject="recovered",
+            recoveries=recoveries,
+            still_failing=(StillFailing(recoveries[0].work, 1, (day,)),),
+            look=None,
+        ),
     )
 
 

@@ -22,7 +22,7 @@ def command() -> None:
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @command.command("check", short_help="Validate every file and render every template.")
-@click.option("--online", is_flag=True, help="Look at the databases too: tables, columns, privileges, drift.")
+@click.option("--online", is_flag=True, help="Ask the databases too: tables, columns, sizes, privileges.")
 @common_options
 @pass_settings
 def check(settings: Settings, online: bool) -> ExitCode:
@@ -37,9 +37,11 @@ def check(settings: Settings, online: bool) -> ExitCode:
     write though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate
     is not checked are notes.
 
-    With --online each shard and warehouse is asked as well, one line for each that is wrong; databases that stand in
-    no shard group, and keys of a target that make its loads wait for each other, are warnings; columns that the next
-    load will add (on_new_column) are notes. Nothing is loaded.
+    With --online each shard and warehouse is asked as well, one line for each thing that is wrong: "all 150 shards",
+    "149 of 150 shards", or their names. Warnings: databases that are in no shard group, keys of a target that make its
+    loads wait for each other, and columns that may hold values that the target's width, precision or NOT NULL refuses;
+    where no value fits, it is an error. Columns that the next load will add (on_new_column) are notes. Nothing is
+    loaded.
 
     \b
     Examples:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import open_channel
 from dwhctl.alerts.message import render
-from dwhctl.alerts.sample import sample_digest
+from dwhctl.alerts.sample import sample_digests
 from dwhctl.errors import ConfigError
 from dwhctl.project.masking import SHORTEST
 from dwhctl.project.model import Alert, Load, Project, Report
@@ -133,18 +133,17 @@ def _of_report(project: Project, report: Report, day: date) -> Iterator[str]:
 
 def _of_alert(project: Project, alert: Alert, day: date) -> Iterator[str]:
     yield from _of_texts(project, alert)
-    failed = sample_digest(project, day)
-    well = replace(failed, subject="succeeded", done=failed.total, reasons=(), recoveries=())
     attempts: list[Callable[[], object]] = [
-        lambda: open_channel(project, alert),
-        lambda: render(project, alert, failed),
-        lambda: render(project, alert, well),
+        partial(open_channel, project, alert),
+        *(partial(render, project, alert, digest) for digest in sample_digests(project, day)),
     ]
+    problems: dict[str, None] = {}
     for attempt in attempts:
         try:
             attempt()
         except ConfigError as error:
-            yield from str(error).splitlines()
+            problems |= dict.fromkeys(str(error).splitlines())
+    yield from problems
 
 
 def _of_texts(project: Project, alert: Alert) -> Iterator[str]:

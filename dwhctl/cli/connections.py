@@ -86,7 +86,11 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     help="Where passwords go: a file each in secrets/, which cron needs no more for; or variables, exported by"
     " secrets/env.sh.",
 )
-@click.option("--replace", is_flag=True, help="Put Airflow's in the place of what has the same name here.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Put Airflow's values in the place of those here; keys and comments that only stand here stay.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and touch nothing.")
 @format_option
 @common_options
@@ -102,9 +106,10 @@ def import_(
     """Add the connections and variables that Airflow exported to config/dwhctl.toml.
 
     FILE is what `airflow connections export` or `airflow variables export` wrote as JSON, or lines KEY=URI; which of
-    the two it is, it tells itself. Passwords, and what Airflow would mask among the variables, are moved out into
-    files that only this user can read. What has no counterpart is told line by line. A name that is taken by something
-    else ends the command with nothing touched.
+    the two it is, it tells itself. Airflow 1.10 has no such command for connections: see dwhctl docs airflow-1-10.
+    Passwords, and what Airflow would mask among the variables, are moved out into files that only this user can read.
+    What has no counterpart is listed line by line. A name that is taken by something else ends the command with
+    nothing touched.
 
     \b
     Examples:

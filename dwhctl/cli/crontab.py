@@ -49,8 +49,10 @@ def show_block(settings: Settings) -> ExitCode:
     from dwhctl.runs.crontab import block_of
 
     project = settings.open_project()
-    for line in block_of(project, program()):
+    block = block_of(project, program())
+    for line in block:
         say(line)
+    _tell_of_other_lines(project, block)
     _tell_what_cron_lacks(project)
     return ExitCode.DONE
 
@@ -182,6 +184,21 @@ def _tell_of_clocks(project: Project, jobs: Iterable[Job], now: datetime, zone: 
                 f"{shlex.join(job.arguments)}: {change.at:%Y-%m-%d %H:%M} {what} in {zone.key}: Debian's cron starts it"
                 " once, others may not; choose an hour outside 01:00 to 03:59"
             )
+
+
+def _tell_of_other_lines(project: Project, block: list[str]) -> None:
+    """Tell that the crontab has a block of this project with other lines, as an earlier version wrote them."""
+    from dwhctl.cli.output import tell
+    from dwhctl.errors import CrontabError
+    from dwhctl.runs.crontab import read_crontab, with_block
+
+    try:
+        crontab = read_crontab()
+        # Without a block of this project, or without a crontab, there is nothing to compare.
+        if with_block(crontab, project.root, []) != crontab != with_block(crontab, project.root, block):
+            tell("the installed lines differ from these: dwhctl crontab install")
+    except CrontabError:
+        return
 
 
 def _tell_what_cron_lacks(project: Project) -> None:

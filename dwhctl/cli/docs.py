@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Longer lines are tiring to read.
 MOST_COLUMNS = 120
 #: What a page is about, where its title does not say it.
-ABOUT = {"readme": "What dwhctl does: a project, alerts, reports, commands"}
+ABOUT = {"readme": "What dwhctl is, for whom, how to begin, and all commands"}
 _FENCE = re.compile(r"^(```|~~~)")
 _HEADING = re.compile(r"^(#+) +(.*)")
 _LINK = re.compile(r"!?\[([^\]]*)\]\(([^)]*)\)")
@@ -104,7 +104,7 @@ def _section(name: str, text: str, wanted: str) -> str:
     from dwhctl.project.words import nearest
 
     lines = text.splitlines(keepends=True)
-    heads = _headings(lines)
+    heads = headings(lines)
     anchors = {anchor: place for place, (_, _, anchor) in reversed(list(enumerate(heads)))}
     place = anchors.get(wanted.lower())
     if place is None:
@@ -114,7 +114,7 @@ def _section(name: str, text: str, wanted: str) -> str:
     return "".join(lines[start:end])
 
 
-def _headings(lines: Sequence[str]) -> list[tuple[int, int, str]]:
+def headings(lines: Sequence[str]) -> list[tuple[int, int, str]]:
     """Return the line, the level and the anchor of each heading."""
     found = []
     in_code = False

@@ -109,7 +109,7 @@ def _shown(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, 
 
 
 def _told(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
-    """Tell the channels of a command under cron that could not begin, and give its exit code."""
+    """Notify the channels of a scheduled command that could not begin, and give its exit code."""
     if code == ExitCode.USAGE:
         from dwhctl.cli.unattended import tell_of_usage
 

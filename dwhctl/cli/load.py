@@ -9,7 +9,14 @@ import click
 
 from dwhctl.cli.ending import exit_codes
 from dwhctl.cli.loading import asked_day, load_and_tell, loading_options, open_for, request_of
-from dwhctl.cli.options import DATE_HELP, Settings, common_options, complete_loads, pass_settings
+from dwhctl.cli.options import (
+    DATE_HELP,
+    Settings,
+    common_options,
+    complete_loads,
+    pass_settings,
+    scheduled_option,
+)
 from dwhctl.errors import ExitCode
 
 
@@ -21,6 +28,7 @@ from dwhctl.errors import ExitCode
     "--lookback", type=click.IntRange(0, 3650), default=0, metavar="N", help="Also load the N days before."
 )
 @loading_options
+@scheduled_option
 @common_options
 @pass_settings
 def command(

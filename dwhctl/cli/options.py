@@ -83,6 +83,16 @@ def common_options(function: AnyFunction) -> AnyFunction:
     return function
 
 
+def scheduled_option(function: AnyFunction) -> AnyFunction:
+    """Give a command that cron starts the option by which the crontab's lines say so."""
+    return click.option(
+        "--scheduled",
+        is_flag=True,
+        help="In the lines of `crontab install`: send wrong usage, and a lock held three times in a row, to the alert"
+        " channels.",
+    )(function)
+
+
 def format_option(function: AnyFunction) -> AnyFunction:
     """Give a listing its --format."""
     return click.option(
@@ -136,6 +146,7 @@ def shard_names(project: Project) -> Iterable[str]:
 
 
 complete_loads = complete(lambda project: project.loads)
+complete_loads_and_reports = complete(lambda project: (*project.loads, *project.reports))
 complete_reports = complete(lambda project: project.reports)
 complete_shards = complete(shard_names)
 complete_connections = complete(lambda project: project.connections)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -26,6 +26,7 @@ from dwhctl.cli import (
     sessions,
     verify,
 )
+from dwhctl.cli.docs import headings
 from dwhctl.cli.ending import COMPLETION, EXIT_CODES
 from dwhctl.cli.main import dwhctl
 from dwhctl.engines import mssql, vertica_types
@@ -33,6 +34,12 @@ from dwhctl.errors import ExitCode
 from dwhctl.project.reference import config_reference
 
 WIDTH = 100
+HEAD = (
+    "# Reference: commands, keys, columns, messages, types",
+    "",
+    "Made from the code by `python -m dwhctl.cli.reference`; do not edit.",
+    "",
+)
 #: The names of the listings' columns, as JSON and CSV write them.
 LISTINGS = {
     "alert-test": alert_test.COLUMNS,
@@ -78,17 +85,25 @@ def main(file: Path | None) -> ExitCode:
 
 
 def reference() -> str:
-    """Give the whole page."""
-    return "\n".join(_lines()).rstrip() + "\n"
+    """Return the whole page: title, contents, sections."""
+    body = "\n".join(_lines()).rstrip().splitlines()
+    return "\n".join((*HEAD, *_contents(body), "", *body)) + "\n"
+
+
+def _contents(body: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each section, with links to its parts."""
+    links: list[list[str]] = []
+    for number, level, anchor in headings(body):
+        link = f"[{body[number].lstrip('# ')}](#{anchor})"
+        if level == 2:
+            links.append([link])
+        elif level == 3:
+            links[-1].append(link)
+    for section, *parts in links:
+        yield f"- {section}" + (f": {', '.join(parts)}" if parts else "")
 
 
 def _lines() -> Iterator[str]:
-    yield from (
-        "# Reference: commands, keys, columns, messages, types",
-        "",
-        "Made from the code by `python -m dwhctl.cli.reference`; do not edit.",
-        "",
-    )
     yield from ("## Commands", "")
     yield from _help_of(dwhctl, click.Context(dwhctl, info_name="dwhctl", terminal_width=WIDTH))
     yield from ("## Exit codes", "", "| code | meaning |", "| --- | --- |")

@@ -16,6 +16,7 @@ from dwhctl.cli.options import (
     common_options,
     complete_reports,
     pass_settings,
+    scheduled_option,
 )
 from dwhctl.errors import ExitCode
 
@@ -51,6 +52,7 @@ COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
 )
 @click.option("--retries", type=click.IntRange(0, 1000), metavar="N", help="Attempts after a report's first.")
 @click.option("--dry-run", is_flag=True, help="Show what would be refreshed, and touch nothing.")
+@scheduled_option
 @common_options
 @pass_settings
 def command(

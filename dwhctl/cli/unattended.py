@@ -1,29 +1,28 @@
-"""The end of a command that nobody watches and that could not begin: the channels are told, if they can be read."""
+"""The end of a scheduled command that could not begin: the channels are notified, if they can be read."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.cli.options import Settings
+from dwhctl.project.words import SCHEDULED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Commands that do work, and the kind of run of each; a mistake in another one concerns only the person who typed it.
+#: The commands in the lines of `crontab install`, and the kind of run of each.
 WORKING = {
     "load": RunKind.LOAD,
-    "backfill": RunKind.LOAD,
     "refresh-reports": RunKind.REFRESH,
     "watch": RunKind.WATCH,
 }
 
 
 def tell_of_usage(arguments: Sequence[str], message: str, settings: Settings) -> None:
-    """Tell of a working command that ended with 2 without a terminal. Whatever goes wrong here, it ends with 2."""
-    if not _is_work(arguments) or _is_watched():
+    """Notify the channels of a scheduled command that ended with 2. Whatever goes wrong here, it ends with 2."""
+    if not _is_work(arguments):
         return
     from dwhctl.cli.output import one_line, tell
     from dwhctl.errors import Interrupted
@@ -38,7 +37,9 @@ def tell_of_usage(arguments: Sequence[str], message: str, settings: Settings) ->
 
 
 def _is_work(arguments: Sequence[str]) -> bool:
-    return _command(arguments) in WORKING and not {"--dry-run", "--help"} & set(arguments)
+    """Tell whether a scheduler started this to do work: who types a command sees what is wrong with it."""
+    given = set(arguments)
+    return SCHEDULED in given and _command(arguments) in WORKING and not {"--dry-run", "--help"} & given
 
 
 def _command(arguments: Sequence[str]) -> str | None:
@@ -49,11 +50,6 @@ def _command(arguments: Sequence[str]) -> str | None:
         elif not each.startswith("-"):
             return each
     return None
-
-
-def _is_watched() -> bool:
-    streams = (sys.stdin, sys.stdout, sys.stderr)
-    return any(stream is not None and not stream.closed and stream.isatty() for stream in streams)
 
 
 def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:

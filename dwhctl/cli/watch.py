@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.ending import exit_codes
-from dwhctl.cli.options import Settings, common_options, pass_settings
+from dwhctl.cli.options import Settings, common_options, pass_settings, scheduled_option
 from dwhctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("watch")
+@scheduled_option
 @common_options
 @pass_settings
-def command(settings: Settings) -> ExitCode:
+def command(settings: Settings, scheduled: bool) -> ExitCode:
     """Look whether every load and report keeps its `deadline` and its `max_age`; end with 1 if one does not.
 
     What is missed is told to the channels with "sla_miss": once, again after their repeat_after, and when it is well
@@ -38,7 +39,7 @@ def command(settings: Settings) -> ExitCode:
 
     project = settings.open_project()
     typed = shown_command(sys.argv[1:])
-    report = run_watch(project, typed, lambda notice: tell(one_line(notice.text)))
+    report = run_watch(project, typed, lambda notice: tell(one_line(notice.text)), scheduled=scheduled)
     for sla in report.missed:
         _say_missed(sla, project.zone)
     if not report.slas:

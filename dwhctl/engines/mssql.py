@@ -83,6 +83,9 @@ TYPES: tuple[TypeRow, ...] = (
 
 _BY_NAME = {row.name: row for row in TYPES}
 _DECIMALS = {"money": (19, 4), "smallmoney": (10, 4)}
+_LENGTHS = {"sysname": "128", "rowversion": "8", "timestamp": "8"}
+_FIXED = frozenset({"char", "nchar", "binary", "rowversion", "timestamp"})
+_FRACTIONS = {"datetime": 3, "smalldatetime": 0}
 _DECLARED = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<first>\d+|max)(?:,\s*(?P<second>\d+))?\))?")
 #: The most octets that UTF-8 needs for what takes one place in the column: a byte of a code page, or one of UTF-16's
 #: units (a pair of them is four octets).
@@ -132,7 +135,10 @@ def column(described: Described) -> Column:
         _arrow(row, match["first"], match["second"]),
         declared,
         described.nullable,
-        octets=_octets(row, match["first"]),
+        octets=_octets(row, match["first"], described.collation),
+        places=_places(row, match["first"]),
+        fixed=row.name in _FIXED,
+        fraction=_fraction(row, match["first"]),
     )
 
 
@@ -147,12 +153,24 @@ def _arrow(row: TypeRow, first: str | None, second: str | None) -> pa.DataType:
     return pa.type_for_alias(row.arrow)
 
 
-def _octets(row: TypeRow, first: str | None) -> int | None:
-    if row.name == "sysname":
-        first = "128"
+def _octets(row: TypeRow, first: str | None, collation: str | None) -> int | None:
+    places = _places(row, first)
+    is_utf8 = row.name in ("char", "varchar") and (collation or "").upper().endswith("_UTF8")
+    return places and places * (_OCTETS_PER_PLACE if row.kind is Kind.TEXT and not is_utf8 else 1)
+
+
+def _places(row: TypeRow, first: str | None) -> int | None:
+    first = _LENGTHS.get(row.name, first)
     if row.kind not in (Kind.TEXT, Kind.BINARY) or first is None or first == "max":
         return None
-    return int(first) * (_OCTETS_PER_PLACE if row.kind is Kind.TEXT else 1)
+    return int(first)
+
+
+def _fraction(row: TypeRow, first: str | None) -> int | None:
+    if row.kind not in (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
+        return None
+    # The seventh digit is cut when a value is read.
+    return _FRACTIONS.get(row.name, min(int(first or 7), 6))
 
 
 def quote(name: str) -> str:

@@ -28,6 +28,17 @@ def find_report(project: Project, name: str) -> Report:
     return project.reports[name]
 
 
+def find_load_or_report(project: Project, name: str) -> Load | Report:
+    """Return the load or report of that name: no two have the same. Raise UsageError."""
+    if name in project.loads:
+        return project.loads[name]
+    if name not in project.reports:
+        known = [*project.loads, *project.reports]
+        kind = "load or report" if project.reports else "load"
+        raise UsageError(f"there is no {kind} {quoted(name)}; {meant(project, name, known)}")
+    return project.reports[name]
+
+
 def find_connection(project: Project, name: str) -> Connection:
     """Return the connection of that name. Raise UsageError."""
     if name not in project.connections:

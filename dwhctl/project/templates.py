@@ -109,13 +109,23 @@ def new_environment(
 
 
 def render_in(
-    environment: TemplateSandbox, folder: Path, path: Path, root: Path, names: Mapping[str, Any]
+    environment: TemplateSandbox,
+    folder: Path,
+    path: Path,
+    root: Path,
+    names: Mapping[str, Any],
+    *,
+    only: str | None = None,
+    without: str | None = None,
 ) -> str:
-    """A file, rendered; `folder` is where it includes others from. ConfigError names file and line."""
+    """Render a file, or `only` one block of it, or all `without` one; `folder` is where it includes others from.
+
+    Raise ConfigError with file and line.
+    """
     source = source_text(path, root)
     try:
         with environment.bounded():
-            return _template(environment, source, str(path)).render(names)
+            return _written(_template(environment, source, str(path)), names, only, without)
     except TemplateSyntaxError as error:
         file = Path(error.filename) if error.filename else path
         raise ConfigError(f"{shown_path(file, root)}: line {error.lineno}: {_syntax(error)}") from None
@@ -123,6 +133,18 @@ def render_in(
         # Whatever a template calls may raise anything; the cause is shown in words, with the line.
         what = _what(error, names, shown_path(folder, root))
         raise ConfigError(f"{_line(error, path, root, folder)}: {what}") from None
+
+
+def _written(template: Template, names: Mapping[str, Any], only: str | None, without: str | None) -> str:
+    values = template.new_context(dict(names))
+    if without is not None:
+        # Before the block of this template, and of one that it extends.
+        values.blocks[without] = [lambda _: iter(())]
+    render = template.root_render_func if only is None else template.blocks[only]
+    try:
+        return template.environment.concat(render(values))
+    except Exception:
+        template.environment.handle_exception()  # as Template.render: the lines are those of the file
 
 
 def _one_statement(sql: str, path: Path, root: Path) -> str:

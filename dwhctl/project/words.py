@@ -26,6 +26,8 @@ _RANDOM = re.compile(
 )
 _KEY = re.compile(r"[\w-]{1,63}")
 _KEY_OF_OURS = re.compile(r"[a-z0-9_]{1,63}")
+#: The option of the lines of `crontab install`: no person reads what the command prints.
+SCHEDULED = "--scheduled"
 _nothing_shown: ContextVar[bool] = ContextVar("nothing_shown", default=False)
 
 
@@ -143,10 +145,12 @@ def shown_path(path: Path, root: Path) -> str:
 
 
 def shown_command(arguments: Sequence[str]) -> str:
-    """The command line as it may be stored and sent: what may be a secret is replaced by its length."""
-    return shlex.join(
-        ["dwhctl", *(each if not _may_be_secret(each) else _not_shown(each) for each in arguments)]
-    )
+    """Return the command line as it may be stored and sent: what may be a secret is replaced by its length.
+
+    `--scheduled` is left out: a person who copies the command watches it.
+    """
+    words = (each for each in arguments if each != SCHEDULED)
+    return shlex.join(["dwhctl", *(_not_shown(each) if _may_be_secret(each) else each for each in words)])
 
 
 def without_arguments(text: str, arguments: Sequence[str]) -> str:

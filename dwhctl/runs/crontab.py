@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from filelock import BaseFileLock, FileLock, Timeout
 
 from dwhctl.errors import CrontabError, LockHeldError, UsageError
+from dwhctl.project.words import SCHEDULED
 from dwhctl.runs.schedules import Job, jobs_of, watch_jobs
 from dwhctl.runs.state_dir import CRON_LOG, StateDir
 
@@ -173,7 +174,7 @@ def _lines(project: Project, job: Job, program: Sequence[str]) -> Iterator[str]:
 
 
 def _command(project: Project, job: Job, program: Sequence[str]) -> str:
-    words = [*program, *job.arguments, "--quiet", "--project", str(project.root)]
+    words = [*program, *job.arguments, SCHEDULED, "--quiet", "--project", str(project.root)]
     log = StateDir(project.state_dir).logs / CRON_LOG
     command = f"{shlex.join(words)} >> {shlex.quote(str(log))} 2>&1"
     # cron(8) makes a newline of a % that no backslash precedes, and Debian's makes one backslash of two. A backslash

@@ -100,7 +100,9 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     pings = request.pings and not request.shards and not request.only_failed
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log, RunKind.LOAD, pings=pings) as told,
+        told_at_its_end(
+            project, request.command, works, log, RunKind.LOAD, pings=pings, scheduled=request.scheduled
+        ) as told,
     ):
         plan = plan or plan_load(project, request)
         targets = targets_of(project, f"dwhctl:{run_id}")

@@ -13,6 +13,7 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from dwhctl.columns import SERVICE_FIELDS
 from dwhctl.errors import (
     AttemptError,
     ConfigError,
@@ -25,6 +26,7 @@ from dwhctl.project.model import Shard
 from dwhctl.project.report_sql import report_sql
 from dwhctl.project.slices import make_slice, resolve_day
 from dwhctl.project.templates import render_extract
+from dwhctl.runs.column_fit import misfits
 from dwhctl.runs.conform import compare
 from dwhctl.runs.delivered import DeliveredColumns, dropped_error, lost_columns
 from dwhctl.runs.prepare import check_columns, targets_of
@@ -81,6 +83,8 @@ class _Look:
         self._columns: dict[str, Sequence[Column]] = {}
         #: By load: the columns that only the sources have, with their types, and the shards that have them.
         self._added: dict[str, dict[tuple[str, str], list[str]]] = {}
+        #: By load, what is wrong and how badly: the shards.
+        self._of_shards: dict[tuple[str, str, bool], list[str]] = {}
         self._targets: Mapping[str, Target] = {}
         self._delivered: DeliveredColumns | None = None
 
@@ -93,7 +97,9 @@ class _Look:
             yield from self._of_target(load, targets)
         for report in self._project.reports.values():
             yield from self._of_report(report, targets)
-        yield from self._at_once(self._of_source, self._shards())
+        of_connections = list(self._at_once(self._of_source, self._shards()))
+        yield from self._folded()
+        yield from of_connections
         for load in self._project.loads.values():
             for (column, declared), shards in self._added.get(load.name, {}).items():
                 new = f"column {column} ({declared}) is new in {_some(sorted(shards))}"
@@ -150,6 +156,7 @@ class _Look:
                     yield Finding(where, f"{error}; the first load makes the table", wrong=False)
                     return
                 self._columns[load.name] = check_columns(load, columns)
+                yield from self._long_names(load, columns)
                 for concern in target.concerns(load.table):
                     yield Finding(where, concern.text, concern.blocks)
                 with target.inspection(load.table, load.slice_by) as inspection:
@@ -159,6 +166,16 @@ class _Look:
                 _stage_nothing(target, load)
         except AttemptError as error:
             yield Finding(where, str(error))
+
+    def _long_names(self, load: Load, columns: Sequence[Column]) -> Iterator[Finding]:
+        """Find shards whose names the target's etl_source does not hold."""
+        column = next(column for column in columns if column.name.lower() == SERVICE_FIELDS[0])
+        names = [shard.name for shard in self._project.shards_of(load)]
+        longest = max(map(len, names), default=0)
+        if column.octets is not None and longest > column.octets:
+            long = _some([name for name in names if len(name) > column.octets])
+            what = f"{load.table}.{column.name} is {column.declared}, too short for the names of the shards {long}"
+            yield Finding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
     def _of_report(self, report: Report, targets: Mapping[str, Target]) -> Iterator[Finding]:
         """Look whether the source's columns are the table's; nothing is replaced."""
@@ -183,21 +200,37 @@ class _Look:
             if shard.has_ended(self._day):
                 continue
             try:
-                yield from self._of_shard(shard)
+                self._of_shard(shard)
             except _CONNECTION as error:
                 # Fifty refusals lock an account.
                 yield Finding(name, f"{error}; its other databases were not tried")
                 return
         yield from self._ungrouped(name, shards)
 
-    def _of_shard(self, shard: Shard) -> Iterator[Finding]:
+    def _of_shard(self, shard: Shard) -> None:
         for load in self._loads_of(shard):
             try:
                 self._try_extract(load, shard)
             except _CONNECTION:
                 raise
             except (AttemptError, ConfigError) as error:
-                yield Finding(shard.name, f"{load.name}: {error}")
+                self._keep(load, shard, str(error))
+
+    def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True) -> None:
+        self._of_shards.setdefault((load.name, what, wrong), []).append(shard.name)
+
+    def _folded(self) -> Iterator[Finding]:
+        """Yield what was found in the shards: what is the same in several of them once, by the order of the shards."""
+        places = {
+            shard.name: place for place, shard in enumerate(chain.from_iterable(self._shards().values()))
+        }
+        found = [
+            (sorted(shards, key=places.__getitem__), *about) for about, shards in self._of_shards.items()
+        ]
+        for shards, name, what, wrong in sorted(found, key=lambda one: places[one[0][0]]):
+            of_load = self._project.shards_of(self._project.loads[name])
+            all_shards = sum(not shard.has_ended(self._day) for shard in of_load)
+            yield Finding(_whom(shards, all_shards), f"{name}: {what}", wrong)
 
     def _loads_of(self, shard: Shard) -> Iterable[Load]:
         return (load for load in self._project.loads.values() if shard in self._project.shards_of(load))
@@ -217,9 +250,23 @@ class _Look:
                 return
             columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
+                self._compare_sizes(load, shard, columns, declares_null=source.declares_null)
                 filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
                 self._refuse_dropped(load, shard, {one.name.lower(): one.declared for one in filled})
             next(source.batches(query, 1), None)
+
+    def _compare_sizes(
+        self, load: Load, shard: Shard, columns: Sequence[Column], *, declares_null: bool
+    ) -> None:
+        found = misfits(
+            columns,
+            self._columns[load.name],
+            self._targets[load.target].declaration,
+            slice_by=load.slice_by,
+            declares_null=declares_null,
+        )
+        for misfit in found:
+            self._keep(load, shard, misfit.what, wrong=misfit.certain)
 
     def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
         """Leave out the columns that a load would add to its table, and remember them."""
@@ -271,6 +318,13 @@ class _Look:
                     f"database {database} has what the load {load.name} reads, but stands in no shard group"
                 )
                 yield Finding(name, what, wrong=False)
+
+
+def _whom(shards: Sequence[str], of: int) -> str:
+    """Say which shards of a load something is about: all, how many, or their names."""
+    if len(shards) == of > 1:
+        return f"all {of:,} shards"
+    return ", ".join(shards) if len(shards) <= _SHOWN_SHARDS else f"{len(shards):,} of {of:,} shards"
 
 
 def _some(shards: Sequence[str]) -> str:

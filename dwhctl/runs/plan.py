@@ -36,6 +36,7 @@ class LoadRequest:
     command: str = "dwhctl load"
     inline: bool = False
     pings: bool = True
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class RefreshRequest:
     retries: int | None = None
     wait: timedelta | None = None
     command: str = "dwhctl refresh-reports"
+    scheduled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,9 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     works = request.reports or tuple(project.reports)
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(project, request.command, works, log, RunKind.REFRESH) as told,
+        told_at_its_end(
+            project, request.command, works, log, RunKind.REFRESH, scheduled=request.scheduled
+        ) as told,
     ):
         jobs = _jobs(project, request)
         report = RefreshReport(run_id, request.day, tuple(job.report.name for job in jobs))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dwhctl.columns import Kind
 from dwhctl.errors import CommitInDoubtError, SchemaDriftError, TooFewRowsError
 from dwhctl.faults import reach
+from dwhctl.runs.column_fit import UUID_OCTETS
 from dwhctl.runs.conform import fits
 from dwhctl.targets.contract import Narrowing
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Report
     from dwhctl.project.report_sql import ReportSql
     from dwhctl.targets.contract import Refresh, RefreshColumns, Target
-
-
-_UUID_OCTETS = 36
 
 
 def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callable[[], None]) -> int:
@@ -107,7 +105,7 @@ def _may_change(one: Narrowing) -> bool:
         return False
     if table.kind in (Kind.TEXT, Kind.BINARY):
         # UUIDs are texts of 36 characters.
-        octets = _UUID_OCTETS if source.kind is Kind.UUID else source.octets
+        octets = UUID_OCTETS if source.kind is Kind.UUID else source.octets
         shorter = table.octets is not None and (octets is None or octets > table.octets)
         return shorter or (table.padded and not (source.padded and source.octets == table.octets))
     if table.kind is Kind.DECIMAL and source.kind is Kind.DECIMAL:

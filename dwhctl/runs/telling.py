@@ -241,18 +241,20 @@ def told_at_its_end(
     kind: RunKind,
     *,
     pings: bool = True,
+    scheduled: bool = False,
 ) -> Iterator[RunTold]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
     An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
     nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule.
+    A person sees that a lock is held: only runs that are `scheduled` are counted.
     """
     run = RunTold(project, command, works, listen, kind, pings=pings)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
     except LockHeldError as error:
-        if _count(held) >= HELD_IN_A_ROW:
+        if scheduled and _count(held) >= HELD_IN_A_ROW:
             _show(run.tell_of_stop(error), listen)
         raise
     except Exception as error:

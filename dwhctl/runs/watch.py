@@ -54,13 +54,15 @@ class WatchReport:
         return [sla for sla in self.slas if sla.missed]
 
 
-def run_watch(project: Project, command: str, listen: Callable[[Notice], None]) -> WatchReport:
+def run_watch(
+    project: Project, command: str, listen: Callable[[Notice], None], *, scheduled: bool = False
+) -> WatchReport:
     """Look at every deadline and max_age and tell the channels.
 
     Raise SessionsError (told too), LockHeldError when another watch is under way, and Interrupted.
     """
     with (
-        told_at_its_end(project, command, (), listen, RunKind.WATCH),
+        told_at_its_end(project, command, (), listen, RunKind.WATCH, scheduled=scheduled),
         caught_signals(),
         ExitStack() as stack,
     ):

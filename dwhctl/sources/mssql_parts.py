@@ -19,7 +19,6 @@ UTF8 = "Latin1_General_100_BIN2_UTF8"
 BINARY = "Latin1_General_BIN2"
 #: The most characters of nvarchar that is not (max).
 _NVARCHAR = 4000
-_OCTETS_PER_PLACE = 3
 
 
 def collation_for(measure: Measure, columns: Sequence[Column]) -> str:
@@ -40,10 +39,9 @@ def read_part(column: Column, kind: Kind, collation: str) -> tuple[str, dict[str
     sql = dialect.block(block, c=name) if dialect.has(block) else name
     extras = {"collation": collation}
     if column.kind is Kind.TEXT and kind is Kind.TEXT:
-        extras["length"] = _length(column.octets)
+        extras["length"] = _length(column.places)
     return sql, extras
 
 
-def _length(octets: int | None) -> str:
-    longest = None if octets is None else octets // _OCTETS_PER_PLACE
+def _length(longest: int | None) -> str:
     return "max" if longest is None or longest > _NVARCHAR else str(longest)

@@ -22,16 +22,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import timedelta
 
     import pyarrow as pa
 
     from dwhctl.columns import Column
-    from dwhctl.engines.fingerprint import Fingerprint, Measure
+    from dwhctl.engines.fingerprint import Fingerprint, Measure, Write
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
 
@@ -100,6 +100,39 @@ class Concern:
 
     text: str
     blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement as it is sent, with its bound values by their names in it. `about` says when, or what for."""
+
+    sql: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    about: str = ""
+
+
+#: What the statements of a publication are for.
+HELD = "the rows that the slice has in the table"
+STAGED = "the rows that are staged; another number than was extracted fails the slice"
+DELETE = "only where the slice has rows in the table"
+INSERT = "another number of rows than was staged is rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What a warehouse knows of a table. Where nothing was asked, `names` is empty and placeholders are shown.
+
+    `slice_by` is the column by which the table is sliced, or only its name; `narrowed` is a refresh's.
+    """
+
+    table: str
+    slice_by: Column | str | None = None
+    names: Sequence[str] = ()
+    narrowed: Sequence[Narrowing] = ()
+
+    def listed(self, quote: Callable[[str], str]) -> str:
+        """Return the names as a statement has them, or the placeholder."""
+        return ", ".join(map(quote, self.names)) or f"<columns of {self.table}>"
 
 
 class Stage(ABC):
@@ -204,6 +237,46 @@ class Other:
     measure: Measure
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The start of a value's canonical text, and how many characters the whole text has."""
+
+    start: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One key, by its columns' texts, and what each side holds in one column under it; None is NULL."""
+
+    key: tuple[str | None, ...]
+    ours: Cut | None
+    theirs: Cut | None
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """In how many rows a column differs between two sides (None: not counted), with one of them."""
+
+    rows: int | None
+    example: Example | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """How a slice of this table differs from the same slice of another.
+
+    `only_here` and `only_there` count rows whose key the other side lacks, `doubled_*` keys that are twice in one side.
+    `columns` has the columns that differ under a key that both sides have once.
+    """
+
+    only_here: int
+    only_there: int
+    doubled_here: Odd | None
+    doubled_there: Odd | None
+    columns: Mapping[str, Differing]
+
+
 class Inspection(ABC):
     """A table that is looked at, slice by slice. Slices that are asked for together belong to one load and day."""
 
@@ -214,6 +287,10 @@ class Inspection(ABC):
     @abstractmethod
     def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
         """Measure the rows of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def measured(self, slice: Slice, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        """Ask what `write` writes of the slice's forms; it must give few rows."""
 
     @abstractmethod
     def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
@@ -250,6 +327,10 @@ class Inspection(ABC):
         A row is there when its key is, and with it the values of the measure, if there are any. None: a key with NULL.
         """
 
+    @abstractmethod
+    def contrasts(self, slices: Sequence[Slice], measure: Measure, other: Other) -> Mapping[str, Contrast]:
+        """Compare the slices with those of the table beside, row by row in the engine, by shard."""
+
 
 class Target(ABC):
     """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
@@ -265,6 +346,13 @@ class Target(ABC):
     def concerns(self, table: str) -> Sequence[Concern]:  # noqa: ARG002
         """Look for what stands in the way of loads into the table: privileges, keys that make them wait."""
         return ()
+
+    @abstractmethod
+    def declaration(self, column: Column) -> str:
+        """Return the system's type that holds the values of another system's column.
+
+        Raise TargetRefusedError when there is none.
+        """
 
     @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
@@ -298,6 +386,18 @@ class Target(ABC):
 
         Leaving the block without a commit rolls back, and by an error leaves the old rows where they were.
         """
+
+    @abstractmethod
+    def publish_statements(self, slice: Slice, columns: Columns) -> Sequence[Statement]:
+        """Return what a publication of one slice sends, in its order, without a connection.
+
+        `<start>` and `<end>` are shown where the column's type is not known; what an attempt chooses is a
+        placeholder as well: `<token>`, and where it is staged.
+        """
+
+    @abstractmethod
+    def refresh_statements(self, source: RowSource, columns: Columns) -> Sequence[Statement]:
+        """Return what a refresh sends, in its order, without a connection."""
 
     def settle(self) -> None:  # noqa: B027 - a file has no server that goes on by itself
         """End what the server may still be doing after a failed or interrupted piece of work; locks go with it.

@@ -28,8 +28,9 @@ from dwhctl.errors import (
 )
 from dwhctl.files import inside
 from dwhctl.private import denied
+from dwhctl.targets import duckdb_statements as sent
 from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
-from dwhctl.targets.duckdb_refresh import DuckdbRefresh
+from dwhctl.targets.duckdb_refresh import DuckdbRefresh, refresh_statements
 from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
 from dwhctl.targets.inspecting import SqlInspection, held_values_sql, read_held_values
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import DuckdbConnection
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
+    from dwhctl.targets.contract import Columns, Statement
 
 _THREADS = 2
 #: What a report's query gets when the connection does not say; it sorts and groups, and spills what goes beyond.
@@ -68,6 +70,9 @@ class DuckdbTarget(Target):
     def columns(self, table: str) -> Sequence[Column]:
         with self._open() as db:
             return described(db, table)
+
+    def declaration(self, column: Column) -> str:
+        return _type_of(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
@@ -107,7 +112,7 @@ class DuckdbTarget(Target):
     ) -> Iterator[Publication]:
         with self._open(spills=True) as db:
             self._make_room(db, table)
-            db.execute("BEGIN")
+            db.execute(sent.BEGIN)
             # Leaving without a commit closes the connection, which rolls back.
             yield DuckdbPublication(self, db, table, slice_by)
 
@@ -120,9 +125,16 @@ class DuckdbTarget(Target):
     ) -> Iterator[Refresh]:
         with self._open(spills=True) as db:
             db.execute(f"SET memory_limit = '{self._connection.memory_limit or _REFRESH_MEMORY}'")
-            db.execute("BEGIN")
+            db.execute(sent.BEGIN)
             # Leaving without a commit closes the connection, which rolls back.
             yield DuckdbRefresh(self, db, table, source)
+
+    def publish_statements(self, slice: Slice, columns: Columns) -> Sequence[Statement]:
+        file = self._file(StagingGroup("<run>", "<group>", columns.table), "<token>")
+        return sent.publish_statements(file, slice, columns)
+
+    def refresh_statements(self, source: RowSource, columns: Columns) -> Sequence[Statement]:
+        return refresh_statements(source, columns)
 
     @contextmanager
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
@@ -263,59 +275,47 @@ class DuckdbPublication(Publication):
     ) -> None:
         self._target = target
         self._db = db
-        self._table = engine.quote(table)
+        self._table = table
         self._slice_by = slice_by
         self._zoned = is_zoned(db, table, slice_by)
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
-        for where, values in self._conditions(slices):
-            rows = self._db.execute(
-                f"SELECT etl_source, count(*) FROM {self._table} WHERE {where} GROUP BY ALL", values
-            ).fetchall()
+        for one in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
+            rows = self._send(one).fetchall()
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
         where, values = of_shards(shards)
-        sql = held_values_sql(self._table, where, list(map(engine.quote_column, columns)))
+        sql = held_values_sql(engine.quote(self._table), where, list(map(engine.quote_column, columns)))
         return read_held_values(self._db.execute(sql, values).fetchall(), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         files = self._target.staged_files(group, tokens)
-        rows = self._db.execute(
-            "SELECT file_name, num_rows FROM parquet_file_metadata($files)",
-            {"files": [engine.literal_path(file) for file in files]},
-        ).fetchall()
+        rows = self._send(sent.staged(files)).fetchall()
         counts = {str(file): int(count) for file, count in rows}
         return {
             token: counts[str(file)] for token, file in zip(tokens, files, strict=True) if str(file) in counts
         }
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for where, values in self._conditions(slices):
-            self._db.execute(f"DELETE FROM {self._table} WHERE {where}", values)
+        for one in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
+            self._send(one)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
-        row = self._db.execute(
-            # A folder named `id=7` on the way to the state folder is no column. A slice staged after a column was
-            # added has one more than its neighbours: without union_by_name the first file's columns are all.
-            f"INSERT INTO {self._table} BY NAME SELECT * FROM"
-            " read_parquet($files, hive_partitioning = false, union_by_name = true)",
-            {"files": [engine.literal_path(file) for file in self._target.staged_files(group, tokens)]},
-        ).fetchone()
+        files = self._target.staged_files(group, tokens)
+        row = self._send(sent.insert(self._table, files)).fetchone()
         return int(row[0]) if row else 0
 
     def commit(self) -> None:
         try:
-            self._db.execute("COMMIT")
+            self._db.execute(sent.COMMIT)
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
 
-    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, dict[str, object]]]:
-        """Say in SQL which rows belong to the slices: one condition for each pair of bounds."""
-        for shards, bounds, values in conditions(slices, self._slice_by, zoned=self._zoned):
-            yield (f"{shards} AND {bounds}" if bounds else shards), values
+    def _send(self, one: Statement) -> duckdb.DuckDBPyConnection:
+        return self._db.execute(one.sql, one.values)
 
 
 class DuckdbInspection(SqlInspection):
@@ -355,6 +355,10 @@ class DuckdbInspection(SqlInspection):
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)
+
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
+        return [f"${name}" for name in bound], bound
 
     def _quoted(self, name: str) -> str:
         return engine.quote_column(name)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dwhctl.engines import duckdb as engine
-from dwhctl.targets.contract import Refresh, RefreshColumn, RefreshColumns
+from dwhctl.targets.contract import Columns, Refresh, RefreshColumn, RefreshColumns, Statement
+from dwhctl.targets.duckdb_statements import BEGIN, COMMIT
 from dwhctl.targets.strict_insert import carried, refused_value
 
 if TYPE_CHECKING:
@@ -28,9 +29,8 @@ class DuckdbRefresh(Refresh):
         self._target = target
         self._db = db
         self._table = table
-        # A comment at the query's end must not swallow the bracket.
         self._query = source.text if source.is_query else None
-        self._source = f"({source.text}\n) AS source" if source.is_query else engine.quote(source.text)
+        self._source = _from(source)
 
     def columns(self) -> RefreshColumns:
         # The query begins in the first line of what is sent: its lines are those that DuckDB counts.
@@ -46,16 +46,12 @@ class DuckdbRefresh(Refresh):
         )
 
     def delete(self) -> None:
-        self._db.execute(f"DELETE FROM {engine.quote(self._table)}")
+        self._db.execute(_delete_sql(self._table))
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
-        names = ", ".join(map(engine.quote_column, columns))
-        checks = {one.table.name: _checked(number, one) for number, one in enumerate(narrowed)}
-        values = ", ".join(checks.get(name, engine.quote_column(name)) for name in columns)
+        wanted = Columns(self._table, names=columns, narrowed=narrowed)
         try:
-            row = self._db.execute(
-                f"INSERT INTO {engine.quote(self._table)} ({names}) SELECT {values} FROM {self._source}"
-            ).fetchone()
+            row = self._db.execute(_insert_sql(self._source, wanted)).fetchone()
         except duckdb.Error as error:
             if (refused := refused_value(str(error), self._table, narrowed)) is not None:
                 raise refused from error
@@ -64,9 +60,31 @@ class DuckdbRefresh(Refresh):
 
     def commit(self) -> None:
         try:
-            self._db.execute("COMMIT")
+            self._db.execute(COMMIT)
         except duckdb.Error as error:
             raise self._target.in_words(error) from error
+
+
+def refresh_statements(source: RowSource, columns: Columns) -> list[Statement]:
+    """Return what a refresh sends."""
+    insert = _insert_sql(_from(source), columns)
+    return [Statement(BEGIN), Statement(_delete_sql(columns.table)), Statement(insert), Statement(COMMIT)]
+
+
+def _from(source: RowSource) -> str:
+    # A comment at the query's end must not swallow the bracket.
+    return f"({source.text}\n) AS source" if source.is_query else engine.quote(source.text)
+
+
+def _delete_sql(table: str) -> str:
+    return f"DELETE FROM {engine.quote(table)}"
+
+
+def _insert_sql(source: str, columns: Columns) -> str:
+    checks = {one.table.name: _checked(number, one) for number, one in enumerate(columns.narrowed)}
+    values = columns.listed(lambda name: checks.get(name, engine.quote_column(name)))
+    names = columns.listed(engine.quote_column)
+    return f"INSERT INTO {engine.quote(columns.table)} ({names}) SELECT {values} FROM {source}"
 
 
 def _column(name: str, declared: str) -> RefreshColumn:

@@ -7,14 +7,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.columns import Kind
-from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, part, read_fingerprint
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
 from dwhctl.targets.contract import Inspection, Odd
+from dwhctl.targets.contrasts import (
+    CUT_CHARACTERS,
+    contrast_sql,
+    read_contrast,
+    read_pieces,
+    same_bounds,
+    with_examples,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dwhctl.project.slices import Slice
-    from dwhctl.targets.contract import Other
+    from dwhctl.targets.contract import Contrast, Other
+    from dwhctl.targets.contrasts import Pieces
 
 
 class SqlInspection(Inspection):
@@ -41,6 +50,10 @@ class SqlInspection(Inspection):
         """Give the condition of the rows of these shards, and its values."""
 
     @abstractmethod
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        """Write texts as values in SQL, and give what is bound to them."""
+
+    @abstractmethod
     def _quoted(self, name: str) -> str:
         """Quote a column's name."""
 
@@ -52,6 +65,12 @@ class SqlInspection(Inspection):
             sql = self._dialect.fingerprint(source, key, values, group="etl_source")
             found.update({str(shard): read_fingerprint(row, key) for shard, *row in self._ask(sql, bound)})
         return found
+
+    def measured(self, slice: Slice, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions([slice])
+        source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
+        return self._ask(write(self._dialect, source, key, values), bound)
 
     def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
         key, _ = self._parts(measure)
@@ -141,6 +160,70 @@ class SqlInspection(Inspection):
         texts = [f"{self._dialect.shown(key)} AS k"]
         texts += [f"{self._dialect.form(one)} AS v{number}" for number, one in enumerate(values)]
         return f"SELECT {', '.join(texts)} FROM {self._table} WHERE {where}{_and(bounds)}", bound
+
+    def contrasts(self, slices: Sequence[Slice], measure: Measure, other: Other) -> Mapping[str, Contrast]:
+        there = other.inspection
+        if not isinstance(there, SqlInspection):
+            raise TypeError(f"{type(there).__name__} cannot be in one query with {type(self).__name__}")
+        names = [column.name for column in measure.values]
+        found: dict[str, Contrast] = {}
+        for group in same_bounds(slices):
+            here, values = self._framed(group, measure)
+            theirs, more = there._framed(group, other.measure)
+            rows = self._ask(contrast_sql(here, theirs, len(names)), {**values, **more})
+            counted = {str(shard): read_contrast(row, names) for shard, *row in rows}
+            wanted = {shard: sorted(set(keys.values())) for shard, (_, keys) in counted.items() if keys}
+            ours = self._pieces(group, measure, wanted)
+            others = there._pieces(group, other.measure, wanted)
+            for shard, (contrast, keys) in counted.items():
+                sides = (ours.get(shard, {}), others.get(shard, {}))
+                found[shard] = with_examples(contrast, keys, names, *sides)
+        return found
+
+    def _framed(self, slices: Sequence[Slice], measure: Measure) -> tuple[str, dict[str, object]]:
+        """Write the query of the slices' keys: how often each is there, its text, and the framed text of each value.
+
+        A framed text is never NULL: two NULLs are equal, and blanks at the end count.
+        """
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions(slices)
+        columns = ["etl_source AS s", f"{self._dialect.framed(key)} AS j", f"{self._dialect.shown(key)} AS k"]
+        columns += [f"{self._dialect.framed([one])} AS v{number}" for number, one in enumerate(values)]
+        least = "".join(f", MIN(v{number}) AS v{number}" for number in range(len(values)))
+        return (
+            f"SELECT s, j, COUNT(*) AS n, MIN(k) AS k{least} FROM (SELECT {', '.join(columns)} FROM {self._table}"
+            f" WHERE {where}{_and(bounds)}) AS framed GROUP BY s, j"
+        ), bound
+
+    def _pieces(
+        self, slices: Sequence[Slice], measure: Measure, wanted: Mapping[str, Sequence[str]]
+    ) -> dict[str, dict[str, Pieces]]:
+        """Fetch the rows of these framed keys, by shard and framed key."""
+        if not wanted:
+            return {}
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions(slices)
+        columns = ["etl_source AS s", f"{self._dialect.framed(key)} AS j"]
+        columns += [f"{self._dialect.form(one)} AS k{number}" for number, one in enumerate(key)]
+        columns += [f"{self._dialect.form(one)} AS v{number}" for number, one in enumerate(values)]
+        shown = [f"k{number}" for number in range(len(key))]
+        for number in range(len(values)):
+            shown += self._dialect.cut(f"v{number}", CUT_CHARACTERS)
+        listed = ", ".join(f"{one} AS a{number}" for number, one in enumerate(shown))
+        texts, more = self._texts([text for shard, framed in wanted.items() for text in (shard, *framed)])
+        left = iter(texts)
+        chosen = " OR ".join(
+            f"(s = {next(left)} AND j IN ({', '.join(next(left) for _ in framed)}))"
+            for framed in wanted.values()
+        )
+        found: dict[str, dict[str, Pieces]] = {}
+        for shard, framed, *row in self._ask(
+            f"SELECT s, j, {listed} FROM (SELECT {', '.join(columns)} FROM {self._table}"
+            f" WHERE {where}{_and(bounds)}) AS framed WHERE {chosen}",
+            {**bound, **more},
+        ):
+            found.setdefault(str(shard), {})[str(framed)] = read_pieces(row, len(key))
+        return found
 
     def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:
         rows = self._ask(f"SELECT g, COUNT(*), MIN(k) FROM ({keys}) AS odd GROUP BY g", bound)

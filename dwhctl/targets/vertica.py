@@ -36,8 +36,8 @@ from dwhctl.targets.vertica_names import (
     staging_prefix,
     staging_table,
 )
-from dwhctl.targets.vertica_publication import VerticaPublication
-from dwhctl.targets.vertica_refresh import VerticaRefresh
+from dwhctl.targets.vertica_publication import VerticaPublication, publish_statements
+from dwhctl.targets.vertica_refresh import VerticaRefresh, refresh_statements
 from dwhctl.targets.vertica_sessions import end_sessions
 from dwhctl.targets.vertica_stage import VerticaStage
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from dwhctl.columns import Column
     from dwhctl.project.model import VerticaConnection
     from dwhctl.project.report_sql import RowSource
+    from dwhctl.project.slices import Slice
+    from dwhctl.targets.contract import Columns, Statement
 
 #: How long anything is waited for once the run is being stopped: what stands in the warehouse is still looked up then.
 _LAST_PATIENCE = timedelta(seconds=5)
@@ -87,6 +89,9 @@ class VerticaTarget(Target):
     def concerns(self, table: str) -> Sequence[Concern]:
         with self._session("concerns") as session:
             return list(concerns(session, TableName.of(table)))
+
+    def declaration(self, column: Column) -> str:
+        return types.declaration(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         name = TableName.of(table)
@@ -177,6 +182,13 @@ class VerticaTarget(Target):
                 # The server may go on with a statement whose answer was not waited for, and hold its locks.
                 self._doubt(session.label)
                 raise
+
+    def publish_statements(self, slice: Slice, columns: Columns) -> Sequence[Statement]:
+        schema = self._connection.staging_schema or TableName.of(columns.table).schema
+        return publish_statements(TableName(schema, "<staging table>"), slice, columns)
+
+    def refresh_statements(self, source: RowSource, columns: Columns) -> Sequence[Statement]:
+        return refresh_statements(source, columns)
 
     def settle(self) -> None:
         with self._lock:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from dwhctl.engines.vertica import literals, quote
 from dwhctl.engines.vertica_errors import MISSING, is_sqlstate
 from dwhctl.errors import AttemptError, StagingError
-from dwhctl.targets.contract import Publication
+from dwhctl.targets.contract import DELETE, HELD, INSERT, STAGED, Publication, Statement
 from dwhctl.targets.inspecting import held_values_sql, read_held_values
 from dwhctl.targets.vertica_catalog import declared_columns
-from dwhctl.targets.vertica_names import TOKEN
+from dwhctl.targets.vertica_names import TOKEN, TableName
 from dwhctl.targets.vertica_rows import conditions, of_shards
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dwhctl.columns import Column
     from dwhctl.engines.vertica import Session
     from dwhctl.project.slices import Slice
-    from dwhctl.targets.contract import StagingGroup
-    from dwhctl.targets.vertica_names import TableName
+    from dwhctl.targets.contract import Columns, StagingGroup
+
+_COMMIT = "COMMIT"
 
 
 class VerticaPublication(Publication):
@@ -46,9 +47,7 @@ class VerticaPublication(Publication):
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
         for where in self._conditions(slices):
-            rows = self._session.query(
-                f"SELECT etl_source, COUNT(*) FROM {self._table.sql} WHERE {where} GROUP BY etl_source"
-            )
+            rows = self._session.query(_held_sql(self._table, where))
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
@@ -59,10 +58,7 @@ class VerticaPublication(Publication):
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         table = self._staging(group)
         try:
-            rows = self._session.query(
-                f"SELECT {TOKEN}, COUNT(*) FROM {table.sql}"
-                f" WHERE {TOKEN} IN ({literals(tokens)}) GROUP BY {TOKEN}"
-            )
+            rows = self._session.query(_staged_sql(table, tokens))
         except AttemptError as error:
             if is_sqlstate(error, MISSING):
                 raise gone(table) from error
@@ -71,7 +67,7 @@ class VerticaPublication(Publication):
 
     def delete(self, slices: Sequence[Slice]) -> None:
         for where in self._conditions(slices):
-            self._session.query(f"DELETE FROM {self._table.sql} WHERE {where}")
+            self._session.query(_delete_sql(self._table, where))
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
@@ -80,10 +76,7 @@ class VerticaPublication(Publication):
         if not columns:
             raise gone(table)
         names = ", ".join(quote(name) for name, _, _ in columns if name != TOKEN)
-        answer = self._session.query(
-            f"INSERT INTO {self._table.sql} ({names}) SELECT {names} FROM {table.sql}"
-            f" WHERE {TOKEN} IN ({literals(tokens)})"
-        )
+        answer = self._session.query(_insert_sql(self._table, table, names, tokens))
         if answer:
             return int(answer[0][0])
         ((inserted,),) = self._session.query(
@@ -94,14 +87,50 @@ class VerticaPublication(Publication):
 
     def commit(self) -> None:
         try:
-            self._session.query("COMMIT")
+            self._session.query(_COMMIT)
         except AttemptError:
             self._doubt(self._session.label)
             raise
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[str]:
-        for shards, bounds in conditions(slices, self._slice_by):
-            yield f"{shards} AND {bounds}" if bounds else shards
+        yield from _conditions(slices, self._slice_by)
+
+
+def publish_statements(staging: TableName, slice: Slice, columns: Columns) -> list[Statement]:
+    """Return what a publication of one slice sends."""
+    table, tokens = TableName.of(columns.table), ["<token>"]
+    (where,) = _conditions([slice], columns.slice_by)
+    insert = _insert_sql(table, staging, columns.listed(quote), tokens)
+    return [
+        Statement(_held_sql(table, where), about=HELD),
+        Statement(_staged_sql(staging, tokens), about=STAGED),
+        Statement(_delete_sql(table, where), about=DELETE),
+        Statement(insert, about=INSERT),
+        Statement(_COMMIT),
+    ]
+
+
+def _conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
+    for shards, bounds in conditions(slices, slice_by):
+        yield f"{shards} AND {bounds}" if bounds else shards
+
+
+def _held_sql(table: TableName, where: str) -> str:
+    return f"SELECT etl_source, COUNT(*) FROM {table.sql} WHERE {where} GROUP BY etl_source"
+
+
+def _staged_sql(staging: TableName, tokens: Sequence[str]) -> str:
+    return (
+        f"SELECT {TOKEN}, COUNT(*) FROM {staging.sql} WHERE {TOKEN} IN ({literals(tokens)}) GROUP BY {TOKEN}"
+    )
+
+
+def _delete_sql(table: TableName, where: str) -> str:
+    return f"DELETE FROM {table.sql} WHERE {where}"
+
+
+def _insert_sql(table: TableName, staging: TableName, names: str, tokens: Sequence[str]) -> str:
+    return f"INSERT INTO {table.sql} ({names}) SELECT {names} FROM {staging.sql} WHERE {TOKEN} IN ({literals(tokens)})"
 
 
 def gone(table: TableName) -> StagingError:

@@ -11,9 +11,10 @@ from dwhctl.engines.vertica import quote
 from dwhctl.engines.vertica_strict import would_change
 from dwhctl.errors import AttemptError
 from dwhctl.project.sql_lines import at_statement
-from dwhctl.targets.contract import Refresh, RefreshColumn, RefreshColumns
+from dwhctl.targets.contract import Columns, Refresh, RefreshColumn, RefreshColumns, Statement
 from dwhctl.targets.strict_insert import carried, refused_value
 from dwhctl.targets.vertica_catalog import existing_columns, filled_columns
+from dwhctl.targets.vertica_names import TableName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from dwhctl.engines.vertica import Session
     from dwhctl.project.report_sql import RowSource
     from dwhctl.targets.contract import Narrowing
-    from dwhctl.targets.vertica_names import TableName
+
+_COMMIT = "COMMIT"
 
 
 class VerticaRefresh(Refresh):
@@ -34,9 +36,8 @@ class VerticaRefresh(Refresh):
     def __init__(self, session: Session, table: TableName, source: RowSource) -> None:
         self._session = session
         self._table = table
-        # A comment at the query's end must not swallow the bracket.
         self._query = source.text if source.is_query else None
-        self._source = f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
+        self._source = _from(source)
 
     def columns(self) -> RefreshColumns:
         table = existing_columns(self._session, self._table)
@@ -49,16 +50,12 @@ class VerticaRefresh(Refresh):
         )
 
     def delete(self) -> None:
-        self._session.query(f"DELETE FROM {self._table.sql}")
+        self._session.query(_delete_sql(self._table))
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
-        names = ", ".join(map(quote, columns))
-        checks = {one.table.name: _checked(number, one) for number, one in enumerate(narrowed)}
-        values = ", ".join(checks.get(name, quote(name)) for name in columns)
+        wanted = Columns(str(self._table), names=columns, narrowed=narrowed)
         try:
-            answer = self._session.query(
-                f"INSERT INTO {self._table.sql} ({names}) SELECT {values} FROM {self._source}"
-            )
+            answer = self._session.query(_insert_sql(self._table, self._source, wanted))
         except AttemptError as error:
             if (refused := refused_value(str(error), str(self._table), narrowed)) is not None:
                 raise refused from error
@@ -68,7 +65,29 @@ class VerticaRefresh(Refresh):
         return int(answer[0][0])
 
     def commit(self) -> None:
-        self._session.query("COMMIT")
+        self._session.query(_COMMIT)
+
+
+def refresh_statements(source: RowSource, columns: Columns) -> list[Statement]:
+    """Return what a refresh sends."""
+    table = TableName.of(columns.table)
+    insert = _insert_sql(table, _from(source), columns)
+    return [Statement(_delete_sql(table)), Statement(insert), Statement(_COMMIT)]
+
+
+def _from(source: RowSource) -> str:
+    # A comment at the query's end must not swallow the bracket.
+    return f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
+
+
+def _delete_sql(table: TableName) -> str:
+    return f"DELETE FROM {table.sql}"
+
+
+def _insert_sql(table: TableName, source: str, columns: Columns) -> str:
+    checks = {one.table.name: _checked(number, one) for number, one in enumerate(columns.narrowed)}
+    values = columns.listed(lambda name: checks.get(name, quote(name)))
+    return f"INSERT INTO {table.sql} ({columns.listed(quote)}) SELECT {values} FROM {source}"
 
 
 def _column(name: str, declared: str) -> RefreshColumn:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from dwhctl.project.slices import Slice
 
 
-def conditions(slices: Sequence[Slice], slice_by: Column | None) -> Iterator[tuple[str, str]]:
-    """For each pair of bounds give a condition of the shards, and one of the bounds ("" for none)."""
+def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
+    """For each pair of bounds give a condition of the shards, and one of the bounds ("" for none).
+
+    Of a column by its name only, the type is not known: its bounds are the placeholders `<start>` and `<end>`.
+    """
     by_bounds: dict[str, list[str]] = {}
     for one in slices:
         by_bounds.setdefault(_bounds(one, slice_by), []).append(one.shard)
@@ -30,15 +33,21 @@ def of_shards(shards: Sequence[str]) -> str:
     return f"etl_source IN ({literals(shards)})"
 
 
-def _bounds(one: Slice, slice_by: Column | None) -> str:
+def _bounds(one: Slice, slice_by: Column | str | None) -> str:
     if slice_by is None:
         return ""
-    name, kind = quote(slice_by.name), slice_by.kind
+    if isinstance(slice_by, str):
+        return _between(slice_by, "<start>", "<end>")
+    kind = slice_by.kind
     zoned = kind is Kind.TIMESTAMPTZ
     start, end = (one.start_at, one.end_at) if zoned else (one.start, one.end)
     if start is None or end is None:
         raise TargetError(f"the slice {one.day} of {one.shard} has no bounds")
-    return f"{name} >= {_moment(start, kind)} AND {name} < {_moment(end, kind)}"
+    return _between(slice_by.name, _moment(start, kind), _moment(end, kind))
+
+
+def _between(column: str, start: str, end: str) -> str:
+    return f"{quote(column)} >= {start} AND {quote(column)} < {end}"
 
 
 def _moment(bound: datetime, kind: Kind) -> str:

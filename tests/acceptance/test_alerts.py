@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import signal
 import socket
 import sqlite3
@@ -305,45 +306,67 @@ def test_a_server_of_the_sessions_that_crashes_is_told_of_directly(sandbox: Sand
     assert "recovered" in texts(api)[-1] or "had died" in texts(api)[-1]
 
 
-def test_a_broken_configuration_is_told_by_cron_and_not_by_a_person(
+def test_a_broken_configuration_is_told_by_a_scheduled_command_only(
     sandbox: Sandbox, api: BotApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mend(sandbox)
     path = sandbox.root / "config" / "loads" / "orders.toml"
     well = path.read_text()
     path.write_text(well.replace("slice_by", "slice_bye"))
-    arguments = (*INLINE, "--project", sandbox.root)
-    monkeypatch.setattr(sys, "argv", ["dwhctl", *map(str, arguments)])
-    with monkeypatch.context() as patch:
-        patch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-        assert dwh(*arguments) == 2
+    by_hand = (*INLINE, "--project", sandbox.root)
+    scheduled = (*by_hand, "--scheduled")
+    # Without a terminal as well: in a pipe, over ssh, from another program.
+    assert dwh(*by_hand) == 2
+    assert "alert" not in capsys.readouterr().err
     assert texts(api) == []
-    assert [dwh(*arguments), dwh(*arguments)] == [2, 2]
+    assert [dwh(*scheduled), dwh(*scheduled)] == [2, 2]
     assert "alert failures: sent" in capsys.readouterr().err
     [text] = texts(api)
     assert "slice_bye: unknown key" in text
     assert f"dwhctl config check --project {sandbox.root}" in text
+    assert "--scheduled" not in text, "who copies the command watches it"
     # Nor of a look, nor of a command that does no work.
-    assert dwh("load", "--date", "nonsense", "--dry-run", "--project", sandbox.root) == 2
-    assert dwh("render", "load", "--date", "nonsense", "--project", sandbox.root) == 2
+    assert dwh("load", "--date", "nonsense", "--dry-run", "--scheduled", "--project", sandbox.root) == 2
+    assert dwh("render", "load", "--date", "nonsense", "--scheduled", "--project", sandbox.root) == 2
     assert len(texts(api)) == 1
     path.write_text(well)
-    assert dwh(*arguments) == 0
+    monkeypatch.setattr(sys, "argv", ["dwhctl", *map(str, scheduled)])
+    assert dwh(*scheduled) == 0
     assert "recovered" in texts(api)[1]
 
 
-def test_a_wrong_option_in_the_crontab_is_told(sandbox: Sandbox, api: BotApi) -> None:
-    assert dwh("load", "--dat", "today", "--project", sandbox.root) == 2
-    assert "--dat" in texts(api)[0]
+@pytest.mark.parametrize("command", ["load", "refresh-reports", "watch"])
+def test_a_wrong_option_in_the_crontab_is_told(sandbox: Sandbox, api: BotApi, command: str) -> None:
+    assert dwh(command, "--dat", "today", "--project", sandbox.root) == 2
+    assert texts(api) == []
+    assert dwh(command, "--dat", "today", "--scheduled", "--project", sandbox.root) == 2
+    [text] = texts(api)
+    assert "--dat" in text
+
+
+def test_a_line_of_crontab_show_tells_of_wrong_usage(
+    sandbox: Sandbox, api: BotApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sandbox.root / "config" / "loads" / "orders.toml"
+    path.write_text(f'{path.read_text()}\nschedule = "@daily"\n')
+    assert dwh("crontab", "show", "--project", sandbox.root) == 0
+    [line] = [one for one in capsys.readouterr().out.splitlines() if one.startswith("@daily")]
+    words = shlex.split(line.partition(" >> ")[0])
+    path.write_text(path.read_text().replace("slice_by", "slice_bye"))
+    assert dwh(*words[words.index("load") :]) == 2
+    [text] = texts(api)
+    assert "slice_bye: unknown key" in text
 
 
 def test_the_third_held_lock_in_a_row_is_told(
     sandbox: Sandbox, api: BotApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mend(sandbox)
-    arguments = (*INLINE, "--project", str(sandbox.root))
+    by_hand = (*INLINE, "--project", str(sandbox.root))
+    arguments = (*by_hand, "--scheduled")
     monkeypatch.setattr(sys, "argv", ["dwhctl", *arguments])
     with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
+        assert [dwh(*by_hand), dwh(*by_hand), dwh(*by_hand), len(texts(api))] == [75, 75, 75, 0]
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 0]
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 1]
     assert f"load orders of {DAY} is being done by" in texts(api)[0]
@@ -351,6 +374,32 @@ def test_the_third_held_lock_in_a_row_is_told(
     assert "recovered" in texts(api)[1]
     with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 2]
+
+
+def test_the_tutorials_message_is_sent_for_a_failure_and_not_for_its_recovery(
+    sandbox: Sandbox, api: BotApi
+) -> None:
+    path = sandbox.root / "config" / "dwhctl.toml"
+    path.write_text(
+        path.read_text().replace('type = "telegram"', 'type = "telegram"\ntemplate = "fire.jinja"')
+    )
+    fire = "🔥 Наташ, просыпайся, мы {{ dag.dag_id }} уронили ({{ ds }})"
+    sandbox.put("config/alerts/fire.jinja", fire)
+    sandbox.load()
+    mend(sandbox)
+    sandbox.load()
+    failed, recovered = texts(api)
+    assert failed == f"🔥 Наташ, просыпайся, мы orders уронили ({DAY})"
+    assert "уронили" not in recovered
+    assert "orders: chita" in recovered
+    sandbox.put(
+        "config/alerts/fire.jinja", fire + "{% block recovered %}🧯 {{ dag.dag_id }}: спи{% endblock %}"
+    )
+    sandbox.shard_file("chita").rename(sandbox.root.parent / "chita")
+    sandbox.load()
+    mend(sandbox)
+    sandbox.load()
+    assert texts(api)[2:] == [failed, "🧯 orders: спи"]
 
 
 def test_two_processes_at_once_send_each_message_once(sandbox: Sandbox, api: BotApi) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from click.shell_completion import ShellComplete
 
 from dwhctl.cli import docs
@@ -22,7 +27,7 @@ MENTION = re.compile(r"dwhctl docs ([a-z][\w-]*)(#[\w-]+)?")
 
 def anchors_of(page: str) -> set[str]:
     lines = pages()[page].read_text(encoding="utf-8").splitlines()
-    return {anchor for _, _, anchor in docs._headings(lines)}
+    return {anchor for _, _, anchor in docs.headings(lines)}
 
 
 def test_every_page_is_listed_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,13 +47,13 @@ def test_a_page_in_a_pipe_is_its_file(name: str, capsys: pytest.CaptureFixture[s
 
 
 def test_a_section(capsys: pytest.CaptureFixture[str]) -> None:
-    assert dwh("docs", "readme#a-project") == 0
+    assert dwh("docs", "project#a-load") == 0
     text = capsys.readouterr().out
-    assert text.startswith("## A project\n")
-    assert "# config/dwhctl.toml" in text  # a comment in code is no heading
-    assert "## Alerts" not in text
-    assert dwh("docs", "readme#alerts") == 0
-    assert "### When nothing happens" in capsys.readouterr().out
+    assert text.startswith("## A load\n")
+    assert "# config/loads/orders.toml" in text  # a comment in code is no heading
+    assert "## Keys that many share" not in text
+    assert dwh("docs", "security#attacks-and-results") == 0
+    assert "### A hostile shard" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -129,3 +134,60 @@ def test_no_message_points_to_a_file_that_is_not_installed() -> None:
         assert path.suffix == ".pyc" or not re.search(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8")), (
             path
         )
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "docs/pictures").glob("*.svg")), ids=lambda path: path.stem
+)
+def test_a_picture_fetches_nothing(path: Path) -> None:
+    text = re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert set(re.findall(r"https?://[^\s\"'<>)]*", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@font-face|@import|url\((?!#)|href=\"(?!#)|<script|<image", text)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_units_of_the_page(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^```ini\n# (\S+)\n(.*?)^```$", pages()["deploy"].read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [name for name, _ in blocks] == ["dwhctl-load.service", "dwhctl-load.timer"]
+    for name, text in blocks:
+        # systemd-analyze looks for the command, which is not installed there.
+        (tmp_path / name).write_text(text.replace("/opt/dwhctl/bin/dwhctl", sys.executable))
+    found = subprocess.run(
+        ["systemd-analyze", "verify", *(tmp_path / name for name, _ in blocks)],
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+def test_the_cron_job_of_the_page_runs_a_command_that_exists() -> None:
+    [text] = re.findall(r"^```yaml\n(.*?)^```$", pages()["deploy"].read_text(), re.MULTILINE | re.DOTALL)
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "CronJob")
+    [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    command, *options = container["args"]
+    found = dwhctl.get_command(click.Context(dwhctl), command)
+    assert found
+    known = {name for option in found.params for name in option.opts}
+    assert {option for option in options if option.startswith("--")} <= known
+
+
+def test_the_readme_is_read_to_its_end_and_names_every_page() -> None:
+    text = pages()["readme"].read_text(encoding="utf-8")
+    assert text.count("\n") <= 150
+    missing = {
+        name for name in pages() if name not in {"readme", "architecture"} and f"(docs/{name}.md" not in text
+    }
+    assert not missing
+
+
+def test_long_pages_have_contents() -> None:
+    for name, path in pages().items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        heads = [(anchor, line) for line, depth, anchor in docs.headings(lines) if depth == 2]
+        if name == "readme" or len(lines) <= 100 or name == "from-airflow":
+            continue
+        listed = re.findall(r"^- \[.*?\]\(#([^)]*)\)", "\n".join(lines[: heads[0][1]]), re.MULTILINE)
+        assert listed == [anchor for anchor, _ in heads], name

@@ -225,7 +225,7 @@ def test_the_crontab_has_a_line_for_it(tmp_path: Path, capsys: pytest.CaptureFix
     assert dwh("crontab", "show", "--project", sandbox.root) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("*/5 * * * * ")
-    assert f"watch --quiet --project {sandbox.root}" in lines[-2]
+    assert f"watch --scheduled --quiet --project {sandbox.root}" in lines[-2]
     assert dwh("crontab", "next", "--project", sandbox.root) == 0
     assert "watch" not in capsys.readouterr().out
 

@@ -15,7 +15,17 @@ from dwhctl.project.report_sql import RowSource
 from dwhctl.project.slices import Slice
 from dwhctl.runs.plan import PlannedSlice
 from dwhctl.runs.publish import Rules
-from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagedSlice, StagingGroup, Target
+from dwhctl.targets.contract import (
+    Columns,
+    Inspection,
+    Publication,
+    Refresh,
+    Stage,
+    StagedSlice,
+    StagingGroup,
+    Statement,
+    Target,
+)
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)
@@ -69,6 +79,15 @@ class FakeTarget(Target):
         """Raise the fault of a step."""
         if step in self.faults:
             raise self.faults[step]
+
+    def publish_statements(self, slice: Slice, columns: Columns) -> Sequence[Statement]:
+        raise NotImplementedError
+
+    def refresh_statements(self, source: RowSource, columns: Columns) -> Sequence[Statement]:
+        raise NotImplementedError
+
+    def declaration(self, column: Column) -> str:
+        return column.declared
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from dwhctl.alerts import telegram_html
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.alerts.mail_html import read
-from dwhctl.alerts.message import Message, render
+from dwhctl.alerts.message import TEMPLATES, Message, render
+from dwhctl.cli.config_check import _of_alert
 from dwhctl.errors import ConfigError
+from dwhctl.project.model import Project
 from dwhctl.project.secrets import MASKED, remember
 from tests.servers.telegram_html import parse, utf16_units
 from tests.support.digests import DAY, DIGEST, MAIL, TELEGRAM, channels_in, project_with
@@ -60,7 +62,7 @@ def test_the_chat_reads_what_failed_why_since_when_and_what_to_type() -> None:
         "lock timeout\n"
         "omsk, tomsk\n"
         "\n"
-        "Well again\n"
+        "Recovered\n"
         "orders: tver\n"
         "\n"
         "Look closer:\n"
@@ -402,3 +404,133 @@ def test_a_wrong_template_is_told_with_file_and_line(tmp_path: Path, template: s
     with pytest.raises(ConfigError) as caught:
         render(project, project.alerts["failures"], DIGEST)
     assert str(caught.value).startswith(f"config/alerts/mine.jinja: {problem}")
+
+
+RECOVERED = dataclasses.replace(
+    DIGEST, subject="recovered", done=150, reasons=(), recoveries=(Recovery("orders", ("tver", "<omsk>")),)
+)
+FIRE = "🔥 wake up, {{ dag.dag_id }} is down"
+
+
+def texts_of(folder: Path, mine: str, **others: str) -> tuple[str, str]:
+    """Give what a template of the user's makes of a failure, and of its recovery."""
+    project = project_with(folder, TELEGRAM + MINE, mine=mine, **others)
+    failed, recovered = (render(project, project.alerts["failures"], one).text for one in (DIGEST, RECOVERED))
+    return failed.strip(), recovered.strip()
+
+
+def test_a_template_that_ignores_recoveries_does_not_send_its_failure_for_one(tmp_path: Path) -> None:
+    failed, recovered = texts_of(tmp_path, FIRE)
+    assert failed == "🔥 wake up, orders, calls is down"
+    assert recovered == telegram(RECOVERED).text.strip()
+    assert "🔥" not in recovered
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        FIRE + "{% block recovered %}🧯 {{ dag.dag_id }} is up, {{ recovered }}{% endblock %}",
+        "{% if recovered %}🧯 {{ dag.dag_id }} is up, {{ recovered }}{% else %}" + FIRE + "{% endif %}",
+        '{% if digest.subject == "recovered" %}🧯 orders is up, True{% else %}' + FIRE + "{% endif %}",
+        '{% if digest["subject"] == "recovered" %}🧯 orders is up, True{% else %}' + FIRE + "{% endif %}",
+        '{% include "part.jinja" %}',
+        '{% extends "base.jinja" %}{% block text %}' + FIRE + "{% endblock %}",
+    ],
+)
+def test_a_failure_and_its_recovery_are_two_texts(tmp_path: Path, mine: str) -> None:
+    texts = texts_of(
+        tmp_path,
+        mine,
+        part="{% if recovered %}🧯 orders is up, True{% else %}" + FIRE + "{% endif %}",
+        base="{% block text %}{% endblock %}{% block recovered %}🧯 {{ dag.dag_id }} is up, True{% endblock %}",
+    )
+    assert texts == ("🔥 wake up, orders, calls is down", "🧯 orders is up, True")
+
+
+def test_the_block_alone_takes_the_place_of_our_text_of_a_recovery(tmp_path: Path) -> None:
+    block = "{% block recovered %}up: {{ digest.recoveries[0].shards[1] }}{% endblock %}"
+    mine = '{% extends "dwhctl/telegram.jinja" %}' + block
+    assert texts_of(tmp_path, mine) == (telegram(DIGEST).text.strip(), "up: <omsk>")
+
+
+def test_the_block_in_a_mail_is_the_whole_mail(tmp_path: Path) -> None:
+    mine = "<title>down</title><p>down{% block recovered %}<title>up</title><p>{{ recovered }}{% endblock %}"
+    project = project_with(tmp_path, MAIL + MINE, mine=mine)
+    failed, recovered = (render(project, project.alerts["mail"], one) for one in (DIGEST, RECOVERED))
+    assert (failed.subject, failed.text) == ("down", "down")
+    assert (recovered.subject, recovered.text) == ("up", "True")
+
+
+def test_an_error_in_the_block_is_told_with_its_line(tmp_path: Path) -> None:
+    mine = "fine\n{% block recovered %}\nfine\n{{ digst }}\n{% endblock %}"
+    project = project_with(tmp_path, TELEGRAM + MINE, mine=mine)
+    with pytest.raises(ConfigError, match=r"^config/alerts/mine\.jinja: line 4: 'digst' is undefined; did"):
+        render(project, project.alerts["failures"], RECOVERED)
+    [problem] = check_alerts(project)
+    assert problem.startswith("config/alerts/mine.jinja: line 4: 'digst' is undefined")
+
+
+@pytest.mark.parametrize("subject", ["failed", "recovered", "succeeded", "test"])
+def test_config_check_renders_each_text_of_a_template(tmp_path: Path, subject: str) -> None:
+    mine = f'{{% if digest.subject == "{subject}" %}}{{{{ nothing }}}}{{% endif %}}'
+    project = project_with(tmp_path, TELEGRAM + MINE, mine=mine)
+    [problem] = check_alerts(project)
+    assert problem.startswith("config/alerts/mine.jinja: line 1: 'nothing' is undefined")
+
+
+def check_alerts(project: Project) -> list[str]:
+    """Give what `config check` says of the channel."""
+    return list(_of_alert(project, project.alerts["failures"], DAY))
+
+
+def test_a_template_has_airflows_names(tmp_path: Path) -> None:
+    mine = (
+        "{{ ds }} {{ ds_nodash }} {{ yesterday_ds }} {{ next_ds }} {{ ts_nodash }} {{ macros.ds_add(ds, 1) }}"
+        " {{ logical_date.isoformat() }} {{ run_id }} {{ dag.dag_id }} {{ conn.warehouse.conn_id }}"
+    )
+    project = project_with(tmp_path, TELEGRAM + MINE, mine=mine)
+    days = dataclasses.replace(DIGEST, days=(DAY - timedelta(days=1), DAY))
+    assert render(project, project.alerts["failures"], days).text == (
+        "2020-07-14 20200714 2020-07-13 2020-07-15 20200714T000000 2020-07-15"
+        " 2020-07-14T00:00:00+03:00 20200714T060001-4f1c orders, calls warehouse"
+    )
+
+
+def test_a_message_about_no_day_has_the_names_too(tmp_path: Path) -> None:
+    project = project_with(tmp_path, TELEGRAM + MINE, mine="{{ ds }}/{{ run_id }}/{{ dag.dag_id }}")
+    stopped = Digest(subject="stopped", project="dwh", command="dwhctl load")
+    before = datetime.now(project.zone).date()
+    text = render(project, project.alerts["failures"], stopped).text
+    after = datetime.now(project.zone).date()
+    assert text in {f"{before}//dwh", f"{after}//dwh"}
+
+
+@pytest.mark.parametrize("name", ["password", "get_password()", "get_uri()", "extra", "extra_dejson"])
+def test_a_password_of_a_connection_is_refused_in_a_message(tmp_path: Path, name: str) -> None:
+    mine = f"{{% block recovered %}}{{{{ conn.warehouse.{name} }}}}{{% endblock %}}"
+    project = project_with(tmp_path, TELEGRAM + MINE, mine=mine)
+    with pytest.raises(ConfigError, match=r"'conn\.warehouse\.\w+' is refused"):
+        render(project, project.alerts["failures"], RECOVERED)
+
+
+def test_a_secret_that_the_block_prints_is_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALERT_SECRET", "s3cret<&>")
+    variables = '\n[variables]\nkey = { env = "ALERT_SECRET" }\n'
+    mine = "{% block recovered %}key {{ var.value.key|upper }}{{ var.value.key }}{% endblock %}"
+    project = project_with(tmp_path, TELEGRAM + MINE + variables, mine=mine)
+    message = render(project, project.alerts["failures"], RECOVERED)
+    assert message.text.startswith("key ")
+    assert "s3cret" not in message.html.lower()
+
+
+def test_the_examples_of_the_documentation_are_valid(tmp_path: Path) -> None:
+    pages = (Path(__file__).parents[2] / "docs" / "alerts.md", TEMPLATES / "messages.md")
+    found = [
+        each for page in pages for each in re.findall(r"```jinja\n(.+?)```", page.read_text(), re.DOTALL)
+    ]
+    assert len(found) == 3
+    for number, mine in enumerate(found):
+        failed, recovered = texts_of(tmp_path / f"{number}", mine)
+        assert failed.startswith("🔥 orders, calls failed")
+        assert recovered == "🟢 orders recovered"
+        assert check_alerts(project_with(tmp_path / f"check {number}", TELEGRAM + MINE, mine=mine)) == []

@@ -210,6 +210,28 @@ def change(root: Path, block: list[str]) -> None:
     cli._change(a_project(root), block, dry_run=False)
 
 
+def test_the_lines_of_an_earlier_version_are_told_of_and_brought_up_to_date(
+    program: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, block = program(""), a_block("0 * * * *")
+    old = octets([line.replace(" --scheduled", "") for line in block])
+    assert old != octets(block)
+    hint = "the installed lines differ from these: dwhctl crontab install\n"
+    for before, said in [(None, ""), (b"# mine\n", ""), (b"# mine\n" + old, hint)]:
+        if before is not None:
+            table.write_bytes(before)
+        cli._tell_of_other_lines(a_project(ROOT), block)
+        assert capsys.readouterr().err == said
+    change(ROOT, block)
+    assert table.read_bytes() == b"# mine\n" + octets(block)
+    assert " --scheduled --quiet " in capsys.readouterr().out
+    cli._tell_of_other_lines(a_project(ROOT), block)
+    assert capsys.readouterr().err == ""
+    program("exit 1")
+    cli._tell_of_other_lines(a_project(ROOT), block)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("before", [None, b"", b"# mine\x0c* * * * * true\r\n\xff\n", b"no newline"])
 def test_install_and_remove_give_back_the_crontab(
     program: Callable[[str], Path], before: bytes | None
@@ -345,7 +367,7 @@ def test_loads_of_one_schedule_share_a_line_and_catching_up_is_part_of_it() -> N
         "by_hand": a_load(name="by_hand"),
     }
     lines = block_of(a_project(ROOT, loads=loads), PROGRAM)[2:-1]
-    end = "--quiet --project /srv/dwh >> /srv/dwh/state/logs/cron.log 2>&1"
+    end = "--scheduled --quiet --project /srv/dwh >> /srv/dwh/state/logs/cron.log 2>&1"
     assert lines == [
         f"0 */6 * * * /opt/dwhctl/bin/dwhctl load orders calls --date today --lookback 1 {end}",
         f"0 */6 * * * /opt/dwhctl/bin/dwhctl load rates --date today --lookback 14 --only-missing {end}",

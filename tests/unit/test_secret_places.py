@@ -291,9 +291,8 @@ def test_a_message_about_wrong_usage_does_not_hold_an_address(
         return []
 
     monkeypatch.setattr("dwhctl.runs.telling.tell_of_usage_error", take)
-    monkeypatch.setattr("dwhctl.cli.unattended._is_watched", lambda: False)
     write_project(tmp_path, tomlkit.dumps(PROJECT))
-    assert dwh(*arguments, "--project", tmp_path) == 2
+    assert dwh(*arguments, "--scheduled", "--project", tmp_path) == 2
     assert len(sent) == 2
     assert sent[0].startswith("dwhctl load ")
     assert "hunter2" not in "".join(sent)

@@ -14,31 +14,47 @@ from .export import AirflowConnection
 from .pieces import Hidden, Piece
 
 _BOT = re.compile(r"/bot(\d+:[\w-]+)")
+_TOKEN = re.compile(r"\d{6,}:[\w-]{30,}")
+#: Types under which people keep a bot's token: none at all, and those that say nothing about the system.
+_ANY_TYPE = {"", "http", "https", "generic"}
 _YES = {"true", "1", "yes"}
 _STARTTLS_PORT, _TLS_PORT = 587, 465
 
 
 def convert_alert(given: AirflowConnection, name: str) -> Piece | None:
     """The connection as a channel of [alerts], or None for a kind that is none."""
-    if given.type == "telegram" or (given.type in {"http", "https"} and "api.telegram.org" in given.host):
+    if _is_telegram(given):
         return _telegram(given, name)
     return _mail(given, name) if given.type in {"smtp", "email"} else None
+
+
+def _is_telegram(given: AirflowConnection) -> bool:
+    """Whether it is a Telegram connection; hooks that people wrote for Airflow 1.10 read `extra.bot_token`."""
+    token = given.extra.get("bot_token")
+    if token and (given.type in _ANY_TYPE or _TOKEN.fullmatch(str(token))):
+        return True
+    return given.type == "telegram" or (given.type in {"http", "https"} and "api.telegram.org" in given.host)
 
 
 def _telegram(given: AirflowConnection, name: str) -> Piece:
     piece = Piece("alert", given.name, name, comment=given.description)
     in_address = _BOT.search(f"{given.host}/{given.schema}")
-    token = given.password or given.extra.get("token") or (in_address[1] if in_address else "")
+    in_extra = given.extra.get("token") or (in_address[1] if in_address else "")
+    token = given.extra.get("bot_token") or given.password or in_extra
     chat = given.extra.get("chat_id") or (given.host if given.type == "telegram" else "")
     if not token:
         piece.note("it has no token; give the bot's token as password in the file")
         return piece
     when = ["one_failed", "sla_miss"]
     piece.value = {"type": "telegram", "when": when, "token": Hidden(str(token), f"{name}_token")}
+    piece.guessed = ("when",)
     piece.value["chat_id"] = str(chat)
     if not chat:
         piece.incomplete = True
-        piece.note("names no chat, its DAGs did: complete the block in config/dwhctl.toml with chat_id")
+        piece.note(
+            "has no chat, its DAGs have it: complete the block in config/dwhctl.toml with chat_id (an id, or a"
+            ' variable: "{{ var.value.NAME }}")'
+        )
     piece.note(f"when = {when} is a guess; see: dwhctl docs alerts")
     return piece
 

@@ -149,12 +149,12 @@ def _postgres(given: AirflowConnection, extra: _Extra, piece: Piece) -> dict[str
         piece.note(f"database: Airflow names none, so libpq took the user's name: {quoted(given.login)}")
     table["database"] = given.schema or given.login
     mode = extra.take("sslmode")
-    if mode is not None and str(mode).lower() == "allow":
+    if mode is not None and str(mode).strip().lower() == "allow":
         piece.note(
             "extra.sslmode is left out: 'allow' sends the password in clear first; the default asks for TLS"
         )
     elif mode is not None:
-        table["sslmode"] = str(mode).lower()
+        table["sslmode"] = str(mode).strip().lower()
     _add_authorities(table, extra, piece, "sslrootcert")
     return table
 

@@ -21,12 +21,18 @@ from dwhctl.files import read_text
 
 from ..words import quoted, shown_text
 
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://(.*)", re.DOTALL)
+_URI = re.compile(
+    r"([A-Za-z][A-Za-z0-9+._-]*|)://(.*)", re.DOTALL
+)  # without a scheme: a connection without a type
 _ENV_LINE = re.compile(r"(?:export\s+)?([\w.-]+)=(.*)")
 _CONNECTION, _VARIABLE = "AIRFLOW_CONN_", "AIRFLOW_VAR_"
-_HOW = "write one with: airflow connections export FILE --file-format json, or airflow variables export FILE"
+_HOW = (
+    "write one with: airflow connections export FILE --file-format json, or airflow variables export FILE"
+    " (Airflow 1.10: dwhctl docs airflow-1-10)"
+)
+_NEITHER = "is neither an object with conn_type nor a URI"
 #: Airflow's names of one type: https://github.com/apache/airflow, models/connection.py, `_normalize_conn_type`.
-_TYPES = {"postgresql": "postgres"}
+_TYPES = {"postgresql": "postgres", "none": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,15 @@ class AirflowConnection:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     description: str = ""
     trouble: str = ""
+
+    def is_text(self) -> bool:
+        """Whether every value can be written as UTF-8."""
+        values = [self.name, self.host, self.port, self.schema, self.login, self.password, self.description]
+        try:
+            json.dumps([*values, self.type, dict(self.extra)], ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return False
+        return True
 
 
 @dataclass(slots=True)
@@ -114,7 +129,7 @@ def _of_env(lines: Mapping[str, str]) -> Export:
     rest = {key: value for key, value in lines.items() if not key.startswith((_CONNECTION, _VARIABLE))}
     found = _sorted_out({key: _decoded(value) for key, value in rest.items()}) if rest else Export()
     found.connections |= {
-        name: _connection(name, _decoded(value)) for name, value in named[_CONNECTION].items()
+        name: as_connection(name, _decoded(value)) for name, value in named[_CONNECTION].items()
     }
     found.variables |= {name: _decoded(value) for name, value in named[_VARIABLE].items()}
     return found
@@ -138,18 +153,18 @@ def _sorted_out(entries: Mapping[str, Any]) -> Export:
     pages = all(uri is None or uri[1].lower() in {"http", "https"} for uri in uris)
     if described or (all(uris) and not pages):
         return Export(
-            connections={name: _connection(name, each) for name, each in zip(entries, values, strict=True)}
+            connections={name: as_connection(name, each) for name, each in zip(entries, values, strict=True)}
         )
     return Export(variables=dict(entries))
 
 
-def _connection(name: str, value: object) -> AirflowConnection:
+def as_connection(name: str, value: object) -> AirflowConnection:
     if isinstance(value, str) and (uri := _URI.match(value)):
         return _of_uri(name, uri[1], uri[2])
     if isinstance(value, dict) and isinstance(value.get("uri"), str) and (uri := _URI.match(value["uri"])):
         return _of_uri(name, uri[1], uri[2])
-    if not isinstance(value, dict) or not isinstance(value.get("conn_type"), str):
-        return AirflowConnection(name, "", trouble="is neither an object with conn_type nor a URI")
+    if not isinstance(value, dict) or not isinstance(value.get("conn_type"), str | None):
+        return AirflowConnection(name, "", trouble=_NEITHER)
     return _of_object(name, value)
 
 
@@ -158,7 +173,12 @@ def _of_object(name: str, value: Mapping[str, Any]) -> AirflowConnection:
     texts = {
         key: _text(value.get(key)) for key in ("host", "port", "schema", "login", "password", "description")
     }
-    return AirflowConnection(name, _type(value["conn_type"]), extra=extra, trouble=trouble, **texts)
+    texts["port"] = texts["port"].strip()
+    if "conn_type" not in value:
+        trouble = trouble or _NEITHER
+    return AirflowConnection(
+        name, _type(_text(value.get("conn_type"))), extra=extra, trouble=trouble, **texts
+    )
 
 
 def _text(value: object) -> str:
@@ -166,7 +186,7 @@ def _text(value: object) -> str:
 
 
 def _type(text: str) -> str:
-    lower = text.lower().replace("-", "_")
+    lower = text.strip().lower().replace("-", "_")
     return _TYPES.get(lower, lower)
 
 

@@ -21,10 +21,11 @@ from ..secrets import looks_secret
 from ..words import may_show, quoted, shown_text
 from .alerts import convert_alert
 from .connections import convert
+from .examples import is_example
 from .export import AirflowConnection, Export, read_exports
 from .keeping import Kept, keep_in_environment, keep_in_files, write_secrets
 from .pieces import Piece, hidden_in, with_references
-from .variables import convert_variable
+from .variables import HALF_A_CHARACTER, convert_variable
 from .writing import LEFT_OUT, Written, write_pieces
 
 Keeping = Literal["files", "env"]
@@ -73,7 +74,9 @@ def prepare_import(root: Path, files: list[Path], *, secrets: Keeping, replace: 
     configuration would be wrong afterwards.
     """
     text = _configuration(root)
-    pieces = list(_pieces(read_exports(files), root))
+    export = read_exports(files)
+    examples = _without_examples(export)
+    pieces = list(_pieces(export, root))
     keep = keep_in_files if secrets == "files" else keep_in_environment
     hidden = [each for piece in pieces for each in hidden_in(piece.value)]
     for piece in pieces:
@@ -85,10 +88,22 @@ def prepare_import(root: Path, files: list[Path], *, secrets: Keeping, replace: 
     values = [with_references(piece.value, kept.references) for piece in pieces]
     written = write_pieces(text, pieces, values, replace=replace)
     _check(root, written.text)
-    found = Import(root, written, kept)
+    found = Import(root, written, kept, examples)
     for piece, result in zip(pieces, written.results, strict=True):
         found.outcomes += _outcomes(piece, result)
     return found
+
+
+def _without_examples(export: Export) -> list[Outcome]:
+    """Drop the examples of a new Airflow from the export. Return one outcome for all of them."""
+    names = [name for name, given in export.connections.items() if is_example(given)]
+    for name in names:
+        del export.connections[name]
+    if not names:
+        return []
+    shown = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    note = "examples that Airflow creates, unchanged; to import one of them, rename it in the file"
+    return [Outcome("connection", shown, "", LEFT_OUT, note)]
 
 
 def _configuration(root: Path) -> str:
@@ -115,10 +130,14 @@ def _pieces(export: Export, root: Path) -> Iterator[Piece]:
 
 
 def _of_connection(given: AirflowConnection, name: str, root: Path) -> Piece:
+    left_out = Piece("connection", given.name, name)
+    if not given.is_text():
+        left_out.note(HALF_A_CHARACTER)
+        return left_out
     piece = convert(given, name, root) or convert_alert(given, name)
     if piece is None:
-        piece = Piece("connection", given.name, name)
-        kind = f"its type is {quoted(given.type)}" if given.type else given.trouble
+        piece = left_out
+        kind = f"its type is {quoted(given.type)}" if given.type else given.trouble or "it has no type"
         piece.note(
             f"{kind}: dwhctl knows mssql, vertica, postgres, sqlite, duckdb, telegram and smtp; if it is one of"
             " these, correct conn_type in the file"

@@ -32,6 +32,7 @@ class Piece:
     notes: list[str] = field(default_factory=list)
     comment: str = ""
     incomplete: bool = False
+    guessed: tuple[str, ...] = ()  # keys that Airflow does not say; a value that is there already wins
 
     @property
     def table(self) -> str:

@@ -6,8 +6,11 @@ it as ever.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -18,6 +21,12 @@ from .pieces import Hidden, Piece, hidden_in
 _WRAPPER = {"value", "description"}
 _TOML_INT = 2**63
 _LONG_ENOUGH = 6
+HALF_A_CHARACTER = "holds half a character (a lone surrogate); correct it in the file"
+#: `token: 123` and `token = "123"` in what is neither JSON nor Python: YAML, INI, JSON that ends too early.
+_ASSIGNED = re.compile(
+    r"""(?<![\w.-])([\w.-]{1,64})\\?["']?\s{0,9}[:=](?=>?\s{0,99}(?!(?:null|none|true|false)\b)\\?["']?[^\s"'\\,;})\]])""",
+    re.IGNORECASE,
+)
 
 
 def convert_variable(name: str, value: Any, known: Collection[str]) -> Piece:
@@ -28,11 +37,15 @@ def convert_variable(name: str, value: Any, known: Collection[str]) -> Piece:
     finder = _Finder(known)
     try:
         _check_text(name, value)
+        found = finder.hide(slug(name), value, sensitive=is_sensitive(name))
+        fits = _fits(found)
     except ValueError as error:
         piece.note(str(error))
         return piece
-    found = finder.hide(slug(name), value, sensitive=is_sensitive(name))
-    if _fits(found):
+    except RecursionError:
+        piece.note("is nested too deeply; make it flatter in the file")
+        return piece
+    if fits:
         piece.value = found
         return piece
     text = json.dumps(value, ensure_ascii=False)
@@ -50,7 +63,7 @@ def _check_text(name: str, value: Any) -> None:
     try:
         f"{name}{json.dumps(value, ensure_ascii=False)}".encode()
     except UnicodeEncodeError:
-        raise ValueError("holds half a character (a lone surrogate); correct it in the file") from None
+        raise ValueError(HALF_A_CHARACTER) from None
 
 
 class _Finder:
@@ -79,8 +92,13 @@ class _Finder:
     def _is_secret(self, text: str) -> bool:
         if looks_secret(text) or any(each in text for each in self._known):
             return True
-        inside = _json_inside(text)
-        return inside is not None and any(True for _ in hidden_in(self.hide("", inside, sensitive=False)))
+        inside = _inside(text)
+        if inside is None:
+            return any(is_sensitive(found[1]) for found in _ASSIGNED.finditer(text))
+        try:
+            return any(True for _ in hidden_in(self.hide("", inside, sensitive=False)))
+        except RecursionError:  # too deep to be searched, so it may hold one
+            return True
 
 
 class _HiddenNumber(Hidden):
@@ -89,15 +107,37 @@ class _HiddenNumber(Hidden):
     __slots__ = ()
 
 
-def _json_inside(text: str) -> Any:
-    """What a JSON text holds, when that is more than a word: `variables set --json` of Airflow 3 writes such."""
-    if not text.lstrip().startswith(("{", "[", '"')):
+def _inside(text: str) -> Any:
+    """What a text of JSON or of Python holds, when that is more than a word.
+
+    `variables set --json` of Airflow 3 writes JSON in JSON; `Variable.set("x", {...})` of 1.10 writes Python's repr.
+    """
+    if not text.lstrip().startswith(("{", "[", '"', "(")):
         return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    found = _as_json(_read_literal(text))
     return found if isinstance(found, dict | list) or (isinstance(found, str) and found != text) else None
+
+
+def _read_literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an escape like \d, which would show a part of the text
+            return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _as_json(value: Any) -> Any:
+    """Return Python's literal in the types of JSON."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_as_json(each) for each in value]
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _fits(value: Any, *, top: bool = True) -> bool:

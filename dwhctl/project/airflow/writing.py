@@ -17,10 +17,16 @@ from tomlkit.items import Item
 
 from dwhctl.errors import UsageError
 
+from ..alerts import ALERT_TYPES
+from ..connections import CONNECTION_TYPES
 from ..secrets import is_reference
+from ..words import shown_key
 from .pieces import Piece
 
 _HEADER = re.compile(r"^[ \t]*\[[ \t]*variables[ \t]*\][ \t]*(?:#.*)?\r?\n", re.MULTILINE)
+_SERVER = {"type", "host", "hosts", "path"}
+_ADDRESS = {*_SERVER, "user"}
+_OF_THE_SERVER = {"host", "hosts", "port", "path", "user", "password", "database"}
 _BY_HAND = (
     "config/dwhctl.toml: its [{table}] is written so that dwhctl cannot add to it; write it as [{table}.NAME]"
 )
@@ -49,6 +55,7 @@ def write_pieces(text: str, pieces: Sequence[Piece], values: Sequence[Any], *, r
     Raise UsageError that names every piece of which another stands there already, unless they shall be replaced.
     """
     before = tomllib.loads(text)
+    values = [_settled(before, piece, value) for piece, value in zip(pieces, values, strict=True)]
     found = [_result(text, before, piece, value) for piece, value in zip(pieces, values, strict=True)]
     clashes = [piece for piece, result in zip(pieces, found, strict=True) if result == REPLACED]
     if clashes and not replace:
@@ -57,8 +64,12 @@ def write_pieces(text: str, pieces: Sequence[Piece], values: Sequence[Any], *, r
             f"config/dwhctl.toml already has {names}, with other values: --replace puts Airflow's in their place;"
             " or rename them, there or in the file"
         )
-    chosen = list(zip(pieces, values, found, strict=True))
-    new = _replaced(text, [(piece, value) for piece, value, result in chosen if result == REPLACED])
+    merge = [
+        _merged(before, piece, value) if result == REPLACED else value
+        for piece, value, result in zip(pieces, values, found, strict=True)
+    ]
+    chosen = list(zip(pieces, merge, found, strict=True))
+    new = _replaced(text, before, [(piece, value) for piece, value, result in chosen if result == REPLACED])
     tables = _tables([one for one in chosen if one[0].kind != "variable"])
     variables = _variables(
         [(piece, value) for piece, value, result in chosen if piece.kind == "variable" and result == ADDED]
@@ -81,6 +92,40 @@ def _result(text: str, before: Mapping[str, Any], piece: Piece, value: Any) -> s
     if not there:
         return ADDED
     return UNCHANGED if _holds(table[piece.name], value) else REPLACED
+
+
+def _settled(before: Mapping[str, Any], piece: Piece, value: Any) -> Any:
+    """The value, with what stands there already in the place of its guesses."""
+    old = before.get(piece.table, {}).get(piece.name)
+    if not isinstance(old, dict) or not isinstance(value, dict):
+        return value
+    return value | {key: old[key] for key in piece.guessed if key in old}
+
+
+def _merged(before: Mapping[str, Any], piece: Piece, value: Any) -> Any:
+    """The value of a connection or an alert with the keys that only stand here; the piece says which.
+
+    A user, a password and a port belong to their server: another server does not get them.
+    """
+    old = before[piece.table][piece.name]
+    if piece.kind == "variable" or not isinstance(old, dict):
+        return value
+    changed = {key for key in _ADDRESS if old.get(key) != value.get(key)}
+    stale = _OF_THE_SERVER if changed & _SERVER else {"password"} if changed else set()
+    own = [key for key in old if key not in value]
+    gone = [key for key in own if key in stale or ("type" in changed and key not in _keys_of(piece, value))]
+    kept = [key for key in own if key not in gone]
+    if kept:
+        piece.note(f"kept: {', '.join(map(shown_key, kept))}")
+    if gone:
+        piece.note(f"removed: {', '.join(map(shown_key, gone))}: of another server, user or type")
+    return {key: old[key] for key in kept} | value
+
+
+def _keys_of(piece: Piece, value: Mapping[str, Any]) -> set[str]:
+    """The keys that a table of the value's type may have."""
+    types: Mapping[str, Any] = CONNECTION_TYPES if piece.kind == "connection" else ALERT_TYPES
+    return {field.alias or key for key, field in types[value["type"]].model_fields.items()}
 
 
 def _holds(old: Any, new: Any) -> bool:
@@ -158,19 +203,19 @@ def _with_variables(text: str, variables: str, *, has_table: bool) -> str:
     return text[: header.end()] + variables + text[header.end() :]
 
 
-def _replaced(text: str, chosen: Sequence[tuple[Piece, Any]]) -> str:
+def _replaced(text: str, before: Mapping[str, Any], chosen: Sequence[tuple[Piece, Any]]) -> str:
     for piece, value in chosen:
         if piece.kind == "variable":
             document: Any = tomlkit.parse(text)
             document["variables"][piece.name] = _item(value)
             text = tomlkit.dumps(document)
         else:
-            text = _with_block(text, piece, value)
+            text = _with_block(text, piece, before[piece.table][piece.name], value)
     return text
 
 
-def _with_block(text: str, piece: Piece, value: Mapping[str, Any]) -> str:
-    """Put the table's keys in the place of those that stand below its header; what follows them stays."""
+def _with_block(text: str, piece: Piece, before: Mapping[str, Any], value: Mapping[str, Any]) -> str:
+    """Make the keys below the table's header those of the value; comments, order and what follows them stay."""
     name = re.escape(piece.name)
     header = re.search(
         rf"^[ \t]*\[[ \t]*{piece.table}\.{name}[ \t]*\][ \t]*(?:#.*)?\r?\n", text, re.MULTILINE
@@ -182,8 +227,23 @@ def _with_block(text: str, piece: Piece, value: Mapping[str, Any]) -> str:
     lines = text[header.end() : end].splitlines(keepends=True)
     while lines and re.match(r"\s*(#|$)", lines[-1]):
         lines.pop()
-    old = sum(map(len, lines))
-    return text[: header.end()] + _keys(value) + text[header.end() + old :]
+    old = "".join(lines)
+    return text[: header.end()] + _updated(old, before, value) + text[header.end() + len(old) :]
+
+
+def _updated(block: str, before: Mapping[str, Any], value: Mapping[str, Any]) -> str:
+    """The block with the value's keys; a table within that has a header of its own is not in the block."""
+    body: Any = tomlkit.parse(block)
+    for key in body.keys() - value.keys():
+        del body[key]
+    for key, each in value.items():
+        if key in before and before[key] == each:
+            continue
+        if key in body:
+            body[key] = _item(each)
+        else:
+            body.append(key, _item(each))
+    return tomlkit.dumps(body)
 
 
 def _keys(value: Mapping[str, Any]) -> str:
