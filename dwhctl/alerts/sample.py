@@ -37,7 +37,7 @@ def sample_digest(project: Project, day: date) -> Digest:
 
 
 def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
-    """Return one of each text that a template has to write: a test, a failure, a success, and a recovery of all and of a part."""
+    """Return one of each text that a template has to write; a recovery twice, of everything and of a part."""
     test = sample_digest(project, day)
     recoveries = tuple(Recovery(reason.work, reason.shards) for reason in test.reasons)
     failed = replace(test, subject="failed", remark=None)
