@@ -24,6 +24,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split("\n")).strip().translate(_ESCAPED)
 
 
+def escaped(text: str) -> str:
+    """Return a value as one line, with all its blanks."""
+    return text.translate(_ESCAPED)
+
+
 def printable_json(text: str) -> str:
     """Return the same JSON, made printable by its own escapes."""
     return text.translate(_ESCAPED_IN_JSON)

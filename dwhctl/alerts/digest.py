@@ -43,19 +43,29 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What a channel was told to be failing, and is well again."""
+    """What a channel was told to be failing, and has recovered."""
 
     work: str
     shards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class StillFailing:
+    """What still fails when something else has recovered: the slices of a load, or (with 0 `slices`) a report."""
+
+    work: str
+    slices: int
+    days: tuple[date, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """The one message of a run to a channel, as facts.
 
-    `done` of `total` slices (or reports) are well; `look` is the command that shows more; `missing` names shards whose
-    slices a refreshed report does without; `remark` is a sentence about the message itself. `kind` is that of the run
-    (earlier versions did not write it).
+    `done` of `total` slices (or reports) are well: those of the run, and when the subject is `succeeded` all that the
+    channel covers. `still_failing` is set beside recoveries: what the channel covers and still fails. `look` is the
+    command that shows more; `missing` names shards whose slices a refreshed report does without; `remark` is a sentence
+    about the message itself. `kind` is that of the run (earlier versions did not write it).
     """
 
     subject: Subject
@@ -68,6 +78,7 @@ class Digest:
     total: int = 0
     reasons: tuple[Reason, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
+    still_failing: tuple[StillFailing, ...] = ()
     missing: tuple[str, ...] = ()
     look: str | None = None
     remark: str | None = None

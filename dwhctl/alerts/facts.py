@@ -1,27 +1,31 @@
 """What is news to a channel, and what has recovered: pure rules over sets of facts.
 
-A fact is one shard that fails for one reason. A channel remembers the facts that it was told, or will be. News is any
-other fact: a new load, shard, connection or error class, or one that the channel refused to take. Fewer facts are no
-news, and a shard that comes and goes within what was told is none either. What is unchanged is told again after a
-while. The facts of one reason have recovered when all their shards are well: that is told once, and then they are
-forgotten.
+A fact is one shard that fails for one reason on one day. A channel remembers the facts that it was told, or will be.
+News is any other fact: a new load, shard, day, connection or error class, or one that the channel refused to take.
+Fewer facts are no news, and a shard that comes and goes within what was told is none either. What is unchanged is told
+again after a while. The facts of one reason and day have recovered when all their shards are well: that is told once,
+and then they are forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Fact:
-    """`work` is the load or report, or a command that was stopped; a report and a command have no shard."""
+    """`work` is the load or report, or a command that was stopped; a report and a command have no shard.
+
+    `day` is the date of the slice or report; a command and a missed deadline have none.
+    """
 
     work: str
     connection: str
     error_class: str
     shard: str = ""
+    day: date | None = None
 
     @property
     def task(self) -> tuple[str, str]:
@@ -29,33 +33,28 @@ class Fact:
         return self.work, self.shard
 
     @property
-    def reason(self) -> tuple[str, str, str]:
+    def reason(self) -> tuple[str, str, str, date | None]:
         """What parts one group of shards from another."""
-        return self.work, self.connection, self.error_class
+        return self.work, self.connection, self.error_class, self.day
 
-
-@dataclass(frozen=True, slots=True)
-class Failing:
-    """How a fact stands after a run. `day` is the newest day that fails.
-
-    `newest`: that day is the newest one of its task at all, so a later day that succeeds shows that the task is well;
-    else only the same day does.
-    """
-
-    day: date | None = None
-    newest: bool = True
+    @property
+    def undated(self) -> Fact:
+        """Return the same on no day."""
+        return replace(self, day=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a channel was told of a fact, and when. `well`: its shard is well by now, and others of its reason not.
 
+    `newest`: no later day of the task is well, so a later day that succeeds shows that the task is well; else only the
+    same day does.
+
     `heard`: the channel took a message with it. `waits`: such a message waits to be sent. Neither holds when the
     channel refused the message. `alert_id` is the outbox's row, None without an outbox.
     """
 
     at: datetime
-    day: date | None = None
     newest: bool = True
     well: bool = False
     alert_id: int | None = None
@@ -69,6 +68,8 @@ class Told:
 
 
 Memory = Mapping[Fact, Told]
+#: What fails in this run, and whether no later day of its task is well (see Told).
+Failing = Mapping[Fact, bool]
 #: Days on which a task succeeded in this run; None stands for work without days.
 GoodDays = Mapping[tuple[str, str], frozenset[date | None]]
 
@@ -90,16 +91,20 @@ class Verdict:
 
 def judge(
     memory: Memory,
-    failing: Mapping[Fact, Failing],
+    failing: Failing,
     good: GoodDays,
     *,
     now: datetime,
     repeat_after: timedelta,
 ) -> Verdict:
     """Compare what a channel was told with what came of a run."""
-    bad_tasks = {fact.task for fact in failing}
+    bad: dict[tuple[str, str], set[date | None]] = {}
+    for fact in failing:
+        bad.setdefault(fact.task, set()).add(fact.day)
     after = {
-        fact: _updated(told, failing.get(fact), fact.task in bad_tasks, good.get(fact.task, frozenset()))
+        fact: replace(told, newest=failing[fact], well=False)
+        if fact in failing
+        else _updated(fact, told, bad.get(fact.task, set()), good.get(fact.task, frozenset()))
         for fact, told in memory.items()
     }
     over = _recovered_reasons(after)
@@ -115,19 +120,16 @@ def judge(
     )
 
 
-def remember(
-    memory: Memory, failing: Mapping[Fact, Failing], *, now: datetime, alert_id: int | None
-) -> dict[Fact, Told]:
+def remember(memory: Memory, failing: Failing, *, now: datetime, alert_id: int | None) -> dict[Fact, Told]:
     """Give the memory after all that fails was told."""
     told = {
         fact: Told(
             now,
-            one.day,
-            newest=one.newest,
+            newest=newest,
             alert_id=alert_id,
             heard=alert_id is None or (fact in memory and memory[fact].heard),
         )
-        for fact, one in failing.items()
+        for fact, newest in failing.items()
     }
     return {**memory, **told}
 
@@ -137,22 +139,22 @@ def without_unknown(memory: Memory, is_known: Callable[[Fact], bool], oldest: da
     return {fact: told for fact, told in memory.items() if is_known(fact) and told.at >= oldest}
 
 
-def _updated(told: Told, failing: Failing | None, task_is_bad: bool, good: frozenset[date | None]) -> Told:
-    if failing is not None:
-        return replace(told, day=failing.day, newest=failing.newest, well=False)
-    if task_is_bad:
+def _updated(fact: Fact, told: Told, bad: Collection[date | None], good: Collection[date | None]) -> Told:
+    """Give what is known of a fact that this run did not find, from the days on which its task failed and succeeded."""
+    if fact.day in bad or None in bad:
         return replace(told, well=False)
-    return replace(told, well=True) if _shows_well(told, good) else told
+    if any(None in (day, fact.day) or day == fact.day for day in good):
+        return replace(told, well=True)
+    # A task that fails on another day shows nothing of this one.
+    return replace(told, well=True) if told.newest and not bad and _has_later(fact, good) else told
 
 
-def _shows_well(told: Told, good: Iterable[date | None]) -> bool:
-    return any(
-        told.day is None or day is None or day == told.day or (told.newest and day > told.day) for day in good
-    )
+def _has_later(fact: Fact, days: Iterable[date | None]) -> bool:
+    return any(day is not None and fact.day is not None and day > fact.day for day in days)
 
 
 def _recovered_reasons(memory: Memory) -> set[Fact]:
-    by_reason: dict[tuple[str, str, str], list[Fact]] = {}
+    by_reason: dict[tuple[str, str, str, date | None], list[Fact]] = {}
     for fact in memory:
         by_reason.setdefault(fact.reason, []).append(fact)
     return {fact for facts in by_reason.values() if all(memory[one].well for one in facts) for fact in facts}

@@ -9,7 +9,7 @@ from .digest import RunKind
 from .wording import clipped, counted, listed, spanned
 
 if TYPE_CHECKING:
-    from .digest import Digest, Reason, Recovery
+    from .digest import Digest, Reason, Recovery, StillFailing
 
 _NAME = 64
 _SIGNS = {"recovered": "🟢", "succeeded": "🟢", "missed": "🟠", "stopped": "⛔", "test": "🔔"}
@@ -18,6 +18,8 @@ _ENDS = {"missed": "not in time", "stopped": "did not run"}
 
 def sign(digest: Digest) -> str:
     """A coloured mark, to be seen before anything is read."""
+    if digest.subject == "recovered" and _still_bad(digest):
+        return "🟠"
     return _SIGNS.get(digest.subject) or ("🔴" if is_bad(digest) else "🟢")
 
 
@@ -35,7 +37,7 @@ def headline(digest: Digest) -> str:
 
 def _what(digest: Digest) -> str:
     if digest.subject == "recovered":
-        return f"well again: {_works(digest.recoveries)}"
+        return "; ".join([_recovered(digest), *_still_bad(digest)])
     if not is_bad(digest):
         return _all_well(digest)
     ending = _ENDS.get(digest.subject, "failed")
@@ -48,6 +50,50 @@ def _what(digest: Digest) -> str:
     return f"{works}{how_many}{ending}"
 
 
+def _recovered(digest: Digest) -> str:
+    works = f"{_works(digest.recoveries)} recovered"
+    shards = {shard for item in digest.recoveries for shard in item.shards}
+    return f"{works} on {counted(len(shards), 'shard')}" if len(digest.recoveries) == 1 and shards else works
+
+
+def _still_bad(digest: Digest) -> list[str]:
+    """`6 slices of 2020-07-12 still fail`, after another load's recovery with that load's name; and the reports."""
+    if digest.kind == RunKind.WATCH:
+        bad = digest.total - digest.done
+        return (
+            [f"{_works(digest.reasons)}: {counted(bad, _unit(digest))} still not in time"] if bad > 0 else []
+        )
+    loads = [item for item in digest.still_failing if item.slices]
+    reports = [item for item in digest.still_failing if not item.slices]
+    parts = []
+    if loads:
+        slices = sum(item.slices for item in loads)
+        is_same = {item.work for item in loads} == {item.work for item in digest.recoveries}
+        works = "" if is_same and len(loads) == 1 else f"{_works(loads)}: "
+        parts.append(f"{works}{counted(slices, 'slice')} of {_days(loads)} still {_fail(slices)}")
+    if reports:
+        parts.append(f"{_works(reports)} of {_days(reports)} still {_fail(len(reports))}")
+    return parts
+
+
+def _fail(count: int) -> str:
+    return "fails" if count == 1 else "fail"
+
+
+def _days(items: Iterable[StillFailing]) -> str:
+    return spanned([day for item in items for day in item.days])
+
+
+def still(item: StillFailing) -> str:
+    """`orders: 6 slices of 2020-07-12`, `city_orders of 2020-07-12`."""
+    work = clipped(item.work, _NAME)
+    return (
+        f"{work}: {counted(item.slices, 'slice')} of {_days([item])}"
+        if item.slices
+        else f"{work} of {_days([item])}"
+    )
+
+
 def _all_well(digest: Digest) -> str:
     if not digest.total:
         return "all done"
@@ -55,7 +101,7 @@ def _all_well(digest: Digest) -> str:
     return f"{count}{counted(digest.total, _unit(digest))} {_done_word(digest)}"
 
 
-def _works(items: Iterable[Reason | Recovery]) -> str:
+def _works(items: Iterable[Reason | Recovery | StillFailing]) -> str:
     return listed(list(dict.fromkeys(item.work for item in items)), 3)
 
 
@@ -98,5 +144,18 @@ def recovery(item: Recovery, most: int) -> str:
 
 FILTERS: dict[str, Callable[..., object]] = {
     each.__name__: each
-    for each in (sign, is_bad, headline, tally, who, streak, recovery, counted, clipped, listed, spanned)
+    for each in (
+        sign,
+        is_bad,
+        headline,
+        tally,
+        who,
+        streak,
+        recovery,
+        still,
+        counted,
+        clipped,
+        listed,
+        spanned,
+    )
 }

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.alerts.covered import Covered, covers
 from dwhctl.alerts.digest import Digest, Reason, Recovery, Subject
-from dwhctl.alerts.facts import Fact, Failing, GoodDays, Memory, Verdict, judge, remember, without_unknown
+from dwhctl.alerts.facts import Fact, GoodDays, Memory, Verdict, judge, remember, without_unknown
 from dwhctl.errors import Missed, is_error
 
 if TYPE_CHECKING:
@@ -52,27 +53,32 @@ def concerns(alert: Alert, outcome: Outcome) -> Outcome:
     """Give the part of the outcome that the channel is there for."""
     if not alert.loads and not alert.reports:
         return outcome
-    wanted = {("load", name) for name in alert.loads} | {("report", name) for name in alert.reports}
-    items = tuple(item for item in outcome.items if (item.kind, item.work) in wanted)
+    items = tuple(item for item in outcome.items if covers(alert, item.kind, item.work))
     # A command that did not get to its work concerns those whom its work concerns; or all, if that is not known.
-    names = {name for _, name in wanted}
+    names = {*alert.loads, *alert.reports}
     stops = tuple(stop for stop in outcome.stops if not stop.works or stop.works & names)
     return replace(outcome, items=items, stops=stops)
 
 
 def decide(
-    project: Project, alert: Alert, outcome: Outcome, memory: Memory, streaks: Streaks | None, now: datetime
+    covered: Covered,
+    alert: Alert,
+    outcome: Outcome,
+    memory: Memory,
+    streaks: Streaks | None,
+    now: datetime,
 ) -> Decision:
     """Decide what the channel is told of the outcome. Without a sessions database the streaks are None."""
-    part = concerns(alert, outcome)
+    project, part = covered.project, concerns(alert, outcome)
     troubles = _troubles(part)
-    failing = {fact: _failing(fact, found, streaks) for fact, found in troubles.items()}
+    failing = {fact: _is_newest(fact, streaks) for fact in troubles}
     oldest = now - max(_FORGET_AFTER, 2 * alert.repeat_after)
     ours = {fact: told for fact, told in memory.items() if _is_about(part, fact)}
     known = without_unknown(ours, lambda fact: _is_known(project, fact), oldest)
     verdict = judge(known, failing, _good_days(part), now=now, repeat_after=alert.repeat_after)
     told = troubles if _is_told_of_failures(alert, part) else {}
-    digest = _digest(project, alert, part, told, verdict, streaks or {})
+    all_done = covered.count_all_done(alert, part) if _may_be_all_success(alert, part) else None
+    digest = _digest(project, alert, part, told, verdict, streaks or {}, all_done)
     forget = frozenset(ours) - frozenset(verdict.memory)
     if digest is None:
         return Decision(None, forget, lambda _: verdict.memory)
@@ -85,20 +91,14 @@ def _is_about(outcome: Outcome, fact: Fact) -> bool:
     return fact.work == outcome.command or is_error(fact.error_class, Missed) == outcome.missed
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The troubles behind one fact, and the days they are of."""
-
-    troubles: tuple[Trouble, ...]
-    days: tuple[date, ...]
+#: The troubles behind each fact.
+_Troubles = Mapping[Fact, "list[Trouble]"]
 
 
-def _troubles(outcome: Outcome) -> dict[Fact, _Found]:
-    found: dict[Fact, _Found] = {}
-    for fact, trouble, day in (*map(_of_item, _failed(outcome)), *map(_of_stop, outcome.stops)):
-        before = found.get(fact, _Found((), ()))
-        days = (day,) if day else ()
-        found[fact] = _Found((*before.troubles, trouble), (*before.days, *days))
+def _troubles(outcome: Outcome) -> _Troubles:
+    found: dict[Fact, list[Trouble]] = {}
+    for fact, trouble in (*map(_of_item, _failed(outcome)), *map(_of_stop, outcome.stops)):
+        found.setdefault(fact, []).append(trouble)
     return found
 
 
@@ -106,27 +106,24 @@ def _failed(outcome: Outcome) -> list[Item]:
     return [item for item in outcome.items if item.ending == "failed" and item.trouble is not None]
 
 
-def _of_item(item: Item) -> tuple[Fact, Trouble, date | None]:
+def _of_item(item: Item) -> tuple[Fact, Trouble]:
     assert item.trouble is not None
-    return (
-        Fact(item.work, item.trouble.connection, item.trouble.error_class, item.shard),
-        item.trouble,
-        item.day,
-    )
+    trouble = item.trouble
+    return Fact(item.work, trouble.connection, trouble.error_class, item.shard, item.day), trouble
 
 
-def _of_stop(stop: Stop) -> tuple[Fact, Trouble, date | None]:
+def _of_stop(stop: Stop) -> tuple[Fact, Trouble]:
     trouble = stop.trouble
     shard = _PASSED if stop.passing else ""
-    return Fact(stop.command, trouble.connection, trouble.error_class, shard), trouble, None
+    return Fact(stop.command, trouble.connection, trouble.error_class, shard), trouble
 
 
-def _failing(fact: Fact, found: _Found, streaks: Streaks | None) -> Failing:
-    day = max(found.days, default=None)
-    if streaks is None or day is None or not fact.shard:
-        return Failing(day, newest=True)
-    # If a newer day of the task is well, only a success of this day shows that the failure is over.
-    return Failing(day, newest=fact.task in streaks and streaks[fact.task].newest)
+def _is_newest(fact: Fact, streaks: Streaks | None) -> bool:
+    """Tell whether no later day of the task is well: if one is, only a success of this day ends the failure."""
+    if streaks is None or fact.day is None or not fact.shard:
+        return True
+    streak = streaks.get(fact.task)
+    return streak is not None and streak.newest and (streak.since is None or fact.day >= streak.since)
 
 
 def _good_days(outcome: Outcome) -> GoodDays:
@@ -151,11 +148,12 @@ def _digest(
     project: Project,
     alert: Alert,
     part: Outcome,
-    troubles: Mapping[Fact, _Found],
+    troubles: _Troubles,
     verdict: Verdict,
     streaks: Streaks,
+    all_done: int | None,
 ) -> Digest | None:
-    subject = _subject(alert, part, verdict, is_failing=bool(troubles))
+    subject = _subject(alert, part, verdict, is_failing=bool(troubles), is_all_done=all_done is not None)
     if subject is None:
         return None
     # What no channel has taken yet is not unchanged.
@@ -168,8 +166,8 @@ def _digest(
         kind=part.kind,
         run_id=part.run_id,
         days=tuple(sorted({item.day for item in part.items if item.day})),
-        done=sum(item.ending == "done" for item in part.items),
-        total=len(part.items),
+        done=all_done or sum(item.ending == "done" for item in part.items),
+        total=all_done or len(part.items),
         reasons=_reasons(troubles, streaks),
         recoveries=_recoveries(verdict.heard),
         missing=part.missing,
@@ -184,23 +182,31 @@ def _is_told_of_failures(alert: Alert, part: Outcome) -> bool:
     return "all_done" in alert.when or occasion in alert.when or (part.routine and "sla_miss" in alert.when)
 
 
-def _subject(alert: Alert, part: Outcome, verdict: Verdict, *, is_failing: bool) -> Subject | None:
+def _may_be_all_success(alert: Alert, part: Outcome) -> bool:
+    if "all_success" not in alert.when or part.routine or part.stops or not part.completed:
+        return False
+    return bool(part.items) and all(item.ending == "done" for item in part.items)
+
+
+def _subject(
+    alert: Alert, part: Outcome, verdict: Verdict, *, is_failing: bool, is_all_done: bool
+) -> Subject | None:
     """Name what the digest is about; None when the channel is told nothing."""
     always = "all_done" in alert.when and not part.routine
     if is_failing and (always or verdict.news or verdict.due):
         return "missed" if part.missed else "failed" if _failed(part) else "stopped"
+    if is_all_done:
+        # With the recoveries, if there are any: the run that repairs the last one sends one message.
+        return "succeeded"
     if verdict.heard:
         return "recovered"
-    done = all(item.ending == "done" for item in part.items) and not part.stops and part.completed
-    if part.items and done and "all_success" in alert.when and not part.routine:
-        return "succeeded"
     return "done" if part.items and always else None
 
 
-def _reasons(troubles: Mapping[Fact, _Found], streaks: Streaks) -> tuple[Reason, ...]:
+def _reasons(troubles: _Troubles, streaks: Streaks) -> tuple[Reason, ...]:
     groups: dict[tuple[str, str, str], list[Fact]] = {}
     for fact, found in troubles.items():
-        of_work = found.troubles[0].of_work
+        of_work = found[0].of_work
         groups.setdefault((fact.work, "" if of_work else fact.connection, fact.error_class), []).append(fact)
     reasons = [_reason(facts, troubles, streaks) for facts in groups.values()]
     return tuple(
@@ -208,9 +214,10 @@ def _reasons(troubles: Mapping[Fact, _Found], streaks: Streaks) -> tuple[Reason,
     )
 
 
-def _reason(facts: Iterable[Fact], troubles: Mapping[Fact, _Found], streaks: Streaks) -> Reason:
-    facts = sorted(facts)
-    messages = Counter(_first_line(one.message) for fact in facts for one in troubles[fact].troubles)
+def _reason(facts: Iterable[Fact], troubles: _Troubles, streaks: Streaks) -> Reason:
+    facts = sorted(facts, key=lambda fact: (fact.shard, fact.day or date.min, fact.connection))
+    found = [one for fact in facts for one in troubles[fact]]
+    messages = Counter(_first_line(one.message) for one in found)
     known = [streaks[fact.task] for fact in facts if fact.task in streaks]
     first = facts[0]
     return Reason(
@@ -218,13 +225,13 @@ def _reason(facts: Iterable[Fact], troubles: Mapping[Fact, _Found], streaks: Str
         connection=first.connection if len({fact.connection for fact in facts}) == 1 else "",
         error_class=first.error_class,
         message=messages.most_common(1)[0][0],
-        shards=tuple(fact.shard for fact in facts if fact.shard not in ("", _PASSED)),
-        days=tuple(sorted({day for fact in facts for day in troubles[fact].days})),
+        shards=tuple(dict.fromkeys(fact.shard for fact in facts if fact.shard not in ("", _PASSED))),
+        days=tuple(sorted({fact.day for fact in facts if fact.day})),
         streak=max((one.days for one in known), default=0),
         since=min((one.since for one in known if one.since), default=None),
-        advice=next((one.advice for fact in facts for one in troubles[fact].troubles if one.advice), ""),
-        remedy=next((one.remedy for fact in facts for one in troubles[fact].troubles if one.remedy), ""),
-        last_lines=next((one.lines for fact in facts for one in troubles[fact].troubles if one.lines), ()),
+        advice=next((one.advice for one in found if one.advice), ""),
+        remedy=next((one.remedy for one in found if one.remedy), ""),
+        last_lines=next((one.lines for one in found if one.lines), ()),
     )
 
 

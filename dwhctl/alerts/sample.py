@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from .digest import Digest, Reason, Recovery
+from .digest import Digest, Reason, Recovery, StillFailing
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Load, Project, Shard
@@ -16,7 +16,7 @@ REMARK = "This is a test by dwhctl alert-test: nothing of this happened."
 
 
 def sample_digest(project: Project, day: date) -> Digest:
-    """One server is down, one shard drifted, one is well again: as far as the project has so many."""
+    """One server is down, one shard drifted, one has recovered: as far as the project has so many."""
     load = next(iter(project.loads.values()), None)
     shards = project.shards_of(load) if load else ()
     reasons = _reasons(load, shards, day) if load and shards else (_of_report(project, day),)
@@ -37,7 +37,7 @@ def sample_digest(project: Project, day: date) -> Digest:
 
 
 def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
-    """Return one of each text that a template has to write: a test, a failure, a success and a recovery."""
+    """Return one of each text that a template has to write; a recovery twice, of everything and of a part."""
     test = sample_digest(project, day)
     recoveries = tuple(Recovery(reason.work, reason.shards) for reason in test.reasons)
     failed = replace(test, subject="failed", remark=None)
@@ -47,6 +47,13 @@ def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
         failed,
         replace(well, subject="succeeded"),
         replace(well, subject="recovered", recoveries=recoveries, look=None),
+        replace(
+            well,
+            subject="recovered",
+            recoveries=recoveries,
+            still_failing=(StillFailing(recoveries[0].work, 1, (day,)),),
+            look=None,
+        ),
     )
 
 

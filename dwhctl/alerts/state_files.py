@@ -99,7 +99,7 @@ def _name(command: str) -> str:
 
 
 def _row(channel: str, fact: Fact, told: Told) -> dict[str, Any]:
-    when = {"at": told.at.isoformat(), "day": told.day and told.day.isoformat(), "newest": told.newest}
+    when = {"at": told.at.isoformat(), "day": fact.day and fact.day.isoformat(), "newest": told.newest}
     return {"channel": channel, **asdict(fact), **when}
 
 
@@ -117,4 +117,4 @@ def _told(row: Mapping[str, Any]) -> tuple[str, Fact, Told]:
         raise TypeError("a fact is made of texts")
     day = date.fromisoformat(row["day"]) if row["day"] else None
     at = datetime.fromisoformat(row["at"]).astimezone(UTC)
-    return texts[0], Fact(*texts[1:]), Told(at, day, newest=bool(row["newest"]))
+    return texts[0], Fact(texts[1], texts[2], texts[3], texts[4], day), Told(at, newest=bool(row["newest"]))

@@ -14,6 +14,7 @@ from dwhctl.alerts.outbox import AlertState, Undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from datetime import date
 
     from dwhctl.alerts.facts import Fact, Memory
     from dwhctl.alerts.rules import Decision
@@ -55,9 +56,22 @@ def _all_known(
     is_repetition: bool,
 ) -> bool:
     if row.state is AlertState.REFUSED:
-        return facts <= told | set(over)
+        return _not_told(facts, told) <= set(over)
     # What only waits for the network is sent late, and what comes later as well; but not the same twice.
     return facts <= told and is_repetition and "all_done" not in alert.when
+
+
+def _not_told(facts: Collection[Fact], told: Collection[Fact]) -> set[Fact]:
+    """Return the facts that a digest has neither for their day nor for a later one: it says since when that lasts."""
+    newest: dict[Fact, date] = {}
+    for fact in told:
+        if fact.day is not None:
+            newest[fact.undated] = max(fact.day, newest.get(fact.undated, fact.day))
+    return {
+        fact
+        for fact in facts
+        if fact not in told and (fact.day is None or newest.get(fact.undated, fact.day) <= fact.day)
+    }
 
 
 def _is_next(new: Digest | None, old: Digest | None) -> bool:

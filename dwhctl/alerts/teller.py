@@ -6,11 +6,14 @@ holds up nobody, and a run that is killed in between has its digest in the outbo
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dwhctl.alerts.covered import Covered
 from dwhctl.alerts.delivery import Delivery, delivery_of, send_due
-from dwhctl.alerts.digest import Digest
+from dwhctl.alerts.digest import Digest, RunKind
 from dwhctl.alerts.facts import Fact, Memory, Told
 from dwhctl.alerts.message import render
 from dwhctl.alerts.outbox import AlertState, queue, replace_row, supersede, undelivered
@@ -22,17 +25,23 @@ from dwhctl.alerts.wording import fit_to_show
 from dwhctl.errors import SessionsError
 from dwhctl.project.model import TelegramAlert
 from dwhctl.project.secrets import Secret, mask
+from dwhctl.sessions.cells import FIRST
 from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
 from dwhctl.sessions.metrics import read_newest
 from dwhctl.sessions.values import is_good
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
     from dwhctl.alerts.outcome import Outcome
     from dwhctl.project.model import Alert, Project
     from dwhctl.sessions import SessionStore
     from dwhctl.sessions.store import Execute
 
 _LONGEST_RUN = timedelta(days=7)
+#: In the table, of a fact without a day: a key has no NULL.
+_NO_DAY = FIRST.date()
 
 
 def write(project: Project, store: SessionStore, outcome: Outcome) -> set[str]:
@@ -52,64 +61,73 @@ def write(project: Project, store: SessionStore, outcome: Outcome) -> set[str]:
             _remember(execute, channel, {fact: told})
         for alert in project.alerts.values():
             memory = _memory(execute, alert.name)
-            decision = decide(project, alert, outcome, memory, streaks, now)
+            covered = Covered(project, execute)
+            decision = decide(covered, alert, outcome, memory, streaks, now)
             if decision.digest is not None:
                 written.add(alert.name)
-            _write(execute, project, alert, decision, memory, now)
+            _write(execute, covered, alert, decision, memory, now)
     for path in direct:
         path.unlink(missing_ok=True)
     return written
 
 
 def _write(
-    execute: Execute, project: Project, alert: Alert, decision: Decision, memory: Memory, now: datetime
+    execute: Execute, covered: Covered, alert: Alert, decision: Decision, memory: Memory, now: datetime
 ) -> None:
     row_id = None
     old = outdated(alert, decision, memory, undelivered(execute, alert.name))
     digest = with_recoveries(decision, old)
     if digest is not None:
+        if digest.recoveries and digest.kind != RunKind.WATCH:
+            digest = replace(digest, still_failing=covered.still_failing(alert, now))
         digest = fit_to_show(digest)
-        subject = subject_of(project, alert, digest)
+        subject = subject_of(covered.project, alert, digest)
         while old and row_id is None:
             row = old.pop()
             row_id = row.id if replace_row(execute, row.id, subject, digest, now) else None
         row_id = row_id or queue(execute, alert.name, subject, digest, now)
     for row in old:
         supersede(execute, row.id)
-    for fact in decision.forget:
-        execute("alerts_forget", {"channel": alert.name, **_columns(fact)})
+    if decision.forget:
+        execute("alerts_forget", {"channel": alert.name, "facts": _keys(decision.forget)})
     after = decision.memory(row_id)
     _remember(execute, alert.name, {fact: told for fact, told in after.items() if memory.get(fact) != told})
 
 
 def _memory(execute: Execute, channel: str) -> dict[Fact, Told]:
-    rows = execute("alerts_facts", {"channel": channel})
-    return {
-        Fact(*row[:4]): Told(row[4], row[5], bool(row[6]), bool(row[7]), row[8], bool(row[9]), bool(row[10]))
-        for row in rows
-    }
+    return dict(_fact_and_told(*row) for row in execute("alerts_facts", {"channel": channel}))
+
+
+def _fact_and_told(
+    work: str, connection: str, error_class: str, shard: str, day: date, at: datetime, *rest: Any
+) -> tuple[Fact, Told]:
+    newest, well, alert_id, heard, waits = rest
+    fact = Fact(work, connection, error_class, shard, None if day == _NO_DAY else day)
+    return fact, Told(at, bool(newest), bool(well), alert_id, bool(heard), bool(waits))
 
 
 def _remember(execute: Execute, channel: str, memory: Memory) -> None:
+    same: dict[Told, list[Fact]] = {}
     for fact, told in memory.items():
-        more = {
+        same.setdefault(told, []).append(fact)
+    for told, facts in same.items():
+        values = {
             "told_at": told.at,
-            "day": told.day,
             "newest": told.newest,
             "well": told.well,
             "alert_id": told.alert_id,
             "heard": told.heard,
         }
-        execute("alerts_remember", {"channel": channel, **_columns(fact), **more})
+        execute("alerts_remember", {"channel": channel, "facts": _keys(facts), **values})
 
 
-def _columns(fact: Fact) -> dict[str, object]:
-    return {
-        "work": fact.work,
-        "connection": fact.connection,
-        "error_class": fact.error_class,
-        "shard": fact.shard,
-    }
+def _keys(facts: Iterable[Fact]) -> str:
+    """Write the facts for a statement: a year of slices is one statement, not as many as slices."""
+    keys = [
+        [one.work, one.connection, one.error_class, one.shard, (one.day or _NO_DAY).isoformat()]
+        for one in facts
+    ]
+    return json.dumps(keys, ensure_ascii=False)
 
 
 def _streaks(store: SessionStore, outcome: Outcome, now: datetime) -> Streaks:
@@ -139,7 +157,8 @@ def tell_directly(project: Project, outcome: Outcome) -> list[Delivery]:
     now = datetime.now(UTC)
     deliveries = []
     for alert in project.alerts.values():
-        decision = decide(project, alert, outcome, told.of(alert.name, outcome.command), None, now)
+        known = told.of(alert.name, outcome.command)
+        decision = decide(Covered(project, None), alert, outcome, known, None, now)
         if decision.digest is None:
             continue
         subject = subject_of(project, alert, decision.digest)
@@ -180,5 +199,6 @@ def preview(project: Project, store: SessionStore, outcome: Outcome) -> str:
     token = Secret("TOKEN", kind="env")  # never read: nothing is sent
     chat = TelegramAlert(name="chat", when=("one_failed",), token=token, chat_id="0")
     now = datetime.now(UTC)
-    digest = decide(project, chat, outcome, {}, _streaks(store, outcome, now), now).digest
+    streaks = _streaks(store, outcome, now)
+    digest = decide(Covered(project, None), chat, outcome, {}, streaks, now).digest
     return render(project, chat, digest).text if digest is not None else ""

@@ -148,7 +148,7 @@ def _show(project: Project, report: AdoptReport, settings: Settings, form: str, 
 
 
 def _rows(project: Project, one: Verdict, root: Path | None) -> Iterator[tuple[object, ...]]:
-    from dwhctl.runs.adopt import ranges_of
+    from dwhctl.runs.folding import ranges_of
 
     command = next((_command(project, gap, one, root) for gap in ranges_of([one])), None)
     for found in one.findings:
@@ -177,7 +177,7 @@ def _command(project: Project, gap: Gap, example: Verdict, root: Path | None, *,
 
 def _commands(project: Project, report: AdoptReport, root: Path | None) -> Iterator[str]:
     """Write the commands for what was not adopted, shards that lack the same days in one."""
-    from dwhctl.runs.adopt import ranges_of
+    from dwhctl.runs.folding import ranges_of
     from dwhctl.runs.gaps import fold_shards
 
     for title, verdicts in (

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dwhctl.runs.verdicts import Verdict
     from dwhctl.runs.verify import VerifyReport
 
-COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail")
-AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail")
+COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key")
+AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key")
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -78,7 +78,8 @@ def command(
 
     Each side counts its rows, finds its smallest and largest key and adds up a checksum of the keys, and of the load's
     verify_columns, in its own engine. Slices that are not complete are listed, and not compared. Only what is not equal
-    is listed; with --verbose everything is. Ends with 1 when a complete slice differs or could not be compared.
+    is listed, with one example, and slices with one reason together: --format json and csv have a row for each slice
+    and reason. With --verbose everything is listed. Ends with 1 when a complete slice differs or could not be compared.
 
     With --against two tables of the warehouse are compared so: that of the one LOAD and one that another tool fills.
     The sources are not asked.
@@ -102,9 +103,14 @@ def command(
         from dwhctl.runs.against import verify_against
 
         report = verify_against(project, request, against, listen)
-    rows = list(_rows(report, everything=settings.verbose))
-    if rows or form != "table":
-        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form, Look(texts=("detail",)))
+    if form == "table":
+        from dwhctl.cli import findings
+
+        lines = findings.folded_rows(report.verdicts, everything=settings.verbose)
+        show(findings.COLUMNS, lines, form, Look(texts=("what",)), empty="")
+    else:
+        rows = _rows(report, everything=settings.verbose)
+        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
     _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
 
@@ -146,9 +152,10 @@ def _rows(report: VerifyReport, *, everything: bool) -> Iterator[tuple[object, .
     for one in report.verdicts:
         where = (one.load, one.shard, one.day)
         for found in one.findings:
-            yield (*where, found.check.value, found.source, found.warehouse, found.detail)
+            sides = (found.source, found.warehouse, found.detail)
+            yield (*where, found.check.value, *sides, found.column, found.rows, found.key)
         if everything and one.is_equal:
-            yield (*where, Check.EQUAL.value, str(one.rows), str(one.rows), None)
+            yield (*where, Check.EQUAL.value, str(one.rows), str(one.rows), None, None, one.rows, None)
 
 
 def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against: str | None) -> None:

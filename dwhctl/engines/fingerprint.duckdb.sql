@@ -53,3 +53,9 @@ CAST(coalesce(sum({n}), 0) AS VARCHAR)
 
 -- name: count
 count(*)
+
+-- name: start
+substr({t}, 1, {n})
+
+-- name: length
+length({t})

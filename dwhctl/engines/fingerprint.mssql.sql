@@ -72,3 +72,10 @@ CAST(ISNULL(SUM(CAST({n} AS decimal(38, 0))), 0) AS varchar(40))
 
 -- name: count
 COUNT_BIG(*)
+
+-- name: start
+LEFT({t}, {n})
+
+-- name: length
+-- LEN does not count blanks at the end.
+LEN({t} + ',') - 1

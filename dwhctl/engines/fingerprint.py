@@ -18,13 +18,15 @@ rows does not matter, their number does.
 
 The SQL of each dialect stands in `fingerprint.<dialect>.sql`, as blocks: `form <kind>` makes the canonical text of a
 column {c}, `ordered <kind>` what is compared for the smallest and largest of the forms {f} (else the column itself is),
-`piece` frames a form, `joint` stands between pieces, `number` is that of a text {t}, `sum` adds up numbers {n}.
+`piece` frames a form, `joint` stands between pieces, `number` is that of a text {t}, `sum` adds up numbers {n}, `start`
+has the first {n} characters of a text, `length` counts them.
 `tests/unit/fingerprint.golden.json` pins the numbers of every form.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -109,6 +111,10 @@ def part(column: Column, kind: Kind, sql: str, **extras: str) -> Part:
     return Part(sql, form, name, extras)
 
 
+#: Writes a query of what `source` holds, by the parts of the key and of the values.
+Write = Callable[["Dialect", str, "Sequence[Part]", "Sequence[Part]"], str]
+
+
 class Dialect:
     """Writes the SQL of fingerprints for one engine."""
 
@@ -147,6 +153,72 @@ class Dialect:
     def shown(self, parts: Sequence[Part]) -> str:
         """Write the texts of a key's columns as one text, for people."""
         return self._joined([self.form(one) for one in parts], "', '")
+
+    def buckets(self, source: str, key: Sequence[Part], values: Sequence[Part], count: int) -> str:
+        """Write the query of the rows' number and checksums in each of `count` buckets of keys.
+
+        The checksums are that of the key, and of the key with each one of the values.
+        """
+        numbers = ["kn", *(f"n{number}" for number in range(len(values)))]
+        sums = ", ".join(f"{self.block('sum', n=name)} AS s{number}" for number, name in enumerate(numbers))
+        bucket = f"kn % {count}"
+        numbered = self._numbered(source, key, values)
+        return f"SELECT {bucket} AS b, {self.block('count')} AS c, {sums} FROM {numbered} GROUP BY {bucket}"
+
+    def bucket_rows(
+        self, source: str, key: Sequence[Part], values: Sequence[Part], count: int, buckets: Sequence[int]
+    ) -> str:
+        """Write the query of the rows of some buckets: the number of the key, and of the key with each value."""
+        listed = ", ".join(["kn", *(f"n{number}" for number in range(len(values)))])
+        numbered = self._numbered(source, key, values)
+        return f"SELECT {listed} FROM {numbered} WHERE kn % {count} IN ({', '.join(map(str, buckets))})"
+
+    def pieces(
+        self,
+        source: str,
+        key: Sequence[Part],
+        values: Sequence[Part],
+        where: str,
+        characters: int,
+        group: str = "",
+    ) -> str:
+        """Write the query of rows, by a condition of kn and g: the key's texts, the start of each value's.
+
+        First come the value of the column `group`, if there is one, and the number of the key.
+        """
+        names = [f"f{number}" for number in range(len(key) + len(values))]
+        shown = names[: len(key)]
+        for name in names[len(key) :]:
+            shown += self.cut(name, characters)
+        listed = ", ".join(f"{each} AS a{number}" for number, each in enumerate(shown))
+        numbered = self._numbered(source, key, values, group)
+        return f"SELECT {'g, ' if group else ''}kn, {listed} FROM {numbered} WHERE {where}"
+
+    def keys(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str) -> str:
+        """Write the query of the keys of each value of the column `group`: how often each is there, with each value.
+
+        All are numbers: an engine keeps those on its disk that do not fit its memory.
+        """
+        least = "".join(f", MIN(n{number}) AS n{number}" for number in range(len(values)))
+        numbered = self._numbered(source, key, values, group)
+        return f"SELECT g, kn, COUNT(*) AS n{least} FROM {numbered} GROUP BY g, kn"
+
+    def _numbered(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str = "") -> str:
+        """Write what has the forms f0, f1, ..., the number of the key as kn, and with each value as n0, n1, ..."""
+        parts = (*key, *values)
+        grouped = [f"{group} AS g"] if group else []
+        forms = [*grouped, *(f"{self.form(one)} AS f{number}" for number, one in enumerate(parts))]
+        pieces = [self.block("piece", f=f"f{number}") for number in range(len(parts))]
+        columns = [*(["g"] if group else []), *(f"f{number}" for number in range(len(parts)))]
+        columns.append(f"{self.block('number', t=self._joined(pieces[: len(key)]))} AS kn")
+        for number, piece in enumerate(pieces[len(key) :]):
+            text = self._joined([*pieces[: len(key)], piece])
+            columns.append(f"{self.block('number', t=text)} AS n{number}")
+        return f"(SELECT {', '.join(columns)} FROM (SELECT {', '.join(forms)} FROM {source}) AS measured) AS numbered"
+
+    def cut(self, text: str, characters: int) -> tuple[str, str]:
+        """Write the start of a text, and its number of characters."""
+        return self.block("start", t=text, n=str(characters)), self.block("length", t=text)
 
     def _compared(self, part: Part) -> str:
         if part.kind not in _COMPARED_AS_TEXT:

@@ -57,3 +57,9 @@ CAST(COALESCE(SUM(CAST({n} AS NUMERIC(38, 0))), 0) AS VARCHAR(40))
 
 -- name: count
 COUNT(*)
+
+-- name: start
+SUBSTR({t}, 1, {n})
+
+-- name: length
+LENGTH({t})

@@ -227,6 +227,12 @@ class Shard:
         return ZoneInfo(self.zone)
 
 
+def is_expected(load: Load, shard: Shard, day: date) -> bool:
+    """Tell whether the configuration expects the slice: its day is not before the first one, nor after the last."""
+    starts = (load.start_date, shard.from_date)
+    return not any(start is not None and day < start for start in starts) and not shard.has_ended(day)
+
+
 class Need(Table):
     """What a report waits for."""
 

@@ -20,7 +20,6 @@ from dwhctl.errors import AttemptError, UsageError
 from dwhctl.faults import reach
 from dwhctl.runs.entry import Entry, limits_of, new_run_id
 from dwhctl.runs.events import Notice, RunEnded, RunReport, RunStarted
-from dwhctl.runs.gaps import Gap
 from dwhctl.runs.load import check_templates
 from dwhctl.runs.locks import work_names
 from dwhctl.runs.plan import LoadRequest, candidates, name_of, without_complete
@@ -163,19 +162,6 @@ def batches_of(slices: Sequence[PlannedSlice]) -> list[list[PlannedSlice]]:
             batches.append([])
         batches[-1] += of_day
     return batches
-
-
-def ranges_of(verdicts: Iterable[Verdict]) -> list[Gap]:
-    """Fold the slices into ranges of days, by load and shard."""
-    found: list[Gap] = []
-    days = sorted((one.load, one.shard, one.day) for one in verdicts if one.day is not None)
-    for load, shard, day in days:
-        last = found[-1] if found else None
-        if last is not None and (last.load, last.shards, last.end + _ONE_DAY) == (load, (shard,), day):
-            found[-1] = Gap(load, (shard,), last.start, day)
-        else:
-            found.append(Gap(load, (shard,), day, day))
-    return found
 
 
 def _without_done(project: Project, store: SessionStore | None, plan: Plan) -> Plan:

@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING
 
 from dwhctl.columns import Kind
 from dwhctl.engines.fingerprint import Measure
-from dwhctl.errors import UsageError
+from dwhctl.errors import AttemptError, UsageError
 from dwhctl.runs.asking import Question
 from dwhctl.runs.prepare import check_columns
 from dwhctl.runs.questions import GRACE_SECONDS, is_file, measure_of
-from dwhctl.runs.verdicts import differences
-from dwhctl.targets.contract import Other
+from dwhctl.runs.verdicts import Check, Finding, column_differs, differences, missing
+from dwhctl.targets.inspection import Other
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dwhctl.columns import Column
     from dwhctl.engines.fingerprint import Fingerprint
-    from dwhctl.errors import AttemptError
     from dwhctl.project.model import Load, Project
     from dwhctl.project.slices import Slice
     from dwhctl.runs.plan import PlannedSlice
-    from dwhctl.runs.verdicts import Finding
-    from dwhctl.targets.contract import Inspection, Target
+    from dwhctl.targets.contract import Target
+    from dwhctl.targets.inspection import Contrast, Inspection
 
 #: Kinds whose values have the same canonical text where they are equal.
 _ALIKE = (
@@ -37,6 +36,8 @@ _ALIKE = (
 _OF_A_DAY = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 #: How many keys are named of a side, and of how many slices of a day.
 _KEYS_NAMED, _SLICES_NAMED = 3, 10
+#: Slices that differ are looked into together while both tables have so many rows of them.
+_ROWS_AT_ONCE = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,10 @@ class SlicesQuestion(_WarehouseQuestion):
         self.slices = slices
         self._measures = measures
         self._named: dict[str, str] = {}
+        self._contrasts: dict[str, Contrast] = {}
+        self._is_measured = False
+        #: Why the differing slices were not looked into.
+        self._unseen: AttemptError | None = None
 
     def ask(self, alive: Callable[[], None]) -> None:
         with self._target.inspection(self._load.table, self._load.slice_by) as ours:
@@ -172,30 +177,61 @@ class SlicesQuestion(_WarehouseQuestion):
                 alive()
                 for name in ours.strangers(slices):
                     self.strangers.pop(name, None)
-            self._name_keys(ours, theirs, alive)
+            self._is_measured = True
+            alive()
+            try:
+                self._look_into(ours, theirs, alive)
+            except AttemptError as error:
+                self._unseen = error
 
-    def _name_keys(self, ours: Inspection, theirs: Inspection, alive: Callable[[], None]) -> None:
-        """Name some keys that one table alone has, or has with other values, of the first slices that differ."""
-        wrong = [one.slice for one in self.slices if self.ours[one.shard.name] != self.theirs[one.shard.name]]
-        for one in wrong[:_SLICES_NAMED]:
-            mine, other = self.ours[one.shard], self.theirs[one.shard]
-            same_keys = (mine.rows, mine.keys) == (other.rows, other.keys)
-            measures = (self._measures.ours, self._measures.theirs)
-            if not same_keys:
-                measures = (replace(measures[0], values=()), replace(measures[1], values=()))
-            here, there = Other(ours, measures[0]), Other(theirs, measures[1])
-            only_ours = self._keys(one, here, there)
+    def fail(self, error: AttemptError) -> None:
+        # What was measured holds, though it was not looked into.
+        if self._is_measured:
+            self._unseen = error
+        else:
+            self.failure = error
+
+    def _look_into(self, ours: Inspection, theirs: Inspection, alive: Callable[[], None]) -> None:
+        """Find which columns and keys differ in the slices that differ, and that both tables have."""
+        here, there = Other(ours, self._measures.ours), Other(theirs, self._measures.theirs)
+        for batch in self._batches():
+            self._contrasts.update(ours.contrasts(batch, here.measure, there))
             alive()
-            if same_keys:
-                self._named[one.shard] = f"such as {only_ours}" if only_ours else ""
+        named = [
+            one.slice
+            for one in self.slices
+            if (found := self._contrasts.get(one.shard.name)) and found.only_here + found.only_there
+        ]
+        for one in named[:_SLICES_NAMED]:
+            found = self._contrasts[one.shard]
+            keys = [
+                (self._load.table, self._keys(one, here, there) if found.only_here else ""),
+                (self._table, self._keys(one, there, here) if found.only_there else ""),
+            ]
+            alive()
+            self._named[one.shard] = "; ".join(f"only in {table}: {each}" for table, each in keys if each)
+
+    def _batches(self) -> Iterator[list[Slice]]:
+        """Give the slices to look into, so many at once as have a bounded number of rows."""
+        batch: list[Slice] = []
+        rows = 0
+        for one in self.slices:
+            mine, other = self.ours[one.shard.name], self.theirs[one.shard.name]
+            if mine == other or not mine.rows or not other.rows:
                 continue
-            sides = ((self._load.table, only_ours), (self._table, self._keys(one, there, here)))
-            alive()
-            self._named[one.shard] = "; ".join(f"only in {table}: {keys}" for table, keys in sides if keys)
+            if batch and rows + mine.rows + other.rows > _ROWS_AT_ONCE:
+                yield batch
+                batch, rows = [], 0
+            batch.append(one.slice)
+            rows += mine.rows + other.rows
+        if batch:
+            yield batch
 
     def _keys(self, one: Slice, side: Other, other: Other) -> str:
         # One more tells whether there are more.
-        keys = side.inspection.keys_only_here(one, side.measure, other, _KEYS_NAMED + 1)
+        measures = [replace(each.measure, values=()) for each in (side, other)]
+        beside = Other(other.inspection, measures[1])
+        keys = side.inspection.keys_only_here(one, measures[0], beside, _KEYS_NAMED + 1)
         if not keys:
             return ""
         names = ", ".join(column.name for column in self._measures.ours.key)
@@ -203,13 +239,46 @@ class SlicesQuestion(_WarehouseQuestion):
         return f"{names} = {listed}{' and more' if len(keys) > _KEYS_NAMED else ''}"
 
     def findings(self, one: PlannedSlice) -> list[Finding]:
-        """Tell how the slice differs, with the keys in the first finding's detail."""
+        """Tell how the slice differs: by what is missing, by doubled keys, and by column."""
         shard = one.shard.name
-        found = differences(self._measures.ours, self.ours[shard], self.theirs[shard])
+        ours, theirs = self.ours[shard], self.theirs[shard]
+        found = differences(self._measures.ours, ours, theirs)
         if not found:
             return []
-        detail = "; ".join(part for part in (found[0].detail, self._named.get(shard)) if part)
-        return [replace(found[0], detail=detail or None), *found[1:]]
+        if not ours.rows or not theirs.rows:
+            table = self._table if ours.rows else self._load.table
+            return [missing(table, ours.rows or theirs.rows, here=not ours.rows)]
+        contrast = self._contrasts.get(shard)
+        if contrast is None:
+            why = f"which rows differ was not found: {self._unseen}" if self._unseen else None
+            detail = "; ".join(part for part in (found[0].detail, why) if part)
+            return [replace(found[0], detail=detail or None), *found[1:]]
+        return self._explained(found, contrast, self._named.get(shard))
+
+    def _explained(self, found: list[Finding], contrast: Contrast, keys: str | None) -> list[Finding]:
+        """Put what the checksums are explained by in their place."""
+        reasons = list(_doubled(contrast, self._measures.ours, self._load.table, self._table))
+        reasons += [
+            column_differs(self._measures.ours, name, each) for name, each in contrast.columns.items()
+        ]
+        explained = {Check.VALUE_CHECKSUM} if reasons else set()
+        if reasons and not contrast.only_here and not contrast.only_there:
+            explained.add(Check.KEY_CHECKSUM)
+        found = [one for one in found if one.check not in explained]
+        if keys and found:
+            found[0] = replace(found[0], detail="; ".join(part for part in (found[0].detail, keys) if part))
+        return [*found, *reasons]
+
+
+def _doubled(contrast: Contrast, measure: Measure, table: str, other: str) -> Iterator[Finding]:
+    """Tell of the keys that are more than once in either table."""
+    sides = ((table, contrast.doubled_here), (other, contrast.doubled_there))
+    if not any(odd for _, odd in sides):
+        return
+    names = ", ".join(column.name for column in measure.key)
+    examples = [f"in {name}, such as {names} = {odd.example}" for name, odd in sides if odd]
+    counts = [str(odd.keys) if odd else "0" for _, odd in sides]
+    yield Finding(Check.DOUBLED_KEYS, counts[0], counts[1], "; ".join(examples))
 
 
 def _fingerprints(

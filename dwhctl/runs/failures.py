@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.project.commands import in_project
+from dwhctl.project.loads import is_expected
 from dwhctl.project.shadows import as_asked, load_of
-from dwhctl.runs.plan import is_before_start
 from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Failures:
         shard = shards.get(one.shard)
         if load is None or shard is None:
             return False
-        return not is_before_start(load, shard, one.day) and not shard.has_ended(one.day)
+        return is_expected(load, shard, one.day)
 
 
 def retry_reports(names: Sequence[str], day: date) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwhctl.engines.fingerprint import Measure
 from dwhctl.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dwhctl.columns import Column
-    from dwhctl.engines.fingerprint import Fingerprint
+    from dwhctl.engines.fingerprint import Fingerprint, Write
     from dwhctl.project.model import Load, Project, Shard
     from dwhctl.project.slices import Slice
     from dwhctl.project.templates import Query
     from dwhctl.runs.plan import PlannedSlice
     from dwhctl.sources.contract import Source
-    from dwhctl.targets.contract import Inspection, Odd, Target
+    from dwhctl.targets.contract import Target
+    from dwhctl.targets.inspection import Inspection, Odd
 
 GRACE_SECONDS = 30.0
+#: The rows that a slice's query gave.
+Answers = dict["Slice", "Sequence[Sequence[Any]]"]
 
 
 class TableQuestion(Question):
@@ -145,6 +148,9 @@ class SourceQuestion(Question):
         except ConfigError as error:
             # Of one day alone: the first of each shard was rendered before anything was asked.
             raise QueryError(str(error)) from error
+        self._ask_of(source, query, one)
+
+    def _ask_of(self, source: Source, query: Query, one: PlannedSlice) -> None:
         self.fingerprints[one.slice] = source.fingerprint(query, self._measures[one.load.name])
         if self._wants_nulls and one.load.slice_by and one.load.name not in self.nulls:
             self.nulls[one.load.name] = _count_nulls(source, query, one.load.slice_by)
@@ -166,6 +172,30 @@ def _count_nulls(source: Source, query: Query, column: str) -> int | AttemptErro
         return None if without_day is None else source.count_nulls(without_day, column)
     except AttemptError as error:
         return error
+
+
+class SourceLook(SourceQuestion):
+    """What else is asked of a shard's slices: for each slice, what writes the query."""
+
+    def __init__(
+        self,
+        project: Project,
+        shard: Shard,
+        asked: Sequence[tuple[PlannedSlice, Write]],
+        measures: Mapping[str, Measure],
+    ) -> None:
+        super().__init__(project, shard, [one for one, _ in asked], measures, nulls=False)
+        self.answers: Answers = {}
+        self._asked = {one.slice: write for one, write in asked}
+
+    def _ask_of(self, source: Source, query: Query, one: PlannedSlice) -> None:
+        write = self._asked[one.slice]
+        self.answers[one.slice] = source.measured(query, self._measures[one.load.name], write)
+
+    def fail(self, error: AttemptError) -> None:
+        for one in self._slices:
+            if one.slice not in self.answers:
+                self.failures[one.slice] = error
 
 
 class TargetQuestion(Question):
@@ -216,6 +246,27 @@ class TargetQuestion(Question):
 
     def fail(self, error: AttemptError) -> None:
         self.failure = error
+
+
+class TargetLook(TargetQuestion):
+    """What else is asked of the warehouse about slices of one load and day: for each, what writes the query."""
+
+    def __init__(
+        self,
+        project: Project,
+        load: Load,
+        target: Target,
+        asked: Sequence[tuple[PlannedSlice, Write]],
+        measure: Measure,
+    ) -> None:
+        super().__init__(project, load, target, [one for one, _ in asked], measure)
+        self.answers: Answers = {}
+        self._asked = asked
+
+    def _look(self, inspection: Inspection, alive: Callable[[], None]) -> None:
+        for one, write in self._asked:
+            self.answers[one.slice] = inspection.measured(one.slice, self.measure, write)
+            alive()
 
 
 def is_file(project: Project, load: Load) -> bool:

@@ -6,13 +6,15 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dwhctl.runs.shown_values import shown_pair
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
 
     from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.runs.plan import PlannedSlice
-    from dwhctl.targets.contract import Odd
+    from dwhctl.targets.inspection import Differing, Odd
 
 
 class Check(enum.StrEnum):
@@ -24,6 +26,8 @@ class Check(enum.StrEnum):
     LARGEST_KEY = "largest_key"
     KEY_CHECKSUM = "key_checksum"
     VALUE_CHECKSUM = "value_checksum"
+    VALUES = "values"
+    MISSING = "missing"
     DOUBLED_KEYS = "doubled_keys"
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
@@ -36,12 +40,19 @@ class Check(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found, with what source and warehouse say, or the load's table and another."""
+    """One thing that was found, with what source and warehouse say, or the load's table and another.
+
+    Of `values`: the column, the key of one row that differs, the values there (shortened, to be shown), and how many
+    rows of the slice differ in the column; None where they were not counted. Of `missing`: how many rows are missing.
+    """
 
     check: Check
     source: str | None = None
     warehouse: str | None = None
     detail: str | None = None
+    column: str | None = None
+    rows: int | None = None
+    key: str | None = None
 
 
 @dataclass(slots=True)
@@ -84,7 +95,7 @@ def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -
         (Check.LARGEST_KEY, source.largest, warehouse.largest),
     ):
         if ours != theirs:
-            found.append(Finding(check, _key(measure, ours), _key(measure, theirs)))
+            found.append(Finding(check, shown_key(measure, ours), shown_key(measure, theirs)))
     if source.rows != warehouse.rows:
         return found
     if source.keys != warehouse.keys:
@@ -95,11 +106,29 @@ def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -
     return found
 
 
+def missing(table: str, rows: int, *, here: bool) -> Finding:
+    """Tell that one side has no row of the slice: `here` where it is the load's table, or the source."""
+    counts = ("0", str(rows)) if here else (str(rows), "0")
+    return Finding(Check.MISSING, *counts, f"missing in {table}", rows=rows)
+
+
+def column_differs(measure: Measure, name: str, differing: Differing) -> Finding:
+    """Tell of the rows that differ in a column."""
+    example = differing.example
+    if example is None:
+        return Finding(Check.VALUES, column=name, rows=differing.rows)
+    ours, theirs = shown_pair(example.ours, example.theirs)
+    return Finding(
+        Check.VALUES, ours, theirs, column=name, rows=differing.rows, key=shown_key(measure, example.key)
+    )
+
+
 def odd_keys(check: Check, measure: Measure, odd: Odd) -> Finding:
     """Tell of doubled keys, or of keys that stand elsewhere too."""
     names = ", ".join(column.name for column in measure.key)
     return Finding(check, None, str(odd.keys), f"such as {names} = {odd.example}")
 
 
-def _key(measure: Measure, values: Sequence[str | None]) -> str:
+def shown_key(measure: Measure, values: Sequence[str | None]) -> str:
+    """Write a key with the names of its columns."""
     return ", ".join(f"{column.name}={value}" for column, value in zip(measure.key, values, strict=True))

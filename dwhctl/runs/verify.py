@@ -23,6 +23,7 @@ from dwhctl.runs.load import check_templates
 from dwhctl.runs.plan import LoadRequest, candidates
 from dwhctl.runs.prepare import targets_of
 from dwhctl.runs.questions import SourceQuestion, TableQuestion, TargetQuestion
+from dwhctl.runs.second_look import Case, SecondLook, chosen_cases, not_looked_into
 from dwhctl.runs.signals import caught_signals
 from dwhctl.runs.slice_sessions import (
     Sessions,
@@ -36,7 +37,7 @@ from dwhctl.runs.slice_sessions import (
 from dwhctl.runs.slots import Slots
 from dwhctl.runs.state_dir import StateDir
 from dwhctl.runs.unknown_sources import unknown_sources
-from dwhctl.runs.verdicts import Check, Finding, Verdict, differences, odd_keys, verdict_on
+from dwhctl.runs.verdicts import Check, Finding, Verdict, differences, missing, odd_keys, verdict_on
 from dwhctl.sessions import open_if_there
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Verification:
             measures = self._measures(slices)
             left = [one for one in slices if one.load.name in measures]
             for look in range(LOOKS):
-                left = self._look(left, measures, first=look == 0)
+                left = self._look(left, measures, first=look == 0, explain=True)
         for one in left:
             self._verdicts[one.slice] = verdict_on(one, ever_loaded())
         unseen = {load for (load, _), found in self._nulls.items() if found is None}
@@ -209,9 +210,17 @@ class Verification:
         return {each.load.name: each.measure for each in questions if each.measure is not None}
 
     def _look(
-        self, slices: Sequence[PlannedSlice], measures: Mapping[str, Measure], *, first: bool
+        self,
+        slices: Sequence[PlannedSlice],
+        measures: Mapping[str, Measure],
+        *,
+        first: bool,
+        explain: bool = False,
     ) -> list[PlannedSlice]:
-        """Look at the slices once; give those of which something is to be told, but that were loaded meanwhile."""
+        """Look at the slices once; give those of which something is to be told, but that were loaded meanwhile.
+
+        `explain`: also find which rows differ.
+        """
         before = self._last(slices)
         for one in slices:
             if not self._is_compared(one, before[one.slice]):
@@ -227,7 +236,9 @@ class Verification:
         busy |= self._busy()
         for question in sources:
             self._nulls |= {(load, question.shard.name): found for load, found in question.nulls.items()}
-        self._judge(sources, targets, busy)
+        cases = self._judge(sources, targets, busy)
+        if explain and cases:
+            self._explain(cases, measures)
         after = self._last(chosen)
         return [
             one
@@ -259,7 +270,9 @@ class Verification:
 
     def _judge(
         self, sources: Iterable[SourceQuestion], targets: Sequence[TargetQuestion], busy: set[tuple[str, str]]
-    ) -> None:
+    ) -> list[Case]:
+        """Give each slice its verdict; return those with rows on both sides that differ."""
+        cases = []
         fingerprints = {one: found for question in sources for one, found in question.fingerprints.items()}
         failures = {one: error for question in sources for one, error in question.failures.items()}
         for question in targets:
@@ -268,10 +281,30 @@ class Verification:
                 if failure is not None:
                     self._verdicts[one.slice] = verdict_on(one, not_compared(failure))
                     continue
-                source = fingerprints[one.slice]
-                findings = differences(question.measure, source, question.fingerprints[one.shard.name])
+                source, warehouse = fingerprints[one.slice], question.fingerprints[one.shard.name]
+                findings = differences(question.measure, source, warehouse)
+                if findings and source.rows and warehouse.rows:
+                    cases.append(Case(one, max(source.rows, warehouse.rows)))
+                elif findings:
+                    table = one.load.table if source.rows else "the source"
+                    findings = [missing(table, source.rows or warehouse.rows, here=not source.rows)]
                 findings += self._oddities(question, one, busy)
                 self._verdicts[one.slice] = verdict_on(one, *findings, rows=source.rows)
+        return cases
+
+    def _explain(self, cases: Sequence[Case], measures: Mapping[str, Measure]) -> None:
+        """Look into slices that differ, and put what was found into their verdicts."""
+        chosen = chosen_cases(cases)
+        self._listen(f"looking for the rows that differ in {len(chosen):,} of {len(cases):,} slices")
+        SecondLook(self._project, self._asker, self._targets, measures).look_into(chosen)
+        looked_into = {case.planned.slice for case in chosen}
+        for case in cases:
+            load = case.planned.load
+            verdict = self._verdicts[case.planned.slice]
+            if case.planned.slice in looked_into:
+                verdict.findings = case.explained(verdict.findings, measures[load.name], load.table)
+            else:
+                verdict.findings = not_looked_into(verdict.findings)
 
     def _oddities(
         self, question: TargetQuestion, one: PlannedSlice, busy: set[tuple[str, str]]

@@ -60,7 +60,7 @@ SET state = :state, answer = :answer, sent_at = :sent_at, not_before = :not_befo
 WHERE id = :id AND claim = :claim
 
 -- name: alerts_heard
-UPDATE dwhctl_alert_facts SET heard = TRUE WHERE alert_id = :id
+UPDATE dwhctl_alert_failures SET heard = TRUE WHERE alert_id = :id
 
 -- name: alerts_undelivered
 -- What no channel has taken, and nobody has in hand now: a later digest may take its place.
@@ -91,23 +91,7 @@ LIMIT :limit
 
 -- name: alerts_facts
 -- What a channel refused it was not told; what still waits for it, it will be.
-SELECT f.work, f.connection, f.error_class, f.shard, f.told_at, f.day, f.newest, f.well, f.alert_id, f.heard,
+SELECT f.work, f.connection, f.error_class, f.shard, f.day, f.told_at, f.newest, f.well, f.alert_id, f.heard,
        coalesce(a.state, '') IN ('queued', 'sending', 'sent', 'unknown')
-FROM dwhctl_alert_facts AS f LEFT JOIN dwhctl_alerts AS a ON a.id = f.alert_id
-WHERE f.channel = :channel
-
--- name: alerts_remember
-INSERT INTO dwhctl_alert_facts (
-    channel, work, connection, error_class, shard, told_at, day, newest, well, alert_id, heard
-)
-VALUES (
-    :channel, :work, :connection, :error_class, :shard, :told_at, :day, :newest, :well, :alert_id, :heard
-)
-ON CONFLICT (channel, work, connection, error_class, shard) DO UPDATE
-SET told_at = excluded.told_at, day = excluded.day, newest = excluded.newest, well = excluded.well,
-    alert_id = excluded.alert_id, heard = excluded.heard
-
--- name: alerts_forget
-DELETE FROM dwhctl_alert_facts
-WHERE channel = :channel AND work = :work AND connection = :connection AND error_class = :error_class
-  AND shard = :shard
+FROM dwhctl_alert_failures AS f LEFT JOIN dwhctl_alerts AS a ON a.id = f.alert_id
+WHERE f.channel = :channel AND f.day BETWEEN '1000-01-01' AND '8999-12-31'

@@ -69,6 +69,11 @@ class FailingTask:
 def read_unsuccessful(store: SessionStore, since: datetime) -> list[UnsuccessfulSlice]:
     """Return the slices whose last closed session is unsuccessful and ended since that moment, in no order."""
     rows = store.read("reading the failures", "unsuccessful_slices", {"since": since})
+    return unsuccessful_slices(rows)
+
+
+def unsuccessful_slices(rows: Iterable[Sequence[Any]]) -> list[UnsuccessfulSlice]:
+    """Return the rows of the statement of this name."""
     return [_slice(*row) for row in rows]
 
 

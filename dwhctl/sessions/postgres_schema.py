@@ -21,7 +21,7 @@ from dwhctl.errors import SessionsError
 from dwhctl.sessions.postgres_link import timeouts
 from dwhctl.sessions.postgres_wait import BoundedConnection
 from dwhctl.sessions.shape import Column, is_ours, misfits, missing
-from dwhctl.sessions.statements import indexes, tables
+from dwhctl.sessions.statements import indexes, scripts_to_make
 from dwhctl.waiting import waited
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
@@ -163,7 +163,7 @@ class Upgrade:
 
     def _tables_to_make(self) -> list[str]:
         present = {name for (name,) in self._rows(self._sql["tables"])}
-        return [sql for name, sql in tables(self._sql).items() if name not in present]
+        return scripts_to_make(self._sql, present)
 
     def _indexes_to_make(self) -> dict[str, str]:
         valid = {name for name, is_valid in self._rows(self._sql["indexes"]) if is_valid}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dwhctl.errors import SessionsError
 from dwhctl.sessions.shape import ADDED, SEVEN, Column, is_ours, misfits, missing
-from dwhctl.sessions.statements import indexes, tables
+from dwhctl.sessions.statements import indexes, scripts_to_make
 
 _ANEW = "dwhctl_sessions_anew"
 _SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -108,12 +108,7 @@ def _add_columns(connection: sqlite3.Connection, sql: Mapping[str, str]) -> None
 
 def _tables_to_make(connection: sqlite3.Connection, sql: Mapping[str, str]) -> list[str]:
     present = {row[0] for row in connection.execute(sql["tables"])}
-    return [
-        statement
-        for name, script in tables(sql).items()
-        if name not in present
-        for statement in script.split(";")
-    ]
+    return [statement for script in scripts_to_make(sql, present) for statement in script.split(";")]
 
 
 def _indexes_to_make(connection: sqlite3.Connection, sql: Mapping[str, str]) -> list[str]:

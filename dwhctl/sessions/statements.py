@@ -6,7 +6,7 @@ A file is for every dialect (`common.sql`), or for the one that its name ends wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -54,6 +54,22 @@ def indexes(statements: Mapping[str, str]) -> dict[str, str]:
 def tables(statements: Mapping[str, str]) -> dict[str, str]:
     """The statements that create the tables beside `sessions`, with their indexes, by the name of the table."""
     return {name.split()[1]: sql for name, sql in statements.items() if name.startswith("table ")}
+
+
+def moves(statements: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return by a table's name the one that it takes the place of, and the statement that copies its rows."""
+    found = ((name.split(), sql) for name, sql in statements.items() if name.startswith("move "))
+    return {words[1]: (words[3], sql) for words, sql in found}
+
+
+def scripts_to_make(statements: Mapping[str, str], present: Collection[str]) -> list[str]:
+    """Return what makes each missing table, and copies the rows of the one whose place it takes."""
+    found = []
+    for name, script in tables(statements).items():
+        if name not in present:
+            old, copy = moves(statements).get(name, ("", ""))
+            found.append(f"{script}; {copy}" if old in present else script)
+    return found
 
 
 def percent_style(sql: str) -> str:

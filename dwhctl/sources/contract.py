@@ -12,6 +12,7 @@ A new system fulfils this contract and passes `tests/contract/test_sources.py`:
 - `fingerprint` measures the answer where it is: the engine itself counts, compares and adds up, by the forms of
   `dwhctl/engines/fingerprint.py`, and only the sums travel. It is the fingerprint of the rows that `batches` gives, as
   they stand in the target after a load.
+- `measured` asks something else of the same forms, such as the checksums of parts of the rows.
 - `count_nulls` counts likewise the rows of the answer in which a column is NULL.
 - A query that the system refuses (syntax, permission, missing table) is a QueryError; what may go away by
   itself is a SourceError. No error text holds a secret.
@@ -20,7 +21,7 @@ A new system fulfils this contract and passes `tests/contract/test_sources.py`:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
-    from dwhctl.engines.fingerprint import Fingerprint, Measure
+    from dwhctl.engines.fingerprint import Fingerprint, Measure, Write
     from dwhctl.project.templates import Query
 
 
@@ -51,6 +52,10 @@ class Source(ABC):
     @abstractmethod
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
         """Measure the answer by the target's columns. Raise QueryError or SourceError."""
+
+    @abstractmethod
+    def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        """Ask what `write` writes of the answer's forms; it must give few rows. Raise QueryError or SourceError."""
 
     @abstractmethod
     def count_nulls(self, query: Query, column: str) -> int:

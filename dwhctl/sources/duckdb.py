@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from dwhctl.engines import duckdb as engine
-from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, read_fingerprint
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Write, read_fingerprint
 from dwhctl.engines.parts import source_parts
 from dwhctl.engines.spill import SpillFolder
 from dwhctl.errors import (
@@ -107,14 +107,22 @@ class DuckdbSource(Source):
 
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
         """Measure the answer in DuckDB."""
+        key, _ = self._parts(query, measure)
+        (row,) = self.measured(query, measure, Dialect.fingerprint)
+        return read_fingerprint(row, key)
+
+    def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        """Ask DuckDB."""
+        key, values = self._parts(query, measure)
+        return self._rows(write(Dialect("duckdb"), f"({self._sql(query)}\n) AS slice", key, values), query)
+
+    def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
         columns = self.columns(query)
         key, values = (
             source_parts(wanted, columns, lambda one, _: (engine.quote_column(one.name), {}))
             for wanted in (measure.key, measure.values)
         )
-        sql = self._sql(query)
-        (row,) = self._rows(Dialect("duckdb").fingerprint(f"({sql}\n) AS slice", key, values), query)
-        return read_fingerprint(row, key)
+        return key, values
 
     def count_nulls(self, query: Query, column: str) -> int:
         """Count in DuckDB."""

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pymssql
 
 from dwhctl.engines import mssql as engine
-from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, read_fingerprint
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Write, read_fingerprint
 from dwhctl.engines.mssql_charsets import can_read
 from dwhctl.engines.mssql_errors import query_error, read
 from dwhctl.engines.mssql_link import open_link
@@ -154,27 +154,34 @@ class MssqlSource(Source):
             raise query_error(error) from error
 
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
-        """Measure the answer in SQL Server; with a text among the columns it must be 2019 or newer."""
+        """Measure the answer in SQL Server."""
+        (row,) = self.measured(query, measure, Dialect.fingerprint)
+        return read_fingerprint(row, self._parts(query, measure)[0])
+
+    def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        """Ask SQL Server; with a text among the columns it must be 2019 or newer."""
         columns = self.columns(query)
-        collation = collation_for(measure, columns)
-        key, values = (
-            source_parts(wanted, columns, partial(read_part, collation=collation))
-            for wanted in (measure.key, measure.values)
-        )
+        key, values = self._parts(query, measure)
         sql = wrapped(
             self._bound(query, columns),
-            lambda source: Dialect("mssql").fingerprint(f"{source} AS slice", key, values),
+            lambda source: write(Dialect("mssql"), f"{source} AS slice", key, values),
         )
         try:
-            row = self._one_row(sql)
+            return self._all_rows(sql)
         except QueryError as error:
-            if collation == UTF8 and error.__cause__ and read(error.__cause__).number == _NO_SUCH_COLLATION:
+            number = read(error.__cause__).number if error.__cause__ else None
+            if collation_for(measure, columns) == UTF8 and number == _NO_SUCH_COLLATION:
                 raise QueryError(
                     "this SQL Server cannot write a text in UTF-8 (2019 and newer can): slices whose key or"
                     " verify_columns hold a text cannot be compared here"
                 ) from error
             raise
-        return read_fingerprint(row, key)
+
+    def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
+        columns = self.columns(query)
+        read_one = partial(read_part, collation=collation_for(measure, columns))
+        key, values = (source_parts(wanted, columns, read_one) for wanted in (measure.key, measure.values))
+        return key, values
 
     def count_nulls(self, query: Query, column: str) -> int:
         """Count in SQL Server."""
@@ -183,14 +190,14 @@ class MssqlSource(Source):
             self._bound(query, self.columns(query)),
             lambda source: f"SELECT COUNT_BIG(*) AS n FROM {source} AS slice WHERE {where}",
         )
-        return int(self._one_row(sql)[0])
+        ((rows,),) = self._all_rows(sql)
+        return int(rows)
 
-    def _one_row(self, sql: str) -> tuple[Any, ...]:
+    def _all_rows(self, sql: str) -> list[tuple[Any, ...]]:
         try:
-            (row,) = self._executed(sql).fetchall()
+            return [tuple(row) for row in self._executed(sql).fetchall()]
         except pymssql.Error as error:
             raise query_error(error) from error
-        return tuple(row)
 
     def _executed(self, sql: str) -> pymssql.Cursor:
         try:

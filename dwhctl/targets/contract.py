@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.columns import Column
-    from dwhctl.engines.fingerprint import Fingerprint, Measure
     from dwhctl.project.report_sql import RowSource
     from dwhctl.project.slices import Slice
+    from dwhctl.targets.inspection import Inspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,69 +218,6 @@ class Refresh(ABC):
         """Commit. Any AttemptError of it leaves the outcome in doubt: the old rows stand, or the new ones.
 
         Nothing in the table tells which, and nothing has to: refreshing again is right in both cases.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Odd:
-    """How many of a slice's keys are odd, and one of them as text."""
-
-    keys: int
-    example: str
-
-
-@dataclass(frozen=True, slots=True)
-class Other:
-    """A table that is looked at beside another, and what is measured of it."""
-
-    inspection: Inspection
-    measure: Measure
-
-
-class Inspection(ABC):
-    """A table that is looked at, slice by slice. Slices that are asked for together belong to one load and day."""
-
-    @abstractmethod
-    def columns(self) -> Sequence[Column]:
-        """Give the table's columns. Raise TargetRefusedError when there is no such table."""
-
-    @abstractmethod
-    def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
-        """Measure the rows of each slice, by shard; a shard without rows may be left out."""
-
-    @abstractmethod
-    def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
-        """Find the keys that stand twice within a slice, by shard."""
-
-    @abstractmethod
-    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
-        """Find the keys of a slice that the same shard has outside the slice as well, by shard."""
-
-    @abstractmethod
-    def sessions(self, slices: Sequence[Slice]) -> Mapping[tuple[str, int], int]:
-        """Count the rows by shard and etl_id. Rows without an etl_id count under 0."""
-
-    @abstractmethod
-    def beside(self, table: str, slice_by: str | None) -> Inspection:
-        """Look at another table too, over the same connection."""
-
-    @abstractmethod
-    def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
-        """Count the rows within the slices' bounds that belong to none of their shards, by etl_source; "" for NULL."""
-
-    @abstractmethod
-    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
-
-    @abstractmethod
-    def rows_by_source(self) -> Mapping[str, int]:
-        """Count all the table's rows by etl_source; "" for NULL."""
-
-    @abstractmethod
-    def keys_only_here(self, slice: Slice, measure: Measure, other: Other, most: int) -> Sequence[str | None]:
-        """Give the keys, as text, of some of the slice's rows that the table beside has not in the same slice.
-
-        A row is there when its key is, and with it the values of the measure, if there are any. None: a key with NULL.
         """
 
 

@@ -29,10 +29,11 @@ from dwhctl.errors import (
 from dwhctl.files import inside
 from dwhctl.private import denied
 from dwhctl.targets import duckdb_statements as sent
-from dwhctl.targets.contract import Inspection, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.targets.duckdb_refresh import DuckdbRefresh, refresh_statements
 from dwhctl.targets.duckdb_rows import conditions, described, is_zoned, of_shards
 from dwhctl.targets.inspecting import SqlInspection, held_values_sql, read_held_values
+from dwhctl.targets.inspection import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -355,6 +356,10 @@ class DuckdbInspection(SqlInspection):
 
     def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
         return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)
+
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
+        return [f"${name}" for name in bound], bound
 
     def _quoted(self, name: str) -> str:
         return engine.quote_column(name)

@@ -7,14 +7,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.columns import Kind
-from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, part, read_fingerprint
-from dwhctl.targets.contract import Inspection, Odd
+from dwhctl.engines.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
+from dwhctl.targets.contrasts import (
+    CUT_CHARACTERS,
+    contrast_sql,
+    read_counts,
+    read_pieces,
+    same_bounds,
+)
+from dwhctl.targets.inspection import Inspection, Odd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dwhctl.project.slices import Slice
-    from dwhctl.targets.contract import Other
+    from dwhctl.targets.contrasts import Counts, Pieces
+    from dwhctl.targets.inspection import Contrast, Other
 
 
 class SqlInspection(Inspection):
@@ -41,6 +49,10 @@ class SqlInspection(Inspection):
         """Give the condition of the rows of these shards, and its values."""
 
     @abstractmethod
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        """Write texts as values in SQL, and give what is bound to them."""
+
+    @abstractmethod
     def _quoted(self, name: str) -> str:
         """Quote a column's name."""
 
@@ -52,6 +64,12 @@ class SqlInspection(Inspection):
             sql = self._dialect.fingerprint(source, key, values, group="etl_source")
             found.update({str(shard): read_fingerprint(row, key) for shard, *row in self._ask(sql, bound)})
         return found
+
+    def measured(self, slice: Slice, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions([slice])
+        source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
+        return self._ask(write(self._dialect, source, key, values), bound)
 
     def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
         key, _ = self._parts(measure)
@@ -141,6 +159,52 @@ class SqlInspection(Inspection):
         texts = [f"{self._dialect.shown(key)} AS k"]
         texts += [f"{self._dialect.form(one)} AS v{number}" for number, one in enumerate(values)]
         return f"SELECT {', '.join(texts)} FROM {self._table} WHERE {where}{_and(bounds)}", bound
+
+    def contrasts(self, slices: Sequence[Slice], measure: Measure, other: Other) -> Mapping[str, Contrast]:
+        there = other.inspection
+        if not isinstance(there, SqlInspection):
+            raise TypeError(f"{type(there).__name__} cannot be in one query with {type(self).__name__}")
+        names = [column.name for column in measure.values]
+        found: dict[str, Contrast] = {}
+        for group in same_bounds(slices):
+            here, values = self._measured_by_shard(group, measure, Dialect.keys)
+            theirs, more = there._measured_by_shard(group, other.measure, Dialect.keys)
+            rows = self._ask(contrast_sql(here, theirs, len(names)), {**values, **more})
+            counted = {str(shard): read_counts(row, names) for shard, *row in rows}
+            ours = self._pieces(group, measure, counted)
+            others = there._pieces(group, other.measure, counted)
+            found |= {
+                shard: counts.contrast(ours.get(shard, {}), others.get(shard, {}))
+                for shard, counts in counted.items()
+            }
+        return found
+
+    def _measured_by_shard(
+        self, slices: Sequence[Slice], measure: Measure, write: Callable[..., str], *others: object
+    ) -> tuple[str, dict[str, object]]:
+        """Write a query of slices with the same bounds, by shard, and give what is bound to it."""
+        key, values = self._parts(measure)
+        [(where, bounds, bound)] = self._conditions(slices)
+        source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
+        return write(self._dialect, source, key, values, *others, group="etl_source"), bound
+
+    def _pieces(
+        self, slices: Sequence[Slice], measure: Measure, counted: Mapping[str, Counts]
+    ) -> dict[str, dict[int, Pieces]]:
+        """Fetch the rows that are shown, by shard and number of the key."""
+        wanted = {shard: keys for shard, counts in counted.items() if (keys := counts.keys())}
+        if not wanted:
+            return {}
+        shards, more = self._texts(list(wanted))
+        where = " OR ".join(
+            f"(g = {shard} AND kn IN ({', '.join(map(str, keys))}))"
+            for shard, keys in zip(shards, wanted.values(), strict=True)
+        )
+        sql, bound = self._measured_by_shard(slices, measure, Dialect.pieces, where, CUT_CHARACTERS)
+        found: dict[str, dict[int, Pieces]] = {}
+        for shard, number, *row in self._ask(sql, {**bound, **more}):
+            found.setdefault(str(shard), {})[int(number)] = read_pieces(row, len(measure.key))
+        return found
 
     def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:
         rows = self._ask(f"SELECT g, COUNT(*), MIN(k) FROM ({keys}) AS odd GROUP BY g", bound)

@@ -23,7 +23,8 @@ from dwhctl.engines.vertica_errors import (
 )
 from dwhctl.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.project.sql_lines import at_statement
-from dwhctl.targets.contract import Concern, Inspection, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.contract import Concern, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.targets.inspection import Inspection
 from dwhctl.targets.vertica_catalog import described, described_column, existing_columns, names_of
 from dwhctl.targets.vertica_concerns import concerns
 from dwhctl.targets.vertica_inspection import VerticaInspection

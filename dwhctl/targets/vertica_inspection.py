@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.columns import Kind
-from dwhctl.engines.vertica import quote
+from dwhctl.engines.vertica import literal, quote
 from dwhctl.engines.vertica_types import VARCHAR_OCTETS
 from dwhctl.errors import TargetRefusedError
 from dwhctl.targets.inspecting import SqlInspection
@@ -60,6 +60,9 @@ class VerticaInspection(SqlInspection):
 
     def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
         return of_shards(shards), {}
+
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        return [literal(text) for text in texts], {}
 
     def _quoted(self, name: str) -> str:
         return quote(name)

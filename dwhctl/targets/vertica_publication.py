@@ -13,8 +13,6 @@ from dwhctl.targets.vertica_catalog import declared_columns
 from dwhctl.targets.vertica_names import TOKEN, TableName
 from dwhctl.targets.vertica_rows import conditions, of_shards
 
-_COMMIT = "COMMIT"
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from dwhctl.engines.vertica import Session
     from dwhctl.project.slices import Slice
     from dwhctl.targets.contract import Columns, StagingGroup
+
+_COMMIT = "COMMIT"
 
 
 class VerticaPublication(Publication):

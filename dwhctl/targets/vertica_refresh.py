@@ -16,14 +16,14 @@ from dwhctl.targets.strict_insert import carried, refused_value
 from dwhctl.targets.vertica_catalog import existing_columns, filled_columns
 from dwhctl.targets.vertica_names import TableName
 
-_COMMIT = "COMMIT"
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dwhctl.engines.vertica import Session
     from dwhctl.project.report_sql import RowSource
     from dwhctl.targets.contract import Narrowing
+
+_COMMIT = "COMMIT"
 
 
 class VerticaRefresh(Refresh):

@@ -104,7 +104,7 @@ def test_a_failure_is_told_once_and_its_recovery_once(
     assert sandbox.load().alerts == []
     mend(sandbox)
     assert "sent" in told(sandbox.load())[0]
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
     assert sandbox.load().alerts == []
     assert held_locks(sandbox.root / "state") == []
 
@@ -163,7 +163,7 @@ def test_a_channel_that_fails_changes_nothing_but_the_summary(
     age(sandbox, hours=3)
     assert len(sandbox.load().alerts) == 2
     assert "late: this was so at" in texts(api)[0]
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
 
 
 def age(sandbox: Sandbox, hours: int) -> None:
@@ -263,7 +263,7 @@ def test_without_the_sessions_database_the_digest_goes_out_directly(sandbox: San
     (state / "sessions.sqlite").rmdir()
     mend(sandbox)
     sandbox.load()
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
     assert list((state / "alerts").iterdir()) == []
 
 
@@ -303,7 +303,7 @@ def test_a_server_of_the_sessions_that_crashes_is_told_of_directly(sandbox: Sand
         postgres.start_again()
         sandbox.load()
     assert len(texts(api)) == told_while_down + 1
-    assert "well again" in texts(api)[-1] or "had died" in texts(api)[-1]
+    assert "recovered" in texts(api)[-1] or "had died" in texts(api)[-1]
 
 
 def test_a_broken_configuration_is_told_by_a_scheduled_command_only(
@@ -332,7 +332,7 @@ def test_a_broken_configuration_is_told_by_a_scheduled_command_only(
     path.write_text(well)
     monkeypatch.setattr(sys, "argv", ["dwhctl", *map(str, scheduled)])
     assert dwh(*scheduled) == 0
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
 
 
 @pytest.mark.parametrize("command", ["load", "refresh-reports", "watch"])
@@ -371,7 +371,7 @@ def test_the_third_held_lock_in_a_row_is_told(
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 1]
     assert f"load orders of {DAY} is being done by" in texts(api)[0]
     assert dwh(*arguments) == 0
-    assert "well again" in texts(api)[1]
+    assert "recovered" in texts(api)[1]
     with flocked(sandbox.root / "state" / "locks" / "work" / f"orders.{DAY}.lock"):
         assert [dwh(*arguments), dwh(*arguments), len(texts(api))] == [75, 75, 2]
 
@@ -460,8 +460,36 @@ def test_reports_are_told_of_as_loads_are(tmp_path: Path, api: BotApi) -> None:
     assert "abakan, achinsk, chita" in without
     assert "numbers on warehouse" in failed
     assert "fewer than min_rows = 10000" in failed
-    assert "well again: numbers" in recovered
+    assert "numbers recovered" in recovered
     assert "1 report refreshed" in well
+
+
+def test_all_success_of_reports_waits_for_the_last_one_and_a_recovery_says_what_fails(
+    tmp_path: Path, api: BotApi
+) -> None:
+    """As cron and a person run them: two of three break, one run mends one, the next run the other."""
+    api.chats["-200"] = Chat()
+    success = (
+        CHANNEL.replace("failures", "success").replace("one_failed", "all_success").replace("-100", "-200")
+    )
+    mended, broken = "", "min_rows = 10_000\nretries = 0"
+    with a_place("duckdb", tmp_path / "project", load_keys="retries = 0") as place:
+        for channel in (CHANNEL, success):
+            add_channel(place.sandbox, channel.format(url=api.url))
+        place.put({"numbers": broken, "calls": broken, "rates": mended})
+        place.refresh()
+        place.refresh("calls", day=DAY + timedelta(days=1))
+        place.put({"numbers": mended, "calls": mended, "rates": mended})
+        place.refresh("numbers")
+        place.refresh("calls")
+    assert [one.chat_id for one in api.sent] == ["-100", "-100", "-100", "-100", "-200"]
+    both, tomorrow, one, calls, last = texts(api)
+    assert "calls, numbers: 2 reports failed" in both or "numbers, calls: 2 reports failed" in both
+    assert ("calls: 1 report failed" in tomorrow, "unchanged" in tomorrow) == (True, False)
+    later = DAY + timedelta(days=1)
+    assert f"numbers recovered; calls of 2 days from {DAY} to {later} still fails" in one
+    assert f"all 3 reports refreshed\n3 of 3 refreshed, {DAY}" in last
+    assert f"calls recovered; calls of {later} still fails" in calls
 
 
 # Secrets

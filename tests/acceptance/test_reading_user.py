@@ -143,7 +143,7 @@ def test_a_closed_state_folder_leaves_what_needs_the_project_only(own: Sandbox, 
 
 def test_sessions_of_an_earlier_version_are_upgraded_by_who_may(own: Sandbox, capsys: Captured) -> None:
     with closing(sqlite3.connect(own.root / "state" / "sessions.sqlite")) as db:
-        db.execute("DROP TABLE dwhctl_alert_facts")
+        db.execute("DROP TABLE dwhctl_alert_failures")
     let_all_read(own)
     code, _, err = newest(own, capsys)
     assert code == 1

@@ -8,8 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from dwhctl.cli.options import Settings
+from dwhctl.cli.render import command
 from dwhctl.targets.duckdb import DuckdbTarget
 from tests.cli_support import dwh
 from tests.support.projects import Sandbox
@@ -173,6 +176,16 @@ def test_online_makes_no_warehouse(tmp_path: Path, capsys: pytest.CaptureFixture
         assert dwh("render", name, *DATE, "--part", "publish", "--online", "--project", tmp_path) == 1
         assert "there is no warehouse" in capsys.readouterr().err
     assert not sandbox.warehouse_file.exists()
+
+
+def test_loads_and_reports_are_completed(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path).write()
+    report = 'connection = "warehouse"\nsource = "stage.a_view"\ntarget = "stage.a"\n'
+    sandbox.put("config/reports.toml", f"[reports.old_orders]\n{report}")
+    context = click.Context(command, obj=Settings(project=tmp_path))
+    [name, *_] = command.params
+    for typed, found in (("o", ["old_orders", "orders"]), ("or", ["orders"])):
+        assert [one.value for one in name.shell_complete(context, typed)] == found
 
 
 @pytest.mark.parametrize(

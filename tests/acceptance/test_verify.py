@@ -80,6 +80,18 @@ def details(report: VerifyReport) -> str:
     return " | ".join(each.detail or "" for one in report.verdicts for each in one.findings)
 
 
+def columns_of(
+    report: VerifyReport, shard: str
+) -> list[tuple[date | None, str | None, int | None, str | None]]:
+    """Day, column, rows and key of what differs in the shard's values."""
+    return [
+        (one.day, each.column, each.rows, each.key)
+        for one in report.verdicts
+        for each in one.findings
+        if one.shard == shard and each.column is not None
+    ]
+
+
 def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
     report = verified(ground)
     assert found(report) == []
@@ -107,10 +119,12 @@ def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
     rows = found(report)
     checksums = [one for one in rows if one[2].endswith("checksum")]
     assert [one[:3] for one in checksums] == [
-        ("other", DAY, "key_checksum"), ("values", BEFORE, "value_checksum"), ("values", DAY, "value_checksum"),
-    ]  # fmt: skip
+        ("other", DAY, "key_checksum"),
+    ]
     assert all(source != warehouse for *_, source, warehouse in checksums)
-    assert [one for one in rows if one not in checksums and one[2] != "largest_key"] == [
+    changed = [one for one in rows if one[2] == "values"]
+    others = [one for one in rows if one not in (*checksums, *changed) and one[2] != "largest_key"]
+    assert others == [
         ("copied", BEFORE, "keys_in_other_slices", None, "1"), ("copied", BEFORE, "rows", "10", "11"),
         ("copied", DAY, "keys_in_other_slices", None, "1"),
         ("moved", BEFORE, "rows", "10", "11"), ("moved", DAY, "rows", "10", "9"),
@@ -118,6 +132,11 @@ def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
         ("some", BEFORE, "doubled_keys", None, "1"), ("some", BEFORE, "rows", "10", "11"),
         ("some", DAY, "rows", "10", "9"),
     ]  # fmt: skip
+    assert columns_of(report, "values") == [
+        (BEFORE, "customer", 1, f"id={ids['values', BEFORE]}"), (DAY, "amount", 1, f"id={ids['values', DAY]}"),
+    ]  # fmt: skip
+    assert next(one[4] for one in changed) == "''"
+    assert all(source != warehouse for *_, source, warehouse in changed)
     # What came from the later day has the largest key of the day on which it now stands.
     assert {one[:2] for one in rows if one[2] == "largest_key"} == {
         ("copied", BEFORE), ("moved", BEFORE), ("other", DAY),
@@ -125,6 +144,11 @@ def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
     largest = key_of(ground, "values", DAY, 9)
     assert ("other", DAY, "largest_key", f"id={largest}", f"id={ids['other', DAY] + 500}") in rows
     assert f"such as id = {ids['some', BEFORE]}" in details(report)
+    assert f"only in the source: id = {ids['some', DAY]}" in details(report)
+    assert (
+        f"only in the source: id = {ids['other', DAY]}; only in"
+        f" {ground.project().loads['orders'].table}: id = {ids['other', DAY] + 500}"
+    ) in details(report)
     assert "etl_id 4711" in details(report)
     _incomplete_slices_are_no_differences(ground)
     _rows_without_a_day_are_counted(ground)
@@ -196,17 +220,17 @@ def test_the_command(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> No
     code, out, err = ran("orders", "--format", "json")
     assert json.loads(out) == [
         {"load": "orders", "shard": "chita", "day": str(DAY), "check": "rows", "source": "10", "warehouse": "9",
-         "detail": None}
+         "detail": "only in the source: id = 12", "column": None, "rows": None, "key": None}
     ]  # fmt: skip
     assert (code, err) == (1, "3 slices: 2 equal (20 rows), 1 different\n")
     assert sandbox.warehouse_file.read_bytes() == content
     _, out, _ = ran("-v")
-    assert [line.split()[:6] for line in out.splitlines()[1:4]] == [
-        ["orders", "abakan", str(DAY), "equal", "10", "10"], ["orders", "achinsk", str(DAY), "equal", "10", "10"],
-        ["orders", "chita", str(DAY), "rows", "10", "9"],
-    ]  # fmt: skip
+    assert [line.split(maxsplit=2) for line in out.splitlines()[1:3]] == [
+        ["orders", "equal", f"abakan, achinsk x {DAY} (2 slices, 20 rows)"],
+        ["orders", "rows", f"chita {DAY}: 10 / 9; only in the source: id = 12"],
+    ]
     code, out, _ = ran("--shard", "a*", "--format", "csv")
-    assert (code, out) == (0, "load,shard,day,check,source,warehouse,detail\n")
+    assert (code, out) == (0, "load,shard,day,check,source,warehouse,detail,column,rows,key\n")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,19 @@ def verified(ground: Sandbox, rows: int) -> float:
     return watch.parent
 
 
+def different(ground: Sandbox, rows: int, other: tuple[str, ...]) -> float:
+    """Verify the one slice, of which each row differs; give the peak of memory in MiB."""
+    started = time.monotonic()
+    process = ground.start("verify", *other, "--date", str(DAY))
+    with watched(process) as watch:
+        out, err = process.communicate(timeout=900)
+    print(f"{rows:,} rows that differ: {time.monotonic() - started:.1f} s, {watch}")
+    print(out)
+    assert (process.returncode, "amount: 1 slice, " in out, "e.g. id=" in out) == (1, True, True), out + err
+    assert ("rows not counted" in out) == (rows == ROWS and not other)
+    return watch.parent
+
+
 def test_duckdb(tmp_path: Path) -> None:
     peaks = []
     for rows in (1_000, ROWS):
@@ -36,6 +49,22 @@ def test_duckdb(tmp_path: Path) -> None:
         peaks.append(verified(sandbox, rows))
     # DuckDB's own memory in this process is limited to 64 MiB a file, which a million rows fill.
     assert peaks[1] - peaks[0] < 2 * 64 + 40
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_duckdb_where_every_row_differs(tmp_path: Path, against: bool) -> None:
+    """The second look reads a bounded part of the rows, or leaves the work to the warehouse."""
+    peaks = []
+    for rows in (1_000, ROWS):
+        sandbox = Sandbox(tmp_path / str(rows), {"server_0": ["abakan"]}, load_keys=KEYS).write()
+        assert not sandbox.fill(rows).load().failed
+        other: tuple[str, ...] = ()
+        if against:
+            sandbox.change_warehouse("CREATE TABLE stage.old AS SELECT * FROM stage.orders")
+            other = ("orders", "--against", "stage.old")
+        sandbox.change_warehouse("UPDATE stage.orders SET amount = amount + 1")
+        peaks.append(different(sandbox, rows, other))
+    assert peaks[1] - peaks[0] < 2 * 64 + 60
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -123,7 +123,7 @@ def test_a_missed_deadline_is_told_once_and_so_is_its_recovery(
     loaded(sandbox, DEADLINE + DAY + HOUR, "chita")
     loaded(sandbox, DEADLINE + DAY + HOUR, *SHARDS, day=YESTERDAY + DAY)
     assert watch(sandbox, DEADLINE + DAY + 2 * HOUR) == 0
-    assert "well again" in post.last
+    assert "recovered" in post.last
     assert to(post) == ["chat", "everything"]
     assert watch(sandbox, DEADLINE + DAY + 3 * HOUR) == 0
     assert to(post) == []
@@ -149,7 +149,7 @@ def test_all_in_time_is_told_to_nobody_and_heals_no_failure(tmp_path: Path, post
     with time_machine.travel(at + 31 * HOUR + MINUTE, tick=False):
         assert dwh("load", "--date", "today", "--inline", "--project", sandbox.root) == 0
     assert [message.subject for name, message in post.sent if name == "chat"] == [
-        "[dwhctl] project: well again: orders"
+        "[dwhctl] project: orders recovered on 3 shards; 3 slices of 2020-07-14 still fail"
     ]
     to(post)
     assert watch(sandbox, at + 31 * HOUR + 5 * MINUTE) == 1, "yesterday is not complete still"

@@ -98,7 +98,7 @@ class Desk:
         seconds = int(duration.total_seconds())
         for table, columns in (
             ("dwhctl_alerts", ("created", "not_before", "lease_until")),
-            ("dwhctl_alert_facts", ("told_at",)),
+            ("dwhctl_alert_failures", ("told_at",)),
         ):
             for column in columns:
                 if self.place.dialect == "sqlite":
@@ -125,6 +125,12 @@ def a_desk(place: Place, root: Path, monkeypatch: pytest.MonkeyPatch, *alerts: A
     )
     project = replace(project, connections={**project.connections, "sessions": place.connection})
     return Desk(project, place, place.store(), post)
+
+
+def with_shards(project: Project, *names: str) -> Project:
+    """The project with these shards alone."""
+    shards = tuple(Shard(name, name, "server_0", "UTC") for name in names)
+    return replace(project, shard_groups={"cities": shards})
 
 
 def slices(

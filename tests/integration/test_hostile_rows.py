@@ -372,7 +372,7 @@ def test_odd_rows_of_the_outbox_and_of_what_was_told_hold_nobody_up(
     times += ["infinity", "-infinity"] if place.dialect == "postgres" else ["soon"]
     for number, told_at in enumerate(times):
         insert(
-            place, "dwhctl_alert_facts", channel="chat", work=NASTY, connection=f"{number}", error_class="x",
+            place, "dwhctl_alert_failures", channel="chat", work=NASTY, connection=f"{number}", error_class="x",
             shard="../..", told_at=told_at, day=told_at.split(" ")[0], newest=True, well=True, heard=True,
         )  # fmt: skip
     told = desk.tell(slices("failed", "shard_001"))

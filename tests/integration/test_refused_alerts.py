@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,12 @@ import trustme
 from dwhctl.alerts import channels, sending, teller
 from dwhctl.alerts.delivery import Delivery
 from dwhctl.alerts.outbox import AlertState, Outbox, from_json
+from dwhctl.alerts.outcome import Item
 from dwhctl.errors import AlertNotSentError, AlertRefusedError
 from dwhctl.project.alerts import EmailAlert, TelegramAlert
 from dwhctl.project.secrets import Secret
 from dwhctl.sessions import State
-from tests.integration.alerts_kit import Desk, a_desk, an_alert, slices, stopped
+from tests.integration.alerts_kit import Desk, a_desk, an_alert, slices, stopped, with_shards
 from tests.integration.sessions_kit import DAY, Place, new, postgres_place, sqlite_place, write
 from tests.postgres import PostgresServer
 from tests.servers.bot_api import TOKEN, BotApi, Chat
@@ -43,7 +44,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     else:
         server: PostgresServer = request.getfixturevalue("postgres_server")
         place = postgres_place(server, request.getfixturevalue("database"))
-        place.rows("DROP TABLE IF EXISTS dwhctl_alerts, dwhctl_alert_facts, sessions")
+        place.rows("DROP TABLE IF EXISTS dwhctl_alerts, dwhctl_alert_failures, sessions")
     yield place
     place.end()
 
@@ -136,7 +137,7 @@ def test_a_refused_digest_is_tried_once_an_hour_until_it_is_delivered_once(
     assert "since 2020-07-11" in sent.text
     assert telegram.tell(FAILING) == []
     assert [one.state for one in telegram.tell(slices("done", "shard_001", "shard_002"))] == [AlertState.SENT]
-    assert ["well again" in one.text for one in api.sent] == [False, True]
+    assert ["recovered" in one.text for one in api.sent] == [False, True]
 
 
 def test_a_mail_server_that_refuses_login_and_sender(
@@ -187,7 +188,7 @@ def test_of_what_was_refused_only_what_still_fails_is_told(desk: Desk, clock: ti
     assert "QueryError it is" in desk.post.last
     assert desk.states() == ["sent"]
     [recovered] = desk.tell(slices("done", "shard_001", "shard_002"))
-    assert "well again" in recovered.subject
+    assert "recovered" in recovered.subject
     assert "shard_001" not in desk.post.last, "that it failed was never told"
 
 
@@ -231,7 +232,7 @@ def test_a_recovery_that_was_refused_is_not_lost(desk: Desk, clock: time_machine
     desk.tell(slices("done", "shard_002", "shard_003"), slices("failed", "shard_004", error="QueryError"))
     clock.shift(2 * HOUR)
     assert states(desk.tell(slices("done", "shard_004"))) == [SENT]
-    assert "well again" in desk.post.sent[-1][1].subject
+    assert "recovered" in desk.post.sent[-1][1].subject
     assert "shard_002, shard_003" in desk.post.last
     assert "shard_004" not in desk.post.last
 
@@ -251,7 +252,7 @@ def test_a_repetition_that_was_refused_is_unchanged_and_its_recovery_is_told(
     desk.tell(FAILING)
     clock.shift(HOUR)
     [recovered] = desk.tell(slices("done", "shard_001", "shard_002"))
-    assert "well again" in recovered.subject
+    assert "recovered" in recovered.subject
     assert desk.states()[-1] == "sent"
 
 
@@ -299,11 +300,18 @@ def test_of_a_commands_refused_successes_the_newest_is_sent(
     desk: Desk, clock: time_machine.Traveller
 ) -> None:
     desk = desk.with_alerts(an_alert("success", ("all_success",)))
+    desk = replace(desk, project=with_shards(desk.project, "shard_001"))
+
+    def both(day: date) -> list[Item]:
+        return [
+            one for work in ("orders", "calls") for one in slices("done", "shard_001", day=day, work=work)
+        ]
+
     refuse(desk)
-    desk.tell(slices("done", "shard_001"))
+    desk.tell(both(DAY))
     clock.shift(HOUR)
     tomorrow = DAY + timedelta(days=1)
-    assert states(desk.tell(slices("done", "shard_001", day=tomorrow))) == [SENT]
+    assert states(desk.tell(both(tomorrow))) == [SENT]
     assert str(tomorrow) in desk.post.last
     assert (len(desk.post.sent), desk.states()) == (1, ["sent"])
 

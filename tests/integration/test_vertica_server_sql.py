@@ -153,6 +153,24 @@ def test_tables_from_others(server: VerticaServer, one: Any) -> None:
     assert ask(one, "SELECT COUNT(*) FROM v_catalog.tables") == [[1]]
 
 
+def test_a_text_column_changes_its_width(server: VerticaServer, one: Any) -> None:
+    ask(one, "CREATE TABLE stage.cut (id INT PRIMARY KEY, word VARCHAR(4), at TIMESTAMP)")
+    ask(one, "INSERT INTO stage.cut VALUES (1, 'abcd', NULL)")
+    one.commit()
+    ask(one, "ALTER TABLE stage.cut ALTER COLUMN word SET DATA TYPE VARCHAR(6)")
+    ask(one, "INSERT INTO stage.cut VALUES (2, 'abcdef', NULL)")
+    one.commit()
+    sql = "SELECT data_type FROM v_catalog.columns WHERE table_name = 'cut' AND column_name = 'word'"
+    assert ask(one, sql) == [["varchar(6)"]]
+    with fails("22001", 2378):
+        ask(one, "ALTER TABLE stage.cut ALTER COLUMN word SET DATA TYPE VARCHAR(5)")
+    for column, kind in (("word", "INT"), ("at", "DATE"), ("id", "NUMERIC(18,0)")):
+        with fails("42804", 2377):
+            ask(one, f"ALTER TABLE stage.cut ALTER COLUMN {column} SET DATA TYPE {kind}")
+    assert ask(one, sql) == [["varchar(6)"]]
+    server.execute("DROP TABLE stage.cut")
+
+
 def test_identity_counts(one: Any) -> None:
     ask(one, "CREATE TABLE counted (id IDENTITY, a INT)")
     ask(one, "INSERT INTO counted (a) SELECT 7 UNION ALL SELECT 8")

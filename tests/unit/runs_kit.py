@@ -17,7 +17,6 @@ from dwhctl.runs.plan import PlannedSlice
 from dwhctl.runs.publish import Rules
 from dwhctl.targets.contract import (
     Columns,
-    Inspection,
     Publication,
     Refresh,
     Stage,
@@ -26,6 +25,7 @@ from dwhctl.targets.contract import (
     Statement,
     Target,
 )
+from dwhctl.targets.inspection import Inspection
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)

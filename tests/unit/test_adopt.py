@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.runs import adopt
+from dwhctl.runs.folding import ranges_of
 from dwhctl.runs.gaps import Gap
 from dwhctl.runs.plan import LoadRequest, candidates
 from dwhctl.runs.verdicts import Check, Finding, Verdict
@@ -37,7 +38,7 @@ def test_days_in_a_row_are_one_range() -> None:
 
     days = [DAY + timedelta(days=back) for back in (4, 0, 1)]
     verdicts = [verdict("chita", day) for day in days] + [verdict("abakan", DAY), verdict("abakan", None)]
-    assert adopt.ranges_of(verdicts) == [
+    assert ranges_of(verdicts) == [
         Gap("orders", ("abakan",), DAY, DAY),
         Gap("orders", ("chita",), DAY, days[2]),
         Gap("orders", ("chita",), days[0], days[0]),

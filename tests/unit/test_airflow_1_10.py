@@ -54,9 +54,11 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def airflow(tmp_path: Path) -> Path:
     """The script in a file, beside the rows of an Airflow that has what the tutorial has."""
-    script = re.search(r"(?ms)^```python\n(.*?)^```$", PAGE.read_text("utf-8"))
-    assert script is not None
-    (tmp_path / "airflow_1_10_export.py").write_text(script[1])
+    command = re.search(
+        r"^dwhctl docs airflow-1-10 \| (sed .* > airflow_1_10_export.py)$", PAGE.read_text(), re.M
+    )
+    assert command is not None
+    subprocess.run(["sh", "-c", command[1]], cwd=tmp_path, check=True, input=PAGE.read_bytes())
     encrypt = runpy.run_path(str(STAND_IN / "airflow/models.py"))["encrypt"]
     extra = encrypt('{"bot_token": "123:ABC"}', KEY)
     clear = {"is_encrypted": False, "is_extra_encrypted": False}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwhctl.alerts.facts import Fact, Failing, Memory, Told, Verdict, judge, remember, without_unknown
+from dwhctl.alerts.facts import Fact, Memory, Told, Verdict, judge, remember, without_unknown
 
 DAY = date(2020, 7, 14)
 NOW = datetime(2020, 7, 14, 6, tzinfo=UTC)
@@ -27,8 +27,8 @@ RUNS = st.lists(
 )
 
 
-def a_fact(work: str, shard: str, error_class: str) -> Fact:
-    return Fact(work, "server_1" if shard == "chita" else "server_0", error_class, shard)
+def a_fact(work: str, shard: str, error_class: str, day: date | None = DAY) -> Fact:
+    return Fact(work, "server_1" if shard == "chita" else "server_0", error_class, shard, day)
 
 
 class Channel:
@@ -38,7 +38,7 @@ class Channel:
         self.memory: Memory = {}
 
     def run(self, found: dict[tuple[str, str], str], now: datetime = NOW, day: date = DAY) -> Verdict:
-        failing = {a_fact(*task, state): Failing(day) for task, state in found.items() if state in CLASSES}
+        failing = {a_fact(*task, state, day): True for task, state in found.items() if state in CLASSES}
         good = {task: frozenset([day]) for task, state in found.items() if state == "well"}
         verdict = judge(self.memory, failing, good, now=now, repeat_after=REPEAT)
         told = verdict.news or verdict.due or verdict.recovered
@@ -128,8 +128,8 @@ def test_a_shard_that_alternates_between_two_reasons_is_told_of_each_once() -> N
 
 
 def test_a_new_connection_of_the_same_shard_is_news() -> None:
-    memory = {Fact("orders", "server_0", "ConnectError", "abakan"): Told(NOW, DAY)}
-    moved = {Fact("orders", "server_9", "ConnectError", "abakan"): Failing(DAY)}
+    memory = {Fact("orders", "server_0", "ConnectError", "abakan", DAY): Told(NOW)}
+    moved = {Fact("orders", "server_9", "ConnectError", "abakan", DAY): True}
     assert judge(memory, moved, {}, now=NOW, repeat_after=REPEAT).news == set(moved)
 
 
@@ -146,15 +146,15 @@ def test_a_new_connection_of_the_same_shard_is_news() -> None:
 )
 def test_which_day_shows_that_a_task_is_well(newest: bool, good: date, is_well: bool) -> None:
     fact = a_fact("orders", "abakan", "QueryError")
-    memory = {fact: Told(NOW, DAY, newest=newest)}
+    memory = {fact: Told(NOW, newest=newest)}
     verdict = judge(memory, {}, {fact.task: frozenset([good])}, now=NOW, repeat_after=REPEAT)
     assert bool(verdict.recovered) is is_well
 
 
 def test_what_a_channel_refused_is_news_and_has_no_recovery() -> None:
     fact = a_fact("orders", "abakan", "QueryError")
-    memory = {fact: Told(NOW, DAY, heard=False, waits=False)}
-    assert judge(memory, {fact: Failing(DAY)}, {}, now=NOW, repeat_after=REPEAT).news == {fact}
+    memory = {fact: Told(NOW, heard=False, waits=False)}
+    assert judge(memory, {fact: True}, {}, now=NOW, repeat_after=REPEAT).news == {fact}
     verdict = judge(memory, {}, {fact.task: frozenset([DAY])}, now=NOW, repeat_after=REPEAT)
     assert verdict.recovered == {fact}
     assert not verdict.heard

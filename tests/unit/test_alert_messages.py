@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.alerts import telegram_html
-from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind
+from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.alerts.mail_html import read
 from dwhctl.alerts.message import TEMPLATES, Message, render
 from dwhctl.cli.config_check import _of_alert
@@ -62,7 +62,7 @@ def test_the_chat_reads_what_failed_why_since_when_and_what_to_type() -> None:
         "lock timeout\n"
         "omsk, tomsk\n"
         "\n"
-        "Well again\n"
+        "Recovered\n"
         "orders: tver\n"
         "\n"
         "Look closer:\n"
@@ -94,7 +94,26 @@ def test_the_mail_says_the_same_in_its_two_parts() -> None:
 @pytest.mark.parametrize(
     ("changes", "first_line"),
     [
-        ({"subject": "recovered", "reasons": (), "done": 150}, "🟢 dwh: well again: orders"),
+        ({"subject": "recovered", "reasons": (), "done": 150}, "🟢 dwh: orders recovered on 1 shard"),
+        (
+            {"subject": "recovered", "still_failing": (StillFailing("orders", 6, (date(2020, 7, 12),)),)},
+            "🟠 dwh: orders recovered on 1 shard; 6 slices of 2020-07-12 still fail",
+        ),
+        (
+            {
+                "subject": "recovered",
+                "recoveries": (Recovery("orders"), Recovery("calls")),
+                "still_failing": (
+                    StillFailing("orders", 1, (date(2020, 7, 12),)),
+                    StillFailing("b", 0, (date(2020, 7, 13),)),
+                ),
+            },
+            "🟠 dwh: orders, calls recovered; orders: 1 slice of 2020-07-12 still fails; b of 2020-07-13 still fails",
+        ),
+        (
+            {"subject": "recovered", "kind": RunKind.WATCH},
+            "🟠 dwh: orders recovered on 1 shard; orders, calls: 41 tasks still not in time",
+        ),
         ({"subject": "succeeded", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),
         ({"subject": "done"}, "🔴 dwh: orders, calls: 41 slices failed"),
         ({"subject": "done", "reasons": (), "done": 150}, "🟢 dwh: all 150 slices loaded"),

@@ -50,7 +50,7 @@ def test_every_type_of_the_server_is_mapped_or_refused() -> None:
         ("ntext", Kind.TEXT, pa.string(), None),
         ("uniqueidentifier", Kind.UUID, pa.string(), None),
         ("varbinary(10)", Kind.BINARY, pa.binary(), 10),
-        ("timestamp", Kind.BINARY, pa.binary(), None),
+        ("timestamp", Kind.BINARY, pa.binary(), 8),
     ],
 )
 def test_a_declared_type(declared: str, kind: Kind, arrow: pa.DataType, octets: int | None) -> None:

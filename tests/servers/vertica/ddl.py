@@ -12,7 +12,7 @@ from tests.servers.vertica.catalog import Column, Grant, Key, Table, User, View
 from tests.servers.vertica.ddl_grammar import TableText, read_column, read_table, unless_exists
 from tests.servers.vertica.dialect import generate, parse, plain
 from tests.servers.vertica.dml import atomically, default, insert_command
-from tests.servers.vertica.kinds import MOST_OCTETS, Kind
+from tests.servers.vertica.kinds import MOST_OCTETS, Kind, read_kind
 from tests.servers.vertica.lexer import Reader, Sql, split
 from tests.servers.vertica.problems import (
     VerticaError,
@@ -20,7 +20,9 @@ from tests.servers.vertica.problems import (
     denied_schema,
     duplicate_object,
     missing_schema,
+    too_wide_for,
     unsupported,
+    wrong_conversion,
 )
 from tests.servers.vertica.rewrite import Rewriter
 from tests.servers.vertica.store import quote
@@ -282,8 +284,28 @@ def _alter_table(session: Session, reader: Reader) -> None:
             session.server.catalog.add(table)
     elif reader.words("OWNER", "TO"):
         table.owner = reader.name()
+    elif reader.words("ALTER", "COLUMN"):
+        column = table.column(reader.name())
+        for word in ("SET", "DATA", "TYPE"):
+            reader.expect(word)
+        _change_kind(session, table, column, read_kind(reader))
     else:
         raise unsupported("This ALTER TABLE")
+
+
+def _change_kind(session: Session, table: Table, column: Column, kind: Kind) -> None:
+    """Change the width of a text column; a narrower one only where every stored value fits it."""
+    if table.key is not None and column.name.casefold() in map(str.casefold, table.key.columns):
+        raise wrong_conversion(column.name, column.kind.shown, kind.shown)
+    if not {column.kind.name, kind.name} <= {"varchar", "long varchar"}:
+        raise wrong_conversion(column.name, column.kind.shown, kind.shown)
+    session.lock(table, "O")
+    [(longest,)] = session.connection.execute(
+        f"SELECT coalesce(max(strlen({quote(column.name)})), 0) FROM {table.engine_name}"
+    ).fetchall()
+    if longest > (kind.length or 0):
+        raise too_wide_for(column.name, kind.shown)
+    column.kind = kind
 
 
 def _add_column(session: Session, table: Table, reader: Reader) -> None:

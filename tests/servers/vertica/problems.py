@@ -112,6 +112,20 @@ def too_long(octets: int, kind: str) -> VerticaError:
     return VerticaError("22001", 8682, f"String of {octets} octets is too long for type {kind}")
 
 
+def wrong_conversion(column: str, old: str, new: str) -> VerticaError:
+    """An ALTER COLUMN to a type that would need another storage."""
+    return VerticaError(
+        "42804", 2377, f'Cannot convert column "{column}" from "{old}" to type "{new}"', severity="ROLLBACK"
+    )
+
+
+def too_wide_for(column: str, new: str) -> VerticaError:
+    """An ALTER COLUMN to a width that stored values pass."""
+    return VerticaError(
+        "22001", 2378, f'Cannot convert column "{column}" to type "{new}"', severity="ROLLBACK"
+    )
+
+
 def null_in_not_null(column: str) -> VerticaError:
     """NULL for a NOT NULL column."""
     return VerticaError(
