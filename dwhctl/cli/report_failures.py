@@ -35,7 +35,8 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 COLUMNS = (*TABLE_COLUMNS, "failed_slices", "command")
 _MOST_COMMANDS = 5
-_MOST_SHARDS = 5
+#: More letters of shards in a line of the table would leave no room for the rest.
+_LONGEST_NAMES = 40
 
 
 @click.command("failures")
@@ -148,10 +149,12 @@ def _rows_of_table(found: list[FailingTask], settings: Settings) -> list[tuple[o
 
 def _row_of_group(tasks: list[FailingTask]) -> tuple[object, ...]:
     """Give the row of several shards of one load, whose last error is the same."""
-    from dwhctl.alerts.wording import counted, listed
+    from dwhctl.cli.output import counted
 
     load, last = tasks[0].load, max(tasks, key=lambda task: task.last.finished).last
-    shards = [str(task.shard) for task in tasks]
+    shards = ", ".join(str(task.shard) for task in tasks)
+    if len(shards) > _LONGEST_NAMES:
+        shards = f"{tasks[0].shard}, ..."
     retried = sum(task.up_for_retry for task in tasks)
     counts = (
         max(task.streak for task in tasks),
@@ -160,7 +163,7 @@ def _row_of_group(tasks: list[FailingTask]) -> tuple[object, ...]:
         min(task.since for task in tasks),
     )
     name = f"{load}: {counted(len(tasks), 'shard')}"
-    return (name, load, listed(shards, _MOST_SHARDS), *counts, last.finished, last.error)
+    return (name, load, shards, *counts, last.finished, last.error)
 
 
 def _show_commands(failures: Failures, found: list[FailingTask], settings: Settings) -> None:

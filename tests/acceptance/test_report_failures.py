@@ -256,8 +256,7 @@ def test_an_outage_of_fifty_shards_is_a_line_of_the_table(
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if "Error" in line]
     assert len(lines) == 2
     outage, other = (" ".join(line) for line in lines)
-    shards = "city_07, city_49, city_48, city_47, city_46 ... and 45 more"
-    assert outage.startswith(f"orders: 50 shards orders {shards} 2 51 0 {DAYS[-2]} ")
+    assert outage.startswith(f"orders: 50 shards orders city_07, ... 2 51 0 {DAYS[-2]} ")
     assert outage.endswith("ConnectError: server_1: refused")
     assert other.startswith(f"orders__abakan orders abakan 1 1 0 {YESTERDAY} ")
     assert run("report", "failures", "-v") == 0
