@@ -428,7 +428,8 @@ def shadow_run(move: Move) -> None:
 
 def take_over(move: Move) -> None:
     """What is equal is adopted; a day that was loaded twice is loaded, one of three times is refused once."""
-    _, adopted, refused, accepted, _ = move.read("Take over")
+    narrow, _, _, adopted, refused, accepted, _ = move.read("Take over")
+    assert "VARCHAR(36)" in narrow.upper()
     slices = len(move.wire.shards()) * len(OLD_DAYS)
     assert f"{slices - 2} adopted" in adopted
     for times, (shard, day) in ((3, THRICE), (2, TWICE)):
