@@ -81,7 +81,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
         ("load city_orders --date {day}", "no load 'city_orders'; it is a report: dwhctl refresh-reports city_orders"),
         ("backfill city_orders -s {day} -e {day}", "it is a report: dwhctl refresh-reports city_orders"),
         ("verify city_orders --date {day}", "it is a report: dwhctl refresh-reports city_orders"),
-        ("render city_orders --date {day}", "it is a report: dwhctl refresh-reports city_orders"),
+        ("adopt city_orders -s {day} -e {day}", "it is a report: dwhctl refresh-reports city_orders"),
         ("load city_orders --date {day} --table a.b", "it is a report: dwhctl refresh-reports city_orders"),
         ("refresh-reports orders", "there is no report 'orders'; it is a load: dwhctl load orders --date yesterday"),
         ("load warehouse --date {day}", "there is no load 'warehouse'; it is a connection of type duckdb"),
