@@ -469,7 +469,9 @@ def a_dead_server(move: Move) -> None:
     fired = move.cron(move.now + timedelta(days=2))
     # The first morning lacks a day of two cities of six; so does the second one.
     assert ends(fired) == {"load": [1, 1, 1, 1], "refresh-reports": [1, 1], "watch": [1, 1]}
-    first, reports, late, second, *more_reports = move.messages()
+    messages = move.messages()
+    assert len(messages) == 5, "\n\n".join(messages)
+    first, reports, late, second, *more_reports = messages
     for load in (first, second):
         assert load.startswith("🔥 Наташ, просыпайся, мы orders уронили")
         assert f"orders: {len(cities)} shards on mssql_1" in load
