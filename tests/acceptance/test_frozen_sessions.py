@@ -221,7 +221,7 @@ def test_a_second_watch_ends_with_75_and_tells_the_channels_once_at_most(
     state.make()
     other = Lock(state.work_locks / "dwhctl.watch.lock")
     assert other.try_take("dwhctl watch")
-    codes = [dwh("watch", "--project", sandbox.root) for _ in range(8)]
+    codes = [dwh("watch", "--scheduled", "--project", sandbox.root) for _ in range(8)]
     other.release()
     assert codes == [75] * 8
     assert "a watch is under way by pid" in capsys.readouterr().err
