@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -464,9 +465,13 @@ def ends(fired: Sequence[Fired]) -> dict[str, list[int]]:
 def a_dead_server(move: Move) -> None:
     """Two days without a server: one digest of load and reports for each date, one of the deadline; then it is back."""
     lost = move.wire.own_sources["mssql_1"]
-    lost.kill()
     cities = move.wire.servers["mssql_1"]
-    fired = move.cron(move.now + timedelta(days=2))
+    lost.kill()
+    with socket.socket() as held:
+        # Bound without listening, it refuses, and no other server gets the port meanwhile.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((lost.host, lost.port))
+        fired = move.cron(move.now + timedelta(days=2))
     # The first morning lacks a day of two cities of six; so does the second one.
     assert ends(fired) == {"load": [1, 1, 1, 1], "refresh-reports": [1, 1], "watch": [1, 1]}
     messages = move.messages()
