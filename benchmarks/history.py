@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dwhctl.project.model import Project
 from dwhctl.sessions import open_store
-from dwhctl.sessions.statements import indexes, read_statements
+from dwhctl.sessions.schema import indexes, read_statements
 from tests.postgres import PostgresServer
 from tests.support.projects import CREATE, Sandbox
 

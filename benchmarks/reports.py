@@ -75,7 +75,7 @@ def _postgres(server: PostgresServer) -> str:
 
 def finished_run(project: Project) -> str:
     """Name the newest run but one: the newest is under way."""
-    from dwhctl.sessions.runs import newest_run_ids
+    from dwhctl.sessions.history import newest_run_ids
 
     with open_store(project.sessions) as store:
         return newest_run_ids(store, 2)[1]

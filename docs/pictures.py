@@ -33,16 +33,16 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from dwhctl.cli.demo import make_project
-from dwhctl.cli.demo_data import DAYS
-from dwhctl.cli.ending import run
+from dwhctl.cli.common.ending import run
+from dwhctl.cli.common.options import Settings
 from dwhctl.cli.main import dwhctl
-from dwhctl.cli.options import Settings
-from dwhctl.cli.report import COMMANDS
+from dwhctl.cli.new_project.demo import make_project
+from dwhctl.cli.new_project.demo_data import DAYS
+from dwhctl.cli.report.group import COMMANDS
+from dwhctl.load.run import run_load
 from dwhctl.project.read import read_project
-from dwhctl.runs.events import Event
-from dwhctl.runs.load import run_load
-from dwhctl.runs.plan import LoadRequest
+from dwhctl.runtime.events import Event
+from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import NewSession, State, open_store
 
 ZONE = ZoneInfo("Europe/Moscow")

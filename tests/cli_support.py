@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from dwhctl.cli.ending import run
+from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
 
 PROJECT = """\

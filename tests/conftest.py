@@ -8,8 +8,8 @@ from datetime import UTC
 import pytest
 from hypothesis import settings
 
-from dwhctl import times
-from dwhctl.project import secrets
+from dwhctl.core import secrets
+from dwhctl.core import words as times
 from tests.postgres import PostgresServer, any_server
 
 # The tests share two cores with processes that they start: how long an example takes says nothing.

@@ -18,8 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import psycopg2
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
+from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import PostgresConnection
-from dwhctl.project.secrets import Secret
 
 
 @dataclass(frozen=True)

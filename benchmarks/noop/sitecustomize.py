@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import dwhctl.sources
+import dwhctl.systems.registry
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dwhctl.columns import Column
+    from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
 
 
@@ -38,7 +38,7 @@ class NoopSource:
         """The columns of an order."""
         import pyarrow as pa
 
-        from dwhctl.columns import Column, Kind
+        from dwhctl.core.columns import Column, Kind
 
         return [
             Column("id", Kind.INTEGER, pa.int64(), "BIGINT"),
@@ -63,4 +63,4 @@ class NoopSource:
         )
 
 
-dwhctl.sources.open_source = NoopSource  # type: ignore[assignment]
+dwhctl.systems.registry.open_source = NoopSource  # type: ignore[assignment]

@@ -6,21 +6,144 @@ import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from dwhctl.alerts import smtp, telegram
+from dwhctl.alerts.channels import Receipt
+from dwhctl.alerts.message import render
 from dwhctl.alerts.outbox import AlertState, Outbox, Queued, Result, from_json
-from dwhctl.alerts.sending import send
-from dwhctl.errors import Interrupted
-from dwhctl.faults import reach
-from dwhctl.project.commands import is_proposed
-from dwhctl.times import shown_time
+from dwhctl.core.errors import (
+    AlertInDoubtError,
+    AlertNotSentError,
+    AlertRefusedError,
+    ConfigError,
+    Interrupted,
+)
+from dwhctl.core.faults import reach
+from dwhctl.core.secrets import mask
+from dwhctl.core.words import shown_time
+from dwhctl.project.model import EmailAlert, TelegramAlert, chat_problem
+from dwhctl.project.names import is_proposed
+from dwhctl.project.templates import render_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from dwhctl.alerts.channels import Patience
     from dwhctl.alerts.digest import Digest
-    from dwhctl.project.model import Project
+    from dwhctl.alerts.message import Message
+    from dwhctl.project.model import Alert, Project
     from dwhctl.sessions import SessionStore
+
+
+__all__ = ["Channel", "Receipt", "open_channel"]
+
+
+class Channel(Protocol):
+    """A way out."""
+
+    @property
+    def address(self) -> str:
+        """Where messages go, in words, without secrets."""
+        ...
+
+    def send(self, message: Message) -> Receipt:
+        """Send the message.
+
+        Raise AlertRefusedError (never will be), AlertNotSentError (surely was not), AlertInDoubtError (may have been).
+        """
+        ...
+
+
+def open_channel(project: Project, alert: Alert, patience: Patience | None = None) -> Channel:
+    """Open the channel: its templates rendered, its secrets at hand. Raise ConfigError; nothing is connected yet."""
+    if isinstance(alert, EmailAlert):
+        mail = _mail(project, alert)
+        return replace(mail, patience=patience) if patience else mail
+    chat = _telegram(project, alert)
+    return replace(chat, patience=patience) if patience else chat
+
+
+def _telegram(project: Project, alert: TelegramAlert) -> telegram.TelegramChannel:
+    proxy = alert.proxy.reveal() if alert.proxy else None
+    telegram.check_keys(alert.name, alert.token.reveal(), alert.api_base, proxy)
+    if alert.tls_cafile is not None:
+        smtp.check_authorities(alert.tls_cafile, f"config/dwhctl.toml: alerts.{alert.name}.tls_cafile")
+    place = f"config/dwhctl.toml: alerts.{alert.name}.chat_id"
+    chat_id = render_text(project, alert.chat_id, place).strip()
+    if not chat_id:
+        raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
+    if problem := chat_problem(chat_id):
+        raise ConfigError(f"{place}: {problem}")
+    return telegram.TelegramChannel(
+        alert.name,
+        alert.token,
+        chat_id,
+        alert.api_base,
+        alert.proxy,
+        alert.message_thread_id,
+        alert.tls_cafile,
+    )
+
+
+def _mail(project: Project, alert: EmailAlert) -> smtp.MailChannel:
+    place = f"config/dwhctl.toml: alerts.{alert.name}"
+    if alert.user is not None and alert.password is not None:
+        smtp.remember_login(alert.user, alert.password.reveal())
+    if alert.tls_cafile is not None:
+        smtp.check_authorities(alert.tls_cafile, f"{place}.tls_cafile")
+    sender = smtp.addresses([render_text(project, alert.sender, f"{place}.from")], f"{place}.from")
+    to = [render_text(project, each, f"{place}.to") for each in alert.to]
+    return smtp.MailChannel(
+        alert.name,
+        alert.host,
+        alert.port,
+        alert.security,
+        sender[0],
+        smtp.addresses(to, f"{place}.to"),
+        alert.user,
+        alert.password,
+        alert.tls_cafile,
+    )
+
+
+#: How long a channel that refused a message is left alone: nobody repairs it sooner, and a server may count attempts.
+REFUSED_PAUSE = timedelta(hours=1)
+
+
+def send(project: Project, alert: Alert, digest: Digest) -> Result:
+    """Send a digest. Raises nothing but what interrupts; how long it may take is the channel's promise."""
+    try:
+        channel = open_channel(project, alert)
+        return _result(channel.send(render(project, alert, digest)))
+    except Exception as error:
+        return _result(error)
+
+
+def _result(outcome: Receipt | Exception) -> Result:
+    if isinstance(outcome, Receipt):
+        return Result(AlertState.SENT, mask(_answer(outcome)))
+    words = mask(str(outcome))
+    if isinstance(outcome, AlertRefusedError):
+        return Result(AlertState.REFUSED, words, REFUSED_PAUSE)
+    if isinstance(outcome, AlertNotSentError):
+        return Result(AlertState.QUEUED, words, outcome.retry_after)
+    if isinstance(outcome, ConfigError):  # an unset variable, a wrong template: it may be put right
+        return Result(AlertState.QUEUED, words)
+    if isinstance(outcome, AlertInDoubtError):
+        return Result(AlertState.UNKNOWN, words)
+    # A defect may show before or after the message went out.
+    return Result(AlertState.UNKNOWN, f"a defect in dwhctl: {type(outcome).__name__}: {words}")
+
+
+def _answer(receipt: Receipt) -> str:
+    parts = [receipt.answer]
+    if receipt.migrated_to:
+        parts.append(f"the chat has moved: set chat_id to {receipt.migrated_to}")
+    if receipt.refused:
+        parts.append(f"refused for {', '.join(receipt.refused)}")
+    return "; ".join(parts)
+
 
 #: How many messages one run sends to a channel, and for how long it goes on with all of them.
 SENT_AT_ONCE = 20

@@ -15,10 +15,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from dwhctl.waiting import within
-
-from .bounded import Links, Patience
-from .causes import mask_logs
+from dwhctl.alerts.channels import Links, Patience, mask_logs
+from dwhctl.core.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What came back. `body` is empty when it was longer than allowed, or compressed though we asked for plain."""
 
     status: int
@@ -45,7 +43,7 @@ class Way:
 
 def post(
     url: str, body: Any, headers: Mapping[str, str], patience: Patience, way: Way | None = None, most: int = 0
-) -> Answer:
+) -> HttpResponse:
     """Send the body and read at most `most` bytes of the answer.
 
     Raise TimeoutError after `patience.total` seconds: the connection is ended then. Raise what requests raises.
@@ -68,7 +66,7 @@ def _exchange(
     way: Way,
     most: int,
     links: Links,
-) -> Answer:
+) -> HttpResponse:
     mask_logs()
     with requests.Session() as session:
         session.trust_env = False
@@ -84,7 +82,7 @@ def _exchange(
             allow_redirects=False,  # a redirect would carry the secret in the URL to another host
             stream=True,
         ) as response:
-            return Answer(response.status_code, _read(response, most))
+            return HttpResponse(response.status_code, _read(response, most))
 
 
 def _read(response: requests.Response, most: int) -> bytes:

@@ -16,21 +16,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from dwhctl.errors import ConfigError
-from dwhctl.project.secrets import mask, remember
-
-from .bounded import Patience
-from .causes import cause_of
-from .smtp import check_authorities
-from .telegram import check_proxy
-from .wording import listed
+from dwhctl.alerts.channels import Patience, cause_of, listed
+from dwhctl.alerts.smtp import check_authorities
+from dwhctl.alerts.telegram import check_proxy
+from dwhctl.core.errors import ConfigError
+from dwhctl.core.secrets import mask, remember
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dwhctl.project.model import Secret
-
-    from .http import Way
+    from dwhctl.alerts.http import Way
+    from dwhctl.core.secrets import Secret
 
 Signal = Literal["start", "success", "fail", "log"]
 
@@ -122,7 +118,7 @@ class Pinger:
             self._failures.pop(name, None)
 
     def _way(self) -> Way:
-        from .http import Way
+        from dwhctl.alerts.http import Way
 
         if self._tls_cafile is not None:
             check_authorities(self._tls_cafile, "config/dwhctl.toml: pings.tls_cafile")
@@ -159,8 +155,7 @@ def _address(url: str, signal: Signal, run: str) -> str:
 
 def _post(url: str, body: bytes, way: Way) -> int:
     from dwhctl import __version__
-
-    from .http import post
+    from dwhctl.alerts.http import post
 
     headers = {"User-Agent": f"dwhctl/{__version__}", "Content-Type": "text/plain; charset=utf-8"}
     return post(url, body, headers, Patience(SECONDS, SECONDS, SECONDS), way).status

@@ -17,23 +17,34 @@ from email.utils import format_datetime, getaddresses, make_msgid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.files import read_bytes
-from dwhctl.project.secrets import remember
-from dwhctl.project.words import nothing_shown, quoted
-from dwhctl.waiting import within
-
-from .bounded import AnswerTooLongError, Departure, Links, Patience
-from .causes import cause_of
-from .receipt import Receipt
-from .wording import clipped, counted, shown
+from dwhctl.alerts.channels import (
+    AnswerTooLongError,
+    Departure,
+    Links,
+    Patience,
+    Receipt,
+    cause_of,
+    clipped,
+    counted,
+    shown,
+)
+from dwhctl.core.errors import (
+    AlertError,
+    AlertInDoubtError,
+    AlertNotSentError,
+    AlertRefusedError,
+    ConfigError,
+)
+from dwhctl.core.files import read_bytes
+from dwhctl.core.secrets import remember
+from dwhctl.core.waiting import within
+from dwhctl.core.words import nothing_shown, quoted
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
-    from dwhctl.project.model import Secret
-
-    from .message import Message
+    from dwhctl.alerts.message import Message
+    from dwhctl.core.secrets import Secret
 
 #: SMTP takes many round trips, and some servers make strangers wait.
 PATIENCE = Patience(total=60.0)

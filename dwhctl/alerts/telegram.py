@@ -15,22 +15,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dwhctl.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.project.secrets import remember
-from dwhctl.project.slices import format_duration
-
-from .bounded import Departure, Patience
-from .causes import cause_of
-from .receipt import Receipt
-from .wording import clipped, shown
+from dwhctl.alerts.channels import Departure, Patience, Receipt, cause_of, clipped, shown
+from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.core.secrets import remember
+from dwhctl.project.days import format_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dwhctl.project.model import Secret
-
-    from .http import Way
-    from .message import Message
+    from dwhctl.alerts.http import Way
+    from dwhctl.alerts.message import Message
+    from dwhctl.core.secrets import Secret
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53
@@ -114,7 +109,7 @@ class TelegramChannel:
 
     def post(self, fields: dict[str, Any]) -> _Answer:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
-        from .http import post  # the time that the import takes is none of the server's
+        from dwhctl.alerts.http import post  # the time that the import takes is none of the server's
 
         departure = Departure()
         url = f"{self.api_base.rstrip('/')}/bot{self.token.reveal()}/sendMessage"
@@ -137,7 +132,7 @@ class TelegramChannel:
         )
 
     def _way(self) -> Way:
-        from .http import Way
+        from dwhctl.alerts.http import Way
 
         return Way(self.proxy.reveal() if self.proxy else None, self.tls_cafile)
 

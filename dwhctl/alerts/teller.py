@@ -11,30 +11,32 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.alerts.covered import Covered
-from dwhctl.alerts.delivery import Delivery, delivery_of, send_due
+from dwhctl.alerts.channels import fit_to_show
+from dwhctl.alerts.delivery import REFUSED_PAUSE, Delivery, delivery_of, send, send_due
 from dwhctl.alerts.digest import Digest, RunKind
-from dwhctl.alerts.facts import Fact, Memory, Told
 from dwhctl.alerts.message import render
-from dwhctl.alerts.outbox import AlertState, queue, replace_row, supersede, undelivered
-from dwhctl.alerts.rules import Decision, Streak, Streaks, decide
-from dwhctl.alerts.sending import REFUSED_PAUSE, send
-from dwhctl.alerts.state_files import Refusals, ToldDirectly
-from dwhctl.alerts.superseding import outdated, with_recoveries
-from dwhctl.alerts.wording import fit_to_show
-from dwhctl.errors import SessionsError
+from dwhctl.alerts.outbox import (
+    AlertState,
+    outdated,
+    queue,
+    replace_row,
+    supersede,
+    undelivered,
+    with_recoveries,
+)
+from dwhctl.alerts.rules import Covered, Decision, Streak, Streaks, decide
+from dwhctl.alerts.state import Fact, Memory, Refusals, Told, ToldDirectly
+from dwhctl.core.errors import SessionsError
+from dwhctl.core.secrets import Secret, mask
 from dwhctl.project.model import TelegramAlert
-from dwhctl.project.secrets import Secret, mask
-from dwhctl.sessions.cells import FIRST
-from dwhctl.sessions.failures import failing_tasks, read_unsuccessful
-from dwhctl.sessions.metrics import read_newest
-from dwhctl.sessions.values import is_good
+from dwhctl.sessions.task_states import failing_tasks, read_newest, read_unsuccessful
+from dwhctl.sessions.values import FIRST, is_good
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import date
 
-    from dwhctl.alerts.outcome import Outcome
+    from dwhctl.alerts.digest import Outcome
     from dwhctl.project.model import Alert, Project
     from dwhctl.sessions import SessionStore
     from dwhctl.sessions.store import Execute

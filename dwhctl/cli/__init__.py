@@ -1,1 +1,11 @@
-"""What a user types and sees: one module per command, imported only when its command runs."""
+"""The command line: a command parses its options, calls one function and shows the result.
+
+Read in this order:
+- `main`: the table of commands; a command's module is imported only when it runs.
+- `common`: options, output, progress and exit codes, which all commands use.
+- `load` (and backfill), `refresh_reports`, `verify`, `query` (and render): work on data.
+- `alerts` (watch, alert-test), `crontab`, `sessions` (and adopt), `connections` (and config), `docs`: operation.
+- `report`: the group of reports on the past. `new_project`: `init` and `demo`.
+- `reference` writes docs/reference.md from all of these.
+Options go down to the job as one request; events and results come back.
+"""

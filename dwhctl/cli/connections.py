@@ -7,23 +7,31 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dwhctl.cli.ending import exit_codes
-from dwhctl.cli.lazy import Group
-from dwhctl.cli.options import Settings, common_options, complete_connections, format_option, pass_settings
-from dwhctl.errors import ExitCode
+from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.options import (
+    CommandGroup,
+    Settings,
+    common_options,
+    complete_connections,
+    format_option,
+    pass_settings,
+)
+from dwhctl.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dwhctl.project.airflow.importing import Import
-    from dwhctl.project.model import Connection, Project
+    from dwhctl.airflow.importing import Import
+    from dwhctl.project.connections import Connection
+    from dwhctl.project.model import Project
+
 
 LIST_COLUMNS = ("name", "type", "address", "user", "password", "max_connections", "used_for")
 IMPORT_COLUMNS = ("kind", "airflow_name", "name", "result", "note")
 TEST_COLUMNS = ("connection", "type", "database", "ok", "latency_ms", "version", "reason")
 
 
-@click.group("connections", cls=Group, epilog="\b\nExample:\n  dwhctl connections test dwh")
+@click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
 def command() -> None:
     """List, test and import the connections."""
 
@@ -39,7 +47,7 @@ def list_(settings: Settings, form: str) -> None:
     Example:
       dwhctl connections list --format json
     """
-    from dwhctl.cli.output import show
+    from dwhctl.cli.common.output import show
 
     project = settings.open_project()
     show(LIST_COLUMNS, [_row(project, each) for each in project.connections.values()], form)
@@ -61,9 +69,10 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     Example:
       dwhctl connections test mssql_0 dwh
     """
-    from dwhctl.cli.output import one_line, show, tell
-    from dwhctl.cli.round_trip import round_trips
-    from dwhctl.runs.look import look_for_databases
+    from dwhctl.check.connections import round_trips
+    from dwhctl.check.online import look_for_databases
+    from dwhctl.cli.common.output import show, tell
+    from dwhctl.core.words import one_line
 
     project = settings.open_project()
     trips = round_trips(project, names)
@@ -117,8 +126,8 @@ def import_(
       airflow variables export variables.json
       dwhctl connections import connections.json variables.json --dry-run
     """
-    from dwhctl.cli.output import say, show
-    from dwhctl.project.airflow.importing import prepare_import
+    from dwhctl.airflow.importing import prepare_import
+    from dwhctl.cli.common.output import say, show
     from dwhctl.project.find import find_project
 
     found = prepare_import(find_project(settings.project), list(files), secrets=secrets, replace=replace)
@@ -133,8 +142,8 @@ def import_(
 
 
 def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
-    from dwhctl.cli.output import counted
-    from dwhctl.project.airflow.keeping import EXPORTS
+    from dwhctl.airflow.writing import EXPORTS
+    from dwhctl.cli.common.output import counted
 
     added = found.written.additions
     yield ""
@@ -153,7 +162,7 @@ def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:
-    from dwhctl.project.secrets import MASKED
+    from dwhctl.core.masking import MASKED
 
     user = getattr(connection, "user", None)
     password = MASKED if getattr(connection, "password", None) is not None else None
@@ -169,8 +178,8 @@ def _row(project: Project, connection: Connection) -> tuple[object, ...]:
 
 
 def _address(project: Project, connection: Connection) -> str:
+    from dwhctl.core.words import shown_path
     from dwhctl.project.connections import DuckdbConnection, SqliteConnection
-    from dwhctl.project.words import shown_path
 
     if isinstance(connection, DuckdbConnection | SqliteConnection):
         return shown_path(connection.path, project.root)
@@ -179,7 +188,7 @@ def _address(project: Project, connection: Connection) -> str:
 
 
 def _used_for(project: Project, connection: Connection) -> str:
-    from dwhctl.cli.output import counted
+    from dwhctl.cli.common.output import counted
 
     name = connection.name
     shards = sum(shard.connection == name for group in project.shard_groups.values() for shard in group)
@@ -190,3 +199,96 @@ def _used_for(project: Project, connection: Connection) -> str:
     uses += [f"target of {counted(loads, 'load')}"] if loads else []
     uses += [counted(reports, "report")] if reports else []
     return ", ".join(uses) or "nothing"
+
+
+@click.group("config", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl config check")
+def config_command() -> None:
+    """Check the configuration."""
+
+
+@exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
+@config_command.command("check", short_help="Validate every file and render every template.")
+@click.option("--online", is_flag=True, help="Ask the databases too: tables, columns, sizes, privileges.")
+@common_options
+@pass_settings
+def check(settings: Settings, online: bool) -> ExitCode:
+    """Validate every file and render every template; each error with file, key and remedy.
+
+    What a load or refresh would refuse is an error, as far as it shows without a server: SQL that is not one statement
+    or not closed, its syntax where DuckDB runs it, an extract that is the same for every day, tables that a system
+    cannot have, files of shards, certificates and sessions that are not there or of another kind.
+
+    Files below config/ that are not read, folders of shards that are not on this machine, passwords that cannot be read
+    here, passwords in the files themselves, passwords of fewer than 6 characters, files that other users can read or
+    write though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate
+    is not checked are notes.
+
+    With --online each shard and warehouse is asked as well, one line for each thing that is wrong: "all 150 shards",
+    "149 of 150 shards", or their names. Warnings: databases that are in no shard group, keys of a target that make its
+    loads wait for each other, and columns that may hold values that the target's width, precision or NOT NULL refuses;
+    where no value fits, it is an error. Columns that the next load will add (on_new_column) are notes. Nothing is
+    loaded.
+
+    \b
+    Examples:
+      dwhctl config check --project /srv/warehouse
+      dwhctl config check --online
+    """
+    from dwhctl.check.connections import in_clear, unchecked
+    from dwhctl.check.local import local_files, open_files, unread_files
+    from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
+    from dwhctl.cli.common.output import say, tell
+    from dwhctl.core.errors import ConfigError
+
+    project = settings.open_project()
+    secrets = (*unreadable_secrets(project), *short_secrets(project))
+    local = local_files(project)
+    # A look at the databases tells of each shard's file itself, and goes on with the others.
+    folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
+    of_files = (*open_files(project), *unread_files(project), *folders)
+    for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
+        tell(f"Warning: {warning}")
+    for note in () if settings.quiet else unchecked(project):
+        say(f"Note: {note}")
+    problems = [*local.problems, *shards, *template_problems(project)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    wrong = _look_online(project, quiet=settings.quiet) if online else 0
+    if not wrong and not settings.quiet:
+        say(f"{project.root}: the configuration is right: {_contents(project)}")
+    return ExitCode.FAILED if wrong else ExitCode.DONE
+
+
+def _look_online(project: Project, *, quiet: bool) -> int:
+    """Show what is wrong with the databases, and how much."""
+    from dwhctl.check.online import look
+    from dwhctl.cli.common.output import say, tell
+    from dwhctl.core.words import one_line
+
+    wrong, notes = 0, list[str]()
+    for finding in look(project):
+        line = one_line(f"{finding.where}: {finding.what}")
+        if finding.wrong:
+            wrong += 1
+            say(line)
+        elif finding.note:
+            notes.append(f"Note: {line}")
+        else:
+            tell(f"Warning: {line}")
+    for note in () if quiet else notes:
+        say(note)
+    return wrong
+
+
+def _contents(project: Project) -> str:
+    from dwhctl.cli.common.output import counted
+
+    shards = sum(len(group) for group in project.shard_groups.values())
+    things = (
+        (len(project.connections), "connection"),
+        (shards, "shard"),
+        (len(project.loads), "load"),
+        (len(project.reports), "report"),
+        (len(project.alerts), "alert"),
+    )
+    return ", ".join(counted(number, thing) for number, thing in things)

@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dwhctl.cli.ending import exit_codes
-from dwhctl.cli.lazy import Group
-from dwhctl.cli.options import Settings, common_options, format_option, pass_settings
-from dwhctl.errors import ExitCode
+from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.options import CommandGroup, Settings, common_options, format_option, pass_settings
+from dwhctl.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from zoneinfo import ZoneInfo
 
+    from dwhctl.cron import CronJob
     from dwhctl.project.model import Project
-    from dwhctl.runs.schedules import Job
 
 NEXT_COLUMNS = ("at", "machine_time", "command", "names")
 #: How far ahead a clock change is told of: the next two are within it.
 _LOOK_AHEAD_DAYS = 366
 
 
-@click.group("crontab", cls=Group, epilog="\b\nExample:\n  dwhctl crontab install")
+@click.group("crontab", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl crontab install")
 @common_options
 def command() -> None:
     """Put the schedules of loads and reports into the crontab."""
@@ -45,8 +44,8 @@ def show_block(settings: Settings) -> ExitCode:
     Example:
       dwhctl crontab show
     """
-    from dwhctl.cli.output import say
-    from dwhctl.runs.crontab import block_of
+    from dwhctl.cli.common.output import say
+    from dwhctl.cron import block_of
 
     project = settings.open_project()
     block = block_of(project, program())
@@ -70,8 +69,8 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
       dwhctl crontab install --dry-run
       dwhctl crontab install
     """
-    from dwhctl.runs.crontab import block_of
-    from dwhctl.runs.state_dir import CRON_LOG, StateDir
+    from dwhctl.cron import block_of
+    from dwhctl.runtime.locks import CRON_LOG, StateDir
 
     project = settings.open_project()
     block = block_of(project, program())
@@ -112,9 +111,9 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
     Example:
       dwhctl crontab next --limit 10
     """
-    from dwhctl.cli.output import Look, show
-    from dwhctl.runs.schedules import jobs_of, machine_zone
-    from dwhctl.times import shown_time
+    from dwhctl.cli.common.output import TableStyle, show
+    from dwhctl.core.words import shown_time
+    from dwhctl.cron import jobs_of, machine_zone
 
     project = settings.open_project()
     now, zone, jobs = datetime.now(UTC), machine_zone(), jobs_of(project)
@@ -123,13 +122,13 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
         (at, shown_time(at, zone) if form == "table" else at.replace(tzinfo=None), *_words(job))
         for at, job in times
     ]
-    look = Look(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
+    look = TableStyle(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
     show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
     _tell_of_clocks(project, jobs, now, zone)
     return ExitCode.DONE
 
 
-def _words(job: Job) -> tuple[str, str]:
+def _words(job: CronJob) -> tuple[str, str]:
     """Give what a job runs, and its loads and reports."""
     return " ".join(job.arguments), ", ".join(job.names)
 
@@ -143,8 +142,8 @@ def program() -> list[str]:
 
 
 def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:
-    from dwhctl.cli.output import say, tell
-    from dwhctl.runs.crontab import difference, locked_crontab, read_crontab, replace_crontab, with_block
+    from dwhctl.cli.common.output import say, tell
+    from dwhctl.cron import difference, locked_crontab, read_crontab, replace_crontab, with_block
 
     with nullcontext() if dry_run else locked_crontab():
         before = read_crontab()
@@ -161,19 +160,21 @@ def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:
     return ExitCode.DONE
 
 
-def _times(jobs: Iterable[Job], now: datetime, zone: ZoneInfo, limit: int) -> Iterator[tuple[datetime, Job]]:
+def _times(
+    jobs: Iterable[CronJob], now: datetime, zone: ZoneInfo, limit: int
+) -> Iterator[tuple[datetime, CronJob]]:
     from itertools import islice
 
-    from dwhctl.runs.schedules import fire_times
+    from dwhctl.cron import fire_times
 
     for job in jobs:
         for at in islice(fire_times(job.schedule, now, zone), limit):
             yield at, job
 
 
-def _tell_of_clocks(project: Project, jobs: Iterable[Job], now: datetime, zone: ZoneInfo) -> None:
-    from dwhctl.cli.output import tell
-    from dwhctl.runs.schedules import clock_changes, same_clock
+def _tell_of_clocks(project: Project, jobs: Iterable[CronJob], now: datetime, zone: ZoneInfo) -> None:
+    from dwhctl.cli.common.output import tell
+    from dwhctl.cron import clock_changes, same_clock
 
     if not same_clock(zone, project.zone, now):
         tell(f"cron goes by this machine's clock ({zone.key}), the project by {project.timezone}")
@@ -188,9 +189,9 @@ def _tell_of_clocks(project: Project, jobs: Iterable[Job], now: datetime, zone: 
 
 def _tell_of_other_lines(project: Project, block: list[str]) -> None:
     """Tell that the crontab has a block of this project with other lines, as an earlier version wrote them."""
-    from dwhctl.cli.output import tell
-    from dwhctl.errors import CrontabError
-    from dwhctl.runs.crontab import read_crontab, with_block
+    from dwhctl.cli.common.output import tell
+    from dwhctl.core.errors import CrontabError
+    from dwhctl.cron import read_crontab, with_block
 
     try:
         crontab = read_crontab()
@@ -203,8 +204,8 @@ def _tell_of_other_lines(project: Project, block: list[str]) -> None:
 
 def _tell_what_cron_lacks(project: Project) -> None:
     """Tell of what stands in the shell's environment but not in cron's."""
-    from dwhctl.cli.output import tell
-    from dwhctl.runs.schedules import jobs_of
+    from dwhctl.cli.common.output import tell
+    from dwhctl.cron import jobs_of
 
     if not jobs_of(project):
         tell('no load and no report has a schedule: add schedule = "0 */6 * * *" to config/loads/NAME.toml')

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dwhctl.cli.options import Settings, common_options, pass_settings
-from dwhctl.errors import DwhctlError, UsageError
+from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.core.errors import DwhctlError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ def command(_settings: Settings, page: str | None) -> None:
 
 
 def _list_pages() -> None:
-    from dwhctl.cli.output import say, show
+    from dwhctl.cli.common.output import say, show
 
     show(("page", "about"), [(name, ABOUT.get(name) or _title(path)) for name, path in pages().items()])
     say()
@@ -87,8 +87,7 @@ def _title(path: Path) -> str:
 
 def _read(name: str) -> str:
     """Return a page's text. Raise UsageError with the nearest name for one that does not exist."""
-    from dwhctl.cli.output import one_line
-    from dwhctl.project.words import nearest
+    from dwhctl.core.words import nearest, one_line
 
     known = pages()
     # A path as GitHub shows it is as good as the name.
@@ -100,8 +99,7 @@ def _read(name: str) -> str:
 
 def _section(name: str, text: str, wanted: str) -> str:
     """Return the section whose heading has this anchor, as GitHub makes them. Raise UsageError."""
-    from dwhctl.cli.output import one_line
-    from dwhctl.project.words import nearest
+    from dwhctl.core.words import nearest, one_line
 
     lines = text.splitlines(keepends=True)
     heads = headings(lines)
@@ -132,7 +130,7 @@ def _anchor(title: str) -> str:
 
 def _show(text: str) -> None:
     """Show Markdown: rendered on a terminal, as it is elsewhere."""
-    from dwhctl.cli.output import screen, write_out
+    from dwhctl.cli.common.output import screen, write_out
 
     size = screen()
     if size is None or os.environ.get("TERM") == "dumb":

@@ -10,31 +10,38 @@ from typing import NoReturn
 import click
 
 from dwhctl import __version__
-from dwhctl.cli.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
-from dwhctl.cli.lazy import Entry, LazyGroup
-from dwhctl.cli.options import common_options
-from dwhctl.errors import ExitCode
-from dwhctl.start import begin
+from dwhctl.cli.common.ending import EXIT_CODES, exit_codes_help, hold_standard_streams, run
+from dwhctl.cli.common.options import CommandEntry, LazyGroup, common_options
+from dwhctl.core.errors import ExitCode
+from dwhctl.core.start import begin
 
 _UTF8 = "PYTHONUTF8"
 COMMANDS = {
-    "demo": Entry("dwhctl.cli.demo", "Make a project with data in it, and show how it works."),
-    "init": Entry("dwhctl.cli.init", "Make a commented empty project."),
-    "load": Entry("dwhctl.cli.load", "Load a day from every shard."),
-    "backfill": Entry("dwhctl.cli.backfill", "Load every day of a range."),
-    "refresh-reports": Entry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),
-    "render": Entry("dwhctl.cli.render", "Show the SQL exactly as it would run."),
-    "query": Entry("dwhctl.cli.query", "Run an ad hoc query, read only by default."),
-    "alert-test": Entry("dwhctl.cli.alert_test", "Send a test message through every channel."),
-    "verify": Entry("dwhctl.cli.verify", "Compare sources and warehouse slice by slice."),
-    "adopt": Entry("dwhctl.cli.adopt", "Take days that another tool loaded as complete."),
-    "report": Entry("dwhctl.cli.report", "Show what was loaded, what fails, what is missing."),
-    "watch": Entry("dwhctl.cli.watch", "Tell of what is not loaded in time."),
-    "crontab": Entry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
-    "sessions": Entry("dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."),
-    "connections": Entry("dwhctl.cli.connections", "List, test and import the connections."),
-    "config": Entry("dwhctl.cli.config", "Check the configuration."),
-    "docs": Entry("dwhctl.cli.docs", "Show the documentation."),
+    "demo": CommandEntry(
+        "dwhctl.cli.new_project.demo", "Make a project with data in it, and show how it works."
+    ),
+    "init": CommandEntry("dwhctl.cli.new_project.init", "Make a commented empty project."),
+    "load": CommandEntry("dwhctl.cli.load", "Load a day from every shard."),
+    "backfill": CommandEntry("dwhctl.cli.load", "Load every day of a range.", "backfill_command"),
+    "refresh-reports": CommandEntry("dwhctl.cli.refresh_reports", "Refresh report tables from their views."),
+    "render": CommandEntry("dwhctl.cli.query", "Show the SQL exactly as it would run.", "render_command"),
+    "query": CommandEntry("dwhctl.cli.query", "Run an ad hoc query, read only by default."),
+    "alert-test": CommandEntry(
+        "dwhctl.cli.alerts", "Send a test message through every channel.", "alert_test_command"
+    ),
+    "verify": CommandEntry("dwhctl.cli.verify", "Compare sources and warehouse slice by slice."),
+    "adopt": CommandEntry(
+        "dwhctl.cli.sessions", "Take days that another tool loaded as complete.", "adopt_command"
+    ),
+    "report": CommandEntry("dwhctl.cli.report.group", "Show what was loaded, what fails, what is missing."),
+    "watch": CommandEntry("dwhctl.cli.alerts", "Tell of what is not loaded in time.", "watch_command"),
+    "crontab": CommandEntry("dwhctl.cli.crontab", "Put the schedules into the crontab."),
+    "sessions": CommandEntry(
+        "dwhctl.cli.sessions", "Prune old sessions and what runs left in the state folder."
+    ),
+    "connections": CommandEntry("dwhctl.cli.connections", "List, test and import the connections."),
+    "config": CommandEntry("dwhctl.cli.connections", "Check the configuration.", "config_command"),
+    "docs": CommandEntry("dwhctl.cli.docs", "Show the documentation."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n" + exit_codes_help(EXIT_CODES)
 
@@ -66,7 +73,7 @@ def _speak_utf8() -> None:
 
 def main() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
-    from dwhctl.project.masked_stderr import mask_python
+    from dwhctl.core.masking import mask_python
 
     hold_standard_streams()
     begin()

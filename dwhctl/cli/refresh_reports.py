@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.ending import exit_codes
-from dwhctl.cli.options import (
+from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.options import (
     DATE_HELP,
     Duration,
     Settings,
@@ -18,12 +18,12 @@ from dwhctl.cli.options import (
     pass_settings,
     scheduled_option,
 )
-from dwhctl.errors import ExitCode
+from dwhctl.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
-    from dwhctl.runs.events import RefreshReport
-    from dwhctl.runs.refresh import PlannedReport, RefreshRequest
+    from dwhctl.refresh.run import PlannedReport, RefreshRequest
+    from dwhctl.runtime.events import RefreshReport
 
 _SHOWN_QUERY = 40
 COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
@@ -70,9 +70,9 @@ def command(
       dwhctl refresh-reports city_orders --date 2020-07-14
       dwhctl refresh-reports --date yesterday --wait 2h
     """
-    from dwhctl.cli.loading import asked_day
-    from dwhctl.project.words import shown_command
-    from dwhctl.runs.refresh import RefreshRequest
+    from dwhctl.cli.load import asked_day
+    from dwhctl.core.words import shown_command
+    from dwhctl.refresh.run import RefreshRequest
 
     project = settings.open_project()
     typed = shown_command(sys.argv[1:])
@@ -85,16 +85,15 @@ def command(
 
 def refresh_and_tell(project: Project, request: RefreshRequest, settings: Settings) -> ExitCode:
     """Refresh with progress on stderr and a summary on stdout."""
-    from dwhctl.runs.refresh import exit_code_of
+    from dwhctl.refresh.run import exit_code_of
 
     return exit_code_of(refresh_and_show(project, request, settings))
 
 
 def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshReport:
     """The same, for who needs to know what came of it."""
-    from dwhctl.cli.refresh_progress import RefreshLines, show_refreshed
-    from dwhctl.cli.summary import show_alerts, show_pings
-    from dwhctl.runs.refresh import run_refresh
+    from dwhctl.cli.common.summary import RefreshLines, show_alerts, show_pings, show_refreshed
+    from dwhctl.refresh.run import run_refresh
 
     report = run_refresh(project, request, RefreshLines(settings))
     show_refreshed(report, settings)
@@ -104,8 +103,8 @@ def refresh_and_show(project: Project, request: RefreshRequest, settings: Settin
 
 
 def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
-    from dwhctl.cli.output import counted, say, show
-    from dwhctl.runs.refresh import plan_refresh
+    from dwhctl.cli.common.output import counted, say, show
+    from dwhctl.refresh.run import plan_refresh
 
     plan = plan_refresh(project, request)
     show(COLUMNS, [_row(project, one) for one in plan])
@@ -116,7 +115,7 @@ def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
 
 
 def _row(project: Project, one: PlannedReport) -> tuple[object, ...]:
-    from dwhctl.project.words import shown_path
+    from dwhctl.core.words import shown_path
 
     report, needs = one.report, "; ".join(map(str, one.readiness))
     if isinstance(report.source, str):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dwhctl.cli.ending import exit_codes
-from dwhctl.cli.options import (
+from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.options import (
     DATE_HELP,
     Settings,
     common_options,
@@ -17,15 +17,18 @@ from dwhctl.cli.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.errors import ExitCode, UsageError
+from dwhctl.cli.common.output import counted
+from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.verify.findings import Check, FoldedFinding, fold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import date
 
     from dwhctl.project.model import Project
-    from dwhctl.runs.verdicts import Verdict
-    from dwhctl.runs.verify import VerifyReport
+    from dwhctl.verify.findings import SliceComparison
+    from dwhctl.verify.run import VerifyReport
+
 
 COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key")
 AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key")
@@ -91,8 +94,8 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    from dwhctl.cli.output import Look, show, tell
-    from dwhctl.runs.verify import VerifyRequest, verify
+    from dwhctl.cli.common.output import TableStyle, show, tell
+    from dwhctl.verify.run import VerifyRequest, verify
 
     project, names = _chosen(settings.open_project(), loads, against, table)
     request = VerifyRequest(days=_days(project, day, start, end), loads=names, shards=shards, jobs=jobs)
@@ -100,14 +103,12 @@ def command(
     if against is None:
         report = verify(project, request, listen)
     else:
-        from dwhctl.runs.against import verify_against
+        from dwhctl.verify.compare import verify_against
 
         report = verify_against(project, request, against, listen)
     if form == "table":
-        from dwhctl.cli import findings
-
-        lines = findings.folded_rows(report.verdicts, everything=settings.verbose)
-        show(findings.COLUMNS, lines, form, Look(texts=("what",)), empty="")
+        lines = folded_rows(report.verdicts, everything=settings.verbose)
+        show(TABLE_COLUMNS, lines, form, TableStyle(texts=("what",)), empty="")
     else:
         rows = _rows(report, everything=settings.verbose)
         show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
@@ -119,7 +120,7 @@ def _chosen(
     project: Project, loads: tuple[str, ...], against: str | None, table: str | None
 ) -> tuple[Project, tuple[str, ...]]:
     """The project and the loads that are verified; with --table the shadow of the one that is named."""
-    from dwhctl.project.shadows import with_shadow
+    from dwhctl.project.names import with_shadow
 
     names = tuple(dict.fromkeys(loads))
     if table is None:
@@ -132,7 +133,7 @@ def _chosen(
 def _days(project: Project, day: str | None, start: str | None, end: str | None) -> tuple[date, ...]:
     from datetime import datetime, timedelta
 
-    from dwhctl.project.slices import resolve_day
+    from dwhctl.project.days import resolve_day
 
     if (day is None) == (start is None and end is None) or (start is None) != (end is None):
         raise UsageError("give either --date D, or both -s D and -e D")
@@ -147,7 +148,7 @@ def _days(project: Project, day: str | None, start: str | None, end: str | None)
 
 
 def _rows(report: VerifyReport, *, everything: bool) -> Iterator[tuple[object, ...]]:
-    from dwhctl.runs.verdicts import Check
+    from dwhctl.verify.findings import Check
 
     for one in report.verdicts:
         where = (one.load, one.shard, one.day)
@@ -159,7 +160,7 @@ def _rows(report: VerifyReport, *, everything: bool) -> Iterator[tuple[object, .
 
 
 def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against: str | None) -> None:
-    from dwhctl.cli.output import say, tell
+    from dwhctl.cli.common.output import say, tell
 
     for load in report.unseen:
         tell(
@@ -179,8 +180,8 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against:
 
 
 def _summary(report: VerifyReport) -> str:
-    from dwhctl.cli.output import counted
-    from dwhctl.runs.verdicts import Check
+    from dwhctl.cli.common.output import counted
+    from dwhctl.verify.findings import Check
 
     only_there = sum(one.has(Check.SHARD_ONLY_THERE) for one in report.verdicts)
     slices = [one for one in report.verdicts if one.day is not None and not one.has(Check.SHARD_ONLY_THERE)]
@@ -200,11 +201,64 @@ def _summary(report: VerifyReport) -> str:
     return f"{counted(len(slices), 'slice')}: {', '.join(parts)}"
 
 
-def _word(one: Verdict) -> str:
-    from dwhctl.runs.verdicts import Check
+def _word(one: SliceComparison) -> str:
+    from dwhctl.verify.findings import Check
 
     if one.is_equal:
         return "equal"
     if one.has(Check.INCOMPLETE):
         return "incomplete"
     return "not compared" if one.has(Check.NOT_COMPARED) else "different"
+
+
+TABLE_COLUMNS = ("load", "check", "what")
+
+
+def folded_rows(verdicts: Iterable[SliceComparison], *, everything: bool) -> list[tuple[str, str, str]]:
+    """Give the rows of the table. `everything`: equal slices too."""
+    return [(one.load, one.finding.check.value, _what(one)) for one in fold(verdicts, equal=everything)]
+
+
+def _what(one: FoldedFinding) -> str:
+    found, where = one.finding, one.where()
+    if found.check is Check.VALUES:
+        return _values(one, where)
+    if found.check is Check.MISSING:
+        return f"{found.detail}: {where} ({_size(one)})"
+    if found.check is Check.EQUAL:
+        return f"{where} ({_size(one)})"
+    sides = " / ".join(text for text in (found.source, found.warehouse) if text is not None)
+    example = "; ".join(text for text in (sides, found.detail) if text)
+    if len(one.verdicts) == 1:
+        return f"{where}: {example}"
+    size = f" ({counted(one.slices, 'slice')})" if one.slices else ""
+    if found.check in (Check.INCOMPLETE, Check.NOT_COMPARED):
+        return f"{where}{size}: {example}"
+    return f"{where}{size}, e.g. {_example(one)}: {example}"
+
+
+def _values(one: FoldedFinding, where: str) -> str:
+    found = one.finding
+    text = f"{found.column}: {_size(one)}"
+    if found.key is None:
+        return f"{text}; {where}"
+    pair = f"{found.key}: {found.source} / {found.warehouse}"
+    return f"{text}, e.g. {pair} ({_example(one)}){'' if len(one.verdicts) == 1 else f'; {where}'}"
+
+
+def _size(one: FoldedFinding) -> str:
+    """Count slices and rows, and never claim rows that were not counted."""
+    slices = counted(one.slices, "slice")
+    if one.rows is None:
+        return f"{slices}, rows not counted"
+    rows = counted(one.rows, "row")
+    return (
+        f"{slices}, {rows}"
+        if one.counted == len(one.verdicts)
+        else f"{slices}, {rows} in {one.counted:,} of them"
+    )
+
+
+def _example(one: FoldedFinding) -> str:
+    verdict = one.example
+    return " ".join(part for part in (verdict.shard or "NULL", str(verdict.day or "")) if part)

@@ -8,8 +8,17 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .alerts import Alert
-from .connections import (
+from dwhctl.core.words import (
+    did_you_mean,
+    is_shown,
+    nearest,
+    nothing_shown,
+    quoted,
+    quoted_name,
+    shown_path,
+    shown_text,
+)
+from dwhctl.project.connections import (
     SESSIONS_TYPES,
     SOURCE_TYPES,
     TARGET_TYPES,
@@ -17,10 +26,10 @@ from .connections import (
     DuckdbConnection,
     NetworkConnection,
 )
-from .fields import Table, name_problem
-from .loads import Load, Report, Shard
-from .problems import Place, Problems
-from .words import did_you_mean, is_shown, nearest, nothing_shown, quoted, quoted_name, shown_path, shown_text
+from dwhctl.project.fields import Table, name_problem
+from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.model import Alert
+from dwhctl.project.problems import Place, Problems
 
 TASK_NAME_LENGTH = 200
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
-from .secrets import Secret
-from .words import quoted
+from dwhctl.core.secrets import Secret
+from dwhctl.core.words import quoted
+from dwhctl.project.fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
 
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")

@@ -12,15 +12,16 @@ from zoneinfo import ZoneInfo
 
 from jinja2 import StrictUndefined
 
-from dwhctl.errors import ConfigError
-
-from .loads import Load
-from .secrets import Secret
-from .slices import start_of_day
-from .words import nearest
+from dwhctl.core.errors import ConfigError
+from dwhctl.core.secrets import Secret
+from dwhctl.core.words import nearest
+from dwhctl.project.days import start_of_day
+from dwhctl.project.loads import Load
 
 if TYPE_CHECKING:
-    from .model import Connection, Project, Report, Shard
+    from dwhctl.project.connections import Connection
+    from dwhctl.project.loads import Report, Shard
+    from dwhctl.project.model import Project
 
 _ONE_DAY = timedelta(days=1)
 

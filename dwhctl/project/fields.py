@@ -20,10 +20,9 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from dwhctl.errors import UsageError
-
-from .slices import DURATION_FORMS, parse_date, parse_duration
-from .words import did_you_mean, quoted, shown_value
+from dwhctl.core.errors import UsageError
+from dwhctl.core.words import did_you_mean, quoted, shown_value
+from dwhctl.project.days import DURATION_FORMS, parse_date, parse_duration
 
 _NAME = re.compile(r"[a-z0-9_]+")
 _TABLE = re.compile(r"[^\W\d][\w$]*\.[^\W\d][\w$]*")

@@ -8,10 +8,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from dwhctl.errors import ConfigError
-from dwhctl.private import owner_of, user_name
-
-from .words import may_show, shown_text
+from dwhctl.core.errors import ConfigError
+from dwhctl.core.files import owner_of, user_name
+from dwhctl.core.words import may_show, shown_text
 
 MAIN_FILE = Path("config") / "dwhctl.toml"
 VARIABLE = "DWHCTL_PROJECT"

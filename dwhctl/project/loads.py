@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dwhctl.columns import SERVICE_FIELDS
-
-from .fields import (
+from dwhctl.core.columns import SERVICE_FIELDS
+from dwhctl.core.secrets import Secret
+from dwhctl.core.words import quoted
+from dwhctl.project.fields import (
     Day,
     Duration,
     Listed,
@@ -31,8 +32,6 @@ from .fields import (
     Zone,
     given,
 )
-from .secrets import Secret
-from .words import quoted
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dwhctl.errors import ConfigError
-
-from .fields import Table
-from .words import did_you_mean, may_show, nearest, shown_key, shown_value
+from dwhctl.core.errors import ConfigError
+from dwhctl.core.words import did_you_mean, may_show, nearest, shown_key, shown_value
+from dwhctl.project.fields import Table
 
 Model = TypeVar("Model", bound=Table)
 

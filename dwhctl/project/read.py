@@ -9,18 +9,31 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .alerts import ALERT_TYPES, Alert
-from .checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
-from .connections import CONNECTION_TYPES, Connection, DuckdbConnection
-from .defaults import read_defaults
-from .environment import CONNECTION_PREFIX, VARIABLE_PREFIX, named_values, table_of_url
-from .fields import Table, name_problem
-from .files import read_toml
-from .loads import Load, Refreshing, Report, Shard, ShardEntry
-from .model import PingsTable, Project, ProjectTable, SessionsTable, Variable, secrets_in
-from .problems import Place, Problems
-from .secrets import Secret, is_reference, is_sensitive, looks_secret
-from .words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown_value
+from dwhctl.core.secrets import Secret, is_reference, is_sensitive, looks_secret
+from dwhctl.core.words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown_value
+from dwhctl.project.checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
+from dwhctl.project.connections import CONNECTION_TYPES, Connection, DuckdbConnection
+from dwhctl.project.fields import Table, name_problem
+from dwhctl.project.files import (
+    CONNECTION_PREFIX,
+    VARIABLE_PREFIX,
+    named_values,
+    read_defaults,
+    read_toml,
+    table_of_url,
+)
+from dwhctl.project.loads import Load, Refreshing, Report, Shard, ShardEntry
+from dwhctl.project.model import (
+    ALERT_TYPES,
+    Alert,
+    PingsTable,
+    Project,
+    ProjectTable,
+    SessionsTable,
+    Variable,
+    secrets_in,
+)
+from dwhctl.project.problems import Place, Problems
 
 MAIN = Place("config/dwhctl.toml")
 REPORTS = Place("config/reports.toml")

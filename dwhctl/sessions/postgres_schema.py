@@ -17,12 +17,10 @@ from typing import Any
 from psycopg2 import Error
 from psycopg2 import errors as pg_errors
 
-from dwhctl.errors import SessionsError
-from dwhctl.sessions.postgres_link import timeouts
-from dwhctl.sessions.postgres_wait import BoundedConnection
-from dwhctl.sessions.shape import Column, is_ours, misfits, missing
-from dwhctl.sessions.statements import indexes, scripts_to_make
-from dwhctl.waiting import waited
+from dwhctl.core.errors import SessionsError
+from dwhctl.core.waiting import waited
+from dwhctl.sessions.schema import ExistingColumn, indexes, is_ours, misfits, missing, scripts_to_make
+from dwhctl.systems.postgres.client import BoundedConnection, timeouts
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
 ALONE_MILLISECONDS = 1000
@@ -79,8 +77,8 @@ class Upgrade:
             raise SessionsError(self._refusal(["it is not an ordinary table"]))
         return bool(kind)
 
-    def _fitting_columns(self) -> list[Column]:
-        columns = [Column(*row) for row in self._rows(self._sql["columns"])]
+    def _fitting_columns(self) -> list[ExistingColumn]:
+        columns = [ExistingColumn(*row) for row in self._rows(self._sql["columns"])]
         problems = misfits(columns, typed=True)
         if problems:
             raise SessionsError(self._refusal(problems))

@@ -13,17 +13,27 @@ import psycopg2
 from psycopg2 import errors as pg_errors
 from psycopg2.extensions import PYDATE, PYDATETIMETZ, new_type
 
-from dwhctl import __version__, faults
-from dwhctl.errors import SessionsError
-from dwhctl.sessions.cells import FIRST, LAST, as_day, as_time
-from dwhctl.sessions.postgres_link import connect, in_words, where
+from dwhctl import __version__
+from dwhctl.core import faults
+from dwhctl.core.errors import SessionsError
+from dwhctl.core.words import shown_time
 from dwhctl.sessions.postgres_schema import Upgrade
-from dwhctl.sessions.sql_store import SqlStore, adopted_values, closing_values, refuse_equal_tokens
-from dwhctl.sessions.statements import percent_style, read_statements
-from dwhctl.sessions.store import Execute
-from dwhctl.sessions.texts import COMMENT_LENGTH, cut_comment, storable
-from dwhctl.sessions.values import Adopted, Closing, Held, NewSession
-from dwhctl.times import shown_time
+from dwhctl.sessions.schema import percent_style, read_statements
+from dwhctl.sessions.store import Execute, SqlStore, adopted_values, closing_values, refuse_equal_tokens
+from dwhctl.sessions.values import (
+    COMMENT_LENGTH,
+    FIRST,
+    LAST,
+    Adopted,
+    Closing,
+    Held,
+    NewSession,
+    as_day,
+    as_time,
+    cut_comment,
+    storable,
+)
+from dwhctl.systems.postgres.client import connect, in_words, where
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,12 +12,23 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from dwhctl import __version__, faults
-from dwhctl.errors import SessionsLostError
-from dwhctl.sessions import sqlite_schema
-from dwhctl.sessions.cells import as_day, as_time
-from dwhctl.sessions.sql_store import SqlStore, adopted_values, closing_values, refuse_equal_tokens
-from dwhctl.sessions.sqlite_link import (
+from dwhctl import __version__
+from dwhctl.core import faults
+from dwhctl.core.errors import SessionsError, SessionsLostError
+from dwhctl.sessions.schema import (
+    ADDED,
+    SEVEN,
+    ExistingColumn,
+    indexes,
+    is_ours,
+    misfits,
+    missing,
+    read_statements,
+    scripts_to_make,
+)
+from dwhctl.sessions.store import Execute, SqlStore, adopted_values, closing_values, refuse_equal_tokens
+from dwhctl.sessions.values import Adopted, Closing, Held, NewSession, as_day, as_time, cut_comment, storable
+from dwhctl.systems.sqlite.client import (
     AtRest,
     begin_immediate,
     connect,
@@ -25,10 +37,112 @@ from dwhctl.sessions.sqlite_link import (
     in_words,
     may_write,
 )
-from dwhctl.sessions.statements import read_statements
-from dwhctl.sessions.store import Execute
-from dwhctl.sessions.texts import cut_comment, storable
-from dwhctl.sessions.values import Adopted, Closing, Held, NewSession
+
+_ANEW = "dwhctl_sessions_anew"
+_SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+
+
+def is_there(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+    """Whether dwhctl's own columns stand there, those of this version or of an earlier one."""
+    table = connection.execute(sql["table"]).fetchone()
+    return table is not None and is_ours(_fitting_columns(connection, sql, path))
+
+
+def is_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+    """Whether nothing is left to do."""
+    table = connection.execute(sql["table"]).fetchone()
+    if table is None:
+        return False
+    columns = _fitting_columns(connection, sql, path)
+    left = [*missing(columns), *_indexes_to_make(connection, sql), *_tables_to_make(connection, sql)]
+    return _keeps_ids(table) and not left
+
+
+def is_readable(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+    """Whether the table has its columns, and the tables beside it are there."""
+    table = connection.execute(sql["table"]).fetchone()
+    if table is None or _tables_to_make(connection, sql):
+        return False
+    return not missing(_fitting_columns(connection, sql, path))
+
+
+def make_ready(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> None:
+    """Create or upgrade the table, within a transaction of the caller's."""
+    table = connection.execute(sql["table"]).fetchone()
+    if table is None:
+        connection.execute(sql["create_table"])
+    else:
+        columns = _fitting_columns(connection, sql, path)
+        if not _keeps_ids(table):
+            _make_anew(connection, sql, path, columns)
+    _add_columns(connection, sql)
+    for statement in (*_indexes_to_make(connection, sql), *_tables_to_make(connection, sql)):
+        connection.execute(statement)
+
+
+def _keeps_ids(table: tuple[str, str]) -> bool:
+    # Without AUTOINCREMENT the id of a deleted newest row is handed out again.
+    return "AUTOINCREMENT" in _SQL_COMMENT.sub(" ", table[1]).upper().split("(", 1)[-1]
+
+
+def _fitting_columns(
+    connection: sqlite3.Connection, sql: Mapping[str, str], path: Path
+) -> list[ExistingColumn]:
+    kind, _ = connection.execute(sql["table"]).fetchone()
+    rows = connection.execute(sql["columns"]).fetchall()
+    keys = sum(1 for row in rows if row[4])
+    columns = [
+        ExistingColumn(name, kind_, bool(required), bool(default) or bool(key), bool(key) and keys == 1)
+        for name, kind_, required, default, key in rows
+    ]
+    problems = ["it is a view"] if kind != "table" else misfits(columns, typed=False)
+    if problems:
+        raise SessionsError(
+            f"sessions in {path}: a table `sessions` of another kind stands there: {'; '.join(problems)}. "
+            "Name another file in the connection, or rename that table"
+        )
+    return columns
+
+
+def _make_anew(
+    connection: sqlite3.Connection, sql: Mapping[str, str], path: Path, columns: list[ExistingColumn]
+) -> None:
+    """Copy the rows into a table whose ids are never handed out twice, and put it in the old one's place."""
+    more = [column.name for column in columns if column.name not in SEVEN]
+    if more:
+        raise SessionsError(
+            f"sessions in {path}: the table `sessions` is to be made anew with AUTOINCREMENT, and its "
+            f"columns {', '.join(more)} would be lost. Rename it, or make it anew yourself"
+        )
+    attached = [statement for (statement,) in connection.execute(sql["attached"])]
+    connection.execute(sql["create_table"].replace("TABLE sessions", f"TABLE {_ANEW}", 1))
+    connection.execute(sql["copy_rows"])
+    # The old way of renaming leaves views and triggers that speak of `sessions` alone.
+    connection.execute("PRAGMA legacy_alter_table = ON")
+    try:
+        connection.execute("DROP TABLE sessions")
+        connection.execute(f"ALTER TABLE {_ANEW} RENAME TO sessions")
+    finally:
+        connection.execute("PRAGMA legacy_alter_table = OFF")
+    for statement in attached:
+        connection.execute(statement)
+
+
+def _add_columns(connection: sqlite3.Connection, sql: Mapping[str, str]) -> None:
+    names = {row[0] for row in connection.execute(sql["columns"])}
+    for name, statement in zip(ADDED, sql["add_columns"].split(";"), strict=True):
+        if name not in names:
+            connection.execute(statement)
+
+
+def _tables_to_make(connection: sqlite3.Connection, sql: Mapping[str, str]) -> list[str]:
+    present = {row[0] for row in connection.execute(sql["tables"])}
+    return [statement for script in scripts_to_make(sql, present) for statement in script.split(";")]
+
+
+def _indexes_to_make(connection: sqlite3.Connection, sql: Mapping[str, str]) -> list[str]:
+    present = {row[0] for row in connection.execute(sql["indexes"])}
+    return [statement for name, statement in indexes(sql).items() if name not in present]
 
 
 class SqliteStore(SqlStore):
@@ -47,22 +161,22 @@ class SqliteStore(SqlStore):
 
     def prepare(self) -> None:
         with self._operation("preparing the table"):
-            if sqlite_schema.is_ready(self._connection, self._sql, self.path):
+            if is_ready(self._connection, self._sql, self.path):
                 return
             with self._transaction("prepare"):
-                sqlite_schema.make_ready(self._connection, self._sql, self.path)
+                make_ready(self._connection, self._sql, self.path)
 
     def is_ready(self) -> bool:
         with self._operation("looking at the table"):
-            return sqlite_schema.is_ready(self._connection, self._sql, self.path)
+            return is_ready(self._connection, self._sql, self.path)
 
     def is_there(self) -> bool:
         with self._operation("looking at the table"):
-            return sqlite_schema.is_there(self._connection, self._sql, self.path)
+            return is_there(self._connection, self._sql, self.path)
 
     def is_readable(self) -> bool:
         with self._operation("looking at the table"):
-            return sqlite_schema.is_readable(self._connection, self._sql, self.path)
+            return is_readable(self._connection, self._sql, self.path)
 
     def lift_ids(self, above: int) -> None:
         with self._operation("lifting the ids"), self._transaction("lift_ids"):

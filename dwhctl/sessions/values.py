@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import math
+import unicodedata
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 
 class State(enum.StrEnum):
@@ -195,3 +198,89 @@ def completes(last_success: datetime | None, end_at: datetime | None) -> bool:
     stay. None as `end_at`: the slice has no end, its load takes the whole table.
     """
     return last_success is not None and (end_at is None or last_success >= end_at)
+
+
+_FIRST_YEAR, _LAST_YEAR = 1000, 8999
+FIRST, LAST = datetime(_FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(_LAST_YEAR, 12, 31, tzinfo=UTC)
+_MOST = 2**63 - 1
+#: No attempt takes so long (31 years).
+_MOST_SECONDS = 1e9
+
+
+def as_time(value: Any) -> datetime:
+    """Return a time, or its text, in UTC and within the bounds."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return FIRST
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        return FIRST if moment.year < _FIRST_YEAR else LAST
+    if moment.tzinfo is UTC:
+        return moment
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def as_day(value: Any) -> date:
+    """Return a day, or its text, within the bounds."""
+    try:
+        day = value if isinstance(value, date) else date.fromisoformat(value)
+    except (TypeError, ValueError):
+        return FIRST.date()
+    return min(max(day, FIRST.date()), LAST.date())
+
+
+def as_text(value: Any) -> str:
+    """Return a text; NULL is an empty one."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else str(value)
+
+
+def as_text_or_none(value: Any) -> str | None:
+    """Return a text, or None for NULL."""
+    return None if value is None else as_text(value)
+
+
+def as_number(value: Any) -> int | None:
+    """Return a whole number as a database holds it; None for NULL and for what is none."""
+    try:
+        return min(max(int(value), -_MOST - 1), _MOST)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def as_seconds(value: Any) -> float | None:
+    """Return a time that something took; None for NULL and for what is none."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), _MOST_SECONDS) if math.isfinite(seconds) else None
+
+
+COMMENT_LENGTH = 500
+_JOINER = "\u200d"
+
+
+def storable(text: str) -> str:
+    """The text without what a database refuses: NUL, and the halves of characters out of odd file names."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def cut_comment(text: str | None, length: int = COMMENT_LENGTH) -> str | None:
+    """The comment, cut between two whole characters and ended with an ellipsis if it is too long."""
+    if text is None:
+        return None
+    text = storable(text)
+    if len(text) <= length:
+        return text
+    end = length - 1
+    while end > 0 and _belongs_together(text[end - 1], text[end]):
+        end -= 1
+    return text[:end] + "…"
+
+
+def _belongs_together(left: str, right: str) -> bool:
+    # Accents, variation selectors and skin tones follow their letter; a joiner ties two signs into one.
+    tied = unicodedata.category(right) in {"Mn", "Me", "Mc"} or "\U0001f3fb" <= right <= "\U0001f3ff"
+    return tied or _JOINER in (left, right)

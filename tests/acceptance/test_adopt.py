@@ -13,17 +13,14 @@ from typing import Any
 
 import pytest
 
-from dwhctl.errors import LockHeldError, UsageError
-from dwhctl.runs import adopt as adopting
-from dwhctl.runs.adopt import AdoptReport, AdoptRequest, adopt, plan_adoption
-from dwhctl.runs.coverage import sliced_tasks
-from dwhctl.runs.gaps import find_gaps
-from dwhctl.runs.locks import work_name
-from dwhctl.runs.look_back import look_back
-from dwhctl.runs.verify import VerifyRequest, verify
+from dwhctl.core.errors import LockHeldError, UsageError
+from dwhctl.monitor.coverage import find_gaps, look_back, sliced_tasks
+from dwhctl.runtime.locks import work_name
 from dwhctl.sessions import Session, State, open_store
-from dwhctl.sessions.durations import read_durations
-from dwhctl.sessions.runs import read_runs
+from dwhctl.sessions.history import read_durations, read_runs
+from dwhctl.verify import adopt as adopting
+from dwhctl.verify.adopt import AdoptReport, AdoptRequest, adopt, plan_adoption
+from dwhctl.verify.run import VerifyRequest, verify
 from tests.cli_support import dwh
 from tests.integration.sessions_kit import SEVEN_POSTGRES, SEVEN_SQLITE
 from tests.postgres import PostgresServer
@@ -216,9 +213,9 @@ def test_an_adopted_slice_takes_no_time_in_any_average(simple: Sandbox) -> None:
 
 
 def _what_is_averaged(ground: Sandbox) -> tuple[object, ...]:
-    from dwhctl.runs.forecast import past_of
-    from dwhctl.runs.metrics import metrics_text
-    from dwhctl.runs.plan import LoadRequest, candidates
+    from dwhctl.load.history import past_of
+    from dwhctl.monitor.metrics import metrics_text
+    from dwhctl.runtime.plan import LoadRequest, candidates
 
     project = ground.project()
     plan = candidates(project, LoadRequest((EMPTY,)))
@@ -355,12 +352,12 @@ def test_batches_are_whole_days_and_each_is_kept(simple: Sandbox, monkeypatch: p
         if reached.count("adopt.compared") == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("dwhctl.faults.handler", stop)
+    monkeypatch.setattr("dwhctl.core.faults.handler", stop)
     with pytest.raises(KeyboardInterrupt):
         adopted(simple)
     sessions: list[Session] = simple.sessions_newest_first()
     assert {one.day for one in sessions} == {BEFORE}
     assert len(sessions) == 3
-    monkeypatch.setattr("dwhctl.faults.handler", None)
+    monkeypatch.setattr("dwhctl.core.faults.handler", None)
     report = adopted(simple)
     assert (len(report.plan.slices), report.plan.complete, report.adopted) == (6, 3, 3)

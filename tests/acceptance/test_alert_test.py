@@ -14,9 +14,9 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from dwhctl.alerts import channels
-from dwhctl.alerts.bounded import Patience
-from dwhctl.cli.ending import run
+from dwhctl.alerts import delivery
+from dwhctl.alerts.channels import Patience
+from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
 from tests.servers.bot_api import TOKEN, BotApi, Chat, Proxy
 from tests.servers.mail import MailServer
@@ -72,7 +72,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
         short = Patience(connect=5, read=1.0, total=10, longest_wait=1)
         monkeypatch.setattr(
-            channels, "open_channel", functools.partial(channels.open_channel, patience=short)
+            delivery, "open_channel", functools.partial(delivery.open_channel, patience=short)
         )
         yield World(tmp_path, api, proxy, mail)
 
@@ -212,7 +212,7 @@ def test_no_failure_shows_a_secret(world: World, capfd: pytest.CaptureFixture[st
         logging.getLogger().setLevel(level)
     assert codes == [0] + [1] * 13 + [0]
     out, err = capfd.readouterr()
-    assert err.count("Traceback") + err.count("dwhctl.errors.Alert") > 10
+    assert err.count("Traceback") + err.count("dwhctl.core.errors.Alert") > 10
     assert "sendMessage" in err  # the log was on
     for form in _forms():
         assert form not in out + err

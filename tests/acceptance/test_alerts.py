@@ -19,9 +19,9 @@ import pytest
 import trustme
 
 from dwhctl.alerts.outbox import Outbox
-from dwhctl.errors import SessionsError
-from dwhctl.project.secrets import MASKED
-from dwhctl.runs.events import Event, RunReport, SliceClosed, SliceStarted
+from dwhctl.core.errors import SessionsError
+from dwhctl.core.masking import MASKED
+from dwhctl.runtime.events import Event, RunReport, SliceClosed, SliceStarted
 from dwhctl.sessions import open_store
 from tests.cli_support import dwh
 from tests.servers.bot_api import TOKEN, BotApi, Chat

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.errors import ExitCode
+from dwhctl.core.errors import ExitCode
 from dwhctl.sessions import Session, State
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer

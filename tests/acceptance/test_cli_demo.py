@@ -10,10 +10,10 @@ import duckdb
 import pytest
 from click.testing import CliRunner
 
-from dwhctl.cli import demo
-from dwhctl.cli.demo import WIDTH
 from dwhctl.cli.main import dwhctl
-from dwhctl.errors import DwhctlError
+from dwhctl.cli.new_project import demo
+from dwhctl.cli.new_project.demo import WIDTH
+from dwhctl.core.errors import DwhctlError
 from tests.cli_support import dwh, dwh_process
 
 

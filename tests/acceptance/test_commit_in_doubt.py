@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from dwhctl.runs.events import Notice, RunReport
-from dwhctl.runs.load import exit_code_of
+from dwhctl.load.run import exit_code_of
+from dwhctl.runtime.events import Notice, RunReport
 from dwhctl.sessions.values import State
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
@@ -58,7 +58,7 @@ def lose_the_warehouse(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.undo()
             server_of(wire).faults.add(Fault("refuse_login", application="^dwhctl"))
 
-    monkeypatch.setattr("dwhctl.faults.handler", reached)
+    monkeypatch.setattr("dwhctl.core.faults.handler", reached)
     server_of(wire).faults.add(Fault("late_commit", application=":publish:", seconds=LATE, times=1))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.runs.look import look
+from dwhctl.check.online import look
 from tests.support.projects import Sandbox
 from tests.support.wire import Wire, a_wire, needs_faults
 

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import time_machine
 
-from dwhctl.errors import ExitCode
+from dwhctl.core.errors import ExitCode
 from dwhctl.sessions import open_store
 from dwhctl.sessions.values import is_complete
 from tests.cli_support import dwh

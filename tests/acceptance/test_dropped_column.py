@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.runs.events import RunReport
-from dwhctl.runs.look import look
+from dwhctl.check.online import look
+from dwhctl.runtime.events import RunReport
 from dwhctl.sessions import open_store
 from tests.postgres import PostgresServer
 from tests.support.faulty import postgres_sessions

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.errors import About, AttemptError, QueryError, TargetRefusedError
+from dwhctl.core.errors import About, AttemptError, QueryError, TargetRefusedError
 from dwhctl.project.templates import Query
-from dwhctl.sources import open_source
+from dwhctl.systems.registry import open_source
 from tests.cli_support import dwh
 from tests.integration.vertica_target_kit import a_server, a_target
 from tests.servers.bot_api import TOKEN, BotApi

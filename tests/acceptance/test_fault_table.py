@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.runs.events import RunReport
+from dwhctl.runtime.events import RunReport
 from dwhctl.sessions import State
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer

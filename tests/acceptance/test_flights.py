@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dwhctl.project.slices import make_slice
+from dwhctl.project.days import make_slice
 from dwhctl.sessions.values import State
 from tests.support.flights import (
     COLUMNS,

@@ -11,11 +11,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dwhctl.engines import duckdb as engine
-from dwhctl.errors import QueryError
+from dwhctl.core.errors import QueryError
 from dwhctl.project.templates import Query
-from dwhctl.sources import open_source
-from dwhctl.sources.contract import Source
+from dwhctl.systems.base.source import Source
+from dwhctl.systems.duckdb import client as engine
+from dwhctl.systems.registry import open_source
 from tests.support.projects import DAY, ORDERS, Sandbox
 
 #: Views over what is outside of the file. `{secret}` is a file of the victim, `{out}` one that must not appear,

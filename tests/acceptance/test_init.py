@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pytest
 
-from dwhctl.cli.init import SOURCES, TARGETS
+from dwhctl.cli.new_project.init import SOURCES, TARGETS
 from tests.cli_support import dwh
 from tests.servers.tds import TdsServer
 from tests.servers.vertica import VerticaServer

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from dwhctl.errors import SessionsError
-from dwhctl.runs.events import RunReport
+from dwhctl.core.errors import SessionsError
+from dwhctl.runtime.events import RunReport
 from dwhctl.sessions import Session, State
 from tests.postgres import PostgresServer
 from tests.support.faulty import Faults, held_locks, postgres_sessions, wait_for_end
@@ -319,7 +319,7 @@ def test_killed_with_sessions_in_postgresql(
 
 # Faults cannot be switched on by accident
 
-PLAIN = "import dwhctl.cli.main, dwhctl.runs.load, dwhctl.faults as faults; print(faults.handler)"
+PLAIN = "import dwhctl.cli.main, dwhctl.load.run, dwhctl.core.faults as faults; print(faults.handler)"
 
 
 def test_no_environment_variable_switches_faults_on(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import pymssql
 import pytest
 
-from dwhctl.engines.vertica import Session
-from dwhctl.project.model import VerticaConnection
+from dwhctl.core.sql import split_statements
+from dwhctl.project.connections import VerticaConnection
 from dwhctl.project.read import read_project
-from dwhctl.project.sql import split_statements
 from dwhctl.project.templates import render_file
+from dwhctl.systems.vertica.client import VerticaClient
 from tests.cli_support import dwh
 from tests.servers.tds import TdsServer
 from tests.servers.vertica import VerticaServer
@@ -58,7 +58,7 @@ REPORTS: dict[str, list[list[object]]] = {
 
 def in_vertica(one: VerticaConnection, *statements: str) -> list[list[object]]:
     """Run statements in one session; the rows of the last."""
-    session = Session(one, "test", dt.timedelta(seconds=20))
+    session = VerticaClient(one, "test", dt.timedelta(seconds=20))
     session.open()
     rows: list[list[object]] = []
     for statement in statements:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.cli import round_trip
-from dwhctl.runs.slots import slots_of
+from dwhctl.check import connections as round_trip
+from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import State
 from tests.support.faulty import Faults, held_locks, wait_for_end, wait_until
 from tests.support.projects import DAY, Sandbox, days_from

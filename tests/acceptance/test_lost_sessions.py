@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.runs.events import Notice
+from dwhctl.runtime.events import Notice
 from tests.postgres import PostgresServer
 from tests.support.faulty import postgres_sessions
 from tests.support.projects import DAY, Sandbox

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.cli.ending import run
+from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
 from tests.cli_support import small_project
 from tests.support.projects import DAY, Sandbox

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from dwhctl import private
-from dwhctl.errors import WorkersError
-from dwhctl.runs import workers
-from dwhctl.runs.crew import Crew
-from dwhctl.runs.slots import WORKERS, Slots
-from dwhctl.runs.state_dir import StateDir
-from dwhctl.runs.workers import Worker, remove_semaphores_of
+from dwhctl.core import files as private
+from dwhctl.core.errors import WorkersError
+from dwhctl.load import workers
+from dwhctl.load.workers import Crew, Worker
+from dwhctl.runtime.locks import StateDir
+from dwhctl.runtime.recovery import remove_semaphores_of
+from dwhctl.runtime.slots import WORKERS, Slots
 from tests.cli_support import dwh
 from tests.support.faulty import REPOSITORY, Faults, wait_for_end
 from tests.support.projects import DAY, Sandbox
@@ -434,7 +434,7 @@ def test_a_run_that_was_killed_with_its_workers_leaves_no_semaphore(tmp_path: Pa
 
 
 def test_semaphores_of_the_living_and_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("dwhctl.runtime.recovery._SHARED_MEMORY", tmp_path)
     with subprocess.Popen(["true"]) as dead:
         dead.wait()
     files = [tmp_path / f"sem.loky-{pid}-abc" for pid in (os.getpid(), dead.pid, int(f"{dead.pid}0"))]

@@ -21,11 +21,11 @@ import duckdb
 import psutil
 import pytest
 
-from dwhctl.errors import AttemptError, LockHeldError, QueryError, TimedOutError, UsageError
-from dwhctl.runs.cursors import open_cursor
-from dwhctl.runs.query import AnswerEnd, Changed, Columns, QueryRequest, Rows, running_query
-from dwhctl.runs.slots import Slots
-from dwhctl.runs.state_dir import StateDir
+from dwhctl.core.errors import AttemptError, LockHeldError, QueryError, TimedOutError, UsageError
+from dwhctl.query import AnswerEnd, Changed, QueryColumns, QueryRequest, Rows, running_query
+from dwhctl.runtime.locks import StateDir
+from dwhctl.runtime.slots import Slots
+from dwhctl.systems.registry import open_cursor
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.faults import Fault
@@ -490,7 +490,7 @@ def test_a_slot_of_the_connection_is_held(sandbox: Sandbox) -> None:
         ask(sandbox, "warehouse", "SELECT 1")
     with running_query(sandbox.project(), QueryRequest("warehouse", "SELECT 1")) as parts:
         assert Slots(state.slots, {"warehouse": 1}).try_take("warehouse") is None
-        assert list(parts) == [Columns(("1",)), Rows([(1,)]), AnswerEnd(1, cut=False)]
+        assert list(parts) == [QueryColumns(("1",)), Rows([(1,)]), AnswerEnd(1, cut=False)]
     assert Slots(state.slots, {"warehouse": 1}).try_take("warehouse") is not None
 
 

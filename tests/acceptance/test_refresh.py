@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.runs.events import RefreshReport, ReportClosed
-from dwhctl.runs.refresh import exit_code_of
+from dwhctl.refresh.run import exit_code_of
+from dwhctl.runtime.events import RefreshReport, ReportClosed
 from dwhctl.sessions import State
 from tests.cli_support import dwh
 from tests.servers.base import Fault
@@ -182,7 +182,7 @@ def lose_the_warehouse(place: Place, monkeypatch: pytest.MonkeyPatch, logins: in
             monkeypatch.undo()
             server_of(place).faults.add(Fault("refuse_login", application="^dwhctl", times=logins))
 
-    monkeypatch.setattr("dwhctl.faults.handler", reached)
+    monkeypatch.setattr("dwhctl.core.faults.handler", reached)
     server_of(place).faults.add(Fault("late_commit", application=":refresh:", seconds=8, times=1))
 
 

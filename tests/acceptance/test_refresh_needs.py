@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.errors import ExitCode, UsageError
-from dwhctl.runs.events import ReportWaits
-from dwhctl.runs.needs import Readiness
-from dwhctl.runs.refresh import RefreshRequest, plan_refresh
+from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.refresh.run import RefreshRequest, plan_refresh
+from dwhctl.runtime.events import ReportWaits
+from dwhctl.runtime.plan import Readiness
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh
 from tests.support.faulty import Faults, flocked, wait_for_end

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dwhctl.runs.look import Finding, look
+from dwhctl.check.online import CheckFinding, look
 from tests.support.reports import KEYS, Place, a_place
 
 OLD = [("old",)]
@@ -54,7 +54,7 @@ def refused(place: Place, *words: str) -> None:
     assert place.sessions("money")[-1].state == "failed"
 
 
-def findings(place: Place) -> list[Finding]:
+def findings(place: Place) -> list[CheckFinding]:
     """What `config check --online` finds wrong with the report."""
     found = list(look(place.sandbox.project()))
     return [one for one in found if one.wrong and one.where.startswith("money")]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dwhctl.runs.verify import VerifyRequest, verify
 from dwhctl.sessions.values import State
+from dwhctl.verify.run import VerifyRequest, verify
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.support.faulty import Faults, wait_for_end

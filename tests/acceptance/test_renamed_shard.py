@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.runs.coverage import Standing, cover, sliced_tasks
-from dwhctl.runs.gaps import find_gaps
-from dwhctl.runs.look import Finding, look
-from dwhctl.runs.plan import LoadRequest, candidates
-from dwhctl.runs.verdicts import Check
-from dwhctl.runs.verify import VerifyReport, VerifyRequest, verify
+from dwhctl.check.online import CheckFinding, look
+from dwhctl.monitor.coverage import Standing, cover, find_gaps, sliced_tasks
+from dwhctl.runtime.plan import LoadRequest, candidates
 from dwhctl.sessions import open_store
+from dwhctl.verify.findings import Check
+from dwhctl.verify.run import VerifyReport, VerifyRequest, verify
 from tests.support.projects import DAY, Sandbox
 from tests.support.wire import Wire, a_wire
 
@@ -60,7 +59,7 @@ def unknown(report: VerifyReport) -> list[tuple[str, date | None, str | None]]:
     return [(one.shard, one.day, each.warehouse) for one, each in found]
 
 
-def wrong(ground: Sandbox) -> list[Finding]:
+def wrong(ground: Sandbox) -> list[CheckFinding]:
     return [one for one in look(ground.project()) if one.wrong]
 
 

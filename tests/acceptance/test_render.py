@@ -11,9 +11,9 @@ from typing import Any
 import click
 import pytest
 
-from dwhctl.cli.options import Settings
-from dwhctl.cli.render import command
-from dwhctl.targets.duckdb import DuckdbTarget
+from dwhctl.cli.common.options import Settings
+from dwhctl.cli.query import render_command
+from dwhctl.systems.duckdb.target import DuckdbTarget
 from tests.cli_support import dwh
 from tests.support.projects import Sandbox
 from tests.support.reports import KEYS, Place, a_place
@@ -182,8 +182,8 @@ def test_loads_and_reports_are_completed(tmp_path: Path) -> None:
     sandbox = Sandbox(tmp_path).write()
     report = 'connection = "warehouse"\nsource = "stage.a_view"\ntarget = "stage.a"\n'
     sandbox.put("config/reports.toml", f"[reports.old_orders]\n{report}")
-    context = click.Context(command, obj=Settings(project=tmp_path))
-    [name, *_] = command.params
+    context = click.Context(render_command, obj=Settings(project=tmp_path))
+    [name, *_] = render_command.params
     for typed, found in (("o", ["old_orders", "orders"]), ("or", ["orders"])):
         assert [one.value for one in name.shell_complete(context, typed)] == found
 

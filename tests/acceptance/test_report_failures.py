@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from dwhctl.cli import report_failures
-from dwhctl.runs import failures
-from dwhctl.runs.plan import LoadRequest, candidates
+from dwhctl.cli.report import slices as report_failures
+from dwhctl.runtime import failures
+from dwhctl.runtime.plan import LoadRequest, candidates
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh
 from tests.support.projects import CREATE, Sandbox, days_from
@@ -88,7 +88,7 @@ def test_todays_success_does_not_hide_yesterdays_failure(
     mended(sandbox)
     assert sandbox.load(TODAY).failed == 0
     [task] = failing(run, capsys)
-    assert tuple(task) == report_failures.COLUMNS
+    assert tuple(task) == report_failures.FAILURES_COLUMNS
     assert (task["task_name"], task["streak"], task["failed_slices"]) == ("orders__chita", 1, 1)
     assert (task["failed"], task["up_for_retry"], task["since"]) == (1, 0, str(YESTERDAY))
     assert run("report", "failures") == 0
@@ -266,7 +266,7 @@ def test_an_outage_of_fifty_shards_is_a_line_of_the_table(
 
 def test_before_any_run_nothing_has_failed(sandbox: Sandbox, run: Run) -> None:
     project, request = sandbox.project(), LoadRequest(days=(TODAY,), only_failed=True)
-    from dwhctl.runs.load import plan_load
+    from dwhctl.load.run import plan_load
 
     assert len(candidates(project, request).slices) == 2
     assert plan_load(project, request).slices == ()
@@ -274,5 +274,5 @@ def test_before_any_run_nothing_has_failed(sandbox: Sandbox, run: Run) -> None:
 
 
 def test_the_metrics_look_at_as_many_days() -> None:
-    [days] = [option for option in report_failures.command.params if option.name == "days"]
+    [days] = [option for option in report_failures.failures_command.params if option.name == "days"]
     assert days.default == failures.DAYS

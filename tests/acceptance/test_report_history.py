@@ -21,8 +21,11 @@ from typing import Any
 
 import pytest
 
-from dwhctl.cli import report_durations, report_failures, report_runs, report_sessions
-from dwhctl.cli.report_durations import sparkline
+from dwhctl.cli.report import history as report_durations
+from dwhctl.cli.report import history as report_runs
+from dwhctl.cli.report import history as report_sessions
+from dwhctl.cli.report import slices as report_failures
+from dwhctl.cli.report.history import sparkline
 from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh, small_project
@@ -30,10 +33,10 @@ from tests.postgres import PostgresServer
 from tests.support.projects import DAY, Sandbox
 
 COLUMNS = {
-    "failures": report_failures.COLUMNS,
-    "runs": report_runs.COLUMNS,
-    "sessions": report_sessions.COLUMNS,
-    "durations": report_durations.COLUMNS,
+    "failures": report_failures.FAILURES_COLUMNS,
+    "runs": report_runs.RUNS_COLUMNS,
+    "sessions": report_sessions.SESSIONS_COLUMNS,
+    "durations": report_durations.DURATIONS_COLUMNS,
 }
 REPORTS = pytest.mark.parametrize("name", list(COLUMNS))
 LONG = "cannot connect to server_0: " + "the quick brown fox " * 12

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import pytest
 
-from dwhctl.runs import stage_slice
-from dwhctl.runs.events import Event, Notice
-from dwhctl.runs.log_reader import last_lines, read_log
+from dwhctl.load import extract as stage_slice
+from dwhctl.runtime.events import Event, Notice
+from dwhctl.runtime.log_reader import last_lines, read_log
 from tests.cli_support import dwh
 from tests.support.faulty import Faults, tiny_disk, wait_for_end
 from tests.support.projects import DAY, Sandbox

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from dwhctl.cli.ending import run
+from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
-from dwhctl.cli.report_gaps import COLUMNS as GAP_COLUMNS
-from dwhctl.cli.report_grid import COLUMNS as GRID_COLUMNS
+from dwhctl.cli.report.slices import GAPS_COLUMNS as GAP_COLUMNS
+from dwhctl.cli.report.slices import GRID_COLUMNS as GRID_COLUMNS
 from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import LOAD, dwh, small_project

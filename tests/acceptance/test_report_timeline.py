@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from dwhctl.cli.report_timeline import COLUMNS
+from dwhctl.cli.report.monitoring import COLUMNS
 from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh, small_project

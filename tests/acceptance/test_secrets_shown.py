@@ -16,7 +16,7 @@ MISBEHAVES = f"""
 import gc, logging, sys, threading, warnings
 import click
 from dwhctl.cli import main
-from dwhctl.project.secrets import Secret
+from dwhctl.core.secrets import Secret
 
 SECRET = {SECRET!r}
 

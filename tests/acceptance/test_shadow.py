@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from dwhctl.cli.options import Settings
-from dwhctl.cli.summary import show_summary
-from dwhctl.errors import LockHeldError, UsageError
-from dwhctl.project.shadows import with_shadow
-from dwhctl.runs.events import RunReport
-from dwhctl.runs.failures import retry_slices
-from dwhctl.runs.load import plan_load, run_load
-from dwhctl.runs.plan import LoadRequest
+from dwhctl.cli.common.options import Settings
+from dwhctl.cli.common.summary import show_summary
+from dwhctl.core.errors import LockHeldError, UsageError
+from dwhctl.load.run import plan_load, run_load
+from dwhctl.project.names import with_shadow
+from dwhctl.runtime.events import RunReport
+from dwhctl.runtime.failures import retry_slices
+from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import State
 from tests.support.faulty import Faults, flocked, held_locks, wait_for_end
 from tests.support.projects import CREATE, DAY, Sandbox

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.engines.spill import SpillFolder, remove_left_behind
-from dwhctl.project.report_sql import RowSource
+from dwhctl.project.names import RowSource
 from dwhctl.project.templates import Query
-from dwhctl.runs.query import QueryRequest, running_query
-from dwhctl.sources import open_source
-from dwhctl.targets import open_target
+from dwhctl.query import QueryRequest, running_query
+from dwhctl.systems.duckdb.spill import SpillFolder, remove_left_behind
+from dwhctl.systems.registry import open_source, open_target
 from tests.support.projects import DAY, ORDERS, Sandbox
 
 ROWS = 600_000
@@ -31,7 +30,7 @@ import os, signal, sys
 from pathlib import Path
 from dwhctl.project.read import read_project
 from dwhctl.project.templates import Query
-from dwhctl.sources import open_source
+from dwhctl.systems.registry import open_source
 
 project = read_project(Path(sys.argv[1]))
 source = open_source(project.connections["server_0"], "abakan", "UTC", state_dir=project.state_dir)

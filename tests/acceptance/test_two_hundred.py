@@ -12,7 +12,7 @@ from subprocess import Popen, TimeoutExpired
 
 import pytest
 
-from dwhctl.errors import SessionsError
+from dwhctl.core.errors import SessionsError
 from tests.postgres import PostgresServer
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.errors import SessionsError, StateDirError
+from dwhctl.core.errors import SessionsError, StateDirError
 from tests.postgres import PostgresServer
 from tests.support.faulty import Faults, postgres_sessions, wait_for_end
 from tests.support.projects import DAY, Sandbox

@@ -14,12 +14,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dwhctl.runs.asking import Asker, Question
-from dwhctl.runs.questions import SourceQuestion
-from dwhctl.runs.verdicts import Verdict
-from dwhctl.runs.verify import VerifyReport, VerifyRequest, verify
+from dwhctl.runtime.fanout import Asker, Question
 from dwhctl.sessions import open_store
 from dwhctl.sessions.values import Closing, NewSession, State
+from dwhctl.verify.findings import SliceComparison
+from dwhctl.verify.questions import SourceQuestion
+from dwhctl.verify.run import VerifyReport, VerifyRequest, verify
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.base import Fault
@@ -387,7 +387,7 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
         yield wire
 
 
-def of(verdicts: list[Verdict], shard: str) -> list[str]:
+def of(verdicts: list[SliceComparison], shard: str) -> list[str]:
     return [each.check.value for one in verdicts if one.shard == shard for each in one.findings]
 
 

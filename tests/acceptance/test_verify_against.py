@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.columns import Kind
-from dwhctl.engines import duckdb as engine
-from dwhctl.errors import UsageError
-from dwhctl.runs.against import verify_against
-from dwhctl.runs.against_questions import measures_of
-from dwhctl.runs.verdicts import Check
-from dwhctl.runs.verify import VerifyReport, VerifyRequest
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import UsageError
+from dwhctl.systems.duckdb import client as engine
+from dwhctl.verify.compare import verify_against
+from dwhctl.verify.findings import Check
+from dwhctl.verify.run import VerifyReport, VerifyRequest
+from dwhctl.verify.table_questions import measures_of
 from tests.cli_support import dwh
 from tests.support.projects import CREATE, DAY, Sandbox
 from tests.support.wire import a_wire

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.errors import QueryError, TargetError
-from dwhctl.runs import against_questions, second_look
-from dwhctl.runs.against import verify_against
-from dwhctl.runs.questions import SourceLook
-from dwhctl.runs.second_look import Case
-from dwhctl.runs.verdicts import Check, Finding
-from dwhctl.runs.verify import VerifyReport, VerifyRequest, verify
-from dwhctl.targets.duckdb import DuckdbInspection
+from dwhctl.core.errors import QueryError, TargetError
+from dwhctl.systems.duckdb.target import DuckdbInspection
+from dwhctl.verify import row_differences as second_look
+from dwhctl.verify import table_questions as against_questions
+from dwhctl.verify.compare import verify_against
+from dwhctl.verify.findings import Check, SliceFinding
+from dwhctl.verify.questions import SourceLook
+from dwhctl.verify.row_differences import Case
+from dwhctl.verify.run import VerifyReport, VerifyRequest, verify
 from tests.cli_support import dwh
 from tests.support.projects import DAY, Sandbox
 from tests.support.wire import a_wire
@@ -67,7 +68,7 @@ def compared(ground: Sandbox, table: str = OLD) -> VerifyReport:
     return verify_against(ground.project(), VerifyRequest(days=(BEFORE, DAY), loads=("orders",)), table)
 
 
-def found(report: VerifyReport) -> list[Finding]:
+def found(report: VerifyReport) -> list[SliceFinding]:
     return [each for one in report.verdicts for each in one.findings]
 
 
@@ -128,9 +129,9 @@ def test_doubled_keys_are_no_difference_of_checksums(sandbox: Sandbox) -> None:
     )
     first, second, third, fourth = found(compared(sandbox))
     assert (first.check, first.source, first.warehouse) == (Check.ROWS, "10", "12")
-    assert second == Finding(Check.DOUBLED_KEYS, "0", "2", f"in {OLD}, such as id = 3")
+    assert second == SliceFinding(Check.DOUBLED_KEYS, "0", "2", f"in {OLD}, such as id = 3")
     assert (third.check, third.detail) == (Check.KEY_CHECKSUM, "only in stage.orders: id = 7")
-    assert fourth == Finding(Check.DOUBLED_KEYS, "0", "1", f"in {OLD}, such as id = 6")
+    assert fourth == SliceFinding(Check.DOUBLED_KEYS, "0", "1", f"in {OLD}, such as id = 6")
 
 
 def test_keys_that_both_have_twice_are_told_when_their_values_differ(sandbox: Sandbox) -> None:
@@ -142,7 +143,7 @@ def test_keys_that_both_have_twice_are_told_when_their_values_differ(sandbox: Sa
     assert found(compared(sandbox)) == []
     sandbox.change_warehouse(f"UPDATE {OLD} SET amount = 1 WHERE etl_source = 'abakan' AND id = 3")
     detail = f"in stage.orders, such as id = 3; in {OLD}, such as id = 3"
-    assert found(compared(sandbox)) == [Finding(Check.DOUBLED_KEYS, "1", "1", detail)]
+    assert found(compared(sandbox)) == [SliceFinding(Check.DOUBLED_KEYS, "1", "1", detail)]
 
 
 def test_missing_slices_are_a_range(sandbox: Sandbox, ran: Ran) -> None:

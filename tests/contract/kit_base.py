@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from dwhctl.columns import Column, Kind
-from dwhctl.errors import AttemptError
-from dwhctl.project.model import Connection
-from dwhctl.sources import open_source
-from dwhctl.sources.contract import Source
-from dwhctl.targets import open_target
-from dwhctl.targets.contract import Target
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import AttemptError
+from dwhctl.project.connections import Connection
+from dwhctl.systems.base.source import Source
+from dwhctl.systems.base.target import Target
+from dwhctl.systems.registry import open_source, open_target
 
 #: Texts that some system somewhere mistakes for something else.
 NASTY_TEXTS: tuple[str | None, ...] = (

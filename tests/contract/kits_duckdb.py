@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import duckdb
 
-from dwhctl.columns import Column, Kind
-from dwhctl.errors import AttemptError, ConnectError, DatabaseMissingError, TargetRefusedError
-from dwhctl.project.model import Connection, DuckdbConnection
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, TargetRefusedError
+from dwhctl.project.connections import Connection, DuckdbConnection
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TargetKit, TypeCase
 
 _LOCKER = """

@@ -18,10 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 import pymssql
 
-from dwhctl.columns import Kind
-from dwhctl.engines.mssql import quote
-from dwhctl.errors import AttemptError, ConnectError, DatabaseMissingError, LoginRefusedError
-from dwhctl.project.model import Connection, MssqlConnection, Secret
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, LoginRefusedError
+from dwhctl.core.secrets import Secret
+from dwhctl.project.connections import Connection, MssqlConnection
+from dwhctl.systems.mssql.types import quote
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TypeCase
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer

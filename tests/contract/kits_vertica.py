@@ -20,11 +20,11 @@ from uuid import UUID
 
 import vertica_python
 
-from dwhctl.columns import Column, Kind
-from dwhctl.engines.vertica_types import declaration
-from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, TargetRefusedError
-from dwhctl.project.model import Connection, VerticaConnection
-from dwhctl.project.secrets import Secret
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, TargetRefusedError
+from dwhctl.core.secrets import Secret
+from dwhctl.project.connections import Connection, VerticaConnection
+from dwhctl.systems.vertica.types import declaration
 from tests.contract.kit_base import NASTY_TEXTS, TargetKit, TypeCase
 from tests.servers.vertica import VerticaServer
 

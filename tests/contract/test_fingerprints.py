@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.columns import Column, Kind
-from dwhctl.engines.fingerprint import Fingerprint, Measure
-from dwhctl.errors import QueryError, SchemaDriftError, TargetRefusedError
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import QueryError, SchemaDriftError, TargetRefusedError
 from dwhctl.project.templates import Query
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from tests.contract.kits import SOURCES, TARGETS, Kit, SourceKit, TargetKit
 from tests.contract.way import SERVICE, TABLE, a_slice
 from tests.unit.fingerprint_forms import FORMS, Form, checksum

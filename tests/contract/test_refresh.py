@@ -1,4 +1,4 @@
-"""Every target replaces a table as dwhctl/targets/contract.py says."""
+"""Every target replaces a table as dwhctl/systems/base/target.py says."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.columns import Kind
-from dwhctl.errors import AttemptError, TargetRefusedError
-from dwhctl.project.model import Connection
-from dwhctl.project.report_sql import RowSource
-from dwhctl.targets.contract import Target
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import AttemptError, TargetRefusedError
+from dwhctl.project.connections import Connection
+from dwhctl.project.names import RowSource
+from dwhctl.systems.base.target import Target
 from tests.contract.kits import TARGETS, TargetKit
 
 PATIENCE = timedelta(seconds=30)

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dwhctl.columns import Kind
+from dwhctl.core.columns import Kind
 from tests.contract.way import DAY, SELECT, Way, filled
 
 

@@ -1,4 +1,4 @@
-"""Every source keeps the contract of dwhctl/sources/contract.py."""
+"""Every source keeps the contract of dwhctl/systems/base/source.py."""
 
 from __future__ import annotations
 
@@ -16,17 +16,11 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from dwhctl.columns import Kind
-from dwhctl.errors import (
-    AttemptError,
-    DatabaseMissingError,
-    QueryError,
-    SourceBusyError,
-    SourceError,
-)
-from dwhctl.project.model import Connection
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
+from dwhctl.project.connections import Connection
 from dwhctl.project.templates import Query
-from dwhctl.sources.contract import Source
+from dwhctl.systems.base.source import Source
 from tests.contract.kits import NASTY_TEXTS, SOURCES, SourceKit, TypeCase
 
 CASES = [

@@ -1,4 +1,4 @@
-"""Every target keeps the contract of dwhctl/targets/contract.py."""
+"""Every target keeps the contract of dwhctl/systems/base/target.py."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dwhctl.columns import Column, Kind
-from dwhctl.errors import AttemptError, StagingError, TargetBusyError, TargetRefusedError, ValueRefusedError
-from dwhctl.targets.contract import StagingGroup
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import (
+    AttemptError,
+    StagingError,
+    TargetBusyError,
+    TargetRefusedError,
+    ValueRefusedError,
+)
+from dwhctl.systems.base.target import StagingGroup
 from tests.contract.conftest import PAIRS
 from tests.contract.kits import SOURCES, TARGETS, TargetKit, TypeCase
 from tests.contract.way import SELECT, TABLE, Way, a_slice, filled

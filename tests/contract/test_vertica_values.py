@@ -20,9 +20,9 @@ import vertica_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.project.model import VerticaConnection
-from dwhctl.runs.limits import limits
-from dwhctl.targets.contract import StagingGroup, Target
+from dwhctl.load.cast import limits
+from dwhctl.project.connections import VerticaConnection
+from dwhctl.systems.base.target import StagingGroup, Target
 from tests.contract.kit_base import NASTY_TEXTS
 from tests.contract.kits_vertica import REAL, VerticaTargetKit
 

@@ -11,15 +11,15 @@ from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
-from dwhctl.columns import Kind
-from dwhctl.project.model import Connection, Load, Shard
-from dwhctl.project.slices import Slice
+from dwhctl.core.columns import Kind
+from dwhctl.load.extract import BATCH_ROWS, READ_ROWS, gathered, stage_slice
+from dwhctl.load.publish import Published, PublishRules, publish
+from dwhctl.project.connections import Connection
+from dwhctl.project.days import Slice
+from dwhctl.project.loads import Load, Shard
 from dwhctl.project.templates import Query
-from dwhctl.runs.batching import BATCH_ROWS, READ_ROWS, gathered
-from dwhctl.runs.publish import Published, Rules, publish
-from dwhctl.runs.stage_slice import stage_slice
-from dwhctl.runs.values import StageOrder, StageResult, TargetTable
-from dwhctl.targets.contract import StagedSlice, StagingGroup, Target
+from dwhctl.runtime.messages import StageOrder, StageResult, TargetTable
+from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 from tests.contract.kits import SourceKit, TargetKit
 from tests.unit.projects import a_load
 
@@ -96,15 +96,15 @@ class Way:
         self.target.open_group(self.group)
         order = self.order(sql, **keys)
         with (
-            patch("dwhctl.runs.stage_slice.READ_ROWS", min(batch_rows, READ_ROWS)),
-            patch("dwhctl.runs.stage_slice.gathered", partial(gathered, rows=batch_rows)),
+            patch("dwhctl.load.extract.READ_ROWS", min(batch_rows, READ_ROWS)),
+            patch("dwhctl.load.extract.gathered", partial(gathered, rows=batch_rows)),
         ):
             result = stage_slice(order)
         return result, StagedSlice(order.slice, result.token, order.etl_id, result.rows)
 
     def publish(self, *staged: StagedSlice, allow_shrink: bool = True) -> list[Published]:
         """Publish as the parent does."""
-        return publish(self.target, self.load, self.group, staged, Rules(allow_shrink, lambda: None))
+        return publish(self.target, self.load, self.group, staged, PublishRules(allow_shrink, lambda: None))
 
     def carry(self, sql: str, **keys: Any) -> int:
         """Take a slice the whole way; give its rows."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from dwhctl.alerts import sending, teller
+from dwhctl.alerts import delivery, teller
+from dwhctl.alerts.channels import Receipt
 from dwhctl.alerts.delivery import Delivery, send_due
+from dwhctl.alerts.digest import Ending, Item, Outcome, Stop, Trouble
 from dwhctl.alerts.message import Message
 from dwhctl.alerts.outbox import Listed, Outbox
-from dwhctl.alerts.outcome import Ending, Item, Outcome, Stop, Trouble
-from dwhctl.alerts.receipt import Receipt
-from dwhctl.project.model import Alert, EmailAlert, Project, Shard
+from dwhctl.project.loads import Shard
+from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.sessions import SessionStore
 from tests.integration.sessions_kit import DAY, START, Place
 from tests.unit.projects import a_load, a_project
@@ -115,7 +116,7 @@ class Desk:
 def a_desk(place: Place, root: Path, monkeypatch: pytest.MonkeyPatch, *alerts: Alert) -> Desk:
     """A desk with channels; by default one for failures."""
     post = Post()
-    monkeypatch.setattr(sending, "open_channel", post.open)
+    monkeypatch.setattr(delivery, "open_channel", post.open)
     shards = tuple(Shard(name, name, "server_0", "UTC") for name in SHARDS)
     project = a_project(
         root,

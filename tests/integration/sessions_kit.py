@@ -12,8 +12,8 @@ from typing import Any
 
 from dwhctl.project.connections import PostgresConnection, SqliteConnection
 from dwhctl.sessions import Closing, NewSession, SessionStore, State, open_store
-from dwhctl.sessions.sql_store import SqlStore
-from dwhctl.sessions.statements import percent_style, read_statements
+from dwhctl.sessions.schema import percent_style, read_statements
+from dwhctl.sessions.store import SqlStore
 from tests.postgres import PostgresServer
 
 DAY = date(2020, 7, 13)

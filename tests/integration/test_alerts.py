@@ -13,16 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.alerts import teller
+from dwhctl.alerts.channels import Receipt
 from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.outbox import AlertState, Outbox, from_json
-from dwhctl.alerts.receipt import Receipt
-from dwhctl.errors import (
-    AlertInDoubtError,
-    AlertNotSentError,
-    ConfigError,
-    ExitCode,
-    Interrupted,
-)
+from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, ConfigError, ExitCode, Interrupted
 from dwhctl.sessions import State
 from tests.integration.alerts_kit import SHARDS, Desk, a_desk, an_alert, slices, stopped, with_shards
 from tests.integration.sessions_kit import DAY, Place, new, postgres_place, sqlite_place, write

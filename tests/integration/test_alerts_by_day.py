@@ -12,10 +12,9 @@ import pytest
 import time_machine
 
 from dwhctl.alerts import teller
-from dwhctl.alerts.digest import RunKind
-from dwhctl.alerts.outcome import Ending, Item, Outcome
-from dwhctl.errors import AlertRefusedError
-from dwhctl.project.model import Report
+from dwhctl.alerts.digest import Ending, Item, Outcome, RunKind
+from dwhctl.core.errors import AlertRefusedError
+from dwhctl.project.loads import Report
 from dwhctl.sessions import State
 from tests.integration.alerts_kit import COMMAND, Desk, a_desk, an_alert, slices, stopped
 from tests.integration.sessions_kit import DAY, START, Place, new, postgres_place, sqlite_place, write

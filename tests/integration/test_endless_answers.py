@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from dwhctl.alerts.bounded import Patience
+from dwhctl.alerts.channels import Patience
 from dwhctl.alerts.ping import Ping, Pinger
 from dwhctl.alerts.smtp import MailChannel, addresses
 from dwhctl.alerts.telegram import TelegramChannel
-from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError
-from dwhctl.project.model import PingsTable, Secret
+from dwhctl.core.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError
+from dwhctl.core.secrets import Secret
+from dwhctl.project.model import PingsTable
 from tests.servers.bot_api import TOKEN, BotApi, Proxy
 from tests.servers.checks import Checks
 from tests.servers.hostile import Hostile

@@ -14,10 +14,15 @@ from hypothesis import strategies as st
 
 from benchmarks.history import History
 from dwhctl.sessions import Closing, SessionStore, State, history, open_if_there
-from dwhctl.sessions.durations import read_durations
-from dwhctl.sessions.failures import FailingTask, failing_tasks, read_unsuccessful
-from dwhctl.sessions.history import Wanted, read_history, usual_since
-from dwhctl.sessions.runs import newest_run_ids, read_runs
+from dwhctl.sessions.history import (
+    Wanted,
+    newest_run_ids,
+    read_durations,
+    read_history,
+    read_runs,
+    usual_since,
+)
+from dwhctl.sessions.task_states import FailingTask, failing_tasks, read_unsuccessful
 from tests.postgres import PostgresServer
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, new, postgres_place, sqlite_place, write

@@ -13,14 +13,13 @@ import pytest
 
 from dwhctl.alerts.digest import Digest, Reason
 from dwhctl.alerts.outbox import as_json
-from dwhctl.engines.vertica import Session as VerticaSession
-from dwhctl.project.model import DuckdbConnection
-from dwhctl.runs.events import Event, Notice
-from dwhctl.runs.log_files import find_log
-from dwhctl.runs.log_reader import read_log, text_of
+from dwhctl.project.connections import DuckdbConnection
+from dwhctl.runtime.events import Event, Notice
+from dwhctl.runtime.log_reader import find_log, read_log, text_of
 from dwhctl.sessions import State, open_store
-from dwhctl.targets.duckdb import DuckdbTarget
-from dwhctl.targets.vertica_names import is_plain_id
+from dwhctl.systems.duckdb.target import DuckdbTarget
+from dwhctl.systems.vertica.catalog import is_plain_id
+from dwhctl.systems.vertica.client import VerticaClient as VerticaSession
 from tests.cli_support import dwh
 from tests.integration.alerts_kit import a_desk, slices
 from tests.integration.sessions_kit import Place, postgres_place, sqlite_place
@@ -148,7 +147,7 @@ def test_no_session_of_vertica_is_ended_for_an_id_that_is_none(
     run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dwhctl.project.connections import VerticaConnection
-    from dwhctl.targets.vertica import VerticaTarget
+    from dwhctl.systems.vertica.target import VerticaTarget
 
     def refuse(*_: object) -> None:
         raise AssertionError("a session was opened")

@@ -16,13 +16,19 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from dwhctl.alerts.bounded import Patience
-from dwhctl.alerts.channels import Receipt, open_channel
+from dwhctl.alerts.channels import Patience, Receipt
+from dwhctl.alerts.delivery import open_channel
 from dwhctl.alerts.message import Message
 from dwhctl.alerts.smtp import MailChannel, addresses
-from dwhctl.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.project.model import Secret
-from dwhctl.project.secrets import MASKED
+from dwhctl.core.errors import (
+    AlertError,
+    AlertInDoubtError,
+    AlertNotSentError,
+    AlertRefusedError,
+    ConfigError,
+)
+from dwhctl.core.masking import MASKED
+from dwhctl.core.secrets import Secret
 from tests.servers.mail import MailServer
 from tests.support.digests import MAIL, MESSAGE, project_with
 

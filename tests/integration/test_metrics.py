@@ -15,10 +15,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as older_format
 
 from benchmarks.history import History
-from dwhctl.errors import DwhctlError
-from dwhctl.runs.metrics import metrics_text, write_atomically
+from dwhctl.core.errors import DwhctlError
+from dwhctl.monitor.metrics import metrics_text, write_atomically
 from dwhctl.sessions import Closing, SessionStore, State, open_store
-from dwhctl.sessions.metrics import Work, read_work
+from dwhctl.sessions.task_states import Work, read_work
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.support.projects import Sandbox

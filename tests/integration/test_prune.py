@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.runs.prune import PruneRequest, prune_sessions
-from dwhctl.runs.tidy import Removal
+from dwhctl.monitor.prune import PruneRequest, Removal, prune_sessions
 from dwhctl.sessions import Closing, LastSession, SessionStore, State
 from tests.integration.sessions_kit import FOREIGN_ROW, Place, new, postgres_place, sqlite_place, write
 from tests.postgres import PostgresServer
@@ -203,7 +202,7 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from dwhctl.project.connections import PostgresConnection, SqliteConnection
-from dwhctl.runs.prune import PruneRequest, prune_sessions
+from dwhctl.monitor.prune import PruneRequest, prune_sessions
 from dwhctl.sessions import open_store
 kind, where, port, user, database, before = sys.argv[1:]
 if kind == "sqlite":

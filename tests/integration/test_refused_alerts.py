@@ -11,13 +11,14 @@ import pytest
 import time_machine
 import trustme
 
-from dwhctl.alerts import channels, sending, teller
+from dwhctl.alerts import delivery, teller
 from dwhctl.alerts.delivery import Delivery
+from dwhctl.alerts.delivery import open_channel as open_real_channel
+from dwhctl.alerts.digest import Item
 from dwhctl.alerts.outbox import AlertState, Outbox, from_json
-from dwhctl.alerts.outcome import Item
-from dwhctl.errors import AlertNotSentError, AlertRefusedError
-from dwhctl.project.alerts import EmailAlert, TelegramAlert
-from dwhctl.project.secrets import Secret
+from dwhctl.core.errors import AlertNotSentError, AlertRefusedError
+from dwhctl.core.secrets import Secret
+from dwhctl.project.model import EmailAlert, TelegramAlert
 from dwhctl.sessions import State
 from tests.integration.alerts_kit import Desk, a_desk, an_alert, slices, stopped, with_shards
 from tests.integration.sessions_kit import DAY, Place, new, postgres_place, sqlite_place, write
@@ -72,7 +73,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[BotApi]:
 @pytest.fixture
 def telegram(desk: Desk, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The desk with a real channel."""
-    monkeypatch.setattr(sending, "open_channel", channels.open_channel)
+    monkeypatch.setattr(delivery, "open_channel", open_real_channel)
     chat = TelegramAlert(
         name="chat",
         when=("one_failed",),
@@ -143,7 +144,7 @@ def test_a_refused_digest_is_tried_once_an_hour_until_it_is_delivered_once(
 def test_a_mail_server_that_refuses_login_and_sender(
     desk: Desk, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sending, "open_channel", channels.open_channel)
+    monkeypatch.setattr(delivery, "open_channel", open_real_channel)
     monkeypatch.setenv("SMTP_PASSWORD", "not-the-password")
     with time_machine.travel(datetime.now(UTC), tick=True):
         authority = trustme.CA()

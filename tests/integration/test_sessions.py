@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from dwhctl import __version__
-from dwhctl.errors import SessionsLostError
+from dwhctl.core.errors import SessionsLostError
 from dwhctl.sessions import Closing, LastSession, Session, State
-from dwhctl.sessions.durations import read_durations
+from dwhctl.sessions.history import read_durations
 from dwhctl.sessions.values import Adopted
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, closed, new, postgres_place, sqlite_place, write

@@ -102,7 +102,7 @@ def test_one_look_for_each_slice_however_many_sessions_it_has(place: Place) -> N
                f" SELECT 'x', now(), 'r', 'load_1', 'shard_1', DATE '{date(2020, 2, 1)}', 'loaded'"
                " FROM generate_series(1, 5000)")  # fmt: skip
     place.rows("ANALYZE sessions")
-    from dwhctl.sessions.statements import percent_style, read_statements
+    from dwhctl.sessions.schema import percent_style, read_statements
 
     sql = percent_style(read_statements("postgres")["latest_of_slices"])
     with place.other_program() as connection:

@@ -16,12 +16,13 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from dwhctl.errors import SessionsError, SessionsLostError
+from dwhctl.core.errors import SessionsError, SessionsLostError
+from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import PostgresConnection
-from dwhctl.project.secrets import Secret
-from dwhctl.sessions import SessionStore, State, open_store, sqlite_link
+from dwhctl.sessions import SessionStore, State, open_store
 from dwhctl.sessions.postgres_store import PostgresStore
 from dwhctl.sessions.sqlite_store import SqliteStore
+from dwhctl.systems.sqlite import client as sqlite_link
 from tests.postgres import PostgresServer, running_server
 
 from .sessions_kit import Place, closed, new, postgres_place, sqlite_place, write
@@ -47,7 +48,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from datetime import UTC, date, datetime
-from dwhctl import faults
+from dwhctl.core import faults
 from dwhctl.project.connections import SqliteConnection
 from dwhctl.sessions import Closing, NewSession, State, open_store
 
@@ -99,10 +100,10 @@ def test_an_interrupt_within_a_transaction_leaves_nothing(
         if point == "sessions.open.commit":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("dwhctl.faults.handler", interrupt)
+    monkeypatch.setattr("dwhctl.core.faults.handler", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.open([new("a")])
-    monkeypatch.setattr("dwhctl.faults.handler", None)
+    monkeypatch.setattr("dwhctl.core.faults.handler", None)
     assert store.open([new("b")])
     assert [row.shard for row in store.recent(9)] == ["b"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.errors import SessionsError
+from dwhctl.core.errors import SessionsError
 from dwhctl.sessions import State, open_if_there, postgres_schema
 from tests.postgres import PostgresServer
 

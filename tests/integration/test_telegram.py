@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import trustme
 
-from dwhctl.alerts.bounded import Patience
-from dwhctl.alerts.channels import Receipt, open_channel
+from dwhctl.alerts.channels import Patience, Receipt
+from dwhctl.alerts.delivery import open_channel
 from dwhctl.alerts.message import Message
 from dwhctl.alerts.telegram import TelegramChannel
-from dwhctl.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.project.model import Secret
-from dwhctl.project.secrets import MASKED
+from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.core.masking import MASKED
+from dwhctl.core.secrets import Secret
 from tests.servers.bot_api import TOKEN, BotApi, Chat, Proxy
 from tests.support.digests import MESSAGE, TELEGRAM, project_with
 

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.engines.spill import SpillFolder
-from dwhctl.runs.load import plan_load
-from dwhctl.runs.locks import Lock, held_work, work_names
-from dwhctl.runs.plan import LoadRequest
-from dwhctl.runs.state_dir import StateDir
-from dwhctl.runs.tidy import tidy_state
+from dwhctl.load.run import plan_load
+from dwhctl.monitor.prune import tidy_state
+from dwhctl.runtime.locks import Lock, StateDir, held_work, work_names
+from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Closing, State, open_store
+from dwhctl.systems.duckdb.spill import SpillFolder
 from tests.cli_support import dwh
 from tests.integration.sessions_kit import new
 from tests.support.faulty import flocked

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from dwhctl.engines import mssql_link, vertica
-from dwhctl.errors import ConnectError, DwhctlError, SessionsError, TlsError
+from dwhctl.core.errors import ConnectError, DwhctlError, SessionsError, TlsError
+from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import (
     MssqlConnection,
     NetworkConnection,
     PostgresConnection,
     VerticaConnection,
 )
-from dwhctl.project.secrets import Secret
-from dwhctl.runs.cursors.postgres import PostgresCursor
-from dwhctl.sessions import postgres_link
+from dwhctl.systems.mssql import client as mssql_link
+from dwhctl.systems.postgres import client as postgres_link
+from dwhctl.systems.postgres.console import PostgresCursor
+from dwhctl.systems.vertica import client as vertica
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.tds import TdsServer
@@ -60,7 +61,7 @@ def connect(one: NetworkConnection) -> None:
     if isinstance(one, PostgresConnection):
         postgres_link.connect(one, "SELECT 1", timedelta(seconds=5)).close()
     elif isinstance(one, VerticaConnection):
-        session = vertica.Session(one, "test", timedelta(seconds=5))
+        session = vertica.VerticaClient(one, "test", timedelta(seconds=5))
         session.open()
         session.close()
     else:

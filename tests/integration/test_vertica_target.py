@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from dwhctl.columns import Column, Kind
-from dwhctl.engines.vertica import Session
-from dwhctl.errors import AttemptError, StagingError, TargetError, TargetRefusedError, ValueRefusedError
-from dwhctl.project.secrets import Secret
-from dwhctl.targets.vertica import VerticaTarget
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import AttemptError, StagingError, TargetError, TargetRefusedError, ValueRefusedError
+from dwhctl.core.secrets import Secret
+from dwhctl.systems.vertica.client import VerticaClient
+from dwhctl.systems.vertica.target import VerticaTarget
 from tests.contract.way import a_slice
 from tests.integration.vertica_target_kit import (
     CREATE,
@@ -178,9 +178,12 @@ def test_staging_goes_to_its_own_schema(server: VerticaServer, target: VerticaTa
 def test_the_sessions_of_a_dead_run_are_ended_before_its_staging_is_dropped(
     server: VerticaServer, target: VerticaTarget
 ) -> None:
-    left = [Session(server.connection(), label, PATIENCE) for label in ("dwhctl:run", "dwhctl:run:stage:abc")]
+    left = [
+        VerticaClient(server.connection(), label, PATIENCE)
+        for label in ("dwhctl:run", "dwhctl:run:stage:abc")
+    ]
     others = [
-        Session(server.connection(), label, PATIENCE) for label in ("dwhctl:run2:stage:abc", "vsql", "")
+        VerticaClient(server.connection(), label, PATIENCE) for label in ("dwhctl:run2:stage:abc", "vsql", "")
     ]
     for session in (*left, *others):
         session.open()

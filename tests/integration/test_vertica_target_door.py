@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from dwhctl.engines.vertica import Session
-from dwhctl.errors import AttemptError, ConnectError, LoginRefusedError, TargetError
-from dwhctl.project.model import VerticaConnection
-from dwhctl.project.secrets import Secret
-from dwhctl.targets import open_target
+from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, TargetError
+from dwhctl.core.secrets import Secret
+from dwhctl.project.connections import VerticaConnection
+from dwhctl.systems.registry import open_target
+from dwhctl.systems.vertica.client import VerticaClient
 from tests.integration.vertica_target_kit import (
     CREATE,
     GROUP,
@@ -74,7 +74,7 @@ def test_a_wrong_password_is_refused_once_and_never_shown(server: VerticaServer)
 
 def test_no_more_sessions_than_the_server_allows_may_go_away() -> None:
     with VerticaServer(max_sessions=1) as server:
-        held = Session(server.connection(), "held", PATIENCE)
+        held = VerticaClient(server.connection(), "held", PATIENCE)
         held.open()
         with pytest.raises(ConnectError) as caught:
             a_target(server).version()
@@ -100,7 +100,7 @@ def test_hosts_stand_in_for_each_other(server: VerticaServer) -> None:
 
 
 def test_the_socket_neither_stalls_nor_waits_for_the_dead(server: VerticaServer) -> None:
-    session = Session(server.connection(), "label", timedelta(seconds=77))
+    session = VerticaClient(server.connection(), "label", timedelta(seconds=77))
     session.open()
     assert session.socket is not None
     assert session.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

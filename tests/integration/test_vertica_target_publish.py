@@ -9,9 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from dwhctl.engines.vertica import Session
-from dwhctl.errors import AttemptError, TargetBusyError, TargetError
-from dwhctl.targets.vertica import VerticaTarget
+from dwhctl.core.errors import AttemptError, TargetBusyError, TargetError
+from dwhctl.systems.vertica.client import VerticaClient
+from dwhctl.systems.vertica.target import VerticaTarget
 from tests.contract.way import a_slice
 from tests.integration.vertica_target_kit import (
     PATIENCE,
@@ -80,7 +80,7 @@ def test_the_rows_of_the_slices_are_replaced(target: VerticaTarget) -> None:
 def test_a_table_that_another_holds_is_busy(server: VerticaServer, target: VerticaTarget) -> None:
     stage(target, "one", a_batch(target, 1))
     publish(target, "one", [a_slice()])
-    other = Session(server.connection(), "other", PATIENCE)
+    other = VerticaClient(server.connection(), "other", PATIENCE)
     other.open()
     other.query(f"DELETE FROM {TABLE}")
     with pytest.raises(TargetBusyError) as caught, within(10):

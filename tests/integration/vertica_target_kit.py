@@ -11,11 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from dwhctl.columns import Column
-from dwhctl.project.slices import Slice
-from dwhctl.targets import open_target
-from dwhctl.targets.contract import StagingGroup
-from dwhctl.targets.vertica import VerticaTarget
+from dwhctl.core.columns import Column
+from dwhctl.project.days import Slice
+from dwhctl.systems.base.target import StagingGroup
+from dwhctl.systems.registry import open_target
+from dwhctl.systems.vertica.target import VerticaTarget
 from tests.servers.vertica import VerticaServer
 
 TABLE = "stage.orders"

@@ -14,11 +14,11 @@ from typing import Any
 
 import duckdb
 
+from dwhctl.load.run import run_load
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
-from dwhctl.runs.events import Event, RunReport
-from dwhctl.runs.load import run_load
-from dwhctl.runs.plan import LoadRequest
+from dwhctl.runtime.events import Event, RunReport
+from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Session, open_store
 
 DAY = date(2020, 7, 14)

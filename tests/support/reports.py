@@ -9,10 +9,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from dwhctl.engines import duckdb as engine
-from dwhctl.runs.events import RefreshEvent, RefreshReport
-from dwhctl.runs.refresh import RefreshRequest, run_refresh
+from dwhctl.refresh.run import RefreshRequest, run_refresh
+from dwhctl.runtime.events import RefreshEvent, RefreshReport
 from dwhctl.sessions import Session
+from dwhctl.systems.duckdb import client as engine
 from tests.servers.vertica import VerticaServer
 from tests.support.projects import DAY, Sandbox
 from tests.support.wire import REAL_VERTICA, Wire

@@ -17,8 +17,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from dwhctl.columns import Column, Kind
-from dwhctl.errors import (
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import (
     AttemptError,
     ConnectError,
     ExitCode,
@@ -27,22 +27,20 @@ from dwhctl.errors import (
     SchemaDriftError,
     SourceError,
 )
-from dwhctl.project.model import Connection, DuckdbConnection, Load, SqliteConnection
-from dwhctl.runs.closing import Closer
-from dwhctl.runs.crew import Crew
-from dwhctl.runs.delivered import DeliveredColumns
-from dwhctl.runs.dispatch import Dispatcher, Happening
-from dwhctl.runs.events import Event, Notice, RunReport, SliceClosed
-from dwhctl.runs.groups import Groups
-from dwhctl.runs.jobs import Job, JobQueue
-from dwhctl.runs.knocker import Knocker
-from dwhctl.runs.opener import Opener
-from dwhctl.runs.parking import Parking
-from dwhctl.runs.publisher import Publisher
-from dwhctl.runs.slots import WORKERS, Slots
-from dwhctl.runs.starting import Starter
-from dwhctl.runs.values import Failure, StageOrder, StageResult, TargetTable
-from dwhctl.runs.workers import ProcessWorker
+from dwhctl.load.attempts import Starter
+from dwhctl.load.circuit_breaker import Knocker, Parking
+from dwhctl.load.dispatcher import Dispatcher, Happening
+from dwhctl.load.history import DeliveredColumns
+from dwhctl.load.publisher import Publisher
+from dwhctl.load.queue import JobQueue, SliceJob
+from dwhctl.load.results import Closer
+from dwhctl.load.staging import Groups, Opener
+from dwhctl.load.workers import Crew, ProcessWorker
+from dwhctl.project.connections import Connection, DuckdbConnection, SqliteConnection
+from dwhctl.project.loads import Load
+from dwhctl.runtime.events import Event, Notice, RunReport, SliceClosed
+from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
+from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.store import Execute, SessionStore
 from dwhctl.sessions.values import Adopted, Closing, Held, LastSession, NewSession, Session, State
 from tests.unit.projects import a_load, a_project
@@ -272,7 +270,7 @@ class Bench:
         load = self.load
         parts: dict[str, Any] = {
             "jobs": JobQueue(
-                Job(planned(shard, connection, load, day))
+                SliceJob(planned(shard, connection, load, day))
                 for day in self.days
                 for connection, _, shard in names
             ),

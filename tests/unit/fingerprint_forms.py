@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from uuid import UUID
 
-from dwhctl.columns import Kind
+from dwhctl.core.columns import Kind
 
 _at = datetime.fromisoformat
 _EAST = timezone(timedelta(hours=8))

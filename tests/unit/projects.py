@@ -8,16 +8,10 @@ from typing import Any
 
 import pytest
 
-from dwhctl.errors import ConfigError
-from dwhctl.project.model import (
-    Connection,
-    DuckdbConnection,
-    Load,
-    Project,
-    Shard,
-    SqliteConnection,
-    VerticaConnection,
-)
+from dwhctl.core.errors import ConfigError
+from dwhctl.project.connections import Connection, DuckdbConnection, SqliteConnection, VerticaConnection
+from dwhctl.project.loads import Load, Shard
+from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
 
 MAIN = """

@@ -8,30 +8,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from dwhctl.columns import Column
-from dwhctl.errors import AttemptError
-from dwhctl.project.model import Load, Shard
-from dwhctl.project.report_sql import RowSource
-from dwhctl.project.slices import Slice
-from dwhctl.runs.plan import PlannedSlice
-from dwhctl.runs.publish import Rules
-from dwhctl.targets.contract import (
-    Columns,
+from dwhctl.core.columns import Column
+from dwhctl.core.errors import AttemptError
+from dwhctl.load.publish import PublishRules
+from dwhctl.project.days import Slice
+from dwhctl.project.loads import Load, Shard
+from dwhctl.project.names import RowSource
+from dwhctl.runtime.plan import PlannedSlice
+from dwhctl.systems.base.inspection import Inspection
+from dwhctl.systems.base.target import (
     Publication,
     Refresh,
     Stage,
     StagedSlice,
     StagingGroup,
     Statement,
+    TableColumns,
     Target,
 )
-from dwhctl.targets.inspection import Inspection
 from tests.unit.projects import a_load
 
 DAY = date(2020, 7, 14)
 GROUP = StagingGroup("run", "group", "stage.orders")
-FREELY = Rules(allow_shrink=True, fence=lambda: None)
-GUARDED = Rules(allow_shrink=False, fence=lambda: None)
+FREELY = PublishRules(allow_shrink=True, fence=lambda: None)
+GUARDED = PublishRules(allow_shrink=False, fence=lambda: None)
 
 
 def a_slice(shard: str, day: date = DAY, load: str = "orders") -> Slice:
@@ -80,10 +80,10 @@ class FakeTarget(Target):
         if step in self.faults:
             raise self.faults[step]
 
-    def publish_statements(self, slice: Slice, columns: Columns) -> Sequence[Statement]:
+    def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
         raise NotImplementedError
 
-    def refresh_statements(self, source: RowSource, columns: Columns) -> Sequence[Statement]:
+    def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         raise NotImplementedError
 
     def declaration(self, column: Column) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dwhctl.core.words import did_you_mean, nearest
 from dwhctl.project.fields import zone_problem
-from dwhctl.project.words import did_you_mean, nearest
 from tests.cli_support import dwh
 from tests.support.projects import DAY, Sandbox
 

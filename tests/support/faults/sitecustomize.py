@@ -62,6 +62,6 @@ class Faults:
 
 
 if "DWHCTL_TEST_FAULTS" in os.environ:
-    import dwhctl.faults
+    import dwhctl.core.faults
 
-    dwhctl.faults.handler = Faults(os.environ["DWHCTL_TEST_FAULTS"])
+    dwhctl.core.faults.handler = Faults(os.environ["DWHCTL_TEST_FAULTS"])

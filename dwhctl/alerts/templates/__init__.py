@@ -1,1 +1,0 @@
-"""Templates of messages, and what is said about them in the reference page."""

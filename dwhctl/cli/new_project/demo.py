@@ -1,0 +1,272 @@
+"""`dwhctl demo`: a new project with data in it, a bad morning in it, and how the morning ends well."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.new_project.init import program_name
+from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    from dwhctl.project.model import Project
+    from dwhctl.runtime.events import RunReport
+
+#: Where each file of the package stands in the project.
+FILES = {
+    "config/dwhctl.toml": "dwhctl.toml",
+    "config/loads/orders.toml": "orders.toml",
+    "sql/orders/extract.sql": "extract.sql",
+    "sql/orders/create.sql": "create.sql",
+    "config/reports.toml": "reports.toml",
+    "sql/reports/city_orders.sql": "city_orders.sql",
+    "sql/reports/daily_orders.sql": "daily_orders.sql",
+    "sql/reports/order_duration.sql": "order_duration.sql",
+    "sql/reports/order_duration_query.sql": "order_duration_query.sql",
+}
+#: What the next commands are, and why one would type them.
+NEXT = (
+    ("load --date today", "today's orders so far"),
+    ("report timeline last", "what that run did, and when"),
+    ("watch", "whether the load keeps its deadline"),
+    ("query warehouse 'SELECT * FROM reports.city_orders'", "a report"),
+    ("docs", "the documentation, page by page"),
+)
+WIDTH = 80
+#: How many days are expected of the load; the cities have orders of more.
+EXPECTED_DAYS = 7
+DOWN = "omsk"
+
+
+@click.command("demo")
+@click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), default="demo")
+@common_options
+@pass_settings
+def command(settings: Settings, directory: Path) -> ExitCode:
+    """Make a project in DIR (default: ./demo), fill it with data, and show a bad morning in it.
+
+    Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR. A day was
+    never loaded and a city is down. The demo shows the message about it, what is missing, and how to load it.
+
+    \b
+    Example:
+      dwhctl demo /tmp/demo
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_without_other_projects())
+        if settings.quiet:
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        project = make_project(directory, settings)
+        stack.enter_context(chdir(directory))
+        _Demo(project, settings.debug).play()
+    if not settings.quiet:
+        _say_next(directory)
+    return ExitCode.DONE
+
+
+@contextmanager
+def _without_other_projects() -> Iterator[None]:
+    """Hide what the environment says of another project: its servers are no place for the demo's rows."""
+    from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX
+    from dwhctl.project.find import VARIABLE
+
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name == VARIABLE or name.startswith((CONNECTION_PREFIX, VARIABLE_PREFIX))
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+class _Demo:
+    """The steps: each says what happens, shows the command, and runs it in the project's folder."""
+
+    def __init__(self, project: Project, debug: bool) -> None:
+        self._project = project
+        self._debug = debug
+        self._today = datetime.now(project.zone).date()
+        self._number = 0
+
+    def play(self) -> None:
+        """Run every step. Raise DwhctlError when one does not end as it should."""
+        first, never, yesterday = self._back(EXPECTED_DAYS), self._back(3), self._back(1)
+        self._step(f"The past week, without {never}: cron did not run on the day after.")
+        self._run("backfill", "-s", str(first), "-e", str(self._back(4)), quiet=True)
+        self._run("load", "--date", str(self._back(2)), quiet=True)
+        self._step(f"This morning's load. The city {DOWN} is down.")
+        report = self._load_with_a_city_down(yesterday)
+        self._step("The message to your chat, if one is configured (dwhctl docs alerts):")
+        self._show_digest(report)
+        self._step("What is loaded: a line for each city, a column for each day.")
+        self._run("report", "grid", "--days", str(EXPECTED_DAYS + 1))
+        self._step("What is missing, and the commands that load it.")
+        self._run("report", "gaps")
+        self._step(f"{DOWN} is up again. The last command loads all that is missing.")
+        self._run("backfill", "orders", "-s", str(never), "-e", str(yesterday), "--only-missing")
+        self._step("The reports were waiting for complete days.")
+        self._run("refresh-reports")
+        self._step("Are the rows in the warehouse those of the cities? Counts and checksums.")
+        self._run("verify", "-s", str(first), "-e", str(yesterday))
+
+    def _back(self, days: int) -> date:
+        return self._today - timedelta(days=days)
+
+    def _load_with_a_city_down(self, yesterday: date) -> RunReport:
+        from dwhctl.cli.load import load_and_show
+        from dwhctl.load.run import exit_code_of
+        from dwhctl.runtime.plan import LoadRequest
+
+        arguments = ("load", "--date", "yesterday")
+        self._show_command(arguments)
+        # Two workers are started sooner than four.
+        request = LoadRequest((yesterday,), jobs=2, command=_typed(arguments))
+        with _is_down(self._project, DOWN):
+            report = load_and_show(self._project, request, Settings())
+        self._check(arguments, exit_code_of(report), ExitCode.FAILED)
+        return report
+
+    def _show_digest(self, report: RunReport) -> None:
+        from rich.console import Console
+        from rich.panel import Panel
+        from rich.text import Text
+
+        from dwhctl.alerts.teller import preview
+        from dwhctl.cli.common.output import say
+        from dwhctl.sessions import open_store
+
+        assert report.outcome is not None
+        with open_store(self._project.sessions) as store:
+            text = preview(self._project, store, report.outcome)
+        console = Console(file=sys.stdout, width=WIDTH, highlight=False)
+        with console.capture() as captured:
+            console.print(Panel(Text(text.strip()), width=WIDTH - 10, padding=(0, 1)))
+        say(captured.get().rstrip("\n"))
+
+    def _step(self, text: str) -> None:
+        from dwhctl.cli.common.output import say
+
+        self._number += 1
+        say()
+        say(f"{self._number}. {text}")
+
+    def _show_command(self, arguments: tuple[str, ...]) -> None:
+        from dwhctl.cli.common.output import say
+
+        say(f"$ {_typed(arguments)}")
+
+    def _run(self, *arguments: str, quiet: bool = False) -> None:
+        """Run a command as it is shown, `quiet` without its progress. Raise DwhctlError when it does not end with 0."""
+        from dwhctl.cli.main import dwhctl
+
+        self._show_command(arguments)
+        # To start workers would take longer than these small slices do.
+        inline = ("--inline",) if arguments[0] in ("load", "backfill") else ()
+        shell, sys.argv[1:] = sys.argv[1:], list(arguments)  # sessions and locks name the command by it
+        try:
+            with ExitStack() as stack:
+                if quiet:
+                    stack.enter_context(redirect_stderr(stack.enter_context(Path(os.devnull).open("w"))))
+                settings = Settings(debug=self._debug)
+                context = dwhctl.make_context("dwhctl", [*arguments, *inline], obj=settings)
+                code = stack.enter_context(context).command.invoke(context)
+        finally:
+            sys.argv[1:] = shell
+        self._check(arguments, code or ExitCode.DONE)
+
+    def _check(self, arguments: tuple[str, ...], code: ExitCode, expected: ExitCode = ExitCode.DONE) -> None:
+        if code is not expected:
+            raise DwhctlError(
+                f"the demo stops here: {_typed(arguments)} ended with {code.value}, not with {expected.value};"
+                f" the project is in {self._project.root}"
+            )
+
+
+def _typed(arguments: tuple[str, ...]) -> str:
+    return shlex.join(["dwhctl", *arguments])
+
+
+@contextmanager
+def _is_down(project: Project, city: str) -> Iterator[None]:
+    """Move a city's database away for a while."""
+    shard = next(one for group in project.shard_groups.values() for one in group if one.name == city)
+    path: Path = getattr(project.connections[shard.connection], "path") / f"{shard.database}.duckdb"  # noqa: B009
+    away = path.with_suffix(".down")
+    path.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(path)
+
+
+def make_project(folder: Path, settings: Settings, expected_days: int = EXPECTED_DAYS) -> Project:
+    """Write the project's files and databases. Raise UsageError when the folder is in use."""
+    from dwhctl.cli.common.output import counted, say
+    from dwhctl.cli.new_project.demo_data import first_day, make_shards
+    from dwhctl.cli.new_project.init import read_template, write_new_files
+    from dwhctl.project.read import read_project
+
+    _refuse_used(folder)
+    write_new_files(folder, {path: read_template("demo", name) for path, name in FILES.items()})
+    now = datetime.now(read_project(folder).zone)
+    _set_start_date(folder / "config/loads/orders.toml", now.date() - timedelta(days=expected_days))
+    project = read_project(folder)
+    orders = make_shards(project, now)
+    if not settings.quiet:
+        shards = sum(len(group) for group in project.shard_groups.values())
+        say(f"A project in {folder.absolute()}:")
+        say(
+            f"{counted(orders, 'order')} from {first_day(now.date())} on, in {shards} city databases on 3 servers."
+        )
+    return project
+
+
+def _refuse_used(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder.absolute()} is no folder; name another one: dwhctl demo DIR")
+    if any(folder.iterdir()):
+        quoted = shlex.quote(str(folder))
+        raise UsageError(
+            f"{folder.absolute()} is not empty; name another folder (dwhctl demo DIR),"
+            f" or remove this one first if it is an old demo: rm -r {quoted}"
+        )
+
+
+def _set_start_date(path: Path, day: date) -> None:
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("2020-02-08", day.isoformat()), encoding="utf-8")
+
+
+def _say_next(folder: Path) -> None:
+    from dwhctl.cli.common.output import say
+    from dwhctl.project.find import VARIABLE
+
+    program = program_name()
+    say()
+    say("What to try next:")
+    say(f"  cd {shlex.quote(str(folder))}")
+    if os.environ.get(VARIABLE):
+        say(f"  unset {VARIABLE}   # it leads to another project")
+    width = max(len(arguments) for arguments, _ in NEXT)
+    lines = [f"  {program} {arguments:<{width}}  # {why}" for arguments, why in NEXT]
+    if max(map(len, lines)) > WIDTH:
+        lines = [line for arguments, why in NEXT for line in (f"  # {why}", f"  {program} {arguments}")]
+    for line in lines:
+        say(line)

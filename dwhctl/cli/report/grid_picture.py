@@ -1,0 +1,336 @@
+"""The grid as lines of text: names to the left, a coloured cell with a letter for each day."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from rich.text import Text
+
+from dwhctl.cli.common.output import counted
+from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import date
+
+    from dwhctl.monitor.coverage import Cell, Coverage, Row
+
+
+class StatusStyle(NamedTuple):
+    """A standing's look."""
+
+    letter: str
+    style: str
+    words: str
+
+
+LOOKS: Mapping[Standing, StatusStyle] = {
+    Standing.LOADED: StatusStyle("L", "#dff5e3 on #2f7d4f", "loaded"),
+    Standing.SKIPPED: StatusStyle("S", "#dfeef0 on #55808a", "skipped, no rows"),
+    Standing.BEFORE_START: StatusStyle("-", "dim", "before its start"),
+    Standing.AFTER_END: StatusStyle("/", "dim", "after its shard's last day"),
+    Standing.NOT_YET: StatusStyle(".", "dim", "day not over, not tried"),
+    Standing.OPEN: StatusStyle("o", "#10243a on #8fb8de", "day not over, loaded so far"),
+    Standing.RELOADING: StatusStyle("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),
+    Standing.RELOAD_FAILED: StatusStyle("f", "#ffe3e3 on #a3543a", "complete, its last reload failed"),
+    Standing.RUNNING: StatusStyle("R", "bold #ffffff on #1f5fbf", "running"),
+    Standing.EARLY: StatusStyle("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
+    Standing.UP_FOR_RETRY: StatusStyle("U", "#2b1600 on #f0a23a", "up for retry"),
+    Standing.MISSING: StatusStyle("M", "bold #ffd9d9 on #6b2230", "missing, never tried"),
+    Standing.UNKNOWN: StatusStyle(
+        "?", "bold #ffffff on #5a5a5a", "in a state that this version does not know"
+    ),
+    Standing.ABANDONED: StatusStyle("A", "bold #ffffff on #8b3fa8", "abandoned, its run died"),
+    Standing.FAILED: StatusStyle("F", "bold #ffffff on #d22f2f", "failed"),
+}
+
+
+def legend(standings: Iterable[Standing], width: int | None, more: Iterable[str] = ()) -> list[Text]:
+    """Give the lines that explain these standings, the best first, no wider than the terminal."""
+    lines = [Text()]
+    found = sorted(set(standings), key=lambda standing: BADNESS[standing])
+    entries = [
+        Text.assemble((f" {look.letter} ", look.style), f" {look.words}")
+        for look in (LOOKS[standing] for standing in found)
+    ]
+    for entry in [*entries, *map(Text, more)]:
+        gap = "   " if lines[-1] else ""
+        if width is not None and lines[-1] and lines[-1].cell_len + len(gap) + entry.cell_len > width:
+            lines.append(Text())
+            gap = ""
+        lines[-1].append(gap).append_text(entry)
+    return lines
+
+
+_K = TypeVar("_K")
+
+#: Where no terminal's height says how many lines are too many.
+MOST_LINES = 1_000
+_LINES_AROUND = 8
+_TROUBLED, _FEW_TROUBLED, _MOST_TROUBLED = 10, 3, 15
+
+
+class GridFold(enum.IntEnum):
+    """What one line of the grid stands for."""
+
+    SHARD = 0
+    SERVER = 1
+    LOAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What one day of a line shows: how many of the slices expected are complete, and where the worst stands."""
+
+    worst: Standing
+    complete: int = 0
+    expected: int = 0
+    gaps: int = 0
+
+    def text(self, width: int) -> str:
+        """Give the letter, with counts where the mark stands for several slices and is not all complete."""
+        letter = LOOKS[self.worst].letter
+        if not self.gaps or self.expected <= 1:
+            return letter
+        whole = f"{self.complete}/{self.expected}{letter}"
+        short = f"{self.gaps}{letter}"
+        return next((text for text in (whole, short) if len(text) <= width), letter)
+
+
+@dataclass(frozen=True, slots=True)
+class GridLine:
+    """One line: its names, and a mark for each day."""
+
+    names: tuple[str, ...]
+    marks: tuple[Mark, ...]
+
+    @property
+    def gaps(self) -> int:
+        """Count the slices that are over and not complete."""
+        return sum(mark.gaps for mark in self.marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Lines under one title."""
+
+    title: str
+    heads: tuple[str, ...]
+    lines: tuple[GridLine, ...]
+
+
+def choose_fold(coverage: Coverage, height: int | None, fold: bool | None) -> GridFold:
+    """Say what a line stands for: what was asked, else the finest that fits."""
+    if fold is False:
+        return GridFold.SHARD
+    room = (height or MOST_LINES) - _LINES_AROUND
+    loads = len({row.load.name for row in coverage.rows})
+    servers = len({(row.load.name, row.shard.connection) for row in coverage.rows})
+    if fold is None and len(coverage.rows) + 4 * (loads - 1) <= room:
+        return GridFold.SHARD
+    return GridFold.SERVER if servers <= room or loads == servers or loads == 1 else GridFold.LOAD
+
+
+def blocks_of(coverage: Coverage, fold: GridFold, height: int | None) -> list[Block]:
+    """Give what is to be drawn; under folded lines the shards with the most gaps, as many as there is room for."""
+    if fold is GridFold.SHARD:
+        return _blocks_by_load(coverage.rows)
+    heads = ("load", "server") if fold is GridFold.SERVER else ("load",)
+    lines = _folded(coverage.rows, len(heads))
+    shards = {row.shard.name for row in coverage.rows}
+    main = Block(f"{counted(len(shards), 'shard')}, {_completeness(coverage.rows)}", heads, lines)
+    room = _TROUBLED if height is None else min(height - len(lines) - 2 * _LINES_AROUND, _MOST_TROUBLED)
+    return [main, *_troubled(coverage.rows, max(room, _FEW_TROUBLED))]
+
+
+def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
+    return [
+        Block(
+            f"{name}: {counted(len(group), 'shard')}, {_completeness(group)}",
+            ("server", "shard"),
+            tuple(GridLine((row.shard.connection, row.shard.name), _marks([row])) for row in group),
+        )
+        for name, group in _grouped(rows, lambda row: row.load.name).items()
+    ]
+
+
+def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
+    groups = _grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
+    return tuple(GridLine(key, _marks(group)) for key, group in groups.items())
+
+
+def _troubled(rows: Sequence[Row], room: int) -> list[Block]:
+    gaps = [(sum(cell.is_gap for cell in row.cells), row) for row in rows]
+    troubled = sorted((one for one in gaps if one[0]), key=lambda one: -one[0])
+    if not troubled:
+        return []
+    shown = [
+        GridLine((row.load.name, row.shard.connection, row.shard.name), _marks([row]))
+        for _, row in troubled[:room]
+    ]
+    of = f"the {len(shown)} with the most gaps of {counted(len(troubled), 'shard')} that have any"
+    title = of if len(shown) < len(troubled) else f"{counted(len(shown), 'shard')} with gaps"
+    return [Block(title, ("load", "server", "shard"), tuple(shown))]
+
+
+def _completeness(rows: Iterable[Row]) -> str:
+    over = [cell.complete for row in rows for cell in row.cells if cell.over]
+    return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
+
+
+def _grouped(rows: Sequence[Row], key: Callable[[Row], _K]) -> dict[_K, list[Row]]:
+    groups: dict[_K, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
+    """Put the rows' slices of each day together."""
+    return tuple(_mark(cells) for cells in zip(*(row.cells for row in rows), strict=True))
+
+
+def _mark(cells: Sequence[Cell]) -> Mark:
+    standings = Counter(cell.standing for cell in cells)
+    not_expected = {standing: standings.pop(standing, 0) for standing in NOT_EXPECTED}
+    expected = len(cells) - sum(not_expected.values())
+    if not expected:
+        return Mark(max(not_expected, key=not_expected.__getitem__))
+    worst = max(standings, key=BADNESS.__getitem__)
+    if worst is Standing.SKIPPED and Standing.LOADED in standings:
+        worst = Standing.LOADED
+    complete = [cell.complete for cell in cells]
+    over = sum([cell.over for cell in cells])
+    return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))
+
+
+_WIDEST_CELL = 8
+_CELL_OF_A_FILE = 3
+#: Columns kept for days, between two names, and for a name.
+_LEAST_DAYS = 14
+_GAP = 2
+_SHORTEST_NAME = 8
+_GAPS = 6
+
+
+def grid_picture(
+    coverage: Coverage, size: tuple[int, int] | None = None, fold: bool | None = None
+) -> list[Text]:
+    """Draw a coverage for a terminal of so many columns and lines; None: for a file, at full width."""
+    width, height = size or (None, None)
+    kind = choose_fold(coverage, height, fold)
+    blocks = [_narrowed(block, width) for block in blocks_of(coverage, kind, height)]
+    paper = _Paper(blocks, coverage.days, width)
+    lines = [line for block in blocks for line in (*paper.block(block), Text())]
+    marks = [mark for block in blocks for line in block.lines for mark in line.marks]
+    lines += legend({mark.worst for mark in marks}, width, paper.example(marks))
+    if paper.left_out:
+        hidden = f"{paper.left_out} days" if paper.left_out > 1 else "1 day"
+        lines.append(
+            Text(f"{hidden} before {paper.days[0]} do not fit; a wider terminal or a file shows them")
+        )
+    return lines
+
+
+def _narrowed(block: Block, width: int | None) -> Block:
+    """Cut the names that would leave no room for days, in the middle: their ends tell them apart."""
+    if width is None:
+        return block
+    heads = len(block.heads)
+    room = max((width - _GAPS - _LEAST_DAYS) // heads - _GAP, _SHORTEST_NAME)
+    lines = (replace(line, names=tuple(_cut(name, room) for name in line.names)) for line in block.lines)
+    return replace(block, lines=tuple(lines))
+
+
+def _cut(name: str, room: int) -> str:
+    start = (room - 1) // 2
+    return name if len(name) <= room else f"{name[:start]}…{name[start + 1 - room :]}"
+
+
+class _Paper:
+    """Where things stand on a page of this width: names, as many of the last days as fit, the count of gaps."""
+
+    def __init__(self, blocks: Sequence[Block], days: Sequence[date], width: int | None) -> None:
+        self._names = max(len(_joined(names, columns)) for names, columns in _all_names(blocks))
+        room = len(days) * _CELL_OF_A_FILE if width is None else width - self._names - 2 - _GAPS
+        self.left_out = max(len(days) - max(room, 1), 0)
+        self.days = days[self.left_out :]
+        self._cell = max(min(room // len(self.days), _WIDEST_CELL), 1)
+
+    def block(self, block: Block) -> Iterator[Text]:
+        columns = _widths(block)
+        yield Text(block.title, style="bold")
+        yield Text(f"{'':{self._names + 2}}{self._months()}".rstrip(), style="dim")
+        heads = f"{_joined(block.heads, columns):{self._names}}  {self._labels()}{'gaps':>{_GAPS}}"
+        yield Text(heads, style="dim")
+        for line in block.lines:
+            yield self._line(line, columns)
+
+    def example(self, marks: Sequence[Mark]) -> list[str]:
+        """Explain a mark with counts, if there is one."""
+        for mark in marks:
+            text = mark.text(self._inner)
+            words = LOOKS[mark.worst].words.partition(",")[0]
+            if "/" in text:
+                return [f"{text}: {mark.complete} of {mark.expected} complete, the worst {words}"]
+            if len(text) > 1:
+                return [f"{text}: {mark.gaps} not complete, the worst {words}"]
+        return []
+
+    def _line(self, line: GridLine, columns: Sequence[int]) -> Text:
+        *first, last = [f"{name:{width}}" for name, width in zip(line.names, columns, strict=True)]
+        start = "".join(f"{name}  " for name in first)
+        drawn = Text.assemble((start, "dim"), f"{last:{self._names - len(start)}}  ")
+        for mark in line.marks[self.left_out :]:
+            look = LOOKS[mark.worst]
+            drawn.append(mark.text(self._inner).center(self._inner), look.style)
+            if self._inner < self._cell:
+                drawn.append(" ")
+        return drawn.append(f"{line.gaps or '':>{_GAPS}}", "bold")
+
+    @property
+    def _inner(self) -> int:
+        """How much of a cell is coloured: the rest parts it from the next."""
+        return self._cell - 1 if self._cell > 3 else self._cell
+
+    def _months(self) -> str:
+        """Name each month above its first day, the first one with its year if there is room."""
+        text = ""
+        starts = [place for place, day in enumerate(self.days) if place == 0 or day.day == 1]
+        for place, following in zip(starts, [*starts[1:], len(self.days)], strict=True):
+            pad = " " if self._cell >= 3 else ""
+            forms = [f"{pad}{self.days[place]:{form}}" for form in ("%b %Y", "%b")]
+            room = (following - place) * self._cell
+            name = next((form for form in forms if len(form) < room), "")
+            text = f"{text:{place * self._cell}}{name}"
+        return text
+
+    def _labels(self) -> str:
+        """Number the days: each, or as many as there is room for, Mondays first."""
+        form = "%a %d" if self._inner >= len("Mon 13") else "%d"
+        labels = [day.strftime(form) for day in self.days]
+        if self._cell >= 3:
+            return "".join(f"{label.center(self._inner):{self._cell}}" for label in labels)
+        text = ""
+        for place, (day, label) in enumerate(zip(self.days, labels, strict=True)):
+            if day.weekday() == 0 and place * self._cell + len(label) <= len(self.days) * self._cell:
+                text = f"{text:{place * self._cell}}{label}"
+        return f"{text:{len(self.days) * self._cell}}"
+
+
+def _all_names(blocks: Sequence[Block]) -> Iterator[tuple[tuple[str, ...], list[int]]]:
+    for block in blocks:
+        yield block.heads, _widths(block)
+
+
+def _widths(block: Block) -> list[int]:
+    names = [block.heads, *(line.names for line in block.lines)]
+    return [max(map(len, column)) for column in zip(*names, strict=True)]
+
+
+def _joined(names: Sequence[str], columns: Sequence[int]) -> str:
+    return "  ".join(f"{name:{width}}" for name, width in zip(names, columns, strict=True))

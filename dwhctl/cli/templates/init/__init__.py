@@ -1,1 +1,0 @@
-"""The files of an empty project: `dwhctl init` copies them."""

@@ -1,0 +1,57 @@
+"""What every process of dwhctl does before anything else.
+
+`python -m dwhctl` has the current folder first on its path until `forget_current_folder` has run. So this module, and
+what comes before it, imports nothing but `os` and `sys`, which Python has loaded already: not even `__future__`.
+"""
+
+import os
+import sys
+
+_PATH = "PYTHONPATH"
+_is_forgotten = False
+
+
+def begin() -> None:
+    """Protect this process and all that it starts: what it imports, what it writes, what it leaves when it crashes."""
+    forget_current_folder()
+    import resource
+
+    from dwhctl.core.files import use_private_umask
+
+    use_private_umask()
+    # A core file holds the passwords that were in memory.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def forget_current_folder() -> None:
+    """Import nothing from the current folder, here and in every Python that this process starts. Idempotent.
+
+    Relative entries of PYTHONPATH go too: an empty one means whatever folder is current. The folder that dwhctl itself
+    was found in stays, as the last.
+    """
+    global _is_forgotten
+    if _is_forgotten:
+        return
+    _is_forgotten = True
+    # With -m and -c the first entry is the current folder; of an installed command it is the command's own.
+    first = set() if sys.flags.safe_path else {sys.path.pop(0)}
+    relative = _relative_entries()
+    sys.path[:] = [entry for entry in sys.path if entry not in relative]
+    own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120 - no pathlib yet
+    if own in first | relative and own not in sys.path:
+        sys.path.append(own)
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def _relative_entries() -> set[str]:
+    """Take the relative entries out of PYTHONPATH; return what Python made of them."""
+    given = os.environ.pop(_PATH, "")
+    entries = given.split(os.pathsep) if given else []
+    kept = [entry for entry in entries if os.path.isabs(entry)]  # noqa: PTH117
+    if kept:
+        os.environ[_PATH] = os.pathsep.join(kept)
+    try:
+        relative = {os.path.abspath(entry) for entry in entries} - set(kept)  # noqa: PTH100
+    except OSError:  # the current folder is gone: nothing is imported from it
+        relative = set()
+    return relative

@@ -1,0 +1,173 @@
+"""Work that may hang, with an end; and what the process waits for, said to whoever shows it."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from dwhctl.core.errors import ExitCode, Interrupted
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Outcome(Generic[Result]):
+    result: Result | None = None
+    error: Exception | None = None
+    done: bool = False
+
+
+def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], None] | None = None) -> Result:
+    """Do the work; raise TimeoutError when it takes longer. Call `give_up` then, which should make the work end.
+
+    It runs in a thread of its own: name resolution has no timeout and hears no signal, and an answer of single bytes
+    keeps every timeout of a single read. A signal that raises in the caller ends the wait as well.
+    """
+    outcome: _Outcome[Result] = _Outcome()
+
+    def run() -> None:
+        try:
+            outcome.result = work()
+        except Exception as error:
+            outcome.error = error
+        outcome.done = True
+
+    thread = threading.Thread(target=run, name="bounded", daemon=True)
+    thread.start()
+    in_time = False
+    try:
+        thread.join(seconds)
+        in_time = outcome.done
+    finally:
+        if not in_time and give_up is not None:
+            give_up()
+    if not in_time:
+        raise TimeoutError
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The process waits: `text` says for what. An empty text says that this wait is over."""
+
+    key: int
+    text: str = ""
+
+
+_Announce = Callable[[Waiting], None]
+#: The first wait shorter than this is not worth a line; the next lines come ever more rarely.
+_FIRST_SECONDS = 1.0
+_NEXT_SECONDS = 30.0
+_RAREST_SECONDS = 600.0
+_keys = count(1)
+#: Waits happen deep inside of engines and databases, in every thread: who shows them is known to the process.
+_listeners: list[_Announce] = []
+
+
+@contextmanager
+def announced(listen: _Announce) -> Iterator[None]:
+    """Hand every wait that begins, goes on or ends in the block to `listen`, in the thread that waits."""
+    _listeners.append(listen)
+    try:
+        yield
+    finally:
+        _listeners.remove(listen)
+
+
+class Wait:
+    """One wait in a loop that polls: announced after `first` seconds, then rarely. `most` is how long it may take."""
+
+    def __init__(self, most: float | None = None, first: float = _FIRST_SECONDS) -> None:
+        self._most = most if most is not None and math.isfinite(most) else None
+        self._key = next(_keys)
+        self._began: float | None = None
+        self._first = self._next = first
+        self._is_announced = False
+
+    def note(self, what: Callable[[], str]) -> None:
+        """Say that the wait goes on. `what` says for what, and is only called when a line is due."""
+        now = time.monotonic()
+        self._began = self._began if self._began is not None else now
+        passed = now - self._began
+        if passed < self._next or not _listeners:
+            return
+        self._next = passed + min(max(_NEXT_SECONDS, passed), _RAREST_SECONDS)
+        up_to = f", up to {_rounded(self._most)}" if self._most is not None else ""
+        so_far = f" ({_rounded(passed)} so far)" if self._is_announced else ""
+        self._is_announced = True
+        _listeners[-1](Waiting(self._key, f"waiting for {what()}{up_to}{so_far}"))
+
+    def end(self) -> None:
+        """Say that the wait is over. Idempotent; the next `note` begins a new one."""
+        if self._is_announced and _listeners:
+            _listeners[-1](Waiting(self._key))
+        self._began, self._next, self._is_announced = None, self._first, False
+
+
+@contextmanager
+def waited(most: float | None = None) -> Iterator[Wait]:
+    """Give a wait that ends with the block."""
+    wait = Wait(most)
+    try:
+        yield wait
+    finally:
+        wait.end()
+
+
+def _rounded(seconds: float) -> str:
+    whole = max(round(seconds), 1)
+    for unit, size in (("h", 3600), ("m", 60)):
+        if whole >= size and whole % size == 0:
+            return f"{whole // size} {unit}"
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
+
+
+_EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+class Signals:
+    """What a signal does now: call `listener` when there is one, else raise Interrupted in the main thread.
+
+    `received` is the exit code of the last signal.
+    """
+
+    def __init__(self) -> None:
+        self.listener: Callable[[ExitCode], None] | None = None
+        self.received: ExitCode | None = None
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """Take a signal."""
+        code = _EXIT_CODES[signal.Signals(number)]
+        self.received = code
+        if self.listener is None:
+            raise Interrupted(code)
+        self.listener(code)
+
+
+@contextmanager
+def caught_signals() -> Iterator[Signals]:
+    """Catch SIGINT and SIGTERM in the block (in the main thread, where Python delivers them)."""
+    signals = Signals()
+    before = {number: signal.signal(number, signals.handle) for number in _EXIT_CODES}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

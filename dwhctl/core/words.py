@@ -1,0 +1,217 @@
+"""Words that every message about the configuration is made of, and which of its values a message may show."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+
+from dwhctl.core.secrets import looks_secret
+
+_SHOWN = 12
+# How much of two names is equal (difflib's ratio) where one may be meant by the other, and where it probably is.
+_SIMILAR, _CLOSE = 0.6, 0.75
+_SHORTEST_START = 4
+# What looks like a slip and is the name of something else.
+_FALSE_FRIENDS = {("mysql", "mssql")}
+_LONGEST_TEXT = 60
+# A path drops one of the slashes of `postgres://`.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|://|@")
+_RANDOM = re.compile(
+    r"(?=[A-Za-z0-9+=]*[a-z])(?=[A-Za-z0-9+=]*[A-Z])(?=[A-Za-z0-9+=]*\d)[A-Za-z0-9+=]{20,}|[0-9A-Fa-f]{32,}"
+)
+_KEY = re.compile(r"[\w-]{1,63}")
+_KEY_OF_OURS = re.compile(r"[a-z0-9_]{1,63}")
+#: The option of the lines of `crontab install`: no person reads what the command prints.
+SCHEDULED = "--scheduled"
+_nothing_shown: ContextVar[bool] = ContextVar("nothing_shown", default=False)
+
+
+@contextmanager
+def nothing_shown() -> Iterator[None]:
+    """Show no value in the messages of this block: it reads tables in which passwords and tokens stand."""
+    before = _nothing_shown.set(True)
+    try:
+        yield
+    finally:
+        _nothing_shown.reset(before)
+
+
+def may_show(text: str) -> bool:
+    """Whether a message may hold this text of the configuration or the command line.
+
+    A mistyped secret stands where another value belongs, so no text is shown in a block of `nothing_shown`, nor
+    anywhere one that is an address or has the form of a secret.
+    """
+    return not (_nothing_shown.get() or _may_be_secret(text))
+
+
+def _may_be_secret(text: str) -> bool:
+    return any((_ADDRESS.search(text), _RANDOM.search(text), looks_secret(text)))
+
+
+def shown_text(text: str) -> str:
+    """The text, or its length where it must not be shown."""
+    return text if may_show(text) else _not_shown(text)
+
+
+def quoted(text: str) -> str:
+    """The text in quotes, or its length where it must not be shown."""
+    return f"'{text}'" if may_show(text) else _not_shown(text)
+
+
+def quoted_name(name: str) -> str:
+    """The name in quotes, as `quoted`; a valid name is shown everywhere."""
+    return f"'{name}'" if is_shown(name) else quoted(name)
+
+
+def shown_key(key: str) -> str:
+    """A key or a table's name as part of a place, or its length where it may be a secret in the wrong place."""
+    return key if is_shown(key) else _not_shown(key)
+
+
+def is_shown(name: str) -> bool:
+    """Whether a key or name may be shown: where no text is, only one that is a valid name."""
+    form = _KEY_OF_OURS if _nothing_shown.get() else _KEY
+    return form.fullmatch(name) is not None and not _may_be_secret(name)
+
+
+def shown_value(value: object) -> str:
+    """A wrong value in TOML's words; what it is rather than what it holds where it must not be shown."""
+    if isinstance(value, str):
+        short = len(value) <= _LONGEST_TEXT
+        return f'the text "{value}"' if short and may_show(value) else f"a text of {_length(value)}"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if _nothing_shown.get():
+        return "a number" if isinstance(value, int | float) else "a date or time"
+    return f"the number {value}" if isinstance(value, int | float) else str(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What was probably meant: `did you mean 'x'?`, or the names there are. The name itself is not in it."""
+    names = sorted(set(known))
+    if hint := did_you_mean(name, names):
+        return hint
+    if not names:
+        return "there is none yet"
+    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return f"known: {', '.join(names[:_SHOWN])}{more}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or nothing where no name is so close that it was probably meant."""
+    by_lower = {each.lower(): each for each in known}
+    wanted = name.lower()
+    close = [
+        each
+        for each in difflib.get_close_matches(wanted, list(by_lower), n=3, cutoff=_SIMILAR)
+        if _is_close(wanted, each) and (wanted, each) not in _FALSE_FRIENDS
+    ]
+    return f"did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def _is_close(name: str, other: str) -> bool:
+    if difflib.SequenceMatcher(None, name, other).ratio() >= _CLOSE:
+        return True
+    shorter, longer = sorted((name, other), key=len)
+    return (len(shorter) >= _SHORTEST_START and longer.startswith(shorter)) or _is_one_slip(name, other)
+
+
+def _is_one_slip(name: str, other: str) -> bool:
+    """Tell whether a letter was left out, added or mistaken for another, or two neighbours were swapped."""
+    shorter, longer = sorted((name, other), key=len)
+    if len(shorter) < len(longer):
+        return any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
+    differing = [at for at in range(len(name)) if name[at] != other[at]]
+    first, last = differing[0], differing[-1] + 1
+    return last - first == 1 or (last - first == 2 and name[first:last] == other[first:last][::-1])
+
+
+def shown_path(path: Path, root: Path) -> str:
+    """The path as a user of the project writes it: relative to the project where it stands inside."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return str(path)
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """Return the command line as it may be stored and sent: what may be a secret is replaced by its length.
+
+    `--scheduled` is left out: a person who copies the command watches it.
+    """
+    words = (each for each in arguments if each != SCHEDULED)
+    return shlex.join(["dwhctl", *(_not_shown(each) if _may_be_secret(each) else each for each in words)])
+
+
+def without_arguments(text: str, arguments: Sequence[str]) -> str:
+    """A text of another program about the command line, without the arguments that may be secrets."""
+    for each in sorted(
+        {part for one in arguments for part in (one, one.partition("=")[2])}, key=len, reverse=True
+    ):
+        if each and _may_be_secret(each):
+            for form in (each, repr(each)[1:-1]):
+                text = text.replace(form, _not_shown(each))
+    return text
+
+
+def _not_shown(text: str) -> str:
+    return f"<{_length(text)}, not shown>"
+
+
+def _length(text: str) -> str:
+    return "1 character" if len(text) == 1 else f"{len(text)} characters"
+
+
+ACTING = frozenset(
+    (*range(32), *range(127, 160), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+)
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in ACTING}
+_ESCAPED_IN_LINES = {code: text for code, text in _ESCAPED.items() if chr(code) not in "\n\t"}
+_ESCAPED_IN_JSON = {code: f"\\u{code:04x}" for code in ACTING if chr(code) not in "\n\t\r"}
+
+
+def printable(text: str) -> str:
+    """Return the text with nothing in it that acts on a terminal but ends of lines and tabs."""
+    return text.translate(_ESCAPED_IN_LINES)
+
+
+def one_line(text: str) -> str:
+    """Return the text as one line of a log or a terminal."""
+    return " ".join(text.split("\n")).strip().translate(_ESCAPED)
+
+
+def escaped(text: str) -> str:
+    """Return a value as one line, with all its blanks."""
+    return text.translate(_ESCAPED)
+
+
+def printable_json(text: str) -> str:
+    """Return the same JSON, made printable by its own escapes."""
+    return text.translate(_ESCAPED_IN_JSON)
+
+
+_zone: tzinfo = UTC
+
+
+def use_zone(zone: tzinfo) -> None:
+    """Show times in this zone from now on: the project's, once it is read."""
+    global _zone
+    _zone = zone
+
+
+def shown_time(at: datetime | None = None, zone: tzinfo | None = None) -> str:
+    """Write a time, or now, such as `2026-11-30 07:00:05 +03:00`."""
+    local = (at or datetime.now(UTC)).astimezone(zone or _zone).replace(microsecond=0)
+    text = local.isoformat(sep=" ")
+    return f"{text[:19]} {text[19:]}"

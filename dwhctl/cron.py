@@ -1,0 +1,349 @@
+"""When cron starts what: the schedules of loads and reports, and the times at which they come due."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pwd
+import re
+import shlex
+import subprocess
+import unicodedata
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+from filelock import BaseFileLock, FileLock, Timeout
+
+from dwhctl.core.errors import CrontabError, LockHeldError, UsageError
+from dwhctl.core.words import SCHEDULED
+from dwhctl.monitor.freshness import promised
+from dwhctl.project.fields import SCHEDULE_WORDS
+from dwhctl.runtime.locks import CRON_LOG, StateDir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dwhctl.project.loads import Load
+    from dwhctl.project.model import Project
+
+
+_LOCALTIME = Path("/etc/localtime")
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class CronJob:
+    """One line of the crontab: what dwhctl is started with, and when. Loads that share both share a line."""
+
+    schedule: str
+    names: tuple[str, ...]
+    command: str
+    options: tuple[str, ...]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What dwhctl is started with."""
+        return (self.command, *self.names, *self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockChange:
+    """A time of a schedule, by the machine's clock, that a clock change leaves out or brings twice."""
+
+    at: datetime
+    what: Literal["skipped", "doubled"]
+
+
+def jobs_of(project: Project) -> list[CronJob]:
+    """Give the jobs of a project, loads before the reports that are made from them."""
+    names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for load in project.loads.values():
+        if load.schedule is not None:
+            names.setdefault((load.schedule, "load", _load_options(load)), []).append(load.name)
+    for report in project.reports.values():
+        if report.schedule is not None:
+            options = ("--date", "yesterday")
+            names.setdefault((report.schedule, "refresh-reports", options), []).append(report.name)
+    return [
+        CronJob(schedule, tuple(of_one), command, options)
+        for (schedule, command, options), of_one in names.items()
+    ]
+
+
+def watch_jobs(project: Project) -> list[CronJob]:
+    """Give the job that looks for what is not in time; none where nothing has a deadline or a max_age."""
+    return [CronJob(project.watch_schedule, (), "watch", ())] if promised(project) else []
+
+
+def _load_options(load: Load) -> tuple[str, ...]:
+    if load.slice_by is None:
+        return ("--date", "today")
+    if load.catch_up is None:
+        return ("--date", "today", "--lookback", "1")
+    return ("--date", "today", "--lookback", str(load.catch_up), "--only-missing")
+
+
+def machine_zone() -> ZoneInfo:
+    """Give the zone that cron keeps on this machine: /etc/localtime, else UTC."""
+    if not _LOCALTIME.exists():
+        return ZoneInfo("UTC")
+    name = str(_LOCALTIME.resolve()).partition("zoneinfo/")[2]
+    with _LOCALTIME.open("rb") as file:
+        return ZoneInfo.from_file(file, key=name or "local time")
+
+
+def same_clock(one: ZoneInfo, other: ZoneInfo, at: datetime) -> bool:
+    """Tell whether two zones' clocks show the same for a year: one zone may have several names."""
+    days = (at + number * _DAY for number in range(366))
+    return all(day.astimezone(one).utcoffset() == day.astimezone(other).utcoffset() for day in days)
+
+
+def fire_times(schedule: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
+    """Give the instants after `after`, as this zone's clocks show them, at which Debian's cron starts a job.
+
+    A time of a fixed hour that a clock change leaves out comes right after it, one that it brings twice comes once:
+    https://manpages.debian.org/bookworm/cron/cron.8.en.html
+    """
+    return iter(CronSim(SCHEDULE_WORDS.get(schedule, schedule), after.astimezone(zone)))
+
+
+def clock_changes(schedule: str, after: datetime, days: int, zone: ZoneInfo) -> Iterator[ClockChange]:
+    """Give the times of a schedule, within so many days, that a change of this zone's clocks skips or doubles.
+
+    A schedule of every hour, or every few, follows the clock and misses nothing.
+    """
+    expression = SCHEDULE_WORDS.get(schedule, schedule)
+    minute, hour, *_ = expression.split()
+    if minute.startswith("*") or hour.startswith("*"):
+        return
+    first = after.astimezone(zone).replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
+    for number in range(days):
+        day = first + number * _DAY
+        if day.replace(tzinfo=zone).utcoffset() == (day + _DAY).replace(tzinfo=zone).utcoffset():
+            continue
+        for at in CronSim(expression, day - timedelta(seconds=1)):
+            if at >= day + _DAY:
+                break
+            if (what := _what_the_clock_does(at, zone)) is not None:
+                yield ClockChange(at, what)
+
+
+def _what_the_clock_does(at: datetime, zone: ZoneInfo) -> Literal["skipped", "doubled"] | None:
+    first, second = (at.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if first.utcoffset() == second.utcoffset():
+        return None
+    back = first.astimezone(UTC).astimezone(zone).replace(tzinfo=None, fold=0)
+    return "doubled" if back == at else "skipped"
+
+
+#: Debian's cron refuses a command of more octets: MAX_COMMAND in its cron.h.
+MAX_COMMAND = 998
+_SECONDS = 30
+_NOTE = "# Made by `dwhctl crontab install`: edits here are lost."
+_NO_CRONTAB = re.compile(rb"(crontab: )?no crontab for \S+")
+#: Control characters, and what else ends a line somewhere.
+_LINE_BREAKING = ("Cc", "Zl", "Zp")
+#: What Python makes of the bytes that are not UTF-8.
+_LONE_BYTES = range(0xDC80, 0xDD00)
+
+
+def block_of(project: Project, program: Sequence[str]) -> list[str]:
+    """Return the lines of a project's block with its markers, or none when nothing has a schedule.
+
+    `program` starts dwhctl from anywhere. Raise UsageError when a line would hold a control character.
+    """
+    jobs = [*jobs_of(project), *watch_jobs(project)]
+    lines = [line for job in jobs for line in _lines(project, job, program)]
+    block = [_begin(project.root), _NOTE, *lines, _end(project.root)] if lines else []
+    for line in block:
+        if any(unicodedata.category(character) in _LINE_BREAKING for character in line):
+            raise UsageError(
+                f"a control character cannot be in a crontab: {_visible(line)}; move the project, its state_dir or"
+                " dwhctl to a path without one"
+            )
+    return block
+
+
+def with_block(crontab: bytes, root: Path, block: Sequence[str]) -> bytes:
+    """Return a crontab with the project's block replaced by this one, put at the end when it has none yet.
+
+    Every other byte stays as it is. A last line without a newline stays the last one, below a new block: cron may
+    ignore such a line, and with a newline from us it would become a job. Raise CrontabError when only one of the
+    markers is there.
+    """
+    lines = BytesIO(crontab).readlines()
+    new = [os.fsencode(f"{line}\n") for line in block]
+    begin, end = os.fsencode(_begin(root)), os.fsencode(_end(root))
+    bare = [line.removesuffix(b"\n").removesuffix(b"\r").lstrip(b" \t") for line in lines]
+    places = [number for number, line in enumerate(bare) if line in (begin, end)]
+    if not places:
+        last = len(lines) - _is_unterminated(crontab)
+        return b"".join([*lines[:last], *new, *lines[last:]])
+    if [bare[place] for place in places] != [begin, end]:
+        raise CrontabError(
+            f"the crontab's block of {root} is damaged: keep the lines '{_begin(root)}' and '{_end(root)}' once each,"
+            " in this order, or remove both (crontab -e)"
+        )
+    return b"".join([*lines[: places[0]], *new, *lines[places[1] + 1 :]])
+
+
+def difference(before: bytes, after: bytes) -> list[str]:
+    """Return what changes, as `diff -u` writes it, control characters as escapes; nothing when nothing changes."""
+    changes = difflib.diff_bytes(
+        difflib.unified_diff,
+        BytesIO(before).readlines(),
+        BytesIO(after).readlines(),
+        b"the crontab as it is",
+        b"the crontab as it will be",
+        lineterm=b"\n",
+    )
+    lines = []
+    for change in changes:
+        lines.append(_visible(_decoded(change.removesuffix(b"\n"))))
+        if not change.endswith(b"\n"):
+            lines.append("\\ No newline at end of crontab")
+    return lines
+
+
+@contextmanager
+def locked_crontab() -> Iterator[None]:
+    """Let one dwhctl of this user at a time read and replace the crontab. Raise LockHeldError.
+
+    The lock is in the home folder that the system knows: HOME may differ under sudo and cron. A user without a home
+    folder gets no lock, only the comparisons of `replace_crontab`.
+    """
+    lock = None
+    with suppress(KeyError, OSError):
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+        lock = _lock(home / ".local" / "state" / "dwhctl") if home.is_absolute() else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def read_crontab() -> bytes:
+    """Return the user's crontab, empty when there is none. Raise CrontabError."""
+    done = _crontab("-l")
+    said = done.stderr.strip()
+    if not done.stdout and _NO_CRONTAB.fullmatch(said):
+        return b""
+    if done.returncode or (said and not done.stdout):
+        raise CrontabError(
+            f"the crontab cannot be read: {_said(done) or f'crontab -l ended with {done.returncode}'}"
+        )
+    return done.stdout
+
+
+def replace_crontab(before: bytes, after: bytes) -> None:
+    """Make `after` the user's crontab, or remove it when nothing is left. Raise CrontabError.
+
+    What another program wrote since `before` was read is not overwritten, and what is there afterwards is compared.
+    """
+    if read_crontab() != before:
+        raise CrontabError(
+            "another program changed the crontab just now, so it is left alone; run this again"
+        )
+    done = _crontab("-", after) if after else _crontab("-r")
+    if done.returncode:
+        remedy = "; end its last line with a newline (crontab -e)" if _is_unterminated(after) else ""
+        raise CrontabError(f"the crontab was refused and is as before: {_said(done)}{remedy}")
+    if read_crontab() != after:
+        raise CrontabError(
+            "the crontab is not what was written: another program changed it, or crontab did; compare `crontab -l`"
+            " with `dwhctl crontab show`, and run this again"
+        )
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "crontab.lock"
+    lock = FileLock(path, _SECONDS, 0o600, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockHeldError(
+            f"another dwhctl of this user is changing the crontab: it has held {path} for {_SECONDS} s"
+        ) from None
+    return lock
+
+
+def _lines(project: Project, job: CronJob, program: Sequence[str]) -> Iterator[str]:
+    """Write a job as a line; as several when a line cannot hold so many names."""
+    command = _command(project, job, program)
+    if len(os.fsencode(command)) <= MAX_COMMAND or len(job.names) <= 1:
+        yield f"{job.schedule} {command}"
+        return
+    middle = len(job.names) // 2
+    for names in (job.names[:middle], job.names[middle:]):
+        yield from _lines(project, CronJob(job.schedule, names, job.command, job.options), program)
+
+
+def _command(project: Project, job: CronJob, program: Sequence[str]) -> str:
+    words = [*program, *job.arguments, SCHEDULED, "--quiet", "--project", str(project.root)]
+    log = StateDir(project.state_dir).logs / CRON_LOG
+    command = f"{shlex.join(words)} >> {shlex.quote(str(log))} 2>&1"
+    # cron(8) makes a newline of a % that no backslash precedes, and Debian's makes one backslash of two. A backslash
+    # is always inside quotes here: these end and begin again after it, so that it precedes neither.
+    return command.replace("\\", "\\''").replace("%", r"\%")
+
+
+def _begin(root: Path) -> str:
+    return f"# BEGIN dwhctl {root}"
+
+
+def _end(root: Path) -> str:
+    return f"# END dwhctl {root}"
+
+
+def _is_unterminated(crontab: bytes) -> bool:
+    return crontab != b"" and not crontab.endswith(b"\n")
+
+
+def _crontab(argument: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            ["crontab", argument],
+            input=text,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise CrontabError(
+            "there is no program crontab on this machine; install cron (Debian: apt install cron, Red Hat: dnf install"
+            " cronie), or give the lines of `dwhctl crontab show` to your own scheduler"
+        ) from None
+    except OSError as error:
+        raise CrontabError(f"the program crontab cannot be started: {error.strerror}") from error
+    except subprocess.TimeoutExpired:
+        raise CrontabError(
+            f"`crontab {argument}` did not end within {_SECONDS} s and was stopped; look at the crontab: crontab -l"
+        ) from None
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    return _visible(_decoded(done.stderr.strip()))
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="surrogateescape")
+
+
+def _visible(text: str) -> str:
+    """Return a text with an escape for each character that a terminal does not show, or obeys."""
+    return "".join(character if character.isprintable() else _escape(ord(character)) for character in text)
+
+
+def _escape(code: int) -> str:
+    if code < 0x80 or code in _LONE_BYTES:
+        return f"\\x{code & 0xFF:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

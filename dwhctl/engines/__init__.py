@@ -1,1 +1,0 @@
-"""What sources and targets of the same system share."""

@@ -1,0 +1,244 @@
+"""Bring a source's batches into the target's columns, or refuse by name: nothing is changed silently.
+
+`compare` looks at declared columns before data moves; `Conform` at the values as they pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
+from dwhctl.core.errors import SchemaDriftError, ValueRefusedError
+from dwhctl.load.history import dropped_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dwhctl.runtime.messages import Delivered
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit of one column: `breaks` tells of each value whether it is beyond, `reason` says so in words."""
+
+    breaks: Callable[[pa.Array], pa.Array]
+    reason: str
+
+    def first_beyond(self, array: pa.Array) -> int | None:
+        """Give the index of the first value beyond the limit."""
+        row: int = pc.index(self.breaks(array), True).as_py()
+        return None if row < 0 else row
+
+
+def limits(column: Column) -> list[Limit]:
+    """Give the limits of a column."""
+    return list(_limits(column))
+
+
+def _limits(column: Column) -> Iterator[Limit]:
+    octets = column.octets
+    if octets is not None:
+        yield Limit(
+            lambda array: pc.greater(pc.binary_length(array), octets),
+            f"the value has more than the {octets} octets of {column.declared}",
+        )
+    if column.padded and column.kind is Kind.BINARY:
+        yield Limit(
+            lambda array: pc.less(pc.binary_length(array), octets),
+            f"{column.declared} would fill the value up with zero octets; VARBINARY does not",
+        )
+    if column.padded and column.kind is Kind.TEXT:
+        yield Limit(
+            lambda array: pc.ends_with(array, " "),
+            f"the value ends in a blank, which {column.declared} does not keep; VARCHAR does",
+        )
+    if column.least is not None:
+        least = pa.scalar(column.least, column.type)
+        yield Limit(
+            lambda array: pc.less(array, least),
+            f"the value is below {column.least}, the least of {column.declared}",
+        )
+    if column.most is not None:
+        most = pa.scalar(column.most, column.type)
+        yield Limit(
+            lambda array: pc.greater(array, most),
+            f"the value is above {column.most}, the most of {column.declared}",
+        )
+
+
+#: To which kinds a kind may go without a value changing its meaning. Within them every value is checked.
+_FITS: dict[Kind, frozenset[Kind]] = {kind: frozenset({kind}) for kind in Kind} | {
+    Kind.INTEGER: frozenset({Kind.INTEGER, Kind.DECIMAL}),
+    Kind.UUID: frozenset({Kind.UUID, Kind.TEXT}),
+    Kind.DATE: frozenset({Kind.DATE, Kind.TIMESTAMP}),
+}
+
+_MOST_DIGITS = 38
+
+
+def compare(
+    source: Sequence[Column],
+    target: Sequence[Column],
+    *,
+    fill_missing: bool,
+    delivered: Delivered | None = None,
+) -> list[Column]:
+    """Compare declared columns, names without case. Raise SchemaDriftError that names every difference.
+
+    With `fill_missing` a nullable column of the target that the source lacks is no difference, unless the shard has
+    `delivered` it before. Return these columns: they get NULL.
+    """
+    known = delivered.columns if delivered and fill_missing else {}
+    ours = {column.name.lower(): column for column in target}
+    theirs = {column.name.lower(): column for column in source}
+    differences = [
+        f"column {column.name} stands twice in the extract"
+        for column in source
+        if column is not theirs[column.name.lower()]
+    ]
+    differences += [
+        f"column {name} is dwhctl's own and must not come from the extract"
+        for name in theirs
+        if name in SERVICE_FIELDS
+    ]
+    missing = [column for name, column in ours.items() if name not in theirs and name not in SERVICE_FIELDS]
+    filled = [column for column in missing if fill_missing and column.nullable]
+    differences += [
+        f"column {column.name} is missing at the source" for column in missing if column not in filled
+    ]
+    if delivered and (
+        gone := {one.name: known[one.name.lower()] for one in filled if one.name.lower() in known}
+    ):
+        differences.append(dropped_words(delivered.shard, gone))
+    differences += [
+        f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
+        for name, column in theirs.items()
+        if name in ours and not fits(column, ours[name])
+    ]
+    new = [column for name, column in theirs.items() if name not in ours]
+    differences += [f"column {column.name} ({column.declared}) is new at the source" for column in new]
+    if differences:
+        only_new = len(differences) == len(new)
+        raise SchemaDriftError("; ".join(differences), new if only_new else ())
+    return filled
+
+
+def fits(source: Column, target: Column) -> bool:
+    """Tell whether values of one declared type keep their meaning in the other; whether each fits is for the values."""
+    if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
+        return bool(source.type.bit_width <= target.type.bit_width)
+    return target.kind in _FITS[source.kind]
+
+
+class Conform:
+    """Casts batches to the target's columns, in the target's order. Every value arrives as it was or is refused."""
+
+    def __init__(self, target: Sequence[Column], key: Sequence[str]) -> None:
+        self._target = target
+        self._key = [name.lower() for name in key]
+        self._schema = pa.schema([pa.field(column.name, column.type) for column in target])
+        self._limits = {column.name: limits(column) for column in target}
+
+    def __call__(self, batch: pa.RecordBatch, service: dict[str, pa.Array]) -> pa.RecordBatch:
+        """Give the batch with the target's columns. Raise ValueRefusedError by column and key."""
+        given = _by_lower_name(batch) | service
+        arrays = [self._column(column, given, batch.num_rows) for column in self._target]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        """Give one column as the target will hold it."""
+        target = next(column for column in self._target if column.name.lower() == name.lower())
+        return self._column(target, _by_lower_name(batch), batch.num_rows)
+
+    def row(self, batch: pa.RecordBatch, row: int) -> str:
+        """Name a row of a batch by its key."""
+        return self.describe(_by_lower_name(batch), row)
+
+    def _column(self, column: Column, given: dict[str, pa.Array], rows: int) -> pa.Array:
+        array = given.get(column.name.lower())
+        if array is None:
+            return pa.nulls(rows, column.type)
+        if not column.nullable and array.null_count:
+            row = pc.index(pc.is_null(array), True).as_py()
+            raise ValueRefusedError(
+                f"column {column.name}, {self.describe(given, row)}: NULL, but the target says NOT NULL"
+            )
+        try:
+            fitting = cast(array, column.type)
+        except pa.ArrowInvalid as error:
+            row = first_failing(array, lambda part: cast(part, column.type))
+            raise ValueRefusedError(
+                f"column {column.name}, {self.describe(given, row)}: the value does not fit {column.declared}"
+            ) from error
+        for limit in self._limits[column.name]:
+            if (beyond := limit.first_beyond(fitting)) is not None:
+                raise ValueRefusedError(
+                    f"column {column.name}, {self.describe(given, beyond)}: {limit.reason}"
+                )
+        return fitting
+
+    def describe(self, given: dict[str, pa.Array], row: int) -> str:
+        """Name a row by its key."""
+        return "row " + ", ".join(
+            f"{name}={value_text(given[name], row)}" for name in self._key if name in given
+        )
+
+
+def _by_lower_name(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    return {name.lower(): array for name, array in zip(batch.schema.names, batch.columns, strict=True)}
+
+
+def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """Cast without loss. Raise pa.ArrowInvalid where a value would change."""
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_decimal(wanted):
+        return _to_decimal(array, wanted)
+    if wanted == pa.timestamp("s"):
+        # Whole seconds are staged as milliseconds, which do not hold each of them.
+        array.cast(wanted, safe=True).cast(pa.timestamp("ms"), safe=True)
+    return array if array.type == wanted else array.cast(wanted, safe=True)
+
+
+def _to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    if pa.types.is_integer(array.type):
+        # Arrow wants room for every 64-bit integer before it looks at the values.
+        array = array.cast(pa.decimal128(20, 0))
+    if array.type.precision == _MOST_DIGITS:
+        # A HUGEINT of 39 digits reaches Arrow as a decimal that its type does not hold, and Arrow's own checks
+        # let the smallest of them pass: it has no absolute value in 128 bits.
+        array.validate(full=True)
+        if pc.any(pc.equal(array, _smallest(array.type))).as_py():
+            raise pa.ArrowInvalid("a value has 39 digits")
+    return array if array.type == wanted else array.cast(wanted, safe=True)
+
+
+def _smallest(type_: pa.DataType) -> pa.Scalar:
+    bits = pa.py_buffer((-(2**127)).to_bytes(16, "little", signed=True))
+    return pa.Array.from_buffers(type_, 1, [None, bits])[0]
+
+
+def first_failing(array: pa.Array, check: Callable[[pa.Array], object]) -> int:
+    """Give the index of the first value on which `check` fails, by halving."""
+    low, high = 0, len(array)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            check(array.slice(low, middle - low))
+        except pa.ArrowInvalid:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def value_text(array: pa.Array, row: int) -> str:
+    """Show one value; a date or time that Python cannot hold is shown as the number that stands for it."""
+    try:
+        return str(array[row].as_py())
+    except (ValueError, OverflowError):
+        return f"{array[row].value} ({array.type})"

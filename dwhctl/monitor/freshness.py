@@ -1,0 +1,338 @@
+"""Whether loads and reports keep their `deadline` and their `max_age`: told from the sessions table alone.
+
+Of a load with days every slice of the last days counts, by complete (see coverage.py): a gap stays missed until it is
+filled or so old that only `report gaps` looks at it. What is loaded or refreshed whole is there up to the day before
+its last success started. Fresh is what a session of the task's newest day, or of the day before it, has loaded: a
+backfill of last year is no sign that today's load is well.
+"""
+
+from __future__ import annotations
+
+import enum
+import shlex
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from dwhctl.monitor.coverage import Gap, bearable_days, cover, days_until, fill_command, first_day
+from dwhctl.project.checks import task_name
+from dwhctl.project.days import first_showing, make_slice, start_of_day
+from dwhctl.project.loads import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import date, time
+    from zoneinfo import ZoneInfo
+
+    from dwhctl.project.loads import Report, Shard
+    from dwhctl.project.model import Project
+    from dwhctl.sessions.store import SessionStore
+
+
+_DAY = timedelta(days=1)
+
+
+def deadline_on(day: date, clock: time, zone: ZoneInfo) -> datetime:
+    """Give the instant, in UTC, of the deadline on this day."""
+    return first_showing(datetime.combine(day, clock), zone)
+
+
+def due_at(day: date, end: datetime, clock: time, zone: ZoneInfo) -> datetime:
+    """Give the instant, in UTC, at which what belongs to `day`, and is over at `end`, must be there."""
+    on = day + _DAY
+    while (at := deadline_on(on, clock, zone)) <= end:
+        on += _DAY
+    return at
+
+
+def next_deadline(now: datetime, clock: time, zone: ZoneInfo) -> datetime:
+    """Give the first deadline after now, in UTC."""
+    on = now.astimezone(zone).date() - _DAY
+    while (at := deadline_on(on, clock, zone)) <= now:
+        on += _DAY
+    return at
+
+
+#: So many days are looked back on for slices that missed their deadline, fewer in a project with very many slices.
+DAYS = 14
+
+
+class SlaState(enum.StrEnum):
+    """How a load or report stands."""
+
+    MET = "met"
+    MISSED = "missed"
+    OPEN = "open"  # nothing of it is expected yet
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """What a task lacks past its deadline: `slices` days from `oldest` to `newest`; `since` is the first one missed."""
+
+    oldest: date
+    newest: date
+    slices: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One shard of a load, or a report (`shard` is empty), that something is expected of.
+
+    `is_old`: its last success is older than `max_age`, or it has none; `old_since` is when that began, if it is known.
+    """
+
+    shard: str
+    last_success: datetime | None
+    is_due: bool
+    late: Late | None = None
+    is_old: bool = False
+    old_since: datetime | None = None
+
+    @property
+    def is_missed(self) -> bool:
+        """Tell whether the task does not keep what is promised of it."""
+        return self.late is not None or self.is_old
+
+
+@dataclass(frozen=True, slots=True)
+class Sla:
+    """How a load or report keeps its deadline and its max_age. `command` brings what is missing."""
+
+    kind: Literal["load", "report"]
+    name: str
+    deadline: time | None
+    max_age: timedelta | None
+    tasks: tuple[Task, ...]
+    next_deadline: datetime | None
+    command: str | None = None
+
+    @property
+    def missed(self) -> list[Task]:
+        """The tasks that do not keep what is promised of them."""
+        return [task for task in self.tasks if task.is_missed]
+
+    @property
+    def state(self) -> SlaState:
+        """How it stands as a whole."""
+        if self.missed:
+            return SlaState.MISSED
+        return SlaState.MET if any(task.is_due for task in self.tasks) else SlaState.OPEN
+
+    @property
+    def last_success(self) -> datetime | None:
+        """When the last success started of the task that is furthest behind; None when one never had any."""
+        times = [task.last_success for task in self.tasks]
+        known = [at for at in times if at is not None]
+        return min(known) if known and len(known) == len(times) else None
+
+    @property
+    def oldest(self) -> date | None:
+        """The oldest day that missed its deadline."""
+        return min((task.late.oldest for task in self.tasks if task.late), default=None)
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when something is missed; None when nothing is, or it never was there."""
+        late = [task.late.since for task in self.tasks if task.late]
+        return min((*late, *(task.old_since for task in self.tasks if task.old_since)), default=None)
+
+
+def promised(project: Project) -> list[Load | Report]:
+    """Give the loads and reports that have a deadline or a max_age."""
+    works: list[Load | Report] = [*project.loads.values(), *project.reports.values()]
+    return [work for work in works if work.deadline is not None or work.max_age is not None]
+
+
+def look(project: Project, store: SessionStore | None, now: datetime) -> list[Sla]:
+    """Look at all of them, in the order of the configuration. Without a store nothing was ever loaded."""
+    works = promised(project)
+    looking = _Looking(project, store, now, works)
+    return [looking.at_load(work) if isinstance(work, Load) else looking.at_report(work) for work in works]
+
+
+#: The newest day of a task that has a success, and the day before it, with the start of the last one.
+_Good = tuple[tuple["date", "datetime"], ...]
+
+
+class _Looking:
+    """One look at one moment."""
+
+    def __init__(
+        self, project: Project, store: SessionStore | None, now: datetime, works: Sequence[Load | Report]
+    ) -> None:
+        self._project = project
+        self._store = store
+        self._now = now
+        self._zone = project.zone
+        self._yesterday = now.astimezone(self._zone).date() - _DAY
+        loads = [(work, list(project.shards_of(work))) for work in works if isinstance(work, Load)]
+        with_slices = [
+            each for each in loads if each[0].deadline is not None and each[0].slice_by is not None
+        ]
+        self._days = days_until(self._yesterday, bearable_days(with_slices, DAYS))
+        tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
+        reports = [work.name for work in works if not isinstance(work, Load)]
+        self._good = self._read_good([*tasks, *reports])
+
+    def _read_good(self, tasks: list[str]) -> Mapping[str, _Good]:
+        if self._store is None or not tasks:
+            return {}
+        rows = self._store.read("looking for the last successes", "last_good", {"tasks": tasks})
+        return {
+            tasks[place]: ((day, started), *(((older, before),) if older is not None else ()))
+            for place, day, started, older, before in rows
+        }
+
+    # Reports
+
+    def at_report(self, report: Report) -> Sla:
+        """Say how a report stands."""
+        good = self._good.get(report.name, ())
+        last = max((started for _, started in good), default=None)
+        covered = max((min(day, self._day_before(started)) for day, started in good), default=None)
+        late, is_due = None, True
+        if report.deadline is not None:
+            late, is_due = self._whole_late(report.deadline, covered, None)
+        old_since, is_old = self._old(report.max_age, last, None)
+        task = Task("", last, is_due, late, is_old, old_since)
+        day = late.newest if late else self._yesterday
+        command = self._command("refresh-reports", report.name, "--date", str(day))
+        return self._sla("report", report, [task], command)
+
+    def _day_before(self, started: datetime) -> date:
+        return started.astimezone(self._zone).date() - _DAY
+
+    def _whole_late(self, clock: time, covered: date | None, begins: date | None) -> tuple[Late | None, bool]:
+        """Look at what has all its days at once, and has them up to `covered`; tell whether a day was due at all."""
+        due = self._yesterday
+        while self._due_at(due, clock) > self._now:
+            due -= _DAY
+        if begins is not None and due < begins:
+            return None, False
+        if covered is not None and covered >= due:
+            return None, True
+        oldest = due if covered is None else covered + _DAY
+        oldest = max(oldest, begins) if begins is not None else oldest
+        return Late(oldest, due, 1, self._due_at(oldest, clock)), True
+
+    def _due_at(self, day: date, clock: time) -> datetime:
+        return due_at(day, start_of_day(day + _DAY, self._zone), clock, self._zone)
+
+    # Loads
+
+    def at_load(self, load: Load) -> Sla:
+        """Say how a load stands: its shards from the day on from which they are expected."""
+        begins_with = load.start_date or (first_day(self._store, load) if self._store is not None else None)
+        begins = self._begins(begins_with)
+        today = self._yesterday + _DAY
+        shards = [shard for shard in self._project.shards_of(load) if begins(shard) <= today]
+        if load.slice_by is None:
+            shards = [shard for shard in shards if not shard.has_ended(today)]
+        late: dict[str, Late | None] = {}
+        if load.deadline is not None and load.slice_by is not None:
+            late = self._slices_late(load, shards, load.deadline, begins)
+        is_known = begins_with is not None
+        tasks = [
+            self._task(load, shard, late, begins, is_known=is_known)
+            for shard in shards
+            # Of a closed shard only its days until then may be late.
+            if not shard.has_ended(today) or late.get(shard.name)
+        ]
+        return self._sla("load", load, tasks, self._load_command(load, [one for one in late.values() if one]))
+
+    def _begins(self, known: date | None) -> Callable[[Shard], date]:
+        """Give the first expected day of each shard. A load that never ran and has no start_date is due at once."""
+        first = known or self._yesterday - _DAY
+        return lambda shard: max(first, shard.from_date or first)
+
+    def _task(
+        self,
+        load: Load,
+        shard: Shard,
+        slices_late: Mapping[str, Late | None],
+        begins: Callable[[Shard], date],
+        *,
+        is_known: bool,
+    ) -> Task:
+        good = self._good.get(task_name(load.name, shard.name), ())
+        last = max((started for _, started in good), default=None)
+        expected = None
+        if last is None and (is_known or shard.from_date is not None):
+            expected = start_of_day(begins(shard), shard.zoneinfo)
+        max_age = None if shard.has_ended(self._yesterday + _DAY) else load.max_age
+        old_since, is_old = self._old(max_age, last, expected)
+        late = slices_late.get(shard.name)
+        is_due = shard.name in slices_late or max_age is not None
+        if load.deadline is not None and load.slice_by is None:
+            covered = self._day_before(last) if last else None
+            late, due = self._whole_late(load.deadline, covered, begins(shard))
+            is_due = is_due or due
+        return Task(shard.name, last, is_due, late, is_old, old_since)
+
+    def _slices_late(
+        self, load: Load, shards: list[Shard], clock: time, begins: Callable[[Shard], date]
+    ) -> dict[str, Late | None]:
+        """Give the shards that have a slice whose deadline is over, each with what it lacks."""
+        first = min(map(begins, shards), default=self._yesterday)
+        expected = load.model_copy(update={"start_date": first})
+        coverage = cover(self._project, self._store, [(expected, shards)], self._days, self._now)
+        found: dict[str, Late | None] = {}
+        dues: dict[str, list[datetime]] = {}
+        for row in coverage.rows:
+            if row.shard.zone not in dues:
+                dues[row.shard.zone] = self._dues(load, row.shard, clock)
+            is_due = [
+                (day, due, cell.complete)
+                for day, due, cell in zip(self._days, dues[row.shard.zone], row.cells, strict=True)
+                if cell.is_expected and due <= self._now
+            ]
+            if is_due:
+                found[row.shard.name] = _late([(day, due) for day, due, complete in is_due if not complete])
+        return found
+
+    def _dues(self, load: Load, shard: Shard, clock: time) -> list[datetime]:
+        ends = (make_slice(self._project, load, shard, day).end_at for day in self._days)
+        return [
+            due_at(day, end, clock, self._zone)
+            for day, end in zip(self._days, ends, strict=True)
+            if end is not None
+        ]
+
+    def _old(
+        self, max_age: timedelta | None, last: datetime | None, expected: datetime | None
+    ) -> tuple[datetime | None, bool]:
+        """Tell since when a task is too old, and whether it is. Without a success its age is since it is expected."""
+        if max_age is None:
+            return None, False
+        newest = last or expected
+        if newest is None:
+            return None, True
+        return (newest + max_age, True) if self._now - newest > max_age else (None, False)
+
+    # What to do
+
+    def _sla(
+        self, kind: Literal["load", "report"], work: Load | Report, tasks: Sequence[Task], command: str
+    ) -> Sla:
+        coming = next_deadline(self._now, work.deadline, self._zone) if work.deadline is not None else None
+        is_missed = any(task.is_missed for task in tasks)
+        return Sla(
+            kind, work.name, work.deadline, work.max_age, tuple(tasks), coming, command if is_missed else None
+        )
+
+    def _load_command(self, load: Load, late: Sequence[Late]) -> str:
+        if not late:
+            return self._command("load", load.name, "--date", "today")
+        oldest, newest = min(one.oldest for one in late), max(one.newest for one in late)
+        return fill_command(Gap(load.name, (), oldest, newest), self._project.root, named=False)
+
+    def _command(self, *words: str) -> str:
+        return shlex.join(["dwhctl", *words, "--project", str(self._project.root)])
+
+
+def _late(lacking: Sequence[tuple[date, datetime]]) -> Late | None:
+    """Put a task's incomplete days together, each with its deadline; the oldest comes first."""
+    if not lacking:
+        return None
+    return Late(lacking[0][0], lacking[-1][0], len(lacking), min(due for _, due in lacking))

@@ -1,1 +1,0 @@
-"""Moving over from Airflow: its exported connections and variables become tables of the configuration."""

@@ -1,0 +1,12 @@
+"""What every run needs, whatever it does.
+
+Read in this order:
+- `plan`: which slices of which loads, and whether the data of a report is complete.
+- `run_context` begins a run: run id, locks, recovery. `locks` (and the state folder), `slots`, `recovery` of dead runs.
+- `prepare` creates and describes the target tables.
+- `events`: what a run publishes while it works, and its result. `messages`: what goes to workers and back.
+- `failures` groups failures and proposes the commands that retry them.
+- `fanout` asks many systems at once.
+- `log` writes the run's log, `log_reader` reads it.
+Requests come in as a plan; results leave as events.
+"""

@@ -1,0 +1,235 @@
+"""What crosses the border between the parent and its workers: frozen, small, picklable."""
+
+from __future__ import annotations
+
+import logging
+import random
+import traceback
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
+from dwhctl.core.secrets import mask
+from dwhctl.core.words import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from dwhctl.core.columns import Column
+    from dwhctl.project.connections import Connection
+    from dwhctl.project.days import Slice
+    from dwhctl.project.loads import Shard
+    from dwhctl.project.templates import Query
+    from dwhctl.systems.base.target import StagingGroup
+
+
+Level = Literal["info", "warning", "error"]
+_MOST_TRACEBACK = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTable:
+    """The table that a load writes to, as it stood when the run looked; `patience` is its load's timeout."""
+
+    connection: Connection
+    name: str
+    columns: tuple[Column, ...]
+    state_dir: Path
+    patience: timedelta = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The columns that a shard has delivered before, in lower case, with their declared types."""
+
+    shard: str
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StageOrder:
+    """All that a worker needs to stage one slice: one attempt, one session, one token."""
+
+    slice: Slice
+    shard: Shard
+    source: Connection
+    query: Query
+    key: tuple[str, ...]
+    slice_by: str | None
+    table: TargetTable
+    group: StagingGroup
+    token: str
+    etl_id: int
+    fill_missing: bool = False
+    delivered: Delivered | None = None
+    login_known: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, in words that may be shown.
+
+    `connection` is the one that could not be made, when that was the reason. `cause` is what stands behind this
+    failure: of a slice that was never tried because its connection is parked, what parked it. `about`, `line` and
+    `place` are those of the error. `traceback` is that of a defect.
+    """
+
+    error_class: str
+    message: str
+    permanent: bool
+    new_columns: tuple[Column, ...] = ()
+    connection: str | None = None
+    cause: Failure | None = None
+    about: About = About.SQL
+    line: int | None = None
+    place: str = ""
+    traceback: str | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Describe an error; what is not an AttemptError is a defect, and permanent."""
+        if not isinstance(error, AttemptError):
+            message = mask(f"{type(error).__name__}: {error}")
+            return cls(InternalError.__name__, message, permanent=True, traceback=_traceback(error))
+        new = tuple(error.new_columns) if isinstance(error, SchemaDriftError) else ()
+        connection = getattr(error, "connection", None)
+        return cls(
+            type(error).__name__,
+            mask(str(error)),
+            error.permanent,
+            new,
+            connection,
+            about=error.about,
+            line=error.line,
+            place=error.place,
+        )
+
+    def is_a(self, *classes: type[DwhctlError]) -> bool:
+        """Tell whether the error was of one of these classes."""
+        return is_error(self.error_class, *classes)
+
+
+def _traceback(error: BaseException) -> str | None:
+    """Give where a defect came from, the end of it if it is long; None of an error that was never raised."""
+    if error.__traceback__ is None:
+        return None
+    return mask("".join(traceback.format_exception(error)))[-_MOST_TRACEBACK:]
+
+
+@dataclass(frozen=True, slots=True)
+class LogMessage:
+    """What a library said through `logging`: a warning or an error, by the name of its logger."""
+
+    at: datetime
+    level: Level
+    logger: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What came of a StageOrder. `seconds` says where its time went, by step; `failed_in` is the step that failed.
+
+    `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
+    types by name in lower case.
+    """
+
+    token: str
+    rows: int = 0
+    bytes: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    filled: Mapping[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    failed_in: str | None = None
+    said: tuple[LogMessage, ...] = ()
+
+
+_LONGEST_SECONDS = 600.0
+
+
+def retry_seconds(delay: timedelta, failures: int) -> float:
+    """Give the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
+    base = delay.total_seconds() * 2.0 ** (failures - 1)
+    return min(base, _LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+
+
+_MOST_CHARACTERS = 4000
+_MOST_SAID = 50
+_FORMAT = logging.Formatter()
+
+
+class _Ear(logging.Handler):
+    """Hands on what was said. `aloud`: to stderr as well, where Python writes it when nobody listens."""
+
+    def __init__(self, take: Callable[[LogMessage], None], *, aloud: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._take = take
+        self._aloud = aloud
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = mask(_FORMAT.format(record))
+        except Exception:  # its arguments do not fit its text: that is not the run's trouble
+            text = mask(str(record.msg))
+        at = datetime.fromtimestamp(record.created, UTC)
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._take(LogMessage(at, level, record.name, text[:_MOST_CHARACTERS]))
+        if self._aloud and logging.lastResort is not None and logging.getLogger().handlers == [self]:
+            logging.lastResort.handle(
+                logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
+            )
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(mask(super().format(record)))
+
+
+def speak_plainly() -> None:
+    """Make printable what libraries write to stderr by `logging` while nobody listens: it quotes servers."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
+
+
+@contextmanager
+def heard(take: Callable[[LogMessage], None], *, aloud: bool = False) -> Iterator[None]:
+    """Hand on what libraries say in the block, unless it is heard already: a worker may be the parent itself."""
+    root = logging.getLogger()
+    if any(isinstance(one, _Ear) for one in root.handlers):
+        yield
+        return
+    ear = _Ear(take, aloud=aloud)
+    root.addHandler(ear)
+    try:
+        yield
+    finally:
+        root.removeHandler(ear)
+
+
+class Ears:
+    """Keeps the first of what is said, and counts the rest."""
+
+    def __init__(self) -> None:
+        self._said: list[LogMessage] = []
+        self._more = 0
+
+    def take(self, said: LogMessage) -> None:
+        """Take one in."""
+        if len(self._said) < _MOST_SAID:
+            self._said.append(said)
+        else:
+            self._more += 1
+
+    def said(self) -> tuple[LogMessage, ...]:
+        """Give what was said, and how much more there was."""
+        if not self._more:
+            return tuple(self._said)
+        last = self._said[-1]
+        return (
+            *self._said,
+            LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these"),
+        )

@@ -1,0 +1,344 @@
+"""How every run that does work begins: take what it holds until its end, then put right what dead runs left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from dwhctl.core.errors import AttemptError, LockHeldError, SessionsError, StateDirError
+from dwhctl.core.faults import reach
+from dwhctl.core.files import open_for_update, open_regular
+from dwhctl.core.waiting import waited
+from dwhctl.runtime.events import Notice
+from dwhctl.runtime.locks import Lock, held_in_sessions, held_work, shown_holder
+from dwhctl.runtime.recovery import Reaper
+from dwhctl.runtime.slots import WORKERS, connection_limits
+from dwhctl.sessions import open_store
+from dwhctl.systems.duckdb.spill import remove_left_behind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import ExitStack
+
+    from dwhctl.project.loads import Load
+    from dwhctl.project.model import Project
+    from dwhctl.runtime.locks import StateDir
+    from dwhctl.runtime.slots import Slots
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.systems.base.target import Target
+
+
+#: So many ids are handed out between two waits for the disk.
+_AT_ONCE = 10_000
+#: The file is not believed when it is so far above the ids of the sessions database and of the warehouse: a month of
+#: 336,000 sessions a day. An id is a 32-bit number in many a sessions table, and must not be used up by one line.
+MOST_AHEAD = 10_000_000
+_FORM = re.compile(rb"([0-9]{19}) ([0-9]{19}) ([0-9a-f-]{36})\n")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NO_BOOT = "-" * 36
+_ETL_ID_LOCK_SECONDS = 10.0
+_MOST_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the file says. `floor` is what ids must go on above."""
+
+    highest: int = 0
+    reserved: int = 0
+    boot: str = _NO_BOOT
+
+    @property
+    def floor(self) -> int:
+        """Return the highest id that may have been handed out."""
+        return self.highest if self.boot == _boot() else max(self.highest, self.reserved)
+
+
+class EtlIds:
+    """The file of one state folder. Threads and processes may use it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def read(self) -> Remembered:
+        """Return what the file says; nothing when there is none. Raise StateDirError when it cannot be read."""
+        try:
+            with self._lock, open_regular(self._path, follow=False) as file, _locked(file, fcntl.LOCK_SH):
+                return _parsed(file.read(_MOST_BYTES))
+        except FileNotFoundError:
+            return Remembered()
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+
+    def note(self, etl_id: int) -> None:
+        """Remember that ids up to this one are handed out, before they are used. Raise StateDirError."""
+        self._write(lambda known: etl_id > known.highest, etl_id)
+
+    def correct(self, etl_id: int) -> None:
+        """Remember this id in place of what the file says. Raise StateDirError."""
+        self._write(lambda _known: True, etl_id)
+
+    def _write(self, is_due: Callable[[Remembered], bool], etl_id: int) -> None:
+        try:
+            is_new = not self._path.exists()
+            with self._lock, open_for_update(self._path) as file, _locked(file, fcntl.LOCK_EX):
+                try:
+                    known = _parsed(file.read(_MOST_BYTES))
+                except ValueError:
+                    known = Remembered()
+                if not is_due(known):
+                    return
+                boot = _boot()
+                is_sure = known.boot == boot and etl_id <= known.reserved <= etl_id + _AT_ONCE
+                reserved = known.reserved if is_sure else etl_id + _AT_ONCE
+                line = f"{etl_id:019} {reserved:019} {boot}\n".encode()
+                os.pwrite(file.fileno(), line, 0)
+                if not is_sure:
+                    os.ftruncate(file.fileno(), len(line))
+                    os.fsync(file.fileno())
+            if is_new:
+                _sync_folder(self._path.parent)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError | ValueError) -> StateDirError:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return StateDirError(
+            f"{self._path}, which remembers the highest etl_id that was handed out, cannot be used: {why}; delete it if"
+            " the sessions database was not restored from a backup"
+        )
+
+
+@contextmanager
+def _locked(file: BinaryIO, how: int) -> Iterator[None]:
+    """Lock the file, which others hold for a moment only, until it is closed. Raise OSError."""
+    until = time.monotonic() + _ETL_ID_LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise OSError(error.errno, "another process holds a lock on it") from error
+            time.sleep(0.01)
+    yield
+
+
+def go_on_above(
+    store: SessionStore, ids: EtlIds, in_warehouse: Callable[[], int], tell: Callable[[Notice], None]
+) -> None:
+    """Raise the ids of a sessions database that would hand out again what this machine has handed out.
+
+    `in_warehouse` returns the highest etl_id of the loads' tables; it is asked only where the file does not agree with
+    the database. Raise SessionsError when the file cannot be believed and the warehouse not be asked.
+    """
+    last = store.last_id()
+    try:
+        known = ids.read()
+    except StateDirError as error:
+        held = _asked(in_warehouse, str(error))
+        _lift(store, last, held)
+        tell(Notice(f"{error}; etl_ids go on above {max(last, held)}, the highest that is known"))
+        ids.correct(max(last, held))
+        return
+    if last >= known.highest and known.floor <= last + MOST_AHEAD:
+        # As it should be; after a power cut a few ids may be missing from the file.
+        _lift(store, last, known.floor)
+        return
+    try:
+        held = in_warehouse()
+    except AttemptError as error:
+        if known.floor > last + MOST_AHEAD:
+            raise _not_believed(known, last, error) from error
+        held = 0
+    if known.floor > max(last, held) + MOST_AHEAD:
+        tell(
+            Notice(
+                f"{_doubtful(known)}, more than {MOST_AHEAD:,} above the highest of the sessions database ({last})"
+                f" and of the warehouse ({held}): it is not believed, and corrected"
+            )
+        )
+        _lift(store, last, held)
+        ids.correct(max(last, held))
+        return
+    floor = max(known.floor, held)
+    _lift(store, last, floor)
+    tell(
+        Notice(
+            f"the sessions database would hand out the etl_id {last + 1} again: this machine has handed out"
+            f" {known.highest}. It was restored from a backup, or is another one: etl_ids go on above {floor}."
+            " What was loaded since the backup counts as not loaded: dwhctl report gaps"
+        )
+    )
+
+
+def _lift(store: SessionStore, last: int, floor: int) -> None:
+    if floor > last:
+        store.lift_ids(floor)
+
+
+def _asked(in_warehouse: Callable[[], int], why: str) -> int:
+    try:
+        return in_warehouse()
+    except AttemptError as error:
+        raise SessionsError(
+            f"{why}; nor can the warehouse be asked which etl_ids it holds: {error}"
+        ) from error
+
+
+def _doubtful(known: Remembered) -> str:
+    return f"the state folder remembers the etl_id {known.floor}"
+
+
+def _not_believed(known: Remembered, last: int, error: AttemptError) -> SessionsError:
+    return SessionsError(
+        f"{_doubtful(known)}, the sessions database only {last}, and the warehouse cannot be asked which it holds:"
+        f" {error}"
+    )
+
+
+def _parsed(content: bytes) -> Remembered:
+    if not content:
+        return Remembered()  # made, and not yet written
+    if (found := _FORM.fullmatch(content)) is None:
+        raise ValueError("its content is not what dwhctl writes")
+    return Remembered(int(found[1]), int(found[2]), found[3].decode())
+
+
+def _boot() -> str:
+    """Return an id of this start of the machine: what was written before it may not have reached the disk."""
+    try:
+        return _BOOT.read_text("ascii").strip()[:36].ljust(36, "-")
+    except OSError:
+        return _NO_BOOT
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_LOCK_SECONDS = 30.0
+
+
+def new_run_id() -> str:
+    """Give the id of a new run: it begins with the time in UTC."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def limits_of(project: Project) -> dict[str, int | None]:
+    """Give how many may use each connection, or be a worker, at once."""
+    return connection_limits(project) | {WORKERS: project.max_workers}
+
+
+@contextmanager
+def _with_remedy(wait: float) -> Iterator[None]:
+    """Say how to wait for a lock that is held."""
+    try:
+        yield
+    except LockHeldError as error:
+        longer = f"waited {wait:g} s for it; wait longer" if wait else "try again later, or wait for it"
+        raise LockHeldError(f"{error}; {longer}: --wait 10m") from None
+
+
+@dataclass(slots=True)
+class RunContext:
+    """A run's way in. `leaves_lock` tells at its end whether the next run has something to reap.
+
+    `check` may refuse the run once its locks are held; `unknown` gives loads whose tables may hold etl_ids that the
+    sessions table does not know of.
+
+    After `enter`, `blocked` says why a load or report must wait: a dead run's sessions of it could not be closed.
+    """
+
+    run_id: str
+    command: str
+    project: Project
+    state: StateDir
+    slots: Slots
+    targets: Mapping[str, Target]
+    tell: Callable[[Notice], None]
+    leaves_lock: Callable[[], bool]
+    check: Callable[[SessionStore], None] = lambda _store: None
+    unknown: Callable[[SessionStore], Sequence[Load]] = lambda _store: ()
+    blocked: dict[str, AttemptError] = field(default_factory=dict)
+
+    def enter(self, stack: ExitStack, work: Mapping[str, str], wait: float) -> SessionStore:
+        """Take the locks of its work, the sessions and its run lock, then reap dead runs.
+
+        `work` are the locks' names, each with what is done under it in words; they are waited for `wait` seconds.
+        """
+        self.state.make()
+        remove_left_behind(self.state.path)
+        until = time.monotonic() + wait
+        with _with_remedy(wait):
+            stack.enter_context(held_work(self.state.work_locks, work, self.command, wait))
+        store = stack.enter_context(open_store(self.project.sessions))
+        store.prepare()
+        with _with_remedy(wait):
+            stack.enter_context(held_in_sessions(store, work, until - time.monotonic()))
+        self.check(store)
+        self._never_reuse_ids(store)
+        ids = EtlIds(self.state.etl_ids)
+        go_on_above(store, ids, lambda: self._highest_in(self.project.loads.values()), self.tell)
+        store.handed_out = ids.note
+        self._hold_run(stack, store)
+        reach("run.held")
+        reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.tell)
+        reaper.reap_dead_runs(self.run_id, work)
+        self.blocked = reaper.blocked
+        return store
+
+    def _never_reuse_ids(self, store: SessionStore) -> None:
+        """In a sessions table that does not know a table yet go on above the etl_ids that stand in it."""
+        try:
+            highest = self._highest_in(self._unknown_loads(store))
+        except AttemptError as error:
+            if not self._unknown_loads(store):
+                return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
+            raise SessionsError(
+                f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
+            ) from error
+        if highest:
+            store.lift_ids(highest)
+
+    def _unknown_loads(self, store: SessionStore) -> Sequence[Load]:
+        return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
+
+    def _highest_in(self, loads: Iterable[Load]) -> int:
+        """Return the highest etl_id in the tables of these loads. Raise AttemptError."""
+        tables = {(load.target, load.table) for load in loads}
+        return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
+
+    def _highest_etl_id(self, target: str, table: str) -> int:
+        with self.slots.held(target):
+            return self.targets[target].highest_etl_id(table)
+
+    def _hold_run(self, stack: ExitStack, store: SessionStore) -> None:
+        lock = Lock(self.state.run_lock(self.run_id))
+        # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
+        until = time.monotonic() + _LOCK_SECONDS
+        with waited(_LOCK_SECONDS) as waiting:
+            while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):
+                holder = shown_holder(lock.holder())
+                if time.monotonic() > until:
+                    raise StateDirError(f"cannot take the run's own lock {lock.path}: it is held by {holder}")
+                waiting.note(partial("{}, which has the lock of this run".format, holder))
+                lock.release()
+                time.sleep(0.05)
+        # The file is left behind when the run does not end in order: the next run reaps it then.
+        stack.callback(lambda: lock.release(remove=not self.leaves_lock()))

@@ -1,0 +1,342 @@
+"""What a target must do: stage slices in many workers at once, publish them in one place.
+
+A new system fulfils this contract and passes `tests/contract/test_targets.py`:
+
+- Workers only ever call `Target.stage`. A staged row is seen by nobody until the parent publishes its token.
+- The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
+  it is after. Leaving the block by an exception rolls back.
+- Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
+- A report is replaced in a `Refresh`: one transaction, too, that deletes all rows of a table and inserts those of a
+  source. Readers see the old rows or the new ones, never none and never both: nothing of it may commit by itself
+  (TRUNCATE does, on some systems), and each statement is sent alone, its answer read to the end.
+- `inspection` only reads, and takes no lock that a load would wait for. What it finds is measured by the engine itself,
+  by the forms of `dwhctl/systems/base/fingerprint.py`; no rows travel but one key of those that are named.
+- No wait is without an end: no answer within the target's `patience` is an error.
+- The dispatch loop's threads open groups and publish at the same time.
+- Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
+  (the statement or a value, for good), TargetError (may go away), StagingError. No error text holds a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from dwhctl.core.errors import ValueRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import timedelta
+
+    import pyarrow as pa
+
+    from dwhctl.core.columns import Column
+    from dwhctl.project.days import Slice
+    from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.inspection import Inspection
+
+
+@dataclass(frozen=True, slots=True)
+class StagingGroup:
+    """Where the slices of one publish group are staged: `name` is unique within the run."""
+
+    run_id: str
+    name: str
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagedSlice:
+    """A slice whose rows are staged under `token` and wait to be published.
+
+    `columns` are those of the source, `filled` those of the target that are NULL in its rows because the source lacks
+    them: declared types by name in lower case.
+    """
+
+    slice: Slice
+    token: str
+    etl_id: int
+    rows: int
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
+    filled: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshColumn:
+    """One column of a refresh: `declared` is the system's word for its type.
+
+    `known` describes it; None for a type that no load writes. An `untyped` one is a bare NULL or literal of a query.
+    """
+
+    name: str
+    declared: str
+    known: Column | None
+    untyped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshColumns:
+    """The columns of a refresh: the source's and the table's, in their order.
+
+    `filled` are those of the table that have a value without one from the source: a DEFAULT, an IDENTITY.
+    """
+
+    source: tuple[RefreshColumn, ...]
+    table: tuple[RefreshColumn, ...]
+    filled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """A column of a refresh whose type is narrower in the table than in the source; both are known."""
+
+    source: RefreshColumn
+    table: RefreshColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """What is wrong with a table as a target. One that `blocks` makes loads fail; another only slows them."""
+
+    text: str
+    blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement as it is sent, with its bound values by their names in it. `about` says when, or what for."""
+
+    sql: str
+    values: Mapping[str, object] = field(default_factory=dict)
+    about: str = ""
+
+
+#: What the statements of a publication are for.
+HELD = "the rows that the slice has in the table"
+STAGED = "the rows that are staged; another number than was extracted fails the slice"
+DELETE = "only where the slice has rows in the table"
+INSERT = "another number of rows than was staged is rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumns:
+    """What a warehouse knows of a table. Where nothing was asked, `names` is empty and placeholders are shown.
+
+    `slice_by` is the column by which the table is sliced, or only its name; `narrowed` is a refresh's.
+    """
+
+    table: str
+    slice_by: Column | str | None = None
+    names: Sequence[str] = ()
+    narrowed: Sequence[Narrowing] = ()
+
+    def listed(self, quote: Callable[[str], str]) -> str:
+        """Return the names as a statement has them, or the placeholder."""
+        return ", ".join(map(quote, self.names)) or f"<columns of {self.table}>"
+
+
+class Stage(ABC):
+    """One slice on its way into staging. Leaving the block by an exception drops what was written."""
+
+    @abstractmethod
+    def write(self, batches: Iterator[pa.RecordBatch]) -> int:
+        """Stage all the batches, ready to be published, and give their size in bytes.
+
+        The batches have the target's columns. They are pulled one by one, so that memory does not grow with their
+        number and extraction goes on while the target works. What they raise comes out of here as it is.
+        Raise StagingError or ValueRefusedError.
+        """
+
+    @abstractmethod
+    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+        """After `write`: give one key that stands twice among the staged rows, if there is one."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Drop what was written."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if kind is not None:
+            self.discard()
+
+
+class Publication(ABC):
+    """One publishing transaction."""
+
+    @abstractmethod
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
+
+    @abstractmethod
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        """Count the staged rows of each token."""
+
+    @abstractmethod
+    def delete(self, slices: Sequence[Slice]) -> None:
+        """Delete the target's rows of these slices."""
+
+    @abstractmethod
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        """Insert the rows staged under these tokens and give their number."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` tells.
+
+        A target whose server may still be at the commit then ends it before it counts or publishes again.
+        """
+
+
+class Refresh(ABC):
+    """One transaction that replaces all rows of a table."""
+
+    @abstractmethod
+    def columns(self) -> RefreshColumns:
+        """Look at the columns of both sides. Raise TargetRefusedError when the source or the table is not there."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Delete every row of the table."""
+
+    @abstractmethod
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
+        """Insert the source's rows, column by column of the same name, and give their number.
+
+        Raise ValueRefusedError for a value of a `narrowed` column that would change, and TargetRefusedError for one
+        that the server refuses.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit. Any AttemptError of it leaves the outcome in doubt: the old rows stand, or the new ones.
+
+        Nothing in the table tells which, and nothing has to: refreshing again is right in both cases.
+        """
+
+
+class Target(ABC):
+    """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
+
+    @abstractmethod
+    def run_statements(self, statements: Sequence[str]) -> None:
+        """Run statements one at a time, each committed by itself (a load's `create`)."""
+
+    @abstractmethod
+    def columns(self, table: str) -> Sequence[Column]:
+        """Give the table's columns in their order. Raise TargetRefusedError when there is no such table."""
+
+    def concerns(self, table: str) -> Sequence[Concern]:  # noqa: ARG002
+        """Look for what stands in the way of loads into the table: privileges, keys that make them wait."""
+        return ()
+
+    @abstractmethod
+    def declaration(self, column: Column) -> str:
+        """Return the system's type that holds the values of another system's column.
+
+        Raise TargetRefusedError when there is none.
+        """
+
+    @abstractmethod
+    def add_columns(self, table: str, columns: Sequence[Column]) -> None:
+        """Add nullable columns that the table does not have yet."""
+
+    @abstractmethod
+    def open_group(self, group: StagingGroup) -> None:
+        """Make the group's staging object."""
+
+    @abstractmethod
+    def drop_group(self, group: StagingGroup) -> None:
+        """Drop the group's staging object with all that is in it."""
+
+    @abstractmethod
+    def drop_run(self, run_id: str) -> None:
+        """Drop everything that the run staged."""
+
+    @abstractmethod
+    def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        """Begin to stage a slice (in a worker)."""
+
+    @abstractmethod
+    def publication(
+        self, table: str, slice_by: str | None, patience: timedelta
+    ) -> AbstractContextManager[Publication]:
+        """Begin a publishing transaction on the table; no statement of it is waited for longer than `patience`."""
+
+    @abstractmethod
+    def refresh(self, table: str, source: RowSource, patience: timedelta) -> AbstractContextManager[Refresh]:
+        """Begin a transaction that replaces the table's rows; no statement of it is waited for longer than `patience`.
+
+        Leaving the block without a commit rolls back, and by an error leaves the old rows where they were.
+        """
+
+    @abstractmethod
+    def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
+        """Return what a publication of one slice sends, in its order, without a connection.
+
+        `<start>` and `<end>` are shown where the column's type is not known; what an attempt chooses is a
+        placeholder as well: `<token>`, and where it is staged.
+        """
+
+    @abstractmethod
+    def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
+        """Return what a refresh sends, in its order, without a connection."""
+
+    def settle(self) -> None:  # noqa: B027 - a file has no server that goes on by itself
+        """End what the server may still be doing after a failed or interrupted piece of work; locks go with it.
+
+        Also after `interrupt`. Raise AttemptError when that cannot be done.
+        """
+
+    @abstractmethod
+    def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:
+        """Look at a table that is sliced by a column."""
+
+    @abstractmethod
+    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        """Count the target's rows by etl_id; an id without rows is left out. A missing table holds none."""
+
+    @abstractmethod
+    def highest_etl_id(self, table: str) -> int:
+        """Give the highest etl_id in the table; 0 when it has no rows or is not there."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """From another thread, for good: make the statement that runs now, and every wait, fail soon."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """Give the system's name and version: a real round trip."""
+
+
+#: How much of a value an error shows.
+SHOWN_CHARACTERS = 100
+_MARK = "dwhctl-refused"
+_CARRIED = re.compile(rf"{_MARK}:(\d+):(.*?):{_MARK}", re.DOTALL)
+
+
+def carried(number: int, shown: str) -> str:
+    """Write the SQL of a message that carries a value (an SQL expression for its text) out of a query."""
+    return f"'{_MARK}:{number}:' || LEFT({shown}, {SHOWN_CHARACTERS}) || ':{_MARK}'"
+
+
+def refused_value(said: str, table: str, narrowed: Sequence[Narrowing]) -> ValueRefusedError | None:
+    """Make the error of a value that the engine's message carries; None when it carries none."""
+    match = _CARRIED.search(said)
+    if match is None:
+        return None
+    one = narrowed[int(match[1])]
+    return ValueRefusedError(
+        f"{table}.{one.table.name}: the value {match[2]} does not fit {one.table.declared} (the source gives"
+        f" {one.source.declared}); nothing was changed. Write the CAST or ROUND that is wanted into the source, or"
+        " change the table's column"
+    )

@@ -1,0 +1,380 @@
+"""Write to a warehouse that is a DuckDB file: stage Parquet files, publish them in one transaction.
+
+The file serves one writer or many readers, so it is open only while something is done in it, and only the
+parent opens it: the workers write their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import (
+    AttemptError,
+    DatabaseMissingError,
+    StagingError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+)
+from dwhctl.core.files import denied, inside
+from dwhctl.systems.base.inspection import Inspection
+from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.duckdb import client as engine
+from dwhctl.systems.duckdb import staging as sent
+from dwhctl.systems.duckdb.spill import SpillFolder
+from dwhctl.systems.duckdb.staging import (
+    DuckdbRefresh,
+    conditions,
+    described,
+    is_zoned,
+    of_shards,
+    refresh_statements,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import timedelta
+    from pathlib import Path
+
+    from dwhctl.core.columns import Column
+    from dwhctl.project.connections import DuckdbConnection
+    from dwhctl.project.days import Slice
+    from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.target import Statement, TableColumns
+
+_THREADS = 2
+#: What a report's query gets when the connection does not say; it sorts and groups, and spills what goes beyond.
+_REFRESH_MEMORY = "256MiB"
+
+
+class DuckdbTarget(Target):
+    """A DuckDB file. The lock lets one thread of the parent use it at a time."""
+
+    def __init__(self, connection: DuckdbConnection, state_dir: Path) -> None:
+        self._connection = connection
+        self._state_dir = state_dir
+        self._staging = state_dir / "staging"
+        self._one_user = threading.Lock()
+        self._running: duckdb.DuckDBPyConnection | None = None
+        self._interrupted = threading.Event()
+
+    def run_statements(self, statements: Sequence[str]) -> None:
+        with self._open(spills=True) as db:
+            for statement in statements:
+                with self.at_statement(statement):
+                    db.execute(statement)
+
+    def columns(self, table: str) -> Sequence[Column]:
+        with self._open() as db:
+            return described(db, table)
+
+    def declaration(self, column: Column) -> str:
+        return _type_of(column)
+
+    def add_columns(self, table: str, columns: Sequence[Column]) -> None:
+        with self._open() as db:
+            for new in columns:
+                db.execute(
+                    f"ALTER TABLE {engine.quote(table)}"
+                    f" ADD COLUMN IF NOT EXISTS {engine.quote_column(new.name)} {_type_of(new)}"
+                )
+
+    def open_group(self, group: StagingGroup) -> None:
+        try:
+            self._folder(group).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StagingError(f"cannot stage in {self._folder(group)}: {error.strerror}") from error
+
+    def drop_group(self, group: StagingGroup) -> None:
+        shutil.rmtree(self._folder(group), ignore_errors=True)
+
+    def drop_run(self, run_id: str) -> None:
+        try:
+            folder = inside(self._staging, run_id)
+        except ValueError:
+            return  # no run has such a folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        from dwhctl.systems.duckdb.staging import ParquetStage
+
+        return ParquetStage(self._file(group, token), columns)
+
+    @contextmanager
+    def publication(
+        self,
+        table: str,
+        slice_by: str | None,
+        patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
+    ) -> Iterator[Publication]:
+        with self._open(spills=True) as db:
+            self._make_room(db, table)
+            db.execute(sent.BEGIN)
+            # Leaving without a commit closes the connection, which rolls back.
+            yield DuckdbPublication(self, db, table, slice_by)
+
+    @contextmanager
+    def refresh(
+        self,
+        table: str,
+        source: RowSource,
+        patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
+    ) -> Iterator[Refresh]:
+        with self._open(spills=True) as db:
+            db.execute(f"SET memory_limit = '{self._connection.memory_limit or _REFRESH_MEMORY}'")
+            db.execute(sent.BEGIN)
+            # Leaving without a commit closes the connection, which rolls back.
+            yield DuckdbRefresh(self, db, table, source)
+
+    def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
+        file = self._file(StagingGroup("<run>", "<group>", columns.table), "<token>")
+        return sent.publish_statements(file, slice, columns)
+
+    def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
+        return refresh_statements(source, columns)
+
+    @contextmanager
+    def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
+        if not self._connection.path.exists():
+            raise TargetRefusedError(f"there is no warehouse {self._connection.path} yet")
+        with self._open(read_only=True, spills=True) as db:
+            self._make_room(db, table)
+            yield DuckdbInspection(self, db, table, slice_by)
+
+    def _make_room(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
+        columns = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0").columns
+        limit = engine.memory_limit(self._connection.memory_limit, len(columns))
+        db.execute(f"SET memory_limit = '{limit}'")
+
+    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
+        rows = self._rows_if_there(
+            f"SELECT etl_id, count(*) FROM {engine.quote(table)}"
+            " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
+            {"ids": list(etl_ids)},
+        )
+        return {int(etl_id): int(count) for etl_id, count in rows}
+
+    def highest_etl_id(self, table: str) -> int:
+        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {engine.quote(table)}", {}) or [(0,)]
+        return int(highest or 0)
+
+    def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
+        """Query a table that need not be there yet; nor need the warehouse."""
+        if not self._connection.path.exists():
+            return []
+        with self._open(spills=True) as db:
+            try:
+                return db.execute(sql, values).fetchall()
+            except duckdb.CatalogException:
+                return []
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+        if (running := self._running) is not None:
+            # It may be closed by its own thread at this moment.
+            with suppress(duckdb.ConnectionException):
+                running.interrupt()
+
+    def version(self) -> str:
+        with self._open() as db:
+            row = db.execute("SELECT version()").fetchone()
+            return f"DuckDB {row[0] if row else ''}"
+
+    def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[Path]:
+        """Give the paths of the staged files of these tokens."""
+        return [self._file(group, token) for token in tokens]
+
+    def _folder(self, group: StagingGroup) -> Path:
+        return inside(inside(self._staging, group.run_id), group.name)
+
+    def _file(self, group: StagingGroup, token: str) -> Path:
+        return self._folder(group) / f"{token}.parquet"
+
+    @contextmanager
+    def _open(self, *, read_only: bool = False, spills: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._one_user, closing(SpillFolder(self._state_dir if spills else None)) as spill:
+            try:
+                db = self._connect(spill, read_only=read_only)
+            except DatabaseMissingError as error:
+                raise TargetRefusedError(str(error)) from error
+            except duckdb.Error as error:
+                raise self.in_words(error) from error
+            self._running = db
+            try:
+                yield db
+            except duckdb.Error as error:
+                raise self.in_words(error) from error
+            finally:
+                self._running = None
+                db.close()
+
+    def _connect(self, spill: SpillFolder, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+        path = self._connection.path
+        if not path.parent.is_dir():
+            raise TargetRefusedError(
+                f"there is no folder {path.parent} for the warehouse {self._connection.name}"
+            )
+        return engine.open_file(
+            path,
+            read_only=read_only,
+            give_up=self._interrupted,
+            wait=self._connection.lock_wait.total_seconds(),
+            config={
+                "memory_limit": engine.memory_limit(self._connection.memory_limit),
+                "threads": _THREADS,
+                "preserve_insertion_order": False,
+                "temp_directory": spill.path,
+            },
+            # What is staged is read as Parquet files.
+            folders=[self._staging],
+            settings=["memory_limit"],
+        )
+
+    @contextmanager
+    def at_statement(self, statement: str) -> Iterator[None]:
+        """Keep with an error which statement of the user's it is about."""
+        try:
+            yield
+        except duckdb.Error as error:
+            raise engine.explain(error, self.in_words(error), statement) from error
+
+    def in_words(self, error: duckdb.Error) -> AttemptError:
+        """Tell what a DuckDB error means."""
+        return engine.explain(error, self._in_words(error))
+
+    def _in_words(self, error: duckdb.Error) -> AttemptError:
+        if engine.is_out_of_memory(error):
+            return TargetRefusedError(engine.more_memory(self._connection.name))
+        if engine.is_lock_conflict(error):
+            return TargetBusyError(
+                f"the warehouse {self._connection.path} is open in {engine.lock_holder(error)};"
+                f" waited {self._connection.lock_wait.total_seconds():g} s for it"
+            )
+        if isinstance(error, engine.REFUSALS):
+            return TargetRefusedError(engine.words(error))
+        if (number := engine.refused_file(error)) is not None:
+            return TargetRefusedError(self._refused(number))
+        return TargetError(f"{self._connection.path}: {engine.words(error)}")
+
+    def _refused(self, number: int) -> str:
+        path = self._connection.path
+        remedy = (
+            denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
+        )
+        return f"the warehouse {path} cannot be opened: {os.strerror(number)}; {remedy}"
+
+
+class DuckdbPublication(Publication):
+    """One transaction in the file."""
+
+    def __init__(
+        self, target: DuckdbTarget, db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None
+    ) -> None:
+        self._target = target
+        self._db = db
+        self._table = table
+        self._slice_by = slice_by
+        self._zoned = is_zoned(db, table, slice_by)
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for one in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
+            rows = self._send(one).fetchall()
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        where, values = of_shards(shards)
+        sql = held_values_sql(engine.quote(self._table), where, list(map(engine.quote_column, columns)))
+        return read_held_values(self._db.execute(sql, values).fetchall(), columns)
+
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        files = self._target.staged_files(group, tokens)
+        rows = self._send(sent.staged(files)).fetchall()
+        counts = {str(file): int(count) for file, count in rows}
+        return {
+            token: counts[str(file)] for token, file in zip(tokens, files, strict=True) if str(file) in counts
+        }
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for one in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
+            self._send(one)
+
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        files = self._target.staged_files(group, tokens)
+        row = self._send(sent.insert(self._table, files)).fetchone()
+        return int(row[0]) if row else 0
+
+    def commit(self) -> None:
+        try:
+            self._db.execute(sent.COMMIT)
+        except duckdb.Error as error:
+            raise self._target.in_words(error) from error
+
+    def _send(self, one: Statement) -> duckdb.DuckDBPyConnection:
+        return self._db.execute(one.sql, one.values)
+
+
+class DuckdbInspection(SqlInspection):
+    """Looks at a table of the file, which is open for reading."""
+
+    def __init__(
+        self,
+        target: DuckdbTarget,
+        db: duckdb.DuckDBPyConnection,
+        table: str,
+        slice_by: str | None,
+        mark: str = "",
+    ) -> None:
+        super().__init__("duckdb", engine.quote(table), sliced=slice_by is not None)
+        self._target = target
+        self._db = db
+        self._name = table
+        self._slice_by = slice_by
+        # Two tables in one query have values of their own.
+        self._mark = mark
+        self._zoned = is_zoned(db, table, slice_by)
+
+    def columns(self) -> Sequence[Column]:
+        return described(self._db, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> DuckdbInspection:
+        return DuckdbInspection(self._target, self._db, table, slice_by, mark="_beside")
+
+    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except duckdb.Error as error:
+            raise self._target.in_words(error) from error
+
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        return of_shards(shards)
+
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
+        return conditions(slices, self._slice_by, zoned=self._zoned, mark=self._mark)
+
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
+        return [f"${name}" for name in bound], bound
+
+    def _quoted(self, name: str) -> str:
+        return engine.quote_column(name)
+
+
+def _type_of(column: Column) -> str:
+    """Give the DuckDB type that holds the column's values."""
+    if column.kind is Kind.DECIMAL:
+        return f"DECIMAL({column.type.precision}, {column.type.scale})"
+    for declared, (kind, arrow) in engine.KINDS.items():
+        if kind is column.kind and arrow == column.type:
+            return declared
+    raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")

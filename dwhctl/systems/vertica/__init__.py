@@ -1,0 +1,11 @@
+"""Vertica as the warehouse, through vertica-python.
+
+Read in this order:
+- `client`: connections with bounded waits. `errors`: the meaning of an SQLSTATE. `types`: what a column can hold.
+- `target` is the contract's implementation; it uses the next three.
+- `staging` copies record batches into the staging table of a publish group, as delimited text.
+- `publication`: the transaction that replaces the rows of slices or of a report, and the inspection of a table.
+- `catalog`: names of tables and sessions, columns, privileges, and the sessions of dead runs.
+- `console`: ad hoc statements.
+Data goes from batches by COPY into the staging table, and by INSERT ... SELECT into the target.
+"""

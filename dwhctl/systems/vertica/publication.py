@@ -1,0 +1,320 @@
+"""One publishing transaction in Vertica: DELETE of the old rows, INSERT ... SELECT of the staged ones, COMMIT."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
+from dwhctl.project.templates import at_statement
+from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.systems.base.target import (
+    DELETE,
+    HELD,
+    INSERT,
+    STAGED,
+    Publication,
+    Refresh,
+    RefreshColumn,
+    RefreshColumns,
+    Statement,
+    TableColumns,
+    carried,
+    refused_value,
+)
+from dwhctl.systems.vertica import types as types
+from dwhctl.systems.vertica.catalog import (
+    TOKEN,
+    TableName,
+    conditions,
+    declared_columns,
+    described,
+    described_column,
+    existing_columns,
+    filled_columns,
+    of_shards,
+)
+from dwhctl.systems.vertica.client import literal, literals, quote
+from dwhctl.systems.vertica.errors import MISSING, is_sqlstate
+from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from dwhctl.core.columns import Column
+    from dwhctl.project.days import Slice
+    from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+    from dwhctl.systems.base.target import Narrowing, StagingGroup
+    from dwhctl.systems.vertica.client import VerticaClient
+
+
+_COMMIT = "COMMIT"
+
+
+class VerticaPublication(Publication):
+    """One transaction in one session. `slice_by` is the target's column by which it is sliced.
+
+    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
+    """
+
+    def __init__(
+        self,
+        session: VerticaClient,
+        table: TableName,
+        slice_by: Column | None,
+        staging: Callable[[StagingGroup], TableName],
+        doubt: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._table = table
+        self._slice_by = slice_by
+        self._staging = staging
+        self._doubt = doubt
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for where in self._conditions(slices):
+            rows = self._session.query(_held_sql(self._table, where))
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        sql = held_values_sql(self._table.sql, of_shards(shards), list(map(quote, columns)))
+        return read_held_values(self._session.query(sql), columns)
+
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        table = self._staging(group)
+        try:
+            rows = self._session.query(_staged_sql(table, tokens))
+        except AttemptError as error:
+            if is_sqlstate(error, MISSING):
+                raise gone(table) from error
+            raise
+        return {str(token): int(count) for token, count in rows}
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for where in self._conditions(slices):
+            self._session.query(_delete_sql(self._table, where))
+
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        # A group that was opened before the target got a new column still inserts rightly: by its own columns.
+        table = self._staging(group)
+        columns = declared_columns(self._session, table)
+        if not columns:
+            raise gone(table)
+        names = ", ".join(quote(name) for name, _, _ in columns if name != TOKEN)
+        answer = self._session.query(_insert_sql(self._table, table, names, tokens))
+        if answer:
+            return int(answer[0][0])
+        ((inserted,),) = self._session.query(
+            f"SELECT COUNT(*) FROM {self._table.sql} WHERE etl_id IN"
+            f" (SELECT etl_id FROM {table.sql} WHERE {TOKEN} IN ({literals(tokens)}))"
+        )
+        return int(inserted)
+
+    def commit(self) -> None:
+        try:
+            self._session.query(_COMMIT)
+        except AttemptError:
+            self._doubt(self._session.label)
+            raise
+
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[str]:
+        yield from _conditions(slices, self._slice_by)
+
+
+def publish_statements(staging: TableName, slice: Slice, columns: TableColumns) -> list[Statement]:
+    """Return what a publication of one slice sends."""
+    table, tokens = TableName.of(columns.table), ["<token>"]
+    (where,) = _conditions([slice], columns.slice_by)
+    insert = _insert_sql(table, staging, columns.listed(quote), tokens)
+    return [
+        Statement(_held_sql(table, where), about=HELD),
+        Statement(_staged_sql(staging, tokens), about=STAGED),
+        Statement(_delete_sql(table, where), about=DELETE),
+        Statement(insert, about=INSERT),
+        Statement(_COMMIT),
+    ]
+
+
+def _conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
+    for shards, bounds in conditions(slices, slice_by):
+        yield f"{shards} AND {bounds}" if bounds else shards
+
+
+def _held_sql(table: TableName, where: str) -> str:
+    return f"SELECT etl_source, COUNT(*) FROM {table.sql} WHERE {where} GROUP BY etl_source"
+
+
+def _staged_sql(staging: TableName, tokens: Sequence[str]) -> str:
+    return (
+        f"SELECT {TOKEN}, COUNT(*) FROM {staging.sql} WHERE {TOKEN} IN ({literals(tokens)}) GROUP BY {TOKEN}"
+    )
+
+
+def _delete_sql(table: TableName, where: str) -> str:
+    return f"DELETE FROM {table.sql} WHERE {where}"
+
+
+def _insert_sql(table: TableName, staging: TableName, names: str, tokens: Sequence[str]) -> str:
+    return f"INSERT INTO {table.sql} ({names}) SELECT {names} FROM {staging.sql} WHERE {TOKEN} IN ({literals(tokens)})"
+
+
+def gone(table: TableName) -> StagingError:
+    """Tell that a staging table is not there: the run that made it has ended, or was ended."""
+    return StagingError(f"the staging table {table} is gone: the run that made it has ended")
+
+
+class VerticaRefresh(Refresh):
+    """One transaction in one session.
+
+    DELETE and INSERT, never TRUNCATE, which commits what came before it.
+    Source: https://docs.vertica.com/24.2.x/en/sql-reference/statements/truncate-table/
+    """
+
+    def __init__(self, session: VerticaClient, table: TableName, source: RowSource) -> None:
+        self._session = session
+        self._table = table
+        self._query = source.text if source.is_query else None
+        self._source = _from(source)
+
+    def columns(self) -> RefreshColumns:
+        table = existing_columns(self._session, self._table)
+        with at_statement(self._query) if self._query else nullcontext():
+            source = self._session.declared(f"SELECT * FROM {self._source} LIMIT 0")
+        return RefreshColumns(
+            tuple(_column(name, declared) for name, declared in source),
+            tuple(_column(name, declared) for name, declared, _ in table),
+            frozenset(filled_columns(self._session, self._table)),
+        )
+
+    def delete(self) -> None:
+        self._session.query(_refresh_delete_sql(self._table))
+
+    def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
+        wanted = TableColumns(str(self._table), names=columns, narrowed=narrowed)
+        try:
+            answer = self._session.query(_refresh_insert_sql(self._table, self._source, wanted))
+        except AttemptError as error:
+            if (refused := refused_value(str(error), str(self._table), narrowed)) is not None:
+                raise refused from error
+            raise
+        if not answer:
+            answer = self._session.query(f"SELECT COUNT(*) FROM {self._table.sql}")
+        return int(answer[0][0])
+
+    def commit(self) -> None:
+        self._session.query(_COMMIT)
+
+
+def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
+    """Return what a refresh sends."""
+    table = TableName.of(columns.table)
+    insert = _refresh_insert_sql(table, _from(source), columns)
+    return [Statement(_refresh_delete_sql(table)), Statement(insert), Statement(_COMMIT)]
+
+
+def _from(source: RowSource) -> str:
+    # A comment at the query's end must not swallow the bracket.
+    return f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
+
+
+def _refresh_delete_sql(table: TableName) -> str:
+    return f"DELETE FROM {table.sql}"
+
+
+def _refresh_insert_sql(table: TableName, source: str, columns: TableColumns) -> str:
+    checks = {one.table.name: _checked(number, one) for number, one in enumerate(columns.narrowed)}
+    values = columns.listed(lambda name: checks.get(name, quote(name)))
+    return f"INSERT INTO {table.sql} ({columns.listed(quote)}) SELECT {values} FROM {source}"
+
+
+def _column(name: str, declared: str) -> RefreshColumn:
+    if declared.lower().startswith("interval"):
+        declared = "interval"
+    # `unknown` is the type of a literal that nothing has given a type yet.
+    return RefreshColumn(name, declared, types.column(name, declared), declared == "unknown")
+
+
+def _checked(number: int, one: Narrowing) -> str:
+    """Write the column's value, or an error in its place where it does not fit.
+
+    Source: https://docs.vertica.com/24.2.x/en/sql-reference/functions/error-handling-functions/throw-error/
+    """
+    source, table = one.source.known, one.table.known
+    if source is None or table is None:
+        raise TypeError(f"{one.table.name}: only known types are narrowed")
+    name = quote(one.source.name)
+    text = f"TO_HEX({name})" if source.kind is Kind.BINARY else f"CAST({name} AS VARCHAR(400))"
+    error = f"CAST(THROW_ERROR({carried(number, text)}) AS {one.source.declared})"
+    return f"CASE WHEN {would_change(name, source, table)} THEN {error} ELSE {name} END"
+
+
+def _quoted(name: str) -> str:
+    return ".".join(map(quote, name.split(".")))
+
+
+#: Another locale of the database would compare texts without case.
+#: Source: https://www.vertica.com/docs/10.1.x/HTML/Content/Authoring/SQLReferenceManual/Statements/SET/SETLOCALE.htm
+_LOCALE = "SET LOCALE TO 'en_US@collation=binary'"
+#: More than the octets of any other kind's text, with its frame.
+_OTHER_OCTETS, _FRAME_OCTETS = 100, 10
+
+
+class VerticaInspection(SqlInspection):
+    """Looks at a table in one session. `slice_by` is the column by which it is sliced."""
+
+    def __init__(self, session: VerticaClient, table: TableName, slice_by: Column | None) -> None:
+        super().__init__("vertica", table.sql, sliced=slice_by is not None)
+        self._session = session
+        self._name = table
+        self._slice_by = slice_by
+        session.query(_LOCALE)
+
+    def columns(self) -> Sequence[Column]:
+        return described(self._session, self._name)
+
+    def beside(self, table: str, slice_by: str | None) -> VerticaInspection:
+        name = TableName.of(table)
+        column = described_column(self._session, name, slice_by) if slice_by else None
+        return VerticaInspection(self._session, name, column)
+
+    def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
+        """Measure. Raise TargetRefusedError for columns whose texts are longer than Vertica hashes."""
+        _check_octets([*measure.key, *measure.values])
+        return super().fingerprints(slices, measure)
+
+    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002
+        return self._session.query(sql)
+
+    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
+        for shards, bounds in conditions(slices, self._slice_by):
+            yield shards, bounds, {}
+
+    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
+        return of_shards(shards), {}
+
+    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+        return [literal(text) for text in texts], {}
+
+    def _quoted(self, name: str) -> str:
+        return quote(name)
+
+
+def _check_octets(columns: Sequence[Column]) -> None:
+    if sum(map(_octets, columns)) > VARCHAR_OCTETS:
+        widest = max(columns, key=_octets)
+        raise TargetRefusedError(
+            f"column {widest.name} is {widest.declared}: MD5 takes a VARCHAR of up to {VARCHAR_OCTETS:,} octets, and"
+            " what is compared together may be longer; leave it out of verify_columns"
+        )
+
+
+def _octets(column: Column) -> int:
+    octets = _OTHER_OCTETS
+    if column.kind in (Kind.TEXT, Kind.BINARY):
+        # A binary is hashed as hexadecimal digits.
+        octets = (column.octets or VARCHAR_OCTETS) * (2 if column.kind is Kind.BINARY else 1)
+    return octets + _FRAME_OCTETS

@@ -1,0 +1,287 @@
+"""Stage one slice in Vertica: one session, one COPY that pulls the batches as it sends them."""
+
+from __future__ import annotations
+
+import binascii
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
+from dwhctl.systems.base.target import Stage
+from dwhctl.systems.vertica.catalog import TOKEN, TableName
+from dwhctl.systems.vertica.client import literal, quote
+from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, rejection
+from dwhctl.systems.vertica.publication import gone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dwhctl.core.columns import Column
+    from dwhctl.systems.vertica.client import VerticaClient
+
+
+#: How the bytes are to be read; in the order of Vertica's own grammar. What follows in COPY is what to do with them.
+#: Source: https://www.vertica.com/docs/9.2.x/HTML/Content/Authoring/SQLReferenceManual/Statements/COPY/COPY.htm
+OPTIONS = r"DELIMITER '|' NULL '' ESCAPE AS E'\\' ENCLOSED BY '''' RECORD TERMINATOR E'\n'"
+
+#: About how many bytes of a batch are written at a time.
+_PIECE_BYTES = 2**20
+
+# The backslash comes first: those that are put before the others are not doubled.
+_ESCAPED = ("\\", "'", "|", "\n")
+
+
+class CopyEncoder:
+    """Writes the rows of batches that have these columns, and a token at the end of each row."""
+
+    def __init__(self, columns: Sequence[Column], token: str) -> None:
+        self._names = [column.name for column in columns]
+        self._writers = [(_writer(column), column.kind is Kind.TEXT) for column in columns]
+        self._end = f"'{_escaped_text(token)}'\n"
+
+    def pieces(self, batch: pa.RecordBatch) -> Iterator[bytes]:
+        """Write a batch, about a megabyte at a time. Raise ValueError when its columns are others."""
+        if batch.schema.names != self._names:
+            raise ValueError(f"the batch has the columns {batch.schema.names}, not {self._names}")
+        rows = max(1, batch.num_rows * _PIECE_BYTES // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            yield self._rows(batch.slice(start, rows))
+
+    def _rows(self, batch: pa.RecordBatch) -> bytes:
+        """Put the cells of each row together; the rows then lie one after another in one buffer."""
+        parts: list[pa.Array | str] = []
+        literal = ""
+        for array, (write, enclosed) in zip(batch.columns, self._writers, strict=True):
+            cells = write(array)
+            if enclosed and cells.null_count:
+                cells = pc.binary_join_element_wise("'", cells, "'", "", null_handling="emit_null")
+            quote = "'" if enclosed and not array.null_count else ""
+            parts += [literal + quote, cells]
+            literal = quote + "|"
+        parts.append(literal + self._end)
+        rows = pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="")
+        return _data(rows).tobytes()
+
+
+def _writer(column: Column) -> Callable[[pa.Array], pa.Array]:
+    """Give what turns a column's values into their texts; NULL stays NULL."""
+    special: dict[Kind, Callable[[pa.Array], pa.Array]] = {
+        Kind.TEXT: _escaped,
+        Kind.BINARY: _hex,
+        Kind.BOOLEAN: lambda array: pc.if_else(array, "t", "f"),
+        Kind.DECIMAL: _plain_decimals,
+        Kind.FLOAT: _floats,
+        Kind.TIMESTAMPTZ: _instants,
+    }
+    return special.get(column.kind, lambda array: array.cast(pa.string()))
+
+
+def _escaped(array: pa.Array) -> pa.Array:
+    for special in _ESCAPED:
+        array = pc.replace_substring(array, special, "\\" + special)
+    return array
+
+
+def _escaped_text(text: str) -> str:
+    for special in _ESCAPED:
+        text = text.replace(special, "\\" + special)
+    return text
+
+
+def _hex(array: pa.Array) -> pa.Array:
+    """Write `0x` and two digits for each octet; an empty value is an enclosed empty text."""
+    offsets = _offsets(array)
+    digits = binascii.hexlify(_data(array))
+    doubled = ((offsets - offsets[0]) * 2).astype(np.int32)
+    texts = _with_nulls_of(array, pa.py_buffer(doubled), pa.py_buffer(digits))
+    return pc.if_else(pc.equal(texts, ""), "''", pc.binary_join_element_wise("0x", texts, ""))
+
+
+def _plain_decimals(array: pa.Array) -> pa.Array:
+    texts = array.cast(pa.string())
+    # Arrow writes 0.0000001 as 1E-7.
+    if array.type.scale > 0 and pc.any(pc.match_substring(texts, "E")).as_py():
+        return _with_point(array)
+    return texts
+
+
+def _with_point(array: pa.Array) -> pa.Array:
+    """Write decimals from their digits as whole numbers: the point is put in where the scale says."""
+    type_, scale = array.type, array.type.scale
+    whole_type = (
+        pa.decimal128(38, 0) if type_.byte_width == pa.decimal128(1).byte_width else pa.decimal256(76, 0)
+    )
+    whole = pa.Array.from_buffers(whole_type, len(array), array.buffers(), offset=array.offset)
+    texts = whole.cast(pa.string())
+    sign = pc.if_else(pc.starts_with(texts, "-"), "-", "")
+    digits = pc.ascii_lpad(pc.replace_substring(texts, "-", ""), scale + 1, "0")
+    before, after = pc.utf8_slice_codeunits(digits, 0, -scale), pc.utf8_slice_codeunits(digits, -scale)
+    return pc.binary_join_element_wise(sign, before, ".", after, "")
+
+
+def _floats(array: pa.Array) -> pa.Array:
+    texts = array.cast(pa.string())
+    if pc.all(pc.is_finite(array)).as_py() is False:
+        texts = pc.if_else(pc.is_nan(array), "NaN", texts)
+        texts = pc.replace_substring(texts, "inf", "Infinity")
+    return texts
+
+
+def _instants(array: pa.Array) -> pa.Array:
+    texts = array.cast(pa.timestamp(array.type.unit)).cast(pa.string())
+    return pc.binary_join_element_wise(texts, "+00", "")
+
+
+def _offsets(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    all_offsets = np.frombuffer(array.buffers()[1], np.int32)
+    return all_offsets[array.offset : array.offset + len(array) + 1]
+
+
+def _data(array: pa.Array) -> memoryview:
+    """Give the bytes of a string or binary array's values, one after another."""
+    offsets = _offsets(array)
+    data = array.buffers()[2]
+    return memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]
+
+
+def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.Array:
+    texts = pa.Array.from_buffers(pa.string(), len(array), [None, offsets, data])
+    return pc.if_else(pc.is_valid(array), texts, pa.scalar(None, pa.string())) if array.null_count else texts
+
+
+#: How many suspects of doubled keys are looked at.
+_SUSPECTS = 10
+
+
+class VerticaStage(Stage):
+    """The rows of one slice in the group's staging table, under their token.
+
+    It connects when there is something to write, and commits when its block is left without an error: what is left by
+    an error is rolled back with the session. It never makes the table: where it is gone, the run is dead.
+    """
+
+    def __init__(
+        self, session: VerticaClient, table: TableName, token: str, columns: Sequence[Column]
+    ) -> None:
+        self._session = session
+        self._table = table
+        self._token = token
+        self._columns = columns
+        self._written = False
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> int:
+        encoder = CopyEncoder(self._columns, self._token)
+        stream = BatchStream(batches, encoder, self._session.has_refused)
+        self._session.open()
+        try:
+            self._session.copy(self._copy_statement(), stream)
+        except AttemptError as error:
+            if stream.failure is None:
+                raise self._in_words(error) from error
+        if stream.failure is not None:
+            raise stream.failure
+        if stream.stopped:
+            raise StagingError(f"{self._table}: the server broke the COPY off without an error")
+        self._check_counts(stream.rows)
+        self._written = True
+        return stream.bytes
+
+    def _copy_statement(self) -> str:
+        columns = [
+            quote(column.name) + (" FORMAT 'hex'" if column.kind is Kind.BINARY else "")
+            for column in self._columns
+        ]
+        return (
+            f"COPY {self._table.sql} ({', '.join([*columns, TOKEN])}) FROM STDIN {OPTIONS}"
+            f" ENFORCELENGTH ABORT ON ERROR STREAM NAME {literal(f'dwhctl-{self._token}')} NO COMMIT"
+        )
+
+    def _in_words(self, error: AttemptError) -> AttemptError:
+        if is_sqlstate(error, MISSING):
+            return gone(self._table)
+        if is_sqlstate(error, (MISSING_COLUMN,)):
+            return StagingError(
+                f"the staging table {self._table} is older than a column of its target: {error}"
+            )
+        if (rejected := rejection(error)) is not None:
+            row, reason = rejected
+            return ValueRefusedError(f"row {row} of the slice: Vertica refused it: {reason}")
+        return error
+
+    def _check_counts(self, sent: int) -> None:
+        ((accepted, rejected),) = self._session.query(
+            "SELECT GET_NUM_ACCEPTED_ROWS(), GET_NUM_REJECTED_ROWS()"
+        )
+        if (accepted, rejected) != (sent, 0):
+            raise StagingError(
+                f"{sent} rows were sent to {self._table}, {accepted} were taken and {rejected} rejected"
+            )
+
+    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+        """Group by hash_id first: eight bytes a row for the warehouse to compare."""
+        staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
+        suspects = self._session.query(
+            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {_SUSPECTS}"
+        )
+        if not suspects:
+            return None
+        names = ", ".join(map(quote, key))
+        ids = ", ".join(str(int(hash_id)) for (hash_id,) in suspects)
+        self._session.query("SET TIME ZONE TO 'UTC'")
+        found = self._session.query(
+            f"SELECT {names} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1"
+        )
+        return tuple(found[0]) if found else None
+
+    def discard(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        try:
+            if kind is None and self._written:
+                self._session.query("COMMIT")
+        finally:
+            self._session.close()
+
+
+class BatchStream:
+    """What COPY reads its bytes from: it pulls a batch when the one before is sent.
+
+    An exception out of the batches is kept in `failure`; the driver, which tells it to the server, gets another. The
+    driver does not look for an answer before the stream has ended: it ends early when the server `has_refused`.
+    """
+
+    def __init__(
+        self, batches: Iterator[pa.RecordBatch], encoder: CopyEncoder, has_refused: Callable[[], bool]
+    ) -> None:
+        self._pieces = self._encoded(batches, encoder)
+        self._has_refused = has_refused
+        self.stopped = False
+        self.rows = 0
+        self.bytes = 0
+        self.failure: Exception | None = None
+
+    def read(self, _size: int) -> bytes:
+        """Give some bytes, about as many as one message to the server takes; none at the end."""
+        if self._has_refused():
+            self.stopped = True
+            return b""
+        try:
+            piece = next(self._pieces, b"")
+        except Exception as error:
+            self.failure = error
+            raise RuntimeError("the rows ended by an error") from None
+        self.bytes += len(piece)
+        return piece
+
+    def _encoded(self, batches: Iterator[pa.RecordBatch], encoder: CopyEncoder) -> Iterator[bytes]:
+        for batch in batches:
+            yield from encoder.pieces(batch)
+            self.rows += batch.num_rows

@@ -1,0 +1,70 @@
+"""What is looked at before data moves: the targets' tables, and what this version can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from dwhctl.core.columns import Column
+from dwhctl.core.errors import ConfigError, TargetBusyError
+from dwhctl.load.run import plan_load
+from dwhctl.runtime.plan import LoadRequest, Plan
+from dwhctl.runtime.prepare import describe_targets
+from dwhctl.runtime.slots import Slots
+from tests.support.projects import CREATE, DAY, Sandbox
+from tests.unit.projects import a_load, a_project
+from tests.unit.runs_kit import FakeTarget, planned
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("etl_source VARCHAR", "etl_source BIGINT", "etl_source is BIGINT"),
+        ("etl_id BIGINT", "etl_id VARCHAR", "etl_id is VARCHAR"),
+        ("hash_id BIGINT", "hash_id VARCHAR", "hash_id is VARCHAR"),
+        ("hash_id BIGINT", "hash_id INTEGER", "hash_id is INTEGER"),
+        (", hash_id BIGINT", "", "no column hash_id"),
+    ],
+)
+def test_service_fields_are_checked(tmp_path: Path, right: str, wrong: str, named: str) -> None:
+    assert right in CREATE
+    report = Sandbox(tmp_path, create=CREATE.replace(right, wrong)).write().fill().load()
+    assert (report.loaded, report.failed) == (0, 3)
+    assert all(named in failed.failure.message for failed in report.failures)
+
+
+class BusyTarget(FakeTarget):
+    """In use by another, whenever it is asked."""
+
+    asked = 0
+
+    def columns(self, table: str) -> Sequence[Column]:
+        self.asked += 1
+        raise TargetBusyError
+
+
+def test_a_warehouse_out_of_reach_is_waited_for_once(tmp_path: Path) -> None:
+    loads = [a_load(name=f"load_{number}", retry_delay=timedelta(0)) for number in range(5)]
+    target = BusyTarget()
+    plan = Plan(tuple(planned("abakan", load=load) for load in loads))
+    found = describe_targets(
+        a_project(tmp_path), plan, {"dwh": target}, Slots(tmp_path, {}), {}, lambda load: 1
+    )
+    assert target.asked == 2
+    assert [failure.error_class for failure in found.failures.values()] == ["TargetBusyError"] * 5
+
+
+def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path).write()
+    main = (tmp_path / "config" / "dwhctl.toml").read_text()
+    before = 'type = "duckdb"\npath = "servers/server_1"'
+    assert before in main
+    sandbox.put(
+        "config/dwhctl.toml",
+        main.replace(before, 'type = "postgres"\nhost = "h"\nuser = "sa"\ndatabase = "d"'),
+    )
+    with pytest.raises(ConfigError, match=r"server_1: 'server_1' is of type postgres, .* type duckdb, mssql"):
+        plan_load(sandbox.project(), LoadRequest((DAY,)))

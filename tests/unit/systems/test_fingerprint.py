@@ -1,0 +1,94 @@
+"""A fingerprint is the same for ever: the golden file pins the text and the number of every form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import QueryError
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+from dwhctl.verify.findings import Check, differences
+from tests.unit.fingerprint_forms import FORMS, checksum, framed, number_of
+
+GOLDEN = Path(__file__).parents[1] / "fingerprint.golden.json"
+ID = Column("id", Kind.INTEGER, pa.int64(), "bigint")
+AMOUNT = Column("amount", Kind.DECIMAL, pa.decimal128(18, 2), "decimal(18,2)")
+
+
+def golden() -> dict[str, object]:
+    """What the golden file must hold: run this module to write it anew."""
+    forms = {name: [[text, number_of([text])] for _, text in form.values] for name, form in FORMS.items()}
+    rows: list[list[str | None]] = [["1", "a"], ["11", ""], ["1", None], [None, "1"], ["1:1,", "1:1,"]]
+    return {
+        "forms": forms,
+        "sums": {name: checksum([[text] for _, text in form.values]) for name, form in FORMS.items()},
+        "rows": [[framed(row), number_of(row)] for row in rows],
+        "nothing": number_of([None]),
+    }
+
+
+def test_the_golden_file_holds_every_form() -> None:
+    assert json.loads(GOLDEN.read_text()) == golden()
+
+
+def test_no_two_rows_have_one_text() -> None:
+    rows: list[list[str | None]] = [
+        ["1", "a"],
+        ["1a", ""],
+        ["", "1a"],
+        [None, "a"],
+        ["", None],
+        [None, None],
+        ["1:", "a"],
+        ["1:1,a"],
+    ]
+    assert len({framed(row) for row in rows}) == len(rows)
+
+
+def test_the_numbers_have_sixty_bits() -> None:
+    numbers = [number_of([str(one)]) for one in range(2000)]
+    assert max(numbers) < 2**60
+    assert max(numbers) > 2**59
+    assert len(set(numbers)) == 2000
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_a_float_is_refused_by_name_with_a_remedy(values: bool) -> None:
+    column = Column("ratio", Kind.FLOAT, pa.float64(), "double")
+    with pytest.raises(QueryError, match=r"column ratio is double.*verify_columns, or load it as a decimal"):
+        Measure((ID,), (column,)) if values else Measure((column,))
+
+
+def checks(source: Fingerprint, warehouse: Fingerprint) -> list[str]:
+    return [one.check.value for one in differences(Measure((ID,), (AMOUNT,)), source, warehouse)]
+
+
+def test_a_difference_is_told_once() -> None:
+    one = Fingerprint(3, ("1",), ("3",), 100, 200)
+    assert checks(one, one) == []
+    assert checks(one, Fingerprint(2, ("1",), ("3",), 90, 190)) == [Check.ROWS]
+    assert checks(one, Fingerprint(2, ("2",), ("3",), 90, 190)) == [Check.ROWS, Check.SMALLEST_KEY]
+    assert checks(one, Fingerprint(3, ("1",), ("4",), 101, 201)) == [Check.LARGEST_KEY, Check.KEY_CHECKSUM]
+    assert checks(one, Fingerprint(3, ("1",), ("3",), 101, 201)) == [Check.KEY_CHECKSUM]
+    assert checks(one, Fingerprint(3, ("1",), ("3",), 100, 201)) == [Check.VALUE_CHECKSUM]
+
+
+def test_a_difference_has_both_values() -> None:
+    (found,) = differences(
+        Measure((ID,)), Fingerprint(3, ("1",), ("3",), 9), Fingerprint(3, ("1",), ("3",), 10)
+    )
+    assert (found.source, found.warehouse) == ("9", "10")
+    smallest, _ = differences(
+        Measure((ID, AMOUNT)),
+        Fingerprint(1, ("1", "2"), ("3", "4"), 9),
+        Fingerprint(1, ("0", "2"), ("3", "4"), 10),
+    )
+    assert (smallest.source, smallest.warehouse) == ("id=1, amount=2", "id=0, amount=2")
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(golden(), ensure_ascii=False, indent=1) + "\n")
