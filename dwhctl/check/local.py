@@ -52,7 +52,7 @@ def local_files(project: Project) -> LocalFiles:
 
 
 def _sources(project: Project, found: LocalFiles) -> None:
-    missing: dict[tuple[str, Path], list[str]] = {}
+    missing: dict[tuple[str, str], list[str]] = {}
     for group, shards in project.shard_groups.items():
         for shard in shards:
             connection = project.connections[shard.connection]
@@ -60,7 +60,7 @@ def _sources(project: Project, found: LocalFiles) -> None:
                 continue
             path, place = connection.database_file(shard.database), f"shards.{group}.{connection.name}"
             if _is_missing(path.parent):
-                missing.setdefault((place, path.parent), []).append(shard.name)
+                missing.setdefault((place, connection.name), []).append(shard.name)
             elif _is_missing(path):
                 databases = (each.stem for each in path.parent.glob("*.duckdb"))
                 hint = did_you_mean(shard.database, databases) or "put it there, or correct the path"
@@ -70,10 +70,10 @@ def _sources(project: Project, found: LocalFiles) -> None:
                 )
             elif not os.access(path, os.R_OK):
                 found.warnings.append(f"{place}: this user cannot read {_shown(project, path)}")
-    for (place, folder), names in missing.items():
+    for (place, name), names in missing.items():
         of = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         found.warnings.append(
-            f"{place}: there is no folder {_shown(project, folder)} here, so the shard {of} cannot be loaded"
+            f"{place}: there is no folder here as connections.{name}.path says, so the shard {of} cannot be loaded"
         )
 
 

@@ -1,4 +1,4 @@
-"""The systems that dwhctl reads from."""
+"""Open the source, target or console of a connection, whatever its system; drivers are imported only then."""
 
 from __future__ import annotations
 

@@ -192,6 +192,6 @@ def test_a_folder_of_shards_that_is_not_here_is_a_warning(sandbox: Sandbox, caps
     code, shown = check(sandbox, capsys)
     assert code == 0
     assert (
-        "Warning: shards.cities.server_0: there is no folder elsewhere/server_0 here, so the shard abakan and 1 more"
-        " cannot be loaded\n"
+        "Warning: shards.cities.server_0: there is no folder here as connections.server_0.path says, so the shard"
+        " abakan and 1 more cannot be loaded\n"
     ) in shown
