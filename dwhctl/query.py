@@ -111,7 +111,7 @@ def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[
         connection,
         request.database,
         write=request.write,
-        patience=request.timeout,
+        timeout=request.timeout,
         state_dir=project.state_dir,
     )
     statements = checked(cursor, request.sql)

@@ -55,13 +55,13 @@ class Channel(Protocol):
         ...
 
 
-def open_channel(project: Project, alert: Alert, patience: Patience | None = None) -> Channel:
+def open_channel(project: Project, alert: Alert, timeout: Patience | None = None) -> Channel:
     """Open the channel: its templates rendered, its secrets at hand. Raise ConfigError; nothing is connected yet."""
     if isinstance(alert, EmailAlert):
         mail = _mail(project, alert)
-        return replace(mail, patience=patience) if patience else mail
+        return replace(mail, timeout=timeout) if timeout else mail
     chat = _telegram(project, alert)
-    return replace(chat, patience=patience) if patience else chat
+    return replace(chat, timeout=timeout) if timeout else chat
 
 
 def _telegram(project: Project, alert: TelegramAlert) -> telegram.TelegramChannel:

@@ -95,7 +95,7 @@ Ending = Literal["done", "failed", "left"]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class AlertFailure:
     """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command.
 
     `advice` says what to do before it, or `try again`. `of_work`: the load itself is at fault, on every connection
@@ -120,7 +120,7 @@ class Item:
     shard: str = ""
     day: date | None = None
     ending: Ending = "done"
-    trouble: Trouble | None = None
+    trouble: AlertFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Stop:
     """
 
     command: str
-    trouble: Trouble
+    trouble: AlertFailure
     passing: bool = False
     works: frozenset[str] = frozenset()
 

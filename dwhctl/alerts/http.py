@@ -42,17 +42,17 @@ class Way:
 
 
 def post(
-    url: str, body: Any, headers: Mapping[str, str], patience: Patience, way: Way | None = None, most: int = 0
+    url: str, body: Any, headers: Mapping[str, str], timeout: Patience, way: Way | None = None, most: int = 0
 ) -> HttpResponse:
     """Send the body and read at most `most` bytes of the answer.
 
-    Raise TimeoutError after `patience.total` seconds: the connection is ended then. Raise what requests raises.
+    Raise TimeoutError after `timeout.total` seconds: the connection is ended then. Raise what requests raises.
     """
     links = Links()
     chosen = way or Way()
     try:
         return within(
-            patience.total, lambda: _exchange(url, body, headers, patience, chosen, most, links), links.cut
+            timeout.total, lambda: _exchange(url, body, headers, timeout, chosen, most, links), links.cut
         )
     finally:
         links.release()
@@ -62,7 +62,7 @@ def _exchange(
     url: str,
     body: Any,
     headers: Mapping[str, str],
-    patience: Patience,
+    timeout: Patience,
     way: Way,
     most: int,
     links: Links,
@@ -78,7 +78,7 @@ def _exchange(
             headers={**headers, "Accept-Encoding": "identity"},
             proxies={"http": way.proxy, "https": way.proxy} if way.proxy else None,
             verify=str(way.tls_cafile) if way.tls_cafile else True,
-            timeout=(patience.connect, patience.read),
+            timeout=(timeout.connect, timeout.read),
             allow_redirects=False,  # a redirect would carry the secret in the URL to another host
             stream=True,
         ) as response:

@@ -35,7 +35,7 @@ SECONDS = 5.0
 _PAUSE = 0.5
 #: So many at once; how long the end of a run waits for all of them.
 _AT_ONCE = 8
-PATIENCE = 12.0
+TIMEOUT = 12.0
 _LONGEST_BODY = 10_000
 #: A shorter path is no secret, and would be masked in other texts.
 _NO_WORD = 16
@@ -73,18 +73,18 @@ class Pinger:
         """Send the starts, in the background."""
         self._begin(starts=True)
 
-    def finish(self, endings: Mapping[str, Ping], patience: float = PATIENCE) -> list[str]:
-        """Send how each ended, and say of which that failed. It takes no longer than `patience` seconds."""
+    def finish(self, endings: Mapping[str, Ping], timeout: float = TIMEOUT) -> list[str]:
+        """Send how each ended, and say of which that failed. It takes no longer than `timeout` seconds."""
         self._endings = {name: ping for name, ping in endings.items() if name in self._urls}
         self._left = set(self._endings)
         self._ended.set()
         if not self._threads:
             self._begin(starts=False)
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         failures = {**dict.fromkeys(self._left, "no answer in time"), **self._failures}
-        return _in_words(failures)
+        return _translate_error(failures)
 
     def _begin(self, *, starts: bool) -> None:
         names = list(self._urls)
@@ -161,7 +161,7 @@ def _post(url: str, body: bytes, way: Way) -> int:
     return post(url, body, headers, Patience(SECONDS, SECONDS, SECONDS), way).status
 
 
-def _in_words(failures: Mapping[str, str]) -> list[str]:
+def _translate_error(failures: Mapping[str, str]) -> list[str]:
     """Say each cause once, with the names that it is of."""
     names: dict[str, list[str]] = {}
     for name, cause in sorted(failures.items()):

@@ -18,7 +18,7 @@ from dwhctl.sessions.values import as_day, as_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dwhctl.alerts.digest import Item, Outcome, Stop, Trouble
+    from dwhctl.alerts.digest import AlertFailure, Item, Outcome, Stop
     from dwhctl.project.model import Alert, Occasion, Project
     from dwhctl.sessions.store import Execute
     from dwhctl.sessions.task_states import UnsuccessfulSlice
@@ -193,11 +193,11 @@ def _is_about(outcome: Outcome, fact: Fact) -> bool:
 
 
 #: The troubles behind each fact.
-_Troubles = Mapping[Fact, "list[Trouble]"]
+_Troubles = Mapping[Fact, "list[AlertFailure]"]
 
 
 def _troubles(outcome: Outcome) -> _Troubles:
-    found: dict[Fact, list[Trouble]] = {}
+    found: dict[Fact, list[AlertFailure]] = {}
     for fact, trouble in (*map(_of_item, _failed(outcome)), *map(_of_stop, outcome.stops)):
         found.setdefault(fact, []).append(trouble)
     return found
@@ -207,13 +207,13 @@ def _failed(outcome: Outcome) -> list[Item]:
     return [item for item in outcome.items if item.ending == "failed" and item.trouble is not None]
 
 
-def _of_item(item: Item) -> tuple[Fact, Trouble]:
+def _of_item(item: Item) -> tuple[Fact, AlertFailure]:
     assert item.trouble is not None
     trouble = item.trouble
     return Fact(item.work, trouble.connection, trouble.error_class, item.shard, item.day), trouble
 
 
-def _of_stop(stop: Stop) -> tuple[Fact, Trouble]:
+def _of_stop(stop: Stop) -> tuple[Fact, AlertFailure]:
     trouble = stop.trouble
     shard = _PASSED if stop.passing else ""
     return Fact(stop.command, trouble.connection, trouble.error_class, shard), trouble

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from dwhctl.alerts.message import Message
     from dwhctl.core.secrets import Secret
 
-#: SMTP takes many round trips, and some servers make strangers wait.
-PATIENCE = Patience(total=60.0)
+#: SMTP takes many round trips, and some servers make unknown_sources wait.
+TIMEOUT = Patience(total=60.0)
 #: One reply of the server; of a greeting or a list of extensions a few hundred octets are usual.
 _LONGEST_REPLY = 64 * 1024
 #: A subject stays in its line: folded before its first word it would begin with a blank.
@@ -127,7 +127,7 @@ class MailChannel:
     user: str | None = None
     password: Secret | None = field(default=None, repr=False)
     tls_cafile: Path | None = None
-    patience: Patience = PATIENCE
+    timeout: Patience = TIMEOUT
 
     @property
     def address(self) -> str:
@@ -143,13 +143,13 @@ class MailChannel:
         departure, links = Departure(), Links()
         error: Exception | None = None
         try:
-            return within(self.patience.total, lambda: self._deliver(message, departure, links), links.cut)
+            return within(self.timeout.total, lambda: self._deliver(message, departure, links), links.cut)
         except Exception as caught:
             error = caught
         finally:
             links.release()
         # Raised out here the error has no context: a traceback shows nothing that a server repeated.
-        raise self._in_words(error, in_doubt=departure.give_up())
+        raise self._translate_error(error, in_doubt=departure.give_up())
 
     def _deliver(self, message: Message, departure: Departure, links: Links) -> Receipt:
         tls = None if self.security == "none" else ssl.create_default_context(cafile=self.tls_cafile)
@@ -166,10 +166,10 @@ class MailChannel:
             _hang_up(link)
 
     def _connect(self, tls: ssl.SSLContext | None, departure: Departure, links: Links) -> _Link:
-        # One patience for all: a greeting may take longer than a connection (Postfix's postscreen waits 6 s).
+        # One timeout for all: a greeting may take longer than a connection (Postfix's postscreen waits 6 s).
         if tls is not None and self.security == "tls":
-            return _TlsLink(links, departure, self.host, self.port, timeout=self.patience.read, context=tls)
-        return _Link(links, departure, self.host, self.port, timeout=self.patience.read)
+            return _TlsLink(links, departure, self.host, self.port, timeout=self.timeout.read, context=tls)
+        return _Link(links, departure, self.host, self.port, timeout=self.timeout.read)
 
     def _mail(self, message: Message) -> EmailMessage:
         mail = EmailMessage(policy=_POLICY)
@@ -189,7 +189,7 @@ class MailChannel:
         answer = f"taken for {taken} of {len(self.to)}: {said}" if refused else said
         return Receipt(answer, refused=tuple(f"{who}: {_said(*why)}" for who, why in refused.items()))
 
-    def _in_words(self, error: Exception, *, in_doubt: bool) -> AlertError:
+    def _translate_error(self, error: Exception, *, in_doubt: bool) -> AlertError:
         where = f"{self.host}:{self.port}"
         if isinstance(error, smtplib.SMTPRecipientsRefused):
             return _recipients_refused(where, error.recipients)

@@ -94,7 +94,7 @@ class TelegramChannel:
     proxy: Secret | None = field(default=None, repr=False)
     message_thread_id: int | None = None
     tls_cafile: Path | None = None
-    patience: Patience = field(default_factory=Patience)
+    timeout: Patience = field(default_factory=Patience)
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
     @property
@@ -117,7 +117,7 @@ class TelegramChannel:
         failure = ""
         try:
             answer = post(
-                url, body, {"Content-Type": "application/json"}, self.patience, self._way(), _LONGEST_ANSWER
+                url, body, {"Content-Type": "application/json"}, self.timeout, self._way(), _LONGEST_ANSWER
             )
             return _Answer(answer.status, _content(answer.body))
         except Exception as error:
@@ -196,7 +196,7 @@ class _Sending:
     def _wait(self, seconds: int | None) -> None:
         """Wait as Telegram asks; AlertNotSentError when that is too long."""
         spent = max(self._waited, time.monotonic() - self._started)
-        if seconds is None or spent + max(seconds, 1) > self._channel.patience.longest_wait:
+        if seconds is None or spent + max(seconds, 1) > self._channel.timeout.longest_wait:
             later = timedelta(seconds=min(seconds, _A_YEAR)) if seconds is not None else None
             how_long = f" for {format_duration(later)}" if later else ""
             raise AlertNotSentError(f"Telegram wants to be left alone{how_long}: too many messages", later)

@@ -161,16 +161,16 @@ def _source_way(connection: Connection, database: str, zone: str = "UTC") -> _Wa
 def _source_version(connection: Connection, database: str, zone: str) -> str:
     from dwhctl.systems.registry import open_source
 
-    patience = _patience(connection)
-    seconds = patience.total_seconds() if patience is not None else None
+    timeout = _timeout(connection)
+    seconds = timeout.total_seconds() if timeout is not None else None
     with open_source(connection, database, zone, seconds) as source:
         return source.version()
 
 
-def _patience(connection: Connection) -> timedelta | None:
+def _timeout(connection: Connection) -> timedelta | None:
     """How long a server that lets us in may be silent: as long as one that does not let us in."""
-    patience: timedelta | None = getattr(connection, "connect_timeout", None)
-    return patience
+    timeout: timedelta | None = getattr(connection, "connect_timeout", None)
+    return timeout
 
 
 def _target_version(project: Project, connection: Connection) -> str:
@@ -181,10 +181,10 @@ def _target_version(project: Project, connection: Connection) -> str:
             raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
         if not connection.path.exists():
             raise _NotThereYet
-    patience = _patience(connection)
-    if patience is None:
+    timeout = _timeout(connection)
+    if timeout is None:
         return open_target(connection, project.state_dir).version()
-    return open_target(connection, project.state_dir, patience).version()
+    return open_target(connection, project.state_dir, timeout).version()
 
 
 def _sessions_version(connection: Connection) -> str:
@@ -198,11 +198,11 @@ def _sessions_version(connection: Connection) -> str:
 def _sqlite_version(connection: SqliteConnection) -> str:
     import sqlite3
 
-    from dwhctl.systems.sqlite.client import in_words
+    from dwhctl.systems.sqlite.client import translate_error
 
     if not connection.path.exists():
         raise _NotThereYet
-    with in_words(connection.path, "opening the file"):
+    with translate_error(connection.path, "opening the file"):
         db = sqlite3.connect(f"{connection.path.as_uri()}?mode=ro", uri=True)
         try:
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()

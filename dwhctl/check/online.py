@@ -184,11 +184,11 @@ class _Look:
         """Look whether the source's columns are the table's; nothing is replaced."""
         where = f"{report.name}: {report.connection}"
         source = report_sql(self._project, report, self._day).source
-        patience = timedelta(seconds=_PATIENCE_SECONDS)
+        timeout = timedelta(seconds=_PATIENCE_SECONDS)
         try:
             with (
                 self._slots.held(report.connection),
-                targets[report.connection].refresh(report.target, source, patience) as refresh,
+                targets[report.connection].refresh(report.target, source, timeout) as refresh,
             ):
                 common_columns(report.target, refresh.columns())
         except AttemptError as error:

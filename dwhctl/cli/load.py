@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import RunReport
+    from dwhctl.runtime.events import RunResult
     from dwhctl.runtime.plan import LoadRequest, Plan
 
 
@@ -129,7 +129,7 @@ def load_and_tell(
 
 def load_and_show(
     project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
-) -> RunReport:
+) -> RunResult:
     """The same, for who needs to know what came of it."""
     from dwhctl.cli.common.progress import open_progress
     from dwhctl.cli.common.summary import show_summary

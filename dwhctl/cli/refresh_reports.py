@@ -23,7 +23,7 @@ from dwhctl.core.errors import ExitCode
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.refresh.run import PlannedReport, RefreshRequest
-    from dwhctl.runtime.events import RefreshReport
+    from dwhctl.runtime.events import RefreshResult
 
 _SHOWN_QUERY = 40
 COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
@@ -90,7 +90,7 @@ def refresh_and_tell(project: Project, request: RefreshRequest, settings: Settin
     return exit_code_of(refresh_and_show(project, request, settings))
 
 
-def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshReport:
+def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshResult:
     """The same, for who needs to know what came of it."""
     from dwhctl.cli.common.summary import RefreshLines, show_alerts, show_pings, show_refreshed
     from dwhctl.refresh.run import run_refresh

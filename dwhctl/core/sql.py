@@ -160,9 +160,9 @@ def _tokens(sql: str) -> Iterator[_Token]:
     position, depth = 0, 0
     while position < len(sql):
         token = _token(sql, position, depth)
-        opener = sql[position]
-        if token.kind == "text" and opener in "[]":
-            depth = max(0, depth + (1 if opener == "[" else -1))
+        creator = sql[position]
+        if token.kind == "text" and creator in "[]":
+            depth = max(0, depth + (1 if creator == "[" else -1))
         yield token
         position = token.end
 

@@ -17,12 +17,12 @@ from dwhctl.sessions.values import NewSession
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from dwhctl.load.circuit_breaker import Parking
+    from dwhctl.load.circuit_breaker import CircuitBreaker
     from dwhctl.load.history import DeliveredColumns
     from dwhctl.load.publisher import Publisher
     from dwhctl.load.queue import JobQueue, SliceJob
     from dwhctl.load.staging import Groups, PublishGroup
-    from dwhctl.load.workers import Crew, Worker
+    from dwhctl.load.workers import Worker, WorkerPool
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.messages import TargetTable
@@ -73,9 +73,9 @@ class Starter:
         run_id: str,
         *,
         jobs: JobQueue,
-        crew: Crew,
+        pool: WorkerPool,
         slots: Slots,
-        parking: Parking,
+        breaker: CircuitBreaker,
         groups: Groups,
         publisher: Publisher,
         store: SessionStore,
@@ -89,9 +89,9 @@ class Starter:
         self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
         self._jobs = jobs
-        self._crew = crew
+        self._pool = pool
         self._slots = slots
-        self._parking = parking
+        self._breaker = breaker
         self._groups = groups
         self._publisher = publisher
         self._store = store
@@ -101,19 +101,19 @@ class Starter:
         """Take as many jobs as there are workers and slots for, and open their sessions."""
         self.blocked, self.lacking = False, ()
         flights: list[SliceAttempt] = []
-        while self._jobs.has_queued and (worker := self._crew.take()) is not None:
+        while self._jobs.has_queued and (worker := self._pool.take()) is not None:
             flight = self._next_flight(worker, now)
             if flight is None:
-                self._crew.give_back(worker)
+                self._pool.give_back(worker)
                 break
             flights.append(flight)
         # Of slots that another run gives back nobody tells: look again soon.
-        if self._jobs.has_queued and self._crew.may_grow:
+        if self._jobs.has_queued and self._pool.may_grow:
             self.blocked, self.lacking = True, self.lacking or (WORKERS,)
         self.blocked &= self._jobs.has_queued
         if flights:
             opened = time.monotonic()
-            workers = [self._crew.number(one.worker) for one in flights]
+            workers = [self._pool.number(one.worker) for one in flights]
             ids = self._open([one.job for one in flights], [one.token for one in flights], workers)
             for flight, etl_id in zip(flights, ids, strict=True):
                 flight.etl_id, flight.opened = etl_id, opened
@@ -132,12 +132,12 @@ class Starter:
 
     def prepare_ahead(self, now: float) -> None:
         """Have the staging made for the slices that start next, as long as every worker is busy."""
-        if self._crew.has_idle:
+        if self._pool.has_idle:
             return
         for job in self._jobs.next_ones():
             planned = job.planned
             load, day = planned.load, planned.slice.day
-            if not self._groups.wants_ahead(load, day, now) or not self._parking.may_start(job, now):
+            if not self._groups.wants_ahead(load, day, now) or not self._breaker.may_start(job, now):
                 continue
             if (
                 self._publisher.waits_for == load.target
@@ -171,7 +171,7 @@ class Starter:
             etl_id=flight.etl_id,
             fill_missing=load.on_new_column == "add",
             delivered=self._delivered_by(load, planned.shard.name),
-            login_known=self._parking.login_known(planned.shard.connection),
+            login_known=self._breaker.login_known(planned.shard.connection),
         )
 
     def _delivered_by(self, load: Load, shard: str) -> Delivered | None:
@@ -192,15 +192,15 @@ class Starter:
             return slots is not None
 
         def at_first(job: SliceJob) -> bool:
-            return self._parking.may_start(job, now) and self._parking.is_first_choice(job) and has_slots(job)
+            return self._breaker.may_start(job, now) and self._breaker.is_first_choice(job) and has_slots(job)
 
         def at_last(job: SliceJob) -> bool:
-            return self._parking.may_start(job, now) and self._has_waited(job, now) and has_slots(job)
+            return self._breaker.may_start(job, now) and self._has_waited(job, now) and has_slots(job)
 
         job = self._jobs.pop(at_first) or self._jobs.pop(at_last)
         if job is None:
             return None
-        self._parking.started(job, now)
+        self._breaker.started(job, now)
         job.attempt += 1
         deadline = now + job.planned.load.timeout.total_seconds()
         flight = SliceAttempt(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
@@ -211,7 +211,7 @@ class Starter:
         """Tell whether a source that has not shown to work had the time to refuse who asked last."""
         connection = self._project.connections[job.connection]
         timeout = getattr(connection, "connect_timeout", timedelta(0))
-        waited = self._parking.was_asked_before(job, now - timeout.total_seconds())
+        waited = self._breaker.was_asked_before(job, now - timeout.total_seconds())
         self.blocked |= not waited
         return waited
 

@@ -5,7 +5,7 @@ While it is parked one slice per `retry_delay` is let through to probe it. It is
 with the reason, when as many probes as the load has retries have failed.
 
 A connection that has not yet shown to work has one slice under way while others can use the workers: fifty
-databases behind a wrong password cost one refused login, and a server that hangs one worker. Where one can knock
+databases behind a wrong password cost one refused login, and a server that hangs one worker. Where one can probe
 without a worker, nothing starts before the server has given a sign of life.
 """
 
@@ -27,7 +27,7 @@ from dwhctl.core.errors import (
     WorkerDiedError,
 )
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.registry import knock
+from dwhctl.systems.registry import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -61,12 +61,12 @@ class _Connection:
     next_knock: float = 0.0
 
 
-class Parking:
+class CircuitBreaker:
     """Which connections are parked: those that slices are read from, and those that they are written to."""
 
     def __init__(self, knockable: Collection[str] = ()) -> None:
         self._connections: dict[str, _Connection] = {}
-        self._knockable = knockable
+        self._with_probe = knockable
 
     def reason(self, name: str) -> Failure | None:
         """Say why the connection is parked; None when it is not."""
@@ -93,7 +93,7 @@ class Parking:
         return self._of(job.connection).asked_at < moment
 
     def next_probe(self, name: str) -> float | None:
-        """Give the time of the next probe of a parked connection, or of the next knock."""
+        """Give the time of the next probe of a parked connection, or of the next probe."""
         one = self._of(name)
         if one.probing or one.knocking:
             return None
@@ -101,14 +101,14 @@ class Parking:
             return one.next_probe
         return one.next_knock if self._is_asleep(name) else None
 
-    def to_knock(self, names: Iterable[str], now: float) -> list[str]:
-        """Say at which of these connections to knock now; it is taken for done."""
-        due = [name for name in names if self._is_asleep(name) and self._may_knock(self._of(name), now)]
+    def to_probe(self, names: Iterable[str], now: float) -> list[str]:
+        """Say at which of these connections to probe now; it is taken for done."""
+        due = [name for name in names if self._is_asleep(name) and self._may_probe(self._of(name), now)]
         for name in due:
             self._of(name).knocking = True
         return due
 
-    def knocked(self, name: str, failure: Failure | None, now: float, delay: float) -> Iterator[str]:
+    def probed(self, name: str, failure: Failure | None, now: float, delay: float) -> Iterator[str]:
         """Take note of what came of knocking; give what is to be told."""
         one = self._of(name)
         one.knocking = False
@@ -165,7 +165,7 @@ class Parking:
             yield from self.failed(job.planned.load.target, failure, now, _delay(job))
 
     def connected(self, name: str) -> Iterator[str]:
-        """Take note that the connection works; tell it when that ends its parking."""
+        """Take note that the connection works; tell it when that ends its breaker."""
         was_parked = self._of(name).reason is not None
         self._connections[name] = _Connection(works=True, awake=True, flying=self._of(name).flying)
         if was_parked:
@@ -199,10 +199,10 @@ class Parking:
         return one.reason is None or (not one.probing and now >= one.next_probe)
 
     def _is_asleep(self, name: str) -> bool:
-        return name in self._knockable and not self._of(name).awake
+        return name in self._with_probe and not self._of(name).awake
 
     @staticmethod
-    def _may_knock(one: _Connection, now: float) -> bool:
+    def _may_probe(one: _Connection, now: float) -> bool:
         return not (one.knocking or one.probing) and now >= (one.next_probe if one.reason else one.next_knock)
 
     def _of(self, name: str) -> _Connection:
@@ -214,41 +214,41 @@ def _delay(job: SliceJob) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Knocked:
+class Probed:
     """A source gave a sign of life, or none."""
 
     connection: str
     failure: Failure | None = None
 
 
-class Knocker:
-    """Knocks at sources, each in a thread that nobody waits for. `tell` takes a Knocked for each, in that thread."""
+class Prober:
+    """Knocks at sources, each in a thread that nobody waits for. `tell` takes a Probed for each, in that thread."""
 
     def __init__(
-        self, connections: Mapping[str, Connection], slots: Slots, tell: Callable[[Knocked], None]
+        self, connections: Mapping[str, Connection], slots: Slots, tell: Callable[[Probed], None]
     ) -> None:
         self._connections = connections
         self._slots = slots
         self._tell = tell
 
-    def knock(self, name: str) -> None:
+    def probe(self, name: str) -> None:
         """Knock, under a slot of the connection. Where other runs use all of them it is there."""
         slot = self._slots.try_take(name)
         if slot is None:
-            self._tell(Knocked(name))
+            self._tell(Probed(name))
             return
-        threading.Thread(target=self._knock, args=(name, slot), name="knocker", daemon=True).start()
+        threading.Thread(target=self._probe, args=(name, slot), name="prober", daemon=True).start()
 
-    def _knock(self, name: str, slot: Slot) -> None:
+    def _probe(self, name: str, slot: Slot) -> None:
         failure = None
         try:
-            knock(self._connections[name])
+            probe(self._connections[name])
         except AttemptError as error:
             failure = Failure.of(error)
         except Exception as error:
-            # Whatever it was: a knock without an answer would be waited for without end.
+            # Whatever it was: a probe without an answer would be waited for without end.
             reason = f"connection {name} cannot be reached: {type(error).__name__}: {error}"
             failure = Failure.of(ConnectError(reason, connection=name))
         finally:
             slot.release()
-        self._tell(Knocked(name, failure))
+        self._tell(Probed(name, failure))

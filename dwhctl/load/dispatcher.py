@@ -27,7 +27,7 @@ from dwhctl.core.errors import (
     StateDirError,
     TimedOutError,
 )
-from dwhctl.load.circuit_breaker import Knocked, Parking
+from dwhctl.load.circuit_breaker import CircuitBreaker, Probed
 from dwhctl.load.publisher import ColumnsAdded, GroupPublished, Looked, PublisherEvent
 from dwhctl.load.results import Doubt, Doubts
 from dwhctl.load.staging import MAX_SLICES, GroupOpened
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from dwhctl.load.attempts import SliceAttempt, Starter
-    from dwhctl.load.circuit_breaker import Knocker
+    from dwhctl.load.circuit_breaker import Prober
     from dwhctl.load.publish import Published
     from dwhctl.load.publisher import Publisher
     from dwhctl.load.queue import JobQueue, SliceJob
     from dwhctl.load.results import Closer
     from dwhctl.load.staging import Groups, PublishGroup
-    from dwhctl.load.workers import Crew
+    from dwhctl.load.workers import WorkerPool
     from dwhctl.sessions.store import SessionStore
 
 _SLOT_POLL_SECONDS = 0.05
@@ -68,11 +68,11 @@ class Staged:
     future: Future[object]
 
 
-Happening = Staged | PublisherEvent | GroupOpened | Knocked | ExitCode
+Happening = Staged | PublisherEvent | GroupOpened | Probed | ExitCode
 
 
 class Dispatcher:
-    """One run's loop. Its parts do the rest: queue, crew, slots, parking, groups, publisher, closer."""
+    """One run's loop. Its parts do the rest: queue, pool, slots, breaker, groups, publisher, closer."""
 
     def __init__(
         self,
@@ -80,11 +80,11 @@ class Dispatcher:
         tables: Mapping[str, TargetTable],
         *,
         jobs: JobQueue,
-        crew: Crew,
-        parking: Parking,
+        pool: WorkerPool,
+        breaker: CircuitBreaker,
         groups: Groups,
         publisher: Publisher,
-        knocker: Knocker,
+        prober: Prober,
         closer: Closer,
         store: SessionStore,
         happenings: queue.SimpleQueue[Happening],
@@ -93,11 +93,11 @@ class Dispatcher:
         self._starter = starter
         self._tables = dict(tables)
         self._jobs = jobs
-        self._crew = crew
-        self._parking = parking
+        self._pool = pool
+        self._breaker = breaker
         self._groups = groups
         self._publisher = publisher
-        self._knocker = knocker
+        self._prober = prober
         self._closer = closer
         self._store = store
         self._happenings = happenings
@@ -114,7 +114,7 @@ class Dispatcher:
             self._step(time.monotonic())
             try:
                 # After the last step nothing will happen any more.
-                happening = self._happenings.get(timeout=self._patience() if self._is_busy() else 0.0)
+                happening = self._happenings.get(timeout=self._timeout() if self._is_busy() else 0.0)
             except queue.Empty:
                 continue
             if isinstance(happening, ExitCode):
@@ -131,17 +131,17 @@ class Dispatcher:
         self._expire(now)
         self._jobs.wake(now)
         self._give_up_parked()
-        for name in self._parking.to_knock(self._jobs.connections(), now):
-            self._knocker.knock(name)
+        for name in self._breaker.to_probe(self._jobs.connections(), now):
+            self._prober.probe(name)
         self._start(now)
         self._publish_due(now)
         self._doubts.look_up(now)
         self._closer.flush()
         self._starter.note_waits(self._flying.values())
         if not self._starter.blocked and self._next_start() > now + _LONG_PAUSE_SECONDS:
-            self._crew.dismiss_idle()
+            self._pool.dismiss_idle()
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         """Give the seconds after which something is to be done even if nothing happens."""
         now = time.monotonic()
         times = [flight.deadline for flight in self._flying.values()]
@@ -160,7 +160,7 @@ class Dispatcher:
         return min(times, default=float("inf"))
 
     def _next_probe(self) -> float | None:
-        probes = [self._parking.next_probe(name) for name in self._jobs.connections()]
+        probes = [self._breaker.next_probe(name) for name in self._jobs.connections()]
         return min((at for at in probes if at is not None), default=None)
 
     def _start(self, now: float) -> None:
@@ -191,17 +191,17 @@ class Dispatcher:
 
     def _turned_back(self, flight: SliceAttempt, failure: Failure) -> None:
         """Fail an attempt that its worker has not seen."""
-        self._crew.give_back(flight.worker)
-        self._parking.not_asked(flight.job)
+        self._pool.give_back(flight.worker)
+        self._breaker.not_asked(flight.job)
         self._landed(flight, StageResult(flight.token, failure=failure))
 
-    def _handle(self, happening: Staged | PublisherEvent | GroupOpened | Knocked) -> None:
+    def _handle(self, happening: Staged | PublisherEvent | GroupOpened | Probed) -> None:
         if isinstance(happening, Staged):
             self._collect(happening.flight, happening.future)
         elif isinstance(happening, GroupOpened):
             self._group_opened(happening.group, happening.failure)
-        elif isinstance(happening, Knocked):
-            self._knocked(happening)
+        elif isinstance(happening, Probed):
+            self._probed(happening)
         elif isinstance(happening, GroupPublished):
             self._published(happening)
         elif isinstance(happening, Looked):
@@ -217,7 +217,7 @@ class Dispatcher:
         self._groups.opened(group, well=failure is None)
         waiting = [one for one in self._boarding.values() if one[0].group is group]
         if failure is not None and waiting:
-            self._tell(self._parking.target_refused(waiting[0][0].job, failure, time.monotonic()))
+            self._tell(self._breaker.target_refused(waiting[0][0].job, failure, time.monotonic()))
         for flight, order in waiting:
             del self._boarding[flight.token]
             if failure is None:
@@ -225,11 +225,11 @@ class Dispatcher:
             else:
                 self._turned_back(flight, failure)
 
-    def _knocked(self, knocked: Knocked) -> None:
-        name, delay = knocked.connection, 0.0
+    def _probed(self, probed: Probed) -> None:
+        name, delay = probed.connection, 0.0
         if name in self._jobs.connections():
             delay = self._jobs.first(name).planned.load.retry_delay.total_seconds()
-        self._tell(self._parking.knocked(name, knocked.failure, time.monotonic(), delay))
+        self._tell(self._breaker.probed(name, probed.failure, time.monotonic(), delay))
 
     def _collect(self, flight: SliceAttempt, future: Future[object]) -> None:
         if flight.token not in self._flying:
@@ -237,12 +237,12 @@ class Dispatcher:
         error = future.exception()
         result = future.result() if error is None else None
         if isinstance(result, StageResult):
-            self._crew.give_back(flight.worker)
+            self._pool.give_back(flight.worker)
         else:
-            self._crew.dismiss(flight.worker)
+            self._pool.dismiss(flight.worker)
             result = StageResult(flight.token, failure=flight.job.killed_its_worker(error))
         now, used = time.monotonic(), result.rows > 0
-        self._tell(self._parking.landed(flight.job, result.failure, now, used_target=used))
+        self._tell(self._breaker.landed(flight.job, result.failure, now, used_target=used))
         self._landed(flight, result)
 
     def _expire(self, now: float) -> None:
@@ -253,12 +253,12 @@ class Dispatcher:
                 flight.deadline = now + timeout.total_seconds()
             if now < flight.deadline:
                 continue
-            self._crew.dismiss(flight.worker)
+            self._pool.dismiss(flight.worker)
             failure = Failure.of(
                 TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
             )
             self._boarding.pop(flight.token, None)
-            self._tell(self._parking.landed(flight.job, failure, now))
+            self._tell(self._breaker.landed(flight.job, failure, now))
             self._landed(flight, StageResult(flight.token, failure=failure))
 
     def _landed(self, flight: SliceAttempt, result: StageResult) -> None:
@@ -311,11 +311,11 @@ class Dispatcher:
 
     def _give_up_parked(self) -> None:
         for name in self._jobs.connections():
-            reason = self._parking.reason(name)
+            reason = self._breaker.reason(name)
             if reason is None:
                 continue
             retries = self._closer.retries(self._jobs.first(name).planned.load)
-            if self._parking.is_given_up(name, retries):
+            if self._breaker.is_given_up(name, retries):
                 failure = Failure.of(ParkedError(f"connection {name} is parked: {reason.message}"))
                 failure = replace(failure, connection=name, cause=reason)
                 self.fail_unstarted(self._jobs.drain(name), failure)
@@ -340,7 +340,7 @@ class Dispatcher:
         refused = next((one for one in event.outcomes if one.failure is not None), None)
         if refused is not None and refused.failure is not None:
             job = self._staged[refused.staged.token].job
-            self._tell(self._parking.target_refused(job, refused.failure, time.monotonic()))
+            self._tell(self._breaker.target_refused(job, refused.failure, time.monotonic()))
         slices = [(self._staged.pop(one.staged.token), one) for one in event.outcomes]
         for flight, outcome in slices:
             flight.steps["publish"] = event.seconds
@@ -378,7 +378,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Kill the workers, stop the publisher, and close as interrupted what is neither published nor in doubt."""
-        self._crew.dismiss_all()
+        self._pool.dismiss_all()
         self._publisher.stop()
         while not self._happenings.empty():
             happening = self._happenings.get()

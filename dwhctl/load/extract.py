@@ -139,9 +139,7 @@ class _Staging:
         if first is None:
             return self._result()
         table = order.table
-        target = open_target(
-            table.connection, table.state_dir, table.patience, f"dwhctl:{order.group.run_id}"
-        )
+        target = open_target(table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
         reach("stage.open")
         with target.stage(order.group, order.token, table.columns) as stage:
             with closing(one_ahead(batches)) as following, self._clock.step("stage"):
@@ -196,7 +194,7 @@ class _Staging:
         ids = self._only_ids
         if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
             return
-        doubled = stage.doubled_key(self._order.key)
+        doubled = stage.duplicate_key(self._order.key)
         if doubled is not None:
             key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, doubled, strict=True))
             raise DoubledKeyError(f"the key {key} stands twice in the slice")

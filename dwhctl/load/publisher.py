@@ -70,7 +70,7 @@ PublisherEvent = GroupPublished | ColumnsAdded | Looked | PublisherDied
 class Publisher:
     """Publishes groups, adds columns and drops staging, each under a slot of its target's connection.
 
-    `sweepers` are the targets with little patience: what they do not drop goes with the run.
+    `sweepers` are the targets with little timeout: what they do not drop goes with the run.
     `tell` takes its events, in its thread. While it waits for a slot, `waits_for` names the connection: the
     dispatch loop leaves it that slot.
     """

@@ -13,7 +13,7 @@ from dwhctl.runtime.events import (
     Event,
     FailedSlice,
     Listener,
-    RunReport,
+    RunResult,
     SliceClosed,
     SlicesPublished,
     SliceStaged,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Closer:
     """Collects closings; `flush` writes them in one transaction, then tells of them."""
 
-    def __init__(self, store: SessionStore, report: RunReport, listen: Listener, retries: int | None) -> None:
+    def __init__(self, store: SessionStore, report: RunResult, listen: Listener, retries: int | None) -> None:
         self._store = store
         self._report = report
         self._listen = listen

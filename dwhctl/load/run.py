@@ -22,7 +22,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.waiting import Signals, caught_signals
 from dwhctl.load.attempts import Starter
-from dwhctl.load.circuit_breaker import Knocker, Parking
+from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.load.dispatcher import Dispatcher, Happening
 from dwhctl.load.history import (
     NO_PAST,
@@ -38,12 +38,12 @@ from dwhctl.load.publish import PublishRules
 from dwhctl.load.publisher import Publisher
 from dwhctl.load.queue import JobQueue, SliceJob
 from dwhctl.load.results import Closer
-from dwhctl.load.staging import Groups, Opener
-from dwhctl.load.workers import Crew, InlineWorker, ProcessWorker
-from dwhctl.notify.run import RunTold, told_at_its_end
+from dwhctl.load.staging import Groups, StagingCreator
+from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
+from dwhctl.notify.run import RunNotifier, run_notifier
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import render_extract
-from dwhctl.runtime.events import Listener, RunEnded, RunReport, RunStarted
+from dwhctl.runtime.events import Listener, RunEnded, RunResult, RunStarted
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir, work_names
 from dwhctl.runtime.log import logged_run
@@ -73,8 +73,8 @@ if TYPE_CHECKING:
     from dwhctl.sessions.values import LastSession
     from dwhctl.systems.base.target import Target
 
-_DROP_PATIENCE = timedelta(seconds=5)
-_LAST_PATIENCE = timedelta(seconds=3)
+_DROP_TIMEOUT = timedelta(seconds=5)
+_LAST_TIMEOUT = timedelta(seconds=3)
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
@@ -98,7 +98,7 @@ def foresee(project: Project, request: LoadRequest, plan: Plan) -> Forecast:
     return forecast(plan, past, jobs_at_once(project, request, plan), project.max_workers)
 
 
-def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Plan | None = None) -> RunReport:
+def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Plan | None = None) -> RunResult:
     """Load the slices of the request: those of `plan`, which plan_load gave for it, that still need it.
 
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
@@ -110,7 +110,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     pings = request.pings and not request.shards and not request.only_failed
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(
+        run_notifier(
             project, request.command, works, log, RunKind.LOAD, pings=pings, scheduled=request.scheduled
         ) as told,
     ):
@@ -127,7 +127,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     return report
 
 
-def exit_code_of(report: RunReport) -> ExitCode:
+def exit_code_of(report: RunResult) -> ExitCode:
     """Give the exit code that a report ends with."""
     if report.signal is not None:
         return report.signal
@@ -178,8 +178,8 @@ class _Parts(TypedDict):
     """What the starter and the dispatcher share."""
 
     jobs: JobQueue
-    crew: Crew
-    parking: Parking
+    pool: WorkerPool
+    breaker: CircuitBreaker
     groups: Groups
     publisher: Publisher
     store: SessionStore
@@ -205,7 +205,7 @@ class _Run:
         self._state = StateDir(project.state_dir)
         self._targets = targets
         self._slots = Slots(self._state.slots, limits_of(project))
-        self._report = RunReport(self.id)
+        self._report = RunResult(self.id)
         self._blocked: dict[str, AttemptError] = {}
         self._leaves_lock = False
 
@@ -226,7 +226,7 @@ class _Run:
         self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
         self._blocked = entry.blocked
 
-    def load(self, plan: Plan) -> RunReport:
+    def load(self, plan: Plan) -> RunResult:
         """Load what is not left out, and report."""
         started = time.monotonic()
         # Again, now that the locks are held: another run may have completed what was missing before.
@@ -246,7 +246,7 @@ class _Run:
         """Tell whether the next run has something to reap."""
         return self._leaves_lock or bool(self._report.stopped is not None or self._report.in_doubt)
 
-    def write_alerts(self, told: RunTold) -> None:
+    def write_alerts(self, told: RunNotifier) -> None:
         """Write what is to be told of the run into the outbox."""
         told.write(self._store, self._report)
 
@@ -256,27 +256,27 @@ class _Run:
         # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
         columns = DeliveredColumns(self._store)
         rules = PublishRules(self._request.allow_shrink, fence=self._store.check_alive, delivered=columns)
-        sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_PATIENCE)
+        sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_TIMEOUT)
         publisher = Publisher(self._targets, slots, happenings.put, rules, sweepers)
-        opener = Opener(self._targets, happenings.put)
+        creator = StagingCreator(self._targets, happenings.put)
         jobs = jobs_at_once(self._project, self._request, plan)
-        crew = Crew(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
+        pool = WorkerPool(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
         closer = Closer(self._store, self._report, self._listen, self._request.retries)
         described = describe_targets(
             self._project, plan, self._targets, slots, self._blocked, closer.retries, self._listen
         )
         parts: _Parts = {
             "jobs": JobQueue(SliceJob(one) for one in plan.slices if one.load.name in described.tables),
-            "crew": crew,
-            "parking": Parking(self._knockable()),
-            "groups": Groups(self.id, opener.open),
+            "pool": pool,
+            "breaker": CircuitBreaker(self._with_probe()),
+            "groups": Groups(self.id, creator.open),
             "publisher": publisher,
             "store": self._store,
         }
         starter = Starter(self._project, self.id, slots=slots, delivered=columns, **parts)
-        knocker = Knocker(self._project.connections, slots, happenings.put)
+        prober = Prober(self._project.connections, slots, happenings.put)
         dispatcher = Dispatcher(
-            starter, described.tables, knocker=knocker, closer=closer, happenings=happenings, **parts
+            starter, described.tables, prober=prober, closer=closer, happenings=happenings, **parts
         )
         # From here on a signal is one of the things that happen to the loop.
         self._signals.listener = lambda code: self._stop_soon(code, happenings)
@@ -291,11 +291,11 @@ class _Run:
             self._report.stopped = str(error)
             self._report.signal = self._signals.received
         finally:
-            crew.dismiss_all()
+            pool.dismiss_all()
             # Workers that were ended in the middle of their work.
             remove_left_behind(self._state.path)
             publisher.stop()
-            opener.stop()
+            creator.stop()
             dispatcher.let_go()
             self._drop_staging(parts["groups"].targets)
 
@@ -312,17 +312,17 @@ class _Run:
             dispatcher.stop()
 
     def _drop_staging(self, used: Collection[str]) -> None:
-        patience = _DROP_PATIENCE if self._report.signal is None else _LAST_PATIENCE
+        timeout = _DROP_TIMEOUT if self._report.signal is None else _LAST_TIMEOUT
         # Not those of the run: they may have been interrupted, for good.
-        targets = targets_of(self._project, f"dwhctl-drop:{self.id}", patience)
+        targets = targets_of(self._project, f"dwhctl-drop:{self.id}", timeout)
         for name in sorted(used):
             try:
-                with self._slots.held(name, wait=patience.total_seconds()):
+                with self._slots.held(name, wait=timeout.total_seconds()):
                     targets[name].drop_run(self.id)
             except AttemptError:
                 # Dropped by whoever reaps this run.
                 self._leaves_lock = True
 
-    def _knockable(self) -> frozenset[str]:
+    def _with_probe(self) -> frozenset[str]:
         connections = self._project.connections.values()
         return frozenset(one.name for one in connections if SYSTEMS[one.type].probe)

@@ -205,8 +205,8 @@ class GroupOpened:
     failure: Failure | None = None
 
 
-class Opener:
-    """Makes staging objects. `tell` takes a GroupOpened for each, in the opener's thread.
+class StagingCreator:
+    """Makes staging objects. `tell` takes a GroupOpened for each, in the creator's thread.
 
     It needs no slot of its own: the slice for which a group is begun holds one, and waits until the group is open.
     """
@@ -214,7 +214,7 @@ class Opener:
     def __init__(self, targets: Mapping[str, Target], tell: Callable[[GroupOpened], None]) -> None:
         self._targets = targets
         self._tell = tell
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="opener")
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="creator")
         self._making: list[Future[None]] = []
 
     def open(self, group: PublishGroup) -> None:

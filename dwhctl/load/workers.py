@@ -89,7 +89,7 @@ class ProcessWorker:
             with _without_ctrl_c():
                 self._pid: Future[int] = self._executor.submit(os.getpid)
         except OSError as error:
-            raise WorkersError(_in_words(error)) from error
+            raise WorkersError(_translate_error(error)) from error
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         try:
@@ -117,7 +117,7 @@ class ProcessWorker:
         self._executor.shutdown(wait=False)
 
 
-def _in_words(error: OSError) -> str:
+def _translate_error(error: OSError) -> str:
     remedy = _REMEDIES.get(error.errno or 0)
     text = f"worker processes cannot be started: {error.strerror or error}"
     return f"{text}; {remedy}" if remedy else text
@@ -185,7 +185,7 @@ _TURN_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
 
 
-class Crew:
+class WorkerPool:
     """Up to `jobs` workers, each under a slot of this machine's worker processes."""
 
     def __init__(self, jobs: int, make: Callable[[], Worker], slots: Slots) -> None:
@@ -223,7 +223,7 @@ class Crew:
         _log.warning("%s; the run goes on with %d workers", error, self._jobs)
 
     def number(self, worker: Worker) -> int:
-        """Give the number of a worker in its crew, from 1; who replaces another takes over its number."""
+        """Give the number of a worker in its pool, from 1; who replaces another takes over its number."""
         return self._numbers[worker]
 
     def give_back(self, worker: Worker) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MANY_SLICES = 100_000
 
 
-class Standing(enum.StrEnum):
+class SliceStatus(enum.StrEnum):
     """Where a slice stands, from the best to the worst."""
 
     LOADED = "loaded"
@@ -55,8 +55,8 @@ class Standing(enum.StrEnum):
     FAILED = "failed"
 
 
-NOT_EXPECTED = (Standing.BEFORE_START, Standing.AFTER_END)
-BADNESS: Mapping[Standing, int] = {standing: place for place, standing in enumerate(Standing)}
+NOT_EXPECTED = (SliceStatus.BEFORE_START, SliceStatus.AFTER_END)
+BADNESS: Mapping[SliceStatus, int] = {standing: place for place, standing in enumerate(SliceStatus)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Cell:
     `over`: it is expected, and its day has ended. `started`: its latest session's start, if it has one.
     """
 
-    standing: Standing
+    standing: SliceStatus
     complete: bool
     over: bool
     started: datetime | None
@@ -82,18 +82,18 @@ class Cell:
         return self.over and not self.complete
 
 
-_STANDINGS = {state: Standing(state.value) for state in State}
+_STANDINGS = {state: SliceStatus(state.value) for state in State}
 
 
-def standing_of(state: State) -> Standing:
+def status_of(state: State) -> SliceStatus:
     """Return where a slice stands whose latest session is in this state, if no day's end matters."""
-    return _STANDINGS.get(state, Standing.UNKNOWN)
+    return _STANDINGS.get(state, SliceStatus.UNKNOWN)
 
 
-_BEFORE_START = Cell(Standing.BEFORE_START, complete=False, over=False, started=None)
-_AFTER_END = Cell(Standing.AFTER_END, complete=False, over=False, started=None)
-_NOT_YET = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
-_MISSING = Cell(Standing.MISSING, complete=False, over=True, started=None)
+_BEFORE_START = Cell(SliceStatus.BEFORE_START, complete=False, over=False, started=None)
+_AFTER_END = Cell(SliceStatus.AFTER_END, complete=False, over=False, started=None)
+_NOT_YET = Cell(SliceStatus.NOT_YET, complete=False, over=False, started=None)
+_MISSING = Cell(SliceStatus.MISSING, complete=False, over=True, started=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +231,13 @@ def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
     return Cell(_standing(state, complete=complete, over=over), complete, over, started)
 
 
-def _standing(state: State, *, complete: bool, over: bool) -> Standing:
+def _standing(state: State, *, complete: bool, over: bool) -> SliceStatus:
     """Return where a slice stands whose latest session has this state."""
     if not complete and is_good(state):
-        return Standing.EARLY if over else Standing.OPEN
+        return SliceStatus.EARLY if over else SliceStatus.OPEN
     if not complete or is_good(state):
-        return standing_of(state)
-    return Standing.RELOADING if state is State.RUNNING else Standing.RELOAD_FAILED
+        return status_of(state)
+    return SliceStatus.RELOADING if state is State.RUNNING else SliceStatus.RELOAD_FAILED
 
 
 _ONE_DAY = timedelta(days=1)

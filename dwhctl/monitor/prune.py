@@ -42,7 +42,7 @@ class Removal:
     bytes: int | None = None
 
 
-def tidy_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Removal]:
+def clean_up_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Removal]:
     """Remove what is old from the state folder; logs last written before that moment. Raise StateDirError."""
     state = StateDir(folder)
     old = datetime.now(UTC) - _OLD
@@ -148,7 +148,7 @@ def run_prune(project: Project, request: PruneRequest) -> list[Removal]:
     before = datetime.now(UTC) - request.keep
     with caught_signals():
         sessions = _of_sessions(project, request, before)
-        return [sessions, *tidy_state(project.state_dir, before, dry_run=request.dry_run)]
+        return [sessions, *clean_up_state(project.state_dir, before, dry_run=request.dry_run)]
 
 
 def _of_sessions(project: Project, request: PruneRequest, before: datetime) -> Removal:

@@ -119,8 +119,8 @@ def _bar(session: Session, now: datetime, timeouts: Mapping[str, timedelta]) -> 
     closed = session.finished
     if closed is None:
         # Nobody tells whether its run is alive; no attempt lives longer than its load's timeout.
-        patience = timeouts.get(session.load)
-        closed = max(start, now if patience is None else min(now, start + patience))
+        timeout = timeouts.get(session.load)
+        closed = max(start, now if timeout is None else min(now, start + timeout))
     busy = session.busy_seconds
     end = closed if busy is None else min(start + timedelta(seconds=busy), closed)
     return Bar(session, start, end, max(closed, start))

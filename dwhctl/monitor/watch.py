@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.digest import Item, Outcome, RunKind, Trouble
-from dwhctl.alerts.teller import tell
+from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind
+from dwhctl.alerts.notifier import tell
 from dwhctl.core.errors import DeadlineMissed, ExitCode, TooOld
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.core.words import shown_time
 from dwhctl.monitor.freshness import look
-from dwhctl.notify.run import told_at_its_end
+from dwhctl.notify.run import run_notifier
 from dwhctl.project.days import format_duration
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import StateDir, held_work
@@ -60,7 +60,7 @@ def run_watch(
     Raise SessionsError (told too), LockHeldError when another watch is under way, and Interrupted.
     """
     with (
-        told_at_its_end(project, command, (), listen, RunKind.WATCH, scheduled=scheduled),
+        run_notifier(project, command, (), listen, RunKind.WATCH, scheduled=scheduled),
         caught_signals(),
         ExitStack() as stack,
     ):
@@ -110,7 +110,7 @@ def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
             yield Item(sla.kind, sla.name, task.shard)
             continue
         found, message = (DeadlineMissed, late) if task.late else (TooOld, old)
-        trouble = Trouble("", found.__name__, message or "", sla.command or "")
+        trouble = AlertFailure("", found.__name__, message or "", sla.command or "")
         yield Item(sla.kind, sla.name, task.shard, ending="failed", trouble=trouble)
 
 

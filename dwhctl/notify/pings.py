@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import counted
-from dwhctl.alerts.ping import PATIENCE, Ping, Pinger
+from dwhctl.alerts.ping import TIMEOUT, Ping, Pinger
 from dwhctl.core.secrets import mask
 from dwhctl.runtime.events import RefreshStarted, RunStarted
 
@@ -55,8 +55,8 @@ class RunPings:
         ping = Ping("log", "interrupted by a person or the system; it has not come to its end")
         return self._send(dict.fromkeys(self._names, ping), _SHORT_PATIENCE)
 
-    def _send(self, endings: dict[str, Ping], patience: float = PATIENCE) -> list[str]:
-        return self._pinger.finish(endings, patience) if self._pinger is not None else []
+    def _send(self, endings: dict[str, Ping], timeout: float = TIMEOUT) -> list[str]:
+        return self._pinger.finish(endings, timeout) if self._pinger is not None else []
 
 
 def _ending(items: Sequence[Item]) -> Ping:

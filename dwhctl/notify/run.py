@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.delivery import send_due
-from dwhctl.alerts.digest import Item, Outcome, RunKind, Stop, Trouble
+from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop
+from dwhctl.alerts.notifier import tell, tell_directly, write
 from dwhctl.alerts.state import HeldInARow
-from dwhctl.alerts.teller import tell, tell_directly, write
 from dwhctl.core.errors import (
     ConfigError,
     DwhctlError,
@@ -34,7 +34,7 @@ from dwhctl.runtime.events import (
     RefreshStarted,
     ReportClosed,
     RunReaped,
-    RunReport,
+    RunResult,
     RunStarted,
     SliceClosed,
 )
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Event, RefreshEvent, RefreshReport
+    from dwhctl.runtime.events import Event, RefreshEvent, RefreshResult
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions import SessionStore
@@ -60,7 +60,7 @@ HELD_IN_A_ROW = 3
 _LAST_LINES = 3
 
 
-class RunTold:
+class RunNotifier:
     """One run on its way to being told of: give it the run's events, then its report."""
 
     def __init__(
@@ -102,22 +102,22 @@ class RunTold:
         self._pings.listen(event)
         self._listen(event)
 
-    def write(self, store: SessionStore, report: RunReport | RefreshReport) -> None:
+    def write(self, store: SessionStore, report: RunResult | RefreshResult) -> None:
         """Write what is to be told into the outbox, while the run still holds its locks. Raises nothing."""
         outcome = self._outcome = report.outcome = self._of_report(report)
         try:
             self._written = write(self._project, store, outcome)
         except Exception as error:
-            self._listen(Notice(f"the alerts cannot be written: {_in_words(error)}"))
+            self._listen(Notice(f"the alerts cannot be written: {_translate_error(error)}"))
 
-    def _of_report(self, report: RunReport | RefreshReport) -> Outcome:
+    def _of_report(self, report: RunResult | RefreshResult) -> Outcome:
         stops = self._deaths()
         if report.signal is not None:
             # Whoever interrupts a run knows; of dead runs that it came upon nobody does.
             self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
         if report.stopped is not None:
-            stops.append(self._stop(Trouble("", Stopped.__name__, mask(report.stopped))))
+            stops.append(self._stop(AlertFailure("", Stopped.__name__, mask(report.stopped))))
         items = self._with_advice(self._with_last_lines(report.run_id), report)
         return self._outcome_of(stops, items, report.run_id, completed=not report.stopped)
 
@@ -137,9 +137,9 @@ class RunTold:
             for name, item in self._items.items()
         ]
 
-    def _with_advice(self, items: Iterable[Item], report: RunReport | RefreshReport) -> list[Item]:
+    def _with_advice(self, items: Iterable[Item], report: RunResult | RefreshResult) -> list[Item]:
         """Return the items, the failed ones with what to do about their reason."""
-        if isinstance(report, RunReport):
+        if isinstance(report, RunResult):
             groups = group_failures(self._project, report.failures, by_load=True)
         else:
             groups = group_failures(self._project, failed_reports(report), by_load=True)
@@ -152,19 +152,19 @@ class RunTold:
             found.append(item)
         return found
 
-    def _advised(self, trouble: Trouble, group: FailureGroup) -> Trouble:
+    def _advised(self, trouble: AlertFailure, group: FailureGroup) -> AlertFailure:
         command = in_project(group.command, self._project.root)
         # A shadow run is somebody's experiment: its command goes into another table.
         remedy = command if is_proposed(command, self._project.root) else ""
         advice = mask(group.advice) if remedy else mask(group.advice).removesuffix(", then")
         return replace(trouble, advice=advice, remedy=remedy, of_work=group.of_load)
 
-    def _stop(self, trouble: Trouble) -> Stop:
+    def _stop(self, trouble: AlertFailure) -> Stop:
         return Stop(self._command, trouble, works=self._works)
 
     def _deaths(self) -> list[Stop]:
         return [
-            Stop(_command_of(one), Trouble("", RunDied.__name__, mask(one.text)), passing=True)
+            Stop(_command_of(one), AlertFailure("", RunDied.__name__, mask(one.text)), passing=True)
             for one in self._reaped
         ]
 
@@ -213,7 +213,7 @@ class RunTold:
         """Tell of an error that ended the run before its report. Raises nothing."""
         if not self._project.alerts:
             return []
-        trouble = Trouble("", type(error).__name__, mask(str(error)))
+        trouble = AlertFailure("", type(error).__name__, mask(str(error)))
         outcome = self._outcome_of([*self._deaths(), self._stop(trouble)], completed=False)
         # The error may be about the database itself, which is not waited for twice.
         lost = isinstance(error, SessionsError)
@@ -226,12 +226,12 @@ class RunTold:
         except Interrupted:
             self._listen(Notice("interrupted while the alerts were sent; the next run goes on with them"))
         except Exception as error:
-            self._listen(Notice(f"the alerts cannot be sent: {_in_words(error)}"))
+            self._listen(Notice(f"the alerts cannot be sent: {_translate_error(error)}"))
         return []
 
 
 @contextmanager
-def told_at_its_end(
+def run_notifier(
     project: Project,
     command: str,
     works: Iterable[str],
@@ -240,14 +240,14 @@ def told_at_its_end(
     *,
     pings: bool = True,
     scheduled: bool = False,
-) -> Iterator[RunTold]:
+) -> Iterator[RunNotifier]:
     """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
 
     An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
     nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule.
     A person sees that a lock is held: only runs that are `scheduled` are counted.
     """
-    run = RunTold(project, command, works, listen, kind, pings=pings)
+    run = RunNotifier(project, command, works, listen, kind, pings=pings)
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
@@ -265,7 +265,7 @@ def told_at_its_end(
     held.clear()
 
 
-def _in_words(error: Exception) -> str:
+def _translate_error(error: Exception) -> str:
     defect = "" if isinstance(error, DwhctlError) else f"a defect in dwhctl: {type(error).__name__}: "
     return mask(f"{defect}{error}")
 
@@ -284,7 +284,7 @@ def _show(deliveries: Iterable[Delivery], listen: Callable[[Notice], None]) -> N
 
 def tell_of_usage_error(project: Project, command: str, message: str, kind: RunKind) -> list[Delivery]:
     """Tell of a command that ended with 2; the project is what can be read of it. Raise SessionsError, Interrupted."""
-    trouble = Trouble("", ConfigError.__name__, mask(message))
+    trouble = AlertFailure("", ConfigError.__name__, mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
     stop = Stop(mask(command), trouble)
     outcome = Outcome(command=mask(command), kind=kind, stops=(stop,), completed=False, look=look)
@@ -331,13 +331,13 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
         return item
     if failure is None or state is State.UP_FOR_RETRY:
         return replace(item, ending="left")
-    return replace(item, ending="failed", trouble=trouble_of(failure, source, target))
+    return replace(item, ending="failed", trouble=alert_failure_of(failure, source, target))
 
 
-def trouble_of(failure: Failure, source: str, target: str) -> Trouble:
+def alert_failure_of(failure: Failure, source: str, target: str) -> AlertFailure:
     """Say what failed and the connection to blame; behind a parked connection stands what it was parked for."""
     found = said(failure)
-    return Trouble(blamed(failure, source, target), found.error_class, mask(found.message))
+    return AlertFailure(blamed(failure, source, target), found.error_class, mask(found.message))
 
 
 def _command_of(event: RunReaped) -> str:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from dwhctl.alerts.digest import RunKind
 from dwhctl.core.errors import ExitCode, SessionsError, StateDirError, UsageError
 from dwhctl.core.waiting import Signals, caught_signals
-from dwhctl.notify.run import told_at_its_end
+from dwhctl.notify.run import run_notifier
 from dwhctl.project.names import find_report, report_sql
 from dwhctl.refresh.scheduler import Refresher
 from dwhctl.refresh.transaction import RefreshRules, ReportJob
-from dwhctl.runtime.events import RefreshReport, RefreshStarted, RunEnded
+from dwhctl.runtime.events import RefreshResult, RefreshStarted, RunEnded
 from dwhctl.runtime.failures import failed_reports, group_failures
 from dwhctl.runtime.locks import StateDir, report_names
 from dwhctl.runtime.log import logged_run
@@ -78,7 +78,7 @@ def plan_refresh(project: Project, request: RefreshRequest) -> list[PlannedRepor
         ]
 
 
-def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListener) -> RefreshReport:
+def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListener) -> RefreshResult:
     """Refresh the reports of the request.
 
     Raise ConfigError or UsageError before anything is touched, LockHeldError when another run refreshes one of them,
@@ -88,12 +88,12 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     works = request.reports or tuple(project.reports)
     with (
         logged_run(project, run_id, request.command, listen) as log,
-        told_at_its_end(
+        run_notifier(
             project, request.command, works, log, RunKind.REFRESH, scheduled=request.scheduled
         ) as told,
     ):
         jobs = _jobs(project, request)
-        report = RefreshReport(run_id, request.day, tuple(job.report.name for job in jobs))
+        report = RefreshResult(run_id, request.day, tuple(job.report.name for job in jobs))
         with caught_signals() as signals, ExitStack() as stack:
             run = _Refresh(project, request, report, told.listen, signals)
             store = run.refresh(stack, jobs)
@@ -104,7 +104,7 @@ def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListen
     return report
 
 
-def exit_code_of(report: RefreshReport) -> ExitCode:
+def exit_code_of(report: RefreshResult) -> ExitCode:
     """Give the exit code that a report ends with."""
     if report.signal is not None:
         return report.signal
@@ -126,7 +126,7 @@ class _Refresh:
         self,
         project: Project,
         request: RefreshRequest,
-        report: RefreshReport,
+        report: RefreshResult,
         listen: RefreshListener,
         signals: Signals,
     ) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import RefreshListener, RefreshReport
+    from dwhctl.runtime.events import RefreshListener, RefreshResult
     from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.target import Target
@@ -65,7 +65,7 @@ class Refresher:
     def __init__(
         self,
         project: Project,
-        report: RefreshReport,
+        report: RefreshResult,
         rules: RefreshRules,
         store: SessionStore,
         slots: Slots,
@@ -223,7 +223,7 @@ class Refresher:
 
     def _failure(self, landed: Landed, error: BaseException) -> Failure:
         """Describe what came of an attempt, and note whether its commit may still happen."""
-        job, error = landed.flight.job, self._in_words(landed.flight, error)
+        job, error = landed.flight.job, self._translate_error(landed.flight, error)
         keep_report_place(self._project, job.report, job.sql, self._report.day, error)
         if isinstance(error, CommitInDoubtError):
             job.doubted = None if landed.is_settled else landed.flight.etl_id
@@ -236,7 +236,7 @@ class Refresher:
         return Failure.of(error)
 
     @staticmethod
-    def _in_words(flight: ReportAttempt, error: BaseException) -> BaseException:
+    def _translate_error(flight: ReportAttempt, error: BaseException) -> BaseException:
         if flight.timed_out and not isinstance(error, CommitInDoubtError):
             timeout = flight.job.report.timeout
             return TimedOutError(f"not done after the report's timeout of {timeout}; its statement was ended")

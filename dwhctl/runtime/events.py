@@ -126,7 +126,7 @@ class RunReaped(Notice):
 class RunEnded:
     """The run has done its work, or was stopped: its report is whole, its locks are still held."""
 
-    report: RunReport | RefreshReport
+    report: RunResult | RefreshResult
 
 
 Event = (
@@ -215,7 +215,7 @@ class FailedSlice:
 
 
 @dataclass(slots=True)
-class RunReport:
+class RunResult:
     """What a run did. `step_seconds` adds up the workers' and the publisher's time by step."""
 
     run_id: str
@@ -246,7 +246,7 @@ class RunReport:
 
 
 @dataclass(slots=True)
-class RefreshReport:
+class RefreshResult:
     """What a run did with its reports. `closed` has the last session of each that came to one."""
 
     run_id: str

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshReport
+    from dwhctl.runtime.events import FailedSlice, RefreshResult
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
     from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice
@@ -226,7 +226,7 @@ def blamed_of(project: Project, one: FailedSlice) -> str:
     return blamed(one.failure, one.connection, load.target if load is not None else one.connection)
 
 
-def failed_reports(report: RefreshReport) -> list[FailedSlice]:
+def failed_reports(report: RefreshResult) -> list[FailedSlice]:
     """Return the reports that failed, as slices without a shard."""
     from dwhctl.runtime.events import FailedSlice
 

@@ -25,13 +25,13 @@ from dwhctl.runtime.events import (
     Event,
     Notice,
     RefreshEvent,
-    RefreshReport,
+    RefreshResult,
     RefreshStarted,
     ReportClosed,
     ReportStarted,
     ReportWaits,
     RunEnded,
-    RunReport,
+    RunResult,
     RunStarted,
     SliceClosed,
     SlicesPublished,
@@ -40,7 +40,7 @@ from dwhctl.runtime.events import (
     WorkerSaid,
 )
 from dwhctl.runtime.locks import StateDir
-from dwhctl.runtime.log_reader import log_path, put_away
+from dwhctl.runtime.log_reader import log_path, rotate
 from dwhctl.runtime.messages import heard
 from dwhctl.sessions.values import State
 
@@ -185,9 +185,9 @@ def _failed(failure: Failure | None) -> dict[str, object]:
     }
 
 
-def _ended(report: RunReport | RefreshReport) -> LogEntry:
+def _ended(report: RunResult | RefreshResult) -> LogEntry:
     facts: dict[str, object]
-    if isinstance(report, RunReport):
+    if isinstance(report, RunResult):
         facts = {
             "loaded": report.loaded,
             "skipped": report.skipped,
@@ -243,7 +243,7 @@ def logged_run(
         raise
     finally:
         if log.close():
-            put_away(state, project.keep_logs)
+            rotate(state, project.keep_logs)
 
 
 class RunLog:

@@ -155,7 +155,7 @@ def _run_ids(folder: Path) -> list[str]:
         raise StateDirError(f"the logs in {folder} cannot be read: {error.strerror}; {remedy}") from error
 
 
-def put_away(state: StateDir, keep: timedelta) -> None:
+def rotate(state: StateDir, keep: timedelta) -> None:
     """Remove logs that are too old or too much, if nobody has looked in the last hour. Raises nothing."""
     with suppress(OSError):
         now = time.time()

@@ -32,13 +32,13 @@ _MOST_TRACEBACK = 8000
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """The table that a load writes to, as it stood when the run looked; `patience` is its load's timeout."""
+    """The table that a load writes to, as it stood when the run looked; `timeout` is its load's timeout."""
 
     connection: Connection
     name: str
     columns: tuple[Column, ...]
     state_dir: Path
-    patience: timedelta = timedelta(minutes=30)
+    timeout: timedelta = timedelta(minutes=30)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,17 +102,17 @@ class PreparedTables:
 
 
 def targets_of(
-    project: Project, label: str = "dwhctl", patience: timedelta | None = None
+    project: Project, label: str = "dwhctl", timeout: timedelta | None = None
 ) -> dict[str, Target]:
     """Open the target of every load and report.
 
-    No answer of a warehouse is waited for longer than `patience`, or the longest timeout of its loads and reports.
+    No answer of a warehouse is waited for longer than `timeout`, or the longest timeout of its loads and reports.
     """
     longest: dict[str, timedelta] = {}
     uses = [(load.target, load.timeout) for load in project.loads.values()]
     uses += [(report.connection, report.timeout) for report in project.reports.values()]
-    for name, timeout in uses:
-        longest[name] = patience or max(timeout, longest.get(name, timeout))
+    for name, seconds in uses:
+        longest[name] = timeout or max(seconds, longest.get(name, seconds))
     return {
         name: open_target(project.connections[name], project.state_dir, longest[name], label)
         for name in sorted(longest)

@@ -185,7 +185,7 @@ def go_on_above(
 
 def _lift(store: SessionStore, last: int, floor: int) -> None:
     if floor > last:
-        store.lift_ids(floor)
+        store.raise_id_floor(floor)
 
 
 def _asked(in_warehouse: Callable[[], int], why: str) -> int:
@@ -314,7 +314,7 @@ class RunContext:
                 f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
             ) from error
         if highest:
-            store.lift_ids(highest)
+            store.raise_id_floor(highest)
 
     def _unknown_loads(self, store: SessionStore) -> Sequence[Load]:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())

@@ -61,7 +61,7 @@ def open_if_there(
         return None
     store = open_store(connection, answer_timeout=answer_timeout, only_reads=True)
     try:
-        if store.is_there():
+        if store.exists():
             if not store.is_readable():
                 store.prepare()
             return store
@@ -73,9 +73,9 @@ def open_if_there(
 
 
 def _is_missing(connection: SqliteConnection) -> bool:
-    from dwhctl.systems.sqlite.client import in_words
+    from dwhctl.systems.sqlite.client import translate_error
 
-    with in_words(connection.path, "looking for the file"):
+    with translate_error(connection.path, "looking for the file"):
         try:
             connection.path.stat()  # `exists` takes a folder that may not be entered for an empty one in newer Pythons
         except (FileNotFoundError, NotADirectoryError):

@@ -44,7 +44,7 @@ class Upgrade:
         self._sql = sql
         self._place = place
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether dwhctl's own columns stand there, those of this version or of an earlier one."""
         return self._exists() and is_ours(self._fitting_columns())
 

@@ -33,7 +33,7 @@ from dwhctl.sessions.values import (
     cut_comment,
     storable,
 )
-from dwhctl.systems.postgres.client import connect, in_words, where
+from dwhctl.systems.postgres.client import connect, translate_error, where
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -67,7 +67,7 @@ class PostgresStore(SqlStore):
 
     def prepare(self) -> None:
         place = where(self._address)
-        with self._lock, in_words(self._connection, self._address, "preparing the table"):
+        with self._lock, translate_error(self._connection, self._address, "preparing the table"):
             upgrade = Upgrade(self._connection, self._plain, place)
             if not upgrade.is_ready():
                 faults.reach("sessions.prepare.begin")
@@ -75,19 +75,19 @@ class PostgresStore(SqlStore):
                 faults.reach("sessions.prepare.done")
 
     def is_ready(self) -> bool:
-        with self._lock, in_words(self._connection, self._address, "looking at the table"):
+        with self._lock, translate_error(self._connection, self._address, "looking at the table"):
             return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
 
-    def is_there(self) -> bool:
-        with self._lock, in_words(self._connection, self._address, "looking at the table"):
-            return Upgrade(self._connection, self._plain, where(self._address)).is_there()
+    def exists(self) -> bool:
+        with self._lock, translate_error(self._connection, self._address, "looking at the table"):
+            return Upgrade(self._connection, self._plain, where(self._address)).exists()
 
     def is_readable(self) -> bool:
-        with self._lock, in_words(self._connection, self._address, "looking at the table"):
+        with self._lock, translate_error(self._connection, self._address, "looking at the table"):
             return Upgrade(self._connection, self._plain, where(self._address)).is_readable()
 
-    def lift_ids(self, above: int) -> None:
-        self.read("lifting the ids", "lift_ids", {"above": above})
+    def raise_id_floor(self, above: int) -> None:
+        self.read("lifting the ids", "raise_id_floor", {"above": above})
 
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:
@@ -206,7 +206,7 @@ class PostgresStore(SqlStore):
 
     def _write(self, what: str, doing: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """The rows that one writing statement returns, or how many it wrote."""
-        with self._lock, in_words(self._connection, self._address, doing):
+        with self._lock, translate_error(self._connection, self._address, doing):
             faults.reach(f"sessions.{what}.begin")
             rows = self._again_after_deadlock(self._sql[what], values)
             faults.reach(f"sessions.{what}.done")
@@ -222,12 +222,12 @@ class PostgresStore(SqlStore):
         raise AssertionError("unreachable")
 
     def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        with self._lock, in_words(self._connection, self._address, doing):
+        with self._lock, translate_error(self._connection, self._address, doing):
             return self._execute(self._sql[statement], values)
 
     @contextmanager
     def transaction(self, doing: str, what: str) -> Iterator[Execute]:
-        with self._lock, in_words(self._connection, self._address, doing):
+        with self._lock, translate_error(self._connection, self._address, doing):
             faults.reach(f"sessions.{what}.begin")
             self._execute("BEGIN", {})
             try:

@@ -34,15 +34,15 @@ from dwhctl.systems.sqlite.client import (
     connect,
     connect_to_read,
     file_identity,
-    in_words,
     may_write,
+    translate_error,
 )
 
 _ANEW = "dwhctl_sessions_anew"
 _SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
-def is_there(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
+def exists(connection: sqlite3.Connection, sql: Mapping[str, str], path: Path) -> bool:
     """Whether dwhctl's own columns stand there, those of this version or of an earlier one."""
     table = connection.execute(sql["table"]).fetchone()
     return table is not None and is_ours(_fitting_columns(connection, sql, path))
@@ -170,17 +170,17 @@ class SqliteStore(SqlStore):
         with self._operation("looking at the table"):
             return is_ready(self._connection, self._sql, self.path)
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         with self._operation("looking at the table"):
-            return is_there(self._connection, self._sql, self.path)
+            return exists(self._connection, self._sql, self.path)
 
     def is_readable(self) -> bool:
         with self._operation("looking at the table"):
             return is_readable(self._connection, self._sql, self.path)
 
-    def lift_ids(self, above: int) -> None:
-        with self._operation("lifting the ids"), self._transaction("lift_ids"):
-            if not self._connection.execute(self._sql["lift_ids"], {"above": above}).rowcount:
+    def raise_id_floor(self, above: int) -> None:
+        with self._operation("lifting the ids"), self._transaction("raise_id_floor"):
+            if not self._connection.execute(self._sql["raise_id_floor"], {"above": above}).rowcount:
                 self._connection.execute(self._sql["begin_ids"], {"above": above})
 
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
@@ -289,7 +289,7 @@ class SqliteStore(SqlStore):
 
     @contextmanager
     def _operation(self, doing: str) -> Iterator[None]:
-        with self._lock, in_words(self.path, doing):
+        with self._lock, translate_error(self.path, doing):
             self.check_alive()
             if self._at_rest is not None and AtRest.of(self.path) != self._at_rest:
                 self._connection.close()

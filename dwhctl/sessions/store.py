@@ -58,7 +58,7 @@ class SessionStore(ABC):
         """Tell whether the table stands there as dwhctl needs it; changes nothing."""
 
     @abstractmethod
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Tell whether a run of this or an earlier version has made the table dwhctl's; changes nothing."""
 
     @abstractmethod
@@ -66,7 +66,7 @@ class SessionStore(ABC):
         """Tell whether all can be read: columns and tables are there, whatever indexes the next run will add."""
 
     @abstractmethod
-    def lift_ids(self, above: int) -> None:
+    def raise_id_floor(self, above: int) -> None:
         """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
 
     @abstractmethod

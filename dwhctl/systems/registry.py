@@ -23,14 +23,14 @@ def open_source(
     connection: Connection,
     database: str,
     zone: str,
-    patience: float | None = None,
+    timeout: float | None = None,
     *,
     login_known: bool | None = None,
     state_dir: Path | None = None,
 ) -> Source:
     """Open a shard's database; naive bounds of a query are read in `zone`.
 
-    A server that is silent for `patience` seconds is given up; None leaves that to the deadline of the attempt.
+    A server that is silent for `timeout` seconds is given up; None leaves that to the deadline of the attempt.
     `login_known` says whether the connection's login was let in, or refused, a moment ago. An embedded source spills
     into `state_dir`; without one it keeps to its memory.
 
@@ -43,16 +43,16 @@ def open_source(
     if connection.type == "mssql":
         from dwhctl.systems.mssql.source import MssqlSource
 
-        return MssqlSource(connection, database, zone, patience, login_known=login_known)
+        return MssqlSource(connection, database, zone, timeout, login_known=login_known)
     raise InternalError(f"connection {connection.name}: {connection.type} is no source")
 
 
-def knock(connection: Connection) -> None:
+def probe(connection: Connection) -> None:
     """Wait for the answer to a probe of a source whose system has one. Raise ConnectError."""
     if connection.type == "mssql":
-        from dwhctl.systems.mssql.errors import knock as knock_at_mssql
+        from dwhctl.systems.mssql.errors import probe as probe_mssql
 
-        knock_at_mssql(connection)
+        probe_mssql(connection)
 
 
 def extract_problem(connection: Connection, sql: str) -> str | None:
@@ -71,7 +71,7 @@ def extract_problem(connection: Connection, sql: str) -> str | None:
     return unclosed(sql)
 
 
-def list_databases(connection: Connection, patience: float) -> list[str]:
+def list_databases(connection: Connection, timeout: float) -> list[str]:
     """Name the databases behind a connection that shards could be; none where a connection is one database.
 
     Raise AttemptError.
@@ -81,22 +81,22 @@ def list_databases(connection: Connection, patience: float) -> list[str]:
     if connection.type == "mssql":
         from dwhctl.systems.mssql import console
 
-        return console.list_databases(connection, patience)
+        return console.list_databases(connection, timeout)
     return []
 
 
 _DUCKDBS_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
 
 #: How long an answer of the warehouse is waited for when nobody says.
-PATIENCE = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=30)
 
 
 def open_target(
-    connection: Connection, state_dir: Path, patience: timedelta = PATIENCE, label: str = "dwhctl"
+    connection: Connection, state_dir: Path, timeout: timedelta = TIMEOUT, label: str = "dwhctl"
 ) -> Target:
     """Give the target behind a connection; what it stages outside the warehouse stands in the state folder.
 
-    `patience` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
+    `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
     """
     if connection.type == "duckdb":
         from dwhctl.systems.duckdb.target import DuckdbTarget
@@ -105,7 +105,7 @@ def open_target(
     if connection.type == "vertica":
         from dwhctl.systems.vertica.target import VerticaTarget
 
-        return VerticaTarget(connection, patience, label)
+        return VerticaTarget(connection, timeout, label)
     raise InternalError(f"connection {connection.name}: {connection.type} is no target")
 
 
@@ -142,12 +142,12 @@ def open_cursor(
     database: str | None,
     *,
     write: bool,
-    patience: timedelta | None,
+    timeout: timedelta | None,
     state_dir: Path | None = None,
 ) -> Cursor:
     """The cursor for a connection; it does not connect before `open`.
 
-    `database` is one behind the connection, None for its own. `patience` is how long the server may be silent, where
+    `database` is one behind the connection, None for its own. `timeout` is how long the server may be silent, where
     the driver asks for it. DuckDB spills into `state_dir`; without one it keeps to its memory.
 
     Raise UsageError for a database that the connection cannot have.
@@ -174,7 +174,7 @@ def open_cursor(
         return SqliteCursor(connection, write=write)
     from dwhctl.systems.vertica.console import VerticaCursor
 
-    return VerticaCursor(connection, write=write, patience=patience)
+    return VerticaCursor(connection, write=write, timeout=timeout)
 
 
 def _database_file(connection: DuckdbConnection, database: str | None) -> str:

@@ -20,7 +20,7 @@ from dwhctl.core.errors import AttemptError, UsageError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import caught_signals
 from dwhctl.load.run import check_templates
-from dwhctl.runtime.events import Notice, RunEnded, RunReport, RunStarted
+from dwhctl.runtime.events import Notice, RunEnded, RunResult, RunStarted
 from dwhctl.runtime.locks import StateDir, work_names
 from dwhctl.runtime.log import logged_run
 from dwhctl.runtime.plan import LoadRequest, candidates, name_of, without_complete
@@ -104,9 +104,9 @@ class AdoptReport:
         """Return the verdicts on slices of which one side did not answer."""
         return [one for one in self.differing if one.has(Check.NOT_COMPARED)]
 
-    def as_run(self) -> RunReport:
+    def as_run(self) -> RunResult:
         """Return what the run's log says of it."""
-        return RunReport(
+        return RunResult(
             self.run_id,
             loaded=self.adopted,
             skipped=self.empty,
@@ -265,7 +265,7 @@ class _Adoption:
         with self._slots.held(load.target):
             highest = self._targets[load.target].highest_etl_id(load.table)
         if highest > self._store.last_id():
-            self._store.lift_ids(highest)
+            self._store.raise_id_floor(highest)
         return True
 
     def _adopted(self, one: SliceComparison, at: datetime) -> Adopted:

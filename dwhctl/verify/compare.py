@@ -115,8 +115,8 @@ class _Comparison:
             self._asker.wait_for_the_rest()
         for one in left:
             self._verdicts[one.slice] = verdict_on(one, ever_loaded())
-        strangers = [one for day in sorted(self._strangers) for one in self._strangers[day]]
-        return VerifyReport([*(self._verdicts[one.slice] for one in slices), *strangers])
+        unknown_sources = [one for day in sorted(self._strangers) for one in self._strangers[day]]
+        return VerifyReport([*(self._verdicts[one.slice] for one in slices), *unknown_sources])
 
     def _complete(self, slices: Sequence[PlannedSlice]) -> tuple[list[PlannedSlice], Sessions]:
         """Give the complete slices, and the sessions that say so; the others have their verdict."""
@@ -170,7 +170,7 @@ class _Comparison:
 
     def _only_there(self, question: SlicesQuestion, day: date, known: set[str]) -> Iterator[SliceComparison]:
         """Tell of the etl_sources that stand in the other table alone."""
-        for name, rows in sorted(question.strangers.items()):
+        for name, rows in sorted(question.unknown_sources.items()):
             if name in known or (
                 self._globs and not any(fnmatch.fnmatchcase(name, each) for each in self._globs)
             ):

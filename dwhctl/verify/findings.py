@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.systems.base.inspection import Cut, Differing, Odd
+    from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
 
 
 _LONGEST = 20
@@ -69,7 +69,7 @@ class Check(enum.StrEnum):
     VALUE_CHECKSUM = "value_checksum"
     VALUES = "values"
     MISSING = "missing"
-    DOUBLED_KEYS = "doubled_keys"
+    DOUBLED_KEYS = "duplicate_keys"
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
     ROWS_IN_NO_SLICE = "rows_in_no_slice"
@@ -166,7 +166,7 @@ def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFi
     )
 
 
-def odd_keys(check: Check, measure: Measure, odd: Odd) -> SliceFinding:
+def odd_keys(check: Check, measure: Measure, odd: Duplicates) -> SliceFinding:
     """Tell of doubled keys, or of keys that stand elsewhere too."""
     names = ", ".join(column.name for column in measure.key)
     return SliceFinding(check, None, str(odd.keys), f"such as {names} = {odd.example}")

@@ -13,7 +13,7 @@ from dwhctl.project.templates import Query, render_extract
 from dwhctl.runtime.fanout import Question
 from dwhctl.runtime.prepare import check_columns
 from dwhctl.systems.base.fingerprint import Measure
-from dwhctl.systems.registry import knock, open_source
+from dwhctl.systems.registry import open_source, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.systems.base.fingerprint import Fingerprint, Write
-    from dwhctl.systems.base.inspection import Inspection, Odd
+    from dwhctl.systems.base.inspection import Duplicates, Inspection
     from dwhctl.systems.base.source import Source
     from dwhctl.systems.base.target import Target
 
@@ -120,8 +120,8 @@ class SourceQuestion(Question):
         nulls: bool,
     ) -> None:
         self.connection = shard.connection
-        self._patience = max(one.load.timeout.total_seconds() for one in slices)
-        self.seconds = self._patience + GRACE_SECONDS
+        self._timeout = max(one.load.timeout.total_seconds() for one in slices)
+        self.seconds = self._timeout + GRACE_SECONDS
         self.fingerprints: dict[Slice, Fingerprint] = {}
         self.failures: dict[Slice, AttemptError] = {}
         #: By load: how many rows have no day, or why they could not be counted; None where the extract hides them.
@@ -137,7 +137,7 @@ class SourceQuestion(Question):
     def ask(self, alive: Callable[[], None]) -> None:
         connection = self._project.connections[self.shard.connection]
         if SYSTEMS[connection.type].probe:
-            knock(connection)
+            probe(connection)
         by_zone = sorted(self._slices, key=lambda one: one.slice.zone)
         for zone, slices in groupby(by_zone, key=lambda one: one.slice.zone):
             left = list(slices)
@@ -146,7 +146,7 @@ class SourceQuestion(Question):
                     connection,
                     self.shard.database,
                     zone,
-                    self._patience,
+                    self._timeout,
                     state_dir=self._project.state_dir,
                 )
                 with source:
@@ -243,8 +243,8 @@ class TargetQuestion(Question):
         self.alone = is_file(project, load)
         self.seconds = load.timeout.total_seconds() + GRACE_SECONDS
         self.fingerprints: dict[str, Fingerprint] = {}
-        self.doubled: dict[str, Odd] = {}
-        self.elsewhere: dict[str, Odd] = {}
+        self.doubled: dict[str, Duplicates] = {}
+        self.elsewhere: dict[str, Duplicates] = {}
         self.sessions: dict[tuple[str, int], int] = {}
         self.failure: AttemptError | None = None
         self.load = load
@@ -263,7 +263,7 @@ class TargetQuestion(Question):
         alive()
         self.sessions = dict(inspection.sessions(slices))
         alive()
-        self.doubled = dict(inspection.doubled_keys(slices, self.measure))
+        self.doubled = dict(inspection.duplicate_keys(slices, self.measure))
         alive()
         self.elsewhere = dict(inspection.keys_elsewhere(slices, self.measure))
         self.fingerprints = {one.shard: fingerprints.get(one.shard, self.measure.empty) for one in slices}

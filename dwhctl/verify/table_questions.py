@@ -155,7 +155,7 @@ class SlicesQuestion(_WarehouseQuestion):
         self.ours: dict[str, Fingerprint] = {}
         self.theirs: dict[str, Fingerprint] = {}
         #: By etl_source: the rows of the other table that belong to none of the slices' shards, and to none of ours.
-        self.strangers: dict[str, int] = {}
+        self.unknown_sources: dict[str, int] = {}
         self.slices = slices
         self._measures = measures
         self._named: dict[str, str] = {}
@@ -173,11 +173,11 @@ class SlicesQuestion(_WarehouseQuestion):
             alive()
             self.theirs = _fingerprints(theirs, slices, self._measures.theirs)
             alive()
-            self.strangers = dict(theirs.strangers(slices))
-            if self.strangers:
+            self.unknown_sources = dict(theirs.unknown_sources(slices))
+            if self.unknown_sources:
                 alive()
-                for name in ours.strangers(slices):
-                    self.strangers.pop(name, None)
+                for name in ours.unknown_sources(slices):
+                    self.unknown_sources.pop(name, None)
             self._is_measured = True
             alive()
             try:

@@ -71,9 +71,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setenv("TG_PROXY", f"http://ann:{quote(PROXY_PASSWORD, safe='')}@{proxy.address}")
         monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
         short = Patience(connect=5, read=1.0, total=10, longest_wait=1)
-        monkeypatch.setattr(
-            delivery, "open_channel", functools.partial(delivery.open_channel, patience=short)
-        )
+        monkeypatch.setattr(delivery, "open_channel", functools.partial(delivery.open_channel, timeout=short))
         yield World(tmp_path, api, proxy, mail)
 
 

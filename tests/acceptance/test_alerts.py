@@ -21,7 +21,7 @@ import trustme
 from dwhctl.alerts.outbox import Outbox
 from dwhctl.core.errors import SessionsError
 from dwhctl.core.masking import MASKED
-from dwhctl.runtime.events import Event, RunReport, SliceClosed, SliceStarted
+from dwhctl.runtime.events import Event, RunResult, SliceClosed, SliceStarted
 from dwhctl.sessions import open_store
 from tests.cli_support import dwh
 from tests.servers.bot_api import TOKEN, BotApi, Chat
@@ -87,7 +87,7 @@ def outbox(sandbox: Sandbox) -> list[tuple[str, str | None, int]]:
         return [(row.state, row.answer, row.attempts) for row in Outbox(store).newest(100)][::-1]
 
 
-def told(report: RunReport) -> list[str]:
+def told(report: RunResult) -> list[str]:
     return [one.words() for one in report.alerts]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dwhctl.load.run import exit_code_of
-from dwhctl.runtime.events import Notice, RunReport
+from dwhctl.runtime.events import Notice, RunResult
 from dwhctl.sessions.values import State
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
@@ -62,7 +62,7 @@ def lose_the_warehouse(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     server_of(wire).faults.add(Fault("late_commit", application=":publish:", seconds=LATE, times=1))
 
 
-def load(sandbox: Sandbox) -> tuple[RunReport, list[str]]:
+def load(sandbox: Sandbox) -> tuple[RunResult, list[str]]:
     """Load, and return the notices too."""
     notices: list[str] = []
     report = sandbox.load(

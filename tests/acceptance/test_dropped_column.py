@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.check.online import look
-from dwhctl.runtime.events import RunReport
+from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import open_store
 from tests.postgres import PostgresServer
 from tests.support.faulty import postgres_sessions
@@ -37,7 +37,7 @@ def drop_amount(sandbox: Sandbox, shard: str = BAD) -> None:
     sandbox.in_shard(shard, "ALTER TABLE orders DROP COLUMN amount")
 
 
-def reason(report: RunReport) -> str:
+def reason(report: RunResult) -> str:
     [failed] = report.failures
     assert (failed.shard, failed.failure.error_class, failed.failure.permanent) == (
         BAD,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.runtime.events import RunReport
+from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import State
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
@@ -143,7 +143,7 @@ def wire(servers: Wire, tmp_path: Path) -> Iterator[Wire]:
         server.faults.clear()
 
 
-def load(wire: Wire, line: Line | None = None) -> RunReport:
+def load(wire: Wire, line: Line | None = None) -> RunResult:
     """Load the day, with worker processes where the line needs them: to start them takes the most time here."""
     return wire.load(inline=not (line and line.hangs), jobs=2)
 

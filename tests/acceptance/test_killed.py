@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from dwhctl.core.errors import SessionsError
-from dwhctl.runtime.events import RunReport
+from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import Session, State
 from tests.postgres import PostgresServer
 from tests.support.faulty import Faults, held_locks, postgres_sessions, wait_for_end
@@ -154,7 +154,7 @@ def die(sandbox: Sandbox, faults: Faults) -> None:
     assert held_locks(sandbox.root / "state") == []
 
 
-def rerun(sandbox: Sandbox) -> RunReport:
+def rerun(sandbox: Sandbox) -> RunResult:
     """One plain rerun, and everything that must be right after it."""
     before = sessions_by_id(sandbox)
     stand = {etl_id for (etl_id,) in sandbox.warehouse("SELECT DISTINCT etl_id FROM stage.orders")}

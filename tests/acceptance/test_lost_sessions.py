@@ -56,7 +56,7 @@ def test_ids_are_only_ever_lifted(tmp_path: Path, above: int) -> None:
     from dwhctl.sessions import open_store
 
     with open_store(sandbox.project().sessions) as store:
-        store.lift_ids(above)
+        store.raise_id_floor(above)
     sandbox.load()
     assert min(_ids(sandbox)) == max(highest, above) + 1
 

@@ -19,7 +19,7 @@ import pytest
 from dwhctl.core import files as private
 from dwhctl.core.errors import WorkersError
 from dwhctl.load import workers
-from dwhctl.load.workers import Crew, Worker
+from dwhctl.load.workers import Worker, WorkerPool
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.recovery import remove_semaphores_of
 from dwhctl.runtime.slots import WORKERS, Slots
@@ -410,14 +410,14 @@ def test_a_run_goes_on_with_the_workers_that_it_could_start(
 ) -> None:
     monkeypatch.setattr(_Scarce, "made", 0)
     slots = Slots(tmp_path, {WORKERS: 3})
-    crew = Crew(3, _Scarce, slots)
-    assert crew.take() is not None
-    assert crew.take() is None
+    pool = WorkerPool(3, _Scarce, slots)
+    assert pool.take() is not None
+    assert pool.take() is None
     assert "No space left on device; the run goes on with 1 workers" in caplog.text
-    assert not crew.may_grow
+    assert not pool.may_grow
     assert slots.try_take(WORKERS) is not None, "the slot was given back"
     with pytest.raises(WorkersError, match="cannot be started"):
-        Crew(3, _Scarce, slots).take()
+        WorkerPool(3, _Scarce, slots).take()
 
 
 def test_a_run_that_was_killed_with_its_workers_leaves_no_semaphore(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def ask(sandbox: Sandbox, connection: str, sql: str, **more: Any) -> list[tuple[
 
 def run_unchecked(sandbox: Sandbox, connection: str, sql: str) -> None:
     """Run a statement as a query that only reads runs it, whatever it begins with."""
-    cursor = open_cursor(sandbox.project().connections[connection], None, write=False, patience=None)
+    cursor = open_cursor(sandbox.project().connections[connection], None, write=False, timeout=None)
     try:
         cursor.open()
         for answer in cursor.execute(sql, 10):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.refresh.run import exit_code_of
-from dwhctl.runtime.events import RefreshReport, ReportClosed
+from dwhctl.runtime.events import RefreshResult, ReportClosed
 from dwhctl.sessions import State
 from tests.cli_support import dwh
 from tests.servers.base import Fault
@@ -47,7 +47,7 @@ def server_of(place: Place) -> VerticaServer:
     return place.sandbox.dwh
 
 
-def failure_of(report: RefreshReport) -> str:
+def failure_of(report: RefreshResult) -> str:
     """Class and message of the one failure."""
     (one,) = report.failures
     assert one.failure is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.check.online import CheckFinding, look
-from dwhctl.monitor.coverage import Standing, cover, find_gaps, sliced_tasks
+from dwhctl.monitor.coverage import SliceStatus, cover, find_gaps, sliced_tasks
 from dwhctl.runtime.plan import LoadRequest, candidates
 from dwhctl.sessions import open_store
 from dwhctl.verify.findings import Check
@@ -113,9 +113,9 @@ def test_a_closed_shard_is_known_and_nothing_is_expected_of_it(ground: Sandbox) 
         now = datetime(2020, 8, 1, tzinfo=project.zone)
         coverage = cover(project, store, tasks, (DAY, NEXT, after), now)
     assert [cell.standing for cell in coverage.rows[0].cells] == [
-        Standing.LOADED,
-        Standing.LOADED,
-        Standing.AFTER_END,
+        SliceStatus.LOADED,
+        SliceStatus.LOADED,
+        SliceStatus.AFTER_END,
     ]
     assert find_gaps(coverage) == []
 

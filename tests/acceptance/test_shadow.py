@@ -13,7 +13,7 @@ from dwhctl.cli.common.summary import show_summary
 from dwhctl.core.errors import LockHeldError, UsageError
 from dwhctl.load.run import plan_load, run_load
 from dwhctl.project.names import with_shadow
-from dwhctl.runtime.events import RunReport
+from dwhctl.runtime.events import RunResult
 from dwhctl.runtime.failures import retry_slices
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import State
@@ -35,7 +35,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
     return Sandbox(tmp_path, create=create).write().fill(5)
 
 
-def shadow_load(sandbox: Sandbox, table: str = SHADOW, load: str = "orders", **options: object) -> RunReport:
+def shadow_load(sandbox: Sandbox, table: str = SHADOW, load: str = "orders", **options: object) -> RunResult:
     """Load DAY into another table, in this process."""
     project, loads = with_shadow(sandbox.project(), [load], table)
     wanted: dict[str, Any] = {"days": (DAY,), "inline": True, **options}

@@ -99,7 +99,7 @@ def load_at_once(wire: Wire, many: int) -> None:
         seconds = time.monotonic() - killed
         assert waiting.returncode == 0, told
         assert "0 of its sessions turned out loaded, 1 abandoned" in told
-        assert seconds < 15, "at once: not when some patience or lease is over"
+        assert seconds < 15, "at once: not when some timeout or lease is over"
         wait_until(lambda: not processes_of_group(winner.pid), "its workers went with it", seconds=5)
         check_end(wire)
     finally:

@@ -324,7 +324,7 @@ def test_a_target_tells_what_it_should_not_hold(kit: TargetKit, tmp_path: Path) 
         assert {shard: one.rows for shard, one in inspection.fingerprints(slices, measure).items()} == {
             "abakan": 3, "chita": 1,
         }  # fmt: skip
-        doubled = inspection.doubled_keys(slices, measure)
+        doubled = inspection.duplicate_keys(slices, measure)
         assert {shard: (odd.keys, odd.example) for shard, odd in doubled.items()} == {"abakan": (1, "1")}
         elsewhere = inspection.keys_elsewhere(slices, measure)
         assert {shard: (odd.keys, odd.example) for shard, odd in elsewhere.items()} == {"abakan": (1, "2")}

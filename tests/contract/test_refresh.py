@@ -18,7 +18,7 @@ from dwhctl.project.names import RowSource
 from dwhctl.systems.base.target import Target
 from tests.contract.kits import TARGETS, TargetKit
 
-PATIENCE = timedelta(seconds=30)
+TIMEOUT = timedelta(seconds=30)
 TABLE, VIEW = "stage.report", RowSource("stage.report_view")
 
 
@@ -38,7 +38,7 @@ class Place:
         self, source: RowSource = VIEW, *, commit: bool = True, then: Callable[[], object] = int
     ) -> int:
         """Refresh as a run does."""
-        with self.target.refresh(TABLE, source, PATIENCE) as refresh:
+        with self.target.refresh(TABLE, source, TIMEOUT) as refresh:
             columns = refresh.columns()
             refresh.delete()
             names = {one.name for one in columns.source}
@@ -75,7 +75,7 @@ def test_the_rows_are_replaced_by_name(place: Place) -> None:
 
 
 def test_the_columns_of_both_sides_are_told(place: Place) -> None:
-    with place.target.refresh(TABLE, VIEW, PATIENCE) as refresh:
+    with place.target.refresh(TABLE, VIEW, TIMEOUT) as refresh:
         columns = refresh.columns()
     assert [one.name for one in columns.source] == ["id", "note"]
     assert [one.name for one in columns.table] == ["note", "id", "noted"]
@@ -132,7 +132,7 @@ def test_a_value_that_does_not_fit_is_refused_and_leaves_the_old_rows(place: Pla
 @pytest.mark.parametrize("missing", ["source", "table"])
 def test_what_is_not_there_is_refused(place: Place, missing: str) -> None:
     table, source = (TABLE, RowSource("stage.nowhere")) if missing == "source" else ("stage.nowhere", VIEW)
-    with pytest.raises(TargetRefusedError), place.target.refresh(table, source, PATIENCE) as refresh:
+    with pytest.raises(TargetRefusedError), place.target.refresh(table, source, TIMEOUT) as refresh:
         refresh.insert([one.name for one in refresh.columns().source])
     assert place.held() == [("9",)]
 

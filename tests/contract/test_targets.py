@@ -26,7 +26,7 @@ from tests.contract.conftest import PAIRS
 from tests.contract.kits import SOURCES, TARGETS, TargetKit, TypeCase
 from tests.contract.way import SELECT, TABLE, Way, a_slice, filled
 
-PATIENCE = timedelta(seconds=30)
+TIMEOUT = timedelta(seconds=30)
 CASES = [pytest.param(kit, case, id=f"{kit.name}-{case.declared}") for kit in TARGETS for case in kit.types]
 
 # A warehouse that is a file has one writer; how a server makes others wait is its own suite's matter.
@@ -69,7 +69,7 @@ def test_staged_rows_are_seen_by_nobody(staged: Way) -> None:
 
 
 def test_only_the_tokens_that_are_named_are_published(staged: Way) -> None:
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.insert(staged.group, ["one"]) == 3
         publication.commit()
     assert [one for (one,) in staged.rows("id")] == ["1", "2", "3"]
@@ -78,12 +78,12 @@ def test_only_the_tokens_that_are_named_are_published(staged: Way) -> None:
 
 
 def test_staged_rows_are_counted_by_token(staged: Way) -> None:
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.staged_rows(staged.group, ["one", "two"]) == {"one": 3, "two": 1}
 
 
 def test_what_is_missing_in_staging_is_an_error_or_no_count(staged: Way) -> None:
-    with suppress(AttemptError), staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with suppress(AttemptError), staged.target.publication(TABLE, None, TIMEOUT) as publication:
         counts = publication.staged_rows(staged.group, ["one", "never"])
         assert counts.get("never", 0) == 0
         assert publication.insert(staged.group, ["one", "never"]) == 3
@@ -91,10 +91,10 @@ def test_what_is_missing_in_staging_is_an_error_or_no_count(staged: Way) -> None
 
 
 def test_nothing_is_visible_before_the_commit_and_all_is_after(staged: Way) -> None:
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         publication.insert(staged.group, ["one", "two"])
     assert staged.rows("*") == []
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         publication.insert(staged.group, ["one"])
         publication.insert(staged.group, ["two"])
         publication.commit()
@@ -102,10 +102,10 @@ def test_nothing_is_visible_before_the_commit_and_all_is_after(staged: Way) -> N
 
 
 def test_leaving_by_an_error_rolls_back(staged: Way) -> None:
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         publication.insert(staged.group, ["one"])
         publication.commit()
-    with pytest.raises(ZeroDivisionError), staged.target.publication(TABLE, None, PATIENCE) as publication:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), staged.target.publication(TABLE, None, TIMEOUT) as publication:  # noqa: PT012
         publication.delete([a_slice(sliced=False)])
         publication.insert(staged.group, ["two"])
         raise ZeroDivisionError
@@ -113,7 +113,7 @@ def test_leaving_by_an_error_rolls_back(staged: Way) -> None:
 
 
 def test_a_delete_and_held_rows_touch_their_shards_only(staged: Way) -> None:
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         publication.insert(staged.group, ["one"])
         other, mine = a_slice(shard="chita", sliced=False), a_slice(sliced=False)
         assert dict(publication.held_rows([other, mine])) in ({"abakan": 3}, {"abakan": 3, "chita": 0})
@@ -126,7 +126,7 @@ def test_a_delete_and_held_rows_touch_their_shards_only(staged: Way) -> None:
 def test_which_columns_hold_values_and_whose_the_rows_are(staged: Way) -> None:
     """A dropped column is refused by the first, a renamed shard is found by the second."""
     staged.target.run_statements([f"ALTER TABLE {TABLE} ADD COLUMN more INTEGER"])
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.held_values(["abakan", "chita"], ["id", "more"]) == {}
         publication.insert(staged.group, ["one"])
         assert publication.held_values(["abakan", "chita"], ["id", "more"]) == {"abakan": {"id"}}
@@ -153,7 +153,7 @@ def test_leaving_a_stage_by_an_error_drops_what_was_written(way: Way, written: b
         if written:
             stage.write(iter([_batch(1)]))
         raise ZeroDivisionError
-    with suppress(AttemptError), way.target.publication(TABLE, None, PATIENCE) as publication:
+    with suppress(AttemptError), way.target.publication(TABLE, None, TIMEOUT) as publication:
         assert not publication.staged_rows(way.group, ["one"]).get("one")
         assert publication.insert(way.group, ["one"]) == 0
 
@@ -175,7 +175,7 @@ def test_what_the_batches_raise_comes_out_as_it_is_and_nothing_is_staged(way: Wa
     ):
         stage.write(batches())
     assert caught.value is problem
-    with suppress(AttemptError), way.target.publication(TABLE, None, PATIENCE) as publication:
+    with suppress(AttemptError), way.target.publication(TABLE, None, TIMEOUT) as publication:
         assert not publication.staged_rows(way.group, ["one"]).get("one")
 
 
@@ -196,7 +196,7 @@ def test_batches_are_pulled_one_by_one(way: Way) -> None:
     with way.target.stage(way.group, "one", _columns()) as stage:
         assert stage.write(batches()) > 20_000
     assert most <= 2
-    with way.target.publication(TABLE, None, PATIENCE) as publication:
+    with way.target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.staged_rows(way.group, ["one"]) == {"one": 20_000}
 
 
@@ -206,7 +206,7 @@ def test_a_doubled_key_is_found_where_it_is_staged(way: Way, ids: tuple[int, ...
     way.target.open_group(way.group)
     with way.target.stage(way.group, "one", _columns()) as stage:
         stage.write(_batch(number) for number in ids)
-        doubled = stage.doubled_key(("id",))
+        doubled = stage.duplicate_key(("id",))
     assert [str(one) for one in doubled or ()] == (["1"] if len(ids) == 4 else [])
 
 
@@ -241,10 +241,10 @@ def test_a_dropped_group_is_gone_and_stays_gone(staged: Way, drop: str) -> None:
     for token in ("one", "late"):
         with (
             pytest.raises(AttemptError),
-            staged.target.publication(TABLE, None, PATIENCE) as publication,
+            staged.target.publication(TABLE, None, TIMEOUT) as publication,
         ):
             publication.insert(staged.group, [token])
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.insert(other, ["mine"]) == 1
     assert not [path for path in (staged.root / "state").rglob("*") if "late" in path.name]
 
@@ -257,7 +257,7 @@ def test_dropping_what_is_not_there_is_no_error(way: Way) -> None:
 
 def test_opening_a_group_twice_keeps_what_is_in_it(staged: Way) -> None:
     staged.target.open_group(staged.group)
-    with staged.target.publication(TABLE, None, PATIENCE) as publication:
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.insert(staged.group, ["one"]) == 3
 
 
@@ -279,7 +279,7 @@ def test_a_missing_table_is_refused_by_name(way: Way) -> None:
         way.target.columns("stage.missing")
     with (
         pytest.raises(TargetRefusedError),
-        way.target.publication("stage.missing", None, PATIENCE) as publication,
+        way.target.publication("stage.missing", None, TIMEOUT) as publication,
     ):
         publication.held_rows([a_slice(sliced=False)])
     assert way.target.published_rows("stage.missing", [1]) == {}
@@ -402,7 +402,7 @@ def test_version_is_a_real_answer(way: Way) -> None:
 
 def test_two_threads_publish_one_after_the_other(staged: Way) -> None:
     def publish(token: str) -> None:
-        with staged.target.publication(TABLE, None, PATIENCE) as publication:
+        with staged.target.publication(TABLE, None, TIMEOUT) as publication:
             publication.insert(staged.group, [token])
             publication.commit()
 

@@ -27,7 +27,7 @@ from tests.contract.kit_base import NASTY_TEXTS
 from tests.contract.kits_vertica import REAL, VerticaTargetKit
 
 TABLE = "stage.everything"
-PATIENCE = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=60)
 _SERVICE = "etl_source VARCHAR(40), etl_id INTEGER, hash_id INTEGER"
 _TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text("\\|'\"\n\r\t .N\x00") | st.sampled_from(
     [text for text in NASTY_TEXTS if text is not None]
@@ -82,7 +82,7 @@ class Warehouse:
         batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
         with self.target.stage(group, token, columns) as stage:
             stage.write(batch.slice(start, batch_rows) for start in range(0, len(rows), batch_rows))
-        with self.target.publication(TABLE, None, PATIENCE) as publication:
+        with self.target.publication(TABLE, None, TIMEOUT) as publication:
             assert publication.staged_rows(group, [token]) == {token: len(rows)}
             assert publication.insert(group, [token]) == len(rows)
             publication.commit()

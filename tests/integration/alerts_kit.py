@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from dwhctl.alerts import delivery, teller
+from dwhctl.alerts import delivery, notifier
 from dwhctl.alerts.channels import Receipt
 from dwhctl.alerts.delivery import Delivery, send_due
-from dwhctl.alerts.digest import Ending, Item, Outcome, Stop, Trouble
+from dwhctl.alerts.digest import AlertFailure, Ending, Item, Outcome, Stop
 from dwhctl.alerts.message import Message
 from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.project.loads import Shard
@@ -76,7 +76,7 @@ class Desk:
         """Tell of a run over these items."""
         all_items = tuple(item for group in items for item in group)
         outcome = Outcome(command=COMMAND, run_id="run", items=all_items, began=START, **keys)
-        written = teller.write(self.project, self.store, outcome)
+        written = notifier.write(self.project, self.store, outcome)
         return send_due(self.project, self.store, written) if send else []
 
     def send(self) -> list[Delivery]:
@@ -138,11 +138,13 @@ def slices(
     ending: Ending, *shards: str, error: str = "ConnectError", day: date = DAY, work: str = "orders"
 ) -> list[Item]:
     """Slices that all ended so; the connection is told by the error."""
-    trouble = Trouble(f"server_of_{error}", error, f"{error} it is\nand more") if ending == "failed" else None
+    trouble = (
+        AlertFailure(f"server_of_{error}", error, f"{error} it is\nand more") if ending == "failed" else None
+    )
     return [Item("load", work, shard, day, ending, trouble) for shard in shards]
 
 
 def stopped(error: str, passing: bool = False, command: str = COMMAND) -> Outcome:
     """A command that did not come to its work."""
-    stop = Stop(command, Trouble("", error, f"{error}: so it is"), passing=passing)
+    stop = Stop(command, AlertFailure("", error, f"{error}: so it is"), passing=passing)
     return Outcome(command=command, stops=(stop,), completed=False)

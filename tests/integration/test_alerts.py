@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.alerts import teller
 from dwhctl.alerts.channels import Receipt
 from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.outbox import AlertState, Outbox, from_json
@@ -195,7 +194,7 @@ def test_a_success_with_slices_that_were_not_come_to_is_none(desk: Desk) -> None
 
 def test_a_command_that_is_stopped_is_told_once_and_when_it_works_again(desk: Desk) -> None:
     def tell(error: str) -> int:
-        return len(teller.tell(desk.project, desk.store, stopped(error)))
+        return len(notifier.tell(desk.project, desk.store, stopped(error)))
 
     assert [tell("ConfigError"), tell("ConfigError"), tell("LockHeldError")] == [1, 0, 1]
     [again] = desk.tell(slices("done", "shard_001"))
@@ -306,7 +305,7 @@ def test_of_two_runs_that_end_at_once_one_tells(desk: Desk) -> None:
     def run(number: int) -> None:
         barrier.wait()
         outcome = stopped("ConfigError")
-        teller.write(desk.project, stores[number], outcome)
+        notifier.write(desk.project, stores[number], outcome)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -394,7 +393,7 @@ def test_the_outbox_is_listed_newest_first(desk: Desk) -> None:
 
 def test_what_was_told_directly_is_told_once_and_recovers_through_the_database(desk: Desk) -> None:
     outcome = stopped("SessionsError")
-    assert [len(teller.tell(desk.project, None, outcome)) for _ in range(3)] == [1, 0, 0]
+    assert [len(notifier.tell(desk.project, None, outcome)) for _ in range(3)] == [1, 0, 0]
     assert desk.rows() == []
     [again] = desk.tell(slices("done", "shard_001"))
     assert "recovered" in again.subject
@@ -405,7 +404,7 @@ def test_what_was_told_directly_is_told_once_and_recovers_through_the_database(d
 def test_what_could_not_be_sent_directly_is_tried_at_the_next_end(desk: Desk) -> None:
     desk.post.answers = [AlertNotSentError("no network")]
     states = [
-        one.state for _ in range(3) for one in teller.tell(desk.project, None, stopped("SessionsError"))
+        one.state for _ in range(3) for one in notifier.tell(desk.project, None, stopped("SessionsError"))
     ]
     assert states == [AlertState.QUEUED, AlertState.SENT]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from dwhctl.alerts import teller
+from dwhctl.alerts import notifier
 from dwhctl.alerts.digest import Ending, Item, Outcome, RunKind
 from dwhctl.core.errors import AlertRefusedError
 from dwhctl.project.loads import Report
@@ -148,7 +148,7 @@ def test_without_the_sessions_only_a_run_of_all_of_it_is_a_success(desk: Desk) -
     desk = desk.with_alerts(an_alert("morning", ("all_success",)))
     for names, sent in ((REPORTS[:4], 0), (REPORTS, 1)):
         outcome = Outcome(command=COMMAND, items=tuple(reports("done", *names)))
-        assert len(teller.tell(desk.project, None, outcome)) == sent
+        assert len(notifier.tell(desk.project, None, outcome)) == sent
 
 
 # What still fails
@@ -256,7 +256,7 @@ def test_what_an_earlier_version_remembered_is_taken_over(desk: Desk) -> None:
     """Its table had one row for all dates, with the newest one, or with none."""
     run(desk, *orders("failed", 0))
     stop = stopped("ConfigError")
-    assert len(teller.tell(desk.project, desk.store, stop)) == 1
+    assert len(notifier.tell(desk.project, desk.store, stop)) == 1
     desk.change(
         "CREATE TABLE dwhctl_alert_facts (channel TEXT NOT NULL, work TEXT NOT NULL, connection TEXT NOT NULL,"
         " error_class TEXT NOT NULL, shard TEXT NOT NULL, told_at TIMESTAMPTZ NOT NULL, day DATE,"
@@ -273,6 +273,6 @@ def test_what_an_earlier_version_remembered_is_taken_over(desk: Desk) -> None:
     assert desk.place.rows("SELECT count(*) FROM dwhctl_alert_facts") == [(2,)], (
         "an earlier version may still run"
     )
-    assert teller.tell(desk.project, desk.store, stop) == []
+    assert notifier.tell(desk.project, desk.store, stop) == []
     assert run(desk, *orders("failed", 0)) == [f"{COMMAND} recovered; orders: 1 slice of {DAY} still fails"]
     assert len(run(desk, *orders("failed", 0, day=NEXT))) == 1

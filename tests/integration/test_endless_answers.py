@@ -36,13 +36,13 @@ def endless(start: bytes, piece: bytes) -> Iterator[bytes]:
     return itertools.chain([start], itertools.repeat(piece))
 
 
-def telegram(url: str, patience: Patience = LONG) -> TelegramChannel:
-    return TelegramChannel("chat", Secret(TOKEN), "-100", url, patience=patience)
+def telegram(url: str, timeout: Patience = LONG) -> TelegramChannel:
+    return TelegramChannel("chat", Secret(TOKEN), "-100", url, timeout=timeout)
 
 
-def mail(port: int, patience: Patience = LONG, security: str = "none") -> MailChannel:
+def mail(port: int, timeout: Patience = LONG, security: str = "none") -> MailChannel:
     (sender,), to = addresses(["a@b.c"], "from"), addresses(["d@e.f"], "to")
-    return MailChannel("mail", "127.0.0.1", port, security, sender, to, patience=patience)  # type: ignore[arg-type]
+    return MailChannel("mail", "127.0.0.1", port, security, sender, to, timeout=timeout)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)

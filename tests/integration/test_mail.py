@@ -209,7 +209,7 @@ def test_what_the_server_says_or_does_not(
     started = time.monotonic()
     made = channel(tmp_path, plain.port)
     with pytest.raises(error) as caught:
-        dataclasses.replace(made, patience=SHORT if "hang" in faults.values() else LONG).send(MESSAGE)
+        dataclasses.replace(made, timeout=SHORT if "hang" in faults.values() else LONG).send(MESSAGE)
     assert type(caught.value) is error
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"localhost:{plain.port}")
@@ -224,14 +224,14 @@ def test_nobody_listens_or_nobody_speaks(tmp_path: Path) -> None:
         with pytest.raises(AlertNotSentError, match="connection refused; check host, port and security"):
             channel(tmp_path, bound.getsockname()[1]).send(MESSAGE)
         bound.listen()
-        silent = dataclasses.replace(channel(tmp_path, bound.getsockname()[1]), patience=SHORT)
+        silent = dataclasses.replace(channel(tmp_path, bound.getsockname()[1]), timeout=SHORT)
         with pytest.raises(AlertNotSentError, match="no answer in time; check host, port and security"):
             silent.send(MESSAGE)
 
 
 def test_a_total_ends_what_every_single_wait_allows(tmp_path: Path, plain: MailServer) -> None:
     plain.faults = {"DATA": "hang"}
-    made = dataclasses.replace(channel(tmp_path, plain.port), patience=Patience(read=20, total=1.0))
+    made = dataclasses.replace(channel(tmp_path, plain.port), timeout=Patience(read=20, total=1.0))
     started = time.monotonic()
     with pytest.raises(AlertInDoubtError, match="no answer in time"):
         made.send(MESSAGE)
@@ -240,12 +240,12 @@ def test_a_total_ends_what_every_single_wait_allows(tmp_path: Path, plain: MailS
 
 def test_who_gave_up_sends_no_more(tmp_path: Path, plain: MailServer) -> None:
     plain.faults = {"MAIL": "slow"}
-    made = dataclasses.replace(channel(tmp_path, plain.port), patience=Patience(read=5, total=0.2))
+    made = dataclasses.replace(channel(tmp_path, plain.port), timeout=Patience(read=5, total=0.2))
     with pytest.raises(AlertNotSentError, match="no answer in time"):
         made.send(MESSAGE)
     time.sleep(0.6)
     assert plain.mails == []
-    dataclasses.replace(made, patience=Patience()).send(MESSAGE)
+    dataclasses.replace(made, timeout=Patience()).send(MESSAGE)
     assert len(plain.mails) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import time_machine
 import trustme
 
-from dwhctl.alerts import delivery, teller
+from dwhctl.alerts import delivery, notifier
 from dwhctl.alerts.delivery import Delivery
 from dwhctl.alerts.delivery import open_channel as open_real_channel
 from dwhctl.alerts.digest import Item
@@ -322,11 +322,11 @@ def test_without_the_database_a_refusal_holds_for_an_hour_too(
 ) -> None:
     refuse(desk)
     outcome = stopped("SessionsError")
-    found = [teller.tell(desk.project, None, outcome) for _ in range(3)]
+    found = [notifier.tell(desk.project, None, outcome) for _ in range(3)]
     assert list(map(states, found)) == [[REFUSED], [HELD], [HELD]]
     assert "the bot was blocked" in found[-1][0].words()
     other = replace(outcome, command="dwhctl load calls --date today")
-    assert states(teller.tell(desk.project, None, other)) == [HELD], "it is the channel's hour"
+    assert states(notifier.tell(desk.project, None, other)) == [HELD], "it is the channel's hour"
     clock.shift(HOUR)
-    assert states(teller.tell(desk.project, None, outcome)) == [SENT]
-    assert teller.tell(desk.project, None, outcome) == []
+    assert states(notifier.tell(desk.project, None, outcome)) == [SENT]
+    assert notifier.tell(desk.project, None, outcome) == []

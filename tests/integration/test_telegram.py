@@ -56,7 +56,7 @@ def channel(api: BotApi, sleeps: Sleeps | None = None, **changes: Any) -> Telegr
         Secret(TOKEN),
         "-100",
         api.url,
-        patience=LONG,
+        timeout=LONG,
         sleep=Sleeps() if sleeps is None else sleeps,
     )
     return dataclasses.replace(made, **changes)
@@ -175,7 +175,7 @@ def test_a_wait_beyond_all_measure(api: BotApi, seconds: int) -> None:
 def test_a_server_that_always_says_now_does_not_hold_us(api: BotApi) -> None:
     api.faults = ["429 0"] * 1000
     with pytest.raises(AlertNotSentError):
-        channel(api, patience=dataclasses.replace(LONG, longest_wait=5)).send(MESSAGE)
+        channel(api, timeout=dataclasses.replace(LONG, longest_wait=5)).send(MESSAGE)
     assert len(api.requests) == 6
 
 
@@ -186,7 +186,7 @@ def test_over_tls_what_breaks_before_the_request_was_surely_not_sent(fault: str)
         BotApi(certificate=_context(authority), faults=[fault]) as api,
         pytest.raises(AlertNotSentError) as caught,
     ):
-        channel(api, patience=SHORT if "hang" in fault else LONG).send(MESSAGE)
+        channel(api, timeout=SHORT if "hang" in fault else LONG).send(MESSAGE)
     assert str(caught.value) in {
         "localhost cannot be reached: connection reset by peer; check network, api_base and proxy",
         "localhost cannot be reached: no answer in time; check network, api_base and proxy",
@@ -227,7 +227,7 @@ def test_nobody_listens_and_no_such_name(api: BotApi) -> None:
     with pytest.raises(
         AlertNotSentError, match=r"no\.invalid cannot be reached: (the name cannot be resolved|no answer)"
     ):
-        channel(api, api_base="http://no.invalid", patience=SHORT).send(MESSAGE)
+        channel(api, api_base="http://no.invalid", timeout=SHORT).send(MESSAGE)
 
 
 def test_a_server_that_does_not_take_the_connection(api: BotApi) -> None:
@@ -238,32 +238,32 @@ def test_a_server_that_does_not_take_the_connection(api: BotApi) -> None:
             each.setblocking(False)
             each.connect_ex(address)
         with pytest.raises(AlertNotSentError, match="no answer in time"):
-            channel(api, api_base=f"http://127.0.0.1:{address[1]}", patience=SHORT).send(MESSAGE)
+            channel(api, api_base=f"http://127.0.0.1:{address[1]}", timeout=SHORT).send(MESSAGE)
         for each in waiting:
             each.close()
 
 
 @pytest.mark.parametrize(
-    ("fault", "patience"),
+    ("fault", "timeout"),
     [
         ("reset", LONG),
         ("hang", dataclasses.replace(LONG, read=0.4)),
         ("drip", dataclasses.replace(LONG, total=1.0)),
     ],
 )
-def test_what_breaks_after_the_request_is_in_doubt(api: BotApi, fault: str, patience: Patience) -> None:
+def test_what_breaks_after_the_request_is_in_doubt(api: BotApi, fault: str, timeout: Patience) -> None:
     api.faults = [fault]
     started = time.monotonic()
     with pytest.raises(
         AlertInDoubtError, match=r"localhost: .*; the message was on its way and may have arrived"
     ):
-        channel(api, patience=patience).send(MESSAGE)
+        channel(api, timeout=timeout).send(MESSAGE)
     assert time.monotonic() - started < 10
     assert len(api.requests) == len(api.sent) == 1
 
 
 def test_who_gave_up_sends_no_more(api: BotApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that resolve after the patience has ended: the thread that hung must not send what was given up."""
+    """Names that resolve after the timeout has ended: the thread that hung must not send what was given up."""
     resolve, finished = socket.getaddrinfo, []
 
     def slowly(*arguments: object, **options: object) -> object:
@@ -273,7 +273,7 @@ def test_who_gave_up_sends_no_more(api: BotApi, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     with pytest.raises(AlertNotSentError, match="no answer in time"):
-        channel(api, patience=dataclasses.replace(SHORT, total=0.2)).send(MESSAGE)
+        channel(api, timeout=dataclasses.replace(SHORT, total=0.2)).send(MESSAGE)
     time.sleep(0.6)
     assert finished
     assert api.sent == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.load.run import plan_load
-from dwhctl.monitor.prune import tidy_state
+from dwhctl.monitor.prune import clean_up_state
 from dwhctl.runtime.locks import Lock, StateDir, held_work, work_names
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Closing, State, open_store
@@ -65,9 +65,9 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
         goes.append(aged(state.path / "spill" / "dead" / "duckdb_temp_storage_S32K-0.tmp", 0, "z" * 1000))
         os.utime(held, (1, 1))
         os.utime(state.staging / "20200101T000000-dead", (1, 1))
-        dry = tidy_state(state.path, BEFORE, dry_run=True)
+        dry = clean_up_state(state.path, BEFORE, dry_run=True)
         assert all(path.exists() for path in (*goes, *stays, held))
-        done = tidy_state(state.path, BEFORE, dry_run=False)
+        done = clean_up_state(state.path, BEFORE, dry_run=False)
         assert all(path.exists() for path in (*stays, held))
     stays.pop()
     assert dry == done
@@ -83,7 +83,7 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
 
 
 def test_a_state_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    assert [one.removed for one in tidy_state(tmp_path / "none", BEFORE, dry_run=False)] == [0, 0, 0, 0]
+    assert [one.removed for one in clean_up_state(tmp_path / "none", BEFORE, dry_run=False)] == [0, 0, 0, 0]
     assert not (tmp_path / "none").exists()
 
 
@@ -102,7 +102,7 @@ def test_whoever_waits_for_a_removed_lock_takes_the_new_file(tmp_path: Path) -> 
 
 
 def test_a_lock_is_held_by_one_alone_whatever_is_tidied_meanwhile(tmp_path: Path) -> None:
-    """Two that do the same work in turns, without patience, while a third removes the lock's file all the time."""
+    """Two that do the same work in turns, without timeout, while a third removes the lock's file all the time."""
     load, over, inside, most, errors = a_load(), threading.Event(), [0], [0], []
 
     def work() -> None:

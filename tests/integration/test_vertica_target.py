@@ -17,9 +17,9 @@ from tests.contract.way import a_slice
 from tests.integration.vertica_target_kit import (
     CREATE,
     GROUP,
-    PATIENCE,
     STAGING,
     TABLE,
+    TIMEOUT,
     a_batch,
     a_prepared_target,
     a_server,
@@ -75,14 +75,14 @@ def test_a_connection_lost_in_copy_is_lost_once(
     # One for the columns, one for the COPY: the driver did not come back by itself.
     assert server.logins == logins + 2
     assert server.connections_most <= 2
-    with target.publication(TABLE, None, PATIENCE) as publication:
+    with target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.staged_rows(GROUP, ["lost"]) == {}
 
 
 def test_a_server_silent_in_copy_is_waited_for_so_long_and_no_longer(
     server: VerticaServer, target: VerticaTarget
 ) -> None:
-    impatient = a_target(server, patience=0.5)
+    impatient = a_target(server, timeout=0.5)
     server.faults.add(Fault("hang_query", statement="^COPY", times=1))
     with pytest.raises(TargetError, match="no answer"), within(5):
         stage(impatient, "hangs", a_batch(target, 1))
@@ -92,7 +92,7 @@ def test_the_sources_error_comes_out_also_when_the_connection_is_lost(
     server: VerticaServer, target: VerticaTarget
 ) -> None:
     problem = ValueRefusedError("column v, row id=7: no")
-    impatient = a_target(server, patience=0.5)
+    impatient = a_target(server, timeout=0.5)
 
     def batches() -> Iterator[pa.RecordBatch]:
         yield a_batch(target, 1)
@@ -119,7 +119,7 @@ def test_a_rejected_row_is_named_by_its_number(target: VerticaTarget) -> None:
         stage(target, "bad", a_batch(target, 1, 2), odd, a_batch(target, 4))
     assert "secret" not in str(caught.value)
     assert caught.value.permanent
-    with target.publication(TABLE, None, PATIENCE) as publication:
+    with target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.staged_rows(GROUP, ["bad"]) == {}
 
 
@@ -133,7 +133,7 @@ def test_a_column_that_staging_lacks_is_an_error(target: VerticaTarget) -> None:
 def test_a_group_that_is_older_than_a_column_is_published_by_its_own_columns(target: VerticaTarget) -> None:
     stage(target, "early", a_batch(target, 1, 2))
     target.add_columns(TABLE, [Column("more", Kind.INTEGER, pa.int64(), "BIGINT")])
-    with target.publication(TABLE, None, PATIENCE) as publication:
+    with target.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.insert(GROUP, ["early"]) == 2
         publication.commit()
     assert target.published_rows(TABLE, [7]) == {7: 2}
@@ -164,11 +164,11 @@ def test_staging_goes_to_its_own_schema(server: VerticaServer, target: VerticaTa
     elsewhere.run_statements(["CREATE SCHEMA Apart"])
     elsewhere.open_group(GROUP)
     stage(elsewhere, "one", a_batch(target, 1))
-    with elsewhere.publication(TABLE, None, PATIENCE) as publication:
+    with elsewhere.publication(TABLE, None, TIMEOUT) as publication:
         assert publication.insert(GROUP, ["one"]) == 1
         publication.commit()
     elsewhere.drop_run("run")
-    with pytest.raises(StagingError), elsewhere.publication(TABLE, None, PATIENCE) as publication:
+    with pytest.raises(StagingError), elsewhere.publication(TABLE, None, TIMEOUT) as publication:
         publication.staged_rows(GROUP, ["one"])
 
 
@@ -179,11 +179,10 @@ def test_the_sessions_of_a_dead_run_are_ended_before_its_staging_is_dropped(
     server: VerticaServer, target: VerticaTarget
 ) -> None:
     left = [
-        VerticaClient(server.connection(), label, PATIENCE)
-        for label in ("dwhctl:run", "dwhctl:run:stage:abc")
+        VerticaClient(server.connection(), label, TIMEOUT) for label in ("dwhctl:run", "dwhctl:run:stage:abc")
     ]
     others = [
-        VerticaClient(server.connection(), label, PATIENCE) for label in ("dwhctl:run2:stage:abc", "vsql", "")
+        VerticaClient(server.connection(), label, TIMEOUT) for label in ("dwhctl:run2:stage:abc", "vsql", "")
     ]
     for session in (*left, *others):
         session.open()

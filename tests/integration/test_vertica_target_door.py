@@ -17,7 +17,7 @@ from tests.integration.vertica_target_kit import (
     CREATE,
     GROUP,
     NO_STATE,
-    PATIENCE,
+    TIMEOUT,
     a_batch,
     a_server,
     a_target,
@@ -74,7 +74,7 @@ def test_a_wrong_password_is_refused_once_and_never_shown(server: VerticaServer)
 
 def test_no_more_sessions_than_the_server_allows_may_go_away() -> None:
     with VerticaServer(max_sessions=1) as server:
-        held = VerticaClient(server.connection(), "held", PATIENCE)
+        held = VerticaClient(server.connection(), "held", TIMEOUT)
         held.open()
         with pytest.raises(ConnectError) as caught:
             a_target(server).version()

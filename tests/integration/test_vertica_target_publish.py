@@ -14,8 +14,8 @@ from dwhctl.systems.vertica.client import VerticaClient
 from dwhctl.systems.vertica.target import VerticaTarget
 from tests.contract.way import a_slice
 from tests.integration.vertica_target_kit import (
-    PATIENCE,
     TABLE,
+    TIMEOUT,
     a_batch,
     a_prepared_target,
     a_server,
@@ -72,7 +72,7 @@ def test_the_rows_of_the_slices_are_replaced(target: VerticaTarget) -> None:
     publish(target, "one", [a_slice()])
     publish(target, "two", [a_slice()])
     assert target.published_rows(TABLE, [7, 8]) == {8: 2}
-    with target.publication(TABLE, "moment", PATIENCE) as publication:
+    with target.publication(TABLE, "moment", TIMEOUT) as publication:
         assert publication.held_rows([a_slice(shard="chita"), a_slice()]) == {"abakan": 2}
         assert publication.held_rows([a_slice(a_slice().day + timedelta(days=1))]) == {}
 
@@ -80,7 +80,7 @@ def test_the_rows_of_the_slices_are_replaced(target: VerticaTarget) -> None:
 def test_a_table_that_another_holds_is_busy(server: VerticaServer, target: VerticaTarget) -> None:
     stage(target, "one", a_batch(target, 1))
     publish(target, "one", [a_slice()])
-    other = VerticaClient(server.connection(), "other", PATIENCE)
+    other = VerticaClient(server.connection(), "other", TIMEOUT)
     other.open()
     other.query(f"DELETE FROM {TABLE}")
     with pytest.raises(TargetBusyError) as caught, within(10):

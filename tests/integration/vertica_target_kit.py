@@ -21,7 +21,7 @@ from tests.servers.vertica import VerticaServer
 TABLE = "stage.orders"
 GROUP = StagingGroup("run", "orders.20200714.1", TABLE)
 STAGING = "stage.dwhctl_run__orders_20200714_1"
-PATIENCE = timedelta(seconds=20)
+TIMEOUT = timedelta(seconds=20)
 NO_STATE = Path("nothing-is-written-here")
 COLUMNS = (
     "id INTEGER, note VARCHAR(20), moment TIMESTAMP, etl_source VARCHAR(40), etl_id INTEGER, hash_id INTEGER"
@@ -48,9 +48,9 @@ def a_prepared_target(server: VerticaServer) -> VerticaTarget:
     return made
 
 
-def a_target(server: VerticaServer, patience: float = 20, **keys: Any) -> VerticaTarget:
+def a_target(server: VerticaServer, timeout: float = 20, **keys: Any) -> VerticaTarget:
     connection = server.connection(**keys)
-    target = open_target(connection, NO_STATE, timedelta(seconds=patience), "dwhctl:run")
+    target = open_target(connection, NO_STATE, timedelta(seconds=timeout), "dwhctl:run")
     assert isinstance(target, VerticaTarget)
     return target
 
@@ -88,8 +88,8 @@ def within(seconds: float) -> Iterator[None]:
     assert time.monotonic() - started < seconds
 
 
-def publish(target: VerticaTarget, token: str, slices: list[Slice], patience: timedelta = PATIENCE) -> None:
-    with target.publication(TABLE, "moment", patience) as publication:
+def publish(target: VerticaTarget, token: str, slices: list[Slice], timeout: timedelta = TIMEOUT) -> None:
+    with target.publication(TABLE, "moment", timeout) as publication:
         publication.delete(slices)
         publication.insert(GROUP, [token])
         publication.commit()

@@ -23,7 +23,7 @@ from . import telegram_html
 
 TOKEN = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"  # the form of the documentation's example
 LIMIT = 4096
-#: What a client waits for in vain, seconds: longer than any patience of a test.
+#: What a client waits for in vain, seconds: longer than any timeout of a test.
 _NEVER = 30.0
 
 Answer = tuple[int, dict[str, Any]]

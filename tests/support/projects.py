@@ -17,7 +17,7 @@ import duckdb
 from dwhctl.load.run import run_load
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
-from dwhctl.runtime.events import Event, RunReport
+from dwhctl.runtime.events import Event, RunResult
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Session, open_store
 
@@ -175,7 +175,7 @@ class Sandbox:
         listen: Callable[[Event], None] = lambda event: None,
         inline: bool = True,
         **options: Any,
-    ) -> RunReport:
+    ) -> RunResult:
         """Load days (default: DAY) in this process."""
         request = LoadRequest(days=days or (DAY,), inline=inline, **options)
         return run_load(self.project(), request, listen)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dwhctl.refresh.run import RefreshRequest, run_refresh
-from dwhctl.runtime.events import RefreshEvent, RefreshReport
+from dwhctl.runtime.events import RefreshEvent, RefreshResult
 from dwhctl.sessions import Session
 from dwhctl.systems.duckdb import client as engine
 from tests.servers.vertica import VerticaServer
@@ -88,7 +88,7 @@ class Place:
         day: date = DAY,
         listen: Callable[[RefreshEvent], None] = lambda event: None,
         **options: Any,
-    ) -> RefreshReport:
+    ) -> RefreshResult:
         """Refresh in this process."""
         return run_refresh(self.sandbox.project(), RefreshRequest(day, reports, **options), listen)
 

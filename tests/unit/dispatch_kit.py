@@ -28,17 +28,17 @@ from dwhctl.core.errors import (
     SourceError,
 )
 from dwhctl.load.attempts import Starter
-from dwhctl.load.circuit_breaker import Knocker, Parking
+from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.load.dispatcher import Dispatcher, Happening
 from dwhctl.load.history import DeliveredColumns
 from dwhctl.load.publisher import Publisher
 from dwhctl.load.queue import JobQueue, SliceJob
 from dwhctl.load.results import Closer
-from dwhctl.load.staging import Groups, Opener
-from dwhctl.load.workers import Crew, ProcessWorker
+from dwhctl.load.staging import Groups, StagingCreator
+from dwhctl.load.workers import ProcessWorker, WorkerPool
 from dwhctl.project.connections import Connection, DuckdbConnection, SqliteConnection
 from dwhctl.project.loads import Load
-from dwhctl.runtime.events import Event, Notice, RunReport, SliceClosed
+from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.store import Execute, SessionStore
@@ -122,7 +122,7 @@ class MemoryStore(SessionStore):
             assert one.id not in self.closed, "closed twice"
             self.closed[one.id] = one
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         return True
 
     def is_ready(self) -> bool:
@@ -131,7 +131,7 @@ class MemoryStore(SessionStore):
     def is_readable(self) -> bool:
         return True
 
-    def lift_ids(self, above: int) -> None:
+    def raise_id_floor(self, above: int) -> None:
         pass
 
     def last_id(self) -> int:
@@ -216,7 +216,7 @@ class Bench:
         self.target = AcceptingTarget()
         self.store = MemoryStore(self.target)
         self.events: list[Event] = []
-        self.report = RunReport("run")
+        self.report = RunResult("run")
         self.signal: ExitCode | None = None
 
     @property
@@ -235,10 +235,10 @@ class Bench:
         happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         slots = Slots(self.state, {**self.limits, WORKERS: self.jobs})
         publisher = Publisher({"dwh": self.target}, slots, happenings.put, FREELY)
-        self.opener = Opener({"dwh": self.target}, happenings.put)
-        crew = Crew(self.jobs, ProcessWorker, slots)
+        self.creator = StagingCreator({"dwh": self.target}, happenings.put)
+        pool = WorkerPool(self.jobs, ProcessWorker, slots)
         closer = Closer(self.store, self.report, self.events.append, None)
-        dispatcher = self._dispatcher(slots, publisher, crew, closer, happenings)
+        dispatcher = self._dispatcher(slots, publisher, pool, closer, happenings)
         publisher.start()
         if self.stop_after is not None:
             threading.Timer(self.stop_after, happenings.put, (ExitCode.TERMINATED,)).start()
@@ -249,14 +249,14 @@ class Bench:
             else:
                 publisher.finish()
         finally:
-            crew.dismiss_all()
+            pool.dismiss_all()
             publisher.stop()
-            self.opener.stop()
+            self.creator.stop()
         assert len(self.store.closed) == len(self.store.opened), "a session was left open"
         return self
 
     def _dispatcher(
-        self, slots: Slots, publisher: Publisher, crew: Crew, closer: Closer, happenings: Any
+        self, slots: Slots, publisher: Publisher, pool: WorkerPool, closer: Closer, happenings: Any
     ) -> Dispatcher:
         names = [name.partition("/") for name in self.todo]
         connections: dict[str, Connection] = {
@@ -274,20 +274,20 @@ class Bench:
                 for day in self.days
                 for connection, _, shard in names
             ),
-            "crew": crew,
-            "parking": Parking(),
-            "groups": Groups("run", self.opener.open),
+            "pool": pool,
+            "breaker": CircuitBreaker(),
+            "groups": Groups("run", self.creator.open),
             "publisher": publisher,
             "store": self.store,
         }
         delivered = DeliveredColumns(self.store)
         starter = Starter(project, "run", slots=slots, delivered=delivered, **parts)
         table = TargetTable(warehouse, load.table, (), self.state)
-        knocker = Knocker(connections, slots, happenings.put)
+        prober = Prober(connections, slots, happenings.put)
         return Dispatcher(
             starter,
             {load.name: table},
-            knocker=knocker,
+            prober=prober,
             closer=closer,
             happenings=happenings,
             stage=fake_stage,

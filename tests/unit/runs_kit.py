@@ -90,11 +90,11 @@ class FakeTarget(Target):
         return column.declared
 
     @contextmanager
-    def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
+    def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
         self.fail("begin")
         yield FakePublication(self)
 
-    def refresh(self, table: str, source: RowSource, patience: timedelta) -> AbstractContextManager[Refresh]:
+    def refresh(self, table: str, source: RowSource, timeout: timedelta) -> AbstractContextManager[Refresh]:
         raise NotImplementedError
 
     def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:

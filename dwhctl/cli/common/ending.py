@@ -135,7 +135,7 @@ def _end(error: Exception, *, debug: bool) -> ExitCode:
 
         _tell("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, DwhctlError):
-        _tell(_in_words(error))
+        _tell(_translate_error(error))
         return error.exit_code
     if isinstance(error, PermissionError) and error.filename is not None:
         from dwhctl.core.files import denied
@@ -158,7 +158,7 @@ def _without_output(error: OSError) -> ExitCode:
     return ExitCode.FAILED
 
 
-def _in_words(error: DwhctlError) -> str:
+def _translate_error(error: DwhctlError) -> str:
     # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
     lines = [line for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
     if len(lines) == 1:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.cli.common.options import Settings
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshEvent, RefreshReport, RunReport
+    from dwhctl.runtime.events import FailedSlice, RefreshEvent, RefreshResult, RunResult
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice, Readiness
 
@@ -105,7 +105,7 @@ SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
 
 
-def show_summary(report: RunReport, settings: Settings) -> None:
+def show_summary(report: RunResult, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
         nothing = report.empty_plan if not report.stopped else None
@@ -140,7 +140,7 @@ def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
         say(one_line(one.words()))
 
 
-def _counts(report: RunReport) -> str:
+def _counts(report: RunResult) -> str:
     parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
     parts.append(f"{report.failed:,} failed")
     if report.in_doubt:
@@ -152,7 +152,7 @@ def _counts(report: RunReport) -> str:
     return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
 
 
-def _filled(report: RunReport) -> Iterable[str]:
+def _filled(report: RunResult) -> Iterable[str]:
     """Say once of each column which shards lack it."""
     for (load, column), shards in sorted(report.filled.items()):
         have = "shard has" if len(shards) == 1 else "shards have"
@@ -161,7 +161,7 @@ def _filled(report: RunReport) -> Iterable[str]:
         yield one_line(f"{load}: {len(shards):,} {have} no column {column}: NULL ({names}{more})")
 
 
-def _failures(report: RunReport, settings: Settings) -> Iterable[str]:
+def _failures(report: RunResult, settings: Settings) -> Iterable[str]:
     shown = report.groups if settings.verbose else report.groups[:SHOWN_REASONS]
     for group in shown:
         yield ""
@@ -252,7 +252,7 @@ def _closed_line(event: ReportClosed) -> str:
     return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
 
 
-def show_refreshed(report: RefreshReport, settings: Settings) -> None:
+def show_refreshed(report: RefreshResult, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
         say(_refresh_counts(report))
@@ -267,7 +267,7 @@ def show_refreshed(report: RefreshReport, settings: Settings) -> None:
         say(line)
 
 
-def _refresh_counts(report: RefreshReport) -> str:
+def _refresh_counts(report: RefreshResult) -> str:
     failed = len(report.failures) - report.in_doubt
     parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{failed:,} failed"]
     if report.in_doubt:
@@ -292,7 +292,7 @@ def _shards(need: Readiness) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _refresh_failures(report: RefreshReport, settings: Settings) -> Iterable[str]:
+def _refresh_failures(report: RefreshResult, settings: Settings) -> Iterable[str]:
     for group in report.groups:
         yield ""
         yield from failure_lines(group, "report", settings)

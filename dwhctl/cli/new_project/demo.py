@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import RunReport
+    from dwhctl.runtime.events import RunResult
 
 #: Where each file of the package stands in the project.
 FILES = {
@@ -127,7 +127,7 @@ class _Demo:
     def _back(self, days: int) -> date:
         return self._today - timedelta(days=days)
 
-    def _load_with_a_city_down(self, yesterday: date) -> RunReport:
+    def _load_with_a_city_down(self, yesterday: date) -> RunResult:
         from dwhctl.cli.load import load_and_show
         from dwhctl.load.run import exit_code_of
         from dwhctl.runtime.plan import LoadRequest
@@ -141,12 +141,12 @@ class _Demo:
         self._check(arguments, exit_code_of(report), ExitCode.FAILED)
         return report
 
-    def _show_digest(self, report: RunReport) -> None:
+    def _show_digest(self, report: RunResult) -> None:
         from rich.console import Console
         from rich.panel import Panel
         from rich.text import Text
 
-        from dwhctl.alerts.teller import preview
+        from dwhctl.alerts.notifier import preview
         from dwhctl.cli.common.output import say
         from dwhctl.sessions import open_store
 

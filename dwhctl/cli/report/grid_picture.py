@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from rich.text import Text
 
 from dwhctl.cli.common.output import counted
-from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, Standing
+from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, SliceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,31 +28,31 @@ class StatusStyle(NamedTuple):
     words: str
 
 
-LOOKS: Mapping[Standing, StatusStyle] = {
-    Standing.LOADED: StatusStyle("L", "#dff5e3 on #2f7d4f", "loaded"),
-    Standing.SKIPPED: StatusStyle("S", "#dfeef0 on #55808a", "skipped, no rows"),
-    Standing.BEFORE_START: StatusStyle("-", "dim", "before its start"),
-    Standing.AFTER_END: StatusStyle("/", "dim", "after its shard's last day"),
-    Standing.NOT_YET: StatusStyle(".", "dim", "day not over, not tried"),
-    Standing.OPEN: StatusStyle("o", "#10243a on #8fb8de", "day not over, loaded so far"),
-    Standing.RELOADING: StatusStyle("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),
-    Standing.RELOAD_FAILED: StatusStyle("f", "#ffe3e3 on #a3543a", "complete, its last reload failed"),
-    Standing.RUNNING: StatusStyle("R", "bold #ffffff on #1f5fbf", "running"),
-    Standing.EARLY: StatusStyle("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
-    Standing.UP_FOR_RETRY: StatusStyle("U", "#2b1600 on #f0a23a", "up for retry"),
-    Standing.MISSING: StatusStyle("M", "bold #ffd9d9 on #6b2230", "missing, never tried"),
-    Standing.UNKNOWN: StatusStyle(
+LOOKS: Mapping[SliceStatus, StatusStyle] = {
+    SliceStatus.LOADED: StatusStyle("L", "#dff5e3 on #2f7d4f", "loaded"),
+    SliceStatus.SKIPPED: StatusStyle("S", "#dfeef0 on #55808a", "skipped, no rows"),
+    SliceStatus.BEFORE_START: StatusStyle("-", "dim", "before its start"),
+    SliceStatus.AFTER_END: StatusStyle("/", "dim", "after its shard's last day"),
+    SliceStatus.NOT_YET: StatusStyle(".", "dim", "day not over, not tried"),
+    SliceStatus.OPEN: StatusStyle("o", "#10243a on #8fb8de", "day not over, loaded so far"),
+    SliceStatus.RELOADING: StatusStyle("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),
+    SliceStatus.RELOAD_FAILED: StatusStyle("f", "#ffe3e3 on #a3543a", "complete, its last reload failed"),
+    SliceStatus.RUNNING: StatusStyle("R", "bold #ffffff on #1f5fbf", "running"),
+    SliceStatus.EARLY: StatusStyle("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
+    SliceStatus.UP_FOR_RETRY: StatusStyle("U", "#2b1600 on #f0a23a", "up for retry"),
+    SliceStatus.MISSING: StatusStyle("M", "bold #ffd9d9 on #6b2230", "missing, never tried"),
+    SliceStatus.UNKNOWN: StatusStyle(
         "?", "bold #ffffff on #5a5a5a", "in a state that this version does not know"
     ),
-    Standing.ABANDONED: StatusStyle("A", "bold #ffffff on #8b3fa8", "abandoned, its run died"),
-    Standing.FAILED: StatusStyle("F", "bold #ffffff on #d22f2f", "failed"),
+    SliceStatus.ABANDONED: StatusStyle("A", "bold #ffffff on #8b3fa8", "abandoned, its run died"),
+    SliceStatus.FAILED: StatusStyle("F", "bold #ffffff on #d22f2f", "failed"),
 }
 
 
-def legend(standings: Iterable[Standing], width: int | None, more: Iterable[str] = ()) -> list[Text]:
-    """Give the lines that explain these standings, the best first, no wider than the terminal."""
+def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str] = ()) -> list[Text]:
+    """Give the lines that explain these statuses, the best first, no wider than the terminal."""
     lines = [Text()]
-    found = sorted(set(standings), key=lambda standing: BADNESS[standing])
+    found = sorted(set(statuses), key=lambda standing: BADNESS[standing])
     entries = [
         Text.assemble((f" {look.letter} ", look.style), f" {look.words}")
         for look in (LOOKS[standing] for standing in found)
@@ -86,7 +86,7 @@ class GridFold(enum.IntEnum):
 class Mark:
     """What one day of a line shows: how many of the slices expected are complete, and where the worst stands."""
 
-    worst: Standing
+    worst: SliceStatus
     complete: int = 0
     expected: int = 0
     gaps: int = 0
@@ -195,14 +195,14 @@ def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
 
 
 def _mark(cells: Sequence[Cell]) -> Mark:
-    standings = Counter(cell.standing for cell in cells)
-    not_expected = {standing: standings.pop(standing, 0) for standing in NOT_EXPECTED}
+    statuses = Counter(cell.standing for cell in cells)
+    not_expected = {standing: statuses.pop(standing, 0) for standing in NOT_EXPECTED}
     expected = len(cells) - sum(not_expected.values())
     if not expected:
         return Mark(max(not_expected, key=not_expected.__getitem__))
-    worst = max(standings, key=BADNESS.__getitem__)
-    if worst is Standing.SKIPPED and Standing.LOADED in standings:
-        worst = Standing.LOADED
+    worst = max(statuses, key=BADNESS.__getitem__)
+    if worst is SliceStatus.SKIPPED and SliceStatus.LOADED in statuses:
+        worst = SliceStatus.LOADED
     complete = [cell.complete for cell in cells]
     over = sum([cell.over for cell in cells])
     return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))

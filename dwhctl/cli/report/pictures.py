@@ -11,7 +11,7 @@ from rich.text import Text
 from dwhctl.cli.common.output import counted, packed, shown_seconds
 from dwhctl.cli.report.grid_picture import LOOKS, legend
 from dwhctl.core.words import shown_time
-from dwhctl.monitor.coverage import BADNESS, Gap, Standing, fill_command, fold_shards, standing_of
+from dwhctl.monitor.coverage import BADNESS, Gap, SliceStatus, fill_command, fold_shards, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,10 +59,10 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     lines += [Text(), paper.axis()]
     lines += [paper.lane(lane) for lane in timeline.lanes]
     lines += paper.waits()
-    standings = {_standing(bar) for bar in timeline.bars}
+    statuses = {_standing(bar) for bar in timeline.bars}
     unknown = any(lane.worker is None and lane.report is None for lane in timeline.lanes)
     more = [f"{_NO_WORKER}: no worker had it, or nobody wrote down which"] if unknown else []
-    return [*lines, Text(), *legend(standings, width, [*paper.most_waiting, *more])]
+    return [*lines, Text(), *legend(statuses, width, [*paper.most_waiting, *more])]
 
 
 def _titles(timeline: Timeline, width: int) -> list[Text]:
@@ -98,8 +98,8 @@ def _effort(timeline: Timeline, took: float) -> str:
     return f"; workers {min(busy / took / len(workers), 1.0):.0%} busy"
 
 
-def _standing(bar: Bar) -> Standing:
-    return standing_of(bar.session.state)
+def _standing(bar: Bar) -> SliceStatus:
+    return status_of(bar.session.state)
 
 
 class _Paper:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Odd:
+class Duplicates:
     """How many of a slice's keys are odd, and one of them as text."""
 
     keys: int
@@ -68,8 +68,8 @@ class Contrast:
 
     only_here: int
     only_there: int
-    doubled_here: Odd | None
-    doubled_there: Odd | None
+    doubled_here: Duplicates | None
+    doubled_there: Duplicates | None
     columns: Mapping[str, Differing]
 
 
@@ -89,11 +89,11 @@ class Inspection(ABC):
         """Ask what `write` writes of the slice's forms; it must give few rows."""
 
     @abstractmethod
-    def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+    def duplicate_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Duplicates]:
         """Find the keys that stand twice within a slice, by shard."""
 
     @abstractmethod
-    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Duplicates]:
         """Find the keys of a slice that the same shard has outside the slice as well, by shard."""
 
     @abstractmethod
@@ -105,7 +105,7 @@ class Inspection(ABC):
         """Look at another table too, over the same connection."""
 
     @abstractmethod
-    def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+    def unknown_sources(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         """Count the rows within the slices' bounds that belong to none of their shards, by etl_source; "" for NULL."""
 
     @abstractmethod
@@ -163,7 +163,9 @@ class Counts:
 
     def contrast(self, ours: Mapping[int, Pieces], theirs: Mapping[int, Pieces]) -> Contrast:
         """Put the rows that are shown into it. A row may be gone since it was counted."""
-        here, there = (_odd(*pair, rows) for pair, rows in zip(self.doubled, (ours, theirs), strict=True))
+        here, there = (
+            _duplicates(*pair, rows) for pair, rows in zip(self.doubled, (ours, theirs), strict=True)
+        )
         names = list(self.columns)
         columns = {}
         for number, name in enumerate(names):
@@ -212,11 +214,11 @@ def read_pieces(row: Sequence[Any], keys: int) -> Pieces:
     return Pieces(tuple(None if text is None else str(text) for text in row[:keys]), values)
 
 
-def _odd(keys: int, key: int, rows: Mapping[int, Pieces]) -> Odd | None:
+def _duplicates(keys: int, key: int, rows: Mapping[int, Pieces]) -> Duplicates | None:
     if not keys:
         return None
     texts = rows[key].key if key in rows else ("?",)
-    return Odd(keys, ", ".join("NULL" if text is None else text for text in texts))
+    return Duplicates(keys, ", ".join("NULL" if text is None else text for text in texts))
 
 
 #: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/

@@ -10,8 +10,8 @@ from dwhctl.core.columns import Kind
 from dwhctl.systems.base.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
 from dwhctl.systems.base.inspection import (
     CUT_CHARACTERS,
+    Duplicates,
     Inspection,
-    Odd,
     contrast_sql,
     read_counts,
     read_pieces,
@@ -71,19 +71,19 @@ class SqlInspection(Inspection):
         source = f"(SELECT * FROM {self._table} WHERE {where}{_and(bounds)}) AS slice"
         return self._ask(write(self._dialect, source, key, values), bound)
 
-    def doubled_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+    def duplicate_keys(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Duplicates]:
         key, _ = self._parts(measure)
         grouped = ", ".join(one.sql for one in key)
-        found: dict[str, Odd] = {}
+        found: dict[str, Duplicates] = {}
         for where, bounds, bound in self._conditions(slices):
-            found |= self._odd(
+            found |= self._duplicates(
                 f"SELECT etl_source AS g, {self._dialect.shown(key)} AS k FROM {self._table}"
                 f" WHERE {where}{_and(bounds)} GROUP BY etl_source, {grouped} HAVING COUNT(*) > 1",
                 bound,
             )
         return found
 
-    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Odd]:
+    def keys_elsewhere(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Duplicates]:
         if not self._sliced:
             return {}
         key, _ = self._parts(measure)
@@ -92,9 +92,9 @@ class SqlInspection(Inspection):
             f"other.{name} = slice.{name}" for name in ("etl_source", *(one.sql for one in key))
         )
         shown = self._dialect.shown([Part(f"slice.{one.sql}", one.kind, one.form, one.extras) for one in key])
-        found: dict[str, Odd] = {}
+        found: dict[str, Duplicates] = {}
         for where, bounds, bound in self._conditions(slices):
-            found |= self._odd(
+            found |= self._duplicates(
                 f"SELECT DISTINCT slice.etl_source AS g, {shown} AS k FROM"
                 f" (SELECT DISTINCT {grouped} FROM {self._table} WHERE {where} AND {bounds}) AS slice JOIN"
                 f" (SELECT {grouped} FROM {self._table} WHERE {where}"
@@ -114,7 +114,7 @@ class SqlInspection(Inspection):
             found.update({(str(shard), int(etl_id)): int(count) for shard, etl_id, count in rows})
         return found
 
-    def strangers(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+    def unknown_sources(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         shards = {one.shard for one in slices}
         found: dict[str, int] = {}
         for where, bounds, bound in self._conditions(slices):
@@ -123,7 +123,7 @@ class SqlInspection(Inspection):
                 f" WHERE CASE WHEN {where} THEN 0 ELSE 1 END = 1{_and(bounds)} GROUP BY COALESCE(etl_source, '')",
                 bound,
             )
-            # The shards of other bounds are no strangers. Days that overlap count the stranger of the longest.
+            # The shards of other bounds are no unknown_sources. Days that overlap count the stranger of the longest.
             found |= {
                 str(name): max(int(count), found.get(str(name), 0))
                 for name, count in rows
@@ -206,9 +206,9 @@ class SqlInspection(Inspection):
             found.setdefault(str(shard), {})[int(number)] = read_pieces(row, len(measure.key))
         return found
 
-    def _odd(self, keys: str, bound: dict[str, object]) -> dict[str, Odd]:
+    def _duplicates(self, keys: str, bound: dict[str, object]) -> dict[str, Duplicates]:
         rows = self._ask(f"SELECT g, COUNT(*), MIN(k) FROM ({keys}) AS odd GROUP BY g", bound)
-        return {str(shard): Odd(int(count), str(example)) for shard, count, example in rows}
+        return {str(shard): Duplicates(int(count), str(example)) for shard, count, example in rows}
 
     def _parts(self, measure: Measure) -> tuple[list[Part], list[Part]]:
         key, values = (

@@ -11,7 +11,7 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
   (TRUNCATE does, on some systems), and each statement is sent alone, its answer read to the end.
 - `inspection` only reads, and takes no lock that a load would wait for. What it finds is measured by the engine itself,
   by the forms of `dwhctl/systems/base/fingerprint.py`; no rows travel but one key of those that are named.
-- No wait is without an end: no answer within the target's `patience` is an error.
+- No wait is without an end: no answer within the target's `timeout` is an error.
 - The dispatch loop's threads open groups and publish at the same time.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
   (the statement or a value, for good), TargetError (may go away), StagingError. No error text holds a secret.
@@ -98,7 +98,7 @@ class Narrowing:
 
 
 @dataclass(frozen=True, slots=True)
-class Concern:
+class ColumnWarning:
     """What is wrong with a table as a target. One that `blocks` makes loads fail; another only slows them."""
 
     text: str
@@ -151,7 +151,7 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """After `write`: give one key that stands twice among the staged rows, if there is one."""
 
     @abstractmethod
@@ -235,7 +235,7 @@ class Target(ABC):
     def columns(self, table: str) -> Sequence[Column]:
         """Give the table's columns in their order. Raise TargetRefusedError when there is no such table."""
 
-    def concerns(self, table: str) -> Sequence[Concern]:  # noqa: ARG002
+    def concerns(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
         """Look for what stands in the way of loads into the table: privileges, keys that make them wait."""
         return ()
 
@@ -268,13 +268,13 @@ class Target(ABC):
 
     @abstractmethod
     def publication(
-        self, table: str, slice_by: str | None, patience: timedelta
+        self, table: str, slice_by: str | None, timeout: timedelta
     ) -> AbstractContextManager[Publication]:
-        """Begin a publishing transaction on the table; no statement of it is waited for longer than `patience`."""
+        """Begin a publishing transaction on the table; no statement of it is waited for longer than `timeout`."""
 
     @abstractmethod
-    def refresh(self, table: str, source: RowSource, patience: timedelta) -> AbstractContextManager[Refresh]:
-        """Begin a transaction that replaces the table's rows; no statement of it is waited for longer than `patience`.
+    def refresh(self, table: str, source: RowSource, timeout: timedelta) -> AbstractContextManager[Refresh]:
+        """Begin a transaction that replaces the table's rows; no statement of it is waited for longer than `timeout`.
 
         Leaving the block without a commit rolls back, and by an error leaves the old rows where they were.
         """

@@ -56,7 +56,7 @@ class DuckdbCursor(Cursor):
             with suppress(OSError):  # this user may only read here: the query keeps to its memory
                 self._state_dir.mkdir(parents=True, exist_ok=True)
         self._spill = SpillFolder(self._state_dir)
-        with self._in_words():
+        with self._translate_error():
             self._db = engine.open_file(
                 self._path,
                 read_only=not self.write,
@@ -70,11 +70,11 @@ class DuckdbCursor(Cursor):
             )
 
     def begin(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             self._open().execute("BEGIN")
 
     def execute(self, sql: str, rows: int) -> Iterator[StatementResult]:
-        with self._in_words():
+        with self._translate_error():
             db = self._open().execute(sql)
             columns = tuple(str(column[0]) for column in db.description or ())
             if _counts(db, sql):
@@ -84,12 +84,12 @@ class DuckdbCursor(Cursor):
         yield StatementResult(columns, self._batches(db, rows) if columns else iter(()))
 
     def _batches(self, db: duckdb.DuckDBPyConnection, rows: int) -> Iterator[list[tuple[object, ...]]]:
-        with self._in_words():
+        with self._translate_error():
             while batch := db.fetchmany(rows):
                 yield batch
 
     def commit(self) -> None:
-        with self._in_words(), suppress(duckdb.TransactionException):
+        with self._translate_error(), suppress(duckdb.TransactionException):
             # Outside of a transaction each statement has committed itself.
             self._open().execute("COMMIT")
 
@@ -112,7 +112,7 @@ class DuckdbCursor(Cursor):
         return self._db
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translate_error(self) -> Iterator[None]:
         try:
             yield
         except (duckdb.Error, duckdb.Warning, OSError) as error:

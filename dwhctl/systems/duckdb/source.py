@@ -76,7 +76,7 @@ class DuckdbSource(Source):
         except BaseException as error:
             self._spill.close()
             if isinstance(error, duckdb.Error):
-                raise self._in_words(error) from error
+                raise self._translate_error(error) from error
             raise
 
     def _look(self, connection: DuckdbConnection) -> None:
@@ -110,7 +110,7 @@ class DuckdbSource(Source):
                 # An ENUM comes as a dictionary, a TIMESTAMPTZ in the session's zone.
                 yield batch if batch.schema == schema else batch.cast(schema)
         except (duckdb.Error, OSError) as error:
-            raise engine.explain(error, self._in_words(error)) from error
+            raise engine.explain(error, self._translate_error(error)) from error
 
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
         """Measure the answer in DuckDB."""
@@ -141,7 +141,7 @@ class DuckdbSource(Source):
         try:
             return self._db.execute(sql, self._binds(query)).fetchall()
         except duckdb.Error as error:
-            raise self._in_words(error) from error
+            raise self._translate_error(error) from error
 
     def _binds(self, query: Query) -> dict[str, datetime] | None:
         """Give the bounds as the column that they are for holds them: as its clock shows them, or as instants."""
@@ -156,7 +156,9 @@ class DuckdbSource(Source):
         try:
             relation = self._db.sql(sql, params=self._binds(query))
         except duckdb.Error as error:
-            raise engine.explain(self._with_line(query, sql, error), self._in_words(error), sql) from error
+            raise engine.explain(
+                self._with_line(query, sql, error), self._translate_error(error), sql
+            ) from error
         if relation is None:
             raise QueryError("the extract gives no rows: it must be a SELECT")
         return relation
@@ -194,7 +196,7 @@ class DuckdbSource(Source):
         self._db.close()
         self._spill.close()
 
-    def _in_words(self, error: Exception) -> AttemptError:
+    def _translate_error(self, error: Exception) -> AttemptError:
         if engine.is_lock_conflict(error):
             return SourceBusyError(f"{self._path} is open for writing in {engine.lock_holder(error)}")
         if engine.is_out_of_memory(error):

@@ -56,7 +56,7 @@ class ParquetStage(Stage):
         try:
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
         except OSError as error:
-            raise self._in_words(error) from error
+            raise self._translate_error(error) from error
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         for batch in batches:
@@ -65,16 +65,16 @@ class ParquetStage(Stage):
             self._writer.close()
             return self._path.stat().st_size
         except OSError as error:
-            raise self._in_words(error) from error
+            raise self._translate_error(error) from error
 
     def _append(self, batch: pa.RecordBatch) -> None:
         try:
             self._writer.write_batch(batch)
             self._rows += batch.num_rows
         except OSError as error:
-            raise self._in_words(error) from error
+            raise self._translate_error(error) from error
 
-    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first, in parts when they are many: eight bytes a row, spilled to the staging folder."""
         # As text: DuckDB needs pytz to hand out a TIMESTAMPTZ.
         shown = ", ".join(f"{engine.quote_column(name)}::VARCHAR" for name in key)
@@ -122,7 +122,7 @@ class ParquetStage(Stage):
             self._writer.is_open = False
         self._path.unlink(missing_ok=True)
 
-    def _in_words(self, error: OSError) -> StagingError:
+    def _translate_error(self, error: OSError) -> StagingError:
         return StagingError(f"cannot stage in {self._path.parent}: {error.strerror or error}")
 
 
@@ -287,7 +287,7 @@ class DuckdbRefresh(Refresh):
         try:
             self._db.execute(COMMIT)
         except duckdb.Error as error:
-            raise self._target.in_words(error) from error
+            raise self._target.translate_error(error) from error
 
 
 def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:

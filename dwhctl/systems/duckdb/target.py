@@ -114,7 +114,7 @@ class DuckdbTarget(Target):
         self,
         table: str,
         slice_by: str | None,
-        patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
+        timeout: timedelta,  # noqa: ARG002 - a file has no server to wait for
     ) -> Iterator[Publication]:
         with self._open(spills=True) as db:
             self._make_room(db, table)
@@ -127,7 +127,7 @@ class DuckdbTarget(Target):
         self,
         table: str,
         source: RowSource,
-        patience: timedelta,  # noqa: ARG002 - a file has no server to wait for
+        timeout: timedelta,  # noqa: ARG002 - a file has no server to wait for
     ) -> Iterator[Refresh]:
         with self._open(spills=True) as db:
             db.execute(f"SET memory_limit = '{self._connection.memory_limit or _REFRESH_MEMORY}'")
@@ -207,12 +207,12 @@ class DuckdbTarget(Target):
             except DatabaseMissingError as error:
                 raise TargetRefusedError(str(error)) from error
             except duckdb.Error as error:
-                raise self.in_words(error) from error
+                raise self.translate_error(error) from error
             self._running = db
             try:
                 yield db
             except duckdb.Error as error:
-                raise self.in_words(error) from error
+                raise self.translate_error(error) from error
             finally:
                 self._running = None
                 db.close()
@@ -245,13 +245,13 @@ class DuckdbTarget(Target):
         try:
             yield
         except duckdb.Error as error:
-            raise engine.explain(error, self.in_words(error), statement) from error
+            raise engine.explain(error, self.translate_error(error), statement) from error
 
-    def in_words(self, error: duckdb.Error) -> AttemptError:
+    def translate_error(self, error: duckdb.Error) -> AttemptError:
         """Tell what a DuckDB error means."""
-        return engine.explain(error, self._in_words(error))
+        return engine.explain(error, self._translate_error(error))
 
-    def _in_words(self, error: duckdb.Error) -> AttemptError:
+    def _translate_error(self, error: duckdb.Error) -> AttemptError:
         if engine.is_out_of_memory(error):
             return TargetRefusedError(engine.more_memory(self._connection.name))
         if engine.is_lock_conflict(error):
@@ -318,7 +318,7 @@ class DuckdbPublication(Publication):
         try:
             self._db.execute(sent.COMMIT)
         except duckdb.Error as error:
-            raise self._target.in_words(error) from error
+            raise self._target.translate_error(error) from error
 
     def _send(self, one: Statement) -> duckdb.DuckDBPyConnection:
         return self._db.execute(one.sql, one.values)
@@ -354,7 +354,7 @@ class DuckdbInspection(SqlInspection):
         try:
             return self._db.execute(sql, values).fetchall()
         except duckdb.Error as error:
-            raise self._target.in_words(error) from error
+            raise self._target.translate_error(error) from error
 
     def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
         return of_shards(shards)

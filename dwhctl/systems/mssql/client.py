@@ -85,11 +85,11 @@ class Address:
 
 
 def open_link(
-    connection: MssqlConnection, database: str, patience: float | None, login_known: bool | None = None
+    connection: MssqlConnection, database: str, timeout: float | None, login_known: bool | None = None
 ) -> pymssql.Connection:
     """Log in to a database, on the connection's servers in turn.
 
-    `patience` is the seconds of silence after which the driver gives up, None for none. `login_known` says whether the
+    `timeout` is the seconds of silence after which the driver gives up, None for none. `login_known` says whether the
     login was let in or refused a moment ago, if anybody asked. Raise ConnectError when no
     server could be reached (TlsError where TLS is the reason), LoginRefusedError, DatabaseMissingError or
     SourceBusyError.
@@ -97,7 +97,7 @@ def open_link(
     failures: list[ConnectError] = []
     for address in in_turn(connection, database):
         try:
-            return _open(connection, address, database, patience, login_known)
+            return _open(connection, address, database, timeout, login_known)
         except ConnectError as error:
             failures.append(error)
     # A server that is down may come back: it decides whether to try again.
@@ -126,19 +126,19 @@ def _open(
     connection: MssqlConnection,
     address: Address,
     database: str,
-    patience: float | None,
+    timeout: float | None,
     login_known: bool | None,
 ) -> pymssql.Connection:
     try:
-        return log_in(address, database, patience)
+        return log_in(address, database, timeout)
     except pymssql.Error as error:
         said = read(error)
-        raise _Door(connection, address, database, login_known).in_words(said) from error
+        raise _Door(connection, address, database, login_known).translate_error(said) from error
 
 
-def log_in(address: Address, database: str, patience: float | None = None) -> pymssql.Connection:
+def log_in(address: Address, database: str, timeout: float | None = None) -> pymssql.Connection:
     """Log in, once. Raise pymssql.Error."""
-    timeout = math.ceil(patience) if patience else 0
+    seconds = math.ceil(timeout) if timeout else 0
     with _DOOR:
         for variable in _IGNORED:
             os.environ.pop(variable, None)
@@ -149,7 +149,7 @@ def log_in(address: Address, database: str, patience: float | None = None) -> py
             password=address.password,
             database=database,
             login_timeout=address.seconds,
-            timeout=timeout,
+            timeout=seconds,
             appname=APPLICATION,
             encryption=address.encryption,
             read_only=address.read_only,
@@ -159,7 +159,7 @@ def log_in(address: Address, database: str, patience: float | None = None) -> py
         )
         # The driver sets no time-out when it is asked for none: one that an earlier connection set would stay.
         with suppress(AttributeError):
-            link._conn.query_timeout = timeout
+            link._conn.query_timeout = seconds
     return link
 
 
@@ -176,7 +176,7 @@ class _Door:
         self._server = f"server {address.server}"
         self._place = f"{self._server}, database {database},"
 
-    def in_words(self, said: ServerMessage) -> AttemptError:
+    def translate_error(self, said: ServerMessage) -> AttemptError:
         """Give the error; look a second time where the first answer may mean several things."""
         if (known := self._about_the_database(said.number, said.words)) is not None:
             return known

@@ -62,7 +62,7 @@ class MssqlCursor(Cursor):
 
     def open(self) -> None:
         self._link = open_link(self._connection, self._database, None)
-        with self._in_words():
+        with self._translate_error():
             here = self._rows("SELECT DB_NAME()")
             if here and str(here[0][0]).lower() != self._database.lower():
                 # The driver does not look whether the server went into the database.
@@ -76,12 +76,12 @@ class MssqlCursor(Cursor):
                 self.begin()
 
     def begin(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             # Off, the driver begins a transaction, and rolls it back when it closes.
             self._open().autocommit(False)
 
     def execute(self, sql: str, rows: int) -> Iterator[StatementResult]:
-        with self._in_words():
+        with self._translate_error():
             cursor = self._open().cursor()
             cursor.execute(sql)
             more = True
@@ -104,7 +104,7 @@ class MssqlCursor(Cursor):
                 return
 
     def commit(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             if not self._open().autocommit_state:
                 self._open().commit()
 
@@ -128,7 +128,7 @@ class MssqlCursor(Cursor):
         return self._link
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translate_error(self) -> Iterator[None]:
         try:
             yield
         except pymssql.Error as error:
@@ -147,12 +147,12 @@ def _names(cursor: pymssql.Cursor) -> tuple[str, ...]:
 _ITS_OWN = frozenset({"master", "tempdb", "model", "msdb"})
 
 
-def list_databases(connection: MssqlConnection, patience: float) -> list[str]:
-    """Ask the server, its own databases left out; `patience` as in MssqlSource. Raise AttemptError.
+def list_databases(connection: MssqlConnection, timeout: float) -> list[str]:
+    """Ask the server, its own databases left out; `timeout` as in MssqlSource. Raise AttemptError.
 
     There may be some among them that its login cannot open.
     """
-    link = open_link(connection, connection.database, patience)
+    link = open_link(connection, connection.database, timeout)
     try:
         with link.cursor() as cursor:
             cursor.execute("SELECT name FROM sys.databases ORDER BY name")

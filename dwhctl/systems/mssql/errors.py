@@ -178,14 +178,14 @@ _END = b"\xff"
 _OPTION, _HEADER, _LONGEST_GREETING = struct.Struct(">BHH"), 8, 4096
 
 
-def knock(connection: MssqlConnection) -> None:
+def probe(connection: MssqlConnection) -> None:
     """Wait for a sign of life of one of the connection's servers. Raise ConnectError."""
     reasons = []
     for host, port in connection.addresses:
         if "\\" in host:
             return None  # a named instance: the driver asks for its port
         try:
-            return _knock(host, port, connection.connect_timeout.total_seconds())
+            return _probe(host, port, connection.connect_timeout.total_seconds())
         except TimeoutError:
             seconds = connection.connect_timeout.total_seconds()
             reasons.append(f"{host}:{port} did not answer within {seconds:g} s")
@@ -196,7 +196,7 @@ def knock(connection: MssqlConnection) -> None:
     )
 
 
-def _knock(host: str, port: int, seconds: float) -> None:
+def _probe(host: str, port: int, seconds: float) -> None:
     with socket.create_connection((host, port), timeout=seconds) as there:
         there.sendall(_greeting())
         if not there.recv(1):

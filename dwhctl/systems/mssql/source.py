@@ -153,7 +153,7 @@ CODE_PAGES: dict[str, int | None] = {}
 class MssqlSource(Source):
     """One database of a SQL Server, over a connection of its own.
 
-    `patience` is the seconds of silence after which the driver gives up; it holds for the whole process, as the
+    `timeout` is the seconds of silence after which the driver gives up; it holds for the whole process, as the
     driver's time-outs do. None leaves the end to a deadline from outside.
     """
 
@@ -162,14 +162,14 @@ class MssqlSource(Source):
         connection: MssqlConnection,
         database: str,
         zone: str,
-        patience: float | None = None,
+        timeout: float | None = None,
         *,
         login_known: bool | None = None,
     ) -> None:
         self._database = database
         self._zone = zone
         self._described: dict[str, list[Column]] = {}
-        self._link: pymssql.Connection | None = open_link(connection, database, patience, login_known)
+        self._link: pymssql.Connection | None = open_link(connection, database, timeout, login_known)
         try:
             self._settle(connection)
         except BaseException:

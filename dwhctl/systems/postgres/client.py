@@ -222,7 +222,7 @@ def connect(address: PostgresConnection, settings: str, answer_timeout: timedelt
     except (psycopg2.Error, ValueError, UnicodeError) as error:
         raise SessionsError(_message(address, "connecting", error)) from None
     try:
-        with in_words(connection, address, "setting up the connection"):
+        with translate_error(connection, address, "setting up the connection"):
             connection.execute(f"{settings}; {timeouts(answer_timeout)}")
     except BaseException:
         connection.close()
@@ -273,7 +273,7 @@ def _security(address: PostgresConnection) -> dict[str, Any]:
 
 
 @contextmanager
-def in_words(connection: BoundedConnection, address: PostgresConnection, doing: str) -> Iterator[None]:
+def translate_error(connection: BoundedConnection, address: PostgresConnection, doing: str) -> Iterator[None]:
     """Raise what PostgreSQL says as a SessionsError with place and remedy."""
     try:
         yield

@@ -64,7 +64,7 @@ class PostgresCursor(Cursor):
             self._link = psycopg2.connect(**options, password=password)
         except (psycopg2.Error, ValueError, UnicodeError) as error:
             raise self._at_the_door(error, password) from None
-        with self._in_words():
+        with self._translate_error():
             self._link.autocommit = True
             self._run(_SETTINGS)
             if not self.write:
@@ -72,11 +72,11 @@ class PostgresCursor(Cursor):
                 self.begin()
 
     def begin(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             self._run("BEGIN" if self.write else "BEGIN TRANSACTION READ ONLY")
 
     def execute(self, sql: str, rows: int) -> Iterator[StatementResult]:
-        with self._in_words():
+        with self._translate_error():
             if self._may_stream(sql):
                 yield from self._streamed(sql, rows)
                 return
@@ -115,14 +115,14 @@ class PostgresCursor(Cursor):
     def _batches(
         self, fetch: Callable[[], Sequence[Row]], first: Sequence[Row] | None = None
     ) -> Iterator[Sequence[Row]]:
-        with self._in_words():
+        with self._translate_error():
             batch = fetch() if first is None else first
             while batch:
                 yield batch
                 batch = fetch()
 
     def commit(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             if self._open().info.transaction_status != TRANSACTION_STATUS_IDLE:
                 self._run("COMMIT")
 
@@ -147,7 +147,7 @@ class PostgresCursor(Cursor):
         return self._link
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translate_error(self) -> Iterator[None]:
         try:
             yield
         except (psycopg2.Error, UnicodeError, ValueError) as error:

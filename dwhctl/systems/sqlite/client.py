@@ -50,7 +50,7 @@ _LOST = {"SQLITE_READONLY_DBMOVED", "SQLITE_IOERR_VNODE"}
 
 def connect(path: Path, settings: str) -> sqlite3.Connection:
     """Open the file, create it if there is none."""
-    with in_words(path, "opening the file"):
+    with translate_error(path, "opening the file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.touch()  # SQLite makes it at the first write only, and the store tells it by its inode
@@ -98,7 +98,7 @@ def connect_to_read(path: Path, settings: str) -> tuple[sqlite3.Connection, AtRe
     this user cannot make them: the database file alone is then complete, and is read without locks. What is read in
     this way is right as long as the database is still at rest as returned.
     """
-    with in_words(path, "opening the file for reading"):
+    with translate_error(path, "opening the file for reading"):
         try:
             return _connected(path, "mode=ro", settings), None
         except sqlite3.OperationalError as error:
@@ -183,7 +183,7 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def in_words(path: Path, doing: str) -> Iterator[None]:
+def translate_error(path: Path, doing: str) -> Iterator[None]:
     """Raise what SQLite says as a SessionsError with place and remedy."""
     try:
         yield
@@ -257,7 +257,7 @@ class SqliteCursor(Cursor):
         if not path.is_file():
             raise DatabaseMissingError(f"connection {self._connection.name}: there is no file {path}")
         mode = "rw" if self.write else "ro"
-        with self._in_words():
+        with self._translate_error():
             self._db = sqlite3.connect(
                 f"{path.as_uri()}?mode={mode}",
                 uri=True,
@@ -270,11 +270,11 @@ class SqliteCursor(Cursor):
                 self._db.set_authorizer(_only_reading)
 
     def begin(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             self._open().execute("BEGIN IMMEDIATE")
 
     def execute(self, sql: str, rows: int) -> Iterator[StatementResult]:
-        with self._in_words():
+        with self._translate_error():
             cursor = self._open().execute(sql)
         if cursor.description is None:
             yield StatementResult(changed=cursor.rowcount if cursor.rowcount >= 0 else None)
@@ -283,13 +283,13 @@ class SqliteCursor(Cursor):
         yield StatementResult(columns, self._batches(cursor, rows))
 
     def _batches(self, cursor: sqlite3.Cursor, rows: int) -> Iterator[list[Row]]:
-        with self._in_words():
+        with self._translate_error():
             while batch := cursor.fetchmany(rows):
                 yield batch
             cursor.close()
 
     def commit(self) -> None:
-        with self._in_words():
+        with self._translate_error():
             if self._open().in_transaction:
                 self._open().execute("COMMIT")
 
@@ -309,7 +309,7 @@ class SqliteCursor(Cursor):
         return self._db
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translate_error(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, sqlite3.Warning) as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import TargetError, TargetRefusedError
 from dwhctl.systems.base.inspection import VERTICA_NAME_OCTETS
-from dwhctl.systems.base.target import Concern
+from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.client import literal, literals, quote
 
@@ -152,7 +152,7 @@ _NEEDED = ("SELECT", "INSERT", "DELETE")
 _KEYS = {"p": "primary key", "u": "unique key"}
 
 
-def concerns(session: VerticaClient, table: TableName) -> Iterator[Concern]:
+def concerns(session: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
     """Look at a table that is there.
 
     Source: https://docs.vertica.com/24.2.x/en/sql-reference/system-tables/v-catalog-schema/constraint-columns/
@@ -162,22 +162,22 @@ def concerns(session: VerticaClient, table: TableName) -> Iterator[Concern]:
         yield from _enforced(session, table)
     except TargetRefusedError as error:
         # An older server, or a user who may not look there: loads do not need it.
-        yield Concern(f"privileges and keys of {table} could not be looked at: {error}", blocks=False)
+        yield ColumnWarning(f"privileges and keys of {table} could not be looked at: {error}", blocks=False)
 
 
-def _lacking(session: VerticaClient, table: TableName) -> Iterator[Concern]:
+def _lacking(session: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
     lacking = [privilege for privilege in _NEEDED if not _may(session, table, privilege)]
     if lacking:
-        yield Concern(f"the user has no {', '.join(lacking)} on {table}: GRANT it", blocks=True)
+        yield ColumnWarning(f"the user has no {', '.join(lacking)} on {table}: GRANT it", blocks=True)
 
 
-def _enforced(session: VerticaClient, table: TableName) -> Iterator[Concern]:
+def _enforced(session: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
     keys = session.query(
         "SELECT DISTINCT constraint_name, constraint_type FROM v_catalog.constraint_columns"
         f" WHERE {table.condition} AND is_enabled AND constraint_type IN ({', '.join(map(literal, _KEYS))})"
     )
     for name, kind in sorted(keys):
-        yield Concern(
+        yield ColumnWarning(
             f"{table} has the {_KEYS[kind]} {name} ENABLED: Vertica then lets one transaction at a time load it, and"
             f" checks every row; ALTER TABLE ... ALTER CONSTRAINT {name} DISABLED, dwhctl looks for doubles itself",
             blocks=False,
@@ -198,7 +198,7 @@ def end_sessions(session: VerticaClient, label: str, *, and_longer: bool = False
     """End the sessions with this label, but for one's own, and wait until they are gone.
 
     With `and_longer` also those whose label goes on with a colon. A user who is not dbadmin sees and ends his own.
-    Raise TargetError when they do not go within half a minute, or the session's patience.
+    Raise TargetError when they do not go within half a minute, or the session's timeout.
     Source: https://docs.vertica.com/24.2.x/en/sql-reference/functions/management-functions/session-functions/close-session/
     """
     where = f"client_label = {literal(label)}"
@@ -206,7 +206,7 @@ def end_sessions(session: VerticaClient, label: str, *, and_longer: bool = False
         where += f" OR LEFT(client_label, {len(label) + 1}) = {literal(label + ':')}"
     asked: set[str] = set()
     refused = ""
-    until = time.monotonic() + min(_GONE_SECONDS, session.patience)
+    until = time.monotonic() + min(_GONE_SECONDS, session.timeout)
     while left := _sessions(session, where):
         for session_id in left - asked:
             refused = _close(session, session_id) or refused

@@ -26,7 +26,7 @@ from vertica_python.vertica import messages
 from dwhctl.core.errors import ConnectError, TargetError, TlsError
 from dwhctl.core.files import read_bytes
 from dwhctl.systems.base import source
-from dwhctl.systems.vertica.errors import connect_error, in_words, lost
+from dwhctl.systems.vertica.errors import connect_error, lost, translate_error
 from dwhctl.systems.vertica.types import answer_type
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class VerticaClient:
     It does not connect before `open`. Autocommit is off. A network error ends it for good.
     """
 
-    def __init__(self, connection: VerticaConnection, label: str, patience: timedelta) -> None:
+    def __init__(self, connection: VerticaConnection, label: str, timeout: timedelta) -> None:
         self.label = label
         self._connection = connection
         #: How long an answer is waited for, seconds.
-        self.patience = patience.total_seconds()
+        self.timeout = timeout.total_seconds()
         self._wire: _Wire | None = None
         self._interrupted = False
         #: The socket in use, and the server's last error answer: the driver's connection sets them.
@@ -92,7 +92,7 @@ class VerticaClient:
             if (authorities := self._connection.tls_cafile) is not None:
                 read_bytes(authorities)  # ssl itself waits for ever at a FIFO
             self._wire = _Wire(self, self._options(host, port))
-            self._wire.socket.settimeout(self.patience)
+            self._wire.socket.settimeout(self.timeout)
         except Exception as error:
             hint, name = source.remedy(str(error), self._connection), self._connection.name
             raise connect_error(error, self.refusal, f"{host}:{port}", name, hint) from error
@@ -121,7 +121,7 @@ class VerticaClient:
                 self.socket = made
                 if self._interrupted:
                     raise TimeoutError("interrupted")
-                made.settimeout(min(self.patience, self._connection.connect_timeout.total_seconds()))
+                made.settimeout(min(self.timeout, self._connection.connect_timeout.total_seconds()))
                 _set_options(made)
                 made.connect(address)
             except OSError as error:
@@ -144,7 +144,7 @@ class VerticaClient:
 
     def declared(self, sql: str) -> list[tuple[str, str]]:
         """Run one statement and give name and type of its answer's columns. Raise AttemptError."""
-        with self._in_words():
+        with self._translate_error():
             cursor = self._driver().cursor()
             cursor.execute(sql)
             columns = [(str(column.name), answer_type(column)) for column in cursor.description or ()]
@@ -152,7 +152,7 @@ class VerticaClient:
             return columns
 
     def _query(self, sql: str) -> tuple[list[str], list[list[Any]]]:
-        with self._in_words():
+        with self._translate_error():
             cursor = self._driver().cursor()
             cursor.execute(sql)
             names = [str(column.name) for column in cursor.description or ()]
@@ -166,7 +166,7 @@ class VerticaClient:
 
         The rows of an answer must be taken before the next answer is. Raise AttemptError.
         """
-        with self._in_words():
+        with self._translate_error():
             cursor = self._driver().cursor()
             cursor.execute(sql)
             more = True
@@ -178,7 +178,7 @@ class VerticaClient:
                 more = cursor.nextset()
 
     def _pieces(self, cursor: Any, rows: int) -> Iterator[list[list[Any]]]:
-        with self._in_words():
+        with self._translate_error():
             while piece := cursor.fetchmany(rows):
                 yield piece
 
@@ -187,7 +187,7 @@ class VerticaClient:
 
         The text of an exception that the stream raises goes to the server's log.
         """
-        with self._in_words():
+        with self._translate_error():
             cursor = self._driver().cursor()
             cursor.copy(sql, stream, buffer_size=_CHUNK_BYTES)
             cursor.fetchall()
@@ -236,11 +236,11 @@ class VerticaClient:
         return self._wire
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translate_error(self) -> Iterator[None]:
         try:
             yield
         except driver_errors.QueryError as error:
-            raise in_words(error) from error
+            raise translate_error(error) from error
         except driver_errors.DataError as error:
             # The rows of a COPY ended by an exception; the server was told so, and is ready for more.
             raise TargetError("the rows ended by an error") from error
@@ -248,7 +248,7 @@ class VerticaClient:
             self.break_off()
             if self._interrupted:
                 raise TargetError("interrupted") from error
-            raise lost(error, self._connection.name, self.patience) from error
+            raise lost(error, self._connection.name, self.timeout) from error
 
 
 def _set_options(made: net.socket) -> None:

@@ -36,9 +36,9 @@ class VerticaCursor(Cursor):
 
     reading = frozenset({"SELECT", "WITH", "SHOW", "EXPLAIN", "AT", "VALUES"})
 
-    def __init__(self, connection: VerticaConnection, *, write: bool, patience: timedelta | None) -> None:
+    def __init__(self, connection: VerticaConnection, *, write: bool, timeout: timedelta | None) -> None:
         super().__init__(write=write)
-        self._session = VerticaClient(connection, f"dwhctl-query:{os.getpid()}", patience or _FOR_EVER)
+        self._session = VerticaClient(connection, f"dwhctl-query:{os.getpid()}", timeout or _FOR_EVER)
 
     def statements(self, sql: str) -> list[str]:
         """Split into statements; without `write` refuse INTO, and what may be read in another way."""

@@ -61,7 +61,7 @@ def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
     return isinstance(cause, driver_errors.QueryError) and cause.sqlstate in sqlstates
 
 
-def in_words(error: Any) -> AttemptError:
+def translate_error(error: Any) -> AttemptError:
     """Tell what the answer to a statement means."""
     sqlstate = error.sqlstate or ""
     text = words(error)
@@ -116,14 +116,14 @@ def connect_error(
     return ConnectError(text, connection=name)
 
 
-def lost(error: BaseException, name: str, patience: float) -> TargetError:
+def lost(error: BaseException, name: str, timeout: float) -> TargetError:
     """Tell how a connection was lost."""
     first = error
     # In COPY the driver complains of what it did about the loss; the loss itself came before.
     while isinstance(first.__context__, driver_errors.ConnectionError | OSError):
         first = first.__context__
     if "timed out" in str(first):
-        return TargetError(f"no answer from {name} for {patience:g} s; the connection is closed")
+        return TargetError(f"no answer from {name} for {timeout:g} s; the connection is closed")
     return TargetError(f"the connection to {name} is lost: {_network_words(first)}")
 
 

@@ -181,7 +181,7 @@ class VerticaStage(Stage):
             self._session.copy(self._copy_statement(), stream)
         except AttemptError as error:
             if stream.failure is None:
-                raise self._in_words(error) from error
+                raise self._translate_error(error) from error
         if stream.failure is not None:
             raise stream.failure
         if stream.stopped:
@@ -200,7 +200,7 @@ class VerticaStage(Stage):
             f" ENFORCELENGTH ABORT ON ERROR STREAM NAME {literal(f'dwhctl-{self._token}')} NO COMMIT"
         )
 
-    def _in_words(self, error: AttemptError) -> AttemptError:
+    def _translate_error(self, error: AttemptError) -> AttemptError:
         if is_sqlstate(error, MISSING):
             return gone(self._table)
         if is_sqlstate(error, (MISSING_COLUMN,)):
@@ -221,7 +221,7 @@ class VerticaStage(Stage):
                 f"{sent} rows were sent to {self._table}, {accepted} were taken and {rejected} rejected"
             )
 
-    def doubled_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first: eight bytes a row for the warehouse to compare."""
         staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
         suspects = self._session.query(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.target import Concern, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.target import ColumnWarning, Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.catalog import (
     TOKEN,
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import Statement, TableColumns
 
 #: How long anything is waited for once the run is being stopped: what stands in the warehouse is still looked up then.
-_LAST_PATIENCE = timedelta(seconds=5)
+_LAST_TIMEOUT = timedelta(seconds=5)
 #: How many etl_ids are asked for at a time.
 _IDS_AT_ONCE = 5_000
 _TOKEN_TYPE = "VARCHAR(64)"  # noqa: S105
@@ -62,11 +62,11 @@ _IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 
 
 class VerticaTarget(Target):
-    """A Vertica database. Any thread may use it; `patience` bounds every wait for an answer."""
+    """A Vertica database. Any thread may use it; `timeout` bounds every wait for an answer."""
 
-    def __init__(self, connection: VerticaConnection, patience: timedelta, label: str) -> None:
+    def __init__(self, connection: VerticaConnection, timeout: timedelta, label: str) -> None:
         self._connection = connection
-        self._patience = patience
+        self._timeout = timeout
         self._label = label
         self._lock = threading.Lock()
         self._open_sessions: set[VerticaClient] = set()
@@ -89,7 +89,7 @@ class VerticaTarget(Target):
         with self._session("columns") as session:
             return described(session, TableName.of(table))
 
-    def concerns(self, table: str) -> Sequence[Concern]:
+    def concerns(self, table: str) -> Sequence[ColumnWarning]:
         with self._session("concerns") as session:
             return list(concerns(session, TableName.of(table)))
 
@@ -149,13 +149,13 @@ class VerticaTarget(Target):
                 session.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        session = VerticaClient(self._connection, f"{stage_label(group)}:{token}", self._patience)
+        session = VerticaClient(self._connection, f"{stage_label(group)}:{token}", self._timeout)
         return VerticaStage(session, self._staging(group), token, columns)
 
     @contextmanager
-    def publication(self, table: str, slice_by: str | None, patience: timedelta) -> Iterator[Publication]:
+    def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
         name = TableName.of(table)
-        with self._session("publish", patience) as session:
+        with self._session("publish", timeout) as session:
             self._settle(session)
             bounds = described_column(session, name, slice_by) if slice_by else None
             try:
@@ -175,8 +175,8 @@ class VerticaTarget(Target):
             )
 
     @contextmanager
-    def refresh(self, table: str, source: RowSource, patience: timedelta) -> Iterator[Refresh]:
-        with self._session("refresh", patience) as session:
+    def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
+        with self._session("refresh", timeout) as session:
             self._settle(session)
             try:
                 # Leaving without a commit closes the session, which rolls back.
@@ -249,16 +249,16 @@ class VerticaTarget(Target):
 
     @contextmanager
     def _session(
-        self, what: str, patience: timedelta | None = None, *, last: bool = False
+        self, what: str, timeout: timedelta | None = None, *, last: bool = False
     ) -> Iterator[VerticaClient]:
         """Open a session for one piece of work. With `last` the work is done, in short time, after an interrupt too."""
-        patience = patience or self._patience
+        timeout = timeout or self._timeout
         label = f"{self._label}:{what}:{uuid.uuid4().hex[:12]}"
         with self._lock:
             if self._interrupted and not last:
                 raise TargetError("interrupted")
             session = VerticaClient(
-                self._connection, label, min(patience, _LAST_PATIENCE) if self._interrupted else patience
+                self._connection, label, min(timeout, _LAST_TIMEOUT) if self._interrupted else timeout
             )
             if not (last and self._interrupted):
                 self._open_sessions.add(session)

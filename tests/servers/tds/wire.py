@@ -302,7 +302,7 @@ class Conversation:
         return self._cancelled
 
     def _sleep(self, seconds: float) -> None:
-        """Sleep, but not beyond the client's patience."""
+        """Sleep, but not beyond the client's timeout."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.link.sleep(min(left, _LOOK))

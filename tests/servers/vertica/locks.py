@@ -39,11 +39,11 @@ class Locks:
         self._holds: list[Hold] = []
 
     def acquire(
-        self, session: int, owner: str, table: str, mode: str, patience: float, stop: Callable[[], None]
+        self, session: int, owner: str, table: str, mode: str, timeout: float, stop: Callable[[], None]
     ) -> None:
         """Wait for a lock, at most so many seconds; `stop` raises when the statement is to end."""
         asked = Hold(session, table, mode, granted=False, owner=owner)
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         with self._changed:
             if self._has(session, table, mode):
                 return

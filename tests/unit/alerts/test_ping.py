@@ -28,14 +28,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ping_room, "_PAUSE", 0.05)
 
 
-def run(checks: Checks, ending: Ping, *names: str, patience: float = 5.0) -> list[str]:
+def run(checks: Checks, ending: Ping, *names: str, timeout: float = 5.0) -> list[str]:
     """A run that starts, works a little and ends so."""
     pinger = Pinger({name: Secret(checks.url(name)) for name in names or (UUID,)})
     pinger.start()
     until = time.monotonic() + 2
     while checks.tried < len(names or (UUID,)) and time.monotonic() < until:
         time.sleep(0.005)
-    return pinger.finish(dict.fromkeys(names or (UUID,), ending), patience)
+    return pinger.finish(dict.fromkeys(names or (UUID,), ending), timeout)
 
 
 def test_start_and_end_carry_the_runs_id_and_the_summary(checks: Checks) -> None:
@@ -87,7 +87,7 @@ def test_a_dead_service_holds_nobody_up(checks: Checks) -> None:
     names = [f"load_{number:02}" for number in range(40)]
     checks.faults = ["hang"] * 400
     begun = time.monotonic()
-    [told] = run(checks, DONE, *names, patience=0.6)
+    [told] = run(checks, DONE, *names, timeout=0.6)
     assert time.monotonic() - begun < 4
     assert told == (
         "ping of load_00, load_01, load_02, load_03, load_04 ... and 35 more failed: no answer in time"

@@ -25,7 +25,7 @@ from dwhctl.runtime.events import (
     Event,
     FailedSlice,
     Notice,
-    RunReport,
+    RunResult,
     RunStarted,
     SliceClosed,
     SliceStaged,
@@ -306,7 +306,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def summary(
-    report: RunReport, settings: Settings, capsys: pytest.CaptureFixture[str], project: Project | None = None
+    report: RunResult, settings: Settings, capsys: pytest.CaptureFixture[str], project: Project | None = None
 ) -> list[str]:
     if project is not None:
         report.groups = group_failures(project, report.failures)
@@ -317,7 +317,7 @@ def summary(
 
 
 def test_the_summary_of_a_good_run_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    report = RunReport("2", loaded=10, skipped=2, rows=5000, seconds=2.5)
+    report = RunResult("2", loaded=10, skipped=2, rows=5000, seconds=2.5)
     assert summary(report, Settings(), capsys) == [
         "10 slices loaded, 2 skipped (no rows), 0 failed; 5,000 rows in 2.5 s"
     ]
@@ -326,7 +326,7 @@ def test_the_summary_of_a_good_run_is_one_line(capsys: pytest.CaptureFixture[str
 
 def test_the_summary_groups_failures_by_reason(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     other = Failure("QueryError", "no such column", permanent=True)
-    report = RunReport("2", failed=4, failures=[failed("perm", other), failed("a"), failed("b"), failed("c")])
+    report = RunResult("2", failed=4, failures=[failed("perm", other), failed("a"), failed("b"), failed("c")])
     assert summary(report, Settings(quiet=True), capsys, project) == [
         "",
         "3 slices failed on server_0: ConnectError: the server does not answer",
@@ -345,7 +345,7 @@ def test_one_mistake_in_150_shards_is_one_block(project: Project, capsys: pytest
         shard = f"s{number}"
         syntax = Failure("QueryError", f"{shard}: syntax error at or near FORM", permanent=True, line=2)
         failures.append(replace(failed(shard, syntax), connection=f"server_{number // 50}"))
-    report = RunReport("2", failed=150, failures=failures)
+    report = RunResult("2", failed=150, failures=failures)
     lines = summary(report, Settings(quiet=True), capsys, project)
     assert lines == [
         "",
@@ -364,7 +364,7 @@ def test_the_summary_stays_short_and_names_the_project(
     many = [failed(f"s{number}") for number in range(50)]
     classes = ("ValueRefusedError", "OutsideSliceError", "DoubledKeyError", "TimedOutError", "SourceError")
     reasons = [failed("x", Failure(name, "reason", permanent=True)) for name in classes]
-    report = RunReport("2", failed=55, failures=many + reasons)
+    report = RunResult("2", failed=55, failures=many + reasons)
     lines = summary(report, Settings(project=Path("/srv/my dwh")), capsys, project)
     assert lines[3] == "  orders 2020-07-13: s0, s1, s2, s3, s4 and 45 more"
     assert lines[4] == (
@@ -375,7 +375,7 @@ def test_the_summary_stays_short_and_names_the_project(
 
 def test_one_command_tries_several_days_again(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     failures = [replace(failed("a"), day=DAY - timedelta(days=back)) for back in (0, 3)]
-    lines = summary(RunReport("2", failed=2, failures=failures), Settings(quiet=True), capsys, project)
+    lines = summary(RunResult("2", failed=2, failures=failures), Settings(quiet=True), capsys, project)
     assert lines[3:] == [
         "  try again: dwhctl backfill orders -s 2020-07-10 -e 2020-07-13 --shard a --only-failed"
     ]
@@ -385,7 +385,7 @@ def test_a_shrunk_source_is_not_simply_tried_again(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shrunk = Failure("ShrunkSourceError", "accept it with --allow-shrink", permanent=True)
-    report = RunReport("2", failed=1, failures=[failed("a", shrunk)])
+    report = RunResult("2", failed=1, failures=[failed("a", shrunk)])
     lines = summary(report, Settings(quiet=True), capsys, project)
     assert lines == [
         "",
@@ -398,12 +398,12 @@ def test_the_summary_says_what_stopped_the_run_and_where_time_went(
     project: Project,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    report = RunReport("2", step_seconds={"extract": 1.0, "publish": 70.0}, stopped="the disk\nis full")
+    report = RunResult("2", step_seconds={"extract": 1.0, "publish": 70.0}, stopped="the disk\nis full")
     lines = summary(report, Settings(verbose=True), capsys)
     assert "stopped before its end: the disk is full" in lines
     assert "time: publish 1 m 10 s, extract 1.0 s" in lines
     cut = failed("a", Failure("InterruptedAttemptError", "interrupted", permanent=True))
-    interrupted = RunReport("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
+    interrupted = RunResult("2", failed=1, failures=[cut], signal=ExitCode.INTERRUPTED)
     assert summary(interrupted, Settings(quiet=True), capsys, project) == [
         "interrupted before its end; the same command with --only-missing loads what is not complete"
     ]

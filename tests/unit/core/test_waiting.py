@@ -244,9 +244,9 @@ def test_a_warehouse_that_cannot_be_one_is_refused_at_once(tmp_path: Path, kind:
     ],
 )
 def test_what_the_system_refuses_is_permanent(tmp_path: Path, text: str) -> None:
-    error = target_at(tmp_path / "w.duckdb").in_words(duckdb.IOException(f"IO Error: {text}"))
+    error = target_at(tmp_path / "w.duckdb").translate_error(duckdb.IOException(f"IO Error: {text}"))
     assert error.permanent
-    full = target_at(tmp_path / "w.duckdb").in_words(
+    full = target_at(tmp_path / "w.duckdb").translate_error(
         duckdb.IOException('IO Error: Could not write file "/w.duckdb": No space left on device')
     )
     assert not full.permanent

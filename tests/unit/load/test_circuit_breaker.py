@@ -14,7 +14,7 @@ from dwhctl.core.errors import (
     TlsError,
     WorkerDiedError,
 )
-from dwhctl.load.circuit_breaker import Parking
+from dwhctl.load.circuit_breaker import CircuitBreaker
 from dwhctl.load.queue import SliceJob
 from dwhctl.runtime.messages import Failure
 from tests.unit.projects import a_load
@@ -27,85 +27,85 @@ def a_job(connection: str = "server_0", shard: str = "abakan") -> SliceJob:
     return SliceJob(planned(shard, connection, a_load(target="dwh")))
 
 
-def fail(parking: Parking, error: AttemptError, now: float = 0.0, name: str = "server_0") -> list[str]:
-    return list(parking.failed(name, Failure.of(error), now, 10.0))
+def fail(breaker: CircuitBreaker, error: AttemptError, now: float = 0.0, name: str = "server_0") -> list[str]:
+    return list(breaker.failed(name, Failure.of(error), now, 10.0))
 
 
-def parked() -> Parking:
-    parking = Parking()
-    assert fail(parking, LoginRefusedError("Login failed for user 'sa'")) == [
+def parked() -> CircuitBreaker:
+    breaker = CircuitBreaker()
+    assert fail(breaker, LoginRefusedError("Login failed for user 'sa'")) == [
         "connection server_0 is parked: Login failed for user 'sa'"
     ]
-    return parking
+    return breaker
 
 
 def test_three_connect_failures_in_a_row_park() -> None:
-    parking = Parking()
-    told = [fail(parking, ConnectError(f"down {n}")) for n in range(4)]
+    breaker = CircuitBreaker()
+    told = [fail(breaker, ConnectError(f"down {n}")) for n in range(4)]
     assert told == [[], [], ["connection server_0 is parked: down 2"], []]
-    reason = parking.reason("server_0")
+    reason = breaker.reason("server_0")
     assert reason is not None
     assert reason.message == "down 2"
-    assert parking.may_start(a_job("server_1"), 0)
+    assert breaker.may_start(a_job("server_1"), 0)
 
 
 def test_a_failure_of_tls_parks_at_once() -> None:
-    assert fail(Parking(), TlsError("no TLS")) == ["connection server_0 is parked: no TLS"]
+    assert fail(CircuitBreaker(), TlsError("no TLS")) == ["connection server_0 is parked: no TLS"]
 
 
 def test_a_success_between_them_starts_the_count_anew() -> None:
-    parking = Parking()
-    fail(parking, ConnectError())
-    fail(parking, ConnectError())
-    assert list(parking.connected("server_0")) == []
-    assert not fail(parking, ConnectError())
-    assert not fail(parking, ConnectError())
-    assert fail(parking, ConnectError())
+    breaker = CircuitBreaker()
+    fail(breaker, ConnectError())
+    fail(breaker, ConnectError())
+    assert list(breaker.connected("server_0")) == []
+    assert not fail(breaker, ConnectError())
+    assert not fail(breaker, ConnectError())
+    assert fail(breaker, ConnectError())
 
 
 @pytest.mark.parametrize("error", [WorkerDiedError(), TimedOutError(), DatabaseMissingError()])
 def test_failures_that_say_nothing_neither_park_nor_excuse(error: AttemptError) -> None:
-    parking = Parking()
-    assert not any(fail(parking, error) for _ in range(10))
-    fail(parking, ConnectError())
-    fail(parking, error)
-    fail(parking, ConnectError())
-    assert fail(parking, ConnectError())
+    breaker = CircuitBreaker()
+    assert not any(fail(breaker, error) for _ in range(10))
+    fail(breaker, ConnectError())
+    fail(breaker, error)
+    fail(breaker, ConnectError())
+    assert fail(breaker, ConnectError())
 
 
 def test_a_refused_login_parks_at_once() -> None:
-    parking = parked()
-    assert not parking.may_start(a_job(), 9.9)
-    assert parking.next_probe("server_0") == 10.0
+    breaker = parked()
+    assert not breaker.may_start(a_job(), 9.9)
+    assert breaker.next_probe("server_0") == 10.0
 
 
 def test_one_probe_at_a_time() -> None:
-    parking = parked()
-    assert parking.may_start(a_job(), 10.0)
-    parking.started(a_job(), 10.0)
-    assert not parking.may_start(a_job(), 1000.0)
-    assert parking.next_probe("server_0") is None
-    assert not fail(parking, ConnectError(), now=20.0)
-    assert not parking.may_start(a_job(), 29.0)
-    assert parking.may_start(a_job(), 30.0)
+    breaker = parked()
+    assert breaker.may_start(a_job(), 10.0)
+    breaker.started(a_job(), 10.0)
+    assert not breaker.may_start(a_job(), 1000.0)
+    assert breaker.next_probe("server_0") is None
+    assert not fail(breaker, ConnectError(), now=20.0)
+    assert not breaker.may_start(a_job(), 29.0)
+    assert breaker.may_start(a_job(), 30.0)
 
 
 def test_failures_of_slices_that_were_under_way_are_no_probes() -> None:
-    parking = parked()
+    breaker = parked()
     for _ in range(50):
-        fail(parking, LoginRefusedError())
-    assert not parking.is_given_up("server_0", 1)
+        fail(breaker, LoginRefusedError())
+    assert not breaker.is_given_up("server_0", 1)
 
 
 def test_given_up_after_as_many_probes_as_retries() -> None:
-    parking = parked()
+    breaker = parked()
     for probe in range(3):
-        assert not parking.is_given_up("server_0", 3)
-        parking.started(a_job(), 0.0)
-        assert not parking.is_given_up("server_0", probe), "while the probe is under way"
-        fail(parking, LoginRefusedError(), now=10.0 * probe)
-    assert parking.is_given_up("server_0", 3)
-    assert not parking.is_given_up("server_1", 0)
+        assert not breaker.is_given_up("server_0", 3)
+        breaker.started(a_job(), 0.0)
+        assert not breaker.is_given_up("server_0", probe), "while the probe is under way"
+        fail(breaker, LoginRefusedError(), now=10.0 * probe)
+    assert breaker.is_given_up("server_0", 3)
+    assert not breaker.is_given_up("server_1", 0)
 
 
 def test_without_retries_it_is_given_up_at_once() -> None:
@@ -113,99 +113,99 @@ def test_without_retries_it_is_given_up_at_once() -> None:
 
 
 def test_a_probe_that_connects_ends_the_parking() -> None:
-    parking = parked()
-    parking.started(a_job(), 10.0)
-    assert list(parking.connected("server_0")) == ["connection server_0 works again"]
-    assert parking.reason("server_0") is None
-    assert parking.may_start(a_job(), 0)
-    assert not list(parking.connected("server_0"))
-    assert not fail(parking, ConnectError())
+    breaker = parked()
+    breaker.started(a_job(), 10.0)
+    assert list(breaker.connected("server_0")) == ["connection server_0 works again"]
+    assert breaker.reason("server_0") is None
+    assert breaker.may_start(a_job(), 0)
+    assert not list(breaker.connected("server_0"))
+    assert not fail(breaker, ConnectError())
 
 
 def test_a_probe_whose_worker_died_lets_another_follow() -> None:
-    parking = parked()
-    parking.started(a_job(), 40.0)
-    assert not fail(parking, WorkerDiedError(), now=50.0)
-    assert parking.next_probe("server_0") == 60.0
-    assert parking.is_given_up("server_0", 1)
+    breaker = parked()
+    breaker.started(a_job(), 40.0)
+    assert not fail(breaker, WorkerDiedError(), now=50.0)
+    assert breaker.next_probe("server_0") == 60.0
+    assert breaker.is_given_up("server_0", 1)
 
 
 def test_a_probe_that_never_asked_leaves_the_next_one_due() -> None:
-    parking = Parking()
-    assert list(parking.failed("server_0", REFUSED, now=0.0, delay=1.0))
-    assert parking.may_start(a_job(), 1.0)
-    parking.started(a_job(), 1.0)
-    assert not parking.may_start(a_job(), 2.0)
-    parking.not_asked(a_job())
-    assert parking.may_start(a_job(), 2.0)
+    breaker = CircuitBreaker()
+    assert list(breaker.failed("server_0", REFUSED, now=0.0, delay=1.0))
+    assert breaker.may_start(a_job(), 1.0)
+    breaker.started(a_job(), 1.0)
+    assert not breaker.may_start(a_job(), 2.0)
+    breaker.not_asked(a_job())
+    assert breaker.may_start(a_job(), 2.0)
 
 
 # The target's connection
 
 
 def test_a_warehouse_that_refuses_parks_the_warehouse_and_no_source() -> None:
-    parking = Parking()
+    breaker = CircuitBreaker()
     failure = Failure.of(LoginRefusedError("Login failed for user 'dwh'", connection="dwh"))
-    parking.started(a_job(), 0.0)
-    assert list(parking.landed(a_job(), failure, 1.0)) == [
+    breaker.started(a_job(), 0.0)
+    assert list(breaker.landed(a_job(), failure, 1.0)) == [
         "connection dwh is parked: Login failed for user 'dwh'"
     ]
-    assert parking.reason("server_0") is None
-    assert not parking.may_start(a_job("server_1"), 2.0), "no slice can be staged, whatever it is read from"
+    assert breaker.reason("server_0") is None
+    assert not breaker.may_start(a_job("server_1"), 2.0), "no slice can be staged, whatever it is read from"
 
 
 def test_publications_count_too() -> None:
-    parking = Parking()
+    breaker = CircuitBreaker()
     down = Failure.of(ConnectError("down", connection="dwh"))
     busy = Failure("TargetBusyError", "locked", permanent=False)
-    told = [list(parking.target_refused(a_job(), one, 0.0)) for one in (down, busy, down, down)]
+    told = [list(breaker.target_refused(a_job(), one, 0.0)) for one in (down, busy, down, down)]
     assert told == [[], [], [], ["connection dwh is parked: down"]]
 
 
 def test_a_slice_that_is_staged_ends_the_parking_of_both() -> None:
-    parking = Parking()
+    breaker = CircuitBreaker()
     for name in ("server_0", "dwh"):
-        list(parking.failed(name, REFUSED, 0.0, 10.0))
-    parking.started(a_job(), 20.0)
-    told = list(parking.landed(a_job(), None, 21.0))
+        list(breaker.failed(name, REFUSED, 0.0, 10.0))
+    breaker.started(a_job(), 20.0)
+    told = list(breaker.landed(a_job(), None, 21.0))
     assert told == ["connection server_0 works again", "connection dwh works again"]
 
 
 def test_a_failure_at_the_source_says_nothing_of_the_warehouse() -> None:
-    parking = Parking()
-    list(parking.failed("dwh", REFUSED, 0.0, 10.0))
-    parking.started(a_job(), 20.0)
-    assert not list(parking.landed(a_job(), Failure.of(QueryError("no such table")), 21.0))
-    assert parking.reason("dwh") == REFUSED
-    assert parking.may_start(a_job(), 21.0), "the warehouse was not asked: its probe is still due"
+    breaker = CircuitBreaker()
+    list(breaker.failed("dwh", REFUSED, 0.0, 10.0))
+    breaker.started(a_job(), 20.0)
+    assert not list(breaker.landed(a_job(), Failure.of(QueryError("no such table")), 21.0))
+    assert breaker.reason("dwh") == REFUSED
+    assert breaker.may_start(a_job(), 21.0), "the warehouse was not asked: its probe is still due"
 
 
 # A connection that has not shown to work
 
 
 def test_it_has_one_slice_under_way_while_others_can_use_the_workers() -> None:
-    parking = Parking()
-    assert parking.is_first_choice(a_job())
-    parking.started(a_job(), 5.0)
-    assert not parking.is_first_choice(a_job(shard="chita"))
-    assert parking.is_first_choice(a_job("server_1"))
-    assert not parking.was_asked_before(a_job(), 5.0)
-    assert parking.was_asked_before(a_job(), 5.1)
-    list(parking.landed(a_job(), None, 6.0))
-    parking.started(a_job(), 6.0)
-    assert parking.is_first_choice(a_job(shard="chita"))
+    breaker = CircuitBreaker()
+    assert breaker.is_first_choice(a_job())
+    breaker.started(a_job(), 5.0)
+    assert not breaker.is_first_choice(a_job(shard="chita"))
+    assert breaker.is_first_choice(a_job("server_1"))
+    assert not breaker.was_asked_before(a_job(), 5.0)
+    assert breaker.was_asked_before(a_job(), 5.1)
+    list(breaker.landed(a_job(), None, 6.0))
+    breaker.started(a_job(), 6.0)
+    assert breaker.is_first_choice(a_job(shard="chita"))
 
 
 @pytest.mark.parametrize("error", [TimedOutError(), WorkerDiedError(), ConnectError()])
 def test_a_failure_that_shows_nothing_puts_it_back(error: AttemptError) -> None:
-    parking = Parking()
-    list(parking.connected("server_0"))
+    breaker = CircuitBreaker()
+    list(breaker.connected("server_0"))
     for _ in range(2):
-        parking.started(a_job(), 0.0)
-    list(parking.landed(a_job(), Failure.of(error), 1.0))
-    assert not parking.is_first_choice(a_job())
-    parking.not_asked(a_job())
-    assert parking.is_first_choice(a_job()), "nobody is asking it now"
+        breaker.started(a_job(), 0.0)
+    list(breaker.landed(a_job(), Failure.of(error), 1.0))
+    assert not breaker.is_first_choice(a_job())
+    breaker.not_asked(a_job())
+    assert breaker.is_first_choice(a_job()), "nobody is asking it now"
 
 
 # Knocking
@@ -216,50 +216,50 @@ DOWN = Failure(
 
 
 def test_nothing_starts_before_the_server_gave_a_sign_of_life() -> None:
-    parking = Parking({"mssql_0"})
+    breaker = CircuitBreaker({"mssql_0"})
     job = a_job("mssql_0")
-    assert not parking.may_start(job, 0.0)
-    assert parking.may_start(a_job(), 0.0), "at others one cannot knock"
-    assert parking.to_knock(["mssql_0", "server_0", "dwh"], 0.0) == ["mssql_0"]
-    assert parking.to_knock(["mssql_0"], 9.0) == [], "one knock at a time"
-    assert not list(parking.knocked("mssql_0", None, 1.0, 10.0))
-    assert parking.may_start(job, 1.0)
-    assert parking.to_knock(["mssql_0"], 9.0) == []
+    assert not breaker.may_start(job, 0.0)
+    assert breaker.may_start(a_job(), 0.0), "at others one cannot probe"
+    assert breaker.to_probe(["mssql_0", "server_0", "dwh"], 0.0) == ["mssql_0"]
+    assert breaker.to_probe(["mssql_0"], 9.0) == [], "one probe at a time"
+    assert not list(breaker.probed("mssql_0", None, 1.0, 10.0))
+    assert breaker.may_start(job, 1.0)
+    assert breaker.to_probe(["mssql_0"], 9.0) == []
 
 
 def test_three_knocks_without_an_answer_park_and_further_ones_are_the_probes() -> None:
-    parking, now, told = Parking({"mssql_0"}), 0.0, list[str]()
+    breaker, now, told = CircuitBreaker({"mssql_0"}), 0.0, list[str]()
     for _ in range(3):
-        while not parking.to_knock(["mssql_0"], now):
+        while not breaker.to_probe(["mssql_0"], now):
             now += 0.05
-        told += list(parking.knocked("mssql_0", DOWN, now, 10.0))
+        told += list(breaker.probed("mssql_0", DOWN, now, 10.0))
     assert told == [f"connection mssql_0 is parked: {DOWN.message}"]
     assert now < 1
-    assert parking.next_probe("mssql_0") == now + 10
-    assert parking.to_knock(["mssql_0"], now + 9.9) == []
-    assert not parking.is_given_up("mssql_0", 1)
-    assert parking.to_knock(["mssql_0"], now + 10) == ["mssql_0"]
-    assert not parking.is_given_up("mssql_0", 0), "while the probe is under way"
-    assert not list(parking.knocked("mssql_0", DOWN, now + 10, 10.0))
-    assert parking.is_given_up("mssql_0", 1)
+    assert breaker.next_probe("mssql_0") == now + 10
+    assert breaker.to_probe(["mssql_0"], now + 9.9) == []
+    assert not breaker.is_given_up("mssql_0", 1)
+    assert breaker.to_probe(["mssql_0"], now + 10) == ["mssql_0"]
+    assert not breaker.is_given_up("mssql_0", 0), "while the probe is under way"
+    assert not list(breaker.probed("mssql_0", DOWN, now + 10, 10.0))
+    assert breaker.is_given_up("mssql_0", 1)
 
 
 def test_a_server_that_answers_again_is_probed_by_a_slice() -> None:
-    parking, job = Parking({"mssql_0"}), a_job("mssql_0")
-    assert list(parking.failed("mssql_0", REFUSED, 0.0, 10.0))
-    assert parking.to_knock(["mssql_0"], 10.0) == ["mssql_0"]
-    assert not parking.may_start(job, 10.0)
-    assert not list(parking.knocked("mssql_0", None, 10.0, 10.0))
-    assert parking.may_start(job, 10.0)
-    parking.started(job, 10.0)
-    assert list(parking.landed(job, None, 11.0)) == ["connection mssql_0 works again"]
+    breaker, job = CircuitBreaker({"mssql_0"}), a_job("mssql_0")
+    assert list(breaker.failed("mssql_0", REFUSED, 0.0, 10.0))
+    assert breaker.to_probe(["mssql_0"], 10.0) == ["mssql_0"]
+    assert not breaker.may_start(job, 10.0)
+    assert not list(breaker.probed("mssql_0", None, 10.0, 10.0))
+    assert breaker.may_start(job, 10.0)
+    breaker.started(job, 10.0)
+    assert list(breaker.landed(job, None, 11.0)) == ["connection mssql_0 works again"]
 
 
 def test_a_worker_that_came_back_without_it_makes_it_knock_again() -> None:
-    parking, job = Parking({"mssql_0"}), a_job("mssql_0")
-    assert parking.to_knock(["mssql_0"], 0.0)
-    assert not list(parking.knocked("mssql_0", None, 0.0, 10.0))
-    parking.started(job, 0.0)
-    assert not list(parking.landed(job, Failure.of(TimedOutError()), 5.0))
-    assert not parking.may_start(job, 5.0)
-    assert parking.to_knock(["mssql_0"], 5.0) == ["mssql_0"]
+    breaker, job = CircuitBreaker({"mssql_0"}), a_job("mssql_0")
+    assert breaker.to_probe(["mssql_0"], 0.0)
+    assert not list(breaker.probed("mssql_0", None, 0.0, 10.0))
+    breaker.started(job, 0.0)
+    assert not list(breaker.landed(job, Failure.of(TimedOutError()), 5.0))
+    assert not breaker.may_start(job, 5.0)
+    assert breaker.to_probe(["mssql_0"], 5.0) == ["mssql_0"]

@@ -1,4 +1,4 @@
-"""The dispatch loop with real worker processes: retries, deaths, deadlines, parking, limits."""
+"""The dispatch loop with real worker processes: retries, deaths, deadlines, breaker, limits."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_hang_meets_its_deadline_and_costs_itself_only(tmp_path: Path) -> None
     assert "the load's timeout of 0:00:03" in closing.comment
 
 
-# Parking
+# CircuitBreaker
 
 
 def test_a_refused_login_parks_at_once_with_few_attempts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dwhctl.load import workers as module
-from dwhctl.load.workers import Crew, Worker
+from dwhctl.load.workers import Worker, WorkerPool
 from dwhctl.runtime.slots import WORKERS, Slots
 
 
@@ -38,19 +38,19 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The crew's clock."""
+    """The pool's clock."""
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     return clock
 
 
-def a_crew(folder: Path, places: int) -> Crew:
-    return Crew(places, Nobody, Slots(folder, {WORKERS: places}))
+def a_crew(folder: Path, places: int) -> WorkerPool:
+    return WorkerPool(places, Nobody, Slots(folder, {WORKERS: places}))
 
 
-def all_of(crew: Crew) -> list[Worker]:
+def all_of(pool: WorkerPool) -> list[Worker]:
     found = []
-    while (worker := crew.take()) is not None:
+    while (worker := pool.take()) is not None:
         found.append(worker)
     return found
 
@@ -68,12 +68,12 @@ def test_a_run_with_several_workers_leaves_one_to_a_run_with_none(tmp_path: Path
 
 
 def test_nobody_waits_nobody_is_sent_home(tmp_path: Path, clock: Clock) -> None:
-    crew = a_crew(tmp_path, 2)
-    workers = all_of(crew)
+    pool = a_crew(tmp_path, 2)
+    workers = all_of(pool)
     clock.now += 100
     for worker in workers:
-        crew.give_back(worker)
-    assert set(all_of(crew)) == set(workers)
+        pool.give_back(worker)
+    assert set(all_of(pool)) == set(workers)
 
 
 def test_the_only_worker_goes_when_it_had_its_turn(tmp_path: Path, clock: Clock) -> None:

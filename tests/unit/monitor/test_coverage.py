@@ -19,7 +19,7 @@ from dwhctl.monitor.coverage import (
     Coverage,
     Gap,
     Row,
-    Standing,
+    SliceStatus,
     bearable_days,
     cover,
     days_until,
@@ -117,12 +117,12 @@ def check(
     end = make_slice(project, row.load, row.shard, day).end_at
     assert end is not None
     if first is None or day < first:
-        assert (cell.standing, cell.is_gap) == (Standing.BEFORE_START, False)
+        assert (cell.standing, cell.is_gap) == (SliceStatus.BEFORE_START, False)
         return
     over = end <= NOW
     assert cell.over == over
     if not sessions:
-        assert cell.standing is (Standing.MISSING if over else Standing.NOT_YET)
+        assert cell.standing is (SliceStatus.MISSING if over else SliceStatus.NOT_YET)
         assert (cell.complete, cell.is_gap, cell.started) == (False, over, None)
         return
     good = (State.LOADED, State.SKIPPED)
@@ -135,9 +135,9 @@ def check(
     assert (cell.complete, cell.started, cell.is_gap) == (complete, started, over and not complete)
     if complete and state not in good:
         running = state is State.RUNNING
-        assert cell.standing is (Standing.RELOADING if running else Standing.RELOAD_FAILED)
+        assert cell.standing is (SliceStatus.RELOADING if running else SliceStatus.RELOAD_FAILED)
     elif state in good and not complete:
-        assert cell.standing is (Standing.EARLY if over else Standing.OPEN)
+        assert cell.standing is (SliceStatus.EARLY if over else SliceStatus.OPEN)
     else:
         assert cell.standing.value == state.value
 
@@ -145,9 +145,9 @@ def check(
 def test_without_a_table_nobody_has_tried_anything(project: Project) -> None:
     coverage = cover(project, None, sliced_tasks(project, ("orders", "events"), ("abakan",)), DAYS, NOW)
     orders, events = coverage.rows
-    tried = [Standing.MISSING if day < date(2020, 3, 4) else Standing.NOT_YET for day in DAYS[1:]]
-    assert [cell.standing for cell in orders.cells] == [Standing.BEFORE_START, *tried]
-    assert {cell.standing for cell in events.cells} == {Standing.BEFORE_START}
+    tried = [SliceStatus.MISSING if day < date(2020, 3, 4) else SliceStatus.NOT_YET for day in DAYS[1:]]
+    assert [cell.standing for cell in orders.cells] == [SliceStatus.BEFORE_START, *tried]
+    assert {cell.standing for cell in events.cells} == {SliceStatus.BEFORE_START}
 
 
 def test_a_day_ends_by_the_clock_of_its_shard(project: Project) -> None:
@@ -176,9 +176,9 @@ def test_a_large_project_looks_at_fewer_days(project: Project) -> None:
 
 # Gaps
 
-_GAP = Cell(Standing.MISSING, complete=False, over=True, started=None)
-_DONE = Cell(Standing.LOADED, complete=True, over=True, started=NOW)
-_AHEAD = Cell(Standing.NOT_YET, complete=False, over=False, started=None)
+_GAP = Cell(SliceStatus.MISSING, complete=False, over=True, started=None)
+_DONE = Cell(SliceStatus.LOADED, complete=True, over=True, started=NOW)
+_AHEAD = Cell(SliceStatus.NOT_YET, complete=False, over=False, started=None)
 _matrix = st.lists(st.lists(st.sampled_from([_GAP, _DONE, _AHEAD]), min_size=8, max_size=8), max_size=6)
 
 

@@ -29,7 +29,7 @@ class Ids:
     def last_id(self) -> int:
         return self.last
 
-    def lift_ids(self, above: int) -> None:
+    def raise_id_floor(self, above: int) -> None:
         assert above > self.last
         self.last = above
 

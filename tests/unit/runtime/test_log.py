@@ -24,7 +24,7 @@ from dwhctl.load import extract as stage_slice
 from dwhctl.load import workers
 from dwhctl.runtime import log as run_log
 from dwhctl.runtime import log_reader as log_files
-from dwhctl.runtime.events import Event, Notice, RunEnded, RunReport, SliceClosed, WorkerSaid
+from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerSaid
 from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.runtime.log import RunLog, logged_run
 from dwhctl.runtime.log_reader import (
@@ -32,8 +32,8 @@ from dwhctl.runtime.log_reader import (
     is_wanted,
     last_lines,
     log_path,
-    put_away,
     read_log,
+    rotate,
     rotate_cron_log,
     text_of,
 )
@@ -142,7 +142,7 @@ def test_a_long_log_keeps_to_its_bounds_and_still_says_how_it_ended(
         log.take(closed(number))
     for number in range(400):
         log.take(closed(number, State.FAILED))
-    log.take(RunEnded(RunReport(RUN, failed=400)))
+    log.take(RunEnded(RunResult(RUN, failed=400)))
     log.close()
     found = lines(tmp_path)
     assert log_path(tmp_path, RUN).stat().st_size < 41_500
@@ -353,14 +353,14 @@ def test_old_logs_go_and_those_in_use_stay(tmp_path: Path) -> None:
     goes = [aged(state, "old.jsonl", 31), aged(state, "older.jsonl", 40)]
     stays = [aged(state, "young.jsonl", 29), aged(state, "used.jsonl", 50), aged(state, "cron.log", 50)]
     (state.run_locks / "used.lock").touch()
-    put_away(state, timedelta(days=30))
+    rotate(state, timedelta(days=30))
     assert not any(path.exists() for path in goes)
     assert all(path.exists() for path in stays)
     again = aged(state, "old.jsonl", 31)
-    put_away(state, timedelta(days=30))
+    rotate(state, timedelta(days=30))
     assert again.exists()  # somebody has looked within the hour
     aged(state, ".looked", 0.05)
-    put_away(state, timedelta(days=30))
+    rotate(state, timedelta(days=30))
     assert not again.exists()
 
 
@@ -374,7 +374,7 @@ def test_too_much_together_goes_oldest_first_and_so_many_at_most(
     monkeypatch.setattr(log_files, "MOST_TOGETHER", 5 * 4096)
     monkeypatch.setattr(log_files, "MOST_REMOVED", 3)
     for left in (7, 5, 5):
-        put_away(state, timedelta(days=30))
+        rotate(state, timedelta(days=30))
         assert sorted(path.name for path in state.logs.glob("run-*")) == [
             f"run-{n}.jsonl" for n in range(left)
         ]
@@ -391,19 +391,19 @@ def test_a_large_cron_log_gets_another_name_and_goes_as_the_others_do(
     monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 100)
     state = StateDir(tmp_path / "state")
     aged(state, "cron.log", 29, size=99).chmod(0o644)
-    put_away(state, timedelta(days=30))
+    rotate(state, timedelta(days=30))
     assert sorted(path.name for path in state.logs.iterdir()) == [".looked", "cron.log"]
     assert mode(state.logs / "cron.log") == 0o600
     aged(state, "cron.log", 29, size=100)
     aged(state, ".looked", 1)
-    put_away(state, timedelta(days=30))
+    rotate(state, timedelta(days=30))
     [old] = state.logs.glob("cron.log.*")
     assert (old.read_bytes(), mode(old)) == (b"x" * 100, 0o600)
     assert ((state.logs / "cron.log").read_bytes(), mode(state.logs / "cron.log")) == (b"", 0o600)
     aged(state, old.name, 31)
     aged(state, "cron.log", 31)
     aged(state, ".looked", 1)
-    put_away(state, timedelta(days=30))
+    rotate(state, timedelta(days=30))
     assert sorted(path.name for path in state.logs.iterdir()) == [".looked", "cron.log"]
 
 
@@ -485,5 +485,5 @@ def test_a_cron_log_is_made_for_its_user_only(tmp_path: Path) -> None:
 
 def test_putting_away_never_fails_a_run(tmp_path: Path) -> None:
     state = StateDir(tmp_path / "state")
-    put_away(state, timedelta(days=30))  # there is no folder at all
+    rotate(state, timedelta(days=30))  # there is no folder at all
     assert not state.logs.exists()

@@ -12,7 +12,7 @@ import pytest
 
 from dwhctl.core.errors import ConnectError
 from dwhctl.project.connections import MssqlConnection
-from dwhctl.systems.mssql.errors import knock
+from dwhctl.systems.mssql.errors import probe
 
 SECOND = timedelta(seconds=1)
 
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 def test_a_server_that_greets_is_there() -> None:
     with listener(b"\x04\x01") as (port, heard):
-        knock(connection(port))
+        probe(connection(port))
     # A PRELOGIN packet of one's own length, as MS-TDS 2.2.6.5 has it.
     assert heard[0][:2] == b"\x12\x01"
     assert int.from_bytes(heard[0][2:4], "big") == len(heard[0])
@@ -64,7 +64,7 @@ def test_a_server_that_greets_is_there() -> None:
 @pytest.mark.parametrize(("answer", "says"), [(b"", "closed"), (None, "did not answer within 1 s")])
 def test_one_that_closes_or_hangs_is_not(answer: bytes | None, says: str) -> None:
     with listener(answer) as (port, _), pytest.raises(ConnectError, match=says) as refused:
-        knock(connection(port))
+        probe(connection(port))
     assert refused.value.connection == "mssql_0"
     assert f"127.0.0.1:{port}" in str(refused.value)
 
@@ -72,21 +72,21 @@ def test_one_that_closes_or_hangs_is_not(answer: bytes | None, says: str) -> Non
 def test_one_that_refuses_is_named_and_another_stands_in() -> None:
     port = free_port()
     with pytest.raises(ConnectError, match=f"127.0.0.1:{port}: Connection refused"):
-        knock(connection(port))
+        probe(connection(port))
     with listener(b"\x04") as (good, _):
-        knock(connection(port, good))
+        probe(connection(port, good))
 
 
 def test_it_knocks_at_the_test_servers_too() -> None:
     from tests.servers.tds import TdsServer
 
     with TdsServer() as server:
-        knock(server.connection())
+        probe(server.connection())
         assert server.logins == 0
 
 
 @pytest.mark.parametrize("host", ["sql..example", ".example", "a" * 64 + ".example"])
 def test_a_name_that_is_none_is_no_answer(host: str) -> None:
     with pytest.raises(ConnectError) as refused:
-        knock(MssqlConnection(name="mssql_0", host=host, user="sa", connect_timeout=SECOND))
+        probe(MssqlConnection(name="mssql_0", host=host, user="sa", connect_timeout=SECOND))
     assert host in str(refused.value)

@@ -56,8 +56,8 @@ def connection(server: TdsServer, **keys: Any) -> MssqlConnection:
     return made
 
 
-def opened(server: TdsServer, database: str = "abakan", patience: float | None = 1, **keys: Any) -> Source:
-    return open_source(connection(server, **keys), database, "UTC", patience)
+def opened(server: TdsServer, database: str = "abakan", timeout: float | None = 1, **keys: Any) -> Source:
+    return open_source(connection(server, **keys), database, "UTC", timeout)
 
 
 def rows_of(source: Source, sql: str, rows: int = 1000) -> list[dict[str, object]]:

@@ -27,7 +27,7 @@ from dwhctl.load.cast import limits
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
 from dwhctl.systems.vertica.catalog import TableName, staging_prefix, staging_table
-from dwhctl.systems.vertica.errors import connect_error, in_words, rejection
+from dwhctl.systems.vertica.errors import connect_error, rejection, translate_error
 from dwhctl.systems.vertica.types import column, declaration
 
 TYPES: tuple[tuple[str, Kind, pa.DataType], ...] = (
@@ -126,7 +126,7 @@ def test_tables_are_found_by_schema_and_name() -> None:
     assert TableName.of('st"age.o').sql == '"st""age"."o"'
 
 
-@pytest.mark.parametrize("name", ["orders.20200714.3", "o" * 300 + ".20200714.1", "Odd name; --"])
+@pytest.mark.parametrize("name", ["orders.20200714.3", "o" * 300 + ".20200714.1", "Duplicates name; --"])
 def test_a_staging_tables_name_is_valid_and_belongs_to_its_run(name: str) -> None:
     run = "20200714T101112-0a1b2c3d"
     table = staging_table(StagingGroup(run, name, "stage.orders"), None)
@@ -182,7 +182,7 @@ def a_query_error(sqlstate: str, message: str = "no") -> QueryError:
     ],
 )
 def test_an_error_means_what_its_sqlstate_says(sqlstate: str, kind: type[AttemptError]) -> None:
-    found = in_words(a_query_error(sqlstate, "no\n  such thing"))
+    found = translate_error(a_query_error(sqlstate, "no\n  such thing"))
     assert type(found) is kind
     assert str(found).startswith("no such thing (")
     assert "1234" in str(found)
@@ -214,7 +214,7 @@ def test_who_is_at_fault_at_the_door() -> None:
 
 def test_no_secret_gets_into_an_error() -> None:
     remember("Sehr_geheim_77")
-    assert MASKED in str(in_words(a_query_error("42601", "near Sehr_geheim_77")))
+    assert MASKED in str(translate_error(a_query_error("42601", "near Sehr_geheim_77")))
     found = connect_error(ValueError("Sehr_geheim_77"), None, "dwh:5433", "dwh")
     assert "Sehr_geheim_77" not in str(found)
 
