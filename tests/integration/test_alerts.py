@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dwhctl.alerts import notifier
 from dwhctl.alerts.channels import Receipt
 from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.outbox import AlertState, Outbox, from_json
