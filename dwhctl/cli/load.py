@@ -122,9 +122,7 @@ def load_and_tell(
     project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
 ) -> ExitCode:
     """Run the load with its progress on stderr and its summary on stdout."""
-    from dwhctl.load.run import exit_code_of
-
-    return exit_code_of(load_and_show(project, request, settings, plan))
+    return load_and_show(project, request, settings, plan).exit_code
 
 
 def load_and_show(

@@ -23,7 +23,7 @@ from dwhctl.core.errors import ExitCode
 if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.refresh.run import PlannedReport, RefreshRequest
-    from dwhctl.runtime.events import RefreshResult
+    from dwhctl.runtime.events import RunResult
 
 _SHOWN_QUERY = 40
 COLUMNS = ("report", "connection", "source", "target", "needs", "ready")
@@ -85,12 +85,10 @@ def command(
 
 def refresh_and_tell(project: Project, request: RefreshRequest, settings: Settings) -> ExitCode:
     """Refresh with progress on stderr and a summary on stdout."""
-    from dwhctl.refresh.run import exit_code_of
-
-    return exit_code_of(refresh_and_show(project, request, settings))
+    return refresh_and_show(project, request, settings).exit_code
 
 
-def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RefreshResult:
+def refresh_and_show(project: Project, request: RefreshRequest, settings: Settings) -> RunResult:
     """The same, for who needs to know what came of it."""
     from dwhctl.cli.common.summary import RefreshLines, show_alerts, show_pings, show_refreshed
     from dwhctl.refresh.run import run_refresh

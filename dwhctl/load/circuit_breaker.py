@@ -32,7 +32,7 @@ from dwhctl.systems.registry import probe
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-    from dwhctl.load.queue import SliceJob
+    from dwhctl.load.attempts import SliceJob
     from dwhctl.project.connections import Connection
     from dwhctl.runtime.slots import Slot, Slots
 

@@ -16,21 +16,14 @@ from dwhctl.project.names import shadow_name
 from dwhctl.runtime.messages import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import Plan
     from dwhctl.sessions.store import SessionStore
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from dwhctl.project.loads import Load
-    from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.target import Publication, StagedSlice
-
-    #: Asks a target which of these columns hold a value in any row of these shards, by shard.
-    HeldValues = Callable[[Sequence[str], Sequence[str]], Mapping[str, frozenset[str]]]
+    from dwhctl.systems.base.publication import HeldValues
+    from dwhctl.systems.base.target import StagedSlice
 
 
 class DeliveredColumns:
@@ -47,7 +40,7 @@ class DeliveredColumns:
         return self._of_name(load.shadow_of).get(shard, {}) | own if load.shadow_of else own
 
     def dropped(
-        self, publication: Publication, load: Load, slices: Sequence[StagedSlice]
+        self, held_values: HeldValues, load: Load, slices: Sequence[StagedSlice]
     ) -> dict[str, Failure]:
         """Return the failure of each slice, by token, in which NULL would replace a column that its shard delivered."""
         slices = [one for one in slices if one.filled]
@@ -57,7 +50,7 @@ class DeliveredColumns:
         return {
             one.token: Failure.of(dropped_error(one.slice.shard, gone))
             for one in slices
-            if (gone := lost_columns(self, load, one.slice.shard, one.filled, publication.held_values))
+            if (gone := lost_columns(self, load, one.slice.shard, one.filled, held_values))
         }
 
     def remember(self, load: Load, slices: Sequence[StagedSlice]) -> None:
@@ -131,14 +124,6 @@ def dropped_words(shard: str, columns: Mapping[str, str]) -> str:
     )
 
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from dwhctl.runtime.plan import Plan
-    from dwhctl.sessions.store import SessionStore
-
-    Seconds = Mapping[tuple[str, str], float]
-
 #: So many sessions of each shard, and so many of all, are looked at: enough to average, few enough to be quick.
 _OF_EACH_SHARD = 20
 _OF_ALL = 20_000
@@ -148,7 +133,7 @@ _OF_ALL = 20_000
 class Past:
     """Mean seconds of the sessions of a load and shard, and how many sessions a run had open at once."""
 
-    seconds: Seconds
+    seconds: Mapping[tuple[str, str], float]
     open_at_once: float = 1.0
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.masking import mask_python
-from dwhctl.runtime.messages import Ears, heard
+from dwhctl.runtime.messages import LogBuffer, captured_log
 from dwhctl.runtime.recovery import _SHARED_MEMORY
 from dwhctl.runtime.slots import WORKERS
 
@@ -146,10 +146,10 @@ def stage_in_worker(order: StageOrder) -> StageResult:
     """Stage a slice. The parent never imports what this needs: pandas and pyarrow are the workers' business."""
     from dwhctl.load.extract import stage_slice
 
-    ears = Ears()
-    with heard(ears.take):
+    log = LogBuffer()
+    with captured_log(log.take):
         result = stage_slice(order)
-    return replace(result, said=ears.said())
+    return replace(result, logged=log.messages())
 
 
 @contextmanager

@@ -34,11 +34,10 @@ from dwhctl.runtime.events import (
     RefreshStarted,
     ReportClosed,
     RunReaped,
-    RunResult,
     RunStarted,
     SliceClosed,
 )
-from dwhctl.runtime.failures import blamed, failed_reports, group_failures, said
+from dwhctl.runtime.failures import blamed, group_failures, said
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log_reader import last_lines, log_path
 from dwhctl.sessions import open_if_there, open_store
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Event, RefreshEvent, RefreshResult
+    from dwhctl.runtime.events import Event, RunResult
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions import SessionStore
@@ -89,7 +88,7 @@ class RunNotifier:
         self._written: set[str] | None = None
         self._outcome: Outcome | None = None
 
-    def listen(self, event: Event | RefreshEvent) -> None:
+    def listen(self, event: Event) -> None:
         """Take note of an event and pass it on."""
         if isinstance(event, RunReaped):
             self._reaped.append(event)
@@ -102,7 +101,7 @@ class RunNotifier:
         self._pings.listen(event)
         self._listen(event)
 
-    def write(self, store: SessionStore, report: RunResult | RefreshResult) -> None:
+    def write(self, store: SessionStore, report: RunResult) -> None:
         """Write what is to be told into the outbox, while the run still holds its locks. Raises nothing."""
         outcome = self._outcome = report.outcome = self._of_report(report)
         try:
@@ -110,7 +109,7 @@ class RunNotifier:
         except Exception as error:
             self._listen(Notice(f"the alerts cannot be written: {_translate_error(error)}"))
 
-    def _of_report(self, report: RunResult | RefreshResult) -> Outcome:
+    def _of_report(self, report: RunResult) -> Outcome:
         stops = self._deaths()
         if report.signal is not None:
             # Whoever interrupts a run knows; of dead runs that it came upon nobody does.
@@ -137,12 +136,9 @@ class RunNotifier:
             for name, item in self._items.items()
         ]
 
-    def _with_advice(self, items: Iterable[Item], report: RunResult | RefreshResult) -> list[Item]:
+    def _with_advice(self, items: Iterable[Item], report: RunResult) -> list[Item]:
         """Return the items, the failed ones with what to do about their reason."""
-        if isinstance(report, RunResult):
-            groups = group_failures(self._project, report.failures, by_load=True)
-        else:
-            groups = group_failures(self._project, failed_reports(report), by_load=True)
+        groups = group_failures(self._project, report.failures, by_load=True)
         by_slice = {(one.load, one.shard, one.day): group for group in groups for one in group.slices}
         found = []
         for item in items:
@@ -308,7 +304,7 @@ def _open(project: Project) -> SessionStore | None:
         return None
 
 
-def items_of(project: Project, event: Event | RefreshEvent) -> Iterator[Item]:
+def items_of(project: Project, event: Event) -> Iterator[Item]:
     """Give the pieces of work that an event tells of, as they stand after it."""
     match event:
         case RunStarted():

@@ -6,34 +6,25 @@ Readers see the old rows or the new ones; whatever fails before the commit leave
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import (
-    AttemptError,
     CommitInDoubtError,
     SchemaDriftError,
     TooFewRowsError,
 )
 from dwhctl.core.faults import reach
-from dwhctl.core.waiting import Wait
 from dwhctl.load.cast import fits
 from dwhctl.load.column_fit import UUID_OCTETS
-from dwhctl.runtime.plan import Readiness
 from dwhctl.systems.base.target import Narrowing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from dwhctl.project.loads import Report
     from dwhctl.project.names import ReportSql
-    from dwhctl.runtime.slots import Slot
     from dwhctl.systems.base.target import Refresh, RefreshColumns, Target
 
 
@@ -137,68 +128,3 @@ def _commit(refresh: Refresh, report: Report) -> None:
             f"the commit failed, or its answer was lost: {report.target} has its old content or its new, whole in"
             f" both cases, and another refresh makes it new ({error})"
         ) from error
-
-
-#: The event ReportWaits says it at once; this is when it is said again.
-_NEEDS_AGAIN_SECONDS = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class ReportJob:
-    """One report on its way through its attempts. `start_at` is a time of the monotonic clock."""
-
-    report: Report
-    sql: ReportSql
-    attempt: int = 0
-    failures: int = 0
-    start_at: float = 0.0
-    waits: bool = False
-    found: tuple[Readiness, ...] = ()
-    wait: Wait = field(default_factory=partial(Wait, first=_NEEDS_AGAIN_SECONDS))
-    #: What an attempt could not end on the server.
-    unsettled: Target | None = None
-    #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
-    doubted: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class ReportAttempt:
-    """An attempt that a thread is busy with."""
-
-    job: ReportJob
-    etl_id: int
-    target: Target
-    slot: Slot
-    thread: threading.Thread | None = None
-    started: float = field(default_factory=time.monotonic)
-    timed_out: bool = False
-
-    @property
-    def deadline(self) -> float:
-        """When it has taken too long."""
-        return self.started + self.job.report.timeout.total_seconds()
-
-
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """What came of an attempt: rows, or why not."""
-
-    flight: ReportAttempt
-    rows: int = 0
-    error: BaseException | None = None
-    is_settled: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshRules:
-    """How to refresh: how many at once, how often again, when the run began (monotonic), how long to wait for needs.
-
-    Without `wait` the configuration says how long. `blocked` says which reports may not be refreshed, and why: a dead
-    run may still be at the commit of one.
-    """
-
-    at_once: int
-    retries: int | None
-    began: float
-    wait: timedelta | None
-    blocked: Mapping[str, AttemptError] = field(default_factory=dict)

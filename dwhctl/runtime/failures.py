@@ -34,7 +34,6 @@ from dwhctl.project.loads import is_expected
 from dwhctl.project.names import as_asked, in_project, load_of
 from dwhctl.runtime.prepare import extract_place
 from dwhctl.sessions.task_states import failing_tasks, read_unsuccessful
-from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshResult
+    from dwhctl.runtime.events import FailedSlice
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
     from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice
@@ -224,19 +223,6 @@ def blamed_of(project: Project, one: FailedSlice) -> str:
     """Return the connection at fault for a failed slice or report."""
     load = load_of(project, one.load) if one.shard else None
     return blamed(one.failure, one.connection, load.target if load is not None else one.connection)
-
-
-def failed_reports(report: RefreshResult) -> list[FailedSlice]:
-    """Return the reports that failed, as slices without a shard."""
-    from dwhctl.runtime.events import FailedSlice
-
-    return [
-        FailedSlice(
-            one.report, "", one.connection, one.day, one.failure, one.etl_id, one.state is State.RUNNING
-        )
-        for one in report.failures
-        if one.failure is not None
-    ]
 
 
 def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:

@@ -14,7 +14,7 @@ import traceback
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwhctl import __version__
 from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
@@ -23,9 +23,8 @@ from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
 from dwhctl.runtime.events import (
     Event,
+    Listener,
     Notice,
-    RefreshEvent,
-    RefreshResult,
     RefreshStarted,
     ReportClosed,
     ReportStarted,
@@ -37,11 +36,11 @@ from dwhctl.runtime.events import (
     SlicesPublished,
     SliceStaged,
     SliceStarted,
-    WorkerSaid,
+    WorkerLogged,
 )
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log_reader import log_path, rotate
-from dwhctl.runtime.messages import heard
+from dwhctl.runtime.messages import captured_log
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class LogEntry(NamedTuple):
     fields: dict[str, object]
 
 
-def line_of(event: Event | RefreshEvent, command: str) -> LogEntry | None:
+def line_of(event: Event, command: str) -> LogEntry | None:
     """Put an event of a run into a line; None for one that only progress shows. `command` is what was typed."""
     match event:
         case SliceStaged() | Waiting(text=""):
@@ -86,8 +85,8 @@ def line_of(event: Event | RefreshEvent, command: str) -> LogEntry | None:
             return LogEntry(
                 "info", "slice_started", _attempt(event) | {"slots_waited": event.slots_waited or None}
             )
-        case WorkerSaid():
-            return said_line(event.said, _attempt(event))
+        case WorkerLogged():
+            return said_line(event.message, _attempt(event))
         case SlicesPublished():
             level: Level = "warning" if event.failed else "info"
             return LogEntry(level, "slices_published", _all_of(event))
@@ -147,7 +146,7 @@ def _started(command: str, loads: list[str] | tuple[str, ...], slices: int, days
     return LogEntry("info", "run_started", facts)
 
 
-def _attempt(event: SliceStarted | SliceClosed | WorkerSaid) -> dict[str, object]:
+def _attempt(event: SliceStarted | SliceClosed | WorkerLogged) -> dict[str, object]:
     return {
         "load": event.load,
         "shard": event.shard,
@@ -185,36 +184,25 @@ def _failed(failure: Failure | None) -> dict[str, object]:
     }
 
 
-def _ended(report: RunResult | RefreshResult) -> LogEntry:
-    facts: dict[str, object]
-    if isinstance(report, RunResult):
-        facts = {
-            "loaded": report.loaded,
-            "skipped": report.skipped,
-            "failed": report.failed,
-            "in_doubt": report.in_doubt or None,
-            "rows": report.rows,
-        }
-        facts["steps"] = report.step_seconds
-    else:
-        rows = sum(one.rows for one in report.refreshed)
-        facts = {
-            "loaded": len(report.refreshed),
-            "failed": len(report.failures) - report.in_doubt,
-            "rows": rows,
-        }
-        facts["in_doubt"] = report.in_doubt or None
+def _ended(report: RunResult) -> LogEntry:
+    is_load = report.day is None
+    facts: dict[str, object] = {
+        "loaded": report.loaded,
+        "skipped": report.skipped if is_load else None,
+        "failed": report.failed,
+        "in_doubt": report.in_doubt or None,
+        "rows": report.rows,
+        "steps": report.step_seconds if is_load else None,
+    }
     signal = f"interrupted: {report.signal.name.lower()}" if report.signal is not None else None
     facts |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
-    bad = facts["failed"] or facts.get("in_doubt") or facts["message"]
+    bad = report.failed or report.in_doubt or facts["message"]
     return LogEntry("error" if bad else "info", RUN_ENDED, facts)
 
 
 def _all_of(event: SlicesPublished) -> dict[str, object]:
     return {one.name: getattr(event, one.name) for one in fields(event)}
 
-
-_Event = TypeVar("_Event", Event, RefreshEvent)
 
 #: From here on a log takes only warnings and errors, and from twice as much on only how the run ended.
 MOST_BYTES = 16 * 2**20
@@ -223,20 +211,18 @@ _NOT_BEGUN = (ExitCode.USAGE, ExitCode.LOCK_HELD)
 
 
 @contextmanager
-def logged_run(
-    project: Project, run_id: str, command: str, listen: Callable[[_Event], None]
-) -> Iterator[Callable[[_Event], None]]:
+def logged_run(project: Project, run_id: str, command: str, listen: Listener) -> Iterator[Listener]:
     """Give a listener that writes the run's log, and passes each event on. What libraries say is written too."""
     state = StateDir(project.state_dir)
     path = log_path(state.logs, run_id)
     log = RunLog(path, run_id, command, lambda text: listen(Notice(text)))
 
-    def both(event: _Event) -> None:
+    def both(event: Event) -> None:
         log.take(event)
         listen(event)
 
     try:
-        with heard(log.take_said, aloud=True), announced(both):
+        with captured_log(log.take_said, to_stderr=True), announced(both):
             yield both
     except BaseException as error:
         log.stopped(error)
@@ -256,7 +242,7 @@ class RunLog:
         self._lock = threading.RLock()
         self._is_full = False
 
-    def take(self, event: Event | RefreshEvent) -> None:
+    def take(self, event: Event) -> None:
         """Write an event. A wait before the run has begun is not written: the run may end without a log."""
         if isinstance(event, Waiting) and not self._file.size:
             return

@@ -44,9 +44,9 @@ class Settings:
         from dwhctl.core.words import use_zone
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
-        from dwhctl.runtime.messages import speak_plainly
+        from dwhctl.runtime.messages import make_logging_printable
 
-        speak_plainly()
+        make_logging_printable()
         project = read_project(find_project(self.project))
         set_group_access(project.group_access)
         use_zone(project.zone)

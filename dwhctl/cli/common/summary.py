@@ -10,7 +10,7 @@ from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
 from dwhctl.project.names import in_project
-from dwhctl.runtime.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
+from dwhctl.runtime.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.cli.common.options import Settings
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshEvent, RefreshResult, RunResult
+    from dwhctl.runtime.events import Event, FailedSlice, RunResult
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice, Readiness
 
@@ -217,15 +217,14 @@ class RefreshLines:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def __call__(self, event: RefreshEvent) -> None:
+    def __call__(self, event: Event) -> None:
         """Write the event's line, if it has one."""
         if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
             return
-        if isinstance(event, RunEnded):  # the summary tells
-            return
         if isinstance(event, Waiting) and not event.text:
             return
-        tell(f"{shown_time()} {_line(event)}")
+        if isinstance(event, Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed):
+            tell(f"{shown_time()} {_line(event)}")
 
 
 def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
@@ -252,7 +251,7 @@ def _closed_line(event: ReportClosed) -> str:
     return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
 
 
-def show_refreshed(report: RefreshResult, settings: Settings) -> None:
+def show_refreshed(report: RunResult, settings: Settings) -> None:
     """Say what the run did; with --quiet only what failed."""
     if not settings.quiet:
         say(_refresh_counts(report))
@@ -267,15 +266,13 @@ def show_refreshed(report: RefreshResult, settings: Settings) -> None:
         say(line)
 
 
-def _refresh_counts(report: RefreshResult) -> str:
-    failed = len(report.failures) - report.in_doubt
-    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{failed:,} failed"]
+def _refresh_counts(report: RunResult) -> str:
+    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{report.failed:,} failed"]
     if report.in_doubt:
         parts.append(f"{report.in_doubt:,} in doubt")
     if report.retried:
         parts.append(counted(report.retried, "retry"))
-    rows = sum(one.rows for one in report.refreshed)
-    return f"{', '.join(parts)}; {counted(rows, 'row')} in {shown_seconds(report.seconds)}"
+    return f"{', '.join(parts)}; {counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
 
 
 def _without(one: ReportClosed) -> Iterable[str]:
@@ -292,7 +289,7 @@ def _shards(need: Readiness) -> str:
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _refresh_failures(report: RefreshResult, settings: Settings) -> Iterable[str]:
+def _refresh_failures(report: RunResult, settings: Settings) -> Iterable[str]:
     for group in report.groups:
         yield ""
         yield from failure_lines(group, "report", settings)

@@ -129,7 +129,6 @@ class _Demo:
 
     def _load_with_a_city_down(self, yesterday: date) -> RunResult:
         from dwhctl.cli.load import load_and_show
-        from dwhctl.load.run import exit_code_of
         from dwhctl.runtime.plan import LoadRequest
 
         arguments = ("load", "--date", "yesterday")
@@ -138,7 +137,7 @@ class _Demo:
         request = LoadRequest((yesterday,), jobs=2, command=_typed(arguments))
         with _is_down(self._project, DOWN):
             report = load_and_show(self._project, request, Settings())
-        self._check(arguments, exit_code_of(report), ExitCode.FAILED)
+        self._check(arguments, report.exit_code, ExitCode.FAILED)
         return report
 
     def _show_digest(self, report: RunResult) -> None:

@@ -26,8 +26,9 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.files import denied, inside
 from dwhctl.systems.base.inspection import Inspection
+from dwhctl.systems.base.publication import Publication
 from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
-from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.spill import SpillFolder

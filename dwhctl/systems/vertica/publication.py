@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
 from dwhctl.project.templates import at_statement
+from dwhctl.systems.base.publication import Publication
 from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,
     INSERT,
     STAGED,
-    Publication,
     Refresh,
     RefreshColumn,
     RefreshColumns,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.target import ColumnWarning, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.catalog import (
     TOKEN,

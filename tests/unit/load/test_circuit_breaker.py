@@ -14,8 +14,8 @@ from dwhctl.core.errors import (
     TlsError,
     WorkerDiedError,
 )
+from dwhctl.load.attempts import SliceJob
 from dwhctl.load.circuit_breaker import CircuitBreaker
-from dwhctl.load.queue import SliceJob
 from dwhctl.runtime.messages import Failure
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import planned

@@ -24,7 +24,7 @@ from dwhctl.load import extract as stage_slice
 from dwhctl.load import workers
 from dwhctl.runtime import log as run_log
 from dwhctl.runtime import log_reader as log_files
-from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerSaid
+from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerLogged
 from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.runtime.log import RunLog, logged_run
 from dwhctl.runtime.log_reader import (
@@ -37,7 +37,7 @@ from dwhctl.runtime.log_reader import (
     rotate_cron_log,
     text_of,
 )
-from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, heard
+from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, captured_log
 from dwhctl.sessions import State
 from tests.support.faulty import tiny_disk
 from tests.unit.projects import a_project
@@ -242,11 +242,11 @@ def test_what_a_library_says_in_a_worker_comes_back(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(stage_slice, "stage_slice", noisy)
     order: Any = type("Order", (), {"token": "t"})()
-    said = workers.stage_in_worker(order).said
+    said = workers.stage_in_worker(order).logged
     assert [one.message for one in said[:2]] == ["said 0 of t", "said 1 of t"]
     assert (len(said), said[-1].message) == (51, "and 11 more like these")
     log = a_log(tmp_path)
-    log.take(WorkerSaid("orders", "abakan", "server_0", DAY, 1, 7, said[0]))
+    log.take(WorkerLogged("orders", "abakan", "server_0", DAY, 1, 7, said[0]))
     log.close()
     [line] = lines(tmp_path)
     assert (line["event"], line["etl_id"], line["message"]) == ("library", 7, "said 0 of t")
@@ -260,15 +260,15 @@ def test_a_worker_that_is_the_parent_is_heard_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(stage_slice, "stage_slice", noisy)
     order: Any = type("Order", (), {"token": "t"})()
     parent: list[LogMessage] = []
-    with heard(parent.append):
-        assert workers.stage_in_worker(order).said == ()
+    with captured_log(parent.append):
+        assert workers.stage_in_worker(order).logged == ()
     LOG.warning("nobody listens")
     assert [one.message for one in parent] == ["said"]
 
 
 def test_a_record_whose_arguments_do_not_fit_is_heard_all_the_same() -> None:
     said: list[LogMessage] = []
-    with heard(said.append):
+    with captured_log(said.append):
         ear = logging.getLogger().handlers[-1]
         ear.handle(LOG.makeRecord("some.library", logging.ERROR, __file__, 1, "bad %d", ("argument",), None))
     assert [(one.level, one.message) for one in said] == [("error", "bad %d")]
