@@ -19,7 +19,7 @@ from dwhctl.core.errors import (
     StateDirError,
     TimedOutError,
 )
-from dwhctl.engine.scheduler import SLOT_POLL_SECONDS, Scheduler
+from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceJob, SliceStarter
 from dwhctl.load.circuit_breaker import Probed
 from dwhctl.load.publish import (

@@ -20,7 +20,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.core.words import shown_time
 from dwhctl.monitor.freshness import look
-from dwhctl.notify.run import run_notifier
+from dwhctl.notify import run_notifier
 from dwhctl.project.days import format_duration
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import StateDir, held_work

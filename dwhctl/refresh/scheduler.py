@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Job
-from dwhctl.engine.scheduler import Scheduler
+from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.refresh.transaction import refresh_report
 from dwhctl.runtime.events import ReportClosed, ReportStarted, ReportWaits

@@ -57,7 +57,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     from dwhctl.core.errors import ConfigError
     from dwhctl.core.files import set_group_access
     from dwhctl.core.words import shown_command, use_zone
-    from dwhctl.notify.run import tell_of_usage_error
+    from dwhctl.notify import notify_usage_error
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
 
@@ -72,7 +72,7 @@ def _tell(arguments: Sequence[str], message: str, settings: Settings) -> list[st
     use_zone(project.zone)
     command = shown_command(arguments)
     kind = WORKING[_command(arguments) or ""]
-    return [one.words() for one in tell_of_usage_error(project, command, message, kind)]
+    return [one.words() for one in notify_usage_error(project, command, message, kind)]
 
 
 def _named(arguments: Sequence[str]) -> Path | None:

@@ -1,19 +1,23 @@
-"""What a run tells the channels of its project at its end, however it ends.
+"""Notification at the end of a run, however it ends: what goes to the channels, and the pings.
 
-It listens to the run's events on their way to whoever shows them, so that any kind of run can be told of.
+It listens to the run's events on their way to the progress, so it serves any kind of run. A failed notification never
+changes the result of the run.
 """
 
 from __future__ import annotations
 
 import shlex
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from dwhctl.alerts.channels import counted
 from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop
 from dwhctl.alerts.notifier import tell, tell_directly, write
+from dwhctl.alerts.ping import TIMEOUT, Ping, Pinger
 from dwhctl.alerts.state import HeldInARow
 from dwhctl.core.errors import (
     ConfigError,
@@ -27,7 +31,6 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
-from dwhctl.notify.pings import RunPings
 from dwhctl.project.names import in_project, is_proposed
 from dwhctl.runtime.events import (
     Notice,
@@ -44,7 +47,7 @@ from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import date
 
     from dwhctl.alerts.delivery import Delivery
@@ -54,13 +57,71 @@ if TYPE_CHECKING:
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions import SessionStore
 
-#: So many times in a row a lock may be held before that is told: once is a slow run, three times is a stuck one.
+#: A lock that is held so many times in a row is notified: once is a slow run, three times is a stuck one.
 HELD_IN_A_ROW = 3
 _LAST_LINES = 3
+_SHOWN_REASONS = 5
+#: A person who interrupts a run does not wait for a ping.
+_INTERRUPTED_SECONDS = 2.0
+
+
+class RunPings:
+    """The pings of one run: each load and report that has a `ping_url` is pinged by its own outcome."""
+
+    def __init__(self, project: Project, works: Iterable[str]) -> None:
+        configs = ((name, project.loads.get(name) or project.reports.get(name)) for name in works)
+        urls = {name: config.ping_url for name, config in configs if config and config.ping_url is not None}
+        self._names = tuple(urls)
+        self._pinger = Pinger(urls, project.pings.proxy, project.pings.tls_cafile) if urls else None
+
+    def start(self) -> None:
+        """Send the starts, when the run has its locks and begins."""
+        if self._pinger is not None:
+            self._pinger.start()
+
+    def finish(self, items: Sequence[Item]) -> list[str]:
+        """Send how each load or report ended, and return what could not be sent. Nothing to do is a success."""
+        return self._send(
+            {name: _ping_of([item for item in items if item.work == name]) for name in self._names}
+        )
+
+    def fail(self, message: str) -> list[str]:
+        """Send that the run could not begin, or was lost."""
+        return self._send(dict.fromkeys(self._names, Ping("fail", mask(message))))
+
+    def interrupted(self) -> list[str]:
+        """Leave a note that alerts no one: a person stopped the run."""
+        ping = Ping("log", "interrupted by a person or the system; it has not come to its end")
+        return self._send(dict.fromkeys(self._names, ping), _INTERRUPTED_SECONDS)
+
+    def _send(self, pings: dict[str, Ping], timeout: float = TIMEOUT) -> list[str]:
+        return self._pinger.finish(pings, timeout) if self._pinger is not None else []
+
+
+def _ping_of(items: Sequence[Item]) -> Ping:
+    done = sum(item.ending == "done" for item in items)
+    if not items:
+        return Ping("success", "nothing was missing")
+    noun, done_word = ("slice", "loaded") if items[0].kind == "load" else ("report", "refreshed")
+    lines = [f"{done:,} of {counted(len(items), noun)} {done_word}", *_reasons(items)]
+    return Ping("success" if done == len(items) else "fail", "\n".join(lines))
+
+
+def _reasons(items: Sequence[Item]) -> list[str]:
+    failures = [item.trouble for item in items if item.trouble is not None]
+    found = Counter((failure.connection, failure.error_class) for failure in failures)
+    examples = {
+        (failure.connection, failure.error_class): failure.message.partition("\n")[0]
+        for failure in reversed(failures)
+    }
+    return [
+        f"{count:,} x {connection}: {error_class}: {examples[connection, error_class]}"
+        for (connection, error_class), count in found.most_common(_SHOWN_REASONS)
+    ]
 
 
 class RunNotifier:
-    """One run on its way to being told of: give it the run's events, then its report."""
+    """What is notified of one run: it takes the run's events, then its result."""
 
     def __init__(
         self,
@@ -89,7 +150,7 @@ class RunNotifier:
         self._outcome: Outcome | None = None
 
     def listen(self, event: Event) -> None:
-        """Take note of an event and pass it on."""
+        """Record an event and pass it on."""
         if isinstance(event, RunReaped):
             self._reaped.append(event)
         for item in items_of(self._project, event):
@@ -97,31 +158,32 @@ class RunNotifier:
             self._items[item.work, item.shard, item.day] = item
             self._sessions[item.work, item.shard, item.day] = getattr(event, "etl_id", None)
         if isinstance(event, ReportClosed):
-            self._missing.update((shard, None) for one in event.without for shard in one.missing)
-        self._pings.listen(event)
+            self._missing.update((shard, None) for need in event.without for shard in need.missing)
+        if isinstance(event, RunStarted | RefreshStarted):
+            self._pings.start()
         self._listen(event)
 
-    def write(self, store: SessionStore, report: RunResult) -> None:
-        """Write what is to be told into the outbox, while the run still holds its locks. Raises nothing."""
-        outcome = self._outcome = report.outcome = self._of_report(report)
+    def write(self, store: SessionStore, result: RunResult) -> None:
+        """Write the alerts into the outbox, while the run still holds its locks. Raises nothing."""
+        outcome = self._outcome = result.outcome = self._of_result(result)
         try:
             self._written = write(self._project, store, outcome)
         except Exception as error:
             self._listen(Notice(f"the alerts cannot be written: {_translate_error(error)}"))
 
-    def _of_report(self, report: RunResult) -> Outcome:
+    def _of_result(self, result: RunResult) -> Outcome:
         stops = self._deaths()
-        if report.signal is not None:
-            # Whoever interrupts a run knows; of dead runs that it came upon nobody does.
+        if result.signal is not None:
+            # The person who interrupts a run knows of it, but not of dead runs that it found.
             self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
-        if report.stopped is not None:
-            stops.append(self._stop(AlertFailure("", Stopped.__name__, mask(report.stopped))))
-        items = self._with_advice(self._with_last_lines(report.run_id), report)
-        return self._outcome_of(stops, items, report.run_id, completed=not report.stopped)
+        if result.stopped is not None:
+            stops.append(self._stop(AlertFailure("", Stopped.__name__, mask(result.stopped))))
+        items = self._with_advice(self._with_last_lines(result.run_id), result)
+        return self._outcome_of(stops, items, result.run_id, completed=not result.stopped)
 
     def _with_last_lines(self, run_id: str) -> list[Item]:
-        """Give the items, the failed ones with what the run's log says of their sessions."""
+        """Return the items, the failed ones with what the run's log says of their sessions."""
         ids = {
             session
             for name, session in self._sessions.items()
@@ -136,10 +198,12 @@ class RunNotifier:
             for name, item in self._items.items()
         ]
 
-    def _with_advice(self, items: Iterable[Item], report: RunResult) -> list[Item]:
+    def _with_advice(self, items: Iterable[Item], result: RunResult) -> list[Item]:
         """Return the items, the failed ones with what to do about their reason."""
-        groups = group_failures(self._project, report.failures, by_load=True)
-        by_slice = {(one.load, one.shard, one.day): group for group in groups for one in group.slices}
+        groups = group_failures(self._project, result.failures, by_load=True)
+        by_slice = {
+            (failed.load, failed.shard, failed.day): group for group in groups for failed in group.slices
+        }
         found = []
         for item in items:
             if item.trouble is not None and item.day is not None:
@@ -150,7 +214,7 @@ class RunNotifier:
 
     def _advised(self, trouble: AlertFailure, group: FailureGroup) -> AlertFailure:
         command = in_project(group.command, self._project.root)
-        # A shadow run is somebody's experiment: its command goes into another table.
+        # A shadow run is an experiment: its command goes into another table.
         remedy = command if is_proposed(command, self._project.root) else ""
         advice = mask(group.advice) if remedy else mask(group.advice).removesuffix(", then")
         return replace(trouble, advice=advice, remedy=remedy, of_work=group.of_load)
@@ -160,8 +224,8 @@ class RunNotifier:
 
     def _deaths(self) -> list[Stop]:
         return [
-            Stop(_command_of(one), AlertFailure("", RunDied.__name__, mask(one.text)), passing=True)
-            for one in self._reaped
+            Stop(_command_of(event), AlertFailure("", RunDied.__name__, mask(event.text)), passing=True)
+            for event in self._reaped
         ]
 
     def _outcome_of(
@@ -180,19 +244,20 @@ class RunNotifier:
         )
 
     def ping(self) -> list[str]:
-        """Ping how the run ended, after it has let go of its locks, and say which pings failed. Raises nothing."""
+        """Ping how the run ended, after it has released its locks; return which pings failed. Raises nothing."""
         if self._is_interrupted:
             return self._pings.interrupted()
         return self._pings.finish(list(self._items.values()))
 
-    def ping_of_stop(self, error: Exception) -> list[str]:
-        """Ping that an error ended the run before its report. Raises nothing."""
-        return self._pings.fail(f"{type(error).__name__}: {error}")
+    def ping_stop(self, error: Exception) -> None:
+        """Ping that an error ended the run before its result. Raises nothing."""
+        for line in self._pings.fail(f"{type(error).__name__}: {error}"):
+            self._listen(Notice(line))
 
     def send(self) -> list[Delivery]:
-        """Send what waits, after the run has let go of its locks. Raises nothing: no alert fails a load.
+        """Send what waits, after the run has released its locks. Raises nothing: no alert fails a load.
 
-        Who interrupts a run waits for no channel: the next run sends.
+        After an interruption nothing is sent: the next run sends.
         """
         project, outcome = self._project, self._outcome
         if not project.alerts or outcome is None or self._is_interrupted:
@@ -205,20 +270,21 @@ class RunNotifier:
         with open_store(self._project.sessions) as store:
             return send_due(self._project, store, self._written or ())
 
-    def tell_of_stop(self, error: Exception) -> list[Delivery]:
-        """Tell of an error that ended the run before its report. Raises nothing."""
+    def notify_stop(self, error: Exception) -> None:
+        """Notify the channels of an error that ended the run before its result. Raises nothing."""
         if not self._project.alerts:
-            return []
+            return
         trouble = AlertFailure("", type(error).__name__, mask(str(error)))
         outcome = self._outcome_of([*self._deaths(), self._stop(trouble)], completed=False)
         # The error may be about the database itself, which is not waited for twice.
         lost = isinstance(error, SessionsError)
-        return self._bounded(lambda: tell_stopped(self._project, outcome, lost=lost))
+        for delivery in self._bounded(lambda: notify_stopped(self._project, outcome, lost=lost)):
+            self._listen(Notice(delivery.words()))
 
-    def _bounded(self, telling: Callable[[], list[Delivery]]) -> list[Delivery]:
+    def _bounded(self, send: Callable[[], list[Delivery]]) -> list[Delivery]:
         try:
             with caught_signals():
-                return telling()
+                return send()
         except Interrupted:
             self._listen(Notice("interrupted while the alerts were sent; the next run goes on with them"))
         except Exception as error:
@@ -237,10 +303,10 @@ def run_notifier(
     pings: bool = True,
     scheduled: bool = False,
 ) -> Iterator[RunNotifier]:
-    """Tell of the run in the block, however it ends. The block calls `write` before it lets go of its locks.
+    """Notify the channels of the run in the block, however it ends. The block calls `write` while it holds its locks.
 
-    An error of usage or configuration is not told here: the end of the command does, for all commands. It pings nobody,
-    nor does a lock that is held: whoever holds it pings. `pings` is False of a run that says nothing of the schedule.
+    An error of usage or configuration is notified by the end of the command, for all commands. It sends no ping, nor
+    does a lock that is held: its holder pings. `pings` is False of a run that says nothing of the schedule.
     A person sees that a lock is held: only runs that are `scheduled` are counted.
     """
     run = RunNotifier(project, command, works, listen, kind, pings=pings)
@@ -249,14 +315,13 @@ def run_notifier(
         yield run
     except LockHeldError as error:
         if scheduled and _count(held) >= HELD_IN_A_ROW:
-            _show(run.tell_of_stop(error), listen)
+            run.notify_stop(error)
         raise
     except Exception as error:
         held.clear()
         if getattr(error, "exit_code", None) is not ExitCode.USAGE:
-            for line in run.ping_of_stop(error):
-                listen(Notice(line))
-            _show(run.tell_of_stop(error), listen)
+            run.ping_stop(error)
+            run.notify_stop(error)
         raise
     held.clear()
 
@@ -273,43 +338,36 @@ def _count(held: HeldInARow) -> int:
         return 0
 
 
-def _show(deliveries: Iterable[Delivery], listen: Callable[[Notice], None]) -> None:
-    for one in deliveries:
-        listen(Notice(one.words()))
+def notify_usage_error(project: Project, command: str, message: str, kind: RunKind) -> list[Delivery]:
+    """Notify the channels of a command that ended with 2; the project is what can be read of it.
 
-
-def tell_of_usage_error(project: Project, command: str, message: str, kind: RunKind) -> list[Delivery]:
-    """Tell of a command that ended with 2; the project is what can be read of it. Raise SessionsError, Interrupted."""
+    Raise SessionsError and Interrupted.
+    """
     trouble = AlertFailure("", ConfigError.__name__, mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
     stop = Stop(mask(command), trouble)
     outcome = Outcome(command=mask(command), kind=kind, stops=(stop,), completed=False, look=look)
     with caught_signals():
-        return tell_stopped(project, outcome)
+        return notify_stopped(project, outcome)
 
 
-def tell_stopped(project: Project, outcome: Outcome, *, lost: bool = False) -> list[Delivery]:
-    """Tell of a command that did not come to its work; without the sessions database if it is `lost` or not there."""
-    store = None if lost else _open(project)
+def notify_stopped(project: Project, outcome: Outcome, *, lost: bool = False) -> list[Delivery]:
+    """Notify the channels of a command that did no work; without the sessions database if it is `lost` or missing."""
+    store = None
+    with suppress(ConfigError, SessionsError, KeyError):
+        store = None if lost else open_if_there(project.sessions)
     if store is None:
         return tell_directly(project, outcome)
     with store:
         return tell(project, store, outcome)
 
 
-def _open(project: Project) -> SessionStore | None:
-    try:
-        return open_if_there(project.sessions)
-    except (ConfigError, SessionsError, KeyError):
-        return None
-
-
 def items_of(project: Project, event: Event) -> Iterator[Item]:
-    """Give the pieces of work that an event tells of, as they stand after it."""
+    """Yield the pieces of work that an event is about, with their state after it."""
     match event:
         case RunStarted():
-            for one in event.plan.slices:
-                yield Item("load", one.load.name, one.shard.name, one.slice.day, "left")
+            for planned in event.plan.slices:
+                yield Item("load", planned.load.name, planned.shard.name, planned.slice.day, "left")
         case SliceClosed():
             item = Item("load", event.load, event.shard, event.day)
             target = project.loads[event.load].target
@@ -331,12 +389,12 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
 
 
 def alert_failure_of(failure: Failure, source: str, target: str) -> AlertFailure:
-    """Say what failed and the connection to blame; behind a parked connection stands what it was parked for."""
+    """Return what failed and the connection to blame; for a parked connection, what it was parked for."""
     found = said(failure)
     return AlertFailure(blamed(failure, source, target), found.error_class, mask(found.message))
 
 
 def _command_of(event: RunReaped) -> str:
     command = event.holder.command if event.holder is not None else ""
-    # The lock's file may hold anything: another text than a command line of dwhctl tells nothing.
+    # The lock's file may hold anything: only a command line of dwhctl is shown.
     return mask(command) if command.startswith("dwhctl ") else f"run {event.run_id}"
