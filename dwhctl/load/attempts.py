@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from dwhctl.engine.jobs import Attempts, JobQueue
     from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
-    from dwhctl.load.history import DeliveredColumns
     from dwhctl.load.publish import Published, Publisher
     from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
     from dwhctl.load.workers import Worker, WorkerPool
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.events import ClosedFacts
     from dwhctl.runtime.messages import StageResult, TargetTable
     from dwhctl.runtime.plan import PlannedSlice
+    from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.runtime.slots import Slot, Slots
 
 #: Workers that start within this are not worth a line.

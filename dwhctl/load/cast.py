@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, ValueRefusedError
-from dwhctl.load.history import dropped_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +111,7 @@ def compare(
     if delivered and (
         gone := {one.name: known[one.name.lower()] for one in filled if one.name.lower() in known}
     ):
-        differences.append(dropped_words(delivered.shard, gone))
+        differences.append(delivered.dropped(gone))
     differences += [
         f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
         for name, column in theirs.items()

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column
     from dwhctl.load.attempts import Doubt
-    from dwhctl.load.history import DeliveredColumns
     from dwhctl.load.staging import PublishGroup
     from dwhctl.project.loads import Load
+    from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.systems.base.publication import HeldValues
     from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target

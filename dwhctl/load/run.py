@@ -1,37 +1,30 @@
-"""Load slices: the plan, and the run of the engine."""
+"""Load slices: the plan, how long it will take, and the run of the engine."""
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
-from dwhctl.core.errors import AttemptError
+from dwhctl.core.errors import AttemptError, UsageError
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
-from dwhctl.load.history import (
-    NO_PAST,
-    DeliveredColumns,
-    Forecast,
-    first_shadows,
-    forecast,
-    past_of,
-    refuse_shared_shadows,
-    seconds_of,
-)
 from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import RunStarted
 from dwhctl.runtime.locks import work_names
 from dwhctl.runtime.plan import candidates, name_of, only_failed, slowest_first, without_complete
-from dwhctl.runtime.prepare import check_create, describe_targets, targets_of
+from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import is_complete, is_good
 from dwhctl.systems.duckdb.spill import remove_left_behind
@@ -49,6 +42,30 @@ if TYPE_CHECKING:
 
 _DROP_TIMEOUT = timedelta(seconds=5)
 _LAST_TIMEOUT = timedelta(seconds=3)
+
+
+#: So many sessions of each shard, and so many of all, are read: enough to average, few enough to be quick.
+_OF_EACH_SHARD = 20
+_OF_ALL = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Mean seconds of the sessions of a load and shard, and how many sessions a run had open at once."""
+
+    seconds: Mapping[tuple[str, str], float]
+    open_at_once: float = 1.0
+
+
+NO_PAST = Past({})
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """About how many seconds a plan takes with so many workers; None when nothing like it was ever loaded."""
+
+    seconds: float | None
+    workers: int
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
@@ -121,6 +138,81 @@ def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
         for load, of_load in days.items()
         for session in store.last_sessions(load, min(of_load), max(of_load))
     }
+
+
+def past_of(store: SessionStore, plan: Plan) -> Past:
+    """Read how long the plan's loads took lately."""
+    runs = store.read("reading how long runs took", "runs_lately", {"newest": _OF_ALL})
+    return Past(
+        seconds_of(store, plan), open_at_once((float(sum_ or 0), float(clock or 0)) for sum_, clock in runs)
+    )
+
+
+def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:
+    """Read the mean seconds of the plan's slices, by load and shard; one that was never loaded has none."""
+    shards: dict[str, set[str]] = {}
+    for planned in plan.slices:
+        shards.setdefault(planned.load.name, set()).add(planned.shard.name)
+    return {
+        (load, shard): seconds
+        for load, of_load in shards.items()
+        for shard, seconds in store.durations(load, _OF_EACH_SHARD * len(of_load)).items()
+        if shard in of_load
+    }
+
+
+def open_at_once(runs: Iterable[tuple[float, float]]) -> float:
+    """Return how many sessions are open at once in the run to which the median session second belongs.
+
+    Each run is its sessions' seconds added up, and its seconds by the clock: many small runs, or one that waited
+    an hour for a retry, say little about a large one.
+    """
+    rates = sorted((sum_ / clock, sum_) for sum_, clock in runs if sum_ > 0 and clock > 0)
+    left = sum(sum_ for _, sum_ in rates) / 2
+    for rate, sum_ in rates:
+        left -= sum_
+        if left <= 0:
+            return rate
+    return 1.0
+
+
+def forecast(plan: Plan, past: Past, workers: int, usual_workers: int) -> Forecast:
+    """Return about how long the plan takes with `workers`, where past runs had `usual_workers`."""
+    counts = Counter((planned.load.name, planned.shard.name) for planned in plan.slices)
+    known = [past.seconds[task] for task in counts if task in past.seconds]
+    if not known:
+        return Forecast(None, workers)
+    # A slice that was never loaded counts as an average one.
+    usual = sum(known) / len(known)
+    total = sum(count * past.seconds.get(task, usual) for task, count in counts.items())
+    return Forecast(total / past.open_at_once * usual_workers / workers, workers)
+
+
+def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> None:
+    """Raise UsageError for a table that another load's shadow run goes into: each would replace the other's rows."""
+    for shadow in _shadows(plan):
+        for other in project.loads.values():
+            if other.target != shadow.target or other.name in (shadow.name, shadow.shadow_of):
+                continue
+            if _has_sessions(store, shadow_name(other.name, shadow.table)):
+                raise UsageError(
+                    f"--table {shadow.table}: shadow runs of the load '{other.name}' went into it;"
+                    f" give '{shadow.shadow_of}' a table of its own"
+                )
+
+
+def first_shadows(store: SessionStore, plan: Plan) -> list[Load]:
+    """Return the shadows of the plan that have no session yet: their tables may be older than the sessions table."""
+    return [shadow for shadow in _shadows(plan) if not _has_sessions(store, shadow.name)]
+
+
+def _shadows(plan: Plan) -> list[Load]:
+    loads = {planned.load.name: planned.load for planned in plan.slices}
+    return [load for load in loads.values() if load.shadow_of is not None]
+
+
+def _has_sessions(store: SessionStore, load: str) -> bool:
+    return bool(store.read("looking for shadow runs", "any_of_load", {"load": load}))
 
 
 class _Load(Run):

@@ -48,6 +48,20 @@ class Delivered:
     shard: str
     columns: Mapping[str, str]
 
+    def dropped(self, columns: Mapping[str, str]) -> str:
+        """Return what is wrong when the shard lacks these columns now, and the two remedies."""
+        names = ", ".join(columns)
+        # An ENUM's declaration does not carry its values.
+        casts = ", ".join(
+            f"CAST(NULL AS {'VARCHAR' if declared == 'ENUM' else declared}) AS {name}"
+            for name, declared in columns.items()
+        )
+        return (
+            f"column {names} is missing in the shard {self.shard}, which delivered it before: NULL would replace its"
+            f" values. Restore the column; or, if {self.shard} has it no longer, say so in the extract: {casts}"
+            f" (between {{% if shard.name == '{self.shard}' %}} and {{% endif %}} where other shards have it)"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:

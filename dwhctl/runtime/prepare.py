@@ -1,9 +1,10 @@
-"""Make the targets ready: run each load's `create` once, and look at its table."""
+"""Make the targets ready: run each load's `create` once, read its columns; know which columns shards have delivered."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from dwhctl.core.errors import (
     ConfigError,
     ConnectError,
     LoginRefusedError,
+    SchemaDriftError,
     TargetBusyError,
     TargetRefusedError,
 )
@@ -31,11 +33,11 @@ from dwhctl.project.days import make_slice
 from dwhctl.project.names import REPORTS_FILE, load_of
 from dwhctl.project.templates import place_of, render_extract, render_file
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.messages import Failure, TargetTable
+from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.systems.registry import open_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import date, timedelta
 
     from dwhctl.core.columns import Column
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
     from dwhctl.project.names import ReportSql
     from dwhctl.runtime.plan import Plan
     from dwhctl.runtime.slots import Slots
-    from dwhctl.systems.base.target import Target
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.systems.base.publication import HeldValues
+    from dwhctl.systems.base.target import StagedSlice, Target
 
 
 def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
@@ -227,3 +231,87 @@ def check_create(project: Project, plan: Plan) -> None:
     for load in {one.load.name: one.load for one in plan.slices}.values():
         if load.create is not None:
             render_file(project, load.create, load)
+
+
+class DeliveredColumns:
+    """The columns that shards have delivered, in lower case, with their declared types. Any thread may use it.
+
+    `on_new_column = "add"` fills only the others with NULL. They are in the table `dwhctl_columns` of the sessions
+    database. A column is delivered when a slice with it, and with rows, is published. For a shard without an entry (an
+    upgrade, a new sessions database) the target is asked.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._known: dict[str, dict[str, dict[str, str]]] = {}
+
+    def of(self, load: Load, shard: str) -> Mapping[str, str]:
+        """Return the columns that a shard has delivered; none when it has delivered nothing yet."""
+        own = self._of_name(load.name).get(shard, {})
+        # A shadow run reads the same shards with the same extract.
+        return self._of_name(load.shadow_of).get(shard, {}) | own if load.shadow_of else own
+
+    def dropped(
+        self, held_values: HeldValues, load: Load, slices: Sequence[StagedSlice]
+    ) -> dict[str, Failure]:
+        """Return the failure of each slice, by token, in which NULL would replace a column that its shard delivered."""
+        filled = [staged for staged in slices if staged.filled]
+        if filled:
+            # Other runs may have published since it was read.
+            for name in (load.name, load.shadow_of):
+                self._known.pop(name or "", None)
+        return {
+            staged.token: Failure.of(dropped_error(staged.slice.shard, gone))
+            for staged in filled
+            if (gone := lost_columns(self, load, staged.slice.shard, staged.filled, held_values))
+        }
+
+    def remember(self, load: Load, slices: Sequence[StagedSlice]) -> None:
+        """Remember the columns of slices that are about to be committed: a crash after the commit forgets none."""
+        known = self._of_name(load.name)
+        new = [
+            (staged.slice.shard, name, declared)
+            for staged in slices
+            if staged.rows
+            for name, declared in staged.columns.items()
+            if known.get(staged.slice.shard, {}).get(name) != declared
+        ]
+        if not new:
+            return
+        now = datetime.now(UTC)
+        with self._store.transaction(
+            f"remembering the columns of {load.name}", "remember_columns"
+        ) as execute:
+            for shard, name, declared in new:
+                values = {"load": load.name, "shard": shard, "name": name, "declared": declared}
+                execute("remember_column", {**values, "first_seen": now})
+        for shard, name, declared in new:
+            known.setdefault(shard, {})[name] = declared
+
+    def _of_name(self, load: str) -> dict[str, dict[str, str]]:
+        if load not in self._known:
+            found: dict[str, dict[str, str]] = {}
+            doing = f"reading the delivered columns of {load}"
+            for shard, name, declared in self._store.read(doing, "delivered_columns", {"load": load}):
+                found.setdefault(shard, {})[name] = declared
+            self._known[load] = found
+        return self._known[load]
+
+
+def lost_columns(
+    delivered: DeliveredColumns | None,
+    load: Load,
+    shard: str,
+    filled: Mapping[str, str],
+    held_values: HeldValues,
+) -> dict[str, str]:
+    """Return those of the columns to be filled with NULL that the shard has delivered before."""
+    if delivered is not None and (known := delivered.of(load, shard)):
+        return {name: known[name] for name in filled if name in known}
+    held = held_values([shard], list(filled)).get(shard, frozenset())
+    return {name: declared for name, declared in filled.items() if name in held}
+
+
+def dropped_error(shard: str, columns: Mapping[str, str]) -> SchemaDriftError:
+    """Return the error of a shard that lacks columns which it delivered before."""
+    return SchemaDriftError(Delivered(shard, columns).dropped(columns))

@@ -30,7 +30,6 @@ from dwhctl.core.errors import (
 from dwhctl.engine.jobs import Attempts
 from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
-from dwhctl.load.history import DeliveredColumns
 from dwhctl.load.publish import Publisher
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
@@ -39,7 +38,7 @@ from dwhctl.project.connections import Connection, DuckdbConnection, SqliteConne
 from dwhctl.project.loads import Load
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
-from dwhctl.runtime.prepare import PreparedTables
+from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.store import Execute, SessionStore
 from dwhctl.sessions.values import Adopted, Closing, Held, LastSession, NewSession, Session, State
