@@ -26,7 +26,7 @@ from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
-from dwhctl.systems.registry import open_source, open_target
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -90,7 +90,7 @@ def stage_slice(order: StageOrder) -> StageResult:
     try:
         with clock.step("connect"):
             reach("stage.connect")
-            source = open_source(
+            source = system_of(order.source).open_source(
                 order.source,
                 order.shard.database,
                 order.slice.zone,
@@ -132,7 +132,9 @@ class _Staging:
         if first is None:
             return self._result()
         table = order.table
-        target = open_target(table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
+        target = system_of(table.connection).open_target(
+            table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}"
+        )
         reach("stage.open")
         with target.stage(order.group, order.token, table.columns) as stage:
             with closing(one_ahead(batches)) as following, self._clock.step("stage"):

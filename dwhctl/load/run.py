@@ -269,7 +269,7 @@ class _Load(Run):
         prepared = describe_targets(
             project, plan, self.targets, slots, self.blocked, attempts.retries, self.listen
         )
-        with_probe = (name for name, one in project.connections.items() if SYSTEMS[one.type].probe)
+        with_probe = (name for name, one in project.connections.items() if SYSTEMS[one.type].has_probe)
         parts = SliceParts(
             pool=WorkerPool(jobs, InlineWorker if request.inline else ProcessWorker, slots),
             breaker=CircuitBreaker(frozenset(with_probe)),

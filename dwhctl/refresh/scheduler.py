@@ -31,7 +31,7 @@ from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.plan import lacking, longest_wait, not_met, readiness
 from dwhctl.runtime.prepare import keep_report_place
 from dwhctl.sessions.values import State
-from dwhctl.systems.registry import open_target
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,7 +169,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         report = job.report
         label = f"dwhctl:{self.run_id}:{report.name}"
         connection = self._project.connections[report.connection]
-        target = open_target(connection, self._project.state_dir, report.timeout, label)
+        target = system_of(connection).open_target(connection, self._project.state_dir, report.timeout, label)
         expires_at = now + report.timeout.total_seconds()
         attempt = ReportAttempt(job, InThread(target), (slot,), now, expires_at)
         if job.doubted is None:
