@@ -376,7 +376,7 @@ def items_of(project: Project, event: Event) -> Iterator[Item]:
             for name in event.reports:
                 yield Item("report", name, "", event.day, "left")
         case ReportClosed():
-            item = Item("report", event.report, "", event.day)
+            item = Item("report", event.load, "", event.day)
             yield _ended(item, event.state, event.failure, event.connection, event.connection)
 
 

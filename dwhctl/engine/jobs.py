@@ -30,32 +30,19 @@ if TYPE_CHECKING:
 NameAndDay = tuple[str, date]
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(eq=False)
 class Job(ABC):
-    """A slice or a report on its way through its attempts. `failures` are those that count against its retries."""
+    """A slice or a report on its way through its attempts. `failures` are those that count against its retries.
 
+    `shard` is empty for a report. `connections` are those that it needs a slot of, its source first.
+    """
+
+    config: Load | Report
+    shard: str
+    day: date
+    connections: tuple[str, ...]
     attempt: int = 0
     failures: int = 0
-
-    @property
-    @abstractmethod
-    def config(self) -> Load | Report:
-        """What the configuration says of the load or report."""
-
-    @property
-    @abstractmethod
-    def shard(self) -> str | None:
-        """The shard; None for a report."""
-
-    @property
-    @abstractmethod
-    def day(self) -> date:
-        """The day of its sessions."""
-
-    @property
-    @abstractmethod
-    def connections(self) -> tuple[str, ...]:
-        """The connections that it needs a slot of, its source first."""
 
     @abstractmethod
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> SliceClosed | ReportClosed:
@@ -70,6 +57,11 @@ class Job(ABC):
     def name_and_day(self) -> NameAndDay:
         """The name of the load or report, and the day."""
         return self.config.name, self.day
+
+    @property
+    def names(self) -> tuple[str, str, str, date, int]:
+        """What its events begin with."""
+        return self.config.name, self.shard, self.connection, self.day, self.attempt
 
     def retry_delay(self) -> float:
         """Return the seconds before the next attempt."""
@@ -234,18 +226,12 @@ class Attempts:
         return self.store.open(
             [
                 NewSession(
-                    self._result.run_id,
-                    job.config.name,
-                    job.shard,
-                    job.day,
-                    job.attempt,
-                    token,
-                    started,
-                    worker,
+                    self._result.run_id, job.config.name, job.shard or None, job.day, job.attempt,
+                    token, started, worker,
                 )
                 for job, token, worker in zip(jobs, tokens, workers, strict=True)
             ]
-        )
+        )  # fmt: skip
 
     def close(
         self,
@@ -288,10 +274,8 @@ class Attempts:
             busy_seconds=attempt.busy_seconds if attempt else None,
         )
         retry_at = None if retry_in is None else now + timedelta(seconds=retry_in)
-        facts = (
-            job.config.name, job.shard or "", job.connection, job.day, job.attempt, state,
-            attempt.rows if attempt else 0, seconds, failure, retry_at, etl_id,
-        )  # fmt: skip
+        rows = attempt.rows if attempt else 0
+        facts = (*job.names, state, rows, seconds, failure, retry_at, etl_id)
         self._closed.append((closing, job.closed(facts, attempt)))
 
     def flush(self) -> None:

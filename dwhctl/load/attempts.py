@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
@@ -42,30 +42,18 @@ _SLOW_START_SECONDS = 5.0
 _MAX_DEATHS = 2
 
 
-@dataclass(slots=True, eq=False)
 class SliceJob(Job):
     """One slice to load. `deaths` counts workers that died over it, `additions` the columns added for it."""
 
-    planned: PlannedSlice
-    deaths: int = 0
-    additions: int = 0
-    slots_wanted: float | None = None
+    config: Load
 
-    @property
-    def config(self) -> Load:
-        return self.planned.load
-
-    @property
-    def shard(self) -> str:
-        return self.planned.shard.name
-
-    @property
-    def day(self) -> date:
-        return self.planned.slice.day
-
-    @property
-    def connections(self) -> tuple[str, str]:
-        return self.planned.shard.connection, self.planned.load.target
+    def __init__(self, planned: PlannedSlice) -> None:
+        connections = planned.shard.connection, planned.load.target
+        super().__init__(planned.load, planned.shard.name, planned.slice.day, connections)
+        self.planned = planned
+        self.deaths = 0
+        self.additions = 0
+        self.slots_wanted: float | None = None
 
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> SliceClosed:
         if attempt is None:

@@ -37,7 +37,6 @@ from dwhctl.systems.base.target import StagedSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import date
 
     from dwhctl.load.attempts import SliceAttempt, SliceParts
     from dwhctl.load.publish import Published
@@ -153,7 +152,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _submit(self, attempt: SliceAttempt) -> None:
         runner = attempt.runner
-        self.attempts.listen(SliceStarted(*_names(attempt), attempt.etl_id, runner.slots_waited))
+        self.attempts.listen(SliceStarted(*attempt.job.names, attempt.etl_id, runner.slots_waited))
         self.running[attempt.token] = attempt
         try:
             order = self._starter.order(attempt, self._tables[attempt.job.config.name])
@@ -257,10 +256,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         runner.filled, runner.failed_in = result.filled, result.failed_in
         self.attempts.add_seconds(result.seconds)
         for message in result.logged:
-            self.attempts.listen(WorkerLogged(*_names(attempt), attempt.etl_id, message))
+            self.attempts.listen(WorkerLogged(*attempt.job.names, attempt.etl_id, message))
         staged = None
         if result.failure is None:
-            self.attempts.listen(SliceStaged(*_names(attempt), result.rows))
+            self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
             staged = StagedSlice(
                 job.planned.slice, attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
             )
@@ -370,9 +369,3 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         for attempt in (*self.running.values(), *self._staged.values()):
             attempt.release()
         self._groups.release()
-
-
-def _names(attempt: SliceAttempt) -> tuple[str, str, str, date, int]:
-    """Return what the events of an attempt begin with."""
-    job = attempt.job
-    return job.config.name, job.shard, job.connection, job.day, job.attempt

@@ -60,7 +60,7 @@ def plan_refresh(project: Project, request: RefreshRequest) -> list[PlannedRepor
     store = open_if_there(project.sessions)
     with store or nullcontext():
         return [
-            PlannedReport(job.report, job.sql, readiness(project, store, job.report, request.day))
+            PlannedReport(job.config, job.sql, readiness(project, store, job.config, request.day))
             for job in jobs
         ]
 
@@ -93,7 +93,7 @@ class _Refresh(Run):
     def prepare(self) -> None:
         self._jobs = _jobs(self.project, self._request)
         self.result.day = self._request.day
-        self.result.reports = tuple(job.report.name for job in self._jobs)
+        self.result.reports = tuple(job.config.name for job in self._jobs)
 
     def locks(self) -> Mapping[str, str]:
         return report_names(self.result.reports)

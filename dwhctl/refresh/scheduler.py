@@ -9,7 +9,6 @@ import queue
 import threading
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import (
@@ -51,36 +50,21 @@ _INTERRUPT_AGAIN_SECONDS = 0.2
 _NEEDS_AGAIN_SECONDS = 60.0
 
 
-@dataclass(slots=True, eq=False)
 class ReportJob(Job):
     """One report to refresh."""
 
-    report: Report
-    sql: ReportSql
-    on: date
-    announced: bool = False
-    found: tuple[Readiness, ...] = ()
-    wait: Wait = field(default_factory=partial(Wait, first=_NEEDS_AGAIN_SECONDS))
-    #: What an attempt could not end on the server.
-    unsettled: Target | None = None
-    #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
-    doubted: int | None = None
+    config: Report
 
-    @property
-    def config(self) -> Report:
-        return self.report
-
-    @property
-    def shard(self) -> None:
-        return None
-
-    @property
-    def day(self) -> date:
-        return self.on
-
-    @property
-    def connections(self) -> tuple[str]:
-        return (self.report.connection,)
+    def __init__(self, report: Report, sql: ReportSql, day: date) -> None:
+        super().__init__(report, "", day, (report.connection,))
+        self.sql = sql
+        self.announced = False
+        self.found: tuple[Readiness, ...] = ()
+        self.wait = Wait(first=_NEEDS_AGAIN_SECONDS)
+        #: What an attempt could not end on the server.
+        self.unsettled: Target | None = None
+        #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
+        self.doubted: int | None = None
 
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> ReportClosed:  # noqa: ARG002
         return ReportClosed(*facts, tuple(need for need in self.found if need.missing or not need.expected))
@@ -161,12 +145,12 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
 
     def _start(self, job: ReportJob, slot: Slot, now: float) -> bool:
         """Start an attempt if the report may start; else fail it, or let it wait."""
-        if (error := self._rules.blocked.get(job.report.name)) is not None:
+        if (error := self._rules.blocked.get(job.config.name)) is not None:
             self._fail(job, error)
             return False
         if not self._is_ready(job, now):
             return False
-        report = job.report
+        report = job.config
         label = f"dwhctl:{self.run_id}:{report.name}"
         connection = self._project.connections[report.connection]
         target = system_of(connection).open_target(connection, self._project.state_dir, report.timeout, label)
@@ -177,9 +161,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         else:
             attempt.etl_id = job.doubted
         self.running[attempt.token] = attempt
-        self.attempts.listen(
-            ReportStarted(report.name, report.connection, job.day, job.attempt, attempt.etl_id)
-        )
+        self.attempts.listen(ReportStarted(*job.names, attempt.etl_id))
         thread = threading.Thread(target=self._refresh, args=(attempt,), name=f"refresh {report.name}")
         attempt.runner.thread = thread
         thread.start()
@@ -191,22 +173,22 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
 
     def _is_ready(self, job: ReportJob, now: float) -> bool:
         """Return whether the job's needs are met; a job that is not ready in time fails."""
-        if not job.report.needs:
+        if not job.config.needs:
             return True
-        job.found = readiness(self._project, self.attempts.store, job.report, job.day)
+        job.found = readiness(self._project, self.attempts.store, job.config, job.day)
         if all(need.is_met for need in job.found):
             job.wait.end()
             return True
-        wait_until = self._rules.began + longest_wait(self._project, job.report, self._rules.wait)
+        wait_until = self._rules.began + longest_wait(self._project, job.config, self._rules.wait)
         if now >= wait_until:
             job.wait.end()
             self._fail(job, NotReady(not_met(job.found, job.day)))
             return False
         self.jobs.wait(job, min(now + _NEEDS_POLL_SECONDS, wait_until))
-        job.wait.note(lambda: f"what report {job.report.name} needs: {lacking(job.found)}")
+        job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
         if not job.announced:
             job.announced = True
-            self.attempts.listen(ReportWaits(job.report.name, job.day, job.found))
+            self.attempts.listen(ReportWaits(job.config.name, job.day, job.found))
         return False
 
     def _refresh(self, attempt: ReportAttempt) -> None:
@@ -216,7 +198,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             if job.unsettled is not None:
                 job.unsettled.settle()
                 job.unsettled = job.doubted = None
-            rows = refresh_report(target, job.report, job.sql, self.attempts.store.check_alive)
+            rows = refresh_report(target, job.config, job.sql, self.attempts.store.check_alive)
         except BaseException as error:
             self.events.put(Refreshed(attempt, error=error, is_settled=_settled(target)))
         else:
@@ -255,9 +237,9 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         job = attempt.job
         if attempt.runner.timed_out and not isinstance(error, CommitInDoubtError):
             error = TimedOutError(
-                f"not done after the report's timeout of {job.report.timeout}; its statement was ended"
+                f"not done after the report's timeout of {job.config.timeout}; its statement was ended"
             )
-        keep_report_place(self._project, job.report, job.sql, job.day, error)
+        keep_report_place(self._project, job.config, job.sql, job.day, error)
         if isinstance(error, CommitInDoubtError):
             job.doubted = None if is_settled else attempt.etl_id
         elif job.doubted is not None:

@@ -1,4 +1,4 @@
-"""What a run tells while it works, and what it reports at its end."""
+"""What a run publishes while it works, and its result."""
 
 from __future__ import annotations
 
@@ -33,75 +33,71 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class SliceStarted:
-    """An attempt at a slice was given to a worker. `slots_waited` is how long it waited for connections to be free."""
+class RefreshStarted:
+    """The locks are held, dead runs are reaped, the reports are about to start."""
+
+    run_id: str
+    reports: tuple[str, ...]
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWaits:
+    """A report waits for a load that it needs."""
+
+    report: str
+    day: date
+    readiness: tuple[Readiness, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEvent:
+    """Something happened to an attempt. A report has its name as `load`, and an empty `shard`."""
 
     load: str
     shard: str
     connection: str
     day: date
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStarted(AttemptEvent):
+    """An attempt was given to a worker. `slots_waited` is how long it waited for connections to be free."""
+
     etl_id: int | None = None
     slots_waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class SliceStaged:
+class ReportStarted(AttemptEvent):
+    """An attempt at a report has begun."""
+
+    etl_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStaged(AttemptEvent):
     """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
 
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
     rows: int
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerLogged:
-    """What a library logged in a worker while it was busy with an attempt."""
+class WorkerLogged(AttemptEvent):
+    """A library logged a message in a worker that was busy with the attempt."""
 
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
     etl_id: int
     message: LogMessage
 
 
 @dataclass(frozen=True, slots=True)
-class SlicesPublished:
-    """Staged slices were published together, or not: their closings say which."""
-
-    load: str
-    connection: str
-    day: date
-    slices: int
-    rows: int
-    failed: int
-    seconds: float
-
-
-#: What is known of every closed session: the fields of AttemptClosed.
-ClosedFacts = tuple[
-    str, str, str, date, int, "State", int, float, "Failure | None", "datetime | None", "int | None"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptClosed:
+class AttemptClosed(AttemptEvent):
     """A session was closed. `retry_at` is set when its job is tried again.
 
     With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
-    A report has its name as `load`, and no shard.
     """
 
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
     state: State
     rows: int
     seconds: float
@@ -124,10 +120,24 @@ class ReportClosed(AttemptClosed):
 
     without: tuple[Readiness, ...] = ()
 
-    @property
-    def report(self) -> str:
-        """The report's name."""
-        return self.load
+
+#: The fields of AttemptClosed.
+ClosedFacts = tuple[
+    str, str, str, date, int, "State", int, float, "Failure | None", "datetime | None", "int | None"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SlicesPublished:
+    """A publication of staged slices has ended: their own events say which were published."""
+
+    load: str
+    connection: str
+    day: date
+    slices: int
+    rows: int
+    failed: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunReaped(Notice):
-    """A run had died, and what it left behind was put right. `holder` is what its lock said of it, if anything."""
+    """A dead run was reaped. `holder` is what its lock said of it, if anything."""
 
     run_id: str = ""
     holder: Holder | None = None
@@ -147,41 +157,9 @@ class RunReaped(Notice):
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """The run has done its work, or was stopped: its report is whole, its locks are still held."""
+    """The run has ended: its result is complete, its locks are still held."""
 
-    report: RunResult
-
-
-# Reports
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshStarted:
-    """The locks are held, dead runs are reaped, the reports are about to start."""
-
-    run_id: str
-    reports: tuple[str, ...]
-    day: date
-
-
-@dataclass(frozen=True, slots=True)
-class ReportWaits:
-    """A report waits for a load that it needs."""
-
-    report: str
-    day: date
-    readiness: tuple[Readiness, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReportStarted:
-    """An attempt at a report has begun."""
-
-    report: str
-    connection: str
-    day: date
-    attempt: int
-    etl_id: int | None = None
+    result: RunResult
 
 
 Event = (
@@ -243,7 +221,7 @@ class RunResult:
     reports: tuple[str, ...] = ()
     #: The last session of each report that came to one.
     closed: list[ReportClosed] = field(default_factory=list)
-    #: What was told to the channels, and what became of the messages that the run sent.
+    #: What goes to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
     #: Which pings failed, and why.

@@ -22,6 +22,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
 from dwhctl.runtime.events import (
+    AttemptClosed,
     Event,
     Listener,
     Notice,
@@ -99,11 +100,11 @@ def line_of(event: Event, command: str) -> LogEntry | None:
                 "info", "report_waits", {"load": event.report, "day": event.day, "message": needs}
             )
         case ReportStarted():
-            return LogEntry("info", "report_started", _report(event))
+            return LogEntry("info", "report_started", _attempt(event))
         case ReportClosed():
-            return _closed("report_closed", event, _report(event) | {"state": event.state.value})
+            return _closed("report_closed", event, _attempt(event) | {"state": event.state.value})
         case RunEnded():
-            return _ended(event.report)
+            return _ended(event.result)
         case Waiting():
             return LogEntry("info", "waiting", {"message": event.text})
         case Notice():
@@ -146,10 +147,10 @@ def _started(command: str, loads: list[str] | tuple[str, ...], slices: int, days
     return LogEntry("info", "run_started", facts)
 
 
-def _attempt(event: SliceStarted | SliceClosed | WorkerLogged) -> dict[str, object]:
+def _attempt(event: SliceStarted | ReportStarted | AttemptClosed | WorkerLogged) -> dict[str, object]:
     return {
         "load": event.load,
-        "shard": event.shard,
+        "shard": event.shard or None,
         "connection": event.connection,
         "day": event.day,
         "attempt": event.attempt,
@@ -157,18 +158,7 @@ def _attempt(event: SliceStarted | SliceClosed | WorkerLogged) -> dict[str, obje
     }
 
 
-def _report(event: ReportStarted | ReportClosed) -> dict[str, object]:
-    """A report's name stands where a load's does, as in the sessions table."""
-    return {
-        "load": event.report,
-        "connection": event.connection,
-        "day": event.day,
-        "attempt": event.attempt,
-        "etl_id": event.etl_id,
-    }
-
-
-def _closed(name: str, event: SliceClosed | ReportClosed, known: dict[str, object]) -> LogEntry:
+def _closed(name: str, event: AttemptClosed, known: dict[str, object]) -> LogEntry:
     known |= {"rows": event.rows, "seconds": event.seconds, "retry_at": event.retry_at}
     return LogEntry(_LEVELS.get(event.state, "info"), name, known | _failed(event.failure))
 

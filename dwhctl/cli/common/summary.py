@@ -235,16 +235,16 @@ def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted
     if isinstance(event, ReportWaits):
         return f"waiting: {event.report}: " + "; ".join(str(one) for one in event.readiness if not one.is_met)
     if isinstance(event, ReportStarted):
-        return f"refreshing: {event.report} (on {event.connection})"
+        return f"refreshing: {event.load} (on {event.connection})"
     return _closed_line(event)
 
 
 def _closed_line(event: ReportClosed) -> str:
     took = shown_seconds(event.seconds)
     if event.failure is None:
-        return f"refreshed: {event.report}: {counted(event.rows, 'row')} in {took}"
+        return f"refreshed: {event.load}: {counted(event.rows, 'row')} in {took}"
     reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-    ended = f"{event.report}: attempt {event.attempt} failed after {took}: {reason}"
+    ended = f"{event.load}: attempt {event.attempt} failed after {took}: {reason}"
     if event.state is State.UP_FOR_RETRY:
         again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
         return f"will retry{again}: {ended}"
@@ -278,10 +278,10 @@ def _refresh_counts(report: RunResult) -> str:
 def _without(one: ReportClosed) -> Iterable[str]:
     for need in one.without:
         if not need.expected:
-            yield f"  {one.report} has no slice of {need.load}: none is expected on {one.day}"
+            yield f"  {one.load} has no slice of {need.load}: none is expected on {one.day}"
             continue
         done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
-        yield f"  {one.report} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
+        yield f"  {one.load} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
 
 
 def _shards(need: Readiness) -> str:
