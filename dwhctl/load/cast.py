@@ -109,7 +109,7 @@ def compare(
         f"column {column.name} is missing at the source" for column in missing if column not in filled
     ]
     if delivered and (
-        gone := {one.name: known[one.name.lower()] for one in filled if one.name.lower() in known}
+        gone := {column.name: known[column.name.lower()] for column in filled if column.name.lower() in known}
     ):
         differences.append(delivered.dropped(gone))
     differences += [

@@ -119,7 +119,9 @@ def _publish_together(
     except UncertainCommitError as doubt:
         commit_error = Failure.of(doubt.error)
         # On a new connection, once the old one is gone.
-        outcomes = look_up(target, load, [Published(one, commit_error=commit_error) for one in doubt.slices])
+        outcomes = look_up(
+            target, load, [Published(staged, commit_error=commit_error) for staged in doubt.slices]
+        )
         if any(outcome.in_doubt for outcome in outcomes):
             found = {outcome.staged.token: outcome for outcome in outcomes}
         elif any(outcome.failure for outcome in outcomes):
@@ -362,7 +364,7 @@ class Publisher:
 
 
 def _interrupted(outcome: Published) -> Published:
-    """Return a failure of a stopped publisher as interrupted, whatever the target said."""
+    """Return a failure of a stopped publisher as interrupted, whatever its message."""
     if outcome.failure is None or outcome.in_doubt:
         return outcome
     return Published(outcome.staged, Failure.of(InterruptedAttemptError()))

@@ -23,7 +23,7 @@ from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import RunStarted
 from dwhctl.runtime.locks import work_names
-from dwhctl.runtime.plan import candidates, name_of, only_failed, slowest_first, without_complete
+from dwhctl.runtime.plan import candidates, only_failed, slowest_first, without_complete
 from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import is_complete, is_good
@@ -120,7 +120,11 @@ def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Pl
     """Leave out what the request does not want by the sessions; without a store there are none."""
     last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
     if request.only_missing:
-        done = (name_of(one) for one in plan.slices if is_complete(last.get(name_of(one)), one.slice.end_at))
+        done = (
+            planned.name
+            for planned in plan.slices
+            if is_complete(last.get(planned.name), planned.slice.end_at)
+        )
         plan = without_complete(plan, done)
     if request.only_failed:
         # A running session may be that of a dead run: it is reaped before the slice is checked again.
@@ -131,8 +135,8 @@ def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Pl
 def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
     """Return the last session of each slice of the plan's loads and days."""
     days: dict[str, list[date]] = {}
-    for one in plan.slices:
-        days.setdefault(one.load.name, []).append(one.slice.day)
+    for planned in plan.slices:
+        days.setdefault(planned.load.name, []).append(planned.slice.day)
     return {
         (session.load, session.shard, session.day): session
         for load, of_load in days.items()
@@ -207,8 +211,7 @@ def first_shadows(store: SessionStore, plan: Plan) -> list[Load]:
 
 
 def _shadows(plan: Plan) -> list[Load]:
-    loads = {planned.load.name: planned.load for planned in plan.slices}
-    return [load for load in loads.values() if load.shadow_of is not None]
+    return [load for load in plan.loads() if load.shadow_of is not None]
 
 
 def _has_sessions(store: SessionStore, load: str) -> bool:
@@ -269,7 +272,7 @@ class _Load(Run):
         prepared = describe_targets(
             project, plan, self.targets, slots, self.blocked, attempts.retries, self.listen
         )
-        with_probe = (name for name, one in project.connections.items() if SYSTEMS[one.type].has_probe)
+        with_probe = (name for name, keys in project.connections.items() if SYSTEMS[keys.type].has_probe)
         parts = SliceParts(
             pool=WorkerPool(jobs, InlineWorker if request.inline else ProcessWorker, slots),
             breaker=CircuitBreaker(frozenset(with_probe)),

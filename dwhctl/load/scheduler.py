@@ -298,7 +298,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         load, outcomes = event.group.load, event.outcomes
         event.group.publishing -= 1
         self.attempts.add_seconds({"publish": event.seconds})
-        done = [one.staged.rows for one in outcomes if one.failure is None]
+        done = [outcome.staged.rows for outcome in outcomes if outcome.failure is None]
         failed = len(outcomes) - len(done)
         self.attempts.listen(
             SlicesPublished(
@@ -306,7 +306,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             )
         )
         # One publication is one failure of its target's connection, however many slices it costs.
-        refused = next((one for one in outcomes if one.failure is not None), None)
+        refused = next((outcome for outcome in outcomes if outcome.failure is not None), None)
         if refused is not None and refused.failure is not None:
             job = self._staged[refused.staged.token].job
             self._notify(self._breaker.target_refused(job, refused.failure, time.monotonic()))

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _NEEDS_POLL_SECONDS = 1.0
 _INTERRUPT_AGAIN_SECONDS = 0.2
-#: The event ReportWaits says it at once; this is when it is said again.
+#: The event ReportWaits comes at once; a wait is announced after this.
 _NEEDS_AGAIN_SECONDS = 60.0
 
 

@@ -56,7 +56,7 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
     found = load_of(project, load)
     if found is None:
         return ""
-    by_name = {one.name: one for one in project.shards_of(found)}
+    by_name = {known.name: known for known in project.shards_of(found)}
     try:
         query = render_extract(
             project, found, by_name[shard], make_slice(project, found, by_name[shard], day)
@@ -71,7 +71,7 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
 
 
 def keep_create_place(project: Project, load: Load, error: AttemptError) -> None:
-    """Keep with an error of a load's `create` where the statement is."""
+    """Set the place of an error of a load's `create`: its file and line."""
     if error.statement is not None and load.create is not None:
         rendered = render_file(project, load.create, load)
         error.place = place_of(load.create, project.root, rendered, error.statement, error.line)
@@ -80,7 +80,7 @@ def keep_create_place(project: Project, load: Load, error: AttemptError) -> None
 def keep_report_place(
     project: Project, report: Report, sql: ReportSql, day: date, error: BaseException
 ) -> None:
-    """Keep with an error of a refresh where the statement is: in the report's `create` or its source."""
+    """Set the place of an error of a refresh: in the report's `create` or its source."""
     if not isinstance(error, AttemptError) or error.statement is None:
         return
     path = report.create if error.statement in sql.create else report.source
@@ -99,7 +99,7 @@ _HASH_BITS = 64
 
 @dataclass(slots=True)
 class PreparedTables:
-    """The loads' tables, and why a load has none."""
+    """The tables by load, and the failures of loads that have none."""
 
     tables: dict[str, TargetTable] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -134,17 +134,17 @@ def describe_targets(
     retries: Callable[[Load], int],
     tell: Callable[[Notice], None] = lambda _notice: None,
 ) -> PreparedTables:
-    """Prepare the table of each load of the plan; one that fails for good costs its own slices only.
+    """Prepare the table of each load of the plan; a permanent failure costs the slices of its load only.
 
-    A warehouse that nobody can get at is waited for once, not once for each of its loads.
+    A warehouse that is out of reach is waited for once, not once for each of its loads.
     """
     found = PreparedTables()
     down: dict[str, AttemptError] = {}
-    for load in {one.load.name: one.load for one in plan.slices}.values():
+    for load in plan.loads():
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
-            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots), tell)
+            columns = _retried(load, retries(load), partial(_describe, project, load, targets, slots), tell)
         except AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
@@ -156,15 +156,15 @@ def describe_targets(
     return found
 
 
-def _patiently(
+def _retried(
     load: Load,
     retries: int,
     describe: Callable[[], tuple[Column, ...]],
     tell: Callable[[Notice], None],
 ) -> tuple[Column, ...]:
-    """Try as often as the load's slices are tried, and say why it takes so long."""
+    """Try as often as the load's slices are tried, with a notice for each failure."""
 
-    def say_why(attempt: RetryCallState) -> None:
+    def notify(attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
         tell(
             Notice(
@@ -178,7 +178,7 @@ def _patiently(
         retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
-        before_sleep=say_why,
+        before_sleep=notify,
         reraise=True,
     )
     return attempts(describe)
@@ -200,16 +200,14 @@ def _describe(
 
 
 def _statements(project: Project, load: Load) -> list[str]:
-    if load.create is None:
-        return []
     try:
-        return split_statements(render_file(project, load.create, load))
+        return split_statements(render_file(project, load.create, load)) if load.create else []
     except ConfigError as error:
         raise TargetRefusedError(str(error)) from error
 
 
 def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    """Refuse a table that lacks a column by which dwhctl finds or names rows."""
+    """Return the columns. Raise TargetRefusedError when one is missing by which dwhctl finds or identifies rows."""
     by_name = {column.name.lower(): column for column in columns}
     needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
     missing = [name for name in needed if name.lower() not in by_name]
@@ -230,7 +228,7 @@ def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]
 
 def check_create(project: Project, plan: Plan) -> None:
     """Render every load's `create`. Raise ConfigError."""
-    for load in {one.load.name: one.load for one in plan.slices}.values():
+    for load in plan.loads():
         if load.create is not None:
             render_file(project, load.create, load)
 
