@@ -65,7 +65,7 @@ def connect(one: NetworkConnection) -> None:
         session.open()
         session.close()
     else:
-        mssql_link.open_link(one, one.database, None, login_known=False).close()
+        mssql_link.connect(one, one.database, None, login_known=False).close()
 
 
 @pytest.fixture

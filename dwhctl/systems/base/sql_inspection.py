@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.inspection import Contrast, Counts, Other, Pieces
 
 
+def quote_name(name: str) -> str:
+    """Quote one name for SQL: a dot in it is part of the name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_path(name: str) -> str:
+    """Quote a table's name for SQL, the parts of `schema.table` separately."""
+    return ".".join(map(quote_name, name.split(".")))
+
+
+def literal(text: str) -> str:
+    """Quote a text for SQL, in which a backslash has no meaning of its own."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class SqlInspection(Inspection):
     """What an inspection asks; the warehouse says how a query is run and what finds the rows of slices."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetRefusedError
+from dwhctl.systems.base.sql_inspection import quote_name, quote_path
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,
@@ -77,14 +78,12 @@ class ParquetStage(Stage):
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first, in parts when they are many: eight bytes a row, spilled to the staging folder."""
         # As text: DuckDB needs pytz to hand out a TIMESTAMPTZ.
-        shown = ", ".join(f"{engine.quote_column(name)}::VARCHAR" for name in key)
-        names = ", ".join(map(engine.quote_column, key))
+        shown = ", ".join(f"{quote_name(name)}::VARCHAR" for name in key)
+        names = ", ".join(map(quote_name, key))
         values = {"file": engine.literal_path(self._path)}
         staged = "read_parquet($file, hive_partitioning = false)"
         try:
-            with engine.closing(
-                engine.connect(":memory:", self._config(), folders=[self._path.parent])
-            ) as db:
+            with closing(engine.connect(":memory:", self._config(), folders=[self._path.parent])) as db:
                 suspects = [
                     found
                     for part in self._parts()
@@ -130,7 +129,7 @@ def is_zoned(db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None) ->
     """Tell whether the column by which the table is sliced holds instants."""
     if slice_by is None:
         return False
-    relation = db.sql(f"SELECT {engine.quote_column(slice_by)} FROM {engine.quote(table)} LIMIT 0")
+    relation = db.sql(f"SELECT {quote_name(slice_by)} FROM {quote_path(table)} LIMIT 0")
     return str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE"
 
 
@@ -150,7 +149,7 @@ def conditions(
         if slice_by is None:
             yield where, "", values
         else:
-            column = engine.quote_column(slice_by)
+            column = quote_name(slice_by)
             inside = f"{column} >= $start{mark} AND {column} < $end{mark}"
             yield where, inside, {**values, f"start{mark}": start, f"end{mark}": end}
 
@@ -162,7 +161,7 @@ def of_shards(shards: Sequence[str], mark: str = "") -> tuple[str, dict[str, obj
 
 def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:
     """Describe the table's columns. Raise TargetRefusedError for a type that has no place here."""
-    relation = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0")
+    relation = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0")
     rows = db.execute(f"PRAGMA table_info('{table.replace(chr(39), chr(39) * 2)}')").fetchall()
     required = {name for _, name, _, not_null, *_ in rows if not_null}
     return [
@@ -184,7 +183,7 @@ BEGIN, COMMIT = "BEGIN", "COMMIT"
 def held(table: str, slices: Sequence[Slice], slice_by: str | None, *, zoned: bool) -> Iterator[Statement]:
     """Yield what counts the slices' rows."""
     for where, values in _conditions(slices, slice_by, zoned=zoned):
-        sql = f"SELECT etl_source, count(*) FROM {engine.quote(table)} WHERE {where} GROUP BY ALL"
+        sql = f"SELECT etl_source, count(*) FROM {quote_path(table)} WHERE {where} GROUP BY ALL"
         yield Statement(sql, values, HELD)
 
 
@@ -196,7 +195,7 @@ def staged(files: Sequence[Path]) -> Statement:
 def delete(table: str, slices: Sequence[Slice], slice_by: str | None, *, zoned: bool) -> Iterator[Statement]:
     """Yield what deletes the slices' rows."""
     for where, values in _conditions(slices, slice_by, zoned=zoned):
-        yield Statement(f"DELETE FROM {engine.quote(table)} WHERE {where}", values, DELETE)
+        yield Statement(f"DELETE FROM {quote_path(table)} WHERE {where}", values, DELETE)
 
 
 def insert(table: str, files: Sequence[Path]) -> Statement:
@@ -204,7 +203,7 @@ def insert(table: str, files: Sequence[Path]) -> Statement:
     # A folder named `id=7` on the way to the state folder is no column. A slice staged after a column was
     # added has one more than its neighbours: without union_by_name the first file's columns are all.
     sql = (
-        f"INSERT INTO {engine.quote(table)} BY NAME SELECT * FROM"
+        f"INSERT INTO {quote_path(table)} BY NAME SELECT * FROM"
         " read_parquet($files, hive_partitioning = false, union_by_name = true)"
     )
     return Statement(sql, _values(files), INSERT)
@@ -298,18 +297,18 @@ def refresh_statements(source: RowSource, columns: TableColumns) -> list[Stateme
 
 def _from(source: RowSource) -> str:
     # A comment at the query's end must not swallow the bracket.
-    return f"({source.text}\n) AS source" if source.is_query else engine.quote(source.text)
+    return f"({source.text}\n) AS source" if source.is_query else quote_path(source.text)
 
 
 def _delete_sql(table: str) -> str:
-    return f"DELETE FROM {engine.quote(table)}"
+    return f"DELETE FROM {quote_path(table)}"
 
 
 def _insert_sql(source: str, columns: TableColumns) -> str:
     checks = {one.table.name: _checked(number, one) for number, one in enumerate(columns.narrowed)}
-    values = columns.listed(lambda name: checks.get(name, engine.quote_column(name)))
-    names = columns.listed(engine.quote_column)
-    return f"INSERT INTO {engine.quote(columns.table)} ({names}) SELECT {values} FROM {source}"
+    values = columns.listed(lambda name: checks.get(name, quote_name(name)))
+    names = columns.listed(quote_name)
+    return f"INSERT INTO {quote_path(columns.table)} ({names}) SELECT {values} FROM {source}"
 
 
 def _column(name: str, declared: str) -> RefreshColumn:
@@ -319,7 +318,7 @@ def _column(name: str, declared: str) -> RefreshColumn:
 
 def _checked(number: int, one: Narrowing) -> str:
     """Write the column's value, or an error in its place where it does not come back as it was."""
-    name = engine.quote_column(one.source.name)
+    name = quote_name(one.source.name)
     there = f"TRY_CAST({name} AS {one.table.declared})"
     changed = f"TRY_CAST({there} AS {one.source.declared}) IS DISTINCT FROM {name}"
     return f"CASE WHEN {changed} THEN error({carried(number, f'CAST({name} AS VARCHAR)')}) ELSE {name} END"

@@ -6,8 +6,6 @@ parent opens it: the workers write their slices to `<state>/staging/<run>/<group
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -20,13 +18,17 @@ from dwhctl.core.errors import (
     AttemptError,
     DatabaseMissingError,
     StagingError,
-    TargetBusyError,
-    TargetError,
     TargetRefusedError,
 )
-from dwhctl.core.files import denied, inside
+from dwhctl.core.files import inside
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.systems.base.sql_inspection import (
+    SqlInspection,
+    held_values_sql,
+    quote_name,
+    quote_path,
+    read_held_values,
+)
 from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
@@ -84,8 +86,8 @@ class DuckdbTarget(Target):
         with self._open() as db:
             for new in columns:
                 db.execute(
-                    f"ALTER TABLE {engine.quote(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {engine.quote_column(new.name)} {_type_of(new)}"
+                    f"ALTER TABLE {quote_path(table)}"
+                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {_type_of(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -151,20 +153,20 @@ class DuckdbTarget(Target):
             yield DuckdbInspection(self, db, table, slice_by)
 
     def _make_room(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
-        columns = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0").columns
+        columns = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0").columns
         limit = engine.memory_limit(self._connection.memory_limit, len(columns))
         db.execute(f"SET memory_limit = '{limit}'")
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         rows = self._rows_if_there(
-            f"SELECT etl_id, count(*) FROM {engine.quote(table)}"
+            f"SELECT etl_id, count(*) FROM {quote_path(table)}"
             " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
             {"ids": list(etl_ids)},
         )
         return {int(etl_id): int(count) for etl_id, count in rows}
 
     def highest_etl_id(self, table: str) -> int:
-        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {engine.quote(table)}", {}) or [(0,)]
+        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {quote_path(table)}", {}) or [(0,)]
         return int(highest or 0)
 
     def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
@@ -203,19 +205,15 @@ class DuckdbTarget(Target):
     def _open(self, *, read_only: bool = False, spills: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._one_user, closing(SpillFolder(self._state_dir if spills else None)) as spill:
             try:
-                db = self._connect(spill, read_only=read_only)
+                with self.at_statement(None):
+                    self._running = self._connect(spill, read_only=read_only)
+                    yield self._running
             except DatabaseMissingError as error:
                 raise TargetRefusedError(str(error)) from error
-            except duckdb.Error as error:
-                raise self.translate_error(error) from error
-            self._running = db
-            try:
-                yield db
-            except duckdb.Error as error:
-                raise self.translate_error(error) from error
             finally:
-                self._running = None
-                db.close()
+                running, self._running = self._running, None
+                if running is not None:
+                    running.close()
 
     def _connect(self, spill: SpillFolder, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
@@ -240,37 +238,17 @@ class DuckdbTarget(Target):
         )
 
     @contextmanager
-    def at_statement(self, statement: str) -> Iterator[None]:
-        """Keep with an error which statement of the user's it is about."""
+    def at_statement(self, statement: str | None) -> Iterator[None]:
+        """Translate DuckDB's errors, with the user's statement that is executed in the block."""
         try:
             yield
         except duckdb.Error as error:
-            raise engine.explain(error, self.translate_error(error), statement) from error
+            raise self.translate_error(error, statement) from error
 
-    def translate_error(self, error: duckdb.Error) -> AttemptError:
-        """Tell what a DuckDB error means."""
-        return engine.explain(error, self._translate_error(error))
-
-    def _translate_error(self, error: duckdb.Error) -> AttemptError:
-        if engine.is_out_of_memory(error):
-            return TargetRefusedError(engine.more_memory(self._connection.name))
-        if engine.is_lock_conflict(error):
-            return TargetBusyError(
-                f"the warehouse {self._connection.path} is open in {engine.lock_holder(error)};"
-                f" waited {self._connection.lock_wait.total_seconds():g} s for it"
-            )
-        if isinstance(error, engine.REFUSALS):
-            return TargetRefusedError(engine.words(error))
-        if (number := engine.refused_file(error)) is not None:
-            return TargetRefusedError(self._refused(number))
-        return TargetError(f"{self._connection.path}: {engine.words(error)}")
-
-    def _refused(self, number: int) -> str:
-        path = self._connection.path
-        remedy = (
-            denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
-        )
-        return f"the warehouse {path} cannot be opened: {os.strerror(number)}; {remedy}"
+    def translate_error(self, error: duckdb.Error, statement: str | None = None) -> AttemptError:
+        """Return the error that one of DuckDB's means."""
+        connection = self._connection
+        return engine.translate_error(error, connection, connection.path, target=True, statement=statement)
 
 
 class DuckdbPublication(Publication):
@@ -294,7 +272,7 @@ class DuckdbPublication(Publication):
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
         where, values = of_shards(shards)
-        sql = held_values_sql(engine.quote(self._table), where, list(map(engine.quote_column, columns)))
+        sql = held_values_sql(quote_path(self._table), where, list(map(quote_name, columns)))
         return read_held_values(self._db.execute(sql, values).fetchall(), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
@@ -335,7 +313,7 @@ class DuckdbInspection(SqlInspection):
         slice_by: str | None,
         mark: str = "",
     ) -> None:
-        super().__init__("duckdb", engine.quote(table), sliced=slice_by is not None)
+        super().__init__("duckdb", quote_path(table), sliced=slice_by is not None)
         self._target = target
         self._db = db
         self._name = table
@@ -367,7 +345,7 @@ class DuckdbInspection(SqlInspection):
         return [f"${name}" for name in bound], bound
 
     def _quoted(self, name: str) -> str:
-        return engine.quote_column(name)
+        return quote_name(name)
 
 
 def _type_of(column: Column) -> str:

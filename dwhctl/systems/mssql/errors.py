@@ -121,7 +121,7 @@ def _number_and_text(error: BaseException) -> tuple[int | None, str]:
     return number, text or type(error).__name__
 
 
-def query_error(error: BaseException) -> AttemptError:
+def translate_error(error: BaseException) -> AttemptError:
     """Say what an error of a query or of its answer means."""
     said = read(error)
     if said.number is None:

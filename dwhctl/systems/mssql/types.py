@@ -116,7 +116,7 @@ def declared_columns(described: Iterable[ResultColumn]) -> list[Column]:
         if not one.name:
             raise QueryError(f"column {number} of the extract has no name; give it one: ... AS name")
         if any(one.name.lower() == column.name.lower() for column in columns):
-            raise QueryError(f"column {one.name} stands twice in the extract; give one of them another name")
+            raise QueryError(f"column {one.name} occurs twice in the extract; give one of them another name")
         columns.append(column(one))
     return columns
 
