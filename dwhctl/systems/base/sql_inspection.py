@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.inspection import Contrast, Counts, Other, Pieces
 
 
-def quote_name(name: str) -> str:
-    """Quote one name for SQL: a dot in it is part of the name."""
-    return '"' + name.replace('"', '""') + '"'
+def quote_name(name: str, marks: str = '""') -> str:
+    """Quote one name for SQL, by an opening and a closing mark: a dot in it is part of the name."""
+    return f"{marks[0]}{name.replace(marks[1], marks[1] * 2)}{marks[1]}"
 
 
 def quote_path(name: str) -> str:

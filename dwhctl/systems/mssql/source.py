@@ -278,7 +278,7 @@ class MssqlSource(SqlSource):
             return [tuple(row) for row in self._executed(sql).fetchall()]
 
     def _quoted(self, name: str) -> str:
-        return engine.quote_column(name)
+        return engine.quote(name)
 
     def _executed(self, sql: str) -> pymssql.Cursor:
         with translated():

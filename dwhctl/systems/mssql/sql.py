@@ -10,7 +10,7 @@ from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError
 from dwhctl.core.sql import comment_end, replace_binds, split_statements
 from dwhctl.systems.base.fingerprint import Dialect
-from dwhctl.systems.mssql.types import quote_column
+from dwhctl.systems.mssql.types import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +163,7 @@ def collation_for(measure: Measure, columns: Sequence[Column]) -> str:
 
 def read_part(column: Column, kind: Kind, collation: str) -> tuple[str, dict[str, str]]:
     """Give a column's value in SQL and what its form needs: the collation, and a text's length."""
-    name, dialect = quote_column(column.name), Dialect("mssql")
+    name, dialect = quote(column.name), Dialect("mssql")
     block = f"read {column.declared.lower()}"
     sql = dialect.block(block, c=name) if dialect.has(block) else name
     extras = {"collation": collation}

@@ -84,7 +84,7 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 
 def test_quoting() -> None:
-    assert quote("dbo.Or]ders") == "[dbo].[Or]]ders]"
+    assert quote("dbo.Or]ders") == "[dbo.Or]]ders]"
     assert literal("it's") == "N'it''s'"
 
 
