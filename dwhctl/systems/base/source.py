@@ -95,16 +95,12 @@ class SqlSource(Source):
     dialect: ClassVar[str]
 
     @abstractmethod
-    def _read(self, measure: Measure, columns: Sequence[Column]) -> Read:
-        """Return the function that writes the value of one of the answer's columns in SQL."""
-
-    @abstractmethod
     def _rows_over(self, query: Query, write: Callable[[str], str]) -> Sequence[Sequence[Any]]:
         """Run the query that `write` makes; it is given the extract as a derived table for FROM."""
 
-    @abstractmethod
-    def _quoted(self, name: str) -> str:
-        """Quote a column's name."""
+    def _read(self, measure: Measure, columns: Sequence[Column]) -> Read:  # noqa: ARG002
+        """Return the function that writes the value of one of the answer's columns in SQL."""
+        return lambda column, _: (Dialect(self.dialect).quote(column.name), {})
 
     def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
         columns = self.columns(query)
@@ -120,8 +116,13 @@ class SqlSource(Source):
         return self._rows_over(query, lambda source: write(Dialect(self.dialect), source, key, values))
 
     def count_nulls(self, query: Query, column: str) -> int:
-        count, null = Dialect(self.dialect).block("count"), f"{self._quoted(column)} IS NULL"
-        ((rows,),) = self._rows_over(query, lambda source: f"SELECT {count} AS n FROM {source} WHERE {null}")
+        dialect = Dialect(self.dialect)
+        ((rows,),) = self._rows_over(
+            query,
+            lambda source: (
+                f"SELECT {dialect.block('count')} AS n FROM {source} WHERE {dialect.quote(column)} IS NULL"
+            ),
+        )
         return int(rows)
 
 

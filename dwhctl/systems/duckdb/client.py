@@ -37,7 +37,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.files import denied
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
-from dwhctl.systems.base.sql_inspection import literal
+from dwhctl.systems.base.fingerprint import literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,6 @@ import pyarrow as pa
 from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, QueryError
 from dwhctl.core.sql import replace_binds, split_statements
 from dwhctl.systems.base.source import SqlSource
-from dwhctl.systems.base.sql_inspection import quote_name
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.connections import DuckdbConnection
     from dwhctl.project.templates import Query
-    from dwhctl.systems.base.fingerprint import Measure, Read
 
 
 class DuckdbSource(SqlSource):
@@ -98,18 +96,12 @@ class DuckdbSource(SqlSource):
         except (duckdb.Error, OSError) as error:
             raise self._translate_error(error) from error
 
-    def _read(self, measure: Measure, columns: Sequence[Column]) -> Read:  # noqa: ARG002
-        return lambda column, _: (quote_name(column.name), {})
-
     def _rows_over(self, query: Query, write: Callable[[str], str]) -> list[tuple[Any, ...]]:
         sql = write(f"({self._sql(query)}\n) AS slice")
         try:
             return self._db.execute(sql, self._binds(query)).fetchall()
         except duckdb.Error as error:
             raise self._translate_error(error) from error
-
-    def _quoted(self, name: str) -> str:
-        return quote_name(name)
 
     def _binds(self, query: Query) -> dict[str, datetime] | None:
         """Return the bounds as the sliced column holds them: naive, or as instants."""

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetRefusedError
-from dwhctl.systems.base.sql_inspection import quote_name, quote_path
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,

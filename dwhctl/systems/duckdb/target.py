@@ -21,14 +21,9 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.core.files import inside
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.sql_inspection import (
-    SqlInspection,
-    held_values_sql,
-    quote_name,
-    quote_path,
-    read_held_values,
-)
+from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
 from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
@@ -343,9 +338,6 @@ class DuckdbInspection(SqlInspection):
     def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
         bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
         return [f"${name}" for name in bound], bound
-
-    def _quoted(self, name: str) -> str:
-        return quote_name(name)
 
 
 def _type_of(column: Column) -> str:

@@ -277,9 +277,6 @@ class MssqlSource(SqlSource):
         with translated():
             return [tuple(row) for row in self._executed(sql).fetchall()]
 
-    def _quoted(self, name: str) -> str:
-        return engine.quote(name)
-
     def _executed(self, sql: str) -> pymssql.Cursor:
         with translated():
             try:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
-from dwhctl.systems.base.sql_inspection import literal as literal_text
-from dwhctl.systems.base.sql_inspection import quote_name
+from dwhctl.systems.base.fingerprint import literal as literal_text
+from dwhctl.systems.base.fingerprint import quote_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
