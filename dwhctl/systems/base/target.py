@@ -235,8 +235,8 @@ class Target(ABC):
     def columns(self, table: str) -> Sequence[Column]:
         """Give the table's columns in their order. Raise TargetRefusedError when there is no such table."""
 
-    def concerns(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
-        """Look for what stands in the way of loads into the table: privileges, keys that make them wait."""
+    def warnings(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
+        """Return what prevents or slows loads into the table: privileges, keys."""
         return ()
 
     @abstractmethod

@@ -93,7 +93,7 @@ def rejection(error: BaseException) -> tuple[int | None, str] | None:
 def connect_error(
     error: Exception, refusal: Any, address: str, name: str, tls_remedy: str | None = None
 ) -> AttemptError:
-    """Return why a connection failed. `refusal` is the server's answer, if any, `tls_remedy` what to do when TLS failed."""
+    """Return why a connection failed: by the server's answer `refusal`, if any, or by TLS, with a remedy."""
     if refusal is None:
         text = _network_words(error)
         if tls_remedy is not None:
