@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dwhctl.project.connections import DuckdbConnection
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
 #: DuckDB's types. Any other is refused (INTERVAL, BIT, TIME WITH TIME ZONE, nested types): its values would not arrive
 #: as they were, or a warehouse table cannot hold them.

@@ -39,7 +39,7 @@ from dwhctl.systems.mssql.types import literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dwhctl.project.connections import MssqlConnection
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 #: The driver ignores less severe messages. DB-Library reports a character that it could not convert, and replaced with
 #: a question mark, with severity 4 (2403).

@@ -18,7 +18,7 @@ from dwhctl.systems.mssql.source import fetched
 from dwhctl.systems.mssql.sql import one_select, select_words
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import MssqlConnection
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 
 #: In a deadlock a query is the victim, not the shop's own work.

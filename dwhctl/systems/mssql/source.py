@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import MssqlConnection
     from dwhctl.project.templates import Query
     from dwhctl.systems.base.fingerprint import Measure, Read, Write
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 
 #: DB-Library could not convert a character: it replaces it with a question mark or drops it.

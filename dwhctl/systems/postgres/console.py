@@ -26,7 +26,7 @@ from dwhctl.systems.base.source import DriverCursor, Row, StatementResult
 from dwhctl.systems.postgres.client import parameters, reason
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import PostgresConnection
+    from dwhctl.systems.postgres.system import PostgresConnection
 
 #: The same text output whatever the server's settings; standard strings, so that dwhctl finds the ends of statements.
 _SETTINGS = "SET standard_conforming_strings = on; SET bytea_output = 'hex'"

@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import VerticaConnection
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.target import Statement, TableColumns
+    from dwhctl.systems.vertica.system import VerticaConnection
 
 #: The timeout once the run is being stopped, when it still counts what was published.
 _LAST_TIMEOUT = timedelta(seconds=5)
