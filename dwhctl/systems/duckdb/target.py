@@ -22,8 +22,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.files import inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
-from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
@@ -297,7 +296,7 @@ class DuckdbPublication(Publication):
         return self._db.execute(one.sql, one.values)
 
 
-class DuckdbInspection(SqlInspection):
+class DuckdbInspection(Inspection):
     """Looks at a table of the file, which is open for reading."""
 
     def __init__(

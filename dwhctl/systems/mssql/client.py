@@ -168,18 +168,22 @@ def log_in(address: Address, database: str, timeout: float | None = None) -> pym
     return opened
 
 
+@dataclass(frozen=True)
 class _LoginFailure:
     """Why one server did not open the database."""
 
-    def __init__(
-        self, connection: MssqlConnection, address: Address, database: str, login_known: bool | None
-    ) -> None:
-        self._connection = connection
-        self._address = address
-        self._database = database
-        self._login_known = login_known
-        self._at = f"connection {connection.name}, server {address.server}:"
-        self._place = f"server {address.server}, database {database},"
+    connection: MssqlConnection
+    address: Address
+    database: str
+    login_known: bool | None
+
+    @property
+    def _at(self) -> str:
+        return f"connection {self.connection.name}, server {self.address.server}: database {self.database}"
+
+    @property
+    def _place(self) -> str:
+        return f"server {self.address.server}, database {self.database},"
 
     def translate_error(self, message: ServerMessage) -> AttemptError:
         """Return the error; log in a second time where the message is ambiguous."""
@@ -187,13 +191,13 @@ class _LoginFailure:
             return known
         if not is_refused_login(message) and not message.hidden:
             return self._unreached(message)
-        if self._login_known is False and not message.hidden:
+        if self.login_known is False and not message.hidden:
             # Another login would count towards the account's lockout.
             return self._refused(message)
-        if self._database.lower() != self._connection.database.lower():
+        if self.database.lower() != self.connection.database.lower():
             return self._check_home(message)
         return (
-            self._checked(check_login(self._address, self._database))
+            self._checked(check_login(self.address, self.database))
             if message.hidden
             else self._refused(message)
         )
@@ -203,17 +207,17 @@ class _LoginFailure:
 
         After a refused login this process's driver hides the server's answer: then a new process logs in.
         """
-        home = self._connection.database
+        home = self.connection.database
         if message.hidden:
-            return self._checked(check_login(self._address, home, self._database))
+            return self._checked(check_login(self.address, home, self.database))
         try:
-            opened = log_in(self._address, home)
+            opened = log_in(self.address, home)
         except pymssql.Error as error:
             again = read(error)
             return (
                 self._refused(message) if is_refused_login(again) or again.hidden else self._unreached(again)
             )
-        return self._state(check_database(opened, self._database))
+        return self._state(check_database(opened, self.database))
 
     def _checked(self, check: LoginCheck | None) -> AttemptError:
         if check is None:
@@ -229,43 +233,42 @@ class _LoginFailure:
         if kind is DatabaseMissingError:
             return self._missing(f"{message.number}: {message.words}")
         if kind is SourceBusyError:
-            return SourceBusyError(one_line(f"{self._at} {message.words} ({message.number})"))
+            return SourceBusyError(one_line(f"{self._at}: {message.words} ({message.number})"))
         return None
 
     def _state(self, check: LoginCheck) -> AttemptError:
         """Return why the database cannot be opened although the login is accepted."""
-        at = f"{self._at} database {self._database}"
         if check.state in _TRANSIENT_STATES:
-            return SourceBusyError(f"{at} is {check.state}")
+            return SourceBusyError(f"{self._at} is {check.state}")
         if check.access == "SINGLE_USER":
-            return SourceBusyError(f"{at} is in single-user mode")
+            return SourceBusyError(f"{self._at} is in single-user mode")
         if not check.state:
-            return self._missing(f"there is no such database, or {self._address.user} may not see it")
+            return self._missing(f"there is no such database, or {self.address.user} may not see it")
         if check.state != "ONLINE":
             return self._missing(f"it is {check.state}")
         if check.open:
-            return SourceBusyError(f"{at} could not be opened a moment ago")
+            return SourceBusyError(f"{self._at} could not be opened a moment ago")
         return self._no_access()
 
     def _no_access(self) -> DatabaseMissingError:
-        return self._missing(f"it cannot be opened by this login, {self._address.user}")
+        return self._missing(f"it cannot be opened by this login, {self.address.user}")
 
     def _missing(self, why: str) -> DatabaseMissingError:
-        return DatabaseMissingError(one_line(f"{self._at} database {self._database} cannot be read: {why}"))
+        return DatabaseMissingError(one_line(f"{self._at} cannot be read: {why}"))
 
     def _unreached(self, message: ServerMessage) -> ConnectError:
         remedy = self._tls_remedy(message)
-        why = remedy or unreached(message, self._address.seconds)
-        text = f"connection {self._connection.name}: {self._place} cannot be reached: {why}"
-        return (TlsError if remedy else ConnectError)(one_line(text), connection=self._connection.name)
+        why = remedy or unreached(message, self.address.seconds)
+        text = f"connection {self.connection.name}: {self._place} cannot be reached: {why}"
+        return (TlsError if remedy else ConnectError)(one_line(text), connection=self.connection.name)
 
     def _tls_remedy(self, message: ServerMessage) -> str | None:
         """Return what to do when TLS is the reason: the driver does not report it, the server's greeting does."""
-        address = self._address
+        address = self.address
         if address.encryption != "require" or _NO_LOGIN not in message.db_lib:
             return None
         if "\\" not in address.host and offers_tls(address.host, address.port, address.seconds) is False:
-            return source.no_tls(self._connection)
+            return source.no_tls(self.connection)
         if {*message.db_lib} - {_NO_LOGIN, _LOST_BEFORE}:
             return None
         return (
@@ -274,9 +277,9 @@ class _LoginFailure:
         )
 
     def _refused(self, message: ServerMessage | None) -> AttemptError:
-        if self._login_known:
+        if self.login_known:
             return self._no_access()
-        return refused(self._connection.name, self._place, self._address.user, message)
+        return refused(self.connection.name, self._place, self.address.user, message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal
 from dwhctl.systems.base.fingerprint import quote_name as quote
-from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,
@@ -265,7 +265,7 @@ _LOCALE = "SET LOCALE TO 'en_US@collation=binary'"
 _OTHER_OCTETS, _FRAME_OCTETS = 100, 10
 
 
-class VerticaInspection(SqlInspection):
+class VerticaInspection(Inspection):
     """Looks at a table in one session. `slice_by` is the column by which it is sliced."""
 
     def __init__(self, session: VerticaClient, table: TableName, slice_by: Column | None) -> None:
