@@ -11,16 +11,7 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    sleep_using_event,
-    stop_after_delay,
-    stop_any,
-    stop_when_event_set,
-    wait_random_exponential,
-)
+import tenacity
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import (
@@ -300,11 +291,13 @@ def open_file(
     give_up = give_up or threading.Event()
     try:
         with waited(wait) as waiting:
-            attempts = Retrying(
-                retry=retry_if_exception(is_lock_conflict),
-                stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
-                sleep=sleep_using_event(give_up),
-                wait=wait_random_exponential(multiplier=0.02, max=0.5),
+            attempts = tenacity.Retrying(
+                retry=tenacity.retry_if_exception(is_lock_conflict),
+                stop=tenacity.stop_any(
+                    tenacity.stop_after_delay(wait), tenacity.stop_when_event_set(give_up)
+                ),
+                sleep=tenacity.sleep_using_event(give_up),
+                wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
                 before_sleep=partial(_note_holder, waiting, path),
                 reraise=True,
             )
@@ -321,7 +314,7 @@ def open_file(
         raise
 
 
-def _note_holder(waiting: Wait, path: Path, attempt: RetryCallState) -> None:
+def _note_holder(waiting: Wait, path: Path, attempt: tenacity.RetryCallState) -> None:
     error = attempt.outcome.exception() if attempt.outcome else None
     waiting.note(lambda: f"{path}: it is open in {lock_holder(error) if error else 'another process'}")
 

@@ -1,7 +1,7 @@
 """Write to a warehouse that is a DuckDB file: stage Parquet files, publish them in one transaction.
 
-The file serves one writer or many readers, so it is open only while something is done in it, and only the
-parent opens it: the workers write their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
+The file serves one writer or many readers, so only the parent opens it, and only while it uses it. The workers write
+their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.spill import SpillFolder
 from dwhctl.systems.duckdb.staging import (
     DuckdbRefresh,
+    ParquetStage,
     conditions,
     described,
     is_zoned,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 _THREADS = 2
-#: What a report's query gets when the connection does not say; it sorts and groups, and spills what goes beyond.
+#: The default memory of a refresh's query, which sorts and groups, and then spills.
 _REFRESH_MEMORY = "256MiB"
 
 
@@ -101,8 +102,6 @@ class DuckdbTarget(Target):
         shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        from dwhctl.systems.duckdb.staging import ParquetStage
-
         return ParquetStage(self._file(group, token), columns)
 
     @contextmanager
@@ -164,7 +163,7 @@ class DuckdbTarget(Target):
         return int(highest or 0)
 
     def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
-        """Query a table that need not be there yet; nor need the warehouse."""
+        """Query a table that may not exist yet; nor may the warehouse."""
         if not self._connection.path.exists():
             return []
         with self._open(spills=True) as db:
@@ -176,7 +175,7 @@ class DuckdbTarget(Target):
     def interrupt(self) -> None:
         self._interrupted.set()
         if (running := self._running) is not None:
-            # It may be closed by its own thread at this moment.
+            # Its own thread may be closing it.
             with suppress(duckdb.ConnectionException):
                 running.interrupt()
 
@@ -186,7 +185,7 @@ class DuckdbTarget(Target):
             return f"DuckDB {row[0] if row else ''}"
 
     def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[Path]:
-        """Give the paths of the staged files of these tokens."""
+        """Return the staged files of these tokens."""
         return [self._file(group, token) for token in tokens]
 
     def _folder(self, group: StagingGroup) -> Path:
@@ -226,7 +225,7 @@ class DuckdbTarget(Target):
                 "preserve_insertion_order": False,
                 "temp_directory": spill.path,
             },
-            # What is staged is read as Parquet files.
+            # DuckDB reads the staged Parquet files.
             folders=[self._staging],
             settings=["memory_limit"],
         )
@@ -297,7 +296,7 @@ class DuckdbPublication(Publication):
 
 
 class DuckdbInspection(Inspection):
-    """Looks at a table of the file, which is open for reading."""
+    """The inspection of a table in a file that is open for reading."""
 
     def __init__(
         self,
@@ -312,7 +311,7 @@ class DuckdbInspection(Inspection):
         self._db = db
         self._name = table
         self._slice_by = slice_by
-        # Two tables in one query have values of their own.
+        # Names the values of this table in a query of two tables.
         self._mark = mark
         self._zoned = is_zoned(db, table, slice_by)
 
@@ -323,10 +322,8 @@ class DuckdbInspection(Inspection):
         return DuckdbInspection(self._target, self._db, table, slice_by, mark="_beside")
 
     def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
-        try:
+        with self._target.at_statement(None):
             return self._db.execute(sql, values).fetchall()
-        except duckdb.Error as error:
-            raise self._target.translate_error(error) from error
 
     def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
         return of_shards(shards)
@@ -340,7 +337,7 @@ class DuckdbInspection(Inspection):
 
 
 def _type_of(column: Column) -> str:
-    """Give the DuckDB type that holds the column's values."""
+    """Return the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"
     for declared, (kind, arrow) in engine.KINDS.items():

@@ -18,7 +18,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, register_type
 
 from dwhctl.core.errors import SessionsError, SessionsLostError
 from dwhctl.core.secrets import mask
-from dwhctl.core.waiting import Wait, waited, within
+from dwhctl.core.waiting import waited, within
 from dwhctl.project.days import format_duration
 from dwhctl.systems.base import source
 
@@ -100,29 +100,26 @@ class BoundedConnection:
 
     def wait(self, seconds: float, words: str) -> None:
         """Wait until the statement is done, and report the wait. Raise an exception of a signal handler afterwards."""
-        with waited(seconds) as waiting:
-            self._poll_until_done(seconds, words, waiting)
-
-    def _poll_until_done(self, seconds: float, words: str, waiting: Wait) -> None:
         began = time.monotonic()
         stop: BaseException | None = None
-        while (state := self._raw.poll()) != POLL_OK:
-            until = began + seconds
-            if self._hurried_at is not None:
-                until = min(until, max(began, self._hurried_at) + STOP_SECONDS)
-            left = until - time.monotonic()
-            if left <= 0:
-                self.close()
-                raise stop or AnswerTimeoutError(words)
-            waiting.note(lambda: f"an answer of the {self._name}")
-            try:
-                self._pause(state, min(left, _SLICE_SECONDS))
-            except (Exception, KeyboardInterrupt):
-                self.close()
-                raise
-            except BaseException as signalled:
-                stop = stop or signalled
-                self.hurry()
+        with waited(seconds) as waiting:
+            while (state := self._raw.poll()) != POLL_OK:
+                until = began + seconds
+                if self._hurried_at is not None:
+                    until = min(until, max(began, self._hurried_at) + STOP_SECONDS)
+                left = until - time.monotonic()
+                if left <= 0:
+                    self.close()
+                    raise stop or AnswerTimeoutError(words)
+                waiting.note(lambda: f"an answer of the {self._name}")
+                try:
+                    self._pause(state, min(left, _SLICE_SECONDS))
+                except (Exception, KeyboardInterrupt):
+                    self.close()
+                    raise
+                except BaseException as signalled:
+                    stop = stop or signalled
+                    self.hurry()
         if stop is not None:
             raise stop
 
@@ -235,6 +232,7 @@ def timeouts(answer_timeout: timedelta) -> str:
 def parameters(address: PostgresConnection) -> dict[str, Any]:
     """Return libpq's options without the password."""
     hosts, ports = zip(*address.addresses, strict=True)
+    cafile = source.authorities(address) or address.sslrootcert
     return {
         "host": ",".join(hosts),
         "port": ",".join(str(port) for port in ports),
@@ -252,14 +250,7 @@ def parameters(address: PostgresConnection) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 2,
         "tcp_user_timeout": 20_000,
-        **_security(address),
-    }
-
-
-def _security(address: PostgresConnection) -> dict[str, Any]:
-    """Return the options of TLS, so that the environment (PGSSLMODE, PGHOSTADDR ...) does not change them."""
-    cafile = source.authorities(address) or address.sslrootcert
-    return {
+        # So that the environment (PGSSLMODE, PGHOSTADDR ...) does not change them.
         "sslmode": address.tls,
         "sslrootcert": str(cafile) if cafile else None,
         # libpq would prefer Kerberos' encryption to TLS, and check no certificate then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -151,6 +152,7 @@ def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.A
 _CANDIDATES = 10
 
 
+@dataclass
 class VerticaStage(Stage):
     """The rows of one slice in the group's staging table, under their token.
 
@@ -158,14 +160,11 @@ class VerticaStage(Stage):
     where that is missing, the run has ended.
     """
 
-    def __init__(
-        self, client: VerticaClient, table: TableName, token: str, columns: Sequence[Column]
-    ) -> None:
-        self._client = client
-        self._table = table
-        self._token = token
-        self._columns = columns
-        self._written = False
+    _client: VerticaClient
+    _table: TableName
+    _token: str
+    _columns: Sequence[Column]
+    _written: bool = False
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         encoder = CopyEncoder(self._columns, self._token)

@@ -18,21 +18,8 @@ from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.target import ColumnWarning, Publication, Refresh, Stage, StagingGroup, Target
-from dwhctl.systems.vertica import types as types
-from dwhctl.systems.vertica.catalog import (
-    TOKEN,
-    TableName,
-    described,
-    described_column,
-    end_sessions,
-    existing_columns,
-    is_plain_id,
-    run_label,
-    stage_label,
-    staging_prefix,
-    staging_table,
-    table_warnings,
-)
+from dwhctl.systems.vertica import catalog, types
+from dwhctl.systems.vertica.catalog import TOKEN, TableName, described_column
 from dwhctl.systems.vertica.client import VerticaClient
 from dwhctl.systems.vertica.errors import COLUMN_EXISTS, EXISTS_ALREADY, MISSING, is_sqlstate
 from dwhctl.systems.vertica.publication import (
@@ -82,11 +69,11 @@ class VerticaTarget(Target):
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
-            return described(client, TableName.of(table))
+            return catalog.described(client, TableName.of(table))
 
     def warnings(self, table: str) -> Sequence[ColumnWarning]:
         with self._connected("warnings") as client:
-            return list(table_warnings(client, TableName.of(table)))
+            return list(catalog.table_warnings(client, TableName.of(table)))
 
     def declaration(self, column: Column) -> str:
         return types.declaration(column)
@@ -95,7 +82,7 @@ class VerticaTarget(Target):
         name = TableName.of(table)
         with self._connected("alter") as client:
             # Vertica compares names without case.
-            known = {column.lower() for column, _, _ in existing_columns(client, name)}
+            known = {column.lower() for column, _, _ in catalog.existing_columns(client, name)}
             for new in columns:
                 if new.name.lower() in known:
                     continue
@@ -111,7 +98,7 @@ class VerticaTarget(Target):
 
     def open_group(self, group: StagingGroup) -> None:
         with self._connected("open") as client:
-            declared = existing_columns(client, TableName.of(group.table))
+            declared = catalog.existing_columns(client, TableName.of(group.table))
             # Names and types only: staging has no constraints and defaults.
             columns = ", ".join(f"{quote_name(name)} {type_}" for name, type_, _ in declared)
             client.query(
@@ -121,7 +108,7 @@ class VerticaTarget(Target):
     def drop_group(self, group: StagingGroup) -> None:
         with self._connected("drop") as client:
             # All its slices have ended: a session that still works there has lost its connection.
-            end_sessions(client, stage_label(group), and_longer=True)
+            catalog.end_sessions(client, catalog.stage_label(group), and_longer=True)
             try:
                 client.query(f"DROP TABLE IF EXISTS {self._staging(group).sql} CASCADE")
             except TargetRefusedError as error:
@@ -131,11 +118,11 @@ class VerticaTarget(Target):
 
     def drop_run(self, run_id: str) -> None:
         """Drop what the run staged, and end its sessions, so that none stages or commits any more."""
-        if not is_plain_id(run_id):
+        if not catalog.is_plain_id(run_id):
             return  # no run has such labels and tables, and another run's could match
         with self._connected("drop", last=True) as client:
-            end_sessions(client, run_label(run_id), and_longer=True)
-            prefix = staging_prefix(run_id)
+            catalog.end_sessions(client, catalog.run_label(run_id), and_longer=True)
+            prefix = catalog.staging_prefix(run_id)
             left = _rows_if_there(
                 client,
                 "SELECT table_schema, table_name FROM v_catalog.tables"
@@ -145,7 +132,7 @@ class VerticaTarget(Target):
                 client.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        client = VerticaClient(self._connection, f"{stage_label(group)}:{token}", self._timeout)
+        client = VerticaClient(self._connection, f"{catalog.stage_label(group)}:{token}", self._timeout)
         return VerticaStage(client, self._staging(group), token, columns)
 
     @contextmanager
@@ -222,7 +209,7 @@ class VerticaTarget(Target):
             return str(client.query("SELECT version()")[0][0])
 
     def _staging(self, group: StagingGroup) -> TableName:
-        return staging_table(group, self._connection.staging_schema)
+        return catalog.staging_table(group, self._connection.staging_schema)
 
     def _doubt(self, label: str) -> None:
         with self._lock:
@@ -233,7 +220,7 @@ class VerticaTarget(Target):
         with self._lock:
             labels = sorted(self._in_doubt)
         for label in labels:
-            end_sessions(client, label)
+            catalog.end_sessions(client, label)
             with self._lock:
                 self._in_doubt.discard(label)
 
