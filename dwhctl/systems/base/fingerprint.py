@@ -163,9 +163,13 @@ class Dialect:
             inner.append(f"{self.form(part)} AS f{number}")
             pieces.append(self.block("piece", f=f"f{number}"))
         for number, part in enumerate(key):
-            inner.append(f"{self._compared(part)} AS e{number}")
-            extremes += [self._extreme(part, f"{word}(e{number})") for word in ("MIN", "MAX")]
-        sums = [self._checksum(pieces[: len(key)])] + ([self._checksum(pieces)] if values else [])
+            found = [f"MIN(e{number})", f"MAX(e{number})"]
+            is_text = part.kind in _COMPARED_AS_TEXT
+            compared = self.block("ordered text", f=f"({self.form(part)})") if is_text else part.sql
+            inner.append(f"{compared} AS e{number}")
+            extremes += found if is_text else [self.form(part, sql) for sql in found]
+        hashed = [pieces[: len(key)], pieces] if values else [pieces]
+        sums = [self.block("sum", n=self.block("number", t=self._joined(texts))) for texts in hashed]
         grouped, by = ([f"{group} AS g"], " GROUP BY g") if group else ([], "")
         answers = [*(["g"] if group else []), self.block("count"), *extremes, *sums]
         listed = ", ".join(f"{answer} AS a{number}" for number, answer in enumerate(answers))
@@ -238,17 +242,6 @@ class Dialect:
         """Return the start of a text, and its number of characters."""
         return self.block("start", t=text, n=str(characters)), self.block("length", t=text)
 
-    def _compared(self, part: Part) -> str:
-        if part.kind not in _COMPARED_AS_TEXT:
-            return part.sql
-        return self.block("ordered text", f=f"({self.form(part)})")
-
-    def _extreme(self, part: Part, extreme: str) -> str:
-        return extreme if part.kind in _COMPARED_AS_TEXT else self.form(part, extreme)
-
-    def _checksum(self, pieces: Sequence[str]) -> str:
-        return self.block("sum", n=self.block("number", t=self._joined(pieces)))
-
     def _joined(self, texts: Sequence[str], between: str | None = None) -> str:
         joint = f" {self._blocks['joint']} "
         return (joint if between is None else f"{joint}{between}{joint}").join(texts)
@@ -257,17 +250,15 @@ class Dialect:
 def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:
     """Return the fingerprint from a row of its query, without the group."""
     rows, *others = row
-    extremes = [_without_mark(text, key[number // 2]) for number, text in enumerate(others[: 2 * len(key)])]
+    extremes: list[str | None] = []
+    for number, text in enumerate(others[: 2 * len(key)]):
+        # The block `ordered text` ends with a mark of one character.
+        is_text = key[number // 2].kind in _COMPARED_AS_TEXT
+        extremes.append(None if text is None else str(text)[:-1] if is_text else str(text))
     keys, *values = (int(number) for number in others[2 * len(key) :])
     return Fingerprint(
         int(rows), tuple(extremes[::2]), tuple(extremes[1::2]), keys, values[0] if values else None
     )
-
-
-def _without_mark(value: Any, part: Part) -> str | None:
-    if value is None:
-        return None
-    return str(value)[:-1] if part.kind in _COMPARED_AS_TEXT else str(value)
 
 
 @cache

@@ -14,12 +14,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import (
-    AttemptError,
-    DatabaseMissingError,
-    StagingError,
-    TargetRefusedError,
-)
+from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
@@ -201,8 +196,6 @@ class DuckdbTarget(Target):
                 with self.at_statement(None):
                     self._running = self._connect(spill, read_only=read_only)
                     yield self._running
-            except DatabaseMissingError as error:
-                raise TargetRefusedError(str(error)) from error
             finally:
                 running, self._running = self._running, None
                 if running is not None:
@@ -214,21 +207,24 @@ class DuckdbTarget(Target):
             raise TargetRefusedError(
                 f"there is no folder {path.parent} for the warehouse {self._connection.name}"
             )
-        return engine.open_file(
-            path,
-            read_only=read_only,
-            give_up=self._interrupted,
-            wait=self._connection.lock_wait.total_seconds(),
-            config={
-                "memory_limit": engine.memory_limit(self._connection.memory_limit),
-                "threads": _THREADS,
-                "preserve_insertion_order": False,
-                "temp_directory": spill.path,
-            },
-            # DuckDB reads the staged Parquet files.
-            folders=[self._staging],
-            settings=["memory_limit"],
-        )
+        try:
+            return engine.open_file(
+                path,
+                read_only=read_only,
+                give_up=self._interrupted,
+                wait=self._connection.lock_wait.total_seconds(),
+                config={
+                    "memory_limit": engine.memory_limit(self._connection.memory_limit),
+                    "threads": _THREADS,
+                    "preserve_insertion_order": False,
+                    "temp_directory": spill.path,
+                },
+                # DuckDB reads the staged Parquet files.
+                folders=[self._staging],
+                settings=["memory_limit"],
+            )
+        except DatabaseMissingError as error:
+            raise TargetRefusedError(str(error)) from error
 
     @contextmanager
     def at_statement(self, statement: str | None) -> Iterator[None]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -168,6 +168,12 @@ def log_in(address: Address, database: str, timeout: float | None = None) -> pym
     return opened
 
 
+def close(opened: pymssql.Connection) -> None:
+    """Close a connection in whatever state it is."""
+    with suppress(pymssql.Error):
+        opened.close()
+
+
 @dataclass(frozen=True)
 class _LoginFailure:
     """Why one server did not open the database."""
@@ -191,25 +197,14 @@ class _LoginFailure:
             return known
         if not is_refused_login(message) and not message.hidden:
             return self._unreached(message)
-        if self.login_known is False and not message.hidden:
-            # Another login would count towards the account's lockout.
-            return self._refused(message)
-        if self.database.lower() != self.connection.database.lower():
-            return self._check_home(message)
-        return (
-            self._checked(check_login(self.address, self.database))
-            if message.hidden
-            else self._refused(message)
-        )
-
-    def _check_home(self, message: ServerMessage) -> AttemptError:
-        """Log in to the connection's own database: a missing database looks like a refused login (4060 is not sent).
-
-        After a refused login this process's driver hides the server's answer: then a new process logs in.
-        """
         home = self.connection.database
         if message.hidden:
+            # After a refused login this process's driver hides the server's answer: a new process logs in.
             return self._checked(check_login(self.address, home, self.database))
+        # For a database that is not the connection's own: a missing one looks like a refused login (4060 is not sent).
+        # Another login would count towards the account's lockout if the last one was refused.
+        if self.login_known is False or self.database.lower() == home.lower():
+            return self._refused(message)
         try:
             opened = log_in(self.address, home)
         except pymssql.Error as error:
@@ -248,9 +243,6 @@ class _LoginFailure:
             return self._missing(f"it is {check.state}")
         if check.open:
             return SourceBusyError(f"{self._at} could not be opened a moment ago")
-        return self._no_access()
-
-    def _no_access(self) -> DatabaseMissingError:
         return self._missing(f"it cannot be opened by this login, {self.address.user}")
 
     def _missing(self, why: str) -> DatabaseMissingError:
@@ -278,7 +270,7 @@ class _LoginFailure:
 
     def _refused(self, message: ServerMessage | None) -> AttemptError:
         if self.login_known:
-            return self._no_access()
+            return self._state(LoginCheck("ONLINE"))
         return refused(self.connection.name, self._place, self.address.user, message)
 
 
@@ -294,13 +286,14 @@ class LoginCheck:
 
 def check_database(opened: pymssql.Connection, database: str) -> LoginCheck:
     """Find out from another database why this one cannot be opened, and close the connection."""
-    with closing(opened):
-        try:
-            with opened.cursor() as cursor:
-                cursor.execute(_STATE.format(name=literal(database)))
-                row: Any = cursor.fetchone()
-        except pymssql.Error:
-            return LoginCheck("ONLINE")  # the login is accepted, which was the question
+    try:
+        with opened.cursor() as cursor:
+            cursor.execute(_STATE.format(name=literal(database)))
+            row: Any = cursor.fetchone()
+    except pymssql.Error:
+        return LoginCheck("ONLINE")  # the login is accepted, which was the question
+    finally:
+        close(opened)
     return LoginCheck(str(row[0] or ""), str(row[1] or ""), row[2] == 1) if row else LoginCheck()
 
 

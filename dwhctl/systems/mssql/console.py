@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pymssql
 
 from dwhctl.core.errors import AttemptError, QueryError, UsageError, ValueRefusedError
 from dwhctl.systems.base.source import DriverCursor, Row, StatementResult, refuse_unclear_lines
-from dwhctl.systems.mssql.client import check_server_database, connect, translated
+from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
 from dwhctl.systems.mssql.errors import translate_error
 from dwhctl.systems.mssql.source import fetched
 from dwhctl.systems.mssql.sql import one_select, select_words
@@ -127,6 +127,9 @@ def list_databases(connection: MssqlConnection, timeout: float) -> list[str]:
     `timeout` is that of MssqlSource. The connection's login may not be able to open all of them.
     """
     opened = connect(connection, connection.database, timeout)
-    with closing(opened), translated(), opened.cursor() as cursor:
-        cursor.execute("SELECT name FROM sys.databases ORDER BY name")
-        return [str(name) for (name,) in cursor.fetchall() if str(name).lower() not in _SYSTEM_DATABASES]
+    try:
+        with translated(), opened.cursor() as cursor:
+            cursor.execute("SELECT name FROM sys.databases ORDER BY name")
+            return [str(name) for (name,) in cursor.fetchall() if str(name).lower() not in _SYSTEM_DATABASES]
+    finally:
+        close(opened)

@@ -20,7 +20,7 @@ from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.source import SqlSource
 from dwhctl.systems.mssql import types as engine
-from dwhctl.systems.mssql.client import check_server_database, connect, translated
+from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
 from dwhctl.systems.mssql.errors import one_line, read, translate_error
 from dwhctl.systems.mssql.sql import UTF8, collation_for, one_select, read_part, with_bounds, wrapped
 from dwhctl.systems.mssql.types import can_read
@@ -299,8 +299,7 @@ class MssqlSource(SqlSource):
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(pymssql.Error):
-                connection.close()
+            close(connection)
 
     def _cursor(self, sql: str) -> pymssql.Cursor:
         if self._connection is None:

@@ -32,14 +32,9 @@ from dwhctl.systems.vertica.types import answer_type
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
-    from typing import Protocol
 
+    from dwhctl.systems.vertica.staging import BatchStream
     from dwhctl.systems.vertica.system import VerticaConnection
-
-    class Stream(Protocol):
-        """The bytes of a COPY; `read` returns none at the end."""
-
-        def read(self, size: int) -> bytes: ...
 
 
 _CHUNK_BYTES = 2**20
@@ -171,7 +166,7 @@ class VerticaClient:
             while batch := cursor.fetchmany(rows):
                 yield batch
 
-    def copy(self, sql: str, stream: Stream) -> None:
+    def copy(self, sql: str, stream: BatchStream) -> None:
         """Run one `COPY ... FROM STDIN` with the bytes of the stream. Raise AttemptError.
 
         The driver sends the text of an exception of the stream to the server's log.
