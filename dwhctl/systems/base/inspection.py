@@ -131,8 +131,7 @@ class Inspection(ABC):
         """Measure the rows of each slice, by shard."""
         key, values = self._parts(measure)
         rows = self._over(
-            slices,
-            lambda held: self._dialect.fingerprint(_slice(held), key, values, group="etl_source"),
+            slices, lambda held: self._dialect.fingerprint(_slice(held), key, values, group="etl_source")
         )
         return {str(shard): read_fingerprint(row, key) for shard, *row in rows}
 

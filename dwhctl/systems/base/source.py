@@ -195,6 +195,16 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
+@contextmanager
+def closed_on_error(connection: _Closable) -> Iterator[None]:
+    """Close the connection when the block fails."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
 Driver = TypeVar("Driver", bound=_Closable)
 
 

@@ -29,6 +29,7 @@ from dwhctl.core.files import denied
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
 from dwhctl.systems.base.fingerprint import literal
+from dwhctl.systems.base.source import closed_on_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,13 +109,9 @@ def lock_holder(error: BaseException) -> str:
 
 
 #: Errors of the path, the file or its permissions: a later attempt does not help.
-_REFUSED_FILES = {
-    os.strerror(number): number
-    for number in (
-        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-        errno.ENAMETOOLONG,
-    )
-}  # fmt: skip
+_REFUSED_FILES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
 #: DuckDB's messages for a file that it cannot read although it is not damaged, and for a damaged one.
 _OTHER_VERSION = (
     "can only read storage versions", "storage version greater than", "Cannot open encrypted database",
@@ -205,16 +202,14 @@ def _translated(
         isinstance(error, OSError) and str(error).startswith(_REFUSED_BY_ARROW)
     ):
         return refused(words(error))
-    if not target:
-        is_damaged = is_damage(error)
-        return (
-            DatabaseMissingError(f"{path} is damaged: {words(error)}") if is_damaged else failed(words(error))
-        )
-    number = _REFUSED_FILES.get(str(error).rpartition(": ")[2])
-    if number is None or not isinstance(error, duckdb.IOException):
+    if not target and is_damage(error):
+        return DatabaseMissingError(f"{path} is damaged: {words(error)}")
+    reason = str(error).rpartition(": ")[2]
+    number = next((number for number in _REFUSED_FILES if os.strerror(number) == reason), None)
+    if not target or number is None or not isinstance(error, duckdb.IOException):
         return failed(f"{path}: {words(error)}")
     remedy = denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
-    return refused(f"the warehouse {path} cannot be opened: {os.strerror(number)}; {remedy}")
+    return refused(f"the warehouse {path} cannot be opened: {reason}; {remedy}")
 
 
 #: DuckDB's memory limit where the connection has none: DuckDB stores a table by column, so a wide table needs more.
@@ -253,23 +248,17 @@ def connect(
     `settings` lists the settings that may be changed afterwards.
     """
     db = duckdb.connect(path, read_only=read_only, config=_EVERYWHERE | config)
-    if folders is not None:
-        try:
-            _confine(db, folders, settings)
-        except duckdb.Error:
-            db.close()
-            raise
-    return db
-
-
-def _confine(db: duckdb.DuckDBPyConnection, folders: Sequence[Path], settings: Sequence[str]) -> None:
+    if folders is None:
+        return db
     # Not in the configuration of `connect`: DuckDB refuses them there, or refuses the spill folder beside them.
     # DuckDB checks a pattern as it is written and the paths that it matches.
-    inside = [text for folder in folders for text in (str(folder), literal_path(folder))]
-    for setting, allowed in (("allowed_directories", inside), ("allowed_configs", settings)):
-        db.execute(f"SET {setting} = [{', '.join(map(literal, allowed))}]")
-    db.execute("SET enable_external_access = false")
-    db.execute("SET lock_configuration = true")
+    paths = [text for folder in folders for text in (str(folder), literal_path(folder))]
+    with closed_on_error(db):
+        for setting, allowed in (("allowed_directories", paths), ("allowed_configs", settings)):
+            db.execute(f"SET {setting} = [{', '.join(map(literal, allowed))}]")
+        db.execute("SET enable_external_access = false")
+        db.execute("SET lock_configuration = true")
+    return db
 
 
 def open_file(

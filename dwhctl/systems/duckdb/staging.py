@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -81,11 +82,7 @@ class ParquetStage(Stage):
         values: dict[str, object] = {"file": engine.literal_path(self._path)}
         staged = "read_parquet($file, hive_partitioning = false)"
         folder = self._path.parent
-        config: engine.Config = {
-            "memory_limit": _CHECK_MEMORY,
-            "threads": 1,
-            "temp_directory": str(folder),
-        }
+        config: engine.Config = {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(folder)}
         # The parts are even: by the last bits of the hash_ids.
         parts = 1 << (self._rows // _IDS_AT_ONCE).bit_length()
         try:
@@ -220,8 +217,11 @@ def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[
         # The text of a bound depends on the column's type.
         unknown = {bound: f"<{bound}>" for bound in ("start", "end")}
         return [
-            Statement(one.sql, {key: unknown.get(key, value) for key, value in one.values.items()}, one.about)
-            for one in statements
+            replace(
+                statement,
+                values={key: unknown.get(key, value) for key, value in statement.values.items()},
+            )
+            for statement in statements
         ]
     return statements
 

@@ -18,7 +18,7 @@ import pymssql
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.source import SqlSource
+from dwhctl.systems.base.source import SqlSource, closed_on_error
 from dwhctl.systems.mssql import types as engine
 from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
 from dwhctl.systems.mssql.errors import one_line, read, translate_error
@@ -95,31 +95,29 @@ class Reader:
         try:
             return pa.array(values, column.type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            misfits = ((row, value) for row, value in enumerate(values) if not _fits(value, column.type))
-            row, value = next(misfits, (0, values[0]))
+            misfits = (row for row, value in enumerate(values) if not _fits(value, column.type))
+            row = next(misfits, 0)
             raise ValueRefusedError(
                 f"column {column.name}, row {self._rows + row + 1} of the answer: the driver gave"
-                f" {type(value).__name__} where {column.declared} was declared, and it does not fit"
+                f" {type(values[row]).__name__} where {column.declared} was declared, and it does not fit"
             ) from error
 
     def refuse(self, error: Exception) -> NoReturn:
         """Raise the error that one of the driver's in the next row means."""
+        why = f"the driver cannot read it: {error}"
         if isinstance(error, pymssql.Error):
             if _NO_CHARACTER.isdisjoint(read(error).db_lib):
                 raise translate_error(error) from error
             why = "half of a surrogate pair, or a byte outside the column's code page, would not arrive as it is"
-            raise self._refusal((Kind.TEXT,), why) from error
-        if isinstance(error, UnicodeError):
-            raise self._refusal((Kind.TEXT,), f"the driver cannot read it: {error}") from error
-        if isinstance(error, ValueError | OverflowError):
-            raise self._refusal(_MOMENTS, f"the driver cannot read it: {error}") from error
-        raise error
-
-    def _refusal(self, kinds: Sequence[Kind], why: str) -> ValueRefusedError:
+        elif not isinstance(error, ValueError | OverflowError):
+            raise error
+        is_text = isinstance(error, pymssql.Error | UnicodeError)
+        kinds = (Kind.TEXT,) if is_text else _MOMENTS
         names = [column.name for column in self._columns if column.kind in kinds]
         # The driver does not say which column it is.
         where = f"column {names[0]}" if len(names) == 1 else f"one of the columns {', '.join(names)}"
-        return ValueRefusedError(one_line(f"{where}, row {self._rows + 1} of the answer: {why}"))
+        text = f"{where}, row {self._rows + 1} of the answer: {why}"
+        raise ValueRefusedError(one_line(text)) from error
 
 
 def _fits(value: object, type_: pa.DataType) -> bool:
@@ -163,7 +161,7 @@ class MssqlSource(SqlSource):
         self._zone = zone
         self._described: dict[str, list[Column]] = {}
         self._connection: pymssql.Connection | None = connect(connection, database, timeout, login_known)
-        try:
+        with closed_on_error(self):
             # A server that refuses these statements can still be read.
             with suppress(QueryError):
                 self._rows(_LOW_PRIORITY)
@@ -172,9 +170,6 @@ class MssqlSource(SqlSource):
                     check_server_database(connection.name, here, database)
                     if snapshot == _SNAPSHOT_ON:
                         self._rows("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
-        except BaseException:
-            self.close()
-            raise
 
     def columns(self, query: Query) -> Sequence[Column]:
         """Let SQL Server describe the query, which does not run it."""

@@ -38,8 +38,15 @@ class TypeRow:
     arrow: str = ""
 
 
-_TEXT = "text as it is, trailing blanks included"
 _AS_TEXT = "CAST({column} AS nvarchar(max))"
+_DECIMAL = "decimal of its own precision and scale"
+_GEOMETRY = "CAST({column}.STAsText() AS nvarchar(max))"
+_TEXT = "text as it is, trailing blanks included"
+
+
+def _rows(names: str, kind: Kind | None, note: str, arrow: str = "") -> tuple[TypeRow, ...]:
+    return tuple(TypeRow(name, kind, note, arrow) for name in names.split())
+
 
 #: Every type of SQL Server. Any other (an assembly's) is refused.
 TYPES: tuple[TypeRow, ...] = (
@@ -48,8 +55,7 @@ TYPES: tuple[TypeRow, ...] = (
     TypeRow("smallint", Kind.INTEGER, "16-bit integer", "int16"),
     TypeRow("tinyint", Kind.INTEGER, "integer from 0 to 255", "uint8"),
     TypeRow("bit", Kind.BOOLEAN, "boolean", "bool"),
-    TypeRow("decimal", Kind.DECIMAL, "decimal of its own precision and scale"),
-    TypeRow("numeric", Kind.DECIMAL, "decimal of its own precision and scale"),
+    *_rows("decimal numeric", Kind.DECIMAL, _DECIMAL),
     TypeRow("money", Kind.DECIMAL, "decimal(19,4)"),
     TypeRow("smallmoney", Kind.DECIMAL, "decimal(10,4)"),
     TypeRow("float", Kind.FLOAT, "64-bit float", "double"),
@@ -62,26 +68,15 @@ TYPES: tuple[TypeRow, ...] = (
     TypeRow("datetime2", Kind.TIMESTAMP, "timestamp in microseconds; a seventh digit is cut", "timestamp[us]"),
     TypeRow("datetimeoffset", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; a seventh digit is cut",
             "timestamp[us, tz=UTC]"),
-    TypeRow("char", Kind.TEXT, _TEXT, "string"),
-    TypeRow("varchar", Kind.TEXT, _TEXT, "string"),
-    TypeRow("text", Kind.TEXT, _TEXT, "string"),
-    TypeRow("nchar", Kind.TEXT, _TEXT, "string"),
-    TypeRow("nvarchar", Kind.TEXT, _TEXT, "string"),
-    TypeRow("ntext", Kind.TEXT, _TEXT, "string"),
-    TypeRow("sysname", Kind.TEXT, _TEXT, "string"),
+    *_rows("char varchar text nchar nvarchar ntext sysname", Kind.TEXT, _TEXT, "string"),
     TypeRow("uniqueidentifier", Kind.UUID, "uuid in lower case", "string"),
-    TypeRow("binary", Kind.BINARY, "binary", "binary"),
-    TypeRow("varbinary", Kind.BINARY, "binary", "binary"),
-    TypeRow("image", Kind.BINARY, "binary", "binary"),
+    *_rows("binary varbinary image", Kind.BINARY, "binary", "binary"),
     TypeRow("rowversion", Kind.BINARY, "binary of 8 bytes", "binary"),
     TypeRow("timestamp", Kind.BINARY, "rowversion: binary of 8 bytes, no time", "binary"),
-    TypeRow("xml", None, _AS_TEXT),
-    TypeRow("json", None, _AS_TEXT),
-    TypeRow("vector", None, _AS_TEXT),
+    *_rows("xml json vector", None, _AS_TEXT),
     TypeRow("sql_variant", None, "CAST({column} AS nvarchar(4000)), or AS the type that it holds"),
     TypeRow("hierarchyid", None, "CAST({column} AS nvarchar(4000))"),
-    TypeRow("geometry", None, "CAST({column}.STAsText() AS nvarchar(max))"),
-    TypeRow("geography", None, "CAST({column}.STAsText() AS nvarchar(max))"),
+    *_rows("geometry geography", None, _GEOMETRY),
     TypeRow("cursor", None, "a cursor is no column"),
     TypeRow("table", None, "a table is no column"),
 )  # fmt: skip

@@ -142,11 +142,8 @@ def connect_bounded(
             raw: PgConnection = psycopg2.connect(**{**options, **attempt}, async_=1)
             connection = BoundedConnection(raw, answer, name)
             words = f"connection to {name} failed: timeout expired: no answer for {format_duration(timeout)}"
-            try:
+            with source.closed_on_error(connection):
                 connection.wait(timeout.total_seconds(), words)
-            except BaseException:
-                connection.close()
-                raise
         except psycopg2.OperationalError as error:
             messages.append(str(error))
             if _REFUSAL.search(messages[-1]) and not _NOT_NOW.search(messages[-1]):
@@ -184,15 +181,15 @@ def _resolved(host: str, port: int) -> list[str]:
 
 _REMEDIES = {
     "23505": "another program writes ids of its own choice; set the sequence of sessions.id above them",
-    "25006": "the server is a standby or read-only; name the primary in the connection",
+    "25006": "the server is a standby or read-only; connect to the primary",
     "3F000": "create the schema of the user's search_path",
     "40P01": "another program locked the same rows; start the command again",
     "42501": "let the table's owner grant what is missing, or upgrade the table once as its owner",
     "42P01": "the table was dropped while dwhctl used it",
     "53100": "make room on the server's disk",
-    "53200": "ask for fewer days at a time, or raise max_locks_per_transaction of the server",
+    "53200": "run fewer days at a time, or raise max_locks_per_transaction of the server",
     "55P03": "another program has locked the table; find it in pg_locks and try again",
-    "57014": "the server took too long; look for locks in pg_locks and try again, or raise answer_timeout",
+    "57014": "the server took too long; find the lock in pg_locks and try again, or raise answer_timeout",
 }
 # The client library gives no code of a refused connection; these are the server's words for 53300.
 _FULL = re.compile("too many clients|too many connections|remaining connection slots")
@@ -214,12 +211,11 @@ def connect(address: PostgresConnection, settings: str, answer_timeout: timedelt
         connection = connect_bounded(options, address.addresses, address.connect_timeout, answer_timeout)
     except (psycopg2.Error, ValueError, UnicodeError) as error:
         raise SessionsError(_message(address, "connecting", error)) from None
-    try:
-        with translate_error(connection, address, "setting up the connection"):
-            connection.execute(f"{settings}; {timeouts(answer_timeout)}")
-    except BaseException:
-        connection.close()
-        raise
+    with (
+        source.closed_on_error(connection),
+        translate_error(connection, address, "setting up the connection"),
+    ):
+        connection.execute(f"{settings}; {timeouts(answer_timeout)}")
     return connection
 
 

@@ -23,7 +23,7 @@ from dwhctl.core.files import denied, tighten
 from dwhctl.core.secrets import mask
 from dwhctl.core.sql import split_statements
 from dwhctl.core.waiting import waited
-from dwhctl.systems.base.source import DriverCursor, StatementResult
+from dwhctl.systems.base.source import DriverCursor, StatementResult, closed_on_error
 
 if TYPE_CHECKING:
     from dwhctl.systems.sqlite.system import SqliteConnection
@@ -40,7 +40,7 @@ _REMEDIES = {
     "SQLITE_FULL": "make room on its disk and start the command again; with room on it, a row has the largest id"
     " there is: delete that row, and set `seq` of `sessions` in sqlite_sequence to the largest id left",
     "SQLITE_IOERR": "check the disk and start the command again",
-    "SQLITE_NOTADB": "another kind of file stands there; move it away or name another path",
+    "SQLITE_NOTADB": "the file is of another kind; move it, or configure another path",
     "SQLITE_PERM": "check who owns the file",
     "SQLITE_READONLY": "dwhctl must be able to write the file and its folder",
 }
@@ -58,12 +58,9 @@ def connect(path: Path, settings: str) -> sqlite3.Connection:
         for suffix in ("", "-wal", "-shm"):
             tighten(path.with_name(path.name + suffix))
         connection = _open(path, "mode=rwc")
-        try:
+        with closed_on_error(connection):
             connection.executescript(settings)
             _write_ahead(connection, path)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
 
@@ -128,12 +125,9 @@ def connect_to_read(path: Path, settings: str) -> tuple[sqlite3.Connection, AtRe
 
 def _connected(path: Path, how: str, settings: str) -> sqlite3.Connection:
     connection = _open(path, how)
-    try:
+    with closed_on_error(connection):
         connection.executescript(settings)
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 

@@ -178,7 +178,7 @@ def table_warnings(client: VerticaClient, table: TableName) -> Iterator[ColumnWa
     for name, kind in sorted(keys):
         yield ColumnWarning(
             f"{table} has the {_KEYS[kind]} {name} ENABLED: Vertica then lets one transaction at a time load it, and"
-            f" checks every row; ALTER TABLE ... ALTER CONSTRAINT {name} DISABLED, dwhctl looks for doubles itself",
+            f" checks every row; ALTER TABLE ... ALTER CONSTRAINT {name} DISABLED, dwhctl checks for duplicate keys",
             blocks=False,
         )
 
