@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -190,15 +189,15 @@ def sample_digest(project: Project, day: date) -> Digest:
     load = next(iter(project.loads.values()), None)
     shards = project.shards_of(load) if load else ()
     reasons = _reasons(load, shards, day) if load and shards else (_of_report(project, day),)
-    failing = sum(len(reason.shards) or 1 for reason in reasons)
-    fine = [shard.name for shard in shards if not any(shard.name in reason.shards for reason in reasons)]
+    names = [name for reason in reasons for name in reason.shards]
+    fine = [shard.name for shard in shards if shard.name not in names]
     return Digest(
         subject="test",
         project=project.root.name,
         command="dwhctl alert-test",
         days=(day,),
-        done=max(len(shards), failing) - failing,
-        total=max(len(shards), failing),
+        done=len(fine),
+        total=max(len(shards), 1),
         reasons=reasons,
         recoveries=(Recovery(load.name, (fine[0],)),) if load and fine else (),
         look="dwhctl report failures --days 2",
@@ -218,21 +217,24 @@ def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
 
 
 def _reasons(load: Load, shards: tuple[Shard, ...], day: date) -> tuple[Reason, ...]:
-    by_server: dict[str, list[str]] = defaultdict(list)
+    by_server: dict[str, list[str]] = {}
     for shard in shards:
-        by_server[shard.connection].append(shard.name)
-    (server, down), *others = by_server.items()
-    refused = f"{server}: connection refused"
-    since = day - timedelta(days=2)
-    reasons = [Reason(load.name, server, "ConnectError", refused, tuple(down), (day,), 3, since)]
-    if others:
-        drift = "column price: the source has nvarchar(10), the target NUMERIC(18, 2)"
-        drifted, names = others[0]
-        reasons.append(Reason(load.name, drifted, "SchemaDriftError", drift, (names[0],), (day,), 1, day))
-    return tuple(reasons)
+        by_server.setdefault(shard.connection, []).append(shard.name)
+    (server, names), *others = by_server.items()
+    down = _refused(load.name, server, day, day - timedelta(days=2), tuple(names))
+    drift = "column price: the source has nvarchar(10), the target NUMERIC(18, 2)"
+    drifted = [
+        Reason(load.name, other, "SchemaDriftError", drift, (names[0],), (day,), 1, day)
+        for other, names in others[:1]
+    ]
+    return (down, *drifted)
 
 
 def _of_report(project: Project, day: date) -> Reason:
     report = next(iter(project.reports.values()), None)
     name, connection = (report.name, report.connection) if report else ("orders", "dwh")
-    return Reason(name, connection, "ConnectError", f"{connection}: connection refused", (), (day,), 3, day)
+    return _refused(name, connection, day, day)
+
+
+def _refused(work: str, server: str, day: date, since: date, shards: tuple[str, ...] = ()) -> Reason:
+    return Reason(work, server, "ConnectError", f"{server}: connection refused", shards, (day,), 3, since)

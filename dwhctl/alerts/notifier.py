@@ -16,8 +16,8 @@ from dwhctl.alerts.channels import REFUSED_PAUSE, render, send
 from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import RunKind
 from dwhctl.alerts.message import fit_to_show
-from dwhctl.alerts.outbox import DeliveryState, outdated, queue, replace_row, undelivered, with_recoveries
-from dwhctl.alerts.rules import Coverage, Streak, Streaks, decide
+from dwhctl.alerts.outbox import DeliveryState, outdated, put, undelivered, with_recoveries
+from dwhctl.alerts.rules import ChannelScope, Streak, Streaks, decide
 from dwhctl.alerts.state import AlertState, FailureKey, LocalState, Notified
 from dwhctl.core.errors import SessionsError
 from dwhctl.core.secrets import Secret, mask
@@ -56,31 +56,29 @@ def write(project: Project, store: SessionStore, outcome: Outcome) -> set[str]:
         written = {
             alert.name
             for alert in project.alerts.values()
-            if _write(Coverage(project, alert, execute), execute, outcome, streaks, now)
+            if _write(ChannelScope(project, alert, execute), execute, outcome, streaks, now)
         }
     for path in local:
         path.unlink(missing_ok=True)
     return written
 
 
-def _write(coverage: Coverage, execute: Execute, outcome: Outcome, streaks: Streaks, now: datetime) -> bool:
+def _write(scope: ChannelScope, execute: Execute, outcome: Outcome, streaks: Streaks, now: datetime) -> bool:
     """Write what the outcome means for one channel, and return whether that is a new digest."""
-    alert, row_id = coverage.alert, None
+    alert, row_id = scope.alert, None
     state = _state(execute, alert.name)
-    decision = decide(coverage, outcome, state, streaks, now)
+    decision = decide(scope, outcome, state, streaks, now)
     old = outdated(alert, decision, state, undelivered(execute, alert.name))
     digest = with_recoveries(decision, old)
     if digest is not None:
         if digest.recoveries and digest.kind != RunKind.WATCH:
-            digest = replace(digest, still_failing=coverage.still_failing(now))
+            digest = replace(digest, still_failing=scope.still_failing(now))
         digest = fit_to_show(digest)
-        subject = subject_of(coverage.project, alert, digest)
-        while old and row_id is None:
-            row = old.pop()
-            row_id = row.id if replace_row(execute, row.id, subject, digest, now) else None
-        row_id = row_id or queue(execute, alert.name, subject, digest, now)
+        subject = subject_of(scope.project, alert, digest)
+        row_id = put(execute, alert.name, subject, digest, old, now)
     for row in old:
-        execute("alerts_supersede", {"id": row.id})
+        if row.id != row_id:
+            execute("alerts_supersede", {"id": row.id})
     if decision.forget:
         execute("alerts_forget", {"channel": alert.name, "facts": _keys(decision.forget)})
     after = decision.state_after(row_id)
@@ -154,7 +152,7 @@ def notify_directly(project: Project, outcome: Outcome) -> list[Delivery]:
     deliveries = []
     for alert in project.alerts.values():
         state = local.read(alert.name, outcome.command)
-        decision = decide(Coverage(project, alert, None), outcome, state, None, now)
+        decision = decide(ChannelScope(project, alert, None), outcome, state, None, now)
         if decision.digest is None:
             continue
         subject = subject_of(project, alert, decision.digest)
@@ -188,5 +186,5 @@ def preview(project: Project, store: SessionStore, outcome: Outcome) -> str:
     token = Secret("TOKEN", kind="env")  # never read: nothing is sent
     chat = TelegramAlert(name="chat", when=("one_failed",), token=token, chat_id="0")
     now = datetime.now(UTC)
-    decision = decide(Coverage(project, chat, None), outcome, {}, _streaks(store, outcome, now), now)
+    decision = decide(ChannelScope(project, chat, None), outcome, {}, _streaks(store, outcome, now), now)
     return render(project, chat, decision.digest).text if decision.digest is not None else ""

@@ -8,6 +8,7 @@ answer: sent once more, marked), `refused` (sent again after a while), `given_up
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
@@ -89,25 +90,22 @@ class Result:
     retry_after: timedelta | None = None
 
 
-def queue(execute: Execute, channel: str, subject: str, digest: Digest, now: datetime) -> int:
-    """Write a digest as a row to be sent, within a transaction, and return its id."""
-    [(row_id,)] = execute("alerts_queue", {"channel": channel, **_values(subject, digest, now)})
-    return int(row_id)
-
-
-def replace_row(execute: Execute, row_id: int, subject: str, digest: Digest, now: datetime) -> bool:
-    """Write a digest in place of one that was not delivered. Return False when another run has claimed that."""
-    return bool(execute("alerts_replace", {"id": row_id, **_values(subject, digest, now)}))
-
-
-def _values(subject: str, digest: Digest, now: datetime) -> dict[str, object]:
-    return {
+def put(
+    execute: Execute, channel: str, subject: str, digest: Digest, old: Sequence[Undelivered], now: datetime
+) -> int:
+    """Write a digest as a row to be sent, in place of the newest of the old ones, and return its id."""
+    values = {
         "created": now,
         "run_id": digest.run_id,
         "kind": digest.subject,
         "subject": subject,
         "digest": as_json(digest),
     }
+    for row in reversed(old):
+        if execute("alerts_replace", {"id": row.id, **values}):  # else another run has claimed it
+            return row.id
+    [(row_id,)] = execute("alerts_queue", {"channel": channel, **values})
+    return int(row_id)
 
 
 def undelivered(execute: Execute, channel: str) -> list[Undelivered]:
@@ -117,10 +115,9 @@ def undelivered(execute: Execute, channel: str) -> list[Undelivered]:
 
 
 def _digest_or_none(text: str) -> Digest | None:
-    try:
+    with suppress(ValueError):
         return from_json(text)
-    except ValueError:
-        return None
+    return None
 
 
 class Outbox:

@@ -41,7 +41,7 @@ _Task = tuple[str, str, "date | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class ChannelScope:
     """What a channel covers. Without a sessions database `execute` is None, and only the run counts."""
 
     project: Project
@@ -169,10 +169,10 @@ class Decision:
 
 
 def decide(
-    coverage: Coverage, outcome: Outcome, state: AlertState, streaks: Streaks | None, now: datetime
+    scope: ChannelScope, outcome: Outcome, state: AlertState, streaks: Streaks | None, now: datetime
 ) -> Decision:
     """Decide with what the channel is notified of the outcome. Without a sessions database the streaks are None."""
-    alert, part = coverage.alert, coverage.part_of(outcome)
+    alert, part = scope.alert, scope.part_of(outcome)
     failures = _failures(part)
     failing = {key: _is_newest(key, streaks) for key in failures}
     # A run is about failures, a watch about what is not in time.
@@ -182,10 +182,10 @@ def decide(
         if key.work == part.command or is_error(key.error_class, Missed) == part.missed
     }
     oldest = now - max(_FORGET_AFTER, 2 * alert.repeat_after)
-    known = without_unknown(ours, lambda key: _is_known(coverage.project, key), oldest)
+    known = without_unknown(ours, lambda key: _is_known(scope.project, key), oldest)
     change = deduplicate(known, failing, _good_days(part), now=now, repeat_after=alert.repeat_after)
     shown = failures if _wants_failures(alert, part) else {}
-    digest = _digest(coverage, part, shown, change, streaks or {})
+    digest = _digest(scope, part, shown, change, streaks or {})
     reported = {key: failing[key] for key in shown} if digest is not None else {}
     return Decision(digest, reported, frozenset(ours) - frozenset(change.state), change.state, now)
 
@@ -227,14 +227,14 @@ def _is_known(project: Project, key: FailureKey) -> bool:
 
 
 def _digest(
-    coverage: Coverage,
+    scope: ChannelScope,
     part: Outcome,
     failures: Mapping[FailureKey, list[AlertFailure]],
     change: StateChange,
     streaks: Streaks,
 ) -> Digest | None:
-    alert = coverage.alert
-    all_done = coverage.count_all_done(part) if _may_be_all_success(alert, part) else None
+    alert = scope.alert
+    all_done = scope.count_all_done(part) if _may_be_all_success(alert, part) else None
     subject = _subject(alert, part, change, is_failing=bool(failures), is_all_done=all_done is not None)
     if subject is None:
         return None
@@ -243,7 +243,7 @@ def _digest(
     is_unchanged = bool(failures) and subject != "recovered" and not change.new and is_delivered
     return Digest(
         subject=subject,
-        project=coverage.project.root.name,
+        project=scope.project.root.name,
         command=part.stops[0].command if subject == "stopped" else part.command,
         kind=part.kind,
         run_id=part.run_id,

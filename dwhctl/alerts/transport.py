@@ -26,7 +26,6 @@ from dwhctl.core.secrets import mask, remember
 from dwhctl.core.waiting import within
 
 if TYPE_CHECKING:
-    from requests import Session
     from requests.adapters import HTTPAdapter
 
     from dwhctl.core.secrets import Secret
@@ -110,14 +109,23 @@ _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 def cause_of(error: BaseException) -> str:
     """Return the root of a failure, as `connection refused`, without the text of any library but TLS's reasons."""
     chain = list(_chain(error))
+
+    def first(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in chain if isinstance(cause, kinds)), None)
+
     # The most telling cause wins, wherever in the chain it is.
-    for kinds in ((ssl.SSLCertVerificationError,), (socket.gaierror, ssl.SSLError), (AnswerTooLongError,)):
-        for cause in chain:
-            if isinstance(cause, kinds):
-                return _known_cause(cause)
-    for cause in chain:
-        if refusal := _TUNNEL.search(str(cause)):
-            return f"the proxy refuses the connection ({refusal[1]})"
+    known = first(ssl.SSLCertVerificationError) or first(socket.gaierror, ssl.SSLError)
+    match known or first(AnswerTooLongError):
+        case ssl.SSLCertVerificationError(verify_message=message):
+            return f"the server's certificate is not trusted: {message}"
+        case ssl.SSLError(reason=reason):
+            return f"TLS failed: {reason or 'the server does not speak it'}"
+        case socket.gaierror():
+            return "the name cannot be resolved"
+        case AnswerTooLongError():
+            return "the answer is too long"
+    if refusal := next(filter(None, (_TUNNEL.search(str(cause)) for cause in chain)), None):
+        return f"the proxy refuses the connection ({refusal[1]})"
     if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in chain):
         return "no answer in time"
     for cause in chain:
@@ -126,17 +134,6 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, OSError):
         return "the connection broke"
     return f"a defect in dwhctl: {type(error).__name__}"
-
-
-def _known_cause(error: BaseException) -> str:
-    match error:
-        case ssl.SSLCertVerificationError():
-            return f"the server's certificate is not trusted: {error.verify_message}"
-        case ssl.SSLError():
-            return f"TLS failed: {error.reason or 'the server does not speak it'}"
-        case socket.gaierror():
-            return "the name cannot be resolved"
-    return "the answer is too long"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -238,9 +235,11 @@ class HttpSender:
         from requests import Session
 
         proxy = self.proxy.reveal().strip() if self.proxy else None
-        with (
-            Session() as session,
-            _mounted(session, adapter).post(
+        with Session() as session:
+            session.trust_env = False
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, adapter)
+            response = session.post(
                 url,
                 data=body,
                 headers={**headers, "Accept-Encoding": "identity"},
@@ -249,20 +248,12 @@ class HttpSender:
                 timeout=(self.timeouts.connect, self.timeouts.read),
                 allow_redirects=False,  # a redirect would carry the secret in the URL to another host
                 stream=True,
-            ) as response,
-        ):
+            )
             encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
             if not most or encoding != "identity":
                 return HttpResponse(response.status_code)
             answer: bytes = response.raw.read(most + 1, decode_content=False)
             return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
-
-
-def _mounted(session: Session, adapter: HTTPAdapter) -> Session:
-    session.trust_env = False
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, adapter)
-    return session
 
 
 def _adapter(exchange: Exchange) -> HTTPAdapter:
@@ -297,13 +288,9 @@ def _adapter(exchange: Exchange) -> HTTPAdapter:
     return Adapter()
 
 
-class _Masked(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args, record.exc_info = mask(record.getMessage()), None, None
-        return True
-
-
-_masked = _Masked()
+def _masked(record: logging.LogRecord) -> bool:
+    record.msg, record.args, record.exc_info = mask(record.getMessage()), None, None
+    return True
 
 
 def _mask_logs() -> None:
