@@ -128,9 +128,9 @@ def _request(
     timeout: timedelta | None,
     wait: timedelta,
 ) -> QueryRequest:
-    from dwhctl.project.connections import DuckdbConnection
     from dwhctl.project.names import find_connection
     from dwhctl.query import QueryRequest, find_shard
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
     found = find_connection(project, connection)
     if shard is not None and database is not None:
