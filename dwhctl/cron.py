@@ -9,12 +9,13 @@ import re
 import shlex
 import subprocess
 import unicodedata
+from collections import defaultdict
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -52,8 +53,7 @@ class CronJob:
         return (self.command, *self.names, *self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class ClockChange:
+class ClockChange(NamedTuple):
     """A time of a schedule, by the machine's clock, that a clock change skips or doubles."""
 
     at: datetime
@@ -62,23 +62,16 @@ class ClockChange:
 
 def jobs_of(project: Project) -> list[CronJob]:
     """Return the jobs of a project, loads before the reports that are made from them."""
-    names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    names: dict[tuple[str | None, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for load in project.loads.values():
-        if load.schedule is not None:
-            names.setdefault((load.schedule, "load", _load_options(load)), []).append(load.name)
+        names[load.schedule, "load", _load_options(load)].append(load.name)
     for report in project.reports.values():
-        if report.schedule is not None:
-            options = ("--date", "yesterday")
-            names.setdefault((report.schedule, "refresh-reports", options), []).append(report.name)
+        names[report.schedule, "refresh-reports", ("--date", "yesterday")].append(report.name)
     return [
         CronJob(schedule, tuple(works), command, options)
         for (schedule, command, options), works in names.items()
+        if schedule is not None
     ]
-
-
-def watch_jobs(project: Project) -> list[CronJob]:
-    """Return the job that checks what is not in time; none where nothing has a deadline or a max_age."""
-    return [CronJob(project.watch_schedule, (), "watch", ())] if promised(project) else []
 
 
 def _load_options(load: Load) -> tuple[str, ...]:
@@ -157,9 +150,12 @@ def block_of(project: Project, program: Sequence[str]) -> list[str]:
 
     `program` starts dwhctl from anywhere. Raise UsageError when a line would hold a control character.
     """
-    jobs = [*jobs_of(project), *watch_jobs(project)]
+    jobs = jobs_of(project)
+    if promised(project):
+        jobs.append(CronJob(project.watch_schedule, (), "watch", ()))
     lines = [line for job in jobs for line in _lines(project, job, program)]
-    block = [_begin(project.root), _NOTE, *lines, _end(project.root)] if lines else []
+    begin, end = _markers(project.root)
+    block = [begin, _NOTE, *lines, end] if lines else []
     for line in block:
         if any(unicodedata.category(character) in _LINE_BREAKING for character in line):
             raise UsageError(
@@ -177,15 +173,16 @@ def with_block(crontab: bytes, root: Path, block: Sequence[str]) -> bytes:
     """
     lines = BytesIO(crontab).readlines()
     new = [os.fsencode(f"{line}\n") for line in block]
-    begin, end = os.fsencode(_begin(root)), os.fsencode(_end(root))
+    markers = _markers(root)
+    encoded = [os.fsencode(marker) for marker in markers]
     bare = [line.removesuffix(b"\n").removesuffix(b"\r").lstrip(b" \t") for line in lines]
-    places = [number for number, line in enumerate(bare) if line in (begin, end)]
+    places = [number for number, line in enumerate(bare) if line in encoded]
     if not places:
         last = len(lines) - _is_unterminated(crontab)
         return b"".join([*lines[:last], *new, *lines[last:]])
-    if [bare[place] for place in places] != [begin, end]:
+    if [bare[place] for place in places] != encoded:
         raise CrontabError(
-            f"the crontab's block of {root} is damaged: keep the lines '{_begin(root)}' and '{_end(root)}' once each,"
+            f"the crontab's block of {root} is damaged: keep the lines '{markers[0]}' and '{markers[1]}' once each,"
             " in this order, or remove both (crontab -e)"
         )
     return b"".join([*lines[: places[0]], *new, *lines[places[1] + 1 :]])
@@ -288,12 +285,8 @@ def _command(project: Project, job: CronJob, program: Sequence[str]) -> str:
     return command.replace("\\", "\\''").replace("%", r"\%")
 
 
-def _begin(root: Path) -> str:
-    return f"# BEGIN dwhctl {root}"
-
-
-def _end(root: Path) -> str:
-    return f"# END dwhctl {root}"
+def _markers(root: Path) -> tuple[str, str]:
+    return f"# BEGIN dwhctl {root}", f"# END dwhctl {root}"
 
 
 def _is_unterminated(crontab: bytes) -> bool:

@@ -25,7 +25,7 @@ from dwhctl.systems.base.source import Cursor, Row, StatementResult, checked, wa
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from dwhctl.project.connections import Connection
     from dwhctl.project.loads import Shard
@@ -83,19 +83,12 @@ class Changed:
 Part = QueryColumns | Rows | AnswerEnd | Changed
 
 
-def find_shard(project: Project, connection: str, name: str) -> Shard:
-    """Return the shard of that name behind the connection. Raise UsageError."""
-    shards = {
-        shard.name: shard
-        for group in project.shard_groups.values()
-        for shard in group
-        if shard.connection == connection
-    }
-    if name not in shards:
-        raise UsageError(
-            f"there is no shard {quoted(name)} behind {connection}; {meant(project, name, shards)}"
-        )
-    return shards[name]
+def find_shard(project: Project, shards: Iterable[Shard], name: str, place: str) -> Shard:
+    """Return the shard of that name. Raise UsageError, with `place` as where it is missing."""
+    found = {shard.name: shard for shard in shards}
+    if name not in found:
+        raise UsageError(f"there is no shard {quoted(name)} {place}; {meant(project, name, found)}")
+    return found[name]
 
 
 @contextmanager

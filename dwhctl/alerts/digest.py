@@ -176,9 +176,9 @@ class Outcome:
         return tuple(sorted({item.day for item in self.items if item.day is not None}))
 
     @property
-    def failed(self) -> list[Item]:
-        """The items that failed."""
-        return [item for item in self.items if item.status == "failed" and item.failure is not None]
+    def failed(self) -> list[tuple[Item, AlertFailure]]:
+        """The items that failed, and why."""
+        return [(item, item.failure) for item in self.items if item.status == "failed" and item.failure]
 
 
 REMARK = "This is a test by dwhctl alert-test: nothing of this happened."

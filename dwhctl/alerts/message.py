@@ -254,16 +254,8 @@ _FILTERS: tuple[Callable[..., object], ...] = (
 BLOCK = "recovered"
 
 
-def _file_with_block(trees: Sequence[tuple[Path, nodes.Template]]) -> Path | None:
-    """Return the file that holds the block; None without one."""
-    return next(
-        (file for file, tree in trees if any(block.name == BLOCK for block in tree.find_all(nodes.Block))),
-        None,
-    )
-
-
 def _reads_subject(tree: nodes.Template) -> bool:
-    """Return whether a template tells recoveries apart: it reads what the message is about."""
+    """Return whether a template reads what the message is about, and so has texts for recoveries."""
     return (
         any(name.name == BLOCK and name.ctx == "load" for name in tree.find_all(nodes.Name))
         or any(node.attr == "subject" for node in tree.find_all(nodes.Getattr))
@@ -297,11 +289,13 @@ def page_of(project: Project, alert: Alert, digest: Digest) -> Page:
     environment = _environment(folder)
     path, only = TEMPLATES / f"{alert.type}.jinja", None
     if alert.template is not None:
+        is_recovery = digest.subject == "recovered"
         trees = list(_trees(environment, folder, alert.template))
-        if digest.subject != "recovered" or any(_reads_subject(tree) for _, tree in trees):
+        blocks = [(file, block.name) for file, tree in trees for block in tree.find_all(nodes.Block)]
+        if is_recovery and (found := [file for file, name in blocks if name == BLOCK]):
+            path, only = found[0], BLOCK
+        elif not is_recovery or any(_reads_subject(tree) for _, tree in trees):
             path = alert.template
-        if digest.subject == "recovered" and (found := _file_with_block(trees)) is not None:
-            path, only = found, BLOCK
     works = dict.fromkeys(item.work for item in digest.reasons or digest.recoveries)
     day = max(digest.days, default=datetime.now(project.zone).date())
     names = context(project, day=day) | {

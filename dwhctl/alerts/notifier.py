@@ -10,7 +10,7 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import REFUSED_PAUSE, render, send
 from dwhctl.alerts.delivery import Delivery, send_due
@@ -27,7 +27,6 @@ from dwhctl.sessions.values import FIRST, is_good
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import date
 
     from dwhctl.alerts.digest import Digest, Outcome
     from dwhctl.project.model import Alert, Project
@@ -89,15 +88,10 @@ def _write(scope: ChannelScope, execute: Execute, outcome: Outcome, streaks: Str
 
 
 def _state(execute: Execute, channel: str) -> AlertState:
-    return dict(_parsed(*row) for row in execute("alerts_facts", {"channel": channel}))
-
-
-def _parsed(
-    work: str, connection: str, error_class: str, shard: str, day: date, at: datetime, *rest: Any
-) -> tuple[FailureKey, Notified]:
-    newest, recovered, alert_id, delivered, pending = rest
-    key = FailureKey(work, connection, error_class, shard, None if day == _NO_DAY else day)
-    return key, Notified(at, bool(newest), bool(recovered), alert_id, bool(delivered), bool(pending))
+    return {
+        FailureKey(work, connection, error_class, shard, None if day == _NO_DAY else day): Notified(*rest)
+        for work, connection, error_class, shard, day, *rest in execute("alerts_facts", {"channel": channel})
+    }
 
 
 def _save(execute: Execute, channel: str, state: AlertState) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dwhctl.alerts.digest import AlertFailure, Outcome
+    from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Alert, Occasion, Project
     from dwhctl.sessions.store import Execute
     from dwhctl.sessions.task_states import UnsuccessfulSlice
@@ -64,10 +65,14 @@ class ChannelScope:
         return replace(outcome, items=items, stops=stops)
 
     def count_all_done(self, part: Outcome) -> int | None:
-        """Count the tasks of the channel on the dates of the run; None when the last attempt at one failed.
+        """Count the tasks of the channel on the dates of the run; None when one failed, or no message is wanted.
 
         After a run of loads the loads count, after one of reports the reports. `part` is what the channel covers.
         """
+        if "all_success" not in self.alert.when or part.routine or part.stops or not part.completed:
+            return None
+        if any(item.status != "done" for item in part.items):
+            return None
         expected = set(self._expected(part))
         done = {self._task(item.work, item.shard, item.day) for item in part.items if item.status == "done"}
         # A shadow run alone loads nothing that a channel covers.
@@ -85,13 +90,17 @@ class ChannelScope:
         if "report" in kinds:
             names = (name for name in self.project.reports if self.includes("report", name))
             yield from ((name, "", day) for name in names for day in part.days)
-        if "load" in kinds:
-            for load in self.project.loads.values():
-                if load.shadow_of is None and self.includes("load", load.name):
-                    for shard in self.project.shards_of(load):
-                        for day in part.days:
-                            if is_expected(load, shard, day):
-                                yield self._task(load.name, shard.name, day)
+        for load, shard in self._shards().values() if "load" in kinds else ():
+            if load.shadow_of is None:
+                days = (day for day in part.days if is_expected(load, shard, day))
+                yield from (self._task(load.name, shard.name, day) for day in days)
+
+    def _shards(self) -> dict[tuple[str, str], tuple[Load, Shard]]:
+        """Return the shards of the loads that the channel covers, by the names of load and shard."""
+        loads = (load for load in self.project.loads.values() if self.includes("load", load.name))
+        return {
+            (load.name, shard.name): (load, shard) for load in loads for shard in self.project.shards_of(load)
+        }
 
     def _task(self, work: str, shard: str, day: date | None) -> _Task:
         return work, shard, None if shard and self._is_whole(work) else day
@@ -112,19 +121,14 @@ class ChannelScope:
         """Return what the channel covers and whose last session failed, as `report failures` does."""
         if self.execute is None:
             return ()
-        shards = {
-            (load.name, shard.name): shard
-            for load in self.project.loads.values()
-            if self.includes("load", load.name)
-            for shard in self.project.shards_of(load)
-        }
+        shards = self._shards()
         found: dict[tuple[str, bool], list[UnsuccessfulSlice]] = {}
         for failed in unsuccessful_slices(self.execute("unsuccessful_slices", {"since": now - _LOOK_BACK})):
             if failed.shard is None:
                 counts = failed.load in self.project.reports and self.includes("report", failed.load)
             else:
-                shard = shards.get((failed.load, failed.shard))
-                counts = shard is not None and is_expected(self.project.loads[failed.load], shard, failed.day)
+                covered = shards.get((failed.load, failed.shard))
+                counts = covered is not None and is_expected(*covered, failed.day)
             if counts and not (failed.replaced and (failed.shard is None or self._is_whole(failed.load))):
                 found.setdefault((failed.load, failed.shard is None), []).append(failed)
         return tuple(
@@ -192,10 +196,9 @@ def decide(
 
 def _failures(outcome: Outcome) -> dict[FailureKey, list[AlertFailure]]:
     found: dict[FailureKey, list[AlertFailure]] = {}
-    for item in outcome.failed:
-        if (failure := item.failure) is not None:
-            key = FailureKey(item.work, failure.connection, failure.error_class, item.shard, item.day)
-            found.setdefault(key, []).append(failure)
+    for item, failure in outcome.failed:
+        key = FailureKey(item.work, failure.connection, failure.error_class, item.shard, item.day)
+        found.setdefault(key, []).append(failure)
     for stop in outcome.stops:
         shard = _PASSED if stop.passing else ""
         key = FailureKey(stop.command, stop.failure.connection, stop.failure.error_class, shard)
@@ -234,7 +237,7 @@ def _digest(
     streaks: Streaks,
 ) -> Digest | None:
     alert = scope.alert
-    all_done = scope.count_all_done(part) if _may_be_all_success(alert, part) else None
+    all_done = scope.count_all_done(part)
     subject = _subject(alert, part, change, is_failing=bool(failures), is_all_done=all_done is not None)
     if subject is None:
         return None
@@ -264,16 +267,9 @@ def _wants_failures(alert: Alert, part: Outcome) -> bool:
     return "all_done" in alert.when or occasion in alert.when or (part.routine and "sla_miss" in alert.when)
 
 
-def _may_be_all_success(alert: Alert, part: Outcome) -> bool:
-    if "all_success" not in alert.when or part.routine or part.stops or not part.completed:
-        return False
-    return bool(part.items) and all(item.status == "done" for item in part.items)
-
-
 def _subject(
     alert: Alert, part: Outcome, change: StateChange, *, is_failing: bool, is_all_done: bool
 ) -> Subject | None:
-    """Return what the digest is about; None when there is no message."""
     always = "all_done" in alert.when and not part.routine
     if is_failing and (always or change.new or change.due):
         return "missed" if part.missed else "failed" if part.failed else "stopped"

@@ -173,7 +173,9 @@ class MailChannel:
                 _log_in(connection, alert.user, alert.password.reveal())
             to = [recipient.addr_spec for recipient in self.to]
             refused = connection.send_message(self._mail(message), self.sender.addr_spec, to)
-            return self._receipt(connection, refused)
+            reply = _reply(*connection.reply)
+            answer = f"taken for {len(to) - len(refused)} of {len(to)}: {reply}" if refused else reply
+            return Receipt(answer, refused=tuple(f"{who}: {_reply(*why)}" for who, why in refused.items()))
         finally:
             _close(connection)
 
@@ -189,18 +191,16 @@ class MailChannel:
         mail.add_alternative(message.html, subtype="html")
         return mail
 
-    def _receipt(self, connection: _Connection, refused: dict[str, tuple[int, bytes]]) -> Receipt:
-        taken = len(self.to) - len(refused)
-        reply = _reply(*connection.reply)
-        answer = f"taken for {taken} of {len(self.to)}: {reply}" if refused else reply
-        return Receipt(answer, refused=tuple(f"{who}: {_reply(*why)}" for who, why in refused.items()))
-
     def _translate_error(self, error: Exception, *, in_doubt: bool) -> AlertError:
         where = f"{self.alert.host}:{self.alert.port}"
         if isinstance(error, smtplib.SMTPRecipientsRefused):
-            return _recipients_refused(where, error.recipients)
+            reasons = ", ".join(f"{who}: {_reply(*why)}" for who, why in error.recipients.items())
+            code = min(code for code, _ in error.recipients.values())
+            return _refusal(where, "every recipient", code, reasons, "correct to")
         if isinstance(error, smtplib.SMTPResponseException) and error.smtp_code > 0:
-            return _refused(where, error)
+            what, remedy = next((what, remedy) for kind, what, remedy in _REFUSALS if isinstance(error, kind))
+            reply = _reply(error.smtp_code, error.smtp_error)
+            return _refusal(where, what, error.smtp_code, reply, remedy)
         if isinstance(error, smtplib.SMTPNotSupportedError):
             return AlertRefusedError(f"{where}: {_unsupported(str(error))}")
         if isinstance(error, MessageError | UnicodeError):
@@ -249,20 +249,10 @@ _REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
-def _refused(where: str, error: smtplib.SMTPResponseException) -> AlertError:
-    """Translate the server's code: with 4xx a later attempt may succeed, with 5xx none."""
-    reply = _reply(error.smtp_code, error.smtp_error)
-    what, remedy = next((what, remedy) for kind, what, remedy in _REFUSALS if isinstance(error, kind))
-    if error.smtp_code < 500:
+def _refusal(where: str, what: str, code: int, reply: str, remedy: str) -> AlertError:
+    if code < 500:  # a later attempt may succeed
         return AlertNotSentError(f"{where} refuses {what} for now: {reply}")
     return AlertRefusedError(f"{where} refuses {what}: {reply}; {remedy}")
-
-
-def _recipients_refused(where: str, recipients: dict[str, tuple[int, bytes]]) -> AlertError:
-    reasons = ", ".join(f"{who}: {_reply(*why)}" for who, why in recipients.items())
-    if any(code < 500 for code, _ in recipients.values()):
-        return AlertNotSentError(f"{where} refuses every recipient for now: {reasons}")
-    return AlertRefusedError(f"{where} refuses every recipient: {reasons}; correct to")
 
 
 def _unsupported(text: str) -> str:
@@ -279,7 +269,6 @@ def _reply(code: int, text: bytes | str) -> str:
 
 
 def _base64(user: str, password: str) -> str:
-    """Return the login as AUTH PLAIN sends it."""
     return base64.b64encode(f"\0{user}\0{password}".encode()).decode()
 
 

@@ -35,17 +35,13 @@ _CANNOT_PARSE = "can't parse entities"
 #: Part of an answer in lower case, and what to do about it; the first that fits.
 _REMEDIES = (
     ("unauthorized", "the token is wrong or was revoked: take the one that @BotFather shows"),
-    (
-        "chat not found",
-        "correct chat_id; the bot knows a chat after somebody starts it, or adds the bot to the group",
-    ),
+    ("chat not found", "correct chat_id; start the chat with the bot, or add the bot to the group"),
     ("thread not found", "correct message_thread_id, or drop it"),
     ("topic", "correct message_thread_id, or drop it"),
     ("blocked", "unblock the bot in that chat"),
     ("kicked", "add the bot to the group again"),
     ("not a member", "add the bot to the group or channel"),
-    ("not enough rights", "let the bot send messages in that chat"),
-    ("have no rights", "let the bot send messages in that chat"),
+    ("rights", "let the bot send messages in that chat"),
     ("deactivated", "choose another chat_id"),
     ("can't initiate", "open the chat with the bot and press Start"),
     ("upgraded", "take the group's new id as chat_id"),
@@ -132,7 +128,10 @@ class TelegramChannel:
             answer = self._post(fields)
             new_id = answer.parameter("migrate_to_chat_id")
             if answer.status == 200 and answer.content.get("ok") is True:
-                return _receipt(answer, migrated_to, is_plain="parse_mode" not in fields)
+                result = answer.content.get("result")
+                number = result.get("message_id") if isinstance(result, dict) else None
+                note = "" if "parse_mode" in fields else ", as plain text: the template's HTML is wrong"
+                return Receipt(f"message {number}{note}", migrated_to)
             if answer.status == 400 and new_id is not None and migrated_to is None:
                 migrated_to = fields["chat_id"] = str(new_id)
             elif answer.status == 400 and _CANNOT_PARSE in answer.description and "parse_mode" in fields:
@@ -194,19 +193,11 @@ def _sender(alert: TelegramAlert, timeouts: Timeouts) -> HttpSender:
 
 
 def _content(body: bytes) -> dict[str, Any]:
-    """Read an answer of the Bot API; anything else is empty."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _receipt(answer: _Answer, migrated_to: str | None, *, is_plain: bool) -> Receipt:
-    result = answer.content.get("result")
-    number = result.get("message_id") if isinstance(result, dict) else None
-    note = ", as plain text: the template's HTML is wrong" if is_plain else ""
-    return Receipt(f"message {number}{note}", migrated_to)
 
 
 #: In UTF-16 units after the entities are parsed; Telegram refuses more than 4,096.
@@ -256,20 +247,14 @@ def cut(html: str, limit: int = LIMIT) -> str:
                 tags.append(tag[2].lower())
             elif tags:
                 tags.pop()
-    if kept == 0:
-        return _first_line_cut(lines, limit)
-    closing = "".join(f"</{name}>" for name in reversed(tags))
-    return "\n".join(lines[:kept]).rstrip() + closing + _more(len(lines) - kept)
-
-
-def _first_line_cut(lines: list[str], limit: int) -> str:
-    """Return the beginning of a first line that alone is too long, without its tags."""
-    # A character takes at most two units.
-    text, room = plain(lines[0]), limit - _TAIL - 1
-    while _units(text) > room:
-        text = text[: len(text) - max(1, (_units(text) - room) // 2)]
-    return escape(text) + "…" + (_more(len(lines) - 1) if len(lines) > 1 else "")
-
-
-def _more(count: int) -> str:
-    return f"\n... and {counted(count, 'more line')}"
+    if kept == 0:  # the first line alone is too long: its beginning, without tags
+        kept, closing = 1, "…"
+        text, room = plain(lines[0]), limit - _TAIL - 1
+        while _units(text) > room:  # a character takes at most two units
+            text = text[: len(text) - max(1, (_units(text) - room) // 2)]
+        head = escape(text)
+    else:
+        closing = "".join(f"</{name}>" for name in reversed(tags))
+        head = "\n".join(lines[:kept]).rstrip()
+    left = len(lines) - kept
+    return f"{head}{closing}" + (f"\n... and {counted(left, 'more line')}" if left else "")

@@ -257,7 +257,6 @@ class HttpSender:
 
 
 def _adapter(exchange: Exchange) -> HTTPAdapter:
-    """Return an adapter of requests whose connections are the exchange's."""
     from requests.adapters import HTTPAdapter
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 

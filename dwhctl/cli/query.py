@@ -26,7 +26,7 @@ from dwhctl.cli.common.options import (
 from dwhctl.cli.common.output import counted, say, tell, write_out
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.core.secrets import mask
-from dwhctl.core.words import one_line, quoted
+from dwhctl.core.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,7 +135,10 @@ def _request(
     found = find_connection(project, connection)
     if shard is not None and database is not None:
         raise UsageError("--shard and --database both name a database; give one of them")
-    chosen = find_shard(project, found.name, shard) if shard is not None else None
+    behind = (
+        item for group in project.shard_groups.values() for item in group if item.connection == found.name
+    )
+    chosen = find_shard(project, behind, shard, f"behind {found.name}") if shard is not None else None
     is_one_file = isinstance(found, DuckdbConnection) and not found.is_folder
     if chosen is not None and not is_one_file:
         database = chosen.database
@@ -277,7 +280,6 @@ def _show_sql(part: RenderedPart, *, comments: bool, ended: bool) -> None:
 def _shown(
     project: Project, name: str, shard: str | None, parts: Sequence[str], day: date, online: bool
 ) -> list[RenderedPart]:
-    """Render these parts, in the order in which they run."""
     from dwhctl.check.offline import load_parts, report_parts
     from dwhctl.project.loads import Load
     from dwhctl.project.names import find_load_or_report
@@ -320,15 +322,9 @@ def _ended(sql: str) -> str:
 
 
 def _shard(project: Project, load: Load, name: str | None) -> Shard:
-    from dwhctl.project.names import meant
+    from dwhctl.query import find_shard
 
-    shards = {shard.name: shard for shard in project.shards_of(load)}
+    shards = project.shards_of(load)
     if not shards:
         raise UsageError(f"the shard group '{load.shards}' of the load '{load.name}' is empty")
-    if name is None:
-        return next(iter(shards.values()))
-    if name not in shards:
-        raise UsageError(
-            f"the load '{load.name}' has no shard {quoted(name)}; {meant(project, name, shards)}"
-        )
-    return shards[name]
+    return shards[0] if name is None else find_shard(project, shards, name, f"in the load '{load.name}'")

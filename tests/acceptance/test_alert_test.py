@@ -112,7 +112,7 @@ def test_one_that_fails_ends_with_1_and_says_what_to_do(
     world.api.chats = {}
     assert world.run() == 1
     out = capsys.readouterr().out
-    assert "Telegram refuses: Bad Request: chat not found; correct chat_id; the bot knows a chat" in out
+    assert "Telegram refuses: Bad Request: chat not found; correct chat_id; start the chat" in out
     assert "250 2.0.0 Ok: queued" in out
     assert world.run("-q", "--format", "csv") == 1
     header, line = capsys.readouterr().out.splitlines()
