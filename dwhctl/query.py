@@ -166,8 +166,6 @@ class _Execution:
             threading.Thread(target=self._cursor.interrupt, name="cancel", daemon=True).start()
             self._thread.join(_CANCEL_SECONDS)
 
-    # In the thread
-
     def _run(self) -> None:
         end = None
         try:

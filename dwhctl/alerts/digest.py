@@ -188,7 +188,7 @@ def sample_digest(project: Project, day: date) -> Digest:
     """Return a digest with a server that is down, a shard that drifted and one that recovered, if there are so many."""
     load = next(iter(project.loads.values()), None)
     shards = project.shards_of(load) if load else ()
-    reasons = _reasons(load, shards, day) if load and shards else (_of_report(project, day),)
+    reasons = _sample_reasons(project, load, shards, day)
     names = [name for reason in reasons for name in reason.shards]
     fine = [shard.name for shard in shards if shard.name not in names]
     return Digest(
@@ -216,7 +216,13 @@ def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
     return test, failed, succeeded, recovered, replace(recovered, still_failing=(still,))
 
 
-def _reasons(load: Load, shards: tuple[Shard, ...], day: date) -> tuple[Reason, ...]:
+def _sample_reasons(
+    project: Project, load: Load | None, shards: tuple[Shard, ...], day: date
+) -> tuple[Reason, ...]:
+    if load is None or not shards:
+        report = next(iter(project.reports.values()), None)
+        name, server = (report.name, report.connection) if report else ("orders", "dwh")
+        return (_refused(name, server, day, day),)
     by_server: dict[str, list[str]] = {}
     for shard in shards:
         by_server.setdefault(shard.connection, []).append(shard.name)
@@ -228,12 +234,6 @@ def _reasons(load: Load, shards: tuple[Shard, ...], day: date) -> tuple[Reason, 
         for other, names in others[:1]
     ]
     return (down, *drifted)
-
-
-def _of_report(project: Project, day: date) -> Reason:
-    report = next(iter(project.reports.values()), None)
-    name, connection = (report.name, report.connection) if report else ("orders", "dwh")
-    return _refused(name, connection, day, day)
 
 
 def _refused(work: str, server: str, day: date, since: date, shards: tuple[str, ...] = ()) -> Reason:

@@ -186,19 +186,15 @@ def _still_bad(digest: Digest) -> list[str]:
         return [f"{_works(digest.reasons)}: {counted(bad, 'task')} still not in time"] if bad > 0 else []
     loads = [item for item in digest.still_failing if item.slices]
     reports = [item for item in digest.still_failing if not item.slices]
-    parts = []
+    parts: list[tuple[str, list[StillFailing], int]] = []
     if loads:
         slices = sum(item.slices for item in loads)
         is_same = {item.work for item in loads} == {item.work for item in digest.recoveries}
         works = "" if is_same and len(loads) == 1 else f"{_works(loads)}: "
-        parts.append(f"{works}{counted(slices, 'slice')} of {_days(loads)} still {_fail(slices)}")
+        parts.append((f"{works}{counted(slices, 'slice')}", loads, slices))
     if reports:
-        parts.append(f"{_works(reports)} of {_days(reports)} still {_fail(len(reports))}")
-    return parts
-
-
-def _fail(count: int) -> str:
-    return "fails" if count == 1 else "fail"
+        parts.append((_works(reports), reports, len(reports)))
+    return [f"{what} of {_days(items)} still fail{'s' if count == 1 else ''}" for what, items, count in parts]
 
 
 def _days(items: Iterable[StillFailing]) -> str:

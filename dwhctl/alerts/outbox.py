@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwhctl.alerts.digest import Digest, Recovery, merged
 from dwhctl.sessions.values import as_number
@@ -47,8 +47,7 @@ class DeliveryState(StrEnum):
     SUPERSEDED = "superseded"
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """A row that waits to be sent; its digest as JSON."""
 
     id: int
@@ -58,8 +57,7 @@ class Queued:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Undelivered:
+class Undelivered(NamedTuple):
     """A row that was not delivered, and that no run has claimed."""
 
     id: int
@@ -67,8 +65,7 @@ class Undelivered:
     digest: Digest | None
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """A row of the listing."""
 
     id: int

@@ -68,27 +68,8 @@ class Pinger:
         self._left = set(self._urls)
         self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Send the starts, in the background."""
-        self._begin(starts=True)
-
-    def finish(self, endings: Mapping[str, Ping], timeout: float = TIMEOUT) -> list[str]:
-        """Send how each ended within `timeout` seconds, and return a line for each cause of a failure."""
-        self._endings = {name: ping for name, ping in endings.items() if name in self._urls}
-        self._left = set(self._endings)
-        self._ended.set()
-        if not self._threads:
-            self._begin(starts=False)
-        until = time.monotonic() + timeout
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        failures = {**dict.fromkeys(self._left, "no answer in time"), **self._failures}
-        names: dict[str, list[str]] = {}
-        for name, cause in sorted(failures.items()):
-            names.setdefault(cause, []).append(name)
-        return [mask(f"ping of {listed(failed, 5)} failed: {cause}") for cause, failed in names.items()]
-
-    def _begin(self, *, starts: bool) -> None:
+    def start(self, *, starts: bool = True) -> None:
+        """Send the starts in the background; the threads send the ends as well."""
         names = list(self._urls)
         for number in range(min(_AT_ONCE, len(names))):
             # A daemon: the process ends without waiting for pings.
@@ -97,6 +78,22 @@ class Pinger:
             )
             self._threads.append(thread)
             thread.start()
+
+    def finish(self, endings: Mapping[str, Ping], timeout: float = TIMEOUT) -> list[str]:
+        """Send how each ended within `timeout` seconds, and return a line for each cause of a failure."""
+        self._endings = {name: ping for name, ping in endings.items() if name in self._urls}
+        self._left = set(self._endings)
+        self._ended.set()
+        if not self._threads:
+            self.start(starts=False)
+        until = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        failures = {**dict.fromkeys(self._left, "no answer in time"), **self._failures}
+        names: dict[str, list[str]] = {}
+        for name, cause in sorted(failures.items()):
+            names.setdefault(cause, []).append(name)
+        return [mask(f"ping of {listed(failed, 5)} failed: {cause}") for cause, failed in names.items()]
 
     def _work(self, names: list[str], starts: bool) -> None:
         for name in names if starts else ():

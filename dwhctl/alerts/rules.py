@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dwhctl.alerts.digest import Digest, Reason, Recovery, StillFailing, Subject, merged
 from dwhctl.alerts.message import first_line
@@ -143,8 +143,7 @@ _PASSED = "(passed)"
 _FORGET_AFTER = timedelta(days=30)
 
 
-@dataclass(frozen=True, slots=True)
-class Streak:
+class Streak(NamedTuple):
     """How many days in a row a task fails, and since which. `newest`: its newest day of all is among them."""
 
     days: int

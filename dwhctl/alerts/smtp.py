@@ -8,6 +8,7 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.errors import MessageError
@@ -230,13 +231,9 @@ def _log_in(connection: _Connection, user: str, password: str) -> None:
 
 def _close(connection: _Connection) -> None:
     """End the session. An error is of no interest: the server has the mail or not."""
-    try:
+    with closing(connection), suppress(smtplib.SMTPException, OSError):
         if connection.sock is not None:
             connection.quit()
-    except (smtplib.SMTPException, OSError):
-        pass
-    finally:
-        connection.close()
 
 
 #: What the server refused, and what to do about it; the first class that fits.
@@ -284,11 +281,9 @@ def addresses(texts: Sequence[str], place: str) -> tuple[Address, ...]:
 
 def _address(name: str, spec: str, place: str) -> Address:
     user, at, domain = spec.rpartition("@")
-    try:
+    with suppress(MessageError, ValueError, IndexError):
         if user and at and domain:
             return Address(name, addr_spec=f"{user}@{domain.encode('idna').decode()}")
-    except (MessageError, ValueError, IndexError):
-        pass
     raise ConfigError(
         f"{place}: {quoted(spec or name)} is no address; write name@example.com, the name in ASCII"
     )
@@ -315,8 +310,6 @@ def read(html: str) -> tuple[str, str]:
 
 
 class _Reader(HTMLParser):
-    """Collects title and text of a page; blocks become lines."""
-
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.title: list[str] = []

@@ -194,12 +194,9 @@ class LocalState:
     def write(self, channel: str, command: str, state: AlertState) -> None:
         """Write the state of the channel in place of the last one. Raise OSError."""
         path = self._states(command)
-        others = [row for row in _rows(path) if row[0] != channel]
-        rows = [*others, *((channel, key, notified) for key, notified in state.items())]
-        if rows:
-            self._write(path, [_row(*row) for row in rows])
-        else:
-            path.unlink(missing_ok=True)
+        others = (row for row in _rows(path) if row[0] != channel)
+        rows = (*others, *((channel, *item) for item in state.items()))
+        self._write(path, [_row(*row) for row in rows])
 
     def all(self) -> dict[Path, list[tuple[str, FailureKey, Notified]]]:
         """Return all states by their files."""
@@ -216,17 +213,15 @@ class LocalState:
 
     def write_refusal(self, channel: str, answer: str | None, now: datetime) -> None:
         """Write a refusal; None clears it. A state folder that cannot be written keeps nothing."""
-        path = self._refused(channel)
         with suppress(OSError):
-            if answer is None:
-                path.unlink(missing_ok=True)
-            else:
-                self._write(path, {"at": now.isoformat(), "answer": answer})
+            self._write(self._refused(channel), {"at": now, "answer": answer} if answer is not None else None)
 
     def _write(self, path: Path, content: object) -> None:
-        text = json.dumps(content)
+        if not content:
+            path.unlink(missing_ok=True)
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write_whole(path, json.dumps(content, default=lambda value: value.isoformat()))
 
     def _states(self, command: str) -> Path:
         return self._folder / f"told-{_hash(command)}.json"
@@ -240,8 +235,7 @@ def _hash(text: str) -> str:
 
 
 def _row(channel: str, key: FailureKey, notified: Notified) -> dict[str, Any]:
-    when = {"at": notified.at.isoformat(), "day": key.day and key.day.isoformat(), "newest": notified.newest}
-    return {"channel": channel, **asdict(key), **when}
+    return {"channel": channel, **asdict(key), "at": notified.at, "newest": notified.newest}
 
 
 def _rows(path: Path) -> list[tuple[str, FailureKey, Notified]]:
@@ -260,8 +254,5 @@ def _parsed(row: Mapping[str, Any]) -> tuple[str, FailureKey, Notified]:
         raise TypeError("the parts of a failure are texts")
     day = date.fromisoformat(row["day"]) if row["day"] else None
     at = datetime.fromisoformat(row["at"]).astimezone(UTC)
-    return (
-        channel,
-        FailureKey(work, connection, error_class, shard, day),
-        Notified(at, newest=bool(row["newest"])),
-    )
+    key = FailureKey(work, connection, error_class, shard, day)
+    return channel, key, Notified(at, newest=bool(row["newest"]))

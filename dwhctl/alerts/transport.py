@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dwhctl.core.errors import ConfigError
@@ -43,8 +43,7 @@ class Timeouts:
     longest_wait: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeFailure:
+class ExchangeFailure(NamedTuple):
     """Why an exchange failed. `in_doubt`: the message was on its way and may have arrived."""
 
     error: Exception
@@ -182,8 +181,7 @@ class _Body(io.BytesIO):
         return super().read(size)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(NamedTuple):
     """What came back. `body` is empty when it was longer than allowed, or compressed without our asking."""
 
     status: int
