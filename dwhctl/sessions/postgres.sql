@@ -54,7 +54,7 @@ SELECT greatest(
     coalesce((SELECT max(id) FROM sessions), 0)
 )
 
--- name: lift_ids
+-- name: raise_id_floor
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), :above)
 WHERE :above >= nextval(pg_get_serial_sequence('sessions', 'id'))
 

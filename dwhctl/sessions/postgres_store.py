@@ -87,7 +87,7 @@ class PostgresStore(SqlStore):
             return Upgrade(self._connection, self._plain, where(self._address)).is_readable()
 
     def raise_id_floor(self, above: int) -> None:
-        self.read("lifting the ids", "raise_id_floor", {"above": above})
+        self.read("raising the lowest next id", "raise_id_floor", {"above": above})
 
     def open(self, sessions: Sequence[NewSession]) -> list[int]:
         if not sessions:

@@ -66,7 +66,7 @@ SELECT max(
     coalesce((SELECT max(id) FROM sessions), 0)
 )
 
--- name: lift_ids
+-- name: raise_id_floor
 -- AUTOINCREMENT's own memory, which has no row before the first insert.
 UPDATE sqlite_sequence SET seq = max(seq, :above) WHERE name = 'sessions'
 

@@ -179,7 +179,7 @@ class SqliteStore(SqlStore):
             return is_readable(self._connection, self._sql, self.path)
 
     def raise_id_floor(self, above: int) -> None:
-        with self._operation("lifting the ids"), self._transaction("raise_id_floor"):
+        with self._operation("raising the lowest next id"), self._transaction("raise_id_floor"):
             if not self._connection.execute(self._sql["raise_id_floor"], {"above": above}).rowcount:
                 self._connection.execute(self._sql["begin_ids"], {"above": above})
 
