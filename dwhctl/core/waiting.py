@@ -17,6 +17,8 @@ from dwhctl.core.errors import ExitCode, Interrupted
 if TYPE_CHECKING:
     from types import FrameType
 
+    from tenacity import RetryCallState
+
 
 Result = TypeVar("Result")
 
@@ -125,6 +127,29 @@ def waited(most: float | None = None) -> Iterator[Wait]:
         yield wait
     finally:
         wait.end()
+
+
+def poll(
+    attempt: Callable[[], Result], seconds: float, pause: float | Callable[[], float], what: Callable[[], str]
+) -> Result:
+    """Call `attempt` until it returns something true, for at most so many seconds; return its last result.
+
+    The wait is announced: `what` says for what.
+    """
+    from tenacity import Retrying, retry_if_not_result, stop_after_delay, stop_never
+
+    def seconds_to_sleep(state: RetryCallState) -> float:
+        left = seconds - (state.seconds_since_start or 0.0)
+        return max(0.0, min(pause() if callable(pause) else pause, left))
+
+    with waited(seconds) as wait:
+        return Retrying(
+            retry=retry_if_not_result(bool),
+            stop=stop_after_delay(seconds) if math.isfinite(seconds) else stop_never,
+            wait=seconds_to_sleep,
+            before_sleep=lambda _: wait.note(what),
+            retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
+        )(attempt)
 
 
 def _rounded(seconds: float) -> str:

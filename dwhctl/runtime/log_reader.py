@@ -138,10 +138,10 @@ class _Logs:
     def __init__(self, run_ids: Sequence[str]) -> None:
         self._ids = sorted(run_ids)
 
-    def newest(self, count: int) -> Sequence[str]:
+    def newest_runs(self, count: int) -> Sequence[str]:
         return self._ids[: -count - 1 : -1]
 
-    def beginning_with(self, text: str, count: int) -> Sequence[str]:
+    def runs_beginning_with(self, text: str, count: int) -> Sequence[str]:
         return [run_id for run_id in self._ids if run_id.startswith(text)][:count]
 
 
