@@ -7,7 +7,6 @@ The first line of a class's docstring is its default message. `permanent`: anoth
 from __future__ import annotations
 
 import enum
-from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -305,16 +304,5 @@ class TooOld(Missed):
 
 def is_error(name: str | None, *classes: type[DwhctlError]) -> bool:
     """Return whether the class of this name is one of the classes or a subclass. A name of another version is not."""
-    found = _by_name().get(name or "")
-    return found is not None and issubclass(found, classes)
-
-
-@cache
-def _by_name() -> dict[str, type[DwhctlError]]:
-    found: dict[str, type[DwhctlError]] = {}
-    waiting: list[type[DwhctlError]] = [DwhctlError]
-    while waiting:
-        kind = waiting.pop()
-        found[kind.__name__] = kind
-        waiting += kind.__subclasses__()
-    return found
+    found = globals().get(name or "")
+    return isinstance(found, type) and issubclass(found, classes)

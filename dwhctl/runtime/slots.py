@@ -41,15 +41,14 @@ _LOCK_FIELDS = 8
 class Slot:
     """A slot that is held until it is released."""
 
-    def __init__(self, lock: Lock | None, release: Callable[[Lock], None] | None = None) -> None:
-        self._lock = lock
+    def __init__(self, release: Callable[[], None] | None = None) -> None:
         self._release = release
 
     def release(self) -> None:
         """Release the slot. Idempotent."""
-        if self._lock is not None and self._release is not None:
-            self._release(self._lock)
-        self._lock = None
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class Slots:
@@ -89,7 +88,7 @@ class Slots:
                     return None
                 locks.append((name, lock))
             self._held.update(name for name, lock in locks if lock is not None)
-        return tuple(Slot(lock, partial(self._take_back, name)) for name, lock in locks)
+        return tuple(Slot(partial(self._take_back, name, lock) if lock else None) for name, lock in locks)
 
     def is_wanted(self, name: str) -> bool:
         """Return whether another run has no slot of this name and waits for one."""

@@ -16,8 +16,14 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.sessions.store import SessionStore
-from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State, is_complete, successful
+from dwhctl.sessions.store import SessionStore as SessionStore
+from dwhctl.sessions.values import Closing as Closing
+from dwhctl.sessions.values import LastSession as LastSession
+from dwhctl.sessions.values import NewSession as NewSession
+from dwhctl.sessions.values import Session as Session
+from dwhctl.sessions.values import State as State
+from dwhctl.sessions.values import is_complete as is_complete
+from dwhctl.sessions.values import successful as successful
 
 if TYPE_CHECKING:
     from dwhctl.project.connections import PostgresConnection, SqliteConnection
@@ -78,18 +84,3 @@ def _is_missing(connection: SqliteConnection) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return True
         return False
-
-
-__all__ = [
-    "REPORT_TIMEOUT",
-    "Closing",
-    "LastSession",
-    "NewSession",
-    "Session",
-    "SessionStore",
-    "State",
-    "is_complete",
-    "open_if_there",
-    "open_store",
-    "successful",
-]

@@ -1,13 +1,13 @@
-"""Past sessions and runs, durations, and the look-up of a run by its id, the beginning of it or `last`."""
+"""Past sessions and runs, durations, slices; and the look-up of a run by its id, the beginning of it or `last`."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -153,6 +153,55 @@ def _durations(load: str, shard: str | None, text: str) -> TaskDurations:
     pairs = sorted((int(number), int(ms)) for number, ms in (pair.split(" ") for pair in text.split(",")))
     seconds = tuple(max(ms, 0) / 1000 for _, ms in pairs)
     return TaskDurations(load, shard, seconds, round(statistics.median(seconds), 3))
+
+
+def first_day(store: SessionStore, load: str) -> date | None:
+    """Return the first day of a load that has a session."""
+    rows = store.read(f"reading the first day of {load}", "first_day", {"load": load})
+    day: date | None = rows[0][0] if rows else None
+    return day
+
+
+#: The state and the start of a slice's latest session, and the start of its last successful one.
+Latest = tuple[State, datetime, datetime | None]
+
+
+def latest_of_slices(
+    store: SessionStore, load: str, shards: Sequence[str], days: Sequence[date]
+) -> dict[int, dict[int, Latest]]:
+    """Return each slice's latest session, by the positions of its shard and its day."""
+    found: dict[int, dict[int, Latest]] = {}
+    values = {"load": load, "days": list(days), "shards": list(shards)}
+    rows = store.read(f"reading the latest sessions of {load}", "latest_of_slices", values)
+    for day, shard, state, started, success in rows:
+        last_success = None if success is None else as_time(success)
+        found.setdefault(shard, {})[day] = (State(state), as_time(started), last_success)
+    return found
+
+
+def last_successes(store: SessionStore, tasks: list[str]) -> dict[str, tuple[tuple[date, datetime], ...]]:
+    """Return day and start of each task's last success on the newest day that has one, and on the day before."""
+    rows = store.read("reading the last successes", "last_good", {"tasks": tasks})
+    return {
+        tasks[place]: ((day, started), *(((older, before),) if older is not None else ()))
+        for place, day, started, older, before in rows
+    }
+
+
+def prunable(
+    store: SessionStore, before: datetime, size: int, *, everything: bool
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield of each window of so many rows how many it has, and the ids that may be pruned, oldest first."""
+    doing, after = "reading old sessions", -(2**62)
+    statement = "prune_all" if everything else "prune_superseded"
+    [(end,)] = store.read(doing, "prune_end", {})
+    while end is not None:
+        [(count, last)] = store.read(doing, "prune_window", {"after": after, "end": end, "size": size})
+        if not count:
+            return
+        found = store.read(doing, statement, {"after": after, "last": last, "before": before})
+        yield int(count), [int(session_id) for (session_id,) in found]
+        after = last
 
 
 LAST = "last"

@@ -164,12 +164,13 @@ class PostgresStore(SessionStore):
 
     is_shared = True
     _prune = ("prune",)
+    _writes_arrays = True
+    _driver_error = psycopg2.Error
 
     def __init__(self, address: PostgresConnection, *, host: str, answer_timeout: timedelta) -> None:
-        super().__init__(host)
-        self._address = address
         self._plain = read_statements("postgres")
-        self._sql = {name: percent_style(sql) for name, sql in self._plain.items()}
+        super().__init__(host, {name: percent_style(sql) for name, sql in self._plain.items()})
+        self._address = address
         self._held: set[str] = set()
         self._connection = connect(address, self._plain["connect"], answer_timeout)
         for kind in _TYPES:
@@ -244,14 +245,8 @@ class PostgresStore(SessionStore):
     def hurry(self) -> None:
         self._connection.hurry()
 
-    def close_connection(self) -> None:
-        with self._lock, suppress(psycopg2.Error):
-            self._connection.close()
-
-    def _steps(
-        self, statement: str, rows: Sequence[Mapping[str, object]], shared: Mapping[str, object]
-    ) -> list[tuple[str, Mapping[str, object]]]:
-        return [(statement, {name: [row[name] for row in rows] for name in rows[0]} | {**shared})]
+    def _begin(self) -> None:
+        self._connection.execute("BEGIN")
 
     def _write(self, doing: str, what: str, steps: Sequence[tuple[str, Mapping[str, object]]]) -> Rows:
         [(statement, values)] = steps
@@ -265,25 +260,6 @@ class PostgresStore(SessionStore):
     def _operation(self, doing: str) -> Iterator[None]:
         with self._lock, translate_error(self._connection, self._address, doing):
             yield
-
-    @contextmanager
-    def _transaction(self, what: str) -> Iterator[None]:
-        faults.reach(f"sessions.{what}.begin")
-        self._connection.execute("BEGIN")
-        try:
-            yield
-            faults.reach(f"sessions.{what}.commit")
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with suppress(psycopg2.Error):
-                self._connection.execute("ROLLBACK")
-            raise
-        faults.reach(f"sessions.{what}.done")
-
-    def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
-        encoded = {name: self._encode(value) for name, value in values.items()}
-        cursor = self._connection.execute(self._sql[statement], encoded)
-        return [(cursor.rowcount,)] if cursor.description is None else cursor.fetchall()
 
     def _encode(self, value: object) -> object:
         if isinstance(value, list):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from dwhctl.core import faults
 from dwhctl.core.errors import SessionsError, SessionsLostError
 from dwhctl.sessions.schema import ADDED, SEVEN, Schema, read_statements
 from dwhctl.sessions.store import Rows, SessionStore
@@ -83,11 +82,11 @@ class SqliteStore(SessionStore):
     """The store in one SQLite file. With `only_reads` this user need not have the right to write the file."""
 
     _prune = ("fold", "forget")
+    _driver_error = sqlite3.Error
 
     def __init__(self, path: Path, *, host: str, only_reads: bool = False) -> None:
-        super().__init__(host)
+        super().__init__(host, read_statements("sqlite"))
         self.path = path
-        self._sql = read_statements("sqlite")
         self._at_rest: AtRest | None = None
         if only_reads and not may_write(path):
             self._connection, self._at_rest = connect_to_read(path, self._sql["connect"])
@@ -118,25 +117,16 @@ class SqliteStore(SessionStore):
                 "put it back if you can, then start the command again"
             )
 
-    def close_connection(self) -> None:
-        with self._lock, suppress(sqlite3.Error):
-            self._connection.close()
+    def _begin(self) -> None:
+        # IMMEDIATE: a writer waits here. To become a writer later may fail without any wait.
+        begin_immediate(self._connection, self.path)
 
-    def _steps(
-        self, statement: str, rows: Sequence[Mapping[str, object]], shared: Mapping[str, object]
-    ) -> list[tuple[str, Mapping[str, object]]]:
-        return [(statement, {**row, **shared}) for row in rows]
+    def _encode(self, value: object) -> object:
+        return encode(value)
 
-    def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
-        encoded = {name: encode(value) for name, value in values.items()}
-        cursor = self._connection.execute(self._sql[statement], encoded)
-        if cursor.description is None:
-            return [(cursor.rowcount,)]
-        decoders = [
-            (place, _DECODERS[name])
-            for place, (name, *_) in enumerate(cursor.description)
-            if name in _DECODERS
-        ]
+    def _fetched(self, cursor: sqlite3.Cursor) -> Rows:
+        names = [name for name, *_ in cursor.description]
+        decoders = [(place, _DECODERS[name]) for place, name in enumerate(names) if name in _DECODERS]
         return [_decoded(decoders, row) for row in cursor]
 
     @contextmanager
@@ -151,21 +141,6 @@ class SqliteStore(SessionStore):
                 raise SessionsLostError(
                     f"sessions in {self.path}: {doing}: they were changed meanwhile; start the command again"
                 )
-
-    @contextmanager
-    def _transaction(self, what: str) -> Iterator[None]:
-        faults.reach(f"sessions.{what}.begin")
-        # IMMEDIATE: a writer waits here. To become a writer later may fail without any wait.
-        begin_immediate(self._connection, self.path)
-        try:
-            yield
-            faults.reach(f"sessions.{what}.commit")
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
-        faults.reach(f"sessions.{what}.done")
 
 
 def encode(value: object) -> object:

@@ -14,13 +14,14 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from dwhctl import __version__
+from dwhctl.core import faults
 from dwhctl.sessions.schema import Schema
 from dwhctl.sessions.values import (
     Adopted,
@@ -59,10 +60,15 @@ class SessionStore(ABC):
     is_shared: ClassVar[bool] = False
     #: The statements that prune; the last one returns how many sessions are gone.
     _prune: ClassVar[Sequence[str]]
+    #: Whether a statement writes many rows at once, each of its values an array.
+    _writes_arrays: ClassVar[bool] = False
+    _driver_error: ClassVar[type[Exception]]
     _ellipsis = "…"
+    _connection: Any
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, sql: Mapping[str, str]) -> None:
         self._host = host
+        self._sql = sql
         # Several threads may share the connection, but not a transaction: each operation holds this lock.
         self._lock = threading.RLock()
 
@@ -73,26 +79,20 @@ class SessionStore(ABC):
     def _schema(self) -> Schema: ...
 
     @abstractmethod
+    def _make(self) -> None:
+        """Make the table."""
+
+    @abstractmethod
     def _operation(self, doing: str) -> AbstractContextManager[None]:
         """Hold the connection, and translate its errors; `doing` is for their messages."""
 
     @abstractmethod
-    def _transaction(self, what: str) -> AbstractContextManager[None]:
-        """Commit at the end of the block, roll back on an error; `what` names the points for the tests' faults."""
+    def _begin(self) -> None:
+        """Begin a transaction."""
 
     @abstractmethod
-    def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
-        """Execute a statement by its name. Return its rows, or how many it wrote. A list of values is an array."""
-
-    @abstractmethod
-    def _steps(
-        self, statement: str, rows: Sequence[Mapping[str, object]], shared: Mapping[str, object]
-    ) -> _Steps:
-        """Return the executions of a statement that write these rows, which have the shared values in common."""
-
-    @abstractmethod
-    def _make(self) -> None:
-        """Make the table."""
+    def _encode(self, value: object) -> object:
+        """Return a value as the driver binds it; a list is an array."""
 
     @abstractmethod
     def raise_id_floor(self, above: int) -> None:
@@ -101,10 +101,6 @@ class SessionStore(ABC):
     @abstractmethod
     def check_alive(self) -> None:
         """Raise SessionsLostError if the connection, and so the lock on the run, is gone."""
-
-    @abstractmethod
-    def close_connection(self) -> None:
-        """Close the connection. Never raises; idempotent."""
 
     # Locks in the database, against runs on other machines. SQLite serves one machine: there the locks on files do.
 
@@ -127,6 +123,11 @@ class SessionStore(ABC):
 
     def hurry(self) -> None:  # noqa: B027
         """Wait two seconds at most for each answer from now on: the command is to stop. Safe in a signal handler."""
+
+    def close_connection(self) -> None:
+        """Close the connection. Never raises; idempotent."""
+        with self._lock, suppress(self._driver_error):
+            self._connection.close()
 
     # The table
 
@@ -164,9 +165,7 @@ class SessionStore(ABC):
         if len({session.staged for session in sessions}) < len(sessions):
             raise ValueError("two new sessions have one token")
         rows = [asdict(session) | {"task_name": session.task_name} for session in sessions]
-        ids: dict[str, int] = dict(
-            self._write(f"opening {len(rows)} sessions", "open", self._steps("open", rows, self._own()))
-        )
+        ids: dict[str, int] = dict(self._write_rows("opening {} sessions", "open", rows, self._own()))
         self.handed_out(max(ids.values()))
         return [ids[session.staged] for session in sessions]
 
@@ -178,7 +177,7 @@ class SessionStore(ABC):
             asdict(one) | {"task_name": one.task_name, "state": one.state, "comment": one.comment}
             for one in slices
         ]
-        ids = self._write(f"adopting {len(rows)} slices", "adopt", self._steps("adopt", rows, self._own()))
+        ids = self._write_rows("adopting {} slices", "adopt", rows, self._own())
         self.handed_out(max(id_ for (id_,) in ids))
 
     def close(self, closings: Sequence[Closing]) -> None:
@@ -190,7 +189,7 @@ class SessionStore(ABC):
             for _, one in sorted(first.items())
         ]
         if rows:
-            self._write(f"closing {len(rows)} sessions", "close", self._steps("close", rows, {}))
+            self._write_rows("closing {} sessions", "close", rows, {})
 
     def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
         """Make the last `up_for_retry` of each slice of this run `failed`: nothing in it will be tried again.
@@ -312,6 +311,40 @@ class SessionStore(ABC):
         """Execute several statements in one transaction; an error in the block rolls all of them back."""
         with self._operation(doing), self._transaction(what):
             yield self._execute
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[None]:
+        """Commit at the end of the block, roll back on an error; `what` is part of the names of the fault points."""
+        faults.reach(f"sessions.{what}.begin")
+        self._begin()
+        try:
+            yield
+            faults.reach(f"sessions.{what}.commit")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(self._driver_error):
+                self._connection.execute("ROLLBACK")
+            raise
+        faults.reach(f"sessions.{what}.done")
+
+    def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
+        """Execute a statement by its name. Return its rows, or how many it wrote."""
+        encoded = {name: self._encode(value) for name, value in values.items()}
+        cursor = self._connection.execute(self._sql[statement], encoded)
+        return [(cursor.rowcount,)] if cursor.description is None else self._fetched(cursor)
+
+    def _fetched(self, cursor: Any) -> Rows:
+        rows: Rows = cursor.fetchall()
+        return rows
+
+    def _write_rows(
+        self, doing: str, statement: str, rows: Sequence[dict[str, object]], shared: dict[str, object]
+    ) -> Rows:
+        """Write these rows, which have the shared values in common."""
+        doing = doing.format(len(rows))
+        if self._writes_arrays:
+            rows = [{name: [row[name] for row in rows] for name in rows[0]}]
+        return self._write(doing, statement, [(statement, row | shared) for row in rows])
 
     def _write(self, doing: str, what: str, steps: _Steps) -> Rows:
         with self.transaction(doing, what) as execute:

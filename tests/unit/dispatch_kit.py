@@ -132,9 +132,6 @@ class MemoryStore(SessionStore):
     def check_alive(self) -> None:
         pass
 
-    def close_connection(self) -> None:
-        pass
-
     @property
     def _schema(self) -> Schema:
         raise AssertionError("the dispatch loop makes no table")
@@ -145,16 +142,11 @@ class MemoryStore(SessionStore):
     def _operation(self, doing: str) -> AbstractContextManager[None]:
         raise AssertionError(f"the dispatch loop does nothing else with the sessions: {doing}")
 
-    def _transaction(self, what: str) -> AbstractContextManager[None]:
-        raise AssertionError(what)
+    def _begin(self) -> None:
+        raise AssertionError("the dispatch loop has no transaction of its own")
 
-    def _execute(self, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        raise AssertionError(statement)
-
-    def _steps(
-        self, statement: str, rows: Sequence[Mapping[str, object]], shared: Mapping[str, object]
-    ) -> list[tuple[str, Mapping[str, object]]]:
-        raise AssertionError(statement)
+    def _encode(self, value: object) -> object:
+        raise AssertionError(value)
 
 
 @dataclass
