@@ -21,24 +21,7 @@ from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
-from dwhctl.runtime.events import (
-    Event,
-    Notice,
-    RefreshEvent,
-    RefreshResult,
-    RefreshStarted,
-    ReportClosed,
-    ReportStarted,
-    ReportWaits,
-    RunEnded,
-    RunResult,
-    RunStarted,
-    SliceClosed,
-    SlicesPublished,
-    SliceStaged,
-    SliceStarted,
-    WorkerSaid,
-)
+from dwhctl.runtime import events
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log_reader import log_path, rotate
 from dwhctl.runtime.messages import heard
@@ -70,43 +53,43 @@ class LogEntry(NamedTuple):
     fields: dict[str, object]
 
 
-def line_of(event: Event | RefreshEvent, command: str) -> LogEntry | None:
+def line_of(event: events.Event | events.RefreshEvent, command: str) -> LogEntry | None:
     """Return the line of a run's event; None for one that only progress shows. `command` is the command line."""
     match event:
-        case SliceStaged() | Waiting(text=""):
+        case events.SliceStaged() | Waiting(text=""):
             return None
-        case RunStarted():
+        case events.RunStarted():
             slices = event.plan.slices
             loads = sorted({planned.load.name for planned in slices})
             return _started(command, loads, len(slices), sorted({planned.slice.day for planned in slices}))
-        case RefreshStarted():
+        case events.RefreshStarted():
             return _started(command, list(event.reports), len(event.reports), [event.day])
-        case SliceStarted():
+        case events.SliceStarted():
             waited = {"slots_waited": event.slots_waited or None}
             return LogEntry("info", "slice_started", _values(event, _ATTEMPT) | waited)
-        case WorkerSaid():
+        case events.WorkerSaid():
             return said_line(event.said, _values(event, _ATTEMPT))
-        case SlicesPublished():
+        case events.SlicesPublished():
             level: Level = "warning" if event.failed else "info"
             names = [field.name for field in fields(event)]
             return LogEntry(level, "slices_published", _values(event, names))
-        case SliceClosed():
+        case events.SliceClosed():
             more = {"state": event.state.value, "steps": event.steps or None, "failed_in": event.failed_in}
             return _closed("slice_closed", event, _values(event, _ATTEMPT) | more)
-        case ReportWaits():
+        case events.ReportWaits():
             needs = "; ".join(str(need) for need in event.readiness if not need.is_met)
             return LogEntry(
                 "info", "report_waits", {"load": event.report, "day": event.day, "message": needs}
             )
-        case ReportStarted():
+        case events.ReportStarted():
             return LogEntry("info", "report_started", _report(event))
-        case ReportClosed():
+        case events.ReportClosed():
             return _closed("report_closed", event, _report(event) | {"state": event.state.value})
-        case RunEnded():
+        case events.RunEnded():
             return _ended(event.report)
         case Waiting():
             return LogEntry("info", "waiting", {"message": event.text})
-        case Notice():
+        case events.Notice():
             return LogEntry("warning", "notice", {"message": event.text})
 
 
@@ -153,21 +136,21 @@ def _values(source: object, names: Iterable[str]) -> dict[str, object]:
     return {name: getattr(source, name) for name in names}
 
 
-def _report(event: ReportStarted | ReportClosed) -> dict[str, object]:
+def _report(event: events.ReportStarted | events.ReportClosed) -> dict[str, object]:
     # A report's name is in the place of a load's, as in the sessions table.
     return {"load": event.report} | _values(event, ("connection", "day", "attempt", "etl_id"))
 
 
-def _closed(name: str, event: SliceClosed | ReportClosed, known: dict[str, object]) -> LogEntry:
+def _closed(name: str, event: events.SliceClosed | events.ReportClosed, known: dict[str, object]) -> LogEntry:
     known |= _values(event, ("rows", "seconds", "retry_at"))
     if event.failure is not None:
         known |= _values(event.failure, ("error_class", "permanent", "message", "traceback"))
     return LogEntry(_LEVELS.get(event.state, "info"), name, known)
 
 
-def _ended(report: RunResult | RefreshResult) -> LogEntry:
+def _ended(report: events.RunResult | events.RefreshResult) -> LogEntry:
     values: dict[str, object]
-    if isinstance(report, RunResult):
+    if isinstance(report, events.RunResult):
         values = _values(report, ("loaded", "skipped", "failed", "in_doubt", "rows"))
         values["steps"] = report.step_seconds
     else:
@@ -184,7 +167,7 @@ def _ended(report: RunResult | RefreshResult) -> LogEntry:
     return LogEntry("error" if bad else "info", RUN_ENDED, values)
 
 
-_Event = TypeVar("_Event", Event, RefreshEvent)
+_Event = TypeVar("_Event", events.Event, events.RefreshEvent)
 
 #: A log of this size gets only warnings and errors; one of twice the size only the end of the run.
 MOST_BYTES = 16 * 2**20
@@ -199,7 +182,7 @@ def logged_run(
     """Yield a listener that writes the run's log, also libraries' messages, and passes each event on."""
     state = StateDir(project.state_dir)
     path = log_path(state.logs, run_id)
-    log = RunLog(path, run_id, command, lambda text: listen(Notice(text)))
+    log = RunLog(path, run_id, command, lambda text: listen(events.Notice(text)))
 
     def both(event: _Event) -> None:
         log.take(event)
@@ -232,7 +215,7 @@ class RunLog:
         self._descriptor: int | None = None
         self._is_full = self._is_torn = self._has_complained = self._is_closed = False
 
-    def take(self, event: Event | RefreshEvent) -> None:
+    def take(self, event: events.Event | events.RefreshEvent) -> None:
         """Write an event, except a wait before the run has begun: the run may end without a log."""
         if isinstance(event, Waiting) and not self._size:
             return

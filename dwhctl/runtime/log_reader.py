@@ -129,17 +129,12 @@ def find_log(folder: Path, text: str) -> Path:
     return log_path(folder, find_run(_Logs(_run_ids(folder)), text, none=none, missing=missing))
 
 
-class _Logs:
-    """The runs that have a log."""
-
-    def __init__(self, run_ids: Sequence[str]) -> None:
-        self._ids = sorted(run_ids)
-
+class _Logs(list[str]):
     def newest_runs(self, count: int) -> Sequence[str]:
-        return self._ids[: -count - 1 : -1]
+        return sorted(self)[: -count - 1 : -1]
 
     def runs_beginning_with(self, text: str, count: int) -> Sequence[str]:
-        return [run_id for run_id in self._ids if run_id.startswith(text)][:count]
+        return sorted(run_id for run_id in self if run_id.startswith(text))[:count]
 
 
 def _run_ids(folder: Path) -> list[str]:

@@ -12,22 +12,14 @@ import shlex
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import (
-    AttemptError,
-    CommitInDoubtError,
-    ConnectError,
-    LockHeldError,
-    LoginRefusedError,
-    RunDied,
-    SessionsError,
-    is_error,
-)
+from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.core.files import is_run_id
 from dwhctl.project.names import load_of
@@ -54,31 +46,23 @@ _OUT_OF_THE_WAY_SECONDS = 60.0
 _SHOWN_IDS, _LONGEST_ID = 5, 60
 
 
+@dataclass
 class Reaper:
     """Reaps dead runs. `blocked`: the error for which sessions of a load or report could not be closed."""
 
-    def __init__(
-        self,
-        project: Project,
-        state: StateDir,
-        store: SessionStore,
-        targets: Mapping[str, Target],
-        slots: Slots,
-        notify: Callable[[Notice], None],
-    ) -> None:
-        self._project = project
-        self._state = state
-        self._store = store
-        self._targets = targets
-        self._slots = slots
-        self._notify = notify
-        self.blocked: dict[str, AttemptError] = {}
-        self._out_of_reach: dict[str, AttemptError] = {}
+    _project: Project
+    _state: StateDir
+    _store: SessionStore
+    _targets: Mapping[str, Target]
+    _slots: Slots
+    _notify: Callable[[Notice], None]
+    blocked: dict[str, errors.AttemptError] = field(default_factory=dict)
+    _out_of_reach: dict[str, errors.AttemptError] = field(default_factory=dict)
 
     def reap_dead_runs(self, own_run: str, work: Collection[str] = ()) -> None:
         """Reap every run that is not alive. `work`: the names of the work locks that the own run holds.
 
-        Raise LockHeldError when a run that had the same work before does not end.
+        Raise errors.LockHeldError when a run that had the same work before does not end.
         """
         left = {path.name.removesuffix(".lock") for path in self._state.run_locks.glob("*.lock")}
         for run_id in self._of_our_form(left | set(self._store.unfinished_runs()) - {own_run}):
@@ -112,16 +96,14 @@ class Reaper:
         if others:
             shown = ", ".join(_clipped(run_id) for run_id in others[:_SHOWN_IDS])
             more = f" and {len(others) - _SHOWN_IDS:,} more" if len(others) > _SHOWN_IDS else ""
+            text = f"not a run id of dwhctl, left alone: {shown}{more}; if no other program needs them, delete these"
             self._notify(
-                Notice(
-                    f"not a run id of dwhctl, left alone: {shown}{more}; if no other program needs them, delete these"
-                    " rows of the sessions table, or these files of the folder locks/runs"
-                )
+                Notice(f"{text} rows of the sessions table, or these files of the folder locks/runs")
             )
         return ours
 
     def _refuse_other_machines(self, run_id: str) -> None:
-        """Raise SessionsError for a run of another machine in a database that serves only one.
+        """Raise errors.SessionsError for a run of another machine in a database that serves only one.
 
         A run with a lock in this state folder is of this machine, also under an earlier host name.
         """
@@ -130,7 +112,7 @@ class Reaper:
         if self._store.is_shared or host in (None, here):
             return
         path = shlex.quote(str(self._state.run_lock(run_id)))
-        raise SessionsError(
+        raise errors.SessionsError(
             f"run {run_id} of the machine {host} has open sessions in this SQLite file, and {here} cannot tell whether"
             " it is alive: SQLite serves one machine. Keep the sessions of several machines in PostgreSQL; if that run"
             f" is dead for certain (this machine had another name then): touch {path}"
@@ -147,7 +129,7 @@ class Reaper:
             sessions, waited = self._store.unfinished(run_id), time.monotonic() - started
             if ours := [session for session in sessions if self._work_of(session) in work]:
                 if waited > _OUT_OF_THE_WAY_SECONDS:
-                    raise LockHeldError(
+                    raise errors.LockHeldError(
                         f"load {ours[0].load} of {ours[0].day} was being done by run {run_id} on {ours[0].host}, which"
                         " has not ended yet; try again later"
                     )
@@ -194,11 +176,8 @@ class Reaper:
         if len(closings) < len(sessions):
             left = len(sessions) - len(closings)
             reasons = "; ".join(sorted({str(error) for error in self.blocked.values()}))
-            self._notify(
-                Notice(
-                    f"{_ending(run_id, sessions)}; {left} of its sessions wait for their warehouse: {reasons}"
-                )
-            )
+            text = f"{_ending(run_id, sessions)}; {left} of its sessions wait for their warehouse: {reasons}"
+            self._notify(Notice(text))
             return False
         if undropped:
             where = ", ".join(sorted(undropped))
@@ -218,8 +197,8 @@ class Reaper:
         report = self._project.reports.get(work)
         return report.connection if report else None
 
-    def _drop_staging(self, run_id: str) -> dict[str, AttemptError]:
-        undropped: dict[str, AttemptError] = {}
+    def _drop_staging(self, run_id: str) -> dict[str, errors.AttemptError]:
+        undropped: dict[str, errors.AttemptError] = {}
         for name, target in self._targets.items():
             try:
                 # dwhctl waits for an unreachable warehouse once, not once for each dead run.
@@ -227,9 +206,9 @@ class Reaper:
                     raise known
                 with self._slots.held(name):
                     target.drop_run(run_id)
-            except AttemptError as error:
+            except errors.AttemptError as error:
                 undropped[name] = error
-                if isinstance(error, ConnectError | LoginRefusedError):
+                if isinstance(error, errors.ConnectError | errors.LoginRefusedError):
                     self._out_of_reach[name] = error
         return undropped
 
@@ -241,7 +220,7 @@ class Reaper:
                 # A report's rows have no etl_id: whether it was refreshed is unknown until the next refresh.
                 slices = [session.id for session in of_load if session.shard is not None]
                 rows = self._published_rows(load, slices) if slices else {}
-            except AttemptError as error:
+            except errors.AttemptError as error:
                 self.blocked[load] = error
                 continue
             closings += [_closing(session, rows.get(session.id)) for session in of_load]
@@ -260,7 +239,7 @@ def _clipped(run_id: str) -> str:
 
 
 def _is_in_doubt(session: Session) -> bool:
-    return is_error(session.error_class, CommitInDoubtError)
+    return errors.is_error(session.error_class, errors.CommitInDoubtError)
 
 
 def _ending(run_id: str, sessions: Sequence[Session]) -> str:
@@ -281,7 +260,7 @@ def _what_was_left(ending: str, closings: Sequence[Closing], waiting: int) -> st
 def _closing(session: Session, rows: int | None) -> Closing:
     now = datetime.now(UTC)
     if rows is None:
-        error_class, comment = RunDied.__name__, "its run died"
+        error_class, comment = errors.RunDied.__name__, "its run died"
         if _is_in_doubt(session):
             rest = "its rows were not found" if session.shard else "the report has its old content or its new"
             error_class, comment = str(session.error_class), f"its commit was in doubt: {rest}"

@@ -15,15 +15,7 @@ from dwhctl.core.errors import SessionsError, SessionsLostError
 from dwhctl.sessions.schema import ADDED, SEVEN, Schema, read_statements
 from dwhctl.sessions.store import Rows, SessionStore
 from dwhctl.sessions.values import as_day, as_time, storable
-from dwhctl.systems.sqlite.client import (
-    AtRest,
-    begin_immediate,
-    connect,
-    connect_to_read,
-    file_identity,
-    may_write,
-    translate_error,
-)
+from dwhctl.systems.sqlite import client
 
 _NEW_TABLE = "dwhctl_sessions_anew"
 _SQL_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -78,71 +70,6 @@ class SqliteSchema(Schema):
             self._rows(statement)
 
 
-class SqliteStore(SessionStore):
-    """The store in one SQLite file. With `only_reads` this user need not have the right to write the file."""
-
-    _prune = ("fold", "forget")
-    _driver_error = sqlite3.Error
-
-    def __init__(self, path: Path, *, host: str, only_reads: bool = False) -> None:
-        super().__init__(host, read_statements("sqlite"))
-        self.path = path
-        self._at_rest: AtRest | None = None
-        if only_reads and not may_write(path):
-            self._connection, self._at_rest = connect_to_read(path, self._sql["connect"])
-        else:
-            self._connection = connect(path, self._sql["connect"])
-        self._identity = file_identity(path)
-
-    @property
-    def _schema(self) -> Schema:
-        return SqliteSchema(
-            self._sql, f"sessions in {self.path}", lambda sql: self._connection.execute(sql).fetchall()
-        )
-
-    def _make(self) -> None:
-        with self._transaction("prepare"):
-            self._schema.make()
-
-    def raise_id_floor(self, above: int) -> None:
-        with self.transaction("raising the lowest next id", "raise_id_floor") as execute:
-            if execute("raise_id_floor", {"above": above}) == [(0,)]:
-                execute("begin_ids", {"above": above})
-
-    def check_alive(self) -> None:
-        # A file that was deleted or replaced still accepts writes through its open handle, and they are lost.
-        if file_identity(self.path) != self._identity:
-            raise SessionsLostError(
-                f"sessions in {self.path}: the file was removed or replaced while dwhctl used it; "
-                "put it back if you can, then start the command again"
-            )
-
-    def _begin(self) -> None:
-        # IMMEDIATE: a writer waits here. To become a writer later may fail without any wait.
-        begin_immediate(self._connection, self.path)
-
-    def _encode(self, value: object) -> object:
-        return encode(value)
-
-    def _fetched(self, cursor: sqlite3.Cursor) -> Rows:
-        names = [name for name, *_ in cursor.description]
-        decoders = [(place, _DECODERS[name]) for place, name in enumerate(names) if name in _DECODERS]
-        return [_decoded(decoders, row) for row in cursor]
-
-    @contextmanager
-    def _operation(self, doing: str) -> Iterator[None]:
-        with self._lock, translate_error(self.path, doing):
-            self.check_alive()
-            if self._at_rest is not None and AtRest.of(self.path) != self._at_rest:
-                self._connection.close()
-                self._connection, self._at_rest = connect_to_read(self.path, self._sql["connect"])
-            yield
-            if self._at_rest is not None and AtRest.of(self.path) != self._at_rest:
-                raise SessionsLostError(
-                    f"sessions in {self.path}: {doing}: they were changed meanwhile; start the command again"
-                )
-
-
 def encode(value: object) -> object:
     """Return a value as SQLite keeps it: times as texts in UTC that sort as the times do, lists as JSON."""
     if isinstance(value, datetime):
@@ -152,6 +79,67 @@ def encode(value: object) -> object:
     if isinstance(value, str):
         return storable(value)
     return value.isoformat() if isinstance(value, date) else value
+
+
+class SqliteStore(SessionStore):
+    """The store in one SQLite file. With `only_reads` this user need not have the right to write the file."""
+
+    _prune = ("fold", "forget")
+    _driver_error = sqlite3.Error
+    _encode = staticmethod(encode)
+
+    def __init__(self, path: Path, *, host: str, only_reads: bool = False) -> None:
+        super().__init__(host, read_statements("sqlite"))
+        self.path = path
+        self._at_rest: client.AtRest | None = None
+        if only_reads and not client.may_write(path):
+            self._connection, self._at_rest = client.connect_to_read(path, self._sql["client.connect"])
+        else:
+            self._connection = client.connect(path, self._sql["client.connect"])
+        self._identity = client.file_identity(path)
+
+    @property
+    def _schema(self) -> Schema:
+        return SqliteSchema(
+            self._sql, f"sessions in {self.path}", lambda sql: self._connection.execute(sql).fetchall()
+        )
+
+    def raise_id_floor(self, above: int) -> None:
+        with self.transaction("raising the lowest next id", "raise_id_floor") as execute:
+            if execute("raise_id_floor", {"above": above}) == [(0,)]:
+                execute("begin_ids", {"above": above})
+
+    def check_alive(self) -> None:
+        # A file that was deleted or replaced still accepts writes through its open handle, and they are lost.
+        if client.file_identity(self.path) != self._identity:
+            raise SessionsLostError(
+                f"sessions in {self.path}: the file was removed or replaced while dwhctl used it; "
+                "put it back if you can, then start the command again"
+            )
+
+    def _begin(self) -> None:
+        # IMMEDIATE: a writer waits here. To become a writer later may fail without any wait.
+        client.begin_immediate(self._connection, self.path)
+
+    def _fetched(self, cursor: sqlite3.Cursor) -> Rows:
+        names = [name for name, *_ in cursor.description]
+        decoders = [(place, _DECODERS[name]) for place, name in enumerate(names) if name in _DECODERS]
+        return [_decoded(decoders, row) for row in cursor]
+
+    @contextmanager
+    def _operation(self, doing: str) -> Iterator[None]:
+        with self._lock, client.translate_error(self.path, doing):
+            self.check_alive()
+            if self._at_rest is not None and client.AtRest.of(self.path) != self._at_rest:
+                self._connection.close()
+                self._connection, self._at_rest = client.connect_to_read(
+                    self.path, self._sql["client.connect"]
+                )
+            yield
+            if self._at_rest is not None and client.AtRest.of(self.path) != self._at_rest:
+                raise SessionsLostError(
+                    f"sessions in {self.path}: {doing}: they were changed meanwhile; start the command again"
+                )
 
 
 _TIMES = ("started", "finished", "last_success", "created", "not_before", "sent_at", "told_at")

@@ -78,9 +78,9 @@ class SessionStore(ABC):
     @abstractmethod
     def _schema(self) -> Schema: ...
 
-    @abstractmethod
     def _make(self) -> None:
-        """Make the table."""
+        with self._transaction("prepare"):
+            self._schema.make()
 
     @abstractmethod
     def _operation(self, doing: str) -> AbstractContextManager[None]:

@@ -136,9 +136,6 @@ class MemoryStore(SessionStore):
     def _schema(self) -> Schema:
         raise AssertionError("the dispatch loop makes no table")
 
-    def _make(self) -> None:
-        raise AssertionError("the dispatch loop makes no table")
-
     def _operation(self, doing: str) -> AbstractContextManager[None]:
         raise AssertionError(f"the dispatch loop does nothing else with the sessions: {doing}")
 
