@@ -174,8 +174,9 @@ class SessionStore(ABC):
         if not slices:
             return
         rows = [
-            asdict(one) | {"task_name": one.task_name, "state": one.state, "comment": one.comment}
-            for one in slices
+            asdict(adopted)
+            | {"task_name": adopted.task_name, "state": adopted.state, "comment": adopted.comment}
+            for adopted in slices
         ]
         ids = self._write_rows("adopting {} slices", "adopt", rows, self._own())
         self.handed_out(max(id_ for (id_,) in ids))
@@ -185,8 +186,9 @@ class SessionStore(ABC):
         # Of two closings of a session the first one holds. Two programs that lock the rows in one order never deadlock.
         first = {closing.id: closing for closing in reversed(closings)}
         rows = [
-            asdict(one) | {"successful": successful(one.state), "comment": self._comment(one.comment)}
-            for _, one in sorted(first.items())
+            asdict(closing)
+            | {"successful": successful(closing.state), "comment": self._comment(closing.comment)}
+            for _, closing in sorted(first.items())
         ]
         if rows:
             self._write_rows("closing {} sessions", "close", rows, {})
