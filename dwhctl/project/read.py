@@ -20,7 +20,7 @@ from dwhctl.core.words import (
     shown_value,
 )
 from dwhctl.project.checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
-from dwhctl.project.connections import CONNECTION_TYPES, Connection, DuckdbConnection
+from dwhctl.project.connections import CONNECTION_TYPES, Connection
 from dwhctl.project.fields import Table, name_problem
 from dwhctl.project.files import (
     CONNECTION_PREFIX,
@@ -281,9 +281,10 @@ class _Reader:
                 "a shard group lists its databases one by one, patterns are not expanded; write one of them, and"
                 f" `dwhctl connections test {connection}` shows those that are in no shard group"
             )
-        in_files = isinstance(self.found.connections.get(connection), DuckdbConnection)
-        if in_files and entry.database and entry.database.endswith(".duckdb"):
-            return "a database is written without .duckdb, which is added to find its file; leave it out"
+        found = self.found.connections.get(connection)
+        file = found.shard_file(entry.database) if found and entry.database else None
+        if file and entry.database and (ending := file.suffix) and entry.database.endswith(ending):
+            return f"a database is written without {ending}, which is added to find its file; leave it out"
         return None
 
     def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:

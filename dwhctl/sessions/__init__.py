@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import ConfigError
 from dwhctl.sessions.store import SessionStore as SessionStore
 from dwhctl.sessions.values import Closing as Closing
 from dwhctl.sessions.values import LastSession as LastSession
@@ -24,9 +25,11 @@ from dwhctl.sessions.values import Session as Session
 from dwhctl.sessions.values import State as State
 from dwhctl.sessions.values import is_complete as is_complete
 from dwhctl.sessions.values import successful as successful
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import PostgresConnection, SqliteConnection
+    from dwhctl.project.connections import Connection
 
 
 #: The answer_timeout of a PostgreSQL connection that has none of its own: for work, and for reports.
@@ -35,7 +38,7 @@ REPORT_TIMEOUT = timedelta(seconds=10)
 
 
 def open_store(
-    connection: SqliteConnection | PostgresConnection,
+    connection: Connection,
     *,
     host: str | None = None,
     answer_timeout: timedelta = WORK_TIMEOUT,
@@ -46,23 +49,23 @@ def open_store(
     `answer_timeout` is for a connection without its own. With `only_reads` this user need not have the right to write.
     """
     host = host or socket.gethostname()
-    if connection.type == "sqlite":
+    if isinstance(connection, SqliteConnection):
         from dwhctl.sessions.sqlite_store import SqliteStore
 
         return SqliteStore(connection.path, host=host, only_reads=only_reads)
+    if not isinstance(connection, PostgresConnection):
+        raise ConfigError(f"connection {connection.name}: {connection.type} keeps no sessions")
     from dwhctl.sessions.postgres_store import PostgresStore
 
     return PostgresStore(connection, host=host, answer_timeout=connection.answer_timeout or answer_timeout)
 
 
-def open_if_there(
-    connection: SqliteConnection | PostgresConnection, *, answer_timeout: timedelta = WORK_TIMEOUT
-) -> SessionStore | None:
+def open_if_there(connection: Connection, *, answer_timeout: timedelta = WORK_TIMEOUT) -> SessionStore | None:
     """Open the store of a connection for reading. Return None when no run has made its table yet.
 
     Make only what this version adds to the table of an earlier one.
     """
-    if connection.type == "sqlite" and _is_missing(connection):
+    if isinstance(connection, SqliteConnection) and _is_missing(connection):
         return None
     store = open_store(connection, answer_timeout=answer_timeout, only_reads=True)
     with ExitStack() as closing:

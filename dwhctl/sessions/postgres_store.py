@@ -31,7 +31,7 @@ from dwhctl.systems.postgres.client import BoundedConnection, connect, timeouts,
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-    from dwhctl.project.connections import PostgresConnection
+    from dwhctl.systems.postgres.system import PostgresConnection
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
 ALONE_MILLISECONDS = 1000

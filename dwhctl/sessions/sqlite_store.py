@@ -93,9 +93,9 @@ class SqliteStore(SessionStore):
         self.path = path
         self._at_rest: client.AtRest | None = None
         if only_reads and not client.may_write(path):
-            self._connection, self._at_rest = client.connect_to_read(path, self._sql["client.connect"])
+            self._connection, self._at_rest = client.connect_to_read(path, self._sql["connect"])
         else:
-            self._connection = client.connect(path, self._sql["client.connect"])
+            self._connection = client.connect(path, self._sql["connect"])
         self._identity = client.file_identity(path)
 
     @property
@@ -132,9 +132,7 @@ class SqliteStore(SessionStore):
             self.check_alive()
             if self._at_rest is not None and client.AtRest.of(self.path) != self._at_rest:
                 self._connection.close()
-                self._connection, self._at_rest = client.connect_to_read(
-                    self.path, self._sql["client.connect"]
-                )
+                self._connection, self._at_rest = client.connect_to_read(self.path, self._sql["connect"])
             yield
             if self._at_rest is not None and client.AtRest.of(self.path) != self._at_rest:
                 raise SessionsLostError(
