@@ -78,11 +78,6 @@ class Holder:
         since = f" (since {self.since:{_SINCE}})" if self.since else ""
         return f"pid {self.pid} on {self.host}: {self.command}{since}"
 
-    @property
-    def is_here(self) -> bool:
-        """Return whether it runs on this machine."""
-        return self.host == socket.gethostname()
-
     def shown(self) -> str:
         """Describe it for messages, its start in the project's zone."""
         since = f", since {shown_time(self.since)}" if self.since else ""

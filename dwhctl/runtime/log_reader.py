@@ -186,13 +186,12 @@ def rotate_cron_log(path: Path) -> None:
 
 def _remove_old(state: StateDir, oldest: float) -> None:
     found = []
-    with os.scandir(state.logs) as entries:
-        for entry in entries:
-            is_log = entry.name.endswith(_SUFFIX) or entry.name.startswith(f"{CRON_LOG}.")
-            if is_log and entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
+    for path in state.logs.iterdir():
+        if path.suffix == _SUFFIX or path.name.startswith(f"{CRON_LOG}."):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
                 # Its space on the disk: a small file takes a block.
-                found.append((status.st_mtime, entry.name, status.st_blocks * 512))
+                found.append((status.st_mtime, path.name, status.st_blocks * 512))
     together = sum(size for _, _, size in found)
     for written, name, size in sorted(found)[:MOST_REMOVED]:
         if written >= oldest and together <= MOST_TOGETHER:

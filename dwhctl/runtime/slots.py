@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -139,7 +140,7 @@ class Slots:
         runs = {
             holder.pid: holder
             for path in StateDir(self._folder.parent).run_locks.glob("*.lock")
-            if (holder := holder_of(path)) is not None and holder.is_here
+            if (holder := holder_of(path)) is not None and holder.host == socket.gethostname()
         }
         pids = sorted(pid for pid in _flock_holders(inodes) if pid != os.getpid())
         shown = [runs[pid].shown() if pid in runs else f"pid {pid}" for pid in pids[:_SHOWN_USERS]]

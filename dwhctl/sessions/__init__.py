@@ -70,10 +70,8 @@ def open_if_there(connection: Connection, *, answer_timeout: timedelta = WORK_TI
     store = open_store(connection, answer_timeout=answer_timeout, only_reads=True)
     with ExitStack() as closing:
         closing.callback(store.close_connection)
-        if not store.exists():
+        if not store.make_readable():
             return None
-        if not store.is_readable():
-            store.prepare()
         closing.pop_all()
     return store
 

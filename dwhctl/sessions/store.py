@@ -137,20 +137,13 @@ class SessionStore(ABC):
             if not self._schema.is_ready():
                 self._make()
 
-    def is_ready(self) -> bool:
-        """Return whether the table is as this version needs it. Changes nothing."""
+    def make_readable(self) -> bool:
+        """Add what this version needs to the table of an earlier one. Return whether a run has made the table."""
         with self._operation("reading the table's columns"):
-            return self._schema.is_ready()
-
-    def exists(self) -> bool:
-        """Return whether a run of this or an earlier version has made the table. Changes nothing."""
-        with self._operation("reading the table's columns"):
-            return self._schema.exists()
-
-    def is_readable(self) -> bool:
-        """Return whether columns and tables are complete; indexes may be missing."""
-        with self._operation("reading the table's columns"):
-            return self._schema.is_readable()
+            exists = self._schema.exists()
+            if exists and not self._schema.is_readable():
+                self._make()
+            return exists
 
     def last_id(self) -> int:
         """Return the highest id that was handed out, or is in the table."""
@@ -211,7 +204,13 @@ class SessionStore(ABC):
         """Return the latest session of every shard and day that has one, both days included."""
         values = {"load": load, "first": first, "last": last}
         rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)
-        return [_last_session(*row) for row in rows]
+        return [
+            LastSession(
+                as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished,
+                None if success is None else as_time(success),
+            )
+            for load, shard, day, state, started, finished, success in rows
+        ]  # fmt: skip
 
     def durations(self, load: str, newest: int) -> dict[str, float]:
         """Return the mean seconds of every shard's successful sessions, over so many of the load's newest slices."""
@@ -367,26 +366,9 @@ class SessionStore(ABC):
         self.close_connection()
 
 
-def _last_session(
-    load: Any, shard: Any, day: Any, state: Any, started: Any, finished: Any, last_success: Any
-) -> LastSession:
-    began = None if last_success is None else as_time(last_success)
-    return LastSession(
-        as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished, began
-    )
-
-
-def _as_bool(value: Any) -> bool | None:
-    return None if value is None else bool(value)
-
-
-def _as_is(value: Any) -> Any:
-    return value
-
-
 #: What each column of `$columns` becomes; ids and `finished` are what the store makes of them.
 _FIELDS: tuple[Callable[[Any], Any], ...] = (
-    _as_is, as_text, as_time, _as_is, _as_bool, as_number, as_text_or_none, as_text, as_text,
-    as_text_or_none, as_day, lambda value: as_number(value) or 0, State, as_text, as_number, as_number,
-    as_text_or_none, as_text_or_none, as_number, as_text_or_none, as_number, as_seconds,
+    lambda value: value, as_text, as_time, lambda value: value, lambda value: None if value is None else bool(value),
+    as_number, as_text_or_none, as_text, as_text, as_text_or_none, as_day, lambda value: as_number(value) or 0, State,
+    as_text, as_number, as_number, as_text_or_none, as_text_or_none, as_number, as_text_or_none, as_number, as_seconds,
 )  # fmt: skip

@@ -258,7 +258,7 @@ def test_a_table_that_lacks_only_an_index_is_read(place: Place) -> None:
     place.store()
     place.rows("DROP INDEX sessions_by_task")
     with open_if_there(place.connection) or pytest.fail("it was not opened") as store:
-        assert not store.is_ready()
+        assert not store._schema.is_ready()
         assert failures(store, LONG_AGO) == []
 
 

@@ -149,7 +149,7 @@ def as_an_earlier_version_left_it(place: Place) -> list[Any]:
 
 def test_a_table_of_an_earlier_version_gets_the_later_columns(place: Place) -> None:
     before = as_an_earlier_version_left_it(place)
-    assert not place.store(prepared=False).is_ready()
+    assert not place.store(prepared=False)._schema.is_ready()
     store = place.store()
     assert [(*row, None, None) for row in before] == place.rows("SELECT * FROM sessions ORDER BY id")
     [session_id] = store.open([replace(new("chita"), worker=3)])
@@ -158,7 +158,7 @@ def test_a_table_of_an_earlier_version_gets_the_later_columns(place: Place) -> N
     assert (newest.worker, newest.busy_seconds) == (3, 1.25)
     assert [(one.worker, one.busy_seconds) for one in old] == [(None, None)] * 2
     assert newest.id > max(row[0] for row in before)
-    assert place.store(prepared=False).is_ready()
+    assert place.store(prepared=False)._schema.is_ready()
 
 
 def test_an_upgrade_that_was_broken_off_is_finished(place: Place) -> None:
