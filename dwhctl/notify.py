@@ -13,10 +13,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.alerts.channels import counted
 from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop
-from dwhctl.alerts.notifier import tell, tell_directly, write
+from dwhctl.alerts.message import counted
+from dwhctl.alerts.notifier import notify, notify_directly, write
 from dwhctl.alerts.ping import TIMEOUT, Ping, Pinger
 from dwhctl.alerts.state import HeldInARow
 from dwhctl.core.errors import (
@@ -99,7 +99,7 @@ class RunPings:
 
 
 def _ping_of(items: Sequence[Item]) -> Ping:
-    done = sum(item.ending == "done" for item in items)
+    done = sum(item.status == "done" for item in items)
     if not items:
         return Ping("success", "nothing was missing")
     noun, done_word = ("slice", "loaded") if items[0].kind == "load" else ("report", "refreshed")
@@ -108,7 +108,7 @@ def _ping_of(items: Sequence[Item]) -> Ping:
 
 
 def _reasons(items: Sequence[Item]) -> list[str]:
-    failures = [item.trouble for item in items if item.trouble is not None]
+    failures = [item.failure for item in items if item.failure is not None]
     found = Counter((failure.connection, failure.error_class) for failure in failures)
     examples = {
         (failure.connection, failure.error_class): failure.message.partition("\n")[0]
@@ -187,13 +187,13 @@ class RunNotifier:
         ids = {
             session
             for name, session in self._sessions.items()
-            if session is not None and self._items[name].ending == "failed"
+            if session is not None and self._items[name].status == "failed"
         }
         log = log_path(StateDir(self._project.state_dir).logs, run_id)
         lines = last_lines(log, ids, _LAST_LINES, self._project.zone, "warning") if ids else {}
         return [
-            replace(item, trouble=replace(item.trouble, lines=lines.get(self._sessions[name] or 0, ())))
-            if item.trouble is not None
+            replace(item, failure=replace(item.failure, lines=lines.get(self._sessions[name] or 0, ())))
+            if item.failure is not None
             else item
             for name, item in self._items.items()
         ]
@@ -206,21 +206,21 @@ class RunNotifier:
         }
         found = []
         for item in items:
-            if item.trouble is not None and item.day is not None:
+            if item.failure is not None and item.day is not None:
                 group = by_slice.get((item.work, item.shard, item.day))
-                item = item if group is None else replace(item, trouble=self._advised(item.trouble, group))
+                item = item if group is None else replace(item, failure=self._advised(item.failure, group))
             found.append(item)
         return found
 
-    def _advised(self, trouble: AlertFailure, group: FailureGroup) -> AlertFailure:
+    def _advised(self, failure: AlertFailure, group: FailureGroup) -> AlertFailure:
         command = in_project(group.command, self._project.root)
         # A shadow run is an experiment: its command goes into another table.
         remedy = command if is_proposed(command, self._project.root) else ""
         advice = mask(group.advice) if remedy else mask(group.advice).removesuffix(", then")
-        return replace(trouble, advice=advice, remedy=remedy, of_work=group.of_load)
+        return replace(failure, advice=advice, remedy=remedy, of_work=group.of_load)
 
-    def _stop(self, trouble: AlertFailure) -> Stop:
-        return Stop(self._command, trouble, works=self._works)
+    def _stop(self, failure: AlertFailure) -> Stop:
+        return Stop(self._command, failure, works=self._works)
 
     def _deaths(self) -> list[Stop]:
         return [
@@ -263,7 +263,7 @@ class RunNotifier:
         if not project.alerts or outcome is None or self._is_interrupted:
             return []
         if self._written is None:
-            return self._bounded(lambda: tell_directly(project, outcome))
+            return self._bounded(lambda: notify_directly(project, outcome))
         return self._bounded(self._send_due)
 
     def _send_due(self) -> list[Delivery]:
@@ -274,8 +274,8 @@ class RunNotifier:
         """Notify the channels of an error that ended the run before its result. Raises nothing."""
         if not self._project.alerts:
             return
-        trouble = AlertFailure("", type(error).__name__, mask(str(error)))
-        outcome = self._outcome_of([*self._deaths(), self._stop(trouble)], completed=False)
+        failure = AlertFailure("", type(error).__name__, mask(str(error)))
+        outcome = self._outcome_of([*self._deaths(), self._stop(failure)], completed=False)
         # The error may be about the database itself, which is not waited for twice.
         lost = isinstance(error, SessionsError)
         for delivery in self._bounded(lambda: notify_stopped(self._project, outcome, lost=lost)):
@@ -343,9 +343,9 @@ def notify_usage_error(project: Project, command: str, message: str, kind: RunKi
 
     Raise SessionsError and Interrupted.
     """
-    trouble = AlertFailure("", ConfigError.__name__, mask(message))
+    failure = AlertFailure("", ConfigError.__name__, mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
-    stop = Stop(mask(command), trouble)
+    stop = Stop(mask(command), failure)
     outcome = Outcome(command=mask(command), kind=kind, stops=(stop,), completed=False, look=look)
     with caught_signals():
         return notify_stopped(project, outcome)
@@ -357,9 +357,9 @@ def notify_stopped(project: Project, outcome: Outcome, *, lost: bool = False) ->
     with suppress(ConfigError, SessionsError, KeyError):
         store = None if lost else open_if_there(project.sessions)
     if store is None:
-        return tell_directly(project, outcome)
+        return notify_directly(project, outcome)
     with store:
-        return tell(project, store, outcome)
+        return notify(project, store, outcome)
 
 
 def items_of(project: Project, event: Event) -> Iterator[Item]:
@@ -384,8 +384,8 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
     if state in (State.LOADED, State.SKIPPED):
         return item
     if failure is None or state is State.UP_FOR_RETRY:
-        return replace(item, ending="left")
-    return replace(item, ending="failed", trouble=alert_failure_of(failure, source, target))
+        return replace(item, status="left")
+    return replace(item, status="failed", failure=alert_failure_of(failure, source, target))
 
 
 def alert_failure_of(failure: Failure, source: str, target: str) -> AlertFailure:

@@ -146,10 +146,7 @@ def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
 
 def past_of(store: SessionStore, plan: Plan) -> Past:
     """Read how long the plan's loads took lately."""
-    runs = store.read("reading how long runs took", "runs_lately", {"newest": _OF_ALL})
-    return Past(
-        seconds_of(store, plan), open_at_once((float(sum_ or 0), float(clock or 0)) for sum_, clock in runs)
-    )
+    return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
 
 
 def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:
@@ -198,7 +195,7 @@ def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> 
         for other in project.loads.values():
             if other.target != shadow.target or other.name in (shadow.name, shadow.shadow_of):
                 continue
-            if _has_sessions(store, shadow_name(other.name, shadow.table)):
+            if store.has_sessions(shadow_name(other.name, shadow.table)):
                 raise UsageError(
                     f"--table {shadow.table}: shadow runs of the load '{other.name}' went into it;"
                     f" give '{shadow.shadow_of}' a table of its own"
@@ -207,15 +204,11 @@ def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> 
 
 def first_shadows(store: SessionStore, plan: Plan) -> list[Load]:
     """Return the shadows of the plan that have no session yet: their tables may be older than the sessions table."""
-    return [shadow for shadow in _shadows(plan) if not _has_sessions(store, shadow.name)]
+    return [shadow for shadow in _shadows(plan) if not store.has_sessions(shadow.name)]
 
 
 def _shadows(plan: Plan) -> list[Load]:
     return [load for load in plan.loads() if load.shadow_of is not None]
-
-
-def _has_sessions(store: SessionStore, load: str) -> bool:
-    return bool(store.read("looking for shadow runs", "any_of_load", {"load": load}))
 
 
 class _Load(Run):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.masking import mask_python
-from dwhctl.runtime.messages import LogBuffer, captured_log
+from dwhctl.runtime.log import LogBuffer, captured_log
 from dwhctl.runtime.recovery import _SHARED_MEMORY
 from dwhctl.runtime.slots import WORKERS
 

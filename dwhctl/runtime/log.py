@@ -1,12 +1,13 @@
-"""The log of a run: `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each thing that happens.
+"""The log of a run: `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each event.
 
-Each line is one write: who is killed loses at most the line that he was at. A log that cannot be written is told of
-once, and never fails a run.
+Each line is one write: a killed run loses at most its last line. A log that cannot be written is reported once, and
+never fails a run. `captured_log` takes what libraries log in a process.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -20,36 +21,19 @@ from dwhctl import __version__
 from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting, announced
-from dwhctl.core.words import printable_json
-from dwhctl.runtime.events import (
-    AttemptClosed,
-    Event,
-    Listener,
-    Notice,
-    RefreshStarted,
-    ReportClosed,
-    ReportStarted,
-    ReportWaits,
-    RunEnded,
-    RunResult,
-    RunStarted,
-    SliceClosed,
-    SlicesPublished,
-    SliceStaged,
-    SliceStarted,
-    WorkerLogged,
-)
+from dwhctl.core.words import printable, printable_json
+from dwhctl.runtime import events
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log_reader import log_path, rotate
-from dwhctl.runtime.messages import captured_log
+from dwhctl.runtime.messages import LogMessage
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Failure, Level, LogMessage
+    from dwhctl.runtime.messages import Level
 
 
 RUN_ENDED = "run_ended"
@@ -63,80 +47,79 @@ _LEVELS: dict[State, Level] = {
 
 
 class LogEntry(NamedTuple):
-    """A line of the log: its level, what happened, and the fields that say more; those that are None are left out."""
+    """A line of the log: its level, its event, and more fields; those that are None are left out."""
 
     level: Level
     event: str
     fields: dict[str, object]
 
 
-def line_of(event: Event, command: str) -> LogEntry | None:
-    """Put an event of a run into a line; None for one that only progress shows. `command` is what was typed."""
+def line_of(event: events.Event, command: str) -> LogEntry | None:
+    """Return the line of a run's event; None for one that only progress shows. `command` is the command line."""
     match event:
-        case SliceStaged() | Waiting(text=""):
+        case events.SliceStaged() | Waiting(text=""):
             return None
-        case RunStarted():
+        case events.RunStarted():
             slices = event.plan.slices
-            loads = sorted({one.load.name for one in slices})
-            days = sorted({one.slice.day for one in slices})
-            return _started(command, loads, len(slices), days)
-        case RefreshStarted():
-            return _started(command, event.reports, len(event.reports), [event.day])
-        case SliceStarted():
-            return LogEntry(
-                "info", "slice_started", _attempt(event) | {"slots_waited": event.slots_waited or None}
-            )
-        case WorkerLogged():
-            return said_line(event.message, _attempt(event))
-        case SlicesPublished():
+            loads = sorted({planned.load.name for planned in slices})
+            return _started(command, loads, len(slices), sorted({planned.slice.day for planned in slices}))
+        case events.RefreshStarted():
+            return _started(command, list(event.reports), len(event.reports), [event.day])
+        case events.SliceStarted():
+            waited = {"slots_waited": event.slots_waited or None}
+            return LogEntry("info", "slice_started", _values(event, _ATTEMPT) | waited)
+        case events.WorkerLogged():
+            return library_line(event.message, _values(event, _ATTEMPT))
+        case events.SlicesPublished():
             level: Level = "warning" if event.failed else "info"
-            return LogEntry(level, "slices_published", _all_of(event))
-        case SliceClosed():
-            more = {"steps": event.steps or None, "failed_in": event.failed_in}
-            return _closed("slice_closed", event, _attempt(event) | {"state": event.state.value} | more)
-        case ReportWaits():
-            needs = "; ".join(str(one) for one in event.readiness if not one.is_met)
+            names = [field.name for field in fields(event)]
+            return LogEntry(level, "slices_published", _values(event, names))
+        case events.SliceClosed():
+            more = {"state": event.state.value, "steps": event.steps or None, "failed_in": event.failed_in}
+            return _closed("slice_closed", event, _values(event, _ATTEMPT) | more)
+        case events.ReportWaits():
+            needs = "; ".join(str(need) for need in event.readiness if not need.is_met)
             return LogEntry(
                 "info", "report_waits", {"load": event.report, "day": event.day, "message": needs}
             )
-        case ReportStarted():
-            return LogEntry("info", "report_started", _attempt(event))
-        case ReportClosed():
-            return _closed("report_closed", event, _attempt(event) | {"state": event.state.value})
-        case RunEnded():
+        case events.ReportStarted():
+            return LogEntry("info", "report_started", _report(event))
+        case events.ReportClosed():
+            return _closed("report_closed", event, _report(event) | {"state": event.state.value})
+        case events.RunEnded():
             return _ended(event.result)
         case Waiting():
             return LogEntry("info", "waiting", {"message": event.text})
-        case Notice():
+        case events.Notice():
             return LogEntry("warning", "notice", {"message": event.text})
 
 
-def said_line(said: LogMessage, attempt: dict[str, object] | None = None) -> LogEntry:
-    """Put what a library said into a line."""
-    more = {"logger": said.logger, "message": said.message, "said_at": said.at if attempt else None}
-    return LogEntry(said.level, "library", (attempt or {}) | more)
+def library_line(message: LogMessage, attempt: dict[str, object] | None = None) -> LogEntry:
+    """Return the line of a library's log message."""
+    more = {"logger": message.logger, "message": message.message, "said_at": message.at if attempt else None}
+    return LogEntry(message.level, "library", (attempt or {}) | more)
 
 
 def fit(value: object) -> object:
-    """Make a value fit for JSON: times as texts, secrets masked, nothing endless."""
+    """Return a value for JSON: times as texts, secrets masked, long texts cut."""
     if isinstance(value, float):
         return round(value, 3)
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, dict):
-        return {str(key): fit(one) for key, one in value.items()}
+        return {str(key): fit(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [fit(one) for one in value]
+        return [fit(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds")
     text = mask(value.isoformat() if isinstance(value, date) else str(value))
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
-def _started(command: str, loads: list[str] | tuple[str, ...], slices: int, days: list[date]) -> LogEntry:
-    facts: dict[str, object] = {
+def _started(command: str, loads: list[str], slices: int, days: list[date]) -> LogEntry:
+    values: dict[str, object] = {
         "command": command,
-        "loads": list(loads),
+        "loads": loads,
         "slices": slices,
         "first_day": days[0] if days else None,
         "last_day": days[-1] if days else None,
@@ -144,75 +127,61 @@ def _started(command: str, loads: list[str] | tuple[str, ...], slices: int, days
         "pid": os.getpid(),
         "version": __version__,
     }
-    return LogEntry("info", "run_started", facts)
+    return LogEntry("info", "run_started", values)
 
 
-def _attempt(event: SliceStarted | ReportStarted | AttemptClosed | WorkerLogged) -> dict[str, object]:
-    return {
-        "load": event.load,
-        "shard": event.shard or None,
-        "connection": event.connection,
-        "day": event.day,
-        "attempt": event.attempt,
-        "etl_id": event.etl_id,
-    }
+_ATTEMPT = ("load", "shard", "connection", "day", "attempt", "etl_id")
 
 
-def _closed(name: str, event: AttemptClosed, known: dict[str, object]) -> LogEntry:
-    known |= {"rows": event.rows, "seconds": event.seconds, "retry_at": event.retry_at}
-    return LogEntry(_LEVELS.get(event.state, "info"), name, known | _failed(event.failure))
+def _values(source: object, names: Iterable[str]) -> dict[str, object]:
+    return {name: getattr(source, name) for name in names}
 
 
-def _failed(failure: Failure | None) -> dict[str, object]:
-    if failure is None:
-        return {}
-    return {
-        "error_class": failure.error_class,
-        "permanent": failure.permanent,
-        "message": failure.message,
-        "traceback": failure.traceback,
-    }
+def _report(event: events.ReportStarted | events.ReportClosed) -> dict[str, object]:
+    # A report's name is in the place of a load's, as in the sessions table.
+    return _values(event, _ATTEMPT) | {"shard": None}
 
 
-def _ended(report: RunResult) -> LogEntry:
-    is_load = report.day is None
-    facts: dict[str, object] = {
-        "loaded": report.loaded,
-        "skipped": report.skipped if is_load else None,
-        "failed": report.failed,
-        "in_doubt": report.in_doubt or None,
-        "rows": report.rows,
-        "steps": report.step_seconds if is_load else None,
-    }
-    signal = f"interrupted: {report.signal.name.lower()}" if report.signal is not None else None
-    facts |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
-    bad = report.failed or report.in_doubt or facts["message"]
-    return LogEntry("error" if bad else "info", RUN_ENDED, facts)
+def _closed(name: str, event: events.SliceClosed | events.ReportClosed, known: dict[str, object]) -> LogEntry:
+    known |= _values(event, ("rows", "seconds", "retry_at"))
+    if event.failure is not None:
+        known |= _values(event.failure, ("error_class", "permanent", "message", "traceback"))
+    return LogEntry(_LEVELS.get(event.state, "info"), name, known)
 
 
-def _all_of(event: SlicesPublished) -> dict[str, object]:
-    return {one.name: getattr(event, one.name) for one in fields(event)}
+def _ended(result: events.RunResult) -> LogEntry:
+    values = _values(result, ("loaded", "skipped", "failed", "in_doubt", "rows"))
+    values["steps"] = result.step_seconds
+    if result.day is not None:  # a refresh has neither
+        values["skipped"] = values["steps"] = None
+    values["in_doubt"] = values["in_doubt"] or None
+    signal = f"interrupted: {result.signal.name.lower()}" if result.signal is not None else None
+    values |= {"retried": result.retried, "seconds": result.seconds, "message": result.stopped or signal}
+    bad = values["failed"] or values["in_doubt"] or values["message"]
+    return LogEntry("error" if bad else "info", RUN_ENDED, values)
 
 
-#: From here on a log takes only warnings and errors, and from twice as much on only how the run ended.
+#: A log of this size gets only warnings and errors; one of twice the size only the end of the run.
 MOST_BYTES = 16 * 2**20
-#: A run that ended so has done nothing, and leaves no log.
+#: A run that ends with one of these has done nothing, and leaves no log.
 _NOT_BEGUN = (ExitCode.USAGE, ExitCode.LOCK_HELD)
 
 
 @contextmanager
-def logged_run(project: Project, run_id: str, command: str, listen: Listener) -> Iterator[Listener]:
-    """Give a listener that writes the run's log, and passes each event on. What libraries say is written too."""
+def logged_run(
+    project: Project, run_id: str, command: str, listen: events.Listener
+) -> Iterator[events.Listener]:
+    """Yield a listener that writes the run's log, also libraries' messages, and passes each event on."""
     state = StateDir(project.state_dir)
     path = log_path(state.logs, run_id)
-    log = RunLog(path, run_id, command, lambda text: listen(Notice(text)))
+    log = RunLog(path, run_id, command, lambda text: listen(events.Notice(text)))
 
-    def both(event: Event) -> None:
+    def both(event: events.Event) -> None:
         log.take(event)
         listen(event)
 
     try:
-        with captured_log(log.take_said, to_stderr=True), announced(both):
+        with captured_log(log.take_message, to_stderr=True), announced(both):
             yield both
     except BaseException as error:
         log.stopped(error)
@@ -223,44 +192,54 @@ def logged_run(project: Project, run_id: str, command: str, listen: Listener) ->
 
 
 class RunLog:
-    """Writes one run's log. `complain` tells a person that it cannot. Threads may use it at once."""
+    """Writes one run's log. `complain` reports that it cannot. Thread-safe.
+
+    After a line that was written in part, the next one begins a new line.
+    """
 
     def __init__(self, path: Path, run_id: str, command: str, complain: Callable[[str], None]) -> None:
+        self._path = path
         self._run_id = run_id
         self._command = command
-        self._file = _File(path, complain)
+        self._complain = complain
         self._lock = threading.RLock()
-        self._is_full = False
+        self._size = 0
+        self._descriptor: int | None = None
+        self._is_full = self._is_torn = self._has_complained = self._is_closed = False
 
-    def take(self, event: Event) -> None:
-        """Write an event. A wait before the run has begun is not written: the run may end without a log."""
-        if isinstance(event, Waiting) and not self._file.size:
+    def take(self, event: events.Event) -> None:
+        """Write an event, except a wait before the run has begun: the run may end without a log."""
+        if isinstance(event, Waiting) and not self._size:
             return
         if (line := line_of(event, self._command)) is not None:
             self._write(line)
 
-    def take_said(self, said: LogMessage) -> None:
-        """Write what a library said in this process."""
-        self._write(said_line(said))
+    def take_message(self, message: LogMessage) -> None:
+        """Write a library's log message in this process."""
+        self._write(library_line(message))
 
     def stopped(self, error: BaseException) -> None:
-        """Write what ended the run before its report."""
-        if not self._file.size and isinstance(error, DwhctlError) and error.exit_code in _NOT_BEGUN:
+        """Write the error that ended the run before its result."""
+        if not self._size and isinstance(error, DwhctlError) and error.exit_code in _NOT_BEGUN:
             return
-        facts: dict[str, object] = {"error_class": type(error).__name__, "message": str(error)}
+        values: dict[str, object] = {"error_class": type(error).__name__, "message": str(error)}
         if not isinstance(error, DwhctlError | Interrupted):
-            facts["traceback"] = "".join(traceback.format_exception(error))
-        self._write(LogEntry("error", RUN_ENDED, facts))
+            values["traceback"] = "".join(traceback.format_exception(error))
+        self._write(LogEntry("error", RUN_ENDED, values))
 
     def close(self) -> bool:
-        """End the log; tell whether there is one."""
+        """Close the log. Return whether there is one."""
         with self._lock:
-            return self._file.close()
+            self._is_closed = True
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+            return descriptor is not None
 
     def _write(self, line: LogEntry) -> None:
         with self._lock:
             most = MOST_BYTES if line.level == "info" else 2 * MOST_BYTES
-            if self._file.size < most or line.event == RUN_ENDED:
+            if self._size < most or line.event == RUN_ENDED:
                 self._append(line)
             elif not self._is_full:
                 self._is_full = True
@@ -268,54 +247,104 @@ class RunLog:
                 self._append(LogEntry("warning", "log_full", {"message": text}))
 
     def _append(self, line: LogEntry) -> None:
-        now = datetime.now(UTC)
-        head = {"time": now, "level": line.level, "event": line.event, "run_id": self._run_id}
-        told = {name: fit(value) for name, value in (head | line.fields).items() if value is not None}
-        text = printable_json(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
-        self._file.append(f"{text}\n".encode("utf-8", "backslashreplace"))
-
-
-class _File:
-    """A file that only grows. After a line that did not get in whole, the next one begins a new line."""
-
-    def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
-        self.size = 0
-        self._path = path
-        self._complain = complain
-        self._descriptor: int | None = None
-        self._is_torn = self._has_complained = self._cannot_be_made = self._is_closed = False
-
-    def append(self, octets: bytes) -> None:
-        if self._cannot_be_made or self._is_closed:
+        if self._is_closed:
             return
+        head = {"time": datetime.now(UTC), "level": line.level, "event": line.event, "run_id": self._run_id}
+        entry = {name: fit(value) for name, value in (head | line.fields).items() if value is not None}
+        text = printable_json(json.dumps(entry, ensure_ascii=False, separators=(",", ":")))
+        octets = f"{text}\n".encode("utf-8", "backslashreplace")
         try:
-            if self._descriptor is None:
-                self._descriptor = self._made()
-            rest = b"\n" + octets if self._is_torn else octets
-            while rest:
-                written = os.write(self._descriptor, rest)
-                self.size += written
-                rest = rest[written:]
-                self._is_torn = bool(rest)
+            self._write_octets(b"\n" + octets if self._is_torn else octets)
         except OSError as error:
-            self._cannot_be_made = self._descriptor is None
-            self._complain_once(error)
+            self._is_closed = self._descriptor is None  # it cannot be made
+            if not self._has_complained:
+                self._has_complained = True
+                words = f"the log {self._path} cannot be written: {error.strerror}"
+                self._complain(f"{words}; the run goes on without it")
 
-    def _made(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    def _write_octets(self, octets: bytes) -> None:
+        if self._descriptor is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o666)
+        while octets:
+            written = os.write(self._descriptor, octets)
+            self._size += written
+            octets = octets[written:]
+            self._is_torn = bool(octets)
 
-    def _complain_once(self, error: OSError) -> None:
-        if not self._has_complained:
-            self._has_complained = True
-            self._complain(
-                f"the log {self._path} cannot be written: {error.strerror}; the run goes on without it"
+
+_MOST_OF_MESSAGE = 4000
+_MOST_MESSAGES = 50
+_FORMAT = logging.Formatter()
+
+
+class _Capture(logging.Handler):
+    """Pass on what is logged; with `to_stderr` also there, as Python does without a handler."""
+
+    def __init__(self, take: Callable[[LogMessage], None], *, to_stderr: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._take = take
+        self._to_stderr = to_stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = mask(_FORMAT.format(record))
+        except Exception:  # its arguments do not fit its text
+            text = mask(str(record.msg))
+        at = datetime.fromtimestamp(record.created, UTC)
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
+        if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
+            logging.lastResort.handle(
+                logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
             )
 
-    def close(self) -> bool:
-        self._is_closed = True
-        if self._descriptor is None:
-            return False
-        os.close(self._descriptor)
-        self._descriptor = None
-        return True
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(mask(super().format(record)))
+
+
+def make_logging_printable() -> None:
+    """Mask and make printable what libraries log to stderr without a handler: it quotes servers."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
+
+
+@contextmanager
+def captured_log(take: Callable[[LogMessage], None], *, to_stderr: bool = False) -> Iterator[None]:
+    """Pass on what libraries log in the block, unless it is captured already: a worker may be the parent itself."""
+    root = logging.getLogger()
+    if any(isinstance(handler, _Capture) for handler in root.handlers):
+        yield
+        return
+    capture = _Capture(take, to_stderr=to_stderr)
+    root.addHandler(capture)
+    try:
+        yield
+    finally:
+        root.removeHandler(capture)
+
+
+class LogBuffer:
+    """Keep the first messages, and count the rest."""
+
+    def __init__(self) -> None:
+        self._messages: list[LogMessage] = []
+        self._more = 0
+
+    def take(self, message: LogMessage) -> None:
+        """Add a message."""
+        if len(self._messages) < _MOST_MESSAGES:
+            self._messages.append(message)
+        else:
+            self._more += 1
+
+    def messages(self) -> tuple[LogMessage, ...]:
+        """Return the messages; the last one says how many more there were."""
+        if not self._more:
+            return tuple(self._messages)
+        last = self._messages[-1]
+        more = LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these")
+        return (*self._messages, more)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -278,23 +277,13 @@ class DeliveredColumns:
         ]
         if not new:
             return
-        now = datetime.now(UTC)
-        with self._store.transaction(
-            f"remembering the columns of {load.name}", "remember_columns"
-        ) as execute:
-            for shard, name, declared in new:
-                values = {"load": load.name, "shard": shard, "name": name, "declared": declared}
-                execute("remember_column", {**values, "first_seen": now})
+        self._store.remember_columns(load.name, new)
         for shard, name, declared in new:
             known.setdefault(shard, {})[name] = declared
 
     def _of_name(self, load: str) -> dict[str, dict[str, str]]:
         if load not in self._known:
-            found: dict[str, dict[str, str]] = {}
-            doing = f"reading the delivered columns of {load}"
-            for shard, name, declared in self._store.read(doing, "delivered_columns", {"load": load}):
-                found.setdefault(shard, {})[name] = declared
-            self._known[load] = found
+            self._known[load] = self._store.delivered_columns(load)
         return self._known[load]
 
 

@@ -26,7 +26,7 @@ from dwhctl.runtime import log as run_log
 from dwhctl.runtime import log_reader as log_files
 from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerLogged
 from dwhctl.runtime.locks import CRON_LOG, StateDir
-from dwhctl.runtime.log import RunLog, logged_run
+from dwhctl.runtime.log import RunLog, captured_log, logged_run
 from dwhctl.runtime.log_reader import (
     find_log,
     is_wanted,
@@ -37,7 +37,7 @@ from dwhctl.runtime.log_reader import (
     rotate_cron_log,
     text_of,
 )
-from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, captured_log
+from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult
 from dwhctl.sessions import State
 from tests.support.faulty import tiny_disk
 from tests.unit.projects import a_project
@@ -121,7 +121,7 @@ def test_no_form_of_a_secret_gets_in(tmp_path: Path, secret: str) -> None:
     log = a_log(tmp_path)
     log.take(Notice(" | ".join(forms)))
     log.take(closed(1, State.FAILED, a_defect(f"refused {secret}")))
-    log.take_said(LogMessage(datetime.now(UTC), "warning", "lib", f"password={secret}"))
+    log.take_message(LogMessage(datetime.now(UTC), "warning", "lib", f"password={secret}"))
     log.close()
     text = log_path(tmp_path, RUN).read_text()
     kernel = base64.b64encode(octets).decode()[:6]
