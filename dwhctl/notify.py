@@ -19,27 +19,11 @@ from dwhctl.alerts.message import counted
 from dwhctl.alerts.notifier import notify, notify_directly, write
 from dwhctl.alerts.ping import TIMEOUT, Ping, Pinger
 from dwhctl.alerts.state import HeldInARow
-from dwhctl.core.errors import (
-    ConfigError,
-    DwhctlError,
-    ExitCode,
-    Interrupted,
-    LockHeldError,
-    RunDied,
-    SessionsError,
-    Stopped,
-)
+from dwhctl.core import errors
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.project.names import in_project, is_proposed
-from dwhctl.runtime.events import (
-    Notice,
-    RefreshStarted,
-    ReportClosed,
-    RunReaped,
-    RunStarted,
-    SliceClosed,
-)
+from dwhctl.runtime import events
 from dwhctl.runtime.failures import blamed, group_failures, said
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log_reader import last_lines, log_path
@@ -52,7 +36,6 @@ if TYPE_CHECKING:
 
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Event, RunResult
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions import SessionStore
@@ -143,42 +126,42 @@ class RunNotifier:
         self._items: dict[tuple[str, str, date], Item] = {}
         self._sessions: dict[tuple[str, str, date], int | None] = {}
         self._missing: dict[str, None] = {}
-        self._reaped: list[RunReaped] = []
+        self._reaped: list[events.RunReaped] = []
         self._is_interrupted = False
         #: The channels that a digest was written for; None when the alerts could not be written.
         self._written: set[str] | None = None
         self._outcome: Outcome | None = None
 
-    def listen(self, event: Event) -> None:
+    def listen(self, event: events.Event) -> None:
         """Record an event and pass it on."""
-        if isinstance(event, RunReaped):
+        if isinstance(event, events.RunReaped):
             self._reaped.append(event)
         for item in items_of(self._project, event):
             assert item.day is not None
             self._items[item.work, item.shard, item.day] = item
             self._sessions[item.work, item.shard, item.day] = getattr(event, "etl_id", None)
-        if isinstance(event, ReportClosed):
+        if isinstance(event, events.ReportClosed):
             self._missing.update((shard, None) for need in event.without for shard in need.missing)
-        if isinstance(event, RunStarted | RefreshStarted):
+        if isinstance(event, events.RunStarted | events.RefreshStarted):
             self._pings.start()
         self._listen(event)
 
-    def write(self, store: SessionStore, result: RunResult) -> None:
+    def write(self, store: SessionStore, result: events.RunResult) -> None:
         """Write the alerts into the outbox, while the run still holds its locks. Raises nothing."""
         outcome = self._outcome = result.outcome = self._of_result(result)
         try:
             self._written = write(self._project, store, outcome)
         except Exception as error:
-            self._listen(Notice(f"the alerts cannot be written: {_translate_error(error)}"))
+            self._listen(events.Notice(f"the alerts cannot be written: {_translate_error(error)}"))
 
-    def _of_result(self, result: RunResult) -> Outcome:
+    def _of_result(self, result: events.RunResult) -> Outcome:
         stops = self._deaths()
         if result.signal is not None:
             # The person who interrupts a run knows of it, but not of dead runs that it found.
             self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
         if result.stopped is not None:
-            stops.append(self._stop(AlertFailure("", Stopped.__name__, mask(result.stopped))))
+            stops.append(self._stop(AlertFailure("", errors.Stopped.__name__, mask(result.stopped))))
         items = self._with_advice(self._with_last_lines(result.run_id), result)
         return self._outcome_of(stops, items, result.run_id, completed=not result.stopped)
 
@@ -198,7 +181,7 @@ class RunNotifier:
             for name, item in self._items.items()
         ]
 
-    def _with_advice(self, items: Iterable[Item], result: RunResult) -> list[Item]:
+    def _with_advice(self, items: Iterable[Item], result: events.RunResult) -> list[Item]:
         """Return the items, the failed ones with what to do about their reason."""
         groups = group_failures(self._project, result.failures, by_load=True)
         by_slice = {
@@ -224,7 +207,9 @@ class RunNotifier:
 
     def _deaths(self) -> list[Stop]:
         return [
-            Stop(_command_of(event), AlertFailure("", RunDied.__name__, mask(event.text)), passing=True)
+            Stop(
+                _command_of(event), AlertFailure("", errors.RunDied.__name__, mask(event.text)), passing=True
+            )
             for event in self._reaped
         ]
 
@@ -252,7 +237,7 @@ class RunNotifier:
     def ping_stop(self, error: Exception) -> None:
         """Ping that an error ended the run before its result. Raises nothing."""
         for line in self._pings.fail(f"{type(error).__name__}: {error}"):
-            self._listen(Notice(line))
+            self._listen(events.Notice(line))
 
     def send(self) -> list[Delivery]:
         """Send what waits, after the run has released its locks. Raises nothing: no alert fails a load.
@@ -277,18 +262,20 @@ class RunNotifier:
         failure = AlertFailure("", type(error).__name__, mask(str(error)))
         outcome = self._outcome_of([*self._deaths(), self._stop(failure)], completed=False)
         # The error may be about the database itself, which is not waited for twice.
-        lost = isinstance(error, SessionsError)
+        lost = isinstance(error, errors.SessionsError)
         for delivery in self._bounded(lambda: notify_stopped(self._project, outcome, lost=lost)):
-            self._listen(Notice(delivery.words()))
+            self._listen(events.Notice(delivery.words()))
 
     def _bounded(self, send: Callable[[], list[Delivery]]) -> list[Delivery]:
         try:
             with caught_signals():
                 return send()
-        except Interrupted:
-            self._listen(Notice("interrupted while the alerts were sent; the next run goes on with them"))
+        except errors.Interrupted:
+            self._listen(
+                events.Notice("interrupted while the alerts were sent; the next run goes on with them")
+            )
         except Exception as error:
-            self._listen(Notice(f"the alerts cannot be sent: {_translate_error(error)}"))
+            self._listen(events.Notice(f"the alerts cannot be sent: {_translate_error(error)}"))
         return []
 
 
@@ -313,13 +300,13 @@ def run_notifier(
     held = HeldInARow(project.state_dir, command)
     try:
         yield run
-    except LockHeldError as error:
+    except errors.LockHeldError as error:
         if scheduled and _count(held) >= HELD_IN_A_ROW:
             run.notify_stop(error)
         raise
     except Exception as error:
         held.clear()
-        if getattr(error, "exit_code", None) is not ExitCode.USAGE:
+        if getattr(error, "exit_code", None) is not errors.ExitCode.USAGE:
             run.ping_stop(error)
             run.notify_stop(error)
         raise
@@ -327,7 +314,7 @@ def run_notifier(
 
 
 def _translate_error(error: Exception) -> str:
-    defect = "" if isinstance(error, DwhctlError) else f"a defect in dwhctl: {type(error).__name__}: "
+    defect = "" if isinstance(error, errors.DwhctlError) else f"a defect in dwhctl: {type(error).__name__}: "
     return mask(f"{defect}{error}")
 
 
@@ -343,7 +330,7 @@ def notify_usage_error(project: Project, command: str, message: str, kind: RunKi
 
     Raise SessionsError and Interrupted.
     """
-    failure = AlertFailure("", ConfigError.__name__, mask(message))
+    failure = AlertFailure("", errors.ConfigError.__name__, mask(message))
     look = f"dwhctl config check --project {shlex.quote(str(project.root))}"
     stop = Stop(mask(command), failure)
     outcome = Outcome(command=mask(command), kind=kind, stops=(stop,), completed=False, look=look)
@@ -354,7 +341,7 @@ def notify_usage_error(project: Project, command: str, message: str, kind: RunKi
 def notify_stopped(project: Project, outcome: Outcome, *, lost: bool = False) -> list[Delivery]:
     """Notify the channels of a command that did no work; without the sessions database if it is `lost` or missing."""
     store = None
-    with suppress(ConfigError, SessionsError, KeyError):
+    with suppress(errors.ConfigError, errors.SessionsError, KeyError):
         store = None if lost else open_if_there(project.sessions)
     if store is None:
         return notify_directly(project, outcome)
@@ -362,20 +349,20 @@ def notify_stopped(project: Project, outcome: Outcome, *, lost: bool = False) ->
         return notify(project, store, outcome)
 
 
-def items_of(project: Project, event: Event) -> Iterator[Item]:
+def items_of(project: Project, event: events.Event) -> Iterator[Item]:
     """Yield the pieces of work that an event is about, with their state after it."""
     match event:
-        case RunStarted():
+        case events.RunStarted():
             for planned in event.plan.slices:
                 yield Item("load", planned.load.name, planned.shard.name, planned.slice.day, "left")
-        case SliceClosed():
+        case events.SliceClosed():
             item = Item("load", event.load, event.shard, event.day)
             target = project.loads[event.load].target
             yield _ended(item, event.state, event.failure, event.connection, target)
-        case RefreshStarted():
+        case events.RefreshStarted():
             for name in event.reports:
                 yield Item("report", name, "", event.day, "left")
-        case ReportClosed():
+        case events.ReportClosed():
             item = Item("report", event.load, "", event.day)
             yield _ended(item, event.state, event.failure, event.connection, event.connection)
 
@@ -394,7 +381,7 @@ def alert_failure_of(failure: Failure, source: str, target: str) -> AlertFailure
     return AlertFailure(blamed(failure, source, target), found.error_class, mask(found.message))
 
 
-def _command_of(event: RunReaped) -> str:
+def _command_of(event: events.RunReaped) -> str:
     command = event.holder.command if event.holder is not None else ""
     # The lock's file may hold anything: only a command line of dwhctl is shown.
     return mask(command) if command.startswith("dwhctl ") else f"run {event.run_id}"

@@ -16,14 +16,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import (
-    AttemptError,
-    CommitInDoubtError,
-    InterruptedAttemptError,
-    SessionsError,
-    ShrunkSourceError,
-    StateDirError,
-)
+from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import waited
 from dwhctl.project.names import as_asked
@@ -82,7 +75,7 @@ def publish(
     """Publish the slices together; when the target refuses them together, one by one."""
     try:
         return _publish_together(target, load, group, slices, rules)
-    except AttemptError as error:
+    except errors.AttemptError as error:
         if len(slices) == 1 or not error.permanent:
             return [Published(staged, Failure.of(error)) for staged in slices]
     return [done for staged in slices for done in publish(target, load, group, [staged], rules)]
@@ -92,15 +85,15 @@ def look_up(target: Target, load: Load, doubted: Sequence[Published]) -> list[Pu
     """End the commit in doubt of these slices, published together, and find out whether it happened."""
     try:
         happened = _happened(target, load.table, [outcome.staged for outcome in doubted])
-    except AttemptError as error:
+    except errors.AttemptError as error:
         return [replace(outcome, failure=_in_doubt(outcome.commit_error, error)) for outcome in doubted]
     return [Published(outcome.staged, None if happened else outcome.commit_error) for outcome in doubted]
 
 
-def _in_doubt(commit_error: Failure | None, error: AttemptError) -> Failure:
+def _in_doubt(commit_error: Failure | None, error: errors.AttemptError) -> Failure:
     lost = commit_error.message if commit_error else ""
     failure = Failure.of(
-        CommitInDoubtError(
+        errors.CommitInDoubtError(
             f"COMMIT failed ({lost}), and the warehouse cannot be asked whether it happened: {error}; the next run"
             " looks before it loads anything"
         )
@@ -157,7 +150,7 @@ def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) 
     for staged in slices:
         before = held.get(staged.slice.shard, 0)
         if before >= load.shrink_floor and (reason := _too_few(load, staged.rows, before)):
-            error = ShrunkSourceError(
+            error = errors.ShrunkSourceError(
                 f"the source has {staged.rows} rows, the warehouse {before}: {reason}. If that is right:"
                 f" dwhctl load {as_asked(load.name)} --date {staged.slice.day} --shard {staged.slice.shard}"
                 " --allow-shrink"
@@ -326,12 +319,12 @@ class Publisher:
     def _publish(self, group: PublishGroup, slices: Sequence[StagedSlice]) -> GroupPublished:
         started = time.perf_counter()
         if self._stopping.is_set():
-            failure = Failure.of(InterruptedAttemptError())
+            failure = Failure.of(errors.InterruptedAttemptError())
             return GroupPublished(group, [Published(staged, failure) for staged in slices], 0.0)
         target = self._targets[group.load.target]
         try:
             outcomes = publish(target, group.load, group.staging, slices, self._rules)
-        except (SessionsError, StateDirError):
+        except (errors.SessionsError, errors.StateDirError):
             raise
         except Exception as error:
             # A defect costs these slices only.
@@ -347,19 +340,19 @@ class Publisher:
 
     def _add_columns(self, load: Load, columns: Sequence[Column]) -> ColumnsAdded:
         if self._stopping.is_set():
-            return ColumnsAdded(load, (), Failure.of(InterruptedAttemptError()))
+            return ColumnsAdded(load, (), Failure.of(errors.InterruptedAttemptError()))
         target = self._targets[load.target]
         try:
             target.add_columns(load.table, columns)
             return ColumnsAdded(load, tuple(target.columns(load.table)))
-        except AttemptError as error:
+        except errors.AttemptError as error:
             return ColumnsAdded(load, (), Failure.of(error))
 
     def _drop(self, group: PublishGroup) -> None:
         if not self._stopping.is_set():
             reach("publish.drop")
             # At its end the run drops all that is left.
-            with suppress(AttemptError):
+            with suppress(errors.AttemptError):
                 self._sweepers[group.load.target].drop_group(group.staging)
 
 
@@ -367,4 +360,4 @@ def _interrupted(outcome: Published) -> Published:
     """Return a failure of a stopped publisher as interrupted, whatever its message."""
     if outcome.failure is None or outcome.in_doubt:
         return outcome
-    return Published(outcome.staged, Failure.of(InterruptedAttemptError()))
+    return Published(outcome.staged, Failure.of(errors.InterruptedAttemptError()))

@@ -7,18 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.errors import (
-    AttemptError,
-    ConfigError,
-    ExitCode,
-    InternalError,
-    InterruptedAttemptError,
-    ParkedError,
-    QueryError,
-    SessionsError,
-    StateDirError,
-    TimedOutError,
-)
+from dwhctl.core import errors
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceJob, SliceStarter
 from dwhctl.load.circuit_breaker import Probed
@@ -95,7 +84,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._adding: list[SliceJob] = []
         self._doubts = Doubts(self.attempts, self._publisher.look_up, self._decided)
 
-    def run(self) -> ExitCode | None:
+    def run(self) -> errors.ExitCode | None:
         self._publisher.start()
         for jobs, failure in self._unprepared:
             self.attempts.fail_unstarted(jobs, failure)
@@ -156,8 +145,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self.running[attempt.token] = attempt
         try:
             order = self._starter.order(attempt, self._tables[attempt.job.config.name])
-        except (AttemptError, ConfigError) as error:
-            failure = Failure.of(error if isinstance(error, AttemptError) else QueryError(str(error)))
+        except (errors.AttemptError, errors.ConfigError) as error:
+            failure = Failure.of(
+                error if isinstance(error, errors.AttemptError) else errors.QueryError(str(error))
+            )
             self._return(attempt, failure)
             return
         if runner.group is not None and runner.group.is_open:
@@ -191,9 +182,9 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             case ColumnsAdded():
                 self._columns_added(event)
             case PublisherDied():
-                if isinstance(event.error, SessionsError | StateDirError):
+                if isinstance(event.error, errors.SessionsError | errors.StateDirError):
                     raise event.error
-                raise InternalError(f"the publisher died: {event.error!r}") from event.error
+                raise errors.InternalError(f"the publisher died: {event.error!r}") from event.error
 
     def _group_opened(self, group: PublishGroup, failure: Failure | None) -> None:
         self._groups.opened(group, ok=failure is None)
@@ -237,7 +228,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         timeout = attempt.job.config.timeout
         self._pool.dismiss(attempt.runner.worker)
         failure = Failure.of(
-            TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
+            errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
         )
         self._unordered.pop(attempt.token, None)
         self._notify(self._breaker.landed(attempt.job, failure, now))
@@ -290,7 +281,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
                 continue
             retries = self.attempts.retries(self.jobs.first(name).config)
             if self._breaker.is_given_up(name, retries):
-                failure = Failure.of(ParkedError(f"connection {name} is parked: {reason.message}"))
+                failure = Failure.of(errors.ParkedError(f"connection {name} is parked: {reason.message}"))
                 failure = replace(failure, connection=name, cause=reason)
                 self.attempts.fail_unstarted(self.jobs.drain(name), failure)
 
@@ -348,10 +339,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._publisher.stop()
         while not self.events.empty():
             event = self.events.get()
-            if not isinstance(event, ExitCode) and isinstance(event, GroupPublished | LookedUp):
+            if not isinstance(event, errors.ExitCode) and isinstance(event, GroupPublished | LookedUp):
                 self.handle(event)
         self._doubts.stop()
-        failure = Failure.of(InterruptedAttemptError())
+        failure = Failure.of(errors.InterruptedAttemptError())
         for attempt in self.running.values():
             attempt.busy_seconds = time.monotonic() - attempt.opened
         for attempt in (*self.running.values(), *self._staged.values()):

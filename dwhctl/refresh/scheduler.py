@@ -11,15 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.errors import (
-    AttemptError,
-    CommitInDoubtError,
-    InterruptedAttemptError,
-    NotReady,
-    SessionsError,
-    StateDirError,
-    TimedOutError,
-)
+from dwhctl.core import errors
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Job
 from dwhctl.engine.run import Scheduler
@@ -103,7 +95,7 @@ class RefreshRules:
     at_once: int
     began: float
     wait: timedelta | None
-    blocked: Mapping[str, AttemptError] = field(default_factory=dict)
+    blocked: Mapping[str, errors.AttemptError] = field(default_factory=dict)
 
 
 class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
@@ -167,7 +159,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         thread.start()
         return True
 
-    def _fail(self, job: ReportJob, error: AttemptError) -> None:
+    def _fail(self, job: ReportJob, error: errors.AttemptError) -> None:
         seconds = (datetime.now(UTC) - self._began).total_seconds()
         self.attempts.fail_unstarted([job], Failure.of(error), seconds)
 
@@ -182,7 +174,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         wait_until = self._rules.began + longest_wait(self._project, job.config, self._rules.wait)
         if now >= wait_until:
             job.wait.end()
-            self._fail(job, NotReady(not_met(job.found, job.day)))
+            self._fail(job, errors.NotReady(not_met(job.found, job.day)))
             return False
         self.jobs.wait(job, min(now + _NEEDS_POLL_SECONDS, wait_until))
         job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
@@ -213,7 +205,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
     def handle(self, event: Refreshed) -> None:
         attempt = event.attempt
         self._ended(event)
-        if isinstance(event.error, SessionsError | StateDirError):
+        if isinstance(event.error, errors.SessionsError | errors.StateDirError):
             raise event.error
         if event.error is None:
             self.close(attempt, State.LOADED)
@@ -235,16 +227,16 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
     def _failure(self, attempt: ReportAttempt, error: BaseException, *, is_settled: bool) -> Failure:
         """Describe what came of an attempt, and note whether its commit may still happen."""
         job = attempt.job
-        if attempt.runner.timed_out and not isinstance(error, CommitInDoubtError):
-            error = TimedOutError(
+        if attempt.runner.timed_out and not isinstance(error, errors.CommitInDoubtError):
+            error = errors.TimedOutError(
                 f"not done after the report's timeout of {job.config.timeout}; its statement was ended"
             )
         keep_report_place(self._project, job.config, job.sql, job.day, error)
-        if isinstance(error, CommitInDoubtError):
+        if isinstance(error, errors.CommitInDoubtError):
             job.doubted = None if is_settled else attempt.etl_id
         elif job.doubted is not None:
             found = Failure.of(error)
-            doubt = CommitInDoubtError(
+            doubt = errors.CommitInDoubtError(
                 f"a commit is in doubt, and the warehouse cannot be asked: {found.message}"
             )
             return replace(Failure.of(doubt), permanent=found.permanent)
@@ -263,13 +255,13 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             self.leaves_unsettled = True
 
     def stop(self) -> None:
-        failure = Failure.of(InterruptedAttemptError())
+        failure = Failure.of(errors.InterruptedAttemptError())
         for event in self._end_all():
             if event.error is None:
                 self.close(event.attempt, State.LOADED)
                 continue
             found = self._failure(event.attempt, event.error, is_settled=event.is_settled)
-            is_doubt = found.is_a(CommitInDoubtError)
+            is_doubt = found.is_a(errors.CommitInDoubtError)
             self.close(event.attempt, State.FAILED, found if is_doubt else failure)
         self.stopped(failure)
 
@@ -296,6 +288,6 @@ def _settled(target: Target) -> bool:
     """End what the server may still do; return whether that is sure."""
     try:
         target.settle()
-    except AttemptError:
+    except errors.AttemptError:
         return False
     return True

@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from dwhctl.core import errors
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import (
-    CommitInDoubtError,
-    SchemaDriftError,
-    TooFewRowsError,
-)
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import fits
 from dwhctl.load.column_fit import UUID_OCTETS
@@ -45,7 +41,7 @@ def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callab
         reach("refresh.insert")
         rows = refresh.insert(columns, narrowed)
         if rows < report.min_rows:
-            raise TooFewRowsError(
+            raise errors.TooFewRowsError(
                 f"the source gives {rows} rows, fewer than min_rows = {report.min_rows}; {report.target} keeps its"
                 " old content"
             )
@@ -69,7 +65,7 @@ def common_columns(table: str, columns: RefreshColumns) -> tuple[list[str], list
         *(_other_kind(table, pair) for pair in pairs if not _fits(pair)),
     ]
     if wrong:
-        raise SchemaDriftError(
+        raise errors.SchemaDriftError(
             f"{'; '.join(wrong)}: change the source or the table; columns go by name, and nothing was changed"
         )
     return [pair.table.name for pair in pairs], [pair for pair in pairs if _may_change(pair)]
@@ -127,7 +123,7 @@ def _commit(refresh: Refresh, report: Report) -> None:
     try:
         refresh.commit()
     except Exception as error:  # a defect, too, may have let it happen
-        raise CommitInDoubtError(
+        raise errors.CommitInDoubtError(
             f"the commit failed, or its answer was lost: {report.target} has its old content or its new, whole in"
             f" both cases, and another refresh makes it new ({error})"
         ) from error

@@ -16,16 +16,8 @@ from tenacity import (
     wait_random,
 )
 
+from dwhctl.core import errors
 from dwhctl.core.columns import SERVICE_FIELDS, Kind
-from dwhctl.core.errors import (
-    AttemptError,
-    ConfigError,
-    ConnectError,
-    LoginRefusedError,
-    SchemaDriftError,
-    TargetBusyError,
-    TargetRefusedError,
-)
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.project.days import make_slice
@@ -61,7 +53,7 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
             project, found, by_name[shard], make_slice(project, found, by_name[shard], day)
         ).sql
         rendered = render_file(project, found.extract, found, day, by_name[shard])
-    except (ConfigError, KeyError):
+    except (errors.ConfigError, KeyError):
         query = rendered = ""
     show = shlex.join(
         ["dwhctl", "render", found.shadow_of or found.name, "--date", str(day), "--shard", shard, "--quiet"]
@@ -69,7 +61,7 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
     return place_of(found.extract, project.root, rendered, query, line, f"`{show}`")
 
 
-def keep_create_place(project: Project, load: Load, error: AttemptError) -> None:
+def keep_create_place(project: Project, load: Load, error: errors.AttemptError) -> None:
     """Set the place of an error of a load's `create`: its file and line."""
     if error.statement is not None and load.create is not None:
         rendered = render_file(project, load.create, load)
@@ -80,7 +72,7 @@ def keep_report_place(
     project: Project, report: Report, sql: ReportSql, day: date, error: BaseException
 ) -> None:
     """Set the place of an error of a refresh: in the report's `create` or its source."""
-    if not isinstance(error, AttemptError) or error.statement is None:
+    if not isinstance(error, errors.AttemptError) or error.statement is None:
         return
     path = report.create if error.statement in sql.create else report.source
     if path is None or isinstance(path, str):
@@ -91,7 +83,7 @@ def keep_report_place(
     error.place = place_of(path, project.root, rendered, error.statement, error.line)
 
 
-_OUT_OF_REACH = (ConnectError, LoginRefusedError, TargetBusyError)
+_OUT_OF_REACH = (errors.ConnectError, errors.LoginRefusedError, errors.TargetBusyError)
 _SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
 _HASH_BITS = 64
 
@@ -129,7 +121,7 @@ def describe_targets(
     plan: Plan,
     targets: Mapping[str, Target],
     slots: Slots,
-    blocked: Mapping[str, AttemptError],
+    blocked: Mapping[str, errors.AttemptError],
     retries: Callable[[Load], int],
     tell: Callable[[Notice], None] = lambda _notice: None,
 ) -> PreparedTables:
@@ -138,13 +130,13 @@ def describe_targets(
     A warehouse that is out of reach is waited for once, not once for each of its loads.
     """
     found = PreparedTables()
-    down: dict[str, AttemptError] = {}
+    down: dict[str, errors.AttemptError] = {}
     for load in plan.loads():
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
             columns = _retried(load, retries(load), partial(_describe, project, load, targets, slots), tell)
-        except AttemptError as error:
+        except errors.AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
                 down[load.target] = error
@@ -174,7 +166,9 @@ def _retried(
         )
 
     attempts = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
+        retry=retry_if_exception(
+            lambda error: isinstance(error, errors.AttemptError) and not error.permanent
+        ),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
         before_sleep=notify,
@@ -192,7 +186,7 @@ def _describe(
             reach("prepare.create")
             try:
                 target.run_statements(_statements(project, load))
-            except AttemptError as error:
+            except errors.AttemptError as error:
                 keep_create_place(project, load, error)
                 raise
         return check_columns(load, tuple(target.columns(load.table)))
@@ -201,8 +195,8 @@ def _describe(
 def _statements(project: Project, load: Load) -> list[str]:
     try:
         return split_statements(render_file(project, load.create, load)) if load.create else []
-    except ConfigError as error:
-        raise TargetRefusedError(str(error)) from error
+    except errors.ConfigError as error:
+        raise errors.TargetRefusedError(str(error)) from error
 
 
 def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
@@ -211,14 +205,14 @@ def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]
     needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
     missing = [name for name in needed if name.lower() not in by_name]
     if missing:
-        raise TargetRefusedError(
+        raise errors.TargetRefusedError(
             f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
             " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
         )
     for name, kind in _SERVICE_KINDS.items():
         found = by_name[name]
         if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
-            raise TargetRefusedError(
+            raise errors.TargetRefusedError(
                 f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
                 " and hash_id as a 64-bit integer: change the table and the load's `create`"
             )
@@ -301,6 +295,6 @@ def lost_columns(
     return {name: declared for name, declared in filled.items() if name in held}
 
 
-def dropped_error(shard: str, columns: Mapping[str, str]) -> SchemaDriftError:
+def dropped_error(shard: str, columns: Mapping[str, str]) -> errors.SchemaDriftError:
     """Return the error of a shard that lacks columns which it delivered before."""
-    return SchemaDriftError(Delivered(shard, columns).dropped(columns))
+    return errors.SchemaDriftError(Delivered(shard, columns).dropped(columns))
