@@ -121,3 +121,13 @@ def test_the_next_of_routes_are_one_of_each_route_in_their_turns() -> None:
     assert [name(job) for job in queue.next_of_routes()] == ["b/1", "c/1", "a/2"]
     queue.drain("c")
     assert [name(job) for job in queue.next_of_routes()] == ["b/1", "a/2"]
+
+
+def test_jobs_that_wake_together_keep_their_order() -> None:
+    queue = JobQueue(jobs("a/1", "a/2", "a/3"))
+    for _ in range(2):
+        job = queue.pop(anyone)
+        assert job is not None
+        queue.wait(job, 1.0)
+    queue.wake(1.0)
+    assert [name(queue.pop(anyone)) for _ in range(3)] == ["a/1", "a/2", "a/3"]
