@@ -113,7 +113,7 @@ def test_a_commit_in_doubt_that_happened_turns_out_loaded(
 ) -> None:
     first, second = machines
     server_of(first).faults.add(Fault("lost_after_commit", application=":publish:"))
-    server_of(first).faults.add(Fault("refuse_login", application=":(look|drop):"))
+    server_of(first).faults.add(Fault("refuse_login", application=":(count|drop):"))
     done = first.run("load", "--date", str(DAY))
     assert done.returncode == 1, done.stderr
     assert "2 in doubt" in done.stdout
