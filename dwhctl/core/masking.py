@@ -90,19 +90,18 @@ def mask(text: str) -> str:
     with _lock:
         if _masks is None:
             # The longest first: one secret may hold another.
-            texts = {text for secret in _secrets for text in (secret, *_lines(secret))}
+            texts = {
+                text
+                for secret in _secrets
+                for text in (secret, *secret.splitlines())
+                if text == secret or (len(text) >= _LONG_LINE and not text.startswith("-----"))
+            }
             _masks = tuple(map(Mask, sorted(texts, key=lambda text: (-len(text), text))))
         masks = _masks
     lowered = text.lower()
     for secret in masks:
         text = secret.apply(text, lowered)
     return text
-
-
-def _lines(secret: str) -> Iterator[str]:
-    lines = secret.splitlines()
-    if len(lines) > 1:
-        yield from (line for line in lines if len(line) >= _LONG_LINE and not line.startswith("-----"))
 
 
 def _replace(match: re.Match[str]) -> str:
