@@ -3,7 +3,7 @@
 Read in this order:
 - `errors`: every error that dwhctl raises, its exit code, and whether a retry can help.
 - `columns`: the column types that sources and targets share. `sql`: parameters and statements of SQL text, named SQL.
-- `masking` hides every secret that was read, in all output. `secrets`: references to secrets in the configuration.
+- `secrets`: references to secrets in the configuration; every secret that was read is masked in all output.
 - `words`: quoting, counting, times and printable text for messages. `files`: safe reading, writing and file modes.
 - `waiting`: time limits, polling, and signals. `start`: the first steps of a process, before any other import.
 - `faults`: the points at which the tests inject failures.

@@ -7,6 +7,6 @@ Read in this order:
 - `events`: what a run publishes while it works, and its result. `messages`: what goes to workers and back.
 - `failures` groups failures and proposes the commands that retry them.
 - `fanout` calls many systems at once.
-- `log` writes the run's log, `log_reader` finds, reads and rotates it.
+- `log` writes and rotates the logs of runs, `log_reader` finds and reads them.
 Requests come in as a plan; results leave as events.
 """
