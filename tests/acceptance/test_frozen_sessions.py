@@ -74,7 +74,7 @@ def thawed(sandbox: Sandbox, server: PostgresServer, database: str) -> Sandbox:
     ("at", "doing"),
     [
         (OPENING, r"opening \d sessions"),
-        (FENCE, "looking whether it is there"),
+        (FENCE, "checking the connection"),
         (CLOSING, r"closing \d sessions"),
     ],
 )

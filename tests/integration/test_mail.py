@@ -131,7 +131,8 @@ def test_tls_from_the_first_byte_with_a_login(tmp_path: Path, authority: trustme
 def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, authority: trustme.CA, security: str) -> None:
     with MailServer(authority, tls=security == "tls") as server:
         with pytest.raises(
-            AlertNotSentError, match=r"certificate is not trusted: .*; write its authority's file as tls_cafile"
+            AlertNotSentError,
+            match=r"certificate is not trusted: .*; write its authority's file as tls_cafile",
         ):
             channel(tmp_path, server.port, f'security = "{security}"').send(MESSAGE)
         assert server.mails == []

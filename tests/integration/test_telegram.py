@@ -302,7 +302,9 @@ def test_through_a_proxy_with_a_login(api: BotApi) -> None:
             AlertRefusedError, match="answered 407, and not as the Bot API does; correct api_base or proxy"
         ):
             channel(api, proxy=wrong).send(MESSAGE)
-        with pytest.raises(AlertNotSentError, match=r"through the proxy: the proxy refuses the connection \(407\)"):
+        with pytest.raises(
+            AlertNotSentError, match=r"through the proxy: the proxy refuses the connection \(407\)"
+        ):
             channel(api, proxy=wrong, api_base="https://localhost:1").send(MESSAGE)
     with pytest.raises(AlertNotSentError, match="through the proxy: connection refused"):
         channel(api, proxy=secret).send(MESSAGE)

@@ -29,12 +29,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
+from dwhctl.core.sql import named_sql
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
 
 
-_NAME = re.compile(r"^-- name: (.+)$", re.MULTILINE)
-_COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 _PLACE = re.compile(r"\{(\w+)\}")
 #: Kinds whose form is also what is compared.
 _COMPARED_AS_TEXT = (Kind.TEXT, Kind.UUID, Kind.BINARY)
@@ -263,12 +260,7 @@ def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:
 
 @cache
 def _blocks(dialect: str) -> Mapping[str, str]:
-    text = resources.files("dwhctl.systems.base").joinpath(f"fingerprint.{dialect}.sql").read_text("utf-8")
-    _, *parts = _NAME.split(text)
-    names, bodies = parts[::2], parts[1::2]
-    return MappingProxyType(
-        {name.strip(): _COMMENT.sub("", body).strip() for name, body in zip(names, bodies, strict=True)}
-    )
+    return named_sql("dwhctl.systems.base", dialect)
 
 
 if TYPE_CHECKING:
