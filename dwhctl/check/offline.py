@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.masking import SHORTEST
+from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.core.words import shown_path
 from dwhctl.load.staging import MAX_SLICES

@@ -162,7 +162,7 @@ def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:
-    from dwhctl.core.masking import MASKED
+    from dwhctl.core.secrets import MASKED
 
     user = getattr(connection, "user", None)
     password = MASKED if getattr(connection, "password", None) is not None else None

@@ -19,8 +19,7 @@ from dwhctl.alerts.message import TEMPLATES, Message
 from dwhctl.alerts.smtp import read
 from dwhctl.check.offline import _of_alert
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import remember
+from dwhctl.core.secrets import MASKED, remember
 from dwhctl.project.model import Project
 from tests.servers.telegram_html import parse, utf16_units
 from tests.support.digests import DAY, DIGEST, MAIL, TELEGRAM, channels_in, project_with

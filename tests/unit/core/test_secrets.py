@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.core import masking
+from dwhctl.core import secrets
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import Secret, mask
+from dwhctl.core.secrets import MASKED, Secret, mask
 from dwhctl.project.context import context
 from dwhctl.project.read import read_project
 from dwhctl.systems.mssql.system import MssqlConnection
@@ -24,10 +23,10 @@ SERVER = '\n[connections.m]\ntype = "mssql"\nhost = "h"\nuser = "sa"\npassword =
 
 @pytest.fixture(autouse=True)
 def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(masking, "_secrets", set())
-    monkeypatch.setattr(masking, "_masks", None)
+    monkeypatch.setattr(secrets, "_secrets", set())
+    monkeypatch.setattr(secrets, "_masks", None)
     yield
-    masking._masks = None
+    secrets._masks = None
 
 
 def password_of(root: Path, value: str) -> Secret:
@@ -129,8 +128,8 @@ def test_nothing_shows_a_secret(tmp_path: Path) -> None:
 
 def test_a_worker_masks_the_secrets_that_it_was_sent() -> None:
     sent = pickle.dumps(Secret("hunter2"))
-    masking._secrets.clear()
-    masking._masks = None
+    secrets._secrets.clear()
+    secrets._masks = None
     assert mask("hunter2") == "hunter2"
     assert pickle.loads(sent).reveal() == "hunter2"
     assert mask("hunter2") == MASKED
