@@ -27,8 +27,8 @@ from dwhctl.core.words import may_show, quoted, shown_text
 from dwhctl.project.checks import slug
 from dwhctl.project.fields import name_problem
 from dwhctl.project.files import read_toml
-from dwhctl.project.problems import Problems
-from dwhctl.project.read import MAIN, read_project
+from dwhctl.project.problems import MAIN, Problems
+from dwhctl.project.read import read_project
 
 Keeping = Literal["files", "env"]
 

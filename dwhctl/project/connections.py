@@ -13,7 +13,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
-from dwhctl.project.fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
+from dwhctl.project.fields import (
+    Duration,
+    Host,
+    Listed,
+    NamedTable,
+    ProjectPath,
+    SomeTime,
+    TableWithoutUrls,
+    Text,
+)
 
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
@@ -21,122 +30,100 @@ DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
 
 def _no_memory(path: Path) -> Path:
     if path.name == ":memory:":
-        raise ValueError("':memory:' would be another, empty database in every process; name a file")
+        raise ValueError("':memory:' is a new, empty database in every process; write the path of a file")
     return path
 
 
 def _writable(path: Path) -> Path:
     if "?" in str(path):
-        # DuckDB puts the name of its log before a question mark, as in a URL.
+        # DuckDB cuts the path of its log at a question mark, as in a URL.
         raise ValueError(
-            f"{quoted(str(path))} has a '?' in it, which DuckDB cannot write to; name another folder or file"
+            f"{quoted(str(path))} contains a '?', which DuckDB cannot write to; choose another folder or file"
         )
     return path
 
 
 def _amount(text: str) -> str:
     if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is no amount of memory; write one as 256MiB or 2GiB")
+        raise ValueError(f"{quoted(text)} is not an amount of memory; write it as 256MiB or 2GiB")
     return text
 
 
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class _Connection(TableWithoutUrls):
-    """What every connection has."""
+class _Connection(NamedTable, TableWithoutUrls):
+    """The keys of every connection."""
 
     default_port: ClassVar[int | None] = None
 
-    name: str = given("the connection's name")
-    max_connections: int = Field(
-        4,
-        ge=1,
-        le=10_000,
-        description="Never more at once, over all dwhctl processes of this project.",
-        examples=[8],
-    )
+    max_connections: int = Field(4, ge=1, le=10000, examples=[8])
+    """The most connections at once, over all dwhctl processes of this project."""
 
 
 class _EmbeddedConnection(_Connection):
-    """What every connection to a file has."""
+    """The keys of every connection to a file."""
 
-    max_connections: int | None = Field(  # type: ignore[assignment]
-        None,
-        ge=1,
-        le=10_000,
-        description="Never more at once, over all dwhctl processes of this project; no limit when left out.",
-        examples=[8],
-    )
+    max_connections: int | None = Field(None, ge=1, le=10000, examples=[8])  # type: ignore[assignment]
+    """The most connections at once, over all dwhctl processes of this project; left out: no limit."""
 
 
 class DuckdbConnection(_EmbeddedConnection):
     """A DuckDB file, or a folder in which each shard's database is `<path>/<database>.duckdb`."""
 
-    type: Literal["duckdb"] = Field("duckdb", description="The kind of system.", examples=["duckdb"])
-    path: Annotated[Database, AfterValidator(_writable)] = Field(
-        description="The file, or the folder of files; relative to the project.",
-        examples=["state/warehouse.duckdb"],
-    )
-    lock_wait: Duration = Field(
-        timedelta(seconds=30),
-        description="How long to wait for a file that another process has open.",
-        examples=["30s"],
-    )
-    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
-        None,
-        description="The memory that DuckDB may use in each process before it spills to the folder"
-        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
-        examples=["256MiB"],
-    )
+    type: Literal["duckdb"] = Field("duckdb", examples=["duckdb"])
+    """The kind of system."""
+    path: Annotated[Database, AfterValidator(_writable)] = Field(examples=["state/warehouse.duckdb"])
+    """The file, or the folder of files; relative to the project."""
+    lock_wait: Duration = Field(timedelta(seconds=30), examples=["30s"])
+    """How long to wait for a file that another process has open."""
+    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(None, examples=["256MiB"])
+    """The memory that DuckDB may use in each process before it spills to the folder `spill` of the state folder. Left
+    out: 64MiB, or 3MiB for each column of a wide table."""
 
     @property
     def is_folder(self) -> bool:
-        """Whether `path` is a folder of databases: decided by what is there, else by its ending."""
-        # Not Path's: to them a folder that this user may not enter is an error.
+        """Whether `path` is a folder of databases: decided by what exists there, else by its suffix."""
+        # Path.exists raises for a folder that this user may not enter.
         if os.path.exists(self.path):  # noqa: PTH110
             return os.path.isdir(self.path)  # noqa: PTH112
         return self.path.suffix not in DUCKDB_SUFFIXES
 
     def database_file(self, database: str) -> Path:
-        """The file that holds this database."""
+        """Return the file that holds this database."""
         return self.path / f"{database}.duckdb" if self.is_folder else self.path
 
 
 class SqliteConnection(_EmbeddedConnection):
     """A SQLite file."""
 
-    type: Literal["sqlite"] = Field("sqlite", description="The kind of system.", examples=["sqlite"])
-    path: Database = Field(
-        description="The file; relative to the project.", examples=["state/sessions.sqlite"]
-    )
+    type: Literal["sqlite"] = Field("sqlite", examples=["sqlite"])
+    """The kind of system."""
+    path: Database = Field(examples=["state/sessions.sqlite"])
+    """The file; relative to the project."""
 
 
 class TlsWords(NamedTuple):
-    """How a system's connections say whether they are encrypted."""
+    """The keys and values by which a system's connections say whether they are encrypted."""
 
-    #: The key, the key of the file of authorities, and the words that have dwhctl check the server's certificate.
+    #: The key, the key of the CA file, and the values that check the server's certificate.
     key: str
     ca_key: str | None
     checked: tuple[str, ...]
-    #: The words for a server of this machine that may have no TLS, and for no encryption.
+    #: The default for a server on this machine, which may have no TLS, and the value for no encryption.
     local: str
     off: str
 
-    def default(self) -> str:
-        """The default for the reference page."""
-        return f'`"{BEYOND}"`; on this machine `"{self.local}"`'
 
-
-#: Every system's word for an encrypted connection or none at all.
+#: The value that every system has for: encrypted, or no connection.
 BEYOND = "require"
 
 
 def is_local(host: str) -> bool:
-    """Tell whether a host is this machine, judged by its name as it is written: names are not looked up."""
+    """Return whether a host is this machine, by its name as written; names are not resolved."""
     if host.startswith(("/", "@")):
-        return "," not in host  # a socket; libpq reads several hosts where commas are
-    server = host.partition("\\")[0]  # of SQL Server, without the instance
+        return "," not in host  # a socket; libpq splits several hosts at commas
+    server = host.partition("\\")[0]  # without the instance of SQL Server
     if server.lower() == "localhost":
         return True
     try:
@@ -146,30 +133,29 @@ def is_local(host: str) -> bool:
 
 
 class _NetworkConnection(_Connection):
-    """What every connection to a server has."""
+    """The keys of every connection to a server."""
 
     tls_words: ClassVar[TlsWords]
 
-    host: Host | None = Field(
-        None, description="The server; or `hosts`, not both.", examples=["dwh.example.com"]
-    )
+    host: Host | None = Field(None, examples=["dwh.example.com"])
+    """The server; or `hosts`, not both."""
     hosts: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = Field(
-        None,
-        description="Several servers under one name that share the work in turn and stand in for each other; "
-        "`server` or `server:port`.",
-        examples=[["dwh_1", "dwh_2:5434"]],
+        None, examples=[["dwh_1", "dwh_2:5434"]]
     )
-    port: int = Field(0, ge=0, le=65_535, description="The port; default: the system's own.", examples=[5433])
-    user: Text = Field(description="The user to log in as.", examples=["dwh"])
-    password: Secret | None = Field(None, description="The password.", examples=[{"env": "DWH_PASSWORD"}])
-    connect_timeout: SomeTime = Field(
-        timedelta(seconds=10), description="How long to wait for the server to answer.", examples=["10s"]
-    )
+    """Several servers of one cluster, used in turn; when one is down, the next is used. `server` or `server:port`."""
+    port: int = Field(0, ge=0, le=65535, examples=[5433])
+    """The port; default: the system's own."""
+    user: Text = Field(examples=["dwh"])
+    """The user to log in as."""
+    password: Secret | None = Field(None, examples=[{"env": "DWH_PASSWORD"}])
+    """The password."""
+    connect_timeout: SomeTime = Field(timedelta(seconds=10), examples=["10s"])
+    """How long to wait for the server to answer."""
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Every server of the connection with its port, in the order written."""
-        return tuple(self._address(each) for each in (self.hosts or (self.host or "",)))
+        """Every server of the connection with its port, in the order of the configuration."""
+        return tuple(self._address(host) for host in (self.hosts or (self.host or "",)))
 
     @property
     def is_local(self) -> bool:
@@ -178,7 +164,7 @@ class _NetworkConnection(_Connection):
 
     @property
     def tls(self) -> str:
-        """The word that holds for the TLS key: as written, or by the CA file and by where the servers are."""
+        """The TLS mode in force: as configured, or the default by the CA file and by where the servers are."""
         words = self.tls_words
         if (written := getattr(self, words.key)) is not None:
             return str(written)
@@ -204,7 +190,7 @@ class _NetworkConnection(_Connection):
         if self.host is None and self.hosts is None:
             raise ValueError('host: is missing; add host = "SERVER"')
         if self.host is not None and self.hosts is not None:
-            raise ValueError("host: stands beside hosts; keep one of the two")
+            raise ValueError("host: cannot be combined with hosts; keep one of the two")
         return self
 
 
@@ -217,87 +203,64 @@ def _no_allow(word: object) -> object:
 
 
 _CHECKED_TLS = ("verify-ca", "verify-full")
-_POSTGRES_TLS = TlsWords("sslmode", "sslrootcert", _CHECKED_TLS, local="prefer", off="disable")
-_MSSQL_TLS = TlsWords("encryption", None, (), local="request", off="off")
-_VERTICA_TLS = TlsWords("tlsmode", "tls_cafile", _CHECKED_TLS, local="prefer", off="disable")
+_TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 
 class PostgresConnection(_NetworkConnection):
     """A PostgreSQL database."""
 
     default_port: ClassVar[int | None] = 5432
-    tls_words: ClassVar[TlsWords] = _POSTGRES_TLS
-    type: Literal["postgres"] = Field("postgres", description="The kind of system.", examples=["postgres"])
-    database: Text = Field(description="The database to log in to.", examples=["etl"])
-    sslmode: Annotated[
-        Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None, BeforeValidator(_no_allow)
-    ] = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `sslrootcert` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _POSTGRES_TLS.default()},
+    tls_words: ClassVar[TlsWords] = TlsWords(
+        "sslmode", "sslrootcert", _CHECKED_TLS, local="prefer", off="disable"
     )
-    sslrootcert: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    answer_timeout: SomeTime | None = Field(
-        None,
-        description="How long to wait for one answer of the sessions database; after it the connection is lost."
-        " Left out: 60s, and 10s in commands that only report.",
-        examples=["30s"],
-    )
+    type: Literal["postgres"] = Field("postgres", examples=["postgres"])
+    """The kind of system."""
+    database: Text = Field(examples=["etl"])
+    """The database to log in to."""
+    sslmode: Annotated[_TlsMode | None, BeforeValidator(_no_allow)] = Field(None, examples=["verify-full"])
+    """Whether the connection is encrypted, and what of the server's certificate is checked: nothing, its authority,
+    or its authority and its name. With `sslrootcert` alone it is `verify-full`."""
+    sslrootcert: ProjectPath | None = Field(None, examples=["config/ca.pem"])
+    """The CA certificates for the server's certificate; relative to the project. Left out: the system's."""
+    answer_timeout: SomeTime | None = Field(None, examples=["30s"])
+    """How long to wait for one answer of the sessions database; then the connection counts as lost. Left out: 60s, and
+    10s in commands that only report."""
 
 
 class MssqlConnection(_NetworkConnection):
     """A Microsoft SQL Server with the databases of many shards."""
 
     default_port: ClassVar[int | None] = 1433
-    tls_words: ClassVar[TlsWords] = _MSSQL_TLS
-    type: Literal["mssql"] = Field("mssql", description="The kind of system.", examples=["mssql"])
-    database: Text = Field(
-        "master", description="The database to log in to; a shard names its own.", examples=["master"]
-    )
-    encryption: Literal["require", "request", "off"] | None = Field(
-        None,
-        description="Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the"
-        " server has no TLS. The server's certificate is not checked.",
-        examples=["require"],
-        json_schema_extra={"default": _MSSQL_TLS.default()},
-    )
-    read_only: bool = Field(
-        False, description="Ask for a readable secondary of an availability group.", examples=[True]
-    )
+    tls_words: ClassVar[TlsWords] = TlsWords("encryption", None, (), local="request", off="off")
+    type: Literal["mssql"] = Field("mssql", examples=["mssql"])
+    """The kind of system."""
+    database: Text = Field("master", examples=["master"])
+    """The database to log in to; a shard has its own."""
+    encryption: Literal["require", "request", "off"] | None = Field(None, examples=["require"])
+    """Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the server has no
+    TLS. The server's certificate is not checked."""
+    read_only: bool = Field(False, examples=[True])
+    """Connect to a readable secondary of an availability group."""
 
 
 class VerticaConnection(_NetworkConnection):
     """A Vertica database."""
 
     default_port: ClassVar[int | None] = 5433
-    tls_words: ClassVar[TlsWords] = _VERTICA_TLS
-    type: Literal["vertica"] = Field("vertica", description="The kind of system.", examples=["vertica"])
-    database: Text = Field(description="The database to log in to.", examples=["docker"])
-    tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `tls_cafile` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _VERTICA_TLS.default()},
+    tls_words: ClassVar[TlsWords] = TlsWords(
+        "tlsmode", "tls_cafile", _CHECKED_TLS, local="prefer", off="disable"
     )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    staging_schema: Text | None = Field(
-        None,
-        description="The schema for staging tables; default: the target table's own.",
-        examples=["staging"],
-    )
+    type: Literal["vertica"] = Field("vertica", examples=["vertica"])
+    """The kind of system."""
+    database: Text = Field(examples=["docker"])
+    """The database to log in to."""
+    tlsmode: _TlsMode | None = Field(None, examples=["verify-full"])
+    """Whether the connection is encrypted, and what of the server's certificate is checked: nothing, its authority,
+    or its authority and its name. With `tls_cafile` alone it is `verify-full`."""
+    tls_cafile: ProjectPath | None = Field(None, examples=["config/ca.pem"])
+    """The CA certificates for the server's certificate; relative to the project. Left out: the system's."""
+    staging_schema: Text | None = Field(None, examples=["staging"])
+    """The schema for staging tables; default: the target table's own."""
 
 
 NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection

@@ -97,8 +97,7 @@ def test_config_check_warns_of_a_literal_secret_and_never_shows_it(
     assert dwh("config", "check") == 0
     shown = capsys.readouterr()
     assert (
-        "Warning: config/dwhctl.toml: connections.pg.password: the secret itself stands in the file"
-        in shown.err
+        "Warning: config/dwhctl.toml: connections.pg.password: the secret itself is in the file" in shown.err
     )
     assert "NO_SUCH_TOKEN is not set" in shown.err
     assert dwh("connections", "list", "--format", "json") == 0

@@ -38,14 +38,14 @@ def test_only_what_is_close_is_proposed(typed: str, known: list[str], meant: str
 @pytest.mark.parametrize(
     ("zone", "words"),
     [
-        ("MSK", "an abbreviation is no zone: write Europe/Moscow"),
-        ("cst", "an abbreviation is no zone: write America/Chicago or Asia/Shanghai"),
+        ("MSK", "an abbreviation is not a zone: write Europe/Moscow"),
+        ("cst", "an abbreviation is not a zone: write America/Chicago or Asia/Shanghai"),
         (
             "UTC+3",
-            "an offset is no zone: write one as Europe/Moscow, or Etc/GMT-3 where the clock never changes",
+            "an offset is not a zone: write one as Europe/Moscow, or Etc/GMT-3 where the clock never changes",
         ),
         ("-05:00", "or Etc/GMT+5 where"),
-        ("UTC+5:30", "an offset is no zone: write one as Europe/Moscow"),
+        ("UTC+5:30", "an offset is not a zone: write one as Europe/Moscow"),
         ("New York", "did you mean 'America/New_York'?"),
         ("chita", "did you mean 'Asia/Chita'?"),
         ("europe/moscow", "did you mean 'Europe/Moscow'?"),
@@ -110,9 +110,9 @@ def test_a_name_of_something_else_is_named(
     [
         ('[connections.server_1]\ntype = "duckdb"', '[connections.server_1]\ntype = "mysql"',
          'server_1.type: expected one of "duckdb", "sqlite", "postgres", "mssql", "vertica"'),
-        ("['chita']", "['chita.duckdb']", "server_1[0]: a database is written without .duckdb, which is added"),
+        ("['chita']", "['chita.duckdb']", "server_1[0]: a database is written without .duckdb, which dwhctl adds"),
         ("['chita']", '[{ name = "c", database = "chita.duckdb" }]', "a database is written without .duckdb"),
-        ("['chita']", "['*']", "server_1[0]: a shard group lists its databases one by one, patterns are not expanded;"),
+        ("['chita']", "['*']", "server_1[0]: a shard group lists each database, patterns are not expanded;"),
         ("['chita']", "['*']", "`dwhctl connections test server_1` shows those that are in no shard group"),
         ("[project]\n", "[variables]\n[pings]\nproxy = { ENV = 'X' }\n[project]\n", "write env in lower case"),
         ("[project]\n", "[pings]\nproxy = { env = '$X' }\n[project]\n", "write the variable's name alone"),

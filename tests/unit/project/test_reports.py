@@ -28,8 +28,8 @@ def test_a_report_and_a_load_may_not_share_a_name(tmp_path: Path) -> None:
     ("source", "words"),
     [
         ("reports/x.sql", "source: the file sql/reports/x.sql is missing"),
-        ("DROP TABLE x", "source: 'DROP TABLE x' is no view, query or file"),
-        ("a.b.c.d", "source: 'a.b.c.d' is no view, query or file"),
+        ("DROP TABLE x", "source: 'DROP TABLE x' is not a view, query or file"),
+        ("a.b.c.d", "source: 'a.b.c.d' is not a view, query or file"),
         ("R.T", "source: is the target itself, which a refresh empties first"),
     ],
 )
