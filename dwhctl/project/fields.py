@@ -291,7 +291,8 @@ def _schedule(value: str) -> str:
         alone = " ".join(part if place == other else "*" for other in range(len(parts)))
         if not all(map(_SCHEDULE_PART.fullmatch, part.split(","))) or not _is_schedule(alone):
             raise ValueError(
-                f"{quoted(value)}: {quoted(part)} is not a valid {field} of a crontab ({lowest} to {highest}, *, */2, 1-5)"
+                f"{quoted(value)}: {quoted(part)} is not a valid {field} of a crontab"
+                f" ({lowest} to {highest}, *, */2, 1-5)"
             )
     schedule = " ".join(parts)
     if not _is_schedule(schedule):

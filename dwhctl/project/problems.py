@@ -233,12 +233,13 @@ def toml_value(value: object) -> str:
         # The escapes of JSON are TOML's, but for DEL.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        pairs = (f"{_toml_key(key)} = {toml_value(inner)}" for key, inner in value.items())
-        return f"{{ {', '.join(pairs)} }}" if value else "{}"
+        return f"{{ {', '.join(toml_line(key, inner) for key, inner in value.items())} }}" if value else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
+def toml_line(key: str, value: object) -> str:
+    """Return a key and its value as TOML."""
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", key)
+    return f"{key if bare else toml_value(key)} = {toml_value(value)}"

@@ -185,7 +185,8 @@ WRONG = {
         "alerts.a.chat_id: is not a chat; write its number",
     '[connections.m]\ntype = "mssql://u:hunter2@h"': "connections.m.type: expected one of",
     '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "mssql://u:hunter2@h"': "connections.m.host: is a URL;",
-    '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "u:hunter2@h"': "connections.m.host: is not the name of a server",
+    '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "u:hunter2@h"':
+        "connections.m.host: is not the name of a server",
     '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "h"\nport = "hunter2"':
         "connections.m.port: expected a whole number, got a text of 7 characters",
     '[connections.m]\ntype = "duckdb"\npath = "u:hunter2@h/db"': "connections.m.path: is an address; write a path",
