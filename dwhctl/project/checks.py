@@ -19,14 +19,7 @@ from dwhctl.core.words import (
     shown_path,
     shown_text,
 )
-from dwhctl.project.connections import (
-    SESSIONS_TYPES,
-    SOURCE_TYPES,
-    TARGET_TYPES,
-    Connection,
-    DuckdbConnection,
-    NetworkConnection,
-)
+from dwhctl.project.connections import SYSTEMS, Connection, NetworkConnection, types_for
 from dwhctl.project.fields import NamedTable, Table, name_problem
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert
@@ -71,7 +64,7 @@ class Found:
 def check(found: Found, sessions: str | None) -> None:
     """Add every problem between the tables."""
     if sessions is not None:
-        _use(found, sessions, SESSIONS_TYPES, "the sessions table", MAIN.at("sessions", "connection"))
+        _use(found, sessions, "is_sessions", "the sessions table", MAIN.at("sessions", "connection"))
     _check_shards(found)
     for load in found.loads.values():
         _check_load(found, load)
@@ -90,13 +83,13 @@ def _check_ca_files(found: Found) -> None:
             check_file(found.problems, getattr(connection, key), found.place(connection).at(key))
 
 
-def _use(found: Found, name: str, types: Collection[str], use: str, place: Place) -> Connection | None:
+def _use(found: Found, name: str, use: str, shown: str, place: Place) -> Connection | None:
     """Return the connection of this name, or None with a problem if there is none or its type does not fit."""
     found.require("connection", name, place)
     connection = found.connections.get(name)
-    if connection and connection.type not in types:
-        what = f"{quoted_name(name)} is of type {connection.type}, which cannot be {use}"
-        found.problems.add(place, f"{what}; use one of type {', '.join(types)}")
+    if connection and not getattr(SYSTEMS[connection.type], use):
+        what = f"{quoted_name(name)} is of type {connection.type}, which cannot be {shown}"
+        found.problems.add(place, f"{what}; use one of type {', '.join(types_for(use))}")
         return None
     return connection
 
@@ -109,12 +102,12 @@ def _check_shards(found: Found) -> None:
     taken = {shard.name for shard, _ in shards}
     for shard, place in shards:
         key = Place(place.file, place.key.partition("[")[0])
-        connection = _use(found, shard.connection, SOURCE_TYPES, "a shard's server", key)
+        connection = _use(found, shard.connection, "is_source", "a shard's server", key)
         other, other_place = first.setdefault(shard.name, (shard, place))
         if other is not shard:
             found.problems.add(place, _same_name(shard, other, other_place, taken))
-        elif isinstance(connection, DuckdbConnection):
-            _check_shard_file(found, shard, connection, files, place)
+        elif connection and (path := connection.shard_file(shard.database)):
+            _check_shard_file(found, shard, path, files, place)
 
 
 def _same_name(shard: Shard, other: Shard, other_place: Place, taken: Collection[str]) -> str:
@@ -125,15 +118,13 @@ def _same_name(shard: Shard, other: Shard, other_place: Place, taken: Collection
     return f"{what}; a shard's name is unique in the project: write {remedy}"
 
 
-def _check_shard_file(
-    found: Found, shard: Shard, connection: DuckdbConnection, files: dict[Path, Shard], place: Place
-) -> None:
+def _check_shard_file(found: Found, shard: Shard, path: Path, files: dict[Path, Shard], place: Place) -> None:
     """Add a problem for two shards in one file: each would have all of its rows."""
     if re.search(r"[/\0]", shard.database):
         what = f"{quoted(shard.database)} is not the name of a file in the connection's path"
         found.problems.add(place, f"{what}; write a database without '/'")
         return
-    other = files.setdefault(connection.database_file(shard.database), shard)
+    other = files.setdefault(path, shard)
     if other is not shard:
         remedy = "give each shard a file: set the connection's path to a folder that has <database>.duckdb"
         found.problems.add(place, f"its file is already the shard '{other.name}'; {remedy}")
@@ -160,10 +151,9 @@ def slug(text: str) -> str:
 def _check_load(found: Found, load: Load) -> None:
     place = found.place(load)
     found.require("shard group", load.shards, place.at("shards"))
-    connection = _use(found, load.target, TARGET_TYPES, "a warehouse", place.at("target"))
-    if isinstance(connection, DuckdbConnection) and connection.is_folder:
-        remedy = "a warehouse is one file: write its path with .duckdb at the end"
-        found.problems.add(place.at("target"), f"'{load.target}' is a folder; {remedy}")
+    connection = _use(found, load.target, "is_target", "a warehouse", place.at("target"))
+    if connection and (problem := connection.warehouse_problem()):
+        found.problems.add(place.at("target"), f"'{load.target}' {problem}")
     check_files(found.problems, load, place)
 
 
@@ -190,7 +180,7 @@ def check_file(problems: Problems, path: object, place: Place) -> None:
 
 def _check_report(found: Found, report: Report) -> None:
     place = found.place(report)
-    _use(found, report.connection, TARGET_TYPES, "a warehouse", place.at("connection"))
+    _use(found, report.connection, "is_target", "a warehouse", place.at("connection"))
     check_files(found.problems, report, place)
     if isinstance(report.source, str) and report.source.lower() == report.target.lower():
         what = "is the target itself, which a refresh empties first"

@@ -1,31 +1,25 @@
-"""Connections: named access to one system each."""
+"""Connections, each to one system, and the registry of the systems.
+
+The keys of all connections are here; those of one system are in `dwhctl/systems/NAME/system.py`.
+"""
 
 from __future__ import annotations
 
-import os
-import re
+import pkgutil
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
-from dwhctl.core.words import quoted
-from dwhctl.project.fields import (
-    Duration,
-    Host,
-    Listed,
-    NamedTable,
-    ProjectPath,
-    SomeTime,
-    TableWithoutUrls,
-    Text,
-)
-
-_AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
-DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
+from dwhctl.core.words import shown_path
+from dwhctl.project.fields import Host, Listed, NamedTable, ProjectPath, SomeTime, TableWithoutUrls, Text
 
 
 def _no_memory(path: Path) -> Path:
@@ -34,73 +28,41 @@ def _no_memory(path: Path) -> Path:
     return path
 
 
-def _writable(path: Path) -> Path:
-    if "?" in str(path):
-        # DuckDB cuts the path of its log at a question mark, as in a URL.
-        raise ValueError(
-            f"{quoted(str(path))} contains a '?', which DuckDB cannot write to; choose another folder or file"
-        )
-    return path
-
-
-def _amount(text: str) -> str:
-    if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is not an amount of memory; write it as 256MiB or 2GiB")
-    return text
-
-
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class _Connection(NamedTable, TableWithoutUrls):
+class Connection(NamedTable, TableWithoutUrls):
     """The keys of every connection."""
 
     default_port: ClassVar[int | None] = None
 
-    max_connections: int = Field(4, ge=1, le=10000, examples=[8])
+    type: str
+    max_connections: int | None = Field(4, ge=1, le=10000, examples=[8])
     """The most connections at once, over all dwhctl processes of this project."""
 
+    def shard_file(self, database: str) -> Path | None:  # noqa: ARG002 - for systems whose databases are files
+        """Return the file that holds the database; None where databases are not files."""
+        return None
 
-class _EmbeddedConnection(_Connection):
-    """The keys of every connection to a file."""
+    def warehouse_problem(self) -> str | None:
+        """Return why the connection cannot be a warehouse, or None."""
+        return None
 
-    max_connections: int | None = Field(None, ge=1, le=10000, examples=[8])  # type: ignore[assignment]
+    def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
+        """Return the address for listings; a path is relative to the project's folder `root`."""
+        return ""
+
+
+class EmbeddedConnection(Connection):
+    """The keys of every connection to a file or folder."""
+
+    path: Path
+
+    max_connections: int | None = Field(None, ge=1, le=10000, examples=[8])
     """The most connections at once, over all dwhctl processes of this project; left out: no limit."""
 
-
-class DuckdbConnection(_EmbeddedConnection):
-    """A DuckDB file, or a folder in which each shard's database is `<path>/<database>.duckdb`."""
-
-    type: Literal["duckdb"] = Field("duckdb", examples=["duckdb"])
-    """The kind of system."""
-    path: Annotated[Database, AfterValidator(_writable)] = Field(examples=["state/warehouse.duckdb"])
-    """The file, or the folder of files; relative to the project."""
-    lock_wait: Duration = Field(timedelta(seconds=30), examples=["30s"])
-    """How long to wait for a file that another process has open."""
-    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(None, examples=["256MiB"])
-    """The memory that DuckDB may use in each process before it spills to the folder `spill` of the state folder. Left
-    out: 64MiB, or 3MiB for each column of a wide table."""
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether `path` is a folder of databases: decided by what exists there, else by its suffix."""
-        # Path.exists raises for a folder that this user may not enter.
-        if os.path.exists(self.path):  # noqa: PTH110
-            return os.path.isdir(self.path)  # noqa: PTH112
-        return self.path.suffix not in DUCKDB_SUFFIXES
-
-    def database_file(self, database: str) -> Path:
-        """Return the file that holds this database."""
-        return self.path / f"{database}.duckdb" if self.is_folder else self.path
-
-
-class SqliteConnection(_EmbeddedConnection):
-    """A SQLite file."""
-
-    type: Literal["sqlite"] = Field("sqlite", examples=["sqlite"])
-    """The kind of system."""
-    path: Database = Field(examples=["state/sessions.sqlite"])
-    """The file; relative to the project."""
+    def address(self, root: Path) -> str:
+        return shown_path(self.path, root)
 
 
 class TlsWords(NamedTuple):
@@ -132,7 +94,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-class _NetworkConnection(_Connection):
+class NetworkConnection(Connection):
     """The keys of every connection to a server."""
 
     tls_words: ClassVar[TlsWords]
@@ -145,6 +107,7 @@ class _NetworkConnection(_Connection):
     """Several servers of one cluster, used in turn; when one is down, the next is used. `server` or `server:port`."""
     port: int = Field(0, ge=0, le=65535, examples=[5433])
     """The port; default: the system's own."""
+    database: str
     user: Text = Field(examples=["dwh"])
     """The user to log in as."""
     password: Secret | None = Field(None, examples=[{"env": "DWH_PASSWORD"}])
@@ -156,6 +119,10 @@ class _NetworkConnection(_Connection):
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Every server of the connection with its port, in the order of the configuration."""
         return tuple(self._address(host) for host in (self.hosts or (self.host or "",)))
+
+    def address(self, root: Path) -> str:  # noqa: ARG002
+        servers = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses)
+        return f"{','.join(servers)}/{self.database}"
 
     @property
     def is_local(self) -> bool:
@@ -186,7 +153,7 @@ class _NetworkConnection(_Connection):
         return table
 
     @model_validator(mode="after")
-    def _one_host(self) -> _NetworkConnection:
+    def _one_host(self) -> NetworkConnection:
         if self.host is None and self.hosts is None:
             raise ValueError('host: is missing; add host = "SERVER"')
         if self.host is not None and self.hosts is not None:
@@ -194,101 +161,99 @@ class _NetworkConnection(_Connection):
         return self
 
 
-def _no_allow(word: object) -> object:
-    if word == "allow":
-        raise ValueError(
-            '\'allow\' sends the password in clear first; write "require", or "disable" to have no TLS'
-        )
-    return word
+#: The values that check the server's certificate: its authority, or also its name.
+CHECKED_TLS = ("verify-ca", "verify-full")
 
 
-_CHECKED_TLS = ("verify-ca", "verify-full")
-_TlsMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+class SystemUses:
+    """The uses of a type of connection, for the check of the configuration and every command."""
+
+    connection: ClassVar[type[Connection]]
+    #: The server of shards; the target of loads and reports; the database of the sessions table, for which
+    #: `dwhctl/sessions` has a store.
+    is_source: ClassVar[bool] = False
+    is_target: ClassVar[bool] = False
+    is_sessions: ClassVar[bool] = False
+    #: A target with one writer at a time.
+    one_writer: ClassVar[bool] = False
+    #: A source with a probe, which needs no worker and no login.
+    has_probe: ClassVar[bool] = False
+    #: The module whose import takes time.
+    driver: ClassVar[str] = ""
+    #: The schemes of URLs, in addition to the type.
+    schemes: ClassVar[tuple[str, ...]] = ()
 
 
-class PostgresConnection(_NetworkConnection):
-    """A PostgreSQL database."""
-
-    default_port: ClassVar[int | None] = 5432
-    tls_words: ClassVar[TlsWords] = TlsWords(
-        "sslmode", "sslrootcert", _CHECKED_TLS, local="prefer", off="disable"
-    )
-    type: Literal["postgres"] = Field("postgres", examples=["postgres"])
-    """The kind of system."""
-    database: Text = Field(examples=["etl"])
-    """The database to log in to."""
-    sslmode: Annotated[_TlsMode | None, BeforeValidator(_no_allow)] = Field(None, examples=["verify-full"])
-    """Whether the connection is encrypted, and what of the server's certificate is checked: nothing, its authority,
-    or its authority and its name. With `sslrootcert` alone it is `verify-full`."""
-    sslrootcert: ProjectPath | None = Field(None, examples=["config/ca.pem"])
-    """The CA certificates for the server's certificate; relative to the project. Left out: the system's."""
-    answer_timeout: SomeTime | None = Field(None, examples=["30s"])
-    """How long to wait for one answer of the sessions database; then the connection counts as lost. Left out: 60s, and
-    10s in commands that only report."""
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica")
+_GROUP = "dwhctl.systems"
 
 
-class MssqlConnection(_NetworkConnection):
-    """A Microsoft SQL Server with the databases of many shards."""
+class _Systems(Mapping[str, SystemUses]):
+    """The systems by their type: those of dwhctl, then those of packages with an entry point in `dwhctl.systems`.
 
-    default_port: ClassVar[int | None] = 1433
-    tls_words: ClassVar[TlsWords] = TlsWords("encryption", None, (), local="request", off="off")
-    type: Literal["mssql"] = Field("mssql", examples=["mssql"])
-    """The kind of system."""
-    database: Text = Field("master", examples=["master"])
-    """The database to log in to; a shard has its own."""
-    encryption: Literal["require", "request", "off"] | None = Field(None, examples=["require"])
-    """Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the server has no
-    TLS. The server's certificate is not checked."""
-    read_only: bool = Field(False, examples=[True])
-    """Connect to a readable secondary of an availability group."""
+    A system is imported when its type is first used.
+    """
 
+    def __init__(self) -> None:
+        self._loaded: dict[str, SystemUses] = {}
 
-class VerticaConnection(_NetworkConnection):
-    """A Vertica database."""
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=_GROUP) if point.name not in _BUILT_IN}
 
-    default_port: ClassVar[int | None] = 5433
-    tls_words: ClassVar[TlsWords] = TlsWords(
-        "tlsmode", "tls_cafile", _CHECKED_TLS, local="prefer", off="disable"
-    )
-    type: Literal["vertica"] = Field("vertica", examples=["vertica"])
-    """The kind of system."""
-    database: Text = Field(examples=["docker"])
-    """The database to log in to."""
-    tlsmode: _TlsMode | None = Field(None, examples=["verify-full"])
-    """Whether the connection is encrypted, and what of the server's certificate is checked: nothing, its authority,
-    or its authority and its name. With `tls_cafile` alone it is `verify-full`."""
-    tls_cafile: ProjectPath | None = Field(None, examples=["config/ca.pem"])
-    """The CA certificates for the server's certificate; relative to the project. Left out: the system's."""
-    staging_schema: Text | None = Field(None, examples=["staging"])
-    """The schema for staging tables; default: the target table's own."""
+    def __getitem__(self, kind: str) -> SystemUses:
+        if kind not in self._loaded:
+            self._loaded[kind] = self._load(kind)
+        return self._loaded[kind]
 
+    def _load(self, kind: str) -> SystemUses:
+        if kind in _BUILT_IN:
+            return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
+        point = self._installed[kind]
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the system {kind} of the package {point.dist.name if point.dist else point.value} cannot be"
+                f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
+            ) from error
+        if not isinstance(loaded, SystemUses):
+            raise ConfigError(f"the entry point {point.value} of the system {kind} is not a dwhctl System")
+        return loaded
 
-NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection
-Connection = DuckdbConnection | SqliteConnection | PostgresConnection | MssqlConnection | VerticaConnection
+    def __contains__(self, kind: object) -> bool:
+        return kind in _BUILT_IN or kind in self._installed
 
+    def __iter__(self) -> Iterator[str]:
+        yield from _BUILT_IN
+        yield from self._installed
 
-class System(NamedTuple):
-    """What a type of connection can be used for. The check of the configuration and every command go by it."""
-
-    table: type[Connection]
-    #: It can be the server of shards; the target of loads and reports; the database of the sessions table.
-    source: bool = False
-    target: bool = False
-    sessions: bool = False
-    #: As a target it takes one writer at a time.
-    one_writer: bool = False
-    #: As a source it answers a probe, which needs no worker and no login.
-    probe: bool = False
+    def __len__(self) -> int:
+        return len(_BUILT_IN) + len(self._installed)
 
 
-SYSTEMS: dict[str, System] = {
-    "duckdb": System(DuckdbConnection, source=True, target=True, one_writer=True),
-    "sqlite": System(SqliteConnection, sessions=True),
-    "postgres": System(PostgresConnection, sessions=True),
-    "mssql": System(MssqlConnection, source=True, probe=True),
-    "vertica": System(VerticaConnection, target=True),
-}
-CONNECTION_TYPES = {name: system.table for name, system in SYSTEMS.items()}
-SOURCE_TYPES = tuple(name for name, system in SYSTEMS.items() if system.source)
-TARGET_TYPES = tuple(name for name, system in SYSTEMS.items() if system.target)
-SESSIONS_TYPES = tuple(name for name, system in SYSTEMS.items() if system.sessions)
+SYSTEMS: Mapping[str, SystemUses] = _Systems()
+
+
+def types_for(use: str) -> list[str]:
+    """Return the types that have a use: `is_source`, `is_target` or `is_sessions`."""
+    return [kind for kind, system in SYSTEMS.items() if getattr(system, use)]
+
+
+class ConnectionTypes(Mapping[str, type[Connection]]):
+    """The class of each type of connection."""
+
+    def __getitem__(self, kind: str) -> type[Connection]:
+        return SYSTEMS[kind].connection
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in SYSTEMS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SYSTEMS)
+
+    def __len__(self) -> int:
+        return len(SYSTEMS)
+
+
+CONNECTION_TYPES = ConnectionTypes()

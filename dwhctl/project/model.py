@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import Connection, PostgresConnection, SqliteConnection
+from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.fields import (
     AlertFile,
     Host,
@@ -197,10 +197,10 @@ class Project:
         return ZoneInfo(self.timezone)
 
     @property
-    def sessions(self) -> SqliteConnection | PostgresConnection:
+    def sessions(self) -> Connection:
         """The connection of the sessions table."""
         connection = self.connections[self.sessions_connection]
-        if not isinstance(connection, SqliteConnection | PostgresConnection):
+        if not SYSTEMS[connection.type].is_sessions:
             raise ConfigError(
                 f"config/dwhctl.toml: sessions.connection: {connection.name} is {connection.type};"
                 " use a connection to PostgreSQL or SQLite"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dwhctl.core.secrets import Secret, is_reference, is_sensitive, looks_secret
 from dwhctl.core.words import may_show, nearest, nothing_shown, quoted, shown_value
 from dwhctl.project.checks import Found, check, check_files, slug
-from dwhctl.project.connections import CONNECTION_TYPES, DuckdbConnection
+from dwhctl.project.connections import CONNECTION_TYPES
 from dwhctl.project.fields import NamedTable, Table, leaves, name_problem
 from dwhctl.project.files import (
     CONNECTION_PREFIX,
@@ -234,9 +234,10 @@ class _Reader:
                 "a shard group lists each database, patterns are not expanded; write the databases, and"
                 f" `dwhctl connections test {connection}` shows those that are in no shard group"
             )
-        in_files = isinstance(self.found.connections.get(connection), DuckdbConnection)
-        if in_files and entry.database and entry.database.endswith(".duckdb"):
-            return "a database is written without .duckdb, which dwhctl adds to find its file; leave it out"
+        found = self.found.connections.get(connection)
+        file = found.shard_file(entry.database) if found and entry.database else None
+        if file and entry.database and (suffix := file.suffix) and entry.database.endswith(suffix):
+            return f"a database is written without {suffix}, which dwhctl adds to find its file; leave it out"
         return None
 
     def _read_variables(self) -> dict[str, Variable]:
