@@ -22,8 +22,9 @@ from jinja2.meta import find_referenced_templates
 from dwhctl.alerts.channels import FILTERS, clipped, finalized, fit_to_show, listed
 from dwhctl.project.context import Names, context
 from dwhctl.project.model import EmailAlert
+from dwhctl.project.problems import source_text
 from dwhctl.project.sandbox import TemplateSandbox
-from dwhctl.project.templates import new_environment, render_in, source_text
+from dwhctl.project.templates import new_environment, render_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.fields import (
@@ -32,6 +31,7 @@ from dwhctl.project.fields import (
     leaves,
 )
 from dwhctl.project.loads import Load, Refreshing, Report, Shard
+from dwhctl.project.problems import MAIN
 
 Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
 
@@ -201,11 +201,14 @@ class Project:
         """The connection of the sessions table."""
         connection = self.connections[self.sessions_connection]
         if not SYSTEMS[connection.type].is_sessions:
-            raise ConfigError(
-                f"config/dwhctl.toml: sessions.connection: {connection.name} is {connection.type};"
-                " use a connection to PostgreSQL or SQLite"
-            )
+            what = f"{connection.name} is {connection.type}; use a connection to PostgreSQL or SQLite"
+            raise MAIN.at("sessions", "connection").error(what)
         return connection
+
+    def work(self) -> Iterator[Load | Report]:
+        """Yield every load and report."""
+        yield from self.loads.values()
+        yield from self.reports.values()
 
     def shards_of(self, load: Load) -> tuple[Shard, ...]:
         """Return the shards of a load, in the order of the configuration."""

@@ -71,7 +71,7 @@ def test_what_is_wrong_in_the_main_file(
     [
         ("SELECT * FROM orders", "extract.sql: gives the same rows for every day"),
         ("SELECT * FROM orders -- {{ ds }}", "WHERE start_time >= :start AND start_time < :end, or drop slice_by"),
-        (f"SELECT 1; {EXTRACT}", "extract.sql: holds 2 statements; an extract is one SELECT"),
+        (f"SELECT 1; {EXTRACT}", "extract.sql: has 2 statements; an extract is one SELECT"),
         (f"SELEC{EXTRACT}", 'extract.sql: line 1 as rendered: Parser Error: syntax error at or near "SELECSELECT"'),
         (f"{EXTRACT} AND customer = 'x", "Parser Error: unterminated string literal"),
         (f"INSERT INTO copied {EXTRACT}", "extract.sql: an extract is one SELECT; this one is INSERT"),

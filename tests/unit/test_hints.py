@@ -87,7 +87,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
         ("load warehouse --date {day}", "there is no load 'warehouse'; it is a connection of type duckdb"),
         ("load chita --date {day}", "it is a shard of the group cities on server_1: --shard chita"),
         ("load cities --date {day}", "it is a shard group, which the load orders reads"),
-        ("load Stage.Orders --date {day}", "it is the table of the load orders"),
+        ("load Stage.Orders --date {day}", "it is the table of load 'orders'"),
         ("load oders --date {day}", "there is no load 'oders'; did you mean 'orders'?"),
         ("load invoices --date {day}", "there is no load 'invoices'; known: orders"),
         ("query chita 'SELECT 1'", "there is no connection 'chita'; it is a shard of the group cities on server_1"),

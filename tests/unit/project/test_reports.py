@@ -72,9 +72,9 @@ def test_a_source_is_told_by_its_form(tmp_path: Path, source: str, expected: Row
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("SELECT 1; DELETE FROM t", "holds 2 statements; write one SELECT"),
-        ("-- nothing", "holds no query"),
-        ("SELECT :start", "':start' is bound to nothing in a report"),
+        ("SELECT 1; DELETE FROM t", "has 2 statements; write one SELECT"),
+        ("-- nothing", "has no query"),
+        ("SELECT :start", "':start' is not bound in a report"),
         ("SELECT {{ dz }}", "'dz' is undefined"),
     ],
 )
