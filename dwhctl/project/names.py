@@ -15,6 +15,7 @@ from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, quoted, shown_path
 from dwhctl.project.checks import TASK_NAME_LENGTH, task_name
 from dwhctl.project.fields import is_relation, table_problem
+from dwhctl.project.loads import Load
 from dwhctl.project.problems import REPORTS, Place
 from dwhctl.project.templates import render_file, render_text
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.project.connections import Connection
-    from dwhctl.project.loads import Load, Report
+    from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
 
 Found = TypeVar("Found")
@@ -54,6 +55,12 @@ def _find(project: Project, name: str, known: Mapping[str, Found], kind: str) ->
     if name not in known:
         raise UsageError(f"there is no {kind} {quoted(name)}; {meant(project, name, known)}")
     return known[name]
+
+
+def declared_at(work: Load | Report) -> Place:
+    """Return the place of a load or report in the configuration."""
+    is_load = isinstance(work, Load)
+    return Place(f"config/loads/{work.name}.toml") if is_load else REPORTS.at("reports", work.name)
 
 
 def meant(project: Project, name: str, known: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def test_config_check_names_every_problem_of_the_templates(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "sql/orders.sql: line 1: 'nothing' is undefined" in shown.err
-    assert "sql/create.sql: holds no statement" in shown.err
+    assert "sql/create.sql: has no statement" in shown.err
     assert shown.err.startswith("Error: 2 problems:")
 
 

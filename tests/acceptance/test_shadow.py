@@ -145,10 +145,10 @@ def add_load(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("loads", "table", "words"),
     [
-        ([], SHADOW, "the one load"),
-        (["orders", "copies"], SHADOW, "the one load"),
+        ([], SHADOW, "needs one load"),
+        (["orders", "copies"], SHADOW, "needs one load"),
         (["order"], SHADOW, "did you mean 'orders'"),
-        (["orders"], "orders_new", "no table with its schema"),
+        (["orders"], "orders_new", "not a table with its schema"),
         (["orders"], "Stage.Orders", "own table: leave --table out"),
         (["orders"], "stage.COPIES", "is the target of load 'copies'"),
         (["orders"], "stage.a__b", "separates load and shard"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dwhctl.alerts import message as telegram_html
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.alerts.message import TEMPLATES, Message, read, render
-from dwhctl.check.offline import _of_alert
+from dwhctl.check.offline import _check_alert
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import remember
@@ -480,7 +480,9 @@ def test_config_check_renders_each_text_of_a_template(tmp_path: Path, subject: s
 
 def check_alerts(project: Project) -> list[str]:
     """Give what `config check` says of the channel."""
-    return list(_of_alert(project, project.alerts["failures"], DAY))
+    found: list[str] = []
+    _check_alert(project, project.alerts["failures"], DAY, found)
+    return found
 
 
 def test_a_template_has_airflows_names(tmp_path: Path) -> None:
