@@ -231,10 +231,10 @@ _NAMED = re.compile(r"\"([^\"\n]{1,200})\"|'([^'\n]{1,200})'|with name (\S{1,200
 _PROPOSAL = re.compile(r"did you mean|candidate", re.IGNORECASE)
 
 
-def named_line(sql: str, message: str, told: int | None = None) -> int | None:
+def named_line(sql: str, message: str, server_line: int | None = None) -> int | None:
     """Return the line of the statement, from 1, with the name that the message quotes.
 
-    `told` is the line in the server's message. It decides if several lines have the name, unless it is 1: some errors
+    `server_line` is the line in the server's message. It decides if several lines have the name, unless it is 1: some errors
     always have that line.
     """
     lines = sql.split("\n")
@@ -243,8 +243,8 @@ def named_line(sql: str, message: str, told: int | None = None) -> int | None:
         found = [number for number, line in enumerate(lines, 1) if word.search(line)]
         if len(found) == 1:
             return found[0]
-        if told in found and told != 1:
-            return told
+        if server_line in found and server_line != 1:
+            return server_line
     return None
 
 
