@@ -9,8 +9,8 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dwhctl.core.secrets import Secret, is_reference, is_sensitive, looks_secret
-from dwhctl.core.words import may_show, nearest, nothing_shown, quoted, shown_value
+from dwhctl.core.secrets import Secret, is_reference, is_sensitive
+from dwhctl.core.words import looks_secret, may_show, nearest, nothing_shown, quoted, shown_value
 from dwhctl.project.checks import Found, check, check_files, slug
 from dwhctl.project.connections import CONNECTION_TYPES
 from dwhctl.project.fields import NamedTable, Table, leaves, name_problem

@@ -234,8 +234,8 @@ _PROPOSAL = re.compile(r"did you mean|candidate", re.IGNORECASE)
 def named_line(sql: str, message: str, server_line: int | None = None) -> int | None:
     """Return the line of the statement, from 1, with the name that the message quotes.
 
-    `server_line` is the line in the server's message. It decides if several lines have the name, unless it is 1: some errors
-    always have that line.
+    `server_line` is the line in the server's message. It decides if several lines have the name, unless it is 1: some
+    errors always have that line.
     """
     lines = sql.split("\n")
     for name in map("".join, _NAMED.findall(_PROPOSAL.split(message)[0])):
