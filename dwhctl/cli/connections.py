@@ -70,7 +70,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
       dwhctl connections test mssql_0 dwh
     """
     from dwhctl.check.connections import round_trips
-    from dwhctl.check.online import look_for_databases
+    from dwhctl.check.online import ungrouped_databases
     from dwhctl.cli.common.output import show, tell
     from dwhctl.core.words import one_line
 
@@ -80,7 +80,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     if shown or not settings.quiet:
         show(TEST_COLUMNS, [trip.row() for trip in shown], form)
     reached = {trip.connection for trip in trips if trip.ok}
-    for finding in look_for_databases(project, reached):
+    for finding in ungrouped_databases(project, reached):
         tell(one_line(f"Warning: {finding.where}: {finding.what}"))
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
 
@@ -261,12 +261,12 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
 def _look_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases, and how much."""
-    from dwhctl.check.online import look
+    from dwhctl.check.online import check_databases
     from dwhctl.cli.common.output import say, tell
     from dwhctl.core.words import one_line
 
     wrong, notes = 0, list[str]()
-    for finding in look(project):
+    for finding in check_databases(project):
         line = one_line(f"{finding.where}: {finding.what}")
         if finding.wrong:
             wrong += 1

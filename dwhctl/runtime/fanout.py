@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from dwhctl.core.errors import AttemptError, InternalError, TargetBusyError, TimedOutError
 from dwhctl.core.secrets import mask
@@ -63,6 +63,12 @@ class RemoteCheck(Generic[Answer]):
     def run(self, heartbeat: Heartbeat) -> None:
         """Do the work, in a thread; call `heartbeat` once connected, and with each answer. Raise AttemptError."""
         self.answer = self._work(heartbeat)
+
+    def result(self) -> Answer:
+        """Return the answer, or raise the failure."""
+        if self.failure is not None:
+            raise self.failure
+        return cast("Answer", self.answer)
 
     def interrupt(self) -> None:
         """Make `run` end soon, if that is possible. Called from another thread, when the fan-out ends."""
@@ -113,9 +119,7 @@ class FanOut:
         self._breaker = breaker or CircuitBreaker()
         self._queues: dict[str, _Queue] = {}
         #: A check, whether it has ended, and its failure.
-        self._events: queue.SimpleQueue[tuple[AnyCheck, bool, AttemptError | None]] = (
-            queue.SimpleQueue()
-        )
+        self._events: queue.SimpleQueue[tuple[AnyCheck, bool, AttemptError | None]] = queue.SimpleQueue()
         self._running: dict[AnyCheck, _Running] = {}
         self._abandoned: list[threading.Thread] = []
 

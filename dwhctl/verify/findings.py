@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
-from dwhctl.project.days import FIRST_DAY, LAST_DAY
 from dwhctl.project.fields import name_problem
-from dwhctl.sessions.values import LastSession, State, is_complete
+from dwhctl.sessions.values import LastSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
     from dwhctl.core.errors import AttemptError
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure
     from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
 
@@ -69,7 +66,7 @@ class Check(enum.StrEnum):
     VALUE_CHECKSUM = "value_checksum"
     VALUES = "values"
     MISSING = "missing"
-    DOUBLED_KEYS = "duplicate_keys"
+    DUPLICATE_KEYS = "duplicate_keys"
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
     ROWS_IN_NO_SLICE = "rows_in_no_slice"
@@ -121,9 +118,9 @@ class SliceComparison:
         return any(one.check is check for one in self.findings)
 
 
-def verdict_on(one: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
-    """Give the verdict on a planned slice."""
-    return SliceComparison(one.load.name, one.shard.name, one.slice.day, list(findings), rows)
+def result_of(planned: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
+    """Return the result on a planned slice."""
+    return SliceComparison(planned.load.name, planned.shard.name, planned.slice.day, list(findings), rows)
 
 
 def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -> list[SliceFinding]:
@@ -136,7 +133,7 @@ def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -
         (Check.LARGEST_KEY, source.largest, warehouse.largest),
     ):
         if ours != theirs:
-            found.append(SliceFinding(check, shown_key(measure, ours), shown_key(measure, theirs)))
+            found.append(SliceFinding(check, _shown_key(measure, ours), _shown_key(measure, theirs)))
     if source.rows != warehouse.rows:
         return found
     if source.keys != warehouse.keys:
@@ -150,64 +147,61 @@ def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -
 
 
 def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
-    """Tell that one side has no row of the slice: `here` where it is the load's table, or the source."""
+    """Say that one side has no row of the slice: `here` where it is the first side."""
     counts = ("0", str(rows)) if here else (str(rows), "0")
     return SliceFinding(Check.MISSING, *counts, f"missing in {table}", rows=rows)
 
 
 def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFinding:
-    """Tell of the rows that differ in a column."""
+    """Say that rows differ in a column."""
     example = differing.example
     if example is None:
         return SliceFinding(Check.VALUES, column=name, rows=differing.rows)
     ours, theirs = shown_pair(example.ours, example.theirs)
-    return SliceFinding(
-        Check.VALUES, ours, theirs, column=name, rows=differing.rows, key=shown_key(measure, example.key)
-    )
+    key = _shown_key(measure, example.key)
+    return SliceFinding(Check.VALUES, ours, theirs, column=name, rows=differing.rows, key=key)
 
 
-def odd_keys(check: Check, measure: Measure, odd: Duplicates) -> SliceFinding:
-    """Tell of doubled keys, or of keys that stand elsewhere too."""
-    names = ", ".join(column.name for column in measure.key)
-    return SliceFinding(check, None, str(odd.keys), f"such as {names} = {odd.example}")
+def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) -> SliceFinding:
+    """Say that the warehouse has keys twice, in the slice or outside of it."""
+    example = f"such as {key_names(measure)} = {duplicates.example}"
+    return SliceFinding(check, None, str(duplicates.keys), example)
 
 
-def shown_key(measure: Measure, values: Sequence[str | None]) -> str:
-    """Write a key with the names of its columns."""
+def key_names(measure: Measure) -> str:
+    """Return the names of the key's columns."""
+    return ", ".join(column.name for column in measure.key)
+
+
+def _shown_key(measure: Measure, values: Sequence[str | None]) -> str:
     return ", ".join(f"{column.name}={value}" for column, value in zip(measure.key, values, strict=True))
 
 
-Sessions = dict["Slice", LastSession | None]
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a slice differs: a text on its keys, and findings in the place of the checksums.
 
+    `same_keys`: both sides have the same keys, so that the findings explain the checksum of the keys too.
+    """
 
-def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[PlannedSlice]) -> Sessions:
-    """Return the latest session of each slice; the slice of a load without days has the sessions of all days."""
-    days: dict[str, list[date]] = {}
-    for one in slices:
-        days.setdefault(one.load.name, []).append(one.slice.day)
-    last: dict[tuple[str, str, date | None], LastSession] = {}
-    for name, of_load in days.items():
-        sliced = project.loads[name].slice_by is not None
-        first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
-        found = store.last_sessions(name, first, final)
-        for session in sorted(found, key=lambda each: each.started):
-            key = (name, session.shard, session.day if sliced else None)
-            successes = [session.last_success, last[key].last_success if key in last else None]
-            last[key] = replace(session, last_success=max(filter(None, successes), default=None))
-    return {
-        one.slice: last.get((one.load.name, one.shard.name, one.slice.day if one.load.slice_by else None))
-        for one in slices
-    }
+    detail: str = ""
+    reasons: Sequence[SliceFinding] = ()
+    same_keys: bool = False
 
+    @classmethod
+    def failed(cls, error: AttemptError) -> Explanation:
+        """Say why there is none."""
+        return cls(f"which rows differ was not found: {error}")
 
-def is_loaded_whole(one: PlannedSlice, last: LastSession | None) -> bool:
-    """Tell whether the slice is complete."""
-    return is_complete(last, one.slice.end_at)
-
-
-def may_have_changed(before: LastSession | None, after: LastSession | None) -> bool:
-    """Return whether a load may have published the slice between the two: a running session may publish at any time."""
-    return after != before or (after is not None and after.state is State.RUNNING)
+    def put_into(self, found: Sequence[SliceFinding]) -> list[SliceFinding]:
+        """Return the findings on a slice with their explanation."""
+        explained = {Check.VALUE_CHECKSUM} if self.reasons else set()
+        if self.reasons and self.same_keys:
+            explained.add(Check.KEY_CHECKSUM)
+        left = [finding for finding in found if finding.check not in explained]
+        if left and self.detail:
+            left[0] = replace(left[0], detail="; ".join(filter(None, (left[0].detail, self.detail))))
+        return [*left, *self.reasons]
 
 
 def incomplete(last: LastSession | None) -> SliceFinding:
@@ -226,25 +220,13 @@ def not_compared(error: AttemptError) -> SliceFinding:
     return SliceFinding(Check.NOT_COMPARED, detail=str(error))
 
 
-def ever_loaded() -> SliceFinding:
-    """Say that a slice changed under every look."""
-    return SliceFinding(
-        Check.NOT_COMPARED, detail="it was loaded each time that verify looked at it; verify it again"
-    )
+def fits(name: str, globs: Sequence[str]) -> bool:
+    """Return whether a name fits one of the globs, or there are none."""
+    return not globs or any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
-def unknown_sources(
-    project: Project, load: Load, sources: Mapping[str, int], globs: Sequence[str] = ()
-) -> Iterator[SliceComparison]:
-    """Give the verdicts on the etl_sources (with their rows) that are unknown, where they fit the shards asked for."""
-    for name, rows in names_unknown(project, load, sources):
-        if not globs or any(fnmatch.fnmatchcase(name, each) for each in globs):
-            found = SliceFinding(Check.UNKNOWN_SOURCE, None, str(rows), what_to_do(load, name))
-            yield SliceComparison(load.name, name, None, [found])
-
-
-def names_unknown(project: Project, load: Load, sources: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Give the etl_sources that no shard of the load has, with their rows; a closed shard is known."""
+def unknown_rows(project: Project, load: Load, sources: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the etl_sources that no shard of the load has, with their rows; a closed shard is known."""
     known = {shard.name for shard in project.shards_of(load)}
     return sorted((name, rows) for name, rows in sources.items() if name not in known)
 
@@ -281,7 +263,7 @@ class FoldedFinding:
     load: str
     finding: SliceFinding
     example: SliceComparison
-    verdicts: list[SliceComparison] = field(default_factory=list)
+    results: list[SliceComparison] = field(default_factory=list)
     rows: int | None = None
     #: How many slices have a number of rows.
     counted: int = 0
@@ -289,15 +271,15 @@ class FoldedFinding:
     @property
     def slices(self) -> int:
         """Count the slices; 0 for a reason that is about no slice."""
-        return sum(one.day is not None for one in self.verdicts)
+        return sum(one.day is not None for one in self.results)
 
     def where(self) -> str:
         """Say which slices: shards by name or number, and days as ranges."""
         gaps = sorted(
-            fold_shards(ranges_of(self.verdicts)), key=lambda gap: (-gap.slices, gap.start, gap.shards)
+            fold_shards(ranges_of(self.results)), key=lambda gap: (-gap.slices, gap.start, gap.shards)
         )
         if not gaps:
-            return _shards(sorted({one.shard for one in self.verdicts}))
+            return _shards(sorted({one.shard for one in self.results}))
         shown = gaps if len(gaps) <= _SHOWN_RANGES + 1 else gaps[:_SHOWN_RANGES]
         texts = [_place(gap) for gap in shown]
         if left := sum(gap.slices for gap in gaps[len(shown) :]):
@@ -305,10 +287,10 @@ class FoldedFinding:
         return ", ".join(texts)
 
 
-def fold(verdicts: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
+def fold(results: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
     """Fold findings by load, check, column and reason, in their order; with `equal` also the slices without any."""
     found: dict[tuple[object, ...], FoldedFinding] = {}
-    for one in verdicts:
+    for one in results:
         findings = one.findings
         if equal and one.is_equal:
             findings = [SliceFinding(Check.EQUAL, rows=one.rows)]
@@ -317,17 +299,17 @@ def fold(verdicts: Iterable[SliceComparison], *, equal: bool = False) -> list[Fo
             folded = found.setdefault(key, FoldedFinding(one.load, finding, one))
             if folded.finding.key is None and finding.key is not None:
                 folded.finding, folded.example = finding, one
-            folded.verdicts.append(one)
+            folded.results.append(one)
             if finding.rows is not None:
                 folded.rows = (folded.rows or 0) + finding.rows
                 folded.counted += 1
     return list(found.values())
 
 
-def ranges_of(verdicts: Iterable[SliceComparison]) -> list[Gap]:
+def ranges_of(results: Iterable[SliceComparison]) -> list[Gap]:
     """Fold the slices into ranges of days, by load and shard."""
     found: list[Gap] = []
-    days = sorted((one.load, one.shard, one.day) for one in verdicts if one.day is not None)
+    days = sorted((one.load, one.shard, one.day) for one in results if one.day is not None)
     for load, shard, day in days:
         last = found[-1] if found else None
         if last is not None and (last.load, last.shards, last.end + _ONE_DAY) == (load, (shard,), day):
