@@ -35,8 +35,8 @@ from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.prepare import check_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup
-from dwhctl.systems.registry import list_databases, open_source
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class _OnlineCheck:
             binds, instants = (dict.fromkeys(query.binds, at) for at in (slice_.start, slice_.start_at))
             query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
-        with open_source(
+        with system_of(connection).open_source(
             connection, shard.database, slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
         ) as source:
             columns = source.columns(query)
@@ -318,7 +318,7 @@ class _OnlineCheck:
         known = {shard.database.lower() for shard in shards}
         loads = {load.name: load for shard in shards for load in self._loads_of(shard)}
         try:
-            databases = list_databases(connection, _TIMEOUT_SECONDS)
+            databases = system_of(connection).list_databases(connection, _TIMEOUT_SECONDS)
         except AttemptError as error:
             yield CheckFinding(name, str(error), wrong=False)
             return

@@ -13,7 +13,7 @@ from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import Query, render_extract
 from dwhctl.runtime.fanout import RemoteCheck
 from dwhctl.systems.base.fingerprint import Measure
-from dwhctl.systems.registry import open_source, probe
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,14 +108,15 @@ class SourceCheck(RemoteCheck[None], Generic[Found]):
 
     def _read_all(self, heartbeat: Heartbeat) -> None:
         connection = self._project.connections[self._shard.connection]
-        if SYSTEMS[connection.type].probe:
-            probe(connection)
+        system = system_of(connection)
+        if SYSTEMS[connection.type].has_probe:
+            system.probe(connection)
         by_zone = sorted(self._slices, key=lambda planned: planned.slice.zone)
         for zone, slices in groupby(by_zone, key=lambda planned: planned.slice.zone):
             left = list(slices)
             while left:
                 state_dir = self._project.state_dir
-                with open_source(
+                with system.open_source(
                     connection, self._shard.database, zone, self._timeout, state_dir=state_dir
                 ) as self._source:
                     heartbeat()
@@ -172,7 +173,7 @@ class WarehouseCheck(RemoteCheck[Answer]):
                 heartbeat()
                 return read(inspection, heartbeat)
 
-        is_file = project.connections[load.target].type == "duckdb"
+        is_file = SYSTEMS[project.connections[load.target].type].one_writer
         seconds = load.timeout.total_seconds() + _GRACE_SECONDS
         super().__init__(load.target, work, seconds=seconds, alone=is_file)
         self.load = load
