@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
     from dwhctl.project.names import RowSource
+    from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.systems.base.target import Target
 
 _TIMEOUT_SECONDS = 30.0
@@ -75,6 +76,19 @@ def check_databases(project: Project) -> Iterator[CheckFinding]:
 def ungrouped_databases(project: Project, names: Collection[str]) -> Iterator[CheckFinding]:
     """Find databases of these connections that a load could read, but that are in no shard group."""
     yield from _OnlineCheck(project).ungrouped(names)
+
+
+class _Check(RemoteCheck[list[CheckFinding]]):
+    """Collect findings; those that were found stay when the rest fails."""
+
+    def __init__(self, connection: str, findings: Callable[[], Iterable[CheckFinding]]) -> None:
+        super().__init__(connection, lambda _: self.found, alone=True)
+        self.found: list[CheckFinding] = []
+        self._findings = findings
+
+    def run(self, heartbeat: Heartbeat) -> None:
+        self.found.extend(self._findings())
+        super().run(heartbeat)
 
 
 class _OnlineCheck:
@@ -107,12 +121,12 @@ class _OnlineCheck:
 
     def ungrouped(self, names: Collection[str]) -> Iterator[CheckFinding]:
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
-        checks = [_check(name, partial(self._ungrouped, name, shards)) for name, shards in chosen.items()]
+        checks = [_Check(name, partial(self._ungrouped, name, shards)) for name, shards in chosen.items()]
         self._run(checks)
         for check in checks:
             yield from check.result()
 
-    def _run(self, checks: Sequence[RemoteCheck[list[CheckFinding]]]) -> None:
+    def _run(self, checks: Sequence[_Check]) -> None:
         connections = {check.connections for check in checks}
         # A connection failure ends the checks of its connection: fifty refusals lock an account.
         FanOut(self._slots, max(1, len(connections)), CircuitBreaker(failures_in_a_row=1)).run(checks)
@@ -139,48 +153,41 @@ class _OnlineCheck:
     # Targets
 
     def _of_warehouses(self) -> Iterator[CheckFinding]:
-        checks: list[tuple[str, RemoteCheck[list[CheckFinding]]]] = []
+        checks = {}
         for load in self._project.loads.values():
-            check = _check(load.target, partial(self._of_target, load))
-            checks.append((f"{load.name}: {load.target}", check))
+            where = f"{load.name}: {load.target}"
+            checks[where] = _Check(load.target, partial(self._of_target, load, where))
         for report in self._project.reports.values():
+            where = f"{report.name}: {report.connection}"
             source = report_sql(self._project, report, self._day).source
-            check = _check(report.connection, partial(self._of_report, report, source))
-            checks.append((f"{report.name}: {report.connection}", check))
-        self._run([check for _, check in checks])
-        for where, check in checks:
-            if isinstance(check.failure, _CONNECTION):
+            checks[where] = _Check(report.connection, partial(self._of_report, report, source, where))
+        self._run(list(checks.values()))
+        for where, check in checks.items():
+            yield from check.found
+            if check.failure is not None:
                 yield CheckFinding(where, str(check.failure))
-            else:
-                yield from check.result()
 
-    def _of_target(self, load: Load) -> Iterator[CheckFinding]:
-        where = f"{load.name}: {load.target}"
+    def _of_target(self, load: Load, where: str) -> Iterator[CheckFinding]:
         target = self._targets[load.target]
         try:
             columns = tuple(target.columns(load.table))
-        except _CONNECTION:
-            raise
         except AttemptError as error:
-            made = load.create is not None and error.permanent
-            hint = "; the first load makes the table" if made else ""
-            yield CheckFinding(where, f"{error}{hint}", wrong=not made)
+            if load.create is None or not error.permanent or isinstance(error, _CONNECTION):
+                raise
+            yield CheckFinding(where, f"{error}; the first load makes the table", wrong=False)
             return
-        try:
-            self._columns[load.name] = check_columns(load, columns)
-            yield from self._long_names(load, columns)
-            for warning in target.concerns(load.table):
-                yield CheckFinding(where, warning.text, warning.blocks)
-            with target.inspection(load.table, load.slice_by) as inspection:
-                sources = inspection.rows_by_source()
-            for name, rows in unknown_rows(self._project, load, sources):
-                yield CheckFinding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
-            # To stage needs privileges of its own.
-            group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
-            target.open_group(group)
-            target.drop_run(group.run_id)
-        except AttemptError as error:
-            yield CheckFinding(where, str(error))
+        self._columns[load.name] = check_columns(load, columns)
+        yield from self._long_names(load, columns)
+        for warning in target.concerns(load.table):
+            yield CheckFinding(where, warning.text, warning.blocks)
+        with target.inspection(load.table, load.slice_by) as inspection:
+            sources = inspection.rows_by_source()
+        for name, rows in unknown_rows(self._project, load, sources):
+            yield CheckFinding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
+        # To stage needs privileges of its own.
+        group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
+        target.open_group(group)
+        target.drop_run(group.run_id)
 
     def _long_names(self, load: Load, columns: Sequence[Column]) -> Iterator[CheckFinding]:
         """Find shards whose names the target's etl_source does not hold."""
@@ -192,18 +199,16 @@ class _OnlineCheck:
             what = f"{load.table}.{column.name} is {column.declared}, too short for the names of the shards {long}"
             yield CheckFinding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
-    def _of_report(self, report: Report, source: RowSource) -> Iterator[CheckFinding]:
+    def _of_report(self, report: Report, source: RowSource, where: str) -> Iterator[CheckFinding]:
         """Check whether the source's columns are the table's; nothing is replaced."""
         timeout = timedelta(seconds=_TIMEOUT_SECONDS)
         try:
             with self._targets[report.connection].refresh(report.target, source, timeout) as refresh:
                 common_columns(report.target, refresh.columns())
-        except _CONNECTION:
-            raise
-        except AttemptError as error:
-            made = report.create is not None and isinstance(error, TargetRefusedError)
-            hint = "; the first refresh makes table and view" if made else ""
-            yield CheckFinding(f"{report.name}: {report.connection}", f"{error}{hint}", wrong=not made)
+        except TargetRefusedError as error:
+            if report.create is None:
+                raise
+            yield CheckFinding(where, f"{error}; the first refresh makes table and view", wrong=False)
 
     # Sources
 
@@ -211,17 +216,17 @@ class _OnlineCheck:
         checks = {}
         for name, shards in self._shards().items():
             running = [shard for shard in shards if not shard.has_ended(self._day)]
-            checks[name] = [_check(name, partial(self._of_shard, shard)) for shard in running]
-            checks[name].append(_check(name, partial(self._ungrouped, name, shards)))
+            checks[name] = [_Check(name, partial(self._of_shard, shard)) for shard in running]
+            checks[name].append(_Check(name, partial(self._ungrouped, name, shards)))
         self._run([check for of_connection in checks.values() for check in of_connection])
         for name, of_connection in checks.items():
             failure = next((check.failure for check in of_connection if check.failure is not None), None)
             if isinstance(failure, _CONNECTION):
                 yield CheckFinding(name, f"{failure}; its other databases were not tried")
             else:
-                yield from chain.from_iterable(check.result() for check in of_connection)
+                yield from of_connection[-1].result()
 
-    def _of_shard(self, shard: Shard) -> Iterator[CheckFinding]:
+    def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
         """Collect what is wrong with a shard; `_folded` reports it."""
         for load in self._loads_of(shard):
             try:
@@ -230,7 +235,7 @@ class _OnlineCheck:
                 raise
             except (AttemptError, ConfigError) as error:
                 self._keep(load, shard, str(error))
-        yield from ()
+        return ()
 
     def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True) -> None:
         self._of_shards.setdefault((load.name, what, wrong), []).append(shard.name)
@@ -267,23 +272,17 @@ class _OnlineCheck:
                 return
             columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
-                self._compare_sizes(load, shard, columns, declares_null=source.declares_null)
+                for misfit in misfits(
+                    columns,
+                    self._columns[load.name],
+                    self._targets[load.target].declaration,
+                    slice_by=load.slice_by,
+                    declares_null=source.declares_null,
+                ):
+                    self._keep(load, shard, misfit.what, wrong=misfit.certain)
                 filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
                 self._refuse_dropped(load, shard, {column.name.lower(): column.declared for column in filled})
             next(source.batches(query, 1), None)
-
-    def _compare_sizes(
-        self, load: Load, shard: Shard, columns: Sequence[Column], *, declares_null: bool
-    ) -> None:
-        found = misfits(
-            columns,
-            self._columns[load.name],
-            self._targets[load.target].declaration,
-            slice_by=load.slice_by,
-            declares_null=declares_null,
-        )
-        for misfit in found:
-            self._keep(load, shard, misfit.what, wrong=misfit.certain)
 
     def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
         """Return the columns without those that a load would add to its table, and collect these."""
@@ -343,9 +342,3 @@ def _whom(shards: Sequence[str], of: int) -> str:
 def _some(shards: Sequence[str]) -> str:
     more = len(shards) - _SHOWN_SHARDS
     return ", ".join(shards[:_SHOWN_SHARDS]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _check(
-    connection: str, findings: Callable[[], Iterator[CheckFinding]]
-) -> RemoteCheck[list[CheckFinding]]:
-    return RemoteCheck(connection, lambda _: list(findings()), alone=True)

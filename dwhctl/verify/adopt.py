@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.core.errors import UsageError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import caught_signals
 from dwhctl.load.run import check_templates
@@ -35,14 +35,14 @@ from dwhctl.verify.findings import Check, SliceComparison, not_compared, result_
 from dwhctl.verify.sources import SourceAndWarehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from datetime import date
 
+    from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import Listener
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.target import Target
 
 #: A batch takes whole days until it has so many slices: each shard is connected to once for each batch.
 BATCH_SLICES = 5_000
@@ -63,9 +63,9 @@ class AdoptRequest:
 
 @dataclass(slots=True)
 class AdoptReport:
-    """What was adopted, and what was not: `differing` has the slices that are not equal or could not be compared.
+    """The result: `adopted` counts the slices with rows, `empty` those without any.
 
-    `adopted` counts the slices with rows, `empty` those without any. `of_no_slice` are rows that belong to no slice.
+    `differing` has the slices that are not equal or could not be compared, `of_no_slice` rows that belong to no slice.
     """
 
     run_id: str
@@ -120,13 +120,60 @@ def adopt(project: Project, request: AdoptRequest, listen: Listener) -> AdoptRep
     if request.dry_run:
         return _dry_run(project, request, plan, listen)
     run_id = new_run_id()
-    with logged_run(project, run_id, request.command, listen) as log:
-        targets = targets_of(project, f"dwhctl:{run_id}")
-        with caught_signals(), ExitStack() as stack:
-            run = _Adoption(run_id, project, request, targets, log)
-            run.enter(stack, plan)
+    with logged_run(project, run_id, request.command, listen) as log, caught_signals(), ExitStack() as stack:
+        context = RunContext(
+            run_id,
+            request.command,
+            project,
+            StateDir(project.state_dir),
+            Slots(StateDir(project.state_dir).slots, limits_of(project)),
+            targets_of(project, f"dwhctl:{run_id}"),
+            tell=log,
+            # It stages nothing and leaves no session open: there is nothing to reap.
+            leaves_lock=lambda: False,
+        )
+        store = context.enter(stack, work_names(plan.work()), request.wait.total_seconds())
+        began = time.monotonic()
+        report = AdoptReport(run_id, _without_done(project, store, plan))
+        log(RunStarted(run_id, report.plan))
+        if (error := context.blocked.get(request.load)) is not None:
+            report.take(result_of(planned, not_compared(error)) for planned in report.plan.slices)
+        elif report.plan.slices:
             # The progress of the comparison is shown, and not logged.
-            return run.adopt(plan, listen)
+            _adopt_equal(context, store, request, report, listen)
+        report.seconds = time.monotonic() - began
+        log(RunEnded(report.as_run()))
+        return report
+
+
+def _adopt_equal(
+    context: RunContext, store: SessionStore, request: AdoptRequest, report: AdoptReport, listen: Listener
+) -> None:
+    """Compare batch after batch, and write the sessions of what is equal."""
+    at = datetime.now(UTC)
+    with closing(_compared(context.project, request, report, listen)) as batches_compared:
+        for results in batches_compared:
+            reach("adopt.compared")
+            is_first = not report.adopted + report.empty
+            equal = report.take(results)
+            if equal and is_first:
+                _raise_ids(context, store, context.project.loads[request.load])
+            store.adopt(
+                [
+                    Adopted(report.run_id, result.load, result.shard, result.day, at, result.rows or 0)
+                    for result in equal
+                    if result.day is not None
+                ]
+            )
+            at = datetime.now(UTC)
+
+
+def _raise_ids(context: RunContext, store: SessionStore, load: Load) -> None:
+    """Let new sessions have ids above those of the adopted rows: an id must not be that of two sessions."""
+    with context.slots.held(load.target):
+        highest = context.targets[load.target].highest_etl_id(load.table)
+    if highest > store.last_id():
+        store.raise_id_floor(highest)
 
 
 def plan_adoption(project: Project, request: AdoptRequest, now: datetime) -> Plan:
@@ -182,77 +229,3 @@ def _compared(
     with closing(comparison.in_batches(batches_of(report.plan.slices))) as found:
         yield from found
     report.of_no_slice = sides.of_no_slice()
-
-
-class _Adoption:
-    """One run that adopts."""
-
-    def __init__(
-        self,
-        run_id: str,
-        project: Project,
-        request: AdoptRequest,
-        targets: Mapping[str, Target],
-        listen: Listener,
-    ) -> None:
-        self._id = run_id
-        self._project = project
-        self._request = request
-        self._targets = targets
-        self._listen = listen
-        self._slots = Slots(StateDir(project.state_dir).slots, limits_of(project))
-        self._blocked: Mapping[str, AttemptError] = {}
-
-    def enter(self, stack: ExitStack, plan: Plan) -> None:
-        """Acquire what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
-        entry = RunContext(
-            self._id,
-            self._request.command,
-            self._project,
-            StateDir(self._project.state_dir),
-            self._slots,
-            self._targets,
-            tell=self._listen,
-            # It stages nothing and leaves no session open: there is nothing to reap.
-            leaves_lock=lambda: False,
-        )
-        self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
-        self._blocked = entry.blocked
-
-    def adopt(self, plan: Plan, listen: Listener) -> AdoptReport:
-        """Compare batch after batch, and write the sessions of what is equal."""
-        began = time.monotonic()
-        plan = _without_done(self._project, self._store, plan)
-        self._listen(RunStarted(self._id, plan))
-        report = AdoptReport(self._id, plan)
-        if (error := self._blocked.get(self._request.load)) is not None:
-            report.take(result_of(planned, not_compared(error)) for planned in plan.slices)
-        elif plan.slices:
-            self._adopt_equal(report, listen)
-        report.seconds = time.monotonic() - began
-        self._listen(RunEnded(report.as_run()))
-        return report
-
-    def _adopt_equal(self, report: AdoptReport, listen: Listener) -> None:
-        at = datetime.now(UTC)
-        with closing(_compared(self._project, self._request, report, listen)) as found:
-            for results in found:
-                reach("adopt.compared")
-                before = report.adopted + report.empty
-                equal = report.take(results)
-                if equal and not before:
-                    self._raise_ids()
-                self._store.adopt([self._adopted(result, at) for result in equal])
-                at = datetime.now(UTC)
-
-    def _raise_ids(self) -> None:
-        """Let new sessions have ids above those of the adopted rows: an id must not be that of two sessions."""
-        load = self._project.loads[self._request.load]
-        with self._slots.held(load.target):
-            highest = self._targets[load.target].highest_etl_id(load.table)
-        if highest > self._store.last_id():
-            self._store.raise_id_floor(highest)
-
-    def _adopted(self, result: SliceComparison, at: datetime) -> Adopted:
-        assert result.day is not None
-        return Adopted(self._id, result.load, result.shard, result.day, at, result.rows or 0)

@@ -1,4 +1,4 @@
-"""What `verify` says of a slice."""
+"""The result of a slice, its findings, and how they are folded into lines."""
 
 from __future__ import annotations
 
@@ -29,21 +29,20 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 20
-#: So much is shown of what is equal before the first difference.
+#: How many equal characters are shown before the first difference.
 _BEFORE = 6
 
 
 def shown_pair(ours: Cut | None, theirs: Cut | None) -> tuple[str, str]:
-    """Write both: NULL, or the text in quotes; a shortened one with `…`, and its length in parentheses."""
+    """Return both: NULL, or the text in quotes; a shortened text has `…`, and its length in parentheses."""
     # A secret is masked before it is cut: a part of it would not be found.
-    starts = [mask(one.start) if one is not None else "" for one in (ours, theirs)]
+    starts = [mask(value.start) if value is not None else "" for value in (ours, theirs)]
     begin = 0
     if ours is not None and theirs is not None and ours.length == theirs.length:
-        # Their lengths do not tell them apart: what is shown must.
+        # Their lengths do not distinguish them: what is shown must.
         equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*starts, strict=False)))
         begin = equal - _BEFORE if equal >= _LONGEST else 0
-    first, second = (_shown(one, start, begin) for one, start in zip((ours, theirs), starts, strict=True))
-    return first, second
+    return _shown(ours, starts[0], begin), _shown(theirs, starts[1], begin)
 
 
 def _shown(value: Cut | None, start: str, begin: int) -> str:
@@ -56,7 +55,7 @@ def _shown(value: Cut | None, start: str, begin: int) -> str:
 
 
 class Check(enum.StrEnum):
-    """What was found, as the listing names it."""
+    """What was found, as in the listing."""
 
     EQUAL = "equal"
     ROWS = "rows"
@@ -78,7 +77,7 @@ class Check(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SliceFinding:
-    """One thing that was found, with what source and warehouse say, or the load's table and another.
+    """A finding, with the values of source and warehouse, or of the load's table and another.
 
     Of `values`: the column, the key of one row that differs, the values there (shortened, to be shown), and how many
     rows of the slice differ in the column; None where they were not counted. Of `missing`: how many rows are missing.
@@ -95,7 +94,7 @@ class SliceFinding:
 
 @dataclass(slots=True)
 class SliceComparison:
-    """What was found out about one slice; the rows are the source's. No day: about all days of load and shard."""
+    """The result of a slice; the rows are the source's. Without a day it is about all days of load and shard."""
 
     load: str
     shard: str
@@ -105,17 +104,17 @@ class SliceComparison:
 
     @property
     def is_equal(self) -> bool:
-        """Tell whether source and warehouse hold the same rows."""
+        """Return whether both sides hold the same rows."""
         return not self.findings
 
     @property
     def is_fine(self) -> bool:
-        """Tell whether nobody needs to look: equal, or not complete yet."""
-        return all(one.check is Check.INCOMPLETE for one in self.findings)
+        """Return whether nothing is to be done: equal, or not complete yet."""
+        return all(finding.check is Check.INCOMPLETE for finding in self.findings)
 
     def has(self, check: Check) -> bool:
-        """Tell whether it was found."""
-        return any(one.check is check for one in self.findings)
+        """Return whether it was found."""
+        return any(finding.check is check for finding in self.findings)
 
 
 def result_of(planned: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
@@ -125,29 +124,29 @@ def result_of(planned: PlannedSlice, *findings: SliceFinding, rows: int | None =
 
 def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -> list[SliceFinding]:
     """Compare two fingerprints. A checksum says nothing new where the numbers of rows differ."""
-    found = []
-    if source.rows != warehouse.rows:
-        found.append(SliceFinding(Check.ROWS, str(source.rows), str(warehouse.rows)))
-    for check, ours, theirs in (
-        (Check.SMALLEST_KEY, source.smallest, warehouse.smallest),
-        (Check.LARGEST_KEY, source.largest, warehouse.largest),
-    ):
-        if ours != theirs:
-            found.append(SliceFinding(check, _shown_key(measure, ours), _shown_key(measure, theirs)))
-    if source.rows != warehouse.rows:
-        return found
-    if source.keys != warehouse.keys:
-        found.append(SliceFinding(Check.KEY_CHECKSUM, str(source.keys), str(warehouse.keys)))
-    elif source.values != warehouse.values:
-        names = ", ".join(column.name for column in measure.values)
-        found.append(
-            SliceFinding(Check.VALUE_CHECKSUM, str(source.values), str(warehouse.values), f"of {names}")
-        )
-    return found
+    keys = [
+        [_shown_key(measure, key) for key in (side.smallest, side.largest)] for side in (source, warehouse)
+    ]
+    pairs: list[tuple[Check, object, object]] = [
+        (Check.ROWS, source.rows, warehouse.rows),
+        (Check.SMALLEST_KEY, keys[0][0], keys[1][0]),
+        (Check.LARGEST_KEY, keys[0][1], keys[1][1]),
+    ]
+    if source.rows == warehouse.rows:
+        same_keys = source.keys == warehouse.keys
+        pairs += [(Check.KEY_CHECKSUM, source.keys, warehouse.keys)]
+        pairs += [(Check.VALUE_CHECKSUM, source.values, warehouse.values)] if same_keys else []
+    names = ", ".join(column.name for column in measure.values)
+    details = {Check.VALUE_CHECKSUM: f"of {names}"}
+    return [
+        SliceFinding(check, str(ours), str(theirs), details.get(check))
+        for check, ours, theirs in pairs
+        if ours != theirs
+    ]
 
 
 def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
-    """Say that one side has no row of the slice: `here` where it is the first side."""
+    """Say that a side has no row of the slice: the first side with `here`."""
     counts = ("0", str(rows)) if here else (str(rows), "0")
     return SliceFinding(Check.MISSING, *counts, f"missing in {table}", rows=rows)
 
@@ -255,9 +254,9 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass(slots=True)
 class FoldedFinding:
-    """One reason, and the slices that have it; `rows` is None where the rows of no slice were counted.
+    """A reason, and the slices that have it; `rows` is None where the rows of no slice were counted.
 
-    `finding` is that of the slice `example`: the first one, or the first one of which a key is known.
+    `finding` is that of the slice `example`: the first slice, or the first of which a key is known.
     """
 
     load: str
@@ -271,15 +270,14 @@ class FoldedFinding:
     @property
     def slices(self) -> int:
         """Count the slices; 0 for a reason that is about no slice."""
-        return sum(one.day is not None for one in self.results)
+        return sum(result.day is not None for result in self.results)
 
     def where(self) -> str:
-        """Say which slices: shards by name or number, and days as ranges."""
-        gaps = sorted(
-            fold_shards(ranges_of(self.results)), key=lambda gap: (-gap.slices, gap.start, gap.shards)
-        )
+        """Return which slices: shards by name or number, and days as ranges."""
+        gaps = fold_shards(ranges_of(self.results))
         if not gaps:
-            return _shards(sorted({one.shard for one in self.results}))
+            return _shards(sorted({result.shard for result in self.results}))
+        gaps = sorted(gaps, key=lambda gap: (-gap.slices, gap.start, gap.shards))
         shown = gaps if len(gaps) <= _SHOWN_RANGES + 1 else gaps[:_SHOWN_RANGES]
         texts = [_place(gap) for gap in shown]
         if left := sum(gap.slices for gap in gaps[len(shown) :]):
@@ -290,16 +288,16 @@ class FoldedFinding:
 def fold(results: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
     """Fold findings by load, check, column and reason, in their order; with `equal` also the slices without any."""
     found: dict[tuple[object, ...], FoldedFinding] = {}
-    for one in results:
-        findings = one.findings
-        if equal and one.is_equal:
-            findings = [SliceFinding(Check.EQUAL, rows=one.rows)]
+    for result in results:
+        findings = result.findings
+        if equal and result.is_equal:
+            findings = [SliceFinding(Check.EQUAL, rows=result.rows)]
         for finding in findings:
-            key = (one.load, finding.check, finding.column, _reason(one, finding))
-            folded = found.setdefault(key, FoldedFinding(one.load, finding, one))
+            key = (result.load, finding.check, finding.column, _reason(result, finding))
+            folded = found.setdefault(key, FoldedFinding(result.load, finding, result))
             if folded.finding.key is None and finding.key is not None:
-                folded.finding, folded.example = finding, one
-            folded.results.append(one)
+                folded.finding, folded.example = finding, result
+            folded.results.append(result)
             if finding.rows is not None:
                 folded.rows = (folded.rows or 0) + finding.rows
                 folded.counted += 1
@@ -309,35 +307,26 @@ def fold(results: Iterable[SliceComparison], *, equal: bool = False) -> list[Fol
 def ranges_of(results: Iterable[SliceComparison]) -> list[Gap]:
     """Fold the slices into ranges of days, by load and shard."""
     found: list[Gap] = []
-    days = sorted((one.load, one.shard, one.day) for one in results if one.day is not None)
+    days = sorted((result.load, result.shard, result.day) for result in results if result.day is not None)
     for load, shard, day in days:
-        last = found[-1] if found else None
-        if last is not None and (last.load, last.shards, last.end + _ONE_DAY) == (load, (shard,), day):
-            found[-1] = Gap(load, (shard,), last.start, day)
+        before = [(gap.load, gap.shards, gap.end + _ONE_DAY) for gap in found[-1:]]
+        if before == [(load, (shard,), day)]:
+            found[-1] = replace(found[-1], end=day)
         else:
             found.append(Gap(load, (shard,), day, day))
     return found
 
 
-def _reason(one: SliceComparison, finding: SliceFinding) -> str:
-    """Give a text that is the same for slices with the same reason: without names and numbers of one slice."""
-    if finding.check not in _SAY_WHY:
-        return ""
-    text = finding.detail or ""
-    if one.shard:
-        text = text.replace(one.shard, "*")
-    return _NUMBER.sub("#", text)
+def _reason(result: SliceComparison, finding: SliceFinding) -> str:
+    """Return a text that is the same for slices with the same reason: without a slice's own name and numbers."""
+    text = (finding.detail or "") if finding.check in _SAY_WHY else ""
+    return _NUMBER.sub("#", text.replace(result.shard, "*") if result.shard else text)
 
 
 def _place(gap: Gap) -> str:
-    if gap.start == gap.end:
-        days = str(gap.start)
-    elif gap.start.year == gap.end.year:
-        days = f"{gap.start}..{gap.end:%m-%d}"
-    else:
-        days = f"{gap.start}..{gap.end}"
-    shards = _shards(gap.shards)
-    return f"{shards} {days}" if gap.slices == 1 else f"{shards} x {days}"
+    end = f"..{gap.end:%m-%d}" if gap.start.year == gap.end.year else f"..{gap.end}"
+    days = f"{gap.start}{'' if gap.start == gap.end else end}"
+    return f"{_shards(gap.shards)} {'' if gap.slices == 1 else 'x '}{days}"
 
 
 def _shards(names: tuple[str, ...] | list[str]) -> str:
