@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
 
 
+#: How many keys of a side are shown.
+KEYS_SHOWN = 3
 _LONGEST = 20
 #: How many equal characters are shown before the first difference.
 _BEFORE = 6
@@ -170,6 +172,12 @@ def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) ->
 def key_names(measure: Measure) -> str:
     """Return the names of the key's columns."""
     return ", ".join(column.name for column in measure.key)
+
+
+def listed_keys(measure: Measure, keys: Sequence[str | None]) -> str:
+    """Return the first `KEYS_SHOWN` keys; an additional key shows that there are more."""
+    listed = " and ".join("NULL" if key is None else key for key in keys[:KEYS_SHOWN])
+    return f"{key_names(measure)} = {listed}{' and more' if len(keys) > KEYS_SHOWN else ''}"
 
 
 def _shown_key(measure: Measure, values: Sequence[str | None]) -> str:

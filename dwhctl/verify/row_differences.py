@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.systems.base.inspection import CUT_CHARACTERS, Differing, Example, read_pieces
 from dwhctl.verify.checks import batches, read_both
-from dwhctl.verify.findings import Explanation, column_differs, key_names
+from dwhctl.verify.findings import KEYS_SHOWN, Explanation, column_differs, listed_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 MOST_SLICES = 30
 _BUCKET_ROWS, _MOST_BUCKETS = 64, 4_096
 _ROWS_READ, _ROWS_AT_ONCE = 5_000, 20_000
-_KEYS_SHOWN = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -120,8 +119,7 @@ class Case:
 
     def value_query(self) -> Write | None:
         """Read the rows that are shown."""
-        # An additional key shows whether there are more.
-        only = [*self.only_source[: _KEYS_SHOWN + 1], *self.only_warehouse[: _KEYS_SHOWN + 1]]
+        only = [*self.only_source[: KEYS_SHOWN + 1], *self.only_warehouse[: KEYS_SHOWN + 1]]
         keys = sorted({*self.examples.values(), *only})
         if not keys:
             return None
@@ -156,13 +154,9 @@ class Case:
         )
 
     def _listed(self, only: Sequence[int], shown: Mapping[int, Pieces]) -> str:
-        keys = [
-            ", ".join("NULL" if text is None else text for text in shown[key].key)
-            for key in only[:_KEYS_SHOWN]
-            if key in shown
-        ]
-        more = " and more" if len(only) > _KEYS_SHOWN else ""
-        return f"{key_names(self.measure)} = {' and '.join(keys)}{more}"
+        pieces = [shown[key].key for key in only[: KEYS_SHOWN + 1] if key in shown]
+        texts = [", ".join("NULL" if text is None else text for text in key) for key in pieces]
+        return listed_keys(self.measure, texts)
 
 
 _STEPS = (

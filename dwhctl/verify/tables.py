@@ -17,6 +17,7 @@ from dwhctl.systems.base.inspection import Other
 from dwhctl.verify.checks import WarehouseCheck, batches, measure_of, table_checks
 from dwhctl.verify.compare import Pair, Sides
 from dwhctl.verify.findings import (
+    KEYS_SHOWN,
     Check,
     Explanation,
     SliceComparison,
@@ -24,6 +25,7 @@ from dwhctl.verify.findings import (
     column_differs,
     fits,
     key_names,
+    listed_keys,
 )
 
 if TYPE_CHECKING:
@@ -49,8 +51,8 @@ _ALIKE = (
     {Kind.DATE, Kind.TEXT},
 )
 _OF_A_DAY = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
-#: How many keys of a side are shown, and of how many slices of a day.
-_KEYS_SHOWN, _SLICES_WITH_KEYS = 3, 10
+#: Of how many slices of a day keys are shown.
+_SLICES_WITH_KEYS = 10
 #: Slices that differ are compared row by row together while both tables have so many rows of them.
 _ROWS_AT_ONCE = 5_000_000
 
@@ -193,25 +195,20 @@ class TwoTables(Sides):
 
     def explain(self, pairs: Sequence[Pair]) -> Mapping[Slice, Explanation]:
         rows = {pair.planned.slice: pair.ours.rows + pair.theirs.rows for pair in pairs}
-        contrasts: dict[Slice, Contrast] = {}
-        keys: dict[Slice, str] = {}
-        read = partial(self._contrast, rows, contrasts, keys)
-        checks = table_checks(self._project, self._targets, [pair.planned for pair in pairs], read)
-        self._fan_out.run(checks)
         found: dict[Slice, Explanation] = {}
+        slices = [pair.planned for pair in pairs]
+        checks = table_checks(self._project, self._targets, slices, partial(self._contrast, rows, found))
+        self._fan_out.run(checks)
         for check in checks:
-            for slice_ in (planned.slice for planned in check.slices):
-                if (contrast := contrasts.get(slice_)) is not None:
-                    found[slice_] = self._explanation(contrast, keys.get(slice_, ""))
-                elif check.failure is not None:
-                    found[slice_] = Explanation.failed(check.failure)
+            if check.failure is not None:
+                for planned in check.slices:
+                    found.setdefault(planned.slice, Explanation.failed(check.failure))
         return found
 
     def _contrast(
         self,
         rows: Mapping[Slice, int],
-        contrasts: dict[Slice, Contrast],
-        keys: dict[Slice, str],
+        found: dict[Slice, Explanation],
         group: Sequence[PlannedSlice],
         inspection: Inspection,
         heartbeat: Heartbeat,
@@ -219,39 +216,34 @@ class TwoTables(Sides):
         """Find the columns and keys that differ. What was found holds, also when the rest fails."""
         here = Other(inspection, self._measures[0])
         there = Other(inspection.beside(self._table, self._load.slice_by), self._measures[1])
-        slices = [planned.slice for planned in group]
-        for batch in batches(slices, rows.__getitem__, _ROWS_AT_ONCE):
-            found = inspection.contrasts(batch, self._measures[0], there)
-            contrasts.update({slice_: found[slice_.shard] for slice_ in batch if slice_.shard in found})
+        differing: list[tuple[Slice, Contrast]] = []
+        for batch in batches((planned.slice for planned in group), rows.__getitem__, _ROWS_AT_ONCE):
+            contrasts = inspection.contrasts(batch, self._measures[0], there)
+            for slice_ in batch:
+                if (contrast := contrasts.get(slice_.shard)) is not None:
+                    found[slice_] = self._explanation(contrast)
+                    differing += [(slice_, contrast)] if contrast.only_here + contrast.only_there else []
             heartbeat()
-        differing = [
-            slice_ for slice_ in slices if (one := contrasts.get(slice_)) and one.only_here + one.only_there
-        ]
-        for slice_ in differing[:_SLICES_WITH_KEYS]:
-            contrast = contrasts[slice_]
+        for slice_, contrast in differing[:_SLICES_WITH_KEYS]:
             sides = [
                 (self._load.table, self._keys(slice_, here, there) if contrast.only_here else ""),
                 (self._table, self._keys(slice_, there, here) if contrast.only_there else ""),
             ]
             heartbeat()
-            keys[slice_] = "; ".join(f"only in {table}: {listed}" for table, listed in sides if listed)
+            keys = "; ".join(f"only in {table}: {listed}" for table, listed in sides if listed)
+            found[slice_] = replace(found[slice_], detail=keys)
 
     def _keys(self, slice_: Slice, side: Other, other: Other) -> str:
-        # An additional key shows whether there are more.
-        measures = [replace(one.measure, values=()) for one in (side, other)]
-        beside = Other(other.inspection, measures[1])
-        keys = side.inspection.keys_only_here(slice_, measures[0], beside, _KEYS_SHOWN + 1)
-        if not keys:
-            return ""
-        listed = " and ".join("NULL" if key is None else key for key in keys[:_KEYS_SHOWN])
-        return f"{key_names(self._measures[0])} = {listed}{' and more' if len(keys) > _KEYS_SHOWN else ''}"
+        measure, beside = (replace(one.measure, values=()) for one in (side, other))
+        keys = side.inspection.keys_only_here(
+            slice_, measure, Other(other.inspection, beside), KEYS_SHOWN + 1
+        )
+        return listed_keys(self._measures[0], keys) if keys else ""
 
-    def _explanation(self, contrast: Contrast, keys: str) -> Explanation:
-        reasons = list(self._duplicates(contrast))
-        reasons += [
-            column_differs(self._measures[0], name, found) for name, found in contrast.columns.items()
-        ]
-        return Explanation(keys, reasons, same_keys=not contrast.only_here and not contrast.only_there)
+    def _explanation(self, contrast: Contrast) -> Explanation:
+        columns = contrast.columns.items()
+        reasons = [*self._duplicates(contrast), *(column_differs(self._measures[0], *one) for one in columns)]
+        return Explanation("", reasons, same_keys=not contrast.only_here and not contrast.only_there)
 
     def _duplicates(self, contrast: Contrast) -> Iterator[SliceFinding]:
         sides = ((self._load.table, contrast.doubled_here), (self._table, contrast.doubled_there))
