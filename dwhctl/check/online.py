@@ -178,7 +178,7 @@ class _OnlineCheck:
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
-        for warning in target.concerns(load.table):
+        for warning in target.warnings(load.table):
             yield CheckFinding(where, warning.text, warning.blocks)
         with target.inspection(load.table, load.slice_by) as inspection:
             sources = inspection.rows_by_source()

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from dwhctl.runtime.slots import Slot, Slots
 
 
-_FAILURES_IN_A_ROW = 3
 _PROBE_PAUSE_SECONDS = 0.2
 #: Failures that the next database of the server would have as well.
 _REFUSED = (LoginRefusedError, TlsError)
@@ -47,15 +46,16 @@ _NEUTRAL = (WorkerDiedError, QuarantinedError, TimedOutError, DatabaseMissingErr
 
 
 class ConnectionJob(Protocol):
-    """What runs over two connections, or over one that is both: it reads from the first and writes to the second."""
+    """What reads from its first connection and writes to its second, which may be the same.
+
+    `retry_delay` is the time between two attempts while a breaker is open.
+    """
 
     @property
-    def connections(self) -> tuple[str, str]:
-        """The source's connection and the target's."""
+    def connections(self) -> tuple[str, str]: ...
 
     @property
-    def retry_delay(self) -> timedelta:
-        """The time between two attempts while a breaker is open."""
+    def retry_delay(self) -> timedelta: ...
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class _Connection:
 class CircuitBreaker:
     """The breakers of a run's connections. Methods that change them return messages about breakers that changed."""
 
-    def __init__(self, with_probe: Collection[str] = (), failures_in_a_row: int = _FAILURES_IN_A_ROW) -> None:
+    def __init__(self, with_probe: Collection[str] = (), failures_in_a_row: int = 3) -> None:
         self._connections: dict[str, _Connection] = {}
         self._with_probe = with_probe
         self._most_failures = failures_in_a_row

@@ -7,7 +7,7 @@ says: duplicate keys, keys that are in other slices too, rows of no session, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError
@@ -29,7 +29,6 @@ from dwhctl.verify.row_differences import Case, chosen_cases, find_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import date
 
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
@@ -70,7 +69,9 @@ class SourceAndWarehouse(Sides):
         self._store = store
         self._globs = globs
         self._listen = listen
-        self._known = _KnownSessions(store) if store is not None else None
+        if store is not None:
+            self._successful = cache(store.successful_ids)
+            self._adopted = cache(store.adopted_shards)
         self._measures: dict[str, Measure] = {}
         self._unknown: list[SliceComparison] = []
         #: By load and shard: how many rows have no day, or why that is unknown; None where the extract hides them.
@@ -150,10 +151,7 @@ class SourceAndWarehouse(Sides):
 
     def _busy(self) -> set[tuple[str, str]]:
         """Return the loads and shards of which some day is being loaded."""
-        if self._store is None:
-            return set()
-        rows = self._store.read("looking for running sessions", "running_tasks", {})
-        return {(str(load), str(shard)) for load, shard in rows}
+        return set() if self._store is None else self._store.running_tasks()
 
     # What is wrong beside differences
 
@@ -165,14 +163,24 @@ class SourceAndWarehouse(Sides):
         # While another day of the shard is loaded, that day may be about to lose a row that is in this day by now.
         if content.elsewhere is not None and (planned.load.name, planned.shard.name) not in busy:
             yield duplicate_finding(Check.KEYS_IN_OTHER_SLICES, measure, content.elsewhere)
-        if self._known is None:
-            return
-        unknown = sorted(etl_id for etl_id in content.etl_ids if not self._known(planned, etl_id))
+        unknown = sorted(etl_id for etl_id in content.etl_ids if not self._is_known(planned, etl_id))
         if unknown:
             ids = ", ".join(map(str, unknown[:_IDS_SHOWN]))
             more = f" and {len(unknown) - _IDS_SHOWN} more" if len(unknown) > _IDS_SHOWN else ""
             rows = sum(content.etl_ids[etl_id] for etl_id in unknown)
             yield SliceFinding(Check.ROWS_OF_NO_SESSION, None, str(rows), f"etl_id {ids}{more}")
+
+    def _is_known(self, planned: PlannedSlice, etl_id: int) -> bool:
+        """Return whether an etl_id may be in a slice: that of a successful session of its load and shard.
+
+        In a slice that was adopted, and not loaded since, any etl_id may be: another tool wrote the rows.
+        """
+        load, shard, day = planned.load.name, planned.shard.name, planned.slice.day
+        if self._store is None or (shard, etl_id) in self._successful(load, day, day):
+            return True
+        days = (day, day) if planned.load.slice_by else (FIRST_DAY, LAST_DAY)
+        # Else of another day, or newer than what was read of this day.
+        return shard in self._adopted(load, *days) or self._store.is_successful(load, shard, etl_id)
 
     def of_no_slice(self) -> list[SliceComparison]:
         return [*self._without_day(), *self._unknown]
@@ -210,44 +218,3 @@ def _describe_table(
     measure = measure_of(load, check_columns(load, tuple(inspection.columns())))
     heartbeat()
     return measure, inspection.rows_by_source()
-
-
-class _KnownSessions:
-    """Returns whether an etl_id may be in a slice: that of a successful session of its load and shard.
-
-    In a slice that was adopted, and not loaded since, any etl_id may be: another tool wrote the rows.
-    """
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-        self._of_days: dict[tuple[str, date], set[tuple[str, int]]] = {}
-        self._others: set[tuple[str, str, int]] = set()
-        self._adopted: dict[tuple[str, date | None], set[str]] = {}
-
-    def __call__(self, planned: PlannedSlice, etl_id: int) -> bool:
-        load, shard = planned.load.name, planned.shard.name
-        if (shard, etl_id) in self._of_day(load, planned.slice.day) or (load, shard, etl_id) in self._others:
-            return True
-        if self._is_adopted(planned):
-            return True
-        # Of another day, or newer than what was read of this day.
-        values = {"load": load, "shard": shard, "id": etl_id}
-        found = bool(self._store.read("looking for a session", "successful_session", values))
-        if found:
-            self._others.add((load, shard, etl_id))
-        return found
-
-    def _is_adopted(self, planned: PlannedSlice) -> bool:
-        load, day = planned.load.name, planned.slice.day if planned.load.slice_by else None
-        if (load, day) not in self._adopted:
-            values = {"load": load, "first": day or FIRST_DAY, "last": day or LAST_DAY}
-            rows = self._store.read("looking for adopted slices", "adopted_shards", values)
-            self._adopted[load, day] = {str(shard) for (shard,) in rows}
-        return planned.shard.name in self._adopted[load, day]
-
-    def _of_day(self, load: str, day: date) -> set[tuple[str, int]]:
-        if (load, day) not in self._of_days:
-            values = {"load": load, "first": day, "last": day}
-            rows = self._store.read("reading the successful sessions", "successful_sessions", values)
-            self._of_days[load, day] = {(str(shard), int(id_)) for id_, shard in rows}
-        return self._of_days[load, day]
