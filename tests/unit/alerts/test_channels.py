@@ -13,8 +13,7 @@ from dwhctl.alerts.message import Message, Page, Receipt
 from dwhctl.alerts.outbox import DeliveryState, Result
 from dwhctl.alerts.transport import Timeouts
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import remember
+from dwhctl.core.secrets import MASKED, remember
 from dwhctl.project.model import Project
 from tests.support.digests import DIGEST, TELEGRAM, channels_in
 
