@@ -6,7 +6,7 @@ Read in this order:
 - `prepare` creates and describes the target tables.
 - `events`: what a run publishes while it works, and its result. `messages`: what goes to workers and back.
 - `failures` groups failures and proposes the commands that retry them.
-- `fanout` calls many systems at once.
+- `circuit_breaker` stops attempts on a server that is down. `fanout` runs checks on many systems at once.
 - `log` writes and rotates the logs of runs, `log_reader` finds and reads them.
 Requests come in as a plan; results leave as events.
 """

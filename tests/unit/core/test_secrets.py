@@ -43,7 +43,7 @@ def test_a_literal_is_allowed_masked_and_warned_of(tmp_path: Path) -> None:
     assert f"{secret} {secret!r}" == f"{MASKED} Secret('{MASKED}')"
     (warning,) = read_project(tmp_path).warnings
     assert warning.startswith(
-        "config/dwhctl.toml: connections.m.password: the secret itself stands in the file; write"
+        "config/dwhctl.toml: connections.m.password: the secret itself is in the file; write"
     )
     assert mask("login with hunter2 failed") == f"login with {MASKED} failed"
 
@@ -180,7 +180,7 @@ def test_a_variable_in_the_file_with_the_form_of_a_secret_is_one(tmp_path: Path)
     assert mask("to https://u:abcdefgh@host") == f"to {MASKED}"
     assert project.variables["plain"] == "abcd"
     (warning,) = project.warnings
-    assert warning.startswith("config/dwhctl.toml: variables.notes: the secret itself stands in the file")
+    assert warning.startswith("config/dwhctl.toml: variables.notes: the secret itself is in the file")
 
 
 def test_a_check_warns_of_short_secrets(
