@@ -24,7 +24,7 @@ from dwhctl.cli.common.options import (
 )
 from dwhctl.cli.common.output import counted, say, show, tell
 from dwhctl.core.errors import ConfigError, ExitCode
-from dwhctl.core.masking import MASKED
+from dwhctl.core.secrets import MASKED
 from dwhctl.core.words import one_line
 from dwhctl.project.find import find_project
 

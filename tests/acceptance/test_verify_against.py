@@ -212,7 +212,7 @@ def test_the_command(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> No
     for arguments, problem in (
         (("--against", OLD), "name it: verify NAME --against"),
         (("order", "--against", OLD), "there is no load 'order'"),
-        (("orders", "--against", "old"), "'old' is no table with its schema"),
+        (("orders", "--against", "old"), "'old' is not a table with its schema"),
         (("orders", "--against", "Stage.Orders"), "name the other one"),
         (("orders", "--against", SHADOW, "--table", SHADOW), "name the other one"),
         (("orders", "--table", SHADOW), "give --against too"),
