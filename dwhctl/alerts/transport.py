@@ -221,37 +221,35 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
+        from requests import Session  # the time that the import takes does not count
+
         _mask_logs()
         exchange = Exchange()
-        adapter = _adapter(exchange)  # imports requests, before the time begins
-        data = _Body(body, exchange) if body else b""
-        return exchange.run(self.timeouts.total, lambda: self._post(adapter, url, data, headers, most))
-
-    def _post(
-        self, adapter: HTTPAdapter, url: str, body: _Body | bytes, headers: Mapping[str, str], most: int
-    ) -> HttpResponse:
-        from requests import Session
-
+        adapter = _adapter(exchange)
         proxy = self.proxy.reveal().strip() if self.proxy else None
-        with Session() as session:
-            session.trust_env = False
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, adapter)
-            response = session.post(
-                url,
-                data=body,
-                headers={**headers, "Accept-Encoding": "identity"},
-                proxies={"http": proxy, "https": proxy} if proxy else None,
-                verify=str(self.tls_cafile) if self.tls_cafile else True,
-                timeout=(self.timeouts.connect, self.timeouts.read),
-                allow_redirects=False,  # a redirect would carry the secret in the URL to another host
-                stream=True,
-            )
-            encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-            if not most or encoding != "identity":
-                return HttpResponse(response.status_code)
-            answer: bytes = response.raw.read(most + 1, decode_content=False)
-            return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
+
+        def work() -> HttpResponse:
+            with Session() as session:
+                session.trust_env = False
+                for scheme in ("http://", "https://"):
+                    session.mount(scheme, adapter)
+                response = session.post(
+                    url,
+                    data=_Body(body, exchange) if body else b"",
+                    headers={**headers, "Accept-Encoding": "identity"},
+                    proxies={"http": proxy, "https": proxy} if proxy else None,
+                    verify=str(self.tls_cafile) if self.tls_cafile else True,
+                    timeout=(self.timeouts.connect, self.timeouts.read),
+                    allow_redirects=False,  # a redirect would carry the secret in the URL to another host
+                    stream=True,
+                )
+                encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+                if not most or encoding != "identity":
+                    return HttpResponse(response.status_code)
+                answer: bytes = response.raw.read(most + 1, decode_content=False)
+                return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
+
+        return exchange.run(self.timeouts.total, work)
 
 
 def _adapter(exchange: Exchange) -> HTTPAdapter:

@@ -63,9 +63,14 @@ class Job(ABC):
         """What its events begin with."""
         return self.config.name, self.shard, self.connection, self.day, self.attempt
 
-    def retry_delay(self) -> float:
+    @property
+    def retry_delay(self) -> timedelta:
+        """The configured delay of a retry."""
+        return self.config.retry_delay
+
+    def seconds_to_retry(self) -> float:
         """Return the seconds before the next attempt."""
-        return retry_seconds(self.config.retry_delay, self.failures)
+        return retry_seconds(self.retry_delay, self.failures)
 
 
 J = TypeVar("J", bound=Job)

@@ -234,7 +234,7 @@ class Scheduler(ABC, Generic[J, R, E]):
         if not self.may_retry(job, failure):
             self.close(attempt, State.FAILED, failure)
             return
-        delay = job.retry_delay()
+        delay = job.seconds_to_retry()
         self.jobs.wait(job, time.monotonic() + delay)
         self.close(attempt, State.UP_FOR_RETRY, failure, delay)
 

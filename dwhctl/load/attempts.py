@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from dwhctl.engine.jobs import Attempts, JobQueue
-    from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
     from dwhctl.load.publish import Published, Publisher
     from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
     from dwhctl.load.workers import Worker, WorkerPool
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
+    from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
     from dwhctl.runtime.events import ClosedFacts
     from dwhctl.runtime.messages import StageResult, TargetTable
     from dwhctl.runtime.plan import PlannedSlice
@@ -46,6 +46,7 @@ class SliceJob(Job):
     """One slice to load. `deaths` counts workers that died over it, `additions` the columns added for it."""
 
     config: Load
+    connections: tuple[str, str]
 
     def __init__(self, planned: PlannedSlice) -> None:
         connections = planned.shard.connection, planned.load.target

@@ -13,7 +13,6 @@ from dwhctl.core.errors import AttemptError, UsageError
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
-from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
@@ -21,6 +20,7 @@ from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract
+from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import RunStarted
 from dwhctl.runtime.locks import work_names
 from dwhctl.runtime.plan import candidates, only_failed, slowest_first, without_complete

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core import errors
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceJob, SliceStarter
-from dwhctl.load.circuit_breaker import Probed
 from dwhctl.load.publish import (
     ColumnsAdded,
     GroupPublished,
@@ -19,6 +18,7 @@ from dwhctl.load.publish import (
     PublisherEvent,
 )
 from dwhctl.load.staging import MAX_SLICES, GroupOpened
+from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.sessions.values import State
@@ -215,7 +215,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._pool.dismiss(attempt.runner.worker)
             result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
         now, used = time.monotonic(), result.rows > 0
-        self._notify(self._breaker.landed(attempt.job, result.failure, now, used_target=used))
+        self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
 
     def expires_at(self, attempt: SliceAttempt, now: float) -> float:
@@ -231,7 +231,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
         )
         self._unordered.pop(attempt.token, None)
-        self._notify(self._breaker.landed(attempt.job, failure, now))
+        self._notify(self._breaker.finished(attempt.job, failure, now))
         self._finished(attempt, StageResult(attempt.token, failure=failure))
 
     def _finished(self, attempt: SliceAttempt, result: StageResult) -> None:
@@ -330,7 +330,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._groups.close(event.load)
             self.jobs.put(job, first=True)
         elif self.may_retry(job, event.failure):
-            self.jobs.wait(job, time.monotonic() + job.retry_delay())
+            self.jobs.wait(job, time.monotonic() + job.seconds_to_retry())
         else:
             self.attempts.fail_unstarted([job], event.failure)
 

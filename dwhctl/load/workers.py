@@ -22,8 +22,8 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
-from dwhctl.core.masking import mask_python
-from dwhctl.runtime.log import LogBuffer, captured_log
+from dwhctl.core.secrets import mask_python
+from dwhctl.runtime.messages import LogBuffer, captured_log
 from dwhctl.runtime.recovery import _SHARED_MEMORY
 from dwhctl.runtime.slots import WORKERS
 

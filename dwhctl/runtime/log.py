@@ -1,39 +1,42 @@
-"""The log of a run: `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each event.
+"""Write the log of a run, `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each event; and remove old logs.
 
 Each line is one write: a killed run loses at most its last line. A log that cannot be written is reported once, and
-never fails a run. `captured_log` takes what libraries log in a process.
+never fails a run.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
+import stat
+import tempfile
 import threading
+import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dwhctl import __version__
 from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
+from dwhctl.core.files import inside, touch
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting, announced
-from dwhctl.core.words import printable, printable_json
+from dwhctl.core.words import printable_json
 from dwhctl.runtime import events
-from dwhctl.runtime.locks import StateDir
-from dwhctl.runtime.log_reader import log_path, rotate
-from dwhctl.runtime.messages import LogMessage
+from dwhctl.runtime.locks import CRON_LOG, StateDir
+from dwhctl.runtime.messages import captured_log
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from datetime import timedelta
 
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Level
+    from dwhctl.runtime.messages import Level, LogMessage
 
 
 RUN_ENDED = "run_ended"
@@ -274,77 +277,69 @@ class RunLog:
             self._is_torn = bool(octets)
 
 
-_MOST_OF_MESSAGE = 4000
-_MOST_MESSAGES = 50
-_FORMAT = logging.Formatter()
+#: The size from which cron.log is rotated.
+MOST_CRON_BYTES = 10 * 2**20
+SUFFIX = ".jsonl"
+MOST_TOGETHER = 2**30
+MOST_REMOVED = 2000
+_EVERY_SECONDS = 3600
 
 
-class _Capture(logging.Handler):
-    """Pass on what is logged; with `to_stderr` also there, as Python does without a handler."""
-
-    def __init__(self, take: Callable[[LogMessage], None], *, to_stderr: bool) -> None:
-        super().__init__(logging.WARNING)
-        self._take = take
-        self._to_stderr = to_stderr
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = mask(_FORMAT.format(record))
-        except Exception:  # its arguments do not fit its text
-            text = mask(str(record.msg))
-        at = datetime.fromtimestamp(record.created, UTC)
-        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
-        if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
-            logging.lastResort.handle(
-                logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
-            )
+def log_path(folder: Path, run_id: str) -> Path:
+    """Return the path of a run's log in the folder of logs. Raise ValueError for an id that leads out of it."""
+    return inside(folder, f"{run_id}{SUFFIX}")
 
 
-class _Printable(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(mask(super().format(record)))
+def rotate(state: StateDir, keep: timedelta) -> None:
+    """Remove logs that are too old, or more than fit, once an hour. Never raises."""
+    with suppress(OSError):
+        now = time.time()
+        last_time = state.logs / ".looked"
+        if last_time.exists() and now - _EVERY_SECONDS < last_time.lstat().st_mtime <= now:
+            return
+        touch(last_time)
+        with suppress(OSError):
+            rotate_cron_log(state.logs / CRON_LOG)
+        _remove_old(state, now - keep.total_seconds())
 
 
-def make_logging_printable() -> None:
-    """Mask and make printable what libraries log to stderr without a handler: it quotes servers."""
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Printable())
+def rotate_cron_log(path: Path) -> None:
+    """Rename a large cron.log and put an empty one in its place. Raise OSError.
 
-
-@contextmanager
-def captured_log(take: Callable[[LogMessage], None], *, to_stderr: bool = False) -> Iterator[None]:
-    """Pass on what libraries log in the block, unless it is captured already: a worker may be the parent itself."""
-    root = logging.getLogger()
-    if any(isinstance(handler, _Capture) for handler in root.handlers):
-        yield
+    There is a cron.log at every moment, and no line is lost: a process that has the old file open goes on writing to
+    it. Others may not read it; the group keeps it where it may write.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
         return
-    capture = _Capture(take, to_stderr=to_stderr)
-    root.addHandler(capture)
+    mode = 0o660 if found.st_mode & stat.S_IWGRP else 0o600
+    if stat.S_IMODE(found.st_mode) != mode:
+        path.chmod(mode)
+    if found.st_size < MOST_CRON_BYTES:
+        return
+    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{CRON_LOG}.")
     try:
-        yield
+        os.fchmod(descriptor, mode)
+        os.link(path, f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", follow_symlinks=False)
+        Path(new).replace(path)
     finally:
-        root.removeHandler(capture)
+        os.close(descriptor)
+        Path(new).unlink(missing_ok=True)
 
 
-class LogBuffer:
-    """Keep the first messages, and count the rest."""
-
-    def __init__(self) -> None:
-        self._messages: list[LogMessage] = []
-        self._more = 0
-
-    def take(self, message: LogMessage) -> None:
-        """Add a message."""
-        if len(self._messages) < _MOST_MESSAGES:
-            self._messages.append(message)
-        else:
-            self._more += 1
-
-    def messages(self) -> tuple[LogMessage, ...]:
-        """Return the messages; the last one says how many more there were."""
-        if not self._more:
-            return tuple(self._messages)
-        last = self._messages[-1]
-        more = LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these")
-        return (*self._messages, more)
+def _remove_old(state: StateDir, oldest: float) -> None:
+    found = []
+    for path in state.logs.iterdir():
+        if path.suffix == SUFFIX or path.name.startswith(f"{CRON_LOG}."):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                # Its space on the disk: a small file takes a block.
+                found.append((status.st_mtime, path.name, status.st_blocks * 512))
+    together = sum(size for _, _, size in found)
+    for written, name, size in sorted(found)[:MOST_REMOVED]:
+        if written >= oldest and together <= MOST_TOGETHER:
+            return
+        # A run that is active, or dead and not reaped yet, has its lock.
+        if not (state.run_locks / f"{name.removesuffix(SUFFIX)}.lock").exists():
+            (state.logs / name).unlink(missing_ok=True)
+            together -= size

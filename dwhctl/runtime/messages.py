@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import traceback
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
 from dwhctl.core.secrets import mask
+from dwhctl.core.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from dwhctl.core.columns import Column
@@ -166,3 +169,79 @@ def retry_seconds(delay: timedelta, failures: int) -> float:
     """Return the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
     base = delay.total_seconds() * 2.0 ** (failures - 1)
     return min(base, _LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+
+
+_MOST_OF_MESSAGE = 4000
+_MOST_MESSAGES = 50
+_FORMAT = logging.Formatter()
+
+
+class _Capture(logging.Handler):
+    """Pass on what is logged; with `to_stderr` also there, as Python does without a handler."""
+
+    def __init__(self, take: Callable[[LogMessage], None], *, to_stderr: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._take = take
+        self._to_stderr = to_stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = mask(_FORMAT.format(record))
+        except Exception:  # its arguments do not fit its text
+            text = mask(str(record.msg))
+        at = datetime.fromtimestamp(record.created, UTC)
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
+        if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
+            logging.lastResort.handle(
+                logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
+            )
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(mask(super().format(record)))
+
+
+def make_logging_printable() -> None:
+    """Mask and make printable what libraries log to stderr without a handler: it quotes servers."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
+
+
+@contextmanager
+def captured_log(take: Callable[[LogMessage], None], *, to_stderr: bool = False) -> Iterator[None]:
+    """Pass on what libraries log in the block, unless it is captured already: a worker may be the parent itself."""
+    root = logging.getLogger()
+    if any(isinstance(handler, _Capture) for handler in root.handlers):
+        yield
+        return
+    capture = _Capture(take, to_stderr=to_stderr)
+    root.addHandler(capture)
+    try:
+        yield
+    finally:
+        root.removeHandler(capture)
+
+
+class LogBuffer:
+    """Keep the first messages, and count the rest."""
+
+    def __init__(self) -> None:
+        self._messages: list[LogMessage] = []
+        self._more = 0
+
+    def take(self, message: LogMessage) -> None:
+        """Add a message."""
+        if len(self._messages) < _MOST_MESSAGES:
+            self._messages.append(message)
+        else:
+            self._more += 1
+
+    def messages(self) -> tuple[LogMessage, ...]:
+        """Return the messages; the last one says how many more there were."""
+        if not self._more:
+            return tuple(self._messages)
+        last = self._messages[-1]
+        more = LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these")
+        return (*self._messages, more)

@@ -29,13 +29,13 @@ from dwhctl.core.errors import (
 )
 from dwhctl.engine.jobs import Attempts
 from dwhctl.load.attempts import SliceJob, SliceParts
-from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.load.publish import Publisher
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import ProcessWorker, WorkerPool
 from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
+from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables

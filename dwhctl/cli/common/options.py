@@ -44,7 +44,7 @@ class Settings:
         from dwhctl.core.words import use_zone
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
-        from dwhctl.runtime.log import make_logging_printable
+        from dwhctl.runtime.messages import make_logging_printable
 
         make_logging_printable()
         project = read_project(find_project(self.project))

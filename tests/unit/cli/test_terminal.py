@@ -24,7 +24,7 @@ from dwhctl.cli.common.rows import open_writer
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.words import one_line, printable, printable_json
-from dwhctl.runtime.log import captured_log, make_logging_printable
+from dwhctl.runtime.messages import captured_log, make_logging_printable
 from tests.cli_support import dwh, small_project
 
 #: Every character that acts: C0 but the end of a line and the tab, DEL, C1, separators, marks of direction.
