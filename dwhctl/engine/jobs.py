@@ -223,9 +223,13 @@ class Attempts:
             attempt.etl_id, attempt.opened = etl_id, now
 
     def _open(
-        self, jobs: Sequence[Job], tokens: Iterable[str], workers: Iterable[int | None]
+        self,
+        jobs: Sequence[Job],
+        tokens: Iterable[str],
+        workers: Iterable[int | None],
+        started: datetime | None = None,
     ) -> Sequence[int]:
-        started = datetime.now(UTC)
+        started = started or datetime.now(UTC)
         for job in jobs:
             job.attempt += 1
         return self.store.open(
@@ -249,9 +253,10 @@ class Attempts:
         seconds = time.monotonic() - attempt.started
         self._close(attempt.job, attempt.etl_id, state, seconds, failure, attempt, retry_in)
 
-    def fail_unstarted(self, jobs: Sequence[Job], failure: Failure, seconds: float = 0.0) -> None:
-        """Open and close a session for each job that is not started, with the reason."""
-        ids = self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs))
+    def fail_unstarted(self, jobs: Sequence[Job], failure: Failure, since: datetime | None = None) -> None:
+        """Open and close a session for each job that is not started; `since` is when it began to wait."""
+        ids = self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs), since)
+        seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
         for job, etl_id in zip(jobs, ids, strict=True):
             self._close(job, etl_id, State.FAILED, seconds, failure)
 
