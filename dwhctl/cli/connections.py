@@ -78,7 +78,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     Example:
       dwhctl connections test mssql_0 dwh
     """
-    from dwhctl.check.online import ungrouped_databases  # imports pyarrow
+    from dwhctl.check.online import OnlineCheck  # imports pyarrow
 
     project = settings.open_project()
     trips = round_trips(project, names)
@@ -86,7 +86,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     if shown or not settings.quiet:
         show(TEST_COLUMNS, map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
-    for finding in ungrouped_databases(project, reached):
+    for finding in OnlineCheck(project).ungrouped(reached):
         tell(f"Warning: {_line(finding)}")
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
 
@@ -160,14 +160,12 @@ def _import_summary(found: Import, *, dry_run: bool) -> Iterator[str]:
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:
-    user = getattr(connection, "user", None)
     password = MASKED if getattr(connection, "password", None) is not None else None
+    login = (connection.address(project.root), getattr(connection, "user", None), password)
     return (
         connection.name,
         connection.type,
-        connection.address(project.root),
-        user,
-        password,
+        *login,
         connection.max_connections,
         _used_for(project, connection),
     )
@@ -239,10 +237,10 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
 def _check_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases; return how many errors there are."""
-    from dwhctl.check.online import check_databases  # imports pyarrow
+    from dwhctl.check.online import OnlineCheck  # imports pyarrow
 
     wrong, notes = 0, list[str]()
-    for finding in check_databases(project):
+    for finding in OnlineCheck(project).findings():
         if finding.wrong:
             wrong += 1
             say(_line(finding))

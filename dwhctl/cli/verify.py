@@ -97,7 +97,13 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    project, names = _chosen(settings.open_project(), loads, against, table)
+    project, names = settings.open_project(), tuple(dict.fromkeys(loads))
+    if table is not None:
+        if against is None:
+            raise UsageError(
+                "--table says which table is compared with that of --against: give --against too"
+            )
+        project, names = with_shadow(project, names, table)
     request = VerifyRequest(days=_days(project, day, start, end), loads=names, shards=shards, jobs=jobs)
     listen = tell if settings.verbose else lambda _: None
     compare = verify if against is None else partial(verify_against, table=against)
@@ -110,18 +116,6 @@ def command(
         show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
     _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
-
-
-def _chosen(
-    project: Project, loads: tuple[str, ...], against: str | None, table: str | None
-) -> tuple[Project, tuple[str, ...]]:
-    """Return the project and the loads to verify; with --table the load's shadow."""
-    names = tuple(dict.fromkeys(loads))
-    if table is None:
-        return project, names
-    if against is None:
-        raise UsageError("--table says which table is compared with that of --against: give --against too")
-    return with_shadow(project, names, table)
 
 
 def _days(project: Project, day: str | None, start: str | None, end: str | None) -> tuple[date, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.check.online import CheckFinding, check_databases
+from dwhctl.check.online import CheckFinding, OnlineCheck
 from dwhctl.monitor.coverage import SliceStatus, cover, find_gaps, sliced_tasks
 from dwhctl.runtime.plan import LoadRequest, candidates
 from dwhctl.sessions import open_store
@@ -60,7 +60,7 @@ def unknown(report: VerifyReport) -> list[tuple[str, date | None, str | None]]:
 
 
 def wrong(ground: Sandbox) -> list[CheckFinding]:
-    return [one for one in check_databases(ground.project()) if one.wrong]
+    return [one for one in OnlineCheck(ground.project()).findings() if one.wrong]
 
 
 def test_a_renamed_shard_is_found_until_its_old_name_is_back(ground: Sandbox) -> None:
