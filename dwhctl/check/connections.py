@@ -134,16 +134,11 @@ def _source_trip(connection: Connection, database: str, zone: str = "UTC") -> _T
 
 
 def _source_version(connection: Connection, database: str, zone: str) -> str:
-    timeout = _timeout(connection)
+    # Connected or not, a server may be silent for this time.
+    timeout: timedelta | None = getattr(connection, "connect_timeout", None)
     seconds = timeout.total_seconds() if timeout is not None else None
     with system_of(connection).open_source(connection, database, zone, seconds) as source:
         return source.version()
-
-
-def _timeout(connection: Connection) -> timedelta | None:
-    """Return how long the server may be silent, connected or not."""
-    timeout: timedelta | None = getattr(connection, "connect_timeout", None)
-    return timeout
 
 
 def _target_version(project: Project, connection: Connection) -> str:
@@ -152,7 +147,7 @@ def _target_version(project: Project, connection: Connection) -> str:
             raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
         if not connection.path.exists():
             raise _NotThereYet
-    timeout = _timeout(connection) or ANSWER_TIMEOUT
+    timeout: timedelta = getattr(connection, "connect_timeout", ANSWER_TIMEOUT)
     return system_of(connection).open_target(connection, project.state_dir, timeout).version()
 
 
