@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import (
     Settings,
     common_options,
@@ -69,8 +70,10 @@ def _say_missed(sla: Sla, zone: ZoneInfo) -> None:
     say(f"  {sla.command}")
 
 
-COLUMNS = ("channel", "type", "to", "ok", "latency_ms", "answer", "reason")
-DRY_RUN_COLUMNS = ("channel", "type", "to", "ok", "subject", "text", "reason")
+ALERT_TEST: Listing[tuple[object, ...]] = Listing(
+    "channel", "type", "to", "ok", "latency_ms", "answer", "reason"
+)
+DRY_RUN: Listing[tuple[object, ...]] = Listing("channel", "type", "to", "ok", "subject", "text", "reason")
 NO_CHANNELS = """\
 Error: no channel is configured; add one to config/dwhctl.toml, for instance
 [alerts.failures]
@@ -103,7 +106,7 @@ def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, 
     from datetime import datetime
 
     from dwhctl.alerts.digest import sample_digest
-    from dwhctl.cli.common.output import show, tell
+    from dwhctl.cli.common.output import tell
 
     project = settings.open_project()
     if not project.alerts:
@@ -116,7 +119,7 @@ def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, 
     rows = [_send(project, alert, digest, debug=settings.debug) for alert in chosen]
     shown = [row for row in rows if not (settings.quiet and row[3])]
     if shown or not settings.quiet:
-        show(COLUMNS, shown, form)
+        ALERT_TEST.show(shown, form)
     return ExitCode.DONE if all(row[3] for row in rows) else ExitCode.FAILED
 
 
@@ -163,11 +166,11 @@ def _send(project: Project, alert: Alert, digest: Digest, *, debug: bool) -> tup
 
 
 def _show_texts(project: Project, alerts: Sequence[Alert], digest: Digest, form: str) -> ExitCode:
-    from dwhctl.cli.common.output import say, show
+    from dwhctl.cli.common.output import say
 
     rows = [_rendered(project, alert, digest) for alert in alerts]
     if form != "table":
-        show(DRY_RUN_COLUMNS, rows, form)
+        DRY_RUN.show(rows, form)
     for number, (name, kind, to, ok, subject, text, reason) in enumerate(rows if form == "table" else ()):
         if number:
             say()

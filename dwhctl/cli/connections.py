@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
 
 
-LIST_COLUMNS = ("name", "type", "address", "user", "password", "max_connections", "used_for")
-IMPORT_COLUMNS = ("kind", "airflow_name", "name", "result", "note")
-TEST_COLUMNS = ("connection", "type", "database", "ok", "latency_ms", "version", "reason")
+LIST: Listing[tuple[object, ...]] = Listing(
+    "name", "type", "address", "user", "password", "max_connections", "used_for"
+)
+IMPORT: Listing[tuple[object, ...]] = Listing("kind", "airflow_name", "name", "result", "note")
+TEST: Listing[tuple[object, ...]] = Listing(
+    "connection", "type", "database", "ok", "latency_ms", "version", "reason"
+)
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
@@ -47,10 +52,8 @@ def list_(settings: Settings, form: str) -> None:
     Example:
       dwhctl connections list --format json
     """
-    from dwhctl.cli.common.output import show
-
     project = settings.open_project()
-    show(LIST_COLUMNS, [_row(project, each) for each in project.connections.values()], form)
+    LIST.show([_row(project, each) for each in project.connections.values()], form)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -71,14 +74,14 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     """
     from dwhctl.check.connections import round_trips
     from dwhctl.check.online import look_for_databases
-    from dwhctl.cli.common.output import show, tell
+    from dwhctl.cli.common.output import tell
     from dwhctl.core.words import one_line
 
     project = settings.open_project()
     trips = round_trips(project, names)
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
     if shown or not settings.quiet:
-        show(TEST_COLUMNS, [trip.row() for trip in shown], form)
+        TEST.show([trip.row() for trip in shown], form)
     reached = {trip.connection for trip in trips if trip.ok}
     for finding in look_for_databases(project, reached):
         tell(one_line(f"Warning: {finding.where}: {finding.what}"))
@@ -127,7 +130,7 @@ def import_(
       dwhctl connections import connections.json variables.json --dry-run
     """
     from dwhctl.airflow.importing import prepare_import
-    from dwhctl.cli.common.output import say, show
+    from dwhctl.cli.common.output import say
     from dwhctl.project.find import find_project
 
     found = prepare_import(find_project(settings.project), list(files), secrets=secrets, replace=replace)
@@ -135,7 +138,7 @@ def import_(
         found.write()
     if settings.quiet:
         return
-    show(IMPORT_COLUMNS, [one.row() for one in found.outcomes], form)
+    IMPORT.show([one.row() for one in found.outcomes], form)
     if form == "table":
         for line in _import_words(found, dry_run=dry_run):
             say(line)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import CommandGroup, Settings, common_options, format_option, pass_settings
 from dwhctl.core.errors import ExitCode
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from dwhctl.cron import CronJob
     from dwhctl.project.model import Project
 
-NEXT_COLUMNS = ("at", "machine_time", "command", "names")
+NEXT: Listing[tuple[object, ...]] = Listing(
+    "at", ListingColumn("machine_time", spare=2), "command", ListingColumn("names", is_text=True, spare=1)
+)
 #: How far ahead a clock change is told of: the next two are within it.
 _LOOK_AHEAD_DAYS = 366
 
@@ -111,7 +114,6 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
     Example:
       dwhctl crontab next --limit 10
     """
-    from dwhctl.cli.common.output import TableStyle, show
     from dwhctl.core.words import shown_time
     from dwhctl.cron import jobs_of, machine_zone
 
@@ -122,8 +124,7 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
         (at, shown_time(at, zone) if form == "table" else at.replace(tzinfo=None), *_words(job))
         for at, job in times
     ]
-    look = TableStyle(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
-    show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
+    NEXT.show(rows, form, "no load and no report has a schedule")
     _tell_of_clocks(project, jobs, now, zone)
     return ExitCode.DONE
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import (
     DATE_HELP,
     Settings,
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from dwhctl.verify.run import VerifyReport
 
 
-COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key")
-AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key")
+VERIFY: Listing[tuple[object, ...]] = Listing(
+    "load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key"
+)
+AGAINST: Listing[tuple[object, ...]] = Listing(
+    "load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key"
+)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -94,7 +99,7 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    from dwhctl.cli.common.output import TableStyle, show, tell
+    from dwhctl.cli.common.output import tell
     from dwhctl.verify.run import VerifyRequest, verify
 
     project, names = _chosen(settings.open_project(), loads, against, table)
@@ -108,10 +113,10 @@ def command(
         report = verify_against(project, request, against, listen)
     if form == "table":
         lines = folded_rows(report.verdicts, everything=settings.verbose)
-        show(TABLE_COLUMNS, lines, form, TableStyle(texts=("what",)), empty="")
+        FOLDED.show(lines, empty="")
     else:
         rows = _rows(report, everything=settings.verbose)
-        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
+        (VERIFY if against is None else AGAINST).show(rows, form)
     _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
 
@@ -211,7 +216,7 @@ def _word(one: SliceComparison) -> str:
     return "not compared" if one.has(Check.NOT_COMPARED) else "different"
 
 
-TABLE_COLUMNS = ("load", "check", "what")
+FOLDED: Listing[tuple[object, ...]] = Listing("load", "check", ListingColumn("what", is_text=True))
 
 
 def folded_rows(verdicts: Iterable[SliceComparison], *, everything: bool) -> list[tuple[str, str, str]]:

@@ -1,10 +1,9 @@
-"""Which slices a project expects, and where each of them stands.
+"""Which slices a project expects, and the status of each.
 
 A slice is expected from its load's `start_date` and its shard's `from` on (for a load without `start_date`, from the
-first day on that any run has tried), and to its shard's `until`, that day included. It is complete as `completes` says;
-a gap is a slice that is over and not complete. A complete slice whose reload fails or is running stays complete, and
-has a standing of its own.
-Loads without `slice_by` have no days, and do not appear.
+first day that any run has tried), until its shard's `until`, that day included. `completes` says whether it is
+complete; a gap is a slice whose day is over and that is not complete. A complete slice whose reload fails or is running
+stays complete, with a status of its own. Loads without `slice_by` have no days, and are not in it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import enum
 import shlex
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
 
-#: So many slices are looked at when nobody says how many days: an answer for the eye must come at once.
+#: A default period has at most so many slices, so that a report takes about a second.
 MANY_SLICES = 100_000
 
 
 class SliceStatus(enum.StrEnum):
-    """Where a slice stands, from the best to the worst."""
+    """The status of a slice, from the best to the worst."""
 
     LOADED = "loaded"
     SKIPPED = "skipped"  # no rows at the source
     BEFORE_START = "before_start"  # not expected
     AFTER_END = "after_end"  # after the shard's last day: not expected
-    NOT_YET = "not_yet"  # its day is not over, and nobody has tried it
+    NOT_YET = "not_yet"  # its day is not over, and it was not tried
     OPEN = "open"  # its day is not over; loaded so far
     RELOADING = "reloading"  # complete; a run loads it again
     RELOAD_FAILED = "reload_failed"  # complete; its last session is unsuccessful
@@ -56,7 +56,7 @@ class SliceStatus(enum.StrEnum):
 
 
 NOT_EXPECTED = (SliceStatus.BEFORE_START, SliceStatus.AFTER_END)
-BADNESS: Mapping[SliceStatus, int] = {standing: place for place, standing in enumerate(SliceStatus)}
+BADNESS: Mapping[SliceStatus, int] = {status: place for place, status in enumerate(SliceStatus)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +66,39 @@ class Cell:
     `over`: it is expected, and its day has ended. `started`: its latest session's start, if it has one.
     """
 
-    standing: SliceStatus
+    status: SliceStatus
     complete: bool
     over: bool
     started: datetime | None
 
     @property
     def is_expected(self) -> bool:
-        """Tell whether the slice should be there, once it is over."""
-        return self.standing not in NOT_EXPECTED
+        """Return whether the slice must be complete once its day is over."""
+        return self.status not in NOT_EXPECTED
 
     @property
     def is_gap(self) -> bool:
-        """Tell whether the slice is over and not complete."""
+        """Return whether the slice is over and not complete."""
         return self.over and not self.complete
 
 
-_STANDINGS = {state: SliceStatus(state.value) for state in State}
+_STATUSES = {state: SliceStatus(state.value) for state in State}
 
 
 def status_of(state: State) -> SliceStatus:
-    """Return where a slice stands whose latest session is in this state, if no day's end matters."""
-    return _STANDINGS.get(state, SliceStatus.UNKNOWN)
+    """Return the status of a slice by the state of its latest session alone, without its day's end."""
+    return _STATUSES.get(state, SliceStatus.UNKNOWN)
 
 
-_BEFORE_START = Cell(SliceStatus.BEFORE_START, complete=False, over=False, started=None)
-_AFTER_END = Cell(SliceStatus.AFTER_END, complete=False, over=False, started=None)
-_NOT_YET = Cell(SliceStatus.NOT_YET, complete=False, over=False, started=None)
-_MISSING = Cell(SliceStatus.MISSING, complete=False, over=True, started=None)
+_BEFORE_START, _AFTER_END, _NOT_YET, _MISSING = (
+    Cell(status, complete=False, over=status is SliceStatus.MISSING, started=None)
+    for status in (
+        SliceStatus.BEFORE_START,
+        SliceStatus.AFTER_END,
+        SliceStatus.NOT_YET,
+        SliceStatus.MISSING,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class Coverage:
     rows: tuple[Row, ...]
 
     def slices(self) -> Iterator[tuple[Row, date, Cell]]:
-        """Give every slice, those that are not expected too."""
+        """Yield every slice, those that are not expected too."""
         for row in self.rows:
             for day, cell in zip(self.days, row.cells, strict=True):
                 yield row, day, cell
@@ -123,28 +128,26 @@ Tasks = list[tuple["Load", list["Shard"]]]
 
 
 def sliced_tasks(project: Project, loads: Sequence[str], shards: Sequence[str]) -> Tasks:
-    """Give the loads that have days, all or those named, with their shards. Raise UsageError for what is not there."""
+    """Return the loads that have days, all or those of these names, with their shards. Raise UsageError."""
     tasks = chosen_tasks(project, loads, shards)
     whole = [load.name for load, _ in tasks if load.slice_by is None]
     if loads and whole:
-        raise UsageError(f"load '{whole[0]}' has no slice_by: it is loaded whole and has no days to look at")
+        raise UsageError(f"load '{whole[0]}' has no slice_by: it is loaded whole and has no days")
     if not tasks:
         raise UsageError("the project has no load: write one in config/loads/<name>.toml")
     sliced = [(load, found) for load, found in tasks if load.slice_by is not None and found]
     if not sliced:
-        raise UsageError(
-            "no load of these shards has slice_by: they are loaded whole and have no days to look at"
-        )
+        raise UsageError("no load of these shards has slice_by: they are loaded whole and have no days")
     return sliced
 
 
 def days_until(last: date, count: int) -> tuple[date, ...]:
-    """Give so many days, the oldest first, up to the last."""
+    """Return so many days up to the last, the oldest first."""
     return tuple(last - timedelta(days=back) for back in reversed(range(count)))
 
 
 def bearable_days(tasks: Tasks, days: int) -> int:
-    """Give how many days to look at by default: fewer for a project with very many slices, at least one."""
+    """Return the default number of days: fewer for a project with very many slices, at least one."""
     shards = sum(len(found) for _, found in tasks)
     return max(1, min(days, MANY_SLICES // max(shards, 1)))
 
@@ -152,7 +155,7 @@ def bearable_days(tasks: Tasks, days: int) -> int:
 def cover(
     project: Project, store: SessionStore | None, tasks: Tasks, days: tuple[date, ...], now: datetime
 ) -> Coverage:
-    """Look where each slice stands. Without a store (no run has made its table yet) nobody has tried any."""
+    """Return the status of each slice. Without a store (no run has made its table yet) none was tried."""
     ends = _Ends(project, days)
     rows: list[Row] = []
     for load, shards in tasks:
@@ -170,14 +173,14 @@ def cover(
 
 
 def _not_expected(shard: Shard, begins: date | None, day: date) -> Cell | None:
-    """Give the cell of a day on which the shard is not expected; None for one on which it is."""
+    """Return the cell of a day on which the shard is not expected; None for a day on which it is."""
     if begins is None or day < begins:
         return _BEFORE_START
     return _AFTER_END if shard.has_ended(day) else None
 
 
 def first_day(store: SessionStore | None, load: Load) -> date | None:
-    """Give the first day on which the load is expected; None when there is none yet."""
+    """Return the first day on which the load is expected; None when there is none yet."""
     if load.start_date is not None or store is None:
         return load.start_date
     rows = store.read(f"looking for the first day of {load.name}", "first_day", {"load": load.name})
@@ -206,7 +209,7 @@ def _latest(
 
 
 class _Ends:
-    """When the days of a load and shard end: worked out once for each clock."""
+    """The ends of the days of a load and shard: computed once for each clock."""
 
     def __init__(self, project: Project, days: tuple[date, ...]) -> None:
         self._project = project
@@ -214,11 +217,11 @@ class _Ends:
         self._known: dict[str | None, list[datetime]] = {}
 
     def of(self, load: Load, shard: Shard) -> list[datetime]:
-        """Give the instants, in UTC, at which the slices of the days are over."""
+        """Return the instants, in UTC, at which the slices of the days are over."""
         clock = shard.zone if load.slice_zone == "wall" else None
         if clock not in self._known:
             slices = [make_slice(self._project, load, shard, day) for day in self._days]
-            self._known[clock] = [one.end_at for one in slices if one.end_at is not None]
+            self._known[clock] = [found.end_at for found in slices if found.end_at is not None]
         return self._known[clock]
 
 
@@ -228,19 +231,13 @@ def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
         return _MISSING if over else _NOT_YET
     state, started, last_success = latest
     complete = completes(last_success, end)
-    return Cell(_standing(state, complete=complete, over=over), complete, over, started)
-
-
-def _standing(state: State, *, complete: bool, over: bool) -> SliceStatus:
-    """Return where a slice stands whose latest session has this state."""
-    if not complete and is_good(state):
-        return SliceStatus.EARLY if over else SliceStatus.OPEN
-    if not complete or is_good(state):
-        return status_of(state)
-    return SliceStatus.RELOADING if state is State.RUNNING else SliceStatus.RELOAD_FAILED
-
-
-_ONE_DAY = timedelta(days=1)
+    if complete is is_good(state):
+        status = status_of(state)
+    elif complete:
+        status = SliceStatus.RELOADING if state is State.RUNNING else SliceStatus.RELOAD_FAILED
+    else:
+        status = SliceStatus.EARLY if over else SliceStatus.OPEN
+    return Cell(status, complete, over, started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,33 +251,24 @@ class Gap:
 
     @property
     def slices(self) -> int:
-        """Count the slices."""
+        """Return how many slices it has."""
         return ((self.end - self.start).days + 1) * len(self.shards)
 
 
 def find_gaps(coverage: Coverage) -> list[Gap]:
-    """Fold the incomplete slices into ranges, each as long as it can be, by load and shard."""
-    return [gap for row in coverage.rows for gap in _ranges(row, coverage.days)]
-
-
-def _ranges(row: Row, days: Sequence[date]) -> Iterator[Gap]:
-    shards = (row.shard.name,)
-    start = end = None
-    for day, cell in zip(days, row.cells, strict=True):
-        if not cell.is_gap:
-            continue
-        if start is not None and end == day - _ONE_DAY:
-            end = day
-            continue
-        if start is not None and end is not None:
-            yield Gap(row.load.name, shards, start, end)
-        start = end = day
-    if start is not None and end is not None:
-        yield Gap(row.load.name, shards, start, end)
+    """Return the gaps of each load and shard, consecutive days in one."""
+    gaps = []
+    for row in coverage.rows:
+        cells = zip(coverage.days, row.cells, strict=True)
+        for is_gap, group in groupby(cells, key=lambda cell: cell[1].is_gap):
+            if is_gap:
+                days = [day for day, _ in group]
+                gaps.append(Gap(row.load.name, (row.shard.name,), days[0], days[-1]))
+    return gaps
 
 
 def fold_shards(gaps: Iterable[Gap]) -> list[Gap]:
-    """Put the shards of a load that lack the same days into one gap, in the order of load and day."""
+    """Return one gap for the shards of a load that lack the same days, in the order of load and day."""
     together: dict[tuple[str, date, date], tuple[str, ...]] = {}
     for gap in gaps:
         key = (gap.load, gap.start, gap.end)
@@ -289,10 +277,10 @@ def fold_shards(gaps: Iterable[Gap]) -> list[Gap]:
 
 
 def fill_command(gap: Gap, project: Path | None = None, *, named: bool = True) -> str:
-    """Give the command that fills the gap.
+    """Return the command that fills the gap, with its shards if they are to be `named`.
 
-    Its shards need not be `named` where no other slice of the load in its days is incomplete. `project` is the
-    project's folder, where the command was told it, as it was told.
+    Without them it also fills the other incomplete slices of the load in these days. `project` is the value of
+    --project, if it was given.
     """
     words = ["dwhctl", "backfill", gap.load, "-s", str(gap.start), "-e", str(gap.end), "--only-missing"]
     if named:
@@ -301,7 +289,7 @@ def fill_command(gap: Gap, project: Path | None = None, *, named: bool = True) -
 
 
 def look_back(project: Project, tasks: Tasks, days: tuple[date, ...], now: datetime) -> Coverage:
-    """Say where each slice stands now. Raise SessionsError."""
+    """Return the status of each slice now. Raise SessionsError."""
     store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
     if store is None:
         return cover(project, None, tasks, days, now)

@@ -52,10 +52,10 @@ LOOKS: Mapping[SliceStatus, StatusStyle] = {
 def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str] = ()) -> list[Text]:
     """Give the lines that explain these statuses, the best first, no wider than the terminal."""
     lines = [Text()]
-    found = sorted(set(statuses), key=lambda standing: BADNESS[standing])
+    found = sorted(set(statuses), key=lambda status: BADNESS[status])
     entries = [
         Text.assemble((f" {look.letter} ", look.style), f" {look.words}")
-        for look in (LOOKS[standing] for standing in found)
+        for look in (LOOKS[status] for status in found)
     ]
     for entry in [*entries, *map(Text, more)]:
         gap = "   " if lines[-1] else ""
@@ -195,8 +195,8 @@ def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
 
 
 def _mark(cells: Sequence[Cell]) -> Mark:
-    statuses = Counter(cell.standing for cell in cells)
-    not_expected = {standing: statuses.pop(standing, 0) for standing in NOT_EXPECTED}
+    statuses = Counter(cell.status for cell in cells)
+    not_expected = {status: statuses.pop(status, 0) for status in NOT_EXPECTED}
     expected = len(cells) - sum(not_expected.values())
     if not expected:
         return Mark(max(not_expected, key=not_expected.__getitem__))

@@ -59,7 +59,7 @@ def timeline_picture(timeline: Timeline, size: tuple[int, int] | None = None) ->
     lines += [Text(), paper.axis()]
     lines += [paper.lane(lane) for lane in timeline.lanes]
     lines += paper.waits()
-    statuses = {_standing(bar) for bar in timeline.bars}
+    statuses = {_status(bar) for bar in timeline.bars}
     unknown = any(lane.worker is None and lane.report is None for lane in timeline.lanes)
     more = [f"{_NO_WORKER}: no worker had it, or nobody wrote down which"] if unknown else []
     return [*lines, Text(), *legend(statuses, width, [*paper.most_waiting, *more])]
@@ -71,7 +71,7 @@ def _titles(timeline: Timeline, width: int) -> list[Text]:
     hosts = ", ".join(sorted({one.host for one in sessions if one.host}))
     took = (timeline.end - timeline.start).total_seconds()
     title = f"run {timeline.run_id}" + (f" on {hosts}" if hosts else "") + f", {shown_time(timeline.start)}"
-    states = Counter(map(_standing, timeline.bars))
+    states = Counter(map(_status, timeline.bars))
     parts = [
         f"{states[one]:,} {one.value.replace('_', ' ')}" for one in sorted(states, key=BADNESS.__getitem__)
     ]
@@ -98,7 +98,7 @@ def _effort(timeline: Timeline, took: float) -> str:
     return f"; workers {min(busy / took / len(workers), 1.0):.0%} busy"
 
 
-def _standing(bar: Bar) -> SliceStatus:
+def _status(bar: Bar) -> SliceStatus:
     return status_of(bar.session.state)
 
 
@@ -141,11 +141,11 @@ class _Paper:
         drawn = Text(f"{_name(lane):{self._left}}", style="dim")
         at = 0
         for first, last, bars in self._columns(lane.bars):
-            worst = max(bars, key=lambda bar: BADNESS[_standing(bar)])
+            worst = max(bars, key=lambda bar: BADNESS[_status(bar)])
             room = last - first + 1
             drawn.append(" " * (first - at))
             # The end of a bar is parted from the next one's beginning.
-            look = LOOKS[_standing(worst)]
+            look = LOOKS[_status(worst)]
             text = self._label(worst, room - 1 if room > 2 else room)
             drawn.append(text, look.style)
             at = first + len(text)
@@ -170,7 +170,7 @@ class _Paper:
 
     def _label(self, bar: Bar, room: int) -> str:
         """Write the letter, and as much of the slice's name as there is room for."""
-        one, letter = bar.session, LOOKS[_standing(bar)].letter
+        one, letter = bar.session, LOOKS[_status(bar)].letter
         again = f" #{one.attempt}" if one.attempt > 1 else ""
         day = f" {one.day:%m-%d}" if self._has_many_days else ""
         load = f" {one.load}" if self._has_many_loads and one.shard is not None else ""
