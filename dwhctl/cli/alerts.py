@@ -46,7 +46,7 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
     from dwhctl.cli.common.output import say, tell
     from dwhctl.cli.common.summary import show_alerts
     from dwhctl.core.words import one_line, shown_command
-    from dwhctl.monitor.watch import exit_code_of, run_watch
+    from dwhctl.monitor.watch import run_watch
 
     project = settings.open_project()
     typed = shown_command(sys.argv[1:])
@@ -58,7 +58,7 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
     elif not report.missed and not settings.quiet:
         say(f"all in time: {', '.join(sla.name for sla in report.slas)}")
     show_alerts(report.alerts, settings)
-    return exit_code_of(report)
+    return ExitCode.FAILED if report.missed else ExitCode.DONE
 
 
 def _say_missed(sla: Sla, zone: ZoneInfo) -> None:

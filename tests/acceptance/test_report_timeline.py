@@ -138,7 +138,7 @@ def test_sessions_of_an_earlier_version_are_drawn_side_by_side(
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"worker \? +L abakan ─+ +L chita ─+", lines[4])
     assert re.fullmatch(r"worker \? +L achinsk ─+", lines[5])
-    assert "worker ?: no worker had it, or nobody wrote down which" in lines[-1]
+    assert "worker ?: no worker had it, or it is not known which" in lines[-1]
 
 
 def test_what_runs_is_drawn_until_now_but_no_longer_than_it_can_live(

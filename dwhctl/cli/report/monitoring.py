@@ -14,7 +14,7 @@ from dwhctl.cli.common.output import paint, say, screen, write_out
 from dwhctl.cli.report.group import View, exit_code_option, report_command
 from dwhctl.core.errors import ExitCode, StateDirError
 from dwhctl.core.words import one_line, printable_json
-from dwhctl.monitor.freshness import Sla, look
+from dwhctl.monitor.freshness import Sla, read_slas
 from dwhctl.monitor.timeline import Bar, read_run, timeline_of
 from dwhctl.project.days import format_duration
 from dwhctl.runtime.locks import StateDir
@@ -67,7 +67,7 @@ def sla_command(view: View, *, exit_code: bool) -> ExitCode:
       dwhctl report sla --exit-code --quiet || echo 'something is late'
     """
     with view.history() as store:
-        slas = look(view.project, store, view.now)
+        slas = read_slas(view.project, store, view.now)
     view.show(SLA, slas, "no load and no report has a deadline or a max_age")
     return ExitCode.FAILED if exit_code and any(sla.missed for sla in slas) else ExitCode.DONE
 
