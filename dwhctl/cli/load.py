@@ -27,7 +27,6 @@ from dwhctl.core.words import shown_command
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from datetime import date
 
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import Listener, RunResult
@@ -69,22 +68,12 @@ loading_options = with_options(
 )
 
 
-def open_for(
-    settings: Settings, loads: tuple[str, ...], options: dict[str, Any]
-) -> tuple[Project, tuple[str, ...]]:
+def _open(settings: Settings, loads: tuple[str, ...], table: str | None) -> tuple[Project, tuple[str, ...]]:
     """Open the project, and return it with the loads; with --table, the shadow of the one load."""
     from dwhctl.project.names import with_shadow
 
-    project, table = settings.open_project(), options.pop("table")
-    return (project, loads) if table is None else with_shadow(project, loads, table)
-
-
-def request_of(days: tuple[date, ...], loads: tuple[str, ...], options: dict[str, Any]) -> LoadRequest:
-    """Return the request for these days and loads."""
-    from dwhctl.runtime.plan import LoadRequest
-
-    typed = shown_command(sys.argv[1:])
-    return LoadRequest(days=days, loads=tuple(dict.fromkeys(loads)), command=typed, **options)
+    project = settings.open_project()
+    return (project, tuple(dict.fromkeys(loads))) if table is None else with_shadow(project, loads, table)
 
 
 def load_and_show(
@@ -144,7 +133,14 @@ def _run(
 @common_options
 @pass_settings
 def command(
-    settings: Settings, /, loads: tuple[str, ...], day: str, lookback: int, dry_run: bool, **options: Any
+    settings: Settings,
+    /,
+    loads: tuple[str, ...],
+    day: str,
+    lookback: int,
+    dry_run: bool,
+    table: str | None,
+    **options: Any,
 ) -> ExitCode:
     """Load the day D of every LOAD (or of those given) from all shards.
 
@@ -158,10 +154,11 @@ def command(
       dwhctl load orders --date 2020-07-13 --shard 'mos*' --dry-run
       dwhctl load orders --date yesterday --table stage.orders_new
     """
-    from dwhctl.runtime.plan import days_back
+    from dwhctl.runtime.plan import LoadRequest, days_back
 
-    project, loads = open_for(settings, loads, options)
-    request = request_of(days_back(chosen_day(project, "--date", day), lookback), loads, options)
+    project, loads = _open(settings, loads, table)
+    days = days_back(chosen_day(project, "--date", day), lookback)
+    request = LoadRequest(days=days, loads=loads, command=shown_command(sys.argv[1:]), **options)
     return _run(project, request, settings, dry_run=dry_run)
 
 
@@ -175,8 +172,16 @@ def command(
 @common_options
 @pass_settings
 def backfill_command(
-    settings: Settings, /, loads: tuple[str, ...], start: str, end: str, reverse: bool, dry_run: bool, **options: Any
-) -> ExitCode:  # fmt: skip
+    settings: Settings,
+    /,
+    loads: tuple[str, ...],
+    start: str,
+    end: str,
+    reverse: bool,
+    dry_run: bool,
+    table: str | None,
+    **options: Any,
+) -> ExitCode:
     """Load every day from START to END of every LOAD (or of those given) from all shards.
 
     The days come in order, the oldest first, and slices of several days run at once. Each load and day has its own
@@ -189,13 +194,14 @@ def backfill_command(
       dwhctl backfill orders -s -14d -e yesterday --reverse
       dwhctl backfill orders -s 2020-07-01 -e 2020-07-13 --shard 'mos*' --dry-run
     """
-    from dwhctl.runtime.plan import loads_with_days
+    from dwhctl.runtime.plan import LoadRequest, loads_with_days
 
-    project, loads = open_for(settings, loads, options)
+    project, loads = _open(settings, loads, table)
     days = chosen_days(project, start, end, newest_first=reverse)
     filled, without_days = loads_with_days(project, loads)
     for name in without_days:
         tell(f"left out: load {name} has no slice_by, so it has no days to fill")
     # A ping would say that the day's load succeeded; a backfill does not know that.
-    request = request_of(days, filled, {**options, "pings": False})
+    command = shown_command(sys.argv[1:])
+    request = LoadRequest(days=days, loads=filled, command=command, pings=False, **options)
     return _run(project, request, settings, dry_run=dry_run, show_plan_first=True)

@@ -90,15 +90,10 @@ def status_of(state: State) -> SliceStatus:
     return _STATUSES.get(state, SliceStatus.UNKNOWN)
 
 
-_BEFORE_START, _AFTER_END, _NOT_YET, _MISSING = (
-    Cell(status, complete=False, over=status is SliceStatus.MISSING, started=None)
-    for status in (
-        SliceStatus.BEFORE_START,
-        SliceStatus.AFTER_END,
-        SliceStatus.NOT_YET,
-        SliceStatus.MISSING,
-    )
-)
+_BEFORE_START = Cell(SliceStatus.BEFORE_START, complete=False, over=False, started=None)
+_AFTER_END = Cell(SliceStatus.AFTER_END, complete=False, over=False, started=None)
+_NOT_YET = Cell(SliceStatus.NOT_YET, complete=False, over=False, started=None)
+_MISSING = Cell(SliceStatus.MISSING, complete=False, over=True, started=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +151,7 @@ def cover(
     project: Project, store: SessionStore | None, tasks: Tasks, days: tuple[date, ...], now: datetime
 ) -> Coverage:
     """Return the status of each slice. Without a store (no run has made its table yet) none was tried."""
-    ends = _Ends(project, days)
+    ends: dict[str | None, list[datetime]] = {}  # by the clock: shards of one zone have the same
     rows: list[Row] = []
     for load, shards in tasks:
         first = first_day(store, load)
@@ -164,9 +159,12 @@ def cover(
         for place, shard in enumerate(shards):
             begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
             found = latest.get(place, {})
+            clock = shard.zone if load.slice_zone == "wall" else None
+            if clock not in ends:
+                ends[clock] = _ends(project, load, shard, days)
             cells = [
                 _not_expected(shard, begins, day) or _cell(found.get(number), end, now)
-                for number, (day, end) in enumerate(zip(days, ends.of(load, shard), strict=True))
+                for number, (day, end) in enumerate(zip(days, ends[clock], strict=True))
             ]
             rows.append(Row(load, shard, tuple(cells)))
     return Coverage(days, tuple(rows))
@@ -208,21 +206,9 @@ def _latest(
     return found
 
 
-class _Ends:
-    """The ends of the days of a load and shard: computed once for each clock."""
-
-    def __init__(self, project: Project, days: tuple[date, ...]) -> None:
-        self._project = project
-        self._days = days
-        self._known: dict[str | None, list[datetime]] = {}
-
-    def of(self, load: Load, shard: Shard) -> list[datetime]:
-        """Return the instants, in UTC, at which the slices of the days are over."""
-        clock = shard.zone if load.slice_zone == "wall" else None
-        if clock not in self._known:
-            slices = [make_slice(self._project, load, shard, day) for day in self._days]
-            self._known[clock] = [found.end_at for found in slices if found.end_at is not None]
-        return self._known[clock]
+def _ends(project: Project, load: Load, shard: Shard, days: Sequence[date]) -> list[datetime]:
+    slices = (make_slice(project, load, shard, day) for day in days)
+    return [found.end_at for found in slices if found.end_at is not None]
 
 
 def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:

@@ -49,9 +49,9 @@ def clean_up_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Rem
     try:
         return [
             _removed("work locks", _files(state.work_locks, "*.lock"), old, _remove_lock, dry_run=dry_run),
-            _removed("staging", _staging(state), old, _remove_folder, dry_run=dry_run),
-            _removed("spill", left_behind(folder), _ANY_AGE, _remove_folder, dry_run=dry_run),
-            _removed("logs", _files(state.logs, "*"), before, _remove_file, dry_run=dry_run),
+            _removed("staging", _staging(state), old, _remove, dry_run=dry_run),
+            _removed("spill", left_behind(folder), _ANY_AGE, _remove, dry_run=dry_run),
+            _removed("logs", _files(state.logs, "*"), before, _remove, dry_run=dry_run),
         ]
     except OSError as error:
         raise StateDirError(f"the state folder {folder} cannot be cleaned up: {error}") from error
@@ -102,20 +102,17 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _remove(path: Path, dry_run: bool) -> bool:
+    if not dry_run:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return True
+
+
 def _remove_lock(path: Path, dry_run: bool) -> bool:
     return Lock(path).remove_if_free(dry_run=dry_run)
-
-
-def _remove_folder(path: Path, dry_run: bool) -> bool:
-    if not dry_run:
-        shutil.rmtree(path)
-    return True
-
-
-def _remove_file(path: Path, dry_run: bool) -> bool:
-    if not dry_run:
-        path.unlink(missing_ok=True)
-    return True
 
 
 #: Dead runs and their retries are corrected by the sessions of the last days.

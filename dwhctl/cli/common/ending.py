@@ -228,17 +228,25 @@ def _is_scheduled(arguments: Sequence[str]) -> bool:
     from dwhctl.core.words import SCHEDULED
 
     given = set(arguments)
-    return SCHEDULED in given and _command(arguments) in _WORKING and not {"--dry-run", "--help"} & given
+    return (
+        SCHEDULED in given
+        and _command_and_project(arguments)[0] in _WORKING
+        and not {"--dry-run", "--help"} & given
+    )
 
 
-def _command(arguments: Sequence[str]) -> str | None:
+def _command_and_project(arguments: Sequence[str]) -> tuple[str | None, Path | None]:
+    """Return the command and the --project of arguments that click has refused."""
+    command, project = None, None
     left = iter(arguments)
     for argument in left:
         if argument == "--project":
-            next(left, None)
+            project = next(left, project)
+        elif argument.startswith("--project="):
+            project = argument.partition("=")[2]
         elif not argument.startswith("-"):
-            return argument
-    return None
+            command = command or argument
+    return command, Path(project) if project is not None else None
 
 
 def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
@@ -249,23 +257,14 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
 
+    name, given = _command_and_project(arguments)
     try:
-        root = find_project(settings.project or _project_of(arguments))
+        root = find_project(settings.project or given)
     except ConfigError:
         return []  # without a project there is no channel
     project = read_for_alerts(root)
     if project is None or not project.alerts:
         return []
     use_project(project)
-    kind = RunKind(_WORKING[_command(arguments) or ""])
-    return [alert.words() for alert in tell_of_usage_error(project, shown_command(arguments), message, kind)]
-
-
-def _project_of(arguments: Sequence[str]) -> Path | None:
-    """Return the project of the arguments: where the first of them is wrong, click has read none."""
-    for number, argument in enumerate(arguments):
-        if argument == "--project" and number + 1 < len(arguments):
-            return Path(arguments[number + 1])
-        if argument.startswith("--project="):
-            return Path(argument.partition("=")[2])
-    return None
+    sent = tell_of_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
+    return [alert.words() for alert in sent]

@@ -194,11 +194,10 @@ wait_option = click.option(
 
 
 class CommandEntry(NamedTuple):
-    """The module of a command, its line in the help of the group, and the name it has in the module."""
+    """The module of a command within the group's package, and its line in the help of the group."""
 
     module: str
     summary: str
-    attribute: str = "command"
 
 
 class CommandGroup(click.Group):
@@ -219,6 +218,7 @@ class CommandGroup(click.Group):
 class LazyGroup(CommandGroup):
     """A group that prints its help without importing its commands."""
 
+    package = "dwhctl.cli"
     table: Mapping[str, CommandEntry] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -226,13 +226,13 @@ class LazyGroup(CommandGroup):
         return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import one command."""
+        """Import one command: the module's `<name>_command`, or its only `command`."""
         entry = self.table.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(entry.module), entry.attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{entry.module}.{entry.attribute} is not a command")
+        module = importlib.import_module(f"{self.package}.{entry.module}")
+        own = f"{cmd_name.replace('-', '_')}_command"
+        command: click.Command = getattr(module, own if hasattr(module, own) else "command")
         command.short_help = entry.summary
         return command
 

@@ -31,44 +31,24 @@ if TYPE_CHECKING:
     from dwhctl.sessions import SessionStore
 
 T = TypeVar("T")
-COMMANDS: dict[str, CommandEntry] = {
-    # In the order in which a person needs them.
-    "failures": CommandEntry(
-        "dwhctl.cli.report.slices", "What is failing now, since when and why.", "failures_command"
-    ),
-    "gaps": CommandEntry(
-        "dwhctl.cli.report.slices", "What is missing, and the command that fills it.", "gaps_command"
-    ),
-    "sla": CommandEntry(
-        "dwhctl.cli.report.monitoring", "Deadlines and ages, and whether they are kept.", "sla_command"
-    ),
-    "grid": CommandEntry(
-        "dwhctl.cli.report.slices", "Shards down, days across: the state of every slice.", "grid_command"
-    ),
-    "runs": CommandEntry("dwhctl.cli.report.history", "One line for each run.", "runs_command"),
-    "sessions": CommandEntry(
-        "dwhctl.cli.report.history", "Each attempt to load a slice.", "sessions_command"
-    ),
-    "timeline": CommandEntry(
-        "dwhctl.cli.report.monitoring", "What a run did when, on which worker.", "timeline_command"
-    ),
-    "log": CommandEntry("dwhctl.cli.report.monitoring", "What a run logged while it worked.", "log_command"),
-    "metrics": CommandEntry(
-        "dwhctl.cli.report.monitoring", "Numbers for Prometheus, as OpenMetrics text.", "metrics_command"
-    ),
-    "durations": CommandEntry(
-        "dwhctl.cli.report.history", "How long each shard takes, the slowest first.", "durations_command"
-    ),
-    "alerts": CommandEntry(
-        "dwhctl.cli.report.monitoring",
-        "What was sent to the channels, and what could not be.",
-        "alerts_command",
-    ),
+#: In the order in which a person needs them.
+COMMANDS = {
+    "failures": CommandEntry("slices", "What is failing now, since when and why."),
+    "gaps": CommandEntry("slices", "What is missing, and the command that fills it."),
+    "sla": CommandEntry("monitoring", "Deadlines and ages, and whether they are kept."),
+    "grid": CommandEntry("slices", "Shards down, days across: the state of every slice."),
+    "runs": CommandEntry("history", "One line for each run."),
+    "sessions": CommandEntry("history", "Each attempt to load a slice."),
+    "timeline": CommandEntry("monitoring", "What a run did when, on which worker."),
+    "log": CommandEntry("monitoring", "What a run logged while it worked."),
+    "metrics": CommandEntry("monitoring", "Numbers for Prometheus, as OpenMetrics text."),
+    "durations": CommandEntry("history", "How long each shard takes, the slowest first."),
+    "alerts": CommandEntry("monitoring", "What was sent to the channels, and what could not be."),
 }
 
 
 class _Report(LazyGroup):
-    table = COMMANDS
+    package, table = "dwhctl.cli.report", COMMANDS
 
 
 @click.group("report", cls=_Report)
@@ -204,7 +184,7 @@ class View:
             raise UsageError(f"{problem} {quoted(text)}; {meant(self.project, text, known)}")
 
 
-def report_command(
+def define_report(
     name: str, *options: Option, form: Option | None = format_option
 ) -> Callable[[Callable[..., ExitCode | None]], click.Command]:
     """Make a command of a function of a View and of these options; every report has --format and the common ones."""

@@ -15,8 +15,8 @@ from dwhctl.cli.report.group import (
     STATE_STYLES,
     View,
     count_style,
+    define_report,
     load_option,
-    report_command,
     state_style,
 )
 from dwhctl.sessions import Session, State
@@ -56,7 +56,7 @@ SESSIONS: Listing[Session] = Listing(
 )
 
 
-@report_command(
+@define_report(
     "sessions",
     click.option(
         "--state",
@@ -68,10 +68,7 @@ SESSIONS: Listing[Session] = Listing(
     load_option,
     shards_option,
     click.option(
-        "--run",
-        "run_id",
-        metavar="RUN",
-        help="Only sessions of this run: its id, its beginning, or 'last'.",
+        "--run", "run_id", metavar="RUN", help="Only sessions of this run: its id, its beginning, or 'last'."
     ),
     days_option(
         "Only sessions that began in the last N days; by default 14 days, but the newest 200,000 sessions at most,"
@@ -152,7 +149,7 @@ RUNS: Listing[PastRun] = Listing(
 )
 
 
-@report_command(
+@define_report(
     "runs",
     limit_option(20, "The newest N runs.", 100_000),
     days_option("Only runs that began in the last N days.", MOST_PAST_DAYS),
@@ -197,7 +194,7 @@ DURATIONS: Listing[TaskDurations] = Listing(
 )
 
 
-@report_command(
+@define_report(
     "durations",
     days_option(
         "Sessions of the last N days; by default 14 days, but the newest 200,000 sessions at most.",

@@ -11,7 +11,7 @@ from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import limit_option
 from dwhctl.cli.common.output import paint, say, screen, write_out
-from dwhctl.cli.report.group import View, exit_code_option, report_command
+from dwhctl.cli.report.group import View, define_report, exit_code_option
 from dwhctl.core.errors import ExitCode, StateDirError
 from dwhctl.core.words import one_line, printable_json
 from dwhctl.monitor.freshness import Sla, read_slas
@@ -49,7 +49,7 @@ SLA: Listing[Sla] = Listing(
 )
 
 
-@report_command("sla", exit_code_option("End with 1 if something is missed, for scripts."))
+@define_report("sla", exit_code_option("End with 1 if something is missed, for scripts."))
 def sla_command(view: View, *, exit_code: bool) -> ExitCode:
     """Show each load and report that has a `deadline` or a `max_age`, and whether it keeps them.
 
@@ -72,7 +72,7 @@ def sla_command(view: View, *, exit_code: bool) -> ExitCode:
     return ExitCode.FAILED if exit_code and any(sla.missed for sla in slas) else ExitCode.DONE
 
 
-@report_command(
+@define_report(
     "metrics",
     click.option(
         "--output",
@@ -113,7 +113,7 @@ ALERTS: Listing[Listed] = Listing(
 )
 
 
-@report_command(
+@define_report(
     "alerts",
     limit_option(20, "How many.", 100_000),
     click.option(
@@ -161,7 +161,7 @@ TIMELINE: Listing[Bar] = Listing(
 run_argument = click.argument("run", metavar="RUN")
 
 
-@report_command("timeline", run_argument)
+@define_report("timeline", run_argument)
 def timeline_command(view: View, *, run: str) -> None:
     """Show what the run RUN did when, on which worker. RUN is its id, the beginning of it, or 'last'.
 
@@ -182,7 +182,7 @@ def timeline_command(view: View, *, run: str) -> None:
         TIMELINE.show(timeline.bars, view.form)
 
 
-@report_command(
+@define_report(
     "log",
     run_argument,
     click.option("--session", type=click.IntRange(1), metavar="ID", help="Only of this session (etl_id)."),

@@ -18,9 +18,9 @@ from dwhctl.cli.report.group import (
     MOST_PAST_DAYS,
     View,
     count_style,
+    define_report,
     exit_code_option,
     load_option,
-    report_command,
 )
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.monitor.coverage import (
@@ -51,7 +51,7 @@ GRID: Listing[tuple[Row, date, Cell]] = Listing(
 )
 
 
-@report_command(
+@define_report(
     "grid",
     loads_argument,
     days_option(f"So many days up to today. {_FEWER}", MOST_DAYS),
@@ -93,7 +93,7 @@ def grid_command(
 GAPS: Listing[tuple[object, ...]] = Listing("load", "shard", "start", "end", "slices", "command")
 
 
-@report_command(
+@define_report(
     "gaps",
     loads_argument,
     start_option("The first day to check"),
@@ -177,7 +177,7 @@ _MOST_COMMANDS = 5
 _LONGEST_NAMES = 40
 
 
-@report_command(
+@define_report(
     "failures",
     days_option(
         "Slices whose last session ended in the last N days, whatever their date.",
