@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
 
 NEXT: Listing[tuple[object, ...]] = Listing(
-    "at", ListingColumn("machine_time", spare=2), "command", ListingColumn("names", is_text=True, spare=1)
+    "at", "machine_time", "command", ListingColumn("names", is_text=True), spare=("names", "machine_time")
 )
 #: How far ahead a clock change is told of: the next two are within it.
 _LOOK_AHEAD_DAYS = 366

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
 from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
 from dwhctl.cli.common.output import say, screen, write_out
 from dwhctl.core.errors import DwhctlError, UsageError
 from dwhctl.core.words import nearest, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from click.shell_completion import CompletionItem
 
 #: Longer lines are tiring to read.
 MOST_COLUMNS = 120

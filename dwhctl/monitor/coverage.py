@@ -10,27 +10,24 @@ from __future__ import annotations
 
 import enum
 import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TypeVar
 
 from dwhctl.core.errors import UsageError
 from dwhctl.project.days import make_slice
+from dwhctl.project.loads import Load, Shard
+from dwhctl.project.model import Project
 from dwhctl.runtime.plan import chosen_tasks
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import State, as_time, completes, is_good
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
-    from pathlib import Path
-
-    from dwhctl.project.loads import Load, Shard
-    from dwhctl.project.model import Project
-    from dwhctl.sessions.store import SessionStore
-
-
+_K = TypeVar("_K")
+_T = TypeVar("_T")
 #: A default period has at most so many slices, so that a report takes about a second.
 MANY_SLICES = 100_000
 
@@ -260,6 +257,14 @@ def fold_shards(gaps: Iterable[Gap]) -> list[Gap]:
         key = (gap.load, gap.start, gap.end)
         together[key] = together.get(key, ()) + gap.shards
     return [Gap(load, shards, start, end) for (load, start, end), shards in sorted(together.items())]
+
+
+def grouped(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]:
+    """Return the items by key, both in the order of the items."""
+    groups: dict[_K, list[_T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def fill_command(gap: Gap, project: Path | None = None, *, named: bool = True) -> str:

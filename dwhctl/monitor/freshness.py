@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import enum
 import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from datetime import date, datetime, time, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
 
 from dwhctl.monitor.coverage import Gap, bearable_days, cover, days_until, fill_command, first_day
 from dwhctl.project.checks import task_name
 from dwhctl.project.days import first_showing, make_slice, start_of_day
-from dwhctl.project.loads import Load
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import date, time
-    from zoneinfo import ZoneInfo
-
-    from dwhctl.project.loads import Report, Shard
-    from dwhctl.project.model import Project
-    from dwhctl.sessions.store import SessionStore
-
+from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.model import Project
+from dwhctl.sessions.store import SessionStore
 
 _DAY = timedelta(days=1)
 

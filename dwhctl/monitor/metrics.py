@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
@@ -12,17 +13,11 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from dwhctl.core.errors import DwhctlError
 from dwhctl.core.files import write_whole
 from dwhctl.project.checks import task_name
+from dwhctl.project.model import Project
 from dwhctl.runtime.failures import DAYS, Failures
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.task_states import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from datetime import date
-    from pathlib import Path
-
-    from dwhctl.project.model import Project
 
 _LABELS = ("project", "kind", "load")
 _STATES = (*(state.value for state in State), NEVER_TRIED)

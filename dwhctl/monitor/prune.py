@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from dwhctl.core.errors import StateDirError, UsageError
 from dwhctl.core.waiting import caught_signals
+from dwhctl.project.model import Project
 from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import open_if_there, open_store
+from dwhctl.sessions.store import SessionStore
 from dwhctl.systems.duckdb.spill import left_behind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from dwhctl.project.model import Project
-    from dwhctl.sessions.store import SessionStore
-
 
 #: What is younger may belong to a run that is about to begin.
 _OLD = timedelta(days=7)

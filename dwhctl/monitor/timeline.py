@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
-from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+from dwhctl.monitor.coverage import grouped
+from dwhctl.project.model import Project
+from dwhctl.sessions import REPORT_TIMEOUT, Session, open_if_there
 from dwhctl.sessions.history import SessionRuns, find_run
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from dwhctl.project.model import Project
-    from dwhctl.sessions import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +68,12 @@ class Timeline:
 
     def waits_for_retry(self) -> list[tuple[datetime, datetime]]:
         """Return when slices waited for their next attempt: from the end of one to the start of the next."""
-        by_slice: dict[tuple[str, str | None, object], list[Bar]] = {}
-        for bar in sorted(self.bars, key=lambda bar: bar.session.id):
-            key = (bar.session.load, bar.session.shard, bar.session.day)
-            by_slice.setdefault(key, []).append(bar)
+        bars = sorted(self.bars, key=lambda bar: bar.session.id)
+        by_slice = grouped(bars, lambda bar: (bar.session.load, bar.session.shard, bar.session.day))
         return [
-            (first.closed, second.start) for bars in by_slice.values() for first, second in pairwise(bars)
+            (first.closed, second.start)
+            for slice_bars in by_slice.values()
+            for first, second in pairwise(slice_bars)
         ]
 
     def waits_for_publishing(self) -> list[tuple[datetime, datetime]]:
@@ -108,18 +104,12 @@ def timeline_of(project: Project, run_id: str, sessions: Sequence[Session], now:
     """
     timeouts = {name: load.timeout for name, load in project.loads.items()}
     bars = [_bar(session, now, timeouts) for session in sessions]
-    known: dict[int, list[Bar]] = {}
-    reports: dict[str, list[Bar]] = {}
-    unknown: list[Bar] = []
-    for bar in bars:
-        if bar.session.worker is not None:
-            known.setdefault(bar.session.worker, []).append(bar)
-        elif bar.session.shard is None:
-            reports.setdefault(bar.session.load, []).append(bar)
-        else:
-            unknown.append(bar)
+    workers = grouped(bars, lambda bar: bar.session.worker)
+    others = workers.pop(None, [])
+    reports = grouped((bar for bar in others if bar.session.shard is None), lambda bar: bar.session.load)
+    unknown = [bar for bar in others if bar.session.shard is not None]
     lanes = [
-        *(Lane(number, tuple(known[number])) for number in sorted(known)),
+        *(Lane(number, tuple(workers[number])) for number in sorted(filter(None, workers))),
         *(Lane(None, tuple(attempts), name) for name, attempts in reports.items()),
         *(Lane(None, tuple(packed)) for packed in _pack(unknown)),
     ]

@@ -8,31 +8,26 @@ even when the last one has not ended.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
+from dwhctl.alerts.delivery import Delivery
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind
 from dwhctl.alerts.notifier import tell
 from dwhctl.core.errors import DeadlineMissed, TooOld
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.core.words import shown_time
-from dwhctl.monitor.freshness import read_slas
+from dwhctl.monitor.freshness import Sla, Task, read_slas
 from dwhctl.notify.run import run_notifier
 from dwhctl.project.days import format_duration
+from dwhctl.project.model import Project
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import StateDir, held_work
 from dwhctl.sessions import open_if_there, open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from zoneinfo import ZoneInfo
-
-    from dwhctl.alerts.delivery import Delivery
-    from dwhctl.monitor.freshness import Sla, Task
-    from dwhctl.project.model import Project
 
 #: The name of its lock; no load can have it.
 _LOCK = {"dwhctl.watch": "a watch is running"}

@@ -24,8 +24,7 @@ class ListingColumn(Generic[T]):
 
     `value` takes the value from a row; without it, it is the attribute of this name. `in_table` takes another value
     for tables; False keeps the column out of them. On a terminal `is_text` columns come last and wrap, others never
-    do. Where the table is too wide, columns fall away in the order of `spare`, 1 first. The numbers of an `is_id`
-    column are not grouped. `style` is rich's, by the value of the cell.
+    do. The numbers of an `is_id` column are not grouped. `style` is rich's, by the value of the cell.
     """
 
     name: str
@@ -33,7 +32,6 @@ class ListingColumn(Generic[T]):
     in_table: Callable[[T], object] | bool = True
     is_text: bool = False
     is_id: bool = False
-    spare: int = 0
     style: Callable[[Any], str] | None = None
 
     def of(self, row: T, *, for_table: bool) -> object:
@@ -44,12 +42,16 @@ class ListingColumn(Generic[T]):
 
 
 class Listing(Generic[T]):
-    """The columns of a listing. A row is an object; where no column has a `value`, it may be a tuple of all values."""
+    """The columns of a listing. Where a table is too wide, `spare` columns fall away, the first of them first.
 
-    def __init__(self, *columns: ListingColumn[T] | str) -> None:
+    A row is an object; where no column has a `value`, it may be a tuple of all values.
+    """
+
+    def __init__(self, *columns: ListingColumn[T] | str, spare: Sequence[str] = ()) -> None:
         self.columns = tuple(
             ListingColumn(column) if isinstance(column, str) else column for column in columns
         )
+        self._spare = spare
         self._takes_tuples = not any(column.value for column in self.columns)
 
     @property
@@ -85,7 +87,7 @@ class Listing(Generic[T]):
             from dwhctl.cli.common.table import table_text
 
             # On a terminal it has colours, and a screen made it printable.
-            write(sys.stdout, table_text(columns, cells, longest), as_it_is=sys.stdout.isatty())
+            write(sys.stdout, table_text(columns, cells, self._spare, longest), as_it_is=sys.stdout.isatty())
         elif form == "json":
             objects = [dict(zip(self.names, row, strict=True)) for row in cells]
             text = json.dumps(objects, ensure_ascii=False, indent=2, default=_plain)

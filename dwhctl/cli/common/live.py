@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,12 +18,8 @@ from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line
 from dwhctl.runtime.events import Event, Notice, SliceClosed
 from dwhctl.runtime.failures import reason_of
+from dwhctl.runtime.messages import Failure
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dwhctl.runtime.messages import Failure
 
 SHOWN_FAILURES = 3
 _LEAST_BAR = 8

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from datetime import date
+from typing import Self
 
 from dwhctl.cli.common.output import about, counted, shown_seconds, tell
 from dwhctl.core.waiting import Waiting
@@ -14,10 +16,6 @@ from dwhctl.core.words import one_line, shown_time
 from dwhctl.runtime.events import Event, Notice, RunStarted, SliceClosed, SliceStaged, SliceStarted
 from dwhctl.runtime.failures import reason_of
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import date
 
 Key = tuple[str, str, "date"]
 

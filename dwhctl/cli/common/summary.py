@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from datetime import date
 
+from dwhctl.alerts.delivery import Delivery
 from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.options import Settings
 from dwhctl.cli.common.output import about, counted, say, shown_seconds, tell
 from dwhctl.cli.common.progress import rate_of
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
+from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
-from dwhctl.runtime.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
+from dwhctl.runtime.events import (
+    FailedSlice,
+    Notice,
+    RefreshEvent,
+    RefreshResult,
+    RefreshStarted,
+    ReportClosed,
+    ReportStarted,
+    ReportWaits,
+    RunEnded,
+    RunResult,
+)
+from dwhctl.runtime.failures import FailureGroup
+from dwhctl.runtime.messages import Failure
+from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date
-
-    from dwhctl.alerts.delivery import Delivery
-    from dwhctl.cli.common.options import Settings
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshEvent, RefreshResult, RunResult
-    from dwhctl.runtime.failures import FailureGroup
-    from dwhctl.runtime.messages import Failure
-    from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice
-
 
 _LOADS: Listing[tuple[object, ...]] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
 _SLICES: Listing[PlannedSlice] = Listing(

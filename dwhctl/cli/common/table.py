@@ -54,7 +54,10 @@ _TO_COPY = ("command",)
 
 
 def table_text(
-    columns: Sequence[ListingColumn[Any]], rows: Sequence[Sequence[object]], longest: int | None = None
+    columns: Sequence[ListingColumn[Any]],
+    rows: Sequence[Sequence[object]],
+    spare: Sequence[str] = (),
+    longest: int | None = None,
 ) -> str:
     """Return the table, without a line's end behind it; on a terminal cells are cut at `longest` characters."""
     headers = [column.name.replace("_", " ") for column in columns]
@@ -71,7 +74,7 @@ def table_text(
                 for row, text in zip(rows, texts, strict=True)
             ],
             right[place],
-            spare=column.spare,
+            spare=spare.index(column.name) + 1 if column.name in spare else 0,
             is_text=column.is_text and column.name not in _TO_COPY if has_texts else None,
             comes_last=column.is_text,
         )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow as pa
 
+from dwhctl.project.loads import Shard
+from dwhctl.project.model import Project
 from dwhctl.systems.duckdb import client as engine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from dwhctl.project.loads import Shard
-    from dwhctl.project.model import Project
 
 DAYS = 21
 _CREATE = """

@@ -5,19 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
 from dwhctl.cli.common.output import say
 from dwhctl.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 #: The files of a project, and the templates that they are made from.
 FILES = {

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from datetime import date
+from typing import NamedTuple
 
 from rich.text import Text
 
 from dwhctl.cli.common.output import counted
-from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, SliceStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import date
-
-    from dwhctl.monitor.coverage import Cell, Coverage, Row
+from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, Cell, Coverage, Row, SliceStatus, grouped
 
 
 class StatusStyle(NamedTuple):
@@ -62,8 +57,6 @@ def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[st
         lines[-1].append(gap).append_text(entry)
     return lines
 
-
-_K = TypeVar("_K")
 
 #: More lines of shards are folded where there is no terminal.
 MOST_LINES = 1_000
@@ -151,12 +144,12 @@ def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
             ("server", "shard"),
             tuple(GridLine((row.shard.connection, row.shard.name), _marks([row])) for row in group),
         )
-        for name, group in _grouped(rows, lambda row: row.load.name).items()
+        for name, group in grouped(rows, lambda row: row.load.name).items()
     ]
 
 
 def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
-    groups = _grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
+    groups = grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
     return tuple(GridLine(key, _marks(group)) for key, group in groups.items())
 
 
@@ -177,13 +170,6 @@ def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
 def _completeness(rows: Iterable[Row]) -> str:
     over = [cell.complete for row in rows for cell in row.cells if cell.over]
     return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
-
-
-def _grouped(rows: Sequence[Row], key: Callable[[Row], _K]) -> dict[_K, list[Row]]:
-    groups: dict[_K, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:

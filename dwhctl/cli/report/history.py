@@ -33,27 +33,21 @@ from dwhctl.sessions.history import (
 )
 
 SESSIONS: Listing[Session] = Listing(
-    ListingColumn("id", is_id=True, spare=15),
-    "task_name",
-    ListingColumn("started", spare=16),
-    ListingColumn("finished", spare=13),
-    ListingColumn("successful", spare=5),
-    ListingColumn("loaded_rows", spare=14),
+    ListingColumn("id", is_id=True),
+    "task_name", "started", "finished", "successful", "loaded_rows",
     ListingColumn("comment", is_text=True),
-    ListingColumn("run_id", spare=10),
-    ListingColumn("load", spare=3),
-    ListingColumn("shard", spare=4),
+    "run_id", "load", "shard",
     ListingColumn("slice_date", lambda session: session.day),
-    ListingColumn("attempt", spare=12),
+    "attempt",
     ListingColumn("state", style=state_style),
-    ListingColumn("staged", spare=1),
-    ListingColumn("extracted_rows", spare=9),
-    ListingColumn("bytes", spare=8),
-    ListingColumn("error_class", spare=11),
-    ListingColumn("host", spare=6),
-    ListingColumn("pid", is_id=True, spare=7),
-    ListingColumn("dwhctl_version", spare=2),
-)
+    "staged", "extracted_rows", "bytes", "error_class", "host",
+    ListingColumn("pid", is_id=True),
+    "dwhctl_version",
+    spare=(
+        "staged", "dwhctl_version", "load", "shard", "successful", "host", "pid", "bytes", "extracted_rows",
+        "run_id", "error_class", "attempt", "finished", "loaded_rows", "id", "started",
+    ),
+)  # fmt: skip
 
 
 @define_report(
@@ -113,10 +107,6 @@ def sessions_command(
     view.show(SESSIONS, found, f"no such session in {span}" if store else "", cut=True)
 
 
-def _count(state: str, spare: int = 0) -> ListingColumn[PastRun]:
-    return ListingColumn(state, spare=spare, style=count_style(state))
-
-
 def _works(run: PastRun) -> str:
     """Return the loads and reports of a run; where they are many, only how many."""
     works = []
@@ -129,24 +119,22 @@ def _works(run: PastRun) -> str:
     return ", ".join(works)
 
 
+def _count(state: str) -> ListingColumn[PastRun]:
+    return ListingColumn(state, style=count_style(state))
+
+
 RUNS: Listing[PastRun] = Listing(
-    "run_id",
-    ListingColumn("started", spare=8),
-    ListingColumn("finished", spare=3),
+    "run_id", "started", "finished",
     ListingColumn("loads", lambda run: ", ".join(run.loads), in_table=_works, is_text=True),
     ListingColumn("reports", lambda run: ", ".join(run.reports), in_table=False),
     "slices",
-    _count("loaded"),
-    _count("skipped", spare=4),
-    _count("failed"),
-    _count("up_for_retry", spare=5),
-    _count("abandoned", spare=6),
-    _count("running", spare=7),
-    ListingColumn("rows", spare=9),
-    ListingColumn("seconds", spare=10),
-    ListingColumn("host", spare=2),
-    ListingColumn("pid", is_id=True, spare=1),
-)
+    *map(_count, ("loaded", "skipped", "failed", "up_for_retry", "abandoned", "running")),
+    "rows", "seconds", "host",
+    ListingColumn("pid", is_id=True),
+    spare=(
+        "pid", "host", "finished", "skipped", "up_for_retry", "abandoned", "running", "started", "rows", "seconds",
+    ),
+)  # fmt: skip
 
 
 @define_report(
@@ -186,11 +174,12 @@ _FLAT = 0.1
 DURATIONS: Listing[TaskDurations] = Listing(
     "load",
     "shard",
-    ListingColumn("sessions", lambda task: len(task.seconds), spare=1),
+    ListingColumn("sessions", lambda task: len(task.seconds)),
     "median",
     "p95",
     ListingColumn("last", lambda task: task.seconds[-1]),
-    ListingColumn("trend", lambda task: sparkline(task.trend), spare=2),
+    ListingColumn("trend", lambda task: sparkline(task.trend)),
+    spare=("sessions", "trend"),
 )
 
 

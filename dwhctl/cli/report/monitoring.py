@@ -33,19 +33,20 @@ def _age(sla: Sla) -> str | None:
 
 
 SLA: Listing[Sla] = Listing(
-    ListingColumn("kind", spare=1),
+    "kind",
     "name",
     ListingColumn("state", lambda sla: sla.state.value, style=lambda state: _STYLES.get(state, "")),
     ListingColumn("missing", lambda sla: len(sla.missed)),
     ListingColumn("expected", lambda sla: len(sla.tasks)),
-    ListingColumn("oldest", spare=5),
-    ListingColumn("since", spare=4),
+    "oldest",
+    "since",
     ListingColumn("deadline", lambda sla: None if sla.deadline is None else f"{sla.deadline:%H:%M}"),
-    ListingColumn("next_deadline", spare=3),
+    "next_deadline",
     ListingColumn("max_age", lambda sla: None if sla.max_age is None else format_duration(sla.max_age)),
     ListingColumn("age", _age),
-    ListingColumn("last_success", spare=2),
+    "last_success",
     ListingColumn("command", is_text=True),
+    spare=("kind", "last_success", "next_deadline", "since", "oldest"),
 )
 
 
@@ -103,13 +104,14 @@ def metrics_command(view: View, *, output: Path | None) -> None:
 
 ALERTS: Listing[Listed] = Listing(
     ListingColumn("id", is_id=True),
-    ListingColumn("created", spare=2),
+    "created",
     "channel",
     ListingColumn("subject", is_text=True),
     "state",
-    ListingColumn("answer", is_text=True, spare=3),
-    ListingColumn("attempts", spare=1),
+    ListingColumn("answer", is_text=True),
+    "attempts",
     "sent_at",
+    spare=("attempts", "created", "answer"),
 )
 
 

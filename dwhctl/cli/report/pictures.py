@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rich.text import Text
 
@@ -12,15 +14,8 @@ from dwhctl.cli.common.output import counted, packed, shown_seconds
 from dwhctl.cli.report.grid_picture import STYLES, legend
 from dwhctl.core.words import shown_time
 from dwhctl.monitor.coverage import BADNESS, Gap, SliceStatus, fill_command, fold_shards, status_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date, datetime
-    from pathlib import Path
-
-    from dwhctl.monitor.timeline import Bar, Lane, Timeline
-    from dwhctl.project.model import Project
-
+from dwhctl.monitor.timeline import Bar, Lane, Timeline
+from dwhctl.project.model import Project
 
 _FILE_WIDTH = 160
 _BLOCKS = " ▁▂▃▄▅▆▇█"

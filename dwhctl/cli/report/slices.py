@@ -31,6 +31,7 @@ from dwhctl.monitor.coverage import (
     days_until,
     fill_command,
     find_gaps,
+    grouped,
     look_back,
     sliced_tasks,
 )
@@ -160,18 +161,15 @@ def _span(view: View, tasks: Tasks, start: str | None, end: str | None, days: in
 
 
 FAILURES: Listing[tuple[object, ...]] = Listing(
-    "task_name",
-    ListingColumn("load", spare=2),
-    ListingColumn("shard", spare=1),
-    "streak",
-    ListingColumn("failed", spare=4, style=count_style("failed")),
-    ListingColumn("up_for_retry", spare=3, style=count_style("up_for_retry")),
-    "since",
-    ListingColumn("last_failed", spare=5),
+    "task_name", "load", "shard", "streak",
+    ListingColumn("failed", style=count_style("failed")),
+    ListingColumn("up_for_retry", style=count_style("up_for_retry")),
+    "since", "last_failed",
     ListingColumn("last_error", is_text=True),
     ListingColumn("failed_slices", in_table=False),
     ListingColumn("command", in_table=False),  # in a table they are below it
-)
+    spare=("shard", "load", "up_for_retry", "failed", "last_failed"),
+)  # fmt: skip
 _MOST_COMMANDS = 5
 #: More letters of shards in a line of the table would leave no room for the rest.
 _LONGEST_NAMES = 40
@@ -234,8 +232,14 @@ def failures_command(
     if not view.is_table:
         FAILURES.show([_row([task], failures.command([task], root)) for task in found], view.form)
     else:
-        view.show(FAILURES, map(_row, _groups(view, found)), "nothing is failing", cut=True)
-        _show_commands([failures.command(group, root) for group in _with_equal_days(found)])
+        each = view.settings.verbose
+        with_one_error = grouped(
+            found, lambda task: task.task_name if each or not task.shard else (task.load, task.last.error)
+        )
+        view.show(FAILURES, map(_row, with_one_error.values()), "nothing is failing", cut=True)
+        # One command is for all shards of a load that failed on the same days.
+        of_equal_days = grouped(found, lambda task: (task.load, tuple(failed.day for failed in task.slices)))
+        _show_commands([failures.command(group, root) for group in of_equal_days.values()])
     if left_out:
         names = counted(len(left_out), "task")
         view.tell(f"left out: {names} that are no longer in the configuration; --all shows them")
@@ -246,23 +250,6 @@ def _is_chosen(task: FailingTask, loads: tuple[str, ...], globs: tuple[str, ...]
     shard = task.shard
     fits = shard is not None and any(fnmatch.fnmatchcase(shard, glob) for glob in globs)
     return (not loads or task.load in loads) and (not globs or fits)
-
-
-def _groups(view: View, found: list[FailingTask]) -> Iterable[list[FailingTask]]:
-    """Return the shards of a load with the same last error together; with --verbose each task."""
-    groups: dict[object, list[FailingTask]] = {}
-    for task in found:
-        alone = view.settings.verbose or not task.shard
-        groups.setdefault(task.task_name if alone else (task.load, task.last.error), []).append(task)
-    return groups.values()
-
-
-def _with_equal_days(found: list[FailingTask]) -> Iterable[list[FailingTask]]:
-    """Return the shards of a load that failed on the same days together: one command is for all of them."""
-    groups: dict[object, list[FailingTask]] = {}
-    for task in found:
-        groups.setdefault((task.load, tuple(failed.day for failed in task.slices)), []).append(task)
-    return groups.values()
 
 
 def _row(tasks: list[FailingTask], command: str | None = None) -> tuple[object, ...]:
