@@ -20,10 +20,10 @@ settings.load_profile("dwhctl")
 @pytest.fixture(autouse=True)
 def own_secrets() -> Iterator[None]:
     """Masked is what this test's secrets are, not those of the tests before it."""
-    before = set(secrets._seen)
+    before = set(secrets._secrets)
     yield
-    secrets._seen.intersection_update(before)
-    secrets._pattern = None
+    secrets._secrets.intersection_update(before)
+    secrets._masks = None
 
 
 @pytest.fixture(autouse=True)

@@ -1,24 +1,33 @@
-"""Secrets: referred to in the configuration, revealed where a driver needs them, never shown.
+"""Secrets: referred to in the configuration, revealed where a driver needs them, and masked in all output.
 
-`mask` is the last fence before text leaves the process: it knows every secret that this process has seen.
+Programs quote what they complain about, each in its own way: percent-encoding, JSON, HTML, SQL, Python, a shell,
+base64. One pattern per secret covers them all, mixtures included, character by character.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
+import warnings
+from base64 import b64encode
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.files import read_bytes
-from dwhctl.core.masking import MASKED as MASKED
-from dwhctl.core.masking import Mask, masks
+from dwhctl.core.words import may_show
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
+
 
 _REFERENCES = ("env", "file")
 FORMS = 'a text, { env = "NAME" } or { file = "PATH" }'
@@ -29,63 +38,14 @@ _SENSITIVE = (
     "dsn", "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account",
     "service_key", "token", "keyfile_dict", "webhook_url", "pwd", "credential", "api_hash",
 )  # fmt: skip
-_SHAPES = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
-    r"|\b(?:gh[a-z]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,})"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{30,}|\bsk-[\w-]{20,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\."  # a JSON Web Token
-    r"|\b\d{6,}:[\w-]{30,}"  # a Telegram bot's token
-    r"|://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
-    r"|(?:^|[;\s])(?:pwd|password)=[^\s;]"  # a connection string
-    , re.IGNORECASE,
-)  # fmt: skip
-
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*")
 _PATH = re.compile(r".*/.*")
 
-_seen: set[str] = set()
-_lock = threading.Lock()
-_pattern: tuple[Mask, ...] | None = None
-
-
-def remember(secret: str) -> None:
-    """From now on `mask` hides this text."""
-    global _pattern
-    if not secret or secret in _seen:
-        return
-    if not _seen:
-        from dwhctl.core.masking import mask_logging
-
-        mask_logging()
-    with _lock:
-        _seen.add(secret)
-        _pattern = None
-
-
-def mask(text: str) -> str:
-    """The text with every secret that this process has seen replaced by asterisks, in whatever way it is written."""
-    global _pattern
-    if not _seen:
-        return text
-    with _lock:
-        if _pattern is None:
-            _pattern = masks(_seen)
-        every = _pattern
-    lowered = text.lower()
-    for each in every:
-        text = each.apply(text, lowered)
-    return text
-
 
 def is_sensitive(name: str) -> bool:
-    """Whether this is what people call a secret."""
+    """Return whether people give this name to secrets."""
     normal = re.sub(r"\W+", "_", name.strip().lower())
     return any(word in normal for word in _SENSITIVE)
-
-
-def looks_secret(text: str) -> bool:
-    """Whether a text has the form of a secret: a private key, a known kind of token, a URL with a password."""
-    return _SHAPES.search(text) is not None
 
 
 class Secret:
@@ -98,38 +58,38 @@ class Secret:
             raise ValueError(f"no such kind of secret: {kind}")
         self._kind = kind
         self._text = text
-        self.place = "secret"  # which key it stands at; the reader of the project knows
+        self.place = "secret"  # its key in the configuration, set by the reader of the project
         self.root: Path | None = None  # what a relative path is relative to
         if self.holds_text:
             remember(text)
 
     @property
     def is_literal(self) -> bool:
-        """Whether the secret itself stands in a configuration file."""
+        """Return whether a configuration file holds the secret itself."""
         return self._kind == "literal"
 
     @property
     def is_given(self) -> bool:
-        """Whether a variable of dwhctl's own in the environment holds the secret itself."""
+        """Return whether one of dwhctl's own environment variables holds the secret itself."""
         return self._kind == "environment"
 
     @property
     def variable(self) -> str | None:
-        """The environment variable that it is read from, if it is."""
+        """Return the environment variable that it is read from, if any."""
         return self._text if self._kind == "env" else None
 
     @property
     def path(self) -> Path | None:
-        """The file that it is read from, if it is."""
+        """Return the file that it is read from, if any."""
         return (self.root or Path()) / Path(self._text).expanduser() if self._kind == "file" else None
 
     @property
     def holds_text(self) -> bool:
-        """Whether the secret needs nothing but itself to be revealed."""
+        """Return whether the secret is here, not only a reference to it."""
         return self._kind in {"literal", "environment"}
 
     def reveal(self) -> str:
-        """The secret itself; ConfigError names the key and the remedy when it cannot be had."""
+        """Return the secret itself. Raise ConfigError, with the key and the remedy, when it cannot be read."""
         if self.holds_text:
             return self._text
         secret = self._from_environment() if self._kind == "env" else self._from_file()
@@ -164,9 +124,7 @@ class Secret:
         return value
 
     def _reads_as_reference(self) -> bool:
-        """Whether the reference can be shown: a secret written in its place is neither a variable's name nor a path."""
-        from dwhctl.core.words import may_show
-
+        """Return whether the reference may be shown: a secret in its place is neither a variable's name nor a path."""
         form = _VARIABLE if self._kind == "env" else _PATH
         return form.fullmatch(self._text) is not None and may_show(self._text)
 
@@ -187,12 +145,12 @@ class Secret:
 
     def __setstate__(self, state: tuple[str, str, str, Path | None]) -> None:
         self._kind, self._text, self.place, self.root = state
-        if self.holds_text:  # a worker masks what it was sent
+        if self.holds_text:  # unpickled in a worker, which masks it too
             remember(self._text)
 
     @classmethod
     def of(cls, value: object) -> Secret:
-        """The secret that a value in a configuration file stands for; ValueError when it stands for none."""
+        """Return the secret that a value of a configuration file means. Raise ValueError for any other value."""
         if isinstance(value, Secret):
             return value
         if isinstance(value, str):
@@ -215,8 +173,193 @@ class Secret:
 
 
 def is_reference(value: object) -> TypeGuard[dict[str, str]]:
-    """Whether this is `{ env = "NAME" }` or `{ file = "PATH" }`."""
+    """Return whether this is `{ env = "NAME" }` or `{ file = "PATH" }`."""
     if not isinstance(value, dict) or len(value) != 1:
         return False
     ((kind, text),) = value.items()
     return kind in _REFERENCES and isinstance(text, str) and bool(text)
+
+
+MASKED = "********"
+#: A shorter secret may be any word: it is masked only after the name of a secret, such as `password=`.
+SHORTEST = 6
+# A shorter piece of base64 may be any word.
+_SHORT_BASE64 = 7
+# A line of a secret with several is masked on its own from this length: messages and logs cut texts into lines.
+_LONG_LINE = 16
+_RUN = re.compile(r"[a-z0-9]+")
+_NEW_LINES = re.compile(r"[\r\n]+")
+_NEW_LINE = r"(?:\\*\s|\\+(?:[rn]|[xu]0*[ad])|%(?:25)*0[ad]|&(?:amp;)*\#0*(?:x0*[ad]|1[03]);)+"
+_DOUBLED = frozenset("'\"%$`]")
+_HTML = {"<": "lt", ">": "gt", "&": "amp", '"': "quot", "'": "apos"}
+_LETTERS = {"\t": "t", "\b": "b", "\f": "f", "\v": "v", "\a": "a"}
+_ANNOUNCED = (
+    r"(?:pass(?:word|wd|phrase)?|pwd|token|secret|key|credentials?)[\"'\\]*\s*(?:[:=]>?\s*[\"'\\]*|[\"'])"
+)
+
+
+class Mask:
+    """Hides one secret. The pattern is compiled when a text first holds a part of the secret."""
+
+    def __init__(self, secret: str) -> None:
+        self._is_short = len(secret) < SHORTEST
+        self._secret = _NEW_LINES.sub("\n", secret).strip("\n") or secret
+        # Letters and digits of ASCII are written as they are everywhere: texts without them need no pattern.
+        self._part = max(_RUN.findall(secret.lower()), key=len, default="")
+        self._base64 = _in_base64(secret)
+
+    def apply(self, text: str, lowered: str) -> str:
+        """Replace the secret by asterisks; `lowered` is the text in lower case."""
+        if self._part in lowered:
+            text = self._pattern.sub(_replace, text)
+        for form in self._base64:
+            if form in text:
+                text = text.replace(form, MASKED)
+        return text
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        body = "".join(_run(character, len(list(run))) for character, run in groupby(self._secret))
+        if self._is_short:
+            body = rf"({_ANNOUNCED}){body}(?!\w)|(?<=:){body}(?=@)"
+        return re.compile(body, re.IGNORECASE)
+
+
+_secrets: set[str] = set()
+_lock = threading.Lock()
+_masks: tuple[Mask, ...] | None = None
+
+
+def remember(secret: str) -> None:
+    """Have `mask` hide this text from now on."""
+    global _masks
+    if not secret or secret in _secrets:
+        return
+    if not _secrets:
+        _mask_logging()
+    with _lock:
+        _secrets.add(secret)
+        _masks = None
+
+
+def mask(text: str) -> str:
+    """Replace every secret that this process has read by asterisks, in whatever way it is written."""
+    global _masks
+    if not _secrets:
+        return text
+    with _lock:
+        if _masks is None:
+            # The longest first: one secret may hold another.
+            texts = {
+                text
+                for secret in _secrets
+                for text in (secret, *secret.splitlines())
+                if text == secret or (len(text) >= _LONG_LINE and not text.startswith("-----"))
+            }
+            _masks = tuple(map(Mask, sorted(texts, key=lambda text: (-len(text), text))))
+        masks = _masks
+    lowered = text.lower()
+    for secret in masks:
+        text = secret.apply(text, lowered)
+    return text
+
+
+def _replace(match: re.Match[str]) -> str:
+    announced = match[1] if match.re.groups else None
+    return f"{announced or ''}{MASKED}"
+
+
+def _run(character: str, times: int) -> str:
+    """Return the pattern of a character that is repeated so many times."""
+    if character == "\n":
+        return _NEW_LINE
+    if character.isascii() and character.isalnum():
+        return character * times
+    forms = "|".join(dict.fromkeys(_forms(character)))
+    most = "" if character == "\\" else 2 * times if character in _DOUBLED else times
+    return f"(?:{forms}){{{times},{most}}}"
+
+
+def _forms(character: str) -> Iterator[str]:
+    """Yield every way to write a character that is not a letter or digit of ASCII, the longest first."""
+    # The pattern ignores case, but not in the escapes of letters beyond ASCII.
+    for variant in "".join({character, character.lower(), character.upper()}):
+        octets = variant.encode("utf-8", "surrogatepass")
+        units = variant.encode("utf-16-be", "surrogatepass").hex()
+        yield "".join(f"%(?:25)*{octet:02x}" for octet in octets)
+        yield "".join(rf"\\+x{octet:02x}" for octet in octets)
+        yield "".join(rf"\\+u{units[start : start + 4]}" for start in range(0, len(units), 4))
+        yield rf"\\+(?:x{ord(variant):02x}|u{ord(variant):08x})"
+        yield rf"&(?:amp;)*\#0*(?:{ord(variant)}|x0*{ord(variant):x});"
+        if variant in _HTML:
+            yield rf"&(?:amp;)*{_HTML[variant]};"
+    if character == "'":
+        yield r"""'(?:"'"|\\+')'"""
+    if character == " ":
+        yield r"\+"
+    if character in _LETTERS:
+        yield rf"\\+{_LETTERS[character]}"
+    yield r"\\" if character == "\\" else rf"\\*{re.escape(character)}"
+
+
+def _in_base64(secret: str) -> frozenset[str]:
+    """Return the forms of the secret within a base64 text, as in headers of HTTP and SMTP, wherever it begins there.
+
+    The characters at its edges also hold bits of the neighbouring text, and are left out.
+    """
+    octets = secret.encode("utf-8", "surrogatepass")
+    forms = set()
+    for before in range(3):
+        text = b64encode(bytes(before) + octets).decode().rstrip("=")
+        first, last = -(-8 * before // 6), 8 * (before + len(octets)) // 6
+        forms |= {text[first:last], text[first:last].replace("+", "-").replace("/", "_")}
+    return frozenset(form for form in forms if len(form) >= _SHORT_BASE64)
+
+
+_plain_warning = warnings.formatwarning
+
+
+def mask_python() -> None:
+    """Mask the warnings of this process and the errors that end a thread, a destructor or the process. Idempotent."""
+    warnings.formatwarning = _warning
+    threading.excepthook = _of_thread
+    sys.unraisablehook = _unraisable
+    sys.excepthook = _write_error
+
+
+def _mask_logging() -> None:
+    """Mask the log records that no handler takes: Python writes them to stderr."""
+    import logging  # not at start-up
+
+    class Masked(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return mask(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Masked())
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return mask(_plain_warning(message, category, filename, lineno, line))
+
+
+def _of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is not SystemExit:
+        name = args.thread.name if args.thread else "?"
+        _write_error(args.exc_type, args.exc_value, args.exc_traceback, f"Exception in thread {name}:\n")
+
+
+def _unraisable(args: sys.UnraisableHookArgs) -> None:
+    what = args.err_msg or "Exception ignored"
+    _write_error(args.exc_type, args.exc_value, args.exc_traceback, f"{what}: {type(args.object).__name__}\n")
+
+
+def _write_error(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None, heading: str = ""
+) -> None:
+    import traceback
+
+    if sys.stderr is not None:
+        sys.stderr.write(mask(heading + "".join(traceback.format_exception(kind, error, trace))))

@@ -21,6 +21,7 @@ from dwhctl.project.checks import task_name
 from dwhctl.project.days import first_showing, make_slice, start_of_day
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Project
+from dwhctl.sessions.history import last_successes
 from dwhctl.sessions.store import SessionStore
 
 _DAY = timedelta(days=1)
@@ -171,11 +172,7 @@ class _Check:
     def _read_good(self, tasks: list[str]) -> Mapping[str, _Good]:
         if self._store is None or not tasks:
             return {}
-        rows = self._store.read("looking for the last successes", "last_good", {"tasks": tasks})
-        return {
-            tasks[place]: ((day, started), *(((older, before),) if older is not None else ()))
-            for place, day, started, older, before in rows
-        }
+        return last_successes(self._store, tasks)
 
     def report(self, report: Report) -> Sla:
         good = self._good.get(report.name, ())

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dwhctl.core.errors import StateDirError, UsageError
 from dwhctl.core.waiting import caught_signals
+from dwhctl.project.connections import EmbeddedConnection
 from dwhctl.project.model import Project
 from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import open_if_there, open_store
+from dwhctl.sessions.history import prunable
 from dwhctl.sessions.store import SessionStore
 from dwhctl.systems.duckdb.spill import left_behind
 
@@ -145,7 +147,8 @@ def run_prune(project: Project, request: PruneRequest) -> list[Removal]:
 
 def _of_sessions(project: Project, request: PruneRequest, before: datetime) -> Removal:
     found = open_if_there(project.sessions)
-    has_database = project.sessions.type != "sqlite" or project.sessions.path.exists()
+    sessions = project.sessions
+    has_database = not isinstance(sessions, EmbeddedConnection) or sessions.path.exists()
     if found is None and (request.dry_run or not has_database):
         return Removal("sessions")
     with found or open_store(project.sessions) as store:
@@ -157,7 +160,7 @@ def _of_sessions(project: Project, request: PruneRequest, before: datetime) -> R
 def prune_sessions(store: SessionStore, before: datetime, request: PruneRequest) -> Removal:
     """Prune the sessions that started before that moment, oldest first."""
     looked_at = removed = 0
-    for count, ids in _windows(store, before, request):
+    for count, ids in prunable(store, before, request.window, everything=request.everything):
         looked_at += count
         if not ids or request.dry_run:
             removed += len(ids)
@@ -167,20 +170,3 @@ def prune_sessions(store: SessionStore, before: datetime, request: PruneRequest)
         # Loads wait for the same lock: leave it to them for about as long as it was held.
         time.sleep(min(_LONGEST_PAUSE, max(_LEAST_PAUSE, time.monotonic() - started)))
     return Removal("sessions", looked_at, removed)
-
-
-def _windows(
-    store: SessionStore, before: datetime, request: PruneRequest
-) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield how many rows each window has, and the ids of those that may go."""
-    doing, after = "looking for old sessions", -(2**62)
-    statement = "prune_all" if request.everything else "prune_superseded"
-    [(end,)] = store.read(doing, "prune_end", {})
-    while end is not None:
-        window = {"after": after, "end": end, "size": request.window}
-        [(count, last)] = store.read(doing, "prune_window", window)
-        if not count:
-            return
-        found = store.read(doing, statement, {"after": after, "last": last, "before": before})
-        yield int(count), [int(session_id) for (session_id,) in found]
-        after = last

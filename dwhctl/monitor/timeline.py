@@ -11,7 +11,7 @@ from dwhctl.core.errors import UsageError
 from dwhctl.monitor.coverage import grouped
 from dwhctl.project.model import Project
 from dwhctl.sessions import REPORT_TIMEOUT, Session, open_if_there
-from dwhctl.sessions.history import SessionRuns, find_run
+from dwhctl.sessions.history import find_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
     if store is None:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:
-        run_id = find_run(SessionRuns(store), text)
+        run_id = find_run(store, text)
         if not (sessions := store.of_run(run_id)):
             raise UsageError(f"there is no run '{text}' any more: its sessions are gone")
         return run_id, sessions

@@ -1,142 +1,91 @@
-"""Connections: named access to one system each."""
+"""Connections, each to one system, and the registry of the systems.
+
+The keys of all connections are here; those of one system are in `dwhctl/systems/NAME/system.py`.
+"""
 
 from __future__ import annotations
 
-import os
-import re
+import pkgutil
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
-from dwhctl.core.words import quoted
-from dwhctl.project.fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
-
-_AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
-DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
+from dwhctl.core.words import shown_path
+from dwhctl.project.fields import Host, Listed, NamedTable, ProjectPath, SomeTime, TableWithoutUrls, Text
 
 
 def _no_memory(path: Path) -> Path:
     if path.name == ":memory:":
-        raise ValueError("':memory:' would be another, empty database in every process; name a file")
+        raise ValueError("':memory:' is a new, empty database in every process; write the path of a file")
     return path
-
-
-def _writable(path: Path) -> Path:
-    if "?" in str(path):
-        # DuckDB puts the name of its log before a question mark, as in a URL.
-        raise ValueError(
-            f"{quoted(str(path))} has a '?' in it, which DuckDB cannot write to; name another folder or file"
-        )
-    return path
-
-
-def _amount(text: str) -> str:
-    if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is no amount of memory; write one as 256MiB or 2GiB")
-    return text
 
 
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class _Connection(TableWithoutUrls):
-    """What every connection has."""
+class Connection(NamedTable, TableWithoutUrls):
+    """The keys of every connection."""
 
     default_port: ClassVar[int | None] = None
 
-    name: str = given("the connection's name")
-    max_connections: int = Field(
-        4,
-        ge=1,
-        le=10_000,
-        description="Never more at once, over all dwhctl processes of this project.",
-        examples=[8],
-    )
+    type: str
+    max_connections: int | None = Field(4, ge=1, le=10000, examples=[8])
+    """The most connections at once, over all dwhctl processes of this project."""
+
+    def shard_file(self, database: str) -> Path | None:  # noqa: ARG002 - for systems whose databases are files
+        """Return the file that holds the database; None where databases are not files."""
+        return None
+
+    def warehouse_problem(self) -> str | None:
+        """Return why the connection cannot be a warehouse, or None."""
+        return None
+
+    def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
+        """Return the address for listings; a path is relative to the project's folder `root`."""
+        return ""
 
 
-class _EmbeddedConnection(_Connection):
-    """What every connection to a file has."""
+class EmbeddedConnection(Connection):
+    """The keys of every connection to a file or folder."""
 
-    max_connections: int | None = Field(  # type: ignore[assignment]
-        None,
-        ge=1,
-        le=10_000,
-        description="Never more at once, over all dwhctl processes of this project; no limit when left out.",
-        examples=[8],
-    )
+    path: Path
 
+    max_connections: int | None = Field(None, ge=1, le=10000, examples=[8])
+    """The most connections at once, over all dwhctl processes of this project; left out: no limit."""
 
-class DuckdbConnection(_EmbeddedConnection):
-    """A DuckDB file, or a folder in which each shard's database is `<path>/<database>.duckdb`."""
-
-    type: Literal["duckdb"] = Field("duckdb", description="The kind of system.", examples=["duckdb"])
-    path: Annotated[Database, AfterValidator(_writable)] = Field(
-        description="The file, or the folder of files; relative to the project.",
-        examples=["state/warehouse.duckdb"],
-    )
-    lock_wait: Duration = Field(
-        timedelta(seconds=30),
-        description="How long to wait for a file that another process has open.",
-        examples=["30s"],
-    )
-    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
-        None,
-        description="The memory that DuckDB may use in each process before it spills to the folder"
-        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
-        examples=["256MiB"],
-    )
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether `path` is a folder of databases: decided by what is there, else by its ending."""
-        # Not Path's: to them a folder that this user may not enter is an error.
-        if os.path.exists(self.path):  # noqa: PTH110
-            return os.path.isdir(self.path)  # noqa: PTH112
-        return self.path.suffix not in DUCKDB_SUFFIXES
-
-    def database_file(self, database: str) -> Path:
-        """The file that holds this database."""
-        return self.path / f"{database}.duckdb" if self.is_folder else self.path
-
-
-class SqliteConnection(_EmbeddedConnection):
-    """A SQLite file."""
-
-    type: Literal["sqlite"] = Field("sqlite", description="The kind of system.", examples=["sqlite"])
-    path: Database = Field(
-        description="The file; relative to the project.", examples=["state/sessions.sqlite"]
-    )
+    def address(self, root: Path) -> str:
+        return shown_path(self.path, root)
 
 
 class TlsWords(NamedTuple):
-    """How a system's connections say whether they are encrypted."""
+    """The keys and values by which a system's connections say whether they are encrypted."""
 
-    #: The key, the key of the file of authorities, and the words that have dwhctl check the server's certificate.
+    #: The key, the key of the CA file, and the values that check the server's certificate.
     key: str
     ca_key: str | None
     checked: tuple[str, ...]
-    #: The words for a server of this machine that may have no TLS, and for no encryption.
+    #: The default for a server on this machine, which may have no TLS, and the value for no encryption.
     local: str
     off: str
 
-    def default(self) -> str:
-        """The default for the reference page."""
-        return f'`"{BEYOND}"`; on this machine `"{self.local}"`'
 
-
-#: Every system's word for an encrypted connection or none at all.
+#: The value that every system has for: encrypted, or no connection.
 BEYOND = "require"
 
 
 def is_local(host: str) -> bool:
-    """Tell whether a host is this machine, judged by its name as it is written: names are not looked up."""
+    """Return whether a host is this machine, by its name as written; names are not resolved."""
     if host.startswith(("/", "@")):
-        return "," not in host  # a socket; libpq reads several hosts where commas are
-    server = host.partition("\\")[0]  # of SQL Server, without the instance
+        return "," not in host  # a socket; libpq splits several hosts at commas
+    server = host.partition("\\")[0]  # without the instance of SQL Server
     if server.lower() == "localhost":
         return True
     try:
@@ -145,31 +94,35 @@ def is_local(host: str) -> bool:
         return False
 
 
-class _NetworkConnection(_Connection):
-    """What every connection to a server has."""
+class NetworkConnection(Connection):
+    """The keys of every connection to a server."""
 
     tls_words: ClassVar[TlsWords]
 
-    host: Host | None = Field(
-        None, description="The server; or `hosts`, not both.", examples=["dwh.example.com"]
-    )
+    host: Host | None = Field(None, examples=["dwh.example.com"])
+    """The server; or `hosts`, not both."""
     hosts: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = Field(
-        None,
-        description="Several servers under one name that share the work in turn and stand in for each other; "
-        "`server` or `server:port`.",
-        examples=[["dwh_1", "dwh_2:5434"]],
+        None, examples=[["dwh_1", "dwh_2:5434"]]
     )
-    port: int = Field(0, ge=0, le=65_535, description="The port; default: the system's own.", examples=[5433])
-    user: Text = Field(description="The user to log in as.", examples=["dwh"])
-    password: Secret | None = Field(None, description="The password.", examples=[{"env": "DWH_PASSWORD"}])
-    connect_timeout: SomeTime = Field(
-        timedelta(seconds=10), description="How long to wait for the server to answer.", examples=["10s"]
-    )
+    """Several servers of one cluster, used in turn; when one is down, the next is used. `server` or `server:port`."""
+    port: int = Field(0, ge=0, le=65535, examples=[5433])
+    """The port; default: the system's own."""
+    database: str
+    user: Text = Field(examples=["dwh"])
+    """The user to log in as."""
+    password: Secret | None = Field(None, examples=[{"env": "DWH_PASSWORD"}])
+    """The password."""
+    connect_timeout: SomeTime = Field(timedelta(seconds=10), examples=["10s"])
+    """How long to wait for the server to answer."""
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Every server of the connection with its port, in the order written."""
-        return tuple(self._address(each) for each in (self.hosts or (self.host or "",)))
+        """Every server of the connection with its port, in the order of the configuration."""
+        return tuple(self._address(host) for host in (self.hosts or (self.host or "",)))
+
+    def address(self, root: Path) -> str:  # noqa: ARG002
+        servers = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses)
+        return f"{','.join(servers)}/{self.database}"
 
     @property
     def is_local(self) -> bool:
@@ -178,7 +131,7 @@ class _NetworkConnection(_Connection):
 
     @property
     def tls(self) -> str:
-        """The word that holds for the TLS key: as written, or by the CA file and by where the servers are."""
+        """The TLS mode in force: as configured, or the default by the CA file and by where the servers are."""
         words = self.tls_words
         if (written := getattr(self, words.key)) is not None:
             return str(written)
@@ -200,132 +153,107 @@ class _NetworkConnection(_Connection):
         return table
 
     @model_validator(mode="after")
-    def _one_host(self) -> _NetworkConnection:
+    def _one_host(self) -> NetworkConnection:
         if self.host is None and self.hosts is None:
             raise ValueError('host: is missing; add host = "SERVER"')
         if self.host is not None and self.hosts is not None:
-            raise ValueError("host: stands beside hosts; keep one of the two")
+            raise ValueError("host: cannot be combined with hosts; keep one of the two")
         return self
 
 
-def _no_allow(word: object) -> object:
-    if word == "allow":
-        raise ValueError(
-            '\'allow\' sends the password in clear first; write "require", or "disable" to have no TLS'
-        )
-    return word
+#: The values that check the server's certificate: its authority, or also its name.
+CHECKED_TLS = ("verify-ca", "verify-full")
 
 
-_CHECKED_TLS = ("verify-ca", "verify-full")
-_POSTGRES_TLS = TlsWords("sslmode", "sslrootcert", _CHECKED_TLS, local="prefer", off="disable")
-_MSSQL_TLS = TlsWords("encryption", None, (), local="request", off="off")
-_VERTICA_TLS = TlsWords("tlsmode", "tls_cafile", _CHECKED_TLS, local="prefer", off="disable")
+class SystemUses:
+    """The uses of a type of connection, for the check of the configuration and every command."""
+
+    connection: ClassVar[type[Connection]]
+    #: The server of shards; the target of loads and reports; the database of the sessions table, for which
+    #: `dwhctl/sessions` has a store.
+    is_source: ClassVar[bool] = False
+    is_target: ClassVar[bool] = False
+    is_sessions: ClassVar[bool] = False
+    #: A target with one writer at a time.
+    one_writer: ClassVar[bool] = False
+    #: A source with a probe, which needs no worker and no login.
+    has_probe: ClassVar[bool] = False
+    #: The module whose import takes time.
+    driver: ClassVar[str] = ""
+    #: The schemes of URLs, in addition to the type.
+    schemes: ClassVar[tuple[str, ...]] = ()
 
 
-class PostgresConnection(_NetworkConnection):
-    """A PostgreSQL database."""
-
-    default_port: ClassVar[int | None] = 5432
-    tls_words: ClassVar[TlsWords] = _POSTGRES_TLS
-    type: Literal["postgres"] = Field("postgres", description="The kind of system.", examples=["postgres"])
-    database: Text = Field(description="The database to log in to.", examples=["etl"])
-    sslmode: Annotated[
-        Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None, BeforeValidator(_no_allow)
-    ] = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `sslrootcert` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _POSTGRES_TLS.default()},
-    )
-    sslrootcert: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    answer_timeout: SomeTime | None = Field(
-        None,
-        description="How long to wait for one answer of the sessions database; after it the connection is lost."
-        " Left out: 60s, and 10s in commands that only report.",
-        examples=["30s"],
-    )
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica")
+_GROUP = "dwhctl.systems"
 
 
-class MssqlConnection(_NetworkConnection):
-    """A Microsoft SQL Server with the databases of many shards."""
+class _Systems(Mapping[str, SystemUses]):
+    """The systems by their type: those of dwhctl, then those of packages with an entry point in `dwhctl.systems`.
 
-    default_port: ClassVar[int | None] = 1433
-    tls_words: ClassVar[TlsWords] = _MSSQL_TLS
-    type: Literal["mssql"] = Field("mssql", description="The kind of system.", examples=["mssql"])
-    database: Text = Field(
-        "master", description="The database to log in to; a shard names its own.", examples=["master"]
-    )
-    encryption: Literal["require", "request", "off"] | None = Field(
-        None,
-        description="Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the"
-        " server has no TLS. The server's certificate is not checked.",
-        examples=["require"],
-        json_schema_extra={"default": _MSSQL_TLS.default()},
-    )
-    read_only: bool = Field(
-        False, description="Ask for a readable secondary of an availability group.", examples=[True]
-    )
+    A system is imported when its type is first used.
+    """
 
+    def __init__(self) -> None:
+        self._loaded: dict[str, SystemUses] = {}
 
-class VerticaConnection(_NetworkConnection):
-    """A Vertica database."""
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=_GROUP) if point.name not in _BUILT_IN}
 
-    default_port: ClassVar[int | None] = 5433
-    tls_words: ClassVar[TlsWords] = _VERTICA_TLS
-    type: Literal["vertica"] = Field("vertica", description="The kind of system.", examples=["vertica"])
-    database: Text = Field(description="The database to log in to.", examples=["docker"])
-    tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `tls_cafile` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _VERTICA_TLS.default()},
-    )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    staging_schema: Text | None = Field(
-        None,
-        description="The schema for staging tables; default: the target table's own.",
-        examples=["staging"],
-    )
+    def __getitem__(self, kind: str) -> SystemUses:
+        if kind not in self._loaded:
+            self._loaded[kind] = self._load(kind)
+        return self._loaded[kind]
+
+    def _load(self, kind: str) -> SystemUses:
+        if kind in _BUILT_IN:
+            return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
+        point = self._installed[kind]
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the system {kind} of the package {point.dist.name if point.dist else point.value} cannot be"
+                f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
+            ) from error
+        if not isinstance(loaded, SystemUses):
+            raise ConfigError(f"the entry point {point.value} of the system {kind} is not a dwhctl System")
+        return loaded
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in _BUILT_IN or kind in self._installed
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _BUILT_IN
+        yield from self._installed
+
+    def __len__(self) -> int:
+        return len(_BUILT_IN) + len(self._installed)
 
 
-NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection
-Connection = DuckdbConnection | SqliteConnection | PostgresConnection | MssqlConnection | VerticaConnection
+SYSTEMS: Mapping[str, SystemUses] = _Systems()
 
 
-class System(NamedTuple):
-    """What a type of connection can be used for. The check of the configuration and every command go by it."""
-
-    table: type[Connection]
-    #: It can be the server of shards; the target of loads and reports; the database of the sessions table.
-    source: bool = False
-    target: bool = False
-    sessions: bool = False
-    #: As a target it takes one writer at a time.
-    one_writer: bool = False
-    #: As a source it answers a probe, which needs no worker and no login.
-    probe: bool = False
+def types_for(use: str) -> list[str]:
+    """Return the types that have a use: `is_source`, `is_target` or `is_sessions`."""
+    return [kind for kind, system in SYSTEMS.items() if getattr(system, use)]
 
 
-SYSTEMS: dict[str, System] = {
-    "duckdb": System(DuckdbConnection, source=True, target=True, one_writer=True),
-    "sqlite": System(SqliteConnection, sessions=True),
-    "postgres": System(PostgresConnection, sessions=True),
-    "mssql": System(MssqlConnection, source=True, probe=True),
-    "vertica": System(VerticaConnection, target=True),
-}
-CONNECTION_TYPES = {name: system.table for name, system in SYSTEMS.items()}
-SOURCE_TYPES = tuple(name for name, system in SYSTEMS.items() if system.source)
-TARGET_TYPES = tuple(name for name, system in SYSTEMS.items() if system.target)
-SESSIONS_TYPES = tuple(name for name, system in SYSTEMS.items() if system.sessions)
+class ConnectionTypes(Mapping[str, type[Connection]]):
+    """The class of each type of connection."""
+
+    def __getitem__(self, kind: str) -> type[Connection]:
+        return SYSTEMS[kind].connection
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in SYSTEMS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SYSTEMS)
+
+    def __len__(self) -> int:
+        return len(SYSTEMS)
+
+
+CONNECTION_TYPES = ConnectionTypes()

@@ -10,10 +10,10 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dwhctl.project.connections import PostgresConnection, SqliteConnection
 from dwhctl.sessions import Closing, NewSession, SessionStore, State, open_store
 from dwhctl.sessions.schema import percent_style, read_statements
-from dwhctl.sessions.store import SqlStore
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.postgres import PostgresServer
 
 DAY = date(2020, 7, 13)
@@ -71,7 +71,6 @@ class Place:
 
     def plan(self, store: SessionStore, statement: str, values: dict[str, object]) -> str:
         """How the database would execute one of the store's statements."""
-        assert isinstance(store, SqlStore)
         sql = read_statements(self.dialect)[statement]
         with self.other_program() as connection:
             cursor = connection.cursor()

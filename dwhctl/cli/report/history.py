@@ -23,7 +23,6 @@ from dwhctl.sessions import Session, State
 from dwhctl.sessions.history import (
     USUAL_DAYS,
     PastRun,
-    SessionRuns,
     TaskDurations,
     Wanted,
     find_run,
@@ -97,7 +96,7 @@ def sessions_command(
     found: Sequence[Session] = ()
     with view.history() as store:
         if store:
-            run_id = None if run_id is None else find_run(SessionRuns(store), run_id)
+            run_id = None if run_id is None else find_run(store, run_id)
             whole_run = run_id and days is None
             since = datetime.min.replace(tzinfo=UTC) if whole_run else view.since(store, days)
             found = read_history(

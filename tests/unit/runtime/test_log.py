@@ -22,19 +22,16 @@ from dwhctl.core.errors import ConfigError, ExitCode, Interrupted, LockHeldError
 from dwhctl.core.secrets import mask, remember
 from dwhctl.load import extract as stage_slice
 from dwhctl.load import workers
+from dwhctl.runtime import log as log_files
 from dwhctl.runtime import log as run_log
-from dwhctl.runtime import log_reader as log_files
 from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerSaid
 from dwhctl.runtime.locks import CRON_LOG, StateDir
-from dwhctl.runtime.log import RunLog, logged_run
+from dwhctl.runtime.log import RunLog, log_path, logged_run, rotate, rotate_cron_log
 from dwhctl.runtime.log_reader import (
     find_log,
     is_wanted,
     last_lines,
-    log_path,
     read_log,
-    rotate,
-    rotate_cron_log,
     text_of,
 )
 from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, heard

@@ -1,4 +1,4 @@
--- What PostgreSQL says in its own way.
+-- The statements that only PostgreSQL executes.
 
 -- name: connect
 -- One statement per setting, sent together; statement_timeout and lock_timeout come with answer_timeout. `synchronous_commit = off` would let a crash of the server take
@@ -43,7 +43,7 @@ ALTER TABLE sessions
     ADD COLUMN IF NOT EXISTS worker INTEGER,
     ADD COLUMN IF NOT EXISTS busy_seconds DOUBLE PRECISION
 
--- name: lift_sequence
+-- name: raise_sequence
 -- Other programs may have written ids of their own choice. Runs while the table is locked.
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), max(id)) FROM sessions
 HAVING max(id) >= nextval(pg_get_serial_sequence('sessions', 'id'))
@@ -54,12 +54,12 @@ SELECT greatest(
     coalesce((SELECT max(id) FROM sessions), 0)
 )
 
--- name: lift_ids
+-- name: raise_id_floor
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), :above)
 WHERE :above >= nextval(pg_get_serial_sequence('sessions', 'id'))
 
 -- name: table
-SELECT relkind::text FROM pg_class WHERE oid = to_regclass('sessions')
+SELECT relkind = 'r' FROM pg_class WHERE oid = to_regclass('sessions')
 
 -- name: tables
 -- Where the table itself is found, or would be made.
@@ -167,7 +167,7 @@ FROM unnest(:names::text[], :keys::bigint[]) AS wanted (name, key)
 SELECT pg_advisory_unlock(key) FROM unnest(:keys::bigint[]) AS held (key)
 
 -- name: holder
--- A key of 64 bits stands in pg_locks as two halves: https://www.postgresql.org/docs/current/view-pg-locks.html
+-- A key of 64 bits is in pg_locks as two halves: https://www.postgresql.org/docs/current/view-pg-locks.html
 SELECT a.application_name, a.backend_start
 FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
