@@ -81,7 +81,6 @@ def _title(path: Path) -> str:
 
 
 def _read(name: str) -> str:
-    """Return a page's text. Raise UsageError with the nearest name for one that does not exist."""
     known = pages()
     # A path in the repository is accepted as well.
     path = known.get(name.lower().removeprefix("docs/").removesuffix(".md"))
@@ -120,7 +119,6 @@ def _anchor(title: str) -> str:
 
 
 def _show(text: str) -> None:
-    """Show Markdown: rendered on a terminal, unchanged elsewhere."""
     size = screen()
     if size is None or os.environ.get("TERM") == "dumb":
         write_out(text, end="")

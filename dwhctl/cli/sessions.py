@@ -167,7 +167,6 @@ def _days(project: Project, load: Load, start: str | None, end: str | None) -> t
 
 
 def _listener(settings: Settings) -> Callable[[Event], None]:
-    """Return a listener that writes notices and waits on stderr."""
 
     def listen(event: Event) -> None:
         if isinstance(event, Notice | Waiting) and event.text and not settings.quiet:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -262,8 +263,10 @@ def fill_command(gap: Gap, project: Path | None = None, *, named: bool = True) -
 
 def look_back(project: Project, tasks: Tasks, days: tuple[date, ...], now: datetime) -> Coverage:
     """Return the status of each slice now. Raise SessionsError."""
-    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
-    if store is None:
-        return cover(project, None, tasks, days, now)
-    with store:
+    with sessions_of(project) as store:
         return cover(project, store, tasks, days, now)
+
+
+def sessions_of(project: Project) -> AbstractContextManager[SessionStore | None]:
+    """Open the project's sessions for a report; None when no run has made them yet. Raise SessionsError."""
+    return open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT) or nullcontext()

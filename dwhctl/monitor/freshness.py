@@ -150,8 +150,6 @@ _Good = tuple[tuple["date", "datetime"], ...]
 
 
 class _Check:
-    """A check at one moment."""
-
     def __init__(
         self, project: Project, store: SessionStore | None, now: datetime, works: Sequence[Load | Report]
     ) -> None:

@@ -12,10 +12,10 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.core.errors import DwhctlError
 from dwhctl.core.files import write_whole
+from dwhctl.monitor.coverage import sessions_of
 from dwhctl.project.checks import task_name
 from dwhctl.project.model import Project
 from dwhctl.runtime.failures import DAYS, Failures
-from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.task_states import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
 
@@ -55,13 +55,13 @@ _GAUGES: tuple[tuple[str, str, str, Callable[[WorkState], float]], ...] = (
 
 def metrics_text(project: Project, today: date) -> str:
     """Return the metrics of every load and report. Raise SessionsError."""
-    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
-    if store is None:
-        states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project, today)]
-    else:
-        with store:
+    works = _works(project, today)
+    with sessions_of(project) as store:
+        if store is None:
+            states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in works]
+        else:
             failing, _ = Failures(project).read(store, datetime.now(UTC) - timedelta(days=DAYS))
-            states = read_work(store, _works(project, today), today, failing)
+            states = read_work(store, works, today, failing)
     octets: bytes = generate_latest(_Collected(project.root.name, states))  # type: ignore[no-untyped-call]
     return octets.decode()
 
@@ -88,8 +88,6 @@ def _works(project: Project, today: date) -> list[Work]:
 
 
 class _Collected:
-    """A collector for prometheus_client's writer."""
-
     def __init__(self, project: str, states: list[WorkState]) -> None:
         self._project = project
         self._states = states

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from dwhctl.core.errors import UsageError
-from dwhctl.monitor.coverage import grouped
+from dwhctl.monitor.coverage import grouped, sessions_of
 from dwhctl.project.model import Project
-from dwhctl.sessions import REPORT_TIMEOUT, Session, open_if_there
+from dwhctl.sessions import Session
 from dwhctl.sessions.history import find_run
 
 
@@ -86,10 +86,9 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
 
     Raise UsageError when there is none or more than one, and SessionsError.
     """
-    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
-    if store is None:
-        raise UsageError("there is no run yet: dwhctl load makes one")
-    with store:
+    with sessions_of(project) as store:
+        if store is None:
+            raise UsageError("there is no run yet: dwhctl load makes one")
         run_id = find_run(store, text)
         if not (sessions := store.of_run(run_id)):
             raise UsageError(f"there is no run '{text}' any more: its sessions are gone")

@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dwhctl.cli.common.output import counted, packed, shown_seconds
-from dwhctl.cli.common.progress import Server, Tally, closed_line, running_shards, state_in_words, time_left
+from dwhctl.cli.common.progress import (
+    Server,
+    Tally,
+    closed_line,
+    reason_text,
+    running_shards,
+    state_in_words,
+    time_left,
+)
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting
@@ -64,13 +72,12 @@ class LiveProgress:
     def _fail(self, event: SliceClosed, failure: Failure) -> None:
         how = "in doubt" if event.state is State.RUNNING else "failed"
         key = (*reason_of(event.load, event.connection, failure), how)
-        reason = one_line(f"{failure.error_class}: {failure.message}")
+        reason = reason_text(failure)
         first = (how, f"{event.load} {event.shard} {event.day}: {reason}", 0)
         _, line, count = self._failures.get(key, first)
         self._failures[key] = (how, line, count + 1)
 
     def _note_wait(self, event: Waiting) -> None:
-        """Show the wait until it is over."""
         with self._tally.lock:
             self._waits.pop(event.key, None)
             if event.text:

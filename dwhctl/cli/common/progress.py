@@ -13,8 +13,17 @@ from typing import Self
 from dwhctl.cli.common.output import about, counted, shown_seconds, tell
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
-from dwhctl.runtime.events import Event, Notice, RunStarted, SliceClosed, SliceStaged, SliceStarted
+from dwhctl.runtime.events import (
+    Event,
+    Notice,
+    ReportClosed,
+    RunStarted,
+    SliceClosed,
+    SliceStaged,
+    SliceStarted,
+)
 from dwhctl.runtime.failures import reason_of
+from dwhctl.runtime.messages import Failure
 from dwhctl.sessions.values import State
 
 Key = tuple[str, str, "date"]
@@ -210,7 +219,6 @@ class PlainProgress:
         return self._shown[key] == 1
 
     def _more(self) -> str:
-        """Return how many failures had no line of their own."""
         hidden = sum(count - 1 for key, count in list(self._shown.items()) if State.UP_FOR_RETRY not in key)
         return f" ({hidden:,} more like those above; -v shows each)" if hidden else ""
 
@@ -255,14 +263,23 @@ def time_left(tally: Tally) -> str:
 def closed_line(event: SliceClosed) -> str:
     """Return a line on the end of an attempt at a slice."""
     what = f"{event.load} {event.shard} {event.day} (from {event.connection})"
+    return end_line(event, what, event.state.value)
+
+
+def end_line(event: SliceClosed | ReportClosed, what: str, done: str) -> str:
+    """Return a line on the end of an attempt at a slice or a report; `done` is the word for a success."""
     took = shown_seconds(event.seconds)
     if event.failure is None:
-        return f"{event.state.value}: {what}: {counted(event.rows, 'row')} in {took}"
-    reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
+        return f"{done}: {what}: {counted(event.rows, 'row')} in {took}"
     # A slice that no worker had took no time.
     after = f" after {took}" if event.seconds else ""
-    ended = f"attempt {event.attempt} failed{after}: {reason}"
+    ended = f"{what}: attempt {event.attempt} failed{after}: {reason_text(event.failure)}"
     if event.state is State.UP_FOR_RETRY:
         again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
-        return f"will retry{again}: {what}: {ended}"
-    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {what}: {ended}"
+        return f"will retry{again}: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
+
+
+def reason_text(failure: Failure) -> str:
+    """Return the class and the message of a failure in one line."""
+    return one_line(f"{failure.error_class}: {failure.message}")

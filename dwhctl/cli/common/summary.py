@@ -9,7 +9,7 @@ from dwhctl.alerts.delivery import Delivery
 from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import Settings
 from dwhctl.cli.common.output import about, counted, say, shown_seconds, tell
-from dwhctl.cli.common.progress import rate_of
+from dwhctl.cli.common.progress import end_line, rate_of, reason_text
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
@@ -28,9 +28,7 @@ from dwhctl.runtime.events import (
     RunResult,
 )
 from dwhctl.runtime.failures import FailureGroup
-from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice
-from dwhctl.sessions.values import State
 
 _LOADS: Listing[tuple[object, ...]] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
 _SLICES: Listing[PlannedSlice] = Listing(
@@ -165,7 +163,6 @@ def _ends(failed: int, in_doubt: int, retried: int) -> Iterable[str]:
 
 
 def _filled(result: RunResult) -> Iterable[str]:
-    """Yield a line for each column that shards lack."""
     for (load, column), shards in sorted(result.filled.items()):
         have = "shard has" if len(shards) == 1 else "shards have"
         yield one_line(
@@ -174,7 +171,6 @@ def _filled(result: RunResult) -> Iterable[str]:
 
 
 def _first(names: Sequence[str], most: int) -> str:
-    """Return the first names, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -197,19 +193,15 @@ def _failure_lines(group: FailureGroup, thing: str, settings: Settings) -> Itera
     count = len(group.slices)
     where = f" on {group.connection}" if count > 1 and not group.of_load else ""
     how = f"in doubt{where}: the next run checks" if group.example.in_doubt else f"failed{where}"
-    yield f"{counted(count, thing)} {how}: {_reason(group.failure)}"
+    yield f"{counted(count, thing)} {how}: {reason_text(group.failure)}"
     if settings.verbose and count > 1:
         for failed in group.slices:
-            yield f"  {_named(failed)}: {_reason(failed.failure)}"
+            yield f"  {_named(failed)}: {reason_text(failed.failure)}"
     else:
         yield f"  {_slices(group.slices)}"
     if group.advice:
         command = in_project(group.command, settings.project)
         yield f"  {group.advice}{': ' if command else ''}{command}"
-
-
-def _reason(failure: Failure) -> str:
-    return one_line(f"{failure.error_class}: {failure.message}")
 
 
 def _slices(slices: Sequence[FailedSlice]) -> str:
@@ -255,18 +247,7 @@ def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted
         )
     if isinstance(event, ReportStarted):
         return f"refreshing: {event.report} (on {event.connection})"
-    return _closed_line(event)
-
-
-def _closed_line(event: ReportClosed) -> str:
-    took = shown_seconds(event.seconds)
-    if event.failure is None:
-        return f"refreshed: {event.report}: {counted(event.rows, 'row')} in {took}"
-    ended = f"{event.report}: attempt {event.attempt} failed after {took}: {_reason(event.failure)}"
-    if event.state is State.UP_FOR_RETRY:
-        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
-        return f"will retry{again}: {ended}"
-    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
+    return end_line(event, event.report, "refreshed")
 
 
 def show_refreshed(result: RefreshResult, settings: Settings) -> None:

@@ -191,7 +191,6 @@ def _typed(arguments: tuple[str, ...]) -> str:
 
 @contextmanager
 def _is_down(project: Project, city: str) -> Iterator[None]:
-    """Move a city's database away meanwhile."""
     shard = next(shard for group in project.shard_groups.values() for shard in group if shard.name == city)
     path: Path = getattr(project.connections[shard.connection], "path") / f"{shard.database}.duckdb"  # noqa: B009
     away = path.with_suffix(".down")

@@ -279,7 +279,6 @@ class _Paper:
         return self._cell - 1 if self._cell > 3 else self._cell
 
     def _months(self) -> str:
-        """Return the months, each above its first day, with its year if there is room."""
         text = ""
         starts = [place for place, day in enumerate(self.days) if place == 0 or day.day == 1]
         for place, following in zip(starts, [*starts[1:], len(self.days)], strict=True):

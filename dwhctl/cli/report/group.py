@@ -139,15 +139,11 @@ class View:
     @contextmanager
     def history(self, empty: str = NO_SESSIONS) -> Iterator[SessionStore | None]:
         """Open the project's sessions for reading; without any, write `empty` to stderr and yield None."""
-        from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+        from dwhctl.monitor.coverage import sessions_of
 
-        store = open_if_there(self.project.sessions, answer_timeout=REPORT_TIMEOUT)
-        if store is None:
-            if empty:
+        with sessions_of(self.project) as store:
+            if store is None and empty:
                 self.tell(empty)
-            yield None
-            return
-        with store:
             yield store
 
     def since(self, store: SessionStore, days: int | None) -> datetime:

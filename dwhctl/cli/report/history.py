@@ -107,7 +107,6 @@ def sessions_command(
 
 
 def _works(run: PastRun) -> str:
-    """Return the loads and reports of a run; where they are many, only how many."""
     works = []
     for kind, names in (("load", run.loads), ("report", run.reports)):
         if len(names) > 2:

@@ -33,13 +33,11 @@ def _age(sla: Sla) -> str | None:
 
 
 SLA: Listing[Sla] = Listing(
-    "kind",
-    "name",
+    "kind", "name",
     ListingColumn("state", lambda sla: sla.state.value, style=lambda state: _STYLES.get(state, "")),
     ListingColumn("missing", lambda sla: len(sla.missed)),
     ListingColumn("expected", lambda sla: len(sla.tasks)),
-    "oldest",
-    "since",
+    "oldest", "since",
     ListingColumn("deadline", lambda sla: None if sla.deadline is None else f"{sla.deadline:%H:%M}"),
     "next_deadline",
     ListingColumn("max_age", lambda sla: None if sla.max_age is None else format_duration(sla.max_age)),
@@ -47,7 +45,7 @@ SLA: Listing[Sla] = Listing(
     "last_success",
     ListingColumn("command", is_text=True),
     spare=("kind", "last_success", "next_deadline", "since", "oldest"),
-)
+)  # fmt: skip
 
 
 @define_report("sla", exit_code_option("End with 1 if something is missed, for scripts."))
@@ -104,15 +102,13 @@ def metrics_command(view: View, *, output: Path | None) -> None:
 
 ALERTS: Listing[Listed] = Listing(
     ListingColumn("id", is_id=True),
-    "created",
-    "channel",
+    "created", "channel",
     ListingColumn("subject", is_text=True),
     "state",
     ListingColumn("answer", is_text=True),
-    "attempts",
-    "sent_at",
+    "attempts", "sent_at",
     spare=("attempts", "created", "answer"),
-)
+)  # fmt: skip
 
 
 @define_report(
@@ -152,10 +148,10 @@ TIMELINE: Listing[Bar] = Listing(
     ListingColumn("attempt", lambda bar: bar.session.attempt),
     ListingColumn("state", lambda bar: bar.session.state.value),
     ListingColumn("started", lambda bar: bar.session.started),
-    ListingColumn("busy_until", lambda bar: bar.busy_until),
+    "busy_until",
     ListingColumn("finished", lambda bar: bar.session.finished),
     ListingColumn("busy_seconds", lambda bar: bar.session.busy_seconds),
-    ListingColumn("waited_seconds", lambda bar: bar.waited_seconds),
+    "waited_seconds",
     ListingColumn("loaded_rows", lambda bar: bar.session.loaded_rows),
     ListingColumn("error_class", lambda bar: bar.session.error_class),
     ListingColumn("id", lambda bar: bar.session.id),

@@ -64,7 +64,6 @@ def _thing(timeline: Timeline) -> str:
 
 
 def _effort(timeline: Timeline, took: float) -> str:
-    """Return how busy the workers were."""
     workers = [lane for lane in timeline.lanes if lane.worker is not None]
     if not workers or not took:
         return ""
@@ -91,7 +90,6 @@ class _Paper:
         self._seconds = max((timeline.end - timeline.start).total_seconds(), 0.001)
 
     def _column(self, at: datetime) -> int:
-        """Return the column of a moment, the last one for the end."""
         share = (at - self._timeline.start).total_seconds() / self._seconds
         return max(0, min(int(share * self._width), self._width - 1))
 

@@ -269,7 +269,6 @@ def _row(tasks: list[FailingTask], command: str | None = None) -> tuple[object, 
 
 
 def _show_commands(commands: Iterable[str | None]) -> None:
-    """Show the commands that try the tasks again."""
     known = [command for command in commands if command is not None]
     for line in ("", "try again:", *(f"  {command}" for command in known[:_MOST_COMMANDS])) if known else ():
         say(line)
