@@ -170,16 +170,12 @@ def _row(project: Project, connection: Connection) -> tuple[object, ...]:
     return (
         connection.name,
         connection.type,
-        _address(project, connection),
+        connection.address(project.root),
         user,
         password,
         connection.max_connections,
         _used_for(project, connection),
     )
-
-
-def _address(project: Project, connection: Connection) -> str:
-    return connection.address(project.root)
 
 
 def _used_for(project: Project, connection: Connection) -> str:

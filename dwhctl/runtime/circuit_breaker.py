@@ -243,15 +243,14 @@ class Prober:
         threading.Thread(target=self._probe, args=(name, slot), name="prober", daemon=True).start()
 
     def _probe(self, name: str, slot: Slot) -> None:
-        failure = None
+        connection, failure = self._connections[name], None
         try:
-            system_of(self._connections[name]).probe(self._connections[name])
-        except AttemptError as error:
-            failure = Failure.of(error)
+            system_of(connection).probe(connection)
         except Exception as error:
             # Whatever it was: the loop would wait without end for a probe without a result.
             reason = f"connection {name} cannot be reached: {type(error).__name__}: {error}"
-            failure = Failure.of(ConnectError(reason, connection=name))
+            is_known = isinstance(error, AttemptError)
+            failure = Failure.of(error if is_known else ConnectError(reason, connection=name))
         finally:
             slot.release()
         self._tell(Probed(name, failure))

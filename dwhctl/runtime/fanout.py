@@ -148,10 +148,13 @@ class FanOut:
 
     def _start(self) -> None:
         """Start what may start now; the connections take turns."""
-        turns = deque((name, waiting) for name, waiting in self._queues.items())
+        turns = deque(self._queues.items())
         while turns and len(self._running) < self._jobs:
             name, checks = turns.popleft()
-            if not checks.waiting or not self._may_start(checks):
+            check = checks.waiting[0] if checks.waiting else None
+            if check is None or (
+                checks.running and (check.alone or not self._breaker.is_first_choice(check))
+            ):
                 continue
             slot = self._slots.try_take(name)
             if slot is None:
@@ -160,12 +163,12 @@ class FanOut:
             checks.starved_since = None
             checks.wait.end()
             checks.running += 1
-            self._begin(checks.waiting.popleft(), slot)
+            checks.waiting.popleft()
+            thread = threading.Thread(target=self._run, args=(check,), name="check", daemon=True)
+            self._running[check] = _Running(slot, thread, time.monotonic())
+            self._breaker.started(check, time.monotonic())
+            thread.start()
             turns.append((name, checks))
-
-    def _may_start(self, checks: _Queue) -> bool:
-        check = checks.waiting[0]
-        return not checks.running or (not check.alone and self._breaker.is_first_choice(check))
 
     def _note_starvation(self, name: str, checks: _Queue) -> None:
         """Fail the checks when other runs have held all slots for too long."""
@@ -178,13 +181,6 @@ class FanOut:
         if now - checks.starved_since > (first.slot_seconds or first.seconds):
             checks.wait.end()
             checks.fail(TargetBusyError(self._slots.all_taken(name)))
-
-    def _begin(self, check: AnyCheck, slot: Slot) -> None:
-        thread = threading.Thread(target=self._run, args=(check,), name="check", daemon=True)
-        now = time.monotonic()
-        self._running[check] = _Running(slot, thread, now)
-        self._breaker.started(check, now)
-        thread.start()
 
     def _run(self, check: AnyCheck) -> None:
         failure: AttemptError | None = None
@@ -213,8 +209,7 @@ class FanOut:
         name = check.connections[0]
         self._running.pop(check).slot.release()
         self._queues[name].running -= 1
-        described = None if failure is None else Failure.of(failure)
-        self._breaker.finished(check, described, time.monotonic())
+        self._breaker.finished(check, None if failure is None else Failure.of(failure), time.monotonic())
         if failure is not None:
             check.fail(failure)
             if self._breaker.reason(name) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,18 +10,20 @@ from dwhctl.core.errors import AttemptError, ConfigError, QueryError, SourceErro
 from dwhctl.core.sql import find_binds
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import Query, render_extract
-from dwhctl.runtime.fanout import RemoteCheck
+from dwhctl.runtime.fanout import FanOut, RemoteCheck
+from dwhctl.runtime.prepare import targets_of
+from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.fingerprint import Measure
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
-    from dwhctl.runtime.fanout import FanOut, Heartbeat
+    from dwhctl.runtime.fanout import AnyCheck, Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.systems.base.inspection import Inspection
     from dwhctl.systems.base.source import Source
@@ -32,6 +33,10 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer", covariant=True)
 Found = TypeVar("Found")
 Content = TypeVar("Content")
+
+if TYPE_CHECKING:
+    ReadSource = Callable[[Source, Query, PlannedSlice], Found]
+    ReadTable = Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Answer]
 
 _NAME = r'(?:[^\W\d][\w@#$]*|"(?:[^"]|"")+"|\[(?:[^\]]|\]\])+\])'
 _COLUMN = rf"{_NAME}(?:\.{_NAME})*"
@@ -89,11 +94,7 @@ class SourceCheck(RemoteCheck[None], Generic[Found]):
     """
 
     def __init__(
-        self,
-        project: Project,
-        shard: Shard,
-        slices: Sequence[PlannedSlice],
-        read: Callable[[Source, Query, PlannedSlice], Found],
+        self, project: Project, shard: Shard, slices: Sequence[PlannedSlice], read: ReadSource[Found]
     ) -> None:
         self._timeout = max(planned.load.timeout.total_seconds() for planned in slices)
         super().__init__(shard.connection, self._read_all, seconds=self._timeout + _GRACE_SECONDS)
@@ -157,26 +158,21 @@ class SourceCheck(RemoteCheck[None], Generic[Found]):
         self.failures.update(dict.fromkeys(missing, error))
 
 
-class WarehouseCheck(RemoteCheck[Answer]):
-    """Read something of a load's table; `slices` are those that it reads."""
+class TableCheck(RemoteCheck[Answer]):
+    """Read something of the slices of one load in its table."""
 
     def __init__(
-        self,
-        project: Project,
-        load: Load,
-        target: Target,
-        read: Callable[[Inspection, Heartbeat], Answer],
-        slices: Sequence[PlannedSlice] = (),
+        self, project: Project, target: Target, slices: Sequence[PlannedSlice], read: ReadTable[Answer]
     ) -> None:
         def work(heartbeat: Heartbeat) -> Answer:
-            with target.inspection(load.table, load.slice_by) as inspection:
+            with target.inspection(self.load.table, self.load.slice_by) as inspection:
                 heartbeat()
-                return read(inspection, heartbeat)
+                return read(slices, inspection, heartbeat)
 
-        is_file = SYSTEMS[project.connections[load.target].type].one_writer
-        seconds = load.timeout.total_seconds() + _GRACE_SECONDS
-        super().__init__(load.target, work, seconds=seconds, alone=is_file)
-        self.load = load
+        self.load = slices[0].load
+        is_alone = SYSTEMS[project.connections[self.load.target].type].one_writer
+        seconds = self.load.timeout.total_seconds() + _GRACE_SECONDS
+        super().__init__(self.load.target, work, seconds=seconds, alone=is_alone)
         self.slices = slices
         self._target = target
 
@@ -187,46 +183,59 @@ class WarehouseCheck(RemoteCheck[Answer]):
         """Leave the target alone: other checks use it, and it is interrupted when all have ended."""
 
 
-def table_checks(
-    project: Project,
-    targets: Mapping[str, Target],
-    slices: Iterable[PlannedSlice],
-    read: Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Answer],
-) -> list[WarehouseCheck[Answer]]:
-    """Return a check for each load and day of the slices."""
-    groups: dict[object, list[PlannedSlice]] = {}
-    for planned in slices:
-        groups.setdefault((planned.load.name, planned.slice.day), []).append(planned)
-    return [
-        WarehouseCheck(project, group[0].load, targets[group[0].load.target], partial(read, group), group)
-        for group in groups.values()
-    ]
+class SliceReader:
+    """Reads slices from sources and tables, within the limits of the project's connections."""
 
+    def __init__(self, project: Project, jobs: int | None) -> None:
+        self._project = project
+        self._targets = targets_of(project, "dwhctl:verify")
+        self._fan_out = FanOut(slots_of(project), jobs or project.max_workers)
 
-def read_both(
-    project: Project,
-    fan_out: FanOut,
-    targets: Mapping[str, Target],
-    slices: Sequence[PlannedSlice],
-    read_source: Callable[[Source, Query, PlannedSlice], Found],
-    read_table: Callable[[Sequence[PlannedSlice], Inspection, Heartbeat], Iterable[tuple[Slice, Content]]],
-) -> tuple[dict[Slice, tuple[Found, Content]], dict[Slice, AttemptError]]:
-    """Read each slice from its source and from the warehouse, at the same time; return what was read, and failures."""
-    theirs: dict[Slice, Content] = {}
+    def close(self) -> None:
+        """Interrupt what still runs."""
+        for target in self._targets.values():
+            target.interrupt()
+        self._fan_out.join_abandoned()
 
-    def read(group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat) -> None:
-        for slice_, content in read_table(group, inspection, heartbeat):
-            theirs[slice_] = content
-            heartbeat()
+    def read_tables(
+        self,
+        slices: Iterable[PlannedSlice],
+        read: ReadTable[Answer],
+        *,
+        by_day: bool = True,
+        beside: Sequence[AnyCheck] = (),
+    ) -> list[TableCheck[Answer]]:
+        """Run a check for each load and day of the slices, or for each load; others run at the same time."""
+        groups: dict[object, list[PlannedSlice]] = {}
+        for planned in slices:
+            groups.setdefault((planned.load.name, by_day and planned.slice.day), []).append(planned)
+        checks = [
+            TableCheck(self._project, self._targets[group[0].load.target], group, read)
+            for group in groups.values()
+        ]
+        self._fan_out.run([*checks, *beside])
+        return checks
 
-    by_shard: dict[Shard, list[PlannedSlice]] = {}
-    for planned in slices:
-        by_shard.setdefault(planned.shard, []).append(planned)
-    sources = [SourceCheck(project, shard, of_shard, read_source) for shard, of_shard in by_shard.items()]
-    tables = table_checks(project, targets, slices, read)
-    fan_out.run([*tables, *sources])
-    ours = {slice_: found for check in sources for slice_, found in check.answers.items()}
-    failures = {slice_: error for check in sources for slice_, error in check.failures.items()}
-    failures |= {one.slice: check.failure for check in tables if check.failure for one in check.slices}
-    both = {slice_: (ours[slice_], theirs[slice_]) for slice_ in ours.keys() & theirs.keys()}
-    return both, failures
+    def read_both(
+        self,
+        slices: Sequence[PlannedSlice],
+        read_source: ReadSource[Found],
+        read_table: ReadTable[Iterable[tuple[Slice, Content]]],
+    ) -> tuple[dict[Slice, tuple[Found, Content]], dict[Slice, AttemptError]]:
+        """Read each slice from its source and its table, at the same time; return what was read, and failures."""
+        theirs: dict[Slice, Content] = {}
+
+        def read(group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat) -> None:
+            for slice_, content in read_table(group, inspection, heartbeat):
+                theirs[slice_] = content
+                heartbeat()
+
+        by_shard: dict[Shard, list[PlannedSlice]] = {}
+        for planned in slices:
+            by_shard.setdefault(planned.shard, []).append(planned)
+        sources = [SourceCheck(self._project, *item, read_source) for item in by_shard.items()]
+        tables = self.read_tables(slices, read, beside=sources)
+        ours = {slice_: found for check in sources for slice_, found in check.answers.items()}
+        failures = {slice_: error for check in sources for slice_, error in check.failures.items()}
+        failures |= {one.slice: check.failure for check in tables if check.failure for one in check.slices}
+        return {slice_: (ours[slice_], theirs[slice_]) for slice_ in ours.keys() & theirs.keys()}, failures

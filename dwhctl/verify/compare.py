@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dwhctl.project.days import FIRST_DAY, LAST_DAY
-from dwhctl.runtime.fanout import FanOut
-from dwhctl.runtime.prepare import targets_of
-from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions.values import LastSession, State, is_complete
+from dwhctl.verify.checks import SliceReader
 from dwhctl.verify.findings import (
     Check,
     SliceComparison,
@@ -67,8 +65,8 @@ class Sides(ABC):
 
     def __init__(self, project: Project, jobs: int | None) -> None:
         self._project = project
-        self._targets = targets_of(project, "dwhctl:verify")
-        self._fan_out = FanOut(slots_of(project), jobs or project.max_workers)
+        self._reader = SliceReader(project, jobs)
+        self.close = self._reader.close
 
     @abstractmethod
     def names(self, load: Load) -> tuple[str, str]:
@@ -95,12 +93,6 @@ class Sides(ABC):
     def unseen(self) -> tuple[str, ...]:
         """Return the loads whose extract hides the rows without a day."""
         return ()
-
-    def close(self) -> None:
-        """Interrupt what still runs."""
-        for target in self._targets.values():
-            target.interrupt()
-        self._fan_out.join_abandoned()
 
 
 class Comparison:

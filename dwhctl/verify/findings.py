@@ -67,7 +67,7 @@ class Check(enum.StrEnum):
     VALUE_CHECKSUM = "value_checksum"
     VALUES = "values"
     MISSING = "missing"
-    DUPLICATE_KEYS = "duplicate_keys"
+    DUPLICATE_KEYS = "doubled_keys"
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
     ROWS_IN_NO_SLICE = "rows_in_no_slice"

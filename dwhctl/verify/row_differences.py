@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.systems.base.inspection import CUT_CHARACTERS, Differing, Example, read_pieces
-from dwhctl.verify.checks import batches, read_both
+from dwhctl.verify.checks import batches
 from dwhctl.verify.findings import KEYS_SHOWN, Explanation, column_differs, listed_keys
 
 if TYPE_CHECKING:
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
     from dwhctl.core.errors import AttemptError
     from dwhctl.project.days import Slice
-    from dwhctl.project.model import Project
     from dwhctl.project.templates import Query
-    from dwhctl.runtime.fanout import FanOut, Heartbeat
+    from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.systems.base.fingerprint import Measure, Write
     from dwhctl.systems.base.inspection import Inspection, Pieces
     from dwhctl.systems.base.source import Source
-    from dwhctl.systems.base.target import Target
+    from dwhctl.verify.checks import SliceReader
 
     _Rows = Sequence[Sequence[Any]]
 
@@ -166,21 +165,17 @@ _STEPS = (
 )
 
 
-def find_rows(
-    project: Project, fan_out: FanOut, targets: Mapping[str, Target], cases: Sequence[Case]
-) -> None:
+def find_rows(reader: SliceReader, cases: Sequence[Case]) -> None:
     """Search both sides in three steps; afterwards each case has its result or its failure."""
     for batch in case_batches(cases):
         for case in batch:
             case.was_searched = True
         for query, take in _STEPS:
-            _step(project, fan_out, targets, batch, query, take)
+            _step(reader, batch, query, take)
 
 
 def _step(
-    project: Project,
-    fan_out: FanOut,
-    targets: Mapping[str, Target],
+    reader: SliceReader,
     cases: Iterable[Case],
     query: Callable[[Case], Write | None],
     take: Callable[[Case, _Rows, _Rows], None],
@@ -203,7 +198,7 @@ def _step(
             yield slice_, inspection.measured(slice_, case.measure, write)
 
     slices = [case.planned for case, _ in queried.values()]
-    rows, failures = read_both(project, fan_out, targets, slices, read_source, read_table)
+    rows, failures = reader.read_both(slices, read_source, read_table)
     for slice_, (case, _) in queried.items():
         if slice_ in rows:
             take(case, *rows[slice_])

@@ -64,13 +64,14 @@ def verify(
 
     Raise ConfigError, UsageError, SessionsError when the sessions cannot be read, and Interrupted.
     """
-    plan = _plan(project, request)
+    plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
     check_templates(project, plan)
-
-    def sides(store: SessionStore) -> Sides:
-        return SourceAndWarehouse(project, request.jobs, store, request.shards, listen)
-
-    return _compared(project, plan, sides, listen)
+    return _compared(
+        project,
+        plan,
+        lambda store: SourceAndWarehouse(project, request.jobs, store, request.shards, listen),
+        listen,
+    )
 
 
 def verify_against(
@@ -83,15 +84,9 @@ def verify_against(
     SessionsError when the sessions cannot be read, and Interrupted.
     """
     load = _the_load(project, request, table)
-
-    def sides(_: SessionStore) -> Sides:
-        return TwoTables(project, request.jobs, load, table, request.shards)
-
-    return _compared(project, _plan(project, request), sides, listen)
-
-
-def _plan(project: Project, request: VerifyRequest) -> Plan:
-    return candidates(project, LoadRequest(request.days, request.loads, request.shards))
+    plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
+    sides = TwoTables(project, request.jobs, load, table, request.shards)
+    return _compared(project, plan, lambda _: sides, listen)
 
 
 def _compared(

@@ -7,13 +7,13 @@ says: duplicate keys, keys that are in other slices too, rows of no session, and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.days import FIRST_DAY, LAST_DAY
 from dwhctl.runtime.prepare import check_columns
-from dwhctl.verify.checks import WarehouseCheck, measure_of, read_both, without_slice
+from dwhctl.verify.checks import measure_of, without_slice
 from dwhctl.verify.compare import Pair, Sides
 from dwhctl.verify.findings import (
     Check,
@@ -83,12 +83,7 @@ class SourceAndWarehouse(Sides):
     # What the tables are
 
     def describe(self, slices: Sequence[PlannedSlice], **_: bool) -> Mapping[str, AttemptError]:
-        loads = {planned.load.name: planned.load for planned in slices}.values()
-        checks = [
-            WarehouseCheck(self._project, load, self._targets[load.target], partial(_describe_table, load))
-            for load in loads
-        ]
-        self._fan_out.run(checks)
+        checks = self._reader.read_tables(slices, _describe_table, by_day=False)
         for check in checks:
             if check.answer is not None:
                 self._measures[check.load.name], sources = check.answer
@@ -105,9 +100,7 @@ class SourceAndWarehouse(Sides):
 
     def measure(self, slices: Sequence[PlannedSlice]) -> Mapping[Slice, Pair | AttemptError]:
         busy = self._busy()
-        contents, failures = read_both(
-            self._project, self._fan_out, self._targets, slices, self._read_source, self._read_table
-        )
+        contents, failures = self._reader.read_both(slices, self._read_source, self._read_table)
         busy |= self._busy()
         found: dict[Slice, Pair | AttemptError] = {}
         for planned in slices:
@@ -207,14 +200,15 @@ class SourceAndWarehouse(Sides):
         cases = [Case(pair.planned, pair.measure, max(pair.ours.rows, pair.theirs.rows)) for pair in pairs]
         chosen = chosen_cases(cases)
         self._listen(f"looking for the rows that differ in {len(chosen):,} of {len(cases):,} slices")
-        find_rows(self._project, self._fan_out, self._targets, chosen)
+        find_rows(self._reader, chosen)
         return {case.planned.slice: case.explanation() for case in cases}
 
 
 def _describe_table(
-    load: Load, inspection: Inspection, heartbeat: Heartbeat
+    group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat
 ) -> tuple[Measure, Mapping[str, int]]:
     """Return what is measured of the table, and how many rows each etl_source has."""
+    load = group[0].load
     measure = measure_of(load, check_columns(load, tuple(inspection.columns())))
     heartbeat()
     return measure, inspection.rows_by_source()

@@ -14,7 +14,7 @@ from dwhctl.core.errors import UsageError
 from dwhctl.runtime.prepare import check_columns
 from dwhctl.systems.base.fingerprint import Measure
 from dwhctl.systems.base.inspection import Other
-from dwhctl.verify.checks import WarehouseCheck, batches, measure_of, table_checks
+from dwhctl.verify.checks import batches, measure_of
 from dwhctl.verify.compare import Pair, Sides
 from dwhctl.verify.findings import (
     KEYS_SHOWN,
@@ -133,15 +133,13 @@ class TwoTables(Sides):
         """Raise UsageError for the other table's columns, AttemptError when the tables cannot be described."""
         self._planned = slices
         if are_some_complete:
-            target = self._targets[self._load.target]
-            check = WarehouseCheck(self._project, self._load, target, self._read_columns)
-            self._fan_out.run([check])
+            (check,) = self._reader.read_tables(slices, self._read_columns, by_day=False)
             ours, theirs = check.result()
             self._measures = measures_of(self._load, ours, self._table, theirs)
         return {}
 
     def _read_columns(
-        self, inspection: Inspection, heartbeat: Heartbeat
+        self, _: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat
     ) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
         ours = check_columns(self._load, tuple(inspection.columns()))
         heartbeat()
@@ -149,10 +147,8 @@ class TwoTables(Sides):
 
     def measure(self, slices: Sequence[PlannedSlice]) -> Mapping[Slice, Pair | AttemptError]:
         mine, other = (measure.empty for measure in self._measures)
-        checks = table_checks(self._project, self._targets, slices, self._read_day)
-        self._fan_out.run(checks)
         found: dict[Slice, Pair | AttemptError] = {}
-        for check in checks:
+        for check in self._reader.read_tables(slices, self._read_day):
             if check.failure is not None:
                 found |= dict.fromkeys((planned.slice for planned in check.slices), check.failure)
             elif check.answer is not None:
@@ -196,10 +192,8 @@ class TwoTables(Sides):
     def explain(self, pairs: Sequence[Pair]) -> Mapping[Slice, Explanation]:
         rows = {pair.planned.slice: pair.ours.rows + pair.theirs.rows for pair in pairs}
         found: dict[Slice, Explanation] = {}
-        slices = [pair.planned for pair in pairs]
-        checks = table_checks(self._project, self._targets, slices, partial(self._contrast, rows, found))
-        self._fan_out.run(checks)
-        for check in checks:
+        slices = (pair.planned for pair in pairs)
+        for check in self._reader.read_tables(slices, partial(self._contrast, rows, found)):
             if check.failure is not None:
                 for planned in check.slices:
                     found.setdefault(planned.slice, Explanation.failed(check.failure))

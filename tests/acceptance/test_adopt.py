@@ -135,7 +135,7 @@ def test_what_equals_the_source_is_complete_and_what_differs_is_listed(ground: S
     assert sorted(shard for shard, _, _ in found(report)) == SHARDS
     assert {day for _, day, _ in found(report)} == {DAY}
     checks = {shard: names for shard, _, names in found(report)}
-    assert "duplicate_keys" in checks["abakan"]
+    assert "doubled_keys" in checks["abakan"]
     assert "value_checksum" in checks["achinsk"]
     assert "rows" in checks["chita"]
     assert (report.adopted, report.empty, report.rows) == (3, 3, 30)

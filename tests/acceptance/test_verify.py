@@ -129,7 +129,7 @@ def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
         ("copied", DAY, "keys_in_other_slices", None, "1"),
         ("moved", BEFORE, "rows", "10", "11"), ("moved", DAY, "rows", "10", "9"),
         ("other", BEFORE, "rows_of_no_session", None, "1"),
-        ("some", BEFORE, "duplicate_keys", None, "1"), ("some", BEFORE, "rows", "10", "11"),
+        ("some", BEFORE, "doubled_keys", None, "1"), ("some", BEFORE, "rows", "10", "11"),
         ("some", DAY, "rows", "10", "9"),
     ]  # fmt: skip
     assert columns_of(report, "values") == [

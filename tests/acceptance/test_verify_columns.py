@@ -228,7 +228,7 @@ def test_over_the_wire(tmp_path: Path) -> None:
         ]
         assert rows == [
             ("abakan", "values", "customer", 10), ("abakan", "values", "amount", 1), ("chita", "rows", None, None),
-            ("chita", "duplicate_keys", None, None), ("chita", "values", "customer", 9),
+            ("chita", "doubled_keys", None, None), ("chita", "values", "customer", 9),
         ]  # fmt: skip
         amount = next(one for one in found(report) if one.column == "amount")
         assert (amount.key, amount.warehouse) == (f"id={first + 3}", "NULL")

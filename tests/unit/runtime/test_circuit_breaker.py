@@ -140,6 +140,14 @@ def test_a_probe_that_never_asked_leaves_the_next_one_due() -> None:
     assert breaker.may_start(a_job(), 2.0)
 
 
+def test_attempts_count_where_source_and_target_are_one_connection() -> None:
+    breaker, job = parked(), SliceJob(planned("abakan", "server_0", a_load(target="server_0")))
+    breaker.started(job, 10.0)
+    assert not list(breaker.finished(job, Failure.of(ConnectError("down")), 20.0))
+    assert breaker.is_given_up("server_0", 1)
+    assert not breaker.may_start(job, 20.0), "the next attempt waits for the load's retry_delay"
+
+
 # The target's connection
 
 
