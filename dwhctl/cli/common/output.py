@@ -34,7 +34,7 @@ def tell(text: str) -> None:
 
 
 def screen() -> tuple[int, int] | None:
-    """Give columns and lines of the terminal that stdout is; None when it is none."""
+    """Return columns and lines of the terminal that stdout is; None when it is not a terminal."""
     if not sys.stdout.isatty():
         return None
     from rich.console import Console
@@ -44,10 +44,7 @@ def screen() -> tuple[int, int] | None:
 
 
 def paint(lines: Iterable[Text]) -> None:
-    """Write lines of a picture to stdout: coloured on a terminal, elsewhere their letters only.
-
-    What is longer than the terminal is wide runs on in its next line: a command stays one that can be copied.
-    """
+    """Write lines of a picture to stdout, coloured on a terminal. Long lines, such as commands, are not broken."""
     if not sys.stdout.isatty():
         write(sys.stdout, mask("\n".join(line.plain.rstrip() for line in lines)))
         return
@@ -61,7 +58,7 @@ def paint(lines: Iterable[Text]) -> None:
 
 
 def shown_seconds(seconds: float) -> str:
-    """Write a time as a person says it."""
+    """Return a duration as text."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -70,7 +67,7 @@ def shown_seconds(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """Write a time that is only guessed: in whole seconds, or whole minutes from ten on."""
+    """Return an estimated duration: in whole seconds, or whole minutes from ten on."""
     if seconds < 600:
         return shown_seconds(seconds) if seconds >= 60 else f"{max(round(seconds), 1)} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -78,13 +75,13 @@ def about(seconds: float) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """Write a number with its noun: `1 slice`, `2 slices`."""
+    """Return a number with its noun: `1 slice`, `2 slices`."""
     plural = f"{thing[:-1]}ies" if thing.endswith("y") and thing[-2] not in "aeiou" else f"{thing}s"
     return f"{number:,} {thing if number == 1 else plural}"
 
 
 def packed(text: str, width: int) -> list[str]:
-    """Break a sentence into lines at its commas and semicolons only, so that no value is broken."""
+    """Return the lines of a sentence, broken only at commas and semicolons, so that no value is broken."""
     lines = [""]
     for part in re.findall(r".+?(?:[,;] |$)", text):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
@@ -94,10 +91,9 @@ def packed(text: str, width: int) -> list[str]:
 
 
 def write_out(text: str, end: str = "\n", *, drawn: bool = False) -> None:
-    """Write a piece of a result to stdout, data that is not ours to mask; it is as it is, but on a terminal printable.
+    """Write a part of a result to stdout: data, which is not masked, and printable only on a terminal.
 
-    `drawn`: a table, which has been made printable and may have colours. Raise BrokenPipeError when the reader has
-    gone: who can end early does.
+    `drawn`: a table that is printable already and may have colours. Raise BrokenPipeError when the reader has gone.
     """
     if not write(sys.stdout, text, end, as_it_is=drawn or not sys.stdout.isatty()):
         raise BrokenPipeError

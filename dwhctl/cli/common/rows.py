@@ -186,9 +186,9 @@ def json_value(value: object) -> object:
     if isinstance(value, Decimal):
         return f"{value:f}"
     if isinstance(value, Mapping):
-        return {str(json_value(key)): json_value(each) for key, each in value.items()}
+        return {str(json_value(key)): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [json_value(each) for each in value]
+        return [json_value(item) for item in value]
     return _text(value)
 
 

@@ -225,7 +225,7 @@ def _refuse_used(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder.absolute()} is no folder; give another one: dwhctl demo DIR")
+        raise UsageError(f"{folder.absolute()} is not a folder; give another one: dwhctl demo DIR")
     if any(folder.iterdir()):
         raise UsageError(
             f"{folder.absolute()} is not empty; give another folder (dwhctl demo DIR),"
