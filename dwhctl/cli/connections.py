@@ -14,6 +14,7 @@ from dwhctl.check.connections import in_clear, round_trips, unchecked
 from dwhctl.check.local import local_files, open_files, unread_files
 from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
@@ -22,7 +23,7 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.cli.common.output import counted, say, show, tell
+from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
 from dwhctl.core.words import one_line
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
 
 
-LIST_COLUMNS = ("name", "type", "address", "user", "password", "max_connections", "used_for")
-IMPORT_COLUMNS = ("kind", "airflow_name", "name", "result", "note")
-TEST_COLUMNS = ("connection", "type", "database", "ok", "latency_ms", "version", "reason")
+LIST: Listing[tuple[object, ...]] = Listing(
+    "name", "type", "address", "user", "password", "max_connections", "used_for"
+)
+IMPORT: Listing[tuple[object, ...]] = Listing("kind", "airflow_name", "name", "result", "note")
+TEST: Listing[tuple[object, ...]] = Listing(
+    "connection", "type", "database", "ok", "latency_ms", "version", "reason"
+)
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
@@ -59,7 +64,7 @@ def list_(settings: Settings, form: str) -> None:
       dwhctl connections list --format json
     """
     project = settings.open_project()
-    show(LIST_COLUMNS, [_row(project, found) for found in project.connections.values()], form)
+    LIST.show([_row(project, found) for found in project.connections.values()], form)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -84,7 +89,7 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     trips = round_trips(project, names)
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
     if shown or not settings.quiet:
-        show(TEST_COLUMNS, map(astuple, shown), form)
+        TEST.show(map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
     for finding in OnlineCheck(project).ungrouped(reached):
         tell(f"Warning: {_line(finding)}")
@@ -136,7 +141,7 @@ def import_(
         found.write()
     if settings.quiet:
         return
-    show(IMPORT_COLUMNS, [outcome.row() for outcome in found.outcomes], form)
+    IMPORT.show([outcome.row() for outcome in found.outcomes], form)
     if form == "table":
         for line in _import_summary(found, dry_run=dry_run):
             say(line)

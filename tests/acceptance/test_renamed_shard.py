@@ -112,7 +112,7 @@ def test_a_closed_shard_is_known_and_nothing_is_expected_of_it(ground: Sandbox) 
         tasks = sliced_tasks(project, (), ("abakan",))
         now = datetime(2020, 8, 1, tzinfo=project.zone)
         coverage = cover(project, store, tasks, (DAY, NEXT, after), now)
-    assert [cell.standing for cell in coverage.rows[0].cells] == [
+    assert [cell.status for cell in coverage.rows[0].cells] == [
         SliceStatus.LOADED,
         SliceStatus.LOADED,
         SliceStatus.AFTER_END,
