@@ -108,9 +108,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
-    def is_busy(self) -> bool:
-        return bool(self.jobs or self.running)
-
     def advance(self, now: float) -> None:
         self.blocked, self.lacking = False, ()
         taken: list[Slot] = []
