@@ -66,6 +66,7 @@ KINDS: dict[str, tuple[Kind, pa.DataType]] = {
     "TIMESTAMP_NS": (Kind.TIMESTAMP, pa.timestamp("ns")),
     "TIMESTAMP WITH TIME ZONE": (Kind.TIMESTAMPTZ, pa.timestamp("us", tz="UTC")),
 }
+_MOST_DIGITS = 38
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
 
@@ -79,6 +80,20 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
     if declared not in KINDS:
         return None
     return Column(name, *KINDS[declared], declared, nullable)
+
+
+def declaration(column: Column) -> str:
+    """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+    if column.kind is Kind.DECIMAL and column.type.precision <= _MOST_DIGITS:
+        return f"DECIMAL({column.type.precision}, {column.type.scale})"
+    if column.kind is Kind.TIME:
+        return "TIME"
+    for declared, (kind, arrow) in KINDS.items():
+        if kind is column.kind and arrow == column.type:
+            return declared
+    if column.kind is Kind.TIMESTAMPTZ and column.type.unit in ("s", "ms"):
+        return "TIMESTAMP WITH TIME ZONE"
+    raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")
 
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
