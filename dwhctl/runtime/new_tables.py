@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How long a shard may be silent.
 _TIMEOUT_SECONDS = 30.0
+#: How many shards an error shows.
+_SHOWN = 3
 _CONNECTION = (errors.ConnectError, errors.LoginRefusedError)
 
 
@@ -44,7 +46,7 @@ class TableColumnsFinder:
     def table_for(self, load: Load, slices: Iterable[tuple[Shard, Slice]]) -> tuple[NewTable, Shard]:
         """Return the table for a load, and the shard that was described.
 
-        The slices' shards are asked in turn. Raise the AttemptError of the first one when none can be described.
+        The slices' shards are asked in turn. Raise an AttemptError when none can be described.
         """
         shards = {shard.name: (shard, slice) for shard, slice in slices}
         in_turn = sorted(shards.values(), key=lambda item: item[0].connection in self._failed)
@@ -88,11 +90,12 @@ def _of_all(load: Load, found: Sequence[tuple[Shard, errors.AttemptError]]) -> e
     """Return the error of a load of which no shard can be described; one that may pass comes first."""
     if not found:
         return errors.QueryError(f"load {load.name} has no shard whose columns {load.table} could be made of")
-    shard, error = min(found, key=lambda item: item[1].permanent)
-    error = copy.copy(error)
-    others = f" ({len(found) - 1} more failed)" if len(found) > 1 else ""
+    reasons = [f"{shard.name}: {error}" for shard, error in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        reasons.append(f"and {len(found) - _SHOWN:,} more")
+    error = copy.copy(min((error for _, error in found), key=lambda error: error.permanent))
     error.args = (
-        f"{load.table} does not exist, and no shard could be described to make it: {shard.name}{others}: {error}",
+        f"{load.table} does not exist, and no shard could be described to make it: {'; '.join(reasons)}",
     )
     return error
 

@@ -32,7 +32,9 @@ class NewTable:
         """What comes before the table's name."""
         return self.name.rpartition(".")[0] or None
 
-    def columns_sql(self, declaration: Callable[[Column], str], quote: Callable[[str], str] = quote_name) -> str:
+    def columns_sql(
+        self, declaration: Callable[[Column], str], quote: Callable[[str], str] = quote_name
+    ) -> str:
         """Return the columns for a CREATE TABLE. Raise TargetRefusedError with every column without a type."""
         lines, refused = [], []
         for column in self.columns:
@@ -48,7 +50,8 @@ class NewTable:
     def statements(self, columns: str, after: str = "") -> list[str]:
         """Return the statements: the schema, if the name has one, and the table; `after` follows the columns."""
         schema = [f"CREATE SCHEMA IF NOT EXISTS {quote_path(self.schema)}"] if self.schema else []
-        return [*schema, f"CREATE TABLE IF NOT EXISTS {quote_path(self.name)} (\n{columns}\n){after}"]
+        table = f"CREATE TABLE IF NOT EXISTS {quote_path(self.name)} (\n{columns}\n)"
+        return [*schema, f"{table}\n{after}" if after else table]
 
 
 def new_table(name: str, columns: Sequence[Column], key: Sequence[str], slice_by: str | None) -> NewTable:
@@ -93,7 +96,5 @@ def _service_columns() -> tuple[Column, ...]:
     text = Column(
         source, Kind.TEXT, pa.string(), "text", nullable=False, octets=_SHARD_OCTETS, places=_SHARD_OCTETS
     )
-    integers = (
-        Column(name, Kind.INTEGER, pa.int64(), "64-bit integer", nullable=False) for name in numbers
-    )
+    integers = (Column(name, Kind.INTEGER, pa.int64(), "64-bit integer", nullable=False) for name in numbers)
     return (text, *integers)
