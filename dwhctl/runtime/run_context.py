@@ -240,7 +240,6 @@ def limits_of(project: Project) -> dict[str, int | None]:
 
 @contextmanager
 def _with_remedy(wait: float) -> Iterator[None]:
-    """Add to the error of a held lock how to wait for it."""
     try:
         yield
     except LockHeldError as error:
@@ -313,7 +312,6 @@ class RunContext:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
 
     def _highest_in(self, loads: Iterable[Load]) -> int:
-        """Return the highest etl_id in the tables of these loads. Raise AttemptError."""
         tables = {(load.target, load.table) for load in loads}
         return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
 

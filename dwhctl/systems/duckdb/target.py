@@ -159,7 +159,6 @@ class DuckdbTarget(Target):
         return int(highest or 0)
 
     def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
-        """Query a table that may not exist yet; nor may the warehouse."""
         if not self._connection.path.exists():
             return []
         with self._open(spills=True) as db:
@@ -334,7 +333,6 @@ class DuckdbInspection(Inspection):
 
 
 def _type_of(column: Column) -> str:
-    """Return the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"
     for declared, (kind, arrow) in engine.KINDS.items():
