@@ -6,7 +6,9 @@ import errno
 import os
 import re
 import threading
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -30,11 +32,9 @@ from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
 from dwhctl.systems.base.fingerprint import literal
 from dwhctl.systems.base.source import closed_on_error
+from dwhctl.systems.base.type_map import SourceType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 #: DuckDB's types. Any other is refused (INTERVAL, BIT, TIME WITH TIME ZONE, nested types): its values would not arrive
@@ -94,6 +94,21 @@ def declaration(column: Column) -> str:
     if column.kind is Kind.TIMESTAMPTZ and column.type.unit in ("s", "ms"):
         return "TIMESTAMP WITH TIME ZONE"
     raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")
+
+
+#: Types that are refused: one of each group.
+_REFUSED = ("UHUGEINT", "INTERVAL", "BIT", "TIME WITH TIME ZONE", "INTEGER[]", "STRUCT", "MAP", "UNION")
+_NOTES = {
+    "ENUM": "text",
+    "HUGEINT": "decimal(38,0); a value of 39 digits is refused",
+}
+
+
+def source_types() -> list[SourceType]:
+    """Return the types for the type map."""
+    known = [column("c", name) for name in ("DECIMAL(18,2)", "ENUM('a')", *KINDS)]
+    found = [SourceType(one.declared, one, _NOTES.get(one.declared, str(one.kind))) for one in known if one]
+    return found + [SourceType(name, None, "CAST({column} AS VARCHAR)") for name in _REFUSED]
 
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
