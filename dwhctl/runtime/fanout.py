@@ -87,8 +87,6 @@ AnyCheck = RemoteCheck[object]
 
 @dataclass(slots=True)
 class _Queue:
-    """The checks of a connection that wait."""
-
     waiting: deque[AnyCheck] = field(default_factory=deque)
     running: int = 0
     starved_since: float | None = None
@@ -147,7 +145,6 @@ class FanOut:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
-        """Start what may start now; the connections take turns."""
         turns = deque(self._queues.items())
         while turns and len(self._running) < self._jobs:
             name, checks = turns.popleft()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from dwhctl.project.days import FIRST_DAY, LAST_DAY
@@ -118,22 +119,19 @@ class Comparison:
             for _ in range(_MOST_ROUNDS):
                 left = self._compare(left, explain=True)
         for planned in left:
-            detail = "it was loaded each time that verify looked at it; verify it again"
+            detail = "it was loaded during each comparison; verify it again"
             self._results[planned.slice] = result_of(planned, SliceFinding(Check.NOT_COMPARED, detail=detail))
         return [*(self._results[planned.slice] for planned in slices), *self._sides.of_no_slice()]
 
     def in_batches(self, batches: Sequence[Sequence[PlannedSlice]]) -> Generator[list[SliceComparison]]:
         """Yield the results of one batch after another, and keep none of them."""
         with closing(self._sides):
-            described = {
-                planned.slice for planned in self._describe([one for batch in batches for one in batch])
-            }
+            described = {planned.slice for planned in self._describe([*chain.from_iterable(batches)])}
             for batch in batches:
                 self._compare([planned for planned in batch if planned.slice in described])
                 yield [self._results.pop(planned.slice) for planned in batch]
 
     def _describe(self, slices: Sequence[PlannedSlice]) -> list[PlannedSlice]:
-        """Return the slices that can be compared."""
         complete, _ = self._complete(slices)
         failed = self._sides.describe(slices, are_some_complete=bool(complete))
         for planned in complete:
@@ -142,7 +140,6 @@ class Comparison:
         return [planned for planned in complete if planned.load.name not in failed]
 
     def _complete(self, slices: Sequence[PlannedSlice]) -> tuple[list[PlannedSlice], Sessions]:
-        """Return the complete slices, and the sessions that show it; the others have their result."""
         if self._store is None:
             return list(slices), dict.fromkeys(planned.slice for planned in slices)
         last = last_sessions_of(self._project, self._store, slices)
@@ -155,7 +152,6 @@ class Comparison:
         return complete, last
 
     def _compare(self, slices: Sequence[PlannedSlice], *, explain: bool = False) -> list[PlannedSlice]:
-        """Compare the slices once; return those with findings that were loaded meanwhile."""
         chosen, before = self._complete(slices)
         if not chosen:
             return []

@@ -122,7 +122,7 @@ class TwoTables(Sides):
         self._globs = globs
         self._planned: Sequence[PlannedSlice] = ()
         self._measures: tuple[Measure, Measure]
-        self._strangers: dict[date, list[SliceComparison]] = {}
+        self._only_in_other: dict[date, list[SliceComparison]] = {}
 
     def names(self, load: Load) -> tuple[str, str]:
         return load.table, self._table
@@ -158,13 +158,12 @@ class TwoTables(Sides):
                     pair = ours.get(shard, mine), theirs.get(shard, other)
                     found[planned.slice] = Pair(planned, self._measures[0], *pair)
                 day = check.slices[0].slice.day
-                self._strangers[day] = list(self._only_there(day, unknown))
+                self._only_in_other[day] = list(self._only_there(day, unknown))
         return found
 
     def _read_day(
         self, group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat
     ) -> tuple[Mapping[str, Fingerprint], Mapping[str, Fingerprint], dict[str, int]]:
-        """Return the fingerprints of both tables, and the rows of etl_sources that are in the other alone."""
         slices = [planned.slice for planned in group]
         beside = inspection.beside(self._table, self._load.slice_by)
         ours = inspection.fingerprints(slices, self._measures[0])
@@ -185,7 +184,7 @@ class TwoTables(Sides):
                 yield SliceComparison(self._load.name, name, day, [found])
 
     def of_no_slice(self) -> list[SliceComparison]:
-        return [result for day in sorted(self._strangers) for result in self._strangers[day]]
+        return [result for day in sorted(self._only_in_other) for result in self._only_in_other[day]]
 
     # Which rows differ
 

@@ -18,7 +18,8 @@ from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError,
 from dwhctl.core.files import inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.spill import SpillFolder
@@ -158,7 +159,6 @@ class DuckdbTarget(Target):
         return int(highest or 0)
 
     def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
-        """Query a table that may not exist yet; nor may the warehouse."""
         if not self._connection.path.exists():
             return []
         with self._open(spills=True) as db:
@@ -333,7 +333,6 @@ class DuckdbInspection(Inspection):
 
 
 def _type_of(column: Column) -> str:
-    """Return the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"
     for declared, (kind, arrow) in engine.KINDS.items():

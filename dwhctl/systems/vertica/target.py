@@ -17,7 +17,8 @@ from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.target import ColumnWarning, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.vertica import catalog, types
 from dwhctl.systems.vertica.catalog import TOKEN, TableName, described_column
 from dwhctl.systems.vertica.client import VerticaClient
@@ -149,7 +150,6 @@ class VerticaTarget(Target):
 
     @contextmanager
     def _transaction(self, what: str, timeout: timedelta | None = None) -> Iterator[VerticaClient]:
-        """Connect for a transaction; leaving the block without a commit rolls back."""
         with self._connected(what, timeout) as client:
             self._settle(client)
             try:
@@ -257,7 +257,6 @@ def _create(client: VerticaClient, statement: str) -> None:
 
 
 def _rows_if_there(client: VerticaClient, sql: str) -> list[list[Any]]:
-    """Query a table that may not exist yet."""
     try:
         return client.query(sql)
     except TargetRefusedError as error:
