@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dwhctl.project.connections import SYSTEMS
+from dwhctl.project import connections
 
 FOLDER = Path(__file__).parents[1] / "csv_system"
 
@@ -47,5 +47,6 @@ def registered() -> Iterator[None]:
 
 def forget() -> None:
     """Forget the systems that were read before."""
-    vars(SYSTEMS).pop("_installed", None)
-    vars(SYSTEMS)["_loaded"].clear()
+    connections._installed.cache_clear()
+    for found in (connections.SYSTEMS, connections.CONNECTION_TYPES):
+        vars(found)["_find"].cache_clear()
