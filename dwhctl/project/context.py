@@ -17,11 +17,10 @@ from dwhctl.core.secrets import Secret
 from dwhctl.core.words import nearest
 from dwhctl.project.days import start_of_day
 from dwhctl.project.fields import map_leaves
-from dwhctl.project.loads import Load
+from dwhctl.project.loads import Load, Report, Shard
 
 if TYPE_CHECKING:
     from dwhctl.project.connections import Connection
-    from dwhctl.project.loads import Report, Shard
     from dwhctl.project.model import Project
 
 _ONE_DAY = timedelta(days=1)

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -23,8 +24,6 @@ from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.messages import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from dwhctl.runtime.slots import Slot, Slots
 
     Heartbeat = Callable[[], None]

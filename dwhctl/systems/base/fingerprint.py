@@ -26,20 +26,14 @@ the first {n} characters of a text, `length` counts its characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
 from dwhctl.core.sql import named_sql
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from dwhctl.core.columns import Column
-
 
 _PLACE = re.compile(r"\{(\w+)\}")
 #: Kinds whose form is also what is compared.

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.publication import Publication
-from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.spill import SpillFolder
@@ -34,14 +37,8 @@ from dwhctl.systems.duckdb.staging import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import timedelta
-    from pathlib import Path
-
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 _THREADS = 2
