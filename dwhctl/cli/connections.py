@@ -225,7 +225,7 @@ def check(settings: Settings, online: bool) -> ExitCode:
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
-    for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
+    for warning in (*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):
         say(f"Note: {note}")
