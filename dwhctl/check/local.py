@@ -86,7 +86,9 @@ def _warehouses(project: Project) -> Iterator[str]:
     for name, place in places.items():
         connection = project.connections[name]
         # The first run creates the state folder.
-        if not isinstance(connection, EmbeddedConnection) or connection.path.is_relative_to(project.state_dir):
+        if not isinstance(connection, EmbeddedConnection) or connection.path.is_relative_to(
+            project.state_dir
+        ):
             continue
         folder = connection.path.parent
         if _is_missing(folder):

@@ -96,7 +96,8 @@ def project(tmp_path: Path) -> CsvProject:
     return CsvProject(tmp_path / "project", install(tmp_path / "site"))
 
 
-def test_load_verify_and_query(project: CsvProject) -> None:
+def test_check_load_verify_and_query(project: CsvProject) -> None:
+    project.run("config", "check")
     project.run("load", "--date", "2020-07-14")
     written = (project.root / "warehouse" / "stage.orders.csv").read_bytes().decode()
     assert written.startswith('"etl_source:VARCHAR NOT NULL","etl_id:BIGINT"')
@@ -111,9 +112,8 @@ def test_load_verify_and_query(project: CsvProject) -> None:
     ]
 
 
-def test_config_check_and_connections(project: CsvProject) -> None:
-    project.run("config", "check")
-    project.run("config", "check", "--online")
+@pytest.mark.long
+def test_connections(project: CsvProject) -> None:
     tested = json.loads(project.run("connections", "test", "--format", "json"))
     assert {(trip["connection"], trip["database"], trip["ok"]) for trip in tested} == {
         ("sessions", None, True), ("dwh", None, True), ("server_0", "abakan", True), ("server_0", "chita", True),
@@ -127,6 +127,7 @@ def test_every_other_command_over_it(project: CsvProject) -> None:
     assert "warehouse" in listed
     assert "FROM orders" in project.run("render", "orders", "--date", "2020-07-14")
     project.run("load", "--date", "2020-07-14", "--lookback", "1")
+    project.run("config", "check", "--online")
     project.run("load", "--date", "2020-07-15")
     for online in ([], ["--online"]):
         shown = project.run("render", "orders", "--date", "2020-07-14", "--part", "publish", *online)
@@ -137,25 +138,34 @@ def test_every_other_command_over_it(project: CsvProject) -> None:
     assert len(counts) == 5
     assert {"note": "another day", "orders": 1} in counts
     assert json.loads(
-        project.run("query", "server_0", "--shard", "abakan", "SELECT max(id) AS m FROM orders", "--format", "json")
+        project.run(
+            "query", "server_0", "--shard", "abakan", "SELECT max(id) AS m FROM orders", "--format", "json"
+        )
     ) == [{"m": 4}]
     path = project.root / "server_0" / "abakan" / "orders.csv"
     path.write_text(ORDERS.replace("another day", "changed"))
+    project.run("verify", "--date", "2020-07-15")
+    toml = project.root / "config" / "loads" / "orders.toml"
+    toml.write_text(f'{LOAD}verify_columns = ["note"]\n')
     assert "abakan" in project.run("verify", "--date", "2020-07-15", code=1)
-    project.run("load", "--date", "2020-07-15", "--only-missing")
+    project.run("load", "--date", "2020-07-15")
+    project.run("verify", "--date", "2020-07-15")
     path.write_text(ORDERS.replace("2020-07-15 00:00:00", "2020-07-15 25:00:00"))
     failed = project.run("load", "--date", "2020-07-15", code=1)
     assert "orders.csv: column ordered: the value 2020-07-15 25:00:00 is not of the type TIMESTAMP" in failed
 
 
+@pytest.mark.long
 def test_what_is_wrong_with_it_is_said_by_name(project: CsvProject) -> None:
     config = project.root / "config" / "dwhctl.toml"
-    config.write_text(MAIN.replace('"chita"]', '"omsk"]').replace('path = "warehouse"', 'path = "warehouse"\npaht = 1'))
+    config.write_text(
+        MAIN.replace('"chita"]', '"omsk"]').replace('path = "warehouse"', 'path = "warehouse"\npaht = 1')
+    )
     said = project.run("config", "check", code=2)
     assert "paht" in said
     config.write_text(MAIN.replace('"chita"]', '"omsk"]'))
     (project.root / "sql" / "orders.sql").write_text("DELETE FROM orders\n")
-    said = project.run("config", "check", code=2)
-    assert "an extract is one SELECT; this is DELETE" in said
-    assert "server_0/omsk of the shard omsk is missing" in said
+    assert "an extract is one SELECT; this is DELETE" in project.run("config", "check", code=2)
+    (project.root / "sql" / "orders.sql").write_text(EXTRACT)
+    assert "server_0/omsk of the shard omsk is missing" in project.run("config", "check", code=2)
     project.run("query", "dwh", "--write", "DELETE FROM stage.orders", code=2)

@@ -44,6 +44,29 @@ def duckdb_way(tmp_path: Path) -> Way:
     return Way(SOURCES[0], TARGETS[0], tmp_path)
 
 
+#: The suites that the gate runs over the system of another package, whose commands have a suite of their own.
+_CSV_IN_GATE = (
+    "test_a_failure",
+    "test_a_query_that",
+    "test_bounds",
+    "test_every_form",
+    "test_nasty",
+    "test_what",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs over the CSV files, and is not in the gate, as long."""
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.path.parent != Path(__file__).parent:
+            continue
+        given = getattr(item, "callspec", None)
+        kits = [str(value) for value in (given.params.values() if given else ())]
+        if any("Csv" in kit for kit in kits) and not item.name.startswith(_CSV_IN_GATE):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="package", autouse=True)
 def csv_is_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The suites run over a system of another package, too."""

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, QueryError, TargetRefusedError
+from dwhctl.core.errors import (
+    AttemptError,
+    ConnectError,
+    DatabaseMissingError,
+    QueryError,
+    TargetRefusedError,
+)
 from dwhctl.project.connections import Connection
 from dwhctl_csv.engine import Engine
 from dwhctl_csv.system import CsvConnection

@@ -20,7 +20,9 @@ _ERRORS = (QueryError, SourceError)
 class CsvCursor(DriverCursor[Engine]):
     """A folder of CSV files, which is only read: DuckDB, in memory, reaches no file."""
 
-    reading = frozenset({"SELECT", "WITH", "FROM", "VALUES", "TABLE", "SHOW", "DESCRIBE", "SUMMARIZE", "EXPLAIN"})
+    reading = frozenset(
+        {"SELECT", "WITH", "FROM", "VALUES", "TABLE", "SHOW", "DESCRIBE", "SUMMARIZE", "EXPLAIN"}
+    )
     failures = (duckdb.Error, pa.ArrowException, OSError, TableError)
 
     def __init__(self, name: str, folder: Path) -> None:

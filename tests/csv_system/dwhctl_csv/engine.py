@@ -36,8 +36,20 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 _BATCH_ROWS = 10_000
 _LINE = re.compile(r"\nLINE (\d+):")
 #: Errors that every later attempt meets too; and how their messages begin where Arrow raises them.
-_REFUSALS = (duckdb.ProgrammingError, duckdb.DataError, duckdb.IntegrityError, duckdb.NotSupportedError, TableError)
-_REFUSED_BY_ARROW = ("Conversion Error", "Invalid Input Error", "Out of Range Error", "Invalid: ", "CSV parse error")
+_REFUSALS = (
+    duckdb.ProgrammingError,
+    duckdb.DataError,
+    duckdb.IntegrityError,
+    duckdb.NotSupportedError,
+    TableError,
+)
+_REFUSED_BY_ARROW = (
+    "Conversion Error",
+    "Invalid Input Error",
+    "Out of Range Error",
+    "Invalid: ",
+    "CSV parse error",
+)
 
 #: The class of an error that every attempt meets, and of one that passes.
 Errors = tuple[type[AttemptError], type[AttemptError]]
@@ -139,7 +151,9 @@ class Engine:
 
     def write(self, path: Path, columns: Sequence[Declared], select: str) -> int:
         """Write the answer, which has these columns, into a new file in the place of `path`; return its rows."""
-        texts = ", ".join(f"CAST({quote_name(one.name)} AS VARCHAR) AS {quote_name(one.name)}" for one in columns)
+        texts = ", ".join(
+            f"CAST({quote_name(one.name)} AS VARCHAR) AS {quote_name(one.name)}" for one in columns
+        )
         self.attach(select)
         reader = self.db.sql(f"SELECT {texts} FROM ({select}) AS new_rows").to_arrow_reader(_BATCH_ROWS)
         writer, rows = Writer(path.with_name(f".{path.name}.new"), columns), 0
@@ -239,7 +253,9 @@ def locked(
         with waited(wait) as waiting:
             attempts = tenacity.Retrying(
                 retry=tenacity.retry_if_exception_type(BlockingIOError),
-                stop=tenacity.stop_any(tenacity.stop_after_delay(wait), tenacity.stop_when_event_set(give_up)),
+                stop=tenacity.stop_any(
+                    tenacity.stop_after_delay(wait), tenacity.stop_when_event_set(give_up)
+                ),
                 sleep=tenacity.sleep_using_event(give_up),
                 wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
                 before_sleep=partial(_note, waiting, folder),

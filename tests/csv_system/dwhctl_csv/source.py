@@ -34,7 +34,9 @@ class CsvSource(SqlSource):
     def __init__(self, connection: CsvConnection, database: str, zone: str) -> None:
         folder = inside(connection.path, database)
         if not connection.path.is_dir():
-            raise ConnectError(f"connection {connection.name}: there is no folder {connection.path}", connection.name)
+            raise ConnectError(
+                f"connection {connection.name}: there is no folder {connection.path}", connection.name
+            )
         if not folder.is_dir():
             raise DatabaseMissingError(f"there is no folder {folder}")
         if not os.access(folder, os.R_OK | os.X_OK):

@@ -31,7 +31,11 @@ def run_statement(engine: Engine, folder: Path, statement: str, schemas: set[str
     for name, (number, kind, _) in after.items():
         if problem := name_problem(name):
             raise TableError(f"the {kind} {name} has no place in the folder: {problem}")
-        if name not in before or before[name][0] != number or (with_rows and kind == "table" and name in names):
+        if (
+            name not in before
+            or before[name][0] != number
+            or (with_rows and kind == "table" and name in names)
+        ):
             _write(engine, folder, name, *after[name][1:])
     for name in before.keys() - after.keys():
         for suffix in (".csv", ".sql"):
@@ -72,7 +76,9 @@ def _declared(engine: Engine, name: str) -> list[Declared]:
     ).fetchall()
     for kind, names in constraints:
         if kind not in _CONSTRAINTS or len(names) != 1:
-            raise TableError(f"{name}: a CSV file can declare NOT NULL, UNIQUE and PRIMARY KEY of one column, not {kind}")
+            raise TableError(
+                f"{name}: a CSV file can declare NOT NULL, UNIQUE and PRIMARY KEY of one column, not {kind}"
+            )
         if kind != "NOT NULL":
             unique.update(names)
     columns = engine.db.execute(

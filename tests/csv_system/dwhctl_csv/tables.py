@@ -53,7 +53,8 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+), ?(\d+)\)")
 #: Texts that DuckDB would round, cut or move to become a value of the type.
 _WHOLE = {"TIMESTAMP_S": 0, "TIMESTAMP_MS": 3, "TIMESTAMP_NS": 9}
 _CELL = re.compile(
-    r"(?P<name>(?:[^:\\]|\\.)*):(?P<type>.*?)(?: DEFAULT (?P<default>.*?))?(?P<required> NOT NULL)?(?P<unique> UNIQUE)?",
+    r"(?P<name>(?:[^:\\]|\\.)*):(?P<type>.*?)(?: DEFAULT (?P<default>.*?))?"
+    r"(?P<required> NOT NULL)?(?P<unique> UNIQUE)?",
     re.DOTALL,
 )
 _SIMPLE = r"(?:[+-]?[\w.]+|'(?:[^']|'')*')"
@@ -268,7 +269,9 @@ class Writer:
         """Write rows. Raise ValueRefusedError for one that could not be read again."""
         widths = pa.array([2 * len(self._columns)] * texts.num_rows, pa.int64())
         for values in texts.columns:
-            widths = pc.add(widths, pc.multiply(pc.cast(pc.fill_null(pc.binary_length(values), 0), pa.int64()), 2))
+            widths = pc.add(
+                widths, pc.multiply(pc.cast(pc.fill_null(pc.binary_length(values), 0), pa.int64()), 2)
+            )
         if texts.num_rows and (most := pc.max(widths).as_py()) >= _BLOCK:
             row = self._rows + pc.index(widths, most).as_py() + 1
             raise ValueRefusedError(

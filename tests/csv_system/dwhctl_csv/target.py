@@ -1,7 +1,7 @@
 """Write to a warehouse that is a folder of CSV files, one for each table.
 
 The workers write their slices to `<state>/staging/<run>/<group>/<token>.csv`. A publication and a refresh write the
-whole table into a new file beside the old one, which it replaces at the commit. One writer holds the lock of the folder.
+whole table into a new file beside the old one, which it replaces at the commit. One writer has the folder's lock.
 """
 
 from __future__ import annotations
@@ -87,10 +87,14 @@ class CsvTarget(Target):
         with self._locked(fcntl.LOCK_EX), self._engine() as engine:
             found = engine.table(table)
             there = {one.name.lower() for one in found.columns}
-            added = [Declared(one.name, self.declaration(one)) for one in columns if one.name.lower() not in there]
+            added = [
+                Declared(one.name, self.declaration(one)) for one in columns if one.name.lower() not in there
+            ]
             if added:
                 nulls = ", ".join(f"NULL AS {quote_name(one.name)}" for one in added)
-                engine.write(found.path, [*found.columns, *added], f"SELECT *, {nulls} FROM {quote_path(table)}")
+                engine.write(
+                    found.path, [*found.columns, *added], f"SELECT *, {nulls} FROM {quote_path(table)}"
+                )
                 put(found.path)
 
     def open_group(self, group: StagingGroup) -> None:
@@ -107,7 +111,9 @@ class CsvTarget(Target):
             shutil.rmtree(inside(self._staging, run_id), ignore_errors=True)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        return CsvStage(self.staged_file(group, token), [Declared(one.name, self.declaration(one)) for one in columns])
+        return CsvStage(
+            self.staged_file(group, token), [Declared(one.name, self.declaration(one)) for one in columns]
+        )
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
@@ -193,7 +199,9 @@ class CsvTarget(Target):
         try:
             self._folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise TargetRefusedError(f"the warehouse {self._folder} cannot be used: {error.strerror}") from error
+            raise TargetRefusedError(
+                f"the warehouse {self._folder} cannot be used: {error.strerror}"
+            ) from error
         wait = self._connection.lock_wait.total_seconds()
         with locked(self._folder, how, wait, TargetBusyError, self._interrupted):
             yield
@@ -259,7 +267,9 @@ class CsvStage(Stage):
 
 
 @contextmanager
-def staged_rows(path: Path, errors: tuple[type[StagingError], type[StagingError]]) -> Iterator[tuple[Engine, str]]:
+def staged_rows(
+    path: Path, errors: tuple[type[StagingError], type[StagingError]]
+) -> Iterator[tuple[Engine, str]]:
     """Open a staged file; yield an engine and the query of its rows."""
     with Engine(None, errors) as engine, engine.translated():
         table = Table(path)
@@ -381,10 +391,11 @@ class CsvRefresh(Refresh):
         try:
             with self._engine.translated():
                 required = [quote_name(one.name) for one in self._table.columns if not one.nullable]
-                if required and self._engine.execute(
-                    f"SELECT 1 FROM ({select}) AS new WHERE {' OR '.join(f'{name} IS NULL' for name in required)} LIMIT 1"
-                ).fetchone():
-                    raise TargetRefusedError(f"{self._name}: one of {', '.join(required)} would be NULL, and is NOT NULL")
+                nulls = " OR ".join(f"{name} IS NULL" for name in required) or "false"
+                if self._engine.execute(f"SELECT 1 FROM ({select}) AS new WHERE {nulls} LIMIT 1").fetchone():
+                    raise TargetRefusedError(
+                        f"{self._name}: one of {', '.join(required)} would be NULL, and is NOT NULL"
+                    )
                 return self._engine.write(self._table.path, self._table.columns, select)
         except TargetRefusedError as error:
             if (refused := refused_value(str(error), self._name, narrowed)) is not None:
