@@ -6,23 +6,19 @@ neither ~/.netrc nor HTTPS_PROXY nor REQUESTS_CA_BUNDLE; proxy and authorities c
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from dwhctl.alerts.channels import Links, Patience, mask_logs
+from dwhctl.alerts.channels import Patience
+from dwhctl.core.http import Adapter
+from dwhctl.core.links import Links, mask_logs
 from dwhctl.core.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    from urllib3 import PoolManager
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ def _exchange(
     with requests.Session() as session:
         session.trust_env = False
         for scheme in ("http://", "https://"):
-            session.mount(scheme, _Adapter(links))
+            session.mount(scheme, Adapter(links))
         with session.post(
             url,
             data=body,
@@ -90,42 +86,3 @@ def _read(response: requests.Response, most: int) -> bytes:
         return b""
     body: bytes = response.raw.read(most + 1, decode_content=False)
     return body if len(body) <= most else b""
-
-
-class _Adapter(HTTPAdapter):
-    """Makes connections that an exchange can end."""
-
-    def __init__(self, links: Links) -> None:
-        self._pools = _pools(links)
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> PoolManager:
-        manager: PoolManager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = self._pools
-        return manager
-
-
-def _pools(links: Links) -> dict[str, Any]:
-    class Plain(HTTPConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            links.add(made)
-            return made
-
-    class Encrypted(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            links.add(made)
-            return made
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class EncryptedPool(HTTPSConnectionPool):
-        ConnectionCls = Encrypted
-
-    return {"http": PlainPool, "https": EncryptedPool}

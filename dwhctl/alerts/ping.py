@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-from dwhctl.alerts.channels import Patience, cause_of, listed
+from dwhctl.alerts.channels import Patience, listed
 from dwhctl.alerts.smtp import check_authorities
 from dwhctl.alerts.telegram import check_proxy
 from dwhctl.core.errors import ConfigError
+from dwhctl.core.links import cause_of
 from dwhctl.core.secrets import mask, remember
 
 if TYPE_CHECKING:

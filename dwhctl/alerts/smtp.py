@@ -17,17 +17,7 @@ from email.utils import format_datetime, getaddresses, make_msgid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dwhctl.alerts.channels import (
-    AnswerTooLongError,
-    Departure,
-    Links,
-    Patience,
-    Receipt,
-    cause_of,
-    clipped,
-    counted,
-    shown,
-)
+from dwhctl.alerts.channels import Departure, Patience, Receipt, clipped, counted, shown
 from dwhctl.core.errors import (
     AlertError,
     AlertInDoubtError,
@@ -36,6 +26,7 @@ from dwhctl.core.errors import (
     ConfigError,
 )
 from dwhctl.core.files import read_bytes
+from dwhctl.core.links import AnswerTooLongError, Links, cause_of
 from dwhctl.core.secrets import remember
 from dwhctl.core.waiting import within
 from dwhctl.core.words import nothing_shown, quoted

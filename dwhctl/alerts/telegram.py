@@ -15,8 +15,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dwhctl.alerts.channels import Departure, Patience, Receipt, cause_of, clipped, shown
+from dwhctl.alerts.channels import Departure, Patience, Receipt, clipped, shown
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.core.links import cause_of
 from dwhctl.core.secrets import remember
 from dwhctl.project.days import format_duration
 

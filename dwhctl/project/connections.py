@@ -8,12 +8,14 @@ from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
 from dwhctl.project.fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
+from dwhctl.project.http import ANSWER_TIMEOUT, Auth, Headers, HttpUrl, OAuth2Auth, Rate
 
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
@@ -300,8 +302,95 @@ class VerticaConnection(_NetworkConnection):
     )
 
 
+class HttpConnection(_Connection):
+    """An application's HTTP API. A shard is an account of it: its `database` is a value for templates."""
+
+    url_keys: ClassVar[frozenset[str]] = frozenset({"base_url"})
+
+    type: Literal["http"] = Field("http", description="The kind of system.", examples=["http"])
+    base_url: HttpUrl = Field(
+        description="The URL that the paths of endpoints are below.",
+        examples=["https://crm.example.com/api/v2/"],
+    )
+    auth: Auth | None = Field(
+        None,
+        description="How requests log in; left out, they do not.",
+        examples=[{"type": "bearer", "token": {"env": "CRM_TOKEN"}}],
+    )
+    headers: Headers = Field(
+        default_factory=dict,
+        description="Headers of every request; a value may be a secret.",
+        examples=[{"Accept-Language": "ru"}],
+    )
+    rate_limit: Rate | None = Field(
+        None,
+        description="Requests in any such time, over all dwhctl processes that share the state folder.",
+        examples=["10/s"],
+    )
+    connect_timeout: SomeTime = Field(
+        timedelta(seconds=10), description="How long to wait for the server to answer.", examples=["10s"]
+    )
+    answer_timeout: SomeTime = Field(
+        ANSWER_TIMEOUT,
+        description="How long an answer may take from the request to its last byte.",
+        examples=["5m"],
+    )
+    ca_file: ProjectPath | None = Field(
+        None,
+        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
+        " those that come with dwhctl (certifi).",
+        examples=["config/ca.pem"],
+    )
+    insecure: bool = Field(
+        False,
+        description="Whether a `base_url` of another machine may be `http://`: login and rows travel in clear then.",
+        examples=[True],
+    )
+    max_body: Annotated[str, AfterValidator(_amount)] = Field(
+        "256MiB", description="How large an answer may be, decompressed.", examples=["1GiB"]
+    )
+    max_pages: int = Field(
+        10_000, ge=1, le=10_000_000, description="How many pages a slice may have.", examples=[50_000]
+    )
+    test_path: str = Field(
+        "", description="The path below `base_url` that `connections test` asks for.", examples=["status"]
+    )
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """The server of the base URL."""
+        url = urlsplit(self.base_url)
+        return ((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)),)
+
+    @model_validator(mode="after")
+    def _in_clear(self) -> HttpConnection:
+        urls = [("base_url", self.base_url)]
+        if isinstance(self.auth, OAuth2Auth):
+            urls.append(("auth.access_token_url", self.auth.access_token_url))
+        for key, url in urls:
+            if is_clear(url) and not self.insecure:
+                raise ValueError(
+                    f'{key}: is "http://" on another machine: login and rows travel in clear; write "https://...",'
+                    " or insecure = true"
+                )
+        return self
+
+
+def is_clear(url: str) -> bool:
+    """Tell whether a URL leads to another machine without TLS."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_local(parts.hostname or "")
+
+
 NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection
-Connection = DuckdbConnection | SqliteConnection | PostgresConnection | MssqlConnection | VerticaConnection
+Connection = (
+    DuckdbConnection
+    | SqliteConnection
+    | PostgresConnection
+    | MssqlConnection
+    | VerticaConnection
+    | HttpConnection
+)
 
 
 class System(NamedTuple):
@@ -324,6 +413,7 @@ SYSTEMS: dict[str, System] = {
     "postgres": System(PostgresConnection, sessions=True),
     "mssql": System(MssqlConnection, source=True, probe=True),
     "vertica": System(VerticaConnection, target=True),
+    "http": System(HttpConnection, source=True),
 }
 CONNECTION_TYPES = {name: system.table for name, system in SYSTEMS.items()}
 SOURCE_TYPES = tuple(name for name, system in SYSTEMS.items() if system.source)

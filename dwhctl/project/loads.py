@@ -32,6 +32,7 @@ from dwhctl.project.fields import (
     Zone,
     given,
 )
+from dwhctl.project.http import Endpoint, ResponseColumns
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -64,17 +65,30 @@ PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 class Load(Table):
     """A named job: one extract query over a shard group into one target table."""
 
-    own_keys: ClassVar[frozenset[str]] = frozenset({"extract", "table", "create", "ping_url"})
+    own_keys: ClassVar[frozenset[str]] = frozenset(
+        {"extract", "endpoint", "columns", "table", "create", "ping_url"}
+    )
 
     name: str = given(
         "the file's name without .toml; of a shadow run also its table: `orders@stage.orders_new`"
     )
     shadow_of: str | None = given("the load whose rows a shadow run takes into another table", default=None)
     shards: Text = Field(description="The shard group to load from.", examples=["cities"])
-    extract: SqlFile = Field(
+    extract: SqlFile | None = Field(
+        None,
         description="The query that extracts a slice, one SELECT: Jinja, with `:start` and `:end` as bound values; "
-        "relative to `sql/`.",
+        "relative to `sql/`. Required, but not with an HTTP source.",
         examples=["orders/extract.sql"],
+    )
+    endpoint: Endpoint | None = Field(
+        None,
+        description="What is asked of an HTTP source, in place of `extract`.",
+        examples=[{"path": "calls", "data_selector": "$.items[*]"}],
+    )
+    columns: ResponseColumns = Field(
+        default_factory=dict,
+        description="The columns of an HTTP source with their types; or tables with `type`, `path`, `optional`.",
+        examples=[{"id": "bigint", "called_at": "timestamptz"}],
     )
     target: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
     table: TableName = Field(description="The target table with its schema.", examples=["stage.orders"])

@@ -292,16 +292,17 @@ class Project:
         kinds = (self.connections, self.alerts, self.loads, self.reports)
         for table in (self.pings, *(each for kind in kinds for each in kind.values())):
             for name in type(table).model_fields:
-                value = getattr(table, name)
-                if isinstance(value, Secret):
-                    yield value
+                yield from secrets_in(getattr(table, name))
         yield from secrets_in(self.variables)
 
 
 def secrets_in(value: object) -> Iterator[Secret]:
-    """Every secret in a tree of variables."""
+    """Every secret in a tree of variables, or of tables."""
     if isinstance(value, Secret):
         yield value
+    elif isinstance(value, Table):
+        for name in type(value).model_fields:
+            yield from secrets_in(getattr(value, name))
     elif isinstance(value, Mapping):
         for each in value.values():
             yield from secrets_in(each)

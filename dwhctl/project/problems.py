@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -123,7 +123,10 @@ class Problems:
             key, _, what = what.partition(": ")
             self.add(place.at(key), what)
         else:
-            self.add(place.at(*error["loc"]), what)
+            steps = _located(model, error["loc"])[1]
+            if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+                steps = (*steps, "type")
+            self.add(place.at(*steps), what)
 
 
 def describe(model: type[Table], error: ErrorDetails) -> str:
@@ -169,6 +172,17 @@ def _literal(shown: str, error: ErrorDetails) -> str:
     return f"expected one of {choices}; got {shown}" + (f"; {hint}" if hint else "")
 
 
+def _no_kind(_shown: str, _error: ErrorDetails) -> str:
+    return 'is missing; add type = "..." (`dwhctl docs reference` lists them)'
+
+
+def _unknown_kind(_shown: str, error: ErrorDetails) -> str:
+    tag, known = str(error["ctx"]["tag"]), re.findall(r"'([^']*)'", error["ctx"]["expected_tags"])
+    hint = did_you_mean(tag, known)
+    choices = ", ".join(f'"{each}"' for each in known)
+    return f"expected one of {choices}; got {shown_value(tag)}" + (f"; {hint}" if hint else "")
+
+
 _WORDS: dict[str, Callable[[str, ErrorDetails], str]] = {
     "string_type": _expected("a text", "put it in quotes"),
     "int_type": _number("a whole number"),
@@ -180,6 +194,8 @@ _WORDS: dict[str, Callable[[str, ErrorDetails], str]] = {
     "model_type": _expected("a table", 'write it as { name = "value" }'),
     "model_attributes_type": _expected("a table", 'write it as { name = "value" }'),
     "literal_error": _literal,
+    "union_tag_not_found": _no_kind,
+    "union_tag_invalid": _unknown_kind,
     "greater_than_equal": _bound("at least", "ge"),
     "less_than_equal": _bound("at most", "le"),
     "finite_number": lambda shown, _error: f"{shown} is no amount; write a number",
@@ -190,16 +206,30 @@ _WORDS: dict[str, Callable[[str, ErrorDetails], str]] = {
 
 
 def _model_at(model: type[Table], steps: Sequence[str | int]) -> type[Table]:
+    return _located(model, steps)[0]
+
+
+def _located(model: type[Table], steps: Sequence[str | int]) -> tuple[type[Table], tuple[str | int, ...]]:
+    """Follow pydantic's steps to the table there; give them without the types of tables, which are no keys."""
+    kept: list[str | int] = []
+    kinds: Mapping[str | int, type[Table]] = {}
     for step in steps:
+        if step in kinds:
+            model, kinds = kinds[step], {}
+            continue
+        kept.append(step)
         if isinstance(step, str) and step in model.file_keys():
-            model = _table_in(model.file_keys()[step].annotation) or model
-    return model
+            found = list(_tables_in(model.file_keys()[step].annotation))
+            kinds = {each.model_fields["type"].default: each for each in found} if len(found) > 1 else {}
+            model = found[0] if found else model
+    return model, tuple(kept)
 
 
-def _table_in(annotation: object) -> type[Table] | None:
+def _tables_in(annotation: object) -> Iterator[type[Table]]:
     if isinstance(annotation, type) and issubclass(annotation, Table):
-        return annotation
-    return next(filter(None, map(_table_in, typing.get_args(annotation))), None)
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _tables_in(inner)
 
 
 def _example(model: type[Table], key: str) -> str:

@@ -362,8 +362,16 @@ class _Reader:
 
 
 def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
-    values = {key: getattr(table, key) for key in type(table).model_fields}
-    return {place.at(key): value for key, value in values.items() if isinstance(value, Secret)}
+    found: dict[Place, Secret] = {}
+    for key in type(table).model_fields:
+        value = getattr(table, key)
+        inner = value.items() if isinstance(value, Mapping) else ()
+        found |= {place.at(key, name): each for name, each in inner if isinstance(each, Secret)}
+        if isinstance(value, Secret):
+            found[place.at(key)] = value
+        elif isinstance(value, Table):
+            found |= _secrets_of(value, place.at(key))
+    return found
 
 
 def is_in_file(secret: Secret) -> bool:

@@ -15,6 +15,8 @@ from datetime import date, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from jinja2 import (
     BaseLoader,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dwhctl.project.days import Slice
+    from dwhctl.project.http import Request
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project
 
@@ -51,17 +54,21 @@ class Query:
 
     `slice_by` names the column that the bounds are for. Where its type holds instants, the source binds `instants`, the
     same bounds in UTC: a clock that is put back shows some readings twice, and `binds` do not say which is meant.
+    An HTTP source has a `request` in place of SQL.
     """
 
     sql: str
     binds: dict[str, datetime]
     slice_by: str | None = None
     instants: dict[str, datetime] = field(default_factory=dict)
+    request: Request | None = None
 
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
     """The extract query of this slice; ConfigError names file and line."""
     names = context(project, load, shard, slice.day)
+    if load.extract is None:
+        return Query("", {}, load.slice_by, request=_request(project, load, slice, names))
     sql = _one_statement(_rendered(project, load.extract, names), load.extract, project.root)
     binds = _binds(sql, load, slice, project.root)
     known = {"start": slice.start_at, "end": slice.end_at}
@@ -150,6 +157,46 @@ def _written(template: Template, names: Mapping[str, Any], only: str | None, wit
         return template.environment.concat(render(values))
     except Exception:
         template.environment.handle_exception()  # as Template.render: the lines are those of the file
+
+
+def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) -> Request:
+    """Render the endpoint of this slice; ConfigError names file and key."""
+    endpoint = load.endpoint
+    assert endpoint is not None
+    if slice.start_at is not None and slice.end_at is not None:
+        # The bounds of the slice, which are not the project's midnights where its clock is another one.
+        zone = ZoneInfo(slice.zone)
+        bounds = {"start": slice.start_at.astimezone(zone), "end": slice.end_at.astimezone(zone)}
+        names |= {f"data_interval_{name}": bound for name, bound in bounds.items()}
+    place = f"config/loads/{load.shadow_of or load.name}.toml: endpoint"
+
+    def rendered(value: Any, key: str, finalize: Callable[[Any], Any] = _parameter) -> Any:
+        if isinstance(value, Mapping):
+            return {name: rendered(each, f"{key}.{name}") for name, each in value.items()}
+        if isinstance(value, list):
+            return [rendered(each, key) for each in value]
+        if not isinstance(value, str):
+            return value
+        environment = new_environment(FileSystemLoader(project.root / "sql"), finalize, autoescape=False)
+        try:
+            with environment.bounded():
+                return environment.from_string(value).render(names)
+        except Exception as error:
+            raise ConfigError(f"{place}.{key}: {_what(error, names, 'sql')}") from None
+
+    body_key = "json" if endpoint.json_ is not None else "data"
+    return Request(
+        endpoint,
+        load.columns,
+        rendered(endpoint.path, "path", lambda value: quote(str(_parameter(value)), safe="")),
+        rendered(endpoint.params, "params"),
+        rendered(endpoint.json_ if endpoint.json_ is not None else endpoint.data, body_key),
+    )
+
+
+def _parameter(value: Any) -> Any:
+    """Write a moment as ISO 8601 does, with a T."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _one_statement(sql: str, path: Path, root: Path) -> str:
