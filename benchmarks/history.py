@@ -15,6 +15,8 @@ from pathlib import Path
 from dwhctl.project.model import Project
 from dwhctl.sessions import open_store
 from dwhctl.sessions.schema import indexes, read_statements
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.postgres import PostgresServer
 from tests.support.projects import CREATE, Sandbox
 
@@ -115,8 +117,9 @@ def fill_sqlite(history: History, project: Project) -> None:
     """Write the history into the project's SQLite file; the indexes come after the rows."""
     with open_store(project.sessions) as store:
         store.prepare()
-    assert project.sessions.type == "sqlite"
-    with closing(sqlite3.connect(project.sessions.path, isolation_level=None)) as db:
+    sessions = project.sessions
+    assert isinstance(sessions, SqliteConnection)
+    with closing(sqlite3.connect(sessions.path, isolation_level=None)) as db:
         db.execute("PRAGMA synchronous = OFF")
         for name in indexes(read_statements("sqlite")):
             db.execute(f"DROP INDEX {name}")
@@ -129,8 +132,9 @@ def fill_postgres(history: History, project: Project, server: PostgresServer) ->
     """Write the history into the project's PostgreSQL database, and look at it as its autovacuum would."""
     with open_store(project.sessions) as store:
         store.prepare()
-    assert project.sessions.type == "postgres"
-    with closing(server.connect(project.sessions.database)) as db, db.cursor() as cursor:
+    sessions = project.sessions
+    assert isinstance(sessions, PostgresConnection)
+    with closing(server.connect(sessions.database)) as db, db.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off")
         for name in indexes(read_statements("postgres")):
             cursor.execute(f"DROP INDEX {name}")

@@ -25,6 +25,8 @@ from pathlib import Path
 from benchmarks.history import History, fill_postgres, fill_sqlite
 from dwhctl.project.model import Project
 from dwhctl.sessions import Closing, NewSession, SessionStore, State, open_store
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.postgres import PostgresServer, running_server
 from tests.support.projects import Sandbox
 
@@ -132,13 +134,14 @@ def batch_milliseconds(store: SessionStore, batches: int = 50) -> tuple[float, f
 def drop_report_indexes(project: Project) -> None:
     """Drop the indexes that only the reports need."""
     connection = project.sessions
-    if connection.type == "sqlite":
+    if isinstance(connection, SqliteConnection):
         import sqlite3
 
         with closing(sqlite3.connect(connection.path, isolation_level=None)) as db:
             for name in REPORT_INDEXES:
                 db.execute(f"DROP INDEX {name}")
         return
+    assert isinstance(connection, PostgresConnection)
     server = PostgresServer(str(connection.host), connection.port, connection.user)
     for name in REPORT_INDEXES:
         server.run(f"DROP INDEX {name}", connection.database)

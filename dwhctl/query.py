@@ -23,7 +23,7 @@ from dwhctl.project.names import find_connection, meant
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.slots import Slots
 from dwhctl.systems.base.source import Cursor, Row, StatementResult, checked, wants_transaction
-from dwhctl.systems.registry import open_cursor
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[
     the words of the system, TimedOutError, Interrupted.
     """
     connection = find_connection(project, request.connection)
-    cursor = open_cursor(
+    cursor = system_of(connection).open_cursor(
         connection,
         request.database,
         write=request.write,

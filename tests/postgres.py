@@ -19,7 +19,7 @@ import psycopg2
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import PostgresConnection
+from dwhctl.systems.postgres.system import PostgresConnection
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,14 @@ from urllib.parse import SplitResult, urlsplit
 from dwhctl.core.errors import ConfigError, ConnectError, DwhctlError, InternalError, LoginRefusedError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
-from dwhctl.project.connections import (
-    BEYOND,
-    SYSTEMS,
-    DuckdbConnection,
-    MssqlConnection,
-    NetworkConnection,
-    PostgresConnection,
-    SqliteConnection,
-    TlsWords,
-    is_local,
-)
+from dwhctl.project.connections import BEYOND, SYSTEMS, NetworkConnection, TlsWords, is_local
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.project.names import find_connection
 from dwhctl.runtime.slots import slots_of
+from dwhctl.systems.duckdb.system import DuckdbConnection
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -96,14 +89,8 @@ def round_trips(project: Project, names: Sequence[str] = ()) -> list[RoundTrip]:
 
 def _import_drivers(connections: Sequence[Connection]) -> None:
     # The time that an import takes is no latency of the connection.
-    drivers = {
-        "duckdb": "dwhctl.systems.duckdb.client",
-        "mssql": "pymssql",
-        "postgres": "psycopg2",
-        "vertica": "vertica_python",
-    }
-    for kind in {connection.type for connection in connections} & drivers.keys():
-        importlib.import_module(drivers[kind])
+    for driver in {SYSTEMS[connection.type].driver for connection in connections} - {""}:
+        importlib.import_module(driver)
 
 
 def _try_all(project: Project, connection: Connection, slots: Slots) -> list[RoundTrip]:
@@ -143,9 +130,9 @@ def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
     target = any(load.target == connection.name for load in project.loads.values())
     if not shards and not target and not sessions:
         system = SYSTEMS[connection.type]
-        sessions, target = system.sessions, system.target
-        if isinstance(connection, MssqlConnection):
-            yield _source_way(connection, connection.database)
+        sessions, target = system.is_sessions, system.is_target
+        if system.is_source and (database := getattr(connection, "database", None)):
+            yield _source_way(connection, database)
     if sessions:
         yield _Way(None, lambda: _sessions_version(connection))
     if target:
@@ -159,11 +146,11 @@ def _source_way(connection: Connection, database: str, zone: str = "UTC") -> _Wa
 
 
 def _source_version(connection: Connection, database: str, zone: str) -> str:
-    from dwhctl.systems.registry import open_source
+    from dwhctl.systems.base.system import system_of
 
     timeout = _timeout(connection)
     seconds = timeout.total_seconds() if timeout is not None else None
-    with open_source(connection, database, zone, seconds) as source:
+    with system_of(connection).open_source(connection, database, zone, seconds) as source:
         return source.version()
 
 
@@ -174,7 +161,7 @@ def _timeout(connection: Connection) -> timedelta | None:
 
 
 def _target_version(project: Project, connection: Connection) -> str:
-    from dwhctl.systems.registry import open_target
+    from dwhctl.systems.base.system import system_of
 
     if isinstance(connection, DuckdbConnection):
         if connection.is_folder:
@@ -183,8 +170,8 @@ def _target_version(project: Project, connection: Connection) -> str:
             raise _NotThereYet
     timeout = _timeout(connection)
     if timeout is None:
-        return open_target(connection, project.state_dir).version()
-    return open_target(connection, project.state_dir, timeout).version()
+        return system_of(connection).open_target(connection, project.state_dir).version()
+    return system_of(connection).open_target(connection, project.state_dir, timeout).version()
 
 
 def _sessions_version(connection: Connection) -> str:

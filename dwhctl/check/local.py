@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.core.files import closed_to, user_name
 from dwhctl.core.words import did_you_mean, shown_path, shown_text
-from dwhctl.project.connections import DuckdbConnection, NetworkConnection, SqliteConnection
+from dwhctl.project.connections import EmbeddedConnection, NetworkConnection
 from dwhctl.project.find import MAIN_FILE
 from dwhctl.project.read import is_in_file
 from dwhctl.runtime.locks import CRON_LOG, StateDir
+from dwhctl.systems.duckdb.system import DuckdbConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -221,11 +223,11 @@ def _items(project: Project) -> Iterator[_Item]:
     for name in (".env", EXPORTS):
         yield _Item("secrets for the environment", project.root / name)
     sessions = project.sessions
-    if sessions.type == "sqlite":
+    if isinstance(sessions, SqliteConnection):
         yield _Item("the sessions", sessions.path)
     for name in sorted({one.target for one in project.loads.values()}):
         connection = project.connections[name]
-        if connection.type == "duckdb":
+        if isinstance(connection, EmbeddedConnection):
             yield _Item(f"the warehouse {name}", connection.path)
     state = StateDir(project.state_dir)
     for what, path in (("staged rows", state.staging), ("logs", state.logs), ("logs", state.logs / CRON_LOG)):

@@ -23,8 +23,8 @@ from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import report_sql
 from dwhctl.project.templates import render_extract, render_file, render_text
 from dwhctl.runtime.slots import slots_of
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import Statement, TableColumns
-from dwhctl.systems.registry import extract_problem, open_target, statement_problem, table_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -80,14 +80,14 @@ def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
     for shard in project.shards_of(load):
         try:
             query = render_extract(project, load, shard, make_slice(project, load, shard, day))
-            if problem := extract_problem(project.connections[shard.connection], query.sql):
+            if problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
                 yield f"{shown}: {problem}"
             elif load.slice_by is not None and not query.binds:
                 yield from _same_every_day(project, load, shard, day, query)
         except ConfigError as error:
             yield from str(error).splitlines()
     target = project.connections[load.target]
-    if problem := table_problem(target, load.table):
+    if problem := system_of(target).table_problem(target, load.table):
         yield f"config/loads/{load.name}.toml: table: {problem}"
     if load.create is not None:
         yield from _of_create(project, load, load.create, target, day)
@@ -116,17 +116,17 @@ def _of_create(
     for statement in statements:
         if binds := find_binds(statement):
             yield f"{shown}: ':{binds[0].name}' is bound to nothing in a create; write the date as '{{{{ ds }}}}'"
-        elif problem := statement_problem(target, statement):
+        elif problem := system_of(target).statement_problem(statement):
             yield f"{shown}: {problem}"
 
 
 def _of_report(project: Project, report: Report, day: date) -> Iterator[str]:
     target = project.connections[report.connection]
-    if problem := table_problem(target, report.target):
+    if problem := system_of(target).table_problem(target, report.target):
         yield f"config/reports.toml: reports.{report.name}.target: {problem}"
     try:
         source = report_sql(project, report, day).source
-        if source.is_query and (problem := statement_problem(target, source.text)):
+        if source.is_query and (problem := system_of(target).statement_problem(source.text)):
             place = f"config/reports.toml: reports.{report.name}.source"
             if isinstance(report.source, Path):
                 place = shown_path(report.source, project.root)
@@ -236,7 +236,9 @@ def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: b
         "<...>: chosen by each attempt",
     ]
     slice = make_slice(project, load, shard, day)
-    target = open_target(project.connections[load.target], project.state_dir, _PATIENCE, "dwhctl:render")
+    target = system_of(project.connections[load.target]).open_target(
+        project.connections[load.target], project.state_dir, _PATIENCE, "dwhctl:render"
+    )
     if online:
         with (
             slots_of(project).held(load.target),
@@ -270,7 +272,7 @@ def _unknown(columns: TableColumns, bounds: str = "") -> list[str]:
 
 def _refresh(project: Project, report: Report, day: date, *, online: bool) -> RenderedPart:
     source = report_sql(project, report, day).source
-    target = open_target(
+    target = system_of(project.connections[report.connection]).open_target(
         project.connections[report.connection], project.state_dir, _PATIENCE, "dwhctl:render"
     )
     columns = TableColumns(report.target)

@@ -33,8 +33,8 @@ from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.prepare import check_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup
-from dwhctl.systems.registry import list_databases, open_source
 from dwhctl.verify.findings import names_unknown, what_to_do
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class _Look:
             binds, instants = (dict.fromkeys(query.binds, at) for at in (one.start, one.start_at))
             query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
-        with open_source(
+        with system_of(connection).open_source(
             connection, shard.database, one.zone, _PATIENCE_SECONDS, state_dir=self._project.state_dir
         ) as source:
             columns = source.columns(query)
@@ -305,7 +305,9 @@ class _Look:
         loads = {load.name: load for shard in shards for load in self._loads_of(shard)}
         try:
             databases = [
-                one for one in list_databases(connection, _PATIENCE_SECONDS) if one.lower() not in known
+                one
+                for one in system_of(connection).list_databases(connection, _PATIENCE_SECONDS)
+                if one.lower() not in known
             ]
         except AttemptError as error:
             yield CheckFinding(name, str(error), wrong=False)

@@ -178,13 +178,7 @@ def _row(project: Project, connection: Connection) -> tuple[object, ...]:
 
 
 def _address(project: Project, connection: Connection) -> str:
-    from dwhctl.core.words import shown_path
-    from dwhctl.project.connections import DuckdbConnection, SqliteConnection
-
-    if isinstance(connection, DuckdbConnection | SqliteConnection):
-        return shown_path(connection.path, project.root)
-    servers = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in connection.addresses)
-    return f"{','.join(servers)}/{connection.database}"
+    return connection.address(project.root)
 
 
 def _used_for(project: Project, connection: Connection) -> str:

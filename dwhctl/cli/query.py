@@ -131,7 +131,7 @@ def _request(
 
 
 def _is_one_file(project: Project, connection: str) -> bool:
-    from dwhctl.project.connections import DuckdbConnection
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
     found = project.connections[connection]
     return isinstance(found, DuckdbConnection) and not found.is_folder

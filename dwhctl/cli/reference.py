@@ -147,7 +147,7 @@ def _systems() -> Iterator[str]:
     yield "| type | server of shards | target of loads and reports | sessions |"
     yield "| --- | --- | --- | --- |"
     for name, system in SYSTEMS.items():
-        uses = (system.source, system.target, system.sessions)
+        uses = (system.is_source, system.is_target, system.is_sessions)
         yield f"| `{name}` | {' | '.join('yes' if use else '-' for use in uses)} |"
 
 

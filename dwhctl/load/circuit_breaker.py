@@ -27,7 +27,7 @@ from dwhctl.core.errors import (
     WorkerDiedError,
 )
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.registry import probe
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -242,7 +242,7 @@ class Prober:
     def _probe(self, name: str, slot: Slot) -> None:
         failure = None
         try:
-            probe(self._connections[name])
+            system_of(self._connections[name]).probe(self._connections[name])
         except AttemptError as error:
             failure = Failure.of(error)
         except Exception as error:

@@ -27,7 +27,7 @@ from dwhctl.core.faults import reach
 from dwhctl.load.cast import Conform, compare, value_text
 from dwhctl.load.hash_id import Stamp
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
-from dwhctl.systems.registry import open_source, open_target
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -97,7 +97,7 @@ def stage_slice(order: StageOrder) -> StageResult:
     try:
         with clock.step("connect"):
             reach("stage.connect")
-            source = open_source(
+            source = system_of(order.source).open_source(
                 order.source,
                 order.shard.database,
                 order.slice.zone,
@@ -139,7 +139,9 @@ class _Staging:
         if first is None:
             return self._result()
         table = order.table
-        target = open_target(table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
+        target = system_of(table.connection).open_target(
+            table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}"
+        )
         reach("stage.open")
         with target.stage(order.group, order.token, table.columns) as stage:
             with closing(one_ahead(batches)) as following, self._clock.step("stage"):

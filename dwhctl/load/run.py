@@ -325,4 +325,4 @@ class _Run:
 
     def _with_probe(self) -> frozenset[str]:
         connections = self._project.connections.values()
-        return frozenset(one.name for one in connections if SYSTEMS[one.type].probe)
+        return frozenset(one.name for one in connections if SYSTEMS[one.type].has_probe)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import StateDirError, UsageError
 from dwhctl.core.waiting import caught_signals
+from dwhctl.project.connections import EmbeddedConnection
 from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.systems.duckdb.spill import left_behind
@@ -162,7 +163,8 @@ def _of_sessions(project: Project, request: PruneRequest, before: datetime) -> R
 
 
 def _has_database(project: Project) -> bool:
-    return project.sessions.type != "sqlite" or project.sessions.path.exists()
+    sessions = project.sessions
+    return not isinstance(sessions, EmbeddedConnection) or sessions.path.exists()
 
 
 def prune_sessions(store: SessionStore, before: datetime, request: PruneRequest) -> Removal:

@@ -18,14 +18,7 @@ from dwhctl.core.words import (
     shown_path,
     shown_text,
 )
-from dwhctl.project.connections import (
-    SESSIONS_TYPES,
-    SOURCE_TYPES,
-    TARGET_TYPES,
-    Connection,
-    DuckdbConnection,
-    NetworkConnection,
-)
+from dwhctl.project.connections import SYSTEMS, Connection, NetworkConnection, types_for
 from dwhctl.project.fields import Table, name_problem
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert
@@ -67,7 +60,7 @@ def check(found: Found, sessions: str | None, problems: Problems) -> None:
         _use(
             found,
             sessions,
-            SESSIONS_TYPES,
+            "is_sessions",
             "the sessions table",
             Place("config/dwhctl.toml", "sessions.connection"),
             problems,
@@ -90,18 +83,16 @@ def _check_authorities(found: Found, problems: Problems) -> None:
             _file(authorities, found.place(connection, connection.name).at(key), problems)
 
 
-def _use(
-    found: Found, name: str, types: Collection[str], what: str, place: Place, problems: Problems
-) -> Connection | None:
+def _use(found: Found, name: str, use: str, what: str, place: Place, problems: Problems) -> Connection | None:
     """The connection of this name, if it can serve for what it is used for."""
     if name not in found.declared["connection"]:
         problems.add(place, f"no connection {quoted_name(name)}; {found.meant('connection', name)}")
     connection = found.connections.get(name)
-    if connection and connection.type not in types:
+    if connection and not getattr(SYSTEMS[connection.type], use):
         problems.add(
             place,
             f"{quoted_name(name)} is of type {connection.type}, which cannot be {what}; "
-            f"use one of type {', '.join(types)}",
+            f"use one of type {', '.join(types_for(use))}",
         )
         return None
     return connection
@@ -114,13 +105,13 @@ def _check_shards(found: Found, problems: Problems) -> None:
     taken = {shard.name for group in found.shards.values() for shard, _ in group}
     for shard, place in (each for group in found.shards.values() for each in group):
         connection = _use(
-            found, shard.connection, SOURCE_TYPES, "a shard's server", _connection_key(place), problems
+            found, shard.connection, "is_source", "a shard's server", _connection_key(place), problems
         )
         other, there = first.setdefault(shard.name, (shard, place))
         if other is not shard:
             problems.add(place, _same_name(shard, other, there, taken))
-        elif isinstance(connection, DuckdbConnection):
-            _check_file(shard, connection, files, place, problems)
+        elif connection and (path := connection.shard_file(shard.database)):
+            _check_file(shard, path, files, place, problems)
 
 
 def _same_name(shard: Shard, other: Shard, there: Place, taken: Collection[str]) -> str:
@@ -131,9 +122,7 @@ def _same_name(shard: Shard, other: Shard, there: Place, taken: Collection[str])
     return f"{named}; a shard's name is unique in the project: write {remedy}"
 
 
-def _check_file(
-    shard: Shard, connection: DuckdbConnection, files: dict[Path, Shard], place: Place, problems: Problems
-) -> None:
+def _check_file(shard: Shard, path: Path, files: dict[Path, Shard], place: Place, problems: Problems) -> None:
     """Two shards in one file would both be all that it holds."""
     if re.search(r"[/\0]", shard.database):
         problems.add(
@@ -141,7 +130,6 @@ def _check_file(
             f"{quoted(shard.database)} is no name of a file in the connection's path; a database has no '/'",
         )
         return
-    path = connection.database_file(shard.database)
     other = files.setdefault(path, shard)
     if other is not shard:
         problems.add(
@@ -176,12 +164,9 @@ def _check_load(load: Load, found: Found, problems: Problems) -> None:
     if load.shards not in found.declared["group"]:
         hint = found.meant("group", load.shards)
         problems.add(place.at("shards"), f"no shard group {quoted(load.shards)}; {hint}")
-    connection = _use(found, load.target, TARGET_TYPES, "a warehouse", place.at("target"), problems)
-    if isinstance(connection, DuckdbConnection) and connection.is_folder:
-        problems.add(
-            place.at("target"),
-            f"'{load.target}' is a folder; a warehouse is one file: write its path with .duckdb at the end",
-        )
+    connection = _use(found, load.target, "is_target", "a warehouse", place.at("target"), problems)
+    if connection and (problem := connection.warehouse_problem()):
+        problems.add(place.at("target"), f"'{load.target}' {problem}")
     _file(load.extract, place.at("extract"), problems)
     if load.create:
         _file(load.create, place.at("create"), problems)
@@ -214,7 +199,7 @@ def _file(path: Path, place: Place, problems: Problems) -> None:
 
 def _check_report(report: Report, found: Found, problems: Problems) -> None:
     place = found.place(report, report.name)
-    _use(found, report.connection, TARGET_TYPES, "a warehouse", place.at("connection"), problems)
+    _use(found, report.connection, "is_target", "a warehouse", place.at("connection"), problems)
     if isinstance(report.source, Path):
         _file(report.source, place.at("source"), problems)
     if report.create:

@@ -1,24 +1,25 @@
-"""Connections: named access to one system each."""
+"""Connections: named access to one system each, and the registry of the systems.
+
+What all connections have is here; the keys of one system are in its folder, `dwhctl/systems/NAME/system.py`.
+"""
 
 from __future__ import annotations
 
-import os
-import re
+import pkgutil
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
-from dwhctl.core.words import quoted
-from dwhctl.project.fields import Duration, Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
-from dwhctl.project.http import ANSWER_TIMEOUT, Auth, Headers, HttpUrl, OAuth2Auth, Rate
-
-_AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
-DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
+from dwhctl.core.words import shown_path
+from dwhctl.project.fields import Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
 
 
 def _no_memory(path: Path) -> Path:
@@ -27,31 +28,17 @@ def _no_memory(path: Path) -> Path:
     return path
 
 
-def _writable(path: Path) -> Path:
-    if "?" in str(path):
-        # DuckDB puts the name of its log before a question mark, as in a URL.
-        raise ValueError(
-            f"{quoted(str(path))} has a '?' in it, which DuckDB cannot write to; name another folder or file"
-        )
-    return path
-
-
-def _amount(text: str) -> str:
-    if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is no amount of memory; write one as 256MiB or 2GiB")
-    return text
-
-
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class _Connection(TableWithoutUrls):
+class Connection(TableWithoutUrls):
     """What every connection has."""
 
     default_port: ClassVar[int | None] = None
 
+    type: str
     name: str = given("the connection's name")
-    max_connections: int = Field(
+    max_connections: int | None = Field(
         4,
         ge=1,
         le=10_000,
@@ -59,11 +46,25 @@ class _Connection(TableWithoutUrls):
         examples=[8],
     )
 
+    def shard_file(self, database: str) -> Path | None:  # noqa: ARG002 - for systems whose databases are files
+        """Return the file that holds the database; None where databases are not files."""
+        return None
 
-class _EmbeddedConnection(_Connection):
-    """What every connection to a file has."""
+    def warehouse_problem(self) -> str | None:
+        """Return why the connection, as it is written, cannot be a warehouse."""
+        return None
 
-    max_connections: int | None = Field(  # type: ignore[assignment]
+    def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
+        """Return the address as listings show it; a path is relative to the project's folder `root`."""
+        return ""
+
+
+class EmbeddedConnection(Connection):
+    """What every connection to a file or folder has."""
+
+    path: Path
+
+    max_connections: int | None = Field(
         None,
         ge=1,
         le=10_000,
@@ -71,47 +72,8 @@ class _EmbeddedConnection(_Connection):
         examples=[8],
     )
 
-
-class DuckdbConnection(_EmbeddedConnection):
-    """A DuckDB file, or a folder in which each shard's database is `<path>/<database>.duckdb`."""
-
-    type: Literal["duckdb"] = Field("duckdb", description="The kind of system.", examples=["duckdb"])
-    path: Annotated[Database, AfterValidator(_writable)] = Field(
-        description="The file, or the folder of files; relative to the project.",
-        examples=["state/warehouse.duckdb"],
-    )
-    lock_wait: Duration = Field(
-        timedelta(seconds=30),
-        description="How long to wait for a file that another process has open.",
-        examples=["30s"],
-    )
-    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
-        None,
-        description="The memory that DuckDB may use in each process before it spills to the folder"
-        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
-        examples=["256MiB"],
-    )
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether `path` is a folder of databases: decided by what is there, else by its ending."""
-        # Not Path's: to them a folder that this user may not enter is an error.
-        if os.path.exists(self.path):  # noqa: PTH110
-            return os.path.isdir(self.path)  # noqa: PTH112
-        return self.path.suffix not in DUCKDB_SUFFIXES
-
-    def database_file(self, database: str) -> Path:
-        """The file that holds this database."""
-        return self.path / f"{database}.duckdb" if self.is_folder else self.path
-
-
-class SqliteConnection(_EmbeddedConnection):
-    """A SQLite file."""
-
-    type: Literal["sqlite"] = Field("sqlite", description="The kind of system.", examples=["sqlite"])
-    path: Database = Field(
-        description="The file; relative to the project.", examples=["state/sessions.sqlite"]
-    )
+    def address(self, root: Path) -> str:
+        return shown_path(self.path, root)
 
 
 class TlsWords(NamedTuple):
@@ -147,7 +109,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-class _NetworkConnection(_Connection):
+class NetworkConnection(Connection):
     """What every connection to a server has."""
 
     tls_words: ClassVar[TlsWords]
@@ -162,6 +124,7 @@ class _NetworkConnection(_Connection):
         examples=[["dwh_1", "dwh_2:5434"]],
     )
     port: int = Field(0, ge=0, le=65_535, description="The port; default: the system's own.", examples=[5433])
+    database: str
     user: Text = Field(description="The user to log in as.", examples=["dwh"])
     password: Secret | None = Field(None, description="The password.", examples=[{"env": "DWH_PASSWORD"}])
     connect_timeout: SomeTime = Field(
@@ -172,6 +135,10 @@ class _NetworkConnection(_Connection):
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Every server of the connection with its port, in the order written."""
         return tuple(self._address(each) for each in (self.hosts or (self.host or "",)))
+
+    def address(self, root: Path) -> str:  # noqa: ARG002
+        servers = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses)
+        return f"{','.join(servers)}/{self.database}"
 
     @property
     def is_local(self) -> bool:
@@ -202,7 +169,7 @@ class _NetworkConnection(_Connection):
         return table
 
     @model_validator(mode="after")
-    def _one_host(self) -> _NetworkConnection:
+    def _one_host(self) -> NetworkConnection:
         if self.host is None and self.hosts is None:
             raise ValueError('host: is missing; add host = "SERVER"')
         if self.host is not None and self.hosts is not None:
@@ -210,212 +177,102 @@ class _NetworkConnection(_Connection):
         return self
 
 
-def _no_allow(word: object) -> object:
-    if word == "allow":
-        raise ValueError(
-            '\'allow\' sends the password in clear first; write "require", or "disable" to have no TLS'
-        )
-    return word
+#: The words with which a system checks the server's certificate: its authority, also its name.
+CHECKED_TLS = ("verify-ca", "verify-full")
 
 
-_CHECKED_TLS = ("verify-ca", "verify-full")
-_POSTGRES_TLS = TlsWords("sslmode", "sslrootcert", _CHECKED_TLS, local="prefer", off="disable")
-_MSSQL_TLS = TlsWords("encryption", None, (), local="request", off="off")
-_VERTICA_TLS = TlsWords("tlsmode", "tls_cafile", _CHECKED_TLS, local="prefer", off="disable")
-
-
-class PostgresConnection(_NetworkConnection):
-    """A PostgreSQL database."""
-
-    default_port: ClassVar[int | None] = 5432
-    tls_words: ClassVar[TlsWords] = _POSTGRES_TLS
-    type: Literal["postgres"] = Field("postgres", description="The kind of system.", examples=["postgres"])
-    database: Text = Field(description="The database to log in to.", examples=["etl"])
-    sslmode: Annotated[
-        Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None, BeforeValidator(_no_allow)
-    ] = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `sslrootcert` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _POSTGRES_TLS.default()},
-    )
-    sslrootcert: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    answer_timeout: SomeTime | None = Field(
-        None,
-        description="How long to wait for one answer of the sessions database; after it the connection is lost."
-        " Left out: 60s, and 10s in commands that only report.",
-        examples=["30s"],
-    )
-
-
-class MssqlConnection(_NetworkConnection):
-    """A Microsoft SQL Server with the databases of many shards."""
-
-    default_port: ClassVar[int | None] = 1433
-    tls_words: ClassVar[TlsWords] = _MSSQL_TLS
-    type: Literal["mssql"] = Field("mssql", description="The kind of system.", examples=["mssql"])
-    database: Text = Field(
-        "master", description="The database to log in to; a shard names its own.", examples=["master"]
-    )
-    encryption: Literal["require", "request", "off"] | None = Field(
-        None,
-        description="Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the"
-        " server has no TLS. The server's certificate is not checked.",
-        examples=["require"],
-        json_schema_extra={"default": _MSSQL_TLS.default()},
-    )
-    read_only: bool = Field(
-        False, description="Ask for a readable secondary of an availability group.", examples=[True]
-    )
-
-
-class VerticaConnection(_NetworkConnection):
-    """A Vertica database."""
-
-    default_port: ClassVar[int | None] = 5433
-    tls_words: ClassVar[TlsWords] = _VERTICA_TLS
-    type: Literal["vertica"] = Field("vertica", description="The kind of system.", examples=["vertica"])
-    database: Text = Field(description="The database to log in to.", examples=["docker"])
-    tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `tls_cafile` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _VERTICA_TLS.default()},
-    )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    staging_schema: Text | None = Field(
-        None,
-        description="The schema for staging tables; default: the target table's own.",
-        examples=["staging"],
-    )
-
-
-class HttpConnection(_Connection):
-    """An application's HTTP API. A shard is an account of it: its `database` is a value for templates."""
-
-    url_keys: ClassVar[frozenset[str]] = frozenset({"base_url"})
-
-    type: Literal["http"] = Field("http", description="The kind of system.", examples=["http"])
-    base_url: HttpUrl = Field(
-        description="The URL that the paths of endpoints are below.",
-        examples=["https://crm.example.com/api/v2/"],
-    )
-    auth: Auth | None = Field(
-        None,
-        description="How requests log in; left out, they do not.",
-        examples=[{"type": "bearer", "token": {"env": "CRM_TOKEN"}}],
-    )
-    headers: Headers = Field(
-        default_factory=dict,
-        description="Headers of every request; a value may be a secret.",
-        examples=[{"Accept-Language": "ru"}],
-    )
-    rate_limit: Rate | None = Field(
-        None,
-        description="Requests in any such time, over all dwhctl processes that share the state folder.",
-        examples=["10/s"],
-    )
-    connect_timeout: SomeTime = Field(
-        timedelta(seconds=10), description="How long to wait for the server to answer.", examples=["10s"]
-    )
-    answer_timeout: SomeTime = Field(
-        ANSWER_TIMEOUT,
-        description="How long an answer may take from the request to its last byte.",
-        examples=["5m"],
-    )
-    ca_file: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " those that come with dwhctl (certifi).",
-        examples=["config/ca.pem"],
-    )
-    insecure: bool = Field(
-        False,
-        description="Whether a `base_url` of another machine may be `http://`: login and rows travel in clear then.",
-        examples=[True],
-    )
-    max_body: Annotated[str, AfterValidator(_amount)] = Field(
-        "256MiB", description="How large an answer may be, decompressed.", examples=["1GiB"]
-    )
-    max_pages: int = Field(
-        10_000, ge=1, le=10_000_000, description="How many pages a slice may have.", examples=[50_000]
-    )
-    test_path: str = Field(
-        "", description="The path below `base_url` that `connections test` asks for.", examples=["status"]
-    )
-
-    @property
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """The server of the base URL."""
-        url = urlsplit(self.base_url)
-        return ((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)),)
-
-    @model_validator(mode="after")
-    def _in_clear(self) -> HttpConnection:
-        urls = [("base_url", self.base_url)]
-        if isinstance(self.auth, OAuth2Auth):
-            urls.append(("auth.access_token_url", self.auth.access_token_url))
-        for key, url in urls:
-            if is_clear(url) and not self.insecure:
-                raise ValueError(
-                    f'{key}: is "http://" on another machine: login and rows travel in clear; write "https://...",'
-                    " or insecure = true"
-                )
-        return self
-
-
-def is_clear(url: str) -> bool:
-    """Tell whether a URL leads to another machine without TLS."""
-    parts = urlsplit(url)
-    return parts.scheme == "http" and not is_local(parts.hostname or "")
-
-
-NetworkConnection = PostgresConnection | MssqlConnection | VerticaConnection
-Connection = (
-    DuckdbConnection
-    | SqliteConnection
-    | PostgresConnection
-    | MssqlConnection
-    | VerticaConnection
-    | HttpConnection
-)
-
-
-class System(NamedTuple):
+class SystemUses:
     """What a type of connection can be used for. The check of the configuration and every command go by it."""
 
-    table: type[Connection]
-    #: It can be the server of shards; the target of loads and reports; the database of the sessions table.
-    source: bool = False
-    target: bool = False
-    sessions: bool = False
+    connection: ClassVar[type[Connection]]
+    #: It can be the server of shards; the target of loads and reports; the database of the sessions table, for which
+    #: `dwhctl/sessions` has a store.
+    is_source: ClassVar[bool] = False
+    is_target: ClassVar[bool] = False
+    is_sessions: ClassVar[bool] = False
     #: As a target it takes one writer at a time.
-    one_writer: bool = False
+    one_writer: ClassVar[bool] = False
     #: As a source it answers a probe, which needs no worker and no login.
-    probe: bool = False
+    has_probe: ClassVar[bool] = False
+    #: As a source it takes a load's `endpoint` and `columns` in place of an `extract`.
+    takes_endpoint: ClassVar[bool] = False
+    #: The module whose import takes time.
+    driver: ClassVar[str] = ""
+    #: Schemes of URLs beside the type's name.
+    schemes: ClassVar[tuple[str, ...]] = ()
 
 
-SYSTEMS: dict[str, System] = {
-    "duckdb": System(DuckdbConnection, source=True, target=True, one_writer=True),
-    "sqlite": System(SqliteConnection, sessions=True),
-    "postgres": System(PostgresConnection, sessions=True),
-    "mssql": System(MssqlConnection, source=True, probe=True),
-    "vertica": System(VerticaConnection, target=True),
-    "http": System(HttpConnection, source=True),
-}
-CONNECTION_TYPES = {name: system.table for name, system in SYSTEMS.items()}
-SOURCE_TYPES = tuple(name for name, system in SYSTEMS.items() if system.source)
-TARGET_TYPES = tuple(name for name, system in SYSTEMS.items() if system.target)
-SESSIONS_TYPES = tuple(name for name, system in SYSTEMS.items() if system.sessions)
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "http")
+_GROUP = "dwhctl.systems"
+
+
+class _Systems(Mapping[str, SystemUses]):
+    """The systems by their type: those of dwhctl, then those of packages with an entry point in `dwhctl.systems`.
+
+    A system is imported when its type is first used.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, SystemUses] = {}
+
+    @cached_property
+    def _installed(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=_GROUP) if point.name not in _BUILT_IN}
+
+    def __getitem__(self, kind: str) -> SystemUses:
+        if kind not in self._loaded:
+            self._loaded[kind] = self._load(kind)
+        return self._loaded[kind]
+
+    def _load(self, kind: str) -> SystemUses:
+        if kind in _BUILT_IN:
+            found: SystemUses = pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM")
+            return found
+        point = self._installed[kind]
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"the system {kind} of the package {point.dist.name if point.dist else point.value} cannot be"
+                f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
+            ) from error
+        if not isinstance(loaded, SystemUses):
+            raise ConfigError(f"the entry point {point.value} of the system {kind} is no dwhctl System")
+        return loaded
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in _BUILT_IN or kind in self._installed
+
+    def __iter__(self) -> Iterator[str]:
+        yield from _BUILT_IN
+        yield from self._installed
+
+    def __len__(self) -> int:
+        return len(_BUILT_IN) + len(self._installed)
+
+
+SYSTEMS: Mapping[str, SystemUses] = _Systems()
+
+
+def types_for(use: str) -> list[str]:
+    """Return the types that have a use: `is_source`, `is_target` or `is_sessions`."""
+    return [kind for kind, system in SYSTEMS.items() if getattr(system, use)]
+
+
+class ConnectionTypes(Mapping[str, type[Connection]]):
+    """The class of each type of connection."""
+
+    def __getitem__(self, kind: str) -> type[Connection]:
+        return SYSTEMS[kind].connection
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in SYSTEMS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SYSTEMS)
+
+    def __len__(self) -> int:
+        return len(SYSTEMS)
+
+
+CONNECTION_TYPES = ConnectionTypes()

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from dwhctl.core.files import read_text
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import did_you_mean, nearest, shown_path
-from dwhctl.project.connections import CONNECTION_TYPES
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.fields import Table
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.problems import Place, Problems
@@ -114,7 +114,6 @@ URL_FORMS = (
 )
 _ENCODE = "percent-encode ':', '/', '?', '#' and '@' of a password"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_SCHEMES = {**{name: name for name in CONNECTION_TYPES}, "postgresql": "postgres"}
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -141,7 +140,7 @@ def table_of_url(url: str) -> dict[str, Any]:
     kind = _kind(url)
     rest = url.partition(":")[2]
     address, _, query = rest.partition("?")
-    model = CONNECTION_TYPES[kind]
+    model = SYSTEMS[kind].connection
     table: dict[str, Any] = {"type": kind}
     if "path" in model.file_keys():
         table["path"] = unquote(address.removeprefix("//"))
@@ -158,10 +157,13 @@ def table_of_url(url: str) -> dict[str, Any]:
 def _kind(url: str) -> str:
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
-    if scheme in _SCHEMES:
-        return _SCHEMES[scheme]
+    if scheme in SYSTEMS:
+        return scheme
+    schemes = {scheme: kind for kind, system in SYSTEMS.items() for scheme in (kind, *system.schemes)}
+    if scheme in schemes:
+        return schemes[scheme]
     # Only what resembles a kind is shown: the text may be a password put into the wrong variable.
-    hint = did_you_mean(scheme, _SCHEMES)
+    hint = did_you_mean(scheme, schemes)
     raise ValueError(f"is no URL of a connection; {hint}{' ' if hint else ''}write {URL_FORMS}")
 
 

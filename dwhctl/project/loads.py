@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dwhctl.core.columns import SERVICE_FIELDS
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
+from dwhctl.project.endpoint import Endpoint, ResponseColumns
 from dwhctl.project.fields import (
     Day,
     Duration,
@@ -32,7 +33,6 @@ from dwhctl.project.fields import (
     Zone,
     given,
 )
-from dwhctl.project.http import Endpoint, ResponseColumns
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,15 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import (
-    CONNECTION_TYPES,
-    Connection,
-    DuckdbConnection,
-    MssqlConnection,
-    PostgresConnection,
-    SqliteConnection,
-    VerticaConnection,
-)
+from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.fields import (
     AlertFile,
     Host,
@@ -155,16 +147,12 @@ ALERT_TYPES: dict[str, type[Alert]] = {"telegram": TelegramAlert, "email": Email
 
 __all__ = [
     "ALERT_TYPES",
-    "CONNECTION_TYPES",
     "Alert",
     "Connection",
-    "DuckdbConnection",
     "EmailAlert",
     "Load",
-    "MssqlConnection",
     "Need",
     "PingsTable",
-    "PostgresConnection",
     "Project",
     "ProjectTable",
     "Refreshing",
@@ -173,10 +161,8 @@ __all__ = [
     "SessionsTable",
     "Shard",
     "ShardEntry",
-    "SqliteConnection",
     "TelegramAlert",
     "Variable",
-    "VerticaConnection",
 ]
 
 WATCH_SCHEDULE = "*/5 * * * *"
@@ -269,10 +255,10 @@ class Project:
         return ZoneInfo(self.timezone)
 
     @property
-    def sessions(self) -> SqliteConnection | PostgresConnection:
+    def sessions(self) -> Connection:
         """The connection of the sessions table."""
         connection = self.connections[self.sessions_connection]
-        if not isinstance(connection, SqliteConnection | PostgresConnection):
+        if not SYSTEMS[connection.type].is_sessions:
             raise ConfigError(
                 f"config/dwhctl.toml: sessions.connection: {connection.name} is {connection.type};"
                 " sessions stand in PostgreSQL or SQLite"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dwhctl.core.secrets import Secret, is_reference, is_sensitive, looks_secret
 from dwhctl.core.words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown_value
 from dwhctl.project.checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
-from dwhctl.project.connections import CONNECTION_TYPES, Connection, DuckdbConnection
+from dwhctl.project.connections import CONNECTION_TYPES, Connection
 from dwhctl.project.fields import Table, name_problem
 from dwhctl.project.files import (
     CONNECTION_PREFIX,
@@ -273,9 +273,10 @@ class _Reader:
                 "a shard group lists its databases one by one, patterns are not expanded; write one of them, and"
                 f" `dwhctl connections test {connection}` shows those that are in no shard group"
             )
-        in_files = isinstance(self.found.connections.get(connection), DuckdbConnection)
-        if in_files and entry.database and entry.database.endswith(".duckdb"):
-            return "a database is written without .duckdb, which is added to find its file; leave it out"
+        found = self.found.connections.get(connection)
+        file = found.shard_file(entry.database) if found and entry.database else None
+        if file and entry.database and (ending := file.suffix) and entry.database.endswith(ending):
+            return f"a database is written without {ending}, which is added to find its file; leave it out"
         return None
 
     def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dwhctl.project.days import Slice
-    from dwhctl.project.http import Request
+    from dwhctl.project.endpoint import Request
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project
 

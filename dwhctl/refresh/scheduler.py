@@ -39,7 +39,7 @@ from dwhctl.runtime.messages import Failure, retry_seconds
 from dwhctl.runtime.plan import lacking, longest_wait, not_met, readiness
 from dwhctl.runtime.prepare import keep_report_place
 from dwhctl.sessions.values import Closing, NewSession, State
-from dwhctl.systems.registry import open_target
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +169,7 @@ class Refresher:
         report = job.report
         connection = self._project.connections[report.connection]
         label = f"dwhctl:{self._report.run_id}:{report.name}"
-        target = open_target(connection, self._project.state_dir, report.timeout, label)
+        target = system_of(connection).open_target(connection, self._project.state_dir, report.timeout, label)
         flight = ReportAttempt(job, etl_id, target, slot)
         flight.thread = threading.Thread(target=self._fly, args=(flight,), name=f"refresh {report.name}")
         self._flying.append(flight)

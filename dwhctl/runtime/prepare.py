@@ -32,7 +32,7 @@ from dwhctl.project.names import REPORTS_FILE, load_of
 from dwhctl.project.templates import place_of, render_extract, render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Failure, TargetTable
-from dwhctl.systems.registry import open_target
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -114,7 +114,9 @@ def targets_of(
     for name, seconds in uses:
         longest[name] = timeout or max(seconds, longest.get(name, seconds))
     return {
-        name: open_target(project.connections[name], project.state_dir, longest[name], label)
+        name: system_of(project.connections[name]).open_target(
+            project.connections[name], project.state_dir, longest[name], label
+        )
         for name in sorted(longest)
     }
 

@@ -16,11 +16,14 @@ import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import ConfigError
 from dwhctl.sessions.store import SessionStore
 from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State, is_complete, successful
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import PostgresConnection, SqliteConnection
+    from dwhctl.project.connections import Connection
 
 
 #: How long an answer of PostgreSQL is waited for, where the connection has no answer_timeout: work, and reports.
@@ -29,7 +32,7 @@ REPORT_TIMEOUT = timedelta(seconds=10)
 
 
 def open_store(
-    connection: SqliteConnection | PostgresConnection,
+    connection: Connection,
     *,
     host: str | None = None,
     answer_timeout: timedelta = WORK_TIMEOUT,
@@ -41,23 +44,23 @@ def open_store(
     user may not write.
     """
     host = host or socket.gethostname()
-    if connection.type == "sqlite":
+    if isinstance(connection, SqliteConnection):
         from dwhctl.sessions.sqlite_store import SqliteStore
 
         return SqliteStore(connection.path, host=host, only_reads=only_reads)
+    if not isinstance(connection, PostgresConnection):
+        raise ConfigError(f"connection {connection.name}: {connection.type} keeps no sessions")
     from dwhctl.sessions.postgres_store import PostgresStore
 
     return PostgresStore(connection, host=host, answer_timeout=connection.answer_timeout or answer_timeout)
 
 
-def open_if_there(
-    connection: SqliteConnection | PostgresConnection, *, answer_timeout: timedelta = WORK_TIMEOUT
-) -> SessionStore | None:
+def open_if_there(connection: Connection, *, answer_timeout: timedelta = WORK_TIMEOUT) -> SessionStore | None:
     """The store behind a connection for reading; None when no run has made its table yet.
 
     Makes nothing but what this version adds to a table that an earlier one uses: its sessions are as good as ever.
     """
-    if connection.type == "sqlite" and _is_missing(connection):
+    if isinstance(connection, SqliteConnection) and _is_missing(connection):
         return None
     store = open_store(connection, answer_timeout=answer_timeout, only_reads=True)
     try:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-    from dwhctl.project.connections import PostgresConnection
+    from dwhctl.systems.postgres.system import PostgresConnection
 
 # Two programs that locked the same rows in a different order: one of them is told to try again.
 _DEADLOCK_TRIES = 3

@@ -13,7 +13,7 @@ from dwhctl.project.templates import Query, render_extract
 from dwhctl.runtime.fanout import Question
 from dwhctl.runtime.prepare import check_columns
 from dwhctl.systems.base.fingerprint import Measure
-from dwhctl.systems.registry import open_source, probe
+from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -136,13 +136,13 @@ class SourceQuestion(Question):
 
     def ask(self, alive: Callable[[], None]) -> None:
         connection = self._project.connections[self.shard.connection]
-        if SYSTEMS[connection.type].probe:
-            probe(connection)
+        if SYSTEMS[connection.type].has_probe:
+            system_of(connection).probe(connection)
         by_zone = sorted(self._slices, key=lambda one: one.slice.zone)
         for zone, slices in groupby(by_zone, key=lambda one: one.slice.zone):
             left = list(slices)
             while left:
-                source = open_source(
+                source = system_of(connection).open_source(
                     connection,
                     self.shard.database,
                     zone,
@@ -301,4 +301,4 @@ class TargetLook(TargetQuestion):
 
 def is_file(project: Project, load: Load) -> bool:
     """Tell whether the target is a file, which takes one question at a time."""
-    return project.connections[load.target].type == "duckdb"
+    return SYSTEMS[project.connections[load.target].type].one_writer

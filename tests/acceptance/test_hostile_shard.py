@@ -14,8 +14,8 @@ import pytest
 from dwhctl.core.errors import QueryError
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.duckdb import client as engine
-from dwhctl.systems.registry import open_source
 from tests.support.projects import DAY, ORDERS, Sandbox
 
 #: Views over what is outside of the file. `{secret}` is a file of the victim, `{out}` one that must not appear,
@@ -47,7 +47,9 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 def source_of(sandbox: Sandbox) -> Source:
     project = sandbox.project()
-    return open_source(project.connections["server_0"], "abakan", "UTC", state_dir=project.state_dir)
+    return system_of(project.connections["server_0"]).open_source(
+        project.connections["server_0"], "abakan", "UTC", state_dir=project.state_dir
+    )
 
 
 def rows(source: Source, sql: str = "SELECT * FROM orders") -> list[dict[str, object]]:

@@ -16,10 +16,10 @@ import pymssql
 import pytest
 
 from dwhctl.core.sql import split_statements
-from dwhctl.project.connections import VerticaConnection
 from dwhctl.project.read import read_project
 from dwhctl.project.templates import render_file
 from dwhctl.systems.vertica.client import VerticaClient
+from dwhctl.systems.vertica.system import VerticaConnection
 from tests.cli_support import dwh
 from tests.servers.tds import TdsServer
 from tests.servers.vertica import VerticaServer

@@ -25,7 +25,7 @@ from dwhctl.core.errors import AttemptError, LockHeldError, QueryError, TimedOut
 from dwhctl.query import AnswerEnd, Changed, QueryColumns, QueryRequest, Rows, running_query
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.slots import Slots
-from dwhctl.systems.registry import open_cursor
+from dwhctl.systems.base.system import system_of
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.faults import Fault
@@ -77,7 +77,9 @@ def ask(sandbox: Sandbox, connection: str, sql: str, **more: Any) -> list[tuple[
 
 def run_unchecked(sandbox: Sandbox, connection: str, sql: str) -> None:
     """Run a statement as a query that only reads runs it, whatever it begins with."""
-    cursor = open_cursor(sandbox.project().connections[connection], None, write=False, timeout=None)
+    cursor = system_of(sandbox.project().connections[connection]).open_cursor(
+        sandbox.project().connections[connection], None, write=False, timeout=None
+    )
     try:
         cursor.open()
         for answer in cursor.execute(sql, 10):

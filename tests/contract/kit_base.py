@@ -18,8 +18,8 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.connections import Connection
 from dwhctl.systems.base.source import Source
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import Target
-from dwhctl.systems.registry import open_source, open_target
 
 #: Texts that some system somewhere mistakes for something else.
 NASTY_TEXTS: tuple[str | None, ...] = (
@@ -147,7 +147,7 @@ class SourceKit(Kit):
 
     def open(self, connection: Connection, database: str = "abakan", zone: str = "UTC") -> Source:
         """Open a database."""
-        return open_source(connection, self.database(database), zone)
+        return system_of(connection).open_source(connection, self.database(database), zone)
 
 
 class TargetKit(Kit):
@@ -182,4 +182,4 @@ class TargetKit(Kit):
 
     def open(self, connection: Connection, root: Path) -> Target:
         """Open the warehouse with the state folder of this test."""
-        return open_target(connection, root / "state")
+        return system_of(connection).open_target(connection, root / "state")

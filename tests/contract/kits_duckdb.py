@@ -15,7 +15,8 @@ import duckdb
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, TargetRefusedError
-from dwhctl.project.connections import Connection, DuckdbConnection
+from dwhctl.project.connections import Connection
+from dwhctl.systems.duckdb.system import DuckdbConnection
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TargetKit, TypeCase
 
 _LOCKER = """

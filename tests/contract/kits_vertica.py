@@ -23,7 +23,8 @@ import vertica_python
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, TargetRefusedError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import Connection, VerticaConnection
+from dwhctl.project.connections import Connection
+from dwhctl.systems.vertica.system import VerticaConnection
 from dwhctl.systems.vertica.types import declaration
 from tests.contract.kit_base import NASTY_TEXTS, TargetKit, TypeCase
 from tests.servers.vertica import VerticaServer

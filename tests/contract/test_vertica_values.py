@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.load.cast import limits
-from dwhctl.project.connections import VerticaConnection
 from dwhctl.systems.base.target import StagingGroup, Target
+from dwhctl.systems.vertica.system import VerticaConnection
 from tests.contract.kit_base import NASTY_TEXTS
 from tests.contract.kits_vertica import REAL, VerticaTargetKit
 

@@ -10,10 +10,11 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dwhctl.project.connections import PostgresConnection, SqliteConnection
 from dwhctl.sessions import Closing, NewSession, SessionStore, State, open_store
 from dwhctl.sessions.schema import percent_style, read_statements
 from dwhctl.sessions.store import SqlStore
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.postgres import PostgresServer
 
 DAY = date(2020, 7, 13)

@@ -13,10 +13,10 @@ import pytest
 
 from dwhctl.alerts.digest import Digest, Reason
 from dwhctl.alerts.outbox import as_json
-from dwhctl.project.connections import DuckdbConnection
 from dwhctl.runtime.events import Event, Notice
 from dwhctl.runtime.log_reader import find_log, read_log, text_of
 from dwhctl.sessions import State, open_store
+from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.duckdb.target import DuckdbTarget
 from dwhctl.systems.vertica.catalog import is_plain_id
 from dwhctl.systems.vertica.client import VerticaClient as VerticaSession
@@ -146,7 +146,7 @@ def test_what_drops_by_id_stays_inside_its_folder(tmp_path: Path, run_id: str) -
 def test_no_session_of_vertica_is_ended_for_an_id_that_is_none(
     run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dwhctl.project.connections import VerticaConnection
+    from dwhctl.systems.vertica.system import VerticaConnection
     from dwhctl.systems.vertica.target import VerticaTarget
 
     def refuse(*_: object) -> None:

@@ -201,7 +201,8 @@ PRUNE = """
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from dwhctl.project.connections import PostgresConnection, SqliteConnection
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from dwhctl.monitor.prune import PruneRequest, prune_sessions
 from dwhctl.sessions import open_store
 kind, where, port, user, database, before = sys.argv[1:]

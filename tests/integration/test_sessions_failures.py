@@ -18,10 +18,10 @@ import pytest
 
 from dwhctl.core.errors import SessionsError, SessionsLostError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import PostgresConnection
 from dwhctl.sessions import SessionStore, State, open_store
 from dwhctl.sessions.postgres_store import PostgresStore
 from dwhctl.sessions.sqlite_store import SqliteStore
+from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite import client as sqlite_link
 from tests.postgres import PostgresServer, running_server
 
@@ -49,7 +49,7 @@ import os, signal, sys
 from pathlib import Path
 from datetime import UTC, date, datetime
 from dwhctl.core import faults
-from dwhctl.project.connections import SqliteConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from dwhctl.sessions import Closing, NewSession, State, open_store
 
 def kill(point):

@@ -12,16 +12,14 @@ import pytest
 
 from dwhctl.core.errors import ConnectError, DwhctlError, SessionsError, TlsError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import (
-    MssqlConnection,
-    NetworkConnection,
-    PostgresConnection,
-    VerticaConnection,
-)
+from dwhctl.project.connections import NetworkConnection
 from dwhctl.systems.mssql import client as mssql_link
+from dwhctl.systems.mssql.system import MssqlConnection
 from dwhctl.systems.postgres import client as postgres_link
 from dwhctl.systems.postgres.console import PostgresCursor
+from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.vertica import client as vertica
+from dwhctl.systems.vertica.system import VerticaConnection
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.tds import TdsServer
@@ -65,6 +63,7 @@ def connect(one: NetworkConnection) -> None:
         session.open()
         session.close()
     else:
+        assert isinstance(one, MssqlConnection)
         mssql_link.open_link(one, one.database, None, login_known=False).close()
 
 

@@ -36,13 +36,15 @@ from dwhctl.load.queue import JobQueue, SliceJob
 from dwhctl.load.results import Closer
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import ProcessWorker, WorkerPool
-from dwhctl.project.connections import Connection, DuckdbConnection, SqliteConnection
+from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.store import Execute, SessionStore
 from dwhctl.sessions.values import Adopted, Closing, Held, LastSession, NewSession, Session, State
+from dwhctl.systems.duckdb.system import DuckdbConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.unit.projects import a_load, a_project
 from tests.unit.runs_kit import DAY, FREELY, FakeTarget, planned
 

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from dwhctl.core.errors import ConfigError
-from dwhctl.project.connections import Connection, DuckdbConnection, SqliteConnection, VerticaConnection
+from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
+from dwhctl.systems.duckdb.system import DuckdbConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
+from dwhctl.systems.vertica.system import VerticaConnection
 
 MAIN = """
 [project]

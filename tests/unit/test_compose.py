@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dwhctl.project.connections import MssqlConnection, PostgresConnection, VerticaConnection
 from dwhctl.project.model import Project
 from dwhctl.project.read import read_project
+from dwhctl.systems.mssql.system import MssqlConnection
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.vertica.system import VerticaConnection
 from tests.support.sqlcmd import LAB, batches, run_fill
 
 REPOSITORY = Path(__file__).parents[2]

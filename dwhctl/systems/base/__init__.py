@@ -1,6 +1,7 @@
 """The contracts that systems implement, and the code that they share.
 
 Read in this order:
+- `system`: `System` says what a system can do, and opens its sources, targets and cursors.
 - `source`: `Source` streams the answer of one query as record batches; `Console` runs what a person wrote.
   It also explains failures of TLS.
 - `target`: `Target` stages slices in many workers and publishes them in one transaction.

@@ -219,7 +219,3 @@ def _duplicates(keys: int, key: int, rows: Mapping[int, Pieces]) -> Duplicates |
         return None
     texts = rows[key].key if key in rows else ("?",)
     return Duplicates(keys, ", ".join("NULL" if text is None else text for text in texts))
-
-
-#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
-VERTICA_NAME_OCTETS = 128

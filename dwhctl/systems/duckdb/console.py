@@ -18,7 +18,7 @@ from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import DuckdbConnection
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
 
 _WRITING = ("INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "COPY")

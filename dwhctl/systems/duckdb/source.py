@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import DuckdbConnection
     from dwhctl.project.templates import Query
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
 
 class DuckdbSource(Source):

@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import DuckdbConnection
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.target import Statement, TableColumns
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
 _THREADS = 2
 #: What a report's query gets when the connection does not say; it sorts and groups, and spills what goes beyond.

@@ -1,6 +1,7 @@
 """SQL Server as a source, through pymssql.
 
 Read in this order:
+- `system`: the keys of the connection, what the system can do, and what opens it.
 - `client` connects and explains a refused login.
 - `errors` gives the meaning of an error number, and probes a server without a login. It imports no driver.
 - `types`: the Arrow type of each SQL Server type. `sql`: the extract's SELECT with its bounds.

@@ -37,7 +37,7 @@ from dwhctl.systems.mssql.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dwhctl.project.connections import MssqlConnection
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 #: The driver drops what is less severe. 4 is DB-Library's for a character that it could not convert: it puts a
 #: question mark in its place, and says so with this severity (2403).

@@ -17,7 +17,7 @@ from dwhctl.systems.mssql.source import fetched
 from dwhctl.systems.mssql.sql import one_select, select_words
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import MssqlConnection
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 
 #: Who looks gives way to the shop's own work.

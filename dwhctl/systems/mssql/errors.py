@@ -28,7 +28,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import mask
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import MssqlConnection
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 
 #: What an error of a query means, by its number. Any other is a QueryError below severity 17, above it (resources,

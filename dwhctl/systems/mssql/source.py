@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import MssqlConnection
     from dwhctl.project.templates import Query
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 
 #: DB-Library could not convert a character; by itself it puts a question mark in its place or drops it.

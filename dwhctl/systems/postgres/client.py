@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as PgConnection  # noqa: N812
     from psycopg2.extensions import cursor as PgCursor  # noqa: N812
 
-    from dwhctl.project.connections import PostgresConnection
+    from dwhctl.systems.postgres.system import PostgresConnection
 
 
 #: How long a statement may still take once the command is to stop.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as PgConnection  # noqa: N812
     from psycopg2.extensions import cursor as PgCursor  # noqa: N812
 
-    from dwhctl.project.connections import PostgresConnection
+    from dwhctl.systems.postgres.system import PostgresConnection
 
 #: Text that comes back the same whatever the server's settings; where the statements end is told by standard strings.
 _SETTINGS = "SET standard_conforming_strings = on; SET bytea_output = 'hex'"

@@ -25,7 +25,7 @@ from dwhctl.core.waiting import waited
 from dwhctl.systems.base.source import Cursor, Row, StatementResult
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import SqliteConnection
+    from dwhctl.systems.sqlite.system import SqliteConnection
 
 
 # How long to wait for another process that writes.

@@ -1,6 +1,7 @@
 """Vertica as the warehouse, through vertica-python.
 
 Read in this order:
+- `system`: the keys of the connection, what the system can do, and what opens it.
 - `client`: connections with bounded waits. `errors`: the meaning of an SQLSTATE. `types`: what a column can hold.
 - `target` is the contract's implementation; it uses the next three.
 - `staging` copies record batches into the staging table of a publish group, as delimited text.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import TargetError, TargetRefusedError
-from dwhctl.systems.base.inspection import VERTICA_NAME_OCTETS
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.client import literal, literals, quote
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.vertica.client import VerticaClient
+
+#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
+NAME_OCTETS = 128
 
 
 #: Name, type in Vertica's words, and whether NULL is allowed.
@@ -128,9 +130,9 @@ def staging_prefix(run_id: str) -> str:
 def staging_table(group: StagingGroup, schema: str | None) -> TableName:
     """Name the staging table of a group: in the schema given, else beside the target."""
     prefix, rest = staging_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > VERTICA_NAME_OCTETS:
+    if len(prefix) + len(rest) > NAME_OCTETS:
         digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: VERTICA_NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
+        rest = rest[: NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
     return TableName(schema or TableName.of(group.table).schema, prefix + rest)
 
 

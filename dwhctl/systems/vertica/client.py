@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Protocol
 
-    from dwhctl.project.connections import VerticaConnection
+    from dwhctl.systems.vertica.system import VerticaConnection
 
     class Stream(Protocol):
         """What COPY reads its bytes from."""

@@ -13,7 +13,7 @@ from dwhctl.systems.base.source import Cursor, StatementResult, refuse_unclear_l
 from dwhctl.systems.vertica.client import VerticaClient
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import VerticaConnection
+    from dwhctl.systems.vertica.system import VerticaConnection
 
 #: Source: https://docs.vertica.com/24.4.x/en/sql-reference/statements/set-statements/set-session-characteristics-as-transaction
 #: "Setting the transaction session mode to read-only does not prevent all write operations": so the first word counts

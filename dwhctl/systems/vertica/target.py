@@ -48,10 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import VerticaConnection
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.target import Statement, TableColumns
+    from dwhctl.systems.vertica.system import VerticaConnection
 
 #: How long anything is waited for once the run is being stopped: what stands in the warehouse is still looked up then.
 _LAST_TIMEOUT = timedelta(seconds=5)

@@ -23,7 +23,7 @@ from .types import LATIN
 from .wire import Conversation, WireSink, is_commit
 
 if TYPE_CHECKING:
-    from dwhctl.project.connections import MssqlConnection
+    from dwhctl.systems.mssql.system import MssqlConnection
 
 _PIECE = 1 << 20
 
@@ -97,7 +97,7 @@ class TdsServer(Server):
 
     def connection(self, name: str = "mssql_0", **keys: Any) -> MssqlConnection:
         """The project's connection to this server."""
-        from dwhctl.project.connections import MssqlConnection
+        from dwhctl.systems.mssql.system import MssqlConnection
 
         given: dict[str, Any] = {
             "name": name,

@@ -12,7 +12,7 @@ from typing import Any
 
 import trustme
 
-from dwhctl.project.connections import VerticaConnection
+from dwhctl.systems.vertica.system import VerticaConnection
 from tests.servers.base import Link, Server
 from tests.servers.vertica import handshake, wire
 from tests.servers.vertica.back_door import BackDoor

@@ -21,10 +21,10 @@ from dwhctl.airflow.export import read_exports
 from dwhctl.airflow.importing import ImportOutcome
 from dwhctl.core.errors import UsageError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import PostgresConnection
 from dwhctl.project.context import context
 from dwhctl.project.model import TelegramAlert
 from dwhctl.project.read import read_project
+from dwhctl.systems.postgres.system import PostgresConnection
 from tests.unit.airflow.test_importing import (
     DATA,
     MAIN,

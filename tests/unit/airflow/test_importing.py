@@ -20,16 +20,14 @@ from dwhctl.airflow.importing import Import, ImportOutcome, prepare_import
 from dwhctl.cli.main import dwhctl
 from dwhctl.core.errors import ConfigError, UsageError
 from dwhctl.core.secrets import Secret, is_sensitive
-from dwhctl.project.connections import (
-    DuckdbConnection,
-    MssqlConnection,
-    PostgresConnection,
-    SqliteConnection,
-    VerticaConnection,
-)
 from dwhctl.project.context import context
 from dwhctl.project.model import Project, TelegramAlert
 from dwhctl.project.read import read_project
+from dwhctl.systems.duckdb.system import DuckdbConnection
+from dwhctl.systems.mssql.system import MssqlConnection
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.system import SqliteConnection
+from dwhctl.systems.vertica.system import VerticaConnection
 
 DATA = Path(__file__).parents[2] / "data/airflow"
 CONNECTIONS, VARIABLES = DATA / "airflow_3_connections.json", DATA / "airflow_3_variables.json"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dwhctl.check.connections import in_clear, unchecked
-from dwhctl.project.connections import PostgresConnection, is_local
+from dwhctl.project.connections import is_local
 from dwhctl.project.read import read_project
+from dwhctl.systems.postgres.system import PostgresConnection
 from tests.cli_support import dwh
 from tests.unit.projects import LOAD, MAIN, the_problem, write_project
 

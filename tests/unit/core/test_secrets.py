@@ -13,9 +13,9 @@ from dwhctl.core import secrets
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import Secret, mask
-from dwhctl.project.connections import MssqlConnection
 from dwhctl.project.context import context
 from dwhctl.project.read import read_project
+from dwhctl.systems.mssql.system import MssqlConnection
 from tests.cli_support import dwh
 from tests.unit.projects import MAIN, the_problem, write_project
 

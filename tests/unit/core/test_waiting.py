@@ -22,12 +22,12 @@ from dwhctl.core import waiting
 from dwhctl.core.errors import LockHeldError, TargetBusyError, TargetRefusedError
 from dwhctl.core.waiting import Wait, Waiting, announced
 from dwhctl.core.words import use_zone
-from dwhctl.project.connections import DuckdbConnection
 from dwhctl.runtime.events import Event, Notice
 from dwhctl.runtime.locks import StateDir, held_in_sessions, held_work
 from dwhctl.runtime.slots import Slots
 from dwhctl.sessions.values import Held
 from dwhctl.systems.duckdb import client as engine
+from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.duckdb.target import DuckdbTarget
 from dwhctl.systems.sqlite import client as sqlite_link
 from tests.support.holders import another_process

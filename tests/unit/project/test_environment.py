@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from dwhctl.core import secrets
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import PostgresConnection, VerticaConnection
 from dwhctl.project.files import table_of_url
 from dwhctl.project.read import read_project
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.vertica.system import VerticaConnection
 from tests.unit.projects import LOAD, MAIN, the_problem, write_project
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import ConfigError, ExitCode
-from dwhctl.project.connections import DuckdbConnection, SqliteConnection
+from dwhctl.project.connections import NetworkConnection
 from dwhctl.project.read import read_for_alerts, read_project
+from dwhctl.systems.duckdb.system import DuckdbConnection
 from tests.unit.projects import LOAD, MAIN, problems, the_problem, write, write_project
 
 
@@ -492,7 +493,7 @@ def test_hosts_and_host_exclude_each_other(tmp_path: Path) -> None:
     assert "connections.m.host: stands beside hosts; keep one" in the_problem(tmp_path)
     write_project(tmp_path, MAIN + server + 'hosts = ["a", "b:1444", "[::1]:5"]\n')
     connection = read_project(tmp_path).connections["m"]
-    assert not isinstance(connection, DuckdbConnection | SqliteConnection)
+    assert isinstance(connection, NetworkConnection)
     assert connection.addresses == (("a", 1433), ("b", 1444), ("::1", 5))
 
 

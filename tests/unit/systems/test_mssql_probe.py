@@ -11,8 +11,8 @@ from datetime import timedelta
 import pytest
 
 from dwhctl.core.errors import ConnectError
-from dwhctl.project.connections import MssqlConnection
 from dwhctl.systems.mssql.errors import probe
+from dwhctl.systems.mssql.system import MssqlConnection
 
 SECOND = timedelta(seconds=1)
 

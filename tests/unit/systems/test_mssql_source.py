@@ -22,13 +22,13 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import MssqlConnection
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.mssql import client as mssql_link
 from dwhctl.systems.mssql.client import LoginCheck
 from dwhctl.systems.mssql.source import CODE_PAGES
-from dwhctl.systems.registry import open_source
+from dwhctl.systems.mssql.system import MssqlConnection
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
 
@@ -57,7 +57,9 @@ def connection(server: TdsServer, **keys: Any) -> MssqlConnection:
 
 
 def opened(server: TdsServer, database: str = "abakan", timeout: float | None = 1, **keys: Any) -> Source:
-    return open_source(connection(server, **keys), database, "UTC", timeout)
+    return system_of(connection(server, **keys)).open_source(
+        connection(server, **keys), database, "UTC", timeout
+    )
 
 
 def rows_of(source: Source, sql: str, rows: int = 1000) -> list[dict[str, object]]:

@@ -1,0 +1,116 @@
+"""What a system offers, in one record; its folder holds a `System` and everything behind it.
+
+Drivers are imported when a source, target or cursor is opened.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from dwhctl.core.errors import InternalError, UsageError
+from dwhctl.core.sql import unclosed
+from dwhctl.project.connections import SYSTEMS, Connection, SystemUses
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dwhctl.systems.base.source import Cursor, Source
+    from dwhctl.systems.base.target import Target
+
+#: How long an answer of the warehouse is waited for by default.
+ANSWER_TIMEOUT = timedelta(minutes=30)
+
+AnyConnection = TypeVar("AnyConnection", bound=Connection)
+
+
+class System(SystemUses, Generic[AnyConnection]):
+    """A system of one type of connection. It implements what its uses (`is_source`, ...) promise.
+
+    Packages register an instance of theirs under its type as an entry point of the group `dwhctl.systems`, and run the
+    suites in `tests/contract` over it.
+    """
+
+    def open_source(
+        self,
+        connection: AnyConnection,
+        database: str,
+        zone: str,
+        timeout: float | None = None,
+        *,
+        login_known: bool | None = None,
+        state_dir: Path | None = None,
+    ) -> Source:
+        """Open a shard's database; naive bounds of a query are read in `zone`.
+
+        A server that is silent for `timeout` seconds is given up; None leaves that to the deadline of the attempt.
+        `login_known` says whether the connection's login was accepted, or refused, a moment ago. An embedded source
+        spills into `state_dir`; without one it keeps to its memory.
+
+        Raise AttemptError.
+        """
+        raise InternalError(f"connection {connection.name}: {connection.type} is no source")
+
+    def open_target(
+        self,
+        connection: AnyConnection,
+        state_dir: Path,
+        timeout: timedelta = ANSWER_TIMEOUT,
+        label: str = "dwhctl",
+    ) -> Target:
+        """Return the target behind a connection; what it stages outside of the warehouse is in the state folder.
+
+        `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
+        """
+        raise InternalError(f"connection {connection.name}: {connection.type} is no target")
+
+    def open_cursor(
+        self,
+        connection: AnyConnection,
+        database: str | None,
+        *,
+        write: bool,
+        timeout: timedelta | None,
+        state_dir: Path | None = None,
+    ) -> Cursor:
+        """Return the cursor for a connection; it does not connect before `open`.
+
+        `database` is one behind the connection, None for its own. `timeout` is how long the server may be silent,
+        where the driver supports it. DuckDB spills into `state_dir`; without one it keeps to its memory.
+
+        Raise UsageError for a database that the connection cannot have.
+        """
+        raise UsageError(f"connection {connection.name}: {connection.type} takes no queries")
+
+    def list_databases(self, connection: AnyConnection, timeout: float) -> list[str]:
+        """Return the databases behind a connection that could be shards; none where a connection is one database.
+
+        Raise AttemptError.
+        """
+        return []
+
+    def probe(self, connection: AnyConnection) -> None:
+        """Wait for the answer to a probe of a source that `has_probe`. Raise ConnectError."""
+
+    def extract_problem(self, sql: str) -> str | None:
+        """Return why a source would refuse the extract, as far as its text alone shows it."""
+        return unclosed(sql)
+
+    def table_problem(self, connection: AnyConnection, table: str) -> str | None:
+        """Return why a target can have no table of this name."""
+        return None
+
+    def statement_problem(self, statement: str) -> str | None:
+        """Return why a target would refuse a statement, as far as its text alone shows it."""
+        return unclosed(statement)
+
+
+def system_of(connection: Connection) -> System[Any]:
+    """Return the system of a connection."""
+    return cast("System[Any]", SYSTEMS[connection.type])
+
+
+def refuse_other_database(connection: Connection, database: str | None) -> None:
+    """Raise UsageError for a database beside the connection's own, where it has one only."""
+    if database is not None and database != getattr(connection, "database", None):
+        raise UsageError(f"connection {connection.name} has one database; leave --database out")

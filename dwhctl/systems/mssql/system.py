@@ -1,0 +1,96 @@
+"""Microsoft SQL Server as a system: its connection's keys, and what opens it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dwhctl.core.errors import QueryError
+from dwhctl.core.sql import unclosed
+from dwhctl.project.connections import NetworkConnection, TlsWords
+from dwhctl.project.fields import Text
+from dwhctl.systems.base.system import System
+
+if TYPE_CHECKING:
+    from dwhctl.systems.base.source import Cursor, Source
+
+_TLS = TlsWords("encryption", None, (), local="request", off="off")
+
+
+class MssqlConnection(NetworkConnection):
+    """A Microsoft SQL Server with the databases of many shards."""
+
+    default_port: ClassVar[int | None] = 1433
+    tls_words: ClassVar[TlsWords] = _TLS
+    type: Literal["mssql"] = Field("mssql", description="The kind of system.", examples=["mssql"])
+    database: Text = Field(
+        "master", description="The database to log in to; a shard names its own.", examples=["master"]
+    )
+    encryption: Literal["require", "request", "off"] | None = Field(
+        None,
+        description="Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the"
+        " server has no TLS. The server's certificate is not checked.",
+        examples=["require"],
+        json_schema_extra={"default": _TLS.default()},
+    )
+    read_only: bool = Field(
+        False, description="Ask for a readable secondary of an availability group.", examples=[True]
+    )
+
+
+class _Mssql(System[MssqlConnection]):
+    connection = MssqlConnection
+    is_source = has_probe = True
+    driver = "pymssql"
+
+    def open_source(
+        self,
+        connection: MssqlConnection,
+        database: str,
+        zone: str,
+        timeout: float | None = None,
+        *,
+        login_known: bool | None = None,
+        state_dir: Path | None = None,
+    ) -> Source:
+        from dwhctl.systems.mssql.source import MssqlSource
+
+        return MssqlSource(connection, database, zone, timeout, login_known=login_known)
+
+    def open_cursor(
+        self,
+        connection: MssqlConnection,
+        database: str | None,
+        *,
+        write: bool,
+        timeout: timedelta | None,
+        state_dir: Path | None = None,
+    ) -> Cursor:
+        from dwhctl.systems.mssql.console import MssqlCursor
+
+        return MssqlCursor(connection, database or connection.database, write=write)
+
+    def list_databases(self, connection: MssqlConnection, timeout: float) -> list[str]:
+        from dwhctl.systems.mssql import console
+
+        return console.list_databases(connection, timeout)
+
+    def probe(self, connection: MssqlConnection) -> None:
+        from dwhctl.systems.mssql.errors import probe
+
+        probe(connection)
+
+    def extract_problem(self, sql: str) -> str | None:
+        from dwhctl.systems.mssql.sql import one_select
+
+        try:
+            one_select(sql)
+        except QueryError as error:
+            return str(error)
+        return unclosed(sql)
+
+
+SYSTEM = _Mssql()

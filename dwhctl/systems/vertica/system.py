@@ -1,0 +1,90 @@
+"""Vertica as a system: its connection's keys, and what opens it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from dwhctl.project.connections import CHECKED_TLS, NetworkConnection, TlsWords
+from dwhctl.project.fields import ProjectPath, Text
+from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
+
+if TYPE_CHECKING:
+    from dwhctl.systems.base.source import Cursor
+    from dwhctl.systems.base.target import Target
+
+_TLS = TlsWords("tlsmode", "tls_cafile", CHECKED_TLS, local="prefer", off="disable")
+
+
+class VerticaConnection(NetworkConnection):
+    """A Vertica database."""
+
+    default_port: ClassVar[int | None] = 5433
+    tls_words: ClassVar[TlsWords] = _TLS
+    type: Literal["vertica"] = Field("vertica", description="The kind of system.", examples=["vertica"])
+    database: Text = Field(description="The database to log in to.", examples=["docker"])
+    tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
+        None,
+        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
+        " authority, also its name. With `tls_cafile` alone it is `verify-full`.",
+        examples=["verify-full"],
+        json_schema_extra={"default": _TLS.default()},
+    )
+    tls_cafile: ProjectPath | None = Field(
+        None,
+        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
+        " the system's.",
+        examples=["config/ca.pem"],
+    )
+    staging_schema: Text | None = Field(
+        None,
+        description="The schema for staging tables; default: the target table's own.",
+        examples=["staging"],
+    )
+
+
+class _Vertica(System[VerticaConnection]):
+    connection = VerticaConnection
+    is_target = True
+    driver = "vertica_python"
+
+    def open_target(
+        self,
+        connection: VerticaConnection,
+        state_dir: Path,
+        timeout: timedelta = ANSWER_TIMEOUT,
+        label: str = "dwhctl",
+    ) -> Target:
+        from dwhctl.systems.vertica.target import VerticaTarget
+
+        return VerticaTarget(connection, timeout, label)
+
+    def open_cursor(
+        self,
+        connection: VerticaConnection,
+        database: str | None,
+        *,
+        write: bool,
+        timeout: timedelta | None,
+        state_dir: Path | None = None,
+    ) -> Cursor:
+        refuse_other_database(connection, database)
+        from dwhctl.systems.vertica.console import VerticaCursor
+
+        return VerticaCursor(connection, write=write, timeout=timeout)
+
+    def table_problem(self, connection: VerticaConnection, table: str) -> str | None:
+        from dwhctl.systems.vertica.catalog import NAME_OCTETS
+
+        schema, _, name = table.lower().partition(".")
+        if schema.startswith("v_"):
+            return f"the schema {schema} is Vertica's own; name another one"
+        if len(max(schema, name, key=len).encode()) > NAME_OCTETS:
+            return f"a name in Vertica has at most {NAME_OCTETS} octets; shorten it"
+        return None
+
+
+SYSTEM = _Vertica()
