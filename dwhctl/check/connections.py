@@ -27,6 +27,7 @@ from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
 
     from dwhctl.project.connections import Connection
     from dwhctl.runtime.slots import Slots
@@ -137,6 +138,10 @@ def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
         yield _Way(None, lambda: _sessions_version(connection))
     if target:
         yield _Way(None, lambda: _target_version(project, connection))
+    if SYSTEMS[connection.type].takes_endpoint:
+        # One for all accounts, and counted by the rate limit.
+        yield _Way(None, lambda: _source_version(connection, "", "UTC", project.state_dir))
+        return
     for shard in (one for one in shards if not one.has_ended(today)):
         yield _source_way(connection, shard.database, shard.zone)
 
@@ -145,12 +150,14 @@ def _source_way(connection: Connection, database: str, zone: str = "UTC") -> _Wa
     return _Way(database, lambda: _source_version(connection, database, zone))
 
 
-def _source_version(connection: Connection, database: str, zone: str) -> str:
+def _source_version(connection: Connection, database: str, zone: str, state_dir: Path | None = None) -> str:
     from dwhctl.systems.base.system import system_of
 
     timeout = _timeout(connection)
     seconds = timeout.total_seconds() if timeout is not None else None
-    with system_of(connection).open_source(connection, database, zone, seconds) as source:
+    with system_of(connection).open_source(
+        connection, database, zone, seconds, state_dir=state_dir
+    ) as source:
         return source.version()
 
 

@@ -76,14 +76,16 @@ def template_problems(project: Project) -> list[str]:
 
 
 def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
-    shown = shown_path(load.extract, project.root)
+    shown = shown_path(load.extract, project.root) if load.extract else f"config/loads/{load.name}.toml"
     for shard in project.shards_of(load):
         try:
             query = render_extract(project, load, shard, make_slice(project, load, shard, day))
-            if problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
+            if query.request is not None:
+                yield from _of_request(project, load, shard, day, query)
+            elif problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
                 yield f"{shown}: {problem}"
             elif load.slice_by is not None and not query.binds:
-                yield from _same_every_day(project, load, shard, day, query)
+                yield from _same_every_day(project, load, shard, day, query, shown)
         except ConfigError as error:
             yield from str(error).splitlines()
     target = project.connections[load.target]
@@ -93,11 +95,22 @@ def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
         yield from _of_create(project, load, load.create, target, day)
 
 
-def _same_every_day(project: Project, load: Load, shard: Shard, day: date, query: Query) -> Iterator[str]:
+def _of_request(project: Project, load: Load, shard: Shard, day: date, query: Query) -> Iterator[str]:
+    before = make_slice(project, load, shard, day - timedelta(days=1))
+    if load.slice_by is not None and render_extract(project, load, shard, before).request == query.request:
+        yield (
+            f"config/loads/{load.name}.toml: endpoint: gives the same records for every day, and a slice takes the rows"
+            " of its day only; give params with {{ data_interval_start }} and {{ data_interval_end }}, or drop slice_by"
+        )
+
+
+def _same_every_day(
+    project: Project, load: Load, shard: Shard, day: date, query: Query, shown: str
+) -> Iterator[str]:
     before = make_slice(project, load, shard, day - timedelta(days=1))
     if same_but_comments(render_extract(project, load, shard, before).sql, query.sql):
         yield (
-            f"{shown_path(load.extract, project.root)}: gives the same rows for every day, and a slice takes the rows"
+            f"{shown}: gives the same rows for every day, and a slice takes the rows"
             f" of its day only; write WHERE {load.slice_by} >= :start AND {load.slice_by} < :end, or drop slice_by"
         )
 
@@ -178,6 +191,7 @@ class RenderedPart:
     notes: Sequence[str] = ()
     #: Whether placeholders are left, so that the last statement, the COMMIT, must not be run.
     has_placeholders: bool = False
+    is_sql: bool = True
 
 
 def load_parts(
@@ -214,6 +228,11 @@ def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedP
     about = (
         f"load {load.name}, shard {shard.name}, day {day}: database {shard.database} on {shard.connection}"
     )
+    if query.request is not None:
+        shown = system_of(connection := project.connections[shard.connection]).shown_request(
+            connection, query
+        )
+        return RenderedPart("extract", about, [Statement(shown)], is_sql=False)
     return RenderedPart("extract", about, [Statement(query.sql.rstrip(), values)])
 
 

@@ -34,17 +34,25 @@ class Adapter(HTTPAdapter):
 
 
 def _pools(links: Links) -> dict[str, Any]:
-    class Plain(HTTPConnection):
+    class Endable:
+        _copy: socket.socket | None = None
+
         def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            links.add(made)
+            made: socket.socket = super()._new_conn()  # type: ignore[misc]
+            self._copy = links.add(made)
             return made
 
-    class Encrypted(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            made = super()._new_conn()
-            links.add(made)
-            return made
+        def close(self) -> None:
+            super().close()  # type: ignore[misc]
+            if self._copy is not None:
+                links.note_closed(self._copy)
+                self._copy = None
+
+    class Plain(Endable, HTTPConnection):
+        pass
+
+    class Encrypted(Endable, HTTPSConnection):
+        pass
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -20,16 +20,35 @@ class Links:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
+        self._closed: list[socket.socket] = []
         self._cut = False
 
-    def add(self, link: socket.socket) -> None:
-        """Take a socket that was just connected. Raise TimeoutError when the exchange was given up before."""
+    def add(self, link: socket.socket) -> socket.socket:
+        """Take a socket that was just connected. Raise TimeoutError when the exchange was given up before.
+
+        Return the copy by which it is known.
+        """
         with self._lock:
             if self._cut:
                 link.close()
                 raise TimeoutError
             # A copy: TLS takes the socket away from its object.
-            self._sockets.append(link.dup())
+            self._sockets.append(copy := link.dup())
+            return copy
+
+    def note_closed(self, copy: socket.socket) -> None:
+        """Note that a connection is closed. Its last answer may still be read, and ended by `cut`."""
+        with self._lock:
+            self._closed.append(copy)
+
+    def forget_closed(self) -> None:
+        """Forget the sockets of closed connections, between two exchanges."""
+        with self._lock:
+            for copy in self._closed:
+                copy.close()
+                if copy in self._sockets:
+                    self._sockets.remove(copy)
+            self._closed.clear()
 
     def cut(self) -> None:
         """End every connection: what reads or writes on one fails at once. Idempotent."""

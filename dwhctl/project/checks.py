@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dwhctl.core.columns import SERVICE_FIELDS
 from dwhctl.core.words import (
     did_you_mean,
     is_shown,
@@ -167,9 +168,48 @@ def _check_load(load: Load, found: Found, problems: Problems) -> None:
     connection = _use(found, load.target, "is_target", "a warehouse", place.at("target"), problems)
     if connection and (problem := connection.warehouse_problem()):
         problems.add(place.at("target"), f"'{load.target}' {problem}")
-    _file(load.extract, place.at("extract"), problems)
+    if load.extract is not None:
+        _file(load.extract, place.at("extract"), problems)
+    _check_query(load, found, place, problems)
     if load.create:
         _file(load.create, place.at("create"), problems)
+
+
+def _check_query(load: Load, found: Found, place: Place, problems: Problems) -> None:
+    """Note whether the load says what to ask in the way of its sources: `extract`, or `endpoint` with `columns`."""
+    sources = {shard.connection for shard, _ in found.shards.get(load.shards, [])}
+    types = {found.connections[name].type for name in sources if name in found.connections}
+    if not types and load.extract is None and load.endpoint is None:
+        problems.add(place.at("extract"), 'is missing; add extract = "orders/extract.sql"')
+    for kind in sorted(types):
+        if SYSTEMS[kind].takes_endpoint:
+            _check_endpoint(load, kind, place, problems)
+            continue
+        if load.extract is None:
+            problems.add(place.at("extract"), 'is missing; add extract = "orders/extract.sql"')
+        for key in ("endpoint", "columns"):
+            if getattr(load, key):
+                problems.add(
+                    place.at(key), f"is for HTTP sources, and the shards are of type {kind}; drop it"
+                )
+
+
+def _check_endpoint(load: Load, kind: str, place: Place, problems: Problems) -> None:
+    if load.extract is not None:
+        problems.add(place.at("extract"), f"is SQL, and the shards are of type {kind}; write an [endpoint]")
+    if load.endpoint is None:
+        problems.add(place.at("endpoint"), 'is missing; add [endpoint] with path = "orders"')
+    if not load.columns:
+        problems.add(place.at("columns"), 'is missing; add columns = { id = "bigint" }')
+        return
+    known = {name.lower() for name in load.columns}
+    for key, names in (("key", load.key), ("slice_by", (load.slice_by,) if load.slice_by else ())):
+        for name in names:
+            if name.lower() not in known:
+                problems.add(place.at(key), f"columns has no {quoted(name)}; {nearest(name, load.columns)}")
+    for name in load.columns:
+        if name.lower() in SERVICE_FIELDS:
+            problems.add(place.at("columns", name), "is a service field that dwhctl adds itself; drop it")
 
 
 def check_files(table: Table, place: Place, problems: Problems) -> None:

@@ -130,7 +130,7 @@ def path_steps(path: str) -> tuple[str | int, ...] | None:
 
 def _json_path(path: str) -> str:
     if path_steps(path) is None:
-        from jsonpath_ng.ext import parse
+        from jsonpath_ng.ext.parser import parse
 
         try:
             parse(path)

@@ -70,7 +70,7 @@ def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> 
     if load.extract is None:
         return Query("", {}, load.slice_by, request=_request(project, load, slice, names))
     sql = _one_statement(_rendered(project, load.extract, names), load.extract, project.root)
-    binds = _binds(sql, load, slice, project.root)
+    binds = _binds(sql, load.extract, load, slice, project.root)
     known = {"start": slice.start_at, "end": slice.end_at}
     instants = {name: at for name in binds if (at := known[name]) is not None}
     return Query(sql, binds, load.slice_by, instants)
@@ -209,15 +209,13 @@ def _one_statement(sql: str, path: Path, root: Path) -> str:
     raise ConfigError(f"{shown_path(path, root)}: {what} SELECT")
 
 
-def _binds(sql: str, load: Load, slice: Slice, root: Path) -> dict[str, datetime]:
+def _binds(sql: str, path: Path, load: Load, slice: Slice, root: Path) -> dict[str, datetime]:
     known = {"start": slice.start, "end": slice.end}
     values: dict[str, datetime] = {}
     for bind in find_binds(sql):
         value = known.get(bind.name)
         if value is None:
-            raise ConfigError(
-                f"{_line_of_bind(load.extract, bind.name, root)}: {_unknown_bind(bind.name, load)}"
-            )
+            raise ConfigError(f"{_line_of_bind(path, bind.name, root)}: {_unknown_bind(bind.name, load)}")
         values[bind.name] = value
     return values
 

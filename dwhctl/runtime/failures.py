@@ -297,7 +297,8 @@ def _of_data(project: Project, one: FailedSlice, failure: Failure) -> str:
     load = load_of(project, one.load) if one.shard else None
     if load is None:
         return _of_report(project, one.load, failure)
-    file, extract = f"config/loads/{load.shadow_of or load.name}.toml", shown_path(load.extract, project.root)
+    file = f"config/loads/{load.shadow_of or load.name}.toml"
+    extract = shown_path(load.extract, project.root) if load.extract else file
     if failure.is_a(SchemaDriftError):
         return _of_drift(load, extract, file, failure)
     if failure.is_a(ValueRefusedError):

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
     """Return the place of a line of a slice's query; empty for a load that the project has no more."""
     found = load_of(project, load)
-    if found is None:
+    if found is None or found.extract is None:
         return ""
     by_name = {one.name: one for one in project.shards_of(found)}
     try:

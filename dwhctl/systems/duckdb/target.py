@@ -78,14 +78,14 @@ class DuckdbTarget(Target):
             return described(db, table)
 
     def declaration(self, column: Column) -> str:
-        return _type_of(column)
+        return type_of(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
             for new in columns:
                 db.execute(
                     f"ALTER TABLE {engine.quote(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {engine.quote_column(new.name)} {_type_of(new)}"
+                    f" ADD COLUMN IF NOT EXISTS {engine.quote_column(new.name)} {type_of(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -370,7 +370,7 @@ class DuckdbInspection(SqlInspection):
         return engine.quote_column(name)
 
 
-def _type_of(column: Column) -> str:
+def type_of(column: Column) -> str:
     """Give the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"

@@ -18,6 +18,7 @@ from dwhctl.project.fields import ProjectPath, SomeTime, Table, Text
 from dwhctl.systems.base.system import System
 
 if TYPE_CHECKING:
+    from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
 
 
@@ -280,6 +281,11 @@ class _Http(System[HttpConnection]):
         raise UsageError(
             f"connection {connection.name} is an HTTP API, which takes no SQL; `dwhctl render LOAD` shows its requests"
         )
+
+    def shown_request(self, connection: HttpConnection, query: Query) -> str:
+        from dwhctl.systems.http.source import shown_request
+
+        return shown_request(connection, query)
 
 
 SYSTEM = _Http()
