@@ -16,7 +16,7 @@ from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
 from dwhctl.systems.duckdb.target import type_of
-from dwhctl.systems.http.client import Client
+from dwhctl.systems.http.client import Client, shown, url_of
 from dwhctl.systems.http.paginators import Call, Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records
 from dwhctl.systems.http.types import MISSING, Converter, declared_columns
@@ -60,7 +60,7 @@ class HttpSource(Source):
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         endpoint, before = request.endpoint, b""
         pages = Pages(endpoint.paginator, self._connection.max_pages)
-        call: Call | None = pages.first(Call(self._client.url(request.path), request.params, request.body))
+        call: Call | None = _first(self._connection, request, pages)
         first_row = 1
         while call is not None:
             reach("http.page")
@@ -156,7 +156,7 @@ class HttpSource(Source):
 
     def version(self) -> str:
         """Ask for `test_path`: an answer that is no refusal shows that server and login work."""
-        answer = self._client.fetch("GET", Call(self._client.url(self._connection.test_path)))
+        answer = self._client.fetch("GET", Call(url_of(self._connection, self._connection.test_path)))
         with answer.body:
             if self._connection.test_path and answer.status not in (*_PAGES, _NO_CONTENT):
                 raise self._client.refused(answer)
@@ -170,6 +170,18 @@ class HttpSource(Source):
     def close(self) -> None:
         """Close all connections. Idempotent."""
         self._client.close()
+
+
+def shown_request(connection: HttpConnection, query: Query) -> str:
+    """Show the first request of a query."""
+    request = _request(query)
+    endpoint = request.endpoint
+    first = _first(connection, request, Pages(endpoint.paginator, connection.max_pages))
+    return shown(connection, endpoint.method, first, form=endpoint.data is not None)
+
+
+def _first(connection: HttpConnection, request: Request, pages: Pages) -> Call:
+    return pages.first(Call(url_of(connection, request.path), request.params, request.body))
 
 
 def _request(query: Query) -> Request:
