@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import requests
 from tenacity import (
@@ -44,7 +44,7 @@ from dwhctl.core.waiting import within
 from dwhctl.core.words import one_line
 from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
-from dwhctl.systems.http.paginators import Call, origin
+from dwhctl.systems.http.paginators import Call, joined, origin
 from dwhctl.systems.http.system import ApiKeyAuth, HttpBasicAuth, is_clear, parse_rate, parse_size
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Client:
             if location is None:
                 return answer
             answer.body.close()
-            url = urljoin(call.url, location)
+            url = joined(call.url, location)
             here, there = origin(call.url), origin(url)
             if there[0] not in ("http", "https"):
                 raise QueryError(f"{self._where}: a redirect to no HTTP server; correct base_url")

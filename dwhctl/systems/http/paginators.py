@@ -99,7 +99,7 @@ class Pages:
             return None
         if not isinstance(link, str):
             raise QueryError("the link to the next page is no text; correct next_url_path")
-        url = urljoin(call.url, link)
+        url = joined(call.url, link)
         if origin(url) != origin(call.url):
             raise QueryError(
                 f"the next page is on another server ({urlsplit(url).hostname}), which gets neither login nor request"
@@ -198,6 +198,14 @@ class Pages:
         if digest in self._seen:
             raise QueryError(f"{what} comes a second time: the pages of the server have no end")
         self._seen.add(digest)
+
+
+def joined(url: str, link: str) -> str:
+    """Give the URL that a link in an answer means. Raise QueryError for none."""
+    try:
+        return urljoin(url, link)
+    except ValueError:
+        raise QueryError("the server gives a link that is no URL") from None
 
 
 def origin(url: str) -> tuple[str, str, int | None]:

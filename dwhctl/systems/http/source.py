@@ -160,7 +160,7 @@ class HttpSource(Source):
         with answer.body:
             if self._connection.test_path and answer.status not in (*_PAGES, _NO_CONTENT):
                 raise self._client.refused(answer)
-        server = answer.headers.get("Server", "")[:60]
+        server = answer.headers.get("Server", "")[:60].strip()
         return f"HTTP {answer.status}{f', {server}' if server else ''}"
 
     def interrupt(self) -> None:

@@ -22,6 +22,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Sequence
+from datetime import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,7 @@ class Converter:
                 raise self.refusal(first_row + row, f"the text has {len(value):,} characters")
 
 
-_TEMPORAL = frozenset({Kind.DATE, Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
+_TEMPORAL = frozenset({Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 _NONE = type(None)
 #: Types that Arrow takes as they are. A bool is no integer here, a text no number.
 _PLAIN: dict[Kind, frozenset[type]] = {
@@ -299,12 +300,23 @@ def _moment(kind: Kind) -> Callable[[Any], str]:
     return read
 
 
+_read_time = _moment(Kind.TIME)
+
+
+def _time(value: Any) -> time:
+    text = _read_time(value)
+    if len(text.partition(".")[2]) > 6:
+        raise ValueError("the time has more than six digits of a second")
+    return time.fromisoformat(text)
+
+
 _READERS: dict[Kind, Callable[[Any], Any]] = {
     Kind.INTEGER: _integer,
     Kind.BOOLEAN: _boolean,
     Kind.TEXT: _text,
     Kind.UUID: _uuid,
     Kind.BINARY: _binary,
+    Kind.TIME: _time,
 } | {kind: _moment(kind) for kind in _TEMPORAL}
 
 
