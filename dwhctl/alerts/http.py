@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 
 from dwhctl.alerts.channels import Patience
-from dwhctl.core.http import Adapter
+from dwhctl.core.http import Session
 from dwhctl.core.links import Links, mask_logs
 from dwhctl.core.waiting import within
 
@@ -64,11 +64,9 @@ def _exchange(
     links: Links,
 ) -> HttpResponse:
     mask_logs()
-    with requests.Session() as session:
-        session.trust_env = False
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, Adapter(links))
-        with session.post(
+    with (
+        Session(links) as session,
+        session.post(
             url,
             data=body,
             headers={**headers, "Accept-Encoding": "identity"},
@@ -77,8 +75,9 @@ def _exchange(
             timeout=(timeout.connect, timeout.read),
             allow_redirects=False,  # a redirect would carry the secret in the URL to another host
             stream=True,
-        ) as response:
-            return HttpResponse(response.status_code, _read(response, most))
+        ) as response,
+    ):
+        return HttpResponse(response.status_code, _read(response, most))
 
 
 def _read(response: requests.Response, most: int) -> bytes:

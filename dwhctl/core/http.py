@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
 
     from dwhctl.core.links import Links
+
+
+class Session(requests.Session):
+    """A session that takes nothing from the environment, and reads no redirect: requests would read its whole body."""
+
+    def __init__(self, links: Links) -> None:
+        super().__init__()
+        self.trust_env = False
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, Adapter(links))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002
+        return None
 
 
 class Adapter(HTTPAdapter):

@@ -113,7 +113,9 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             at = time.monotonic()
             parts = urlsplit(self.path)
-            params = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+            params = {
+                name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()
+            }
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.title(): value for name, value in self.headers.items()}
             asked = Asked(self.command, parts.path, params, headers, body, at, self.path)
@@ -121,7 +123,7 @@ def _handler(api: Api) -> type[BaseHTTPRequestHandler]:
             with suppress(OSError):
                 self._send(api.answer(asked))
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815
 
         def _send(self, reply: Reply) -> None:
             self.send_response(reply.status)

@@ -11,8 +11,8 @@ from dwhctl.project.templates import Query
 from dwhctl.systems.http.source import HttpSource
 from dwhctl.systems.http.system import HttpConnection
 
-CURSOR = {"type": "cursor", "cursor_path": "$.next"}
-ITEMS = {"data_selector": "$.items[*]", "paginator": CURSOR}
+CURSOR: dict[str, Any] = {"type": "cursor", "cursor_path": "$.next"}
+ITEMS: dict[str, Any] = {"data_selector": "$.items[*]", "paginator": CURSOR}
 
 
 def connection(url: str, **keys: Any) -> HttpConnection:

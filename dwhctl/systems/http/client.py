@@ -36,7 +36,7 @@ from dwhctl.core.errors import (
     TlsError,
 )
 from dwhctl.core.faults import reach
-from dwhctl.core.http import Adapter
+from dwhctl.core.http import Session
 from dwhctl.core.links import Links, cause_of, mask_logs
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import Secret, mask
@@ -209,9 +209,16 @@ class Client:
         body = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder) if self._folder else None)  # noqa: SIM115 - the answer's
         try:
             reach("http.request")
-            return within(
-                self._seconds, lambda: self._transfer(method, call, headers, form, body, end), self._links.cut
+            exchanged = within(
+                self._seconds,
+                lambda: self._transfer(method, call, headers, form, body, end),
+                self._links.cut,
             )
+            if self._give_up.is_set():
+                raise SourceError(
+                    "interrupted"
+                )  # to the reader an ended connection may be the end of the body
+            return exchanged
         except TimeoutError:
             body.close()
             self._renew()
@@ -285,12 +292,9 @@ class Client:
 
     def _open_session(self) -> requests.Session:
         if self._session is None:
-            self._session = requests.Session()
-            self._session.trust_env = False
+            self._session = Session(self._links)
             ca_file = self._connection.ca_file
             self._session.verify = str(ca_file) if ca_file is not None else True
-            for scheme in ("http://", "https://"):
-                self._session.mount(scheme, Adapter(self._links))
         return self._session
 
     def _renew(self) -> None:

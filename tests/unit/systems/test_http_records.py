@@ -25,7 +25,9 @@ def read(body: str | bytes, selector: str, *paths: str) -> tuple[list[Any], Any]
 DOCUMENT = '{"a": 1, "data": {"next": "c", "items": [{"id": 1}, {"id": 2.50}], "n": [1, 2]}, "last": null}'
 
 
-@pytest.mark.parametrize("selector", ["$.data.items[*]", "data.items", "$.data.items", "$['data']['items'][*]"])
+@pytest.mark.parametrize(
+    "selector", ["$.data.items[*]", "data.items", "$.data.items", "$['data']['items'][*]"]
+)
 def test_records_are_streamed_and_the_rest_is_kept(selector: str) -> None:
     found, rest = read(DOCUMENT, selector, "$.data.next")
     assert found == [{"id": 1}, {"id": Decimal("2.50")}]
@@ -64,7 +66,7 @@ def test_wherever_the_file_is_cut_the_records_are_the_same(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "_CHUNK", size)
-    rows = [{"id": n, "t": "ё\\\"\U0001f600" * n, "n": -1.5e-7, "x": [[], {}, True, None]} for n in range(30)]
+    rows = [{"id": n, "t": 'ё\\"\U0001f600' * n, "n": -1.5e-7, "x": [[], {}, True, None]} for n in range(30)]
     body = json.dumps({"meta": {"total": 1234567}, "items": rows, "next": 12345}, ensure_ascii=False)
     found, rest = read(body, "$.items[*]")
     assert found == json.loads(json.dumps(rows), parse_float=Decimal)
@@ -99,7 +101,9 @@ def test_an_answer_without_the_selector_is_no_empty_page(body: str) -> None:
 
 
 def test_memory_does_not_grow_with_the_records() -> None:
-    body = b'{"items": [' + b",".join(b'{"id": %d, "t": "%s"}' % (n, b"x" * 200) for n in range(50_000)) + b"]}"
+    body = (
+        b'{"items": [' + b",".join(b'{"id": %d, "t": "%s"}' % (n, b"x" * 200) for n in range(50_000)) + b"]}"
+    )
     found = iter(JsonRecords(Endpoint(data_selector="$.items[*]"), io.BytesIO(body), len(body), []))
     tracemalloc.start()
     try:

@@ -117,4 +117,7 @@ def test_the_row_is_that_of_the_value() -> None:
 
 
 def test_json_text_keeps_all_digits() -> None:
-    assert json_text({"n": [Decimal("1.10"), 10**30], "t": "a\"b"}) == '{"n": [1.10, %d], "t": "a\\"b"}' % 10**30
+    number = 10**30
+    assert (
+        json_text({"n": [Decimal("1.10"), number], "t": 'a"b'}) == f'{{"n": [1.10, {number}], "t": "a\\"b"}}'
+    )
