@@ -226,6 +226,9 @@ def in_clear(project: Project) -> Iterator[str]:
             yield f'{names}: {words.key} = "{word}": password and rows travel in clear; {_remedy(words)}'
         elif word == words.local:
             yield f"{names}: {_half_way(words)}; {_remedy(words)}"
+    for connection in project.connections.values():
+        if (key := connection.in_clear()) is not None:
+            yield f'connection {connection.name}: {key}: login and rows travel in clear; write "https://..."'
     yield from _of_environment(project)
     for alert in project.alerts.values():
         yield from _transport_of_alert(alert)

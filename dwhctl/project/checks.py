@@ -79,8 +79,8 @@ def check(found: Found, sessions: str | None, problems: Problems) -> None:
 @nothing_shown()
 def _check_authorities(found: Found, problems: Problems) -> None:
     for connection in found.connections.values():
-        key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else None
-        if key is not None and (authorities := getattr(connection, key)) is not None:
+        key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else "ca_file"
+        if key is not None and (authorities := getattr(connection, key, None)) is not None:
             _file(authorities, found.place(connection, connection.name).at(key), problems)
 
 

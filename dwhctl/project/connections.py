@@ -54,6 +54,10 @@ class Connection(TableWithoutUrls):
         """Return why the connection, as it is written, cannot be a warehouse."""
         return None
 
+    def in_clear(self) -> str | None:
+        """Return which key lets login and rows travel in clear beyond this machine, for systems without `tls_words`."""
+        return None
+
     def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
         """Return the address as listings show it; a path is relative to the project's folder `root`."""
         return ""

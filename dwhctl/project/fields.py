@@ -79,7 +79,9 @@ class TableWithoutUrls(Table):
     def _no_url(cls, table: Any) -> Any:
         for key, value in table.items() if isinstance(table, dict) else ():
             texts = value if isinstance(value, list) else [value]
-            if key not in cls.url_keys and any(isinstance(each, str) and "://" in each for each in texts):
+            # An unknown key has an error of its own, with the key that was meant.
+            is_text = key in cls.file_keys() and key not in cls.url_keys
+            if is_text and any(isinstance(each, str) and "://" in each for each in texts):
                 raise ValueError(
                     f"{key}: holds a URL; server, user, password and database have keys of their own"
                 )

@@ -34,13 +34,13 @@ from dwhctl.core.files import read_text
 from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, shown_path
 from dwhctl.project.context import FILTERS, context
+from dwhctl.project.endpoint import Request
 from dwhctl.project.sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dwhctl.project.days import Slice
-    from dwhctl.project.endpoint import Request
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project
 

@@ -224,6 +224,16 @@ class HttpConnection(Connection):
     def address(self, root: Path) -> str:
         return self.base_url
 
+    def in_clear(self) -> str | None:
+        return "insecure = true" if any(is_clear(url) for _, url in self._urls()) else None
+
+    def _urls(self) -> list[tuple[str, str]]:
+        """List every URL that gets a login, by its key."""
+        urls = [("base_url", self.base_url)]
+        if isinstance(self.auth, OAuth2Auth):
+            urls.append(("auth.access_token_url", self.auth.access_token_url))
+        return urls
+
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """The server of the base URL."""
@@ -231,11 +241,8 @@ class HttpConnection(Connection):
         return ((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)),)
 
     @model_validator(mode="after")
-    def _in_clear(self) -> HttpConnection:
-        urls = [("base_url", self.base_url)]
-        if isinstance(self.auth, OAuth2Auth):
-            urls.append(("auth.access_token_url", self.auth.access_token_url))
-        for key, url in urls:
+    def _encrypted(self) -> HttpConnection:
+        for key, url in self._urls():
             if is_clear(url) and not self.insecure:
                 raise ValueError(
                     f'{key}: is "http://" on another machine: login and rows travel in clear; write "https://...",'
