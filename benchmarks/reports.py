@@ -77,10 +77,8 @@ def _postgres(server: PostgresServer) -> str:
 
 def finished_run(project: Project) -> str:
     """Name the newest run but one: the newest is under way."""
-    from dwhctl.sessions.history import newest_run_ids
-
     with open_store(project.sessions) as store:
-        return newest_run_ids(store, 2)[1]
+        return store.newest_runs(2)[1]
 
 
 def best_seconds(sandbox: Sandbox, command: Sequence[str], times: int = 3) -> tuple[float, float]:

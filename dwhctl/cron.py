@@ -1,4 +1,4 @@
-"""When cron starts what: the schedules of loads and reports, and the times at which they come due."""
+"""Schedules of loads and reports: their jobs, the times at which cron starts these, and the user's crontab."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import re
 import shlex
 import subprocess
 import unicodedata
-from contextlib import contextmanager, suppress
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from dwhctl.core.errors import CrontabError, LockHeldError, UsageError
 from dwhctl.core.words import SCHEDULED
@@ -39,7 +40,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class CronJob:
-    """One line of the crontab: what dwhctl is started with, and when. Loads that share both share a line."""
+    """One line of the crontab. Loads that share schedule and options share a line."""
 
     schedule: str
     names: tuple[str, ...]
@@ -48,49 +49,42 @@ class CronJob:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What dwhctl is started with."""
+        """The arguments of dwhctl."""
         return (self.command, *self.names, *self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class ClockChange:
-    """A time of a schedule, by the machine's clock, that a clock change leaves out or brings twice."""
+class ClockChange(NamedTuple):
+    """A time of a schedule, by the machine's clock, that a clock change skips or doubles."""
 
     at: datetime
     what: Literal["skipped", "doubled"]
 
 
 def jobs_of(project: Project) -> list[CronJob]:
-    """Give the jobs of a project, loads before the reports that are made from them."""
-    names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    """Return the jobs of a project, loads before the reports that are made from them."""
+    names: dict[tuple[str | None, str, tuple[str, ...]], list[str]] = defaultdict(list)
     for load in project.loads.values():
-        if load.schedule is not None:
-            names.setdefault((load.schedule, "load", _load_options(load)), []).append(load.name)
+        names[load.schedule, "load", _load_options(load)].append(load.name)
     for report in project.reports.values():
-        if report.schedule is not None:
-            options = ("--date", "yesterday")
-            names.setdefault((report.schedule, "refresh-reports", options), []).append(report.name)
+        names[report.schedule, "refresh-reports", ("--date", "yesterday")].append(report.name)
     return [
-        CronJob(schedule, tuple(of_one), command, options)
-        for (schedule, command, options), of_one in names.items()
+        CronJob(schedule, tuple(works), command, options)
+        for (schedule, command, options), works in names.items()
+        if schedule is not None
     ]
 
 
-def watch_jobs(project: Project) -> list[CronJob]:
-    """Give the job that looks for what is not in time; none where nothing has a deadline or a max_age."""
-    return [CronJob(project.watch_schedule, (), "watch", ())] if promised(project) else []
-
-
 def _load_options(load: Load) -> tuple[str, ...]:
+    options = ("--date", "today")
     if load.slice_by is None:
-        return ("--date", "today")
+        return options
     if load.catch_up is None:
-        return ("--date", "today", "--lookback", "1")
-    return ("--date", "today", "--lookback", str(load.catch_up), "--only-missing")
+        return (*options, "--lookback", "1")
+    return (*options, "--lookback", str(load.catch_up), "--only-missing")
 
 
 def machine_zone() -> ZoneInfo:
-    """Give the zone that cron keeps on this machine: /etc/localtime, else UTC."""
+    """Return the zone of cron on this machine: /etc/localtime, else UTC."""
     if not _LOCALTIME.exists():
         return ZoneInfo("UTC")
     name = str(_LOCALTIME.resolve()).partition("zoneinfo/")[2]
@@ -98,23 +92,23 @@ def machine_zone() -> ZoneInfo:
         return ZoneInfo.from_file(file, key=name or "local time")
 
 
-def same_clock(one: ZoneInfo, other: ZoneInfo, at: datetime) -> bool:
-    """Tell whether two zones' clocks show the same for a year: one zone may have several names."""
+def same_clock(zone: ZoneInfo, other: ZoneInfo, at: datetime) -> bool:
+    """Return whether two zones' clocks show the same for a year: a zone may have several names."""
     days = (at + number * _DAY for number in range(366))
-    return all(day.astimezone(one).utcoffset() == day.astimezone(other).utcoffset() for day in days)
+    return all(day.astimezone(zone).utcoffset() == day.astimezone(other).utcoffset() for day in days)
 
 
 def fire_times(schedule: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-    """Give the instants after `after`, as this zone's clocks show them, at which Debian's cron starts a job.
+    """Yield the instants after `after`, as this zone's clocks show them, at which Debian's cron starts a job.
 
-    A time of a fixed hour that a clock change leaves out comes right after it, one that it brings twice comes once:
+    A time of a fixed hour that a clock change skips comes right after it, one that it doubles comes once:
     https://manpages.debian.org/bookworm/cron/cron.8.en.html
     """
     return iter(CronSim(SCHEDULE_WORDS.get(schedule, schedule), after.astimezone(zone)))
 
 
 def clock_changes(schedule: str, after: datetime, days: int, zone: ZoneInfo) -> Iterator[ClockChange]:
-    """Give the times of a schedule, within so many days, that a change of this zone's clocks skips or doubles.
+    """Yield the times of a schedule, within so many days, that a change of this zone's clocks skips or doubles.
 
     A schedule of every hour, or every few, follows the clock and misses nothing.
     """
@@ -147,10 +141,8 @@ MAX_COMMAND = 998
 _SECONDS = 30
 _NOTE = "# Made by `dwhctl crontab install`: edits here are lost."
 _NO_CRONTAB = re.compile(rb"(crontab: )?no crontab for \S+")
-#: Control characters, and what else ends a line somewhere.
+#: Categories of control characters, and of others that end a line somewhere.
 _LINE_BREAKING = ("Cc", "Zl", "Zp")
-#: What Python makes of the bytes that are not UTF-8.
-_LONE_BYTES = range(0xDC80, 0xDD00)
 
 
 def block_of(project: Project, program: Sequence[str]) -> list[str]:
@@ -158,14 +150,17 @@ def block_of(project: Project, program: Sequence[str]) -> list[str]:
 
     `program` starts dwhctl from anywhere. Raise UsageError when a line would hold a control character.
     """
-    jobs = [*jobs_of(project), *watch_jobs(project)]
+    jobs = jobs_of(project)
+    if promised(project):
+        jobs.append(CronJob(project.watch_schedule, (), "watch", ()))
     lines = [line for job in jobs for line in _lines(project, job, program)]
-    block = [_begin(project.root), _NOTE, *lines, _end(project.root)] if lines else []
+    begin, end = _markers(project.root)
+    block = [begin, _NOTE, *lines, end] if lines else []
     for line in block:
         if any(unicodedata.category(character) in _LINE_BREAKING for character in line):
             raise UsageError(
-                f"a control character cannot be in a crontab: {_visible(line)}; move the project, its state_dir or"
-                " dwhctl to a path without one"
+                f"a control character cannot be in a crontab: {_visible(os.fsencode(line))}; move the project,"
+                " its state_dir or dwhctl to a path without one"
             )
     return block
 
@@ -174,20 +169,20 @@ def with_block(crontab: bytes, root: Path, block: Sequence[str]) -> bytes:
     """Return a crontab with the project's block replaced by this one, put at the end when it has none yet.
 
     Every other byte stays as it is. A last line without a newline stays the last one, below a new block: cron may
-    ignore such a line, and with a newline from us it would become a job. Raise CrontabError when only one of the
-    markers is there.
+    ignore such a line, and with a newline it would become a job. Raise CrontabError for a block without both markers.
     """
     lines = BytesIO(crontab).readlines()
     new = [os.fsencode(f"{line}\n") for line in block]
-    begin, end = os.fsencode(_begin(root)), os.fsencode(_end(root))
+    markers = _markers(root)
+    encoded = [os.fsencode(marker) for marker in markers]
     bare = [line.removesuffix(b"\n").removesuffix(b"\r").lstrip(b" \t") for line in lines]
-    places = [number for number, line in enumerate(bare) if line in (begin, end)]
+    places = [number for number, line in enumerate(bare) if line in encoded]
     if not places:
         last = len(lines) - _is_unterminated(crontab)
         return b"".join([*lines[:last], *new, *lines[last:]])
-    if [bare[place] for place in places] != [begin, end]:
+    if [bare[place] for place in places] != encoded:
         raise CrontabError(
-            f"the crontab's block of {root} is damaged: keep the lines '{_begin(root)}' and '{_end(root)}' once each,"
+            f"the crontab's block of {root} is damaged: keep the lines '{markers[0]}' and '{markers[1]}' once each,"
             " in this order, or remove both (crontab -e)"
         )
     return b"".join([*lines[: places[0]], *new, *lines[places[1] + 1 :]])
@@ -205,7 +200,7 @@ def difference(before: bytes, after: bytes) -> list[str]:
     )
     lines = []
     for change in changes:
-        lines.append(_visible(_decoded(change.removesuffix(b"\n"))))
+        lines.append(_visible(change.removesuffix(b"\n")))
         if not change.endswith(b"\n"):
             lines.append("\\ No newline at end of crontab")
     return lines
@@ -218,27 +213,33 @@ def locked_crontab() -> Iterator[None]:
     The lock is in the home folder that the system knows: HOME may differ under sudo and cron. A user without a home
     folder gets no lock, only the comparisons of `replace_crontab`.
     """
-    lock = None
-    with suppress(KeyError, OSError):
-        home = Path(pwd.getpwuid(os.getuid()).pw_dir)
-        lock = _lock(home / ".local" / "state" / "dwhctl") if home.is_absolute() else None
-    try:
+    with ExitStack() as stack:
+        with suppress(KeyError, OSError):
+            home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+            if home.is_absolute():
+                stack.enter_context(_lock(home / ".local" / "state" / "dwhctl" / "crontab.lock"))
         yield
-    finally:
-        if lock is not None:
-            lock.release()
+
+
+def _lock(path: Path) -> AcquireReturnProxy[FileLock]:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        return FileLock(path, _SECONDS, 0o600, thread_local=False, fallback_to_soft=False).acquire()
+    except Timeout:
+        raise LockHeldError(
+            f"another dwhctl of this user is changing the crontab: it has held {path} for {_SECONDS} s"
+        ) from None
 
 
 def read_crontab() -> bytes:
     """Return the user's crontab, empty when there is none. Raise CrontabError."""
     done = _crontab("-l")
-    said = done.stderr.strip()
-    if not done.stdout and _NO_CRONTAB.fullmatch(said):
+    errors = done.stderr.strip()
+    if not done.stdout and _NO_CRONTAB.fullmatch(errors):
         return b""
-    if done.returncode or (said and not done.stdout):
-        raise CrontabError(
-            f"the crontab cannot be read: {_said(done) or f'crontab -l ended with {done.returncode}'}"
-        )
+    if done.returncode or (errors and not done.stdout):
+        reason = _visible(errors) or f"crontab -l ended with {done.returncode}"
+        raise CrontabError(f"the crontab cannot be read: {reason}")
     return done.stdout
 
 
@@ -254,7 +255,9 @@ def replace_crontab(before: bytes, after: bytes) -> None:
     done = _crontab("-", after) if after else _crontab("-r")
     if done.returncode:
         remedy = "; end its last line with a newline (crontab -e)" if _is_unterminated(after) else ""
-        raise CrontabError(f"the crontab was refused and is as before: {_said(done)}{remedy}")
+        raise CrontabError(
+            f"the crontab was refused and is as before: {_visible(done.stderr.strip())}{remedy}"
+        )
     if read_crontab() != after:
         raise CrontabError(
             "the crontab is not what was written: another program changed it, or crontab did; compare `crontab -l`"
@@ -262,21 +265,8 @@ def replace_crontab(before: bytes, after: bytes) -> None:
         )
 
 
-def _lock(folder: Path) -> BaseFileLock:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / "crontab.lock"
-    lock = FileLock(path, _SECONDS, 0o600, thread_local=False, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise LockHeldError(
-            f"another dwhctl of this user is changing the crontab: it has held {path} for {_SECONDS} s"
-        ) from None
-    return lock
-
-
 def _lines(project: Project, job: CronJob, program: Sequence[str]) -> Iterator[str]:
-    """Write a job as a line; as several when a line cannot hold so many names."""
+    """Yield the line of a job; several where a line cannot hold so many names."""
     command = _command(project, job, program)
     if len(os.fsencode(command)) <= MAX_COMMAND or len(job.names) <= 1:
         yield f"{job.schedule} {command}"
@@ -290,17 +280,13 @@ def _command(project: Project, job: CronJob, program: Sequence[str]) -> str:
     words = [*program, *job.arguments, SCHEDULED, "--quiet", "--project", str(project.root)]
     log = StateDir(project.state_dir).logs / CRON_LOG
     command = f"{shlex.join(words)} >> {shlex.quote(str(log))} 2>&1"
-    # cron(8) makes a newline of a % that no backslash precedes, and Debian's makes one backslash of two. A backslash
-    # is always inside quotes here: these end and begin again after it, so that it precedes neither.
+    # cron(8) turns a % without a backslash before it into a newline, and Debian's turns two backslashes into one. A
+    # backslash is always inside quotes here: these end and begin again after it, so that it precedes neither.
     return command.replace("\\", "\\''").replace("%", r"\%")
 
 
-def _begin(root: Path) -> str:
-    return f"# BEGIN dwhctl {root}"
-
-
-def _end(root: Path) -> str:
-    return f"# END dwhctl {root}"
+def _markers(root: Path) -> tuple[str, str]:
+    return f"# BEGIN dwhctl {root}", f"# END dwhctl {root}"
 
 
 def _is_unterminated(crontab: bytes) -> bool:
@@ -326,24 +312,15 @@ def _crontab(argument: str, text: bytes = b"") -> subprocess.CompletedProcess[by
         raise CrontabError(f"the program crontab cannot be started: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise CrontabError(
-            f"`crontab {argument}` did not end within {_SECONDS} s and was stopped; look at the crontab: crontab -l"
+            f"`crontab {argument}` did not end within {_SECONDS} s and was stopped; check the crontab: crontab -l"
         ) from None
 
 
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    return _visible(_decoded(done.stderr.strip()))
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode(errors="surrogateescape")
-
-
-def _visible(text: str) -> str:
+def _visible(text: bytes) -> str:
     """Return a text with an escape for each character that a terminal does not show, or obeys."""
-    return "".join(character if character.isprintable() else _escape(ord(character)) for character in text)
+    decoded = text.decode(errors="backslashreplace")
+    return "".join(character if character.isprintable() else _escape(ord(character)) for character in decoded)
 
 
 def _escape(code: int) -> str:
-    if code < 0x80 or code in _LONE_BYTES:
-        return f"\\x{code & 0xFF:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

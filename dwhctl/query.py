@@ -1,8 +1,7 @@
 """An ad hoc query over a connection of the project, streamed: read only unless it may write.
 
-The statements run in a thread of their own, for a driver that waits in C hears no signal. What comes of them goes to
-the caller in parts; when the caller ends early (Ctrl-C, a deadline, enough rows), the statement is ended on the server
-too.
+The statements run in a thread of their own, because a driver that waits in C handles no signal. Their answers go to the
+caller in parts; when the caller ends early (Ctrl-C, a timeout, enough rows), the statement ends on the server too.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from dwhctl.systems.base.source import Cursor, Row, StatementResult, checked, wa
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from dwhctl.project.connections import Connection
     from dwhctl.project.loads import Shard
@@ -35,13 +34,13 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 2_000
 #: Batches that wait for the caller.
 _AHEAD = 2
-_GOODBYE_SECONDS = 0.2
+_CLOSE_SECONDS = 0.2
 _CANCEL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """What was asked. `sql` is rendered; `limit` is how many rows of each answer are wanted, None for all."""
+    """A query. `sql` is rendered; `limit` is the most rows of each answer, None for all."""
 
     connection: str
     sql: str
@@ -54,7 +53,7 @@ class QueryRequest:
 
 @dataclass(frozen=True, slots=True)
 class QueryColumns:
-    """An answer begins, with these columns."""
+    """The start of an answer, and its columns."""
 
     names: tuple[str, ...]
 
@@ -68,7 +67,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class AnswerEnd:
-    """The answer ends; `cut` when there are more rows than were wanted."""
+    """The end of an answer; `cut` when it has more rows than `limit`."""
 
     rows: int
     cut: bool
@@ -76,7 +75,7 @@ class AnswerEnd:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A statement without an answer is done; `rows` is how many it wrote, None where the system does not say."""
+    """The end of a statement without an answer; `rows` is how many it wrote, None where that is unknown."""
 
     rows: int | None
 
@@ -84,27 +83,20 @@ class Changed:
 Part = QueryColumns | Rows | AnswerEnd | Changed
 
 
-def find_shard(project: Project, connection: str, name: str) -> Shard:
-    """Return the shard of that name behind the connection. Raise UsageError."""
-    shards = {
-        shard.name: shard
-        for group in project.shard_groups.values()
-        for shard in group
-        if shard.connection == connection
-    }
-    if name not in shards:
-        raise UsageError(
-            f"there is no shard {quoted(name)} behind {connection}; {meant(project, name, shards)}"
-        )
-    return shards[name]
+def find_shard(project: Project, shards: Iterable[Shard], name: str, place: str) -> Shard:
+    """Return the shard of that name. Raise UsageError, with `place` as where it is missing."""
+    found = {shard.name: shard for shard in shards}
+    if name not in found:
+        raise UsageError(f"there is no shard {quoted(name)} {place}; {meant(project, name, found)}")
+    return found[name]
 
 
 @contextmanager
 def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[Part]]:
-    """Run the request's statements in the block, and give what comes of them.
+    """Run the request's statements in the block, and yield the parts of their answers.
 
-    Raise UsageError before anything is touched, LockHeldError when the connection has no slot left, AttemptError in
-    the words of the system, TimedOutError, Interrupted.
+    Raise UsageError before anything is connected, LockHeldError when the connection has no slot left, AttemptError for
+    an error of the system, TimedOutError, Interrupted.
     """
     connection = find_connection(project, request.connection)
     cursor = system_of(connection).open_cursor(
@@ -117,12 +109,11 @@ def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[
     statements = checked(cursor, request.sql)
     with caught_signals(), ExitStack() as stack:
         _hold_slot(project, connection, request.wait, stack)
-        work = _Work(cursor, statements, request)
-        work.start()
+        execution = _Execution(cursor, statements, request)
         try:
-            yield work.parts()
+            yield execution.parts()
         finally:
-            work.stop()
+            execution.stop()
 
 
 def _hold_slot(project: Project, connection: Connection, wait: timedelta, stack: ExitStack) -> None:
@@ -137,8 +128,8 @@ def _hold_slot(project: Project, connection: Connection, wait: timedelta, stack:
         raise LockHeldError(f"{error}; wait for one with --wait 5m") from None
 
 
-class _Work:
-    """The statements at work in their thread."""
+class _Execution:
+    """The statements in their thread, which starts at once."""
 
     def __init__(self, cursor: Cursor, statements: Sequence[str], request: QueryRequest) -> None:
         self._cursor = cursor
@@ -147,13 +138,11 @@ class _Work:
         self._parts: queue.Queue[Part | BaseException | None] = queue.Queue(_AHEAD)
         self._stopped = threading.Event()
         # A daemon: where the driver cannot be interrupted, the end of the process ends the query.
-        self._thread = threading.Thread(target=self._work, name="query", daemon=True)
-
-    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="query", daemon=True)
         self._thread.start()
 
     def parts(self) -> Iterator[Part]:
-        """Give the parts as they come. Raise what ended the statements, and TimedOutError."""
+        """Yield the parts as they come. Raise what ended the statements, and TimedOutError."""
         timeout = self._request.timeout
         until = None if timeout is None else time.monotonic() + timeout.total_seconds()
         while True:
@@ -171,77 +160,62 @@ class _Work:
     def stop(self) -> None:
         """End what is still running, here and on the server; for seconds at most."""
         self._stopped.set()
-        self._thread.join(_GOODBYE_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            # PostgreSQL is asked over a second connection, which may hang as well.
+            # PostgreSQL is interrupted over a second connection, which may hang as well.
             threading.Thread(target=self._cursor.interrupt, name="cancel", daemon=True).start()
             self._thread.join(_CANCEL_SECONDS)
 
-    # In the thread
-
-    def _work(self) -> None:
-        try:
-            try:
-                self._run()
-            finally:
-                self._cursor.close()
-            self._put(None)
-        except _Stopped:
-            return
-        except BaseException as error:
-            self._tell_end(error)
-
-    def _tell_end(self, error: BaseException) -> None:
-        try:
-            self._put(error)
-        except _Stopped:
-            return
-
     def _run(self) -> None:
-        cursor, write = self._cursor, self._request.write
+        end = None
+        try:
+            with closing(self._cursor):
+                if not all(map(self._put, self._produce())):
+                    return
+        except BaseException as error:
+            end = error
+        self._put(end)
+
+    def _put(self, part: Part | BaseException | None) -> bool:
+        """Pass a part to the caller; return False when the caller has stopped."""
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._parts.put(part, timeout=0.1)
+                return True
+        return False
+
+    def _produce(self) -> Iterator[Part | None]:
+        """Run the statements. Yield the parts of their answers, and None where the rest is of no interest."""
+        cursor, write, limit = self._cursor, self._request.write, self._request.limit
         cursor.open()
         if write and wants_transaction(self._statements):
             cursor.begin()
+        batch_rows = _BATCH_ROWS if limit is None else min(_BATCH_ROWS, limit + 1)
         for statement in self._statements:
-            for answer in cursor.execute(statement, self._batch_rows()):
-                self._hand_out(answer)
+            for answer in cursor.execute(statement, batch_rows):
+                is_cut = yield from self._answer(answer)
+                if is_cut and not write:
+                    yield None
+                    return
         if write:
             cursor.commit()
 
-    def _batch_rows(self) -> int:
-        limit = self._request.limit
-        return _BATCH_ROWS if limit is None else min(_BATCH_ROWS, limit + 1)
-
-    def _hand_out(self, answer: StatementResult) -> None:
+    def _answer(self, answer: StatementResult) -> Generator[Part, None, bool]:
+        """Yield the parts of an answer; return whether it has more rows than `limit`."""
         if not answer.columns:
-            self._put(Changed(answer.changed))
-            return
-        self._put(QueryColumns(answer.columns))
-        limit, given, cut = self._request.limit, 0, False
+            yield Changed(answer.changed)
+            return False
+        yield QueryColumns(answer.columns)
+        limit, count, is_cut = self._request.limit, 0, False
         for batch in answer.batches:
-            wanted = batch if limit is None else batch[: limit - given]
+            wanted = batch if limit is None else batch[: limit - count]
             if wanted:
-                self._put(Rows(wanted))
-            given += len(wanted)
-            if cut := len(wanted) < len(batch):
+                yield Rows(wanted)
+            count += len(wanted)
+            if is_cut := len(wanted) < len(batch):
                 break
-        self._put(AnswerEnd(given, cut))
-        if cut and not self._request.write:
-            # Nothing comes after it, and the rest of its rows need not be read.
-            self._put(None)
-            raise _Stopped
-        for _ in answer.batches:
-            pass
-
-    def _put(self, part: Part | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._parts.put(part, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-        raise _Stopped
-
-
-class _Stopped(Exception):  # noqa: N818 - no error: nobody wants any more
-    pass
+        yield AnswerEnd(count, is_cut)
+        if self._request.write:
+            for _ in answer.batches:  # the next answer comes after these
+                pass
+        return is_cut

@@ -22,8 +22,7 @@ from dwhctl.airflow.writing import (
 )
 from dwhctl.core.errors import ConfigError, UsageError
 from dwhctl.core.files import read_bytes, write_whole
-from dwhctl.core.secrets import looks_secret
-from dwhctl.core.words import may_show, quoted, shown_text
+from dwhctl.core.words import looks_secret, may_show, quoted, shown_text
 from dwhctl.project.checks import slug
 from dwhctl.project.fields import name_problem
 from dwhctl.project.files import read_toml

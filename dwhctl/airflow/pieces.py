@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dwhctl.core.secrets import is_reference, is_sensitive, looks_secret
+from dwhctl.core.secrets import is_reference, is_sensitive
+from dwhctl.core.words import looks_secret
 from dwhctl.project.checks import slug
 
 

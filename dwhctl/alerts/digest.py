@@ -1,14 +1,15 @@
-"""The digest: what one run has to tell, before any channel puts it into words."""
+"""The outcome of a command, and the digest that a channel makes a message of: data only."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
 
@@ -49,10 +50,18 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What a channel was told to be failing, and has recovered."""
+    """What a channel was notified of as failing, and has recovered."""
 
     work: str
     shards: tuple[str, ...] = ()
+
+
+def merged(recoveries: Iterable[Recovery]) -> tuple[Recovery, ...]:
+    """Return the recoveries, one for each load or report."""
+    shards: dict[str, set[str]] = {}
+    for recovery in recoveries:
+        shards.setdefault(recovery.work, set()).update(recovery.shards)
+    return tuple(Recovery(work, tuple(sorted(names))) for work, names in sorted(shards.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,9 @@ class StillFailing:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The one message of a run to a channel, as facts.
+    """The one message of a run to a channel, as data.
 
-    `done` of `total` slices (or reports) are well: those of the run, and when the subject is `succeeded` all that the
+    `done` of `total` slices (or reports) succeeded: those of the run, and when the subject is `succeeded` all that the
     channel covers. `still_failing` is set beside recoveries: what the channel covers and still fails. `look` is the
     command that shows more; `missing` names shards whose slices a refreshed report does without; `remark` is a sentence
     about the message itself. `kind` is that of the run (earlier versions did not write it).
@@ -90,16 +99,16 @@ class Digest:
     remark: str | None = None
 
 
-#: How far a piece of work is at the end of its run; `left` was not come to.
-Ending = Literal["done", "failed", "left"]
+#: How far an item is at the end of its run; `left` was not finished.
+ItemStatus = Literal["done", "failed", "left"]
 
 
 @dataclass(frozen=True, slots=True)
 class AlertFailure:
-    """Why something failed. `connection` is the one to blame; `message` holds no secret; `remedy` is a command.
+    """Why something failed. `connection` is the one at fault; `message` and `lines` of the run's log hold no secret.
 
-    `advice` says what to do before it, or `try again`. `of_work`: the load itself is at fault, on every connection
-    alike. `lines` are the last ones that the run's log has of it, without secrets.
+    `remedy` is a command; `advice` says what to do before it, or `try again`. `of_work`: the load itself is at fault,
+    on every connection alike.
     """
 
     connection: str
@@ -113,37 +122,36 @@ class AlertFailure:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One piece of a run's work: a slice of a load, or (without a shard) the refresh of a report."""
+    """A slice of a load, or (without a shard) the refresh of a report."""
 
     kind: Literal["load", "report"]
     work: str
     shard: str = ""
     day: date | None = None
-    ending: Ending = "done"
-    trouble: AlertFailure | None = None
+    status: ItemStatus = "done"
+    failure: AlertFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """What kept a command from its work: a broken configuration, a held lock, a lost database, a death.
+    """What stopped a command: a broken configuration, a held lock, a lost database, a death.
 
-    `passing` is of a thing that has happened and is over, as a death: there is no recovery to tell of. `works` names
-    the loads and reports that the command was for; empty when nobody knows.
+    `passing`: it is over, as a death is, and never recovers. `works` are the loads and reports of the command; empty
+    when they are unknown.
     """
 
     command: str
-    trouble: AlertFailure
+    failure: AlertFailure
     passing: bool = False
     works: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one invocation of a command; `began` is when it started.
+    """The result of one invocation of a command, which started at `began`.
 
-    `completed`: the command came to its end, so that what once stopped it is over. `missing` names shards that a
-    refreshed report does without. `missed`: the items' troubles are missed deadlines. `look` is the command that
-    shows more.
+    `completed`: the command came to its end, so that an earlier stop is over. `missing` are shards that a refreshed
+    report does without. `missed`: the items' failures are missed deadlines. `look` is the command that shows more.
     """
 
     command: str
@@ -162,26 +170,36 @@ class Outcome:
         """Whether the command runs every few minutes: no channel is notified that it ran, or failed again."""
         return self.kind is RunKind.WATCH
 
+    @property
+    def days(self) -> tuple[date, ...]:
+        """The days of the items, in order."""
+        return tuple(sorted({item.day for item in self.items if item.day is not None}))
+
+    @property
+    def failed(self) -> list[tuple[Item, AlertFailure]]:
+        """The items that failed, and why."""
+        return [(item, item.failure) for item in self.items if item.status == "failed" and item.failure]
+
 
 REMARK = "This is a test by dwhctl alert-test: nothing of this happened."
 
 
 def sample_digest(project: Project, day: date) -> Digest:
-    """One server is down, one shard drifted, one has recovered: as far as the project has so many."""
+    """Return a digest with a server that is down, a shard that drifted and one that recovered, if there are so many."""
     load = next(iter(project.loads.values()), None)
     shards = project.shards_of(load) if load else ()
-    reasons = _reasons(load, shards, day) if load and shards else (_of_report(project, day),)
-    failing = sum(len(reason.shards) or 1 for reason in reasons)
-    well = [shard.name for shard in shards if not any(shard.name in reason.shards for reason in reasons)]
+    reasons = _sample_reasons(project, load, shards, day)
+    names = [name for reason in reasons for name in reason.shards]
+    fine = [shard.name for shard in shards if shard.name not in names]
     return Digest(
         subject="test",
         project=project.root.name,
         command="dwhctl alert-test",
         days=(day,),
-        done=max(len(shards), failing) - failing,
-        total=max(len(shards), failing),
+        done=len(fine),
+        total=max(len(shards), 1),
         reasons=reasons,
-        recoveries=(Recovery(load.name, (well[0],)),) if load and well else (),
+        recoveries=(Recovery(load.name, (fine[0],)),) if load and fine else (),
         look="dwhctl report failures --days 2",
         remark=REMARK,
     )
@@ -192,40 +210,31 @@ def sample_digests(project: Project, day: date) -> tuple[Digest, ...]:
     test = sample_digest(project, day)
     recoveries = tuple(Recovery(reason.work, reason.shards) for reason in test.reasons)
     failed = replace(test, subject="failed", remark=None)
-    well = replace(failed, done=failed.total, reasons=(), recoveries=())
-    return (
-        test,
-        failed,
-        replace(well, subject="succeeded"),
-        replace(well, subject="recovered", recoveries=recoveries, look=None),
-        replace(
-            well,
-            subject="recovered",
-            recoveries=recoveries,
-            still_failing=(StillFailing(recoveries[0].work, 1, (day,)),),
-            look=None,
-        ),
-    )
+    succeeded = replace(failed, subject="succeeded", done=failed.total, reasons=(), recoveries=())
+    recovered = replace(succeeded, subject="recovered", recoveries=recoveries, look=None)
+    still = StillFailing(recoveries[0].work, 1, (day,))
+    return test, failed, succeeded, recovered, replace(recovered, still_failing=(still,))
 
 
-def _reasons(load: Load, shards: tuple[Shard, ...], day: date) -> tuple[Reason, ...]:
-    by_server: dict[str, list[str]] = defaultdict(list)
+def _sample_reasons(
+    project: Project, load: Load | None, shards: tuple[Shard, ...], day: date
+) -> tuple[Reason, ...]:
+    if load is None or not shards:
+        report = next(iter(project.reports.values()), None)
+        name, server = (report.name, report.connection) if report else ("orders", "dwh")
+        return (_refused(name, server, day, day),)
+    by_server: dict[str, list[str]] = {}
     for shard in shards:
-        by_server[shard.connection].append(shard.name)
-    server, *others = by_server
-    since = day - timedelta(days=2)
-    down = tuple(by_server[server])
-    reasons = [
-        Reason(load.name, server, "ConnectError", f"{server}: connection refused", down, (day,), 3, since)
+        by_server.setdefault(shard.connection, []).append(shard.name)
+    (server, names), *others = by_server.items()
+    down = _refused(load.name, server, day, day - timedelta(days=2), tuple(names))
+    drift = "column price: the source has nvarchar(10), the target NUMERIC(18, 2)"
+    drifted = [
+        Reason(load.name, other, "SchemaDriftError", drift, (names[0],), (day,), 1, day)
+        for other, names in others[:1]
     ]
-    if others:
-        drift = "column price: the source has nvarchar(10), the target NUMERIC(18, 2)"
-        one = (by_server[others[0]][0],)
-        reasons.append(Reason(load.name, others[0], "SchemaDriftError", drift, one, (day,), 1, day))
-    return tuple(reasons)
+    return (down, *drifted)
 
 
-def _of_report(project: Project, day: date) -> Reason:
-    report = next(iter(project.reports.values()), None)
-    name, connection = (report.name, report.connection) if report else ("orders", "dwh")
-    return Reason(name, connection, "ConnectError", f"{connection}: connection refused", (), (day,), 3, day)
+def _refused(work: str, server: str, day: date, since: date, shards: tuple[str, ...] = ()) -> Reason:
+    return Reason(work, server, "ConnectError", f"{server}: connection refused", shards, (day,), 3, since)

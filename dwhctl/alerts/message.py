@@ -1,213 +1,266 @@
-"""Messages: a digest put into words for a channel.
+"""A digest as the text of a message: the filters of templates, and a template rendered as a page.
 
-A template of the package says what stands where; a channel's key `template` names another one. It renders to the
-channel's HTML, and the plain text is made of that: both tell the same. A recovery is written as `recovered` says.
+A template renders to the channel's HTML, and the plain text is made of that. The package's templates are in
+`templates/`; a channel's key `template` is the file of another one. A recovery has a block of its own, `recovered`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from html import escape, unescape
-from html.parser import HTMLParser
+from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, nodes
 from jinja2.meta import find_referenced_templates
+from markupsafe import Markup
 
-from dwhctl.alerts.channels import FILTERS, clipped, finalized, fit_to_show, listed
+from dwhctl.alerts.digest import RunKind
+from dwhctl.core.secrets import mask
+from dwhctl.core.words import ACTING, one_line
 from dwhctl.project.context import Names, context
-from dwhctl.project.model import EmailAlert
 from dwhctl.project.sandbox import TemplateSandbox
 from dwhctl.project.templates import new_environment, render_in, source_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dwhctl.alerts.digest import Digest
+    from dwhctl.alerts.digest import Digest, Reason, Recovery, StillFailing
     from dwhctl.project.model import Alert, Project
 
+TEMPLATES = Path(__file__).parent / "templates"
+_NAME, _SUBJECT = 64, 150
+#: Renders the template for so many reasons, and shards of each.
+Page = Callable[[int], str]
 
-_BLOCKS = {
-    "p",
-    "div",
-    "h1",
-    "h2",
-    "h3",
-    "h4",
-    "ul",
-    "ol",
-    "li",
-    "table",
-    "tr",
-    "pre",
-    "blockquote",
-    "hr",
-    "br",
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a channel sends: `html` in the HTML that it understands, `text` the same as plain text."""
+
+    subject: str
+    html: str
+    text: str
+
+    @classmethod
+    def titled(cls, title: str, html: str, text: str) -> Message:
+        """Return a message whose subject is the first line of the title."""
+        return cls(clipped(first_line(title) or "dwhctl", _SUBJECT), html, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a channel answered to a message that it took, as `message 4711`.
+
+    `migrated_to` is the chat's new id, when Telegram gave it one: the configuration should be changed. `refused` lists
+    recipients that did not get a mail, each with the server's reason, while others did.
+    """
+
+    answer: str
+    migrated_to: str | None = None
+    refused: tuple[str, ...] = ()
+
+
+Texts = TypeVar("Texts")
+_ACTING = {code: one_line(f".{chr(code)}.")[1:-1] for code in ACTING}
+_ACTING |= {ord(space): " " for space in "\t\n\r"}
+_ACTING |= dict.fromkeys(range(0xD800, 0xE000), "\ufffd")  # half a character has no UTF-8
+
+
+def shown(text: str) -> str:
+    """Return the text for one line of a message, without secrets, control characters and what is no Unicode."""
+    return mask(text).translate(_ACTING).strip()
+
+
+def fit_to_show(value: Texts) -> Texts:
+    """Return a digest, or a part of one, with every text in it as `shown` makes it."""
+    made: Any = value
+    if isinstance(value, str):
+        made = shown(value)
+    elif isinstance(value, tuple):
+        made = tuple(map(fit_to_show, value))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        made = dataclasses.replace(value, **{name: fit_to_show(getattr(value, name)) for name in names})
+    return made  # type: ignore[no-any-return]
+
+
+def finalized(value: Any) -> Any:
+    """Return what a template prints: a text without secrets and controls but its newlines. Markup stays markup."""
+    if isinstance(value, Markup):
+        return Markup(mask(value))  # noqa: S704 - masking adds no markup
+    if not isinstance(value, str):
+        return value
+    return "\n".join(mask(line).translate(_ACTING) for line in mask(value).split("\n"))
+
+
+def first_line(text: str) -> str:
+    """Return the first line that is not empty."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def counted(number: int, thing: str) -> str:
+    """Return `1 shard`, `2,000 shards`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def clipped(text: str, length: int) -> str:
+    """Return the text, or its beginning and an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1].rstrip()}…"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return `abakan, achinsk ... and 36 more`."""
+    # One name more than the most is shorter than "... and 1 more".
+    count = len(names) if len(names) <= most + 1 else most
+    more = len(names) - count
+    few = ", ".join(clipped(name, _NAME) for name in names[:count])
+    return f"{few} ... and {more:,} more" if more else few
+
+
+def spanned(days: Sequence[date]) -> str:
+    """Return `2020-07-13`, or `13 days from 2020-07-01 to 2020-07-13`."""
+    found = sorted(set(days))
+    return str(found[0]) if len(found) == 1 else f"{len(found):,} days from {found[0]} to {found[-1]}"
+
+
+_SIGNS = {"recovered": "🟢", "succeeded": "🟢", "missed": "🟠", "stopped": "⛔", "test": "🔔"}
+_ENDS = {"missed": "not in time", "stopped": "did not run"}
+_WORDS = {
+    RunKind.LOAD: ("slice", "loaded"),
+    RunKind.REFRESH: ("report", "refreshed"),
+    RunKind.WATCH: ("task", "in time"),
 }
-_HEADINGS = {"h1", "h2", "h3", "h4"}
-_SPACED = {"p", "table", "blockquote"}
-_UNSEEN = {"style", "script", "title", "head"}
-_SPACES = re.compile(r"[ \t\n\r\f]+")
-_EMPTY_LINES = re.compile(r"\n{3,}")
 
 
-def read(html: str) -> tuple[str, str]:
-    """The page's title and its text."""
-    reader = _Reader()
-    reader.feed(html)
-    reader.close()
-    lines = "\n".join(line.strip(" ") for line in "".join(reader.text).split("\n"))
-    return _SPACES.sub(" ", "".join(reader.title)).strip(), _EMPTY_LINES.sub("\n\n", lines).strip()
+def sign(digest: Digest) -> str:
+    """Return a coloured mark, which a reader sees before the text."""
+    if digest.subject == "recovered" and _still_bad(digest):
+        return "🟠"
+    return _SIGNS.get(digest.subject) or ("🔴" if is_bad(digest) else "🟢")
 
 
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.title: list[str] = []
-        self.text: list[str] = []
-        self._inside: list[str] = []
-        self._breaks = 0  # newlines that come before the next text
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
-        if tag in _BLOCKS:
-            self._breaks = max(self._breaks, 2 if tag in _SPACED | _HEADINGS else 1)
-        if tag == "li":
-            self._write("- ")
-        elif tag in {"td", "th"}:
-            self._write("  ")
-        if tag in _UNSEEN or tag == "pre":
-            self._inside.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _BLOCKS:
-            self._breaks = max(self._breaks, 2 if tag in _SPACED else 1)
-        if tag in self._inside:
-            while self._inside.pop() != tag:
-                pass
-
-    def handle_data(self, data: str) -> None:
-        inside = self._inside[-1] if self._inside else ""
-        if inside == "title":
-            self.title.append(data)
-        elif inside == "pre":
-            self._write(data)
-        elif inside not in _UNSEEN:
-            self._write(_SPACES.sub(" ", data))
-
-    def _write(self, text: str) -> None:
-        if self._breaks and not text.isspace():
-            self.text.append("\n" * self._breaks)
-            self._breaks = 0
-        if not self._breaks:
-            self.text.append(text)
+def is_bad(digest: Digest) -> bool:
+    """Return whether something fails."""
+    failing = bool(digest.reasons) or digest.done < digest.total
+    return digest.subject == "stopped" or (failing and digest.subject != "recovered")
 
 
-#: In UTF-16 units after the entities are parsed; Telegram refuses more than 4,096.
-LIMIT = 3500
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)[^>]*>")
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|lt|gt|amp|quot);")
-_TELEGRAM_EMPTY_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+\n")
-#: Room for "... and 12,345 more lines".
-_TAIL = 40
+def headline(digest: Digest) -> str:
+    """Return `dwh: orders: 38 slices failed`."""
+    test = "a test: " if digest.subject == "test" else ""
+    return f"{clipped(digest.project, _NAME)}: {test}{_what(digest)}"
 
 
-def plain(html: str) -> str:
-    """The text that Telegram shows."""
-    return _ENTITY.sub(lambda entity: unescape(entity[0]), _TAG.sub("", html))
+def _what(digest: Digest) -> str:
+    if digest.subject == "recovered":
+        return "; ".join([_recovered(digest), *_still_bad(digest)])
+    unit, done_word = _WORDS[digest.kind]
+    if not is_bad(digest):
+        if not digest.total:
+            return "all done"
+        return f"{'all ' if digest.total > 1 else ''}{counted(digest.total, unit)} {done_word}"
+    ending = _ENDS.get(digest.subject, "failed")
+    if digest.subject == "stopped":
+        # With items it is the digest of a later run, which found that this one had died.
+        return f"{clipped(digest.command, 100)} {'did not come to its end' if digest.total else ending}"
+    bad = digest.total - digest.done
+    how_many = f"{counted(bad, unit)} " if bad > 0 else ""
+    works = f"{_works(digest.reasons)}: " if digest.reasons else ""
+    return f"{works}{how_many}{ending}"
 
 
-def length(html: str) -> int:
-    """The length that Telegram counts, in UTF-16 units."""
-    return _units(plain(html))
+def _recovered(digest: Digest) -> str:
+    works = f"{_works(digest.recoveries)} recovered"
+    shards = {shard for item in digest.recoveries for shard in item.shards}
+    return f"{works} on {counted(len(shards), 'shard')}" if len(digest.recoveries) == 1 and shards else works
 
 
-def _units(text: str) -> int:
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+def _still_bad(digest: Digest) -> list[str]:
+    """Return `6 slices of 2020-07-12 still fail`, with the load's name where another load recovered, and reports."""
+    if digest.kind == RunKind.WATCH:
+        bad = digest.total - digest.done
+        return [f"{_works(digest.reasons)}: {counted(bad, 'task')} still not in time"] if bad > 0 else []
+    loads = [item for item in digest.still_failing if item.slices]
+    reports = [item for item in digest.still_failing if not item.slices]
+    parts: list[tuple[str, list[StillFailing], int]] = []
+    if loads:
+        slices = sum(item.slices for item in loads)
+        is_same = {item.work for item in loads} == {item.work for item in digest.recoveries}
+        works = "" if is_same and len(loads) == 1 else f"{_works(loads)}: "
+        parts.append((f"{works}{counted(slices, 'slice')}", loads, slices))
+    if reports:
+        parts.append((_works(reports), reports, len(reports)))
+    return [f"{what} of {_days(items)} still fail{'s' if count == 1 else ''}" for what, items, count in parts]
 
 
-def tidied(html: str) -> str:
-    """The HTML without the empty lines that conditions of a template leave."""
-    lines = "\n".join(line.rstrip() for line in html.split("\n"))
-    return _TELEGRAM_EMPTY_LINES.sub("\n\n", lines).strip()
+def _days(items: Iterable[StillFailing]) -> str:
+    return spanned([day for item in items for day in item.days])
 
 
-def cut(html: str, limit: int = LIMIT) -> str:
-    """The HTML, or as many of its lines as fit, its tags closed and the number of lines left out at its end."""
-    if length(html) <= limit:
-        return html
-    lines = html.split("\n")
-    kept, tags = _lines_that_fit(lines, limit - _TAIL)
-    if kept == 0:
-        return _first_line_cut(lines, limit)
-    closing = "".join(f"</{name}>" for name in reversed(tags))
-    return "\n".join(lines[:kept]).rstrip() + closing + _more(len(lines) - kept)
+def still(item: StillFailing) -> str:
+    """Return `orders: 6 slices of 2020-07-12`, `city_orders of 2020-07-12`."""
+    slices = f": {counted(item.slices, 'slice')}" if item.slices else ""
+    return f"{clipped(item.work, _NAME)}{slices} of {_days([item])}"
 
 
-def _lines_that_fit(lines: list[str], room: int) -> tuple[int, list[str]]:
-    """How many of the lines fit, and the tags that are open after them."""
-    tags: list[str] = []
-    for number, line in enumerate(lines):
-        room -= length(line) + 1
-        if room < 0:
-            return number, tags
-        tags = _open_after(line, tags)
-    return len(lines), tags
+def _works(items: Iterable[Reason | Recovery | StillFailing]) -> str:
+    return listed(list(dict.fromkeys(item.work for item in items)), 3)
 
 
-def _open_after(line: str, tags: list[str]) -> list[str]:
-    tags = list(tags)
-    for tag in _TAG.finditer(line):
-        if not tag[1]:
-            tags.append(tag[2].lower())
-        elif tags:
-            tags.pop()
-    return tags
+def tally(digest: Digest) -> str:
+    """Return `112 of 150 loaded, 2020-07-14`."""
+    done_word = _WORDS[digest.kind][1]
+    parts = [f"{digest.done:,} of {digest.total:,} {done_word}"] if digest.total else []
+    parts += [spanned(digest.days)] if digest.days else []
+    return ", ".join(parts)
 
 
-def _first_line_cut(lines: list[str], limit: int) -> str:
-    """The beginning of a first line that alone is too long, without its tags."""
-    # A character takes at most two units.
-    text, room = plain(lines[0]), limit - _TAIL - 1
-    while _units(text) > room:
-        text = text[: len(text) - max(1, (_units(text) - room) // 2)]
-    return escape(text) + "…" + (_more(len(lines) - 1) if len(lines) > 1 else "")
+def who(reason: Reason) -> str:
+    """Return `orders: 38 shards on mssql_1`, `orders: chita on mssql_1`, `city_orders on dwh`."""
+    shards = reason.shards
+    named = clipped(shards[0], _NAME) if len(shards) == 1 else counted(len(shards), "shard")
+    what = f"{clipped(reason.work, _NAME)}: {named}" if shards else clipped(reason.work, _NAME)
+    return f"{what} on {clipped(reason.connection, _NAME)}" if reason.connection else what
 
 
-def _more(count: int) -> str:
-    return f"\n... and {count:,} more line{'' if count == 1 else 's'}"
+def streak(reason: Reason, digest: Digest) -> str:
+    """Return `3 days in a row, since 2020-07-12`; where the digest is about several days also on which of them."""
+    parts = [f"on {spanned(reason.days)}"] if reason.days and len(digest.days) > 1 else []
+    parts += [f"{counted(reason.streak, 'day')} in a row"] if reason.streak > 1 else []
+    parts += [f"since {reason.since}"] if reason.since else []
+    return ", ".join(parts)
+
+
+def recovery(item: Recovery, most: int) -> str:
+    """Return `orders: abakan, achinsk ... and 36 more`."""
+    work = clipped(item.work, _NAME)
+    return f"{work}: {listed(item.shards, most)}" if item.shards else work
+
+
+_FILTERS: tuple[Callable[..., object], ...] = (
+    *(sign, is_bad, headline, tally, who, streak),
+    *(recovery, still, counted, clipped, listed, spanned),
+)
 
 
 BLOCK = "recovered"
 
 
-def file_with_block(environment: TemplateSandbox, folder: Path, path: Path) -> Path | None:
-    """Return the file that holds the block: the template, or what it extends or includes; None without one."""
-    for file, tree in _trees(environment, folder, path):
-        if any(block.name == BLOCK for block in tree.find_all(nodes.Block)):
-            return file
-    return None
-
-
-def tells_recoveries_apart(environment: TemplateSandbox, folder: Path, path: Path) -> bool:
-    """Return whether the template, or a file that it takes in, reads what the message is about."""
-    return any(_reads_it(tree) for _, tree in _trees(environment, folder, path))
-
-
-def _reads_it(tree: nodes.Template) -> bool:
+def _reads_subject(tree: nodes.Template) -> bool:
+    """Return whether a template reads what the message is about, and so has texts for recoveries."""
     return (
         any(name.name == BLOCK and name.ctx == "load" for name in tree.find_all(nodes.Name))
-        or any(one.attr == "subject" for one in tree.find_all(nodes.Getattr))
-        or any(one.arg == nodes.Const("subject") for one in tree.find_all(nodes.Getitem))
+        or any(node.attr == "subject" for node in tree.find_all(nodes.Getattr))
+        or any(node.arg == nodes.Const("subject") for node in tree.find_all(nodes.Getitem))
     )
 
 
 def _trees(environment: TemplateSandbox, folder: Path, path: Path) -> Iterator[tuple[Path, nodes.Template]]:
-    """Give the template and the files of the folder that it takes in, parsed; a wrong one ends it."""
+    """Yield the template and the files of the folder that it extends or includes, parsed, up to a wrong one."""
     left, seen = [path], set()
     while left:
         file = left.pop(0)
@@ -218,90 +271,42 @@ def _trees(environment: TemplateSandbox, folder: Path, path: Path) -> Iterator[t
             with environment.bounded():
                 tree = environment.parse(source_text(file, folder), filename=str(file))
         except Exception:
-            return  # whoever renders it gets the error, with its line
+            return  # rendering raises the error, with its line
         yield file, tree
         left += [
             folder / name for name in find_referenced_templates(tree) if name and (folder / name).is_file()
         ]
 
 
-TEMPLATES = Path(__file__).parent / "templates"
-#: How many reasons a message tells, and shards of each; where that is too long, fewer.
-_TELEGRAM_SHOWS = (8, 5, 3, 1)
-_MAIL_SHOWS = 60
-_SUBJECT_LENGTH = 150
-
-#: Renders the template for so many reasons, and shards of each.
-Page = Callable[[int], str]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What a channel sends: `html` in the HTML that it understands, `text` with the same facts without any."""
-
-    subject: str
-    html: str
-    text: str
-
-
-def render(project: Project, alert: Alert, digest: Digest) -> Message:
-    """Put the digest into words for the channel. Raise ConfigError for a template of the user's that is wrong."""
-    page = _page_of(project, alert, fit_to_show(digest))
-    return _mail(page) if isinstance(alert, EmailAlert) else _telegram(page)
-
-
-def _telegram(page: Page) -> Message:
-    html = ""
-    for most in _TELEGRAM_SHOWS:
-        html = tidied(page(most))
-        if length(html) <= LIMIT:
-            break
-    html = cut(html)
-    text = plain(html)
-    return Message(_subject(text), html, text)
-
-
-def _mail(page: Page) -> Message:
-    html = page(_MAIL_SHOWS)
-    title, text = read(html)
-    return Message(_subject(title or text), html, text)
-
-
-def _subject(text: str) -> str:
-    lines = text.split("\n")
-    return clipped(next((line.strip() for line in lines if line.strip()), "dwhctl"), _SUBJECT_LENGTH)
-
-
-def _page_of(project: Project, alert: Alert, digest: Digest) -> Page:
+def page_of(project: Project, alert: Alert, digest: Digest) -> Page:
+    """Return the channel's template for the digest. The page raises ConfigError where the user's template is wrong."""
+    digest = fit_to_show(digest)
     folder = project.root / "config" / "alerts"
     environment = _environment(folder)
-    names = _names(project, alert, digest)
     path, only = TEMPLATES / f"{alert.type}.jinja", None
     if alert.template is not None:
-        with_block = file_with_block(environment, folder, alert.template)
-        if digest.subject != "recovered" or tells_recoveries_apart(environment, folder, alert.template):
+        is_recovery = digest.subject == "recovered"
+        trees = list(_trees(environment, folder, alert.template))
+        blocks = [(file, block.name) for file, tree in trees for block in tree.find_all(nodes.Block)]
+        if is_recovery and (found := [file for file, name in blocks if name == BLOCK]):
+            path, only = found[0], BLOCK
+        elif not is_recovery or any(_reads_subject(tree) for _, tree in trees):
             path = alert.template
-        if digest.subject == "recovered" and with_block is not None:
-            path, only = with_block, BLOCK
-
-    def page(most: int) -> str:
-        given = names | {"most": most}
-        return render_in(environment, folder, path, project.root, given, only=only, without=BLOCK)
-
-    return page
-
-
-def _names(project: Project, alert: Alert, digest: Digest) -> dict[str, Any]:
-    """Give what a template may name: as SQL does, for the newest day of the digest, and the digest."""
+    works = dict.fromkeys(item.work for item in digest.reasons or digest.recoveries)
     day = max(digest.days, default=datetime.now(project.zone).date())
-    works = dict.fromkeys(one.work for one in digest.reasons or digest.recoveries)
-    return context(project, day=day) | {
+    names = context(project, day=day) | {
         "digest": digest,
         "channel": alert.name,
         "recovered": digest.subject == "recovered",
         "run_id": digest.run_id or "",
         "dag": Names("dag", {"dag_id": listed(list(works), 3) or digest.project}),
     }
+
+    def page(most: int) -> str:
+        given = names | {"most": most}
+        return render_in(environment, folder, path, project.root, given, only=only, without=BLOCK)
+
+    return page
 
 
 @functools.lru_cache(maxsize=8)
@@ -312,5 +317,5 @@ def _environment(folder: Path) -> TemplateSandbox:
         ChoiceLoader([FileSystemLoader(folder), package]), finalized, autoescape=True
     )
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(FILTERS)
+    environment.filters.update({function.__name__: function for function in _FILTERS})
     return environment

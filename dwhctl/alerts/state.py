@@ -1,17 +1,16 @@
-"""What is news to a channel, and what has recovered: pure rules over sets of facts.
+"""What a channel knows of the failures, and what of a run is new to it: rules over sets, and files without a database.
 
-A fact is one shard that fails for one reason on one day. A channel remembers the facts that it was told, or will be.
-News is any other fact: a new load, shard, day, connection or error class, or one that the channel refused to take.
-Fewer facts are no news, and a shard that comes and goes within what was told is none either. What is unchanged is told
-again after a while. The facts of one reason and day have recovered when all their shards are well: that is told once,
-and then they are forgotten.
+The alert state of a channel maps each failure that it was notified of to how that was. New is any other failure: a new
+load, shard, day, connection or error class, or one in a message that the channel refused. Fewer failures are not new,
+nor is a shard that fails again among those notified. Unchanged failures are due again after a while. Failures of one
+reason and day have recovered when all their shards have: the channel is notified once, then they are forgotten.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -22,10 +21,11 @@ from dwhctl.core.files import append, read_text, write_whole
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """`work` is the load or report, or a command that was stopped; a report and a command have no shard.
+class FailureKey:
+    """One shard that fails for one reason on one day.
 
-    `day` is the date of the slice or report; a command and a missed deadline have none.
+    `work` is the load or report, or a command that was stopped; a report and a command have no shard. `day` is the date
+    of the slice or report; a command and a missed deadline have none.
     """
 
     work: str
@@ -36,231 +36,223 @@ class Fact:
 
     @property
     def task(self) -> tuple[str, str]:
-        """What is well or not."""
+        """What fails or succeeds."""
         return self.work, self.shard
 
     @property
     def reason(self) -> tuple[str, str, str, date | None]:
-        """What parts one group of shards from another."""
+        """What a group of shards has in common."""
         return self.work, self.connection, self.error_class, self.day
 
     @property
-    def undated(self) -> Fact:
-        """Return the same on no day."""
+    def undated(self) -> FailureKey:
+        """The same on no day."""
         return replace(self, day=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a channel was told of a fact, and when. `well`: its shard is well by now, and others of its reason not.
+class Notified:
+    """When a channel was notified of a failure, and how.
 
-    `newest`: no later day of the task is well, so a later day that succeeds shows that the task is well; else only the
-    same day does.
-
-    `heard`: the channel took a message with it. `waits`: such a message waits to be sent. Neither holds when the
+    `recovered`: the shard succeeded since, and others of its reason did not.
+    `newest`: no later day of the task succeeded, so that a later success shows a recovery; else only the same day does.
+    `delivered`: the channel took a message with it. `pending`: such a message waits to be sent. Neither holds when the
     channel refused the message. `alert_id` is the outbox's row, None without an outbox.
     """
 
     at: datetime
     newest: bool = True
-    well: bool = False
+    recovered: bool = False
     alert_id: int | None = None
-    heard: bool = True
-    waits: bool = True
+    delivered: bool = True
+    pending: bool = True
 
     @property
     def counts(self) -> bool:
-        """Whether the channel was told, or will be."""
-        return self.heard or self.waits
+        """Whether the channel was notified, or will be."""
+        return self.delivered or self.pending
 
 
-Memory = Mapping[Fact, Told]
-#: What fails in this run, and whether no later day of its task is well (see Told).
-Failing = Mapping[Fact, bool]
-#: Days on which a task succeeded in this run; None stands for work without days.
+AlertState = Mapping[FailureKey, Notified]
+#: What fails in this run, and whether no later day of its task succeeded (see Notified).
+Failing = Mapping[FailureKey, bool]
+#: Days on which a task succeeded in this run; None is that of work without days.
 GoodDays = Mapping[tuple[str, str], frozenset[date | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """What a run means for a channel: facts that are news, told and due again, recovered; and what stays in memory.
+    """What a run means for a channel: failures that are new, due again, recovered, and the state afterwards.
 
-    `heard` are those of the recovered that the channel was told, or will be. `memory` is what the channel remembers if
-    nothing is told now, with how the facts stand today.
+    `announced` are those of the recovered that the channel was notified of, or will be. `state` is without any
+    notification of this run.
     """
 
-    news: frozenset[Fact]
-    due: frozenset[Fact]
-    recovered: frozenset[Fact]
-    heard: frozenset[Fact]
-    memory: Memory
+    new: frozenset[FailureKey]
+    due: frozenset[FailureKey]
+    recovered: frozenset[FailureKey]
+    announced: frozenset[FailureKey]
+    state: AlertState
 
 
-def judge(
-    memory: Memory,
-    failing: Failing,
-    good: GoodDays,
-    *,
-    now: datetime,
-    repeat_after: timedelta,
+def deduplicate(
+    state: AlertState, failing: Failing, good: GoodDays, *, now: datetime, repeat_after: timedelta
 ) -> StateChange:
-    """Compare what a channel was told with what came of a run."""
+    """Compare what a channel was notified of with the result of a run."""
     bad: dict[tuple[str, str], set[date | None]] = {}
-    for fact in failing:
-        bad.setdefault(fact.task, set()).add(fact.day)
+    for key in failing:
+        bad.setdefault(key.task, set()).add(key.day)
     after = {
-        fact: replace(told, newest=failing[fact], well=False)
-        if fact in failing
-        else _updated(fact, told, bad.get(fact.task, set()), good.get(fact.task, frozenset()))
-        for fact, told in memory.items()
+        key: replace(
+            notified,
+            newest=failing.get(key, notified.newest),
+            recovered=key not in failing
+            and _has_recovered(key, notified, bad.get(key.task, ()), good.get(key.task, ())),
+        )
+        for key, notified in state.items()
     }
-    over = _recovered_reasons(after)
-    # A shard that is told to be well is well for every reason that it once failed for.
-    over_tasks = {fact.task for fact in over}
-    recovered = frozenset(fact for fact, told in after.items() if told.well and fact.task in over_tasks)
+    still_failing = {key.reason for key, notified in after.items() if not notified.recovered}
+    # A shard that is announced as recovered is so for every reason that it once failed for.
+    over = {key.task for key in after if key.reason not in still_failing}
+    recovered = frozenset(key for key, notified in after.items() if notified.recovered and key.task in over)
     return StateChange(
-        news=frozenset(fact for fact in failing if fact not in after or not after[fact].counts),
-        due=frozenset(fact for fact in failing if fact in after and after[fact].at <= now - repeat_after),
+        new=frozenset(key for key in failing if key not in after or not after[key].counts),
+        due=frozenset(key for key in failing if key in after and after[key].at <= now - repeat_after),
         recovered=recovered,
-        heard=frozenset(fact for fact in recovered if memory[fact].counts),
-        memory={fact: told for fact, told in after.items() if fact not in recovered},
+        announced=frozenset(key for key in recovered if state[key].counts),
+        state={key: notified for key, notified in after.items() if key not in recovered},
     )
 
 
-def remember(memory: Memory, failing: Failing, *, now: datetime, alert_id: int | None) -> dict[Fact, Told]:
-    """Give the memory after all that fails was told."""
-    told = {
-        fact: Told(
+def _has_recovered(
+    key: FailureKey, notified: Notified, bad: Collection[date | None], good: Collection[date | None]
+) -> bool:
+    """Return whether a failure is over that this run did not find; its task failed and succeeded on these days."""
+    if key.day in bad or None in bad:
+        return False
+    if key.day in good or None in good or (good and key.day is None):
+        return True
+    # A task that fails on another day shows nothing of this one.
+    is_later = any(day is not None and key.day is not None and day > key.day for day in good)
+    return notified.recovered or (notified.newest and not bad and is_later)
+
+
+def with_notified(
+    state: AlertState, failing: Failing, *, now: datetime, alert_id: int | None
+) -> dict[FailureKey, Notified]:
+    """Return the state after a message with all that fails."""
+    notified = {
+        key: Notified(
             now,
             newest=newest,
             alert_id=alert_id,
-            heard=alert_id is None or (fact in memory and memory[fact].heard),
+            delivered=alert_id is None or (key in state and state[key].delivered),
         )
-        for fact, newest in failing.items()
+        for key, newest in failing.items()
     }
-    return {**memory, **told}
+    return {**state, **notified}
 
 
-def without_unknown(memory: Memory, is_known: Callable[[Fact], bool], oldest: datetime) -> dict[Fact, Told]:
-    """Drop what can never recover: its shard or load is gone, or it was not told again for a long time."""
-    return {fact: told for fact, told in memory.items() if is_known(fact) and told.at >= oldest}
-
-
-def _updated(fact: Fact, told: Told, bad: Collection[date | None], good: Collection[date | None]) -> Told:
-    """Give what is known of a fact that this run did not find, from the days on which its task failed and succeeded."""
-    if fact.day in bad or None in bad:
-        return replace(told, well=False)
-    if any(None in (day, fact.day) or day == fact.day for day in good):
-        return replace(told, well=True)
-    # A task that fails on another day shows nothing of this one.
-    return replace(told, well=True) if told.newest and not bad and _has_later(fact, good) else told
-
-
-def _has_later(fact: Fact, days: Iterable[date | None]) -> bool:
-    return any(day is not None and fact.day is not None and day > fact.day for day in days)
-
-
-def _recovered_reasons(memory: Memory) -> set[Fact]:
-    by_reason: dict[tuple[str, str, str, date | None], list[Fact]] = {}
-    for fact in memory:
-        by_reason.setdefault(fact.reason, []).append(fact)
-    return {fact for facts in by_reason.values() if all(memory[one].well for one in facts) for fact in facts}
+def without_unknown(
+    state: AlertState, is_known: Callable[[FailureKey], bool], oldest: datetime
+) -> dict[FailureKey, Notified]:
+    """Drop what can never recover: its shard or load is gone, or its last message is old."""
+    return {key: notified for key, notified in state.items() if is_known(key) and notified.at >= oldest}
 
 
 class HeldInARow:
     """How often in a row a command has found its lock held."""
 
     def __init__(self, state_dir: Path, command: str) -> None:
-        self._file = state_dir / "alerts" / f"held-{_name(command)}"
+        self._file = state_dir / "alerts" / f"held-{_hash(command)}"
 
     def add(self) -> int:
-        """Count one more, and give the count."""
+        """Count one more, and return the count."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         # A byte for each: to append is one step, so that nothing is read, added and written back.
         return append(self._file, b".")
 
     def clear(self) -> None:
-        """The command got its locks."""
+        """Start again from 0, for the command got its locks."""
         with suppress(OSError):
             self._file.unlink()
 
 
-class ToldDirectly:
-    """What channels were told without the sessions database; it takes this over when it is back."""
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
+
+class LocalState:
+    """Alert states and refusals in files, while there is no sessions database; it takes the states over later."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "alerts"
 
-    def of(self, channel: str, command: str) -> dict[Fact, Told]:
-        """Give what a channel was told at the end of the command."""
-        return {fact: told for name, fact, told in _read(self._path(command)) if name == channel}
+    def read(self, channel: str, command: str) -> dict[FailureKey, Notified]:
+        """Return what a channel was notified of at the end of the command."""
+        return {key: notified for name, key, notified in _rows(self._states(command)) if name == channel}
 
-    def remember(self, channel: str, command: str, memory: Memory) -> None:
-        """Write what the channel was told, in place of what it was told before."""
-        path = self._path(command)
-        others = [row for row in _read(path) if row[0] != channel]
-        rows = [*others, *((channel, fact, told) for fact, told in memory.items())]
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        text = json.dumps([_row(*row) for row in rows])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+    def write(self, channel: str, command: str, state: AlertState) -> None:
+        """Write the state of the channel in place of the last one. Raise OSError."""
+        path = self._states(command)
+        others = (row for row in _rows(path) if row[0] != channel)
+        rows = (*others, *((channel, *item) for item in state.items()))
+        self._write(path, [_row(*row) for row in rows])
 
-    def all(self) -> dict[Path, list[tuple[str, Fact, Told]]]:
-        """Give everything, by the file in which it stands."""
-        return {path: _read(path) for path in sorted(self._folder.glob("told-*.json"))}
+    def all(self) -> dict[Path, list[tuple[str, FailureKey, Notified]]]:
+        """Return all states by their files."""
+        return {path: _rows(path) for path in sorted(self._folder.glob("told-*.json"))}
 
-    def _path(self, command: str) -> Path:
-        return self._folder / f"told-{_name(command)}.json"
-
-
-class Refusals:
-    """When a channel last refused a message that was sent without the sessions database, and what it answered."""
-
-    def __init__(self, state_dir: Path, channel: str) -> None:
-        self._file = state_dir / "alerts" / f"refused-{_name(channel)}.json"
-
-    def since(self, earliest: datetime) -> str | None:
-        """Return the answer of a refusal after that moment; None when there was none."""
+    def refusal(self, channel: str, earliest: datetime) -> str | None:
+        """Return the answer of the channel's last refusal after that moment; None when there was none."""
         try:
-            content = json.loads(read_text(self._file, follow=False))
+            content = json.loads(read_text(self._refused(channel), follow=False))
             at = datetime.fromisoformat(content["at"]).astimezone(UTC)
             return str(content["answer"]) if at > earliest else None
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        except _UNREADABLE:
             return None
 
-    def keep(self, answer: str | None, now: datetime) -> None:
-        """Write a refusal down; None clears it. A state folder that cannot be written keeps nothing."""
+    def write_refusal(self, channel: str, answer: str | None, now: datetime) -> None:
+        """Write a refusal; None clears it. A state folder that cannot be written keeps nothing."""
         with suppress(OSError):
-            if answer is None:
-                self._file.unlink(missing_ok=True)
-                return
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._file, json.dumps({"at": now.isoformat(), "answer": answer}))
+            self._write(self._refused(channel), {"at": now, "answer": answer} if answer is not None else None)
+
+    def _write(self, path: Path, content: object) -> None:
+        if not content:
+            path.unlink(missing_ok=True)
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content, default=lambda value: value.isoformat()))
+
+    def _states(self, command: str) -> Path:
+        return self._folder / f"told-{_hash(command)}.json"
+
+    def _refused(self, channel: str) -> Path:
+        return self._folder / f"refused-{_hash(channel)}.json"
 
 
-def _name(command: str) -> str:
-    return hashlib.sha256(command.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _row(channel: str, fact: Fact, told: Told) -> dict[str, Any]:
-    when = {"at": told.at.isoformat(), "day": fact.day and fact.day.isoformat(), "newest": told.newest}
-    return {"channel": channel, **asdict(fact), **when}
+def _row(channel: str, key: FailureKey, notified: Notified) -> dict[str, Any]:
+    return {"channel": channel, **asdict(key), "at": notified.at, "newest": notified.newest}
 
 
-def _read(path: Path) -> list[tuple[str, Fact, Told]]:
-    """Read a file; one that is gone, or that something else has spoilt, holds nothing."""
+def _rows(path: Path) -> list[tuple[str, FailureKey, Notified]]:
+    """Read a file; one that is missing or damaged holds nothing."""
     try:
-        return [_told(row) for row in json.loads(read_text(path, follow=False))]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return [_parsed(row) for row in json.loads(read_text(path, follow=False))]
+    except _UNREADABLE:
         return []
 
 
-def _told(row: Mapping[str, Any]) -> tuple[str, Fact, Told]:
-    texts = [row[name] for name in ("channel", "work", "connection", "error_class", "shard")]
+def _parsed(row: Mapping[str, Any]) -> tuple[str, FailureKey, Notified]:
+    channel, work, connection, error_class, shard = texts = [
+        row[name] for name in ("channel", "work", "connection", "error_class", "shard")
+    ]
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a fact is made of texts")
+        raise TypeError("the parts of a failure are texts")
     day = date.fromisoformat(row["day"]) if row["day"] else None
     at = datetime.fromisoformat(row["at"]).astimezone(UTC)
-    return texts[0], Fact(texts[1], texts[2], texts[3], texts[4], day), Told(at, newest=bool(row["newest"]))
+    key = FailureKey(work, connection, error_class, shard, day)
+    return channel, key, Notified(at, newest=bool(row["newest"]))

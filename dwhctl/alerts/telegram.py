@@ -1,32 +1,31 @@
 """Telegram: a message to a chat by the Bot API. Source: https://core.telegram.org/bots/api
 
-The bot's token is part of the URL, and the URL part of every error of requests and of urllib3's log. No such error
-leaves this module: what went wrong is told in words of our own, and raised where none is being handled.
+The bot's token is part of the URL, and so of every error of requests. No such error leaves `HttpSender`.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dwhctl.alerts.channels import Departure, Patience, Receipt, clipped, shown
+from dwhctl.alerts.message import Message, Receipt, clipped, counted, shown
+from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, is_http_url
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.core.links import cause_of
-from dwhctl.core.secrets import remember
 from dwhctl.project.days import format_duration
+from dwhctl.project.model import TelegramAlert, chat_problem
+from dwhctl.project.templates import render_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dwhctl.alerts.http import Way
-    from dwhctl.alerts.message import Message
-    from dwhctl.core.secrets import Secret
+    from dwhctl.alerts.message import Page
+    from dwhctl.project.model import Project
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53
@@ -34,20 +33,16 @@ _A_YEAR = 366 * 86_400
 #: The answer repeats the message: 4,096 characters, in JSON up to six octets each, and its entities.
 _LONGEST_ANSWER = 256 * 1024
 _CANNOT_PARSE = "can't parse entities"
-#: What Telegram says, in lower case, and what to do about it; the first that fits.
+#: Part of an answer in lower case, and what to do about it; the first that fits.
 _REMEDIES = (
     ("unauthorized", "the token is wrong or was revoked: take the one that @BotFather shows"),
-    (
-        "chat not found",
-        "correct chat_id; who starts a chat with the bot, or adds it to a group, makes it known",
-    ),
+    ("chat not found", "correct chat_id; start the chat with the bot, or add the bot to the group"),
     ("thread not found", "correct message_thread_id, or drop it"),
     ("topic", "correct message_thread_id, or drop it"),
     ("blocked", "unblock the bot in that chat"),
     ("kicked", "add the bot to the group again"),
     ("not a member", "add the bot to the group or channel"),
-    ("not enough rights", "let the bot send messages in that chat"),
-    ("have no rights", "let the bot send messages in that chat"),
+    ("rights", "let the bot send messages in that chat"),
     ("deactivated", "choose another chat_id"),
     ("can't initiate", "open the chat with the bot and press Start"),
     ("upgraded", "take the group's new id as chat_id"),
@@ -57,7 +52,7 @@ _REMEDIES = (
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What came back: the HTTP status, and what the Bot API says in it (empty when it was not the Bot API)."""
+    """The HTTP status, and what the Bot API says (empty when the Bot API did not answer)."""
 
     status: int
     content: dict[str, Any]
@@ -72,74 +67,133 @@ class _Answer:
         return value if isinstance(value, int) and abs(value) < _SANE else None
 
 
-class _Body(io.BytesIO):
-    """A request's body, which is read only when the connection stands: then the message is on its way."""
-
-    def __init__(self, content: bytes, departure: Departure) -> None:
-        super().__init__(content)
-        self._departure = departure
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._departure.begin()
-        return super().read(size)
-
-
 @dataclass(frozen=True)
 class TelegramChannel:
     """A chat, and the bot that writes to it."""
 
-    name: str
-    token: Secret = field(repr=False)
+    alert: TelegramAlert
     chat_id: str
-    api_base: str
-    proxy: Secret | None = field(default=None, repr=False)
-    message_thread_id: int | None = None
-    tls_cafile: Path | None = None
-    timeout: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+    @classmethod
+    def open(cls, project: Project, alert: TelegramAlert) -> TelegramChannel:
+        """Check the keys and render the chat's id. Raise ConfigError, which shows no key's value."""
+        table = f"config/dwhctl.toml: alerts.{alert.name}"
+        token = alert.token.reveal()
+        if not token.isascii() or not token.isprintable() or set(token) & set(" /?#%\\"):
+            raise ConfigError(
+                f"{table}.token: is no bot's token; take the one that @BotFather shows: 123456:ABC..."
+            )
+        if not is_http_url(alert.api_base):
+            raise ConfigError(f"{table}.api_base: is no URL; write it as https://api.telegram.org")
+        place = f"{table}.chat_id"
+        _sender(alert, Timeouts()).check()
+        chat_id = render_text(project, alert.chat_id, place).strip()
+        if not chat_id:
+            raise ConfigError(f"{place}: renders to nothing; it is the chat's number, or @name of a channel")
+        if problem := chat_problem(chat_id):
+            raise ConfigError(f"{place}: {problem}")
+        return cls(alert, chat_id)
 
     @property
     def address(self) -> str:
         """The chat."""
-        topic = f", topic {self.message_thread_id}" if self.message_thread_id is not None else ""
-        return f"chat {self.chat_id}{topic}"
+        topic = self.alert.message_thread_id
+        return f"chat {self.chat_id}{f', topic {topic}' if topic is not None else ''}"
+
+    @staticmethod
+    def message(page: Page) -> Message:
+        """Render the page for as many reasons as a message has room for."""
+        html = ""
+        for most in _REASONS:
+            html = tidied(page(most))
+            if length(html) <= LIMIT:
+                break
+        html = cut(html)
+        text = plain(html)
+        return Message.titled(text, html, text)
 
     def send(self, message: Message) -> Receipt:
         """Send the message, as plain text when Telegram cannot parse it, and to the group's new id when it has one."""
-        return _Sending(self, message).run()
+        fields: dict[str, Any] = {
+            "chat_id": self.chat_id,
+            "text": message.html,
+            "parse_mode": "HTML",
+            "link_preview_options": {"is_disabled": True},
+        }
+        if self.alert.message_thread_id is not None:
+            fields["message_thread_id"] = self.alert.message_thread_id
+        started, waited, migrated_to = time.monotonic(), 0.0, None
+        while True:
+            answer = self._post(fields)
+            new_id = answer.parameter("migrate_to_chat_id")
+            if answer.status == 200 and answer.content.get("ok") is True:
+                result = answer.content.get("result")
+                number = result.get("message_id") if isinstance(result, dict) else None
+                note = "" if "parse_mode" in fields else ", as plain text: the template's HTML is wrong"
+                return Receipt(f"message {number}{note}", migrated_to)
+            if answer.status == 400 and new_id is not None and migrated_to is None:
+                migrated_to = fields["chat_id"] = str(new_id)
+            elif answer.status == 400 and _CANNOT_PARSE in answer.description and "parse_mode" in fields:
+                del fields["parse_mode"]
+                fields["text"] = message.text
+            elif answer.status == 429:
+                pause = self._pause(answer, max(waited, time.monotonic() - started))
+                waited += max(pause, 1)
+                self.sleep(max(pause, 0))
+            else:
+                raise self._refusal(answer)
 
-    def post(self, fields: dict[str, Any]) -> _Answer:
+    def _post(self, fields: dict[str, Any]) -> _Answer:
         """Make one request. Raise AlertNotSentError or AlertInDoubtError when no answer comes."""
-        from dwhctl.alerts.http import post  # the time that the import takes is none of the server's
-
-        departure = Departure()
-        url = f"{self.api_base.rstrip('/')}/bot{self.token.reveal()}/sendMessage"
-        body = _Body(json.dumps(fields).encode(), departure)
-        failure = ""
-        try:
-            answer = post(
-                url, body, {"Content-Type": "application/json"}, self.timeout, self._way(), _LONGEST_ANSWER
-            )
+        url = f"{self.alert.api_base.rstrip('/')}/bot{self.alert.token.reveal()}/sendMessage"
+        headers = {"Content-Type": "application/json"}
+        answer = _sender(self.alert, self.timeouts).post(
+            url, json.dumps(fields).encode(), headers, _LONGEST_ANSWER
+        )
+        if not isinstance(answer, ExchangeFailure):
             return _Answer(answer.status, _content(answer.body))
-        except Exception as error:
-            failure = cause_of(error)
-        # Raised out here the error has no context: a traceback shows no error of requests with the URL in it.
-        where = urlsplit(self.api_base).hostname or "the api_base"
-        if departure.give_up():
-            raise AlertInDoubtError(f"{where}: {failure}; the message was on its way and may have arrived")
-        through = " through the proxy" if self.proxy else ""
+        where = urlsplit(self.alert.api_base).hostname or "the api_base"
+        if answer.in_doubt:
+            raise AlertInDoubtError(
+                f"{where}: {cause_of(answer.error)}; the message was on its way and may have arrived"
+            )
+        through = " through the proxy" if self.alert.proxy else ""
         raise AlertNotSentError(
-            f"{where} cannot be reached{through}: {failure}; check network, api_base and proxy"
+            f"{where} cannot be reached{through}: {cause_of(answer.error)}; check network, api_base and proxy"
         )
 
-    def _way(self) -> Way:
-        from dwhctl.alerts.http import Way
+    def _pause(self, answer: _Answer, spent: float) -> int:
+        """Return for how many seconds Telegram asks to wait. Raise AlertNotSentError when that is too long."""
+        seconds = answer.parameter("retry_after")
+        if seconds is not None and spent + max(seconds, 1) <= self.timeouts.longest_wait:
+            return seconds
+        later = timedelta(seconds=min(seconds, _A_YEAR)) if seconds is not None else None
+        how_long = f" for {format_duration(later)}" if later else ""
+        raise AlertNotSentError(f"Telegram asks for a pause{how_long}: too many messages", later)
 
-        return Way(self.proxy.reveal() if self.proxy else None, self.tls_cafile)
+    def _refusal(self, answer: _Answer) -> AlertRefusedError | AlertInDoubtError:
+        description = answer.description
+        if answer.status >= 500:
+            reason = f" ({description})" if description else ""
+            return AlertInDoubtError(f"Telegram answered {answer.status}{reason}; it may have sent")
+        if "ok" not in answer.content:
+            return AlertRefusedError(
+                f"{urlsplit(self.alert.api_base).hostname} answered {answer.status}, and not as the Bot API does;"
+                " correct api_base or proxy"
+            )
+        words = "unauthorized" if answer.status in {401, 404} else description.lower()
+        remedy = next((remedy for part, remedy in _REMEDIES if part in words), "correct the channel's keys")
+        return AlertRefusedError(f"Telegram refuses: {description or answer.status}; {remedy}")
+
+
+def _sender(alert: TelegramAlert, timeouts: Timeouts) -> HttpSender:
+    place = f"config/dwhctl.toml: alerts.{alert.name}"
+    return HttpSender(place, alert.proxy, alert.tls_cafile, timeouts)
 
 
 def _content(body: bytes) -> dict[str, Any]:
-    """Read an answer of the Bot API; anything else is empty."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -147,109 +201,61 @@ def _content(body: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-class _Sending:
-    """One message on its way: what was tried, how long was waited."""
-
-    def __init__(self, channel: TelegramChannel, message: Message) -> None:
-        self._channel = channel
-        self._text = message.text
-        self._fields: dict[str, Any] = {
-            "chat_id": channel.chat_id,
-            "text": message.html,
-            "parse_mode": "HTML",
-            "link_preview_options": {"is_disabled": True},
-        }
-        if channel.message_thread_id is not None:
-            self._fields["message_thread_id"] = channel.message_thread_id
-        self._migrated_to: str | None = None
-        self._started = time.monotonic()
-        self._waited = 0.0
-
-    def run(self) -> Receipt:
-        while True:
-            answer = self._channel.post(self._fields)
-            if answer.status == 200 and answer.content.get("ok") is True:
-                return self._receipt(answer)
-            if not self._try_otherwise(answer):
-                raise _refusal(self._channel, answer)
-
-    def _receipt(self, answer: _Answer) -> Receipt:
-        result = answer.content.get("result")
-        number = result.get("message_id") if isinstance(result, dict) else None
-        plain = "" if "parse_mode" in self._fields else ", as plain text: the template's HTML is wrong"
-        return Receipt(f"message {number}{plain}", self._migrated_to)
-
-    def _try_otherwise(self, answer: _Answer) -> bool:
-        """Change or wait for what was in the way. False when nothing is to be tried."""
-        new_id = answer.parameter("migrate_to_chat_id")
-        if answer.status == 400 and new_id is not None and self._migrated_to is None:
-            self._migrated_to = self._fields["chat_id"] = str(new_id)
-            return True
-        if answer.status == 400 and _CANNOT_PARSE in answer.description and "parse_mode" in self._fields:
-            del self._fields["parse_mode"]
-            self._fields["text"] = self._text
-            return True
-        if answer.status == 429:
-            self._wait(answer.parameter("retry_after"))
-            return True
-        return False
-
-    def _wait(self, seconds: int | None) -> None:
-        """Wait as Telegram asks; AlertNotSentError when that is too long."""
-        spent = max(self._waited, time.monotonic() - self._started)
-        if seconds is None or spent + max(seconds, 1) > self._channel.timeout.longest_wait:
-            later = timedelta(seconds=min(seconds, _A_YEAR)) if seconds is not None else None
-            how_long = f" for {format_duration(later)}" if later else ""
-            raise AlertNotSentError(f"Telegram wants to be left alone{how_long}: too many messages", later)
-        self._waited += max(seconds, 1)
-        self._channel.sleep(max(seconds, 0))
+#: In UTF-16 units after the entities are parsed; Telegram refuses more than 4,096.
+LIMIT = 3500
+#: How many reasons a message has, and shards of each; where that is too long, fewer.
+_REASONS = (8, 5, 3, 1)
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)[^>]*>")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|lt|gt|amp|quot);")
+_EMPTY_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+\n")
+#: Room for "... and 12,345 more lines".
+_TAIL = 40
 
 
-def _refusal(channel: TelegramChannel, answer: _Answer) -> AlertRefusedError | AlertInDoubtError:
-    said = answer.description
-    if answer.status >= 500:
-        return AlertInDoubtError(
-            f"Telegram answered {answer.status}{f' ({said})' if said else ''}; it may have sent"
-        )
-    if "ok" not in answer.content:
-        return AlertRefusedError(
-            f"{urlsplit(channel.api_base).hostname} answered {answer.status}, and not as the Bot API does;"
-            " correct api_base or proxy"
-        )
-    words = said.lower()
-    if answer.status in {401, 404}:
-        words = "unauthorized"
-    remedy = next((remedy for part, remedy in _REMEDIES if part in words), "correct the channel's keys")
-    return AlertRefusedError(f"Telegram refuses: {said or answer.status}; {remedy}")
+def plain(html: str) -> str:
+    """Return the text that Telegram shows."""
+    return _ENTITY.sub(lambda entity: unescape(entity[0]), _TAG.sub("", html))
 
 
-def check_keys(name: str, token: str, api_base: str, proxy: str | None) -> None:
-    """Raise ConfigError for what can only be wrong; nothing of it is shown."""
-    where = f"config/dwhctl.toml: alerts.{name}"
-    if not token.isascii() or not token.isprintable() or set(token) & set(" /?#%\\"):
-        raise ConfigError(
-            f"{where}.token: is no bot's token; take the one that @BotFather shows: 123456:ABC..."
-        )
-    if urlsplit(api_base).scheme not in {"http", "https"} or not urlsplit(api_base).hostname:
-        raise ConfigError(f"{where}.api_base: is no URL; write it as https://api.telegram.org")
-    if proxy is not None:
-        check_proxy(f"{where}.proxy", proxy)
+def length(html: str) -> int:
+    """Return the length that Telegram counts, in UTF-16 units."""
+    return _units(plain(html))
 
 
-def check_proxy(where: str, proxy: str) -> None:
-    """Raise ConfigError for what is no proxy's URL; hide its login."""
-    import base64
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
-    try:
-        parts = urlsplit(proxy)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(f"{where}: is no URL of an HTTP proxy; write it as http://user:password@host:3128")
-    if parts.password:
-        from urllib.parse import unquote
 
-        user, password = unquote(parts.username or ""), unquote(parts.password)
-        remember(password)
-        remember(base64.b64encode(f"{user}:{password}".encode()).decode())  # as the proxy is told
+def tidied(html: str) -> str:
+    """Return the HTML without the empty lines that conditions of a template leave."""
+    lines = "\n".join(line.rstrip() for line in html.split("\n"))
+    return _EMPTY_LINES.sub("\n\n", lines).strip()
+
+
+def cut(html: str, limit: int = LIMIT) -> str:
+    """Return the HTML, or as many of its lines as fit, its tags closed and the number of lines left out at its end."""
+    if length(html) <= limit:
+        return html
+    lines = html.split("\n")
+    room, kept, tags = limit - _TAIL, 0, list[str]()
+    for line in lines:
+        room -= length(line) + 1
+        if room < 0:
+            break
+        kept += 1
+        for tag in _TAG.finditer(line):
+            if not tag[1]:
+                tags.append(tag[2].lower())
+            elif tags:
+                tags.pop()
+    if kept == 0:  # the first line alone is too long: its beginning, without tags
+        kept, closing = 1, "…"
+        text, room = plain(lines[0]), limit - _TAIL - 1
+        while _units(text) > room:  # a character takes at most two units
+            text = text[: len(text) - max(1, (_units(text) - room) // 2)]
+        head = escape(text)
+    else:
+        closing = "".join(f"</{name}>" for name in reversed(tags))
+        head = "\n".join(lines[:kept]).rstrip()
+    left = len(lines) - kept
+    return f"{head}{closing}" + (f"\n... and {counted(left, 'more line')}" if left else "")

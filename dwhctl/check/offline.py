@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.delivery import open_channel
+from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
-from dwhctl.alerts.message import render
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.masking import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements

@@ -158,7 +158,7 @@ class _Look:
                     return
                 self._columns[load.name] = check_columns(load, columns)
                 yield from self._long_names(load, columns)
-                for concern in target.concerns(load.table):
+                for concern in target.warnings(load.table):
                     yield CheckFinding(where, concern.text, concern.blocks)
                 with target.inspection(load.table, load.slice_by) as inspection:
                     sources = inspection.rows_by_source()

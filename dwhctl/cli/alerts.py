@@ -1,8 +1,11 @@
-"""`dwhctl watch`: who should have loaded by now, and has not."""
+"""`dwhctl watch` and `dwhctl alert-test`: what is not loaded in time, and a test of the channels."""
 
 from __future__ import annotations
 
 import sys
+import time
+import traceback
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +19,9 @@ from dwhctl.cli.common.options import (
     pass_settings,
     scheduled_option,
 )
-from dwhctl.core.errors import ExitCode
+from dwhctl.cli.common.output import say, show, tell
+from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
+from dwhctl.core.words import nearest, one_line, quoted, shown_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from dwhctl.monitor.freshness import Sla
     from dwhctl.project.model import Alert, Project
 
+# `--help` imports neither the configuration's classes nor the channels.
+
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("watch")
@@ -33,18 +40,16 @@ if TYPE_CHECKING:
 @common_options
 @pass_settings
 def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
-    """Look whether every load and report keeps its `deadline` and its `max_age`; end with 1 if one does not.
+    """Check that every load and report keeps its `deadline` and its `max_age`; end with 1 if one does not.
 
-    What is missed is told to the channels with "sla_miss": once, again after their repeat_after, and when it is well
-    again. Only the sessions table is asked. `dwhctl crontab install` makes a line for it.
+    Channels with "sla_miss" are notified of what is missed: once, again after their repeat_after, and when it has
+    recovered. Only the sessions table is read. `dwhctl crontab install` makes a line for it.
 
     \b
     Example:
       dwhctl watch
     """
-    from dwhctl.cli.common.output import say, tell
     from dwhctl.cli.common.summary import show_alerts
-    from dwhctl.core.words import one_line, shown_command
     from dwhctl.monitor.watch import exit_code_of, run_watch
 
     project = settings.open_project()
@@ -61,7 +66,6 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
 
 
 def _say_missed(sla: Sla, zone: ZoneInfo) -> None:
-    from dwhctl.cli.common.output import say
     from dwhctl.monitor.watch import words_of_late, words_of_old
 
     for words in filter(None, (words_of_late(sla, zone), words_of_old(sla, zone))):
@@ -91,101 +95,70 @@ or one of type "email" with host, from and to; dwhctl docs alerts explains them"
 @common_options
 @pass_settings
 def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, form: str) -> ExitCode:
-    """Send a real test message through every channel (or through the named ones), and say what came back.
+    """Send a real test message through every channel (or through the named ones), and show the answers.
 
     The message is the channel's own template with a failure that did not happen, about the project's own shards.
-    Ends with 1 if any message did not arrive with everybody.
+    Ends with 1 if any message did not reach every recipient.
 
     \b
     Example:
       dwhctl alert-test telegram_failures
     """
-    from datetime import datetime
-
     from dwhctl.alerts.digest import sample_digest
-    from dwhctl.cli.common.output import show, tell
 
     project = settings.open_project()
     if not project.alerts:
         tell(NO_CHANNELS)
         return ExitCode.USAGE
-    chosen = _chosen(project, names)
+    for name in names:
+        if name not in project.alerts:
+            raise UsageError(f"there is no channel {quoted(name)}; {nearest(name, project.alerts)}")
+    chosen = [alert for alert in project.alerts.values() if not names or alert.name in names]
     digest = sample_digest(project, datetime.now(project.zone).date())
-    if dry_run:
-        return _show_texts(project, chosen, digest, form)
-    rows = [_send(project, alert, digest, debug=settings.debug) for alert in chosen]
+    rows = [_row(project, alert, digest, dry_run=dry_run, debug=settings.debug) for alert in chosen]
     shown = [row for row in rows if not (settings.quiet and row[3])]
-    if shown or not settings.quiet:
+    if dry_run and form == "table":
+        _say_texts(rows)
+    elif dry_run:
+        show(DRY_RUN_COLUMNS, rows, form)
+    elif shown or not settings.quiet:
         show(COLUMNS, shown, form)
     return ExitCode.DONE if all(row[3] for row in rows) else ExitCode.FAILED
 
 
-def _chosen(project: Project, names: Sequence[str]) -> list[Alert]:
-    from dwhctl.core.errors import UsageError
-    from dwhctl.core.words import nearest, quoted
-
-    for name in names:
-        if name not in project.alerts:
-            raise UsageError(f"there is no channel {quoted(name)}; {nearest(name, project.alerts)}")
-    return [alert for alert in project.alerts.values() if not names or alert.name in names]
-
-
-def _send(project: Project, alert: Alert, digest: Digest, *, debug: bool) -> tuple[object, ...]:
-    """Send the message and give the channel's line of the listing."""
-    import time
-    import traceback
-
-    from dwhctl.alerts.delivery import open_channel
-    from dwhctl.alerts.message import render
-    from dwhctl.cli.common.output import tell
-    from dwhctl.core.errors import DwhctlError
-    from dwhctl.core.words import one_line
+def _row(project: Project, alert: Alert, digest: Digest, *, dry_run: bool, debug: bool) -> tuple[object, ...]:
+    """Render the message, send it without `dry_run`, and return the channel's line of the listing."""
+    from dwhctl.alerts.channels import open_channel, render
 
     address = None
     try:
         channel = open_channel(project, alert)
         address = channel.address
         message = render(project, alert, digest)
+        if dry_run:
+            return (alert.name, alert.type, address, True, message.subject, message.text, None)
         started = time.perf_counter()
         receipt = channel.send(message)
     except DwhctlError as error:
-        if debug:
+        reason = str(error) if dry_run else one_line(str(error))
+        if debug and not dry_run:
             tell("".join(traceback.format_exception(error)).rstrip())
-        return (alert.name, alert.type, address, False, None, None, one_line(str(error)))
+        return (alert.name, alert.type, address, False, None, None, reason)
     latency = round((time.perf_counter() - started) * 1000, 1)
-    remarks = [f"refused: {each}" for each in receipt.refused]
+    remarks = [f"refused: {refusal}" for refusal in receipt.refused]
     if receipt.migrated_to:
         remarks.append(
             f'the group has a new id: write chat_id = "{receipt.migrated_to}" into alerts.{alert.name}'
         )
-    reason = one_line("; ".join(remarks)) or None
-    return (alert.name, alert.type, address, not receipt.refused, latency, one_line(receipt.answer), reason)
+    remark = one_line("; ".join(remarks)) or None
+    return (alert.name, alert.type, address, not receipt.refused, latency, one_line(receipt.answer), remark)
 
 
-def _show_texts(project: Project, alerts: Sequence[Alert], digest: Digest, form: str) -> ExitCode:
-    from dwhctl.cli.common.output import say, show
-
-    rows = [_rendered(project, alert, digest) for alert in alerts]
-    if form != "table":
-        show(DRY_RUN_COLUMNS, rows, form)
-    for number, (name, kind, to, ok, subject, text, reason) in enumerate(rows if form == "table" else ()):
+def _say_texts(rows: Sequence[tuple[object, ...]]) -> None:
+    for number, (name, kind, to, ok, subject, text, reason) in enumerate(rows):
         if number:
             say()
         say(f"-- {name} ({kind} to {to})" if to else f"-- {name} ({kind})")
         if kind == "email" and ok:
             say(f"Subject: {subject}\n")
         say(str(text if ok else f"cannot be sent: {reason}"))
-    return ExitCode.DONE if all(row[3] for row in rows) else ExitCode.FAILED
-
-
-def _rendered(project: Project, alert: Alert, digest: Digest) -> tuple[object, ...]:
-    from dwhctl.alerts.delivery import open_channel
-    from dwhctl.alerts.message import render
-    from dwhctl.core.errors import DwhctlError
-
-    try:
-        channel = open_channel(project, alert)
-        message = render(project, alert, digest)
-    except DwhctlError as error:
-        return (alert.name, alert.type, None, False, None, None, str(error))
-    return (alert.name, alert.type, channel.address, True, message.subject, message.text, None)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,18 +15,23 @@ import click
 
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.options import CommandGroup, Settings, common_options, format_option, pass_settings
-from dwhctl.core.errors import ExitCode
+from dwhctl.cli.common.output import TableStyle, say, show, tell
+from dwhctl.core.errors import CrontabError, ExitCode
+from dwhctl.core.words import shown_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
     from dwhctl.cron import CronJob
     from dwhctl.project.model import Project
 
+# `--help` does not import the configuration's classes, which `dwhctl.cron` needs.
+
 NEXT_COLUMNS = ("at", "machine_time", "command", "names")
-#: How far ahead a clock change is told of: the next two are within it.
-_LOOK_AHEAD_DAYS = 366
+#: How far ahead clock changes are reported: the next two are within it.
+_DAYS_AHEAD = 366
+_dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would change.")
 
 
 @click.group("crontab", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl crontab install")
@@ -44,21 +50,20 @@ def show_block(settings: Settings) -> ExitCode:
     Example:
       dwhctl crontab show
     """
-    from dwhctl.cli.common.output import say
     from dwhctl.cron import block_of
 
     project = settings.open_project()
     block = block_of(project, program())
     for line in block:
         say(line)
-    _tell_of_other_lines(project, block)
+    _tell_installed_differs(project, block)
     _tell_what_cron_lacks(project)
     return ExitCode.DONE
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
-@command.command("install", short_help="Put the block into your crontab, or bring it up to date.")
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@command.command("install", short_help="Put the block into your crontab, or update it.")
+@_dry_run_option
 @common_options
 @pass_settings
 def install(settings: Settings, dry_run: bool) -> ExitCode:
@@ -84,7 +89,7 @@ def install(settings: Settings, dry_run: bool) -> ExitCode:
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD)
 @command.command("remove", short_help="Take the block out of your crontab.")
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@_dry_run_option
 @common_options
 @pass_settings
 def remove(settings: Settings, dry_run: bool) -> ExitCode:
@@ -105,36 +110,34 @@ def remove(settings: Settings, dry_run: bool) -> ExitCode:
 def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
     """Show the next times at which cron starts loads and reports, in the project's zone and by the machine's clock.
 
-    Times that a clock change skips or doubles within a year are told of.
+    Times that a clock change skips or doubles within a year are reported on stderr.
 
     \b
     Example:
       dwhctl crontab next --limit 10
     """
-    from dwhctl.cli.common.output import TableStyle, show
-    from dwhctl.core.words import shown_time
-    from dwhctl.cron import jobs_of, machine_zone
+    from dwhctl.cron import fire_times, jobs_of, machine_zone
 
     project = settings.open_project()
     now, zone, jobs = datetime.now(UTC), machine_zone(), jobs_of(project)
-    times = sorted(_times(jobs, now, zone, limit), key=lambda due: due[0])[:limit]
+    times = [(at, job) for job in jobs for at in islice(fire_times(job.schedule, now, zone), limit)]
     rows = [
-        (at, shown_time(at, zone) if form == "table" else at.replace(tzinfo=None), *_words(job))
-        for at, job in times
+        (
+            at,
+            shown_time(at, zone) if form == "table" else at.replace(tzinfo=None),
+            " ".join(job.arguments),
+            ", ".join(job.names),
+        )
+        for at, job in sorted(times, key=lambda due: due[0])[:limit]
     ]
     look = TableStyle(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
     show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
-    _tell_of_clocks(project, jobs, now, zone)
+    _tell_clock_changes(project, jobs, now, zone)
     return ExitCode.DONE
 
 
-def _words(job: CronJob) -> tuple[str, str]:
-    """Give what a job runs, and its loads and reports."""
-    return " ".join(job.arguments), ", ".join(job.names)
-
-
 def program() -> list[str]:
-    """Give the words that start this dwhctl from anywhere, with nothing of the environment."""
+    """Return the words that start this dwhctl from anywhere, whatever the environment."""
     started = Path(sys.argv[0]).absolute()
     if started.name == "dwhctl" and shutil.which(str(started)):
         return [str(started)]
@@ -142,7 +145,6 @@ def program() -> list[str]:
 
 
 def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:
-    from dwhctl.cli.common.output import say, tell
     from dwhctl.cron import difference, locked_crontab, read_crontab, replace_crontab, with_block
 
     with nullcontext() if dry_run else locked_crontab():
@@ -160,26 +162,13 @@ def _change(project: Project, block: list[str], *, dry_run: bool) -> ExitCode:
     return ExitCode.DONE
 
 
-def _times(
-    jobs: Iterable[CronJob], now: datetime, zone: ZoneInfo, limit: int
-) -> Iterator[tuple[datetime, CronJob]]:
-    from itertools import islice
-
-    from dwhctl.cron import fire_times
-
-    for job in jobs:
-        for at in islice(fire_times(job.schedule, now, zone), limit):
-            yield at, job
-
-
-def _tell_of_clocks(project: Project, jobs: Iterable[CronJob], now: datetime, zone: ZoneInfo) -> None:
-    from dwhctl.cli.common.output import tell
+def _tell_clock_changes(project: Project, jobs: Iterable[CronJob], now: datetime, zone: ZoneInfo) -> None:
     from dwhctl.cron import clock_changes, same_clock
 
     if not same_clock(zone, project.zone, now):
         tell(f"cron goes by this machine's clock ({zone.key}), the project by {project.timezone}")
     for job in jobs:
-        for change in clock_changes(job.schedule, now, _LOOK_AHEAD_DAYS, zone):
+        for change in clock_changes(job.schedule, now, _DAYS_AHEAD, zone):
             what = "does not exist" if change.what == "skipped" else "comes twice"
             tell(
                 f"{shlex.join(job.arguments)}: {change.at:%Y-%m-%d %H:%M} {what} in {zone.key}: Debian's cron starts it"
@@ -187,10 +176,8 @@ def _tell_of_clocks(project: Project, jobs: Iterable[CronJob], now: datetime, zo
             )
 
 
-def _tell_of_other_lines(project: Project, block: list[str]) -> None:
-    """Tell that the crontab has a block of this project with other lines, as an earlier version wrote them."""
-    from dwhctl.cli.common.output import tell
-    from dwhctl.core.errors import CrontabError
+def _tell_installed_differs(project: Project, block: list[str]) -> None:
+    """Write a hint where the crontab has a block of this project with other lines, as earlier versions wrote them."""
     from dwhctl.cron import read_crontab, with_block
 
     try:
@@ -203,8 +190,7 @@ def _tell_of_other_lines(project: Project, block: list[str]) -> None:
 
 
 def _tell_what_cron_lacks(project: Project) -> None:
-    """Tell of what stands in the shell's environment but not in cron's."""
-    from dwhctl.cli.common.output import tell
+    """Write a hint for each variable that the shell's environment may have, and cron's has not."""
     from dwhctl.cron import jobs_of
 
     if not jobs_of(project):

@@ -1,4 +1,4 @@
-"""`dwhctl query`: an ad hoc query over a connection of the project."""
+"""`dwhctl query`: an ad hoc query over a connection of the project. `dwhctl render`: the SQL of a load or report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.core.errors import ExitCode
+from dwhctl.cli.common.output import counted, say, tell, write_out
+from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.secrets import mask
+from dwhctl.core.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.query import Part, QueryRequest
 
+# `--help` imports neither the configuration's classes nor the systems.
 
-#: Rows of a table that nobody asked to be longer.
+#: Rows of a table without --limit.
 TABLE_ROWS = 1_000
 _MOST_STDIN = 16 * 2**20
 
@@ -61,7 +65,7 @@ _MOST_STDIN = 16 * 2**20
     "--limit",
     type=click.IntRange(min=0),
     metavar="N",
-    help=f"No more rows than these, 0 for all; default: {TABLE_ROWS:,} in a table, all in json and csv.",
+    help=f"The most rows, 0 for all; default: {TABLE_ROWS:,} in a table, all in json and csv.",
 )
 @click.option(
     "--timeout", type=Duration(), metavar="DURATION", help="End the query after so long, such as 5m."
@@ -76,17 +80,17 @@ _MOST_STDIN = 16 * 2**20
 @format_option
 @common_options
 @pass_settings
-def command(settings: Settings, /, connection: str, **asked: Any) -> None:
+def command(settings: Settings, /, connection: str, **options: Any) -> None:
     """Run SQL over a connection of the project, and show the rows.
 
-    SQL is text, or - for stdin. It is a template like an extract: it may name var, conn, macros, and with --date,
-    --load and --shard what these bring. `:start` and `:end` are not bound.
+    SQL is text, or - for stdin. It is a template like an extract: it may use var, conn, macros, and with --date, --load
+    and --shard their variables. `:start` and `:end` are not bound.
 
     Without --write it is one statement that reads (SELECT, WITH, VALUES, SHOW, EXPLAIN and their like; no COPY). DuckDB
     and SQLite files are opened read only, a DuckDB file without access to other files, servers and extensions;
     PostgreSQL and Vertica run a read-only transaction. SQL Server has none: there it must look like one SELECT, and
     runs in a transaction that is always rolled back. Functions with an effect outside of the transaction are not
-    refused: give people who may not write a user who may not.
+    refused: for people who may not write use a database user who may not.
 
     \b
     Examples:
@@ -95,8 +99,17 @@ def command(settings: Settings, /, connection: str, **asked: Any) -> None:
       dwhctl query dwh --format csv - < report.sql > report.csv
       dwhctl query etl --write "DELETE FROM notes WHERE id = 7"
     """
+    from dwhctl.query import running_query
+
     project = settings.open_project()
-    _show(settings, project, _request(project, connection, **asked), asked["form"])
+    request = _request(project, connection, **options)
+    with running_query(project, request) as parts:
+        try:
+            _write(settings, parts, options["form"])
+        except BrokenPipeError:  # the reader needs no more rows
+            if request.write:
+                for _ in parts:  # all is written all the same
+                    pass
 
 
 def _request(
@@ -115,26 +128,23 @@ def _request(
     timeout: timedelta | None,
     wait: timedelta,
 ) -> QueryRequest:
-    from dwhctl.core.errors import UsageError
     from dwhctl.project.names import find_connection
     from dwhctl.query import QueryRequest, find_shard
-
-    name = find_connection(project, connection).name
-    if shard is not None and database is not None:
-        raise UsageError("--shard and --database both name a database; give one of them")
-    found = find_shard(project, name, shard) if shard is not None else None
-    if found is not None and not _is_one_file(project, name):
-        database = found.database
-    text = _rendered(project, sql, file, found, day, load)
-    rows = limit if limit is not None else (TABLE_ROWS if form == "table" else 0)
-    return QueryRequest(name, text, database, write, rows or None, wait, timeout)
-
-
-def _is_one_file(project: Project, connection: str) -> bool:
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
-    found = project.connections[connection]
-    return isinstance(found, DuckdbConnection) and not found.is_folder
+    found = find_connection(project, connection)
+    if shard is not None and database is not None:
+        raise UsageError("--shard and --database both name a database; give one of them")
+    behind = (
+        item for group in project.shard_groups.values() for item in group if item.connection == found.name
+    )
+    chosen = find_shard(project, behind, shard, f"behind {found.name}") if shard is not None else None
+    is_one_file = isinstance(found, DuckdbConnection) and not found.is_folder
+    if chosen is not None and not is_one_file:
+        database = chosen.database
+    text = _rendered(project, sql, file, chosen, day, load)
+    rows = limit if limit is not None else (TABLE_ROWS if form == "table" else 0)
+    return QueryRequest(found.name, text, database, write, rows or None, wait, timeout)
 
 
 def _rendered(
@@ -145,7 +155,6 @@ def _rendered(
     day: str | None,
     load: str | None,
 ) -> str:
-    from dwhctl.core.errors import UsageError
     from dwhctl.project.days import resolve_day
     from dwhctl.project.names import find_load
     from dwhctl.project.templates import render_file, render_text
@@ -162,8 +171,6 @@ def _rendered(
 
 def _stdin() -> str:
     """Read stdin as UTF-8, whatever the locale. Raise UsageError."""
-    from dwhctl.core.errors import UsageError
-
     octets = (
         sys.stdin.buffer.read(_MOST_STDIN + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
     )
@@ -176,26 +183,13 @@ def _stdin() -> str:
 
 
 def _found_file(project: Project, file: str) -> Path:
-    """The file as the shell sees it, else as the configuration would: relative to sql/."""
+    """Return the path relative to the current folder, else relative to sql/ as in the configuration."""
     there = Path(file).expanduser()
     within = project.root / "sql" / there
     return within if not there.exists() and within.exists() else there.absolute()
 
 
-def _show(settings: Settings, project: Project, request: QueryRequest, form: str) -> None:
-    from dwhctl.query import running_query
-
-    with running_query(project, request) as parts:
-        try:
-            _write(settings, parts, form)
-        except BrokenPipeError:  # the reader has seen enough
-            if request.write:
-                for _ in parts:  # what is to be written is written
-                    pass
-
-
 def _write(settings: Settings, parts: Iterator[Part], form: str) -> None:
-    from dwhctl.cli.common.output import counted, tell
     from dwhctl.cli.common.rows import open_writer
     from dwhctl.query import AnswerEnd, Changed, QueryColumns, Rows
 
@@ -232,9 +226,7 @@ _PARTS = ("extract", "create", "source", "publish", "all")
     help="What to show, repeatable; default: the extract of a load, all of a report.",
 )
 @click.option("--create", is_flag=True, help="Short for --part create.")
-@click.option(
-    "--online", is_flag=True, help="Ask the warehouse for the columns that the publish statements list."
-)
+@click.option("--online", is_flag=True, help="Read the columns of the publish statements from the warehouse.")
 @common_options
 @pass_settings
 def render_command(
@@ -249,9 +241,9 @@ def render_command(
     """Show the SQL of the load or report NAME for the day D as it would run, with its bound values.
 
     A load has an extract, a create and what publishes a slice; a report has a create, a source and what replaces the
-    table's rows. Comments say where each runs. Nothing is connected to without --online: what only the warehouse knows,
-    and what each attempt chooses, is shown as <...> then, and COMMIT as a comment. Nothing is run but what asks for
-    columns.
+    table's rows. Comments say where each runs. Without --online there is no connection: values that only the warehouse
+    knows, or that each attempt chooses, are shown as <...>, and COMMIT as a comment. With it, only the query for the
+    columns is run.
 
     \b
     Examples:
@@ -259,7 +251,6 @@ def render_command(
       dwhctl render orders --date yesterday --part publish --online
       dwhctl render city_orders --date yesterday
     """
-    from dwhctl.cli.common.output import say
     from dwhctl.project.days import resolve_day
 
     project = settings.open_project()
@@ -273,19 +264,15 @@ def render_command(
 
 
 def _show_sql(part: RenderedPart, *, comments: bool, ended: bool) -> None:
-    from dwhctl.cli.common.output import say, write_out
-    from dwhctl.core.secrets import mask
-    from dwhctl.core.words import one_line
-
     def comment(*lines: str) -> None:
         for line in lines if comments else ():
             say(f"-- {one_line(line)}")
 
     comment(part.about, *part.notes)
-    for one in part.statements[:-1] if part.has_placeholders else part.statements:
-        comment(*([one.about] if one.about else []), *map(_value, one.values.items()))
-        with suppress(BrokenPipeError):  # the reader has seen enough
-            write_out(mask(_ended(one.sql) if ended else one.sql.rstrip()))
+    for statement in part.statements[:-1] if part.has_placeholders else part.statements:
+        comment(*([statement.about] if statement.about else []), *map(_value, statement.values.items()))
+        with suppress(BrokenPipeError):  # the reader needs no more
+            write_out(mask(_ended(statement.sql) if ended else statement.sql.rstrip()))
     if part.has_placeholders:
         comment(f"{part.statements[-1].sql} is a comment here, because of the placeholders above")
 
@@ -293,9 +280,7 @@ def _show_sql(part: RenderedPart, *, comments: bool, ended: bool) -> None:
 def _shown(
     project: Project, name: str, shard: str | None, parts: Sequence[str], day: date, online: bool
 ) -> list[RenderedPart]:
-    """Render the parts that are wanted, in the order in which they run."""
     from dwhctl.check.offline import load_parts, report_parts
-    from dwhctl.core.errors import UsageError
     from dwhctl.project.loads import Load
     from dwhctl.project.names import find_load_or_report
 
@@ -319,14 +304,14 @@ def _shown(
 
 
 def _value(named: tuple[str, object]) -> str:
-    """Write a bound value: a moment as a person does, a list as SQL does."""
+    """Return a bound value as text: a time as a person writes it, a list as SQL does."""
     name, value = named
     name = name if name.startswith(":") else f"${name}"
     if isinstance(value, datetime):
-        return f"{name} = {value.isoformat(sep=' ')}"
-    if isinstance(value, list):
-        quoted = ("'" + str(each).replace("'", "''") + "'" for each in value)
-        return f"{name} = [{', '.join(quoted)}]"
+        value = value.isoformat(sep=" ")
+    elif isinstance(value, list):
+        texts = ("'" + str(item).replace("'", "''") + "'" for item in value)
+        value = f"[{', '.join(texts)}]"
     return f"{name} = {value}"
 
 
@@ -337,17 +322,9 @@ def _ended(sql: str) -> str:
 
 
 def _shard(project: Project, load: Load, name: str | None) -> Shard:
-    from dwhctl.core.errors import UsageError
-    from dwhctl.core.words import quoted
-    from dwhctl.project.names import meant
+    from dwhctl.query import find_shard
 
-    shards = {shard.name: shard for shard in project.shards_of(load)}
+    shards = project.shards_of(load)
     if not shards:
         raise UsageError(f"the shard group '{load.shards}' of the load '{load.name}' is empty")
-    if name is None:
-        return next(iter(shards.values()))
-    if name not in shards:
-        raise UsageError(
-            f"the load '{load.name}' has no shard {quoted(name)}; {meant(project, name, shards)}"
-        )
-    return shards[name]
+    return shards[0] if name is None else find_shard(project, shards, name, f"in the load '{load.name}'")

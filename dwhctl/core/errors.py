@@ -1,14 +1,12 @@
-"""Every error that dwhctl raises on purpose: one small tree.
+"""Every error that dwhctl raises on purpose.
 
-The first line of a class's docstring is its default message. `permanent` says that trying again is of no
-use; `exit_code` is what the command ends with when the error reaches its end. The class's name is what the
-sessions table keeps as `error_class`.
+The first line of a class's docstring is its default message. `permanent`: another attempt would fail as well.
+`exit_code`: that of the command when the error ends it. The class's name is the `error_class` of the sessions table.
 """
 
 from __future__ import annotations
 
 import enum
-from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(enum.IntEnum):
-    """What a command ends with."""
+    """The exit code of a command."""
 
     DONE = 0
     FAILED = 1
@@ -40,18 +38,18 @@ class DwhctlError(Exception):
 
 
 class Interrupted(BaseException):
-    """A person or the system asked the command to stop."""
+    """The command received SIGINT or SIGTERM."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("interrupted")
         self.exit_code = exit_code
 
 
-# What ends a command before it has touched anything.
+# Errors that end a command before it changes anything.
 
 
 class UsageError(DwhctlError):
-    """The command's arguments do not fit."""
+    """The command's arguments are wrong."""
 
     exit_code = ExitCode.USAGE
 
@@ -59,14 +57,14 @@ class UsageError(DwhctlError):
 class ConfigError(DwhctlError):
     """The project's configuration is wrong.
 
-    The message names file, key (or line) and remedy, one problem a line.
+    The message has file, key (or line) and remedy, one problem a line.
     """
 
     exit_code = ExitCode.USAGE
 
 
 class LockHeldError(DwhctlError):
-    """Another dwhctl does this work now."""
+    """Another dwhctl is doing this work."""
 
     exit_code = ExitCode.LOCK_HELD
 
@@ -84,14 +82,14 @@ class CrontabError(DwhctlError):
 
 
 class SessionsError(DwhctlError):
-    """The sessions database did not do what it was asked."""
+    """The sessions database refused an operation."""
 
 
 class SessionsLostError(SessionsError):
     """The connection to the sessions database is lost."""
 
 
-# What ends the sending of a message: raised by a channel, kept in the outbox, never the end of a run.
+# Errors of a channel: kept in the outbox, they never end a run.
 
 
 class AlertError(DwhctlError):
@@ -99,13 +97,13 @@ class AlertError(DwhctlError):
 
 
 class AlertRefusedError(AlertError):
-    """The channel refuses: its configuration is wrong, and trying again is of no use."""
+    """The channel refuses: its configuration is wrong, and another attempt would fail as well."""
 
 
 class AlertNotSentError(AlertError):
-    """The message was surely not sent; later it may be.
+    """The message was not sent; a later attempt may succeed.
 
-    `retry_after` is how long the channel wants to be left alone, when it said so.
+    `retry_after` is the pause that the channel asked for, if any.
     """
 
     permanent = False
@@ -121,11 +119,11 @@ class AlertInDoubtError(AlertError):
     permanent = False
 
 
-# What ends one attempt at one slice or report: raised in a worker or while publishing, kept in its session.
+# Errors that end one attempt at a slice or report: raised in a worker or while publishing, kept in its session.
 
 
 class About(enum.StrEnum):
-    """What a refused statement is about, where that decides what to correct."""
+    """The subject of a refused statement, where that decides what to correct."""
 
     SQL = "sql"
     TABLE = "table"
@@ -136,8 +134,8 @@ class About(enum.StrEnum):
 class AttemptError(DwhctlError):
     """The attempt failed.
 
-    Of refused SQL: `statement` is the one of the user's that was refused, `line` the line of it at fault from 1, as far
-    as that is known, `place` the same as file and line in words.
+    Of refused SQL: `statement` is the refused statement of the user, `line` its line at fault from 1, where known,
+    `place` file and line in words.
     """
 
     permanent = False
@@ -147,10 +145,16 @@ class AttemptError(DwhctlError):
     place: str = ""
 
 
-class _AtTheDoorError(AttemptError):
+class _PermanentError(AttemptError):
+    """The attempt failed, and so would every other."""
+
+    permanent = True
+
+
+class _ConnectionFailedError(AttemptError):
     """The connection was not made.
 
-    `connection` is its name in the project: a connection that fails so is parked.
+    `connection` is its name in the project: after several such failures its circuit breaker opens.
     """
 
     def __init__(self, message: str = "", connection: str | None = None) -> None:
@@ -158,7 +162,7 @@ class _AtTheDoorError(AttemptError):
         self.connection = connection
 
 
-class ConnectError(_AtTheDoorError):
+class ConnectError(_ConnectionFailedError):
     """The server cannot be reached."""
 
 
@@ -168,16 +172,14 @@ class TlsError(ConnectError):
     permanent = True
 
 
-class LoginRefusedError(_AtTheDoorError):
+class LoginRefusedError(_ConnectionFailedError):
     """The server refused the login."""
 
     permanent = True
 
 
-class DatabaseMissingError(AttemptError):
+class DatabaseMissingError(_PermanentError):
     """The shard's database is missing or cannot be read."""
-
-    permanent = True
 
 
 class SourceBusyError(AttemptError):
@@ -185,13 +187,11 @@ class SourceBusyError(AttemptError):
 
 
 class SourceError(AttemptError):
-    """The source failed in mid-way."""
+    """The source failed while it was read."""
 
 
-class QueryError(AttemptError):
+class QueryError(_PermanentError):
     """The source refused the query."""
-
-    permanent = True
 
 
 class SchemaDriftError(AttemptError):
@@ -207,28 +207,20 @@ class SchemaDriftError(AttemptError):
         self.new_columns = tuple(new_columns)
 
 
-class ValueRefusedError(AttemptError):
-    """A value would not arrive as it was."""
-
-    permanent = True
+class ValueRefusedError(_PermanentError):
+    """A value would be changed on its way."""
 
 
-class OutsideSliceError(AttemptError):
+class OutsideSliceError(_PermanentError):
     """A row lies outside the slice."""
 
-    permanent = True
+
+class DoubledKeyError(_PermanentError):
+    """A key is twice in the slice."""
 
 
-class DoubledKeyError(AttemptError):
-    """A key stands twice in the slice."""
-
-    permanent = True
-
-
-class ShrunkSourceError(AttemptError):
+class ShrunkSourceError(_PermanentError):
     """The source holds far fewer rows than the warehouse."""
-
-    permanent = True
 
 
 class StagingError(AttemptError):
@@ -243,32 +235,24 @@ class TargetError(AttemptError):
     """The target failed."""
 
 
-class TargetRefusedError(AttemptError):
+class TargetRefusedError(_PermanentError):
     """The target refused the statement."""
 
-    permanent = True
 
-
-class CountsDifferError(AttemptError):
+class CountsDifferError(_PermanentError):
     """The staged rows are not the extracted rows."""
-
-    permanent = True
 
 
 class CommitInDoubtError(AttemptError):
     """It is not known whether the commit happened."""
 
 
-class TooFewRowsError(AttemptError):
+class TooFewRowsError(_PermanentError):
     """The report would have too few rows."""
 
-    permanent = True
 
-
-class NotReady(AttemptError):  # noqa: N818 - the word that the sessions show
+class NotReady(_PermanentError):  # noqa: N818 - as in the sessions table
     """What the report needs is not complete."""
-
-    permanent = True
 
 
 class WorkerDiedError(AttemptError):
@@ -279,34 +263,26 @@ class TimedOutError(AttemptError):
     """The attempt took longer than its timeout."""
 
 
-class QuarantinedError(AttemptError):
-    """The slice killed its worker twice and is left alone in this run."""
-
-    permanent = True
+class QuarantinedError(_PermanentError):
+    """The slice killed its worker twice and is not tried again in this run."""
 
 
-class ParkedError(AttemptError):
-    """The connection is parked: it failed too often in a row."""
-
-    permanent = True
+class ParkedError(_PermanentError):
+    """The circuit breaker of the connection is open: it failed too often in a row."""
 
 
-class InterruptedAttemptError(AttemptError):
+class InterruptedAttemptError(_PermanentError):
     """interrupted"""
 
-    permanent = True
 
-
-class InternalError(AttemptError):
+class InternalError(_PermanentError):
     """A defect in dwhctl."""
 
-    permanent = True
+
+# Reasons in a digest or a session: never raised.
 
 
-# What a digest or a session says of a command or a task: never raised.
-
-
-class RunDied(DwhctlError):  # noqa: N818 - the word that the sessions show
+class RunDied(DwhctlError):  # noqa: N818 - as in the sessions table
     """Its run died."""
 
 
@@ -327,20 +303,6 @@ class TooOld(Missed):
 
 
 def is_error(name: str | None, *classes: type[DwhctlError]) -> bool:
-    """Tell whether the class of this name is one of the classes, or of a kind of them.
-
-    Names come out of tables and from other processes: an unknown one, of another version, is none of them.
-    """
-    found = _by_name().get(name or "")
-    return found is not None and issubclass(found, classes)
-
-
-@cache
-def _by_name() -> dict[str, type[DwhctlError]]:
-    found: dict[str, type[DwhctlError]] = {}
-    waiting: list[type[DwhctlError]] = [DwhctlError]
-    while waiting:
-        kind = waiting.pop()
-        found[kind.__name__] = kind
-        waiting += kind.__subclasses__()
-    return found
+    """Return whether the class of this name is one of the classes or a subclass. A name of another version is not."""
+    found = globals().get(name or "")
+    return isinstance(found, type) and issubclass(found, classes)

@@ -1,4 +1,4 @@
-"""Files and folders that somebody else may have prepared: names from outside, reading and writing with bounds.
+"""Files and folders that another user may have prepared: names from outside, reading and writing with limits.
 
 A project's files may be symbolic links; those of the state folder may not (`follow=False`).
 """
@@ -11,21 +11,21 @@ import re
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-#: No configuration, SQL, secret or text of a lock is larger.
+#: The largest configuration, SQL, secret or text of a lock.
 MOST_BYTES = 16 * 2**20
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
-#: Neither a FIFO without a writer nor a terminal holds the program up.
+#: Neither a FIFO without a writer nor a terminal blocks the program.
 _ALWAYS = os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def is_run_id(text: str) -> bool:
-    """Tell whether dwhctl gives ids of this form to its runs: `20200713T060000-0a1b2c3d`."""
+    """Return whether this is a run id of dwhctl, such as `20200713T060000-0a1b2c3d`."""
     return _RUN_ID.fullmatch(text) is not None
 
 
@@ -38,17 +38,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
     """Open a regular file for reading. Raise OSError, whose `strerror` says why, also for every other kind of file."""
-    descriptor = _opened(path, os.O_RDONLY, follow=follow)
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return _opened(path, "rb", os.O_RDONLY, follow=follow)
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES, *, follow: bool = True) -> bytes:
@@ -75,22 +65,18 @@ def read_text(
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of the state folder, never through a symbolic link. Raise OSError."""
-    with os.fdopen(_opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+    with _opened(path, "wb", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def open_for_update(path: Path) -> BinaryIO:
     """Open a regular file of the state folder for reading and writing in place; make it. Raise OSError."""
-    descriptor = _opened(path, os.O_RDWR | os.O_CREAT)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return os.fdopen(descriptor, "r+b", buffering=0)
+    return _opened(path, "r+b", os.O_RDWR | os.O_CREAT, buffering=0)
 
 
 def append(path: Path, octets: bytes) -> int:
     """Append to a file of the state folder, and return its size. Raise OSError."""
-    with os.fdopen(_opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as file:
+    with _opened(path, "ab", os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
         file.write(octets)
         file.flush()
         return os.fstat(file.fileno()).st_size
@@ -98,19 +84,23 @@ def append(path: Path, octets: bytes) -> int:
 
 def touch(path: Path, at: int | None = None) -> None:
     """Set the time of a file of the state folder (nanoseconds since 1970, or now); make the file. Raise OSError."""
-    descriptor = _opened(path, os.O_WRONLY | os.O_CREAT)
-    try:
-        os.utime(descriptor, ns=(time.time_ns(),) * 2 if at is None else (at, at))
-    finally:
-        os.close(descriptor)
+    with _opened(path, "ab", os.O_WRONLY | os.O_CREAT) as file:
+        os.utime(file.fileno(), ns=(time.time_ns(),) * 2 if at is None else (at, at))
 
 
-def _opened(path: Path, flags: int, *, follow: bool = False) -> int:
+def _opened(path: Path, mode: str, flags: int, *, follow: bool = False, buffering: int = -1) -> BinaryIO:
+    def opener(name: str, _: int) -> int:
+        # The umask decides who else may use a new file.
+        return os.open(name, flags | _ALWAYS | (0 if follow else os.O_NOFOLLOW), 0o666)
+
     try:
-        # The umask decides who else may use a new file (dwhctl.core.files).
-        return os.open(path, flags | _ALWAYS | (0 if follow else os.O_NOFOLLOW), 0o666)
+        file = open(path, mode, buffering, opener=opener)  # noqa: SIM115 - with flags of its own
     except ValueError as error:
         raise OSError(errno.EINVAL, f"its name cannot be one: {error}", repr(str(path))) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return cast("BinaryIO", file)
 
 
 _ALONE = 0o077
@@ -122,14 +112,14 @@ _is_in_force = False
 
 
 def use_private_umask() -> None:
-    """From now on this process and all that it starts make files for their user alone, or for a group as well."""
+    """Have this process and all that it starts make files for their user only, or for a group as well."""
     global _is_in_force
     _is_in_force = True
     os.umask(_umask)
 
 
 def set_group_access(allowed: bool) -> None:
-    """Give the group of a file what its owner may, or nothing: `[project] group_access`."""
+    """Give the group of new files the rights of their owner, or none: `[project] group_access`."""
     global _umask
     _umask = _WITH_GROUP if allowed else _ALONE
     if _is_in_force:
@@ -137,14 +127,14 @@ def set_group_access(allowed: bool) -> None:
 
 
 def closed_to() -> int:
-    """Return the mode bits that no file of ours has."""
+    """Return the mode bits that no file of dwhctl has."""
     return _umask
 
 
 def tighten(path: Path) -> None:
-    """Take from an own file or folder what others may do with it. What belongs to another user stays as it is.
+    """Close an own file or folder to others. A file of another user stays as it is.
 
-    Never opens the file: to close a SQLite file drops the locks that this process holds on it.
+    Never opens the file: closing a SQLite file drops the locks that this process holds on it.
     """
     with suppress(OSError):
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -158,10 +148,10 @@ def tighten(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str, mode: int | None = None) -> None:
-    """Write a file so that a reader, or a kill, finds the old text or the new one. Raise OSError.
+    """Replace a file at once: a reader, also after a kill, finds the old text or the new one. Raise OSError.
 
-    The new text goes into a file that nobody else can have put there, and takes the old one's place: a symbolic link
-    is replaced, not followed. Without a `mode` the umask decides.
+    The new text goes into a new file, which replaces the old one: a symbolic link is replaced, not followed. Without
+    a `mode` the umask decides.
     """
     import tempfile
 
@@ -182,11 +172,13 @@ def write_whole(path: Path, text: str, mode: int | None = None) -> None:
 
 
 def owner_of(path: Path) -> str:
-    """Say who owns what cannot be used, or the nearest folder above it that can be seen, with its mode."""
-    for each in (path, *path.parents):
+    """Describe owner and mode of a path, or of the nearest folder above it that can be seen."""
+    for candidate in (path, *path.parents):
         with suppress(OSError, ValueError):
-            found = each.stat()
-            return f"{each} belongs to {user_name(found.st_uid)} (mode {stat.S_IMODE(found.st_mode):04o})"
+            found = candidate.stat()
+            return (
+                f"{candidate} belongs to {user_name(found.st_uid)} (mode {stat.S_IMODE(found.st_mode):04o})"
+            )
     return f"nothing of {path} can be seen"
 
 
@@ -201,7 +193,7 @@ def user_name(uid: int) -> str:
 
 
 def denied(path: Path) -> str:
-    """Say who owns what this process may not use, who this process is, and what to do."""
+    """Return the message for a path that this process may not use: its owner, this user, and what to do."""
     return (
         f"{owner_of(path)}, and this is {user_name(os.geteuid())}: run dwhctl as the user who owns the project's state,"
         " or share it between users of one group: [project] group_access = true (dwhctl docs security)"

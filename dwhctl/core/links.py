@@ -21,7 +21,7 @@ class Links:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._closed: list[socket.socket] = []
-        self._cut = False
+        self._is_over = False
 
     def add(self, link: socket.socket) -> socket.socket:
         """Take a socket that was just connected. Raise TimeoutError when the exchange was given up before.
@@ -29,7 +29,7 @@ class Links:
         Return the copy by which it is known.
         """
         with self._lock:
-            if self._cut:
+            if self._is_over:
                 link.close()
                 raise TimeoutError
             # A copy: TLS takes the socket away from its object.
@@ -53,7 +53,7 @@ class Links:
     def cut(self) -> None:
         """End every connection: what reads or writes on one fails at once. Idempotent."""
         with self._lock:
-            self._cut = True
+            self._is_over = True
             for link in self._sockets:
                 with suppress(OSError):
                     link.shutdown(socket.SHUT_RDWR)
@@ -71,68 +71,61 @@ class Links:
 
 
 class AnswerTooLongError(OSError):
-    """The server's answer is longer than any that makes sense."""
+    """The server's answer is longer than any valid one."""
 
 
 _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 
 
 def cause_of(error: BaseException) -> str:
-    """The root of the failure, as `connection refused`; nothing of any library's own message but reasons of TLS."""
+    """Return the root of a failure, as `connection refused`, without the text of any library but TLS's reasons."""
     chain = list(_chain(error))
-    for each in chain:
-        if isinstance(each, ssl.SSLCertVerificationError):
-            return f"the server's certificate is not trusted: {each.verify_message}"
-    for each in chain:
-        if isinstance(each, socket.gaierror):
+
+    def first(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in chain if isinstance(cause, kinds)), None)
+
+    # The most telling cause wins, wherever in the chain it is.
+    known = first(ssl.SSLCertVerificationError) or first(socket.gaierror, ssl.SSLError)
+    match known or first(AnswerTooLongError):
+        case ssl.SSLCertVerificationError(verify_message=message):
+            return f"the server's certificate is not trusted: {message}"
+        case ssl.SSLError(reason=reason):
+            return f"TLS failed: {reason or 'the server does not speak it'}"
+        case socket.gaierror():
             return "the name cannot be resolved"
-        if isinstance(each, ssl.SSLError):
-            return f"TLS failed: {each.reason or 'the server does not speak it'}"
-    if any(isinstance(each, AnswerTooLongError) for each in chain):
-        return "the answer has no end"
-    for each in chain:
-        refusal = _TUNNEL.search(str(each))
-        if refusal:
-            return f"the proxy refuses the way ({refusal[1]})"
-    for each in chain:
-        if isinstance(each, TimeoutError) or "timed out" in str(each):
-            return "no answer in time"
-    for each in chain:
-        if isinstance(each, OSError) and each.errno is not None:
-            return os.strerror(each.errno).lower()
-    return (
-        "the connection broke"
-        if isinstance(error, OSError)
-        else f"a defect in dwhctl: {type(error).__name__}"
-    )
+        case AnswerTooLongError():
+            return "the answer is too long"
+    if refusal := next(filter(None, (_TUNNEL.search(str(cause)) for cause in chain)), None):
+        return f"the proxy refuses the connection ({refusal[1]})"
+    if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in chain):
+        return "no answer in time"
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return os.strerror(cause.errno).lower()
+    if isinstance(error, OSError):
+        return "the connection broke"
+    return f"a defect in dwhctl: {type(error).__name__}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it wraps in its arguments, and what it came from: each once."""
+    """Yield the error, what it wraps in its arguments, and its causes, each once."""
     seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        each = waiting.pop(0)
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        inner = (*each.args, getattr(each, "reason", None), each.__cause__, each.__context__)
-        waiting += [other for other in inner if isinstance(other, BaseException)]
+    left = [error]
+    while left:
+        cause = left.pop(0)
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            inner = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
+            left += [other for other in inner if isinstance(other, BaseException)]
 
 
-class _Masked(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = mask(record.getMessage()), None
-        if record.exc_info:
-            record.exc_info = None
-        return True
-
-
-_masked = _Masked()
+def _masked(record: logging.LogRecord) -> bool:
+    record.msg, record.args, record.exc_info = mask(record.getMessage()), None, None
+    return True
 
 
 def mask_logs() -> None:
-    """Hide secrets in urllib3's log: who turns it on, or any root logger, would read the URL there."""
+    """Hide secrets in urllib3's log, where the URL is."""
     for name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
         logging.getLogger(name).addFilter(_masked)

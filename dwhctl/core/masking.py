@@ -1,4 +1,4 @@
-"""How a secret can be written in a text, as patterns that `mask` looks for.
+"""`mask` hides every secret that this process has read, in all text that leaves the process.
 
 Programs quote what they complain about, each in its own way: percent-encoding, JSON, HTML, SQL, Python, a shell,
 base64. One pattern per secret covers them all, mixtures included, character by character.
@@ -11,7 +11,7 @@ import sys
 import threading
 import warnings
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 MASKED = "********"
-#: A shorter secret may be any word: it is masked only where a text says that a secret follows.
+#: A shorter secret may be any word: it is masked only after the name of a secret, such as `password=`.
 SHORTEST = 6
-# So short a piece of base64 may be any word.
+# A shorter piece of base64 may be any word.
 _SHORT_BASE64 = 7
-# So long a line of a secret with several is masked on its own: messages and logs cut texts into lines.
+# A line of a secret with several is masked on its own from this length: messages and logs cut texts into lines.
 _LONG_LINE = 16
 _RUN = re.compile(r"[a-z0-9]+")
 _NEW_LINES = re.compile(r"[\r\n]+")
@@ -49,7 +49,7 @@ class Mask:
         self._base64 = _in_base64(secret)
 
     def apply(self, text: str, lowered: str) -> str:
-        """The text with the secret replaced by asterisks; `lowered` is the text in lower case."""
+        """Replace the secret by asterisks; `lowered` is the text in lower case."""
         if self._part in lowered:
             text = self._pattern.sub(_replace, text)
         for form in self._base64:
@@ -65,10 +65,38 @@ class Mask:
         return re.compile(body, re.IGNORECASE)
 
 
-def masks(secrets: Iterable[str]) -> tuple[Mask, ...]:
-    """A mask for each secret and each long line of one, the longest first: one secret may hold another."""
-    texts = {each for secret in secrets for each in (secret, *_lines(secret))}
-    return tuple(map(Mask, sorted(texts, key=lambda text: (-len(text), text))))
+_secrets: set[str] = set()
+_lock = threading.Lock()
+_masks: tuple[Mask, ...] | None = None
+
+
+def remember(secret: str) -> None:
+    """Have `mask` hide this text from now on."""
+    global _masks
+    if not secret or secret in _secrets:
+        return
+    if not _secrets:
+        _mask_logging()
+    with _lock:
+        _secrets.add(secret)
+        _masks = None
+
+
+def mask(text: str) -> str:
+    """Replace every secret that this process has read by asterisks, in whatever way it is written."""
+    global _masks
+    if not _secrets:
+        return text
+    with _lock:
+        if _masks is None:
+            # The longest first: one secret may hold another.
+            texts = {text for secret in _secrets for text in (secret, *_lines(secret))}
+            _masks = tuple(map(Mask, sorted(texts, key=lambda text: (-len(text), text))))
+        masks = _masks
+    lowered = text.lower()
+    for secret in masks:
+        text = secret.apply(text, lowered)
+    return text
 
 
 def _lines(secret: str) -> Iterator[str]:
@@ -83,7 +111,7 @@ def _replace(match: re.Match[str]) -> str:
 
 
 def _run(character: str, times: int) -> str:
-    """The pattern of a character that stands so many times in a row."""
+    """Return the pattern of a character that is repeated so many times."""
     if character == "\n":
         return _NEW_LINE
     if character.isascii() and character.isalnum():
@@ -94,18 +122,18 @@ def _run(character: str, times: int) -> str:
 
 
 def _forms(character: str) -> Iterator[str]:
-    """Every way to write a character that is no letter or digit of ASCII, the longest first."""
+    """Yield every way to write a character that is not a letter or digit of ASCII, the longest first."""
     # The pattern ignores case, but not in the escapes of letters beyond ASCII.
-    for each in "".join({character, character.lower(), character.upper()}):
-        octets = each.encode("utf-8", "surrogatepass")
-        units = each.encode("utf-16-be", "surrogatepass").hex()
+    for variant in "".join({character, character.lower(), character.upper()}):
+        octets = variant.encode("utf-8", "surrogatepass")
+        units = variant.encode("utf-16-be", "surrogatepass").hex()
         yield "".join(f"%(?:25)*{octet:02x}" for octet in octets)
         yield "".join(rf"\\+x{octet:02x}" for octet in octets)
         yield "".join(rf"\\+u{units[start : start + 4]}" for start in range(0, len(units), 4))
-        yield rf"\\+(?:x{ord(each):02x}|u{ord(each):08x})"
-        yield rf"&(?:amp;)*\#0*(?:{ord(each)}|x0*{ord(each):x});"
-        if each in _HTML:
-            yield rf"&(?:amp;)*{_HTML[each]};"
+        yield rf"\\+(?:x{ord(variant):02x}|u{ord(variant):08x})"
+        yield rf"&(?:amp;)*\#0*(?:{ord(variant)}|x0*{ord(variant):x});"
+        if variant in _HTML:
+            yield rf"&(?:amp;)*{_HTML[variant]};"
     if character == "'":
         yield r"""'(?:"'"|\\+')'"""
     if character == " ":
@@ -116,9 +144,9 @@ def _forms(character: str) -> Iterator[str]:
 
 
 def _in_base64(secret: str) -> frozenset[str]:
-    """What stands for the secret in a base64 text, wherever in that text it begins: headers of HTTP and SMTP hold such.
+    """Return the forms of the secret within a base64 text, as in headers of HTTP and SMTP, wherever it begins there.
 
-    The characters at its edges also hold bits of what stands beside it, and are left out.
+    The characters at its edges also hold bits of the neighbouring text, and are left out.
     """
     octets = secret.encode("utf-8", "surrogatepass")
     forms = set()
@@ -140,28 +168,22 @@ def mask_python() -> None:
     sys.excepthook = _write_error
 
 
-def mask_logging() -> None:
-    """Mask the log records that no handler takes: Python writes them to stderr. Idempotent."""
-    import logging
+def _mask_logging() -> None:
+    """Mask the log records that no handler takes: Python writes them to stderr."""
+    import logging  # not at start-up
 
     class Masked(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
-            return _masked(super().format(record))
+            return mask(super().format(record))
 
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(Masked())
 
 
-def _masked(text: str) -> str:
-    from dwhctl.core.secrets import mask  # not at start-up: most commands need it later or never
-
-    return mask(text)
-
-
 def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return _masked(_plain_warning(message, category, filename, lineno, line))
+    return mask(_plain_warning(message, category, filename, lineno, line))
 
 
 def _of_thread(args: threading.ExceptHookArgs) -> None:
@@ -181,4 +203,4 @@ def _write_error(
     import traceback
 
     if sys.stderr is not None:
-        sys.stderr.write(_masked(heading + "".join(traceback.format_exception(kind, error, trace))))
+        sys.stderr.write(mask(heading + "".join(traceback.format_exception(kind, error, trace))))

@@ -1,20 +1,18 @@
-"""Secrets: referred to in the configuration, revealed where a driver needs them, never shown.
-
-`mask` is the last fence before text leaves the process: it knows every secret that this process has seen.
-"""
+"""Secrets: referred to in the configuration, revealed where a driver needs them, never shown."""
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.files import read_bytes
 from dwhctl.core.masking import MASKED as MASKED
-from dwhctl.core.masking import Mask, masks
+from dwhctl.core.masking import mask as mask
+from dwhctl.core.masking import remember as remember
+from dwhctl.core.words import may_show
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -29,63 +27,14 @@ _SENSITIVE = (
     "dsn", "passphrase", "passwd", "password", "private_key", "proxy", "proxies", "secret", "service_account",
     "service_key", "token", "keyfile_dict", "webhook_url", "pwd", "credential", "api_hash",
 )  # fmt: skip
-_SHAPES = re.compile(
-    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
-    r"|\b(?:gh[a-z]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,})"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{30,}|\bsk-[\w-]{20,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\."  # a JSON Web Token
-    r"|\b\d{6,}:[\w-]{30,}"  # a Telegram bot's token
-    r"|://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
-    r"|(?:^|[;\s])(?:pwd|password)=[^\s;]"  # a connection string
-    , re.IGNORECASE,
-)  # fmt: skip
-
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z_][a-z0-9_]*")
 _PATH = re.compile(r".*/.*")
 
-_seen: set[str] = set()
-_lock = threading.Lock()
-_pattern: tuple[Mask, ...] | None = None
-
-
-def remember(secret: str) -> None:
-    """From now on `mask` hides this text."""
-    global _pattern
-    if not secret or secret in _seen:
-        return
-    if not _seen:
-        from dwhctl.core.masking import mask_logging
-
-        mask_logging()
-    with _lock:
-        _seen.add(secret)
-        _pattern = None
-
-
-def mask(text: str) -> str:
-    """The text with every secret that this process has seen replaced by asterisks, in whatever way it is written."""
-    global _pattern
-    if not _seen:
-        return text
-    with _lock:
-        if _pattern is None:
-            _pattern = masks(_seen)
-        every = _pattern
-    lowered = text.lower()
-    for each in every:
-        text = each.apply(text, lowered)
-    return text
-
 
 def is_sensitive(name: str) -> bool:
-    """Whether this is what people call a secret."""
+    """Return whether people give this name to secrets."""
     normal = re.sub(r"\W+", "_", name.strip().lower())
     return any(word in normal for word in _SENSITIVE)
-
-
-def looks_secret(text: str) -> bool:
-    """Whether a text has the form of a secret: a private key, a known kind of token, a URL with a password."""
-    return _SHAPES.search(text) is not None
 
 
 class Secret:
@@ -98,38 +47,38 @@ class Secret:
             raise ValueError(f"no such kind of secret: {kind}")
         self._kind = kind
         self._text = text
-        self.place = "secret"  # which key it stands at; the reader of the project knows
+        self.place = "secret"  # its key in the configuration, set by the reader of the project
         self.root: Path | None = None  # what a relative path is relative to
         if self.holds_text:
             remember(text)
 
     @property
     def is_literal(self) -> bool:
-        """Whether the secret itself stands in a configuration file."""
+        """Return whether a configuration file holds the secret itself."""
         return self._kind == "literal"
 
     @property
     def is_given(self) -> bool:
-        """Whether a variable of dwhctl's own in the environment holds the secret itself."""
+        """Return whether one of dwhctl's own environment variables holds the secret itself."""
         return self._kind == "environment"
 
     @property
     def variable(self) -> str | None:
-        """The environment variable that it is read from, if it is."""
+        """Return the environment variable that it is read from, if any."""
         return self._text if self._kind == "env" else None
 
     @property
     def path(self) -> Path | None:
-        """The file that it is read from, if it is."""
+        """Return the file that it is read from, if any."""
         return (self.root or Path()) / Path(self._text).expanduser() if self._kind == "file" else None
 
     @property
     def holds_text(self) -> bool:
-        """Whether the secret needs nothing but itself to be revealed."""
+        """Return whether the secret is here, not only a reference to it."""
         return self._kind in {"literal", "environment"}
 
     def reveal(self) -> str:
-        """The secret itself; ConfigError names the key and the remedy when it cannot be had."""
+        """Return the secret itself. Raise ConfigError, with the key and the remedy, when it cannot be read."""
         if self.holds_text:
             return self._text
         secret = self._from_environment() if self._kind == "env" else self._from_file()
@@ -164,9 +113,7 @@ class Secret:
         return value
 
     def _reads_as_reference(self) -> bool:
-        """Whether the reference can be shown: a secret written in its place is neither a variable's name nor a path."""
-        from dwhctl.core.words import may_show
-
+        """Return whether the reference may be shown: a secret in its place is neither a variable's name nor a path."""
         form = _VARIABLE if self._kind == "env" else _PATH
         return form.fullmatch(self._text) is not None and may_show(self._text)
 
@@ -187,12 +134,12 @@ class Secret:
 
     def __setstate__(self, state: tuple[str, str, str, Path | None]) -> None:
         self._kind, self._text, self.place, self.root = state
-        if self.holds_text:  # a worker masks what it was sent
+        if self.holds_text:  # unpickled in a worker, which masks it too
             remember(self._text)
 
     @classmethod
     def of(cls, value: object) -> Secret:
-        """The secret that a value in a configuration file stands for; ValueError when it stands for none."""
+        """Return the secret that a value of a configuration file means. Raise ValueError for any other value."""
         if isinstance(value, Secret):
             return value
         if isinstance(value, str):
@@ -215,7 +162,7 @@ class Secret:
 
 
 def is_reference(value: object) -> TypeGuard[dict[str, str]]:
-    """Whether this is `{ env = "NAME" }` or `{ file = "PATH" }`."""
+    """Return whether this is `{ env = "NAME" }` or `{ file = "PATH" }`."""
     if not isinstance(value, dict) or len(value) != 1:
         return False
     ((kind, text),) = value.items()

@@ -1,7 +1,7 @@
-"""What dwhctl has to see in SQL text: bind parameters and the ends of statements.
+"""SQL text: its bind parameters and the ends of its statements; and the named blocks of dwhctl's own SQL files.
 
-The scanner knows what the SQL of the systems around has in common: strings, quoted names, comments and
-dollar quotes. Inside those nothing is a parameter and nothing ends a statement.
+The scanner knows what all systems have in common: strings, quoted names, comments and dollar quotes. In them
+nothing is a parameter and nothing ends a statement.
 
 `[` is a quoted name in T-SQL and a list or a subscript elsewhere. It is a subscript directly after a word or
 a closing bracket or quote (`a[:end]`), a list when a string, a parameter or another `[` comes first in it,
@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+_BLOCK = re.compile(r"^-- name: (.+)$", re.MULTILINE)
+_COMMENT_LINE = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 _PLAIN = re.compile(r"[^;:'\"\[\]$/-]+")
 _BIND = re.compile(r":([A-Za-z_]\w*)")
 _DOLLAR = re.compile(r"\$(?:[A-Za-z_]\w*)?\$")
@@ -46,6 +48,27 @@ class _Token:
     kind: str  # text | comment | quoted | bind | end
     start: int
     end: int
+
+
+def named_sql(package: str, dialect: str) -> dict[str, str]:
+    """Return the blocks of a package's SQL files by name: of `x.sql`, and of `x.<dialect>.sql`."""
+    from importlib import resources  # not at start-up
+
+    found: dict[str, str] = {}
+    for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
+        _, *kind = file.name.split(".")
+        if kind in (["sql"], [dialect, "sql"]):
+            found |= named_blocks(file.read_text("utf-8"))
+    return found
+
+
+def named_blocks(text: str) -> dict[str, str]:
+    """Return the blocks of a SQL text by name, without comments. Each begins with a line `-- name: ...`."""
+    _, *parts = _BLOCK.split(text)
+    return {
+        name.strip(): _COMMENT_LINE.sub("", body).strip()
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
 
 
 def find_binds(sql: str) -> list[BindPosition]:

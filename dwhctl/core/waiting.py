@@ -1,4 +1,4 @@
-"""Work that may hang, with an end; and what the process waits for, said to whoever shows it."""
+"""Waits: work with a time limit, loops that poll, their announcement to the user, and signals."""
 
 from __future__ import annotations
 
@@ -10,76 +10,67 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dwhctl.core.errors import ExitCode, Interrupted
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from tenacity import RetryCallState
+
 
 Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class _Outcome(Generic[Result]):
-    result: Result | None = None
-    error: Exception | None = None
-    done: bool = False
 
 
 def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], None] | None = None) -> Result:
     """Do the work; raise TimeoutError when it takes longer. Call `give_up` then, which should make the work end.
 
-    It runs in a thread of its own: name resolution has no timeout and hears no signal, and an answer of single bytes
-    keeps every timeout of a single read. A signal that raises in the caller ends the wait as well.
+    It runs in a thread of its own: name resolution has no timeout and ignores signals, and an answer that comes byte by
+    byte exceeds no timeout of a single read. A signal that raises in the caller ends the wait as well.
     """
-    outcome: _Outcome[Result] = _Outcome()
+    from concurrent import futures  # not at start-up
+
+    future: futures.Future[Result] = futures.Future()
 
     def run() -> None:
         try:
-            outcome.result = work()
+            future.set_result(work())
         except Exception as error:
-            outcome.error = error
-        outcome.done = True
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="bounded", daemon=True)
-    thread.start()
-    in_time = False
+    threading.Thread(target=run, name="bounded", daemon=True).start()
     try:
-        thread.join(seconds)
-        in_time = outcome.done
+        futures.wait([future], seconds)
     finally:
-        if not in_time and give_up is not None:
+        if not future.done() and give_up is not None:
             give_up()
-    if not in_time:
+    if not future.done():
         raise TimeoutError
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.result  # type: ignore[return-value]
+    return future.result()
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The process waits: `text` says for what. An empty text says that this wait is over."""
+    """The process waits for what `text` says; an empty text: this wait is over."""
 
     key: int
     text: str = ""
 
 
 _Announce = Callable[[Waiting], None]
-#: The first wait shorter than this is not worth a line; the next lines come ever more rarely.
+#: When the first line of a wait comes; the next ones come ever more rarely.
 _FIRST_SECONDS = 1.0
 _NEXT_SECONDS = 30.0
 _RAREST_SECONDS = 600.0
 _keys = count(1)
-#: Waits happen deep inside of engines and databases, in every thread: who shows them is known to the process.
+#: Waits happen deep inside engines and databases, in every thread: their listeners are global.
 _listeners: list[_Announce] = []
 
 
 @contextmanager
 def announced(listen: _Announce) -> Iterator[None]:
-    """Hand every wait that begins, goes on or ends in the block to `listen`, in the thread that waits."""
+    """Pass every wait that begins, goes on or ends in the block to `listen`, in the thread that waits."""
     _listeners.append(listen)
     try:
         yield
@@ -88,7 +79,7 @@ def announced(listen: _Announce) -> Iterator[None]:
 
 
 class Wait:
-    """One wait in a loop that polls: announced after `first` seconds, then rarely. `most` is how long it may take."""
+    """One wait in a loop that polls: announced after `first` seconds, then rarely. `most` is its time limit."""
 
     def __init__(self, most: float | None = None, first: float = _FIRST_SECONDS) -> None:
         self._most = most if most is not None and math.isfinite(most) else None
@@ -98,7 +89,7 @@ class Wait:
         self._is_announced = False
 
     def note(self, what: Callable[[], str]) -> None:
-        """Say that the wait goes on. `what` says for what, and is only called when a line is due."""
+        """Announce that the wait goes on, for what `what` returns; it is called only when a line is due."""
         now = time.monotonic()
         self._began = self._began if self._began is not None else now
         passed = now - self._began
@@ -111,7 +102,7 @@ class Wait:
         _listeners[-1](Waiting(self._key, f"waiting for {what()}{up_to}{so_far}"))
 
     def end(self) -> None:
-        """Say that the wait is over. Idempotent; the next `note` begins a new one."""
+        """Announce that the wait is over. Idempotent; the next `note` begins a new one."""
         if self._is_announced and _listeners:
             _listeners[-1](Waiting(self._key))
         self._began, self._next, self._is_announced = None, self._first, False
@@ -119,12 +110,35 @@ class Wait:
 
 @contextmanager
 def waited(most: float | None = None) -> Iterator[Wait]:
-    """Give a wait that ends with the block."""
+    """Yield a wait that ends with the block."""
     wait = Wait(most)
     try:
         yield wait
     finally:
         wait.end()
+
+
+def poll(
+    attempt: Callable[[], Result], seconds: float, pause: float | Callable[[], float], what: Callable[[], str]
+) -> Result:
+    """Call `attempt` until it returns something true, for at most so many seconds; return its last result.
+
+    The wait is announced: `what` says for what.
+    """
+    from tenacity import Retrying, retry_if_not_result, stop_after_delay, stop_never
+
+    def seconds_to_sleep(state: RetryCallState) -> float:
+        left = seconds - (state.seconds_since_start or 0.0)
+        return max(0.0, min(pause() if callable(pause) else pause, left))
+
+    with waited(seconds) as wait:
+        return Retrying(
+            retry=retry_if_not_result(bool),
+            stop=stop_after_delay(seconds) if math.isfinite(seconds) else stop_never,
+            wait=seconds_to_sleep,
+            before_sleep=lambda _: wait.note(what),
+            retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
+        )(attempt)
 
 
 def _rounded(seconds: float) -> str:
@@ -143,7 +157,7 @@ _EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TER
 
 
 class Signals:
-    """What a signal does now: call `listener` when there is one, else raise Interrupted in the main thread.
+    """A signal calls `listener` when there is one, else it raises Interrupted in the main thread.
 
     `received` is the exit code of the last signal.
     """
@@ -153,7 +167,7 @@ class Signals:
         self.received: ExitCode | None = None
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Take a signal."""
+        """Handle a signal."""
         code = _EXIT_CODES[signal.Signals(number)]
         self.received = code
         if self.listener is None:

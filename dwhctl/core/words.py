@@ -1,4 +1,4 @@
-"""Words that every message about the configuration is made of, and which of its values a message may show."""
+"""Parts of messages, and which values of the configuration a message may show."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
-from dwhctl.core.secrets import looks_secret
-
 _SHOWN = 12
-# How much of two names is equal (difflib's ratio) where one may be meant by the other, and where it probably is.
+# difflib's ratio of two names from which one may be, or probably is, a misspelling of the other.
 _SIMILAR, _CLOSE = 0.6, 0.75
 _SHORTEST_START = 4
-# What looks like a slip and is the name of something else.
+# What looks like a misspelling and is another name.
 _FALSE_FRIENDS = {("mysql", "mssql")}
 _LONGEST_TEXT = 60
 # A path drops one of the slashes of `postgres://`.
@@ -25,16 +23,26 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|://|@")
 _RANDOM = re.compile(
     r"(?=[A-Za-z0-9+=]*[a-z])(?=[A-Za-z0-9+=]*[A-Z])(?=[A-Za-z0-9+=]*\d)[A-Za-z0-9+=]{20,}|[0-9A-Fa-f]{32,}"
 )
+_SHAPES = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
+    r"|\b(?:gh[a-z]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,})"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\bAIza[\w-]{30,}|\bsk-[\w-]{20,}"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\."  # a JSON Web Token
+    r"|\b\d{6,}:[\w-]{30,}"  # a Telegram bot's token
+    r"|://[^/\s:@]*:[^/\s@]+@"  # a URL with a password
+    r"|(?:^|[;\s])(?:pwd|password)=[^\s;]"  # a connection string
+    , re.IGNORECASE,
+)  # fmt: skip
 _KEY = re.compile(r"[\w-]{1,63}")
 _KEY_OF_OURS = re.compile(r"[a-z0-9_]{1,63}")
-#: The option of the lines of `crontab install`: no person reads what the command prints.
+#: The option in the lines of `crontab install`: no person reads what the command prints.
 SCHEDULED = "--scheduled"
 _nothing_shown: ContextVar[bool] = ContextVar("nothing_shown", default=False)
 
 
 @contextmanager
 def nothing_shown() -> Iterator[None]:
-    """Show no value in the messages of this block: it reads tables in which passwords and tokens stand."""
+    """Show no value in the messages of this block: it reads tables of passwords and tokens."""
     before = _nothing_shown.set(True)
     try:
         yield
@@ -43,12 +51,17 @@ def nothing_shown() -> Iterator[None]:
 
 
 def may_show(text: str) -> bool:
-    """Whether a message may hold this text of the configuration or the command line.
+    """Return whether a message may hold this text of the configuration or the command line.
 
-    A mistyped secret stands where another value belongs, so no text is shown in a block of `nothing_shown`, nor
-    anywhere one that is an address or has the form of a secret.
+    A secret may be typed in the place of another value. So no text is shown in a block of `nothing_shown`, and nowhere
+    one that is an address or has the form of a secret.
     """
     return not (_nothing_shown.get() or _may_be_secret(text))
+
+
+def looks_secret(text: str) -> bool:
+    """Return whether a text has the form of a secret: a private key, a known token, a URL with a password."""
+    return _SHAPES.search(text) is not None
 
 
 def _may_be_secret(text: str) -> bool:
@@ -56,33 +69,33 @@ def _may_be_secret(text: str) -> bool:
 
 
 def shown_text(text: str) -> str:
-    """The text, or its length where it must not be shown."""
+    """Return the text, or its length where it must not be shown."""
     return text if may_show(text) else _not_shown(text)
 
 
 def quoted(text: str) -> str:
-    """The text in quotes, or its length where it must not be shown."""
+    """Return the text in quotes, or its length where it must not be shown."""
     return f"'{text}'" if may_show(text) else _not_shown(text)
 
 
 def quoted_name(name: str) -> str:
-    """The name in quotes, as `quoted`; a valid name is shown everywhere."""
+    """Return the name in quotes, as `quoted` does; a valid name is shown everywhere."""
     return f"'{name}'" if is_shown(name) else quoted(name)
 
 
 def shown_key(key: str) -> str:
-    """A key or a table's name as part of a place, or its length where it may be a secret in the wrong place."""
+    """Return a key or a table's name as part of a place, or its length where it may be a misplaced secret."""
     return key if is_shown(key) else _not_shown(key)
 
 
 def is_shown(name: str) -> bool:
-    """Whether a key or name may be shown: where no text is, only one that is a valid name."""
+    """Return whether a key or name may be shown: in a block of `nothing_shown` only a valid name."""
     form = _KEY_OF_OURS if _nothing_shown.get() else _KEY
     return form.fullmatch(name) is not None and not _may_be_secret(name)
 
 
 def shown_value(value: object) -> str:
-    """A wrong value in TOML's words; what it is rather than what it holds where it must not be shown."""
+    """Return a wrong value as TOML calls it; only its kind where it must not be shown."""
     if isinstance(value, str):
         short = len(value) <= _LONGEST_TEXT
         return f'the text "{value}"' if short and may_show(value) else f"a text of {_length(value)}"
@@ -98,7 +111,7 @@ def shown_value(value: object) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What was probably meant: `did you mean 'x'?`, or the names there are. The name itself is not in it."""
+    """Return `did you mean 'x'?`, or the known names. The name itself is not in it."""
     names = sorted(set(known))
     if hint := did_you_mean(name, names):
         return hint
@@ -109,13 +122,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or nothing where no name is so close that it was probably meant."""
-    by_lower = {each.lower(): each for each in known}
+    """Return `did you mean 'x'?`, or nothing where no name is close enough."""
+    by_lower = {other.lower(): other for other in known}
     wanted = name.lower()
     close = [
-        each
-        for each in difflib.get_close_matches(wanted, list(by_lower), n=3, cutoff=_SIMILAR)
-        if _is_close(wanted, each) and (wanted, each) not in _FALSE_FRIENDS
+        other
+        for other in difflib.get_close_matches(wanted, list(by_lower), n=3, cutoff=_SIMILAR)
+        if _is_close(wanted, other) and (wanted, other) not in _FALSE_FRIENDS
     ]
     return f"did you mean '{by_lower[close[0]]}'?" if close else ""
 
@@ -128,7 +141,7 @@ def _is_close(name: str, other: str) -> bool:
 
 
 def _is_one_slip(name: str, other: str) -> bool:
-    """Tell whether a letter was left out, added or mistaken for another, or two neighbours were swapped."""
+    """Return whether a letter was left out, added or replaced, or two neighbours were swapped."""
     shorter, longer = sorted((name, other), key=len)
     if len(shorter) < len(longer):
         return any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
@@ -138,7 +151,7 @@ def _is_one_slip(name: str, other: str) -> bool:
 
 
 def shown_path(path: Path, root: Path) -> str:
-    """The path as a user of the project writes it: relative to the project where it stands inside."""
+    """Return the path as a user of the project writes it: relative to the project if it is inside."""
     try:
         return path.relative_to(root).as_posix()
     except ValueError:
@@ -148,20 +161,19 @@ def shown_path(path: Path, root: Path) -> str:
 def shown_command(arguments: Sequence[str]) -> str:
     """Return the command line as it may be stored and sent: what may be a secret is replaced by its length.
 
-    `--scheduled` is left out: a person who copies the command watches it.
+    `--scheduled` is left out: the command is for a person.
     """
-    words = (each for each in arguments if each != SCHEDULED)
-    return shlex.join(["dwhctl", *(_not_shown(each) if _may_be_secret(each) else each for each in words)])
+    words = (word for word in arguments if word != SCHEDULED)
+    return shlex.join(["dwhctl", *(_not_shown(word) if _may_be_secret(word) else word for word in words)])
 
 
 def without_arguments(text: str, arguments: Sequence[str]) -> str:
-    """A text of another program about the command line, without the arguments that may be secrets."""
-    for each in sorted(
-        {part for one in arguments for part in (one, one.partition("=")[2])}, key=len, reverse=True
-    ):
-        if each and _may_be_secret(each):
-            for form in (each, repr(each)[1:-1]):
-                text = text.replace(form, _not_shown(each))
+    """Return another program's text about the command line without the arguments that may be secrets."""
+    parts = {part for argument in arguments for part in (argument, argument.partition("=")[2]) if part}
+    for part in sorted(parts, key=len, reverse=True):
+        if _may_be_secret(part):
+            for form in (part, repr(part)[1:-1]):
+                text = text.replace(form, _not_shown(part))
     return text
 
 
@@ -182,7 +194,7 @@ _ESCAPED_IN_JSON = {code: f"\\u{code:04x}" for code in ACTING if chr(code) not i
 
 
 def printable(text: str) -> str:
-    """Return the text with nothing in it that acts on a terminal but ends of lines and tabs."""
+    """Return the text without characters that act on a terminal, except ends of lines and tabs."""
     return text.translate(_ESCAPED_IN_LINES)
 
 

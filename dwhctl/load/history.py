@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import SchemaDriftError, UsageError
@@ -72,13 +71,7 @@ class DeliveredColumns:
         ]
         if not new:
             return
-        now = datetime.now(UTC)
-        with self._store.transaction(
-            f"remembering the columns of {load.name}", "remember_columns"
-        ) as execute:
-            for shard, name, declared in new:
-                values = {"load": load.name, "shard": shard, "name": name, "declared": declared}
-                execute("remember_column", {**values, "first_seen": now})
+        self._store.remember_columns(load.name, new)
         for shard, name, declared in new:
             known.setdefault(shard, {})[name] = declared
 
@@ -89,11 +82,7 @@ class DeliveredColumns:
 
     def _of_name(self, load: str) -> dict[str, dict[str, str]]:
         if load not in self._known:
-            found: dict[str, dict[str, str]] = {}
-            doing = f"reading the delivered columns of {load}"
-            for shard, name, declared in self._store.read(doing, "delivered_columns", {"load": load}):
-                found.setdefault(shard, {})[name] = declared
-            self._known[load] = found
+            self._known[load] = self._store.delivered_columns(load)
         return self._known[load]
 
 
@@ -165,10 +154,7 @@ class Forecast:
 
 def past_of(store: SessionStore, plan: Plan) -> Past:
     """Read what the plan's loads took lately."""
-    runs = store.read("reading how long runs took", "runs_lately", {"newest": _OF_ALL})
-    return Past(
-        seconds_of(store, plan), open_at_once((float(sum_ or 0), float(clock or 0)) for sum_, clock in runs)
-    )
+    return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
 
 
 def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:
@@ -217,7 +203,7 @@ def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> 
         for other in project.loads.values():
             if other.target != shadow.target or other.name in (shadow.name, shadow.shadow_of):
                 continue
-            if _has_sessions(store, shadow_name(other.name, shadow.table)):
+            if store.has_sessions(shadow_name(other.name, shadow.table)):
                 raise UsageError(
                     f"--table {shadow.table}: shadow runs of the load '{other.name}' went into it;"
                     f" give '{shadow.shadow_of}' a table of its own"
@@ -226,13 +212,9 @@ def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> 
 
 def first_shadows(store: SessionStore, plan: Plan) -> list[Load]:
     """Give the shadows of the plan that have no session yet: their tables may be older than the sessions table."""
-    return [shadow for shadow in _shadows(plan) if not _has_sessions(store, shadow.name)]
+    return [shadow for shadow in _shadows(plan) if not store.has_sessions(shadow.name)]
 
 
 def _shadows(plan: Plan) -> list[Load]:
     loads = {one.load.name: one.load for one in plan.slices}
     return [load for load in loads.values() if load.shadow_of is not None]
-
-
-def _has_sessions(store: SessionStore, load: str) -> bool:
-    return bool(store.read("looking for shadow runs", "any_of_load", {"load": load}))

@@ -19,7 +19,9 @@ from dwhctl.core.errors import UsageError
 from dwhctl.project.days import make_slice
 from dwhctl.runtime.plan import chosen_tasks
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
-from dwhctl.sessions.values import State, as_time, completes, is_good
+from dwhctl.sessions.history import Latest, latest_of_slices
+from dwhctl.sessions.history import first_day as first_day_of
+from dwhctl.sessions.values import State, completes, is_good
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -157,7 +159,8 @@ def cover(
     rows: list[Row] = []
     for load, shards in tasks:
         first = first_day(store, load)
-        latest = _latest(store, load, shards, days)
+        names = [shard.name for shard in shards]
+        latest = latest_of_slices(store, load.name, names, days) if store is not None else {}
         for place, shard in enumerate(shards):
             begins = max(filter(None, (first, shard.from_date)), default=None) if first else None
             found = latest.get(place, {})
@@ -180,29 +183,7 @@ def first_day(store: SessionStore | None, load: Load) -> date | None:
     """Give the first day on which the load is expected; None when there is none yet."""
     if load.start_date is not None or store is None:
         return load.start_date
-    rows = store.read(f"looking for the first day of {load.name}", "first_day", {"load": load.name})
-    day: date | None = rows[0][0] if rows else None
-    return day
-
-
-#: The latest session's state and start, and the start of the last successful one.
-_Latest = tuple[State, "datetime", "datetime | None"]
-
-
-def _latest(
-    store: SessionStore | None, load: Load, shards: Sequence[Shard], days: Sequence[date]
-) -> dict[int, dict[int, _Latest]]:
-    """Return each slice's latest session, by the positions of its shard and its day."""
-    found: dict[int, dict[int, _Latest]] = {}
-    if store is None:
-        return found
-    values = {"load": load.name, "days": list(days), "shards": [shard.name for shard in shards]}
-    for day, shard, state, *times in store.read(
-        f"reading the latest sessions of {load.name}", "latest_of_slices", values
-    ):
-        last_success = None if times[1] is None else as_time(times[1])
-        found.setdefault(shard, {})[day] = (State(state), as_time(times[0]), last_success)
-    return found
+    return first_day_of(store, load.name)
 
 
 class _Ends:
@@ -222,7 +203,7 @@ class _Ends:
         return self._known[clock]
 
 
-def _cell(latest: _Latest | None, end: datetime, now: datetime) -> Cell:
+def _cell(latest: Latest | None, end: datetime, now: datetime) -> Cell:
     over = end <= now
     if latest is None:
         return _MISSING if over else _NOT_YET

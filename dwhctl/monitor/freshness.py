@@ -18,6 +18,7 @@ from dwhctl.monitor.coverage import Gap, bearable_days, cover, days_until, fill_
 from dwhctl.project.checks import task_name
 from dwhctl.project.days import first_showing, make_slice, start_of_day
 from dwhctl.project.loads import Load
+from dwhctl.sessions.history import last_successes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -178,11 +179,7 @@ class _Looking:
     def _read_good(self, tasks: list[str]) -> Mapping[str, _Good]:
         if self._store is None or not tasks:
             return {}
-        rows = self._store.read("looking for the last successes", "last_good", {"tasks": tasks})
-        return {
-            tasks[place]: ((day, started), *(((older, before),) if older is not None else ()))
-            for place, day, started, older, before in rows
-        }
+        return last_successes(self._store, tasks)
 
     # Reports
 

@@ -17,10 +17,11 @@ from dwhctl.core.waiting import caught_signals
 from dwhctl.project.connections import EmbeddedConnection
 from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import open_if_there, open_store
+from dwhctl.sessions.history import prunable
 from dwhctl.systems.duckdb.spill import left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from dwhctl.project.model import Project
@@ -170,7 +171,7 @@ def _has_database(project: Project) -> bool:
 def prune_sessions(store: SessionStore, before: datetime, request: PruneRequest) -> Removal:
     """Prune the sessions that started before that moment, oldest first."""
     looked_at = removed = 0
-    for count, ids in _windows(store, before, request):
+    for count, ids in prunable(store, before, request.window, everything=request.everything):
         looked_at += count
         if not ids or request.dry_run:
             removed += len(ids)
@@ -180,20 +181,3 @@ def prune_sessions(store: SessionStore, before: datetime, request: PruneRequest)
         # Loads wait for the same lock: they get it now, for about as long as it was held.
         time.sleep(min(_LONGEST_PAUSE, max(_LEAST_PAUSE, time.monotonic() - started)))
     return Removal("sessions", looked_at, removed)
-
-
-def _windows(
-    store: SessionStore, before: datetime, request: PruneRequest
-) -> Iterator[tuple[int, Sequence[int]]]:
-    """Give how many rows each window holds, and the ids of those that may go."""
-    doing, after = "looking for old sessions", -(2**62)
-    statement = "prune_all" if request.everything else "prune_superseded"
-    [(end,)] = store.read(doing, "prune_end", {})
-    while end is not None:
-        window = {"after": after, "end": end, "size": request.window}
-        [(count, last)] = store.read(doing, "prune_window", window)
-        if not count:
-            return
-        found = store.read(doing, statement, {"after": after, "last": last, "before": before})
-        yield int(count), [int(session_id) for (session_id,) in found]
-        after = last

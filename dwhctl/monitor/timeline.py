@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
-from dwhctl.sessions.history import SessionRuns, find_run
+from dwhctl.sessions.history import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def read_run(project: Project, text: str) -> tuple[str, list[Session]]:
     if store is None:
         raise UsageError("there is no run yet: dwhctl load makes one")
     with store:
-        run_id = find_run(SessionRuns(store), text)
+        run_id = find_run(store, text)
         if not (sessions := store.of_run(run_id)):
             raise UsageError(f"there is no run '{text}' any more: its sessions are gone")
         return run_id, sessions

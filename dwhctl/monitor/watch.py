@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind
-from dwhctl.alerts.notifier import tell
+from dwhctl.alerts.notifier import notify
 from dwhctl.core.errors import DeadlineMissed, ExitCode, TooOld
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
@@ -69,7 +69,7 @@ def run_watch(
         if store is not None:
             stack.enter_context(store).prepare()
         slas = look(project, store, datetime.now(UTC))
-        return WatchReport(slas, tell(project, store, _outcome(project, command, slas)))
+        return WatchReport(slas, notify(project, store, _outcome(project, command, slas)))
 
 
 def _hold_lock(project: Project, command: str, stack: ExitStack) -> None:
@@ -111,7 +111,7 @@ def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
             continue
         found, message = (DeadlineMissed, late) if task.late else (TooOld, old)
         trouble = AlertFailure("", found.__name__, message or "", sla.command or "")
-        yield Item(sla.kind, sla.name, task.shard, ending="failed", trouble=trouble)
+        yield Item(sla.kind, sla.name, task.shard, status="failed", failure=trouble)
 
 
 def words_of_late(sla: Sla, zone: ZoneInfo) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from dwhctl.alerts.channels import counted
+from dwhctl.alerts.message import counted
 from dwhctl.alerts.ping import TIMEOUT, Ping, Pinger
 from dwhctl.core.secrets import mask
 from dwhctl.runtime.events import RefreshStarted, RunStarted
@@ -60,7 +60,7 @@ class RunPings:
 
 
 def _ending(items: Sequence[Item]) -> Ping:
-    done = sum(item.ending == "done" for item in items)
+    done = sum(item.status == "done" for item in items)
     if not items:
         return Ping("success", "nothing was missing")
     noun, done_word = ("slice", "loaded") if items[0].kind == "load" else ("report", "refreshed")
@@ -69,7 +69,7 @@ def _ending(items: Sequence[Item]) -> Ping:
 
 
 def _reasons(items: Sequence[Item]) -> list[str]:
-    troubles = [item.trouble for item in items if item.trouble is not None]
+    troubles = [item.failure for item in items if item.failure is not None]
     found = Counter((one.connection, one.error_class) for one in troubles)
     examples = {
         (one.connection, one.error_class): one.message.partition("\n")[0] for one in reversed(troubles)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.alerts.delivery import send_due
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop
-from dwhctl.alerts.notifier import tell, tell_directly, write
+from dwhctl.alerts.notifier import notify, notify_directly, write
 from dwhctl.alerts.state import HeldInARow
 from dwhctl.core.errors import (
     ConfigError,
@@ -126,13 +126,13 @@ class RunNotifier:
         ids = {
             session
             for name, session in self._sessions.items()
-            if session is not None and self._items[name].ending == "failed"
+            if session is not None and self._items[name].status == "failed"
         }
         log = log_path(StateDir(self._project.state_dir).logs, run_id)
         lines = last_lines(log, ids, _LAST_LINES, self._project.zone, "warning") if ids else {}
         return [
-            replace(item, trouble=replace(item.trouble, lines=lines.get(self._sessions[name] or 0, ())))
-            if item.trouble is not None
+            replace(item, failure=replace(item.failure, lines=lines.get(self._sessions[name] or 0, ())))
+            if item.failure is not None
             else item
             for name, item in self._items.items()
         ]
@@ -146,9 +146,9 @@ class RunNotifier:
         by_slice = {(one.load, one.shard, one.day): group for group in groups for one in group.slices}
         found = []
         for item in items:
-            if item.trouble is not None and item.day is not None:
+            if item.failure is not None and item.day is not None:
                 group = by_slice.get((item.work, item.shard, item.day))
-                item = item if group is None else replace(item, trouble=self._advised(item.trouble, group))
+                item = item if group is None else replace(item, failure=self._advised(item.failure, group))
             found.append(item)
         return found
 
@@ -202,7 +202,7 @@ class RunNotifier:
         if not project.alerts or outcome is None or self._is_interrupted:
             return []
         if self._written is None:
-            return self._bounded(lambda: tell_directly(project, outcome))
+            return self._bounded(lambda: notify_directly(project, outcome))
         return self._bounded(self._send_due)
 
     def _send_due(self) -> list[Delivery]:
@@ -296,9 +296,9 @@ def tell_stopped(project: Project, outcome: Outcome, *, lost: bool = False) -> l
     """Tell of a command that did not come to its work; without the sessions database if it is `lost` or not there."""
     store = None if lost else _open(project)
     if store is None:
-        return tell_directly(project, outcome)
+        return notify_directly(project, outcome)
     with store:
-        return tell(project, store, outcome)
+        return notify(project, store, outcome)
 
 
 def _open(project: Project) -> SessionStore | None:
@@ -330,8 +330,8 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
     if state in (State.LOADED, State.SKIPPED):
         return item
     if failure is None or state is State.UP_FOR_RETRY:
-        return replace(item, ending="left")
-    return replace(item, ending="failed", trouble=alert_failure_of(failure, source, target))
+        return replace(item, status="left")
+    return replace(item, status="failed", failure=alert_failure_of(failure, source, target))
 
 
 def alert_failure_of(failure: Failure, source: str, target: str) -> AlertFailure:

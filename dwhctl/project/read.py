@@ -9,8 +9,16 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dwhctl.core.secrets import Secret, is_reference, is_sensitive, looks_secret
-from dwhctl.core.words import did_you_mean, may_show, nearest, nothing_shown, quoted, shown_value
+from dwhctl.core.secrets import Secret, is_reference, is_sensitive
+from dwhctl.core.words import (
+    did_you_mean,
+    looks_secret,
+    may_show,
+    nearest,
+    nothing_shown,
+    quoted,
+    shown_value,
+)
 from dwhctl.project.checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
 from dwhctl.project.connections import CONNECTION_TYPES, Connection
 from dwhctl.project.fields import Table, name_problem

@@ -1,8 +1,8 @@
-"""Locks: which run is alive, and who works on which load and day, or report.
+"""The state folder and its locks: which run is alive, and which run works on which load and day, or report.
 
-A lock is a flock on a file; the kernel lets go of it when its holder dies. The file's text says who that is. A file
-is removed only by who holds the lock on it: who waits for it then locks a file without a name, which filelock does not
-count as taken, and at the next try takes the lock of a new file.
+A lock is a flock on a file; the kernel releases it when its holder dies. The file's text describes the holder. Only the
+holder of a lock removes its file: another process that waits then locks a file without a name, which filelock does not
+count as taken, and takes the lock of a new file at the next try.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from dwhctl.core.errors import LockHeldError, SessionsError, StateDirError, UsageError
 from dwhctl.core.files import denied, inside, read_text, tighten, write_text
-from dwhctl.core.waiting import waited
+from dwhctl.core.waiting import poll
 from dwhctl.core.words import shown_time
 
 if TYPE_CHECKING:
@@ -35,27 +36,28 @@ if TYPE_CHECKING:
 
     from dwhctl.project.loads import Load
     from dwhctl.sessions.store import SessionStore
+    from dwhctl.sessions.values import Held
 
 
 _SIGNED = re.compile(
     r"pid (?P<pid>[0-9]{1,10}) on (?P<host>\S+): (?P<command>.*?)(?: \(since (?P<since>[^()]+)\))?", re.DOTALL
 )
 _SINCE = "%Y-%m-%d %H:%M:%S UTC"
-#: What stands for a holder whose file does not say who it is.
-SOMEBODY = "another dwhctl"
+#: A holder whose file does not describe it.
+UNKNOWN_HOLDER = "another dwhctl"
 _POLL_SECONDS = 0.2
-#: How long a lock may be held by somebody who does not say who he is: he signs next, or only tidies the folder.
+#: How long a lock may be held by a process that has not signed: it signs next, or only cleans up the folder.
 _INSTANT_SECONDS = 0.5
-#: Files that a run may have open beside the locks of its work: slots, pipes to its workers, databases.
+#: Open files of a run besides the locks of its work: slots, pipes to its workers, databases.
 _OTHER_FILES = 512
 _FEW_OTHER_FILES = 128
-#: A command line is no longer; what is in a larger file, no run wrote.
+#: The longest command line: no run wrote a larger file.
 _MOST_SIGNED = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock. Its text is what a lock's file contains: people can read it too."""
+    """The holder of a lock; its text is that of the lock's file."""
 
     pid: int
     host: str
@@ -65,8 +67,7 @@ class Holder:
     @classmethod
     def of(cls, text: str) -> Holder | None:
         """Read the text of a lock's file. Return None for a text that no holder wrote."""
-        found = _SIGNED.fullmatch(text.rstrip("\n"))
-        if found is None:
+        if (found := _SIGNED.fullmatch(text.rstrip("\n"))) is None:
             return None
         since = None
         with suppress(ValueError, TypeError):
@@ -77,13 +78,8 @@ class Holder:
         since = f" (since {self.since:{_SINCE}})" if self.since else ""
         return f"pid {self.pid} on {self.host}: {self.command}{since}"
 
-    @property
-    def is_here(self) -> bool:
-        """Whether it runs on this machine."""
-        return self.host == socket.gethostname()
-
     def shown(self) -> str:
-        """Say who it is, for people: the start is in the project's zone."""
+        """Describe it for messages, its start in the project's zone."""
         since = f", since {shown_time(self.since)}" if self.since else ""
         return f"pid {self.pid} on {self.host} ({self.command}{since})"
 
@@ -109,7 +105,7 @@ class Lock:
         return True
 
     def release(self, *, remove: bool = False) -> None:
-        """Let go of the lock; `remove` its file first where nobody can wait for it any more."""
+        """Release the lock; `remove` its file first where no other process can wait for it."""
         if remove:
             self.path.unlink(missing_ok=True)
         elif self._signed:
@@ -119,25 +115,25 @@ class Lock:
         self._lock.release()
 
     def remove_if_free(self, *, dry_run: bool = False) -> bool:
-        """Remove the file if nobody holds the lock; tell whether nobody does."""
+        """Remove the file if the lock is free. Return whether it is free."""
         if not self.try_take():
             return False
         if not dry_run:
-            # A dead holder's words would name him to who meets this lock now.
+            # Else a process that finds the lock taken now would report the dead holder.
             with suppress(OSError):
                 write_text(self.path, "")
         self.release(remove=not dry_run)
         return True
 
     def is_signed(self) -> bool:
-        """Tell whether whoever holds the lock says who he is."""
+        """Return whether the holder has signed."""
         try:
             return self.path.stat().st_size > 0
         except OSError:
             return False
 
     def holder(self) -> Holder | None:
-        """Return who holds the lock, as far as its file says it."""
+        """Return the holder of the lock, as far as its file describes it."""
         return holder_of(self.path)
 
     def _sign(self, command: str) -> None:
@@ -151,8 +147,8 @@ class Lock:
 
 
 def shown_holder(holder: Holder | None) -> str:
-    """Say who holds a lock, for people."""
-    return holder.shown() if holder is not None else SOMEBODY
+    """Describe the holder of a lock for messages."""
+    return holder.shown() if holder is not None else UNKNOWN_HOLDER
 
 
 def _cannot(do: str, path: Path, error: OSError) -> str:
@@ -161,7 +157,7 @@ def _cannot(do: str, path: Path, error: OSError) -> str:
 
 
 def holder_of(lock_file: Path) -> Holder | None:
-    """Return who holds the lock of this file, or died with it. None when the file does not say it."""
+    """Return the holder of the lock of this file, alive or dead. Return None when the file does not describe it."""
     try:
         return Holder.of(read_text(lock_file, most=_MOST_SIGNED, follow=False, errors="replace"))
     except OSError:
@@ -169,22 +165,21 @@ def holder_of(lock_file: Path) -> Holder | None:
 
 
 def work_names(work: Iterable[tuple[Load, date]]) -> dict[str, str]:
-    """Name the locks of loads and days, each with what is done under it in words."""
+    """Return the names of the locks of loads and days, each with a description of the work."""
     return {work_name(load, day): f"load {load.name} of {day} is being done" for load, day in work}
 
 
 def report_names(reports: Iterable[str]) -> dict[str, str]:
-    """Name the locks of reports, whatever the date: a refresh replaces a whole table."""
+    """Return the names of the locks of reports, the same for every day: a refresh replaces a whole table."""
     return {f"report.{name}": f"report {name} is being refreshed" for name in sorted(reports)}
 
 
 @contextmanager
 def held_work(folder: Path, work: Mapping[str, str], command: str, wait: float) -> Iterator[None]:
-    """Hold the locks of all this work, given by name and in words, or none of them.
+    """Hold the locks of all this work, given as name and description, or none of them.
 
-    They are taken in one order by everybody, so that two runs that wait cannot wait for each other.
-    Raise LockHeldError that says who holds one still after `wait` seconds, and UsageError for more work than files
-    may be open.
+    All runs take them in one order, so that two runs cannot wait for each other. Raise LockHeldError, with the holder,
+    when one is still held after `wait` seconds, and UsageError for more work than files may be open.
     """
     until = time.monotonic() + wait
     _allow_open_files(len(work))
@@ -197,41 +192,48 @@ def held_work(folder: Path, work: Mapping[str, str], command: str, wait: float) 
 
 
 def _take_work(lock: Lock, words: str, command: str, until: float) -> None:
-    instant = time.monotonic() + _INSTANT_SECONDS
-    with waited(until - time.monotonic()) as wait:
-        while not lock.try_take(command):
-            left = (until if lock.is_signed() else max(until, instant)) - time.monotonic()
-            if left <= 0:
-                raise LockHeldError(f"{words} by {shown_holder(lock.holder())}")
-            wait.note(lambda: f"{shown_holder(lock.holder())}: {words}")
-            time.sleep(min(_POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10, left))
+    def what() -> str:
+        return f"{shown_holder(lock.holder())}: {words}"
+
+    def pause() -> float:
+        return _POLL_SECONDS if lock.is_signed() else _POLL_SECONDS / 10
+
+    take = partial(lock.try_take, command)
+    if not poll(take, until - time.monotonic(), pause, what) and (
+        lock.is_signed() or not poll(take, _INSTANT_SECONDS, pause, what)
+    ):
+        raise LockHeldError(f"{words} by {shown_holder(lock.holder())}")
 
 
 @contextmanager
 def held_in_sessions(store: SessionStore, work: Mapping[str, str], wait: float) -> Iterator[None]:
-    """Hold the same in the sessions database, where it has locks: against runs on other machines.
+    """Hold the same locks in the sessions database, where it has locks: against runs on other machines.
 
-    Raise LockHeldError that says who holds one still after `wait` seconds.
+    Raise LockHeldError, with the holder, when one is still held after `wait` seconds.
     """
-    until = time.monotonic() + wait
     names = list(work)
-    with waited(wait) as waiting:
-        while (held := store.hold_work(names)) is not None:
-            if time.monotonic() >= until:
-                raise LockHeldError(f"{work[held.name]} by {held.holder}")
-            words = f"{held.holder}: {work[held.name]}"
-            waiting.note(lambda words=words: words)  # type: ignore[misc]
-            time.sleep(min(_POLL_SECONDS, max(0.0, until - time.monotonic())))
+    held: Held | None = None
+
+    def take() -> bool:
+        nonlocal held
+        held = store.hold_work(names)
+        return held is None
+
+    def what() -> str:
+        return f"{held.holder}: {work[held.name]}" if held else ""
+
+    if not poll(take, wait, _POLL_SECONDS, what) and held:
+        raise LockHeldError(f"{work[held.name]} by {held.holder}")
     try:
         yield
     finally:
-        # A connection that is lost has let go of them.
+        # A lost connection has released them.
         with suppress(SessionsError):
             store.release_work(names)
 
 
 def _allow_open_files(locks: int) -> None:
-    """Let this process have so many locks and its other files open: a held lock is one file, 1,024 are usual.
+    """Allow this process so many locks, one open file each, and its other files; 1,024 files are usual.
 
     Raise UsageError when the system does not allow as many.
     """
@@ -249,20 +251,16 @@ def _allow_open_files(locks: int) -> None:
 
 
 def work_name(load: Load, day: date) -> str:
-    """Name the lock of a load's day; a load without slice_by replaces its whole table whatever the day."""
+    """Return the name of the lock of a load's day; a load without slice_by has one for all days."""
     return f"{load.name}.{day}" if load.slice_by else load.name
 
 
-#: What cron's shell appends the output of the crontab's lines to, in the folder of logs.
+#: The file in the folder of logs to which cron's shell appends the output of the crontab's lines.
 CRON_LOG = "cron.log"
 
 
-class _File(Protocol):
-    def fileno(self) -> int: ...
-
-
 class StateDir:
-    """The project's state folder, made when it is not there."""
+    """The project's state folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -274,16 +272,16 @@ class StateDir:
         self.etl_ids = path / "etl_ids"
 
     def run_lock(self, run_id: str) -> Path:
-        """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder of locks."""
+        """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder."""
         return inside(self.run_locks, f"{run_id}.lock")
 
     def make(self) -> None:
-        """Make the folders, close them to other users, try them out. Raise StateDirError that says what is wrong."""
+        """Make the folders, close them to other users, and try a lock. Raise StateDirError."""
         self._make(self.run_locks, self.work_locks, self.slots, self.staging)
         self._check_locks()
 
     def make_log(self, path: Path) -> None:
-        """Make a log that something else appends to, such as the shell of a cron line. Raise StateDirError."""
+        """Make a log that another program appends to, such as the shell of a cron line. Raise StateDirError."""
         self._make(self.logs)
         try:
             path.touch()
@@ -300,38 +298,38 @@ class StateDir:
         self._tighten()
 
     def _tighten(self) -> None:
-        """Close what an earlier version left open. Folders do: what is in them cannot be reached then."""
+        """Close to other users the folders that an earlier version left open: what is in them is out of reach then."""
         if not self._holds_more():
             tighten(self.path)
         within = (self.run_locks.parent, self.run_locks, self.work_locks, self.slots, self.staging)
-        for each in (*within, self.logs, self.logs / CRON_LOG, self.path / "alerts"):
-            tighten(each)
+        for path in (*within, self.logs, self.logs / CRON_LOG, self.path / "alerts"):
+            tighten(path)
 
     def _holds_more(self) -> bool:
-        """Tell whether the folder is not ours alone: /tmp, or the project itself."""
+        """Return whether the folder holds more than our state: /tmp, or the project itself."""
         with suppress(OSError):
             return bool(self.path.stat().st_mode & stat.S_ISVTX) or (self.path / "config").exists()
         return True
 
     def _check_locks(self) -> None:
-        """Raise StateDirError where a lock on a file keeps nobody out: some network file systems are so."""
+        """Raise StateDirError where two can hold a lock on a file at once, as on some network file systems."""
         try:
-            with NamedTemporaryFile(dir=self.slots, prefix="probe-") as one, Path(one.name).open() as two:
-                self._try_lock(one, two)
+            with (
+                NamedTemporaryFile(dir=self.slots, prefix="probe-") as first,
+                Path(first.name).open() as second,
+            ):
+                try:
+                    fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    with suppress(BlockingIOError):
+                        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        raise OSError(errno.ENOLCK, "two can hold one lock at once")
+                except OSError as error:
+                    raise StateDirError(
+                        f"the state folder {self.path} cannot be used: locks on files do not work there"
+                        f" ({error.strerror}); set [project] state_dir to a folder on a disk of this machine"
+                    ) from error
         except OSError as error:
             raise self._unusable(self.slots, error) from error
-
-    def _try_lock(self, one: _File, two: _File) -> None:
-        try:
-            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(BlockingIOError):
-                fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                raise OSError(errno.ENOLCK, "two can hold one lock at once")
-        except OSError as error:
-            raise StateDirError(
-                f"the state folder {self.path} cannot be used: locks on files do not work there ({error.strerror});"
-                " set [project] state_dir to a folder on a disk of this machine"
-            ) from error
 
     def _unusable(self, path: Path, error: OSError) -> StateDirError:
         remedy = "set [project] state_dir to a folder of this machine that this user may write"

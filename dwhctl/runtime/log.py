@@ -1,7 +1,7 @@
-"""The log of a run: `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each thing that happens.
+"""The log of a run: `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each event.
 
-Each line is one write: who is killed loses at most the line that he was at. A log that cannot be written is told of
-once, and never fails a run.
+Each line is one write: a killed run loses at most its last line. A log that cannot be written is reported once, and
+never fails a run.
 """
 
 from __future__ import annotations
@@ -21,35 +21,18 @@ from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
-from dwhctl.runtime.events import (
-    Event,
-    Notice,
-    RefreshEvent,
-    RefreshResult,
-    RefreshStarted,
-    ReportClosed,
-    ReportStarted,
-    ReportWaits,
-    RunEnded,
-    RunResult,
-    RunStarted,
-    SliceClosed,
-    SlicesPublished,
-    SliceStaged,
-    SliceStarted,
-    WorkerSaid,
-)
+from dwhctl.runtime import events
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log_reader import log_path, rotate
 from dwhctl.runtime.messages import heard
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Failure, Level, LogMessage
+    from dwhctl.runtime.messages import Level, LogMessage
 
 
 RUN_ENDED = "run_ended"
@@ -63,80 +46,79 @@ _LEVELS: dict[State, Level] = {
 
 
 class LogEntry(NamedTuple):
-    """A line of the log: its level, what happened, and the fields that say more; those that are None are left out."""
+    """A line of the log: its level, its event, and more fields; those that are None are left out."""
 
     level: Level
     event: str
     fields: dict[str, object]
 
 
-def line_of(event: Event | RefreshEvent, command: str) -> LogEntry | None:
-    """Put an event of a run into a line; None for one that only progress shows. `command` is what was typed."""
+def line_of(event: events.Event | events.RefreshEvent, command: str) -> LogEntry | None:
+    """Return the line of a run's event; None for one that only progress shows. `command` is the command line."""
     match event:
-        case SliceStaged() | Waiting(text=""):
+        case events.SliceStaged() | Waiting(text=""):
             return None
-        case RunStarted():
+        case events.RunStarted():
             slices = event.plan.slices
-            loads = sorted({one.load.name for one in slices})
-            days = sorted({one.slice.day for one in slices})
-            return _started(command, loads, len(slices), days)
-        case RefreshStarted():
-            return _started(command, event.reports, len(event.reports), [event.day])
-        case SliceStarted():
-            return LogEntry(
-                "info", "slice_started", _attempt(event) | {"slots_waited": event.slots_waited or None}
-            )
-        case WorkerSaid():
-            return said_line(event.said, _attempt(event))
-        case SlicesPublished():
+            loads = sorted({planned.load.name for planned in slices})
+            return _started(command, loads, len(slices), sorted({planned.slice.day for planned in slices}))
+        case events.RefreshStarted():
+            return _started(command, list(event.reports), len(event.reports), [event.day])
+        case events.SliceStarted():
+            waited = {"slots_waited": event.slots_waited or None}
+            return LogEntry("info", "slice_started", _values(event, _ATTEMPT) | waited)
+        case events.WorkerSaid():
+            return said_line(event.said, _values(event, _ATTEMPT))
+        case events.SlicesPublished():
             level: Level = "warning" if event.failed else "info"
-            return LogEntry(level, "slices_published", _all_of(event))
-        case SliceClosed():
-            more = {"steps": event.steps or None, "failed_in": event.failed_in}
-            return _closed("slice_closed", event, _attempt(event) | {"state": event.state.value} | more)
-        case ReportWaits():
-            needs = "; ".join(str(one) for one in event.readiness if not one.is_met)
+            names = [field.name for field in fields(event)]
+            return LogEntry(level, "slices_published", _values(event, names))
+        case events.SliceClosed():
+            more = {"state": event.state.value, "steps": event.steps or None, "failed_in": event.failed_in}
+            return _closed("slice_closed", event, _values(event, _ATTEMPT) | more)
+        case events.ReportWaits():
+            needs = "; ".join(str(need) for need in event.readiness if not need.is_met)
             return LogEntry(
                 "info", "report_waits", {"load": event.report, "day": event.day, "message": needs}
             )
-        case ReportStarted():
+        case events.ReportStarted():
             return LogEntry("info", "report_started", _report(event))
-        case ReportClosed():
+        case events.ReportClosed():
             return _closed("report_closed", event, _report(event) | {"state": event.state.value})
-        case RunEnded():
+        case events.RunEnded():
             return _ended(event.report)
         case Waiting():
             return LogEntry("info", "waiting", {"message": event.text})
-        case Notice():
+        case events.Notice():
             return LogEntry("warning", "notice", {"message": event.text})
 
 
 def said_line(said: LogMessage, attempt: dict[str, object] | None = None) -> LogEntry:
-    """Put what a library said into a line."""
+    """Return the line of a library's log message."""
     more = {"logger": said.logger, "message": said.message, "said_at": said.at if attempt else None}
     return LogEntry(said.level, "library", (attempt or {}) | more)
 
 
 def fit(value: object) -> object:
-    """Make a value fit for JSON: times as texts, secrets masked, nothing endless."""
+    """Return a value for JSON: times as texts, secrets masked, long texts cut."""
     if isinstance(value, float):
         return round(value, 3)
     if value is None or isinstance(value, int):
         return value
     if isinstance(value, dict):
-        return {str(key): fit(one) for key, one in value.items()}
+        return {str(key): fit(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [fit(one) for one in value]
+        return [fit(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds")
     text = mask(value.isoformat() if isinstance(value, date) else str(value))
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
-def _started(command: str, loads: list[str] | tuple[str, ...], slices: int, days: list[date]) -> LogEntry:
-    facts: dict[str, object] = {
+def _started(command: str, loads: list[str], slices: int, days: list[date]) -> LogEntry:
+    values: dict[str, object] = {
         "command": command,
-        "loads": list(loads),
+        "loads": loads,
         "slices": slices,
         "first_day": days[0] if days else None,
         "last_day": days[-1] if days else None,
@@ -144,81 +126,52 @@ def _started(command: str, loads: list[str] | tuple[str, ...], slices: int, days
         "pid": os.getpid(),
         "version": __version__,
     }
-    return LogEntry("info", "run_started", facts)
+    return LogEntry("info", "run_started", values)
 
 
-def _attempt(event: SliceStarted | SliceClosed | WorkerSaid) -> dict[str, object]:
-    return {
-        "load": event.load,
-        "shard": event.shard,
-        "connection": event.connection,
-        "day": event.day,
-        "attempt": event.attempt,
-        "etl_id": event.etl_id,
-    }
+_ATTEMPT = ("load", "shard", "connection", "day", "attempt", "etl_id")
 
 
-def _report(event: ReportStarted | ReportClosed) -> dict[str, object]:
-    """A report's name stands where a load's does, as in the sessions table."""
-    return {
-        "load": event.report,
-        "connection": event.connection,
-        "day": event.day,
-        "attempt": event.attempt,
-        "etl_id": event.etl_id,
-    }
+def _values(source: object, names: Iterable[str]) -> dict[str, object]:
+    return {name: getattr(source, name) for name in names}
 
 
-def _closed(name: str, event: SliceClosed | ReportClosed, known: dict[str, object]) -> LogEntry:
-    known |= {"rows": event.rows, "seconds": event.seconds, "retry_at": event.retry_at}
-    return LogEntry(_LEVELS.get(event.state, "info"), name, known | _failed(event.failure))
+def _report(event: events.ReportStarted | events.ReportClosed) -> dict[str, object]:
+    # A report's name is in the place of a load's, as in the sessions table.
+    return {"load": event.report} | _values(event, ("connection", "day", "attempt", "etl_id"))
 
 
-def _failed(failure: Failure | None) -> dict[str, object]:
-    if failure is None:
-        return {}
-    return {
-        "error_class": failure.error_class,
-        "permanent": failure.permanent,
-        "message": failure.message,
-        "traceback": failure.traceback,
-    }
+def _closed(name: str, event: events.SliceClosed | events.ReportClosed, known: dict[str, object]) -> LogEntry:
+    known |= _values(event, ("rows", "seconds", "retry_at"))
+    if event.failure is not None:
+        known |= _values(event.failure, ("error_class", "permanent", "message", "traceback"))
+    return LogEntry(_LEVELS.get(event.state, "info"), name, known)
 
 
-def _ended(report: RunResult | RefreshResult) -> LogEntry:
-    facts: dict[str, object]
-    if isinstance(report, RunResult):
-        facts = {
-            "loaded": report.loaded,
-            "skipped": report.skipped,
-            "failed": report.failed,
-            "in_doubt": report.in_doubt or None,
-            "rows": report.rows,
-        }
-        facts["steps"] = report.step_seconds
+def _ended(report: events.RunResult | events.RefreshResult) -> LogEntry:
+    values: dict[str, object]
+    if isinstance(report, events.RunResult):
+        values = _values(report, ("loaded", "skipped", "failed", "in_doubt", "rows"))
+        values["steps"] = report.step_seconds
     else:
-        rows = sum(one.rows for one in report.refreshed)
-        facts = {
+        values = {
             "loaded": len(report.refreshed),
             "failed": len(report.failures) - report.in_doubt,
-            "rows": rows,
+            "rows": sum(refreshed.rows for refreshed in report.refreshed),
+            "in_doubt": report.in_doubt,
         }
-        facts["in_doubt"] = report.in_doubt or None
+    values["in_doubt"] = values["in_doubt"] or None
     signal = f"interrupted: {report.signal.name.lower()}" if report.signal is not None else None
-    facts |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
-    bad = facts["failed"] or facts.get("in_doubt") or facts["message"]
-    return LogEntry("error" if bad else "info", RUN_ENDED, facts)
+    values |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
+    bad = values["failed"] or values["in_doubt"] or values["message"]
+    return LogEntry("error" if bad else "info", RUN_ENDED, values)
 
 
-def _all_of(event: SlicesPublished) -> dict[str, object]:
-    return {one.name: getattr(event, one.name) for one in fields(event)}
+_Event = TypeVar("_Event", events.Event, events.RefreshEvent)
 
-
-_Event = TypeVar("_Event", Event, RefreshEvent)
-
-#: From here on a log takes only warnings and errors, and from twice as much on only how the run ended.
+#: A log of this size gets only warnings and errors; one of twice the size only the end of the run.
 MOST_BYTES = 16 * 2**20
-#: A run that ended so has done nothing, and leaves no log.
+#: A run that ends with one of these has done nothing, and leaves no log.
 _NOT_BEGUN = (ExitCode.USAGE, ExitCode.LOCK_HELD)
 
 
@@ -226,10 +179,10 @@ _NOT_BEGUN = (ExitCode.USAGE, ExitCode.LOCK_HELD)
 def logged_run(
     project: Project, run_id: str, command: str, listen: Callable[[_Event], None]
 ) -> Iterator[Callable[[_Event], None]]:
-    """Give a listener that writes the run's log, and passes each event on. What libraries say is written too."""
+    """Yield a listener that writes the run's log, also libraries' messages, and passes each event on."""
     state = StateDir(project.state_dir)
     path = log_path(state.logs, run_id)
-    log = RunLog(path, run_id, command, lambda text: listen(Notice(text)))
+    log = RunLog(path, run_id, command, lambda text: listen(events.Notice(text)))
 
     def both(event: _Event) -> None:
         log.take(event)
@@ -247,44 +200,54 @@ def logged_run(
 
 
 class RunLog:
-    """Writes one run's log. `complain` tells a person that it cannot. Threads may use it at once."""
+    """Writes one run's log. `complain` reports that it cannot. Thread-safe.
+
+    After a line that was written in part, the next one begins a new line.
+    """
 
     def __init__(self, path: Path, run_id: str, command: str, complain: Callable[[str], None]) -> None:
+        self._path = path
         self._run_id = run_id
         self._command = command
-        self._file = _File(path, complain)
+        self._complain = complain
         self._lock = threading.RLock()
-        self._is_full = False
+        self._size = 0
+        self._descriptor: int | None = None
+        self._is_full = self._is_torn = self._has_complained = self._is_closed = False
 
-    def take(self, event: Event | RefreshEvent) -> None:
-        """Write an event. A wait before the run has begun is not written: the run may end without a log."""
-        if isinstance(event, Waiting) and not self._file.size:
+    def take(self, event: events.Event | events.RefreshEvent) -> None:
+        """Write an event, except a wait before the run has begun: the run may end without a log."""
+        if isinstance(event, Waiting) and not self._size:
             return
         if (line := line_of(event, self._command)) is not None:
             self._write(line)
 
     def take_said(self, said: LogMessage) -> None:
-        """Write what a library said in this process."""
+        """Write a library's log message in this process."""
         self._write(said_line(said))
 
     def stopped(self, error: BaseException) -> None:
-        """Write what ended the run before its report."""
-        if not self._file.size and isinstance(error, DwhctlError) and error.exit_code in _NOT_BEGUN:
+        """Write the error that ended the run before its result."""
+        if not self._size and isinstance(error, DwhctlError) and error.exit_code in _NOT_BEGUN:
             return
-        facts: dict[str, object] = {"error_class": type(error).__name__, "message": str(error)}
+        values: dict[str, object] = {"error_class": type(error).__name__, "message": str(error)}
         if not isinstance(error, DwhctlError | Interrupted):
-            facts["traceback"] = "".join(traceback.format_exception(error))
-        self._write(LogEntry("error", RUN_ENDED, facts))
+            values["traceback"] = "".join(traceback.format_exception(error))
+        self._write(LogEntry("error", RUN_ENDED, values))
 
     def close(self) -> bool:
-        """End the log; tell whether there is one."""
+        """Close the log. Return whether there is one."""
         with self._lock:
-            return self._file.close()
+            self._is_closed = True
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+            return descriptor is not None
 
     def _write(self, line: LogEntry) -> None:
         with self._lock:
             most = MOST_BYTES if line.level == "info" else 2 * MOST_BYTES
-            if self._file.size < most or line.event == RUN_ENDED:
+            if self._size < most or line.event == RUN_ENDED:
                 self._append(line)
             elif not self._is_full:
                 self._is_full = True
@@ -292,54 +255,28 @@ class RunLog:
                 self._append(LogEntry("warning", "log_full", {"message": text}))
 
     def _append(self, line: LogEntry) -> None:
-        now = datetime.now(UTC)
-        head = {"time": now, "level": line.level, "event": line.event, "run_id": self._run_id}
-        told = {name: fit(value) for name, value in (head | line.fields).items() if value is not None}
-        text = printable_json(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
-        self._file.append(f"{text}\n".encode("utf-8", "backslashreplace"))
-
-
-class _File:
-    """A file that only grows. After a line that did not get in whole, the next one begins a new line."""
-
-    def __init__(self, path: Path, complain: Callable[[str], None]) -> None:
-        self.size = 0
-        self._path = path
-        self._complain = complain
-        self._descriptor: int | None = None
-        self._is_torn = self._has_complained = self._cannot_be_made = self._is_closed = False
-
-    def append(self, octets: bytes) -> None:
-        if self._cannot_be_made or self._is_closed:
+        if self._is_closed:
             return
+        head = {"time": datetime.now(UTC), "level": line.level, "event": line.event, "run_id": self._run_id}
+        entry = {name: fit(value) for name, value in (head | line.fields).items() if value is not None}
+        text = printable_json(json.dumps(entry, ensure_ascii=False, separators=(",", ":")))
+        octets = f"{text}\n".encode("utf-8", "backslashreplace")
         try:
-            if self._descriptor is None:
-                self._descriptor = self._made()
-            rest = b"\n" + octets if self._is_torn else octets
-            while rest:
-                written = os.write(self._descriptor, rest)
-                self.size += written
-                rest = rest[written:]
-                self._is_torn = bool(rest)
+            self._write_octets(b"\n" + octets if self._is_torn else octets)
         except OSError as error:
-            self._cannot_be_made = self._descriptor is None
-            self._complain_once(error)
+            self._is_closed = self._descriptor is None  # it cannot be made
+            if not self._has_complained:
+                self._has_complained = True
+                words = f"the log {self._path} cannot be written: {error.strerror}"
+                self._complain(f"{words}; the run goes on without it")
 
-    def _made(self) -> int:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-
-    def _complain_once(self, error: OSError) -> None:
-        if not self._has_complained:
-            self._has_complained = True
-            self._complain(
-                f"the log {self._path} cannot be written: {error.strerror}; the run goes on without it"
-            )
-
-    def close(self) -> bool:
-        self._is_closed = True
+    def _write_octets(self, octets: bytes) -> None:
         if self._descriptor is None:
-            return False
-        os.close(self._descriptor)
-        self._descriptor = None
-        return True
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._descriptor = os.open(self._path, flags, 0o666)
+        while octets:
+            written = os.write(self._descriptor, octets)
+            self._size += written
+            octets = octets[written:]
+            self._is_torn = bool(octets)

@@ -1,4 +1,4 @@
-"""Read the log of a run: its lines as they are, or as text."""
+"""Find and read the log of a run, and remove old logs."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 LEVELS = ("info", "warning", "error")
 _HEAD = ("time", "level", "event", "run_id", "load", "shard", "day", "etl_id", "attempt", "state")
-#: A run writes none as long, in octets.
+#: In octets; a run writes no longer line.
 _LONGEST_LINE = 2**20
 _TAIL = ("error_class", "message", "traceback")
 
 
 class LogLine(NamedTuple):
-    """A line as it stands in the file, and its fields."""
+    """A line of the file, and its fields."""
 
     text: str
     fields: Mapping[str, object]
 
 
 def read_log(path: Path) -> Iterator[LogLine]:
-    """Give the whole lines of a log; what a killed run or a full disk left of one is passed over. Raise OSError."""
+    """Yield the complete lines of a log; a line cut by a kill or a full disk is left out. Raise OSError."""
     with open_regular(path, follow=False) as file:
         while octets := file.readline(_LONGEST_LINE):
             text = octets.decode("utf-8", "replace").rstrip("\n")
@@ -53,20 +53,17 @@ def read_log(path: Path) -> Iterator[LogLine]:
 
 
 def is_wanted(line: LogLine, session: int | None = None, level: str = LEVELS[0]) -> bool:
-    """Tell whether a line is of a session, if one is wanted, and at least of a level."""
+    """Return whether a line is of the session, if one is wanted, and at least of the level."""
     if session is not None and line.fields.get("etl_id") != session:
         return False
-    told = str(line.fields.get("level"))
-    return told not in LEVELS or LEVELS.index(told) >= LEVELS.index(level)
+    own = str(line.fields.get("level"))
+    return own not in LEVELS or LEVELS.index(own) >= LEVELS.index(level)
 
 
 def last_lines(
     path: Path, sessions: Collection[int], count: int, zone: tzinfo, level: str = LEVELS[0]
 ) -> dict[int, tuple[str, ...]]:
-    """Give the last so many lines of text of each of these sessions, at least of a level, in one pass.
-
-    Without a log, nothing.
-    """
+    """Return the last so many lines of text of each session, at least of the level; nothing without a log."""
     kept: dict[int, deque[str]] = {}
     try:
         for line in read_log(path):
@@ -79,24 +76,24 @@ def last_lines(
 
 
 def text_of(fields: Mapping[str, object], zone: tzinfo) -> list[str]:
-    """Put a line into words: several lines if its message has several."""
+    """Return a line as text: several lines if its message has several."""
     about = [str(fields[name]) for name in ("load", "shard", "day") if name in fields]
     about += [f"#{fields['etl_id']}"] if "etl_id" in fields else []
     about += [f"attempt {fields['attempt']}"] if "attempt" in fields else []
     about += [str(fields["state"])] if "state" in fields else []
-    facts = [
+    more = [
         f"{name}={_shown(value)}" for name, value in fields.items() if name not in _HEAD and name not in _TAIL
     ]
     reason = [str(fields[name]) for name in ("error_class", "message") if fields.get(name)]
-    said = [" ".join(part) for part in (about, facts) if part] + reason
+    parts = [" ".join(part) for part in (about, more) if part] + reason
     head = f"{_moment(fields.get('time'), zone)} {fields.get('level', '')!s:<7} {fields.get('event', '')}"
-    first, *more = " ".join([head, ": ".join(said)]).rstrip().split("\n")
-    return [first, *(f"    {line}" for line in [*more, *str(fields.get("traceback") or "").splitlines()])]
+    first, *rest = " ".join([head, ": ".join(parts)]).rstrip().split("\n")
+    return [first, *(f"    {line}" for line in [*rest, *str(fields.get("traceback") or "").splitlines()])]
 
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return ",".join(f"{name}:{one}" for name, one in value.items())
+        return ",".join(f"{name}:{item}" for name, item in value.items())
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -109,7 +106,7 @@ def _moment(value: object, zone: tzinfo) -> str:
     return f"{text[:23]} {text[23:]}"
 
 
-#: From here on cron.log gets another name.
+#: The size from which cron.log is rotated.
 MOST_CRON_BYTES = 10 * 2**20
 _SUFFIX = ".jsonl"
 MOST_TOGETHER = 2**30
@@ -123,7 +120,7 @@ def log_path(folder: Path, run_id: str) -> Path:
 
 
 def find_log(folder: Path, text: str) -> Path:
-    """Find the log of the run that a text means: its id, the beginning of it, or `last`.
+    """Return the log of the run that a text means: its id, the beginning of it, or `last`.
 
     Raise UsageError when there is none, or more than one, and StateDirError.
     """
@@ -132,17 +129,12 @@ def find_log(folder: Path, text: str) -> Path:
     return log_path(folder, find_run(_Logs(_run_ids(folder)), text, none=none, missing=missing))
 
 
-class _Logs:
-    """The runs that have a log."""
+class _Logs(list[str]):
+    def newest_runs(self, count: int) -> Sequence[str]:
+        return sorted(self)[: -count - 1 : -1]
 
-    def __init__(self, run_ids: Sequence[str]) -> None:
-        self._ids = sorted(run_ids)
-
-    def newest(self, count: int) -> Sequence[str]:
-        return self._ids[: -count - 1 : -1]
-
-    def beginning_with(self, text: str, count: int) -> Sequence[str]:
-        return [run_id for run_id in self._ids if run_id.startswith(text)][:count]
+    def runs_beginning_with(self, text: str, count: int) -> Sequence[str]:
+        return sorted(run_id for run_id in self if run_id.startswith(text))[:count]
 
 
 def _run_ids(folder: Path) -> list[str]:
@@ -156,23 +148,23 @@ def _run_ids(folder: Path) -> list[str]:
 
 
 def rotate(state: StateDir, keep: timedelta) -> None:
-    """Remove logs that are too old or too much, if nobody has looked in the last hour. Raises nothing."""
+    """Remove logs that are too old, or more than fit, once an hour. Never raises."""
     with suppress(OSError):
         now = time.time()
-        looked = state.logs / ".looked"
-        if looked.exists() and now - _EVERY_SECONDS < looked.lstat().st_mtime <= now:
+        last_time = state.logs / ".looked"
+        if last_time.exists() and now - _EVERY_SECONDS < last_time.lstat().st_mtime <= now:
             return
-        touch(looked)
+        touch(last_time)
         with suppress(OSError):
             rotate_cron_log(state.logs / CRON_LOG)
         _remove_old(state, now - keep.total_seconds())
 
 
 def rotate_cron_log(path: Path) -> None:
-    """Put an empty file in the place of a cron.log that is large, which stays beside it under another name.
+    """Rename a large cron.log and put an empty one in its place. Raise OSError.
 
-    No moment is without a cron.log, and no line is lost: whoever has the old file open goes on writing to it. Others
-    may not read it; the group keeps it where it may write. Raise OSError.
+    There is a cron.log at every moment, and no line is lost: a process that has the old file open goes on writing to
+    it. Others may not read it; the group keeps it where it may write.
     """
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
@@ -194,18 +186,17 @@ def rotate_cron_log(path: Path) -> None:
 
 def _remove_old(state: StateDir, oldest: float) -> None:
     found = []
-    with os.scandir(state.logs) as entries:
-        for entry in entries:
-            is_log = entry.name.endswith(_SUFFIX) or entry.name.startswith(f"{CRON_LOG}.")
-            if is_log and entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
-                # What it takes of the disk: a small file takes a block.
-                found.append((status.st_mtime, entry.name, status.st_blocks * 512))
+    for path in state.logs.iterdir():
+        if path.suffix == _SUFFIX or path.name.startswith(f"{CRON_LOG}."):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                # Its space on the disk: a small file takes a block.
+                found.append((status.st_mtime, path.name, status.st_blocks * 512))
     together = sum(size for _, _, size in found)
     for written, name, size in sorted(found)[:MOST_REMOVED]:
         if written >= oldest and together <= MOST_TOGETHER:
             return
-        # A run that is under way, or died and waits to be reaped, has its lock.
+        # A run that is active, or dead and not reaped yet, has its lock.
         if not (state.run_locks / f"{name.removesuffix(_SUFFIX)}.lock").exists():
             (state.logs / name).unlink(missing_ok=True)
             together -= size

@@ -1,10 +1,8 @@
-"""Put right what a dead run left behind: its staging goes, its sessions are closed.
+"""Reap dead runs: drop their staging and close their sessions.
 
-A run that ended with a commit in doubt left sessions as well, and is reaped in the same way.
-
-A run is alive exactly while it holds its run lock. To reap it is to take that lock, so that nobody else does and
-it can publish nothing any more; to drop its staging; then to close its sessions: as loaded where their rows stand
-in the target, else as abandoned.
+A run is alive while it holds its run lock. To reap it, dwhctl takes that lock, so that no other run does and the dead
+run can publish nothing any more; drops its staging; then closes its sessions: as loaded where their rows are in the
+target, else as abandoned. A run that ended with a commit in doubt left sessions as well, and is reaped in the same way.
 """
 
 from __future__ import annotations
@@ -14,20 +12,14 @@ import shlex
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import (
-    AttemptError,
-    CommitInDoubtError,
-    ConnectError,
-    LockHeldError,
-    LoginRefusedError,
-    RunDied,
-    SessionsError,
-    is_error,
-)
+from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.core.files import is_run_id
 from dwhctl.project.names import load_of
@@ -46,39 +38,31 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import Target
 
 
-#: How long a run that died on this machine may take to be gone from the sessions database as well.
+#: How long the sessions database may take to see the death of a run of this machine.
 _GONE_SECONDS = 3.0
-#: How long one that stands in the way may take: somebody else may be reaping it, session by session of a warehouse.
+#: How long a run that had our work may take to end: another run may be reaping it, session by session of a warehouse.
 _OUT_OF_THE_WAY_SECONDS = 60.0
-#: How many ids that are none a notice shows, and how much of each.
+#: How many invalid ids a notice shows, and how much of each.
 _SHOWN_IDS, _LONGEST_ID = 5, 60
 
 
+@dataclass
 class Reaper:
-    """Reaps dead runs. `blocked` says why a load or report must wait: sessions of it could not be closed."""
+    """Reaps dead runs. `blocked`: the error for which sessions of a load or report could not be closed."""
 
-    def __init__(
-        self,
-        project: Project,
-        state: StateDir,
-        store: SessionStore,
-        targets: Mapping[str, Target],
-        slots: Slots,
-        tell: Callable[[Notice], None],
-    ) -> None:
-        self._project = project
-        self._state = state
-        self._store = store
-        self._targets = targets
-        self._slots = slots
-        self._tell = tell
-        self.blocked: dict[str, AttemptError] = {}
-        self._out_of_reach: dict[str, AttemptError] = {}
+    _project: Project
+    _state: StateDir
+    _store: SessionStore
+    _targets: Mapping[str, Target]
+    _slots: Slots
+    _notify: Callable[[Notice], None]
+    blocked: dict[str, errors.AttemptError] = field(default_factory=dict)
+    _out_of_reach: dict[str, errors.AttemptError] = field(default_factory=dict)
 
     def reap_dead_runs(self, own_run: str, work: Collection[str] = ()) -> None:
-        """Reap every run that is not alive. `work` names the locks of work that the own run holds.
+        """Reap every run that is not alive. `work`: the names of the work locks that the own run holds.
 
-        Raise LockHeldError when a run that had the same work before does not end.
+        Raise errors.LockHeldError when a run that had the same work before does not end.
         """
         left = {path.name.removesuffix(".lock") for path in self._state.run_locks.glob("*.lock")}
         for run_id in self._of_our_form(left | set(self._store.unfinished_runs()) - {own_run}):
@@ -97,57 +81,55 @@ class Reaper:
                 done = self._reap(run_id, holder)
                 self._store.release_run(run_id)
             finally:
-                # Whoever waits for this file finds nothing left to reap.
+                # A run that waits for this file finds nothing left to reap.
                 lock.release(remove=done)
 
     def _of_our_form(self, run_ids: Iterable[str]) -> list[str]:
-        """Return the ids that dwhctl gives to runs, in order; say once which others there are, and leave these alone.
+        """Return the ids in dwhctl's form, in order; report the others once, and ignore them.
 
-        Whoever may write to the table chooses the text: no path, statement or command is made of it.
+        Any program that may write to the table chooses their text: it must not become a path, statement or command.
         """
         ours: list[str] = []
         others: list[str] = []
         for run_id in sorted(run_ids):
             (ours if is_run_id(run_id) else others).append(run_id)
         if others:
-            shown = ", ".join(_clipped(each) for each in others[:_SHOWN_IDS])
+            shown = ", ".join(_clipped(run_id) for run_id in others[:_SHOWN_IDS])
             more = f" and {len(others) - _SHOWN_IDS:,} more" if len(others) > _SHOWN_IDS else ""
-            self._tell(
-                Notice(
-                    f"not a run id of dwhctl, left alone: {shown}{more}; if no other program needs them, delete these"
-                    " rows of the sessions table, or these files of the folder locks/runs"
-                )
+            text = f"not a run id of dwhctl, left alone: {shown}{more}; if no other program needs them, delete these"
+            self._notify(
+                Notice(f"{text} rows of the sessions table, or these files of the folder locks/runs")
             )
         return ours
 
     def _refuse_other_machines(self, run_id: str) -> None:
-        """Raise SessionsError for a run of another machine over a database that serves one only.
+        """Raise errors.SessionsError for a run of another machine in a database that serves only one.
 
-        A run whose lock stands in this state folder is this machine's, whatever it was called then.
+        A run with a lock in this state folder is of this machine, also under an earlier host name.
         """
         here = socket.gethostname()
-        host = next((one.host for one in self._store.of_run(run_id)), None)
+        host = next((session.host for session in self._store.of_run(run_id)), None)
         if self._store.is_shared or host in (None, here):
             return
         path = shlex.quote(str(self._state.run_lock(run_id)))
-        raise SessionsError(
+        raise errors.SessionsError(
             f"run {run_id} of the machine {host} has open sessions in this SQLite file, and {here} cannot tell whether"
             " it is alive: SQLite serves one machine. Keep the sessions of several machines in PostgreSQL; if that run"
             f" is dead for certain (this machine had another name then): touch {path}"
         )
 
     def _take(self, run_id: str, lock: Lock, work: Collection[str]) -> bool:
-        """Take the run's lock, here and in the sessions database; False for a run that is alive, or gone.
+        """Take the run's lock, here and in the sessions database; return False for a run that is alive, or gone.
 
-        A run with open sessions of work that is ours by now let go of that work's lock: it is dying, and lets go of its
-        own lock next, or another run reaps it. Until then it may be at a commit, and nobody may begin.
+        A run with open sessions of work whose lock is ours by now is dying: it releases its own lock next, or another
+        run reaps it. Until then it may be committing, and no other run may begin.
         """
         started = time.monotonic()
         while not self._try_take(run_id, lock):
             sessions, waited = self._store.unfinished(run_id), time.monotonic() - started
-            if ours := [one for one in sessions if self._work_of(one) in work]:
+            if ours := [session for session in sessions if self._work_of(session) in work]:
                 if waited > _OUT_OF_THE_WAY_SECONDS:
-                    raise LockHeldError(
+                    raise errors.LockHeldError(
                         f"load {ours[0].load} of {ours[0].day} was being done by run {run_id} on {ours[0].host}, which"
                         " has not ended yet; try again later"
                     )
@@ -165,8 +147,8 @@ class Reaper:
         return False
 
     def _died_here(self, sessions: Sequence[Session], lock: Lock) -> bool:
-        """Tell whether it is a run of this machine whose file lock is free: its server connection goes as well."""
-        if {one.host for one in sessions} != {socket.gethostname()} or not lock.try_take():
+        """Return whether it is a run of this machine with a free file lock: its server connection ends as well."""
+        if {session.host for session in sessions} != {socket.gethostname()} or not lock.try_take():
             return False
         lock.release()
         return True
@@ -182,32 +164,31 @@ class Reaper:
         places = {load.name: load.target for load in self._project.loads.values()}
         places |= {report.name: report.connection for report in self._project.reports.values()}
         for name, place in places.items():
-            # What the run left behind there may still be at work: at a commit, say, whose answer nobody got.
+            # The dead run's statement may still be executing there, such as a commit.
             if (error := undropped.get(place)) is not None:
                 self.blocked[name] = error
         sessions = self._store.unfinished(run_id)
-        closings = self._decide([one for one in sessions if self._target_of(one.load) not in undropped])
+        closings = self._decide(
+            [session for session in sessions if self._target_of(session.load) not in undropped]
+        )
         reach("reap.close")
         self._store.close(closings)
         if len(closings) < len(sessions):
             left = len(sessions) - len(closings)
-            reasons = "; ".join(sorted({str(one) for one in self.blocked.values()}))
-            self._tell(
-                Notice(
-                    f"{_ending(run_id, sessions)}; {left} of its sessions wait for their warehouse: {reasons}"
-                )
-            )
+            reasons = "; ".join(sorted({str(error) for error in self.blocked.values()}))
+            text = f"{_ending(run_id, sessions)}; {left} of its sessions wait for their warehouse: {reasons}"
+            self._notify(Notice(text))
             return False
         if undropped:
             where = ", ".join(sorted(undropped))
-            self._tell(Notice(f"run {run_id} died; its staging in {where} cannot be dropped yet"))
+            self._notify(Notice(f"run {run_id} died; its staging in {where} cannot be dropped yet"))
             return False
         waiting = self._store.fail_waiting(run_id, "its run died before the retry")
         if closings or waiting or holder:
             text = _what_was_left(_ending(run_id, sessions), closings, waiting)
-            # A run that ended in doubt has told so itself: it is no death to alert of.
-            told = sessions and not waiting and all(map(_is_in_doubt, sessions))
-            self._tell(Notice(text) if told else RunReaped(text, run_id, holder))
+            # A run that ended in doubt has reported that already: it needs no alert.
+            is_known = sessions and not waiting and all(map(_is_in_doubt, sessions))
+            self._notify(Notice(text) if is_known else RunReaped(text, run_id, holder))
         return True
 
     def _target_of(self, work: str) -> str | None:
@@ -216,35 +197,33 @@ class Reaper:
         report = self._project.reports.get(work)
         return report.connection if report else None
 
-    def _drop_staging(self, run_id: str) -> dict[str, AttemptError]:
-        undropped: dict[str, AttemptError] = {}
+    def _drop_staging(self, run_id: str) -> dict[str, errors.AttemptError]:
+        undropped: dict[str, errors.AttemptError] = {}
         for name, target in self._targets.items():
             try:
-                # A warehouse that nobody can get at is waited for once, not once for each dead run.
+                # dwhctl waits for an unreachable warehouse once, not once for each dead run.
                 if (known := self._out_of_reach.get(name)) is not None:
                     raise known
                 with self._slots.held(name):
                     target.drop_run(run_id)
-            except AttemptError as error:
+            except errors.AttemptError as error:
                 undropped[name] = error
-                if isinstance(error, ConnectError | LoginRefusedError):
+                if isinstance(error, errors.ConnectError | errors.LoginRefusedError):
                     self._out_of_reach[name] = error
         return undropped
 
     def _decide(self, sessions: Sequence[Session]) -> list[Closing]:
-        by_load: dict[str, list[Session]] = {}
-        for one in sessions:
-            by_load.setdefault(one.load, []).append(one)
         closings = []
-        for load, group in by_load.items():
+        for load, group in groupby(sorted(sessions, key=attrgetter("load")), key=attrgetter("load")):
+            of_load = list(group)
             try:
-                # A report's rows carry no etl_id: whether it was refreshed nobody can tell, and the next refresh will.
-                slices = [one.id for one in group if one.shard is not None]
+                # A report's rows have no etl_id: whether it was refreshed is unknown until the next refresh.
+                slices = [session.id for session in of_load if session.shard is not None]
                 rows = self._published_rows(load, slices) if slices else {}
-            except AttemptError as error:
+            except errors.AttemptError as error:
                 self.blocked[load] = error
                 continue
-            closings += [_closing(one, rows.get(one.id)) for one in group]
+            closings += [_closing(session, rows.get(session.id)) for session in of_load]
         return closings
 
     def _published_rows(self, load: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
@@ -256,12 +235,11 @@ class Reaper:
 
 
 def _clipped(run_id: str) -> str:
-    text = run_id if len(run_id) <= _LONGEST_ID else f"{run_id[:_LONGEST_ID]}…"
-    return repr(text)
+    return repr(run_id if len(run_id) <= _LONGEST_ID else f"{run_id[:_LONGEST_ID]}…")
 
 
 def _is_in_doubt(session: Session) -> bool:
-    return is_error(session.error_class, CommitInDoubtError)
+    return errors.is_error(session.error_class, errors.CommitInDoubtError)
 
 
 def _ending(run_id: str, sessions: Sequence[Session]) -> str:
@@ -272,7 +250,7 @@ def _ending(run_id: str, sessions: Sequence[Session]) -> str:
 def _what_was_left(ending: str, closings: Sequence[Closing], waiting: int) -> str:
     if not closings and not waiting:
         return f"{ending} after its last slice"
-    loaded = sum(one.state is State.LOADED for one in closings)
+    loaded = sum(closing.state is State.LOADED for closing in closings)
     return (
         f"{ending}: {loaded} of its sessions turned out loaded,"
         f" {len(closings) - loaded} abandoned, {waiting} waited for a retry"
@@ -282,14 +260,10 @@ def _what_was_left(ending: str, closings: Sequence[Closing], waiting: int) -> st
 def _closing(session: Session, rows: int | None) -> Closing:
     now = datetime.now(UTC)
     if rows is None:
-        error_class, comment = RunDied.__name__, "its run died"
+        error_class, comment = errors.RunDied.__name__, "its run died"
         if _is_in_doubt(session):
-            error_class, comment = (
-                str(session.error_class),
-                "its commit was in doubt: its rows were not found",
-            )
-            if session.shard is None:
-                comment = "its commit was in doubt: the report has its old content or its new"
+            rest = "its rows were not found" if session.shard else "the report has its old content or its new"
+            error_class, comment = str(session.error_class), f"its commit was in doubt: {rest}"
         return Closing(session.id, State.ABANDONED, now, error_class=error_class, comment=comment)
     return Closing(session.id, State.LOADED, now, loaded_rows=rows, extracted_rows=rows)
 
@@ -298,7 +272,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps named semaph
 
 
 def remove_semaphores_of(pid: int) -> None:
-    """Remove what loky left in /dev/shm of a run that was killed with all its workers: own files of a dead process."""
+    """Remove the semaphores that loky left in /dev/shm for a run that was killed with all its workers."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -307,4 +281,4 @@ def remove_semaphores_of(pid: int) -> None:
                 if path.lstat().st_uid == os.geteuid():
                     path.unlink()
     except PermissionError:
-        return  # it is another user's by now
+        return  # the pid is of another user by now

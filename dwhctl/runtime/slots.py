@@ -1,15 +1,16 @@
-"""Slots: how many may use a connection, or be a worker, at once over all runs that share the state folder.
+"""Slots limit how many use a connection, or are a worker, at once over all runs that share the state folder.
 
-A limit of N is N files; whoever holds the flock of one of them has a slot. A run that dies lets go of its slots.
+A limit of N is N files; the holder of the flock of one of them has a slot. The slots of a dead run are free.
 
-No run starves beside a large one: who has no slot of a name and does not get one leaves a mark (the time of a file),
-and who has one, or just had, leaves the next to it. A mark soon expires, for its run may want nothing any more.
+A large run does not starve others: a run that has no slot of a name and gets none leaves a mark (the time of a file);
+a run that has a slot, or just had one, leaves the next one to it. A mark expires soon: its run may have ended.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import TargetBusyError
 from dwhctl.core.files import touch
-from dwhctl.core.waiting import waited
+from dwhctl.core.waiting import poll
 from dwhctl.runtime.locks import Lock, StateDir, holder_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 #: The name under which worker processes are counted: no connection can have it.
 WORKERS = "worker processes"
 _POLL_SECONDS = 0.05
-#: A mark is renewed at every try, every 0.05 s; so long it counts, and so long who just had a slot stands back.
+#: How long a mark counts, which is renewed at every try, and how long a run yields after it had a slot.
 _MARK_SECONDS = 0.5
 _SHOWN_USERS = 3
 #: A line of /proc/locks: number, FLOCK, ADVISORY, WRITE, pid, device:inode, start, end.
@@ -41,22 +42,18 @@ _LOCK_FIELDS = 8
 class Slot:
     """A slot that is held until it is released."""
 
-    def __init__(self, lock: Lock | None, give_back: Callable[[Lock], None] | None = None) -> None:
-        self._lock = lock
-        self._give_back = give_back
+    def __init__(self, release: Callable[[], None] | None = None) -> None:
+        self._release = release
 
     def release(self) -> None:
-        """Give the slot back; twice is once."""
-        if self._lock is not None and self._give_back is not None:
-            self._give_back(self._lock)
-        self._lock = None
+        """Release the slot. Idempotent."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 class Slots:
-    """Hands out the slots of each name up to its limit; a name without a limit always has one.
-
-    The dispatch loop and the publisher's thread ask it at the same time.
-    """
+    """Hands out the slots of each name up to its limit; a name without a limit always has one. Thread-safe."""
 
     def __init__(self, folder: Path, limits: Mapping[str, int | None]) -> None:
         self._folder = folder
@@ -65,24 +62,24 @@ class Slots:
         self._held: Counter[str] = Counter()
         self._had: dict[str, float] = {}
         self._own_marks: dict[str, int] = {}
-        # A file lock says yes twice to two threads of one process.
-        self._one_asks = threading.Lock()
+        # Two threads of one process would both get the same file lock.
+        self._mutex = threading.Lock()
         for name, limit in limits.items():
             if limit is not None:
                 self._free[name] = [
                     Lock(folder / f"{_file_name(name)}.{number}.lock") for number in range(limit)
                 ]
-                # Runs that look in different orders meet less often at the same file.
+                # Runs that try them in different orders meet less often at the same file.
                 random.shuffle(self._free[name])
 
     def try_take(self, name: str) -> Slot | None:
-        """Take a slot if one is free now, and no other run is in greater need of it."""
+        """Take a slot if one is free now, and no other run without a slot waits for it."""
         taken = self.try_take_all(name)
         return None if taken is None else taken[0]
 
     def try_take_all(self, *names: str) -> tuple[Slot, ...] | None:
         """Take a slot of each name, or none at all."""
-        with self._one_asks:
+        with self._mutex:
             locks: list[tuple[str, Lock | None]] = []
             for name in names:
                 lock = self._try_one(name)
@@ -92,10 +89,10 @@ class Slots:
                     return None
                 locks.append((name, lock))
             self._held.update(name for name, lock in locks if lock is not None)
-        return tuple(Slot(lock, partial(self._take_back, name)) for name, lock in locks)
+        return tuple(Slot(partial(self._take_back, name, lock) if lock else None) for name, lock in locks)
 
     def is_wanted(self, name: str) -> bool:
-        """Tell whether another run has no slot of this name and waits for one."""
+        """Return whether another run has no slot of this name and waits for one."""
         if name not in self._free:
             return False
         try:
@@ -107,27 +104,27 @@ class Slots:
 
     def _try_one(self, name: str) -> Lock | None:
         free = self._free.get(name, [])
-        if not free or self._stands_back(name):
+        if not free or self._yields(name):
             return None
         for number, lock in enumerate(free):
             if lock.try_take():
                 return free.pop(number)
         return None
 
-    def _stands_back(self, name: str) -> bool:
+    def _yields(self, name: str) -> bool:
         has = self._held[name] > 0 or time.monotonic() < self._had.get(name, 0.0) + _MARK_SECONDS
         return has and self.is_wanted(name)
 
     def _mark(self, names: Sequence[str]) -> None:
-        """Say to the other runs that this one waits, unless it has its share or stands back itself."""
+        """Leave a mark for the other runs that this one waits, unless it has a slot or yields itself."""
         for name in names:
-            if name not in self._free or self._held[name] or self._stands_back(name):
+            if name not in self._free or self._held[name] or self._yields(name):
                 continue
             now = time.time_ns()
             try:
                 touch(self._files[name], now)
             except OSError:
-                continue  # it waits without a mark, as one among equals
+                continue  # it waits without a mark
             self._own_marks[name] = now
 
     def _put_back(self, locks: Sequence[tuple[str, Lock | None]]) -> None:
@@ -137,13 +134,13 @@ class Slots:
                 self._free[name].append(lock)
 
     def users(self, name: str) -> str:
-        """Say which other processes hold the slots of a name, for people; empty when the system does not tell."""
+        """Describe the other processes that hold the slots of a name; empty when the system does not list them."""
         of_name = f"{_file_name(name)}.*.lock"
         inodes = {path.stat().st_ino for path in self._folder.glob(of_name)}
         runs = {
             holder.pid: holder
             for path in StateDir(self._folder.parent).run_locks.glob("*.lock")
-            if (holder := holder_of(path)) is not None and holder.is_here
+            if (holder := holder_of(path)) is not None and holder.host == socket.gethostname()
         }
         pids = sorted(pid for pid in _flock_holders(inodes) if pid != os.getpid())
         shown = [runs[pid].shown() if pid in runs else f"pid {pid}" for pid in pids[:_SHOWN_USERS]]
@@ -151,14 +148,14 @@ class Slots:
         return ", ".join(shown + more)
 
     def wanted(self, *names: str) -> str:
-        """Say that a slot of the first of these that has none free is waited for, and who holds them."""
-        name = next((each for each in names if self._is_taken(each)), names[0])
+        """Describe the slot to wait for, of the first of these names without a free one, and its holders."""
+        name = next((name for name in names if self._is_taken(name)), names[0])
         limit = "max_workers" if name == WORKERS else f"max_connections of {name}"
         what = "a worker process" if name == WORKERS else f"a slot of {name}"
         return f"{what} ({limit} are in use by {self.users(name) or 'other runs'})"
 
     def all_taken(self, name: str) -> str:
-        """Say that a connection has no slot left, and who holds them."""
+        """Return the message that a connection has no slot left, with the holders."""
         users = f": {users}" if (users := self.users(name)) else ""
         return f"connection {name}: other runs use all that its max_connections allows{users}"
 
@@ -170,21 +167,17 @@ class Slots:
 
     @contextmanager
     def held(self, name: str, wait: float = float("inf")) -> Iterator[None]:
-        """Hold a slot for a block, waiting for it as long as `wait` seconds. Raise TargetBusyError."""
-        until = time.monotonic() + wait
-        with waited(wait) as waiting:
-            while (slot := self.try_take(name)) is None:
-                if time.monotonic() > until:
-                    raise TargetBusyError(self.all_taken(name))
-                waiting.note(partial(self.wanted, name))
-                time.sleep(_POLL_SECONDS)
+        """Hold a slot for a block, waiting for it for up to `wait` seconds. Raise TargetBusyError."""
+        slot = poll(partial(self.try_take, name), wait, _POLL_SECONDS, partial(self.wanted, name))
+        if slot is None:
+            raise TargetBusyError(self.all_taken(name))
         try:
             yield
         finally:
             slot.release()
 
     def _take_back(self, name: str, lock: Lock) -> None:
-        with self._one_asks:
+        with self._mutex:
             self._put_back([(name, lock)])
             self._held[name] -= 1
             self._had[name] = time.monotonic()
@@ -212,14 +205,14 @@ def _file_name(name: str) -> str:
 
 
 def slots_of(project: Project) -> Slots:
-    """Give the slots of a project's connections for a look that makes no state folder.
+    """Return the slots of a project's connections for a check that makes no state folder.
 
-    Without the folder there is no run beside which a limit could be passed.
+    Without the folder there is no other run, and so no limit to keep.
     """
     folder = StateDir(project.state_dir).slots
     return Slots(folder, connection_limits(project) if folder.is_dir() else {})
 
 
 def connection_limits(project: Project) -> dict[str, int | None]:
-    """Give the limit of each connection, by its name."""
+    """Return the limit of each connection, by its name."""
     return {name: connection.max_connections for name, connection in project.connections.items()}

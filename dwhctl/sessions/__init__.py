@@ -1,10 +1,9 @@
 """The sessions table: one row for each attempt to load a slice or to refresh a report.
 
 Read in this order:
-- `values`: states, sessions, and the checks on what the table returns.
-- `store`: the contract of a store, and the queries that both stores share.
-- `sqlite_store` (default, one machine), `postgres_store` with `postgres_schema` (several machines).
-- `schema`: the columns that the table must have, and the reader of the `.sql` files beside it.
+- `values`: states, sessions, completeness, and the checks on what the table returns.
+- `schema`: the columns that the table must have, and the named statements of the `.sql` files beside it.
+- `store`: what can be written and read. `sqlite_store` (default, one machine) and `postgres_store` (several machines).
 - This file opens a store; the drivers are imported only then.
 - `task_states`: what fails now. `history`: past sessions and runs, durations, and the look-up of a run by id.
 Only the parent process of a run writes here; the workers never do.
@@ -13,12 +12,19 @@ Only the parent process of a run writes here; the workers never do.
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import ConfigError
-from dwhctl.sessions.store import SessionStore
-from dwhctl.sessions.values import Closing, LastSession, NewSession, Session, State, is_complete, successful
+from dwhctl.sessions.store import SessionStore as SessionStore
+from dwhctl.sessions.values import Closing as Closing
+from dwhctl.sessions.values import LastSession as LastSession
+from dwhctl.sessions.values import NewSession as NewSession
+from dwhctl.sessions.values import Session as Session
+from dwhctl.sessions.values import State as State
+from dwhctl.sessions.values import is_complete as is_complete
+from dwhctl.sessions.values import successful as successful
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.system import SqliteConnection
 
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     from dwhctl.project.connections import Connection
 
 
-#: How long an answer of PostgreSQL is waited for, where the connection has no answer_timeout: work, and reports.
+#: The answer_timeout of a PostgreSQL connection that has none of its own: for work, and for reports.
 WORK_TIMEOUT = timedelta(seconds=60)
 REPORT_TIMEOUT = timedelta(seconds=10)
 
@@ -38,10 +44,9 @@ def open_store(
     answer_timeout: timedelta = WORK_TIMEOUT,
     only_reads: bool = False,
 ) -> SessionStore:
-    """The store behind a connection; `host` is what the sessions say of this machine, by default its name.
+    """Open the store of a connection. `host` is written into the sessions; by default it is this machine's name.
 
-    `answer_timeout` holds where the connection has none of its own. A store that `only_reads` opens a file that this
-    user may not write.
+    `answer_timeout` is for a connection without its own. With `only_reads` this user need not have the right to write.
     """
     host = host or socket.gethostname()
     if isinstance(connection, SqliteConnection):
@@ -56,46 +61,27 @@ def open_store(
 
 
 def open_if_there(connection: Connection, *, answer_timeout: timedelta = WORK_TIMEOUT) -> SessionStore | None:
-    """The store behind a connection for reading; None when no run has made its table yet.
+    """Open the store of a connection for reading. Return None when no run has made its table yet.
 
-    Makes nothing but what this version adds to a table that an earlier one uses: its sessions are as good as ever.
+    Make only what this version adds to the table of an earlier one.
     """
     if isinstance(connection, SqliteConnection) and _is_missing(connection):
         return None
     store = open_store(connection, answer_timeout=answer_timeout, only_reads=True)
-    try:
-        if store.exists():
-            if not store.is_readable():
-                store.prepare()
-            return store
-    except BaseException:
-        store.close_connection()
-        raise
-    store.close_connection()
-    return None
+    with ExitStack() as closing:
+        closing.callback(store.close_connection)
+        if not store.make_readable():
+            return None
+        closing.pop_all()
+    return store
 
 
 def _is_missing(connection: SqliteConnection) -> bool:
     from dwhctl.systems.sqlite.client import translate_error
 
-    with translate_error(connection.path, "looking for the file"):
+    with translate_error(connection.path, "reading the file"):
         try:
             connection.path.stat()  # `exists` takes a folder that may not be entered for an empty one in newer Pythons
         except (FileNotFoundError, NotADirectoryError):
             return True
         return False
-
-
-__all__ = [
-    "REPORT_TIMEOUT",
-    "Closing",
-    "LastSession",
-    "NewSession",
-    "Session",
-    "SessionStore",
-    "State",
-    "is_complete",
-    "open_if_there",
-    "open_store",
-    "successful",
-]

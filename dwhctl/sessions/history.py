@@ -1,35 +1,34 @@
-"""Sessions of the past, by what they were."""
+"""Past sessions and runs, durations, slices; and the look-up of a run by its id, the beginning of it or `last`."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dwhctl.core.errors import UsageError
 from dwhctl.core.files import is_run_id
 from dwhctl.core.words import quoted
-from dwhctl.sessions.store import session_of
 from dwhctl.sessions.values import Session, State, as_number, as_text, as_text_or_none, as_time
 
 if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
 
-#: How far back a report looks that was not told: so many days, and no more than so many sessions. Of a day with
-#: 336,000 sessions a person wants an answer now rather than two weeks of it.
+#: How far back a report goes by default: so many days, and at most so many sessions. Of a day with 336,000 sessions a
+#: person wants an answer now rather than two weeks of it.
 USUAL_DAYS = 14
 USUAL_SESSIONS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which sessions: empty fields are no condition. `shards` names shards, so that no report's sessions are found."""
+    """Which sessions: empty fields are no condition. With `shards` no report's session is found."""
 
     since: datetime
     limit: int
@@ -40,40 +39,31 @@ class Wanted:
 
 
 def read_history(store: SessionStore, wanted: Wanted) -> list[Session]:
-    """The newest of these sessions, newest first."""
-    values = {
-        "since": wanted.since,
-        "limit": wanted.limit,
-        "states": _list(wanted.states),
-        "loads": _list(wanted.loads),
-        "shards": _list(wanted.shards),
-    }
+    """Return the newest of these sessions, newest first."""
+    values: dict[str, object] = {"since": wanted.since, "limit": wanted.limit}
+    for name in ("states", "loads", "shards"):
+        items = getattr(wanted, name)
+        values[name] = f",{','.join(items)}," if items else None
     if wanted.run_id is None:
-        rows = store.read("reading sessions", "history", values)
-    else:
-        rows = store.read("reading sessions", "history_of_run", values | {"run_id": wanted.run_id})
-    return [session_of(row) for row in rows]
+        return store.sessions("history", values)
+    return store.sessions("history_of_run", values | {"run_id": wanted.run_id})
 
 
 def usual_since(store: SessionStore) -> tuple[datetime, bool]:
-    """From when on a report looks that was not told, and whether the number of sessions bounds it."""
+    """Return from when on a report goes by default, and whether the number of sessions limits it."""
     days_ago = datetime.now(UTC) - timedelta(days=USUAL_DAYS)
     newest = store.read("reading the newest session", "newest_id", {})
     if not newest:
         return days_ago, False
     row = store.read("reading sessions", "started_of", {"id": newest[0][0] - USUAL_SESSIONS})
     started: datetime = row[0][0]
-    is_bound = newest[0][0] > USUAL_SESSIONS and started > days_ago
-    return (started, True) if is_bound else (days_ago, False)
-
-
-def _list(names: Iterable[str]) -> str | None:
-    return "".join(f",{name}" for name in names) + "," if names else None
+    is_limited = newest[0][0] > USUAL_SESSIONS and started > days_ago
+    return (started, True) if is_limited else (days_ago, False)
 
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """What a run left in the sessions table.
+    """A run as its sessions show it.
 
     `slices` counts slices (of a refresh, reports), `loaded` to `running` count sessions: a slice that was tried again
     has several. `finished` and `seconds` are None while one of them is running.
@@ -98,7 +88,7 @@ class PastRun:
 
 
 def read_runs(store: SessionStore, limit: int, since: datetime | None = None) -> list[PastRun]:
-    """The newest runs, newest first; with `since` only those that began since then."""
+    """Return the newest runs, newest first; with `since` only those that began since then."""
     # A run's id begins with the moment in which the run did.
     first = f"{since.astimezone(UTC):%Y%m%dT%H%M%S}" if since else ""
     rows = store.read("reading the runs", "newest_runs", {"limit": limit, "first": first})
@@ -107,15 +97,11 @@ def read_runs(store: SessionStore, limit: int, since: datetime | None = None) ->
     return runs[::-1]
 
 
-def newest_run_ids(store: SessionStore, limit: int) -> list[str]:
-    """The ids of the newest runs, newest first."""
-    return [run_id for (run_id,) in store.read("reading the runs", "newest_run_ids", {"limit": limit})]
-
-
 def _run(run_id: str, loads: Sequence[Sequence[Any]]) -> PastRun:
-    """Return a run from its rows, one for each load or report."""
     _, names, are_reports, started, finished, *counts, hosts, pids = zip(*loads, strict=True)
-    slices, loaded, skipped, failed, up_for_retry, abandoned, running, rows = map(_total, counts)
+    slices, loaded, skipped, failed, up_for_retry, abandoned, running, rows = (
+        sum(as_number(value) or 0 for value in column) for column in counts
+    )
     begun = min(map(as_time, started))
     ended = None if running else max((moment for moment in finished if moment), default=None)
     seconds = round((ended - begun).total_seconds(), 3) if ended else None
@@ -129,11 +115,7 @@ def _run(run_id: str, loads: Sequence[Sequence[Any]]) -> PastRun:
     )  # fmt: skip
 
 
-def _total(column: Iterable[Any]) -> int:
-    return sum(as_number(value) or 0 for value in column)
-
-
-#: Of how many parts a trend consists at most.
+#: The largest number of parts of a trend.
 STEPS = 12
 
 
@@ -148,77 +130,106 @@ class TaskDurations:
 
     @property
     def p95(self) -> float:
-        """The least value that 95 of 100 sessions do not exceed."""
+        """Return the least value that 95 of 100 sessions do not exceed."""
         return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
 
     @property
     def trend(self) -> list[float]:
-        """Medians of up to `STEPS` parts, one after another."""
+        """Return the medians of up to `STEPS` parts, in order."""
         count = min(len(self.seconds), STEPS)
         borders = [len(self.seconds) * step // count for step in range(count + 1)]
         return [statistics.median(self.seconds[start:end]) for start, end in pairwise(borders)]
 
 
 def read_durations(store: SessionStore, since: datetime) -> list[TaskDurations]:
-    """The durations of every task with a successful session that started since then, the slowest median first."""
+    """Return the durations of every task with a successful session since then, the slowest median first."""
     rows = store.read("reading the durations", "task_durations", {"since": since})
     found = [_durations(as_text(load), as_text_or_none(shard), text) for load, shard, text in rows if text]
     return sorted(found, key=lambda task: (-task.median, task.load, task.shard or ""))
 
 
 def _durations(load: str, shard: str | None, text: str) -> TaskDurations:
-    """The durations of a task from `id ms,id ms,...` in any order."""
+    """Return the durations of a task from `id ms,id ms,...` in any order."""
     pairs = sorted((int(number), int(ms)) for number, ms in (pair.split(" ") for pair in text.split(",")))
     seconds = tuple(max(ms, 0) / 1000 for _, ms in pairs)
     return TaskDurations(load, shard, seconds, round(statistics.median(seconds), 3))
 
 
+def first_day(store: SessionStore, load: str) -> date | None:
+    """Return the first day of a load that has a session."""
+    rows = store.read(f"reading the first day of {load}", "first_day", {"load": load})
+    day: date | None = rows[0][0] if rows else None
+    return day
+
+
+#: The state and the start of a slice's latest session, and the start of its last successful one.
+Latest = tuple[State, datetime, datetime | None]
+
+
+def latest_of_slices(
+    store: SessionStore, load: str, shards: Sequence[str], days: Sequence[date]
+) -> dict[int, dict[int, Latest]]:
+    """Return each slice's latest session, by the positions of its shard and its day."""
+    found: dict[int, dict[int, Latest]] = {}
+    values = {"load": load, "days": list(days), "shards": list(shards)}
+    rows = store.read(f"reading the latest sessions of {load}", "latest_of_slices", values)
+    for day, shard, state, started, success in rows:
+        last_success = None if success is None else as_time(success)
+        found.setdefault(shard, {})[day] = (State(state), as_time(started), last_success)
+    return found
+
+
+def last_successes(store: SessionStore, tasks: list[str]) -> dict[str, tuple[tuple[date, datetime], ...]]:
+    """Return day and start of each task's last success on the newest day that has one, and on the day before."""
+    rows = store.read("reading the last successes", "last_good", {"tasks": tasks})
+    return {
+        tasks[place]: ((day, started), *(((older, before),) if older is not None else ()))
+        for place, day, started, older, before in rows
+    }
+
+
+def prunable(
+    store: SessionStore, before: datetime, size: int, *, everything: bool
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield of each window of so many rows how many it has, and the ids that may be pruned, oldest first."""
+    doing, after = "reading old sessions", -(2**62)
+    statement = "prune_all" if everything else "prune_superseded"
+    [(end,)] = store.read(doing, "prune_end", {})
+    while end is not None:
+        [(count, last)] = store.read(doing, "prune_window", {"after": after, "end": end, "size": size})
+        if not count:
+            return
+        found = store.read(doing, statement, {"after": after, "last": last, "before": before})
+        yield int(count), [int(session_id) for (session_id,) in found]
+        after = last
+
+
 LAST = "last"
 _CANDIDATES = 5
-_MEANT_AMONG = 1000
+_SUGGESTED_AMONG = 1000
 _NO_RUN = "there is no run yet: dwhctl load makes one"
 
 
 class RunIds(Protocol):
-    """The ids of runs in one place."""
+    """The ids of the runs in one place: those with sessions, those with a log."""
 
-    def newest(self, count: int) -> Sequence[str]:
+    def newest_runs(self, count: int) -> Sequence[str]:
         """Return so many ids, the newest first."""
         ...
 
-    def beginning_with(self, text: str, count: int) -> Sequence[str]:
+    def runs_beginning_with(self, text: str, count: int) -> Sequence[str]:
         """Return so many of the ids that begin with the text, in order."""
         ...
-
-
-class SessionRuns:
-    """The runs that have sessions."""
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-
-    def newest(self, count: int) -> Sequence[str]:
-        """Return the newest runs' ids. Raise SessionsError."""
-        return newest_run_ids(self._store, count)
-
-    def beginning_with(self, text: str, count: int) -> Sequence[str]:
-        """Return the ids, each by one look into the index. Raise SessionsError."""
-        found: list[str] = []
-        rows = self._store.read("looking for the run", "next_run", {"text": text})
-        while rows and rows[0][0].startswith(text) and len(found) < count:
-            found.append(rows[0][0])
-            rows = self._store.read("looking for the run", "run_after", {"text": found[-1]})
-        return found
 
 
 def find_run(runs: RunIds, text: str, *, none: str = _NO_RUN, missing: str = "there is no run") -> str:
     """Return the id of the run that the text means.
 
-    Raise UsageError when there is no run at all (`none` says so), no such one, or more than one.
+    Raise UsageError when there is no run at all (message `none`), no such run, or more than one.
     """
     if text == LAST:
         return _last(runs, none)
-    found = runs.beginning_with(text, _CANDIDATES + 1) if text else []
+    found = runs.runs_beginning_with(text, _CANDIDATES + 1) if text else []
     if text in found or len(found) == 1:
         return text if text in found else found[0]
     if found:
@@ -226,13 +237,13 @@ def find_run(runs: RunIds, text: str, *, none: str = _NO_RUN, missing: str = "th
         candidates = ", ".join(found[:_CANDIDATES])
         raise UsageError(f"'{text}' is the beginning of several runs: {candidates}{more}; write more of it")
     last = _last(runs, none)
-    if close := difflib.get_close_matches(text, runs.newest(_MEANT_AMONG), n=1):
+    if close := difflib.get_close_matches(text, runs.newest_runs(_SUGGESTED_AMONG), n=1):
         raise UsageError(f"{missing} {quoted(text)}; did you mean '{close[0]}'?")
     raise UsageError(f"{missing} {quoted(text)}: the last one is {last}; or write '{LAST}'")
 
 
 def _last(runs: RunIds, none: str) -> str:
-    newest = runs.newest(_MEANT_AMONG)
+    newest = runs.newest_runs(_SUGGESTED_AMONG)
     if not newest:
         raise UsageError(none)
     # An id that dwhctl does not give to runs is not the last run, however it sorts.

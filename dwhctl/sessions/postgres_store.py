@@ -1,137 +1,195 @@
-"""The sessions table in PostgreSQL: for production, and for dwhctl on several machines."""
+"""The sessions table in PostgreSQL: for production, and for dwhctl on several machines.
+
+Other programs use the table meanwhile, and none of them ever waits for long. New columns need the table alone for an
+instant; while dwhctl waits for it everybody else queues behind, so it gives up soon and tries again. Indexes are built
+while others write.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import psycopg2
 from psycopg2 import errors as pg_errors
 from psycopg2.extensions import PYDATE, PYDATETIMETZ, new_type
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-from dwhctl import __version__
 from dwhctl.core import faults
 from dwhctl.core.errors import SessionsError
+from dwhctl.core.waiting import poll
 from dwhctl.core.words import shown_time
-from dwhctl.sessions.postgres_schema import Upgrade
-from dwhctl.sessions.schema import percent_style, read_statements
-from dwhctl.sessions.store import Execute, SqlStore, adopted_values, closing_values, refuse_equal_tokens
-from dwhctl.sessions.values import (
-    COMMENT_LENGTH,
-    FIRST,
-    LAST,
-    Adopted,
-    Closing,
-    Held,
-    NewSession,
-    as_day,
-    as_time,
-    cut_comment,
-    storable,
-)
-from dwhctl.systems.postgres.client import connect, translate_error, where
+from dwhctl.sessions.schema import Schema, indexes, missing, percent_style, read_statements
+from dwhctl.sessions.store import Rows, SessionStore
+from dwhctl.sessions.values import COMMENT_LENGTH, FIRST, LAST, Held, as_day, as_time, cut_comment, storable
+from dwhctl.systems.postgres.client import BoundedConnection, connect, timeouts, translate_error, where
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
     from dwhctl.systems.postgres.system import PostgresConnection
 
-# Two programs that locked the same rows in a different order: one of them is told to try again.
-_DEADLOCK_TRIES = 3
+# How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
+ALONE_MILLISECONDS = 1000
+PAUSE_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0
+# A build of an index waits for every transaction that began before it; no other program waits for the build.
+INDEX_MILLISECONDS = 30_000
+# How long one index may be built: some 100 million sessions take minutes.
+INDEX_TIME = timedelta(hours=1)
+# How long another upgrade of the same table may take.
+OTHER_UPGRADE_SECONDS = 600.0
+_KEY = 0x6477_6863_746C  # "dwhctl": the advisory lock of an upgrade
+_log = logging.getLogger(__name__)
 
 
-class PostgresStore(SqlStore):
+class PostgresSchema(Schema):
+    """The tables in a PostgreSQL database."""
+
+    typed = True
+    remedy = "Set another database in the connection, give its user another search_path"
+
+    def __init__(self, connection: BoundedConnection, sql: Mapping[str, str], place: str) -> None:
+        super().__init__(sql, place, lambda statement: connection.execute(statement).fetchall())
+        self._connection = connection
+
+    def make(self) -> None:
+        """Create the table or upgrade it; one dwhctl at a time."""
+        with self._alone_among_upgrades() as is_alone:
+            if not is_alone:
+                return
+            if not self._has_table():
+                self._create()
+                return
+            if missing(self._columns()):
+                self._add_columns()
+            for statement in self._tables_to_make():
+                self._run(f"BEGIN; {statement}; COMMIT")
+            for name, statement in self._indexes_to_make().items():
+                self._make_index(name, statement)
+
+    def _create(self) -> None:
+        created = [self._sql["create_table"], self._sql["add_columns"], *indexes(self._sql).values()]
+        self._run("; ".join(["BEGIN", *created, *self._tables_to_make(), "COMMIT"]))
+
+    def _add_columns(self) -> None:
+        parts = [
+            "BEGIN",
+            f"SET LOCAL lock_timeout = {ALONE_MILLISECONDS}",
+            "LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE",
+            self._sql["add_columns"],
+            self._sql["raise_sequence"],
+            "COMMIT",
+        ]
+
+        def try_once() -> bool:
+            with suppress(pg_errors.LockNotAvailable):
+                self._run("; ".join(parts))
+                return True
+            return False
+
+        words = "it uses the table sessions, which is to get new columns"
+        if not poll(try_once, PATIENCE_SECONDS, PAUSE_SECONDS, lambda: f"{self._users()}: {words}"):
+            raise SessionsError(
+                f"{self._place}: the table is to get dwhctl's columns, and {self._users()} "
+                "did not release it for a minute; nothing was changed. End that transaction and try again"
+            )
+
+    def _users(self) -> str:
+        rows = self._rows(self._sql["users"])
+        return (
+            ", ".join(f"pid {pid} ({' '.join(filter(None, of))})" for pid, *of in rows) or "another program"
+        )
+
+    def _make_index(self, name: str, statement: str) -> None:
+        """Build one index while others write.
+
+        All works without an index: where an old transaction of another program prevents the build, dwhctl goes on, and
+        the next `prepare` tries again.
+        """
+        self._run(f"{timeouts(INDEX_TIME)}; SET lock_timeout = {INDEX_MILLISECONDS}")
+        try:
+            # What an interrupted build left behind costs every write and serves no query.
+            if (name, False) in self._rows(self._sql["indexes"]):
+                self._run(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", INDEX_TIME)
+            self._run(statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1), INDEX_TIME)
+        except (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled) as error:
+            reason = str(error).partition("\n")[0]
+            _log.warning("%s: the index %s is not built yet: %s", self._place, name, reason)
+        finally:
+            if not self._connection.closed:
+                self._run(timeouts(self._connection.answer_timeout))
+
+    @contextmanager
+    def _alone_among_upgrades(self) -> Iterator[bool]:
+        """Hold the lock of upgrades; yield False if another holds it and only builds indexes."""
+        # Polled: a statement that waits holds a snapshot, and the other's build of an index would wait for that.
+        has_columns = False
+
+        def try_once() -> bool:
+            nonlocal has_columns
+            if self._rows(f"SELECT pg_try_advisory_lock({_KEY})")[0][0]:
+                return True
+            has_columns = self._has_table() and not missing(self._columns())
+            return has_columns
+
+        words = f"another dwhctl, which upgrades the table in {self._place}"
+        if not poll(try_once, OTHER_UPGRADE_SECONDS, 0.1, lambda: words):
+            raise SessionsError(f"{self._place}: another dwhctl takes too long to upgrade the table")
+        try:
+            yield not has_columns
+        finally:
+            if not has_columns and not self._connection.closed:
+                self._run(f"SELECT pg_advisory_unlock({_KEY})")
+
+    def _run(self, sql: str, timeout: timedelta | None = None) -> None:
+        try:
+            self._connection.execute(sql, timeout=timeout)
+        except psycopg2.Error:
+            if not self._connection.closed:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+class PostgresStore(SessionStore):
     """The store in one PostgreSQL database, over one connection.
 
     The connection is in autocommit: every operation is one statement, so one transaction and one round trip. The store
     is lost when one of them is not answered within `answer_timeout`.
     """
 
+    is_shared = True
+    _prune = ("prune",)
+    _writes_arrays = True
+    _driver_error = psycopg2.Error
+
     def __init__(self, address: PostgresConnection, *, host: str, answer_timeout: timedelta) -> None:
-        super().__init__(host)
-        self._address = address
         self._plain = read_statements("postgres")
-        self._sql = {name: percent_style(sql) for name, sql in self._plain.items()}
+        super().__init__(host, {name: percent_style(sql) for name, sql in self._plain.items()})
+        self._address = address
         self._held: set[str] = set()
         self._connection = connect(address, self._plain["connect"], answer_timeout)
-        for each in _TYPES:
-            self._connection.read_as(each)
+        for kind in _TYPES:
+            self._connection.read_as(kind)
         encoding = self._connection.info.parameter_status("server_encoding")
         self._ascii_only = encoding not in {"UTF8", "SQL_ASCII"}
+        self._ellipsis = "..." if self._ascii_only else "…"
 
-    def prepare(self) -> None:
-        place = where(self._address)
-        with self._lock, translate_error(self._connection, self._address, "preparing the table"):
-            upgrade = Upgrade(self._connection, self._plain, place)
-            if not upgrade.is_ready():
-                faults.reach("sessions.prepare.begin")
-                upgrade.run()
-                faults.reach("sessions.prepare.done")
+    @property
+    def _schema(self) -> Schema:
+        return PostgresSchema(self._connection, self._plain, where(self._address))
 
-    def is_ready(self) -> bool:
-        with self._lock, translate_error(self._connection, self._address, "looking at the table"):
-            return Upgrade(self._connection, self._plain, where(self._address)).is_ready()
-
-    def exists(self) -> bool:
-        with self._lock, translate_error(self._connection, self._address, "looking at the table"):
-            return Upgrade(self._connection, self._plain, where(self._address)).exists()
-
-    def is_readable(self) -> bool:
-        with self._lock, translate_error(self._connection, self._address, "looking at the table"):
-            return Upgrade(self._connection, self._plain, where(self._address)).is_readable()
+    def _make(self) -> None:
+        faults.reach("sessions.prepare.begin")
+        self._schema.make()
+        faults.reach("sessions.prepare.done")
 
     def raise_id_floor(self, above: int) -> None:
-        self.read("lifting the ids", "raise_id_floor", {"above": above})
-
-    def open(self, sessions: Sequence[NewSession]) -> list[int]:
-        if not sessions:
-            return []
-        refuse_equal_tokens(sessions)
-        rows = self._write("open", f"opening {len(sessions)} sessions", self._new_values(sessions))
-        ids: dict[str, int] = dict(rows)
-        self.handed_out(max(ids.values()))
-        return [ids[session.staged] for session in sessions]
-
-    def _new_values(self, sessions: Sequence[NewSession]) -> dict[str, object]:
-        columns = ("task_name", "started", "run_id", "load", "shard", "day", "attempt", "staged", "worker")
-        values: dict[str, object] = {
-            column: [getattr(session, column) for session in sessions] for column in columns
-        }
-        return values | {"host": storable(self._host), "pid": os.getpid(), "version": __version__}
-
-    def adopt(self, slices: Sequence[Adopted]) -> None:
-        if not slices:
-            return
-        rows = [adopted_values(one) for one in slices]
-        values: dict[str, object] = {name: [row[name] for row in rows] for name in rows[0]}
-        values |= {"host": storable(self._host), "pid": os.getpid(), "version": __version__}
-        ids = self._write("adopt", f"adopting {len(rows)} slices", values)
-        self.handed_out(max(id_ for (id_,) in ids))
-
-    def close(self, closings: Sequence[Closing]) -> None:
-        # A session closed twice in one batch: the first closing holds, as if they came one by one.
-        rows = [closing_values(closing) for closing in {c.id: c for c in reversed(closings)}.values()]
-        if not rows:
-            return
-        for row in rows:
-            row["comment"] = self._told(row["comment"])
-        rows.sort(key=_id_of)
-        values = {name: [row[name] for row in rows] for name in rows[0]}
-        self._write("close", f"closing {len(rows)} sessions", values)
-
-    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
-        ellipsis = "..." if self._ascii_only else "…"
-        values = {"run_id": run_id, "comment": self._told(cut_comment(comment)), "ellipsis": ellipsis}
-        return int(self._write("fail_waiting", f"ending the retries of run {run_id}", values)[0][0])
-
-    def prune(self, ids: Sequence[int]) -> int:
-        return int(self._write("prune", f"pruning {len(ids)} sessions", {"ids": list(ids)})[0][0])
+        self.read("raising the lowest next id", "raise_id_floor", {"above": above})
 
     def try_hold_run(self, run_id: str) -> bool:
         with self._lock:
@@ -139,18 +197,18 @@ class PostgresStore(SqlStore):
                 self.check_alive()
                 return True
             doing = f"taking the lock of run {run_id}"
-            [(taken, pid)] = self.read(doing, "hold", {"key": lock_key(run_id)})
+            [(is_taken, pid)] = self.read(doing, "hold", {"key": lock_key(run_id)})
             self._refuse_pooler(int(pid))
-            if taken:
+            if is_taken:
                 self._held.add(run_id)
-            return bool(taken)
+            return bool(is_taken)
 
     def _refuse_pooler(self, pid: int) -> None:
         # Behind a pooler the lock belongs to a server connection that is not ours to hold.
         if pid != self._connection.info.backend_pid:
             self.close_connection()
             raise SessionsError(
-                f"{where(self._address)}: this is a connection pooler, and the hold on a run needs a direct "
+                f"{where(self._address)}: this is a connection pooler, and the lock of a run needs a direct "
                 f"connection; name the server itself in connections.{self._address.name}"
             )
 
@@ -160,24 +218,20 @@ class PostgresStore(SqlStore):
                 self.read(f"releasing run {run_id}", "release", {"key": lock_key(run_id)})
                 self._held.discard(run_id)
 
-    @property
-    def is_shared(self) -> bool:
-        return True
-
     def hold_work(self, names: Sequence[str]) -> Held | None:
         values = {"names": list(names), "keys": [work_key(name) for name in names]}
         with self._lock:
             rows = self.read("taking the locks of the work", "hold_work", values)
-            refused = next((name for name, taken in rows if not taken), None)
+            refused = next((name for name, is_taken in rows if not is_taken), None)
             if refused is None:
                 return None
-            self.release_work([name for name, taken in rows if taken])
+            self.release_work([name for name, is_taken in rows if is_taken])
             return Held(refused, self._holder(work_key(refused)))
 
     def _holder(self, key: int) -> str:
-        rows = self.read("looking who holds a lock", "holder", {"key": key})
+        rows = self.read("reading who holds a lock", "holder", {"key": key})
         if not rows:
-            return "another dwhctl, which has just let go of it"
+            return "another dwhctl, which has just released it"
         name, since = rows[0]
         return f"{name} (since {shown_time(since)})"
 
@@ -186,88 +240,61 @@ class PostgresStore(SqlStore):
         self.read("releasing the locks of the work", "release_work", {"keys": keys})
 
     def check_alive(self) -> None:
-        self.read("looking whether it is there", "alive", {})
+        self.read("checking the connection", "alive", {})
 
     def hurry(self) -> None:
         self._connection.hurry()
 
-    def close_connection(self) -> None:
-        with self._lock, suppress(psycopg2.Error):
-            self._connection.close()
+    def _begin(self) -> None:
+        self._connection.execute("BEGIN")
 
-    def _told(self, text: object) -> str | None:
-        """A comment as the database's encoding can hold it: a session must not stay open over a letter."""
-        if not isinstance(text, str):
-            return None
-        if not self._ascii_only:
-            return text
-        plain = text.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")
-        return plain if len(plain) <= COMMENT_LENGTH else plain[: COMMENT_LENGTH - 3] + "..."
-
-    def _write(self, what: str, doing: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """The rows that one writing statement returns, or how many it wrote."""
-        with self._lock, translate_error(self._connection, self._address, doing):
+    def _write(self, doing: str, what: str, steps: Sequence[tuple[str, Mapping[str, object]]]) -> Rows:
+        [(statement, values)] = steps
+        with self._operation(doing):
             faults.reach(f"sessions.{what}.begin")
-            rows = self._again_after_deadlock(self._sql[what], values)
+            rows = _AFTER_DEADLOCK(self._execute, statement, values)
             faults.reach(f"sessions.{what}.done")
         return rows
 
-    def _again_after_deadlock(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        for tries_left in reversed(range(_DEADLOCK_TRIES)):
-            try:
-                return self._execute(sql, values)
-            except (pg_errors.DeadlockDetected, pg_errors.SerializationFailure):
-                if not tries_left:
-                    raise
-        raise AssertionError("unreachable")
-
-    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        with self._lock, translate_error(self._connection, self._address, doing):
-            return self._execute(self._sql[statement], values)
-
     @contextmanager
-    def transaction(self, doing: str, what: str) -> Iterator[Execute]:
+    def _operation(self, doing: str) -> Iterator[None]:
         with self._lock, translate_error(self._connection, self._address, doing):
-            faults.reach(f"sessions.{what}.begin")
-            self._execute("BEGIN", {})
-            try:
-                yield lambda statement, values: self._execute(self._sql[statement], self._told_values(values))
-                faults.reach(f"sessions.{what}.commit")
-                self._execute("COMMIT", {})
-            except BaseException:
-                with suppress(psycopg2.Error):
-                    self._execute("ROLLBACK", {})
-                raise
-            faults.reach(f"sessions.{what}.done")
+            yield
 
-    def _told_values(self, values: Mapping[str, object]) -> dict[str, object]:
-        return {
-            name: self._plain_text(value) if isinstance(value, str) else value
-            for name, value in values.items()
-        }
+    def _encode(self, value: object) -> object:
+        if isinstance(value, list):
+            return [self._encode(item) for item in value]
+        return self._storable(value) if isinstance(value, str) else value
 
-    def _plain_text(self, text: str) -> str:
+    def _storable(self, text: str) -> str:
         text = storable(text)
         return text.encode("ascii", "backslashreplace").decode("ascii") if self._ascii_only else text
 
-    def _execute(self, sql: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        return _fetched(self._connection.execute(sql, dict(values)))
+    def _comment(self, text: str | None) -> str | None:
+        """Return a comment as the database's encoding can hold it: no letter may keep a session open."""
+        text = cut_comment(text)
+        if text is None or not self._ascii_only:
+            return text
+        plain = self._storable(text.replace("…", "..."))
+        return plain if len(plain) <= COMMENT_LENGTH else plain[: COMMENT_LENGTH - 3] + "..."
 
 
-def _fetched(cursor: Cursor) -> list[tuple[Any, ...]]:
-    if cursor.description is None:
-        return [(cursor.rowcount,)]
-    return cursor.fetchall()
+# Two programs that locked the same rows in a different order: the server ends the transaction of one of them.
+_AFTER_DEADLOCK = Retrying(
+    retry=retry_if_exception_type((pg_errors.DeadlockDetected, pg_errors.SerializationFailure)),
+    stop=stop_after_attempt(3),
+    reraise=True,
+)
 
 
 def _time(text: str | bytes | None, of: Cursor) -> datetime | None:
-    """Return a time in UTC, of `infinity` or the year 10000 the bound of what Python's times can do."""
+    """Return a time in UTC; of `infinity` or the year 10000 the limit of Python's times."""
     if text is None:
         return None
     try:
         return as_time(PYDATETIMETZ(text, of))
     except (ValueError, OverflowError, psycopg2.Error):
-        return FIRST if _is_before_all(text) else LAST
+        return _limit(text)
 
 
 def _day(text: str | bytes | None, of: Cursor) -> date | None:
@@ -276,12 +303,12 @@ def _day(text: str | bytes | None, of: Cursor) -> date | None:
     try:
         return as_day(PYDATE(text, of))
     except (ValueError, OverflowError, psycopg2.Error):
-        return (FIRST if _is_before_all(text) else LAST).date()
+        return _limit(text).date()
 
 
-def _is_before_all(text: str | bytes) -> bool:
+def _limit(text: str | bytes) -> datetime:
     text = str(text)
-    return text.startswith("-") or text.endswith("BC")
+    return FIRST if text.startswith("-") or text.endswith("BC") else LAST
 
 
 _TYPES = (
@@ -290,19 +317,13 @@ _TYPES = (
 )
 
 
-def _id_of(row: Mapping[str, object]) -> int:
-    found = row["id"]
-    assert isinstance(found, int)
-    return found
-
-
 def lock_key(run_id: str) -> int:
-    """The key of the run's advisory lock: the same on every machine and in every version of dwhctl."""
+    """Return the key of the run's advisory lock: the same on every machine and in every version of dwhctl."""
     return _key(f"dwhctl run {run_id}")
 
 
 def work_key(name: str) -> int:
-    """The key of the advisory lock of a load's day, or of a report, by the name of its lock."""
+    """Return the key of the advisory lock of a load's day, or of a report, by the name of its lock."""
     return _key(f"dwhctl work {name}")
 
 

@@ -1,24 +1,28 @@
-"""The contract of the sessions table: every store keeps it, and one suite of tests runs over them all.
+"""The sessions table: what can be written and read there, the same for every database.
 
-A store is one connection of the parent process and may be used by several of its threads. Every method
-that writes is one transaction: killed at any moment, it has happened as a whole or not at all. Rows without
-`run_id` belong to other programs; they are neither changed nor listed.
+A store is one connection of the parent process; several of its threads may use it. Every method that writes is one
+transaction: after a kill at any moment all of it happened, or nothing. Rows without `run_id` belong to other programs:
+they are neither changed nor listed.
 
-Every method raises SessionsError when the database does not do what it was asked, and SessionsLostError
-when the connection is gone. A lost store stays lost, for with its connection went its hold on the run:
-a store never reconnects. Whether the last write happened is then for the next run to see.
+Every method raises SessionsError when the database refuses, and SessionsLostError when the connection is gone. A store
+never reconnects: the connection held the locks of the run. The next run finds out whether the last write happened.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
+from dwhctl import __version__
+from dwhctl.core import faults
+from dwhctl.sessions.schema import Schema
 from dwhctl.sessions.values import (
     Adopted,
     Closing,
@@ -37,8 +41,12 @@ from dwhctl.sessions.values import (
     successful,
 )
 
+Rows = list[tuple[Any, ...]]
 #: Executes a statement by its name with the values that it binds, within a transaction.
-Execute = Callable[[str, Mapping[str, object]], list[tuple[Any, ...]]]
+Execute = Callable[[str, Mapping[str, object]], Rows]
+_Steps = Sequence[tuple[str, Mapping[str, object]]]
+#: How long after its death a run is found that left only slices that wait for a retry.
+_WAITING_SINCE = timedelta(days=7)
 
 
 class SessionStore(ABC):
@@ -48,252 +56,319 @@ class SessionStore(ABC):
     """
 
     handed_out: Callable[[int], None] = staticmethod(lambda _etl_id: None)
+    #: Whether runs of several machines may use the table: their locks are in the database then.
+    is_shared: ClassVar[bool] = False
+    #: The statements that prune; the last one returns how many sessions are gone.
+    _prune: ClassVar[Sequence[str]]
+    #: Whether a statement writes many rows at once, each of its values an array.
+    _writes_arrays: ClassVar[bool] = False
+    _driver_error: ClassVar[type[Exception]]
+    _ellipsis = "…"
+    _connection: Any
 
-    @abstractmethod
-    def prepare(self) -> None:
-        """Create the table, or upgrade the one that stands there; a table of another shape is refused."""
+    def __init__(self, host: str, sql: Mapping[str, str]) -> None:
+        self._host = host
+        self._sql = sql
+        # Several threads may share the connection, but not a transaction: each operation holds this lock.
+        self._lock = threading.RLock()
 
-    @abstractmethod
-    def is_ready(self) -> bool:
-        """Tell whether the table stands there as dwhctl needs it; changes nothing."""
-
-    @abstractmethod
-    def exists(self) -> bool:
-        """Tell whether a run of this or an earlier version has made the table dwhctl's; changes nothing."""
-
-    @abstractmethod
-    def is_readable(self) -> bool:
-        """Tell whether all can be read: columns and tables are there, whatever indexes the next run will add."""
-
-    @abstractmethod
-    def raise_id_floor(self, above: int) -> None:
-        """Hand out only ids above this one from now on: a new table must not hand out what a lost one did."""
-
-    @abstractmethod
-    def last_id(self) -> int:
-        """The highest id that was handed out, or stands in the table."""
-
-    @abstractmethod
-    def open(self, sessions: Sequence[NewSession]) -> list[int]:
-        """Write running sessions and return their ids, in the order given."""
-
-    @abstractmethod
-    def adopt(self, slices: Sequence[Adopted]) -> None:
-        """Write the closed sessions of slices that another tool loaded."""
-
-    @abstractmethod
-    def close(self, closings: Sequence[Closing]) -> None:
-        """End those sessions that are still running; the others stay as they are."""
-
-    @abstractmethod
-    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
-        """Nothing will be tried again in this run: make its slices' last `up_for_retry` `failed`.
-
-        The comment is put behind the one that stands there. Returns how many slices that were.
-        """
-
-    @abstractmethod
-    def prune(self, ids: Sequence[int]) -> int:
-        """Fold closed sessions into the daily sums of dwhctl_days and delete them. Returns how many that were."""
-
-    @abstractmethod
-    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
-        """The latest session of every shard and day that has one, both days included."""
-
-    @abstractmethod
-    def durations(self, load: str, newest: int) -> dict[str, float]:
-        """Mean seconds of every shard's successful sessions, over so many of the load's newest slices."""
-
-    @abstractmethod
-    def unfinished_runs(self) -> list[str]:
-        """Runs, oldest first, that may want reaping: alive or dead.
-
-        They have running sessions, or died in the last days while slices waited for their retry.
-        """
-
-    @abstractmethod
-    def unfinished(self, run_id: str) -> list[Session]:
-        """The run's sessions that are still running, oldest first."""
-
-    @abstractmethod
-    def of_run(self, run_id: str) -> list[Session]:
-        """The run's sessions, oldest first."""
-
-    @abstractmethod
-    def recent(self, limit: int) -> list[Session]:
-        """The newest sessions, newest first."""
-
-    @abstractmethod
-    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """The rows of one reading statement, by its name in the room's SQL files. Days and times come back as such.
-
-        A list among the values is an array in PostgreSQL, and JSON in SQLite. `doing` says for an error's message
-        what was tried.
-        """
-
-    @abstractmethod
-    def transaction(self, doing: str, what: str) -> AbstractContextManager[Execute]:
-        """One transaction of several statements, executed by their names; an error in the block takes all back.
-
-        An executed statement gives its rows, times and days as such; one that has none gives how many it wrote.
-        `what` names the transaction for the tests' points.
-        """
-
-    @abstractmethod
-    def try_hold_run(self, run_id: str) -> bool:
-        """Take the run's lock in the database, if no other connection holds it.
-
-        It is held until `release_run` or the end of this connection. SQLite has no such locks, and serves
-        one machine only: there the lock on a file decides alone, and the answer is always True.
-        """
-
-    @abstractmethod
-    def release_run(self, run_id: str) -> None:
-        """Let go of the run's lock; of no consequence if it is not held."""
+    # What each database does in its own way
 
     @property
     @abstractmethod
-    def is_shared(self) -> bool:
-        """Whether runs of several machines may stand in the table: their locks hold in the database then."""
+    def _schema(self) -> Schema: ...
+
+    def _make(self) -> None:
+        with self._transaction("prepare"):
+            self._schema.make()
 
     @abstractmethod
-    def hold_work(self, names: Sequence[str]) -> Held | None:
-        """Take the locks of all this work in the database, or none: then give one that another holds.
-
-        They are held until `release_work` or the end of this connection. In SQLite there are none to take.
-        """
+    def _operation(self, doing: str) -> AbstractContextManager[None]:
+        """Hold the connection, and translate its errors; `doing` is for their messages."""
 
     @abstractmethod
-    def release_work(self, names: Sequence[str]) -> None:
-        """Let go of the locks of this work; of no consequence for those that are not held."""
+    def _begin(self) -> None:
+        """Begin a transaction."""
+
+    @abstractmethod
+    def _encode(self, value: object) -> object:
+        """Return a value as the driver binds it; a list is an array."""
+
+    @abstractmethod
+    def raise_id_floor(self, above: int) -> None:
+        """Hand out only ids above this one from now on: a new table must not hand out those of a lost one."""
 
     @abstractmethod
     def check_alive(self) -> None:
-        """Raise SessionsLostError if the connection, and so the hold on the run, is gone."""
+        """Raise SessionsLostError if the connection, and so the lock on the run, is gone."""
 
-    def hurry(self) -> None:  # noqa: B027 - a file has nothing to hurry
+    # Locks in the database, against runs on other machines. SQLite serves one machine: there the locks on files do.
+
+    def try_hold_run(self, run_id: str) -> bool:  # noqa: ARG002
+        """Take the run's lock, if no other connection holds it, until `release_run` or the end of this connection."""
+        return True
+
+    def release_run(self, run_id: str) -> None:  # noqa: B027
+        """Release the run's lock. Idempotent."""
+
+    def hold_work(self, names: Sequence[str]) -> Held | None:  # noqa: ARG002
+        """Take the locks of all this work, or none: then return one that another connection holds.
+
+        They are held until `release_work` or the end of this connection.
+        """
+        return None
+
+    def release_work(self, names: Sequence[str]) -> None:  # noqa: B027
+        """Release the locks of this work. Idempotent."""
+
+    def hurry(self) -> None:  # noqa: B027
         """Wait two seconds at most for each answer from now on: the command is to stop. Safe in a signal handler."""
 
-    @abstractmethod
     def close_connection(self) -> None:
-        """End the connection; never raises, and may be called twice."""
+        """Close the connection. Never raises; idempotent."""
+        with self._lock, suppress(self._driver_error):
+            self._connection.close()
+
+    # The table
+
+    def prepare(self) -> None:
+        """Create the table, or upgrade it. Raise SessionsError for a table of another shape."""
+        with self._operation("preparing the table"):
+            if not self._schema.is_ready():
+                self._make()
+
+    def make_readable(self) -> bool:
+        """Add what this version needs to the table of an earlier one. Return whether a run has made the table."""
+        with self._operation("reading the table's columns"):
+            exists = self._schema.exists()
+            if exists and not self._schema.is_readable():
+                self._make()
+            return exists
+
+    def last_id(self) -> int:
+        """Return the highest id that was handed out, or is in the table."""
+        return int(self.read("reading the highest id", "last_id", {})[0][0])
+
+    # Sessions
+
+    def open(self, sessions: Sequence[NewSession]) -> list[int]:
+        """Write running sessions and return their ids, in the order given."""
+        if not sessions:
+            return []
+        if len({session.staged for session in sessions}) < len(sessions):
+            raise ValueError("two new sessions have one token")
+        rows = [asdict(session) | {"task_name": session.task_name} for session in sessions]
+        ids: dict[str, int] = dict(self._write_rows("opening {} sessions", "open", rows, self._own()))
+        self.handed_out(max(ids.values()))
+        return [ids[session.staged] for session in sessions]
+
+    def adopt(self, slices: Sequence[Adopted]) -> None:
+        """Write the closed sessions of slices that another tool loaded."""
+        if not slices:
+            return
+        rows = [
+            asdict(adopted)
+            | {"task_name": adopted.task_name, "state": adopted.state, "comment": adopted.comment}
+            for adopted in slices
+        ]
+        ids = self._write_rows("adopting {} slices", "adopt", rows, self._own())
+        self.handed_out(max(id_ for (id_,) in ids))
+
+    def close(self, closings: Sequence[Closing]) -> None:
+        """End those sessions that are still running; the others stay as they are."""
+        # Of two closings of a session the first one holds. Two programs that lock the rows in one order never deadlock.
+        first = {closing.id: closing for closing in reversed(closings)}
+        rows = [
+            asdict(closing)
+            | {"successful": successful(closing.state), "comment": self._comment(closing.comment)}
+            for _, closing in sorted(first.items())
+        ]
+        if rows:
+            self._write_rows("closing {} sessions", "close", rows, {})
+
+    def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
+        """Make the last `up_for_retry` of each slice of this run `failed`: nothing in it will be tried again.
+
+        The comment is appended to the existing one. Return how many slices those were.
+        """
+        values = {"run_id": run_id, "comment": self._comment(comment), "ellipsis": self._ellipsis}
+        doing = f"ending the retries of run {run_id}"
+        return int(self._write(doing, "fail_waiting", [("fail_waiting", values)])[0][0])
+
+    def prune(self, ids: Sequence[int]) -> int:
+        """Add closed sessions to the daily sums of dwhctl_days and delete them. Return how many those were."""
+        steps = [(statement, {"ids": list(ids)}) for statement in self._prune]
+        return int(self._write(f"pruning {len(ids)} sessions", "prune", steps)[-1][0])
+
+    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
+        """Return the latest session of every shard and day that has one, both days included."""
+        values = {"load": load, "first": first, "last": last}
+        rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)
+        return [
+            LastSession(
+                as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished,
+                None if success is None else as_time(success),
+            )
+            for load, shard, day, state, started, finished, success in rows
+        ]  # fmt: skip
+
+    def durations(self, load: str, newest: int) -> dict[str, float]:
+        """Return the mean seconds of every shard's successful sessions, over so many of the load's newest slices."""
+        rows = self.read(f"reading the durations of {load}", "durations", {"load": load, "newest": newest})
+        found = ((as_text(shard), as_seconds(seconds)) for shard, seconds in rows)
+        return {shard: seconds for shard, seconds in found if seconds is not None}
+
+    def run_durations(self, newest: int) -> list[tuple[float, float]]:
+        """Return of each run among so many newest sessions: the sum of their seconds, and its seconds by the clock."""
+        rows = self.read("reading how long runs took", "runs_lately", {"newest": newest})
+        return [(float(total or 0), float(elapsed or 0)) for total, elapsed in rows]
+
+    def unfinished_runs(self) -> list[str]:
+        """Return the runs, alive or dead, that may have to be reaped, oldest first.
+
+        They have running sessions, or died in the last days while slices waited for their retry.
+        """
+        values = {"since": datetime.now(UTC) - _WAITING_SINCE}
+        return [run_id for (run_id,) in self.read("reading the unfinished runs", "unfinished_runs", values)]
+
+    def unfinished(self, run_id: str) -> list[Session]:
+        """Return the run's sessions that are still running, oldest first."""
+        return self.sessions("unfinished", {"run_id": run_id})
+
+    def of_run(self, run_id: str) -> list[Session]:
+        """Return the run's sessions, oldest first."""
+        return self.sessions("of_run", {"run_id": run_id})
+
+    def recent(self, limit: int) -> list[Session]:
+        """Return the newest sessions, newest first."""
+        return self.sessions("recent", {"limit": limit})
+
+    def newest_runs(self, count: int) -> list[str]:
+        """Return the ids of the newest runs, newest first."""
+        return [run_id for (run_id,) in self.read("reading the runs", "newest_run_ids", {"limit": count})]
+
+    def runs_beginning_with(self, text: str, count: int) -> list[str]:
+        """Return so many of the ids of runs that begin with the text, in order, by one step in the index for each."""
+        found: list[str] = []
+        rows = self.read("reading the runs", "next_run", {"text": text})
+        while rows and rows[0][0].startswith(text) and len(found) < count:
+            found.append(rows[0][0])
+            rows = self.read("reading the runs", "run_after", {"text": found[-1]})
+        return found
+
+    def has_sessions(self, load: str) -> bool:
+        """Return whether the load has any session."""
+        return bool(self.read("reading sessions", "any_of_load", {"load": load}))
+
+    def running_tasks(self) -> set[tuple[str, str]]:
+        """Return load and shard of the sessions that are running."""
+        rows = self.read("reading the running sessions", "running_tasks", {})
+        return {(as_text(load), as_text(shard)) for load, shard in rows}
+
+    def successful_ids(self, load: str, first: date, last: date) -> set[tuple[str, int]]:
+        """Return shard and id of the successful sessions of these days."""
+        values = {"load": load, "first": first, "last": last}
+        rows = self.read("reading the successful sessions", "successful_sessions", values)
+        return {(as_text(shard), int(id_)) for id_, shard in rows}
+
+    def is_successful(self, load: str, shard: str, id_: int) -> bool:
+        """Return whether this is the id of a successful session of the load and shard, whatever its day."""
+        values = {"load": load, "shard": shard, "id": id_}
+        return bool(self.read("reading a session", "successful_session", values))
+
+    def adopted_shards(self, load: str, first: date, last: date) -> set[str]:
+        """Return the shards whose last successful session of these days adopted the rows of another tool."""
+        values = {"load": load, "first": first, "last": last}
+        return {as_text(shard) for (shard,) in self.read("reading adopted slices", "adopted_shards", values)}
+
+    def delivered_columns(self, load: str) -> dict[str, dict[str, str]]:
+        """Return the columns that each shard has delivered: shard -> name -> declared type."""
+        found: dict[str, dict[str, str]] = {}
+        doing = f"reading the delivered columns of {load}"
+        for shard, name, declared in self.read(doing, "delivered_columns", {"load": load}):
+            found.setdefault(shard, {})[name] = declared
+        return found
+
+    def remember_columns(self, load: str, columns: Sequence[tuple[str, str, str]]) -> None:
+        """Write delivered columns, given as shard, name and declared type."""
+        now = datetime.now(UTC)
+        with self.transaction(f"writing the delivered columns of {load}", "remember_columns") as execute:
+            for shard, name, declared in columns:
+                values = {"load": load, "shard": shard, "name": name, "declared": declared, "first_seen": now}
+                execute("remember_column", values)
+
+    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> Rows:
+        """Return the rows of one reading statement, days and times as such; `doing` is for an error's message."""
+        with self._operation(doing):
+            return self._execute(statement, values)
+
+    def sessions(self, statement: str, values: Mapping[str, object]) -> list[Session]:
+        """Return the sessions that a statement selects by `$columns`."""
+        rows = self.read("reading sessions", statement, values)
+        return [Session(*(make(value) for make, value in zip(_FIELDS, row, strict=True))) for row in rows]
+
+    @contextmanager
+    def transaction(self, doing: str, what: str) -> Iterator[Execute]:
+        """Execute several statements in one transaction; an error in the block rolls all of them back."""
+        with self._operation(doing), self._transaction(what):
+            yield self._execute
+
+    @contextmanager
+    def _transaction(self, what: str) -> Iterator[None]:
+        """Commit at the end of the block, roll back on an error; `what` is part of the names of the fault points."""
+        faults.reach(f"sessions.{what}.begin")
+        self._begin()
+        try:
+            yield
+            faults.reach(f"sessions.{what}.commit")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(self._driver_error):
+                self._connection.execute("ROLLBACK")
+            raise
+        faults.reach(f"sessions.{what}.done")
+
+    def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
+        """Execute a statement by its name. Return its rows, or how many it wrote."""
+        encoded = {name: self._encode(value) for name, value in values.items()}
+        cursor = self._connection.execute(self._sql[statement], encoded)
+        return [(cursor.rowcount,)] if cursor.description is None else self._fetched(cursor)
+
+    def _fetched(self, cursor: Any) -> Rows:
+        rows: Rows = cursor.fetchall()
+        return rows
+
+    def _write_rows(
+        self, doing: str, statement: str, rows: Sequence[dict[str, object]], shared: dict[str, object]
+    ) -> Rows:
+        """Write these rows, which have the shared values in common."""
+        doing = doing.format(len(rows))
+        if self._writes_arrays:
+            rows = [{name: [row[name] for row in rows] for name in rows[0]}]
+        return self._write(doing, statement, [(statement, row | shared) for row in rows])
+
+    def _write(self, doing: str, what: str, steps: _Steps) -> Rows:
+        with self.transaction(doing, what) as execute:
+            return [row for statement, values in steps for row in execute(statement, values)]
+
+    def _own(self) -> dict[str, object]:
+        return {"host": self._host, "pid": os.getpid(), "version": __version__}
+
+    def _comment(self, text: str | None) -> str | None:
+        return cut_comment(text)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close_connection()
 
 
-# How long a run that died with nothing but waiting slices is looked for.
-_WAITING_SINCE = timedelta(days=7)
-
-
-class SqlStore(SessionStore):
-    """A store whose database speaks SQL; the dialect says how a statement by name is executed."""
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-        # A driver's connection may be shared, a transaction may not: each operation has it alone.
-        self._lock = threading.RLock()
-
-    def last_id(self) -> int:
-        return int(self.read("looking for the highest id", "last_id", {})[0][0])
-
-    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
-        values = {"load": load, "first": first, "last": last}
-        rows = self.read(f"reading the last sessions of {load}", "last_sessions", values)
-        return [_last_session(row) for row in rows]
-
-    def durations(self, load: str, newest: int) -> dict[str, float]:
-        values = {"load": load, "newest": newest}
-        rows = self.read(f"reading the durations of {load}", "durations", values)
-        found = ((as_text(shard), as_seconds(seconds)) for shard, seconds in rows)
-        return {shard: seconds for shard, seconds in found if seconds is not None}
-
-    def unfinished_runs(self) -> list[str]:
-        values = {"since": datetime.now(UTC) - _WAITING_SINCE}
-        return [run_id for (run_id,) in self.read("looking for unfinished runs", "unfinished_runs", values)]
-
-    def unfinished(self, run_id: str) -> list[Session]:
-        return self._sessions("unfinished", {"run_id": run_id})
-
-    def of_run(self, run_id: str) -> list[Session]:
-        return self._sessions("of_run", {"run_id": run_id})
-
-    def recent(self, limit: int) -> list[Session]:
-        return self._sessions("recent", {"limit": limit})
-
-    def _sessions(self, statement: str, values: Mapping[str, object]) -> list[Session]:
-        return [session_of(row) for row in self.read("reading sessions", statement, values)]
-
-
-def _last_session(row: Sequence[Any]) -> LastSession:
-    load, shard, day, state, started, finished, last_success = row
-    began = None if last_success is None else as_time(last_success)
-    return LastSession(
-        as_text(load), as_text(shard), as_day(day), State(state), as_time(started), finished, began
-    )
-
-
-def session_of(row: Sequence[Any]) -> Session:
-    """Return the session in a row of `$columns`, whatever stands in it."""
-    return Session(*(make(value) for make, value in zip(_FIELDS, row, strict=True)))
-
-
-def _as_bool(value: Any) -> bool | None:
-    return None if value is None else bool(value)
-
-
-def _as_they_are(value: Any) -> Any:
-    return value
-
-
 #: What each column of `$columns` becomes; ids and `finished` are what the store makes of them.
 _FIELDS: tuple[Callable[[Any], Any], ...] = (
-    _as_they_are, as_text, as_time, _as_they_are, _as_bool, as_number, as_text_or_none, as_text, as_text,
-    as_text_or_none, as_day, lambda value: as_number(value) or 0, State, as_text, as_number, as_number,
-    as_text_or_none, as_text_or_none, as_number, as_text_or_none, as_number, as_seconds,
+    lambda value: value, as_text, as_time, lambda value: value, lambda value: None if value is None else bool(value),
+    as_number, as_text_or_none, as_text, as_text, as_text_or_none, as_day, lambda value: as_number(value) or 0, State,
+    as_text, as_number, as_number, as_text_or_none, as_text_or_none, as_number, as_text_or_none, as_number, as_seconds,
 )  # fmt: skip
-
-
-def refuse_equal_tokens(sessions: Sequence[NewSession]) -> None:
-    """Each session is told from the others by its token."""
-    if len({session.staged for session in sessions}) < len(sessions):
-        raise ValueError("two new sessions have one token")
-
-
-def adopted_values(one: Adopted) -> dict[str, object]:
-    """The values that the statement `adopt` binds for one slice."""
-    return {
-        "task_name": one.task_name,
-        "at": one.at,
-        "rows": one.rows,
-        "comment": one.comment,
-        "run_id": one.run_id,
-        "load": one.load,
-        "shard": one.shard,
-        "day": one.day,
-        "state": one.state.value,
-    }
-
-
-def closing_values(closing: Closing) -> dict[str, object]:
-    """The values that the statement `close` binds for one session."""
-    return {
-        "id": closing.id,
-        "state": closing.state.value,
-        "successful": successful(closing.state),
-        "finished": closing.finished,
-        "loaded_rows": closing.loaded_rows,
-        "extracted_rows": closing.extracted_rows,
-        "bytes": closing.bytes,
-        "error_class": closing.error_class,
-        "comment": cut_comment(closing.comment),
-        "busy_seconds": closing.busy_seconds,
-    }

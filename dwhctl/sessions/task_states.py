@@ -1,4 +1,4 @@
-"""How the work of a project stands, as numbers for a monitoring system: one look into an index for each task."""
+"""What fails now, and the state of every load and report as numbers: one step in an index for each task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dwhctl.sessions.store import SessionStore
 
 
-#: A streak is counted so far: as many days as a report looks back.
+#: The longest streak that is counted: as many days as a report goes back.
 MOST_STREAK = 3_660
 
 
@@ -56,12 +56,12 @@ class FailingTask:
     @property
     def up_for_retry(self) -> int:
         """Return how many slices wait for a retry; the others are failed or abandoned."""
-        return sum(one.state is State.UP_FOR_RETRY for one in self.slices)
+        return sum(failed.state is State.UP_FOR_RETRY for failed in self.slices)
 
     @property
     def last(self) -> UnsuccessfulSlice:
         """Return the slice that failed last."""
-        return max(self.slices, key=lambda one: (one.finished, one.id))
+        return max(self.slices, key=lambda failed: (failed.finished, failed.id))
 
 
 def read_unsuccessful(store: SessionStore, since: datetime) -> list[UnsuccessfulSlice]:
@@ -71,35 +71,33 @@ def read_unsuccessful(store: SessionStore, since: datetime) -> list[Unsuccessful
 
 
 def unsuccessful_slices(rows: Iterable[Sequence[Any]]) -> list[UnsuccessfulSlice]:
-    """Return the rows of the statement of this name."""
-    return [_slice(*row) for row in rows]
-
-
-def _slice(*row: Any) -> UnsuccessfulSlice:
-    id_, task_name, load, shard, day, state, finished, error_class, comment, replaced = row
-    return UnsuccessfulSlice(
-        id=id_,
-        task_name=as_text(task_name),
-        load=as_text(load),
-        shard=as_text_or_none(shard),
-        day=as_day(day),
-        state=State(state),
-        finished=as_time(finished),
-        error=": ".join(filter(None, map(as_text, (error_class, comment)))) or None,
-        replaced=bool(replaced),
-    )
+    """Return the slices in the rows of the statement of this name."""
+    return [
+        UnsuccessfulSlice(
+            id_,
+            as_text(task_name),
+            as_text(load),
+            as_text_or_none(shard),
+            as_day(day),
+            State(state),
+            as_time(finished),
+            ": ".join(filter(None, map(as_text, error))) or None,
+            bool(replaced),
+        )
+        for id_, task_name, load, shard, day, state, finished, *error, replaced in rows
+    ]
 
 
 def failing_tasks(store: SessionStore, slices: Iterable[UnsuccessfulSlice]) -> list[FailingTask]:
     """Return the tasks of the slices: the longest streak first, then the one that failed last."""
     by_task: dict[str, list[UnsuccessfulSlice]] = {}
-    for one in sorted(slices, key=lambda one: one.day, reverse=True):
-        by_task.setdefault(one.task_name, []).append(one)
+    for newest in sorted(slices, key=lambda failed: failed.day, reverse=True):
+        by_task.setdefault(newest.task_name, []).append(newest)
     streaks = read_streaks(store, [of_task[0].id for of_task in by_task.values()])
     found = [
-        FailingTask(task, of_task[0].load, of_task[0].shard, tuple(of_task), *streaks[of_task[0].id])
-        for task, of_task in by_task.items()
-        if of_task[0].id in streaks  # else it was pruned since
+        FailingTask(task, newest.load, newest.shard, (newest, *older), *streaks[newest.id])
+        for task, (newest, *older) in by_task.items()
+        if newest.id in streaks  # else it was pruned since
     ]
     return sorted(found, key=lambda task: (-task.streak, -task.last.finished.timestamp(), task.task_name))
 
@@ -114,14 +112,14 @@ def read_streaks(
     return {ids[place]: (streak, since) for place, streak, since in rows}
 
 
-#: A streak is counted so far, and a success looked for in slices so old.
+#: The longest streak that the metrics count, and the age of the oldest slices whose success they report.
 MOST_METRIC_STREAK = 400
 MOST_DAYS = 90
 NEVER_TRIED = "missing"
 
 
 class Work(NamedTuple):
-    """A load or a report, with the names of its tasks as they stand in the sessions."""
+    """A load or a report, with the names of its tasks in the sessions."""
 
     kind: Literal["load", "report"]
     name: str
@@ -130,12 +128,12 @@ class Work(NamedTuple):
 
 @dataclass(slots=True)
 class WorkState:
-    """How a load or report stands: by the last closed session of each task's newest slice.
+    """The state of a load or report: by the last closed session of each task's newest slice.
 
     `states` counts tasks by its state, those that were never tried as `missing`, and sessions that are running. `rows`
     are those of the successful ones. `seconds` is how long the newest run took that loaded some of them.
     `last_success` is None if no task succeeded on a slice of the last 90 days. `failing` counts the tasks of which a
-    slice failed lately or the newest one failed, however long ago: what is not tried any more has not recovered.
+    slice failed lately, or whose newest one failed at any time: a task that is not tried any more has not recovered.
     `streak` is the longest failing streak among them, in slices.
     """
 
@@ -163,21 +161,23 @@ class NewestSession(NamedTuple):
 def read_work(
     store: SessionStore, works: Sequence[Work], today: date, failing: Iterable[FailingTask] = ()
 ) -> list[WorkState]:
-    """Return how each load and report stands; `failing` are tasks that failed lately. Raise SessionsError."""
+    """Return the state of each load and report; `failing` are tasks that failed lately. Raise SessionsError."""
     newest = read_newest(store, list(chain.from_iterable(work.tasks for work in works)))
-    bad = {task: one.id for task, one in newest.items() if not is_good(one.state)}
+    bad = {task: session.id for task, session in newest.items() if not is_good(session.state)}
     counted = read_streaks(store, list(bad.values()), MOST_METRIC_STREAK)
     streaks = {task: counted[id_][0] for task, id_ in bad.items() if id_ in counted}
     streaks |= {task.task_name: min(task.streak, MOST_METRIC_STREAK) for task in failing}
-    found = [_state_of(work, newest, streaks) for work in works]
-    _add_older_successes(store, [one for one in found if one.last_success is None and one.failing], today)
+    states = [_state_of(work, newest, streaks) for work in works]
+    _add_older_successes(
+        store, [state for state in states if not state.last_success and state.failing], today
+    )
     running = {
         ("report" if is_report else "load", name): count
-        for name, is_report, count in store.read("counting what runs", "running_by_load", {})
+        for name, is_report, count in store.read("counting the running sessions", "running_by_load", {})
     }
-    for one in found:
-        one.states[State.RUNNING] = running.get((one.work.kind, one.work.name), 0)
-    return found
+    for state in states:
+        state.states[State.RUNNING] = running.get((state.work.kind, state.work.name), 0)
+    return states
 
 
 def read_newest(store: SessionStore, tasks: list[str]) -> dict[str, NewestSession]:
@@ -199,33 +199,34 @@ def read_newest(store: SessionStore, tasks: list[str]) -> dict[str, NewestSessio
 
 def _state_of(work: Work, newest: dict[str, NewestSession], streaks: dict[str, int]) -> WorkState:
     closed = [newest[task] for task in work.tasks if task in newest]
-    good = [one for one in closed if is_good(one.state)]
-    # A run that adopted slices has loaded nothing: it says nothing of how long a load takes.
-    loaded = [one for one in closed if one.attempt != 0]
-    last_run = max((one.run_id for one in loaded), default="")
-    of_run = [one for one in loaded if one.run_id == last_run]
-    state = WorkState(work, Counter(one.state.value for one in closed))
-    state.states[NEVER_TRIED] = len(work.tasks) - len(closed)
-    state.rows = sum(one.rows or 0 for one in good)
+    good = [session for session in closed if is_good(session.state)]
+    # A run that adopted slices (attempt 0) has loaded nothing: it does not show how long a load takes.
+    loaded = [session for session in closed if session.attempt != 0]
+    last_run = max((session.run_id for session in loaded), default="")
+    of_run = [session for session in loaded if session.run_id == last_run]
     of_failing = [streaks[task] for task in work.tasks if task in streaks]
-    state.failing, state.streak = len(of_failing), max(of_failing, default=0)
-    state.last_success = max((one.finished for one in good), default=None)
+    state = WorkState(
+        work,
+        Counter(session.state.value for session in closed),
+        rows=sum(session.rows or 0 for session in good),
+        failing=len(of_failing),
+        streak=max(of_failing, default=0),
+        last_success=max((session.finished for session in good), default=None),
+    )
+    state.states[NEVER_TRIED] = len(work.tasks) - len(closed)
     if of_run:
-        taken = max(one.finished for one in of_run) - min(one.started for one in of_run)
+        taken = max(session.finished for session in of_run) - min(session.started for session in of_run)
         state.seconds = taken.total_seconds()
     return state
 
 
 def _add_older_successes(store: SessionStore, states: list[WorkState], today: date) -> None:
-    """Look for the last success of work of which nothing that is newest succeeded."""
-    tasks = [task for one in states for task in one.work.tasks]
-    if not tasks:
-        return
-    values = {"tasks": tasks, "first": today - timedelta(days=MOST_DAYS)}
-    finished = {
-        tasks[place]: moment
-        for place, moment in store.read("reading the last successes", "last_successes", values)
-    }
-    for one in states:
-        moments = [finished[task] for task in one.work.tasks if task in finished]
-        one.last_success = max(moments, default=None)
+    """Add the last success to work whose newest slices all failed."""
+    if tasks := [task for state in states for task in state.work.tasks]:
+        values = {"tasks": tasks, "first": today - timedelta(days=MOST_DAYS)}
+        rows = store.read("reading the last successes", "last_successes", values)
+        finished = {tasks[place]: moment for place, moment in rows}
+        for state in states:
+            state.last_success = max(
+                (finished[task] for task in state.work.tasks if task in finished), default=None
+            )

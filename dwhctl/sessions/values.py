@@ -1,4 +1,4 @@
-"""What crosses the border of the sessions room: states, sessions, and what opens and closes them."""
+"""States, sessions and their completeness; and the values of a table that other programs may have written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class State(enum.StrEnum):
-    """How far a session is."""
+    """The state of a session."""
 
     RUNNING = "running"
     LOADED = "loaded"
@@ -22,24 +22,21 @@ class State(enum.StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> State:
-        """Return a state that this version does not know, as it is written: closed, and not successful."""
+        """Return a state of another version as it is written: closed, and not successful."""
         text = "" if value is None else str(value)
         unknown = str.__new__(cls, text)
         unknown._name_, unknown._value_ = "UNKNOWN", text
         return unknown
 
 
-_GOOD = frozenset({State.LOADED, State.SKIPPED})
-
-
 def successful(state: State) -> bool | None:
-    """The value of the column `successful`: None while running."""
+    """Return the value of the column `successful`: None while running."""
     return None if state is State.RUNNING else is_good(state)
 
 
 def is_good(state: State) -> bool:
-    """Whether the session has done what it was to do."""
-    return state in _GOOD
+    """Return whether a session in this state is successful."""
+    return state in (State.LOADED, State.SKIPPED)
 
 
 def _refuse_naive(**times: datetime) -> None:
@@ -53,10 +50,8 @@ def _refuse_naive(**times: datetime) -> None:
 class NewSession:
     """One attempt at a slice that is about to start.
 
-    `staged` is a token that no other session has. `worker` is the number, from 1, that its worker has in its run;
-    None for a slice that no worker will see.
-
-    A report's session has the report's name as `load`, and no shard.
+    `staged` is a token that no other session has. `worker` is the number of its worker in its run, from 1; None for a
+    slice without a worker. A report's session has the report's name as `load`, and no shard.
     """
 
     run_id: str
@@ -73,7 +68,7 @@ class NewSession:
 
     @property
     def task_name(self) -> str:
-        """`<load>__<shard>`, or the report's name."""
+        """Return `<load>__<shard>`, or the report's name."""
         return self.load if self.shard is None else f"{self.load}__{self.shard}"
 
 
@@ -81,8 +76,8 @@ class NewSession:
 class Adopted:
     """One slice that another tool loaded, with as many rows as the source has.
 
-    `at` is when the comparison began that found them equal. Its session has the attempt 0 and takes no time: whatever
-    averages durations leaves it out.
+    `at` is when the comparison began that found them equal. Its session has the attempt 0 and no duration: averages
+    leave it out.
     """
 
     run_id: str
@@ -102,12 +97,11 @@ class Adopted:
 
     @property
     def state(self) -> State:
-        """Return the state of its session."""
         return State.LOADED if self.rows else State.SKIPPED
 
     @property
     def comment(self) -> str:
-        """Say of its session that no load wrote it."""
+        """Return the comment of its session: no load wrote it."""
         if not self.rows:
             return "adopted: no rows at the source, none in the warehouse"
         return f"adopted: {self.rows:,} {'row' if self.rows == 1 else 'rows'} equal to the source"
@@ -115,9 +109,9 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """How one session ended. `busy_seconds` is how long it held its worker: what follows is the wait for publishing.
+    """How one session ended. `busy_seconds` is how long it held its worker, before the wait for publishing.
 
-    With the state `running` and without an end the session stays open, with the reason: its commit is in doubt.
+    A session whose commit is in doubt stays `running`, without an end, with the reason.
     """
 
     id: int
@@ -139,7 +133,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One row of the table that a run of dwhctl wrote; the times are in UTC."""
+    """One row of the table that a run of dwhctl wrote. Times are in UTC."""
 
     id: int
     task_name: str
@@ -167,7 +161,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lock that another connection to the sessions database holds; `holder` is for people."""
+    """A lock that another connection to the sessions database holds; `holder` is for messages."""
 
     name: str
     holder: str
@@ -187,15 +181,15 @@ class LastSession:
 
 
 def is_complete(last: LastSession | None, end_at: datetime | None) -> bool:
-    """Return whether a slice needs no more loading; without any session it does."""
+    """Return whether a slice is complete by its latest session; without any it is not."""
     return last is not None and completes(last.last_success, end_at)
 
 
 def completes(last_success: datetime | None, end_at: datetime | None) -> bool:
-    """Return whether a slice is complete: a successful session of it started when it was over, at `end_at`.
+    """Return whether a slice is complete: a successful session of it started after its end, `end_at`.
 
     A day that was loaded at noon is not complete. A later session that fails or is running changes nothing: the rows
-    stay. None as `end_at`: the slice has no end, its load takes the whole table.
+    stay. Without `end_at` the slice has no end: its load takes the whole table.
     """
     return last_success is not None and (end_at is None or last_success >= end_at)
 
@@ -203,7 +197,7 @@ def completes(last_success: datetime | None, end_at: datetime | None) -> bool:
 _FIRST_YEAR, _LAST_YEAR = 1000, 8999
 FIRST, LAST = datetime(_FIRST_YEAR, 1, 1, tzinfo=UTC), datetime(_LAST_YEAR, 12, 31, tzinfo=UTC)
 _MOST = 2**63 - 1
-#: No attempt takes so long (31 years).
+#: The longest duration (31 years).
 _MOST_SECONDS = 1e9
 
 
@@ -242,7 +236,7 @@ def as_text_or_none(value: Any) -> str | None:
 
 
 def as_number(value: Any) -> int | None:
-    """Return a whole number as a database holds it; None for NULL and for what is none."""
+    """Return a whole number as a database holds it; None for NULL and for any other value."""
     try:
         return min(max(int(value), -_MOST - 1), _MOST)
     except (TypeError, ValueError, OverflowError):
@@ -250,7 +244,7 @@ def as_number(value: Any) -> int | None:
 
 
 def as_seconds(value: Any) -> float | None:
-    """Return a time that something took; None for NULL and for what is none."""
+    """Return a duration; None for NULL and for any other value."""
     try:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -263,12 +257,12 @@ _JOINER = "\u200d"
 
 
 def storable(text: str) -> str:
-    """The text without what a database refuses: NUL, and the halves of characters out of odd file names."""
+    """Return the text without what a database refuses: NUL, and half characters out of file names."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def cut_comment(text: str | None, length: int = COMMENT_LENGTH) -> str | None:
-    """The comment, cut between two whole characters and ended with an ellipsis if it is too long."""
+    """Return the comment; one that is too long is cut between two characters and ends with an ellipsis."""
     if text is None:
         return None
     text = storable(text)
@@ -281,6 +275,6 @@ def cut_comment(text: str | None, length: int = COMMENT_LENGTH) -> str | None:
 
 
 def _belongs_together(left: str, right: str) -> bool:
-    # Accents, variation selectors and skin tones follow their letter; a joiner ties two signs into one.
-    tied = unicodedata.category(right) in {"Mn", "Me", "Mc"} or "\U0001f3fb" <= right <= "\U0001f3ff"
-    return tied or _JOINER in (left, right)
+    # Accents, variation selectors and skin tones follow their letter; a joiner makes one sign of two.
+    is_joined = unicodedata.category(right) in {"Mn", "Me", "Mc"} or "\U0001f3fb" <= right <= "\U0001f3ff"
+    return is_joined or _JOINER in (left, right)

@@ -341,10 +341,7 @@ class Verification:
 
     def _busy(self) -> set[tuple[str, str]]:
         """Name the loads and shards of which some day is being loaded."""
-        if self._store is None:
-            return set()
-        rows = self._store.read("looking for running sessions", "running_tasks", {})
-        return {(str(load), str(shard)) for load, shard in rows}
+        return set() if self._store is None else self._store.running_tasks()
 
     def _last(self, slices: Sequence[PlannedSlice]) -> Sessions:
         if self._store is None:
@@ -371,23 +368,17 @@ class _KnownSessions:
         if self._is_adopted(one):
             return True
         # Of another day, or newer than what was read of this one.
-        values = {"load": load, "shard": shard, "id": etl_id}
-        found = bool(self._store.read("looking for a session", "successful_session", values))
-        if found:
+        if found := self._store.is_successful(load, shard, etl_id):
             self._others.add((load, shard, etl_id))
         return found
 
     def _is_adopted(self, one: PlannedSlice) -> bool:
         load, day = one.load.name, one.slice.day if one.load.slice_by else None
         if (load, day) not in self._adopted:
-            values = {"load": load, "first": day or FIRST_DAY, "last": day or LAST_DAY}
-            rows = self._store.read("looking for adopted slices", "adopted_shards", values)
-            self._adopted[load, day] = {str(shard) for (shard,) in rows}
+            self._adopted[load, day] = self._store.adopted_shards(load, day or FIRST_DAY, day or LAST_DAY)
         return one.shard.name in self._adopted[load, day]
 
     def _of_day(self, load: str, day: date) -> set[tuple[str, int]]:
         if (load, day) not in self._of_days:
-            values = {"load": load, "first": day, "last": day}
-            rows = self._store.read("reading the successful sessions", "successful_sessions", values)
-            self._of_days[load, day] = {(str(shard), int(id_)) for id_, shard in rows}
+            self._of_days[load, day] = self._store.successful_ids(load, day, day)
         return self._of_days[load, day]

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from dwhctl.alerts import delivery
-from dwhctl.alerts.channels import Patience
+from dwhctl.alerts import channels
+from dwhctl.alerts.transport import Timeouts
 from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
 from tests.servers.bot_api import TOKEN, BotApi, Chat, Proxy
@@ -70,8 +70,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setenv("TG_TOKEN", TOKEN)
         monkeypatch.setenv("TG_PROXY", f"http://ann:{quote(PROXY_PASSWORD, safe='')}@{proxy.address}")
         monkeypatch.setenv("SMTP_PASSWORD", PASSWORD)
-        short = Patience(connect=5, read=1.0, total=10, longest_wait=1)
-        monkeypatch.setattr(delivery, "open_channel", functools.partial(delivery.open_channel, timeout=short))
+        short = Timeouts(connect=5, read=1.0, total=10, longest_wait=1)
+        monkeypatch.setattr(
+            channels, "open_channel", functools.partial(channels.open_channel, timeouts=short)
+        )
         yield World(tmp_path, api, proxy, mail)
 
 
@@ -110,7 +112,7 @@ def test_one_that_fails_ends_with_1_and_says_what_to_do(
     world.api.chats = {}
     assert world.run() == 1
     out = capsys.readouterr().out
-    assert "Telegram refuses: Bad Request: chat not found; correct chat_id; who starts a chat" in out
+    assert "Telegram refuses: Bad Request: chat not found; correct chat_id; start the chat" in out
     assert "250 2.0.0 Ok: queued" in out
     assert world.run("-q", "--format", "csv") == 1
     header, line = capsys.readouterr().out.splitlines()

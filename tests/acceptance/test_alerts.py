@@ -156,7 +156,7 @@ def test_a_channel_that_fails_changes_nothing_but_the_summary(
     api.faults = ["429 10072"]
     assert dwh(*INLINE, "--quiet", "--project", sandbox.root) == 1
     shown = capsys.readouterr().out
-    assert "alert failures: not sent, the next run tries again: Telegram wants to be left alone" in shown
+    assert "alert failures: not sent, the next run tries again: Telegram asks for a pause" in shown
     mend(sandbox)
     assert sandbox.load().alerts == [], "it asked for hours"
     assert [state for state, _, _ in outbox(sandbox)] == ["queued", "queued"]

@@ -167,7 +167,10 @@ def test_render_shows_the_sql_and_its_values(project: Path, capsys: pytest.Captu
     ("arguments", "words"),
     [
         (["oders", "--date", DAY], "there is no load 'oders'; did you mean 'orders'?"),
-        (["orders", "--date", DAY, "--shard", "chit"], "has no shard 'chit'; did you mean 'chita'?"),
+        (
+            ["orders", "--date", DAY, "--shard", "chit"],
+            "no shard 'chit' in the load 'orders'; did you mean 'chita'?",
+        ),
         (["orders", "--date", "2020-02-30"], "'2020-02-30' is no day: the calendar has no such date"),
     ],
 )

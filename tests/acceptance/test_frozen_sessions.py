@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.alerts import delivery
+from dwhctl.alerts import channels
 from dwhctl.core.errors import ExitCode, SessionsError
 from dwhctl.load.run import exit_code_of
 from dwhctl.runtime.locks import Lock, StateDir
@@ -74,7 +74,7 @@ def thawed(sandbox: Sandbox, server: PostgresServer, database: str) -> Sandbox:
     ("at", "doing"),
     [
         (OPENING, r"opening \d sessions"),
-        (FENCE, "looking whether it is there"),
+        (FENCE, "checking the connection"),
         (CLOSING, r"closing \d sessions"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_watch_tells_once_that_it_cannot_see(
     tmp_path: Path, proxy: FreezingProxy, postgres_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     post = Post()
-    monkeypatch.setattr(delivery, "open_channel", post.open)
+    monkeypatch.setattr(channels, "open_channel", post.open)
     sandbox = sandbox_behind(proxy, tmp_path, postgres_database, 'connect_timeout = "1s"')
     sandbox.put("config/dwhctl.toml", sandbox._toml() + CHANNEL)
     proxy.frozen.set()
@@ -213,7 +213,7 @@ def test_a_second_watch_ends_with_75_and_tells_the_channels_once_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     post = Post()
-    monkeypatch.setattr(delivery, "open_channel", post.open)
+    monkeypatch.setattr(channels, "open_channel", post.open)
     sandbox = Sandbox(tmp_path, load_keys='start_date = 2020-07-13\ndeadline = "07:00"').write()
     sandbox.put("config/dwhctl.toml", sandbox._toml() + CHANNEL)
     state = StateDir(tmp_path / "state")

@@ -106,11 +106,11 @@ def test_the_digest_has_a_failed_sessions_last_lines(sandbox: Sandbox) -> None:
     sandbox.put("sql/orders/extract.sql", "SELECT nothing FROM nowhere WHERE id = 1")
     report = sandbox.load()
     assert report.outcome is not None
-    troubles = [item.trouble for item in report.outcome.items if item.trouble is not None]
-    assert len(troubles) == len(sandbox.shards())
-    for trouble in troubles:
-        (line,) = trouble.lines
-        for words in ("slice_closed", "failed", trouble.error_class, "nowhere"):
+    failures = [item.failure for item in report.outcome.items if item.failure is not None]
+    assert len(failures) == len(sandbox.shards())
+    for failure in failures:
+        (line,) = failure.lines
+        for words in ("slice_closed", "failed", failure.error_class, "nowhere"):
             assert words in line
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from dwhctl.alerts import delivery
+from dwhctl.alerts import channels
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh
 from tests.integration.alerts_kit import Post
@@ -39,7 +39,7 @@ to = ["d@e.f"]
 @pytest.fixture
 def post(monkeypatch: pytest.MonkeyPatch) -> Post:
     post = Post()
-    monkeypatch.setattr(delivery, "open_channel", post.open)
+    monkeypatch.setattr(channels, "open_channel", post.open)
     return post
 
 

@@ -205,7 +205,7 @@ def test_a_type_without_a_place_is_refused_by_name(kit: SourceKit, declared: str
 
 @pytest.mark.parametrize("second", ["id", "ID"])
 def test_two_columns_of_one_name_are_refused_by_name(source: Source, second: str) -> None:
-    with pytest.raises(QueryError, match=r"column (id|ID) stands twice"):
+    with pytest.raises(QueryError, match=r"column (id|ID) occurs twice"):
         source.columns(Query(f"SELECT id, name AS {second} FROM orders", {}))
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from dwhctl.alerts import delivery, notifier
-from dwhctl.alerts.channels import Receipt
+from dwhctl.alerts import channels, notifier
 from dwhctl.alerts.delivery import Delivery, send_due
-from dwhctl.alerts.digest import AlertFailure, Ending, Item, Outcome, Stop
-from dwhctl.alerts.message import Message
+from dwhctl.alerts.digest import AlertFailure, Item, ItemStatus, Outcome, Stop
+from dwhctl.alerts.message import Message, Receipt
 from dwhctl.alerts.outbox import Listed, Outbox
 from dwhctl.project.loads import Shard
 from dwhctl.project.model import Alert, EmailAlert, Project
@@ -116,7 +115,7 @@ class Desk:
 def a_desk(place: Place, root: Path, monkeypatch: pytest.MonkeyPatch, *alerts: Alert) -> Desk:
     """A desk with channels; by default one for failures."""
     post = Post()
-    monkeypatch.setattr(delivery, "open_channel", post.open)
+    monkeypatch.setattr(channels, "open_channel", post.open)
     shards = tuple(Shard(name, name, "server_0", "UTC") for name in SHARDS)
     project = a_project(
         root,
@@ -135,13 +134,13 @@ def with_shards(project: Project, *names: str) -> Project:
 
 
 def slices(
-    ending: Ending, *shards: str, error: str = "ConnectError", day: date = DAY, work: str = "orders"
+    status: ItemStatus, *shards: str, error: str = "ConnectError", day: date = DAY, work: str = "orders"
 ) -> list[Item]:
     """Slices that all ended so; the connection is told by the error."""
-    trouble = (
-        AlertFailure(f"server_of_{error}", error, f"{error} it is\nand more") if ending == "failed" else None
+    failure = (
+        AlertFailure(f"server_of_{error}", error, f"{error} it is\nand more") if status == "failed" else None
     )
-    return [Item("load", work, shard, day, ending, trouble) for shard in shards]
+    return [Item("load", work, shard, day, status, failure) for shard in shards]
 
 
 def stopped(error: str, passing: bool = False, command: str = COMMAND) -> Outcome:

@@ -12,7 +12,6 @@ from typing import Any
 
 from dwhctl.sessions import Closing, NewSession, SessionStore, State, open_store
 from dwhctl.sessions.schema import percent_style, read_statements
-from dwhctl.sessions.store import SqlStore
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.postgres import PostgresServer
@@ -72,7 +71,6 @@ class Place:
 
     def plan(self, store: SessionStore, statement: str, values: dict[str, object]) -> str:
         """How the database would execute one of the store's statements."""
-        assert isinstance(store, SqlStore)
         sql = read_statements(self.dialect)[statement]
         with self.other_program() as connection:
             cursor = connection.cursor()

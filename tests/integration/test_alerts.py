@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.alerts import notifier
-from dwhctl.alerts.channels import Receipt
 from dwhctl.alerts.delivery import send_due
-from dwhctl.alerts.outbox import AlertState, Outbox, from_json
+from dwhctl.alerts.message import Receipt
+from dwhctl.alerts.outbox import DeliveryState, Outbox, from_json
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, ConfigError, ExitCode, Interrupted
 from dwhctl.sessions import State
 from tests.integration.alerts_kit import SHARDS, Desk, a_desk, an_alert, slices, stopped, with_shards
@@ -60,7 +60,7 @@ def test_150_shards_failing_for_three_reasons_are_one_message_and_their_recovery
         for number, error in enumerate(("ConnectError", "QueryError", "TimedOutError"))
     ]
     [told] = desk.tell(*reasons)
-    assert told.state is AlertState.SENT
+    assert told.state is DeliveryState.SENT
     text = desk.post.last
     assert "0 of 150 loaded" in text
     assert text.count("50 shards") == 3
@@ -122,7 +122,7 @@ def test_what_is_unchanged_is_told_again_after_a_while(desk: Desk) -> None:
     assert desk.tell(failing) == []
     desk.pass_time(2 * HOUR)
     assert len(desk.tell(failing)) == 1
-    assert "unchanged since it was last told" in desk.post.last
+    assert "unchanged since the last message" in desk.post.last
     assert desk.tell(failing) == []
 
 
@@ -195,7 +195,7 @@ def test_a_success_with_slices_that_were_not_come_to_is_none(desk: Desk) -> None
 
 def test_a_command_that_is_stopped_is_told_once_and_when_it_works_again(desk: Desk) -> None:
     def tell(error: str) -> int:
-        return len(notifier.tell(desk.project, desk.store, stopped(error)))
+        return len(notifier.notify(desk.project, desk.store, stopped(error)))
 
     assert [tell("ConfigError"), tell("ConfigError"), tell("LockHeldError")] == [1, 0, 1]
     [again] = desk.tell(slices("done", "shard_001"))
@@ -223,10 +223,10 @@ def test_a_shard_that_left_the_project_does_not_keep_the_others_from_recovering(
 def test_what_was_not_sent_is_sent_by_the_next_run(desk: Desk) -> None:
     desk.post.answers = [AlertNotSentError("no network")]
     [told] = desk.tell(slices("failed", "shard_001"))
-    assert (told.state, desk.states()) == (AlertState.QUEUED, ["queued"])
+    assert (told.state, desk.states()) == (DeliveryState.QUEUED, ["queued"])
     assert "the next run tries again: no network" in told.words()
     desk.pass_time(2 * HOUR)
-    assert desk.tell(slices("failed", "shard_001"))[0].state is AlertState.SENT
+    assert desk.tell(slices("failed", "shard_001"))[0].state is DeliveryState.SENT
     assert "late: this was so at 20" in desk.post.last
     [row] = desk.rows()
     assert (row.state, row.attempts, row.answer) == ("sent", 2, "message 1")
@@ -246,13 +246,13 @@ def test_a_channel_that_wants_to_be_left_alone_is(desk: Desk) -> None:
 
 def test_what_is_in_doubt_is_sent_once_more_marked(desk: Desk) -> None:
     desk.post.answers = [AlertInDoubtError("reset"), AlertInDoubtError("reset again")]
-    assert desk.tell(slices("failed", "shard_001"))[0].state is AlertState.UNKNOWN
-    assert desk.send()[0].state is AlertState.UNKNOWN
+    assert desk.tell(slices("failed", "shard_001"))[0].state is DeliveryState.UNKNOWN
+    assert desk.send()[0].state is DeliveryState.UNKNOWN
     assert [desk.send(), desk.send(), desk.post.sent] == [[], [], []]
     assert [(row.state, row.attempts) for row in desk.rows()] == [("unknown", 2)]
     desk.post.answers = [AlertInDoubtError("reset")]
     desk.tell(slices("failed", "shard_002"))
-    assert desk.send()[0].state is AlertState.SENT
+    assert desk.send()[0].state is DeliveryState.SENT
     assert "may be a repetition" in desk.post.last
 
 
@@ -263,7 +263,7 @@ def test_a_run_killed_while_sending_loses_nothing(desk: Desk) -> None:
     assert outbox.claim(row, "of the dead") == 0
     assert desk.send() == [], "it may be alive"
     desk.pass_time(HOUR)
-    assert desk.send()[0].state is AlertState.SENT
+    assert desk.send()[0].state is DeliveryState.SENT
     assert "may be a repetition" in desk.post.last
     # Killed once more in the repetition: it is not sent for ever.
     desk.tell(slices("failed", "shard_002"), send=False)
@@ -330,8 +330,8 @@ def test_a_message_that_cannot_be_read_stands_in_nobodys_way(desk: Desk) -> None
     desk.tell(slices("failed", "shard_001"), send=False)
     desk.change("UPDATE dwhctl_alerts SET digest = '{}'")
     refused, sent = desk.tell(slices("failed", "shard_002"))
-    assert (refused.state, "another version" in refused.answer) == (AlertState.REFUSED, True)
-    assert sent.state is AlertState.SENT
+    assert (refused.state, "another version" in refused.answer) == (DeliveryState.REFUSED, True)
+    assert sent.state is DeliveryState.SENT
 
 
 def test_what_cannot_be_sent_for_days_is_given_up(desk: Desk) -> None:
@@ -346,14 +346,14 @@ def test_what_cannot_be_sent_for_days_is_given_up(desk: Desk) -> None:
 
 def test_an_unset_secret_keeps_the_message_for_the_next_run(desk: Desk) -> None:
     desk.post.answers = [ConfigError("TG_TOKEN is not set")]
-    assert desk.tell(slices("failed", "shard_001"))[0].state is AlertState.QUEUED
+    assert desk.tell(slices("failed", "shard_001"))[0].state is DeliveryState.QUEUED
 
 
 def test_a_defect_and_an_interruption_leave_the_message_in_doubt(desk: Desk) -> None:
     desk.post.answers = [ZeroDivisionError("oh")]
     [told] = desk.tell(slices("failed", "shard_001"))
     assert (told.state, told.answer) == (
-        AlertState.UNKNOWN,
+        DeliveryState.UNKNOWN,
         "a defect in dwhctl: ZeroDivisionError: oh",
     )
     desk.send()
@@ -394,7 +394,7 @@ def test_the_outbox_is_listed_newest_first(desk: Desk) -> None:
 
 def test_what_was_told_directly_is_told_once_and_recovers_through_the_database(desk: Desk) -> None:
     outcome = stopped("SessionsError")
-    assert [len(notifier.tell(desk.project, None, outcome)) for _ in range(3)] == [1, 0, 0]
+    assert [len(notifier.notify(desk.project, None, outcome)) for _ in range(3)] == [1, 0, 0]
     assert desk.rows() == []
     [again] = desk.tell(slices("done", "shard_001"))
     assert "recovered" in again.subject
@@ -405,9 +405,9 @@ def test_what_was_told_directly_is_told_once_and_recovers_through_the_database(d
 def test_what_could_not_be_sent_directly_is_tried_at_the_next_end(desk: Desk) -> None:
     desk.post.answers = [AlertNotSentError("no network")]
     states = [
-        one.state for _ in range(3) for one in notifier.tell(desk.project, None, stopped("SessionsError"))
+        one.state for _ in range(3) for one in notifier.notify(desk.project, None, stopped("SessionsError"))
     ]
-    assert states == [AlertState.QUEUED, AlertState.SENT]
+    assert states == [DeliveryState.QUEUED, DeliveryState.SENT]
 
 
 def test_a_project_without_channels_writes_nothing(desk: Desk) -> None:

@@ -12,7 +12,7 @@ import pytest
 import time_machine
 
 from dwhctl.alerts import notifier
-from dwhctl.alerts.digest import Ending, Item, Outcome, RunKind
+from dwhctl.alerts.digest import Item, ItemStatus, Outcome, RunKind
 from dwhctl.core.errors import AlertRefusedError
 from dwhctl.project.loads import Report
 from dwhctl.sessions import State
@@ -63,7 +63,7 @@ _seconds = count()
 def run(desk: Desk, *items: Item) -> list[str]:
     """Write the sessions of a run and tell of it; return the first lines of what was sent."""
     for item in items:
-        state = State.LOADED if item.ending == "done" else State.FAILED
+        state = State.LOADED if item.status == "done" else State.FAILED
         moment = next(_seconds)
         session = new(load=item.work, day=item.day or DAY, started=START + timedelta(seconds=moment))
         write(desk.store, replace(session, shard=item.shard or None), state, seconds=moment + 1)
@@ -73,7 +73,7 @@ def run(desk: Desk, *items: Item) -> list[str]:
     return [message.subject.partition(": ")[2] for _, message in desk.post.sent[before:]]
 
 
-def reports(ending: Ending, *names: str, day: date = DAY) -> list[Item]:
+def reports(ending: ItemStatus, *names: str, day: date = DAY) -> list[Item]:
     return [
         replace(one, kind="report", shard="")
         for name in names
@@ -81,7 +81,7 @@ def reports(ending: Ending, *names: str, day: date = DAY) -> list[Item]:
     ]
 
 
-def orders(ending: Ending, *numbers: int, day: date = DAY, work: str = "orders") -> list[Item]:
+def orders(ending: ItemStatus, *numbers: int, day: date = DAY, work: str = "orders") -> list[Item]:
     return slices(ending, *(f"shard_{number:03}" for number in numbers), day=day, work=work)
 
 
@@ -148,7 +148,7 @@ def test_without_the_sessions_only_a_run_of_all_of_it_is_a_success(desk: Desk) -
     desk = desk.with_alerts(an_alert("morning", ("all_success",)))
     for names, sent in ((REPORTS[:4], 0), (REPORTS, 1)):
         outcome = Outcome(command=COMMAND, items=tuple(reports("done", *names)))
-        assert len(notifier.tell(desk.project, None, outcome)) == sent
+        assert len(notifier.notify(desk.project, None, outcome)) == sent
 
 
 # What still fails
@@ -256,7 +256,7 @@ def test_what_an_earlier_version_remembered_is_taken_over(desk: Desk) -> None:
     """Its table had one row for all dates, with the newest one, or with none."""
     run(desk, *orders("failed", 0))
     stop = stopped("ConfigError")
-    assert len(notifier.tell(desk.project, desk.store, stop)) == 1
+    assert len(notifier.notify(desk.project, desk.store, stop)) == 1
     desk.change(
         "CREATE TABLE dwhctl_alert_facts (channel TEXT NOT NULL, work TEXT NOT NULL, connection TEXT NOT NULL,"
         " error_class TEXT NOT NULL, shard TEXT NOT NULL, told_at TIMESTAMPTZ NOT NULL, day DATE,"
@@ -273,6 +273,6 @@ def test_what_an_earlier_version_remembered_is_taken_over(desk: Desk) -> None:
     assert desk.place.rows("SELECT count(*) FROM dwhctl_alert_facts") == [(2,)], (
         "an earlier version may still run"
     )
-    assert notifier.tell(desk.project, desk.store, stop) == []
+    assert notifier.notify(desk.project, desk.store, stop) == []
     assert run(desk, *orders("failed", 0)) == [f"{COMMAND} recovered; orders: 1 slice of {DAY} still fails"]
     assert len(run(desk, *orders("failed", 0, day=NEXT))) == 1

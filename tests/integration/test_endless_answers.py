@@ -9,17 +9,18 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
-from dwhctl.alerts.channels import Patience
 from dwhctl.alerts.ping import Ping, Pinger
 from dwhctl.alerts.smtp import MailChannel, addresses
 from dwhctl.alerts.telegram import TelegramChannel
+from dwhctl.alerts.transport import Timeouts
 from dwhctl.core.errors import AlertError, AlertInDoubtError, AlertNotSentError, AlertRefusedError
 from dwhctl.core.secrets import Secret
-from dwhctl.project.model import PingsTable
+from dwhctl.project.model import EmailAlert, PingsTable, TelegramAlert
 from tests.servers.bot_api import TOKEN, BotApi, Proxy
 from tests.servers.checks import Checks
 from tests.servers.hostile import Hostile
@@ -28,7 +29,7 @@ from tests.support.digests import MESSAGE
 #: What a client may leave in the buffers of the kernel that it never reads.
 BUFFERS = 32 * 2**20
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-LONG, SHORT = Patience(5, 5, 10), Patience(0.5, 0.5, 0.8)
+LONG, SHORT = Timeouts(5, 5, 10), Timeouts(0.5, 0.5, 0.8)
 DONE = Ping("success", "done")
 
 
@@ -36,13 +37,24 @@ def endless(start: bytes, piece: bytes) -> Iterator[bytes]:
     return itertools.chain([start], itertools.repeat(piece))
 
 
-def telegram(url: str, timeout: Patience = LONG) -> TelegramChannel:
-    return TelegramChannel("chat", Secret(TOKEN), "-100", url, timeout=timeout)
+def telegram(url: str, timeouts: Timeouts = LONG) -> TelegramChannel:
+    alert = TelegramAlert(
+        name="chat", when=("one_failed",), token=Secret(TOKEN), chat_id="-100", api_base=url
+    )
+    return TelegramChannel(alert, "-100", timeouts)
 
 
-def mail(port: int, timeout: Patience = LONG, security: str = "none") -> MailChannel:
-    (sender,), to = addresses(["a@b.c"], "from"), addresses(["d@e.f"], "to")
-    return MailChannel("mail", "127.0.0.1", port, security, sender, to, timeout=timeout)  # type: ignore[arg-type]
+def mail(port: int, timeouts: Timeouts = LONG, security: Any = "none") -> MailChannel:
+    alert = EmailAlert(
+        name="mail",
+        when=("one_failed",),
+        host="127.0.0.1",
+        port=port,
+        security=security,
+        sender="a@b.c",
+        to=("d@e.f",),
+    )
+    return MailChannel(alert, addresses(["a@b.c"], "from")[0], addresses(["d@e.f"], "to"), timeouts)
 
 
 @pytest.fixture(autouse=True)
@@ -129,7 +141,7 @@ def test_a_mail_servers_reply_without_an_end(start: bytes, piece: bytes) -> None
     with Hostile(endless(start, piece), hears=False) as server:
         tracemalloc.start()
         begun = time.monotonic()
-        with pytest.raises(AlertNotSentError, match="the answer has no end; check host"):
+        with pytest.raises(AlertNotSentError, match="the answer is too long; check host"):
             mail(server.port).send(MESSAGE)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()

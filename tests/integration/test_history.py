@@ -16,7 +16,6 @@ from benchmarks.history import History
 from dwhctl.sessions import Closing, SessionStore, State, history, open_if_there
 from dwhctl.sessions.history import (
     Wanted,
-    newest_run_ids,
     read_durations,
     read_history,
     read_runs,
@@ -242,13 +241,13 @@ def test_runs_are_told_newest_first_with_what_they_did(place: Place) -> None:
     assert (two.host, two.pid) == (one.host, one.pid)
     assert read_runs(store, 1) == [one]
     assert read_runs(store, 10, datetime(2020, 7, 14, 6, 30, tzinfo=UTC)) == [one]
-    assert newest_run_ids(store, 10) == [young, old]
+    assert store.newest_runs(10) == [young, old]
 
 
 def test_without_sessions_there_is_nothing(place: Place) -> None:
     assert open_if_there(place.connection) is None
     store = place.store()
-    assert (read_runs(store, 5), newest_run_ids(store, 5), failures(store, LONG_AGO)) == ([], [], [])
+    assert (read_runs(store, 5), store.newest_runs(5), failures(store, LONG_AGO)) == ([], [], [])
     assert read_durations(store, LONG_AGO) == []
     since, is_bound = usual_since(store)
     assert not is_bound
@@ -259,7 +258,7 @@ def test_a_table_that_lacks_only_an_index_is_read(place: Place) -> None:
     place.store()
     place.rows("DROP INDEX sessions_by_task")
     with open_if_there(place.connection) or pytest.fail("it was not opened") as store:
-        assert not store.is_ready()
+        assert not store._schema.is_ready()
         assert failures(store, LONG_AGO) == []
 
 

@@ -16,10 +16,10 @@ from urllib.parse import quote
 import pytest
 import trustme
 
-from dwhctl.alerts.channels import Patience, Receipt
-from dwhctl.alerts.delivery import open_channel
-from dwhctl.alerts.message import Message
+from dwhctl.alerts.channels import open_channel
+from dwhctl.alerts.message import Message, Receipt
 from dwhctl.alerts.smtp import MailChannel, addresses
+from dwhctl.alerts.transport import Timeouts
 from dwhctl.core.errors import (
     AlertError,
     AlertInDoubtError,
@@ -29,12 +29,13 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import Secret
+from dwhctl.project.model import EmailAlert
 from tests.servers.mail import MailServer
 from tests.support.digests import MAIL, MESSAGE, project_with
 
-LONG = Patience(read=20, total=40)
+LONG = Timeouts(read=20, total=40)
 #: For what never comes.
-SHORT = Patience(read=0.4, total=40)
+SHORT = Timeouts(read=0.4, total=40)
 LOGIN = ("dwh", "пароль: p&s/w0rd?")
 
 
@@ -130,7 +131,8 @@ def test_tls_from_the_first_byte_with_a_login(tmp_path: Path, authority: trustme
 def test_a_certificate_that_nobody_vouches_for(tmp_path: Path, authority: trustme.CA, security: str) -> None:
     with MailServer(authority, tls=security == "tls") as server:
         with pytest.raises(
-            AlertNotSentError, match=r"certificate is not trusted: .*; name its authority by tls_cafile"
+            AlertNotSentError,
+            match=r"certificate is not trusted: .*; write its authority's file as tls_cafile",
         ):
             channel(tmp_path, server.port, f'security = "{security}"').send(MESSAGE)
         assert server.mails == []
@@ -209,7 +211,7 @@ def test_what_the_server_says_or_does_not(
     started = time.monotonic()
     made = channel(tmp_path, plain.port)
     with pytest.raises(error) as caught:
-        dataclasses.replace(made, timeout=SHORT if "hang" in faults.values() else LONG).send(MESSAGE)
+        dataclasses.replace(made, timeouts=SHORT if "hang" in faults.values() else LONG).send(MESSAGE)
     assert type(caught.value) is error
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"localhost:{plain.port}")
@@ -224,14 +226,14 @@ def test_nobody_listens_or_nobody_speaks(tmp_path: Path) -> None:
         with pytest.raises(AlertNotSentError, match="connection refused; check host, port and security"):
             channel(tmp_path, bound.getsockname()[1]).send(MESSAGE)
         bound.listen()
-        silent = dataclasses.replace(channel(tmp_path, bound.getsockname()[1]), timeout=SHORT)
+        silent = dataclasses.replace(channel(tmp_path, bound.getsockname()[1]), timeouts=SHORT)
         with pytest.raises(AlertNotSentError, match="no answer in time; check host, port and security"):
             silent.send(MESSAGE)
 
 
 def test_a_total_ends_what_every_single_wait_allows(tmp_path: Path, plain: MailServer) -> None:
     plain.faults = {"DATA": "hang"}
-    made = dataclasses.replace(channel(tmp_path, plain.port), timeout=Patience(read=20, total=1.0))
+    made = dataclasses.replace(channel(tmp_path, plain.port), timeouts=Timeouts(read=20, total=1.0))
     started = time.monotonic()
     with pytest.raises(AlertInDoubtError, match="no answer in time"):
         made.send(MESSAGE)
@@ -240,12 +242,12 @@ def test_a_total_ends_what_every_single_wait_allows(tmp_path: Path, plain: MailS
 
 def test_who_gave_up_sends_no_more(tmp_path: Path, plain: MailServer) -> None:
     plain.faults = {"MAIL": "slow"}
-    made = dataclasses.replace(channel(tmp_path, plain.port), timeout=Patience(read=5, total=0.2))
+    made = dataclasses.replace(channel(tmp_path, plain.port), timeouts=Timeouts(read=5, total=0.2))
     with pytest.raises(AlertNotSentError, match="no answer in time"):
         made.send(MESSAGE)
     time.sleep(0.6)
     assert plain.mails == []
-    dataclasses.replace(made, timeout=Patience()).send(MESSAGE)
+    dataclasses.replace(made, timeouts=Timeouts()).send(MESSAGE)
     assert len(plain.mails) == 1
 
 
@@ -261,7 +263,7 @@ def test_a_domain_outside_ascii_goes_out_as_the_wire_wants_it(tmp_path: Path, pl
             ('"ann@example.com"', '"ann"'),
             "to: <3 characters, not shown> is no address; write name@example.com, the name in ASCII",
         ),
-        (('"ann@example.com"', "\"{{ none or '' }}\""), "to: names no address; write name@example.com"),
+        (('"ann@example.com"', "\"{{ none or '' }}\""), "to: has no address; write name@example.com"),
         (('"ann@example.com"', '"анна@example.com"'), "to: <16 characters, not shown> is no address"),
         (('"DWH <dwh@example.com>"', '"dwh"'), "from: <3 characters, not shown> is no address"),
         (('"ann@example.com"', '"{{ var.value.all }}"'), "to: 'var.value.all' is undefined"),
@@ -308,13 +310,22 @@ def test_a_server_that_repeats_the_login_shows_nothing(
         made = channel(tmp_path, server.port, starttls(ca_file))
         with pytest.raises(AlertRefusedError, match="refuses the login") as caught:
             made.send(MESSAGE)
-    shown = "".join(traceback.format_exception(caught.value)[-1:]) + repr(made)
+    shown = "".join(traceback.format_exception(caught.value)[-1:])
     assert shown.count(MASKED) == 3
+    shown += repr(made)
     for form in (plain_login, single, password, "p&s/w0rd", quote(password)):
         assert form not in shown
 
 
 def test_a_channels_repr_shows_no_password() -> None:
     to = addresses(["ann@example.com"], "to")
-    made = MailChannel("mail", "h", 25, "none", to[0], to, user="u", password=Secret("hidden-password"))
-    assert "hidden-password" not in repr(made)
+    alert = EmailAlert(
+        name="mail",
+        when=("one_failed",),
+        host="h",
+        sender="ann@example.com",
+        to=("ann@example.com",),
+        user="u",
+        password=Secret("hidden-password"),
+    )
+    assert "hidden-password" not in repr(MailChannel(alert, to[0], to))

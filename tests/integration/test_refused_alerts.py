@@ -11,11 +11,11 @@ import pytest
 import time_machine
 import trustme
 
-from dwhctl.alerts import delivery, notifier
+from dwhctl.alerts import channels, notifier
+from dwhctl.alerts.channels import open_channel as open_real_channel
 from dwhctl.alerts.delivery import Delivery
-from dwhctl.alerts.delivery import open_channel as open_real_channel
 from dwhctl.alerts.digest import Item
-from dwhctl.alerts.outbox import AlertState, Outbox, from_json
+from dwhctl.alerts.outbox import DeliveryState, Outbox, from_json
 from dwhctl.core.errors import AlertNotSentError, AlertRefusedError
 from dwhctl.core.secrets import Secret
 from dwhctl.project.model import EmailAlert, TelegramAlert
@@ -73,7 +73,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[BotApi]:
 @pytest.fixture
 def telegram(desk: Desk, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The desk with a real channel."""
-    monkeypatch.setattr(delivery, "open_channel", open_real_channel)
+    monkeypatch.setattr(channels, "open_channel", open_real_channel)
     chat = TelegramAlert(
         name="chat",
         when=("one_failed",),
@@ -84,11 +84,15 @@ def telegram(desk: Desk, api: BotApi, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return desk.with_alerts(chat)
 
 
-def states(found: list[Delivery]) -> list[tuple[AlertState, bool]]:
+def states(found: list[Delivery]) -> list[tuple[DeliveryState, bool]]:
     return [(one.state, one.tried) for one in found]
 
 
-REFUSED, HELD, SENT = (AlertState.REFUSED, True), (AlertState.REFUSED, False), (AlertState.SENT, True)
+REFUSED, HELD, SENT = (
+    (DeliveryState.REFUSED, True),
+    (DeliveryState.REFUSED, False),
+    (DeliveryState.SENT, True),
+)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +141,16 @@ def test_a_refused_digest_is_tried_once_an_hour_until_it_is_delivered_once(
     assert "late" not in sent.text
     assert "since 2020-07-11" in sent.text
     assert telegram.tell(FAILING) == []
-    assert [one.state for one in telegram.tell(slices("done", "shard_001", "shard_002"))] == [AlertState.SENT]
+    assert [one.state for one in telegram.tell(slices("done", "shard_001", "shard_002"))] == [
+        DeliveryState.SENT
+    ]
     assert ["recovered" in one.text for one in api.sent] == [False, True]
 
 
 def test_a_mail_server_that_refuses_login_and_sender(
     desk: Desk, clock: time_machine.Traveller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(delivery, "open_channel", open_real_channel)
+    monkeypatch.setattr(channels, "open_channel", open_real_channel)
     monkeypatch.setenv("SMTP_PASSWORD", "not-the-password")
     with time_machine.travel(datetime.now(UTC), tick=True):
         authority = trustme.CA()
@@ -247,7 +253,7 @@ def test_a_repetition_that_was_refused_is_unchanged_and_its_recovery_is_told(
     assert states(desk.tell(FAILING)) == [REFUSED]
     clock.shift(HOUR)
     assert states(desk.tell(FAILING)) == [SENT]
-    assert "unchanged since it was last told" in desk.post.last
+    assert "unchanged since the last message" in desk.post.last
     clock.shift(25 * HOUR)
     refuse(desk)
     desk.tell(FAILING)
@@ -263,7 +269,7 @@ def test_what_waits_for_the_network_for_a_day_is_neither_unchanged_nor_doubled(
     desk.post.answers = [AlertNotSentError("no network"), AlertNotSentError("no network")]
     desk.tell(FAILING)
     clock.shift(25 * HOUR)
-    assert states(desk.tell(FAILING)) == [(AlertState.QUEUED, True)]
+    assert states(desk.tell(FAILING)) == [(DeliveryState.QUEUED, True)]
     assert states(desk.send()) == [SENT]
     assert "unchanged" not in desk.post.last
     assert len(desk.post.sent) == 1
@@ -273,7 +279,7 @@ def test_what_was_given_up_is_news_again(desk: Desk, clock: time_machine.Travell
     refuse(desk, times=2)
     desk.tell(FAILING)
     clock.shift(73 * HOUR)
-    assert states(desk.send()) == [(AlertState.GIVEN_UP, True)]
+    assert states(desk.send()) == [(DeliveryState.GIVEN_UP, True)]
     assert states(desk.tell(FAILING)) == [SENT]
     assert "unchanged" not in desk.post.last
 
@@ -322,11 +328,11 @@ def test_without_the_database_a_refusal_holds_for_an_hour_too(
 ) -> None:
     refuse(desk)
     outcome = stopped("SessionsError")
-    found = [notifier.tell(desk.project, None, outcome) for _ in range(3)]
+    found = [notifier.notify(desk.project, None, outcome) for _ in range(3)]
     assert list(map(states, found)) == [[REFUSED], [HELD], [HELD]]
     assert "the bot was blocked" in found[-1][0].words()
     other = replace(outcome, command="dwhctl load calls --date today")
-    assert states(notifier.tell(desk.project, None, other)) == [HELD], "it is the channel's hour"
+    assert states(notifier.notify(desk.project, None, other)) == [HELD], "it is the channel's hour"
     clock.shift(HOUR)
-    assert states(notifier.tell(desk.project, None, outcome)) == [SENT]
-    assert notifier.tell(desk.project, None, outcome) == []
+    assert states(notifier.notify(desk.project, None, outcome)) == [SENT]
+    assert notifier.notify(desk.project, None, outcome) == []

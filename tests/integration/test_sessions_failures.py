@@ -216,7 +216,7 @@ def test_postgres_connection_lost_stays_lost(postgres: Place) -> None:
     store.check_alive()
     kill_connection(postgres, store)
     with pytest.raises(
-        SessionsLostError, match=r"looking whether it is there: the connection is lost: .*run stops"
+        SessionsLostError, match=r"checking the connection: the connection is lost: .*run stops"
     ):
         store.check_alive()
     for again in (lambda: store.open([new()]), store.prepare, lambda: store.close([closed(session_id)])):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dwhctl.core.errors import SessionsError
-from dwhctl.sessions import State, open_if_there, postgres_schema
+from dwhctl.sessions import State, open_if_there, postgres_store
 from tests.postgres import PostgresServer
 
 from .sessions_kit import FOREIGN_ROW, Place, closed, new, postgres_place, sqlite_place, write
@@ -149,7 +149,7 @@ def as_an_earlier_version_left_it(place: Place) -> list[Any]:
 
 def test_a_table_of_an_earlier_version_gets_the_later_columns(place: Place) -> None:
     before = as_an_earlier_version_left_it(place)
-    assert not place.store(prepared=False).is_ready()
+    assert not place.store(prepared=False)._schema.is_ready()
     store = place.store()
     assert [(*row, None, None) for row in before] == place.rows("SELECT * FROM sessions ORDER BY id")
     [session_id] = store.open([replace(new("chita"), worker=3)])
@@ -158,7 +158,7 @@ def test_a_table_of_an_earlier_version_gets_the_later_columns(place: Place) -> N
     assert (newest.worker, newest.busy_seconds) == (3, 1.25)
     assert [(one.worker, one.busy_seconds) for one in old] == [(None, None)] * 2
     assert newest.id > max(row[0] for row in before)
-    assert place.store(prepared=False).is_ready()
+    assert place.store(prepared=False)._schema.is_ready()
 
 
 def test_an_upgrade_that_was_broken_off_is_finished(place: Place) -> None:
@@ -293,8 +293,8 @@ def test_postgres_lets_others_pass_while_it_waits_for_the_table(
 ) -> None:
     postgres.rows(postgres.seven)
     postgres.rows(FOREIGN_ROW)
-    monkeypatch.setattr(postgres_schema, "ALONE_MILLISECONDS", 150)
-    monkeypatch.setattr(postgres_schema, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(postgres_store, "ALONE_MILLISECONDS", 150)
+    monkeypatch.setattr(postgres_store, "PAUSE_SECONDS", 0.1)
     store = postgres.store(prepared=False)
     with postgres.other_program() as reader:
         reader.cursor().execute("BEGIN; SELECT * FROM sessions")
@@ -315,9 +315,9 @@ def test_postgres_lets_others_pass_while_it_waits_for_the_table(
 
 def test_postgres_names_who_does_not_let_go(postgres: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs(postgres)
-    monkeypatch.setattr(postgres_schema, "ALONE_MILLISECONDS", 50)
-    monkeypatch.setattr(postgres_schema, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(postgres_schema, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(postgres_store, "ALONE_MILLISECONDS", 50)
+    monkeypatch.setattr(postgres_store, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(postgres_store, "PATIENCE_SECONDS", 0.2)
     store = postgres.store(prepared=False)
     with postgres.other_program() as reader:
         cursor = reader.cursor()
@@ -335,7 +335,7 @@ def test_postgres_goes_on_without_an_index_that_cannot_be_built_and_builds_it_la
 ) -> None:
     theirs(postgres)
     postgres.rows("CREATE TABLE other (id INT)")
-    monkeypatch.setattr(postgres_schema, "INDEX_MILLISECONDS", 100)
+    monkeypatch.setattr(postgres_store, "INDEX_MILLISECONDS", 100)
     store = postgres.store(prepared=False)
     with postgres.other_program() as reader:
         reader.cursor().execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM other")

@@ -15,20 +15,21 @@ from typing import Any
 import pytest
 import trustme
 
-from dwhctl.alerts.channels import Patience, Receipt
-from dwhctl.alerts.delivery import open_channel
-from dwhctl.alerts.message import Message
+from dwhctl.alerts.channels import open_channel
+from dwhctl.alerts.message import Message, Receipt
 from dwhctl.alerts.telegram import TelegramChannel
+from dwhctl.alerts.transport import Timeouts
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import Secret
+from dwhctl.project.model import TelegramAlert
 from tests.servers.bot_api import TOKEN, BotApi, Chat, Proxy
 from tests.support.digests import MESSAGE, TELEGRAM, project_with
 
 #: For what never comes ...
-SHORT = Patience(connect=0.3, read=0.3, total=0.6)
+SHORT = Timeouts(connect=0.3, read=0.3, total=0.6)
 #: ... and for what comes, on a machine however busy.
-LONG = Patience(connect=20, read=20, total=40)
+LONG = Timeouts(connect=20, read=20, total=40)
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +51,12 @@ class Sleeps(list[float]):
         self.append(seconds)
 
 
-def channel(api: BotApi, sleeps: Sleeps | None = None, **changes: Any) -> TelegramChannel:
-    made = TelegramChannel(
-        "failures",
-        Secret(TOKEN),
-        "-100",
-        api.url,
-        timeout=LONG,
-        sleep=Sleeps() if sleeps is None else sleeps,
-    )
-    return dataclasses.replace(made, **changes)
+def channel(
+    api: BotApi, sleeps: Sleeps | None = None, timeouts: Timeouts = LONG, **keys: Any
+) -> TelegramChannel:
+    alert = TelegramAlert(name="failures", when=("one_failed",), token=Secret(TOKEN), chat_id="-100")
+    alert = alert.model_copy(update={"api_base": api.url, **keys})
+    return TelegramChannel(alert, alert.chat_id, timeouts, Sleeps() if sleeps is None else sleeps)
 
 
 def test_a_message_arrives_parsed_and_without_a_preview(api: BotApi) -> None:
@@ -157,7 +154,7 @@ def test_a_short_wait_is_waited(api: BotApi) -> None:
 def test_a_long_wait_is_left_to_a_later_run(api: BotApi, faults: list[str], slept: list[float]) -> None:
     api.faults = faults
     sleeps = Sleeps()
-    with pytest.raises(AlertNotSentError, match=r"wants to be left alone for (1m1s|30s)") as caught:
+    with pytest.raises(AlertNotSentError, match=r"asks for a pause for (1m1s|30s)") as caught:
         channel(api, sleeps).send(MESSAGE)
     assert caught.value.retry_after in {timedelta(seconds=61), timedelta(seconds=30)}
     assert not caught.value.permanent
@@ -168,14 +165,14 @@ def test_a_long_wait_is_left_to_a_later_run(api: BotApi, faults: list[str], slep
 @pytest.mark.parametrize("seconds", [10**9, 10**30])
 def test_a_wait_beyond_all_measure(api: BotApi, seconds: int) -> None:
     api.faults = [f"429 {seconds}"]
-    with pytest.raises(AlertNotSentError, match="Telegram wants to be left alone"):
+    with pytest.raises(AlertNotSentError, match="Telegram asks for a pause"):
         channel(api).send(MESSAGE)
 
 
 def test_a_server_that_always_says_now_does_not_hold_us(api: BotApi) -> None:
     api.faults = ["429 0"] * 1000
     with pytest.raises(AlertNotSentError):
-        channel(api, timeout=dataclasses.replace(LONG, longest_wait=5)).send(MESSAGE)
+        channel(api, timeouts=dataclasses.replace(LONG, longest_wait=5)).send(MESSAGE)
     assert len(api.requests) == 6
 
 
@@ -186,7 +183,7 @@ def test_over_tls_what_breaks_before_the_request_was_surely_not_sent(fault: str)
         BotApi(certificate=_context(authority), faults=[fault]) as api,
         pytest.raises(AlertNotSentError) as caught,
     ):
-        channel(api, timeout=SHORT if "hang" in fault else LONG).send(MESSAGE)
+        channel(api, timeouts=SHORT if "hang" in fault else LONG).send(MESSAGE)
     assert str(caught.value) in {
         "localhost cannot be reached: connection reset by peer; check network, api_base and proxy",
         "localhost cannot be reached: no answer in time; check network, api_base and proxy",
@@ -227,7 +224,7 @@ def test_nobody_listens_and_no_such_name(api: BotApi) -> None:
     with pytest.raises(
         AlertNotSentError, match=r"no\.invalid cannot be reached: (the name cannot be resolved|no answer)"
     ):
-        channel(api, api_base="http://no.invalid", timeout=SHORT).send(MESSAGE)
+        channel(api, api_base="http://no.invalid", timeouts=SHORT).send(MESSAGE)
 
 
 def test_a_server_that_does_not_take_the_connection(api: BotApi) -> None:
@@ -238,7 +235,7 @@ def test_a_server_that_does_not_take_the_connection(api: BotApi) -> None:
             each.setblocking(False)
             each.connect_ex(address)
         with pytest.raises(AlertNotSentError, match="no answer in time"):
-            channel(api, api_base=f"http://127.0.0.1:{address[1]}", timeout=SHORT).send(MESSAGE)
+            channel(api, api_base=f"http://127.0.0.1:{address[1]}", timeouts=SHORT).send(MESSAGE)
         for each in waiting:
             each.close()
 
@@ -251,13 +248,13 @@ def test_a_server_that_does_not_take_the_connection(api: BotApi) -> None:
         ("drip", dataclasses.replace(LONG, total=1.0)),
     ],
 )
-def test_what_breaks_after_the_request_is_in_doubt(api: BotApi, fault: str, timeout: Patience) -> None:
+def test_what_breaks_after_the_request_is_in_doubt(api: BotApi, fault: str, timeout: Timeouts) -> None:
     api.faults = [fault]
     started = time.monotonic()
     with pytest.raises(
         AlertInDoubtError, match=r"localhost: .*; the message was on its way and may have arrived"
     ):
-        channel(api, timeout=timeout).send(MESSAGE)
+        channel(api, timeouts=timeout).send(MESSAGE)
     assert time.monotonic() - started < 10
     assert len(api.requests) == len(api.sent) == 1
 
@@ -273,7 +270,7 @@ def test_who_gave_up_sends_no_more(api: BotApi, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     with pytest.raises(AlertNotSentError, match="no answer in time"):
-        channel(api, timeout=dataclasses.replace(SHORT, total=0.2)).send(MESSAGE)
+        channel(api, timeouts=dataclasses.replace(SHORT, total=0.2)).send(MESSAGE)
     time.sleep(0.6)
     assert finished
     assert api.sent == []
@@ -305,7 +302,9 @@ def test_through_a_proxy_with_a_login(api: BotApi) -> None:
             AlertRefusedError, match="answered 407, and not as the Bot API does; correct api_base or proxy"
         ):
             channel(api, proxy=wrong).send(MESSAGE)
-        with pytest.raises(AlertNotSentError, match=r"through the proxy: the proxy refuses the way \(407\)"):
+        with pytest.raises(
+            AlertNotSentError, match=r"through the proxy: the proxy refuses the connection \(407\)"
+        ):
             channel(api, proxy=wrong, api_base="https://localhost:1").send(MESSAGE)
     with pytest.raises(AlertNotSentError, match="through the proxy: connection refused"):
         channel(api, proxy=secret).send(MESSAGE)

@@ -64,7 +64,7 @@ def connect(one: NetworkConnection) -> None:
         session.close()
     else:
         assert isinstance(one, MssqlConnection)
-        mssql_link.open_link(one, one.database, None, login_known=False).close()
+        mssql_link.connect(one, one.database, None, login_known=False).close()
 
 
 @pytest.fixture

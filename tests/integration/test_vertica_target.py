@@ -223,19 +223,19 @@ def test_a_column_that_vertica_fills_itself_is_not_written(target: VerticaTarget
 
 
 def test_what_stands_in_the_way_of_loads_is_named(server: VerticaServer, target: VerticaTarget) -> None:
-    assert target.concerns(TABLE) == []
+    assert target.warnings(TABLE) == []
     target.run_statements(
         ["CREATE TABLE stage.keyed (id INTEGER, CONSTRAINT pk PRIMARY KEY (id) ENABLED)",
          "CREATE TABLE stage.loose (id INTEGER, CONSTRAINT pk2 PRIMARY KEY (id) DISABLED)"]
     )  # fmt: skip
-    (concern,) = target.concerns("stage.keyed")
+    (concern,) = target.warnings("stage.keyed")
     assert "pk" in concern.text
     assert not concern.blocks
-    assert target.concerns("stage.loose") == []
+    assert target.warnings("stage.loose") == []
     server.create_user("dwh", "Secret_789")
     server.execute("GRANT USAGE ON SCHEMA stage TO dwh")
     server.execute(f"GRANT SELECT, INSERT ON {TABLE} TO dwh")
-    (concern,) = a_target(server, user="dwh", password=Secret("Secret_789")).concerns(TABLE)
+    (concern,) = a_target(server, user="dwh", password=Secret("Secret_789")).warnings(TABLE)
     assert concern.blocks
     assert "DELETE" in concern.text
 
@@ -246,7 +246,7 @@ def test_a_user_who_may_no_more_than_needed_loads(server: VerticaServer, target:
     for grant in ("USAGE, CREATE ON SCHEMA stage", f"SELECT, INSERT, DELETE ON {TABLE}"):
         server.execute(f"GRANT {grant} TO dwh")
     humble = a_target(server, user="dwh", password=Secret("Secret_789"))
-    assert humble.concerns(TABLE) == []
+    assert humble.warnings(TABLE) == []
     humble.open_group(GROUP)
     stage(humble, "one", a_batch(humble, 1, 2))
     publish(humble, "one", [a_slice()])

@@ -41,8 +41,9 @@ from dwhctl.project.loads import Load
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
-from dwhctl.sessions.store import Execute, SessionStore
-from dwhctl.sessions.values import Adopted, Closing, Held, LastSession, NewSession, Session, State
+from dwhctl.sessions.schema import Schema
+from dwhctl.sessions.store import SessionStore
+from dwhctl.sessions.values import Closing, NewSession, State
 from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.unit.projects import a_load, a_project
@@ -116,85 +117,35 @@ class MemoryStore(SessionStore):
             self.target.accept(one.staged, str(one.shard), number)
         return list(range(first, first + len(sessions)))
 
-    def adopt(self, slices: Sequence[Adopted]) -> None:
-        raise NotImplementedError
-
     def close(self, closings: Sequence[Closing]) -> None:
         for one in closings:
             assert one.id not in self.closed, "closed twice"
             self.closed[one.id] = one
 
-    def exists(self) -> bool:
-        return True
-
-    def is_ready(self) -> bool:
-        return True
-
-    def is_readable(self) -> bool:
-        return True
-
     def raise_id_floor(self, above: int) -> None:
         pass
 
-    def last_id(self) -> int:
-        return len(self.opened)
-
-    def prepare(self) -> None:
-        pass
+    def delivered_columns(self, load: str) -> dict[str, dict[str, str]]:
+        return {}
 
     def fail_waiting(self, run_id: str, comment: str | None = None) -> int:
         return 0
 
-    def prune(self, ids: Sequence[int]) -> int:
-        return 0
-
-    def last_sessions(self, load: str, first: date, last: date) -> list[LastSession]:
-        return []
-
-    def durations(self, load: str, newest: int) -> dict[str, float]:
-        return {}
-
-    def unfinished_runs(self) -> list[str]:
-        return []
-
-    def unfinished(self, run_id: str) -> list[Session]:
-        return []
-
-    def of_run(self, run_id: str) -> list[Session]:
-        return []
-
-    @property
-    def is_shared(self) -> bool:
-        return False
-
-    def hold_work(self, names: Sequence[str]) -> Held | None:
-        return None
-
-    def release_work(self, names: Sequence[str]) -> None:
-        pass
-
-    def read(self, doing: str, statement: str, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        if statement == "delivered_columns":
-            return []
-        raise AssertionError("the dispatch loop reads no history")
-
-    def transaction(self, doing: str, what: str) -> AbstractContextManager[Execute]:
-        raise AssertionError("the dispatch loop tells nobody")
-
-    def recent(self, limit: int) -> list[Session]:
-        return []
-
-    def try_hold_run(self, run_id: str) -> bool:
-        return True
-
-    def release_run(self, run_id: str) -> None:
-        pass
-
     def check_alive(self) -> None:
         pass
 
-    def close_connection(self) -> None:
-        pass
+    @property
+    def _schema(self) -> Schema:
+        raise AssertionError("the dispatch loop makes no table")
+
+    def _operation(self, doing: str) -> AbstractContextManager[None]:
+        raise AssertionError(f"the dispatch loop does nothing else with the sessions: {doing}")
+
+    def _begin(self) -> None:
+        raise AssertionError("the dispatch loop has no transaction of its own")
+
+    def _encode(self, value: object) -> object:
+        raise AssertionError(value)
 
 
 @dataclass

@@ -228,15 +228,15 @@ def test_the_lines_of_an_earlier_version_are_told_of_and_brought_up_to_date(
     for before, said in [(None, ""), (b"# mine\n", ""), (b"# mine\n" + old, hint)]:
         if before is not None:
             table.write_bytes(before)
-        cli._tell_of_other_lines(a_project(ROOT), block)
+        cli._tell_installed_differs(a_project(ROOT), block)
         assert capsys.readouterr().err == said
     change(ROOT, block)
     assert table.read_bytes() == b"# mine\n" + octets(block)
     assert " --scheduled --quiet " in capsys.readouterr().out
-    cli._tell_of_other_lines(a_project(ROOT), block)
+    cli._tell_installed_differs(a_project(ROOT), block)
     assert capsys.readouterr().err == ""
     program("exit 1")
-    cli._tell_of_other_lines(a_project(ROOT), block)
+    cli._tell_installed_differs(a_project(ROOT), block)
     assert capsys.readouterr().err == ""
 
 

@@ -27,7 +27,6 @@ SMALL = {
 }
 #: Modules that import each other within functions: output is light at start-up, secrets are masked in all of it.
 LATE_CIRCLES = {
-    frozenset({"core.masking", "core.secrets", "core.words"}),
     frozenset({"cli.common.ending", "cli.common.output", "cli.common.table", "cli.common.unattended"}),
     frozenset({"cli.common.live", "cli.common.progress"}),
 }

@@ -91,7 +91,7 @@ def sessions_command(
     from dwhctl.cli.common.output import show
     from dwhctl.cli.report.group import check_loads, open_history, shards_that_fit
     from dwhctl.sessions import State
-    from dwhctl.sessions.history import SessionRuns, Wanted, find_run, read_history
+    from dwhctl.sessions.history import Wanted, find_run, read_history
 
     project = settings.open_project()
     check_loads(project, loads)
@@ -100,7 +100,7 @@ def sessions_command(
     with open_history(project, settings) as store:
         if store:
             if run_id is not None:
-                run_id = find_run(SessionRuns(store), run_id)
+                run_id = find_run(store, run_id)
             since = _since(store, settings, run_id, days)
             found = read_history(
                 store, Wanted(since, limit, run_id, tuple(map(State, states)), loads, shards)

@@ -1,6 +1,6 @@
-"""The fingerprint of a slice: how many rows, its smallest and largest key, and checksums, made by each engine itself.
+"""The fingerprint of a slice: its number of rows, its smallest and largest key, and checksums, computed by the engine.
 
-Every value takes a canonical text, the same in every engine, by the target's declared kind (the forms of `hash_id`):
+Every value has a canonical text, the same in every engine, by the target's declared kind (the forms of `hash_id`):
 
 | kind | canonical text |
 | --- | --- |
@@ -11,15 +11,15 @@ Every value takes a canonical text, the same in every engine, by the target's de
 | uuid, binary | lower case; hexadecimal digits |
 | date, time, timestamp | 2020-07-14, 12:34:56.123456, both with a blank between; with a zone in UTC |
 
-A float has none: engines write it differently. A row's text is the texts of its columns one after another, each
-`<octets>:<text>,` and NULL as `,` alone, so that no two rows have one text. Its number is the last 60 of the first 64
-bits of the text's MD5: the hexadecimal digits 2 to 16. A checksum is the sum of the rows' numbers: the order of the
-rows does not matter, their number does.
+A float has none: engines write it differently. The text of a row is that of its columns, each as `<octets>:<text>,` and
+NULL as `,` alone, so that different rows have different texts. The number of a row is the last 60 of the first 64 bits
+of the text's MD5: the hexadecimal digits 2 to 16. A checksum is the sum of these numbers; it does not depend on the
+order of the rows, but on how often each occurs.
 
-The SQL of each dialect stands in `fingerprint.<dialect>.sql`, as blocks: `form <kind>` makes the canonical text of a
-column {c}, `ordered <kind>` what is compared for the smallest and largest of the forms {f} (else the column itself is),
-`piece` frames a form, `joint` stands between pieces, `number` is that of a text {t}, `sum` adds up numbers {n}, `start`
-has the first {n} characters of a text, `length` counts them.
+`fingerprint.<dialect>.sql` has the SQL of a dialect in blocks: `form <kind>` is the canonical text of a column {c},
+`ordered <kind>` the value to compare for the smallest and largest of the forms {f} (by default the column itself),
+`piece` frames a form, `joint` concatenates pieces, `number` is that of a text {t}, `sum` adds numbers {n}, `start` is
+the first {n} characters of a text, `length` counts its characters.
 `tests/unit/fingerprint.golden.json` pins the numbers of every form.
 """
 
@@ -29,12 +29,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
+from dwhctl.core.sql import named_sql
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
 
 
-_NAME = re.compile(r"^-- name: (.+)$", re.MULTILINE)
-_COMMENT = re.compile(r"^\s*--.*\n?", re.MULTILINE)
 _PLACE = re.compile(r"\{(\w+)\}")
 #: Kinds whose form is also what is compared.
 _COMPARED_AS_TEXT = (Kind.TEXT, Kind.UUID, Kind.BINARY)
@@ -51,7 +48,7 @@ _COMPARED_AS_TEXT = (Kind.TEXT, Kind.UUID, Kind.BINARY)
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells a slice's rows: their number, the smallest and largest value of each key column, and checksums.
+    """The number of a slice's rows, the smallest and largest value of each key column, and checksums.
 
     `keys` is the checksum of the key, `values` that of the key and the compared columns; None when none are compared.
     """
@@ -65,10 +62,10 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a fingerprint is made of: the target's columns of the key, and those whose values are compared as well.
+    """The target's columns that a fingerprint measures: those of the key, and those whose values are compared.
 
-    `as_text` names the key's columns whose smallest and largest are those of their texts: where another table, which is
-    compared, holds another kind.
+    `as_text` has the key's columns whose smallest and largest are compared as texts, because the other table holds
+    another kind.
     """
 
     key: tuple[Column, ...]
@@ -92,7 +89,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One column on one side: `sql` is its value there, `form` the block of its canonical text, `kind` its own."""
+    """A column of one side: `sql` is its value, `form` the block of its canonical text."""
 
     sql: str
     kind: Kind
@@ -101,8 +98,8 @@ class Part:
 
 
 def part(column: Column, kind: Kind, sql: str, **extras: str) -> Part:
-    """Describe a column of this side that meets the target's kind `kind`; `sql` gives its value."""
-    # A uuid that is loaded as a text is loaded in lower case; an integer has the digits of the decimal that it becomes.
+    """Return the part of a column that is loaded into one of `kind`; `sql` is its value."""
+    # A uuid is loaded into a text in lower case, an integer into a decimal with the same digits.
     form = column.kind if column.kind in (Kind.UUID, Kind.INTEGER) else kind
     name = form.value
     if form is Kind.DECIMAL and column.type.scale <= 0:
@@ -112,54 +109,75 @@ def part(column: Column, kind: Kind, sql: str, **extras: str) -> Part:
     return Part(sql, form, name, extras)
 
 
-#: Writes a query of what `source` holds, by the parts of the key and of the values.
+#: Returns a query of the derived table `source`, by the parts of the key and of the values.
 Write = Callable[["Dialect", str, "Sequence[Part]", "Sequence[Part]"], str]
 
 
+def quote_name(name: str, marks: str = '""') -> str:
+    """Quote one name for SQL, by an opening and a closing mark: a dot in it is part of the name."""
+    return f"{marks[0]}{name.replace(marks[1], marks[1] * 2)}{marks[1]}"
+
+
+def quote_path(name: str) -> str:
+    """Quote a table's name for SQL, the parts of `schema.table` separately."""
+    return ".".join(map(quote_name, name.split(".")))
+
+
+def literal(text: str) -> str:
+    """Quote a text for SQL, in which a backslash has no meaning of its own."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class Dialect:
-    """Writes the SQL of fingerprints for one engine."""
+    """Writes the SQL of one engine."""
 
     def __init__(self, name: str) -> None:
         self._blocks = _blocks(name)
+        self._marks = "[]" if name == "mssql" else '""'
+
+    def quote(self, name: str) -> str:
+        """Quote a column's name."""
+        return quote_name(name, self._marks)
 
     def block(self, name: str, **places: str) -> str:
-        """Fill a block's places."""
+        """Return a block with its places filled."""
         return _PLACE.sub(lambda match: places[match[1]], self._blocks[name])
 
     def has(self, name: str) -> bool:
-        """Tell whether the dialect has a block of that name."""
+        """Return whether the dialect has a block of that name."""
         return name in self._blocks
 
     def form(self, part: Part, sql: str | None = None) -> str:
-        """Give the canonical text of a part, or of another expression of its type."""
+        """Return the canonical text of a part, or of another expression of its type."""
         return self.block(f"form {part.form}", c=sql or part.sql, **part.extras)
 
     def fingerprint(
         self, source: str, key: Sequence[Part], values: Sequence[Part], group: str | None = None
     ) -> str:
-        """Write the query: of each value of the column `group`, if there is one, and of all rows of `source`."""
+        """Return the query of the fingerprint of `source`, of each value of the column `group` if there is one."""
         inner, extremes, pieces = [], [], []
-        for number, one in enumerate((*key, *values)):
-            inner.append(f"{self.form(one)} AS f{number}")
+        for number, part in enumerate((*key, *values)):
+            inner.append(f"{self.form(part)} AS f{number}")
             pieces.append(self.block("piece", f=f"f{number}"))
-        for number, one in enumerate(key):
-            inner.append(f"{self._compared(one)} AS e{number}")
-            extremes += [self._extreme(one, f"{word}(e{number})") for word in ("MIN", "MAX")]
-        sums = [self._checksum(pieces[: len(key)])] + ([self._checksum(pieces)] if values else [])
+        for number, part in enumerate(key):
+            found = [f"MIN(e{number})", f"MAX(e{number})"]
+            is_text = part.kind in _COMPARED_AS_TEXT
+            compared = self.block("ordered text", f=f"({self.form(part)})") if is_text else part.sql
+            inner.append(f"{compared} AS e{number}")
+            extremes += found if is_text else [self.form(part, sql) for sql in found]
+        hashed = [pieces[: len(key)], pieces] if values else [pieces]
+        sums = [self.block("sum", n=self.block("number", t=self._joined(texts))) for texts in hashed]
         grouped, by = ([f"{group} AS g"], " GROUP BY g") if group else ([], "")
         answers = [*(["g"] if group else []), self.block("count"), *extremes, *sums]
         listed = ", ".join(f"{answer} AS a{number}" for number, answer in enumerate(answers))
         return f"SELECT {listed} FROM (SELECT {', '.join([*grouped, *inner])} FROM {source}) AS measured{by}"
 
     def shown(self, parts: Sequence[Part]) -> str:
-        """Write the texts of a key's columns as one text, for people."""
-        return self._joined([self.form(one) for one in parts], "', '")
+        """Return the texts of a key's columns as one text to show."""
+        return self._joined([self.form(part) for part in parts], "', '")
 
     def buckets(self, source: str, key: Sequence[Part], values: Sequence[Part], count: int) -> str:
-        """Write the query of the rows' number and checksums in each of `count` buckets of keys.
-
-        The checksums are that of the key, and of the key with each one of the values.
-        """
+        """Return the query of the rows and checksums (of the key, and of the key with each value) of the buckets."""
         numbers = ["kn", *(f"n{number}" for number in range(len(values)))]
         sums = ", ".join(f"{self.block('sum', n=name)} AS s{number}" for number, name in enumerate(numbers))
         bucket = f"kn % {count}"
@@ -169,7 +187,7 @@ class Dialect:
     def bucket_rows(
         self, source: str, key: Sequence[Part], values: Sequence[Part], count: int, buckets: Sequence[int]
     ) -> str:
-        """Write the query of the rows of some buckets: the number of the key, and of the key with each value."""
+        """Return the query of the rows of some buckets: the number of the key, and of the key with each value."""
         listed = ", ".join(["kn", *(f"n{number}" for number in range(len(values)))])
         numbered = self._numbered(source, key, values)
         return f"SELECT {listed} FROM {numbered} WHERE kn % {count} IN ({', '.join(map(str, buckets))})"
@@ -183,32 +201,32 @@ class Dialect:
         characters: int,
         group: str = "",
     ) -> str:
-        """Write the query of rows, by a condition of kn and g: the key's texts, the start of each value's.
+        """Return the query of rows by a condition of kn and g.
 
-        First come the value of the column `group`, if there is one, and the number of the key.
+        Columns: g (the value of `group`) if there is one, kn (the key's number), the key's texts, `cut` of the values.
         """
         names = [f"f{number}" for number in range(len(key) + len(values))]
         shown = names[: len(key)]
         for name in names[len(key) :]:
             shown += self.cut(name, characters)
-        listed = ", ".join(f"{each} AS a{number}" for number, each in enumerate(shown))
+        listed = ", ".join(f"{column} AS a{number}" for number, column in enumerate(shown))
         numbered = self._numbered(source, key, values, group)
         return f"SELECT {'g, ' if group else ''}kn, {listed} FROM {numbered} WHERE {where}"
 
     def keys(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str) -> str:
-        """Write the query of the keys of each value of the column `group`: how often each is there, with each value.
+        """Return the query of the keys of each value of the column `group`: their count, the number with each value.
 
-        All are numbers: an engine keeps those on its disk that do not fit its memory.
+        All columns are numbers, so that the engine can spill.
         """
         least = "".join(f", MIN(n{number}) AS n{number}" for number in range(len(values)))
         numbered = self._numbered(source, key, values, group)
         return f"SELECT g, kn, COUNT(*) AS n{least} FROM {numbered} GROUP BY g, kn"
 
     def _numbered(self, source: str, key: Sequence[Part], values: Sequence[Part], group: str = "") -> str:
-        """Write what has the forms f0, f1, ..., the number of the key as kn, and with each value as n0, n1, ..."""
+        """Return a derived table: forms f0, f1, ..., the number of the key as kn, with each value as n0, n1, ..."""
         parts = (*key, *values)
         grouped = [f"{group} AS g"] if group else []
-        forms = [*grouped, *(f"{self.form(one)} AS f{number}" for number, one in enumerate(parts))]
+        forms = [*grouped, *(f"{self.form(part)} AS f{number}" for number, part in enumerate(parts))]
         pieces = [self.block("piece", f=f"f{number}") for number in range(len(parts))]
         columns = [*(["g"] if group else []), *(f"f{number}" for number in range(len(parts)))]
         columns.append(f"{self.block('number', t=self._joined(pieces[: len(key)]))} AS kn")
@@ -218,49 +236,31 @@ class Dialect:
         return f"(SELECT {', '.join(columns)} FROM (SELECT {', '.join(forms)} FROM {source}) AS measured) AS numbered"
 
     def cut(self, text: str, characters: int) -> tuple[str, str]:
-        """Write the start of a text, and its number of characters."""
+        """Return the start of a text, and its number of characters."""
         return self.block("start", t=text, n=str(characters)), self.block("length", t=text)
-
-    def _compared(self, part: Part) -> str:
-        if part.kind not in _COMPARED_AS_TEXT:
-            return part.sql
-        return self.block("ordered text", f=f"({self.form(part)})")
-
-    def _extreme(self, part: Part, extreme: str) -> str:
-        return extreme if part.kind in _COMPARED_AS_TEXT else self.form(part, extreme)
-
-    def _checksum(self, pieces: Sequence[str]) -> str:
-        return self.block("sum", n=self.block("number", t=self._joined(pieces)))
 
     def _joined(self, texts: Sequence[str], between: str | None = None) -> str:
         joint = f" {self._blocks['joint']} "
-        return joint.join(texts) if between is None else f"{joint}{between}{joint}".join(texts)
+        return (joint if between is None else f"{joint}{between}{joint}").join(texts)
 
 
 def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:
-    """Read the answer of a fingerprint's query, without its group."""
+    """Return the fingerprint from a row of its query, without the group."""
     rows, *others = row
-    extremes = [_without_mark(each, key[number // 2]) for number, each in enumerate(others[: 2 * len(key)])]
-    keys, *values = (int(each) for each in others[2 * len(key) :])
+    extremes: list[str | None] = []
+    for number, text in enumerate(others[: 2 * len(key)]):
+        # The block `ordered text` ends with a mark of one character.
+        is_text = key[number // 2].kind in _COMPARED_AS_TEXT
+        extremes.append(None if text is None else str(text)[:-1] if is_text else str(text))
+    keys, *values = (int(number) for number in others[2 * len(key) :])
     return Fingerprint(
         int(rows), tuple(extremes[::2]), tuple(extremes[1::2]), keys, values[0] if values else None
     )
 
 
-def _without_mark(value: Any, part: Part) -> str | None:
-    if value is None:
-        return None
-    return str(value)[:-1] if part.kind in _COMPARED_AS_TEXT else str(value)
-
-
 @cache
 def _blocks(dialect: str) -> Mapping[str, str]:
-    text = resources.files("dwhctl.systems.base").joinpath(f"fingerprint.{dialect}.sql").read_text("utf-8")
-    _, *parts = _NAME.split(text)
-    names, bodies = parts[::2], parts[1::2]
-    return MappingProxyType(
-        {name.strip(): _COMMENT.sub("", body).strip() for name, body in zip(names, bodies, strict=True)}
-    )
+    return named_sql("dwhctl.systems.base", dialect)
 
 
 if TYPE_CHECKING:
@@ -268,17 +268,16 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column, Kind
 
-    #: From a column of the source and the kind that it meets to its value in SQL and what its form needs beside it.
+    #: From a column of the source and the target's kind to the value in SQL and what else its form needs.
     Read = Callable[[Column, Kind], tuple[str, Mapping[str, str]]]
 
 
 def source_parts(wanted: Sequence[Column], columns: Sequence[Column], read: Read) -> list[Part]:
-    """Find the target's columns among those of a source. Raise SchemaDriftError when one is missing."""
+    """Return the parts of the source for the target's columns. Raise SchemaDriftError when one is missing."""
     by_name = {column.name.lower(): column for column in columns}
     parts = []
     for column in wanted:
-        found = by_name.get(column.name.lower())
-        if found is None:
+        if (found := by_name.get(column.name.lower())) is None:
             raise SchemaDriftError(f"the extract has no column {column.name}")
         sql, extras = read(found, column.kind)
         parts.append(part(found, column.kind, sql, **extras))

@@ -1,21 +1,21 @@
-"""What a source must do: run one query with its bind values and stream the answer as record batches.
+"""The contracts of a source and of a console, and what the systems share to fulfil them.
 
-A new system fulfils this contract and passes `tests/contract/test_sources.py`:
+A new source fulfils `Source` and passes `tests/contract/test_sources.py`; one that runs SQL derives from `SqlSource`:
 
 - Opening connects. It raises ConnectError when the server cannot be reached, LoginRefusedError when it
-  refuses the login, DatabaseMissingError when the shard's database is not there or cannot be read, and
-  SourceBusyError when another has it. All waits are bounded.
-- `columns` gives the query's columns as the system declares them, without running it to its end. A type that
-  has no place in `Kind`, two columns of one name and a column without a name are a QueryError by name.
+  refuses the login, DatabaseMissingError when the shard's database is missing or cannot be read, and
+  SourceBusyError when another process uses it. All waits are bounded.
+- `columns` returns the query's columns as the system declares them, without running the query to its end. It raises
+  QueryError for a type without a place in `Kind`, for a duplicate column name and for a column without a name.
 - `batches` yields the rows once, as one state of the database, in memory that does not grow with their number.
-  The types of the batches are those of `columns`, whatever the values are. `:start` and `:end` travel as values.
-- `fingerprint` measures the answer where it is: the engine itself counts, compares and adds up, by the forms of
-  `dwhctl/systems/base/fingerprint.py`, and only the sums travel. It is the fingerprint of the rows that `batches`
-  gives, as they stand in the target after a load.
-- `measured` asks something else of the same forms, such as the checksums of parts of the rows.
-- `count_nulls` counts likewise the rows of the answer in which a column is NULL.
-- A query that the system refuses (syntax, permission, missing table) is a QueryError; what may go away by
-  itself is a SourceError. No error text holds a secret.
+  The types of the batches are those of `columns`, whatever the values are. `:start` and `:end` are sent as values.
+- `fingerprint` measures the answer in the engine, by the forms of `dwhctl/systems/base/fingerprint.py`: it is the
+  fingerprint that the rows of `batches` have in the target after a load. `measured` runs another query of the same
+  forms, `count_nulls` counts the rows in which a column is NULL.
+- QueryError: the system refuses the query (syntax, permission, missing table). SourceError: a later attempt may
+  succeed. No error text contains a secret.
+
+A new console fulfils `Cursor`; one on a DB-API driver derives from `DriverCursor`.
 """
 
 from __future__ import annotations
@@ -23,34 +23,37 @@ from __future__ import annotations
 import re
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from dwhctl.core.errors import UsageError
+from dwhctl.core.errors import QueryError, UsageError
 from dwhctl.core.sql import first_word, split_statements
+from dwhctl.systems.base.fingerprint import Dialect, read_fingerprint, source_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.core.columns import Column
+    from dwhctl.core.errors import AttemptError
     from dwhctl.project.connections import NetworkConnection
     from dwhctl.project.templates import Query
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
+    from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Part, Read, Write
 
 
 class Source(ABC):
     """One shard's database, open for reading. Close it, or use it as a context manager.
 
-    `declares_null`: whether `columns` says which columns may be NULL. Else all may, as far as anyone knows.
+    `declares_null`: whether `columns` says which columns may be NULL. Otherwise all of them may.
     """
 
     declares_null: ClassVar[bool] = True
 
     @abstractmethod
     def columns(self, query: Query) -> Sequence[Column]:
-        """Give the query's declared columns. Raise QueryError."""
+        """Return the query's declared columns. Raise QueryError."""
 
     @abstractmethod
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
@@ -62,25 +65,22 @@ class Source(ABC):
 
     @abstractmethod
     def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
-        """Ask what `write` writes of the answer's forms; it must give few rows. Raise QueryError or SourceError."""
+        """Run the query that `write` makes of the answer's forms; it returns few rows. Raise as `fingerprint`."""
 
     @abstractmethod
     def count_nulls(self, query: Query, column: str) -> int:
         """Count the rows of the answer in which the column is NULL. Raise QueryError or SourceError."""
 
-    def interrupt(self) -> None:  # noqa: B027 - nothing is right for most
-        """From another thread: make the statement that runs now fail soon, where the driver knows how.
-
-        Else it ends with the process.
-        """
+    def interrupt(self) -> None:  # noqa: B027 - most drivers cannot
+        """Make the running statement fail soon, where the driver can. Called from another thread."""
 
     @abstractmethod
     def version(self) -> str:
-        """Give the system's name and version: a real round trip."""
+        """Return the system's name and version, asked from the server."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the connection; twice is once."""
+        """Close the connection. Idempotent."""
 
     def __enter__(self) -> Self:
         return self
@@ -89,9 +89,46 @@ class Source(ABC):
         self.close()
 
 
+class SqlSource(Source):
+    """A source whose engine measures an answer in SQL, by the blocks of `fingerprint.<dialect>.sql`."""
+
+    dialect: ClassVar[str]
+
+    @abstractmethod
+    def _rows_over(self, query: Query, write: Callable[[str], str]) -> Sequence[Sequence[Any]]:
+        """Run the query that `write` makes; it is given the extract as a derived table for FROM."""
+
+    def _read(self, measure: Measure, columns: Sequence[Column]) -> Read:  # noqa: ARG002
+        """Return the function that writes the value of one of the answer's columns in SQL."""
+        return lambda column, _: (Dialect(self.dialect).quote(column.name), {})
+
+    def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
+        columns = self.columns(query)
+        read = self._read(measure, columns)
+        return source_parts(measure.key, columns, read), source_parts(measure.values, columns, read)
+
+    def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
+        (row,) = self.measured(query, measure, Dialect.fingerprint)
+        return read_fingerprint(row, self._parts(query, measure)[0])
+
+    def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
+        key, values = self._parts(query, measure)
+        return self._rows_over(query, lambda source: write(Dialect(self.dialect), source, key, values))
+
+    def count_nulls(self, query: Query, column: str) -> int:
+        dialect = Dialect(self.dialect)
+        ((rows,),) = self._rows_over(
+            query,
+            lambda source: (
+                f"SELECT {dialect.block('count')} AS n FROM {source} WHERE {dialect.quote(column)} IS NULL"
+            ),
+        )
+        return int(rows)
+
+
 Row = Sequence[Any]
 
-#: First words with which a person begins or ends a transaction by himself.
+#: First words of statements that begin or end a transaction.
 _OWN_TRANSACTION = frozenset(
     {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "SAVE", "RELEASE"}
 )
@@ -100,9 +137,9 @@ _UNCLEAR_LINE = re.compile(r"\r(?!\n)|[\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """What one statement gave: batches of rows of `columns`; no columns where it gives no rows.
+    """The result of one statement: batches of rows of `columns`. Without columns there are no rows.
 
-    `changed` is how many rows it wrote, None where the driver does not say.
+    `changed` is the number of rows that it wrote, None where the driver does not say.
     """
 
     columns: tuple[str, ...] = ()
@@ -111,10 +148,10 @@ class StatementResult:
 
 
 class Cursor(ABC):
-    """One connection for statements; used by one thread, but for `interrupt`.
+    """One connection for ad hoc statements; used by one thread, except for `interrupt`.
 
-    Without `write` a query is one statement that begins with a word of `reading`, the database itself is asked to
-    refuse what writes, and nothing is committed. Every method raises AttemptError in the words of the system.
+    Without `write` a query is one statement that begins with a word of `reading`, the database itself refuses what
+    writes, and nothing is committed. Every method raises AttemptError.
     """
 
     reading: ClassVar[frozenset[str]]
@@ -123,7 +160,7 @@ class Cursor(ABC):
         self.write = write
 
     def statements(self, sql: str) -> list[str]:
-        """Split what a person wrote into statements. Raise UsageError where it may not be run."""
+        """Split the text of a user into statements. Raise UsageError for one that may not run."""
         return split_statements(sql)
 
     @abstractmethod
@@ -136,33 +173,99 @@ class Cursor(ABC):
 
     @abstractmethod
     def execute(self, sql: str, rows: int) -> Iterator[StatementResult]:
-        """Run one statement and give its answers, in batches of at most so many rows each.
+        """Run one statement and yield its results, in batches of at most `rows` rows; some systems return several.
 
-        The batches of an answer must be taken before the next answer is. Some systems give several.
+        The batches of a result must be read before the next result is.
         """
 
     @abstractmethod
     def commit(self) -> None:
-        """Make lasting what was written."""
+        """Commit what was written."""
 
     @abstractmethod
     def interrupt(self) -> None:
-        """From another thread: end what runs, here and on the server."""
+        """End the running statement, here and on the server. Called from another thread."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connection, whatever state it is in; what was not committed is undone."""
+        """Close the connection in whatever state it is, and roll back. Idempotent."""
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+@contextmanager
+def closed_on_error(connection: _Closable) -> Iterator[None]:
+    """Close the connection when the block fails."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+Driver = TypeVar("Driver", bound=_Closable)
+
+
+class DriverCursor(Cursor, Generic[Driver]):
+    """A cursor on a connection of a DB-API driver: `open` sets `_driver`. `failures` lists what the driver raises."""
+
+    failures: ClassVar[tuple[type[Exception], ...]]
+
+    def __init__(self, name: str, *, write: bool) -> None:
+        super().__init__(write=write)
+        self.name = name
+        self._driver: Driver | None = None
+
+    @abstractmethod
+    def _translate_error(self, error: Exception) -> AttemptError:
+        """Return the error that one of the driver's means."""
+
+    @property
+    def driver(self) -> Driver:
+        """The driver's connection. Raise QueryError when it is closed."""
+        if self._driver is None:
+            raise QueryError(f"connection {self.name} is closed")
+        return self._driver
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Translate the driver's errors."""
+        try:
+            yield
+        except self.failures as error:
+            raise self._translate_error(error) from error
+
+    def result(self, cursor: Any, fetch: Callable[[], Sequence[Row]]) -> StatementResult:
+        """Return the result of an executed cursor; `fetch` returns its next rows, none at the end."""
+        if cursor.description is None:
+            return StatementResult(changed=cursor.rowcount if cursor.rowcount >= 0 else None)
+        return StatementResult(
+            tuple(str(column[0] or "") for column in cursor.description), self._batches(fetch)
+        )
+
+    def _batches(self, fetch: Callable[[], Sequence[Row]]) -> Iterator[Sequence[Row]]:
+        with self.translated():
+            while batch := fetch():
+                yield batch
+
+    def close(self) -> None:
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            with suppress(*self.failures):
+                driver.close()
 
 
 def checked(cursor: Cursor, sql: str) -> list[str]:
-    """Give the statements to run. Raise UsageError when there is none, or without `write` more than one that reads."""
+    """Return the statements to run. Raise UsageError when there is none, or, without `write`, not one that reads."""
     statements = cursor.statements(sql)
     if not statements:
         raise UsageError("there is no statement in the SQL; write a SELECT")
     if not cursor.write and len(statements) > 1:
         raise UsageError(
             f"without --write a query is one statement, and this one has {len(statements)};"
-            " give them one by one, or with --write"
+            " run them one at a time, or with --write"
         )
     if not cursor.write and (word := first_word(statements[0])) not in cursor.reading:
         raise UsageError(
@@ -173,7 +276,7 @@ def checked(cursor: Cursor, sql: str) -> list[str]:
 
 
 def refuse_unclear_lines(sql: str) -> None:
-    """Raise UsageError where a line may end for the server, and with it a comment, that goes on for dwhctl."""
+    """Raise UsageError for a character that ends a line, and so a comment, for the server but not for dwhctl."""
     if _UNCLEAR_LINE.search(sql):
         raise UsageError(
             "a line ends with another character than a newline, which can be read in several ways;"
@@ -182,23 +285,23 @@ def refuse_unclear_lines(sql: str) -> None:
 
 
 def wants_transaction(statements: Sequence[str]) -> bool:
-    """Tell whether several statements should be one transaction: unless one of them begins or ends its own."""
+    """Return whether the statements should be one transaction: several, none of which begins or ends one."""
     return len(statements) > 1 and _OWN_TRANSACTION.isdisjoint(map(first_word, statements))
 
 
-#: The words of libpq and of vertica-python for a server without TLS.
+#: Messages of libpq and vertica-python for a server without TLS; of libpq and OpenSSL for a certificate of another
+#: server and for one that is not trusted; of OpenSSL for sides without a common version or cipher. A lost connection
+#: matches none.
 _NO_TLS = re.compile("does not support SSL|SSL requested but disabled")
-#: Of libpq and of OpenSSL for a certificate of another server, and for one that is not trusted.
 _WRONG_NAME = re.compile("does not match host name|(?:Hostname|IP address) mismatch|is not valid for")
 _NOT_TRUSTED = re.compile("certificate verify failed|root certificate file")
-#: Of OpenSSL for two sides without a version or cipher in common. A lost connection is not meant.
 _NO_HANDSHAKE = re.compile(
-    "handshake failure|protocol version|unsupported protocol|wrong version number", re.IGNORECASE
+    "(?i:handshake failure|protocol version|unsupported protocol|wrong version number)"
 )
 
 
 def authorities(connection: NetworkConnection) -> Path | None:
-    """Give the file of authorities that the connection is to check certificates by; None when it checks none."""
+    """Return the file of certificate authorities of the connection; None when it checks no certificate."""
     words = connection.tls_words
     if connection.tls not in words.checked:
         return None
@@ -207,26 +310,28 @@ def authorities(connection: NetworkConnection) -> Path | None:
     return written or (Path(systems) if systems else None)
 
 
-def remedy(said: str, connection: NetworkConnection) -> str | None:
-    """Say what to do about a failed connection; None when the driver's words are about something other than TLS."""
-    if _NO_TLS.search(said):
+def remedy(message: str, connection: NetworkConnection) -> str | None:
+    """Return what to do about a failed connection; None when the driver's message is not about TLS."""
+    if _NO_TLS.search(message):
         return no_tls(connection)
     key = f"connections.{connection.name}"
-    if _WRONG_NAME.search(said):
+    if _WRONG_NAME.search(message):
         return (
             f"the server's certificate is for another name, so nothing was sent: write in {key} a host that the"
             " certificate lists, or have a certificate made that lists this one"
         )
-    if _NOT_TRUSTED.search(said):
+    if _NOT_TRUSTED.search(message):
         return (
             "the server's certificate is not trusted, so nothing was sent: put the certificate of the authority that"
             f" made it into a file, and the file's path into {key}.{connection.tls_words.ca_key}"
         )
-    return "the TLS handshake failed: the server must speak TLS 1.2" if _NO_HANDSHAKE.search(said) else None
+    return (
+        "the TLS handshake failed: the server must speak TLS 1.2" if _NO_HANDSHAKE.search(message) else None
+    )
 
 
 def no_tls(connection: NetworkConnection) -> str:
-    """Say what a server without TLS means and what to do."""
+    """Return what a server without TLS means and what to do."""
     words, key = connection.tls_words, f"connections.{connection.name}"
     return (
         f'the server offers no TLS, and {key} asks for it ({words.key} = "{connection.tls}"), so nothing was sent: turn'

@@ -6,15 +6,15 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 - The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
   it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
-- A report is replaced in a `Refresh`: one transaction, too, that deletes all rows of a table and inserts those of a
-  source. Readers see the old rows or the new ones, never none and never both: nothing of it may commit by itself
-  (TRUNCATE does, on some systems), and each statement is sent alone, its answer read to the end.
-- `inspection` only reads, and takes no lock that a load would wait for. What it finds is measured by the engine itself,
-  by the forms of `dwhctl/systems/base/fingerprint.py`; no rows travel but one key of those that are named.
-- No wait is without an end: no answer within the target's `timeout` is an error.
-- The dispatch loop's threads open groups and publish at the same time.
-- Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a bounded wait), TargetRefusedError
-  (the statement or a value, for good), TargetError (may go away), StagingError. No error text holds a secret.
+- A `Refresh` replaces a report: one transaction that deletes all rows of a table and inserts those of a source. Readers
+  see the old rows or the new ones: no statement of it commits (TRUNCATE does on some systems), and each is sent alone,
+  its answer read to the end.
+- `inspection` only reads, and takes no lock that a load would wait for. The engine measures the rows, by the forms of
+  `dwhctl/systems/base/fingerprint.py`; only example keys are fetched.
+- Every wait has a limit: no answer within the target's `timeout` is an error.
+- Several threads open groups and publish at the same time.
+- Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a limited wait), TargetRefusedError
+  (the statement or a value, permanent), TargetError (temporary), StagingError. No error text contains a secret.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class StagingGroup:
 
 @dataclass(frozen=True, slots=True)
 class StagedSlice:
-    """A slice whose rows are staged under `token` and wait to be published.
+    """A slice whose rows are staged under `token`.
 
-    `columns` are those of the source, `filled` those of the target that are NULL in its rows because the source lacks
-    them: declared types by name in lower case.
+    `columns` are those of the source, `filled` those of the target that are NULL because the source lacks them:
+    declared types by name in lower case.
     """
 
     slice: Slice
@@ -66,9 +66,9 @@ class StagedSlice:
 
 @dataclass(frozen=True, slots=True)
 class RefreshColumn:
-    """One column of a refresh: `declared` is the system's word for its type.
+    """One column of a refresh: `declared` is the system's name of its type.
 
-    `known` describes it; None for a type that no load writes. An `untyped` one is a bare NULL or literal of a query.
+    `known` is None for a type that no load writes. An `untyped` column is a bare NULL or literal of a query.
     """
 
     name: str
@@ -81,7 +81,7 @@ class RefreshColumn:
 class RefreshColumns:
     """The columns of a refresh: the source's and the table's, in their order.
 
-    `filled` are those of the table that have a value without one from the source: a DEFAULT, an IDENTITY.
+    `filled` are those of the table that have a value without the source: a DEFAULT, an IDENTITY.
     """
 
     source: tuple[RefreshColumn, ...]
@@ -99,7 +99,7 @@ class Narrowing:
 
 @dataclass(frozen=True, slots=True)
 class ColumnWarning:
-    """What is wrong with a table as a target. One that `blocks` makes loads fail; another only slows them."""
+    """A defect of a table as a target. One that `blocks` makes loads fail; another slows them."""
 
     text: str
     blocks: bool
@@ -107,14 +107,14 @@ class ColumnWarning:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement as it is sent, with its bound values by their names in it. `about` says when, or what for."""
+    """A statement as it is sent, with its bound values by name. `about` is its purpose or condition."""
 
     sql: str
     values: Mapping[str, object] = field(default_factory=dict)
     about: str = ""
 
 
-#: What the statements of a publication are for.
+#: The purposes of the statements of a publication.
 HELD = "the rows that the slice has in the table"
 STAGED = "the rows that are staged; another number than was extracted fails the slice"
 DELETE = "only where the slice has rows in the table"
@@ -123,7 +123,7 @@ INSERT = "another number of rows than was staged is rolled back"
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """What a warehouse knows of a table. Where nothing was asked, `names` is empty and placeholders are shown.
+    """The columns of a table. `names` is empty before they are known: then placeholders are shown.
 
     `slice_by` is the column by which the table is sliced, or only its name; `narrowed` is a refresh's.
     """
@@ -134,25 +134,24 @@ class TableColumns:
     narrowed: Sequence[Narrowing] = ()
 
     def listed(self, quote: Callable[[str], str]) -> str:
-        """Return the names as a statement has them, or the placeholder."""
+        """Return the names for a statement, or the placeholder."""
         return ", ".join(map(quote, self.names)) or f"<columns of {self.table}>"
 
 
 class Stage(ABC):
-    """One slice on its way into staging. Leaving the block by an exception drops what was written."""
+    """The staging of one slice. Leaving the block by an exception drops what was written."""
 
     @abstractmethod
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
-        """Stage all the batches, ready to be published, and give their size in bytes.
+        """Stage all the batches, which have the target's columns, and return their size in bytes.
 
-        The batches have the target's columns. They are pulled one by one, so that memory does not grow with their
-        number and extraction goes on while the target works. What they raise comes out of here as it is.
-        Raise StagingError or ValueRefusedError.
+        They are read one by one, so that memory does not grow with their number and extraction continues meanwhile.
+        Raise what the batches raise, StagingError or ValueRefusedError.
         """
 
     @abstractmethod
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """After `write`: give one key that stands twice among the staged rows, if there is one."""
+        """After `write`: return one key that occurs more than once among the staged rows, if any."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -202,7 +201,7 @@ class Refresh(ABC):
 
     @abstractmethod
     def columns(self) -> RefreshColumns:
-        """Look at the columns of both sides. Raise TargetRefusedError when the source or the table is not there."""
+        """Return the columns of both sides. Raise TargetRefusedError when the source or the table does not exist."""
 
     @abstractmethod
     def delete(self) -> None:
@@ -210,53 +209,47 @@ class Refresh(ABC):
 
     @abstractmethod
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
-        """Insert the source's rows, column by column of the same name, and give their number.
+        """Insert the source's rows by column name, and return their number.
 
-        Raise ValueRefusedError for a value of a `narrowed` column that would change, and TargetRefusedError for one
-        that the server refuses.
+        Raise ValueRefusedError for a value of a `narrowed` column that would change, TargetRefusedError for one that
+        the server refuses.
         """
 
     @abstractmethod
     def commit(self) -> None:
-        """Commit. Any AttemptError of it leaves the outcome in doubt: the old rows stand, or the new ones.
-
-        Nothing in the table tells which, and nothing has to: refreshing again is right in both cases.
-        """
+        """Commit. After an AttemptError the table has the old rows or the new ones; refreshing again is right."""
 
 
 class Target(ABC):
-    """One warehouse. Opening it is cheap; it connects when it is asked to do something."""
+    """One warehouse. It connects when a method needs to."""
 
     @abstractmethod
     def run_statements(self, statements: Sequence[str]) -> None:
-        """Run statements one at a time, each committed by itself (a load's `create`)."""
+        """Run statements one at a time, each in a transaction of its own (a load's `create`)."""
 
     @abstractmethod
     def columns(self, table: str) -> Sequence[Column]:
-        """Give the table's columns in their order. Raise TargetRefusedError when there is no such table."""
+        """Return the table's columns in order. Raise TargetRefusedError when there is no such table."""
 
-    def concerns(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
-        """Look for what stands in the way of loads into the table: privileges, keys that make them wait."""
+    def warnings(self, table: str) -> Sequence[ColumnWarning]:  # noqa: ARG002
+        """Return what prevents or slows loads into the table: privileges, keys."""
         return ()
 
     @abstractmethod
     def declaration(self, column: Column) -> str:
-        """Return the system's type that holds the values of another system's column.
-
-        Raise TargetRefusedError when there is none.
-        """
+        """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
 
     @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
-        """Add nullable columns that the table does not have yet."""
+        """Add the nullable columns that the table lacks."""
 
     @abstractmethod
     def open_group(self, group: StagingGroup) -> None:
-        """Make the group's staging object."""
+        """Create the group's staging object."""
 
     @abstractmethod
     def drop_group(self, group: StagingGroup) -> None:
-        """Drop the group's staging object with all that is in it."""
+        """Drop the group's staging object with its content."""
 
     @abstractmethod
     def drop_run(self, run_id: str) -> None:
@@ -274,69 +267,66 @@ class Target(ABC):
 
     @abstractmethod
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> AbstractContextManager[Refresh]:
-        """Begin a transaction that replaces the table's rows; no statement of it is waited for longer than `timeout`.
+        """Begin a transaction that replaces the table's rows; `timeout` limits each statement.
 
-        Leaving the block without a commit rolls back, and by an error leaves the old rows where they were.
+        Leaving the block without a commit rolls back.
         """
 
     @abstractmethod
     def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
-        """Return what a publication of one slice sends, in its order, without a connection.
+        """Return the statements of a publication of one slice, in order, without a connection.
 
-        `<start>` and `<end>` are shown where the column's type is not known; what an attempt chooses is a
-        placeholder as well: `<token>`, and where it is staged.
+        Placeholders are shown for what an attempt chooses (`<token>`, its staging object) and, where the column's type
+        is not known, for its bounds (`<start>`, `<end>`).
         """
 
     @abstractmethod
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
-        """Return what a refresh sends, in its order, without a connection."""
+        """Return the statements of a refresh, in order, without a connection."""
 
-    def settle(self) -> None:  # noqa: B027 - a file has no server that goes on by itself
-        """End what the server may still be doing after a failed or interrupted piece of work; locks go with it.
-
-        Also after `interrupt`. Raise AttemptError when that cannot be done.
-        """
+    def settle(self) -> None:  # noqa: B027 - a file has no server
+        """End what the server may still do, with its locks, after failed work or `interrupt`. Raise AttemptError."""
 
     @abstractmethod
     def inspection(self, table: str, slice_by: str | None) -> AbstractContextManager[Inspection]:
-        """Look at a table that is sliced by a column."""
+        """Connect to read a table that is sliced by a column."""
 
     @abstractmethod
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
-        """Count the target's rows by etl_id; an id without rows is left out. A missing table holds none."""
+        """Count the rows by etl_id; an id without rows is left out. A missing table has none."""
 
     @abstractmethod
     def highest_etl_id(self, table: str) -> int:
-        """Give the highest etl_id in the table; 0 when it has no rows or is not there."""
+        """Return the highest etl_id in the table; 0 when it has no rows or does not exist."""
 
     @abstractmethod
     def interrupt(self) -> None:
-        """From another thread, for good: make the statement that runs now, and every wait, fail soon."""
+        """Make the running statement and every later wait fail soon. Called from another thread."""
 
     @abstractmethod
     def version(self) -> str:
-        """Give the system's name and version: a real round trip."""
+        """Return the system's name and version, asked from the server."""
 
 
-#: How much of a value an error shows.
+#: The most characters of a value in an error.
 SHOWN_CHARACTERS = 100
 _MARK = "dwhctl-refused"
 _CARRIED = re.compile(rf"{_MARK}:(\d+):(.*?):{_MARK}", re.DOTALL)
 
 
 def carried(number: int, shown: str) -> str:
-    """Write the SQL of a message that carries a value (an SQL expression for its text) out of a query."""
+    """Return the SQL of an error message that contains a value, by an SQL expression for its text."""
     return f"'{_MARK}:{number}:' || LEFT({shown}, {SHOWN_CHARACTERS}) || ':{_MARK}'"
 
 
-def refused_value(said: str, table: str, narrowed: Sequence[Narrowing]) -> ValueRefusedError | None:
-    """Make the error of a value that the engine's message carries; None when it carries none."""
-    match = _CARRIED.search(said)
+def refused_value(message: str, table: str, narrowed: Sequence[Narrowing]) -> ValueRefusedError | None:
+    """Return the error of the value in the engine's message; None when there is none."""
+    match = _CARRIED.search(message)
     if match is None:
         return None
-    one = narrowed[int(match[1])]
+    pair = narrowed[int(match[1])]
     return ValueRefusedError(
-        f"{table}.{one.table.name}: the value {match[2]} does not fit {one.table.declared} (the source gives"
-        f" {one.source.declared}); nothing was changed. Write the CAST or ROUND that is wanted into the source, or"
+        f"{table}.{pair.table.name}: the value {match[2]} does not fit {pair.table.declared} (the source gives"
+        f" {pair.source.declared}); nothing was changed. Write the CAST or ROUND that is wanted into the source, or"
         " change the table's column"
     )

@@ -1,4 +1,4 @@
-"""DuckDB files: opening them with a bounded wait, their types, their errors in words."""
+"""DuckDB files: open them with a bounded wait, describe their columns, translate errors, check syntax."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import errno
 import os
 import re
 import threading
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    sleep_using_event,
-    stop_after_delay,
-    stop_any,
-    stop_when_event_set,
-    wait_random_exponential,
-)
+import tenacity
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import About, AttemptError, DatabaseMissingError, QueryError
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    DatabaseMissingError,
+    QueryError,
+    SourceBusyError,
+    SourceError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+)
+from dwhctl.core.files import denied
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
+from dwhctl.systems.base.fingerprint import literal
+from dwhctl.systems.base.source import closed_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from dwhctl.systems.duckdb.system import DuckdbConnection
 
-#: DuckDB's types and what they are here. A type that is not in the table is refused by name: its values would
-#: not arrive as they were (INTERVAL, BIT, TIME WITH TIME ZONE, nested types) or have no place in a warehouse table.
+#: DuckDB's types. Any other is refused (INTERVAL, BIT, TIME WITH TIME ZONE, nested types): its values would not arrive
+#: as they were, or a warehouse table cannot hold them.
 #: Source: https://duckdb.org/docs/stable/sql/data_types/overview
 KINDS: dict[str, tuple[Kind, pa.DataType]] = {
     "BOOLEAN": (Kind.BOOLEAN, pa.bool_()),
@@ -46,7 +50,7 @@ KINDS: dict[str, tuple[Kind, pa.DataType]] = {
     "USMALLINT": (Kind.INTEGER, pa.uint16()),
     "UINTEGER": (Kind.INTEGER, pa.uint32()),
     "UBIGINT": (Kind.INTEGER, pa.uint64()),
-    # DuckDB hands HUGEINT to Arrow as decimal(38, 0), also a value of 39 digits: conform.py checks the digits.
+    # DuckDB converts HUGEINT to decimal(38, 0), even a value of 39 digits; the cast checks the digits.
     "HUGEINT": (Kind.DECIMAL, pa.decimal128(38, 0)),
     "FLOAT": (Kind.FLOAT, pa.float32()),
     "DOUBLE": (Kind.FLOAT, pa.float64()),
@@ -66,7 +70,7 @@ _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
 
 def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
-    """Describe a DuckDB column; None when its type has no place here."""
+    """Return a DuckDB column; None when its type is not in KINDS."""
     if match := _DECIMAL.fullmatch(declared):
         precision, scale = int(match[1]), int(match[2])
         return Column(name, Kind.DECIMAL, pa.decimal128(precision, scale), declared, nullable)
@@ -78,106 +82,59 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
 
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:
-    """Describe a query's columns. Raise QueryError for a type that has no place here, or a name that stands twice."""
-    columns: list[Column] = []
+    """Return a query's columns. Raise QueryError for a type that is not in KINDS and for a duplicate name."""
+    columns: dict[str, Column] = {}
     for name, declared in zip(names, map(str, types), strict=True):
-        if any(name.lower() == column.name.lower() for column in columns):
-            raise QueryError(f"column {name} stands twice in the extract; give one of them another name")
+        if name.lower() in columns:
+            raise QueryError(f"column {name} occurs twice in the extract; give one of them another name")
         described = column(name, declared)
         if described is None:
             raise QueryError(
                 f"column {name}: DuckDB's type {declared} would not arrive as it is;"
                 " CAST it in the extract, for example to VARCHAR"
             )
-        columns.append(described)
-    return columns
+        columns[name.lower()] = described
+    return list(columns.values())
 
 
 def is_lock_conflict(error: BaseException) -> bool:
-    """Tell whether another process holds the file: DuckDB has no class of its own for it."""
+    """Return whether another process holds the file: DuckDB has no exception class for it."""
     return isinstance(error, duckdb.IOException) and "Could not set lock on file" in str(error)
 
 
 def lock_holder(error: BaseException) -> str:
-    """Name the process that holds the file, as far as DuckDB tells."""
+    """Return the process that holds the file, as far as DuckDB says."""
     match = re.search(r"\(PID (\d+)\)", str(error))
     return f"process {match[1]}" if match else "another process"
 
 
-#: What no later attempt changes: somebody has to correct the path, the file or the rights on it.
-_REFUSED_FILES = {
-    os.strerror(number): number
-    for number in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOENT,
-        errno.EISDIR,
-        errno.ENOTDIR,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-    )
-}
-
-
-def refused_file(error: BaseException) -> int | None:
-    """Return the error number when the system refuses the file itself, however often one tries."""
-    if not isinstance(error, duckdb.IOException):
-        return None
-    return _REFUSED_FILES.get(str(error).rpartition(": ")[2])
-
-
-#: What DuckDB says of a file that it cannot read, although nothing is wrong with it.
+#: Errors of the path, the file or its permissions: a later attempt does not help.
+_REFUSED_FILES = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
+#: DuckDB's messages for a file that it cannot read although it is not damaged, and for a damaged one.
 _OTHER_VERSION = (
-    "can only read storage versions",
-    "storage version greater than",
-    "Cannot open encrypted database",
-)
+    "can only read storage versions", "storage version greater than", "Cannot open encrypted database",
+)  # fmt: skip
+_DAMAGE = (
+    "not a valid DuckDB database", "orrupt", "checksum", "Serialization Error", "Could not read enough bytes",
+    *_OTHER_VERSION,
+)  # fmt: skip
 
 
 def is_damage(error: BaseException) -> bool:
-    """Tell whether the file itself is not what it should be."""
-    words = (
-        "not a valid DuckDB database",
-        "orrupt",
-        "checksum",
-        "Serialization Error",
-        "Could not read enough bytes",
-        *_OTHER_VERSION,
-    )
-    return isinstance(error, duckdb.Error | OSError) and any(word in str(error) for word in words)
+    """Return whether DuckDB cannot read the file's content."""
+    return isinstance(error, duckdb.Error | OSError) and any(word in str(error) for word in _DAMAGE)
 
 
-#: Errors that say the same however often one tries.
+#: Errors that every later attempt meets too; and how their messages begin where Arrow raises them, without the class.
 #: Source: the exception classes of the duckdb package, https://duckdb.org/docs/stable/clients/python/reference
-REFUSALS = (
-    duckdb.ProgrammingError,
-    duckdb.DataError,
-    duckdb.IntegrityError,
-    duckdb.NotSupportedError,
+_REFUSALS = (
+    duckdb.ProgrammingError, duckdb.DataError, duckdb.IntegrityError, duckdb.NotSupportedError,
     duckdb.PermissionException,
-)
-
-
-#: How such errors begin where they come through Arrow, in mid-way, without their class.
-_REFUSED_IN_MID_WAY = ("Conversion Error", "Invalid Input Error", "Out of Range Error", "Permission Error")
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Tell whether the error would come again however often one tries."""
-    return isinstance(error, REFUSALS) or (
-        isinstance(error, OSError) and str(error).startswith(_REFUSED_IN_MID_WAY)
-    )
-
-
-def words(error: BaseException) -> str:
-    """Give DuckDB's message without the excerpt of the statement that follows it."""
-    text = str(error).partition("\nLINE ")[0]
-    said = " ".join(text.split()) or type(error).__name__
-    return f"{said}; {_CONFINED}" if is_out_of_reach(error) else said
-
-
-#: What DuckDB says of files, servers and extensions where `confine` keeps them out.
+)  # fmt: skip
+_REFUSED_BY_ARROW = ("Conversion Error", "Invalid Input Error", "Out of Range Error", "Permission Error")
+#: DuckDB's messages for files, servers and extensions outside of what `connect` allows.
 _OUT_OF_REACH = ("disabled by configuration", "disabled through configuration")
 _CONFINED = (
     "SQL, and the views and macros of a DuckDB file, may reach no other file, server or extension here"
@@ -185,16 +142,40 @@ _CONFINED = (
 
 
 def is_out_of_reach(error: BaseException) -> bool:
-    """Tell whether the SQL, or a view in the file, wanted something outside of the file."""
-    return any(said in str(error) for said in _OUT_OF_REACH)
+    """Return whether the SQL, or a view in the file, reads or writes outside of the file."""
+    return any(message in str(error) for message in _OUT_OF_REACH)
 
 
-_LINE = re.compile(r"\nLINE (\d+): ")
+def words(error: BaseException) -> str:
+    """Return DuckDB's message without the excerpt of the statement that follows it."""
+    message = " ".join(str(error).partition("\nLINE ")[0].split()) or type(error).__name__
+    return f"{message}; {_CONFINED}" if is_out_of_reach(error) else message
 
 
-def explain(error: BaseException, found: AttemptError, statement: str | None = None) -> AttemptError:
-    """Return the error with what a refusal is about, and the line of the statement that DuckDB names."""
-    if is_out_of_memory(error):
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, duckdb.OutOfMemoryException) or str(error).startswith("Out of Memory Error")
+
+
+_LINE = re.compile(r"\nLINE (\d+):")
+#: The errors of a source and of a target: the file is in use, DuckDB refuses the statement, anything else.
+_SOURCE_ERRORS = (SourceBusyError, QueryError, SourceError)
+_TARGET_ERRORS = (TargetBusyError, TargetRefusedError, TargetError)
+
+
+def translate_error(
+    error: BaseException,
+    connection: DuckdbConnection,
+    path: Path,
+    *,
+    target: bool = False,
+    statement: str | None = None,
+) -> AttemptError:
+    """Return the error that one of DuckDB's means for a source, or for a target.
+
+    With a `statement` of the user the error says which line of it DuckDB refuses.
+    """
+    found = _translated(error, connection, path, target=target)
+    if _is_out_of_memory(error):
         found.about = About.MEMORY
     elif isinstance(error, duckdb.CatalogException) and str(error).startswith("Catalog Error: Table "):
         found.about = About.TABLE
@@ -205,33 +186,47 @@ def explain(error: BaseException, found: AttemptError, statement: str | None = N
     return found
 
 
-#: What DuckDB gets when the connection does not say: it keeps a table's columns side by side, so a wide table needs
-#: more. Measured: 20 columns of text load in 64 MiB, 60 in 128, 150 in 256.
+def _translated(
+    error: BaseException, connection: DuckdbConnection, path: Path, *, target: bool
+) -> AttemptError:
+    busy, refused, failed = _TARGET_ERRORS if target else _SOURCE_ERRORS
+    if _is_out_of_memory(error):
+        return refused(
+            f"DuckDB needs more memory; set memory_limit of the connection {connection.name} to more, for example 1GiB"
+        )
+    if is_lock_conflict(error):
+        seconds = connection.lock_wait.total_seconds()
+        return busy(f"{path} is open in {lock_holder(error)}; waited {seconds:g} s for it")
+    # Before the damage, whose words may be in the message: a column `checksum`, a value 'corrupt'.
+    if isinstance(error, _REFUSALS) or (
+        isinstance(error, OSError) and str(error).startswith(_REFUSED_BY_ARROW)
+    ):
+        return refused(words(error))
+    if not target and is_damage(error):
+        return DatabaseMissingError(f"{path} is damaged: {words(error)}")
+    reason = str(error).rpartition(": ")[2]
+    number = next((number for number in _REFUSED_FILES if os.strerror(number) == reason), None)
+    if not target or number is None or not isinstance(error, duckdb.IOException):
+        return failed(f"{path}: {words(error)}")
+    remedy = denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
+    return refused(f"the warehouse {path} cannot be opened: {reason}; {remedy}")
+
+
+#: DuckDB's memory limit where the connection has none: DuckDB stores a table by column, so a wide table needs more.
+#: Measured: 20 columns of text load in 64 MiB, 60 in 128, 150 in 256.
 _MEMORY_MIB = 64
 _MEMORY_MIB_PER_COLUMN = 3
 
 
 def memory_limit(configured: str | None, columns: int = 0) -> str:
-    """Give DuckDB's memory limit for work on so many columns."""
+    """Return DuckDB's memory limit for a query of that many columns."""
     return configured or f"{max(_MEMORY_MIB, _MEMORY_MIB_PER_COLUMN * columns)}MiB"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether DuckDB hit its memory limit; through Arrow the error comes without its class."""
-    return isinstance(error, duckdb.OutOfMemoryException) or str(error).startswith("Out of Memory Error")
-
-
-def more_memory(connection: str) -> str:
-    """Say what helps against too little memory."""
-    return (
-        f"DuckDB needs more memory; set memory_limit of the connection {connection} to more, for example 1GiB"
-    )
 
 
 Config = dict[str, str | bool | int | float | list[str]]
 
-#: For every connection: no extension is installed or loaded because SQL, or a view in the file, happens to need it, and
-#: no name in SQL is a variable of this program.
+#: For every connection: SQL, or a view in the file, installs and loads no extension, and no name in SQL refers to a
+#: variable of this program.
 #: Source: https://duckdb.org/docs/stable/operations_manual/securing_duckdb/overview
 _EVERYWHERE: Config = {
     "autoinstall_known_extensions": False,
@@ -253,24 +248,17 @@ def connect(
     `settings` lists the settings that may be changed afterwards.
     """
     db = duckdb.connect(path, read_only=read_only, config=_EVERYWHERE | config)
-    if folders is not None:
-        try:
-            _confine(db, folders, settings)
-        except duckdb.Error:
-            db.close()
-            raise
+    if folders is None:
+        return db
+    # Not in the configuration of `connect`: DuckDB refuses them there, or refuses the spill folder beside them.
+    # DuckDB checks a pattern as it is written and the paths that it matches.
+    paths = [text for folder in folders for text in (str(folder), literal_path(folder))]
+    with closed_on_error(db):
+        for setting, allowed in (("allowed_directories", paths), ("allowed_configs", settings)):
+            db.execute(f"SET {setting} = [{', '.join(map(literal, allowed))}]")
+        db.execute("SET enable_external_access = false")
+        db.execute("SET lock_configuration = true")
     return db
-
-
-def _confine(db: duckdb.DuckDBPyConnection, folders: Sequence[Path], settings: Sequence[str]) -> None:
-    # Not in the configuration of `connect`: there DuckDB refuses them, or the spill folder beside them.
-    # A pattern is looked up as it is written, and as the paths that it matches.
-    inside = [written for folder in folders for written in (str(folder), literal_path(folder))]
-    for setting, allowed in (("allowed_directories", inside), ("allowed_configs", settings)):
-        texts = ", ".join("'" + each.replace("'", "''") + "'" for each in allowed)
-        db.execute(f"SET {setting} = [{texts}]")
-    db.execute("SET enable_external_access = false")
-    db.execute("SET lock_configuration = true")
 
 
 def open_file(
@@ -292,11 +280,13 @@ def open_file(
     give_up = give_up or threading.Event()
     try:
         with waited(wait) as waiting:
-            attempts = Retrying(
-                retry=retry_if_exception(is_lock_conflict),
-                stop=stop_any(stop_after_delay(wait), stop_when_event_set(give_up)),
-                sleep=sleep_using_event(give_up),
-                wait=wait_random_exponential(multiplier=0.02, max=0.5),
+            attempts = tenacity.Retrying(
+                retry=tenacity.retry_if_exception(is_lock_conflict),
+                stop=tenacity.stop_any(
+                    tenacity.stop_after_delay(wait), tenacity.stop_when_event_set(give_up)
+                ),
+                sleep=tenacity.sleep_using_event(give_up),
+                wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
                 before_sleep=partial(_note_holder, waiting, path),
                 reraise=True,
             )
@@ -305,7 +295,7 @@ def open_file(
             )
     except (duckdb.Error, duckdb.Warning) as error:
         if is_damage(error):
-            is_other = any(said in str(error) for said in _OTHER_VERSION)
+            is_other = any(message in str(error) for message in _OTHER_VERSION)
             problem = (
                 "is of another version of DuckDB, or encrypted" if is_other else "is not a DuckDB database"
             )
@@ -313,38 +303,18 @@ def open_file(
         raise
 
 
-def _note_holder(waiting: Wait, path: Path, attempt: RetryCallState) -> None:
+def _note_holder(waiting: Wait, path: Path, attempt: tenacity.RetryCallState) -> None:
     error = attempt.outcome.exception() if attempt.outcome else None
     waiting.note(lambda: f"{path}: it is open in {lock_holder(error) if error else 'another process'}")
 
 
-@contextmanager
-def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Close the connection at the block's end, whatever happens in it."""
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def quote(name: str) -> str:
-    """Quote a table's name for SQL, the parts of `schema.table` one by one."""
-    return ".".join(map(quote_column, name.split(".")))
-
-
-def quote_column(name: str) -> str:
-    """Quote a column's name for SQL: a dot in it is a letter like any other."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def literal_path(path: Path) -> str:
-    """Give a path in which DuckDB finds no pattern."""
+    """Return the path as a pattern of DuckDB that matches it alone."""
     return re.sub(r"[*?\[]", r"[\g<0>]", str(path))
 
 
-#: Kinds of statements that give rows, EXPLAIN left out; DuckDB makes several statements of one PIVOT.
+#: Kinds of statements that return rows, EXPLAIN excepted; DuckDB parses one PIVOT as several statements.
 _GIVE_ROWS = ("SELECT", "MULTI", "PRAGMA", "CALL", "RELATION")
-_SYNTAX_LINE = re.compile(r"\nLINE (\d+):")
 
 
 def syntax_problem(sql: str) -> str | None:
@@ -352,13 +322,13 @@ def syntax_problem(sql: str) -> str | None:
     try:
         duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        line = _SYNTAX_LINE.search(str(error))
+        line = _LINE.search(str(error))
         return f"{f'line {line[1]} as rendered: ' if line else ''}{words(error)}"
     return None
 
 
 def query_problem(sql: str) -> str | None:
-    """Return the syntax error, or that the statement gives no rows, or None."""
+    """Return the syntax error, or that the statement returns no rows, or None."""
     if problem := syntax_problem(sql):
         return problem
     kinds = [statement.type.name for statement in duckdb.extract_statements(sql)]

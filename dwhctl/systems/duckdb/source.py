@@ -9,30 +9,14 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from dwhctl.core.errors import (
-    AttemptError,
-    ConnectError,
-    DatabaseMissingError,
-    QueryError,
-    SourceBusyError,
-    SourceError,
-)
+from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, QueryError
 from dwhctl.core.sql import replace_binds, split_statements
-from dwhctl.systems.base.fingerprint import (
-    Dialect,
-    Fingerprint,
-    Measure,
-    Part,
-    Write,
-    read_fingerprint,
-    source_parts,
-)
-from dwhctl.systems.base.source import Source
+from dwhctl.systems.base.source import SqlSource
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -41,12 +25,13 @@ if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 
-class DuckdbSource(Source):
-    """One DuckDB file, opened read-only: `<path>/<database>.duckdb`, or the connection's path when that is a file.
+class DuckdbSource(SqlSource):
+    """One DuckDB file, open read-only: `<path>/<database>.duckdb`, or the connection's path when that is a file.
 
     Its content is not trusted: a view in it reaches no other file, server or extension.
     """
 
+    dialect = "duckdb"
     #: A query's columns have no NOT NULL in DuckDB.
     declares_null = False
 
@@ -56,8 +41,8 @@ class DuckdbSource(Source):
         self._path = connection.database_file(database)
         self._connection = connection
         self._reader: pa.RecordBatchReader | None = None
-        self._look(connection)
-        # DuckDB's default is beside the file: a source's folder is not ours to write.
+        self._check_path(connection)
+        # DuckDB would spill beside the file: dwhctl writes nothing into a source's folder.
         self._spill = SpillFolder(state_dir)
         try:
             self._db = engine.open_file(
@@ -71,7 +56,7 @@ class DuckdbSource(Source):
                 },
                 settings=["memory_limit", "TimeZone"],
             )
-            # Where naive values of an extract meet a TIMESTAMPTZ column they are read in the session's zone.
+            # DuckDB compares naive values with a TIMESTAMPTZ column in the session's time zone.
             self._db.execute(f"SET TimeZone = '{zone}'")
         except BaseException as error:
             self._spill.close()
@@ -79,7 +64,7 @@ class DuckdbSource(Source):
                 raise self._translate_error(error) from error
             raise
 
-    def _look(self, connection: DuckdbConnection) -> None:
+    def _check_path(self, connection: DuckdbConnection) -> None:
         if not self._path.parent.is_dir():
             raise ConnectError(
                 f"connection {connection.name}: there is no folder {self._path.parent}", connection.name
@@ -92,12 +77,11 @@ class DuckdbSource(Source):
             raise DatabaseMissingError(f"{self._path} cannot be read: permission denied")
 
     def columns(self, query: Query) -> Sequence[Column]:
-        """Describe the query's columns from DuckDB's binder."""
         relation = self._relation(query)
         return engine.declared_columns(relation.columns, relation.types)
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
-        """Stream the answer; a read-only file is one state."""
+        """Yield the answer; a file that is open read-only is one state."""
         try:
             relation = self._relation(query)
             columns = engine.declared_columns(relation.columns, relation.types)
@@ -107,44 +91,20 @@ class DuckdbSource(Source):
             self._reader = relation.to_arrow_reader(rows)
             del relation
             for batch in self._reader:
-                # An ENUM comes as a dictionary, a TIMESTAMPTZ in the session's zone.
+                # DuckDB returns an ENUM as a dictionary and a TIMESTAMPTZ in the session's time zone.
                 yield batch if batch.schema == schema else batch.cast(schema)
         except (duckdb.Error, OSError) as error:
-            raise engine.explain(error, self._translate_error(error)) from error
+            raise self._translate_error(error) from error
 
-    def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
-        """Measure the answer in DuckDB."""
-        key, _ = self._parts(query, measure)
-        (row,) = self.measured(query, measure, Dialect.fingerprint)
-        return read_fingerprint(row, key)
-
-    def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
-        """Ask DuckDB."""
-        key, values = self._parts(query, measure)
-        return self._rows(write(Dialect("duckdb"), f"({self._sql(query)}\n) AS slice", key, values), query)
-
-    def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
-        columns = self.columns(query)
-        key, values = (
-            source_parts(wanted, columns, lambda one, _: (engine.quote_column(one.name), {}))
-            for wanted in (measure.key, measure.values)
-        )
-        return key, values
-
-    def count_nulls(self, query: Query, column: str) -> int:
-        """Count in DuckDB."""
-        where = f"{engine.quote_column(column)} IS NULL"
-        ((rows,),) = self._rows(f"SELECT count(*) FROM ({self._sql(query)}\n) AS slice WHERE {where}", query)
-        return int(rows)
-
-    def _rows(self, sql: str, query: Query) -> list[tuple[Any, ...]]:
+    def _rows_over(self, query: Query, write: Callable[[str], str]) -> list[tuple[Any, ...]]:
+        sql = write(f"({self._sql(query)}\n) AS slice")
         try:
             return self._db.execute(sql, self._binds(query)).fetchall()
         except duckdb.Error as error:
             raise self._translate_error(error) from error
 
     def _binds(self, query: Query) -> dict[str, datetime] | None:
-        """Give the bounds as the column that they are for holds them: as its clock shows them, or as instants."""
+        """Return the bounds as the sliced column holds them: naive, or as instants."""
         if query.instants:
             relation = self._db.sql(self._sql(query), params=dict(query.binds))
             if relation is not None and _holds_instants(relation, query.slice_by):
@@ -156,15 +116,13 @@ class DuckdbSource(Source):
         try:
             relation = self._db.sql(sql, params=self._binds(query))
         except duckdb.Error as error:
-            raise engine.explain(
-                self._with_line(query, sql, error), self._translate_error(error), sql
-            ) from error
+            raise self._translate_error(self._with_line(query, sql, error), sql) from error
         if relation is None:
             raise QueryError("the extract gives no rows: it must be a SELECT")
         return relation
 
     def _with_line(self, query: Query, sql: str, error: duckdb.Error) -> duckdb.Error:
-        """Return the error as DuckDB gives it to a plain statement: a relation's has no line."""
+        """Return the error of the same SQL as a plain statement: a relation's has no line."""
         try:
             self._db.execute(f"EXPLAIN {sql}", dict(query.binds) or None)
         except duckdb.Error as again:
@@ -179,34 +137,23 @@ class DuckdbSource(Source):
         return replace_binds(statements[0], lambda name: f"${name}")
 
     def version(self) -> str:
-        """Ask DuckDB for its version."""
         row = self._db.execute("SELECT version()").fetchone()
         return f"DuckDB {row[0] if row else ''}"
 
     def interrupt(self) -> None:
-        """End the query that runs."""
-        # It may be closed by its own thread at this moment.
+        # Its own thread may be closing it.
         with suppress(duckdb.ConnectionException):
             self._db.interrupt()
 
     def close(self) -> None:
-        """Close the file, and first a stream that was left half-read: it would keep the file open."""
+        # A stream that was not read to its end would keep the file open.
         if self._reader is not None:
             self._reader.close()
         self._db.close()
         self._spill.close()
 
-    def _translate_error(self, error: Exception) -> AttemptError:
-        if engine.is_lock_conflict(error):
-            return SourceBusyError(f"{self._path} is open for writing in {engine.lock_holder(error)}")
-        if engine.is_out_of_memory(error):
-            return QueryError(engine.more_memory(self._connection.name))
-        # Before the damage, whose words may stand in it: a column `checksum`, a value 'corrupt'.
-        if engine.is_refusal(error):
-            return QueryError(engine.words(error))
-        if engine.is_damage(error):
-            return DatabaseMissingError(f"{self._path} is damaged: {engine.words(error)}")
-        return SourceError(engine.words(error))
+    def _translate_error(self, error: Exception, statement: str | None = None) -> AttemptError:
+        return engine.translate_error(error, self._connection, self._path, statement=statement)
 
 
 def _holds_instants(relation: duckdb.DuckDBPyRelation, column: str | None) -> bool:

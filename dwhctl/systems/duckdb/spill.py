@@ -1,7 +1,7 @@
-"""Private folders for what DuckDB spills to disk: rows of customers, which others may not read and which may not stay.
+"""Private folders for what DuckDB spills to disk: rows of customers, which no other user may read.
 
 A folder belongs to one open connection. Its process holds a lock on it, which ends with the process: a folder without
-a lock was left by a process that was killed, and whoever makes or tidies spill folders next removes it.
+a lock was left by a killed process, and is removed with the next new spill folder.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SPILL = "spill"
 
 
 class SpillFolder:
-    """A folder of mode 0700 in the state folder. `path` is "" where there can be none: DuckDB does not spill then."""
+    """A folder of mode 0700 in the state folder. `path` is "" without one: then DuckDB does not spill."""
 
     def __init__(self, state_dir: Path | None) -> None:
         self.path = ""
         self._lock = -1
         if state_dir is None:
             return
-        # A state folder that is not there, or that this user may only read, is left as it is.
+        # A state folder that is missing, or that this user may only read, stays as it is.
         with suppress(OSError):
             (state_dir / SPILL).mkdir(exist_ok=True)
             remove_left_behind(state_dir)
@@ -39,14 +39,14 @@ class SpillFolder:
     def _make(self, root: Path) -> None:
         path = tempfile.mkdtemp(dir=root)
         lock = _lock(path)
-        # Between the two lines another process may have taken it for one that was left, and removed it.
+        # Before the lock another process may have removed it as left behind.
         if lock is not None and Path(path).is_dir():
             self.path, self._lock = path, lock
         elif lock is not None:
             os.close(lock)
 
     def close(self) -> None:
-        """Remove the folder with all that is in it. Idempotent."""
+        """Remove the folder with its content. Idempotent."""
         path, self.path = self.path, ""
         if path:
             shutil.rmtree(path, ignore_errors=True)
@@ -60,7 +60,7 @@ def remove_left_behind(state_dir: Path) -> None:
 
 
 def left_behind(state_dir: Path) -> Iterator[Path]:
-    """Give the spill folders whose process is dead; each is locked while the caller has it."""
+    """Yield the spill folders whose process is dead; each is locked until the next."""
     try:
         found = sorted((state_dir / SPILL).iterdir())
     except OSError:
@@ -74,7 +74,7 @@ def left_behind(state_dir: Path) -> Iterator[Path]:
 
 
 def _lock(path: str | Path) -> int | None:
-    """Lock a folder; None when it is gone, is no folder of this user, or is locked by another process."""
+    """Lock a folder; None when it is gone, cannot be opened, or is locked by another process."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

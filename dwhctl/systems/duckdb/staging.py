@@ -1,9 +1,10 @@
-"""Stage one slice as a Parquet file: what a worker writes for a DuckDB warehouse."""
+"""Stage a slice as a Parquet file, and write the SQL of publications and refreshes."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetRefusedError
+from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,
@@ -37,181 +39,169 @@ if TYPE_CHECKING:
     from dwhctl.systems.duckdb.target import DuckdbTarget
 
 
-#: What the search for doubled keys may take before it spills: the same for one million rows and for many.
+#: The memory of the search for duplicate keys before it spills, and how many hash_ids are compared at once: many more
+#: do not fit, spilled or not.
 _CHECK_MEMORY = "48MiB"
-#: How many hash_ids are compared at once: many more do not fit in there, spilled or not.
 _IDS_AT_ONCE = 4_000_000
 
 
 class ParquetStage(Stage):
     """A Parquet file that grows by one row group a batch.
 
-    It never makes the group's folder: where that is gone, the run is dead and its worker must not go on.
+    It never creates the group's folder: where that is missing, the run has ended and its worker must stop.
     """
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._path = path
         self._rows = 0
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
-        try:
+        with self._translated():
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
-        except OSError as error:
-            raise self._translate_error(error) from error
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         for batch in batches:
-            self._append(batch)
-        try:
+            with self._translated():
+                self._writer.write_batch(batch)
+            self._rows += batch.num_rows
+        with self._translated():
             self._writer.close()
             return self._path.stat().st_size
-        except OSError as error:
-            raise self._translate_error(error) from error
 
-    def _append(self, batch: pa.RecordBatch) -> None:
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
-            self._writer.write_batch(batch)
-            self._rows += batch.num_rows
+            yield
         except OSError as error:
-            raise self._translate_error(error) from error
+            raise StagingError(f"cannot stage in {self._path.parent}: {error.strerror or error}") from error
 
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first, in parts when they are many: eight bytes a row, spilled to the staging folder."""
-        # As text: DuckDB needs pytz to hand out a TIMESTAMPTZ.
-        shown = ", ".join(f"{engine.quote_column(name)}::VARCHAR" for name in key)
-        names = ", ".join(map(engine.quote_column, key))
-        values = {"file": engine.literal_path(self._path)}
+        # As text: DuckDB needs pytz to return a TIMESTAMPTZ.
+        shown = ", ".join(f"{quote_name(name)}::VARCHAR" for name in key)
+        names = ", ".join(map(quote_name, key))
+        values: dict[str, object] = {"file": engine.literal_path(self._path)}
         staged = "read_parquet($file, hive_partitioning = false)"
+        folder = self._path.parent
+        config: engine.Config = {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(folder)}
+        # The parts are even: by the last bits of the hash_ids.
+        parts = 1 << (self._rows // _IDS_AT_ONCE).bit_length()
         try:
-            with engine.closing(
-                engine.connect(":memory:", self._config(), folders=[self._path.parent])
-            ) as db:
-                suspects = [
-                    found
-                    for part in self._parts()
-                    for found in db.execute(
-                        f"SELECT hash_id FROM {staged} WHERE hash_id & {part[0]} = {part[1]}"
+            with closing(engine.connect(":memory:", config, folders=[folder])) as db:
+                candidates = [
+                    hash_id
+                    for part in range(parts)
+                    for (hash_id,) in db.execute(
+                        f"SELECT hash_id FROM {staged} WHERE hash_id & {parts - 1} = {part}"
                         " GROUP BY ALL HAVING count(*) > 1 LIMIT 10",
                         values,
                     ).fetchall()
                 ]
-                if not suspects:
+                if not candidates:
                     return None
-                return db.execute(
+                found: tuple[object, ...] | None = db.execute(
                     f"SELECT {shown} FROM {staged} WHERE hash_id IN (SELECT unnest($ids))"
                     f" GROUP BY {names} HAVING count(*) > 1 LIMIT 1",
-                    values | {"ids": [hash_id for (hash_id,) in suspects]},
+                    values | {"ids": candidates},
                 ).fetchone()
+                return found
         except duckdb.Error as error:
-            raise StagingError(
-                f"cannot look for doubled keys in {self._path}: {engine.words(error)}"
-            ) from error
-
-    def _parts(self) -> list[tuple[int, int]]:
-        """Divide the hash_ids into even parts, by their last bits: a mask, and what they are under it."""
-        parts = 1 << (self._rows // _IDS_AT_ONCE).bit_length()
-        return [(parts - 1, part) for part in range(parts)]
-
-    def _config(self) -> engine.Config:
-        return {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(self._path.parent)}
+            text = f"cannot look for duplicate keys in {self._path}: {engine.words(error)}"
+            raise StagingError(text) from error
 
     def discard(self) -> None:
-        # The file may be damaged by what went wrong; all that is left to do is to let go of it.
+        # The file may be damaged: closing it is all that is left to do.
         try:
             self._writer.close()
         except (OSError, pa.ArrowException, ValueError):
             self._writer.is_open = False
         self._path.unlink(missing_ok=True)
 
-    def _translate_error(self, error: OSError) -> StagingError:
-        return StagingError(f"cannot stage in {self._path.parent}: {error.strerror or error}")
-
 
 def is_zoned(db: duckdb.DuckDBPyConnection, table: str, slice_by: str | None) -> bool:
-    """Tell whether the column by which the table is sliced holds instants."""
+    """Return whether the column by which the table is sliced holds instants."""
     if slice_by is None:
         return False
-    relation = db.sql(f"SELECT {engine.quote_column(slice_by)} FROM {engine.quote(table)} LIMIT 0")
+    relation = db.sql(f"SELECT {quote_name(slice_by)} FROM {quote_path(table)} LIMIT 0")
     return str(relation.types[0]) == "TIMESTAMP WITH TIME ZONE"
 
 
 def conditions(
     slices: Sequence[Slice], slice_by: str | None, *, zoned: bool, mark: str = ""
 ) -> Iterator[tuple[str, str, dict[str, object]]]:
-    """For each pair of bounds give a condition of the shards, one of the bounds ("" for none), and their values.
+    """Yield, by bounds, a condition of the shards, one of the bounds ("" for none), and their values.
 
     The values' names end with `mark`.
     """
     by_bounds: dict[tuple[object, object], list[str]] = {}
-    for one in slices:
-        bounds = (one.start_at, one.end_at) if zoned else (one.start, one.end)
-        by_bounds.setdefault(bounds, []).append(one.shard)
+    for slice in slices:
+        bounds = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
+        by_bounds.setdefault(bounds, []).append(slice.shard)
     for (start, end), shards in by_bounds.items():
         where, values = of_shards(shards, mark)
         if slice_by is None:
             yield where, "", values
         else:
-            column = engine.quote_column(slice_by)
+            column = quote_name(slice_by)
             inside = f"{column} >= $start{mark} AND {column} < $end{mark}"
             yield where, inside, {**values, f"start{mark}": start, f"end{mark}": end}
 
 
 def of_shards(shards: Sequence[str], mark: str = "") -> tuple[str, dict[str, object]]:
-    """Give the condition of the rows of these shards, and its values."""
+    """Return the condition of the rows of these shards, and its values."""
     return f"etl_source IN (SELECT unnest($shards{mark}))", {f"shards{mark}": list(shards)}
 
 
 def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:
-    """Describe the table's columns. Raise TargetRefusedError for a type that has no place here."""
-    relation = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0")
-    rows = db.execute(f"PRAGMA table_info('{table.replace(chr(39), chr(39) * 2)}')").fetchall()
-    required = {name for _, name, _, not_null, *_ in rows if not_null}
-    return [
-        _target_column(table, name, str(declared), nullable=name not in required)
-        for name, declared in zip(relation.columns, relation.types, strict=True)
-    ]
+    """Return the table's columns. Raise TargetRefusedError for a type that dwhctl does not write."""
+    relation = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0")
+    required = {name for _, name, _, not_null, *_ in _table_info(db, table) if not_null}
+    columns = []
+    for name, declared in zip(relation.columns, map(str, relation.types), strict=True):
+        column = engine.column(name, declared, nullable=name not in required)
+        if column is None:
+            raise TargetRefusedError(f"{table}.{name}: dwhctl does not write DuckDB's type {declared}")
+        columns.append(column)
+    return columns
 
 
-def _target_column(table: str, name: str, declared: str, *, nullable: bool) -> Column:
-    described = engine.column(name, declared, nullable=nullable)
-    if described is None:
-        raise TargetRefusedError(f"{table}.{name}: dwhctl does not write DuckDB's type {declared}")
-    return described
+def _table_info(db: duckdb.DuckDBPyConnection, table: str) -> list[tuple[Any, ...]]:
+    return db.execute(f"PRAGMA table_info({literal(table)})").fetchall()
 
 
 BEGIN, COMMIT = "BEGIN", "COMMIT"
 
 
 def held(table: str, slices: Sequence[Slice], slice_by: str | None, *, zoned: bool) -> Iterator[Statement]:
-    """Yield what counts the slices' rows."""
+    """Yield the statements that count the slices' rows."""
     for where, values in _conditions(slices, slice_by, zoned=zoned):
-        sql = f"SELECT etl_source, count(*) FROM {engine.quote(table)} WHERE {where} GROUP BY ALL"
+        sql = f"SELECT etl_source, count(*) FROM {quote_path(table)} WHERE {where} GROUP BY ALL"
         yield Statement(sql, values, HELD)
 
 
 def staged(files: Sequence[Path]) -> Statement:
-    """Return what counts the rows of staged files."""
+    """Return the statement that counts the rows of staged files."""
     return Statement("SELECT file_name, num_rows FROM parquet_file_metadata($files)", _values(files), STAGED)
 
 
 def delete(table: str, slices: Sequence[Slice], slice_by: str | None, *, zoned: bool) -> Iterator[Statement]:
-    """Yield what deletes the slices' rows."""
+    """Yield the statements that delete the slices' rows."""
     for where, values in _conditions(slices, slice_by, zoned=zoned):
-        yield Statement(f"DELETE FROM {engine.quote(table)} WHERE {where}", values, DELETE)
+        yield Statement(f"DELETE FROM {quote_path(table)} WHERE {where}", values, DELETE)
 
 
 def insert(table: str, files: Sequence[Path]) -> Statement:
-    """Return what inserts the rows of staged files."""
-    # A folder named `id=7` on the way to the state folder is no column. A slice staged after a column was
+    """Return the statement that inserts the rows of staged files."""
+    # A folder `id=7` above the state folder is no column. A slice staged after a column was
     # added has one more than its neighbours: without union_by_name the first file's columns are all.
     sql = (
-        f"INSERT INTO {engine.quote(table)} BY NAME SELECT * FROM"
+        f"INSERT INTO {quote_path(table)} BY NAME SELECT * FROM"
         " read_parquet($files, hive_partitioning = false, union_by_name = true)"
     )
     return Statement(sql, _values(files), INSERT)
 
 
 def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[Statement]:
-    """Return what a publication of one slice sends."""
+    """Return the statements of a publication of one slice."""
     slice_by = columns.slice_by
     name = slice_by.name if isinstance(slice_by, Column) else slice_by
     zoned = isinstance(slice_by, Column) and slice_by.kind is Kind.TIMESTAMPTZ
@@ -224,11 +214,14 @@ def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[
         Statement(COMMIT),
     ]
     if isinstance(slice_by, str):
-        # How a bound is written depends on the column's type.
+        # The text of a bound depends on the column's type.
         unknown = {bound: f"<{bound}>" for bound in ("start", "end")}
         return [
-            Statement(one.sql, {key: unknown.get(key, value) for key, value in one.values.items()}, one.about)
-            for one in statements
+            replace(
+                statement,
+                values={key: unknown.get(key, value) for key, value in statement.values.items()},
+            )
+            for statement in statements
         ]
     return statements
 
@@ -240,7 +233,7 @@ def _values(files: Sequence[Path]) -> dict[str, object]:
 def _conditions(
     slices: Sequence[Slice], slice_by: str | None, *, zoned: bool
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """Say in SQL which rows belong to the slices: one condition for each pair of bounds."""
+    """Yield the condition of the slices' rows for each pair of bounds, and its values."""
     for shards, bounds, values in conditions(slices, slice_by, zoned=zoned):
         yield (f"{shards} AND {bounds}" if bounds else shards), values
 
@@ -258,12 +251,10 @@ class DuckdbRefresh(Refresh):
         self._source = _from(source)
 
     def columns(self) -> RefreshColumns:
-        # The query begins in the first line of what is sent: its lines are those that DuckDB counts.
-        with self._target.at_statement(self._query) if self._query else nullcontext():
+        # The query begins in the first line, so that DuckDB's line numbers are its own.
+        with self._target.at_statement(self._query):
             source = self._db.execute(f"DESCRIBE SELECT * FROM {self._source}").fetchall()
-        rows = self._db.execute(
-            f"PRAGMA table_info('{self._table.replace(chr(39), chr(39) * 2)}')"
-        ).fetchall()
+        rows = _table_info(self._db, self._table)
         return RefreshColumns(
             tuple(_column(str(name), str(declared)) for name, declared, *_ in source),
             tuple(_column(str(name), str(declared)) for _, name, declared, *_ in rows),
@@ -284,32 +275,30 @@ class DuckdbRefresh(Refresh):
         return int(row[0]) if row else 0
 
     def commit(self) -> None:
-        try:
+        with self._target.at_statement(None):
             self._db.execute(COMMIT)
-        except duckdb.Error as error:
-            raise self._target.translate_error(error) from error
 
 
 def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
-    """Return what a refresh sends."""
+    """Return the statements of a refresh."""
     insert = _insert_sql(_from(source), columns)
     return [Statement(BEGIN), Statement(_delete_sql(columns.table)), Statement(insert), Statement(COMMIT)]
 
 
 def _from(source: RowSource) -> str:
-    # A comment at the query's end must not swallow the bracket.
-    return f"({source.text}\n) AS source" if source.is_query else engine.quote(source.text)
+    # A comment at the query's end must not include the bracket.
+    return f"({source.text}\n) AS source" if source.is_query else quote_path(source.text)
 
 
 def _delete_sql(table: str) -> str:
-    return f"DELETE FROM {engine.quote(table)}"
+    return f"DELETE FROM {quote_path(table)}"
 
 
 def _insert_sql(source: str, columns: TableColumns) -> str:
-    checks = {one.table.name: _checked(number, one) for number, one in enumerate(columns.narrowed)}
-    values = columns.listed(lambda name: checks.get(name, engine.quote_column(name)))
-    names = columns.listed(engine.quote_column)
-    return f"INSERT INTO {engine.quote(columns.table)} ({names}) SELECT {values} FROM {source}"
+    checks = {pair.table.name: _checked(number, pair) for number, pair in enumerate(columns.narrowed)}
+    values = columns.listed(lambda name: checks.get(name, quote_name(name)))
+    names = columns.listed(quote_name)
+    return f"INSERT INTO {quote_path(columns.table)} ({names}) SELECT {values} FROM {source}"
 
 
 def _column(name: str, declared: str) -> RefreshColumn:
@@ -317,9 +306,9 @@ def _column(name: str, declared: str) -> RefreshColumn:
     return RefreshColumn(name, declared, engine.column(name, declared), untyped)
 
 
-def _checked(number: int, one: Narrowing) -> str:
-    """Write the column's value, or an error in its place where it does not come back as it was."""
-    name = engine.quote_column(one.source.name)
-    there = f"TRY_CAST({name} AS {one.table.declared})"
-    changed = f"TRY_CAST({there} AS {one.source.declared}) IS DISTINCT FROM {name}"
+def _checked(number: int, pair: Narrowing) -> str:
+    """Return the SQL of the column's value, or of an error where a cast and back changes it."""
+    name = quote_name(pair.source.name)
+    there = f"TRY_CAST({name} AS {pair.table.declared})"
+    changed = f"TRY_CAST({there} AS {pair.source.declared}) IS DISTINCT FROM {name}"
     return f"CASE WHEN {changed} THEN error({carried(number, f'CAST({name} AS VARCHAR)')}) ELSE {name} END"

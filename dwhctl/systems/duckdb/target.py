@@ -1,13 +1,11 @@
 """Write to a warehouse that is a DuckDB file: stage Parquet files, publish them in one transaction.
 
-The file serves one writer or many readers, so it is open only while something is done in it, and only the
-parent opens it: the workers write their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
+The file serves one writer or many readers, so only the parent opens it, and only while it uses it. The workers write
+their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import threading
 from contextlib import closing, contextmanager, suppress
@@ -16,23 +14,17 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import (
-    AttemptError,
-    DatabaseMissingError,
-    StagingError,
-    TargetBusyError,
-    TargetError,
-    TargetRefusedError,
-)
-from dwhctl.core.files import denied, inside
-from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
+from dwhctl.core.files import inside
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.target import Publication, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.spill import SpillFolder
 from dwhctl.systems.duckdb.staging import (
     DuckdbRefresh,
+    ParquetStage,
     conditions,
     described,
     is_zoned,
@@ -52,7 +44,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 _THREADS = 2
-#: What a report's query gets when the connection does not say; it sorts and groups, and spills what goes beyond.
+#: The default memory of a refresh's query, which sorts and groups, and then spills.
 _REFRESH_MEMORY = "256MiB"
 
 
@@ -84,8 +76,8 @@ class DuckdbTarget(Target):
         with self._open() as db:
             for new in columns:
                 db.execute(
-                    f"ALTER TABLE {engine.quote(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {engine.quote_column(new.name)} {type_of(new)}"
+                    f"ALTER TABLE {quote_path(table)}"
+                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {type_of(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -105,8 +97,6 @@ class DuckdbTarget(Target):
         shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        from dwhctl.systems.duckdb.staging import ParquetStage
-
         return ParquetStage(self._file(group, token), columns)
 
     @contextmanager
@@ -151,24 +141,24 @@ class DuckdbTarget(Target):
             yield DuckdbInspection(self, db, table, slice_by)
 
     def _make_room(self, db: duckdb.DuckDBPyConnection, table: str) -> None:
-        columns = db.sql(f"SELECT * FROM {engine.quote(table)} LIMIT 0").columns
+        columns = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0").columns
         limit = engine.memory_limit(self._connection.memory_limit, len(columns))
         db.execute(f"SET memory_limit = '{limit}'")
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         rows = self._rows_if_there(
-            f"SELECT etl_id, count(*) FROM {engine.quote(table)}"
+            f"SELECT etl_id, count(*) FROM {quote_path(table)}"
             " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
             {"ids": list(etl_ids)},
         )
         return {int(etl_id): int(count) for etl_id, count in rows}
 
     def highest_etl_id(self, table: str) -> int:
-        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {engine.quote(table)}", {}) or [(0,)]
+        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {quote_path(table)}", {}) or [(0,)]
         return int(highest or 0)
 
     def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
-        """Query a table that need not be there yet; nor need the warehouse."""
+        """Query a table that may not exist yet; nor may the warehouse."""
         if not self._connection.path.exists():
             return []
         with self._open(spills=True) as db:
@@ -180,7 +170,7 @@ class DuckdbTarget(Target):
     def interrupt(self) -> None:
         self._interrupted.set()
         if (running := self._running) is not None:
-            # It may be closed by its own thread at this moment.
+            # Its own thread may be closing it.
             with suppress(duckdb.ConnectionException):
                 running.interrupt()
 
@@ -190,7 +180,7 @@ class DuckdbTarget(Target):
             return f"DuckDB {row[0] if row else ''}"
 
     def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[Path]:
-        """Give the paths of the staged files of these tokens."""
+        """Return the staged files of these tokens."""
         return [self._file(group, token) for token in tokens]
 
     def _folder(self, group: StagingGroup) -> Path:
@@ -203,19 +193,13 @@ class DuckdbTarget(Target):
     def _open(self, *, read_only: bool = False, spills: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._one_user, closing(SpillFolder(self._state_dir if spills else None)) as spill:
             try:
-                db = self._connect(spill, read_only=read_only)
-            except DatabaseMissingError as error:
-                raise TargetRefusedError(str(error)) from error
-            except duckdb.Error as error:
-                raise self.translate_error(error) from error
-            self._running = db
-            try:
-                yield db
-            except duckdb.Error as error:
-                raise self.translate_error(error) from error
+                with self.at_statement(None):
+                    self._running = self._connect(spill, read_only=read_only)
+                    yield self._running
             finally:
-                self._running = None
-                db.close()
+                running, self._running = self._running, None
+                if running is not None:
+                    running.close()
 
     def _connect(self, spill: SpillFolder, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         path = self._connection.path
@@ -223,54 +207,37 @@ class DuckdbTarget(Target):
             raise TargetRefusedError(
                 f"there is no folder {path.parent} for the warehouse {self._connection.name}"
             )
-        return engine.open_file(
-            path,
-            read_only=read_only,
-            give_up=self._interrupted,
-            wait=self._connection.lock_wait.total_seconds(),
-            config={
-                "memory_limit": engine.memory_limit(self._connection.memory_limit),
-                "threads": _THREADS,
-                "preserve_insertion_order": False,
-                "temp_directory": spill.path,
-            },
-            # What is staged is read as Parquet files.
-            folders=[self._staging],
-            settings=["memory_limit"],
-        )
+        try:
+            return engine.open_file(
+                path,
+                read_only=read_only,
+                give_up=self._interrupted,
+                wait=self._connection.lock_wait.total_seconds(),
+                config={
+                    "memory_limit": engine.memory_limit(self._connection.memory_limit),
+                    "threads": _THREADS,
+                    "preserve_insertion_order": False,
+                    "temp_directory": spill.path,
+                },
+                # DuckDB reads the staged Parquet files.
+                folders=[self._staging],
+                settings=["memory_limit"],
+            )
+        except DatabaseMissingError as error:
+            raise TargetRefusedError(str(error)) from error
 
     @contextmanager
-    def at_statement(self, statement: str) -> Iterator[None]:
-        """Keep with an error which statement of the user's it is about."""
+    def at_statement(self, statement: str | None) -> Iterator[None]:
+        """Translate DuckDB's errors, with the user's statement that is executed in the block."""
         try:
             yield
         except duckdb.Error as error:
-            raise engine.explain(error, self.translate_error(error), statement) from error
+            raise self.translate_error(error, statement) from error
 
-    def translate_error(self, error: duckdb.Error) -> AttemptError:
-        """Tell what a DuckDB error means."""
-        return engine.explain(error, self._translate_error(error))
-
-    def _translate_error(self, error: duckdb.Error) -> AttemptError:
-        if engine.is_out_of_memory(error):
-            return TargetRefusedError(engine.more_memory(self._connection.name))
-        if engine.is_lock_conflict(error):
-            return TargetBusyError(
-                f"the warehouse {self._connection.path} is open in {engine.lock_holder(error)};"
-                f" waited {self._connection.lock_wait.total_seconds():g} s for it"
-            )
-        if isinstance(error, engine.REFUSALS):
-            return TargetRefusedError(engine.words(error))
-        if (number := engine.refused_file(error)) is not None:
-            return TargetRefusedError(self._refused(number))
-        return TargetError(f"{self._connection.path}: {engine.words(error)}")
-
-    def _refused(self, number: int) -> str:
-        path = self._connection.path
-        remedy = (
-            denied(path) if number in (errno.EACCES, errno.EPERM) else "correct its path, or make it usable"
-        )
-        return f"the warehouse {path} cannot be opened: {os.strerror(number)}; {remedy}"
+    def translate_error(self, error: duckdb.Error, statement: str | None = None) -> AttemptError:
+        """Return the error that one of DuckDB's means."""
+        connection = self._connection
+        return engine.translate_error(error, connection, connection.path, target=True, statement=statement)
 
 
 class DuckdbPublication(Publication):
@@ -294,7 +261,7 @@ class DuckdbPublication(Publication):
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
         where, values = of_shards(shards)
-        sql = held_values_sql(engine.quote(self._table), where, list(map(engine.quote_column, columns)))
+        sql = held_values_sql(quote_path(self._table), where, list(map(quote_name, columns)))
         return read_held_values(self._db.execute(sql, values).fetchall(), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
@@ -324,8 +291,8 @@ class DuckdbPublication(Publication):
         return self._db.execute(one.sql, one.values)
 
 
-class DuckdbInspection(SqlInspection):
-    """Looks at a table of the file, which is open for reading."""
+class DuckdbInspection(Inspection):
+    """The inspection of a table in a file that is open for reading."""
 
     def __init__(
         self,
@@ -335,12 +302,12 @@ class DuckdbInspection(SqlInspection):
         slice_by: str | None,
         mark: str = "",
     ) -> None:
-        super().__init__("duckdb", engine.quote(table), sliced=slice_by is not None)
+        super().__init__("duckdb", quote_path(table), sliced=slice_by is not None)
         self._target = target
         self._db = db
         self._name = table
         self._slice_by = slice_by
-        # Two tables in one query have values of their own.
+        # Names the values of this table in a query of two tables.
         self._mark = mark
         self._zoned = is_zoned(db, table, slice_by)
 
@@ -351,10 +318,8 @@ class DuckdbInspection(SqlInspection):
         return DuckdbInspection(self._target, self._db, table, slice_by, mark="_beside")
 
     def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:
-        try:
+        with self._target.at_statement(None):
             return self._db.execute(sql, values).fetchall()
-        except duckdb.Error as error:
-            raise self._target.translate_error(error) from error
 
     def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
         return of_shards(shards)
@@ -366,12 +331,9 @@ class DuckdbInspection(SqlInspection):
         bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
         return [f"${name}" for name in bound], bound
 
-    def _quoted(self, name: str) -> str:
-        return engine.quote_column(name)
-
 
 def type_of(column: Column) -> str:
-    """Give the DuckDB type that holds the column's values."""
+    """Return the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"
     for declared, (kind, arrow) in engine.KINDS.items():

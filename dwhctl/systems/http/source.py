@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dwhctl.core.errors import QueryError, SourceError, TargetRefusedError
 from dwhctl.core.faults import reach
-from dwhctl.systems.base.fingerprint import Dialect, Part, read_fingerprint, source_parts
+from dwhctl.systems.base.fingerprint import Dialect, Part, quote_name, read_fingerprint, source_parts
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
@@ -126,14 +126,14 @@ class HttpSource(Source):
 
     def count_nulls(self, query: Query, column: str) -> int:
         """Count the records in which the column is NULL."""
-        sql = f"SELECT count(*) FROM records WHERE {engine.quote_column(column)} IS NULL"
+        sql = f"SELECT count(*) FROM records WHERE {quote_name(column)} IS NULL"
         ((rows,),) = self._ask(query, {column.lower()}, sql)
         return int(rows)
 
     def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
         columns = self.columns(query)
         key, values = (
-            source_parts(wanted, columns, lambda one, _: (engine.quote_column(one.name), {}))
+            source_parts(wanted, columns, lambda one, _: (quote_name(one.name), {}))
             for wanted in (measure.key, measure.values)
         )
         return key, values
@@ -148,7 +148,7 @@ class HttpSource(Source):
                 "temp_directory": spill.path,
             }
             try:
-                with engine.closing(engine.connect(path, config)) as db:
+                with closing(engine.connect(path, config)) as db:
                     _fill(db, columns, self.batches(query, _MEASURED_ROWS))
                     return db.execute(sql).fetchall()
             except duckdb.Error as error:
@@ -244,7 +244,7 @@ def _fill(
         types = {column.name: type_of(column) for column in columns}
     except TargetRefusedError as error:
         raise QueryError(str(error)) from error
-    declared = ", ".join(f"{engine.quote_column(name)} {word}" for name, word in types.items())
+    declared = ", ".join(f"{quote_name(name)} {word}" for name, word in types.items())
     db.execute(f"CREATE TABLE records ({declared})")
     for batch in batches:
         db.register("batch", pa.table(batch.select(list(types))))

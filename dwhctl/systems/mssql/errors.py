@@ -1,10 +1,9 @@
-"""What pymssql's errors mean: whether to try again, whom to name, and SQL Server's own words.
+"""Translate pymssql's errors by SQL Server's numbers, and probe a server without a login.
 
-A number alone is not to be trusted. pymssql keeps the last number and severity of a failed login for the whole
-process and never resets them: a later failure that is no more severe comes with the old number and without the
-server's message. What can be relied on is the text: a message of the server stands in front of what DB-Library
-says ("DB-Lib error message 20018, severity 14: ..."), and where it stands its number is its own.
-Source: pymssql 2.4.6, `_mssql.pyx`: msg_handler, err_handler, clr_err.
+The number of an error alone is not reliable. pymssql keeps the last number and severity of a failed login for the whole
+process: a later failure that is no more severe has the old number, and not the server's message. The text is reliable:
+the server's message precedes what DB-Library says ("DB-Lib error message 20018, severity 14: ..."), and with a message
+the number is its own. Source: pymssql 2.4.6, `_mssql.pyx`: msg_handler, err_handler, clr_err.
 """
 
 from __future__ import annotations
@@ -31,32 +30,29 @@ if TYPE_CHECKING:
     from dwhctl.systems.mssql.system import MssqlConnection
 
 
-#: What an error of a query means, by its number. Any other is a QueryError below severity 17, above it (resources,
-#: the server, the disk) a SourceError: https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/
+#: The meaning of a query's error, by its number. Any other is a QueryError below severity 17, else (resources, the
+#: server, the disk) a SourceError: https://learn.microsoft.com/en-us/sql/relational-databases/errors-events/
 #: database-engine-error-severities. The numbers: database-engine-events-and-errors in the same place.
 QUERY_ERRORS: dict[int, type[AttemptError]] = {
-    # Locks and row versions that others hold or changed.
-    **dict.fromkeys((601, 1204, 1205, 1222, 3951, 3957, 3958, 3959, 3960, 3961, 3966), SourceError),
-    # Tables in memory: conflicts of transactions.
-    **dict.fromkeys((41301, 41302, 41305, 41325, 41839), SourceError),
-    # Memory, optimizer, definitions that changed under the query.
-    **dict.fromkeys((701, 802, 845, 2801, 8628, 8645, 8651, 8902), SourceError),
-    # The server, the session or the network goes away.
-    **dict.fromkeys((64, 121, 233, 596, 3617, 6005, 9001, 10053, 10054, 10060, 17142, 17197), SourceError),
-    # Azure: throttled, moved, busy.
+    # Locks and row versions of others; conflicts in memory-optimized tables; memory, optimizer, changed definitions;
+    # the server, the session or the network goes away; Azure is throttled, moved, busy.
     **dict.fromkeys(
-        (10928, 10929, 40143, 40197, 40501, 40540, 40544, 40549, 40550, 40551, 40552, 40553, 40613),
+        (
+            601, 1204, 1205, 1222, 3951, 3957, 3958, 3959, 3960, 3961, 3966, 41301, 41302, 41305, 41325, 41839, 701,
+            802, 845, 2801, 8628, 8645, 8651, 8902, 64, 121, 233, 596, 3617, 6005, 9001, 10053, 10054, 10060, 17142,
+            17197, 10928, 10929, 40143, 40197, 40501, 40540, 40544, 40549, 40550, 40551, 40552, 40553, 40613, 49918,
+            49919, 49920,
+        ),
         SourceError,
     ),
-    **dict.fromkeys((49918, 49919, 49920), SourceError),
-    # The database is on its way: recovered, restored, single-user, in transition, changing its role.
+    # The database is recovered, restored, in single-user mode, in transition, or changes its role.
     **dict.fromkeys((921, 922, 924, 927, 952, 956, 976, 983), SourceBusyError),
-    # The database cannot be used: missing, forbidden, suspect, offline, a mirror, readable for read-only logins alone.
+    # The database is missing, forbidden, suspect, offline, a mirror, or readable for read-only logins alone.
     **dict.fromkeys((911, 916, 926, 942, 945, 946, 948, 954, 978, 4060, 4064, 40532), DatabaseMissingError),
-}
+}  # fmt: skip
 #: Permission denied on an object, a column, a statement, the database; no such table or view.
 _ABOUT = {**dict.fromkeys((229, 230, 262, 297, 300, 371, 378), About.PERMISSION), 208: About.TABLE}
-#: What a failed login means. Any other message is a ConnectError: servers start, stop and fill up.
+#: Numbers of a refused login. Any other is a ConnectError: servers start, stop and fill up.
 REFUSED_LOGINS = frozenset(
     {
         18450, 18452, 18456, 18458, 18459, 18460, 18462, 18463, 18464, 18465, 18466, 18467, 18468, 18470, 18471,
@@ -65,7 +61,7 @@ REFUSED_LOGINS = frozenset(
 )  # fmt: skip
 
 _SEVERE = 17
-#: DB-Library's "check messages from the SQL Server": its severity is that of the server's message.
+#: DB-Library's "check messages from the SQL Server", with the severity of the server's message.
 _SEE_MESSAGE = 20018
 _TIMED_OUT = 20003
 _DB_LIB = re.compile(r"DB-Lib error message (\d+), severity (\d+):\n?([^\n]*)")
@@ -75,9 +71,9 @@ _LONGEST = 400
 
 @dataclass(frozen=True, slots=True)
 class ServerMessage:
-    """What an error of the driver says: the server's number, severity and words, and DB-Library's numbers.
+    """The server's number, severity and message in an error of the driver, and DB-Library's numbers.
 
-    `number` is None when the server's message is missing: nothing came, or the driver kept it to itself.
+    `number` is None without a message of the server: none came, or the driver hides it.
     """
 
     number: int | None
@@ -88,22 +84,25 @@ class ServerMessage:
 
     @property
     def hidden(self) -> bool:
-        """Whether the server said something that the driver does not tell."""
+        """Whether the server sent a message that the driver hides."""
         return self.number is None and _SEE_MESSAGE in self.db_lib
 
 
 def read(error: BaseException) -> ServerMessage:
-    """Read an error of pymssql."""
-    number, text = _number_and_text(error)
+    """Return the message in an error of pymssql."""
+    arguments = error.args
+    while len(arguments) == 1 and isinstance(arguments[0], tuple):
+        arguments = arguments[0]
+    number = next((value for value in arguments if isinstance(value, int)), None)
+    texts = (value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in arguments)
+    text = "\n".join(value for value in texts if isinstance(value, str)) or type(error).__name__
     found = _DB_LIB.findall(text)
     server = text.partition("DB-Lib error message ")[0].strip()
-    db_lib = tuple(int(each) for each, _, _ in found)
-    severities = [int(severity) for each, severity, _ in found if int(each) == _SEE_MESSAGE]
+    db_lib = tuple(int(code) for code, _, _ in found)
+    severities = [int(severity) for code, severity, _ in found if int(code) == _SEE_MESSAGE]
     net = _NET_LIB.search(text)
-    if number in db_lib or not number:
-        number = None
     return ServerMessage(
-        number=number if server else None,
+        number=number if server and number and number not in db_lib else None,
         severity=severities[-1] if severities else 16,
         words=one_line(server or "; ".join(dict.fromkeys(words for _, _, words in found)) or text),
         db_lib=db_lib,
@@ -111,104 +110,85 @@ def read(error: BaseException) -> ServerMessage:
     )
 
 
-def _number_and_text(error: BaseException) -> tuple[int | None, str]:
-    arguments = error.args
-    while len(arguments) == 1 and isinstance(arguments[0], tuple):
-        arguments = arguments[0]
-    number = next((each for each in arguments if isinstance(each, int)), None)
-    texts = [each for each in arguments if isinstance(each, str | bytes)]
-    text = "\n".join(each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in texts)
-    return number, text or type(error).__name__
-
-
-def query_error(error: BaseException) -> AttemptError:
-    """Say what an error of a query or of its answer means."""
-    said = read(error)
-    if said.number is None:
-        return SourceError(f"SQL Server broke off: {said.words}{_numbers(said)}")
-    kind = QUERY_ERRORS.get(said.number, QueryError if said.severity < _SEVERE else SourceError)
-    found = kind(f"SQL Server {said.number}: {said.words}")
-    found.about = _ABOUT.get(said.number, About.SQL)
-    # The driver's own error has the line, in the statement that was sent.
+def translate_error(error: BaseException) -> AttemptError:
+    """Return the error that one of a query or of its answer means."""
+    message = read(error)
+    if message.number is None:
+        return SourceError(f"SQL Server broke off: {message.words}{_numbers(message)}")
+    kind = QUERY_ERRORS.get(message.number, QueryError if message.severity < _SEVERE else SourceError)
+    found = kind(f"SQL Server {message.number}: {message.words}")
+    found.about = _ABOUT.get(message.number, About.SQL)
+    # The driver's own error has the line of the statement that was sent.
     line = getattr(error.__context__, "line", None)
     found.line = line if isinstance(line, int) and line > 0 else None
     return found
 
 
-def is_refused_login(said: ServerMessage) -> bool:
-    """Tell whether the server turned the login away (an unknown database looks the same)."""
-    return said.number in REFUSED_LOGINS
+def is_refused_login(message: ServerMessage) -> bool:
+    """Return whether the server refused the login (a missing database looks the same)."""
+    return message.number in REFUSED_LOGINS
 
 
-def unreached(said: ServerMessage, seconds: float) -> str:
-    """Give the reason why a server could not be talked to."""
-    if said.number is not None:
-        return f"SQL Server {said.number}: {said.words}"
-    if _TIMED_OUT in said.db_lib:
-        return f"no answer within {seconds:g} s{_numbers(said)}"
-    if said.net:
-        return f"{said.net}{_numbers(said)}"
-    return f"{said.words}{_numbers(said)}"
+def unreached(message: ServerMessage, seconds: float) -> str:
+    """Return why a server cannot be reached."""
+    if message.number is not None:
+        return f"SQL Server {message.number}: {message.words}"
+    timed_out = _TIMED_OUT in message.db_lib
+    why = f"no answer within {seconds:g} s" if timed_out else message.net or message.words
+    return f"{why}{_numbers(message)}"
 
 
-def refused(connection: str, place: str, user: str, said: ServerMessage | None) -> LoginRefusedError:
-    """Say that a login was refused."""
-    why = f" ({said.number}: {said.words})" if said is not None and said.number else ""
-    message = f"connection {connection}: {place} refused the login of {user}{why}"
-    return LoginRefusedError(mask(one_line(message)), connection=connection)
+def refused(connection: str, place: str, user: str, message: ServerMessage | None) -> LoginRefusedError:
+    """Return the error of a refused login."""
+    why = f" ({message.number}: {message.words})" if message is not None and message.number else ""
+    text = f"connection {connection}: {place} refused the login of {user}{why}"
+    return LoginRefusedError(one_line(text), connection=connection)
 
 
-def _numbers(said: ServerMessage) -> str:
-    return f" (DB-Library {', '.join(map(str, said.db_lib))})" if said.db_lib else ""
+def _numbers(message: ServerMessage) -> str:
+    return f" (DB-Library {', '.join(map(str, message.db_lib))})" if message.db_lib else ""
 
 
 def one_line(text: str) -> str:
-    """Put a message on one line of a bounded length, without secrets."""
+    """Return a message on one line of limited length, without secrets."""
     flat = " ".join(mask(text).split())
     return flat if len(flat) <= _LONGEST else flat[: _LONGEST - 1] + "…"
 
 
 _PRELOGIN, _LAST_PACKET = 0x12, 0x01
-#: The token of the option that says whether a side has TLS, and the value for "not supported".
+#: The token of the option of TLS, and its value "not supported".
 _ENCRYPTION, _NOT_SUPPORTED = 0x01, 0x02
-#: Each option with its value: version, encryption (on if the server wants), instance, thread, no MARS.
+#: The options and their values: version, encryption (if the server requires it), instance, thread, no MARS.
 _OPTIONS = ((0x00, bytes(6)), (0x01, b"\x00"), (0x02, b"\x00"), (0x03, bytes(4)), (0x04, b"\x00"))
 _END = b"\xff"
-#: An option of the greeting: token, where its value starts, length. Of an answer, the header and the most that is read.
-_OPTION, _HEADER, _LONGEST_GREETING = struct.Struct(">BHH"), 8, 4096
+#: An option (token, offset and length of its value), the octets of the header, and the most octets of an answer.
+_OPTION, _HEADER, _LONGEST_ANSWER = struct.Struct(">BHH"), 8, 4096
 
 
 def probe(connection: MssqlConnection) -> None:
-    """Wait for a sign of life of one of the connection's servers. Raise ConnectError."""
+    """Wait for an answer of one of the connection's servers. Raise ConnectError."""
+    seconds = connection.connect_timeout.total_seconds()
     reasons = []
     for host, port in connection.addresses:
         if "\\" in host:
-            return None  # a named instance: the driver asks for its port
+            return  # a named instance: the driver looks up its port
         try:
-            return _probe(host, port, connection.connect_timeout.total_seconds())
+            _prelogin(host, port, seconds, 1)
         except TimeoutError:
-            seconds = connection.connect_timeout.total_seconds()
             reasons.append(f"{host}:{port} did not answer within {seconds:g} s")
         except (OSError, UnicodeError) as error:
             reasons.append(f"{host}:{port}: {getattr(error, 'strerror', None) or error}")
+        else:
+            return
     raise ConnectError(
         f"connection {connection.name} cannot be reached: {'; '.join(reasons)}", connection=connection.name
     )
 
 
-def _probe(host: str, port: int, seconds: float) -> None:
-    with socket.create_connection((host, port), timeout=seconds) as there:
-        there.sendall(_greeting())
-        if not there.recv(1):
-            raise ConnectionResetError("it closed the connection")
-
-
 def offers_tls(host: str, port: int, seconds: float) -> bool | None:
-    """Tell whether a server offers TLS; None when it cannot be told."""
+    """Return whether a server offers TLS; None when it does not say."""
     try:
-        with socket.create_connection((host, port), timeout=seconds) as there:
-            there.sendall(_greeting())
-            answer = there.recv(_HEADER + _LONGEST_GREETING)[_HEADER:]
+        answer = _prelogin(host, port, seconds, _HEADER + _LONGEST_ANSWER)[_HEADER:]
     except (OSError, UnicodeError):
         return None
     for at in range(0, len(answer) - _OPTION.size, _OPTION.size):
@@ -220,11 +200,16 @@ def offers_tls(host: str, port: int, seconds: float) -> bool | None:
     return None
 
 
-def _greeting() -> bytes:
+def _prelogin(host: str, port: int, seconds: float, most: int) -> bytes:
+    """Send the packet that begins a login, and return the first octets of the answer."""
     heads, values = b"", b""
     start = _OPTION.size * len(_OPTIONS) + len(_END)
     for token, value in _OPTIONS:
         heads += _OPTION.pack(token, start + len(values), len(value))
         values += value
     body = heads + _END + values
-    return struct.pack(">BBHHBB", _PRELOGIN, _LAST_PACKET, 8 + len(body), 0, 1, 0) + body
+    with socket.create_connection((host, port), timeout=seconds) as there:
+        there.sendall(struct.pack(">BBHHBB", _PRELOGIN, _LAST_PACKET, _HEADER + len(body), 0, 1, 0) + body)
+        if not (answer := there.recv(most)):
+            raise ConnectionResetError("it closed the connection")
+        return answer

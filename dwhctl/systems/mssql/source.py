@@ -1,7 +1,7 @@
 """Read a shard that is a SQL Server database, through pymssql.
 
-A database that allows snapshot isolation is read as of one moment. Elsewhere a query reads what is committed as it
-goes (READ COMMITTED): switch ALLOW_SNAPSHOT_ISOLATION or READ_COMMITTED_SNAPSHOT on to have it as of one moment.
+Where the database allows snapshot isolation, a query reads the state of one moment. Otherwise it reads what is
+committed as it goes (READ COMMITTED): set ALLOW_SNAPSHOT_ISOLATION or READ_COMMITTED_SNAPSHOT on to avoid that.
 """
 
 from __future__ import annotations
@@ -16,57 +16,49 @@ import pyarrow as pa
 import pymssql
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import DatabaseMissingError, QueryError, SourceError, ValueRefusedError
+from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.fingerprint import (
-    Dialect,
-    Fingerprint,
-    Measure,
-    Part,
-    Write,
-    read_fingerprint,
-    source_parts,
-)
-from dwhctl.systems.base.source import Source
+from dwhctl.systems.base.source import SqlSource, closed_on_error
 from dwhctl.systems.mssql import types as engine
-from dwhctl.systems.mssql.client import open_link
-from dwhctl.systems.mssql.errors import one_line, query_error, read
+from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
+from dwhctl.systems.mssql.errors import one_line, read, translate_error
 from dwhctl.systems.mssql.sql import UTF8, collation_for, one_select, read_part, with_bounds, wrapped
 from dwhctl.systems.mssql.types import can_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
+    from dwhctl.systems.base.fingerprint import Measure, Read, Write
     from dwhctl.systems.mssql.system import MssqlConnection
 
 
-#: DB-Library could not convert a character; by itself it puts a question mark in its place or drops it.
+#: DB-Library could not convert a character: it replaces it with a question mark or drops it.
 _NO_CHARACTER = frozenset({2400, 2401, 2403, 2404})
-#: About how much is fetched at a time, and what a text without a declared length is taken for at first.
+#: About how many octets are fetched at a time, and the first estimate of a text without a declared length.
 _FETCH_OCTETS = 8 * 2**20
-_UNSAID_OCTETS = 2**20
+_UNKNOWN_OCTETS = 2**20
 _MOMENTS = (Kind.DATE, Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 
 
 def first_size(columns: Sequence[Column], rows: int) -> int:
-    """Give how many rows to fetch at first: few where nobody says how wide they are."""
+    """Return how many rows to fetch first: few when their width is not known."""
     texts = [column.octets for column in columns if column.kind in (Kind.TEXT, Kind.BINARY)]
-    widest = sum(_UNSAID_OCTETS if octets is None else octets for octets in texts)
+    widest = sum(_UNKNOWN_OCTETS if octets is None else octets for octets in texts)
     return max(1, min(rows, _FETCH_OCTETS // max(1, widest)))
 
 
 def next_size(size: int, octets: int, rows: int) -> int:
-    """Give how many rows to fetch after so many rows of so many octets: no more than eight times as many."""
+    """Return how many rows to fetch after `size` rows of so many octets: at most eight times as many."""
     return max(1, min(rows, 8 * size, _FETCH_OCTETS * size // max(1, octets)))
 
 
 def fetched(cursor: pymssql.Cursor, rows: int) -> tuple[list[tuple[Any, ...]], Exception | None]:
-    """Fetch rows, and the error of the driver that ended them: those before it are not lost."""
+    """Fetch rows; return also the error that ended them, so that the rows before it are not lost."""
     values: list[tuple[Any, ...]] = []
     try:
-        # Not fetchmany, which drops the rows that it has when the next one fails.
+        # Not fetchmany, which loses its rows when the next one fails.
         values.extend(islice(cursor, rows))
     except Exception as error:
         return values, error
@@ -74,7 +66,7 @@ def fetched(cursor: pymssql.Cursor, rows: int) -> tuple[list[tuple[Any, ...]], E
 
 
 class Reader:
-    """Makes record batches of the driver's tuples, of the declared types."""
+    """Builds record batches of the declared types from the driver's tuples."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -82,12 +74,12 @@ class Reader:
         self._rows = 0
 
     def batches(self, values: list[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
-        """Give the rows as a batch; as several when a column's texts are too much for one."""
+        """Yield the rows as a batch; as several when a column's texts exceed what one holds."""
         if not values:
             return
         arrays = [
-            self._array(column, one)
-            for column, one in zip(self._columns, zip(*values, strict=True), strict=True)
+            self._array(column, cells)
+            for column, cells in zip(self._columns, zip(*values, strict=True), strict=True)
         ]
         if len(values) > 1 and any(isinstance(array, pa.ChunkedArray) for array in arrays):
             half = len(values) // 2
@@ -103,31 +95,29 @@ class Reader:
         try:
             return pa.array(values, column.type)
         except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-            odd = ((n, one) for n, one in enumerate(values) if not _fits(one, column.type))
-            row, value = next(odd, (0, values[0]))
+            misfits = (row for row, value in enumerate(values) if not _fits(value, column.type))
+            row = next(misfits, 0)
             raise ValueRefusedError(
                 f"column {column.name}, row {self._rows + row + 1} of the answer: the driver gave"
-                f" {type(value).__name__} where {column.declared} was declared, and it does not fit"
+                f" {type(values[row]).__name__} where {column.declared} was declared, and it does not fit"
             ) from error
 
     def refuse(self, error: Exception) -> NoReturn:
-        """Raise what an error of the driver in the row after the last one means."""
+        """Raise the error that one of the driver's in the next row means."""
+        why = f"the driver cannot read it: {error}"
         if isinstance(error, pymssql.Error):
             if _NO_CHARACTER.isdisjoint(read(error).db_lib):
-                raise query_error(error) from error
+                raise translate_error(error) from error
             why = "half of a surrogate pair, or a byte outside the column's code page, would not arrive as it is"
-            raise self._refusal((Kind.TEXT,), why) from error
-        if isinstance(error, UnicodeError):
-            raise self._refusal((Kind.TEXT,), f"the driver cannot read it: {error}") from error
-        if isinstance(error, ValueError | OverflowError):
-            raise self._refusal(_MOMENTS, f"the driver cannot read it: {error}") from error
-        raise error
-
-    def _refusal(self, kinds: Sequence[Kind], why: str) -> ValueRefusedError:
+        elif not isinstance(error, ValueError | OverflowError):
+            raise error
+        is_text = isinstance(error, pymssql.Error | UnicodeError)
+        kinds = (Kind.TEXT,) if is_text else _MOMENTS
         names = [column.name for column in self._columns if column.kind in kinds]
-        # The driver does not say which column it was at.
+        # The driver does not say which column it is.
         where = f"column {names[0]}" if len(names) == 1 else f"one of the columns {', '.join(names)}"
-        return ValueRefusedError(one_line(f"{where}, row {self._rows + 1} of the answer: {why}"))
+        text = f"{where}, row {self._rows + 1} of the answer: {why}"
+        raise ValueRefusedError(one_line(text)) from error
 
 
 def _fits(value: object, type_: pa.DataType) -> bool:
@@ -138,24 +128,26 @@ def _fits(value: object, type_: pa.DataType) -> bool:
     return True
 
 
-#: A load is the one to give way when it and the shop's own work lock each other out, and it does not wait for ever.
-_MANNERS = "SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 30000"
-_WHERE_WE_ARE = "SELECT name, snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
+#: In a deadlock the load is the victim, not the shop's own work; and it does not wait for a lock without end.
+_LOW_PRIORITY = "SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 30000"
+_DATABASE = "SELECT name, snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
 _SNAPSHOT_ON = 1
-#: The query reads another database as well, one that does not allow snapshots.
+#: The query also reads a database that does not allow snapshots.
 _NO_SNAPSHOT_THERE = 3952
 _NO_SUCH_COLLATION = 448
 
-#: The code page of each collation that was met, the same on every server; None where it could not be asked.
+#: The code page of each collation seen, the same on every server; None where the server does not say.
 CODE_PAGES: dict[str, int | None] = {}
 
 
-class MssqlSource(Source):
+class MssqlSource(SqlSource):
     """One database of a SQL Server, over a connection of its own.
 
-    `timeout` is the seconds of silence after which the driver gives up; it holds for the whole process, as the
-    driver's time-outs do. None leaves the end to a deadline from outside.
+    `timeout` is the seconds without an answer after which the driver gives up, for all connections of the process. With
+    None the caller limits the time.
     """
+
+    dialect = "mssql"
 
     def __init__(
         self,
@@ -166,74 +158,80 @@ class MssqlSource(Source):
         *,
         login_known: bool | None = None,
     ) -> None:
-        self._database = database
         self._zone = zone
         self._described: dict[str, list[Column]] = {}
-        self._link: pymssql.Connection | None = open_link(connection, database, timeout, login_known)
-        try:
-            self._settle(connection)
-        except BaseException:
-            self.close()
-            raise
-
-    def _settle(self, connection: MssqlConnection) -> None:
-        # Who is not answered here reads all the same, only less politely.
-        with suppress(QueryError):
-            self._run(_MANNERS)
-        with suppress(QueryError):
-            for here, snapshot in self._rows(_WHERE_WE_ARE):
-                if str(here).lower() != self._database.lower():
-                    # The driver does not look whether the server went into the database.
-                    raise DatabaseMissingError(
-                        f"connection {connection.name}: the server went into the database {here},"
-                        f" not {self._database}"
-                    )
-                if snapshot == _SNAPSHOT_ON:
-                    self._run("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
+        self._connection: pymssql.Connection | None = connect(connection, database, timeout, login_known)
+        with closed_on_error(self):
+            # A server that refuses these statements can still be read.
+            with suppress(QueryError):
+                self._rows(_LOW_PRIORITY)
+            with suppress(QueryError):
+                for here, snapshot in self._rows(_DATABASE):
+                    check_server_database(connection.name, here, database)
+                    if snapshot == _SNAPSHOT_ON:
+                        self._rows("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
 
     def columns(self, query: Query) -> Sequence[Column]:
-        """Ask SQL Server to describe the query, which it does without running it."""
+        """Let SQL Server describe the query, which does not run it."""
         sql = one_select(query.sql)
         if sql not in self._described:
             text = engine.literal(with_bounds(query, sql))
             with at_statement(sql):
-                rows = self._dicts(f"EXEC sp_describe_first_result_set {text}")
-            described = [_described(row) for row in rows if not row.get("is_hidden")]
+                described = self._describe(f"EXEC sp_describe_first_result_set {text}")
             if not described:
-                raise QueryError("the extract gives no rows: it must be a SELECT")
+                raise QueryError("the extract returns no rows: it must be a SELECT")
             columns = engine.declared_columns(described)
             self._check_code_pages(described)
             self._described[sql] = columns
         return self._described[sql]
 
+    def _describe(self, sql: str) -> list[engine.ResultColumn]:
+        with translated():
+            cursor = self._cursor(sql)
+            names = [str(column[0]) for column in cursor.description or ()]
+            rows: list[dict[str, Any]] = [
+                dict(zip(names, row, strict=True)) for row in (cursor.fetchall() if names else [])
+            ]
+        return [
+            engine.ResultColumn(
+                row["name"],
+                row["system_type_name"],
+                nullable=bool(row["is_nullable"]),
+                own_type=row.get("user_type_name") or row.get("assembly_qualified_type_name"),
+                collation=row.get("collation_name"),
+            )
+            for row in rows
+            if not row.get("is_hidden")
+        ]
+
     def _check_code_pages(self, described: Sequence[engine.ResultColumn]) -> None:
-        for one in described:
-            if one.collation is None or not (one.declared or "").startswith(("char", "varchar", "text")):
+        for column in described:
+            if column.collation is None or not (column.declared or "").startswith(
+                ("char", "varchar", "text")
+            ):
                 continue
-            page = self._code_page(one.collation)
+            page = self._code_page(column.collation)
             if page is not None and not can_read(page):
                 raise QueryError(
-                    f"column {one.name}: this machine cannot read code page {page} ({one.collation}); install the C"
-                    " library's conversions (Debian: libc-gconv-modules-extra, Red Hat: glibc-gconv-extra), or CAST"
+                    f"column {column.name}: this machine cannot read code page {page} ({column.collation}); install the"
+                    " C library's conversions (Debian: libc-gconv-modules-extra, Red Hat: glibc-gconv-extra), or CAST"
                     " the column AS nvarchar in the extract"
                 )
 
     def _code_page(self, collation: str) -> int | None:
         if collation not in CODE_PAGES:
-            asked = f"SELECT CAST(COLLATIONPROPERTY({engine.literal(collation)}, 'CodePage') AS int)"
+            property_ = f"COLLATIONPROPERTY({engine.literal(collation)}, 'CodePage')"
             CODE_PAGES[collation] = None
             with suppress(QueryError):
-                for (page,) in self._rows(asked):
-                    CODE_PAGES[collation] = page
+                ((CODE_PAGES[collation],),) = self._rows(f"SELECT CAST({property_} AS int)")
         return CODE_PAGES[collation]
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
-        """Stream the answer, typed as declared."""
         columns = self.columns(query)
         reader = Reader(columns)
         with at_statement(one_select(query.sql)):
             cursor = self._executed(self._bound(query, columns))
-        try:
+        with translated():
             if len(cursor.description or ()) != len(columns):
                 raise QueryError(
                     "the extract's answer does not have the columns that SQL Server declared for it"
@@ -250,69 +248,39 @@ class MssqlSource(Source):
                 if len(values) < size:
                     break
                 size = next_size(size, octets, rows)
-            # What follows the first answer may be an error, and is one in any case.
+            # Raises an error that follows the first result; another result is an error too.
             if cursor.nextset():
                 raise QueryError("an extract is one SELECT; this one gives a second answer")
-        except pymssql.Error as error:
-            raise query_error(error) from error
-
-    def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:
-        """Measure the answer in SQL Server."""
-        (row,) = self.measured(query, measure, Dialect.fingerprint)
-        return read_fingerprint(row, self._parts(query, measure)[0])
 
     def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
-        """Ask SQL Server; with a text among the columns it must be 2019 or newer."""
-        columns = self.columns(query)
-        key, values = self._parts(query, measure)
-        sql = wrapped(
-            self._bound(query, columns),
-            lambda source: write(Dialect("mssql"), f"{source} AS slice", key, values),
-        )
         try:
-            return self._all_rows(sql)
+            return super().measured(query, measure, write)
         except QueryError as error:
             number = read(error.__cause__).number if error.__cause__ else None
-            if collation_for(measure, columns) == UTF8 and number == _NO_SUCH_COLLATION:
+            if number == _NO_SUCH_COLLATION and collation_for(measure, self.columns(query)) == UTF8:
                 raise QueryError(
                     "this SQL Server cannot write a text in UTF-8 (2019 and newer can): slices whose key or"
                     " verify_columns hold a text cannot be compared here"
                 ) from error
             raise
 
-    def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
-        columns = self.columns(query)
-        read_one = partial(read_part, collation=collation_for(measure, columns))
-        key, values = (source_parts(wanted, columns, read_one) for wanted in (measure.key, measure.values))
-        return key, values
+    def _read(self, measure: Measure, columns: Sequence[Column]) -> Read:
+        return partial(read_part, collation=collation_for(measure, columns))
 
-    def count_nulls(self, query: Query, column: str) -> int:
-        """Count in SQL Server."""
-        where = f"{engine.quote_column(column)} IS NULL"
-        sql = wrapped(
-            self._bound(query, self.columns(query)),
-            lambda source: f"SELECT COUNT_BIG(*) AS n FROM {source} AS slice WHERE {where}",
-        )
-        ((rows,),) = self._all_rows(sql)
-        return int(rows)
-
-    def _all_rows(self, sql: str) -> list[tuple[Any, ...]]:
-        try:
+    def _rows_over(self, query: Query, write: Callable[[str], str]) -> list[tuple[Any, ...]]:
+        sql = wrapped(self._bound(query, self.columns(query)), lambda source: write(f"{source} AS slice"))
+        with translated():
             return [tuple(row) for row in self._executed(sql).fetchall()]
-        except pymssql.Error as error:
-            raise query_error(error) from error
 
     def _executed(self, sql: str) -> pymssql.Cursor:
-        try:
+        with translated():
+            try:
+                return self._cursor(sql)
+            except pymssql.Error as error:
+                if read(error).number != _NO_SNAPSHOT_THERE:
+                    raise
+            self._cursor("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             return self._cursor(sql)
-        except pymssql.Error as error:
-            if read(error).number != _NO_SNAPSHOT_THERE:
-                raise query_error(error) from error
-        self._run("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-        try:
-            return self._cursor(sql)
-        except pymssql.Error as error:
-            raise query_error(error) from error
 
     def _bound(self, query: Query, columns: Sequence[Column]) -> str:
         by = (query.slice_by or "").lower()
@@ -320,50 +288,22 @@ class MssqlSource(Source):
         return with_bounds(query, one_select(query.sql), kind, ZoneInfo(self._zone))
 
     def version(self) -> str:
-        """Ask SQL Server for its version."""
         rows = self._rows("SELECT @@VERSION")
         return str(rows[0][0]).partition("\n")[0].strip() if rows else "SQL Server"
 
     def close(self) -> None:
-        """Close the connection, whatever state it is in."""
-        link, self._link = self._link, None
-        if link is not None:
-            with suppress(pymssql.Error):
-                link.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            close(connection)
 
     def _cursor(self, sql: str) -> pymssql.Cursor:
-        if self._link is None:
+        if self._connection is None:
             raise SourceError("the connection is closed")
-        cursor = self._link.cursor()
+        cursor = self._connection.cursor()
         cursor.execute(sql)
         return cursor
 
-    def _run(self, sql: str) -> None:
-        try:
-            self._cursor(sql)
-        except pymssql.Error as error:
-            raise query_error(error) from error
-
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
-        try:
-            return list(self._cursor(sql).fetchall())
-        except pymssql.Error as error:
-            raise query_error(error) from error
-
-    def _dicts(self, sql: str) -> list[dict[str, Any]]:
-        try:
+        with translated():
             cursor = self._cursor(sql)
-            names = [str(each[0]) for each in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()] if names else []
-        except pymssql.Error as error:
-            raise query_error(error) from error
-
-
-def _described(row: dict[str, Any]) -> engine.ResultColumn:
-    return engine.ResultColumn(
-        row["name"],
-        row["system_type_name"],
-        nullable=bool(row["is_nullable"]),
-        own_type=row.get("user_type_name") or row.get("assembly_qualified_type_name"),
-        collation=row.get("collation_name"),
-    )
+            return list(cursor.fetchall()) if cursor.description else []

@@ -1,4 +1,4 @@
-"""The extract's SQL for SQL Server: one SELECT, its bounds written into it as texts that no setting reads otherwise."""
+"""The extract's SQL for SQL Server: one SELECT, with its bounds as texts that do not depend on settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError
 from dwhctl.core.sql import comment_end, replace_binds, split_statements
 from dwhctl.systems.base.fingerprint import Dialect
-from dwhctl.systems.mssql.types import quote_column
+from dwhctl.systems.mssql.types import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 _SKIPPED = re.compile(r"--|/\*|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]", re.DOTALL)
-#: A number ends where it cannot go on: behind it a word may begin without a space (`SELECT 1DELETE FROM t`).
+#: A word may follow a number without a space (`SELECT 1DELETE FROM t`).
 _BEHIND_NUMBER = re.compile(r"(?<![\w@#])[\d$][\w@#$]*")
 _BINARY = re.compile(r"0[xX][0-9a-fA-F]*")
 _WORD = re.compile(r"(?<![\w@#$])[^\W\d]\w*")
 _WORD_OR_BRACKET = re.compile(rf"{_WORD.pattern}|[()]")
-#: Reserved words of T-SQL that no SELECT holds; T-SQL needs no semicolon in front of them.
+#: Reserved words of T-SQL that are in no SELECT; they need no semicolon before them.
 #: Source: https://learn.microsoft.com/en-us/sql/t-sql/language-elements/reserved-keywords-transact-sql
 _NO_SELECT = frozenset(
     (
@@ -39,12 +39,12 @@ _NO_SELECT = frozenset(
 
 
 def one_select(sql: str, what: str = "an extract") -> str:
-    """Give the one statement of `what`. Raise QueryError for what is not one SELECT."""
+    """Return the one statement of `what`. Raise QueryError when it is not one SELECT."""
     statements = split_statements(sql)
     if len(statements) != 1:
         raise QueryError(f"{what} is one SELECT; this one has {len(statements)} statements")
     if "\0" in statements[0]:
-        raise QueryError("the SQL holds a NUL character, behind which the driver would cut it off")
+        raise QueryError("the SQL has a NUL character, where the driver would cut it off")
     words = select_words(statements[0])
     if not words or words[0] not in ("SELECT", "WITH"):
         raise QueryError(f"{what} is one SELECT (it may begin with WITH)")
@@ -55,9 +55,9 @@ def one_select(sql: str, what: str = "an extract") -> str:
 
 
 def select_words(statement: str) -> list[str]:
-    """The words of a statement in capitals, without those in texts, quoted names and comments.
+    """Return the words of a statement in capitals, without those in texts, quoted names and comments.
 
-    Behind a number, whose end only T-SQL knows, every ending counts as a word.
+    After a number, whose end only T-SQL knows, every ending is a word.
     """
     plain = _blanked(statement)
     words = [word.upper() for word in _WORD.findall(plain)]
@@ -66,7 +66,7 @@ def select_words(statement: str) -> list[str]:
 
 
 def _blanked(sql: str) -> str:
-    """The SQL with spaces for texts, quoted names and comments, those in comments included."""
+    """Return the SQL with spaces for texts, quoted names and (nested) comments."""
     parts, position = [], 0
     while match := _SKIPPED.search(sql, position):
         end = comment_end(sql, match.start()) or match.end()
@@ -76,10 +76,10 @@ def _blanked(sql: str) -> str:
 
 
 def wrapped(sql: str, outer: Callable[[str], str]) -> str:
-    """Put a SELECT inside another: `outer` is given it as what stands in FROM.
+    """Return the SELECT that `outer` makes of a SELECT as a derived table for FROM.
 
-    What T-SQL does not allow in there is moved or made allowed: common table expressions stay in front, query hints
-    behind, and an ORDER BY needs an OFFSET (https://learn.microsoft.com/en-us/sql/t-sql/queries/
+    T-SQL does not allow all clauses there: common table expressions stay in front, query hints behind, and an ORDER BY
+    gets an OFFSET (https://learn.microsoft.com/en-us/sql/t-sql/queries/
     select-order-by-clause-transact-sql, general remarks).
     """
     words = list(_outermost_words(sql))
@@ -95,7 +95,7 @@ def wrapped(sql: str, outer: Callable[[str], str]) -> str:
 
 
 def _outermost_words(sql: str) -> Iterator[tuple[str, int]]:
-    """Give the words that stand within no brackets, and where."""
+    """Yield the words outside of brackets, with their positions."""
     plain = _blanked(sql)
     depth = 0
     for match in _WORD_OR_BRACKET.finditer(plain):
@@ -106,9 +106,9 @@ def _outermost_words(sql: str) -> Iterator[tuple[str, int]]:
 
 
 def with_bounds(query: Query, sql: str, kind: Kind | None = None, zone: ZoneInfo | None = None) -> str:
-    """The SQL with its bounds in it, as they meet a column of that kind; an instant is shown on the clock of `zone`.
+    """Return the SQL with its bounds, as a column of that kind takes them; an instant in the time of `zone`.
 
-    A name without a value stays, for SQL Server to refuse.
+    A name without a value stays, so that SQL Server refuses it.
     """
 
     def bound(name: str) -> str:
@@ -123,21 +123,18 @@ def with_bounds(query: Query, sql: str, kind: Kind | None = None, zone: ZoneInfo
 
 def _instant(at: datetime, zone: ZoneInfo) -> str:
     there = at.astimezone(zone)
-    # Zones of a hundred years ago have seconds, which SQL Server's offsets do not.
+    # Offsets of a hundred years ago have seconds, those of SQL Server do not.
     shown = at if (there.utcoffset() or timedelta()) % timedelta(minutes=1) else there
     return f"'{shown.isoformat()}'"
 
 
 def _bound(bound: datetime, kind: Kind | None) -> str:
-    """A bound as SQL Server reads it whatever its language: https://learn.microsoft.com/en-us/sql/t-sql/data-types/
-    datetime2-transact-sql, ISO 8601.
-    """
-    # A datetime column refuses a text of more than three digits behind the second.
+    # ISO 8601 does not depend on the language. A datetime column refuses more than three digits of a second.
     digits = (
         "seconds" if not bound.microsecond else "microseconds" if bound.microsecond % 1000 else "milliseconds"
     )
     if kind is Kind.DATE:
-        # SQL Server would cut the bound down to its date: the first date not before it is what is meant.
+        # SQL Server would cut the time off: take the first date that is not before the bound.
         first = bound + timedelta(days=1) - timedelta(microseconds=1)
         return f"'{first.date().isoformat()}'"
     return f"'{bound.isoformat(timespec=digits)}'"
@@ -151,26 +148,18 @@ _NVARCHAR = 4000
 
 
 def collation_for(measure: Measure, columns: Sequence[Column]) -> str:
-    """Give the collation that all the texts of a fingerprint take."""
+    """Return the collation of all texts of a fingerprint."""
     wanted = {column.name.lower(): column.kind for column in (*measure.key, *measure.values)}
-    texts = (
-        column
-        for column in columns
-        if column.kind is Kind.TEXT and wanted.get(column.name.lower()) is Kind.TEXT
-    )
-    return UTF8 if any(texts) else BINARY
+    kinds = ((column.kind, wanted.get(column.name.lower())) for column in columns)
+    return UTF8 if (Kind.TEXT, Kind.TEXT) in kinds else BINARY
 
 
 def read_part(column: Column, kind: Kind, collation: str) -> tuple[str, dict[str, str]]:
-    """Give a column's value in SQL and what its form needs: the collation, and a text's length."""
-    name, dialect = quote_column(column.name), Dialect("mssql")
+    """Return a column's value in SQL and what its form needs: the collation, and a text's length."""
+    name, dialect = quote(column.name), Dialect("mssql")
     block = f"read {column.declared.lower()}"
     sql = dialect.block(block, c=name) if dialect.has(block) else name
     extras = {"collation": collation}
     if column.kind is Kind.TEXT and kind is Kind.TEXT:
-        extras["length"] = _length(column.places)
+        extras["length"] = str(column.places) if (column.places or _NVARCHAR + 1) <= _NVARCHAR else "max"
     return sql, extras
-
-
-def _length(longest: int | None) -> str:
-    return "max" if longest is None or longest > _NVARCHAR else str(longest)

@@ -1,6 +1,6 @@
-"""SQL Server's types: what each becomes here, or why it is refused and what to write instead.
+"""SQL Server's types: the type that each becomes, or what to write instead of one that is refused.
 
-This module imports neither driver nor pyarrow: the reference page and the configuration's checks read the table.
+This module imports neither the driver nor pyarrow: the reference page and the configuration's checks read the table.
 Source: https://learn.microsoft.com/en-us/sql/t-sql/data-types/data-types-transact-sql
 """
 
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
+from dwhctl.systems.base.fingerprint import literal as literal_text
+from dwhctl.systems.base.fingerprint import quote_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 class TypeRow:
     """One of SQL Server's types.
 
-    `kind` is None for a type that is refused; `note` says what the values become, or what to write instead.
+    `kind` is None for a type that is refused; `note` is what the values become, or what to write instead.
     `arrow` is Arrow's name of the type, empty where it depends on precision and scale.
     """
 
@@ -36,18 +38,24 @@ class TypeRow:
     arrow: str = ""
 
 
-_TEXT = "text as it is, trailing blanks included"
 _AS_TEXT = "CAST({column} AS nvarchar(max))"
+_DECIMAL = "decimal of its own precision and scale"
+_GEOMETRY = "CAST({column}.STAsText() AS nvarchar(max))"
+_TEXT = "text as it is, trailing blanks included"
 
-#: Every type of SQL Server, mapped or refused. A type that is not here (an assembly's own) is refused as well.
+
+def _rows(names: str, kind: Kind | None, note: str, arrow: str = "") -> tuple[TypeRow, ...]:
+    return tuple(TypeRow(name, kind, note, arrow) for name in names.split())
+
+
+#: Every type of SQL Server. Any other (an assembly's) is refused.
 TYPES: tuple[TypeRow, ...] = (
     TypeRow("bigint", Kind.INTEGER, "64-bit integer", "int64"),
     TypeRow("int", Kind.INTEGER, "32-bit integer", "int32"),
     TypeRow("smallint", Kind.INTEGER, "16-bit integer", "int16"),
     TypeRow("tinyint", Kind.INTEGER, "integer from 0 to 255", "uint8"),
     TypeRow("bit", Kind.BOOLEAN, "boolean", "bool"),
-    TypeRow("decimal", Kind.DECIMAL, "decimal of its own precision and scale"),
-    TypeRow("numeric", Kind.DECIMAL, "decimal of its own precision and scale"),
+    *_rows("decimal numeric", Kind.DECIMAL, _DECIMAL),
     TypeRow("money", Kind.DECIMAL, "decimal(19,4)"),
     TypeRow("smallmoney", Kind.DECIMAL, "decimal(10,4)"),
     TypeRow("float", Kind.FLOAT, "64-bit float", "double"),
@@ -60,26 +68,15 @@ TYPES: tuple[TypeRow, ...] = (
     TypeRow("datetime2", Kind.TIMESTAMP, "timestamp in microseconds; a seventh digit is cut", "timestamp[us]"),
     TypeRow("datetimeoffset", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; a seventh digit is cut",
             "timestamp[us, tz=UTC]"),
-    TypeRow("char", Kind.TEXT, _TEXT, "string"),
-    TypeRow("varchar", Kind.TEXT, _TEXT, "string"),
-    TypeRow("text", Kind.TEXT, _TEXT, "string"),
-    TypeRow("nchar", Kind.TEXT, _TEXT, "string"),
-    TypeRow("nvarchar", Kind.TEXT, _TEXT, "string"),
-    TypeRow("ntext", Kind.TEXT, _TEXT, "string"),
-    TypeRow("sysname", Kind.TEXT, _TEXT, "string"),
+    *_rows("char varchar text nchar nvarchar ntext sysname", Kind.TEXT, _TEXT, "string"),
     TypeRow("uniqueidentifier", Kind.UUID, "uuid in lower case", "string"),
-    TypeRow("binary", Kind.BINARY, "binary", "binary"),
-    TypeRow("varbinary", Kind.BINARY, "binary", "binary"),
-    TypeRow("image", Kind.BINARY, "binary", "binary"),
+    *_rows("binary varbinary image", Kind.BINARY, "binary", "binary"),
     TypeRow("rowversion", Kind.BINARY, "binary of 8 bytes", "binary"),
     TypeRow("timestamp", Kind.BINARY, "rowversion: binary of 8 bytes, no time", "binary"),
-    TypeRow("xml", None, _AS_TEXT),
-    TypeRow("json", None, _AS_TEXT),
-    TypeRow("vector", None, _AS_TEXT),
+    *_rows("xml json vector", None, _AS_TEXT),
     TypeRow("sql_variant", None, "CAST({column} AS nvarchar(4000)), or AS the type that it holds"),
     TypeRow("hierarchyid", None, "CAST({column} AS nvarchar(4000))"),
-    TypeRow("geometry", None, "CAST({column}.STAsText() AS nvarchar(max))"),
-    TypeRow("geography", None, "CAST({column}.STAsText() AS nvarchar(max))"),
+    *_rows("geometry geography", None, _GEOMETRY),
     TypeRow("cursor", None, "a cursor is no column"),
     TypeRow("table", None, "a table is no column"),
 )  # fmt: skip
@@ -90,8 +87,7 @@ _LENGTHS = {"sysname": "128", "rowversion": "8", "timestamp": "8"}
 _FIXED = frozenset({"char", "nchar", "binary", "rowversion", "timestamp"})
 _FRACTIONS = {"datetime": 3, "smalldatetime": 0}
 _DECLARED = re.compile(r"(?P<name>[^()]+?)\s*(?:\((?P<first>\d+|max)(?:,\s*(?P<second>\d+))?\))?")
-#: The most octets that UTF-8 needs for what takes one place in the column: a byte of a code page, or one of UTF-16's
-#: units (a pair of them is four octets).
+#: The most octets in UTF-8 for one place of the column: a byte of a code page, or a unit of UTF-16 (two are 4 octets).
 _OCTETS_PER_PLACE = 3
 
 
@@ -107,39 +103,39 @@ class ResultColumn:
 
 
 def declared_columns(described: Iterable[ResultColumn]) -> list[Column]:
-    """Describe a query's columns.
-
-    Raise QueryError for a type that has no place here, a column without a name, and a name that stands twice.
-    """
-    columns: list[Column] = []
-    for number, one in enumerate(described, 1):
-        if not one.name:
+    """Return a query's columns. Raise QueryError for a type that is refused, and a missing or duplicate name."""
+    columns: dict[str, Column] = {}
+    for number, row in enumerate(described, 1):
+        if not row.name:
             raise QueryError(f"column {number} of the extract has no name; give it one: ... AS name")
-        if any(one.name.lower() == column.name.lower() for column in columns):
-            raise QueryError(f"column {one.name} stands twice in the extract; give one of them another name")
-        columns.append(column(one))
-    return columns
+        if row.name.lower() in columns:
+            raise QueryError(f"column {row.name} occurs twice in the extract; give one of them another name")
+        columns[row.name.lower()] = column(row)
+    return list(columns.values())
 
 
 def column(described: ResultColumn) -> Column:
-    """Describe one column. Raise QueryError that names type and remedy when the type has no place here."""
+    """Return one column. Raise QueryError with the remedy when its type is refused."""
     name, declared = described.name or "", described.declared or described.own_type or "unknown"
     match = _DECLARED.fullmatch(declared)
     row = _BY_NAME.get(match["name"].lower()) if match else None
     if match is None or row is None or row.kind is None:
-        # An assembly's type has no name among SQL Server's own.
+        # SQL Server returns no name for an assembly's type.
         remedy = (row.note if row else "CAST({column}.ToString() AS nvarchar(max))").format(column=name)
         raise QueryError(
             f"column {name}: SQL Server's type {declared} would not arrive as it is; CAST it in the extract: {remedy}"
         )
+    places = _places(row, match["first"])
+    is_utf8 = row.name in ("char", "varchar") and (described.collation or "").upper().endswith("_UTF8")
+    octets_per_place = _OCTETS_PER_PLACE if row.kind is Kind.TEXT and not is_utf8 else 1
     return Column(
         name,
         row.kind,
         _arrow(row, match["first"], match["second"]),
         declared,
         described.nullable,
-        octets=_octets(row, match["first"], described.collation),
-        places=_places(row, match["first"]),
+        octets=places and places * octets_per_place,
+        places=places,
         fixed=row.name in _FIXED,
         fraction=_fraction(row, match["first"]),
     )
@@ -151,15 +147,7 @@ def _arrow(row: TypeRow, first: str | None, second: str | None) -> pa.DataType:
     if row.kind is Kind.DECIMAL:
         precision, scale = _DECIMALS.get(row.name) or (int(first or 18), int(second or 0))
         return pa.decimal128(precision, scale)
-    if row.kind is Kind.TIMESTAMPTZ:
-        return pa.timestamp("us", tz="UTC")
-    return pa.type_for_alias(row.arrow)
-
-
-def _octets(row: TypeRow, first: str | None, collation: str | None) -> int | None:
-    places = _places(row, first)
-    is_utf8 = row.name in ("char", "varchar") and (collation or "").upper().endswith("_UTF8")
-    return places and places * (_OCTETS_PER_PLACE if row.kind is Kind.TEXT and not is_utf8 else 1)
+    return pa.timestamp("us", tz="UTC") if row.kind is Kind.TIMESTAMPTZ else pa.type_for_alias(row.arrow)
 
 
 def _places(row: TypeRow, first: str | None) -> int | None:
@@ -172,33 +160,28 @@ def _places(row: TypeRow, first: str | None) -> int | None:
 def _fraction(row: TypeRow, first: str | None) -> int | None:
     if row.kind not in (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
         return None
-    # The seventh digit is cut when a value is read.
+    # The driver cuts the seventh digit.
     return _FRACTIONS.get(row.name, min(int(first or 7), 6))
 
 
 def quote(name: str) -> str:
-    """Quote a name for T-SQL, the parts of `schema.table` one by one."""
-    return ".".join(f"[{part.replace(']', ']]')}]" for part in name.split("."))
-
-
-def quote_column(name: str) -> str:
-    """Quote a column's name for T-SQL: a dot in it is a letter like any other."""
-    return f"[{name.replace(']', ']]')}]"
+    """Quote one name for T-SQL."""
+    return quote_name(name, "[]")
 
 
 def literal(text: str) -> str:
     """Quote a text for T-SQL."""
-    return "N'" + text.replace("'", "''") + "'"
+    return "N" + literal_text(text)
 
 
-#: Code pages that FreeTDS calls by another name than CP and the number; UTF-8 needs no conversion.
+#: Code pages whose name in FreeTDS is not CP and the number; UTF-8 needs no conversion.
 _NAMES = {65001: "UTF-8"}
 _REFUSED = ctypes.c_void_p(-1).value
 
 
 @functools.lru_cache(maxsize=64)
 def can_read(code_page: int) -> bool:
-    """Tell whether the C library converts this code page to UTF-8; True where it cannot be asked."""
+    """Return whether the C library converts this code page to UTF-8; True where that cannot be found out."""
     try:
         library = ctypes.CDLL(None)
         opened, closed = library.iconv_open, library.iconv_close

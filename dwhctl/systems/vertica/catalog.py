@@ -1,4 +1,4 @@
-"""What Vertica's catalog says of a table's columns."""
+"""Read Vertica's catalog: columns, privileges, sessions; and name staging tables, sessions and slices in SQL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import TargetError, TargetRefusedError
+from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.vertica import types as types
-from dwhctl.systems.vertica.client import literal, literals, quote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,61 +27,59 @@ if TYPE_CHECKING:
 NAME_OCTETS = 128
 
 
-#: Name, type in Vertica's words, and whether NULL is allowed.
+#: Name, type as Vertica writes it, and whether NULL is allowed.
 Declared = tuple[str, str, bool]
 
 
-def declared_columns(session: VerticaClient, table: TableName) -> list[Declared]:
-    """Give the columns that dwhctl writes (an IDENTITY column Vertica fills itself); none when there is no table."""
-    rows = session.dicts(f"SELECT * FROM v_catalog.columns WHERE {table.condition} ORDER BY ordinal_position")
+def declared_columns(client: VerticaClient, table: TableName) -> list[Declared]:
+    """Return the columns that dwhctl writes (Vertica fills an IDENTITY column); none when there is no table."""
     return [
         (str(row["column_name"]), str(row["data_type"]), bool(row.get("is_nullable", True)))
-        for row in rows
+        for row in _catalog_rows(client, table)
         if not row.get("is_identity")
     ]
 
 
-def filled_columns(session: VerticaClient, table: TableName) -> set[str]:
-    """Name the columns that Vertica fills by itself where a statement does not: DEFAULT, IDENTITY."""
-    rows = session.dicts(f"SELECT * FROM v_catalog.columns WHERE {table.condition}")
+def filled_columns(client: VerticaClient, table: TableName) -> set[str]:
+    """Return the columns that Vertica fills where a statement does not: DEFAULT, IDENTITY."""
+    rows = _catalog_rows(client, table)
     return {str(row["column_name"]) for row in rows if row.get("is_identity") or row.get("column_default")}
 
 
-def existing_columns(session: VerticaClient, table: TableName) -> list[Declared]:
-    """Give the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
-    found = declared_columns(session, table)
+def _catalog_rows(client: VerticaClient, table: TableName) -> list[dict[str, Any]]:
+    return client.dicts(f"SELECT * FROM v_catalog.columns WHERE {table.condition} ORDER BY ordinal_position")
+
+
+def existing_columns(client: VerticaClient, table: TableName) -> list[Declared]:
+    """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
+    found = declared_columns(client, table)
     if not found:
         raise TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
     return found
 
 
-def described(session: VerticaClient, table: TableName) -> list[Column]:
-    """Describe the columns. Raise TargetRefusedError for a type that has no place here."""
-    return [_described(table, one) for one in existing_columns(session, table)]
+def described(client: VerticaClient, table: TableName) -> list[Column]:
+    """Return the columns. Raise TargetRefusedError for a type that dwhctl does not write."""
+    return [_described(table, column) for column in existing_columns(client, table)]
 
 
-def described_column(session: VerticaClient, table: TableName, name: str) -> Column:
-    """Describe one column. Raise TargetRefusedError when it is not there."""
-    for one in declared_columns(session, table):
-        if one[0].lower() == name.lower():
-            return _described(table, one)
+def described_column(client: VerticaClient, table: TableName, name: str) -> Column:
+    """Return one column. Raise TargetRefusedError when it does not exist."""
+    for column in declared_columns(client, table):
+        if column[0].lower() == name.lower():
+            return _described(table, column)
     raise TargetRefusedError(f"there is no {table}.{name}, or the user has no privilege on the table")
 
 
-def names_of(columns: Sequence[Declared]) -> set[str]:
-    """Give the names in lower case: Vertica compares them without case."""
-    return {name.lower() for name, _, _ in columns}
-
-
-def _described(table: TableName, one: Declared) -> Column:
-    name, declared, nullable = one
-    column = types.column(name, declared, nullable=nullable)
+def _described(table: TableName, declared: Declared) -> Column:
+    name, type_, nullable = declared
+    column = types.column(name, type_, nullable=nullable)
     if column is None:
-        raise TargetRefusedError(f"{table}.{name}: dwhctl does not write Vertica's type {declared}")
+        raise TargetRefusedError(f"{table}.{name}: dwhctl does not write Vertica's type {type_}")
     return column
 
 
-#: The column of a staging table that says which attempt staged the row.
+#: The column of a staging table with the token of the attempt that staged the row.
 TOKEN = "dwhctl_token"  # noqa: S105
 _DEFAULT_SCHEMA = "public"
 _DIGEST_OCTETS = 8
@@ -102,12 +100,12 @@ class TableName:
 
     @property
     def sql(self) -> str:
-        """The name as it stands in a statement."""
-        return f"{quote(self.schema)}.{quote(self.table)}"
+        """The quoted name."""
+        return f"{quote_name(self.schema)}.{quote_name(self.table)}"
 
     @property
     def condition(self) -> str:
-        """What finds the table in a view of v_catalog."""
+        """The condition of the table's rows in a view of v_catalog."""
         return (
             f"LOWER(table_schema) = LOWER({literal(self.schema)})"
             f" AND LOWER(table_name) = LOWER({literal(self.table)})"
@@ -118,17 +116,17 @@ class TableName:
 
 
 def is_plain_id(run_id: str) -> bool:
-    """Tell whether a run of this id could have sessions and staging tables: no other run's begin like its own."""
+    """Return whether labels and staging tables of this run id cannot be taken for those of another run."""
     return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", run_id) is not None
 
 
 def staging_prefix(run_id: str) -> str:
-    """Give what the names of all staging tables of a run begin with, and of no other run."""
+    """Return the prefix of the names of a run's staging tables, which no other run has."""
     return f"dwhctl_{_plain(run_id)}__"
 
 
 def staging_table(group: StagingGroup, schema: str | None) -> TableName:
-    """Name the staging table of a group: in the schema given, else beside the target."""
+    """Return the staging table of a group: in the given schema, or that of the target."""
     prefix, rest = staging_prefix(group.run_id), _plain(group.name)
     if len(prefix) + len(rest) > NAME_OCTETS:
         digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
@@ -137,12 +135,12 @@ def staging_table(group: StagingGroup, schema: str | None) -> TableName:
 
 
 def run_label(run_id: str) -> str:
-    """Give what the labels of all sessions of a run begin with; a colon follows it."""
+    """Return the prefix of the labels of a run's sessions; a colon follows it."""
     return f"dwhctl:{run_id}"
 
 
 def stage_label(group: StagingGroup) -> str:
-    """Give what the labels of all sessions that stage in a group begin with; a colon follows it."""
+    """Return the prefix of the labels of the sessions that stage in a group; a colon follows it."""
     return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
 
 
@@ -150,126 +148,119 @@ def _plain(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower())
 
 
-_NEEDED = ("SELECT", "INSERT", "DELETE")
+_PRIVILEGES = ("SELECT", "INSERT", "DELETE")
 _KEYS = {"p": "primary key", "u": "unique key"}
 
 
-def concerns(session: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
-    """Look at a table that is there.
+def table_warnings(client: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
+    """Yield what prevents or slows loads into an existing table: privileges, enabled keys.
 
     Source: https://docs.vertica.com/24.2.x/en/sql-reference/system-tables/v-catalog-schema/constraint-columns/
     """
     try:
-        yield from _lacking(session, table)
-        yield from _enforced(session, table)
+        lacking = [
+            privilege
+            for privilege in _PRIVILEGES
+            if not client.query(f"SELECT HAS_TABLE_PRIVILEGE({literal(str(table))}, {literal(privilege)})")[
+                0
+            ][0]
+        ]
+        if lacking:
+            yield ColumnWarning(f"the user has no {', '.join(lacking)} on {table}: GRANT it", blocks=True)
+        keys = client.query(
+            "SELECT DISTINCT constraint_name, constraint_type FROM v_catalog.constraint_columns"
+            f" WHERE {table.condition} AND is_enabled AND constraint_type IN ({literals(list(_KEYS))})"
+        )
     except TargetRefusedError as error:
-        # An older server, or a user who may not look there: loads do not need it.
-        yield ColumnWarning(f"privileges and keys of {table} could not be looked at: {error}", blocks=False)
-
-
-def _lacking(session: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
-    lacking = [privilege for privilege in _NEEDED if not _may(session, table, privilege)]
-    if lacking:
-        yield ColumnWarning(f"the user has no {', '.join(lacking)} on {table}: GRANT it", blocks=True)
-
-
-def _enforced(session: VerticaClient, table: TableName) -> Iterator[ColumnWarning]:
-    keys = session.query(
-        "SELECT DISTINCT constraint_name, constraint_type FROM v_catalog.constraint_columns"
-        f" WHERE {table.condition} AND is_enabled AND constraint_type IN ({', '.join(map(literal, _KEYS))})"
-    )
+        # An older server, or a user without access to the catalog: loads do not need it.
+        yield ColumnWarning(f"privileges and keys of {table} could not be checked: {error}", blocks=False)
+        return
     for name, kind in sorted(keys):
         yield ColumnWarning(
             f"{table} has the {_KEYS[kind]} {name} ENABLED: Vertica then lets one transaction at a time load it, and"
-            f" checks every row; ALTER TABLE ... ALTER CONSTRAINT {name} DISABLED, dwhctl looks for doubles itself",
+            f" checks every row; ALTER TABLE ... ALTER CONSTRAINT {name} DISABLED, dwhctl checks for duplicate keys",
             blocks=False,
         )
 
 
-def _may(session: VerticaClient, table: TableName, privilege: str) -> bool:
-    ((may,),) = session.query(f"SELECT HAS_TABLE_PRIVILEGE({literal(str(table))}, {literal(privilege)})")
-    return bool(may)
-
-
-#: How long the server may take to end a session: it rolls back first.
-_GONE_SECONDS = 30.0
+#: How long the server may take to end a session, which rolls back first.
+_END_SECONDS = 30.0
 _POLL_SECONDS = 0.05
 
 
-def end_sessions(session: VerticaClient, label: str, *, and_longer: bool = False) -> None:
-    """End the sessions with this label, but for one's own, and wait until they are gone.
+def end_sessions(client: VerticaClient, label: str, *, and_longer: bool = False) -> None:
+    """End the other sessions with this label, and wait until they are gone.
 
-    With `and_longer` also those whose label goes on with a colon. A user who is not dbadmin sees and ends his own.
-    Raise TargetError when they do not go within half a minute, or the session's timeout.
+    With `and_longer` also those whose label continues with a colon. A user who is not dbadmin sees and ends his own.
+    Raise TargetError when they do not end within half a minute, or the client's timeout.
     Source: https://docs.vertica.com/24.2.x/en/sql-reference/functions/management-functions/session-functions/close-session/
     """
     where = f"client_label = {literal(label)}"
     if and_longer:
         where += f" OR LEFT(client_label, {len(label) + 1}) = {literal(label + ':')}"
-    asked: set[str] = set()
+    closed: set[str] = set()
     refused = ""
-    until = time.monotonic() + min(_GONE_SECONDS, session.timeout)
-    while left := _sessions(session, where):
-        for session_id in left - asked:
-            refused = _close(session, session_id) or refused
-        asked |= left
+    until = time.monotonic() + min(_END_SECONDS, client.timeout)
+    while left := _sessions(client, where):
+        for session_id in left - closed:
+            try:
+                client.query(f"SELECT CLOSE_SESSION({literal(session_id)})")
+            except TargetRefusedError as error:
+                refused = f"({error})"  # or it has just ended
+        closed |= left
         if time.monotonic() > until:
             raise TargetError(f"{len(left)} sessions of {label} do not end {refused}".rstrip())
         time.sleep(_POLL_SECONDS)
 
 
-def _sessions(session: VerticaClient, where: str) -> set[str]:
+def _sessions(client: VerticaClient, where: str) -> set[str]:
     try:
-        rows = session.query(
+        rows = client.query(
             f"SELECT session_id FROM v_monitor.sessions WHERE ({where})"
-            f" AND client_label <> {literal(session.label)}"
+            f" AND client_label <> {literal(client.label)}"
         )
     except TargetRefusedError:
-        return set()  # who may not look at sessions can end none
+        return set()  # a user who may not see sessions cannot end any
     return {str(session_id) for (session_id,) in rows}
 
 
-def _close(session: VerticaClient, session_id: str) -> str:
-    """Ask for the end of a session; give why not. It may have gone by itself meanwhile."""
-    try:
-        session.query(f"SELECT CLOSE_SESSION({literal(session_id)})")
-    except TargetRefusedError as error:
-        return f"({error})"
-    return ""
-
-
 def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
-    """For each pair of bounds give a condition of the shards, and one of the bounds ("" for none).
+    """Yield, for each pair of bounds, a condition of the shards, and one of the bounds ("" for none).
 
-    Of a column by its name only, the type is not known: its bounds are the placeholders `<start>` and `<end>`.
+    A column that is a name has no known type: its bounds are the placeholders `<start>` and `<end>`.
     """
     by_bounds: dict[str, list[str]] = {}
-    for one in slices:
-        by_bounds.setdefault(_bounds(one, slice_by), []).append(one.shard)
+    for slice in slices:
+        by_bounds.setdefault(_bounds(slice, slice_by), []).append(slice.shard)
     for bounds, shards in by_bounds.items():
         yield of_shards(shards), bounds
 
 
+def literals(texts: Sequence[str]) -> str:
+    """Return texts as a list for IN."""
+    return ", ".join(map(literal, texts))
+
+
 def of_shards(shards: Sequence[str]) -> str:
-    """Give the condition of the rows of these shards."""
+    """Return the condition of the rows of these shards."""
     return f"etl_source IN ({literals(shards)})"
 
 
-def _bounds(one: Slice, slice_by: Column | str | None) -> str:
+def _bounds(slice: Slice, slice_by: Column | str | None) -> str:
     if slice_by is None:
         return ""
     if isinstance(slice_by, str):
         return _between(slice_by, "<start>", "<end>")
     kind = slice_by.kind
     zoned = kind is Kind.TIMESTAMPTZ
-    start, end = (one.start_at, one.end_at) if zoned else (one.start, one.end)
+    start, end = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
     if start is None or end is None:
-        raise TargetError(f"the slice {one.day} of {one.shard} has no bounds")
+        raise TargetError(f"the slice {slice.day} of {slice.shard} has no bounds")
     return _between(slice_by.name, _moment(start, kind), _moment(end, kind))
 
 
 def _between(column: str, start: str, end: str) -> str:
-    return f"{quote(column)} >= {start} AND {quote(column)} < {end}"
+    return f"{quote_name(column)} >= {start} AND {quote_name(column)} < {end}"
 
 
 def _moment(bound: datetime, kind: Kind) -> str:
@@ -277,6 +268,5 @@ def _moment(bound: datetime, kind: Kind) -> str:
         # The first date whose midnight is not before the bound.
         bound += timedelta(days=1) - timedelta(microseconds=1)
         return f"DATE {literal(bound.date().isoformat())}"
-    if kind is Kind.TIMESTAMPTZ:
-        return f"TIMESTAMPTZ {literal(bound.isoformat(sep=' '))}"
-    return f"TIMESTAMP {literal(bound.isoformat(sep=' '))}"
+    type_ = "TIMESTAMPTZ" if kind is Kind.TIMESTAMPTZ else "TIMESTAMP"
+    return f"{type_} {literal(bound.isoformat(sep=' '))}"

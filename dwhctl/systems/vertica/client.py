@@ -1,12 +1,12 @@
-"""Vertica through vertica-python: sessions that never hang without end, and what its errors mean.
+"""Connect to Vertica through vertica-python, with a timeout for every wait.
 
-What the driver does not do by itself, and is done here (seen with vertica-python 1.4.0):
+This module changes the driver (vertica-python 1.4.0) in these points:
 
-- It opens a new connection, and waits on it for ever, when it loses one in COPY, in `close` and in `cancel`. Here a
-  lost connection stays lost.
-- It leaves TCP_NODELAY off: each small COPY then stalls for 44 ms.
-- It hides the errors of every result but the first: here each answer is read to its end.
-- Its `connection_timeout` bounds connecting and every later wait alike: here there are two bounds.
+- The driver connects again, and waits without a timeout, when it loses a connection in COPY, `close` and `cancel`. Here
+  a lost connection stays lost.
+- It leaves TCP_NODELAY off: each small COPY then takes 44 ms longer.
+- It hides the errors of every result but the first. Here each answer is read to its end.
+- Its `connection_timeout` limits connecting and every later wait alike. Here there are two limits.
 """
 
 from __future__ import annotations
@@ -30,67 +30,60 @@ from dwhctl.systems.vertica.errors import connect_error, lost, translate_error
 from dwhctl.systems.vertica.types import answer_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from datetime import timedelta
-    from typing import Protocol
 
+    from dwhctl.systems.vertica.staging import BatchStream
     from dwhctl.systems.vertica.system import VerticaConnection
-
-    class Stream(Protocol):
-        """What COPY reads its bytes from."""
-
-        def read(self, size: int) -> bytes:
-            """Give some bytes; none at the end."""
 
 
 _CHUNK_BYTES = 2**20
 _ERROR_RESPONSE: bytes = messages.ErrorResponse.message_id
-_GOODBYE_SECONDS = 1.0
-# A peer that is gone is noticed within a minute, whatever is waited for.
+_CLOSE_SECONDS = 1.0
+# Detect a dead peer within a minute.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
 class VerticaClient:
-    """One connection to Vertica, used by one thread; `interrupt` may be called from another.
+    """One connection to Vertica without autocommit, used by one thread. A network error closes it.
 
-    It does not connect before `open`. Autocommit is off. A network error ends it for good.
+    `label` is that of its session on the server; `timeout` limits every wait for an answer.
     """
 
     def __init__(self, connection: VerticaConnection, label: str, timeout: timedelta) -> None:
         self.label = label
         self._connection = connection
-        #: How long an answer is waited for, seconds.
         self.timeout = timeout.total_seconds()
         self._wire: _Wire | None = None
         self._interrupted = False
-        #: The socket in use, and the server's last error answer: the driver's connection sets them.
+        #: The open socket, and the server's last error: the driver's connection sets them.
         self.socket: net.socket | None = None
         self.refusal: Any = None
 
     def open(self) -> None:
-        """Connect to the first of the hosts that answers, beginning with any of them.
+        """Connect to the first of the hosts that answers, in random order.
 
-        Raise LoginRefusedError, ConnectError when no host takes another session, TlsError when TLS is why on all of
-        them, TargetRefusedError for a database that is not there.
+        Raise LoginRefusedError, ConnectError when no host accepts the session, TlsError when all of them fail over TLS,
+        TargetRefusedError when the database does not exist.
         """
         hosts = list(self._connection.addresses)
         first = random.randrange(len(hosts))  # noqa: S311
-        reasons: list[ConnectError] = []
+        failures: list[ConnectError] = []
         for host, port in hosts[first:] + hosts[:first]:
             try:
                 return self._connect(host, port)
             except ConnectError as error:
                 if self._interrupted:
                     raise TargetError("interrupted") from error
-                reasons.append(error)
-        kind = TlsError if all(isinstance(each, TlsError) for each in reasons) else ConnectError
-        raise kind("; ".join(map(str, reasons)), connection=self._connection.name)
+                failures.append(error)
+        kind = TlsError if all(isinstance(failure, TlsError) for failure in failures) else ConnectError
+        raise kind("; ".join(map(str, failures)), connection=self._connection.name)
 
     def _connect(self, host: str, port: int) -> None:
         self.refusal = None
         try:
             if (authorities := self._connection.tls_cafile) is not None:
-                read_bytes(authorities)  # ssl itself waits for ever at a FIFO
+                read_bytes(authorities)  # ssl would wait on a FIFO without a timeout
             self._wire = _Wire(self, self._options(host, port))
             self._wire.socket.settimeout(self.timeout)
         except Exception as error:
@@ -134,70 +127,67 @@ class VerticaClient:
         raise problem
 
     def query(self, sql: str) -> list[list[Any]]:
-        """Run one statement and give the rows of its answer. Raise AttemptError."""
+        """Run one statement and return the rows of its first result. Raise AttemptError."""
         return self._query(sql)[1]
 
     def dicts(self, sql: str) -> list[dict[str, Any]]:
-        """Run one statement and give the rows of its answer by column name. Raise AttemptError."""
-        names, rows = self._query(sql)
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        """Run one statement and return its rows by column name. Raise AttemptError."""
+        columns, rows = self._query(sql)
+        return [dict(zip([str(column.name) for column in columns], row, strict=True)) for row in rows]
 
     def declared(self, sql: str) -> list[tuple[str, str]]:
-        """Run one statement and give name and type of its answer's columns. Raise AttemptError."""
-        with self._translate_error():
-            cursor = self._driver().cursor()
-            cursor.execute(sql)
-            columns = [(str(column.name), answer_type(column)) for column in cursor.description or ()]
-            cursor.fetchall()
-            return columns
+        """Run one statement and return name and type of its columns. Raise AttemptError."""
+        columns, _ = self._query(sql)
+        return [(str(column.name), answer_type(column)) for column in columns]
 
-    def _query(self, sql: str) -> tuple[list[str], list[list[Any]]]:
-        with self._translate_error():
-            cursor = self._driver().cursor()
-            cursor.execute(sql)
-            names = [str(column.name) for column in cursor.description or ()]
+    def _query(self, sql: str) -> tuple[list[Any], list[list[Any]]]:
+        with self._executed(sql) as cursor:
+            columns = list(cursor.description or ())
             rows: list[list[Any]] = cursor.fetchall()
-            while cursor.nextset():
-                cursor.fetchall()
-            return names, rows
+            _read_to_end(cursor)
+            return columns, rows
 
-    def answers(self, sql: str, rows: int) -> Iterator[tuple[tuple[str, ...], Iterator[list[list[Any]]]]]:
-        """Run one statement; give of each of its answers the columns, and the rows as they come, so many at once.
+    def results(self, sql: str, rows: int) -> Iterator[tuple[tuple[str, ...], Iterator[list[list[Any]]]]]:
+        """Run one statement; yield the columns of each result, and its rows in batches of at most `rows`.
 
-        The rows of an answer must be taken before the next answer is. Raise AttemptError.
+        The rows of a result must be read before the next result is. Raise AttemptError.
         """
-        with self._translate_error():
-            cursor = self._driver().cursor()
-            cursor.execute(sql)
+        with self._executed(sql) as cursor:
             more = True
             while more:
                 yield (
                     tuple(str(column.name) for column in cursor.description or ()),
-                    self._pieces(cursor, rows),
+                    self._batches(cursor, rows),
                 )
                 more = cursor.nextset()
 
-    def _pieces(self, cursor: Any, rows: int) -> Iterator[list[list[Any]]]:
+    def _batches(self, cursor: Any, rows: int) -> Iterator[list[list[Any]]]:
         with self._translate_error():
-            while piece := cursor.fetchmany(rows):
-                yield piece
+            while batch := cursor.fetchmany(rows):
+                yield batch
 
-    def copy(self, sql: str, stream: Stream) -> None:
-        """Run one `COPY ... FROM STDIN` with the bytes that the stream gives. Raise AttemptError.
+    def copy(self, sql: str, stream: BatchStream) -> None:
+        """Run one `COPY ... FROM STDIN` with the bytes of the stream. Raise AttemptError.
 
-        The text of an exception that the stream raises goes to the server's log.
+        The driver sends the text of an exception of the stream to the server's log.
         """
         with self._translate_error():
             cursor = self._driver().cursor()
             cursor.copy(sql, stream, buffer_size=_CHUNK_BYTES)
             cursor.fetchall()
-            while cursor.nextset():
-                cursor.fetchall()
+            _read_to_end(cursor)
+
+    @contextmanager
+    def _executed(self, sql: str) -> Iterator[Any]:
+        with self._translate_error():
+            cursor = self._driver().cursor()
+            cursor.execute(sql)
+            yield cursor
 
     def has_refused(self) -> bool:
-        """Tell, in the middle of a COPY, whether the server has answered with an error: it reads no more rows then.
+        """Return whether the server has answered a running COPY with an error: it reads no more rows then.
 
-        Over TLS there is no looking ahead, and the answer is no.
+        Always False over TLS, where the answer cannot be read in advance.
         """
         if self.socket is None or self.socket.fileno() < 0 or isinstance(self.socket, ssl.SSLSocket):
             return False
@@ -208,7 +198,7 @@ class VerticaClient:
         return False
 
     def interrupt(self) -> None:
-        """From another thread, for good: whatever this session waits for fails at once."""
+        """Fail every wait of this connection at once and from now on. Called from another thread."""
         self._interrupted = True
         if (there := self.socket) is not None:
             # Not through SSLSocket, which would take the lock that the reading thread holds.
@@ -216,16 +206,13 @@ class VerticaClient:
                 net.socket.shutdown(there, net.SHUT_RDWR)
 
     def close(self) -> None:
-        """Say goodbye and wait, for a second at most, until the server has ended the session; twice is once.
-
-        What was not committed is rolled back.
-        """
+        """End the session, which rolls back, and wait for the server for a second at most. Idempotent."""
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
 
     def break_off(self) -> None:
-        """Close without a word: for a session in the middle of a COPY."""
+        """Close the socket without ending the session: for a connection in the middle of a COPY."""
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close_socket()
@@ -242,13 +229,18 @@ class VerticaClient:
         except driver_errors.QueryError as error:
             raise translate_error(error) from error
         except driver_errors.DataError as error:
-            # The rows of a COPY ended by an exception; the server was told so, and is ready for more.
+            # The stream of a COPY raised: the driver has sent that, and the connection is usable.
             raise TargetError("the rows ended by an error") from error
         except (driver_errors.Error, OSError) as error:
             self.break_off()
             if self._interrupted:
                 raise TargetError("interrupted") from error
             raise lost(error, self._connection.name, self.timeout) from error
+
+
+def _read_to_end(cursor: Any) -> None:
+    while cursor.nextset():
+        cursor.fetchall()
 
 
 def _set_options(made: net.socket) -> None:
@@ -260,7 +252,7 @@ def _set_options(made: net.socket) -> None:
 
 
 class _Wire(vertica_python.Connection):  # type: ignore[misc]
-    """The driver's connection, which connects once and never again.
+    """The driver's connection, which connects once only.
 
     It overrides only methods without an underscore; a unit test checks that the driver still calls them.
     """
@@ -269,8 +261,8 @@ class _Wire(vertica_python.Connection):  # type: ignore[misc]
     socket_as_file: Any
     parameters: dict[str, Any]
 
-    def __init__(self, session: VerticaClient, options: dict[str, Any]) -> None:
-        self._session = session
+    def __init__(self, client: VerticaClient, options: dict[str, Any]) -> None:
+        self._client = client
         self._connected = False
         # The driver would turn notices into Python warnings.
         self.notice_handler = lambda _notice: None
@@ -284,7 +276,7 @@ class _Wire(vertica_python.Connection):  # type: ignore[misc]
         if self._connected:
             raise driver_errors.ConnectionError("the connection is lost")
         self._connected = True
-        return self._session.socket_to(self.options["host"], self.options["port"])
+        return self._client.socket_to(self.options["host"], self.options["port"])
 
     def enable_ssl(self, raw_socket: net.socket, ssl_context: ssl.SSLContext, force: bool) -> net.socket:
         try:
@@ -293,31 +285,31 @@ class _Wire(vertica_python.Connection):  # type: ignore[misc]
             if force:
                 raise
             return raw_socket
-        self._session.socket = secured
+        self._client.socket = secured
         return secured  # type: ignore[no-any-return]
 
     def read_message(self) -> Any:
         message = super().read_message()
         if isinstance(message, messages.ErrorResponse):
-            self._session.refusal = message
+            self._client.refusal = message
         return message
 
     def reset_values(self) -> None:
-        """Keep what is known of the address: the driver would resolve it for a new connection."""
+        """Keep the resolved address, which the driver would drop for a new connection."""
         self.parameters = {}
         self.session_id = self.backend_pid = self.backend_key = self.transaction_status = None
         self.socket = self.socket_as_file = None
 
     def cancel(self) -> Never:
-        """What the driver does on Ctrl-C: it would open another connection and then wait for the answer."""
+        """Raise: on Ctrl-C the driver would open another connection and wait for its answer."""
         raise KeyboardInterrupt
 
     def close(self) -> None:
         if self.socket is None:
             return
-        until = time.monotonic() + _GOODBYE_SECONDS
+        until = time.monotonic() + _CLOSE_SECONDS
         with suppress(OSError):
-            self.socket.settimeout(_GOODBYE_SECONDS)
+            self.socket.settimeout(_CLOSE_SECONDS)
             self.socket.sendall(messages.Terminate().get_message())
             while self.socket.recv(65_536) and time.monotonic() < until:
                 pass
@@ -326,18 +318,3 @@ class _Wire(vertica_python.Connection):  # type: ignore[misc]
     def close_socket(self) -> None:
         with suppress(OSError):
             super().close_socket()
-
-
-def quote(name: str) -> str:
-    """Quote a name for SQL: a dot in it is a letter like any other."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Give a text as a literal: a backslash in it is a character like any other."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def literals(texts: Sequence[str]) -> str:
-    """Give texts as a list for IN."""
-    return ", ".join(map(literal, texts))

@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from dwhctl.systems.vertica.system import VerticaConnection
 
 #: Source: https://docs.vertica.com/24.4.x/en/sql-reference/statements/set-statements/set-session-characteristics-as-transaction
-#: "Setting the transaction session mode to read-only does not prevent all write operations": so the first word counts
-#: as well.
+#: "Setting the transaction session mode to read-only does not prevent all write operations": so the first word is
+#: checked as well.
 _READ_ONLY = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
 _SKIPPED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", re.DOTALL)
 _INTO = re.compile(r"\binto\b", re.IGNORECASE)
-_FOR_EVER = timedelta(days=7)
-#: Where the server may see the end of a comment, or of a text with a semicolon in it, before or after this reader.
+_NO_TIMEOUT = timedelta(days=7)
+#: Where the server may end a comment, or a text with a semicolon in it, elsewhere than dwhctl does.
 _UNCLEAR_COMMENT = re.compile(r"/\*(?:(?!\*/).)*/\*", re.DOTALL)
 _UNCLEAR_TEXT = re.compile(r"[\\\[$#`]")
 
 
 class VerticaCursor(Cursor):
-    """A Vertica session. Read only is the session's transactions, and what begins with a word that reads.
+    """A Vertica session. Without `write` its transactions are read-only, and a statement begins with a word that reads.
 
-    The driver sends whatever it is given, several statements too: what may be read as several is refused. A
-    meta-function with an effect of its own (CLOSE_SESSION, DROP_PARTITIONS) is not held back.
+    The driver would send several statements at once: text that may be several is refused. A meta-function with an
+    effect of its own (CLOSE_SESSION, DROP_PARTITIONS) is not prevented.
     """
 
     reading = frozenset({"SELECT", "WITH", "SHOW", "EXPLAIN", "AT", "VALUES"})
 
     def __init__(self, connection: VerticaConnection, *, write: bool, timeout: timedelta | None) -> None:
         super().__init__(write=write)
-        self._session = VerticaClient(connection, f"dwhctl-query:{os.getpid()}", timeout or _FOR_EVER)
+        self._client = VerticaClient(connection, f"dwhctl-query:{os.getpid()}", timeout or _NO_TIMEOUT)
 
     def statements(self, sql: str) -> list[str]:
-        """Split into statements; without `write` refuse INTO, and what may be read in another way."""
+        """Split into statements; without `write` refuse INTO and ambiguous text."""
         statements = super().statements(sql)
         for statement in () if self.write else statements:
             if _INTO.search(_SKIPPED.sub(" ", statement)):
@@ -59,24 +59,24 @@ class VerticaCursor(Cursor):
         return statements
 
     def open(self) -> None:
-        self._session.open()
+        self._client.open()
         if not self.write:
-            self._session.query(_READ_ONLY)
-            # It holds for transactions that begin after it, and that statement may have begun one.
-            self._session.query("ROLLBACK")
+            self._client.query(_READ_ONLY)
+            # It applies to later transactions, and the statement may have begun one.
+            self._client.query("ROLLBACK")
 
     def begin(self) -> None:
-        """Nothing to do: without autocommit every statement is part of a transaction."""
+        """Do nothing: without autocommit every statement is part of a transaction."""
 
     def execute(self, sql: str, rows: int) -> Iterator[StatementResult]:
-        for columns, batches in self._session.answers(sql, rows):
+        for columns, batches in self._client.results(sql, rows):
             yield StatementResult(columns, batches)
 
     def commit(self) -> None:
-        self._session.query("COMMIT")
+        self._client.query("COMMIT")
 
     def interrupt(self) -> None:
-        self._session.interrupt()
+        self._client.interrupt()
 
     def close(self) -> None:
-        self._session.close()
+        self._client.close()

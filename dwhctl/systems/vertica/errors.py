@@ -1,4 +1,4 @@
-"""What Vertica's errors mean, by SQLSTATE: who refused what, and whether it may go away by itself."""
+"""Translate Vertica's errors by their SQLSTATE: refused, or worth another attempt."""
 
 from __future__ import annotations
 
@@ -23,16 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 #: SQLSTATEs by their names in the driver's errors.py.
-MISSING = ("3F000", "42V01")
-"""A schema or table that is not there."""
+MISSING = ("3F000", "42V01")  # a schema or a table
 MISSING_COLUMN = "42703"
 EXISTS_ALREADY, COLUMN_EXISTS = "42710", "42701"
 COPY_REJECTED = "22V04"
 LOCK_TIMEOUT = "55V03"
 
-#: Classes of SQLSTATEs that say the same however often one tries: not supported, wrong values, broken constraints,
-#: wrong names, no permission, syntax.
-#: Source: https://docs.vertica.com/24.2.x/en/error-codes/
+#: Classes of SQLSTATEs that every later attempt meets too: not supported, wrong values, broken constraints, wrong
+#: names, no permission, syntax. Source: https://docs.vertica.com/24.2.x/en/error-codes/
 _PERMANENT_CLASSES = (
     "0A",
     "0L",
@@ -50,19 +48,18 @@ _PERMANENT_CLASSES = (
     "42",
     "44",
 )
-
 _ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION}
 _LOGIN_CLASS, _MISSING_DATABASE = "28", "3D000"
 
 
 def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
-    """Tell whether the error came from Vertica with one of these SQLSTATEs."""
+    """Return whether Vertica raised the error with one of these SQLSTATEs."""
     cause = error.__cause__
     return isinstance(cause, driver_errors.QueryError) and cause.sqlstate in sqlstates
 
 
 def translate_error(error: Any) -> AttemptError:
-    """Tell what the answer to a statement means."""
+    """Return the error that Vertica's answer to a statement means."""
     sqlstate = error.sqlstate or ""
     text = words(error)
     if sqlstate == LOCK_TIMEOUT:
@@ -75,7 +72,7 @@ def translate_error(error: Any) -> AttemptError:
 
 
 def words(error: Any) -> str:
-    """Give Vertica's message in one line with its SQLSTATE and number; never the statement."""
+    """Return Vertica's message in one line with its SQLSTATE and number, without the statement."""
     message = " ".join((error.message or type(error).__name__).split())
     marks = [f"SQLSTATE {error.sqlstate}"] if error.sqlstate else []
     marks += [f"error {error.error_code}"] if error.error_code else []
@@ -83,7 +80,7 @@ def words(error: Any) -> str:
 
 
 def rejection(error: BaseException) -> tuple[int | None, str] | None:
-    """For a row that COPY rejected give its number, from 1, and the reason without the value."""
+    """Return the number (from 1) of a row that COPY rejected, and the reason without the value."""
     cause = error.__cause__
     if not isinstance(cause, driver_errors.QueryError) or cause.sqlstate != COPY_REJECTED:
         return None
@@ -96,18 +93,15 @@ def rejection(error: BaseException) -> tuple[int | None, str] | None:
 def connect_error(
     error: Exception, refusal: Any, address: str, name: str, tls_remedy: str | None = None
 ) -> AttemptError:
-    """Tell why a session could not be opened; `refusal` is the server's own answer, if it gave one.
-
-    `tls_remedy` says what to do when TLS is the reason.
-    """
+    """Return why a connection failed: by the server's answer `refusal`, if any, or by TLS, with a remedy."""
     if refusal is None:
-        said = _network_words(error)
+        text = _network_words(error)
         if tls_remedy is not None:
-            return TlsError(f"connection {name}, {address}: {said}; {tls_remedy}", connection=name)
-        # The driver finds out by itself that a password has expired.
+            return TlsError(f"connection {name}, {address}: {text}; {tls_remedy}", connection=name)
+        # The driver reports an expired password without an answer of the server.
         expired = isinstance(error, driver_errors.ConnectionError) and "has expired" in str(error)
         kind = LoginRefusedError if expired else ConnectError
-        return kind(f"connection {name}, {address}: {said}", connection=name)
+        return kind(f"connection {name}, {address}: {text}", connection=name)
     text = f"connection {name}, {address}: {words(refusal)}"
     if (refusal.sqlstate or "").startswith(_LOGIN_CLASS):
         return LoginRefusedError(text, connection=name)
@@ -117,9 +111,9 @@ def connect_error(
 
 
 def lost(error: BaseException, name: str, timeout: float) -> TargetError:
-    """Tell how a connection was lost."""
+    """Return the error of a lost connection."""
     first = error
-    # In COPY the driver complains of what it did about the loss; the loss itself came before.
+    # In COPY the driver raises what it did after the loss; the loss is in its context.
     while isinstance(first.__context__, driver_errors.ConnectionError | OSError):
         first = first.__context__
     if "timed out" in str(first):

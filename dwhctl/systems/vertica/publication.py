@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.sql_inspection import SqlInspection, held_values_sql, read_held_values
+from dwhctl.systems.base.fingerprint import literal
+from dwhctl.systems.base.fingerprint import quote_name as quote
+from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,
@@ -33,9 +35,9 @@ from dwhctl.systems.vertica.catalog import (
     described_column,
     existing_columns,
     filled_columns,
+    literals,
     of_shards,
 )
-from dwhctl.systems.vertica.client import literal, literals, quote
 from dwhctl.systems.vertica.errors import MISSING, is_sqlstate
 from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
 
@@ -263,7 +265,7 @@ _LOCALE = "SET LOCALE TO 'en_US@collation=binary'"
 _OTHER_OCTETS, _FRAME_OCTETS = 100, 10
 
 
-class VerticaInspection(SqlInspection):
+class VerticaInspection(Inspection):
     """Looks at a table in one session. `slice_by` is the column by which it is sliced."""
 
     def __init__(self, session: VerticaClient, table: TableName, slice_by: Column | None) -> None:
@@ -298,9 +300,6 @@ class VerticaInspection(SqlInspection):
 
     def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
         return [literal(text) for text in texts], {}
-
-    def _quoted(self, name: str) -> str:
-        return quote(name)
 
 
 def _check_octets(columns: Sequence[Column]) -> None:

@@ -1,8 +1,9 @@
-"""Stage one slice in Vertica: one session, one COPY that pulls the batches as it sends them."""
+"""Stage one slice in Vertica: one session, one COPY that reads the batches as it sends them."""
 
 from __future__ import annotations
 
 import binascii
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -11,9 +12,9 @@ import pyarrow.compute as pc
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
+from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import Stage
 from dwhctl.systems.vertica.catalog import TOKEN, TableName
-from dwhctl.systems.vertica.client import literal, quote
 from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, rejection
 from dwhctl.systems.vertica.publication import gone
 
@@ -24,27 +25,27 @@ if TYPE_CHECKING:
     from dwhctl.systems.vertica.client import VerticaClient
 
 
-#: How the bytes are to be read; in the order of Vertica's own grammar. What follows in COPY is what to do with them.
+#: The format of the bytes, in the order of Vertica's grammar.
 #: Source: https://www.vertica.com/docs/9.2.x/HTML/Content/Authoring/SQLReferenceManual/Statements/COPY/COPY.htm
 OPTIONS = r"DELIMITER '|' NULL '' ESCAPE AS E'\\' ENCLOSED BY '''' RECORD TERMINATOR E'\n'"
 
 #: About how many bytes of a batch are written at a time.
 _PIECE_BYTES = 2**20
 
-# The backslash comes first: those that are put before the others are not doubled.
+# The backslash is first: those that escape the others are not escaped again.
 _ESCAPED = ("\\", "'", "|", "\n")
 
 
 class CopyEncoder:
-    """Writes the rows of batches that have these columns, and a token at the end of each row."""
+    """Writes the rows of batches of these columns, with a token at the end of each row."""
 
     def __init__(self, columns: Sequence[Column], token: str) -> None:
         self._names = [column.name for column in columns]
         self._writers = [(_writer(column), column.kind is Kind.TEXT) for column in columns]
-        self._end = f"'{_escaped_text(token)}'\n"
+        self._end = f"'{_escaped(pa.scalar(token))}'\n"
 
     def pieces(self, batch: pa.RecordBatch) -> Iterator[bytes]:
-        """Write a batch, about a megabyte at a time. Raise ValueError when its columns are others."""
+        """Yield a batch's bytes, about a megabyte at a time. Raise ValueError when its columns differ."""
         if batch.schema.names != self._names:
             raise ValueError(f"the batch has the columns {batch.schema.names}, not {self._names}")
         rows = max(1, batch.num_rows * _PIECE_BYTES // max(1, batch.nbytes))
@@ -52,7 +53,7 @@ class CopyEncoder:
             yield self._rows(batch.slice(start, rows))
 
     def _rows(self, batch: pa.RecordBatch) -> bytes:
-        """Put the cells of each row together; the rows then lie one after another in one buffer."""
+        """Join the cells of each row; Arrow then has all rows in one buffer."""
         parts: list[pa.Array | str] = []
         literal = ""
         for array, (write, enclosed) in zip(batch.columns, self._writers, strict=True):
@@ -68,7 +69,7 @@ class CopyEncoder:
 
 
 def _writer(column: Column) -> Callable[[pa.Array], pa.Array]:
-    """Give what turns a column's values into their texts; NULL stays NULL."""
+    """Return the function that writes a column's values as texts; NULL stays NULL."""
     special: dict[Kind, Callable[[pa.Array], pa.Array]] = {
         Kind.TEXT: _escaped,
         Kind.BINARY: _hex,
@@ -84,12 +85,6 @@ def _escaped(array: pa.Array) -> pa.Array:
     for special in _ESCAPED:
         array = pc.replace_substring(array, special, "\\" + special)
     return array
-
-
-def _escaped_text(text: str) -> str:
-    for special in _ESCAPED:
-        text = text.replace(special, "\\" + special)
-    return text
 
 
 def _hex(array: pa.Array) -> pa.Array:
@@ -110,7 +105,7 @@ def _plain_decimals(array: pa.Array) -> pa.Array:
 
 
 def _with_point(array: pa.Array) -> pa.Array:
-    """Write decimals from their digits as whole numbers: the point is put in where the scale says."""
+    """Write decimals as whole numbers, and insert the point by the scale."""
     type_, scale = array.type, array.type.scale
     whole_type = (
         pa.decimal128(38, 0) if type_.byte_width == pa.decimal128(1).byte_width else pa.decimal256(76, 0)
@@ -142,7 +137,7 @@ def _offsets(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def _data(array: pa.Array) -> memoryview:
-    """Give the bytes of a string or binary array's values, one after another."""
+    """Return the concatenated values of a string or binary array."""
     offsets = _offsets(array)
     data = array.buffers()[2]
     return memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]
@@ -153,46 +148,44 @@ def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.A
     return pc.if_else(pc.is_valid(array), texts, pa.scalar(None, pa.string())) if array.null_count else texts
 
 
-#: How many suspects of doubled keys are looked at.
-_SUSPECTS = 10
+#: How many duplicate hash_ids are checked for a duplicate key.
+_CANDIDATES = 10
 
 
+@dataclass
 class VerticaStage(Stage):
     """The rows of one slice in the group's staging table, under their token.
 
-    It connects when there is something to write, and commits when its block is left without an error: what is left by
-    an error is rolled back with the session. It never makes the table: where it is gone, the run is dead.
+    It connects to write, commits when its block ends without an error, and else rolls back. It never creates the table:
+    where that is missing, the run has ended.
     """
 
-    def __init__(
-        self, session: VerticaClient, table: TableName, token: str, columns: Sequence[Column]
-    ) -> None:
-        self._session = session
-        self._table = table
-        self._token = token
-        self._columns = columns
-        self._written = False
+    _client: VerticaClient
+    _table: TableName
+    _token: str
+    _columns: Sequence[Column]
+    _written: bool = False
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         encoder = CopyEncoder(self._columns, self._token)
-        stream = BatchStream(batches, encoder, self._session.has_refused)
-        self._session.open()
+        stream = BatchStream(batches, encoder, self._client.has_refused)
+        self._client.open()
         try:
-            self._session.copy(self._copy_statement(), stream)
+            self._client.copy(self._copy_statement(), stream)
         except AttemptError as error:
             if stream.failure is None:
                 raise self._translate_error(error) from error
         if stream.failure is not None:
             raise stream.failure
         if stream.stopped:
-            raise StagingError(f"{self._table}: the server broke the COPY off without an error")
+            raise StagingError(f"{self._table}: the server ended the COPY without an error")
         self._check_counts(stream.rows)
         self._written = True
         return stream.bytes
 
     def _copy_statement(self) -> str:
         columns = [
-            quote(column.name) + (" FORMAT 'hex'" if column.kind is Kind.BINARY else "")
+            quote_name(column.name) + (" FORMAT 'hex'" if column.kind is Kind.BINARY else "")
             for column in self._columns
         ]
         return (
@@ -213,7 +206,7 @@ class VerticaStage(Stage):
         return error
 
     def _check_counts(self, sent: int) -> None:
-        ((accepted, rejected),) = self._session.query(
+        ((accepted, rejected),) = self._client.query(
             "SELECT GET_NUM_ACCEPTED_ROWS(), GET_NUM_REJECTED_ROWS()"
         )
         if (accepted, rejected) != (sent, 0):
@@ -222,23 +215,23 @@ class VerticaStage(Stage):
             )
 
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
-        """Group by hash_id first: eight bytes a row for the warehouse to compare."""
+        """Group by hash_id first: the warehouse compares eight bytes a row."""
         staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
-        suspects = self._session.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {_SUSPECTS}"
+        candidates = self._client.query(
+            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {_CANDIDATES}"
         )
-        if not suspects:
+        if not candidates:
             return None
-        names = ", ".join(map(quote, key))
-        ids = ", ".join(str(int(hash_id)) for (hash_id,) in suspects)
-        self._session.query("SET TIME ZONE TO 'UTC'")
-        found = self._session.query(
+        names = ", ".join(map(quote_name, key))
+        ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
+        self._client.query("SET TIME ZONE TO 'UTC'")
+        found = self._client.query(
             f"SELECT {names} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1"
         )
         return tuple(found[0]) if found else None
 
     def discard(self) -> None:
-        self._session.close()
+        self._client.close()
 
     def __enter__(self) -> Self:
         return self
@@ -246,16 +239,16 @@ class VerticaStage(Stage):
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         try:
             if kind is None and self._written:
-                self._session.query("COMMIT")
+                self._client.query("COMMIT")
         finally:
-            self._session.close()
+            self._client.close()
 
 
 class BatchStream:
-    """What COPY reads its bytes from: it pulls a batch when the one before is sent.
+    """The bytes of a COPY: it reads a batch when the one before is sent.
 
-    An exception out of the batches is kept in `failure`; the driver, which tells it to the server, gets another. The
-    driver does not look for an answer before the stream has ended: it ends early when the server `has_refused`.
+    An exception of the batches is kept in `failure`; the driver, which sends its text to the server, gets another. The
+    driver reads no answer before the stream ends, so the stream ends early when the server `has_refused`.
     """
 
     def __init__(
@@ -269,7 +262,7 @@ class BatchStream:
         self.failure: Exception | None = None
 
     def read(self, _size: int) -> bytes:
-        """Give some bytes, about as many as one message to the server takes; none at the end."""
+        """Return about as many bytes as one message to the server holds; none at the end."""
         if self._has_refused():
             self.stopped = True
             return b""

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.alerts import message as telegram_html
+from dwhctl.alerts import telegram as telegram_html
+from dwhctl.alerts.channels import render
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
-from dwhctl.alerts.message import TEMPLATES, Message, read, render
+from dwhctl.alerts.message import TEMPLATES, Message
+from dwhctl.alerts.smtp import read
 from dwhctl.check.offline import _of_alert
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.masking import MASKED

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dwhctl.alerts.state import Fact, HeldInARow, Told, ToldDirectly
+from dwhctl.alerts.state import FailureKey, HeldInARow, LocalState, Notified
 from dwhctl.core import files
 from dwhctl.runtime.locks import Holder, Lock
 from dwhctl.runtime.slots import Slots
@@ -196,22 +196,22 @@ def test_marks_and_counts_go_through_no_link(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_was_told_directly_bears_every_file(tmp_path: Path, text: str) -> None:
-    told = ToldDirectly(tmp_path)
-    fact = Fact("orders", "dwh", "ConnectError")
-    at = Told(datetime(2020, 7, 14, tzinfo=UTC))
-    told.remember("chat", "dwhctl load", {fact: at})
-    assert told.of("chat", "dwhctl load") == {fact: at}
+    local = LocalState(tmp_path)
+    fact = FailureKey("orders", "dwh", "ConnectError")
+    at = Notified(datetime(2020, 7, 14, tzinfo=UTC))
+    local.write("chat", "dwhctl load", {fact: at})
+    assert local.read("chat", "dwhctl load") == {fact: at}
     [file] = (tmp_path / "alerts").glob("told-*.json")
     file.write_text(text)
-    assert told.of("chat", "dwhctl load") == {}
+    assert local.read("chat", "dwhctl load") == {}
     prey = tmp_path / "prey"
     prey.write_text("precious")
     file.with_suffix(f".{os.getpid()}").symlink_to(prey)
-    told.remember("chat", "dwhctl load", {fact: at})
+    local.write("chat", "dwhctl load", {fact: at})
     assert prey.read_text() == "precious"
     file.unlink()
     os.mkfifo(file)
-    assert told.of("chat", "dwhctl load") == {}
+    assert local.read("chat", "dwhctl load") == {}
 
 
 def test_a_folder_in_place_of_the_logs_is_no_defect(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.core import secrets
+from dwhctl.core import masking
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import Secret, mask
@@ -24,10 +24,10 @@ SERVER = '\n[connections.m]\ntype = "mssql"\nhost = "h"\nuser = "sa"\npassword =
 
 @pytest.fixture(autouse=True)
 def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(secrets, "_seen", set())
-    monkeypatch.setattr(secrets, "_pattern", None)
+    monkeypatch.setattr(masking, "_secrets", set())
+    monkeypatch.setattr(masking, "_masks", None)
     yield
-    secrets._pattern = None
+    masking._masks = None
 
 
 def password_of(root: Path, value: str) -> Secret:
@@ -129,8 +129,8 @@ def test_nothing_shows_a_secret(tmp_path: Path) -> None:
 
 def test_a_worker_masks_the_secrets_that_it_was_sent() -> None:
     sent = pickle.dumps(Secret("hunter2"))
-    secrets._seen.clear()
-    secrets._pattern = None
+    masking._secrets.clear()
+    masking._masks = None
     assert mask("hunter2") == "hunter2"
     assert pickle.loads(sent).reveal() == "hunter2"
     assert mask("hunter2") == MASKED

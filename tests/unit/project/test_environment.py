@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwhctl.core import secrets
+from dwhctl.core import masking
 from dwhctl.core.secrets import Secret
 from dwhctl.project.files import table_of_url
 from dwhctl.project.read import read_project
@@ -22,10 +22,10 @@ from tests.unit.projects import LOAD, MAIN, the_problem, write_project
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_remembered() -> Iterator[None]:
     """Made-up passwords must not be masked in the messages of other tests."""
-    before = set(secrets._seen)
+    before = set(masking._secrets)
     yield
-    secrets._seen.intersection_update(before)
-    secrets._pattern = None
+    masking._secrets.intersection_update(before)
+    masking._masks = None
 
 
 URL = "vertica://etl%40x:p%40ss%2Fword%3A1@host:5434/my%20db?tlsmode=require&max_connections=2&staging_schema=st"

@@ -17,7 +17,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwhctl.core import secrets
+from dwhctl.core import masking
 from dwhctl.core.errors import ConfigError
 from dwhctl.project.read import read_project
 from tests.cli_support import dwh
@@ -97,8 +97,8 @@ def put(tree: dict[str, Any], path: tuple[Any, ...], secret: str, how: str) -> d
 
 def said_by(root: Path, *arguments: str) -> str:
     """All that a command writes, with its traceback; masked is only what it reads itself."""
-    secrets._seen.clear()
-    secrets._pattern = None
+    masking._secrets.clear()
+    masking._masks = None
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         dwh("--debug", "--project", root, *arguments)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dwhctl.core.sql import named_blocks
 from dwhctl.sessions import Closing, LastSession, NewSession, Session, State, is_complete, successful
 from dwhctl.sessions.postgres_store import lock_key
 from dwhctl.sessions.schema import (
@@ -19,7 +20,6 @@ from dwhctl.sessions.schema import (
     indexes,
     misfits,
     missing,
-    parse_blocks,
     percent_style,
     read_statements,
 )
@@ -144,8 +144,8 @@ def test_the_columns_are_those_of_the_table_and_of_session() -> None:
 
 def test_blocks_lose_their_comments_and_binds_change_their_style() -> None:
     text = "-- a file\n-- name: one\n-- why\nSELECT :a::text, ':', 5 % 2\n-- name: two\nSELECT $columns\n"
-    blocks = parse_blocks(text)
-    assert blocks["two"] == f"SELECT {COLUMNS}"
+    blocks = named_blocks(text)
+    assert blocks["two"] == "SELECT $columns"
     assert percent_style(blocks["one"]) == "SELECT %(a)s::text, ':', 5 %% 2"
 
 
@@ -201,5 +201,5 @@ def test_what_is_not_there_or_must_be_filled_is_told() -> None:
     bare = [ExistingColumn("id", "integer", True, False, False), *columns_of(GOOD)[1:]]
     assert misfits(bare, typed=True) == [
         "id is not its primary key",
-        "its column id does not number by itself",
+        "its column id has no default that numbers new rows",
     ]

@@ -8,7 +8,7 @@ import pytest
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import remember
-from dwhctl.systems.mssql.errors import is_refused_login, query_error, read, refused, unreached
+from dwhctl.systems.mssql.errors import is_refused_login, read, refused, translate_error, unreached
 
 SEE = (
     "DB-Lib error message 20018, severity {}:\nGeneral SQL Server error: Check messages from the SQL Server\n"
@@ -57,14 +57,14 @@ def of_query(number: int, words: str, severity: int = 16) -> pymssql.Error:
     ],
 )
 def test_an_error_of_a_query(number: int, severity: int, kind: type[AttemptError]) -> None:
-    error = query_error(of_query(number, "Something is\nwrong.", severity))
+    error = translate_error(of_query(number, "Something is\nwrong.", severity))
     assert type(error) is kind
     assert str(error) == f"SQL Server {number}: Something is wrong."
 
 
 @pytest.mark.parametrize("number", [20003, 20004, 20006, 20017, 20047])
 def test_a_broken_connection_is_transient(number: int) -> None:
-    error = query_error(
+    error = translate_error(
         pymssql.OperationalError(number, f"DB-Lib error message {number}, severity 9:\nIt is gone\n".encode())
     )
     assert type(error) is SourceError
@@ -72,7 +72,7 @@ def test_a_broken_connection_is_transient(number: int) -> None:
 
 
 def test_a_dead_connection_is_transient() -> None:
-    assert type(query_error(pymssql.InterfaceError("Not connected to any MS SQL server"))) is SourceError
+    assert type(translate_error(pymssql.InterfaceError("Not connected to any MS SQL server"))) is SourceError
 
 
 @pytest.mark.parametrize("stale", [0, 18456, 17809])
@@ -108,7 +108,7 @@ def test_a_message_that_is_there_has_its_own_number() -> None:
 
 def test_no_text_holds_a_secret_or_a_second_line() -> None:
     remember("hunter2_x")
-    error = query_error(of_query(207, "Invalid column name\n'hunter2_x'."))
+    error = translate_error(of_query(207, "Invalid column name\n'hunter2_x'."))
     assert str(error) == f"SQL Server 207: Invalid column name '{MASKED}'."
     said = read(at_login(18456, f"hunter2_x{SEE.format(14)}"))
     shown = str(refused("mssql_0", "server a:1433, database hunter2_x,", "sa", said))
@@ -117,4 +117,4 @@ def test_no_text_holds_a_secret_or_a_second_line() -> None:
 
 
 def test_a_long_message_is_cut() -> None:
-    assert len(str(query_error(of_query(208, "x" * 5000)))) < 500
+    assert len(str(translate_error(of_query(208, "x" * 5000)))) < 500

@@ -206,8 +206,8 @@ def test_a_refused_login_is_not_tried_on_the_other_hosts() -> None:
 def test_the_state_of_a_database_that_cannot_be_opened(
     server: TdsServer, state: str, access: str, error: type[AttemptError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mssql_link, "look", lambda link, name: LoginCheck(True, state, access))
-    monkeypatch.setattr(mssql_link, "probe", lambda *order: LoginCheck(True, state, access))
+    monkeypatch.setattr(mssql_link, "check_database", lambda opened, name: LoginCheck(state, access))
+    monkeypatch.setattr(mssql_link, "check_login", lambda *order: LoginCheck(state, access))
     server.faults.add(Fault("refuse_login", database="abakan"))
     for _ in range(2):
         with pytest.raises(error, match="abakan") as caught:
@@ -223,10 +223,11 @@ def test_what_a_server_says_of_the_database_at_login(
     # The first refused login of a process tells its number; after that only a fresh process does.
     with pytest.raises((error, SourceBusyError), match=r"Not this one|a moment ago"):
         opened(server)
-    (address,) = mssql_link.in_turn(connection(server), "abakan")
-    answer = mssql_link.probe(address, "abakan")
+    (address,) = mssql_link.addresses(connection(server), "abakan")
+    answer = mssql_link.check_login(address, "abakan")
     assert answer is not None
-    assert (answer.inside, answer.number, answer.words) == (False, number, "Not this one.")
+    assert answer.failure is not None
+    assert (answer.failure.number, answer.failure.words) == (number, "Not this one.")
 
 
 def test_encryption() -> None:

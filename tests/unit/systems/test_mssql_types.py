@@ -79,12 +79,12 @@ def test_a_column_without_a_name_is_refused_by_its_number() -> None:
 
 
 def test_two_columns_of_one_name_are_refused() -> None:
-    with pytest.raises(QueryError, match=r"^column ID stands twice"):
+    with pytest.raises(QueryError, match=r"^column ID occurs twice"):
         declared_columns([ResultColumn("id", "int"), ResultColumn("ID", "int")])
 
 
 def test_quoting() -> None:
-    assert quote("dbo.Or]ders") == "[dbo].[Or]]ders]"
+    assert quote("dbo.Or]ders") == "[dbo.Or]]ders]"
     assert literal("it's") == "N'it''s'"
 
 

@@ -24,9 +24,10 @@ from dwhctl.core.errors import (
 from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import remember
 from dwhctl.load.cast import limits
+from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
-from dwhctl.systems.vertica.catalog import TableName, staging_prefix, staging_table
+from dwhctl.systems.vertica.catalog import TableName, literals, staging_prefix, staging_table
 from dwhctl.systems.vertica.errors import connect_error, rejection, translate_error
 from dwhctl.systems.vertica.types import column, declaration
 
@@ -247,6 +248,6 @@ def _names(function: Any) -> tuple[str, ...]:
 
 
 def test_literals_and_names_cannot_be_left() -> None:
-    assert vertica.literal("it's \\ so") == "'it''s \\ so'"
-    assert vertica.quote('a"b.c') == '"a""b.c"'
-    assert vertica.literals(["a", "b'"]) == "'a', 'b'''"
+    assert literal("it's \\ so") == "'it''s \\ so'"
+    assert quote_name('a"b.c') == '"a""b.c"'
+    assert literals(["a", "b'"]) == "'a', 'b'''"

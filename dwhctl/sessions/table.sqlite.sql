@@ -37,16 +37,18 @@ ALTER TABLE sessions ADD COLUMN worker INTEGER;
 ALTER TABLE sessions ADD COLUMN busy_seconds REAL
 
 -- name: table
-SELECT type, sql FROM sqlite_schema WHERE name = 'sessions' COLLATE NOCASE AND type IN ('table', 'view')
+SELECT type = 'table', sql FROM sqlite_schema WHERE name = 'sessions' COLLATE NOCASE AND type IN ('table', 'view')
 
 -- name: tables
 SELECT name FROM sqlite_schema WHERE type = 'table'
 
 -- name: columns
-SELECT lower(name), type, "notnull", dflt_value IS NOT NULL OR hidden > 0, pk FROM pragma_table_xinfo('sessions')
+SELECT lower(name), type, "notnull", dflt_value IS NOT NULL OR hidden > 0 OR pk > 0,
+       pk > 0 AND (SELECT count(*) FROM pragma_table_xinfo('sessions') WHERE pk > 0) = 1
+FROM pragma_table_xinfo('sessions')
 
 -- name: indexes
-SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'sessions' COLLATE NOCASE
+SELECT name, TRUE FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'sessions' COLLATE NOCASE
 
 -- name: attached
 -- Other programs' indexes and triggers on the table: gone with it when it is made anew, so made anew as well.
@@ -66,7 +68,7 @@ SELECT max(
     coalesce((SELECT max(id) FROM sessions), 0)
 )
 
--- name: lift_ids
+-- name: raise_id_floor
 -- AUTOINCREMENT's own memory, which has no row before the first insert.
 UPDATE sqlite_sequence SET seq = max(seq, :above) WHERE name = 'sessions'
 
@@ -80,6 +82,7 @@ INSERT INTO sessions (
 VALUES (
     :task_name, :started, :run_id, :load, :shard, :day, :attempt, 'running', :staged, :host, :pid, :version, :worker
 )
+RETURNING staged, id
 
 -- name: adopt
 INSERT INTO sessions (
@@ -89,6 +92,7 @@ INSERT INTO sessions (
 VALUES (
     :task_name, :at, :at, TRUE, :rows, :comment, :run_id, :load, :shard, :day, 0, :state, '', :host, :pid, :version
 )
+RETURNING id
 
 -- name: close
 UPDATE sessions

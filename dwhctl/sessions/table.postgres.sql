@@ -43,7 +43,7 @@ ALTER TABLE sessions
     ADD COLUMN IF NOT EXISTS worker INTEGER,
     ADD COLUMN IF NOT EXISTS busy_seconds DOUBLE PRECISION
 
--- name: lift_sequence
+-- name: raise_sequence
 -- Other programs may have written ids of their own choice. Runs while the table is locked.
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), max(id)) FROM sessions
 HAVING max(id) >= nextval(pg_get_serial_sequence('sessions', 'id'))
@@ -54,12 +54,12 @@ SELECT greatest(
     coalesce((SELECT max(id) FROM sessions), 0)
 )
 
--- name: lift_ids
+-- name: raise_id_floor
 SELECT setval(pg_get_serial_sequence('sessions', 'id'), :above)
 WHERE :above >= nextval(pg_get_serial_sequence('sessions', 'id'))
 
 -- name: table
-SELECT relkind::text FROM pg_class WHERE oid = to_regclass('sessions')
+SELECT relkind = 'r' FROM pg_class WHERE oid = to_regclass('sessions')
 
 -- name: tables
 -- Where the table itself is found, or would be made.
