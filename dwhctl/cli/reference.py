@@ -29,7 +29,8 @@ from dwhctl.project.fields import Table
 from dwhctl.project.files import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
 from dwhctl.project.model import ALERT_TYPES, PingsTable, ProjectTable, SessionsTable
-from dwhctl.project.problems import toml_value
+from dwhctl.project.problems import tables_in, toml_value
+from dwhctl.systems.http import types as http_types
 from dwhctl.systems.mssql import types as mssql_types
 from dwhctl.systems.vertica import types as vertica_types
 
@@ -126,6 +127,7 @@ def _config_lines() -> Iterator[str]:
     yield from ("### What each type of connection can be used for", "", *_systems(), "")
     for kind, connection in CONNECTION_TYPES.items():
         yield from _table(f'[connections.NAME] with type = "{kind}"', connection)
+        yield from _inner_tables("", connection)
     yield from ("### `[shards.GROUP]`", "", _SHARDS, *_keys(ShardEntry))
     yield from ("### `[variables]`", "", _VARIABLES)
     for kind, alert in ALERT_TYPES.items():
@@ -136,6 +138,7 @@ def _config_lines() -> Iterator[str]:
         yield f"- `[{title}]`: {_names(model.shared_keys())}; not {_names(model.own_keys)}"
     yield ""
     yield from ("## `config/loads/NAME.toml`", "", _doc(Load), "", *_keys(Load))
+    yield from _inner_tables("", Load)
     yield from ("## `config/reports.toml`", "")
     yield from _table("[reports.NAME]", Report)
     yield from _table("needs = [{ ... }] of a report", Need)
@@ -153,6 +156,16 @@ def _systems() -> Iterator[str]:
 
 def _table(title: str, model: type[Table]) -> Iterator[str]:
     yield from (f"### `{title}`", "", _doc(model), "", *_keys(model))
+
+
+def _inner_tables(path: str, model: type[Table]) -> Iterator[str]:
+    """Yield the tables that are values of a table's keys, by their types where they have some."""
+    for key, field in model.file_keys().items():
+        found = list(tables_in(field.annotation))
+        for inner in found:
+            kind = f' = {{ type = "{inner.model_fields["type"].default}" }}' if len(found) > 1 else ""
+            yield from _table(f"{path}{key}{kind}", inner)
+            yield from _inner_tables(f"{path}{key}.", inner)
 
 
 def _names(keys: Iterable[str]) -> str:
@@ -178,13 +191,14 @@ def _type(annotation: object) -> str:
     if origin is typing.Annotated:
         return _type(arguments[0])
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type(each) for each in arguments if each is not type(None))
+        return " or ".join(dict.fromkeys(_type(each) for each in arguments if each is not type(None)))
     if origin is Literal:
         return ", ".join(f'`"{each}"`' for each in arguments)
     if origin is tuple:
-        return f"list of {_type(arguments[0])}"
+        inner = _type(arguments[0])
+        return f"list of {inner}{'s' if inner == 'table' else ''}"
     if isinstance(annotation, type) and issubclass(annotation, Table):
-        return "tables"
+        return "table"
     return _TYPES.get(typing.cast("type", origin or annotation), "value")
 
 
@@ -300,6 +314,8 @@ def _lines() -> Iterator[str]:
     yield from ("### SQL Server, as a source", "", "| type | arrives as |", "| --- | --- |")
     for row in mssql_types.TYPES:
         yield f"| `{row.name}` | {row.note if row.kind else _refused(row.note)} |"
+    yield from ("", "### HTTP, as a source", "", "| declared | takes |", "| --- | --- |")
+    yield from (f"| `{name}` | {what} |" for name, what in http_types.TAKES.items())
     yield from ("", "### Vertica, as a target", "", "| type | holds |", "| --- | --- |")
     yield from (f"| `{name}` | {vertica_types.holds(name)} |" for name in vertica_types.NAMES)
 

@@ -324,6 +324,7 @@ class Endpoint(Table):
     paginator: Paginator = Field(
         default_factory=SinglePage,
         description="How the next page is asked for.",
+        json_schema_extra={"default": '`{ type = "single_page" }`'},
         examples=[{"type": "cursor", "cursor_path": "$.next"}],
     )
     response_actions: Annotated[tuple[ResponseAction, ...], Listed] = Field(

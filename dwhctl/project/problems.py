@@ -219,17 +219,18 @@ def _located(model: type[Table], steps: Sequence[str | int]) -> tuple[type[Table
             continue
         kept.append(step)
         if isinstance(step, str) and step in model.file_keys():
-            found = list(_tables_in(model.file_keys()[step].annotation))
+            found = list(tables_in(model.file_keys()[step].annotation))
             kinds = {each.model_fields["type"].default: each for each in found} if len(found) > 1 else {}
             model = found[0] if found else model
     return model, tuple(kept)
 
 
-def _tables_in(annotation: object) -> Iterator[type[Table]]:
+def tables_in(annotation: object) -> Iterator[type[Table]]:
+    """Give the tables that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Table):
         yield annotation
     for inner in typing.get_args(annotation):
-        yield from _tables_in(inner)
+        yield from tables_in(inner)
 
 
 def _example(model: type[Table], key: str) -> str:

@@ -1,18 +1,7 @@
 """Declared columns of HTTP sources, and their values as Arrow arrays: exactly as they were, or refused.
 
 A value comes from JSON as a text, an int, a Decimal (never a float), a bool or None, from CSV as a text or None. It is
-read by its declared type; whatever the type does not hold as it is, is a ValueRefusedError by row and column:
-
-| declared | takes |
-| --- | --- |
-| smallint, integer, bigint | a number without a fraction, or a text of digits |
-| decimal(p,s) | a number, or a text of one, that has room in the digits |
-| real, double | a number, or a text of one; a text `NaN`, `Infinity`, `-Infinity` |
-| boolean | true, false, or a text of them |
-| text, varchar(n) | a text |
-| uuid, binary | a text: a UUID; base64 |
-| date, time, timestamp, timestamptz | a text of ISO 8601; timestamptz with an offset or Z, timestamp without |
-| json | any value; it is kept as JSON text, numbers with all their digits |
+read by its declared type (`TAKES`); what the type does not hold as it is, is a ValueRefusedError by row and column.
 """
 
 from __future__ import annotations
@@ -37,6 +26,18 @@ if TYPE_CHECKING:
 
     from dwhctl.project.endpoint import ResponseColumn
 
+#: Declared types, and the values of JSON and CSV that each takes.
+TAKES = {
+    "smallint, integer, bigint": "a number without a fraction, or a text of digits",
+    "decimal(p,s)": "a number, or a text of one, whose digits have room",
+    "real, double": "a number, or a text of one; the texts `NaN`, `Infinity`, `-Infinity`",
+    "boolean": "true, false, or a text of them",
+    "text, varchar(n)": "a text, of at most n characters",
+    "uuid, binary": "a text: a UUID; base64",
+    "date, time, timestamp": "a text of ISO 8601 without an offset, at most six digits of a second",
+    "timestamptz": "a text of ISO 8601 with an offset or `Z`, at most six digits of a second",
+    "json": "any value; it is kept as JSON text, numbers with all their digits",
+}
 _KINDS: dict[str, tuple[Kind, pa.DataType]] = {
     "boolean": (Kind.BOOLEAN, pa.bool_()),
     "smallint": (Kind.INTEGER, pa.int16()),
