@@ -21,7 +21,7 @@ from dwhctl.core.secrets import remember
 from dwhctl.core.waiting import within
 
 if TYPE_CHECKING:
-    from dwhctl.core.http import Session
+    from dwhctl.core.http import EndableSession
     from dwhctl.core.secrets import Secret
 
 Answer = TypeVar("Answer")
@@ -145,17 +145,17 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
-        from dwhctl.core.http import Session  # imports requests, before the time begins
+        from dwhctl.core.http import EndableSession  # imports requests, before the time begins
 
         mask_logs()
         exchange = Exchange()
         data = _Body(body, exchange) if body else b""
         return exchange.run(
-            self.timeouts.total, lambda: self._post(Session(exchange), url, data, headers, most)
+            self.timeouts.total, lambda: self._post(EndableSession(exchange), url, data, headers, most)
         )
 
     def _post(
-        self, opened: Session, url: str, body: _Body | bytes, headers: Mapping[str, str], most: int
+        self, opened: EndableSession, url: str, body: _Body | bytes, headers: Mapping[str, str], most: int
     ) -> HttpResponse:
         proxy = self.proxy.reveal().strip() if self.proxy else None
         with opened as session:

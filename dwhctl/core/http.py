@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dwhctl.core.links import Links
 
 
-class Session(requests.Session):
+class EndableSession(requests.Session):
     """A session that takes nothing from the environment, and reads no redirect: requests would read its whole body."""
 
     def __init__(self, links: Links) -> None:

@@ -148,27 +148,27 @@ class _Paginator(Table):
     """How the next page is asked for."""
 
 
-class SinglePage(_Paginator):
+class SinglePagePaginator(_Paginator):
     """One page is all."""
 
     type: Literal["single_page"] = Field("single_page", description="The kind.", examples=["single_page"])
 
 
-class JsonLink(_Paginator):
+class JsonLinkPaginator(_Paginator):
     """The body holds the URL of the next page."""
 
     type: Literal["json_link"] = Field("json_link", description="The kind.", examples=["json_link"])
     next_url_path: JsonPath = Field("next", description="Where the URL is.", examples=["$.paging.next"])
 
 
-class HeaderLink(_Paginator):
+class HeaderLinkPaginator(_Paginator):
     """The header Link holds the URL of the next page."""
 
     type: Literal["header_link"] = Field("header_link", description="The kind.", examples=["header_link"])
     links_next_key: Text = Field("next", description="The `rel` of the next page.", examples=["next"])
 
 
-class HeaderCursor(_Paginator):
+class HeaderCursorPaginator(_Paginator):
     """A header holds the cursor of the next page."""
 
     type: Literal["header_cursor"] = Field(
@@ -178,7 +178,7 @@ class HeaderCursor(_Paginator):
     cursor_param: Text = Field("cursor", description="The parameter that takes it.", examples=["page_token"])
 
 
-class Cursor(_Paginator):
+class CursorPaginator(_Paginator):
     """The body holds the cursor of the next page."""
 
     type: Literal["cursor"] = Field("cursor", description="The kind.", examples=["cursor"])
@@ -200,13 +200,13 @@ class Cursor(_Paginator):
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> Cursor:
+    def _one_place(self) -> CursorPaginator:
         if self.cursor_param is not None and self.cursor_body_path is not None:
             raise ValueError("cursor_body_path: is there beside cursor_param; keep one of the two")
         return self
 
 
-class Offset(_Paginator):
+class OffsetPaginator(_Paginator):
     """Pages by the number of records to skip."""
 
     type: Literal["offset"] = Field("offset", description="The kind.", examples=["offset"])
@@ -228,12 +228,12 @@ class Offset(_Paginator):
     )
 
     @model_validator(mode="after")
-    def _ends(self) -> Offset:
+    def _ends(self) -> OffsetPaginator:
         _has_an_end(self, self.total_path, self.maximum_offset, "maximum_offset")
         return self
 
 
-class PageNumber(_Paginator):
+class PageNumberPaginator(_Paginator):
     """Pages by number."""
 
     type: Literal["page_number"] = Field("page_number", description="The kind.", examples=["page_number"])
@@ -256,12 +256,14 @@ class PageNumber(_Paginator):
     )
 
     @model_validator(mode="after")
-    def _ends(self) -> PageNumber:
+    def _ends(self) -> PageNumberPaginator:
         _has_an_end(self, self.total_path, self.maximum_page, "maximum_page")
         return self
 
 
-def _has_an_end(paginator: Offset | PageNumber, total: str | None, most: int | None, key: str) -> None:
+def _has_an_end(
+    paginator: OffsetPaginator | PageNumberPaginator, total: str | None, most: int | None, key: str
+) -> None:
     if not (paginator.stop_after_empty_page or total or most or paginator.has_more_path):
         raise ValueError(
             f"stop_after_empty_page: is false, and nothing else says which page is the last one; add total_path,"
@@ -269,7 +271,15 @@ def _has_an_end(paginator: Offset | PageNumber, total: str | None, most: int | N
         )
 
 
-AnyPaginator = SinglePage | JsonLink | HeaderLink | HeaderCursor | Cursor | Offset | PageNumber
+AnyPaginator = (
+    SinglePagePaginator
+    | JsonLinkPaginator
+    | HeaderLinkPaginator
+    | HeaderCursorPaginator
+    | CursorPaginator
+    | OffsetPaginator
+    | PageNumberPaginator
+)
 Paginator = Annotated[AnyPaginator, Field(discriminator="type")]
 
 # Endpoint
@@ -322,7 +332,7 @@ class Endpoint(Table):
         "utf-8", description="The encoding of CSV.", examples=["cp1251"]
     )
     paginator: Paginator = Field(
-        default_factory=SinglePage,
+        default_factory=SinglePagePaginator,
         description="How the next page is asked for.",
         json_schema_extra={"default": '`{ type = "single_page" }`'},
         examples=[{"type": "cursor", "cursor_path": "$.next"}],
@@ -340,9 +350,13 @@ class Endpoint(Table):
                 raise ValueError(f'{key}: needs method = "POST"')
         if self.json_ is not None and self.data is not None:
             raise ValueError("data: is there beside json; keep one of the two")
-        if isinstance(self.paginator, Cursor) and self.paginator.cursor_body_path and self.data is not None:
+        if (
+            isinstance(self.paginator, CursorPaginator)
+            and self.paginator.cursor_body_path
+            and self.data is not None
+        ):
             raise ValueError("data: takes no cursor; write json, or cursor_param in the paginator")
-        if self.format == "csv" and isinstance(self.paginator, JsonLink | Cursor):
+        if self.format == "csv" and isinstance(self.paginator, JsonLinkPaginator | CursorPaginator):
             raise ValueError(f"paginator: {self.paginator.type} reads JSON, and the answer is CSV")
         return self
 

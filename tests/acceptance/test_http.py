@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
@@ -12,9 +14,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from dwhctl.project.endpoint import Endpoint
 from tests.cli_support import dwh
 from tests.servers.http import Api, Asked, Reply, page
 
+REPOSITORY = Path(__file__).parents[2]
 MAIN = """\
 [project]
 timezone = "Europe/Moscow"
@@ -196,6 +200,35 @@ def test_what_commands_show_of_it(project: Path, api: Api, capsys: pytest.Captur
     assert dwh("query", "crm", "SELECT 1", "--project", project) == 2
     assert "is an HTTP API, which takes no SQL" in capsys.readouterr().err
     assert dwh("config", "check", "--online", "--project", project) == 0
+
+
+def test_the_examples_of_the_page_load(project: Path, api: Api, crm: Crm) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (REPOSITORY / "docs/http.md").read_text(), re.DOTALL)
+    connection, load, paginators = blocks
+    main = (project / "config/dwhctl.toml").read_text()
+    ours = main[: main.index("[connections.crm]")]
+    (project / "config/dwhctl.toml").write_text(
+        ours + connection.replace("https://crm.example.com/api/v2/", f"{api.url}api/")
+    )
+    (project / "config/loads/calls.toml").write_text(load.replace("calls/create.sql", "create.sql"))
+    (project / "sql/create.sql").write_text(
+        "CREATE SCHEMA IF NOT EXISTS stage; CREATE TABLE IF NOT EXISTS stage.calls (etl_source VARCHAR, etl_id BIGINT,"
+        " hash_id BIGINT, id BIGINT, called_at TIMESTAMPTZ, seconds INTEGER, cost DECIMAL(12, 2), customer VARCHAR,"
+        " note VARCHAR)"
+    )
+    call = {
+        "id": 1,
+        "called_at": "2020-07-14T03:00:00Z",
+        "seconds": 5,
+        "cost": 1.5,
+        "customer": {"name": "n"},
+    }
+    crm.calls = {"acme": [call], "4711": [call]}
+    assert dwh("config", "check", "--project", project) == 0
+    assert dwh("load", *DATE, "--project", project, "--inline") == 0
+    assert rows(project) == [("acme", 1), ("north", 1)]
+    for line in paginators.splitlines():
+        Endpoint.model_validate({"method": "POST", **tomllib.loads(line)})
 
 
 def check(project: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -34,8 +34,8 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import Secret
 from dwhctl.systems.http import budget, client
 from dwhctl.systems.http.budget import Budget
+from dwhctl.systems.http.keys import RateLimit
 from dwhctl.systems.http.source import HttpSource
-from dwhctl.systems.http.system import RateLimit
 from tests.servers.http import Api, Asked, Reply, page, pages_of
 from tests.support.http import ITEMS, connection, query, rows_of
 

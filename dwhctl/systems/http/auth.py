@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from dwhctl.core.errors import LoginRefusedError
 from dwhctl.core.secrets import remember
-from dwhctl.systems.http.system import ApiKeyAuth, BearerAuth, HttpBasicAuth, OAuth2Auth
+from dwhctl.systems.http.keys import ApiKeyAuth, BearerAuth, HttpBasicAuth, OAuth2Auth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

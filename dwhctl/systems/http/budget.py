@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from threading import Event
 
-    from dwhctl.systems.http.system import RateLimit
+    from dwhctl.systems.http.keys import RateLimit
 
 #: The folder of the state folder that holds the files.
 RATES = "rates"

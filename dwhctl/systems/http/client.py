@@ -36,16 +36,15 @@ from dwhctl.core.errors import (
     TlsError,
 )
 from dwhctl.core.faults import reach
-from dwhctl.core.http import Session
+from dwhctl.core.http import EndableSession
 from dwhctl.core.links import Links, cause_of, mask_logs
-from dwhctl.core.masking import MASKED
 from dwhctl.core.secrets import Secret, mask
 from dwhctl.core.waiting import within
 from dwhctl.core.words import one_line
 from dwhctl.systems.http.auth import Login
 from dwhctl.systems.http.budget import Budget
-from dwhctl.systems.http.paginators import Call, joined, origin
-from dwhctl.systems.http.system import ApiKeyAuth, HttpBasicAuth, is_clear, parse_rate, parse_size
+from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
+from dwhctl.systems.http.request import Call, joined, origin, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -243,9 +242,9 @@ class Client:
         with self._open_session().request(
             method,
             call.url,
-            params=_plain(call.params),
+            params=plain(call.params),
             json=None if form or call.body is None else call.body,
-            data=_plain(call.body or {}) if form else None,
+            data=plain(call.body or {}) if form else None,
             headers={**headers, "Accept-Encoding": "gzip"},
             timeout=(self._connection.connect_timeout.total_seconds(), self._seconds),
             allow_redirects=False,
@@ -292,7 +291,7 @@ class Client:
 
     def _open_session(self) -> requests.Session:
         if self._session is None:
-            self._session = Session(self._links)
+            self._session = EndableSession(self._links)
             ca_file = self._connection.ca_file
             self._session.verify = str(ca_file) if ca_file is not None else True
         return self._session
@@ -366,52 +365,6 @@ class Client:
 
 def _never_connected(error: BaseException) -> bool:
     return isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
-
-
-def url_of(connection: HttpConnection, path: str) -> str:
-    """Give the URL of a path below the base URL. Raise QueryError for one that leads elsewhere."""
-    segments = {segment.lower().replace("%2e", ".") for segment in path.partition("?")[0].split("/")}
-    if urlsplit(path).scheme or path.startswith("//") or {".", ".."} & segments:
-        raise QueryError("endpoint.path leads out of base_url; write a path below it, without '.' and '..'")
-    base = connection.base_url
-    return f"{base.rstrip('/')}/{path.lstrip('/')}" if path else base
-
-
-def shown(connection: HttpConnection, method: str, call: Call, *, form: bool) -> str:
-    """Show a request as it would be sent, with asterisks for what is secret."""
-    prepared = requests.Request(
-        method,
-        call.url,
-        params=_plain(call.params),
-        json=None if form or call.body is None else call.body,
-        data=_plain(call.body or {}) if form else None,
-    ).prepare()
-    url, auth = prepared.url or "", connection.auth
-    headers = [f"{name}: {value}" for name, value in connection.headers.items()]
-    if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
-        url = f"{url}{'&' if '?' in url else '?'}{auth.name}={MASKED}"
-    elif isinstance(auth, ApiKeyAuth):
-        headers.append(
-            f"Cookie: {auth.name}={MASKED}" if auth.location == "cookie" else f"{auth.name}: {MASKED}"
-        )
-    elif auth is not None:
-        headers.append(f"Authorization: {'Basic' if isinstance(auth, HttpBasicAuth) else 'Bearer'} {MASKED}")
-    body = prepared.body.decode() if isinstance(prepared.body, bytes) else prepared.body
-    return "\n".join([f"{method} {url}", *headers, *(["", body] if body else [])])
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write parameters as HTTP has them."""
-    return {
-        name: [_one(each) for each in value] if isinstance(value, list) else _one(value)
-        for name, value in values.items()
-    }
-
-
-def _one(value: Any) -> Any:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value.isoformat() if hasattr(value, "isoformat") else value if value is None else str(value)
 
 
 def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project import endpoint as words
 from dwhctl.systems.http.records import find_first
+from dwhctl.systems.http.request import Call, joined, origin
 from dwhctl.systems.http.types import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dwhctl.project.endpoint import AnyPaginator
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request: its URL without parameters of ours, the parameters and the body."""
-
-    url: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    body: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +51,10 @@ class Pages:
     def first(self, call: Call) -> Call:
         """Give the first request."""
         paginator = self._paginator
-        if isinstance(paginator, words.Offset):
+        if isinstance(paginator, words.OffsetPaginator):
             limits = {paginator.offset_param: paginator.offset, paginator.limit_param: paginator.limit}
             return replace(call, params={**call.params, **limits})
-        if isinstance(paginator, words.PageNumber):
+        if isinstance(paginator, words.PageNumberPaginator):
             number = paginator.base_page if paginator.page is None else paginator.page
             return replace(call, params={**call.params, paginator.page_param: number})
         return call
@@ -80,17 +72,17 @@ class Pages:
 
     def _after(self, page: Page) -> Call | None:
         paginator, call = self._paginator, page.call
-        if isinstance(paginator, words.JsonLink):
+        if isinstance(paginator, words.JsonLinkPaginator):
             return self._linked(call, find_first(page.rest, paginator.next_url_path))
-        if isinstance(paginator, words.HeaderLink):
+        if isinstance(paginator, words.HeaderLinkPaginator):
             return self._linked(call, page.next_links.get(paginator.links_next_key))
-        if isinstance(paginator, words.HeaderCursor):
+        if isinstance(paginator, words.HeaderCursorPaginator):
             return self._with_cursor(call, paginator.cursor_param, page.headers.get(paginator.cursor_key))
-        if isinstance(paginator, words.Cursor):
+        if isinstance(paginator, words.CursorPaginator):
             return self._after_cursor(paginator, page)
-        if isinstance(paginator, words.Offset):
+        if isinstance(paginator, words.OffsetPaginator):
             return self._after_offset(paginator, page)
-        if isinstance(paginator, words.PageNumber):
+        if isinstance(paginator, words.PageNumberPaginator):
             return self._after_number(paginator, page)
         return None
 
@@ -120,7 +112,7 @@ class Pages:
         self._once(str(cursor), "the cursor of the next page")
         return True
 
-    def _after_cursor(self, paginator: words.Cursor, page: Page) -> Call | None:
+    def _after_cursor(self, paginator: words.CursorPaginator, page: Page) -> Call | None:
         if paginator.stop_after_empty_page and not page.records:
             return None
         more = _has_more(page.rest, paginator.has_more_path)
@@ -135,7 +127,7 @@ class Pages:
             return None
         return replace(page.call, body=_put(page.call.body or {}, paginator.cursor_body_path, cursor))
 
-    def _after_offset(self, paginator: words.Offset, page: Page) -> Call | None:
+    def _after_offset(self, paginator: words.OffsetPaginator, page: Page) -> Call | None:
         if page.records > paginator.limit:
             raise QueryError(
                 f"a page has {page.records:,} records, more than limit = {paginator.limit:,}: the server does not go by"
@@ -169,7 +161,7 @@ class Pages:
             )
         return None
 
-    def _after_number(self, paginator: words.PageNumber, page: Page) -> Call | None:
+    def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
         total = self._total(page.rest, paginator.total_path)
         following = int(page.call.params[paginator.page_param]) + 1
         if (
@@ -198,24 +190,6 @@ class Pages:
         if digest in self._seen:
             raise QueryError(f"{what} comes a second time: the pages of the server have no end")
         self._seen.add(digest)
-
-
-def joined(url: str, link: str) -> str:
-    """Give the URL that a link in an answer means. Raise QueryError for none."""
-    try:
-        return urljoin(url, link)
-    except ValueError:
-        raise QueryError("the server gives a link that is no URL") from None
-
-
-def origin(url: str) -> tuple[str, str, int | None]:
-    """Give the scheme, host and port of a URL. Raise QueryError for none."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:
-        raise QueryError("the server gives a link that is no URL") from None
-    return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def _has_more(rest: Any, path: str | None) -> bool | None:

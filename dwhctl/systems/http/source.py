@@ -16,9 +16,10 @@ from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
 from dwhctl.systems.duckdb.target import type_of
-from dwhctl.systems.http.client import Client, shown, url_of
-from dwhctl.systems.http.paginators import Call, Page, Pages, json_paths
+from dwhctl.systems.http.client import Client
+from dwhctl.systems.http.paginators import Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records
+from dwhctl.systems.http.request import Call, shown, url_of
 from dwhctl.systems.http.types import MISSING, Converter, declared_columns
 
 if TYPE_CHECKING:
