@@ -8,7 +8,7 @@ from datetime import UTC
 import pytest
 from hypothesis import settings
 
-from dwhctl.core import masking
+from dwhctl.core import secrets
 from dwhctl.core import words as times
 from tests.postgres import PostgresServer, any_server
 
@@ -20,10 +20,10 @@ settings.load_profile("dwhctl")
 @pytest.fixture(autouse=True)
 def own_secrets() -> Iterator[None]:
     """Masked is what this test's secrets are, not those of the tests before it."""
-    before = set(masking._secrets)
+    before = set(secrets._secrets)
     yield
-    masking._secrets.intersection_update(before)
-    masking._masks = None
+    secrets._secrets.intersection_update(before)
+    secrets._masks = None
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The import as a whole: files read, pieces made, secrets kept, the configuration written."""
+"""The whole import: read the files, map their entries, store the secrets, write the configuration."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dwhctl.airflow.export import AirflowConnection, Export, is_example, read_exports
 from dwhctl.airflow.mapping import convert, convert_alert
-from dwhctl.airflow.pieces import HALF_A_CHARACTER, Piece, convert_variable, hidden_in, with_references
+from dwhctl.airflow.pieces import HALF_A_CHARACTER, Hidden, Piece, convert_variable, hidden_in
 from dwhctl.airflow.writing import (
     LEFT_OUT,
     Kept,
@@ -23,18 +23,18 @@ from dwhctl.airflow.writing import (
 from dwhctl.core.errors import ConfigError, UsageError
 from dwhctl.core.files import read_bytes, write_whole
 from dwhctl.core.words import looks_secret, may_show, quoted, shown_text
-from dwhctl.project.checks import slug
-from dwhctl.project.fields import name_problem
+from dwhctl.project.checks import free_name, slug
+from dwhctl.project.fields import map_leaves, name_problem
 from dwhctl.project.files import read_toml
-from dwhctl.project.problems import Problems
-from dwhctl.project.read import MAIN, read_project
+from dwhctl.project.problems import MAIN, Problems
+from dwhctl.project.read import read_project
 
 Keeping = Literal["files", "env"]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOutcome:
-    """What became of one thing of the export: added, replaced, unchanged, left out, to complete; or a note on it."""
+    """The result for an entry of the export: added, replaced, unchanged, left out, to complete; or a note on it."""
 
     kind: str
     airflow_name: str
@@ -43,7 +43,7 @@ class ImportOutcome:
     note: str = ""
 
     def row(self) -> tuple[object, ...]:
-        """As a row of the listing."""
+        """Return a row of the listing."""
         return (self.kind, shown_text(self.airflow_name), shown_text(self.name), self.result, self.note)
 
 
@@ -69,30 +69,35 @@ class Import:
 
 
 def prepare_import(root: Path, files: list[Path], *, secrets: Keeping, replace: bool) -> Import:
-    """Read the files and say what they become. Touches nothing.
+    """Return what the files become, without writing anything.
 
-    Raise UsageError for a file that is no export and for names that are taken, ConfigError for a project whose
-    configuration would be wrong afterwards.
+    Raise UsageError for a file that is not an export and for names that are taken, ConfigError if the configuration
+    would have problems afterwards.
     """
-    text = _configuration(root)
+    problems = Problems(root)
+    read_toml(root / MAIN.file, problems)
+    problems.raise_any()
+    text = read_bytes(root / MAIN.file).decode("utf-8-sig")  # with its line ends
     export = read_exports(files)
-    examples = _without_examples(export)
+    outcomes = _without_examples(export)
     pieces = list(_pieces(export, root))
     keep = keep_in_files if secrets == "files" else keep_in_environment
-    hidden = [each for piece in pieces for each in hidden_in(piece.value)]
-    for piece in pieces:
-        secret = piece.kind == "variable" and any(True for _ in hidden_in(piece.value))
-        told = any(each.text in piece.comment for each in hidden) or looks_secret(piece.comment)
-        if secret or told:
-            piece.comment = ""  # a description may hold the password
+    hidden = [secret for piece in pieces for secret in hidden_in(piece.value)]
     kept = keep(root, hidden, replace=replace)
-    values = [with_references(piece.value, kept.references) for piece in pieces]
-    written = write_pieces(text, pieces, values, replace=replace)
+
+    def refer(leaf: Any) -> Any:
+        return kept.references[leaf] if isinstance(leaf, Hidden) else leaf
+
+    for piece in pieces:
+        is_secret = piece.kind == "variable" and hidden_in(piece.value)
+        if is_secret or looks_secret(piece.comment) or any(secret.text in piece.comment for secret in hidden):
+            piece.comment = ""  # a description may contain the password
+        piece.value = map_leaves(refer, piece.value)
+    written = write_pieces(text, pieces, replace=replace)
     _check(root, written.text)
-    found = Import(root, written, kept, examples)
-    for piece, result in zip(pieces, written.results, strict=True):
-        found.outcomes += _outcomes(piece, result)
-    return found
+    for piece in pieces:
+        outcomes += _outcomes(piece)
+    return Import(root, written, kept, outcomes)
 
 
 def _without_examples(export: Export) -> list[ImportOutcome]:
@@ -107,71 +112,58 @@ def _without_examples(export: Export) -> list[ImportOutcome]:
     return [ImportOutcome("connection", shown, "", LEFT_OUT, note)]
 
 
-def _configuration(root: Path) -> str:
-    problems = Problems(root)
-    if read_toml(root / MAIN.file, problems) is None:
-        problems.raise_any()
-    return read_bytes(root / MAIN.file).decode("utf-8-sig")  # its line ends as they are
-
-
 def _pieces(export: Export, root: Path) -> Iterator[Piece]:
     known: set[str] = set()
     names = _names(export.connections)
     for origin, given in export.connections.items():
-        piece = _of_connection(given, names[origin], root)
+        piece = _connection(given, names[origin], root)
         if names[origin] != origin:
             why = name_problem(origin) or "that name is taken"
             piece.note(f"is called {names[origin]} here: {why}; SQL says conn.{names[origin]}")
-        known |= {each.text for each in hidden_in(piece.value)}
+        known |= {secret.text for secret in hidden_in(piece.value)}
         yield piece
-    # Twice: what is a secret in one variable may stand in another that does not look like one.
+    # Twice: a secret of one variable may be part of another that does not look like a secret.
     found = [convert_variable(origin, value, known) for origin, value in export.variables.items()]
-    known |= {each.text for piece in found for each in hidden_in(piece.value)}
+    known |= {secret.text for piece in found for secret in hidden_in(piece.value)}
     yield from (convert_variable(origin, value, known) for origin, value in export.variables.items())
 
 
-def _of_connection(given: AirflowConnection, name: str, root: Path) -> Piece:
+def _connection(given: AirflowConnection, name: str, root: Path) -> Piece:
     left_out = Piece("connection", given.name, name)
     if not given.is_text():
         left_out.note(HALF_A_CHARACTER)
         return left_out
-    piece = convert(given, name, root) or convert_alert(given, name)
-    if piece is None:
-        piece = left_out
-        kind = f"its type is {quoted(given.type)}" if given.type else given.trouble or "it has no type"
-        piece.note(
-            f"{kind}: dwhctl knows mssql, vertica, postgres, sqlite, duckdb, telegram and smtp; if it is one of"
-            " these, correct conn_type in the file"
-        )
-    return piece
+    if piece := convert(given, name, root) or convert_alert(given, name):
+        return piece
+    kind = f"its type is {quoted(given.type)}" if given.type else given.problem or "it has no type"
+    left_out.note(
+        f"{kind}: dwhctl knows mssql, vertica, postgres, sqlite, duckdb, telegram and smtp; if it is one of"
+        " these, correct conn_type in the file"
+    )
+    return left_out
 
 
 def _names(origins: Collection[str]) -> dict[str, str]:
-    """dwhctl's names: those that fit stay, the others are changed until they are free."""
+    """Return dwhctl's names: valid names are kept, the others become valid and free."""
     names = {origin: origin for origin in origins if name_problem(origin) is None}
     for origin in origins:
-        if origin in names:
-            continue
-        wanted = name = slug(origin) if may_show(origin) else "connection"
-        number = 1
-        while name in names.values():
-            number += 1
-            name = f"{wanted}_{number}"
-        names[origin] = name
+        if origin not in names:
+            wanted = slug(origin) if may_show(origin) else "connection"
+            names[origin] = free_name(wanted, names.values())
     return names
 
 
-def _outcomes(piece: Piece, result: str) -> Iterator[ImportOutcome]:
-    """A line for the piece, and one for each thing to know; a piece that is left out says why in its own."""
+def _outcomes(piece: Piece) -> Iterator[ImportOutcome]:
+    """Yield an outcome for the piece and one for each note; that of a piece left out has the first note."""
     notes = list(piece.notes)
-    why = notes.pop(0) if result == LEFT_OUT and notes else ""
-    yield ImportOutcome(piece.kind, piece.origin, piece.name, result, why)
+    why = notes.pop(0) if piece.result == LEFT_OUT and notes else ""
+    yield ImportOutcome(piece.kind, piece.origin, piece.name, piece.result, why)
     for note in notes:
         yield ImportOutcome(piece.kind, piece.origin, piece.name, "note", note)
 
 
 def _check(root: Path, text: str) -> None:
-    """Raise ConfigError for what is wrong with the project that was not wrong before."""
+    """Raise ConfigError for the problems that the project did not have before."""
     with tempfile.TemporaryDirectory(prefix="dwhctl_import_") as folder:
         copy = Path(folder)
         (copy / "config").mkdir()

@@ -1,4 +1,4 @@
-"""What an import is made of: the pieces that will stand in the configuration, and what could not be mapped."""
+"""The parts of an import: what will be in the configuration, and the mapping of variables."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from dwhctl.core.secrets import is_reference, is_sensitive
 from dwhctl.core.words import looks_secret
 from dwhctl.project.checks import slug
+from dwhctl.project.fields import leaves
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A secret on its way out of the configuration. `hint` is what its reference is named after."""
+    """A secret that will not be in the configuration. Its reference is named after `hint`."""
 
-    text: str
+    text: str = field(repr=False)
     hint: str
-
-    def __repr__(self) -> str:
-        return f"Hidden({self.hint})"
+    is_number: bool = False
 
 
 @dataclass(slots=True)
 class Piece:
-    """One connection, variable or alert, in the values of TOML; secrets in it are Hidden.
+    """A connection, variable or alert, in values of TOML; secrets in it are Hidden.
 
-    One without a `value` is left out, its notes say why. An `incomplete` one is written as a comment to be completed.
+    A piece without a `value` is left out, and its notes say why. An `incomplete` one is written as a comment, to be
+    completed. `result` says what became of it.
     """
 
     kind: str  # connection | variable | alert
@@ -41,44 +42,28 @@ class Piece:
     notes: list[str] = field(default_factory=list)
     comment: str = ""
     incomplete: bool = False
-    guessed: tuple[str, ...] = ()  # keys that Airflow does not say; a value that is there already wins
+    guessed: tuple[str, ...] = ()  # keys that Airflow does not have; an existing value wins
+    result: str = ""
 
     @property
     def table(self) -> str:
-        """The table of the configuration that it stands in."""
+        """The table of the configuration for this kind."""
         return f"{self.kind}s"
 
     def note(self, what: str) -> None:
-        """Say what a person should know about it."""
+        """Add a note for the user."""
         self.notes.append(what)
 
 
-def hidden_in(value: object) -> Iterator[Hidden]:
-    """Every secret in a tree of values."""
-    if isinstance(value, Hidden):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from hidden_in(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from hidden_in(each)
+def hidden_in(value: object) -> list[Hidden]:
+    """Return every secret in a tree of values."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Hidden)]
 
 
-def with_references(value: Any, references: Mapping[Hidden, dict[str, str]]) -> Any:
-    """The tree with each secret replaced by its reference."""
-    if isinstance(value, Hidden):
-        return references[value]
-    if isinstance(value, Mapping):
-        return {key: with_references(each, references) for key, each in value.items()}
-    return [with_references(each, references) for each in value] if isinstance(value, list) else value
-
-
-_WRAPPER = {"value", "description"}
 _TOML_INT = 2**63
 _LONG_ENOUGH = 6
-HALF_A_CHARACTER = "holds half a character (a lone surrogate); correct it in the file"
-#: `token: 123` and `token = "123"` in what is neither JSON nor Python: YAML, INI, JSON that ends too early.
+HALF_A_CHARACTER = "contains half a character (a lone surrogate); correct it in the file"
+#: `token: 123` and `token = "123"` in a text that is neither JSON nor Python: YAML, INI, truncated JSON.
 _ASSIGNED = re.compile(
     r"""(?<![\w.-])([\w.-]{1,64})\\?["']?\s{0,9}[:=](?=>?\s{0,99}(?!(?:null|none|true|false)\b)\\?["']?[^\s"'\\,;})\]])""",
     re.IGNORECASE,
@@ -86,14 +71,14 @@ _ASSIGNED = re.compile(
 
 
 def convert_variable(name: str, value: Any, known: Collection[str]) -> Piece:
-    """The variable as a value of TOML; `known` are secrets that stand elsewhere and may stand here again."""
+    """Return the variable as a value of TOML; `known` are secrets of other entries, which it may contain."""
     piece = Piece("variable", name, name)
-    if isinstance(value, Mapping) and "value" in value and value.keys() <= _WRAPPER:
+    if isinstance(value, Mapping) and "value" in value and value.keys() <= {"value", "description"}:
         piece.comment, value = str(value.get("description") or ""), value["value"]
-    finder = _Finder(known)
+    long_enough = {secret for secret in known if len(secret) >= _LONG_ENOUGH}
     try:
         _check_text(name, value)
-        found = finder.hide(slug(name), value, sensitive=is_sensitive(name))
+        found = _hide(value, slug(name), long_enough, sensitive=is_sensitive(name))
         fits = _fits(found)
     except ValueError as error:
         piece.note(str(error))
@@ -105,66 +90,54 @@ def convert_variable(name: str, value: Any, known: Collection[str]) -> Piece:
         piece.value = found
         return piece
     text = json.dumps(value, ensure_ascii=False)
-    secret = any(True for _ in hidden_in(found))
-    piece.value = Hidden(text, slug(name)) if secret else text
+    piece.value = Hidden(text, slug(name)) if hidden_in(found) else text
     piece.note(
-        "holds what TOML cannot (null, or a table that reads as a reference): stands as its JSON text, for var.json"
+        "contains what TOML cannot (null, or a table that reads as a reference): is written as JSON text, for var.json"
     )
     return piece
 
 
 def _check_text(name: str, value: Any) -> None:
     if value is None:
-        raise ValueError("is null, which TOML has not; drop it, or give it a value in the file")
+        raise ValueError("is null, which TOML does not have; drop it, or give it a value in the file")
     try:
         f"{name}{json.dumps(value, ensure_ascii=False)}".encode()
     except UnicodeEncodeError:
         raise ValueError(HALF_A_CHARACTER) from None
 
 
-class _Finder:
-    """Finds secrets in a tree of values."""
-
-    def __init__(self, known: Collection[str]) -> None:
-        self._known = {each for each in known if len(each) >= _LONG_ENOUGH}
-
-    def hide(self, hint: str, value: Any, *, sensitive: bool) -> Any:
-        """The tree with its secrets Hidden."""
-        if isinstance(value, Mapping):
-            return {
-                key: self.hide(f"{hint}_{slug(key)}", each, sensitive=sensitive or is_sensitive(key))
-                for key, each in value.items()
-            }
-        if isinstance(value, list):
-            return [
-                self.hide(f"{hint}_{place}", each, sensitive=sensitive) for place, each in enumerate(value)
-            ]
-        if isinstance(value, str):
-            return Hidden(value, hint) if value and (sensitive or self._is_secret(value)) else value
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        # A number stays one for var.json, so the whole variable is told to be a text.
-        return _HiddenNumber(json.dumps(value), hint) if sensitive and number else value
-
-    def _is_secret(self, text: str) -> bool:
-        if looks_secret(text) or any(each in text for each in self._known):
-            return True
-        inside = _inside(text)
-        if inside is None:
-            return any(is_sensitive(found[1]) for found in _ASSIGNED.finditer(text))
-        try:
-            return any(True for _ in hidden_in(self.hide("", inside, sensitive=False)))
-        except RecursionError:  # too deep to be searched, so it may hold one
-            return True
+def _hide(value: Any, hint: str, known: Collection[str], *, sensitive: bool) -> Any:
+    """Return the tree with its secrets Hidden."""
+    if isinstance(value, Mapping):
+        return {
+            key: _hide(inner, f"{hint}_{slug(key)}", known, sensitive=sensitive or is_sensitive(key))
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [
+            _hide(item, f"{hint}_{place}", known, sensitive=sensitive) for place, item in enumerate(value)
+        ]
+    if isinstance(value, str):
+        return Hidden(value, hint) if value and (sensitive or _is_secret(value, known)) else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # var.json must return a number, so a variable with such a secret becomes one text of JSON.
+    return Hidden(json.dumps(value), hint, is_number=True) if sensitive and is_number else value
 
 
-class _HiddenNumber(Hidden):
-    """A secret that is a number."""
-
-    __slots__ = ()
+def _is_secret(text: str, known: Collection[str]) -> bool:
+    if looks_secret(text) or any(secret in text for secret in known):
+        return True
+    inside = _inside(text)
+    if inside is None:
+        return any(is_sensitive(found[1]) for found in _ASSIGNED.finditer(text))
+    try:
+        return bool(hidden_in(_hide(inside, "", known, sensitive=False)))
+    except RecursionError:  # too deep to be searched, so it may contain a secret
+        return True
 
 
 def _inside(text: str) -> Any:
-    """What a text of JSON or of Python holds, when that is more than a word.
+    """Return the value of a text of JSON or Python, if it is more than a word.
 
     `variables set --json` of Airflow 3 writes JSON in JSON; `Variable.set("x", {...})` of 1.10 writes Python's repr.
     """
@@ -175,36 +148,32 @@ def _inside(text: str) -> Any:
 
 
 def _read_literal(text: str) -> Any:
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an escape like \d, which would show a part of the text
-            return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
+    with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an escape like \d, which would show a part of the text
+        return ast.literal_eval(text.strip())
+    return None
 
 
 def _as_json(value: Any) -> Any:
-    """Return Python's literal in the types of JSON."""
+    """Return a literal of Python in the types of JSON."""
     if isinstance(value, dict):
-        return {str(key): _as_json(each) for key, each in value.items()}
+        return {str(key): _as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_as_json(each) for each in value]
+        return [_as_json(inner) for inner in value]
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _fits(value: Any, *, top: bool = True) -> bool:
-    """Whether TOML holds this, and dwhctl reads it as the same."""
+    """Return whether TOML has this value, and dwhctl reads it as the same."""
     if isinstance(value, Mapping):
         read_as_secret = is_reference(dict(value))
-        return not read_as_secret and all(_fits(each, top=False) for each in value.values())
+        return not read_as_secret and all(_fits(inner, top=False) for inner in value.values())
     if isinstance(value, list):
-        return all(_fits(each, top=False) for each in value)
-    if isinstance(value, _HiddenNumber):
-        return top
+        return all(_fits(inner, top=False) for inner in value)
+    if isinstance(value, Hidden):
+        return top or not value.is_number
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, int):

@@ -22,8 +22,9 @@ from dwhctl.alerts.digest import RunKind
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import ACTING, one_line
 from dwhctl.project.context import Names, context
+from dwhctl.project.problems import source_text
 from dwhctl.project.sandbox import TemplateSandbox
-from dwhctl.project.templates import new_environment, render_in, source_text
+from dwhctl.project.templates import new_environment, render_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

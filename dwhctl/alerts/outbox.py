@@ -107,14 +107,13 @@ def put(
 
 def undelivered(execute: Execute, channel: str) -> list[Undelivered]:
     """Return the channel's rows that a later digest may replace, the oldest first."""
-    rows = execute("alerts_undelivered", {"channel": channel})
-    return [Undelivered(row_id, DeliveryState(state), _digest_or_none(text)) for row_id, state, text in rows]
-
-
-def _digest_or_none(text: str) -> Digest | None:
-    with suppress(ValueError):
-        return from_json(text)
-    return None
+    found = []
+    for row_id, state, text in execute("alerts_undelivered", {"channel": channel}):
+        digest = None
+        with suppress(ValueError):
+            digest = from_json(text)
+        found.append(Undelivered(row_id, DeliveryState(state), digest))
+    return found
 
 
 class Outbox:

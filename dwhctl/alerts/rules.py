@@ -22,8 +22,7 @@ from dwhctl.alerts.state import (
 )
 from dwhctl.core.errors import Missed, is_error
 from dwhctl.project.loads import is_expected
-from dwhctl.sessions.task_states import unsuccessful_slices
-from dwhctl.sessions.values import as_day, as_text
+from dwhctl.sessions.task_states import successful_slices, unsuccessful_slices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,10 +111,8 @@ class ChannelScope:
     def _done(self, work: str, first: date, last: date) -> Iterator[_Task]:
         """Yield the tasks of a load or report whose last closed session succeeded."""
         assert self.execute is not None
-        values = {"load": work, "first": first, "last": last}
-        for shard, day, is_good in self.execute("closed_slices", values):
-            if is_good:
-                yield self._task(work, as_text(shard), as_day(day))
+        for shard, day in successful_slices(self.execute, work, first, last):
+            yield self._task(work, shard, day)
 
     def still_failing(self, now: datetime) -> tuple[StillFailing, ...]:
         """Return what the channel covers and whose last session failed, as `report failures` does."""
@@ -123,7 +120,7 @@ class ChannelScope:
             return ()
         shards = self._shards()
         found: dict[tuple[str, bool], list[UnsuccessfulSlice]] = {}
-        for failed in unsuccessful_slices(self.execute("unsuccessful_slices", {"since": now - _LOOK_BACK})):
+        for failed in unsuccessful_slices(self.execute, now - _LOOK_BACK):
             if failed.shard is None:
                 counts = failed.load in self.project.reports and self.includes("report", failed.load)
             else:

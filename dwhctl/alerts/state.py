@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dwhctl.core.files import append, read_text, write_whole
 
@@ -189,11 +189,13 @@ class LocalState:
 
     def read(self, channel: str, command: str) -> dict[FailureKey, Notified]:
         """Return what a channel was notified of at the end of the command."""
-        return {key: notified for name, key, notified in _rows(self._states(command)) if name == channel}
+        return {
+            key: notified for name, key, notified in _rows(self._path("told", command)) if name == channel
+        }
 
     def write(self, channel: str, command: str, state: AlertState) -> None:
         """Write the state of the channel in place of the last one. Raise OSError."""
-        path = self._states(command)
+        path = self._path("told", command)
         others = (row for row in _rows(path) if row[0] != channel)
         rows = (*others, *((channel, *item) for item in state.items()))
         self._write(path, [_row(*row) for row in rows])
@@ -205,7 +207,7 @@ class LocalState:
     def refusal(self, channel: str, earliest: datetime) -> str | None:
         """Return the answer of the channel's last refusal after that moment; None when there was none."""
         try:
-            content = json.loads(read_text(self._refused(channel), follow=False))
+            content = json.loads(read_text(self._path("refused", channel), follow=False))
             at = datetime.fromisoformat(content["at"]).astimezone(UTC)
             return str(content["answer"]) if at > earliest else None
         except _UNREADABLE:
@@ -214,7 +216,9 @@ class LocalState:
     def write_refusal(self, channel: str, answer: str | None, now: datetime) -> None:
         """Write a refusal; None clears it. A state folder that cannot be written keeps nothing."""
         with suppress(OSError):
-            self._write(self._refused(channel), {"at": now, "answer": answer} if answer is not None else None)
+            self._write(
+                self._path("refused", channel), {"at": now, "answer": answer} if answer is not None else None
+            )
 
     def _write(self, path: Path, content: object) -> None:
         if not content:
@@ -223,11 +227,8 @@ class LocalState:
         self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(content, default=lambda value: value.isoformat()))
 
-    def _states(self, command: str) -> Path:
-        return self._folder / f"told-{_hash(command)}.json"
-
-    def _refused(self, channel: str) -> Path:
-        return self._folder / f"refused-{_hash(channel)}.json"
+    def _path(self, kind: Literal["told", "refused"], name: str) -> Path:
+        return self._folder / f"{kind}-{_hash(name)}.json"
 
 
 def _hash(text: str) -> str:

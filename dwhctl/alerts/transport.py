@@ -21,7 +21,6 @@ from dwhctl.core.secrets import remember
 from dwhctl.core.waiting import within
 
 if TYPE_CHECKING:
-    from dwhctl.core.http import EndableSession
     from dwhctl.core.secrets import Secret
 
 Answer = TypeVar("Answer")
@@ -145,32 +144,28 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
-        from dwhctl.core.http import EndableSession  # imports requests, before the time begins
+        from dwhctl.core.http import EndableSession  # the time that the import takes does not count
 
         mask_logs()
         exchange = Exchange()
-        data = _Body(body, exchange) if body else b""
-        return exchange.run(
-            self.timeouts.total, lambda: self._post(EndableSession(exchange), url, data, headers, most)
-        )
-
-    def _post(
-        self, opened: EndableSession, url: str, body: _Body | bytes, headers: Mapping[str, str], most: int
-    ) -> HttpResponse:
         proxy = self.proxy.reveal().strip() if self.proxy else None
-        with opened as session:
-            response = session.post(
-                url,
-                data=body,
-                headers={**headers, "Accept-Encoding": "identity"},
-                proxies={"http": proxy, "https": proxy} if proxy else None,
-                verify=str(self.tls_cafile) if self.tls_cafile else True,
-                timeout=(self.timeouts.connect, self.timeouts.read),
-                allow_redirects=False,  # a redirect would carry the secret in the URL to another host
-                stream=True,
-            )
-            encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-            if not most or encoding != "identity":
-                return HttpResponse(response.status_code)
-            answer: bytes = response.raw.read(most + 1, decode_content=False)
-            return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
+
+        def work() -> HttpResponse:
+            with EndableSession(exchange) as session:
+                response = session.post(
+                    url,
+                    data=_Body(body, exchange) if body else b"",
+                    headers={**headers, "Accept-Encoding": "identity"},
+                    proxies={"http": proxy, "https": proxy} if proxy else None,
+                    verify=str(self.tls_cafile) if self.tls_cafile else True,
+                    timeout=(self.timeouts.connect, self.timeouts.read),
+                    allow_redirects=False,  # a redirect would carry the secret in the URL to another host
+                    stream=True,
+                )
+                encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+                if not most or encoding != "identity":
+                    return HttpResponse(response.status_code)
+                answer: bytes = response.raw.read(most + 1, decode_content=False)
+                return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
+
+        return exchange.run(self.timeouts.total, work)

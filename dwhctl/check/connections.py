@@ -1,28 +1,34 @@
-"""A real round trip over a connection, in each way in which the project uses it."""
+"""Make a real round trip over each connection, in each way in which the project uses it, and check how it travels."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from dwhctl.core.errors import ConfigError, ConnectError, DwhctlError, InternalError, LoginRefusedError
+from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
 from dwhctl.project.connections import BEYOND, SYSTEMS, NetworkConnection, TlsWords, is_local
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.project.names import find_connection
+from dwhctl.runtime.circuit_breaker import CircuitBreaker
+from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.slots import slots_of
+from dwhctl.sessions import REPORT_TIMEOUT
+from dwhctl.systems.base.system import ANSWER_TIMEOUT, system_of
 from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.sqlite.client import translate_error
 from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
@@ -30,18 +36,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dwhctl.project.connections import Connection
-    from dwhctl.runtime.slots import Slots
 
 
 _CONNECTIONS_AT_ONCE = 8
 _SLOT_SECONDS = 30.0
-#: After these the other databases of the server are not tried: fifty refusals lock an account.
-_ENDS_ALL = (ConnectError, LoginRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """What came of one round trip."""
+    """The result of one round trip; the fields are the columns of the listing."""
 
     connection: str
     type: str
@@ -51,41 +54,55 @@ class RoundTrip:
     version: str | None = None
     reason: str | None = None
 
-    def row(self) -> tuple[object, ...]:
-        """Give the trip as a line of the listing."""
-        return (
-            self.connection,
-            self.type,
-            self.database,
-            self.ok,
-            self.latency_ms,
-            self.version,
-            self.reason,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to use a connection: `go` makes the round trip and gives the version."""
-
-    database: str | None
-    go: Callable[[], str]
-
 
 class _NotThereYet(Exception):  # noqa: N818 - no error: the first load makes the file
     pass
+
+
+class _Trip(RemoteCheck[RoundTrip]):
+    """One way to use a connection: `go` makes the round trip and returns the version."""
+
+    def __init__(self, connection: Connection, database: str | None, go: Callable[[], str]) -> None:
+        super().__init__(connection.name, lambda _: self._go(go), alone=True)
+        self.slot_seconds = _SLOT_SECONDS
+        self._shown = (connection.name, connection.type, database)
+        self._is_tried = False
+
+    def _go(self, go: Callable[[], str]) -> RoundTrip:
+        self._is_tried = True
+        started = time.perf_counter()
+        try:
+            version = go()
+        except _NotThereYet:
+            return RoundTrip(
+                *self._shown, ok=True, reason="the file is not there yet: the first load makes it"
+            )
+        except AttemptError:
+            raise
+        except DwhctlError as error:
+            return RoundTrip(*self._shown, ok=False, reason=one_line(str(error)))
+        latency = round((time.perf_counter() - started) * 1000, 1)
+        return RoundTrip(*self._shown, ok=True, latency_ms=latency, version=version)
+
+    def trip(self) -> RoundTrip:
+        if self.answer is not None:
+            return self.answer
+        is_refused = isinstance(self.failure, TargetBusyError)
+        reason = one_line(str(self.failure))
+        shown = reason if self._is_tried or is_refused else f"not tried: {reason}"
+        return RoundTrip(*self._shown, ok=False, reason=shown)
 
 
 def round_trips(project: Project, names: Sequence[str] = ()) -> list[RoundTrip]:
     """Try the named connections, or all. Raise UsageError for a name that the project does not have."""
     for name in names:
         find_connection(project, name)
-    chosen = [each for each in project.connections.values() if not names or each.name in names]
+    chosen = [found for found in project.connections.values() if not names or found.name in names]
     _import_drivers(chosen)
-    with ThreadPoolExecutor(_CONNECTIONS_AT_ONCE) as pool:
-        slots = slots_of(project)
-        trips = pool.map(lambda connection: _try_all(project, connection, slots), chosen)
-        return [trip for of_one in trips for trip in of_one]
+    trips = [trip for connection in chosen for trip in _trips(project, connection)]
+    # After a connection failure the other databases of the server are not tried: fifty refusals lock an account.
+    FanOut(slots_of(project), _CONNECTIONS_AT_ONCE, CircuitBreaker(failures_in_a_row=1)).run(trips)
+    return [trip.trip() for trip in trips]
 
 
 def _import_drivers(connections: Sequence[Connection]) -> None:
@@ -94,37 +111,8 @@ def _import_drivers(connections: Sequence[Connection]) -> None:
         importlib.import_module(driver)
 
 
-def _try_all(project: Project, connection: Connection, slots: Slots) -> list[RoundTrip]:
-    trips: list[RoundTrip] = []
-    ended: DwhctlError | None = None
-    for way in _ways(project, connection):
-        if ended is None:
-            trip, error = _try(connection, way, slots)
-            ended = error if isinstance(error, _ENDS_ALL) else None
-        else:
-            reason = f"not tried: {one_line(str(ended))}"
-            trip = RoundTrip(connection.name, connection.type, way.database, ok=False, reason=reason)
-        trips.append(trip)
-    return trips
-
-
-def _try(connection: Connection, way: _Way, slots: Slots) -> tuple[RoundTrip, DwhctlError | None]:
-    try:
-        with slots.held(connection.name, wait=_SLOT_SECONDS):
-            started = time.perf_counter()
-            version = way.go()
-    except _NotThereYet:
-        reason = "the file is not there yet: the first load makes it"
-        return RoundTrip(connection.name, connection.type, way.database, ok=True, reason=reason), None
-    except DwhctlError as error:
-        reason = one_line(str(error))
-        return RoundTrip(connection.name, connection.type, way.database, ok=False, reason=reason), error
-    latency = round((time.perf_counter() - started) * 1000, 1)
-    return RoundTrip(connection.name, connection.type, way.database, True, latency, version), None
-
-
-def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
-    """Give the ways in which the project uses the connection, or could use an unused one."""
+def _trips(project: Project, connection: Connection) -> Iterator[_Trip]:
+    """Yield the ways in which the project uses the connection, or could use an unused one."""
     shards = [s for group in project.shard_groups.values() for s in group if s.connection == connection.name]
     today = datetime.now(project.zone).date()
     sessions = project.sessions_connection == connection.name
@@ -133,87 +121,67 @@ def _ways(project: Project, connection: Connection) -> Iterator[_Way]:
         system = SYSTEMS[connection.type]
         sessions, target = system.is_sessions, system.is_target
         if system.is_source and (database := getattr(connection, "database", None)):
-            yield _source_way(connection, database)
+            yield _source_trip(connection, database)
     if sessions:
-        yield _Way(None, lambda: _sessions_version(connection))
+        yield _Trip(connection, None, lambda: _sessions_version(connection))
     if target:
-        yield _Way(None, lambda: _target_version(project, connection))
+        yield _Trip(connection, None, lambda: _target_version(project, connection))
     if SYSTEMS[connection.type].takes_endpoint:
         # One for all accounts, and counted by the rate limit.
-        yield _Way(None, lambda: _source_version(connection, "", "UTC", project.state_dir))
+        yield _Trip(connection, None, lambda: _source_version(connection, "", "UTC", project.state_dir))
         return
-    for shard in (one for one in shards if not one.has_ended(today)):
-        yield _source_way(connection, shard.database, shard.zone)
+    for shard in (shard for shard in shards if not shard.has_ended(today)):
+        yield _source_trip(connection, shard.database, shard.zone)
 
 
-def _source_way(connection: Connection, database: str, zone: str = "UTC") -> _Way:
-    return _Way(database, lambda: _source_version(connection, database, zone))
+def _source_trip(connection: Connection, database: str, zone: str = "UTC") -> _Trip:
+    return _Trip(connection, database, lambda: _source_version(connection, database, zone))
 
 
 def _source_version(connection: Connection, database: str, zone: str, state_dir: Path | None = None) -> str:
-    from dwhctl.systems.base.system import system_of
-
     timeout = _timeout(connection)
     seconds = timeout.total_seconds() if timeout is not None else None
-    with system_of(connection).open_source(
-        connection, database, zone, seconds, state_dir=state_dir
-    ) as source:
+    system = system_of(connection)
+    with system.open_source(connection, database, zone, seconds, state_dir=state_dir) as source:
         return source.version()
 
 
 def _timeout(connection: Connection) -> timedelta | None:
-    """How long a server that lets us in may be silent: as long as one that does not let us in."""
+    """Return how long the server may be silent, connected or not."""
     timeout: timedelta | None = getattr(connection, "connect_timeout", None)
     return timeout
 
 
 def _target_version(project: Project, connection: Connection) -> str:
-    from dwhctl.systems.base.system import system_of
-
     if isinstance(connection, DuckdbConnection):
         if connection.is_folder:
             raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
         if not connection.path.exists():
             raise _NotThereYet
-    timeout = _timeout(connection)
-    if timeout is None:
-        return system_of(connection).open_target(connection, project.state_dir).version()
+    timeout = _timeout(connection) or ANSWER_TIMEOUT
     return system_of(connection).open_target(connection, project.state_dir, timeout).version()
 
 
 def _sessions_version(connection: Connection) -> str:
-    if isinstance(connection, SqliteConnection):
-        return _sqlite_version(connection)
     if isinstance(connection, PostgresConnection):
         return _postgres_version(connection)
-    raise InternalError(f"connection {connection.name}: {connection.type} keeps no sessions")
-
-
-def _sqlite_version(connection: SqliteConnection) -> str:
-    import sqlite3
-
-    from dwhctl.systems.sqlite.client import translate_error
-
+    if not isinstance(connection, SqliteConnection):
+        raise InternalError(f"connection {connection.name}: {connection.type} keeps no sessions")
     if not connection.path.exists():
         raise _NotThereYet
-    with translate_error(connection.path, "opening the file"):
-        db = sqlite3.connect(f"{connection.path.as_uri()}?mode=ro", uri=True)
-        try:
-            db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        finally:
-            db.close()
+    with (
+        translate_error(connection.path, "opening the file"),
+        closing(sqlite3.connect(f"{connection.path.as_uri()}?mode=ro", uri=True)) as db,
+    ):
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return f"SQLite {sqlite3.sqlite_version}"
 
 
 def _postgres_version(connection: PostgresConnection) -> str:
-    from dwhctl.sessions import REPORT_TIMEOUT
     from dwhctl.systems.postgres.client import connect
 
-    db = connect(connection, "SELECT 1", connection.answer_timeout or REPORT_TIMEOUT)
-    try:
+    with closing(connect(connection, "SELECT 1", connection.answer_timeout or REPORT_TIMEOUT)) as db:
         return f"PostgreSQL {db.info.parameter_status('server_version')}"
-    finally:
-        db.close()
 
 
 _MOST_NAMES = 5
@@ -243,19 +211,18 @@ def unchecked(project: Project) -> Iterator[str]:
     for words, word, names in _by_word(project):
         if word != BEYOND:
             continue
-        said = f"{names}: encrypted, but the server's certificate is not checked"
+        remedy = f"; {_remedy(words)}"
         if words.ca_key is None:
-            yield f"{said}: dwhctl has no key for it; dwhctl docs security#tls says what the driver can do"
-        else:
-            yield f"{said}; {_remedy(words)}"
+            remedy = ": dwhctl has no key for it; dwhctl docs security#tls says what the driver can do"
+        yield f"{names}: encrypted, but the server's certificate is not checked{remedy}"
 
 
 def _by_word(project: Project) -> Iterator[tuple[TlsWords, str, str]]:
-    """Give every TLS word in use beyond this machine, with the names of the connections that have it."""
+    """Yield every TLS word in use beyond this machine, with the connections that have it."""
     groups: dict[tuple[TlsWords, str], list[str]] = defaultdict(list)
-    for one in project.connections.values():
-        if isinstance(one, NetworkConnection) and not one.is_local:
-            groups[one.tls_words, _effective(one)].append(one.name)
+    for connection in project.connections.values():
+        if isinstance(connection, NetworkConnection) and not connection.is_local:
+            groups[connection.tls_words, _effective(connection)].append(connection.name)
     for (words, word), names in groups.items():
         yield words, word, _listed(names)
 
@@ -267,11 +234,8 @@ def _effective(connection: NetworkConnection) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    shown = (
-        names
-        if len(names) <= _MOST_NAMES
-        else [*names[: _MOST_NAMES - 1], f"{len(names) - _MOST_NAMES + 1} more"]
-    )
+    more = len(names) - _MOST_NAMES + 1
+    shown = [*names[: _MOST_NAMES - 1], f"{more} more"] if more > 1 else names
     return f"connections {', '.join(shown)}" if len(names) > 1 else f"connection {names[0]}"
 
 
@@ -290,9 +254,9 @@ def _remedy(words: TlsWords) -> str:
 def _of_environment(project: Project) -> Iterator[str]:
     word = os.environ.get("PGSSLMODE")
     names = [
-        each.name
-        for each in project.connections.values()
-        if isinstance(each, PostgresConnection) and each.sslmode is None and word not in (None, each.tls)
+        found.name
+        for found in project.connections.values()
+        if isinstance(found, PostgresConnection) and found.sslmode is None and word not in (None, found.tls)
     ]
     if names:
         yield f"environment: PGSSLMODE is not read; write sslmode in {_listed(names)}"
@@ -319,7 +283,7 @@ def _url(secret: Secret | None) -> SplitResult | None:
     try:
         return _split(secret.reveal()) if secret is not None else None
     except ConfigError:
-        return None  # it is told of where secrets are read
+        return None  # reported where secrets are read
 
 
 def _split(text: str) -> SplitResult | None:

@@ -1,4 +1,4 @@
-"""What `config check` finds on this machine without a server: databases in files, certificates, files not read."""
+"""`config check` on this machine without a server: database files, certificates, unread files, file modes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from dwhctl.core.files import closed_to, user_name
 from dwhctl.core.words import did_you_mean, shown_path, shown_text
 from dwhctl.project.connections import EmbeddedConnection, NetworkConnection
 from dwhctl.project.find import MAIN_FILE
+from dwhctl.project.names import declared_at
+from dwhctl.project.problems import MAIN, Place
 from dwhctl.project.read import is_in_file
 from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.systems.duckdb.system import DuckdbConnection
@@ -36,7 +38,7 @@ _LOOKS_READ = (".toml", ".yml", ".yaml")
 
 @dataclass
 class LocalFiles:
-    """What is wrong with files of this machine. What may be otherwise where the loads run is a warning."""
+    """The problems of files on this machine; warnings for what may differ where the loads run."""
 
     problems: list[str] = field(default_factory=list)
     missing_shards: list[str] = field(default_factory=list)
@@ -44,12 +46,9 @@ class LocalFiles:
 
 
 def local_files(project: Project) -> LocalFiles:
-    """Look for the files and folders that a load needs. Make and open nothing."""
-    found = LocalFiles()
+    """Check the files and folders that a load needs, without creating or opening any."""
+    found = LocalFiles([*_warehouses(project), *_state(project), *_ca_files(project)])
     _sources(project, found)
-    _warehouses(project, found)
-    found.problems += _state(project)
-    found.problems += _authorities(project)
     return found
 
 
@@ -64,10 +63,10 @@ def _sources(project: Project, found: LocalFiles) -> None:
             if _is_missing(path.parent):
                 missing.setdefault((place, connection.name), []).append(shard.name)
             elif _is_missing(path):
-                databases = (each.stem for each in path.parent.glob("*.duckdb"))
-                hint = did_you_mean(shard.database, databases) or "put it there, or correct the path"
+                databases = (file.stem for file in path.parent.glob("*.duckdb"))
+                hint = did_you_mean(shard.database, databases) or "add it, or correct the path"
                 found.missing_shards.append(
-                    f"config/dwhctl.toml: {place}: the file {_shown(project, path)} of the shard {shard.name} is"
+                    f"{MAIN}: {place}: the file {_shown(project, path)} of the shard {shard.name} is"
                     f" missing; {hint}"
                 )
             elif not os.access(path, os.R_OK):
@@ -75,47 +74,43 @@ def _sources(project: Project, found: LocalFiles) -> None:
     for (place, name), names in missing.items():
         of = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         found.warnings.append(
-            f"{place}: there is no folder here as connections.{name}.path says, so the shard {of} cannot be loaded"
+            f"{place}: the folder of connections.{name}.path does not exist here, so the shard {of} cannot be loaded"
         )
 
 
-def _warehouses(project: Project, found: LocalFiles) -> None:
-    uses = [(load.target, f"config/loads/{load.name}.toml: target") for load in project.loads.values()]
-    uses += [
-        (report.connection, f"config/reports.toml: reports.{report.name}.connection")
-        for report in project.reports.values()
-    ]
-    for name, place in dict(reversed(uses)).items():
+def _warehouses(project: Project) -> Iterator[str]:
+    places: dict[str, Place] = {}
+    for work in project.work():
+        places.setdefault(work.warehouse, declared_at(work).at(work.warehouse_key))
+    for name, place in places.items():
         connection = project.connections[name]
-        # The state folder is made by the first run.
+        # The first run creates the state folder.
         if not isinstance(connection, DuckdbConnection) or connection.path.is_relative_to(project.state_dir):
             continue
-        if _is_missing(connection.path.parent):
-            folder = _shown(project, connection.path.parent)
-            found.problems.append(f"{place}: there is no folder {folder} for the file of {name}; make it")
+        folder = connection.path.parent
+        if _is_missing(folder):
+            yield f"{place}: there is no folder {_shown(project, folder)} for the file of {name}; create it"
 
 
 def _state(project: Project) -> Iterator[str]:
-    """Yield what stands in the way of the state folder and of sessions in a file."""
+    """Yield the problems of the state folder and of a sessions file."""
     if blocking := _file_in_the_way(project.state_dir):
-        yield (
-            f"config/dwhctl.toml: project.state_dir: {_shown(project, blocking)} is a file; name a folder"
-            " or move the file away"
-        )
+        shown, place = _shown(project, blocking), MAIN.at("project", "state_dir")
+        yield f"{place}: {shown} is a file; choose a folder or move the file away"
     sessions = project.sessions
     if not isinstance(sessions, SqliteConnection):
         return
-    place, shown = f"config/dwhctl.toml: connections.{sessions.name}.path", _shown(project, sessions.path)
+    place, shown = MAIN.at("connections", sessions.name, "path"), _shown(project, sessions.path)
     if blocking := _file_in_the_way(sessions.path.parent):
-        yield f"{place}: {_shown(project, blocking)} is a file, and a folder in the path; name another path"
+        yield f"{place}: {_shown(project, blocking)} is a file, but a folder in the path; choose another path"
     elif os.path.isdir(sessions.path):  # noqa: PTH112
-        yield f"{place}: {shown} is a folder; name a file"
+        yield f"{place}: {shown} is a folder; choose a file"
     elif _is_another_kind(sessions.path):
-        yield f"{place}: {shown} is no SQLite database; name another file or move it away"
+        yield f"{place}: {shown} is not a SQLite database; choose another file or move it away"
 
 
 def _is_missing(path: Path) -> bool:
-    """Tell whether nothing is there; what this user may not see may be there."""
+    """Return whether nothing exists there; what this user may not see may exist."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -126,10 +121,9 @@ def _is_missing(path: Path) -> bool:
 
 
 def _file_in_the_way(folder: Path) -> Path | None:
-    for each in (folder, *folder.parents):
-        if os.path.exists(each):  # noqa: PTH110
-            return None if os.path.isdir(each) else each  # noqa: PTH112
-    return None
+    # Path.exists raises for a folder that this user may not enter.
+    existing = next((path for path in (folder, *folder.parents) if os.path.exists(path)), None)  # noqa: PTH110
+    return existing if existing and not os.path.isdir(existing) else None  # noqa: PTH112
 
 
 def _is_another_kind(path: Path) -> bool:
@@ -141,42 +135,33 @@ def _is_another_kind(path: Path) -> bool:
     return begin not in (b"", _SQLITE)
 
 
-def _authorities(project: Project) -> Iterator[str]:
-    """Yield files of certificates that hold none; that they are there was checked when the project was read."""
+def _ca_files(project: Project) -> Iterator[str]:
+    """Yield the CA files without a certificate; missing ones were found when the project was read."""
+    keys = [(MAIN.at("pings", "tls_cafile"), project.pings.tls_cafile)]
     for name, connection in project.connections.items():
-        key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else None
-        if key and (problem := _no_certificates(getattr(connection, key))):
-            yield f"config/dwhctl.toml: connections.{name}.{key}: {problem}"
+        if isinstance(connection, NetworkConnection) and (key := connection.tls_words.ca_key):
+            keys.append((MAIN.at("connections", name, key), getattr(connection, key)))
     for name, alert in project.alerts.items():
-        if problem := _no_certificates(getattr(alert, "tls_cafile", None)):
-            yield f"config/dwhctl.toml: alerts.{name}.tls_cafile: {problem}"
-    if problem := _no_certificates(project.pings.tls_cafile):
-        yield f"config/dwhctl.toml: pings.tls_cafile: {problem}"
-
-
-def _no_certificates(path: Path | None) -> str | None:
-    if path is None or not os.access(path, os.R_OK):
-        return None
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except (ssl.SSLError, OSError):
-        return "the file holds no certificate in PEM form; export the authority's certificate as PEM"
-    return None
+        keys.append((MAIN.at("alerts", name, "tls_cafile"), getattr(alert, "tls_cafile", None)))
+    for place, path in keys:
+        if path is None or not os.access(path, os.R_OK):
+            continue
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except (ssl.SSLError, OSError):
+            yield f"{place}: the file has no certificate in PEM form; export the CA certificate as PEM"
 
 
 def unread_files(project: Project) -> list[str]:
-    """Say which files below config/ look like configuration and are not read, with what to do."""
+    """Return the files below config/ that look like configuration and are not read, with the remedy."""
     config, found = project.root / "config", []
     for path in sorted(config.rglob("*")):
         parts = path.relative_to(config).parts
-        if (
-            path.suffix.lower() not in _LOOKS_READ
-            or parts[0] == "alerts"
-            or any(each[0] == "." for each in parts)
-        ):
+        is_hidden = any(part.startswith(".") for part in parts)
+        if path.suffix.lower() not in _LOOKS_READ or parts[0] == "alerts" or is_hidden or path.is_dir():
             continue
-        is_load = len(parts) == 2 and parts[0] == "loads"
-        if path.is_dir() or parts in [(each,) for each in _READ] or (is_load and path.suffix == ".toml"):
+        is_load = len(parts) == 2 and parts[0] == "loads" and path.suffix == ".toml"
+        if is_load or "/".join(parts) in _READ:
             continue
         found.append(f"{_shown(project, path)} is not read: {_where_to(parts, path)}")
     return found
@@ -184,7 +169,7 @@ def unread_files(project: Project) -> list[str]:
 
 def _where_to(parts: tuple[str, ...], path: Path) -> str:
     if parts[0] in ("load", "loads"):
-        return f"a load is config/loads/{path.stem}.toml, in TOML and in no folder below"
+        return f"a load is config/loads/{path.stem}.toml, in TOML and not in a folder below"
     for name in _READ:
         if did_you_mean(path.stem, [Path(name).stem]):
             return f"rename it to config/{name}"
@@ -203,29 +188,32 @@ _EVERYBODY = "every user of this machine"
 class _Item:
     what: str
     path: Path
-    #: That others read it does no harm.
+    #: Whether others may read it.
     is_public: bool = False
 
 
 def open_files(project: Project) -> list[str]:
-    """Say of each file who can read or write it, with the command that helps. Looks at modes, not at ACLs."""
-    found = [line for item in _items(project) for line in _of(item)]
-    return [*dict.fromkeys(found), *_of_files(project), *_of_owner(project)]
+    """Return who else can read or write each file, with the remedy. Checks modes, not ACLs."""
+    found = [line for item in _items(project) for line in _open_item(item)]
+    owner = (project.root / MAIN_FILE).stat().st_uid
+    if owner not in (0, os.geteuid()):
+        name, own = user_name(owner), user_name(os.geteuid())
+        found.append(f"the project {project.root} belongs to {name}, who decides what it runs as {own}")
+    return list(dict.fromkeys([*found, *_open_configuration(project)]))
 
 
 def _items(project: Project) -> Iterator[_Item]:
     for secret in project.secrets():
         if secret.path is not None:
             yield _Item(secret.place, secret.path)
-    for secret in project.secrets():
-        if is_in_file(secret):
-            yield _Item("a secret in the configuration", project.root / secret.place.partition(":")[0])
+    for secret in filter(is_in_file, project.secrets()):
+        yield _Item("a secret in the configuration", project.root / secret.place.partition(":")[0])
     for name in (".env", EXPORTS):
         yield _Item("secrets for the environment", project.root / name)
     sessions = project.sessions
     if isinstance(sessions, SqliteConnection):
         yield _Item("the sessions", sessions.path)
-    for name in sorted({one.target for one in project.loads.values()}):
+    for name in sorted({load.target for load in project.loads.values()}):
         connection = project.connections[name]
         if isinstance(connection, EmbeddedConnection):
             yield _Item(f"the warehouse {name}", connection.path)
@@ -235,7 +223,7 @@ def _items(project: Project) -> Iterator[_Item]:
     yield _Item("the state folder", state.path, is_public=True)
 
 
-def _of(item: _Item) -> Iterator[str]:
+def _open_item(item: _Item) -> Iterator[str]:
     path = item.path.resolve()
     reader = None if item.is_public else _who(path, _MODE_READ)
     writer = _who(path, _WRITE)
@@ -246,8 +234,8 @@ def _of(item: _Item) -> Iterator[str]:
         yield _in_open_folder(item.what, path, above)
 
 
-def _of_files(project: Project) -> Iterator[str]:
-    """Configuration and SQL that others can write: they decide what is run, and with which passwords."""
+def _open_configuration(project: Project) -> Iterator[str]:
+    """Yield configuration and SQL that others can write: they decide what runs, and with which passwords."""
     folders = [folder for name in ("config", "sql") if (folder := project.root / name).is_dir()]
     paths = [path for folder in folders for path in (folder, *sorted(folder.rglob("*")))]
     written = [path for path in paths if not path.is_symlink() and _who(path.resolve(), _WRITE)]
@@ -261,21 +249,14 @@ def _of_files(project: Project) -> Iterator[str]:
         yield _in_open_folder("the project's files", main, above)
 
 
-def _of_owner(project: Project) -> Iterator[str]:
-    owner = (project.root / MAIN_FILE).stat().st_uid
-    if owner not in (0, os.geteuid()):
-        name, own = user_name(owner), user_name(os.geteuid())
-        yield f"the project {project.root} belongs to {name}, who decides what it runs as {own}"
-
-
 def _in_open_folder(what: str, path: Path, folder: Path) -> str:
     who = _who(folder, _WRITE)
     command = f"chmod {_others()}-w {shlex.quote(str(folder))}"
-    return f"{what}: {who} can write the folder {folder}, and so put another file in the place of {path}: {command}"
+    return f"{what}: {who} can write the folder {folder}, and so replace {path}: {command}"
 
 
 def _replaceable(path: Path) -> Path | None:
-    """Return the folder above it in which others can put another file in its place."""
+    """Return the nearest folder above in which others can replace the path."""
     for folder in path.parents:
         if not folder.stat().st_mode & stat.S_ISVTX and _who(folder, _WRITE):
             return folder
@@ -287,10 +268,10 @@ def _others() -> str:
 
 
 def _who(path: Path, wanted: int) -> str | None:
-    """Say who beside its owner may do that with a file: the folders above it must let them in."""
+    """Return who else has these rights for a file; the folders above must be open to them as well."""
     try:
-        chain = [each.stat() for each in (path, *path.parents)]
-    except OSError:  # it is not there, or cannot be seen
+        chain = [found.stat() for found in (path, *path.parents)]
+    except OSError:  # it does not exist, or is not visible
         return None
     if stat.S_ISDIR(chain[0].st_mode):
         wanted |= _ENTER
@@ -298,7 +279,7 @@ def _who(path: Path, wanted: int) -> str | None:
         return _EVERYBODY
     if not closed_to() & 0o070:
         return None  # a group may, by [project] group_access
-    for gid in dict.fromkeys(one.st_gid for one in chain):
+    for gid in dict.fromkeys(found.st_gid for found in chain):
         if _passes(chain, wanted, gid) and (name := _group_with_others(gid)):
             return f"the group {name}"
     return None
@@ -306,7 +287,7 @@ def _who(path: Path, wanted: int) -> str | None:
 
 def _passes(chain: Sequence[os.stat_result], wanted: int, gid: int | None) -> bool:
     needs = [wanted, *[_ENTER] * (len(chain) - 1)]
-    return all(_bits(one, gid) & need == need for one, need in zip(chain, needs, strict=True))
+    return all(_bits(found, gid) & need == need for found, need in zip(chain, needs, strict=True))
 
 
 def _bits(found: os.stat_result, gid: int | None) -> int:
@@ -315,7 +296,7 @@ def _bits(found: os.stat_result, gid: int | None) -> int:
 
 @cache
 def _group_with_others(gid: int) -> str | None:
-    """Name a group that has members beside this user and root."""
+    """Return the name of a group with members other than this user and root, or None."""
     own = {user_name(os.geteuid()), "root"}
     try:
         group = grp.getgrgid(gid)

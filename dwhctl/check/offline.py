@@ -1,25 +1,25 @@
-"""What `config check` looks at beyond the files themselves: every template rendered, every secret read."""
+"""`config check` and `render` without a server: render every template, read every secret."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import open_channel, render
 from dwhctl.alerts.digest import sample_digests
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.masking import SHORTEST
+from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
-from dwhctl.core.words import shown_path
 from dwhctl.load.staging import MAX_SLICES
 from dwhctl.project.days import make_slice, resolve_day
+from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, Project
-from dwhctl.project.names import report_sql
+from dwhctl.project.names import declared_at, report_sql
+from dwhctl.project.problems import MAIN, line_of
 from dwhctl.project.templates import render_extract, render_file, render_text
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import system_of
@@ -30,165 +30,155 @@ if TYPE_CHECKING:
     from datetime import date
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.connections import Connection
     from dwhctl.project.loads import Shard
+    from dwhctl.project.problems import Place
     from dwhctl.project.templates import Query
+    from dwhctl.systems.base.target import Target
+
+
+@contextmanager
+def _collect(found: list[str]) -> Iterator[None]:
+    """Add the lines of a ConfigError in the block to what was found, each once."""
+    try:
+        yield
+    except ConfigError as error:
+        found += [line for line in str(error).splitlines() if line not in found]
 
 
 def unreadable_secrets(project: Project) -> list[str]:
-    """Say which secrets cannot be read here; where the loads run they may be there."""
-    problems = []
+    """Return the problems of secrets that cannot be read here; the loads may run elsewhere."""
+    problems: list[str] = []
     for secret in project.secrets():
-        try:
+        with _collect(problems):
             secret.reveal()
-        except ConfigError as error:
-            problems.append(str(error))
     return problems
 
 
 def short_secrets(project: Project) -> list[str]:
-    """Say which secrets are so short that they may be any word, so that masks cannot hide them everywhere."""
+    """Return a warning for each secret that is too short to be masked everywhere: any word may contain it."""
+    what = (
+        f"the secret has fewer than {SHORTEST} characters: messages hide it only after a word such as password;"
+        " choose a longer one"
+    )
     problems = []
     for secret in project.secrets():
-        with suppress(ConfigError):
+        with _collect([]):
             if len(secret.reveal()) < SHORTEST:
-                problems.append(
-                    f"{secret.place}: the secret has fewer than {SHORTEST} characters: messages hide it only where they"
-                    " say that a password follows; choose a longer one"
-                )
+                problems.append(f"{secret.place}: {what}")
     return problems
 
 
 def template_problems(project: Project) -> list[str]:
-    """Render every template for yesterday and every shard; say once what is wrong with each."""
+    """Render every template for yesterday and every shard. Return the problems, each once."""
     day = resolve_day("yesterday", project.zone)
-    found: dict[str, None] = {}
+    found: list[str] = []
     for load in project.loads.values():
-        found.update(dict.fromkeys(_of_load(project, load, day)))
+        _check_load(project, load, day, found)
     for report in project.reports.values():
-        found.update(dict.fromkeys(_of_report(project, report, day)))
-    unreadable = unreadable_secrets(project)
+        _check_report(project, report, day, found)
+    in_alerts: list[str] = []
     for alert in project.alerts.values():
-        problems = (each for each in _of_alert(project, alert, day) if each not in unreadable)
-        found.update(dict.fromkeys(problems))
-    return list(found)
+        _check_alert(project, alert, day, in_alerts)
+    unreadable = unreadable_secrets(project)
+    return list(dict.fromkeys([*found, *(line for line in in_alerts if line not in unreadable)]))
 
 
-def _of_load(project: Project, load: Load, day: date) -> Iterator[str]:
-    shown = shown_path(load.extract, project.root) if load.extract else f"config/loads/{load.name}.toml"
+def _check_load(project: Project, load: Load, day: date, found: list[str]) -> None:
+    place = line_of(load.extract, project.root, None) if load.extract else declared_at(load).at("endpoint")
     for shard in project.shards_of(load):
-        try:
+        with _collect(found):
             query = render_extract(project, load, shard, make_slice(project, load, shard, day))
             if query.request is not None:
-                yield from _of_request(project, load, shard, day, query)
+                _check_requests_differ(project, load, shard, day, query)
             elif problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
-                yield f"{shown}: {problem}"
+                found.append(f"{place}: {problem}")
             elif load.slice_by is not None and not query.binds:
-                yield from _same_every_day(project, load, shard, day, query, shown)
-        except ConfigError as error:
-            yield from str(error).splitlines()
-    target = project.connections[load.target]
-    if problem := system_of(target).table_problem(target, load.table):
-        yield f"config/loads/{load.name}.toml: table: {problem}"
-    if load.create is not None:
-        yield from _of_create(project, load, load.create, target, day)
+                _check_days_differ(project, load, shard, day, query, place)
+    _check_target(project, load, day, found)
 
 
-def _of_request(project: Project, load: Load, shard: Shard, day: date, query: Query) -> Iterator[str]:
+def _check_requests_differ(project: Project, load: Load, shard: Shard, day: date, query: Query) -> None:
     before = make_slice(project, load, shard, day - timedelta(days=1))
     if load.slice_by is not None and render_extract(project, load, shard, before).request == query.request:
-        yield (
-            f"config/loads/{load.name}.toml: endpoint: gives the same records for every day, and a slice takes the rows"
-            " of its day only; give params with {{ data_interval_start }} and {{ data_interval_end }}, or drop slice_by"
+        raise (
+            declared_at(load)
+            .at("endpoint")
+            .error(
+                "returns the same records for every day, but a slice has only those of its day; give it params with"
+                " {{ data_interval_start }} and {{ data_interval_end }}, or drop slice_by"
+            )
         )
 
 
-def _same_every_day(
-    project: Project, load: Load, shard: Shard, day: date, query: Query, shown: str
-) -> Iterator[str]:
+def _check_days_differ(
+    project: Project, load: Load, shard: Shard, day: date, query: Query, place: Place
+) -> None:
     before = make_slice(project, load, shard, day - timedelta(days=1))
     if same_but_comments(render_extract(project, load, shard, before).sql, query.sql):
-        yield (
-            f"{shown}: gives the same rows for every day, and a slice takes the rows"
-            f" of its day only; write WHERE {load.slice_by} >= :start AND {load.slice_by} < :end, or drop slice_by"
+        raise place.error(
+            "returns the same rows for every day, but a slice has only the rows of its day;"
+            f" write WHERE {load.slice_by} >= :start AND {load.slice_by} < :end, or drop slice_by"
         )
 
 
-def _of_create(
-    project: Project, work: Load | Report, create: Path, target: Connection, day: date
-) -> Iterator[str]:
-    shown = shown_path(create, project.root)
-    try:
-        statements = split_statements(render_file(project, create, work, day))
-    except ConfigError as error:
-        yield from str(error).splitlines()
+def _check_target(project: Project, work: Load | Report, day: date, found: list[str]) -> None:
+    """Check the target table of a load or report, and its `create`."""
+    target = project.connections[work.warehouse]
+    system = system_of(target)
+    if problem := system.table_problem(target, work.target_table):
+        found.append(f"{declared_at(work).at(work.table_key)}: {problem}")
+    if work.create is None:
         return
-    if not statements:
-        yield f"{shown}: holds no statement; write a CREATE TABLE IF NOT EXISTS"
-    for statement in statements:
-        if binds := find_binds(statement):
-            yield f"{shown}: ':{binds[0].name}' is bound to nothing in a create; write the date as '{{{{ ds }}}}'"
-        elif problem := system_of(target).statement_problem(statement):
-            yield f"{shown}: {problem}"
+    with _collect(found):
+        place = line_of(work.create, project.root, None)
+        statements = split_statements(render_file(project, work.create, work, day))
+        if not statements:
+            raise place.error("has no statement; write a CREATE TABLE IF NOT EXISTS")
+        for statement in statements:
+            if binds := find_binds(statement):
+                what = f"':{binds[0].name}' is not bound in a create; write the date as '{{{{ ds }}}}'"
+                found.append(f"{place}: {what}")
+            elif problem := system.statement_problem(statement):
+                found.append(f"{place}: {problem}")
 
 
-def _of_report(project: Project, report: Report, day: date) -> Iterator[str]:
-    target = project.connections[report.connection]
-    if problem := system_of(target).table_problem(target, report.target):
-        yield f"config/reports.toml: reports.{report.name}.target: {problem}"
-    try:
+def _check_report(project: Project, report: Report, day: date, found: list[str]) -> None:
+    with _collect(found):
         source = report_sql(project, report, day).source
-        if source.is_query and (problem := system_of(target).statement_problem(source.text)):
-            place = f"config/reports.toml: reports.{report.name}.source"
-            if isinstance(report.source, Path):
-                place = shown_path(report.source, project.root)
-            yield f"{place}: {problem}"
-    except ConfigError as error:
-        yield from str(error).splitlines()
-    if report.create is not None:
-        yield from _of_create(project, report, report.create, target, day)
+        system = system_of(project.connections[report.connection])
+        if source.is_query and (problem := system.statement_problem(source.text)):
+            in_file = isinstance(report.source, Path)
+            key = declared_at(report).at("source")
+            place = line_of(Path(report.source), project.root, None) if in_file else key
+            found.append(f"{place}: {problem}")
+    _check_target(project, report, day, found)
 
 
-def _of_alert(project: Project, alert: Alert, day: date) -> Iterator[str]:
-    yield from _of_texts(project, alert)
-    attempts: list[Callable[[], object]] = [
-        partial(open_channel, project, alert),
-        *(partial(render, project, alert, digest) for digest in sample_digests(project, day)),
-    ]
-    problems: dict[str, None] = {}
-    for attempt in attempts:
-        try:
-            attempt()
-        except ConfigError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
-    yield from problems
-
-
-def _of_texts(project: Project, alert: Alert) -> Iterator[str]:
+def _check_alert(project: Project, alert: Alert, day: date, found: list[str]) -> None:
     for name, field in type(alert).model_fields.items():
-        value = getattr(alert, name)
-        texts = value if isinstance(value, tuple) else (value,)
-        for text in texts:
+        for text in leaves([*value] if isinstance(value := getattr(alert, name), tuple) else value):
             if isinstance(text, str) and "{" in text:
-                place = f"config/dwhctl.toml: alerts.{alert.name}.{field.alias or name}"
-                try:
-                    render_text(project, text, place)
-                except ConfigError as error:
-                    yield from str(error).splitlines()
+                with _collect(found):
+                    render_text(project, text, str(MAIN.at("alerts", alert.name, field.alias or name)))
+    with _collect(found):
+        open_channel(project, alert)
+    for digest in sample_digests(project, day):
+        with _collect(found):
+            render(project, alert, digest)
 
 
-_PATIENCE = timedelta(seconds=30)
+_TIMEOUT = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPart:
-    """One part of what runs: its statements in their order, and in words what they are and where they run."""
+    """A part of what runs: its statements in their order, and a description with the connection."""
 
     name: str
     about: str
     statements: Sequence[Statement] = ()
     notes: Sequence[str] = ()
-    #: Whether placeholders are left, so that the last statement, the COMMIT, must not be run.
+    #: Whether there are placeholders, so that the last statement, the COMMIT, must not be run.
     has_placeholders: bool = False
     is_sql: bool = True
 
@@ -196,13 +186,13 @@ class RenderedPart:
 def load_parts(
     project: Project, load: Load, shard: Shard, day: date, *, online: bool
 ) -> dict[str, Callable[[], RenderedPart]]:
-    """Return each part of a load for one slice; it is rendered when it is called.
+    """Return the parts of a load for a slice, each rendered when called.
 
-    With `online` the warehouse says what the table's columns are. Raise AttemptError then.
+    With `online` the table's columns are those of the warehouse. Raise AttemptError then.
     """
     return {
         "extract": lambda: _extract(project, load, shard, day),
-        "create": lambda: _create(load, load.target, _created(project, load)),
+        "create": lambda: _create(load, _created(project, load)),
         "publish": lambda: _publish(project, load, shard, day, online=online),
     }
 
@@ -210,12 +200,12 @@ def load_parts(
 def report_parts(
     project: Project, report: Report, day: date, *, online: bool
 ) -> dict[str, Callable[[], RenderedPart]]:
-    """Return each part of a report for a date, as `load_parts` does."""
+    """Return the parts of a report for a date, as `load_parts` does."""
     sql = report_sql(project, report, day)
     source = sql.source.text if sql.source.is_query else f"SELECT * FROM {sql.source.text}"
     where = f"of report {report.name}, date {day}: {report.connection}"
     return {
-        "create": lambda: _create(report, report.connection, sql.create),
+        "create": lambda: _create(report, sql.create),
         "source": lambda: RenderedPart("source", f"source {where}", [Statement(source)]),
         "publish": lambda: _refresh(project, report, day, online=online),
     }
@@ -228,10 +218,9 @@ def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedP
         f"load {load.name}, shard {shard.name}, day {day}: database {shard.database} on {shard.connection}"
     )
     if query.request is not None:
-        shown = system_of(connection := project.connections[shard.connection]).shown_request(
-            connection, query
-        )
-        return RenderedPart("extract", about, [Statement(shown)], is_sql=False)
+        connection = project.connections[shard.connection]
+        request = system_of(connection).shown_request(connection, query)
+        return RenderedPart("extract", about, [Statement(request)], is_sql=False)
     return RenderedPart("extract", about, [Statement(query.sql.rstrip(), values)])
 
 
@@ -239,24 +228,25 @@ def _created(project: Project, load: Load) -> list[str]:
     return split_statements(render_file(project, load.create, load)) if load.create is not None else []
 
 
-def _create(work: Load | Report, connection: str, statements: Sequence[str]) -> RenderedPart:
-    kind = "load" if hasattr(work, "shards") else "report"
-    about = f"create of {kind} {work.name}: {connection}, each statement commits"
-    if work.create is None:
-        about = f"create of {kind} {work.name}: none, the table has to be there"
-    return RenderedPart("create", about, [Statement(one) for one in statements])
+def _create(work: Load | Report, statements: Sequence[str]) -> RenderedPart:
+    where = f"{work.warehouse}, each statement commits" if work.create else "none, the table has to exist"
+    kind = "load" if isinstance(work, Load) else "report"
+    return RenderedPart("create", f"create of {kind} {work.name}: {where}", list(map(Statement, statements)))
+
+
+def _target(project: Project, work: Load | Report) -> Target:
+    connection = project.connections[work.warehouse]
+    return system_of(connection).open_target(connection, project.state_dir, _TIMEOUT, "dwhctl:render")
 
 
 def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: bool) -> RenderedPart:
     columns = TableColumns(load.table, load.slice_by)
     notes = [
-        f"a group of up to {MAX_SLICES} slices is one transaction: their shards and tokens are in the lists then",
-        "<...>: chosen by each attempt",
+        f"a group of up to {MAX_SLICES} slices is one transaction: the lists then have all shards and tokens",
+        "<...>: each attempt has its own",
     ]
     slice = make_slice(project, load, shard, day)
-    target = system_of(project.connections[load.target]).open_target(
-        project.connections[load.target], project.state_dir, _PATIENCE, "dwhctl:render"
-    )
+    target = _target(project, load)
     if online:
         with (
             slots_of(project).held(load.target),
@@ -273,16 +263,12 @@ def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: b
 
 def _known(columns: TableColumns, found: Sequence[Column]) -> TableColumns:
     by_name = {column.name.lower(): column for column in found}
-    slice_by = str(columns.slice_by or "").lower()
-    return replace(
-        columns,
-        names=[column.name for column in found],
-        slice_by=by_name.get(slice_by, columns.slice_by),
-    )
+    slice_by = by_name.get(str(columns.slice_by or "").lower(), columns.slice_by)
+    return replace(columns, names=[column.name for column in found], slice_by=slice_by)
 
 
 def _unknown(columns: TableColumns, bounds: str = "") -> list[str]:
-    unknown = [f"<columns of {columns.table}>: the warehouse was not asked, --online does"]
+    unknown = [f"<columns of {columns.table}>: the warehouse has them, --online reads them"]
     if columns.slice_by is not None:
         unknown.append(f"<start>, <end>: {bounds}, in the type of {columns.table}.{columns.slice_by}")
     return unknown
@@ -290,19 +276,17 @@ def _unknown(columns: TableColumns, bounds: str = "") -> list[str]:
 
 def _refresh(project: Project, report: Report, day: date, *, online: bool) -> RenderedPart:
     source = report_sql(project, report, day).source
-    target = system_of(project.connections[report.connection]).open_target(
-        project.connections[report.connection], project.state_dir, _PATIENCE, "dwhctl:render"
-    )
+    target = _target(project, report)
     columns = TableColumns(report.target)
     notes = [f"fewer rows than min_rows = {report.min_rows} are rolled back"] if report.min_rows else []
     if online:
         from dwhctl.refresh.transaction import common_columns
 
         with slots_of(project).held(report.connection), target.inspection(report.target, None):
-            pass  # a file that is not there would be made by what follows
+            pass  # raises if the file is missing, which the next step would create
         with (
             slots_of(project).held(report.connection),
-            target.refresh(report.target, source, _PATIENCE) as refresh,
+            target.refresh(report.target, source, _TIMEOUT) as refresh,
         ):
             names, narrowed = common_columns(report.target, refresh.columns())
         columns = replace(columns, names=names, narrowed=narrowed)

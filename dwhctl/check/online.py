@@ -1,15 +1,15 @@
-"""Look at the databases behind a project before data moves: `config check --online`.
+"""Check the databases of a project before data moves: `config check --online`.
 
-Nothing is loaded. Each shard is asked for the extract's columns and for its first row of an empty slice, which needs
-the same privileges as a load; a group is staged in the warehouse, empty, and dropped.
+Nothing is loaded. Each shard is queried for the extract's columns and for the first row of an empty slice, which needs
+the same privileges as a load; an empty group is staged in the warehouse, and dropped.
 """
 
 from __future__ import annotations
 
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,14 @@ from dwhctl.project.loads import Shard
 from dwhctl.project.names import report_sql
 from dwhctl.project.templates import render_extract
 from dwhctl.refresh.transaction import common_columns
+from dwhctl.runtime.circuit_breaker import CircuitBreaker
+from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.prepare import check_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup
-from dwhctl.verify.findings import names_unknown, what_to_do
+from dwhctl.verify.findings import unknown_rows, what_to_do
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -44,16 +46,18 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
+    from dwhctl.project.names import RowSource
+    from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.systems.base.target import Target
 
-_PATIENCE_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5
 _CONNECTION = (ConnectError, LoginRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
-    """One line of what was found.
+    """One line of the result.
 
     What is `wrong` makes loads fail, or is wrong in the warehouse; a `note` needs no action; the rest is a warning.
     """
@@ -64,18 +68,31 @@ class CheckFinding:
     note: bool = False
 
 
-def look(project: Project) -> Iterator[CheckFinding]:
-    """Look at every load's target and shards, every report, and for databases that stand in no shard group."""
-    yield from _Look(project).findings()
+def check_databases(project: Project) -> Iterator[CheckFinding]:
+    """Check every load's target and shards, every report, and for databases that are in no shard group."""
+    yield from _OnlineCheck(project).findings()
 
 
-def look_for_databases(project: Project, names: Collection[str]) -> Iterator[CheckFinding]:
-    """Look behind the named connections for databases that a load could read, but that stand in no shard group."""
-    yield from _Look(project).ungrouped(names)
+def ungrouped_databases(project: Project, names: Collection[str]) -> Iterator[CheckFinding]:
+    """Find databases of these connections that a load could read, but that are in no shard group."""
+    yield from _OnlineCheck(project).ungrouped(names)
 
 
-class _Look:
-    """One look: what the warehouses hold, then every source, one thread and connection for each."""
+class _Check(RemoteCheck[list[CheckFinding]]):
+    """Collect findings; those that were found stay when the rest fails."""
+
+    def __init__(self, connection: str, findings: Callable[[], Iterable[CheckFinding]]) -> None:
+        super().__init__(connection, lambda _: self.found, alone=True)
+        self.found: list[CheckFinding] = []
+        self._findings = findings
+
+    def run(self, heartbeat: Heartbeat) -> None:
+        self.found.extend(self._findings())
+        super().run(heartbeat)
+
+
+class _OnlineCheck:
+    """One check: first the warehouses, then the sources; each connection runs one check at a time."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
@@ -90,15 +107,10 @@ class _Look:
         self._delivered: DeliveredColumns | None = None
 
     def findings(self) -> Iterator[CheckFinding]:
-        self._targets = targets = targets_of(
-            self._project, "dwhctl:look", timedelta(seconds=_PATIENCE_SECONDS)
-        )
-        yield from self._remember()
-        for load in self._project.loads.values():
-            yield from self._of_target(load, targets)
-        for report in self._project.reports.values():
-            yield from self._of_report(report, targets)
-        of_connections = list(self._at_once(self._of_source, self._shards()))
+        self._targets = targets_of(self._project, "dwhctl:check", timedelta(seconds=_TIMEOUT_SECONDS))
+        yield from self._read_delivered()
+        yield from self._of_warehouses()
+        of_connections = list(self._of_sources())
         yield from self._folded()
         yield from of_connections
         for load in self._project.loads.values():
@@ -109,10 +121,18 @@ class _Look:
 
     def ungrouped(self, names: Collection[str]) -> Iterator[CheckFinding]:
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
-        yield from self._at_once(self._ungrouped, chosen)
+        checks = [_Check(name, partial(self._ungrouped, name, shards)) for name, shards in chosen.items()]
+        self._run(checks)
+        for check in checks:
+            yield from check.result()
 
-    def _remember(self) -> Iterator[CheckFinding]:
-        """Read which columns the shards have delivered, as far as any run has written it down."""
+    def _run(self, checks: Sequence[_Check]) -> None:
+        connections = {check.connections for check in checks}
+        # A connection failure ends the checks of its connection: fifty refusals lock an account.
+        FanOut(self._slots, max(1, len(connections)), CircuitBreaker(failures_in_a_row=1)).run(checks)
+
+    def _read_delivered(self) -> Iterator[CheckFinding]:
+        """Read which columns the shards have delivered, if a run has recorded any."""
         try:
             store = open_if_there(self._project.sessions, answer_timeout=REPORT_TIMEOUT)
             if store is not None:
@@ -124,51 +144,50 @@ class _Look:
             yield CheckFinding(self._project.sessions_connection, str(error))
 
     def _shards(self) -> dict[str, list[Shard]]:
-        """Give the shards behind each connection."""
+        """Return the shards of each connection."""
         shards: dict[str, list[Shard]] = {}
         for shard in dict.fromkeys(chain.from_iterable(self._project.shard_groups.values())):
             shards.setdefault(shard.connection, []).append(shard)
         return shards
 
-    def _at_once(
-        self,
-        of_source: Callable[[str, Sequence[Shard]], Iterator[CheckFinding]],
-        shards: Mapping[str, Sequence[Shard]],
-    ) -> Iterator[CheckFinding]:
-        def found(name: str) -> list[CheckFinding]:
-            with self._slots.held(name):
-                return list(of_source(name, shards[name]))
-
-        with ThreadPoolExecutor(max(1, len(shards))) as threads:
-            yield from chain.from_iterable(threads.map(found, shards))
-
     # Targets
 
-    def _of_target(self, load: Load, targets: Mapping[str, Target]) -> Iterator[CheckFinding]:
-        where = f"{load.name}: {load.target}"
-        target = targets[load.target]
+    def _of_warehouses(self) -> Iterator[CheckFinding]:
+        checks = {}
+        for load in self._project.loads.values():
+            where = f"{load.name}: {load.target}"
+            checks[where] = _Check(load.target, partial(self._of_target, load, where))
+        for report in self._project.reports.values():
+            where = f"{report.name}: {report.connection}"
+            source = report_sql(self._project, report, self._day).source
+            checks[where] = _Check(report.connection, partial(self._of_report, report, source, where))
+        self._run(list(checks.values()))
+        for where, check in checks.items():
+            yield from check.found
+            if check.failure is not None:
+                yield CheckFinding(where, str(check.failure))
+
+    def _of_target(self, load: Load, where: str) -> Iterator[CheckFinding]:
+        target = self._targets[load.target]
         try:
-            with self._slots.held(load.target):
-                try:
-                    columns = tuple(target.columns(load.table))
-                except AttemptError as error:
-                    if load.create is None or not error.permanent or isinstance(error, _CONNECTION):
-                        raise
-                    yield CheckFinding(where, f"{error}; the first load makes the table", wrong=False)
-                    return
-                self._columns[load.name] = check_columns(load, columns)
-                yield from self._long_names(load, columns)
-                for concern in target.warnings(load.table):
-                    yield CheckFinding(where, concern.text, concern.blocks)
-                with target.inspection(load.table, load.slice_by) as inspection:
-                    sources = inspection.rows_by_source()
-                for name, rows in names_unknown(self._project, load, sources):
-                    yield CheckFinding(
-                        where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}"
-                    )
-                _stage_nothing(target, load)
+            columns = tuple(target.columns(load.table))
         except AttemptError as error:
-            yield CheckFinding(where, str(error))
+            if load.create is None or not error.permanent or isinstance(error, _CONNECTION):
+                raise
+            yield CheckFinding(where, f"{error}; the first load makes the table", wrong=False)
+            return
+        self._columns[load.name] = check_columns(load, columns)
+        yield from self._long_names(load, columns)
+        for warning in target.warnings(load.table):
+            yield CheckFinding(where, warning.text, warning.blocks)
+        with target.inspection(load.table, load.slice_by) as inspection:
+            sources = inspection.rows_by_source()
+        for name, rows in unknown_rows(self._project, load, sources):
+            yield CheckFinding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
+        # To stage needs privileges of its own.
+        group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
+        target.open_group(group)
+        target.drop_run(group.run_id)
 
     def _long_names(self, load: Load, columns: Sequence[Column]) -> Iterator[CheckFinding]:
         """Find shards whose names the target's etl_source does not hold."""
@@ -180,37 +199,35 @@ class _Look:
             what = f"{load.table}.{column.name} is {column.declared}, too short for the names of the shards {long}"
             yield CheckFinding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
-    def _of_report(self, report: Report, targets: Mapping[str, Target]) -> Iterator[CheckFinding]:
-        """Look whether the source's columns are the table's; nothing is replaced."""
-        where = f"{report.name}: {report.connection}"
-        source = report_sql(self._project, report, self._day).source
-        timeout = timedelta(seconds=_PATIENCE_SECONDS)
+    def _of_report(self, report: Report, source: RowSource, where: str) -> Iterator[CheckFinding]:
+        """Check whether the source's columns are the table's; nothing is replaced."""
+        timeout = timedelta(seconds=_TIMEOUT_SECONDS)
         try:
-            with (
-                self._slots.held(report.connection),
-                targets[report.connection].refresh(report.target, source, timeout) as refresh,
-            ):
+            with self._targets[report.connection].refresh(report.target, source, timeout) as refresh:
                 common_columns(report.target, refresh.columns())
-        except AttemptError as error:
-            made = report.create is not None and isinstance(error, TargetRefusedError)
-            hint = "; the first refresh makes table and view" if made else ""
-            yield CheckFinding(where, f"{error}{hint}", wrong=not made)
+        except TargetRefusedError as error:
+            if report.create is None:
+                raise
+            yield CheckFinding(where, f"{error}; the first refresh makes table and view", wrong=False)
 
     # Sources
 
-    def _of_source(self, name: str, shards: Sequence[Shard]) -> Iterator[CheckFinding]:
-        for shard in shards:
-            if shard.has_ended(self._day):
-                continue
-            try:
-                self._of_shard(shard)
-            except _CONNECTION as error:
-                # Fifty refusals lock an account.
-                yield CheckFinding(name, f"{error}; its other databases were not tried")
-                return
-        yield from self._ungrouped(name, shards)
+    def _of_sources(self) -> Iterator[CheckFinding]:
+        checks = {}
+        for name, shards in self._shards().items():
+            running = [shard for shard in shards if not shard.has_ended(self._day)]
+            checks[name] = [_Check(name, partial(self._of_shard, shard)) for shard in running]
+            checks[name].append(_Check(name, partial(self._ungrouped, name, shards)))
+        self._run([check for of_connection in checks.values() for check in of_connection])
+        for name, of_connection in checks.items():
+            failure = next((check.failure for check in of_connection if check.failure is not None), None)
+            if isinstance(failure, _CONNECTION):
+                yield CheckFinding(name, f"{failure}; its other databases were not tried")
+            else:
+                yield from of_connection[-1].result()
 
-    def _of_shard(self, shard: Shard) -> None:
+    def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
+        """Collect what is wrong with a shard; `_folded` reports it."""
         for load in self._loads_of(shard):
             try:
                 self._try_extract(load, shard)
@@ -218,19 +235,20 @@ class _Look:
                 raise
             except (AttemptError, ConfigError) as error:
                 self._keep(load, shard, str(error))
+        return ()
 
     def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True) -> None:
         self._of_shards.setdefault((load.name, what, wrong), []).append(shard.name)
 
     def _folded(self) -> Iterator[CheckFinding]:
-        """Yield what was found in the shards: what is the same in several of them once, by the order of the shards."""
+        """Yield what is wrong in the shards, once for all shards that have it, in the order of the shards."""
         places = {
             shard.name: place for place, shard in enumerate(chain.from_iterable(self._shards().values()))
         }
         found = [
             (sorted(shards, key=places.__getitem__), *about) for about, shards in self._of_shards.items()
         ]
-        for shards, name, what, wrong in sorted(found, key=lambda one: places[one[0][0]]):
+        for shards, name, what, wrong in sorted(found, key=lambda item: places[item[0][0]]):
             of_load = self._project.shards_of(self._project.loads[name])
             all_shards = sum(not shard.has_ended(self._day) for shard in of_load)
             yield CheckFinding(_whom(shards, all_shards), f"{name}: {what}", wrong)
@@ -239,40 +257,35 @@ class _Look:
         return (load for load in self._project.loads.values() if shard in self._project.shards_of(load))
 
     def _try_extract(self, load: Load, shard: Shard, *, describe_only: bool = False) -> None:
-        one = make_slice(self._project, load, shard, self._day)
-        query = render_extract(self._project, load, shard, one)
-        if one.start is not None and one.start_at is not None:
-            binds, instants = (dict.fromkeys(query.binds, at) for at in (one.start, one.start_at))
+        slice_ = make_slice(self._project, load, shard, self._day)
+        query = render_extract(self._project, load, shard, slice_)
+        if slice_.start is not None and slice_.start_at is not None:
+            # An empty slice: it ends where it starts.
+            binds, instants = (dict.fromkeys(query.binds, at) for at in (slice_.start, slice_.start_at))
             query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
         with system_of(connection).open_source(
-            connection, shard.database, one.zone, _PATIENCE_SECONDS, state_dir=self._project.state_dir
+            connection, shard.database, slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
         ) as source:
             columns = source.columns(query)
             if describe_only:
                 return
             columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
-                self._compare_sizes(load, shard, columns, declares_null=source.declares_null)
+                for misfit in misfits(
+                    columns,
+                    self._columns[load.name],
+                    self._targets[load.target].declaration,
+                    slice_by=load.slice_by,
+                    declares_null=source.declares_null,
+                ):
+                    self._keep(load, shard, misfit.what, wrong=misfit.certain)
                 filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
-                self._refuse_dropped(load, shard, {one.name.lower(): one.declared for one in filled})
+                self._refuse_dropped(load, shard, {column.name.lower(): column.declared for column in filled})
             next(source.batches(query, 1), None)
 
-    def _compare_sizes(
-        self, load: Load, shard: Shard, columns: Sequence[Column], *, declares_null: bool
-    ) -> None:
-        found = misfits(
-            columns,
-            self._columns[load.name],
-            self._targets[load.target].declaration,
-            slice_by=load.slice_by,
-            declares_null=declares_null,
-        )
-        for misfit in found:
-            self._keep(load, shard, misfit.what, wrong=misfit.certain)
-
     def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
-        """Leave out the columns that a load would add to its table, and remember them."""
+        """Return the columns without those that a load would add to its table, and collect these."""
         if load.on_new_column != "add" or load.name not in self._columns:
             return columns
         known = {column.name.lower() for column in self._columns[load.name]}
@@ -283,7 +296,7 @@ class _Look:
         return [column for column in columns if column.name.lower() in known]
 
     def _refuse_dropped(self, load: Load, shard: Shard, filled: Mapping[str, str]) -> None:
-        """Refuse what a load would refuse: columns that the shard has delivered before."""
+        """Raise as a load would for missing columns that the shard has delivered before."""
         if not filled:
             return
 
@@ -299,34 +312,28 @@ class _Look:
             raise dropped_error(shard.name, gone)
 
     def _ungrouped(self, name: str, shards: Sequence[Shard]) -> Iterator[CheckFinding]:
-        """Find databases in which a load's extract would run, but which stand in no shard group."""
+        """Find databases in which a load's extract would run, but which are in no shard group."""
         connection = self._project.connections[name]
         known = {shard.database.lower() for shard in shards}
         loads = {load.name: load for shard in shards for load in self._loads_of(shard)}
         try:
-            databases = [
-                one
-                for one in system_of(connection).list_databases(connection, _PATIENCE_SECONDS)
-                if one.lower() not in known
-            ]
+            databases = system_of(connection).list_databases(connection, _TIMEOUT_SECONDS)
         except AttemptError as error:
             yield CheckFinding(name, str(error), wrong=False)
             return
-        for database in databases:
+        for database in (database for database in databases if database.lower() not in known):
             extra = Shard(database.lower(), database, name, self._project.timezone)
             for load in loads.values():
                 try:
                     self._try_extract(load, extra, describe_only=True)
                 except (AttemptError, ConfigError):
                     continue
-                what = (
-                    f"database {database} has what the load {load.name} reads, but stands in no shard group"
-                )
+                what = f"database {database} has what the load {load.name} reads, but is in no shard group"
                 yield CheckFinding(name, what, wrong=False)
 
 
 def _whom(shards: Sequence[str], of: int) -> str:
-    """Say which shards of a load something is about: all, how many, or their names."""
+    """Return which shards of a load something is about: all, how many, or their names."""
     if len(shards) == of > 1:
         return f"all {of:,} shards"
     return ", ".join(shards) if len(shards) <= _SHOWN_SHARDS else f"{len(shards):,} of {of:,} shards"
@@ -335,10 +342,3 @@ def _whom(shards: Sequence[str], of: int) -> str:
 def _some(shards: Sequence[str]) -> str:
     more = len(shards) - _SHOWN_SHARDS
     return ", ".join(shards[:_SHOWN_SHARDS]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _stage_nothing(target: Target, load: Load) -> None:
-    """Make and drop a staging object: to stage needs privileges of its own."""
-    group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
-    target.open_group(group)
-    target.drop_run(group.run_id)

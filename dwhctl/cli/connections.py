@@ -1,12 +1,18 @@
-"""`dwhctl connections`: the list of them, a real round trip over each, and the import of Airflow's."""
+"""`dwhctl connections` lists, tests and imports connections; `dwhctl config` checks the configuration."""
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from dwhctl.airflow.importing import prepare_import
+from dwhctl.airflow.writing import EXPORTS
+from dwhctl.check.connections import in_clear, round_trips, unchecked
+from dwhctl.check.local import local_files, open_files, unread_files
+from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.options import (
     CommandGroup,
@@ -16,12 +22,17 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.core.errors import ExitCode
+from dwhctl.cli.common.output import counted, say, show, tell
+from dwhctl.core.errors import ConfigError, ExitCode
+from dwhctl.core.secrets import MASKED
+from dwhctl.core.words import one_line
+from dwhctl.project.find import find_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dwhctl.airflow.importing import Import
+    from dwhctl.check.online import CheckFinding
     from dwhctl.project.connections import Connection
     from dwhctl.project.model import Project
 
@@ -47,10 +58,8 @@ def list_(settings: Settings, form: str) -> None:
     Example:
       dwhctl connections list --format json
     """
-    from dwhctl.cli.common.output import show
-
     project = settings.open_project()
-    show(LIST_COLUMNS, [_row(project, each) for each in project.connections.values()], form)
+    show(LIST_COLUMNS, [_row(project, found) for found in project.connections.values()], form)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -63,44 +72,41 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     """Make a real round trip over each connection (or over the named ones).
 
     A source is tried in the database of each of its shards. Databases in which a load's extract would run, but which
-    stand in no shard group, are warnings. Ends with 1 if any round trip failed.
+    are in no shard group, are warnings. Ends with 1 if any round trip failed.
 
     \b
     Example:
       dwhctl connections test mssql_0 dwh
     """
-    from dwhctl.check.connections import round_trips
-    from dwhctl.check.online import look_for_databases
-    from dwhctl.cli.common.output import show, tell
-    from dwhctl.core.words import one_line
+    from dwhctl.check.online import ungrouped_databases  # imports pyarrow
 
     project = settings.open_project()
     trips = round_trips(project, names)
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
     if shown or not settings.quiet:
-        show(TEST_COLUMNS, [trip.row() for trip in shown], form)
+        show(TEST_COLUMNS, map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
-    for finding in look_for_databases(project, reached):
-        tell(one_line(f"Warning: {finding.where}: {finding.what}"))
+    for finding in ungrouped_databases(project, reached):
+        tell(f"Warning: {_line(finding)}")
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
 
 
-@command.command("import", short_help="Take over what Airflow exports.")
+@command.command("import", short_help="Add connections and variables that Airflow exported.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
     "--secrets",
     type=click.Choice(("files", "env")),
     default="files",
     show_default=True,
-    help="Where passwords go: a file each in secrets/, which cron needs no more for; or variables, exported by"
-    " secrets/env.sh.",
+    help="Where passwords go: a file each in secrets/, with which cron needs nothing else; or variables, exported"
+    " by secrets/env.sh.",
 )
 @click.option(
     "--replace",
     is_flag=True,
-    help="Put Airflow's values in the place of those here; keys and comments that only stand here stay.",
+    help="Replace the values here by Airflow's; keys and comments that are only here stay.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be written, and touch nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and change nothing.")
 @format_option
 @common_options
 @pass_settings
@@ -114,11 +120,10 @@ def import_(
 ) -> None:
     """Add the connections and variables that Airflow exported to config/dwhctl.toml.
 
-    FILE is what `airflow connections export` or `airflow variables export` wrote as JSON, or lines KEY=URI; which of
-    the two it is, it tells itself. Airflow 1.10 has no such command for connections: see dwhctl docs airflow-1-10.
-    Passwords, and what Airflow would mask among the variables, are moved out into files that only this user can read.
-    What has no counterpart is listed line by line. A name that is taken by something else ends the command with
-    nothing touched.
+    FILE is what `airflow connections export` or `airflow variables export` wrote as JSON, or lines KEY=URI; the command
+    recognizes which of them. Airflow 1.10 has no such command for connections: see dwhctl docs airflow-1-10.
+    Passwords, and variables that Airflow would mask, are written to files that only this user can read. What has no
+    counterpart is listed line by line. When a name is in use for something else, the command ends and changes nothing.
 
     \b
     Examples:
@@ -126,25 +131,18 @@ def import_(
       airflow variables export variables.json
       dwhctl connections import connections.json variables.json --dry-run
     """
-    from dwhctl.airflow.importing import prepare_import
-    from dwhctl.cli.common.output import say, show
-    from dwhctl.project.find import find_project
-
     found = prepare_import(find_project(settings.project), list(files), secrets=secrets, replace=replace)
     if not dry_run:
         found.write()
     if settings.quiet:
         return
-    show(IMPORT_COLUMNS, [one.row() for one in found.outcomes], form)
+    show(IMPORT_COLUMNS, [outcome.row() for outcome in found.outcomes], form)
     if form == "table":
-        for line in _import_words(found, dry_run=dry_run):
+        for line in _import_summary(found, dry_run=dry_run):
             say(line)
 
 
-def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
-    from dwhctl.airflow.writing import EXPORTS
-    from dwhctl.cli.common.output import counted
-
+def _import_summary(found: Import, *, dry_run: bool) -> Iterator[str]:
     added = found.written.additions
     yield ""
     if dry_run and added:
@@ -152,7 +150,7 @@ def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
     what = ["config/dwhctl.toml"] if found.written.changed else []
     what += [f"{counted(len(found.kept.texts), 'file')} in secrets/"] if found.kept.texts else []
     if not what:
-        yield "nothing to write: all of it stands there"
+        yield "nothing to write: all of it is there"
         return
     yield f"{'would write' if dry_run else 'wrote'} {' and '.join(what)}"
     if EXPORTS in found.kept.texts:
@@ -162,14 +160,12 @@ def _import_words(found: Import, *, dry_run: bool) -> Iterator[str]:
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:
-    from dwhctl.core.masking import MASKED
-
     user = getattr(connection, "user", None)
     password = MASKED if getattr(connection, "password", None) is not None else None
     return (
         connection.name,
         connection.type,
-        _address(project, connection),
+        connection.address(project.root),
         user,
         password,
         connection.max_connections,
@@ -177,13 +173,7 @@ def _row(project: Project, connection: Connection) -> tuple[object, ...]:
     )
 
 
-def _address(project: Project, connection: Connection) -> str:
-    return connection.address(project.root)
-
-
 def _used_for(project: Project, connection: Connection) -> str:
-    from dwhctl.cli.common.output import counted
-
     name = connection.name
     shards = sum(shard.connection == name for group in project.shard_groups.values() for shard in group)
     loads = sum(load.target == name for load in project.loads.values())
@@ -202,7 +192,7 @@ def config_command() -> None:
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @config_command.command("check", short_help="Validate every file and render every template.")
-@click.option("--online", is_flag=True, help="Ask the databases too: tables, columns, sizes, privileges.")
+@click.option("--online", is_flag=True, help="Check the databases too: tables, columns, sizes, privileges.")
 @common_options
 @pass_settings
 def check(settings: Settings, online: bool) -> ExitCode:
@@ -210,14 +200,14 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
     What a load or refresh would refuse is an error, as far as it shows without a server: SQL that is not one statement
     or not closed, its syntax where DuckDB runs it, an extract that is the same for every day, tables that a system
-    cannot have, files of shards, certificates and sessions that are not there or of another kind.
+    cannot have, files of shards, certificates and sessions that are missing or of another kind.
 
     Files below config/ that are not read, folders of shards that are not on this machine, passwords that cannot be read
     here, passwords in the files themselves, passwords of fewer than 6 characters, files that other users can read or
     write though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate
     is not checked are notes.
 
-    With --online each shard and warehouse is asked as well, one line for each thing that is wrong: "all 150 shards",
+    With --online each shard and warehouse is checked too, with one line for each thing that is wrong: "all 150 shards",
     "149 of 150 shards", or their names. Warnings: databases that are in no shard group, keys of a target that make its
     loads wait for each other, and columns that may hold values that the target's width, precision or NOT NULL refuses;
     where no value fits, it is an error. Columns that the next load will add (on_new_column) are notes. Nothing is
@@ -228,16 +218,10 @@ def check(settings: Settings, online: bool) -> ExitCode:
       dwhctl config check --project /srv/warehouse
       dwhctl config check --online
     """
-    from dwhctl.check.connections import in_clear, unchecked
-    from dwhctl.check.local import local_files, open_files, unread_files
-    from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
-    from dwhctl.cli.common.output import say, tell
-    from dwhctl.core.errors import ConfigError
-
     project = settings.open_project()
     secrets = (*unreadable_secrets(project), *short_secrets(project))
     local = local_files(project)
-    # A look at the databases tells of each shard's file itself, and goes on with the others.
+    # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
     for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
@@ -247,36 +231,35 @@ def check(settings: Settings, online: bool) -> ExitCode:
     problems = [*local.problems, *shards, *template_problems(project)]
     if problems:
         raise ConfigError("\n".join(problems))
-    wrong = _look_online(project, quiet=settings.quiet) if online else 0
+    wrong = _check_online(project, quiet=settings.quiet) if online else 0
     if not wrong and not settings.quiet:
         say(f"{project.root}: the configuration is right: {_contents(project)}")
     return ExitCode.FAILED if wrong else ExitCode.DONE
 
 
-def _look_online(project: Project, *, quiet: bool) -> int:
-    """Show what is wrong with the databases, and how much."""
-    from dwhctl.check.online import look
-    from dwhctl.cli.common.output import say, tell
-    from dwhctl.core.words import one_line
+def _check_online(project: Project, *, quiet: bool) -> int:
+    """Show what is wrong with the databases; return how many errors there are."""
+    from dwhctl.check.online import check_databases  # imports pyarrow
 
     wrong, notes = 0, list[str]()
-    for finding in look(project):
-        line = one_line(f"{finding.where}: {finding.what}")
+    for finding in check_databases(project):
         if finding.wrong:
             wrong += 1
-            say(line)
+            say(_line(finding))
         elif finding.note:
-            notes.append(f"Note: {line}")
+            notes.append(f"Note: {_line(finding)}")
         else:
-            tell(f"Warning: {line}")
+            tell(f"Warning: {_line(finding)}")
     for note in () if quiet else notes:
         say(note)
     return wrong
 
 
-def _contents(project: Project) -> str:
-    from dwhctl.cli.common.output import counted
+def _line(finding: CheckFinding) -> str:
+    return one_line(f"{finding.where}: {finding.what}")
 
+
+def _contents(project: Project) -> str:
     shards = sum(len(group) for group in project.shard_groups.values())
     things = (
         (len(project.connections), "connection"),

@@ -73,7 +73,7 @@ def _speak_utf8() -> None:
 
 def main() -> NoReturn:
     """Run the command that the process was started with, and end the process."""
-    from dwhctl.core.masking import mask_python
+    from dwhctl.core.secrets import mask_python
 
     hold_standard_streams()
     begin()

@@ -128,45 +128,32 @@ def _request(
     timeout: timedelta | None,
     wait: timedelta,
 ) -> QueryRequest:
-    from dwhctl.project.names import find_connection
+    from dwhctl.project.days import resolve_day
+    from dwhctl.project.names import find_connection, find_load
+    from dwhctl.project.templates import render_file, render_text
     from dwhctl.query import QueryRequest, find_shard
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
     found = find_connection(project, connection)
     if shard is not None and database is not None:
         raise UsageError("--shard and --database both name a database; give one of them")
-    behind = (
-        item for group in project.shard_groups.values() for item in group if item.connection == found.name
-    )
+    shards = [item for group in project.shard_groups.values() for item in group]
+    behind = (item for item in shards if item.connection == found.name)
     chosen = find_shard(project, behind, shard, f"behind {found.name}") if shard is not None else None
     is_one_file = isinstance(found, DuckdbConnection) and not found.is_folder
     if chosen is not None and not is_one_file:
         database = chosen.database
-    text = _rendered(project, sql, file, chosen, day, load)
-    rows = limit if limit is not None else (TABLE_ROWS if form == "table" else 0)
-    return QueryRequest(found.name, text, database, write, rows or None, wait, timeout)
-
-
-def _rendered(
-    project: Project,
-    sql: str | None,
-    file: str | None,
-    shard: Shard | None,
-    day: str | None,
-    load: str | None,
-) -> str:
-    from dwhctl.project.days import resolve_day
-    from dwhctl.project.names import find_load
-    from dwhctl.project.templates import render_file, render_text
-
     if (sql is None) == (file is None):
         raise UsageError("give the SQL once: as text, as - for stdin, or with -f FILE")
     date = resolve_day(day, project.zone) if day is not None else None
     of_load = find_load(project, load) if load is not None else None
     if file is not None and file != "-":
-        return render_file(project, _found_file(project, file), of_load, date, shard)
-    text = _stdin() if "-" in (sql, file) else sql or ""
-    return render_text(project, text, "stdin" if "-" in (sql, file) else "the SQL", of_load, date, shard)
+        text = render_file(project, _found_file(project, file), of_load, date, chosen)
+    else:
+        given, place = (_stdin(), "stdin") if "-" in (sql, file) else (sql or "", "the SQL")
+        text = render_text(project, given, place, of_load, date, chosen)
+    rows = limit if limit is not None else (TABLE_ROWS if form == "table" else 0)
+    return QueryRequest(found.name, text, database, write, rows or None, wait, timeout)
 
 
 def _stdin() -> str:

@@ -1,8 +1,10 @@
-"""`dwhctl verify`: is the warehouse what the sources are?"""
+"""`dwhctl verify`: compare sources and warehouse, or two tables."""
 
 from __future__ import annotations
 
 from collections import Counter
+from datetime import date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -17,19 +19,20 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.cli.common.output import counted
+from dwhctl.cli.common.output import TableStyle, counted, say, show, tell
 from dwhctl.core.errors import ExitCode, UsageError
-from dwhctl.verify.findings import Check, FoldedFinding, fold
+from dwhctl.project.days import resolve_day
+from dwhctl.project.names import with_shadow
+from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
+from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from datetime import date
 
     from dwhctl.project.model import Project
-    from dwhctl.verify.findings import SliceComparison
-    from dwhctl.verify.run import VerifyReport
 
 
+TABLE_COLUMNS = ("load", "check", "what")
 COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key")
 AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key")
 
@@ -59,7 +62,7 @@ AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail"
     help="With --against: compare the table of the load's shadow run, instead of its own.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Questions at once; default: max_workers."
+    "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Queries at once; default: max_workers."
 )
 @format_option
 @common_options
@@ -84,8 +87,8 @@ def command(
     is listed, with one example, and slices with one reason together: --format json and csv have a row for each slice
     and reason. With --verbose everything is listed. Ends with 1 when a complete slice differs or could not be compared.
 
-    With --against two tables of the warehouse are compared so: that of the one LOAD and one that another tool fills.
-    The sources are not asked.
+    With --against two tables of the warehouse are compared: that of the one LOAD and one that another tool fills.
+    The sources are not read.
 
     \b
     Examples:
@@ -94,20 +97,13 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    from dwhctl.cli.common.output import TableStyle, show, tell
-    from dwhctl.verify.run import VerifyRequest, verify
-
     project, names = _chosen(settings.open_project(), loads, against, table)
     request = VerifyRequest(days=_days(project, day, start, end), loads=names, shards=shards, jobs=jobs)
     listen = tell if settings.verbose else lambda _: None
-    if against is None:
-        report = verify(project, request, listen)
-    else:
-        from dwhctl.verify.compare import verify_against
-
-        report = verify_against(project, request, against, listen)
+    compare = verify if against is None else partial(verify_against, table=against)
+    report = compare(project, request, listen=listen)
     if form == "table":
-        lines = folded_rows(report.verdicts, everything=settings.verbose)
+        lines = folded_rows(report.results, everything=settings.verbose)
         show(TABLE_COLUMNS, lines, form, TableStyle(texts=("what",)), empty="")
     else:
         rows = _rows(report, everything=settings.verbose)
@@ -119,9 +115,7 @@ def command(
 def _chosen(
     project: Project, loads: tuple[str, ...], against: str | None, table: str | None
 ) -> tuple[Project, tuple[str, ...]]:
-    """The project and the loads that are verified; with --table the shadow of the one that is named."""
-    from dwhctl.project.names import with_shadow
-
+    """Return the project and the loads to verify; with --table the load's shadow."""
     names = tuple(dict.fromkeys(loads))
     if table is None:
         return project, names
@@ -131,10 +125,6 @@ def _chosen(
 
 
 def _days(project: Project, day: str | None, start: str | None, end: str | None) -> tuple[date, ...]:
-    from datetime import datetime, timedelta
-
-    from dwhctl.project.days import resolve_day
-
     if (day is None) == (start is None and end is None) or (start is None) != (end is None):
         raise UsageError("give either --date D, or both -s D and -e D")
     now = datetime.now(project.zone)
@@ -148,117 +138,94 @@ def _days(project: Project, day: str | None, start: str | None, end: str | None)
 
 
 def _rows(report: VerifyReport, *, everything: bool) -> Iterator[tuple[object, ...]]:
-    from dwhctl.verify.findings import Check
-
-    for one in report.verdicts:
-        where = (one.load, one.shard, one.day)
-        for found in one.findings:
+    for result in report.results:
+        where = (result.load, result.shard, result.day)
+        for found in result.findings:
             sides = (found.source, found.warehouse, found.detail)
             yield (*where, found.check.value, *sides, found.column, found.rows, found.key)
-        if everything and one.is_equal:
-            yield (*where, Check.EQUAL.value, str(one.rows), str(one.rows), None, None, one.rows, None)
+        if everything and result.is_equal:
+            rows = str(result.rows)
+            yield (*where, Check.EQUAL.value, rows, rows, None, None, result.rows, None)
 
 
 def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against: str | None) -> None:
-    from dwhctl.cli.common.output import say, tell
-
     for load in report.unseen:
         tell(
             f"load {load}: rows without a day were not looked for: its extract does not say"
             " `column >= :start AND column < :end`"
         )
-    different = [one for one in report.verdicts if _word(one) == "different" and one.day is not None]
-    # Which of two tables is wrong nobody knows but the sources.
+    different = [result for result in report.results if _word(result) == "different" and result.day]
+    # Of two tables only the sources show which is wrong.
     if different and form == "table" and not settings.quiet and against is None:
-        one = different[0]
-        tell(
-            f"a slice is put right by loading it again: dwhctl load {one.load} --date {one.day} --shard {one.shard}"
-        )
+        first = different[0]
+        again = f"dwhctl load {first.load} --date {first.day} --shard {first.shard}"
+        tell(f"to repair a slice, load it again: {again}")
     if not settings.quiet:
-        # Who reads JSON or CSV wants nothing else on stdout.
+        # With JSON and CSV nothing else is on stdout.
         (say if form == "table" else tell)(_summary(report))
 
 
 def _summary(report: VerifyReport) -> str:
-    from dwhctl.cli.common.output import counted
-    from dwhctl.verify.findings import Check
-
-    only_there = sum(one.has(Check.SHARD_ONLY_THERE) for one in report.verdicts)
-    slices = [one for one in report.verdicts if one.day is not None and not one.has(Check.SHARD_ONLY_THERE)]
-    counts = Counter(_word(one) for one in slices)
-    equal_rows = sum(one.rows or 0 for one in slices if one.is_equal)
+    found = Counter(finding.check for result in report.results for finding in result.findings)
+    slices = [result for result in report.results if result.day and not result.has(Check.SHARD_ONLY_THERE)]
+    counts = Counter(map(_word, slices))
+    equal_rows = sum(result.rows or 0 for result in slices if result.is_equal)
     parts = [f"{counts['equal']:,} equal ({counted(equal_rows, 'row')})"]
     parts += [
         f"{counts[word]:,} {word}" for word in ("different", "not compared", "incomplete") if counts[word]
     ]
-    without_day = sum(one.has(Check.ROWS_IN_NO_SLICE) for one in report.verdicts)
-    parts += [f"{counted(without_day, 'shard')} with rows in no slice"] if without_day else []
-    parts += [f"{only_there:,} of unknown shards in the other table alone"] if only_there else []
-    sources, rows = report.unknown_sources()
-    parts += [f"{sources:,} unknown etl_source ({counted(rows, 'row')})"] if sources else []
+    if without_day := found[Check.ROWS_IN_NO_SLICE]:
+        parts.append(f"{counted(without_day, 'shard')} with rows in no slice")
+    if only_there := found[Check.SHARD_ONLY_THERE]:
+        parts.append(f"{only_there:,} of unknown shards in the other table alone")
+    if sources := found[Check.UNKNOWN_SOURCE]:
+        parts.append(f"{sources:,} unknown etl_source ({counted(report.unknown_rows(), 'row')})")
     parts += [f"{report.before_start:,} before their start date"] if report.before_start else []
     parts += [f"{report.after_end:,} after their shard's last day"] if report.after_end else []
     return f"{counted(len(slices), 'slice')}: {', '.join(parts)}"
 
 
-def _word(one: SliceComparison) -> str:
-    from dwhctl.verify.findings import Check
-
-    if one.is_equal:
+def _word(result: SliceComparison) -> str:
+    if result.is_equal:
         return "equal"
-    if one.has(Check.INCOMPLETE):
+    if result.has(Check.INCOMPLETE):
         return "incomplete"
-    return "not compared" if one.has(Check.NOT_COMPARED) else "different"
+    return "not compared" if result.has(Check.NOT_COMPARED) else "different"
 
 
-TABLE_COLUMNS = ("load", "check", "what")
+def folded_rows(results: Iterable[SliceComparison], *, everything: bool) -> list[tuple[str, str, str]]:
+    """Return the rows of the table. `everything`: equal slices too."""
+    folded = fold(results, equal=everything)
+    return [(group.load, group.finding.check.value, _what(group)) for group in folded]
 
 
-def folded_rows(verdicts: Iterable[SliceComparison], *, everything: bool) -> list[tuple[str, str, str]]:
-    """Give the rows of the table. `everything`: equal slices too."""
-    return [(one.load, one.finding.check.value, _what(one)) for one in fold(verdicts, equal=everything)]
-
-
-def _what(one: FoldedFinding) -> str:
-    found, where = one.finding, one.where()
+def _what(group: FoldedFinding) -> str:
+    found, where, size = group.finding, group.where(), _size(group)
+    single = len(group.results) == 1
+    example = " ".join(filter(None, (group.example.shard or "NULL", str(group.example.day or ""))))
     if found.check is Check.VALUES:
-        return _values(one, where)
+        if found.key is None:
+            return f"{found.column}: {size}; {where}"
+        pair = f"{found.key}: {found.source} / {found.warehouse}"
+        return f"{found.column}: {size}, e.g. {pair} ({example}){'' if single else f'; {where}'}"
     if found.check is Check.MISSING:
-        return f"{found.detail}: {where} ({_size(one)})"
+        return f"{found.detail}: {where} ({size})"
     if found.check is Check.EQUAL:
-        return f"{where} ({_size(one)})"
+        return f"{where} ({size})"
     sides = " / ".join(text for text in (found.source, found.warehouse) if text is not None)
-    example = "; ".join(text for text in (sides, found.detail) if text)
-    if len(one.verdicts) == 1:
-        return f"{where}: {example}"
-    size = f" ({counted(one.slices, 'slice')})" if one.slices else ""
+    text = "; ".join(filter(None, (sides, found.detail)))
+    if single:
+        return f"{where}: {text}"
+    slices = f" ({counted(group.slices, 'slice')})" if group.slices else ""
     if found.check in (Check.INCOMPLETE, Check.NOT_COMPARED):
-        return f"{where}{size}: {example}"
-    return f"{where}{size}, e.g. {_example(one)}: {example}"
+        return f"{where}{slices}: {text}"
+    return f"{where}{slices}, e.g. {example}: {text}"
 
 
-def _values(one: FoldedFinding, where: str) -> str:
-    found = one.finding
-    text = f"{found.column}: {_size(one)}"
-    if found.key is None:
-        return f"{text}; {where}"
-    pair = f"{found.key}: {found.source} / {found.warehouse}"
-    return f"{text}, e.g. {pair} ({_example(one)}){'' if len(one.verdicts) == 1 else f'; {where}'}"
-
-
-def _size(one: FoldedFinding) -> str:
-    """Count slices and rows, and never claim rows that were not counted."""
-    slices = counted(one.slices, "slice")
-    if one.rows is None:
+def _size(group: FoldedFinding) -> str:
+    """Count slices and rows, and only rows that were counted."""
+    slices = counted(group.slices, "slice")
+    if group.rows is None:
         return f"{slices}, rows not counted"
-    rows = counted(one.rows, "row")
-    return (
-        f"{slices}, {rows}"
-        if one.counted == len(one.verdicts)
-        else f"{slices}, {rows} in {one.counted:,} of them"
-    )
-
-
-def _example(one: FoldedFinding) -> str:
-    verdict = one.example
-    return " ".join(part for part in (verdict.shard or "NULL", str(verdict.day or "")) if part)
+    part = "" if group.counted == len(group.results) else f" in {group.counted:,} of them"
+    return f"{slices}, {counted(group.rows, 'row')}{part}"

@@ -1,4 +1,4 @@
-"""What a column is, in words that sources and targets share."""
+"""The description of a column that sources and targets share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: The fields that dwhctl adds to every row: where it came from, which session brought it, and its id.
+#: The fields that dwhctl adds to every row: its shard, its session, and its id.
 SERVICE_FIELDS = ("etl_source", "etl_id", "hash_id")
 
 
 class Kind(enum.StrEnum):
-    """What the values of a column are, whatever a system calls their type."""
+    """The kind of a column's values, independent of a system's name for their type."""
 
     INTEGER = "integer"
     DECIMAL = "decimal"
@@ -31,15 +31,15 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A declared column: `type` is its Arrow type, `declared` the system's own word for it.
+    """A declared column: `type` is its Arrow type, `declared` its type in the system's own words.
 
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
-    below `least` or above `most` (as Python values). Where it is `padded` it fills values up to its width, so that no
-    blank at a text's end is kept, and a binary value has all its `octets`.
+    below `least` or above `most` (as Python values). A `padded` column fills values up to its width: blanks at the end
+    of a text are lost, and a binary value has all its `octets`.
 
-    A source's column says more of its values, where the system declares it: a text or binary value has at most `places`
-    (bytes of a code page or units of UTF-16), of which each takes one octet or more in UTF-8, and exactly as many where
-    it is `fixed`; a time has at most `fraction` digits of a second.
+    A source's column has more, where the system declares it: a text or binary value has at most `places` (bytes of a
+    code page or units of UTF-16), each one octet or more in UTF-8, and exactly as many if it is `fixed`; a time has at
+    most `fraction` digits of a second.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Named points of the way of the data, at which tests make things go wrong.
+"""Named points at which tests inject failures.
 
-Nothing in dwhctl sets a handler, and no option, key or environment variable can: the tests put their own
-`sitecustomize` in front of the interpreter's path to do so. Without one, `reach` does nothing.
+Nothing in dwhctl sets a handler, and no option, key or environment variable can: the tests do so in a `sitecustomize`
+of their own on the interpreter's path. Without one, `reach` does nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,6 @@ handler: Callable[[str], None] | None = None
 
 
 def reach(point: str) -> None:
-    """Tell the tests' handler, if there is one, that `point` was reached."""
+    """Call the tests' handler, if there is one, with the name of the point."""
     if handler is not None:
         handler(point)

@@ -72,7 +72,7 @@ def named_blocks(text: str) -> dict[str, str]:
 
 
 def find_binds(sql: str) -> list[BindPosition]:
-    """Every bind parameter, in order."""
+    """Return every bind parameter, in order."""
     return [
         BindPosition(
             sql[token.start + 1 : token.end], token.start, token.end, sql.count("\n", 0, token.start) + 1
@@ -83,7 +83,7 @@ def find_binds(sql: str) -> list[BindPosition]:
 
 
 def replace_binds(sql: str, style: Callable[[str], str]) -> str:
-    """The SQL with each `:name` replaced by what `style` makes of the name."""
+    """Replace each `:name` by what `style` makes of the name."""
     parts, position = [], 0
     for bind in find_binds(sql):
         parts += [sql[position : bind.start], style(bind.name)]
@@ -92,7 +92,7 @@ def replace_binds(sql: str, style: Callable[[str], str]) -> str:
 
 
 def split_statements(sql: str) -> list[str]:
-    """The statements without the semicolons between them; what is only space and comments is dropped."""
+    """Return the statements without their semicolons; what is only space and comments is left out."""
     statements: list[str] = []
     start, says_something = 0, False
     for token in _tokens(sql):
@@ -108,7 +108,7 @@ def split_statements(sql: str) -> list[str]:
 
 
 def same_but_comments(sql: str, other: str) -> bool:
-    """Tell whether two statements differ in nothing but their comments."""
+    """Return whether two statements differ only in their comments."""
     first, second = (
         [text[token.start : token.end] for token in _tokens(text) if token.kind != "comment"]
         for text in (sql, other)
@@ -117,7 +117,7 @@ def same_but_comments(sql: str, other: str) -> bool:
 
 
 def unclosed(sql: str) -> str | None:
-    """Say which text, name, comment or bracket is not closed and on which line, or None."""
+    """Return the text, name, comment or bracket that is not closed, with its line, or None."""
     brackets: list[int] = []
     for token in _tokens(sql):
         if what := _unclosed_token(sql, token):
@@ -155,7 +155,7 @@ def _line_at(sql: str, position: int) -> int:
 
 
 def first_word(statement: str) -> str:
-    """The word that a statement begins with, in capitals, whatever comments and brackets stand in front of it."""
+    """Return the first word of a statement in capitals, without comments and brackets before it."""
     for token in _tokens(statement):
         text = statement[token.start : token.end].lstrip(_BEFORE_WORD) if token.kind != "comment" else ""
         if text:
@@ -165,7 +165,7 @@ def first_word(statement: str) -> str:
 
 
 def comment_end(sql: str, position: int) -> int | None:
-    """Where the comment that begins here ends; None when none does. A comment in a comment ends before it."""
+    """Return the end of the comment that begins here; None when none does. Comments may be nested."""
     if sql.startswith("--", position):
         match = _LINE.match(sql, position)
         return match.end() if match else len(sql)
@@ -191,7 +191,6 @@ def _tokens(sql: str) -> Iterator[_Token]:
 
 
 def _token(sql: str, position: int, depth: int) -> _Token:
-    """The token that begins here; a special character that begins nothing is text by itself."""
     plain = _PLAIN.match(sql, position)
     if plain:
         return _Token("text", position, plain.end())
@@ -234,7 +233,7 @@ def _quoted_end(sql: str, position: int, depth: int) -> int | None:
 
 
 def _escapes(sql: str, quote: int) -> bool:
-    """Whether the string is PostgreSQL's E'...', in which a backslash escapes."""
+    """Return whether the string is PostgreSQL's E'...', in which a backslash escapes."""
     return quote > 0 and sql[quote - 1] in "eE" and (quote < 2 or not _is_word(sql[quote - 2]))
 
 

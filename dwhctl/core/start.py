@@ -1,7 +1,7 @@
-"""What every process of dwhctl does before anything else.
+"""The first steps of every process of dwhctl.
 
-`python -m dwhctl` has the current folder first on its path until `forget_current_folder` has run. So this module, and
-what comes before it, imports nothing but `os` and `sys`, which Python has loaded already: not even `__future__`.
+`python -m dwhctl` has the current folder first on its path until `forget_current_folder` has run. So this module and
+those before it import only `os` and `sys`, which Python has loaded already: not even `__future__`.
 """
 
 import os
@@ -12,22 +12,22 @@ _is_forgotten = False
 
 
 def begin() -> None:
-    """Protect this process and all that it starts: what it imports, what it writes, what it leaves when it crashes."""
+    """Protect this process and all that it starts: its imports, its files, and its core dumps."""
     forget_current_folder()
     import resource
 
     from dwhctl.core.files import use_private_umask
 
     use_private_umask()
-    # A core file holds the passwords that were in memory.
+    # A core file has the passwords that were in memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def forget_current_folder() -> None:
     """Import nothing from the current folder, here and in every Python that this process starts. Idempotent.
 
-    Relative entries of PYTHONPATH go too: an empty one means whatever folder is current. The folder that dwhctl itself
-    was found in stays, as the last.
+    Relative entries of PYTHONPATH are removed too: an empty one means the current folder. The folder of dwhctl itself
+    stays, as the last.
     """
     global _is_forgotten
     if _is_forgotten:
@@ -44,7 +44,7 @@ def forget_current_folder() -> None:
 
 
 def _relative_entries() -> set[str]:
-    """Take the relative entries out of PYTHONPATH; return what Python made of them."""
+    """Remove the relative entries from PYTHONPATH; return the entries of sys.path made from them."""
     given = os.environ.pop(_PATH, "")
     entries = given.split(os.pathsep) if given else []
     kept = [entry for entry in entries if os.path.isabs(entry)]  # noqa: PTH117

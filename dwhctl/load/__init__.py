@@ -6,7 +6,7 @@ Read in this order:
 - In a worker: `extract` streams a slice from its source to the staging, `cast` fits it to the target's columns,
   `hash_id` adds the service fields.
 - `staging`: publish groups. `publisher` is the thread that publishes, `publish` the one place that commits.
-- `circuit_breaker` stops attempts on a server that is down. `history`: what past sessions tell a new run.
+- `history`: what past sessions tell a new run.
 - `column_fit` compares the sizes of columns in source and target, before data moves.
 Data goes from `extract` to the staging and by `publish` into the table; results go back through `dispatcher`.
 """

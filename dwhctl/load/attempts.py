@@ -17,7 +17,6 @@ from dwhctl.sessions.values import NewSession
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from dwhctl.load.circuit_breaker import CircuitBreaker
     from dwhctl.load.history import DeliveredColumns
     from dwhctl.load.publisher import Publisher
     from dwhctl.load.queue import JobQueue, SliceJob
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from dwhctl.load.workers import Worker, WorkerPool
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
+    from dwhctl.runtime.circuit_breaker import CircuitBreaker
     from dwhctl.runtime.messages import TargetTable
     from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.sessions.store import SessionStore

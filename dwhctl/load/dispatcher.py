@@ -27,11 +27,11 @@ from dwhctl.core.errors import (
     StateDirError,
     TimedOutError,
 )
-from dwhctl.load.circuit_breaker import CircuitBreaker, Probed
 from dwhctl.load.publisher import ColumnsAdded, GroupPublished, Looked, PublisherEvent
 from dwhctl.load.results import Doubt, Doubts
 from dwhctl.load.staging import MAX_SLICES, GroupOpened
 from dwhctl.load.workers import stage_in_worker
+from dwhctl.runtime.circuit_breaker import CircuitBreaker, Probed
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable, retry_seconds
 from dwhctl.sessions.values import State
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from dwhctl.load.attempts import SliceAttempt, Starter
-    from dwhctl.load.circuit_breaker import Prober
     from dwhctl.load.publish import Published
     from dwhctl.load.publisher import Publisher
     from dwhctl.load.queue import JobQueue, SliceJob
     from dwhctl.load.results import Closer
     from dwhctl.load.staging import Groups, PublishGroup
     from dwhctl.load.workers import WorkerPool
+    from dwhctl.runtime.circuit_breaker import Prober
     from dwhctl.sessions.store import SessionStore
 
 _SLOT_POLL_SECONDS = 0.05
@@ -242,7 +242,7 @@ class Dispatcher:
             self._pool.dismiss(flight.worker)
             result = StageResult(flight.token, failure=flight.job.killed_its_worker(error))
         now, used = time.monotonic(), result.rows > 0
-        self._tell(self._breaker.landed(flight.job, result.failure, now, used_target=used))
+        self._tell(self._breaker.finished(flight.job, result.failure, now, used_target=used))
         self._landed(flight, result)
 
     def _expire(self, now: float) -> None:
@@ -258,7 +258,7 @@ class Dispatcher:
                 TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
             )
             self._boarding.pop(flight.token, None)
-            self._tell(self._breaker.landed(flight.job, failure, now))
+            self._tell(self._breaker.finished(flight.job, failure, now))
             self._landed(flight, StageResult(flight.token, failure=failure))
 
     def _landed(self, flight: SliceAttempt, result: StageResult) -> None:

@@ -13,6 +13,7 @@ from dwhctl.runtime.messages import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import timedelta
 
     from dwhctl.load.staging import Work
     from dwhctl.runtime.plan import PlannedSlice
@@ -41,6 +42,11 @@ class SliceJob:
     def connections(self) -> tuple[str, str]:
         """The source's connection and the target's."""
         return self.planned.shard.connection, self.planned.load.target
+
+    @property
+    def retry_delay(self) -> timedelta:
+        """The load's."""
+        return self.planned.load.retry_delay
 
     @property
     def work(self) -> Work:

@@ -22,7 +22,6 @@ from dwhctl.core.errors import (
 )
 from dwhctl.core.waiting import Signals, caught_signals
 from dwhctl.load.attempts import Starter
-from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.load.dispatcher import Dispatcher, Happening
 from dwhctl.load.history import (
     NO_PAST,
@@ -43,6 +42,7 @@ from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
 from dwhctl.notify.run import RunNotifier, run_notifier
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import render_extract
+from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunEnded, RunResult, RunStarted
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir, work_names

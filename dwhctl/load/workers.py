@@ -22,7 +22,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
-from dwhctl.core.masking import mask_python
+from dwhctl.core.secrets import mask_python
 from dwhctl.runtime.messages import Ears, heard
 from dwhctl.runtime.recovery import _SHARED_MEMORY
 from dwhctl.runtime.slots import WORKERS

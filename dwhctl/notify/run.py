@@ -40,7 +40,8 @@ from dwhctl.runtime.events import (
 )
 from dwhctl.runtime.failures import blamed, failed_reports, group_failures, said
 from dwhctl.runtime.locks import StateDir
-from dwhctl.runtime.log_reader import last_lines, log_path
+from dwhctl.runtime.log import log_path
+from dwhctl.runtime.log_reader import last_lines
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.values import State
 

@@ -1,6 +1,6 @@
-"""Connections: named access to one system each, and the registry of the systems.
+"""Connections, each to one system, and the registry of the systems.
 
-What all connections have is here; the keys of one system are in its folder, `dwhctl/systems/NAME/system.py`.
+The keys of all connections are here; those of one system are in `dwhctl/systems/NAME/system.py`.
 """
 
 from __future__ import annotations
@@ -12,46 +12,40 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import shown_path
-from dwhctl.project.fields import Host, Listed, ProjectPath, SomeTime, TableWithoutUrls, Text, given
+from dwhctl.project.fields import Host, Listed, NamedTable, ProjectPath, SomeTime, TableWithoutUrls, Text
 
 
 def _no_memory(path: Path) -> Path:
     if path.name == ":memory:":
-        raise ValueError("':memory:' would be another, empty database in every process; name a file")
+        raise ValueError("':memory:' is a new, empty database in every process; write the path of a file")
     return path
 
 
 Database = Annotated[ProjectPath, AfterValidator(_no_memory)]
 
 
-class Connection(TableWithoutUrls):
-    """What every connection has."""
+class Connection(NamedTable, TableWithoutUrls):
+    """The keys of every connection."""
 
     default_port: ClassVar[int | None] = None
 
     type: str
-    name: str = given("the connection's name")
-    max_connections: int | None = Field(
-        4,
-        ge=1,
-        le=10_000,
-        description="Never more at once, over all dwhctl processes of this project.",
-        examples=[8],
-    )
+    max_connections: int | None = Field(4, ge=1, le=10000, examples=[8])
+    """The most connections at once, over all dwhctl processes of this project."""
 
     def shard_file(self, database: str) -> Path | None:  # noqa: ARG002 - for systems whose databases are files
         """Return the file that holds the database; None where databases are not files."""
         return None
 
     def warehouse_problem(self) -> str | None:
-        """Return why the connection, as it is written, cannot be a warehouse."""
+        """Return why the connection cannot be a warehouse, or None."""
         return None
 
     def in_clear(self) -> str | None:
@@ -59,52 +53,43 @@ class Connection(TableWithoutUrls):
         return None
 
     def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
-        """Return the address as listings show it; a path is relative to the project's folder `root`."""
+        """Return the address for listings; a path is relative to the project's folder `root`."""
         return ""
 
 
 class EmbeddedConnection(Connection):
-    """What every connection to a file or folder has."""
+    """The keys of every connection to a file or folder."""
 
     path: Path
 
-    max_connections: int | None = Field(
-        None,
-        ge=1,
-        le=10_000,
-        description="Never more at once, over all dwhctl processes of this project; no limit when left out.",
-        examples=[8],
-    )
+    max_connections: int | None = Field(None, ge=1, le=10000, examples=[8])
+    """The most connections at once, over all dwhctl processes of this project; left out: no limit."""
 
     def address(self, root: Path) -> str:
         return shown_path(self.path, root)
 
 
 class TlsWords(NamedTuple):
-    """How a system's connections say whether they are encrypted."""
+    """The keys and values by which a system's connections say whether they are encrypted."""
 
-    #: The key, the key of the file of authorities, and the words that have dwhctl check the server's certificate.
+    #: The key, the key of the CA file, and the values that check the server's certificate.
     key: str
     ca_key: str | None
     checked: tuple[str, ...]
-    #: The words for a server of this machine that may have no TLS, and for no encryption.
+    #: The default for a server on this machine, which may have no TLS, and the value for no encryption.
     local: str
     off: str
 
-    def default(self) -> str:
-        """The default for the reference page."""
-        return f'`"{BEYOND}"`; on this machine `"{self.local}"`'
 
-
-#: Every system's word for an encrypted connection or none at all.
+#: The value that every system has for: encrypted, or no connection.
 BEYOND = "require"
 
 
 def is_local(host: str) -> bool:
-    """Tell whether a host is this machine, judged by its name as it is written: names are not looked up."""
+    """Return whether a host is this machine, by its name as written; names are not resolved."""
     if host.startswith(("/", "@")):
-        return "," not in host  # a socket; libpq reads several hosts where commas are
-    server = host.partition("\\")[0]  # of SQL Server, without the instance
+        return "," not in host  # a socket; libpq splits several hosts at commas
+    server = host.partition("\\")[0]  # without the instance of SQL Server
     if server.lower() == "localhost":
         return True
     try:
@@ -114,31 +99,30 @@ def is_local(host: str) -> bool:
 
 
 class NetworkConnection(Connection):
-    """What every connection to a server has."""
+    """The keys of every connection to a server."""
 
     tls_words: ClassVar[TlsWords]
 
-    host: Host | None = Field(
-        None, description="The server; or `hosts`, not both.", examples=["dwh.example.com"]
-    )
+    host: Host | None = Field(None, examples=["dwh.example.com"])
+    """The server; or `hosts`, not both."""
     hosts: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = Field(
-        None,
-        description="Several servers under one name that share the work in turn and stand in for each other; "
-        "`server` or `server:port`.",
-        examples=[["dwh_1", "dwh_2:5434"]],
+        None, examples=[["dwh_1", "dwh_2:5434"]]
     )
-    port: int = Field(0, ge=0, le=65_535, description="The port; default: the system's own.", examples=[5433])
+    """Several servers of one cluster, used in turn; when one is down, the next is used. `server` or `server:port`."""
+    port: int = Field(0, ge=0, le=65535, examples=[5433])
+    """The port; default: the system's own."""
     database: str
-    user: Text = Field(description="The user to log in as.", examples=["dwh"])
-    password: Secret | None = Field(None, description="The password.", examples=[{"env": "DWH_PASSWORD"}])
-    connect_timeout: SomeTime = Field(
-        timedelta(seconds=10), description="How long to wait for the server to answer.", examples=["10s"]
-    )
+    user: Text = Field(examples=["dwh"])
+    """The user to log in as."""
+    password: Secret | None = Field(None, examples=[{"env": "DWH_PASSWORD"}])
+    """The password."""
+    connect_timeout: SomeTime = Field(timedelta(seconds=10), examples=["10s"])
+    """How long to wait for the server to answer."""
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Every server of the connection with its port, in the order written."""
-        return tuple(self._address(each) for each in (self.hosts or (self.host or "",)))
+        """Every server of the connection with its port, in the order of the configuration."""
+        return tuple(self._address(host) for host in (self.hosts or (self.host or "",)))
 
     def address(self, root: Path) -> str:  # noqa: ARG002
         servers = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.addresses)
@@ -151,7 +135,7 @@ class NetworkConnection(Connection):
 
     @property
     def tls(self) -> str:
-        """The word that holds for the TLS key: as written, or by the CA file and by where the servers are."""
+        """The TLS mode in force: as configured, or the default by the CA file and by where the servers are."""
         words = self.tls_words
         if (written := getattr(self, words.key)) is not None:
             return str(written)
@@ -177,32 +161,32 @@ class NetworkConnection(Connection):
         if self.host is None and self.hosts is None:
             raise ValueError('host: is missing; add host = "SERVER"')
         if self.host is not None and self.hosts is not None:
-            raise ValueError("host: stands beside hosts; keep one of the two")
+            raise ValueError("host: cannot be combined with hosts; keep one of the two")
         return self
 
 
-#: The words with which a system checks the server's certificate: its authority, also its name.
+#: The values that check the server's certificate: its authority, or also its name.
 CHECKED_TLS = ("verify-ca", "verify-full")
 
 
 class SystemUses:
-    """What a type of connection can be used for. The check of the configuration and every command go by it."""
+    """The uses of a type of connection, for the check of the configuration and every command."""
 
     connection: ClassVar[type[Connection]]
-    #: It can be the server of shards; the target of loads and reports; the database of the sessions table, for which
+    #: The server of shards; the target of loads and reports; the database of the sessions table, for which
     #: `dwhctl/sessions` has a store.
     is_source: ClassVar[bool] = False
     is_target: ClassVar[bool] = False
     is_sessions: ClassVar[bool] = False
-    #: As a target it takes one writer at a time.
+    #: A target with one writer at a time.
     one_writer: ClassVar[bool] = False
-    #: As a source it answers a probe, which needs no worker and no login.
+    #: A source with a probe, which needs no worker and no login.
     has_probe: ClassVar[bool] = False
     #: As a source it takes a load's `endpoint` and `columns` in place of an `extract`.
     takes_endpoint: ClassVar[bool] = False
     #: The module whose import takes time.
     driver: ClassVar[str] = ""
-    #: Schemes of URLs beside the type's name.
+    #: The schemes of URLs, in addition to the type.
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
@@ -230,8 +214,7 @@ class _Systems(Mapping[str, SystemUses]):
 
     def _load(self, kind: str) -> SystemUses:
         if kind in _BUILT_IN:
-            found: SystemUses = pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM")
-            return found
+            return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
         point = self._installed[kind]
         try:
             loaded = point.load()
@@ -241,7 +224,7 @@ class _Systems(Mapping[str, SystemUses]):
                 f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
             ) from error
         if not isinstance(loaded, SystemUses):
-            raise ConfigError(f"the entry point {point.value} of the system {kind} is no dwhctl System")
+            raise ConfigError(f"the entry point {point.value} of the system {kind} is not a dwhctl System")
         return loaded
 
     def __contains__(self, kind: object) -> bool:

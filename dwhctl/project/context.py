@@ -1,4 +1,4 @@
-"""What templates may name: Airflow's names, so that existing SQL moves over, and the shard and the load."""
+"""The variables of a template: those of Airflow, so that existing SQL works, and the shard and the load."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import nearest
 from dwhctl.project.days import start_of_day
+from dwhctl.project.fields import map_leaves
 from dwhctl.project.loads import Load
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ _ONE_DAY = timedelta(days=1)
 
 
 class Names(Mapping[str, Any]):
-    """Values under a prefix (`params`, `var.value`): as attributes, items, or with `.get(name, default)`.
+    """Values of a prefix (`params`, `var.value`): as attributes, items, or with `.get(name, default)`.
 
-    A missing one is undefined with a hint, so that `default(...)` and `is defined` work as ever.
+    A missing value is undefined with a hint, so that `default(...)` and `is defined` work.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class Names(Mapping[str, Any]):
         )
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy, pickle and Jinja ask for protocols
+        if name.startswith("__"):  # protocols of copy, pickle and Jinja
             raise AttributeError(name)
         return self[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, or the default when there is none."""
+        """Return the value, or the default when there is none."""
         return self[name] if name in self._values else default
 
     def __contains__(self, name: object) -> bool:
@@ -73,26 +74,24 @@ def _shown(value: Any, prefix: str) -> Any:
         return value.reveal()
     if isinstance(value, Mapping) and not isinstance(value, Names):
         return Names(prefix, value)
-    return [_shown(each, prefix) for each in value] if isinstance(value, list) else value
+    return [_shown(item, prefix) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Secret):
-        return value.reveal()
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+    return map_leaves(lambda leaf: leaf.reveal() if isinstance(leaf, Secret) else leaf, value)
 
 
 def context(
     project: Project, work: Load | Report | None = None, shard: Shard | None = None, day: date | None = None
 ) -> dict[str, Any]:
-    """Everything that a template may name; what needs a load, report, shard or day is there only with one."""
+    """Return the variables of a template; those of a load, report, shard or day only if there is one."""
+    variables = {
+        "value": Names("var.value", project.variables, _as_text),
+        "json": Names("var.json", project.variables, _as_json),
+    }
     names: dict[str, Any] = {
         "macros": MACROS,
-        "var": Names(
-            "var", {"value": _var_value(project), "json": _var_json(project)}, lambda value, _prefix: value
-        ),
+        "var": Names("var", variables, lambda value, _prefix: value),
         "conn": Names("conn", project.connections, _ConnectionNames),
     }
     if isinstance(work, Load):
@@ -111,7 +110,7 @@ def context(
 
 def _days(day: date, zone: ZoneInfo) -> dict[str, Any]:
     before, after = day - _ONE_DAY, day + _ONE_DAY
-    start, end, previous = (start_of_day(each, zone).astimezone(zone) for each in (day, after, before))
+    start, end, previous = (start_of_day(at, zone).astimezone(zone) for at in (day, after, before))
     names: dict[str, Any] = {
         "logical_date": start,
         "execution_date": start,
@@ -123,57 +122,51 @@ def _days(day: date, zone: ZoneInfo) -> dict[str, Any]:
         "ts_nodash": ts_nodash(start),
         "ts_nodash_with_tz": ts_nodash_with_tz(start),
     }
-    dates = {
-        "ds": day,
-        "prev_ds": before,
-        "next_ds": after,
-        "yesterday_ds": before,
-        "tomorrow_ds": after,
-    }
-    for name, each in dates.items():
-        names |= {name: ds(each), f"{name}_nodash": ds_nodash(each)}
+    days = {"ds": day, "prev_ds": before, "next_ds": after, "yesterday_ds": before, "tomorrow_ds": after}
+    for name, date_of in days.items():
+        names |= {name: ds(date_of), f"{name}_nodash": ds_nodash(date_of)}
     return names
 
 
 def ds(moment: date) -> str:
-    """2020-07-13."""
+    """Return the date as 2020-07-13."""
     return moment.strftime("%Y-%m-%d")
 
 
 def ds_nodash(moment: date) -> str:
-    """20200713."""
+    """Return the date as 20200713."""
     return moment.strftime("%Y%m%d")
 
 
 def ts(moment: datetime) -> str:
-    """2020-07-13T00:00:00+03:00."""
+    """Return the time as 2020-07-13T00:00:00+03:00."""
     return moment.isoformat()
 
 
 def ts_nodash(moment: datetime) -> str:
-    """20200713T000000."""
+    """Return the time as 20200713T000000."""
     return moment.strftime("%Y%m%dT%H%M%S")
 
 
 def ts_nodash_with_tz(moment: datetime) -> str:
-    """20200713T000000+0300."""
+    """Return the time as 20200713T000000+0300."""
     return moment.isoformat().replace("-", "").replace(":", "")
 
 
-FILTERS = {each.__name__: each for each in (ds, ds_nodash, ts, ts_nodash, ts_nodash_with_tz)}
+FILTERS = {form.__name__: form for form in (ds, ds_nodash, ts, ts_nodash, ts_nodash_with_tz)}
 
 
 def ds_add(day: str, days: int) -> str:
-    """The date so many days later, as Airflow's `macros.ds_add`."""
+    """Return the date so many days later, as Airflow's `macros.ds_add`."""
     return ds(datetime.strptime(str(day), "%Y-%m-%d") + timedelta(days=days))  # noqa: DTZ007 - a date
 
 
 def ds_format(day: str, input_format: str, output_format: str) -> str:
-    """The date in another format, as Airflow's `macros.ds_format`."""
+    """Return the date in another format, as Airflow's `macros.ds_format`."""
     return datetime.strptime(str(day), input_format).strftime(output_format)  # noqa: DTZ007 - a date
 
 
-# Modules would lead out of the sandbox (`uuid.os`): only the functions that SQL has a use for.
+# Only functions that SQL uses: a module would lead out of the sandbox (`uuid.os`).
 MACROS = Names(
     "macros",
     {
@@ -189,14 +182,6 @@ MACROS = Names(
 )
 
 
-def _var_value(project: Project) -> Names:
-    return Names("var.value", project.variables, _as_text)
-
-
-def _var_json(project: Project) -> Names:
-    return Names("var.json", project.variables, _as_json)
-
-
 def _as_text(value: Any, _prefix: str) -> Any:
     plain = _plain(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
@@ -208,7 +193,7 @@ def _as_json(value: Any, prefix: str) -> Any:
 
 
 class _ConnectionNames:
-    """`conn.x` with Airflow's names; what is secret is refused by name."""
+    """`conn.x` with Airflow's names; what is secret is refused."""
 
     def __init__(self, connection: Connection, _prefix: str) -> None:
         self._connection = connection
@@ -219,11 +204,10 @@ class _ConnectionNames:
         where = f"conn.{self._connection.name}"
         if name in {"password", "get_password", "get_uri", "extra", "extra_dejson"}:
             raise ConfigError(
-                f"'{where}.{name}' is refused: SQL is shown and logged, a password must not stand in it"
+                f"'{where}.{name}' is refused: SQL is shown and logged, it must not have a password"
             )
-        field = {"schema": "database", "login": "user", "conn_type": "type", "conn_id": "name"}.get(
-            name, name
-        )
+        airflow = {"schema": "database", "login": "user", "conn_type": "type", "conn_id": "name"}
+        field = airflow.get(name, name)
         known = sorted(set(type(self._connection).model_fields) - {"password"})
         if field not in known:
             return StrictUndefined(hint=f"'{where}.{name}' is undefined; {nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""Days, durations and slices: which moments belong to a day, in which clock."""
+"""Days, durations and slices: the bounds of a day, in a clock."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _ONE_DAY = timedelta(days=1)
 class Slice:
     """The rows of one load, one shard, one day: half-open `[start, end)`.
 
-    `start` and `end` are naive, as the column holds them; `start_at` and `end_at` are the same bounds as
-    instants in UTC. All four are None for a load without `slice_by`. `zone` is the clock they are read in.
+    `start` and `end` are naive, as in the column; `start_at` and `end_at` are the same bounds as instants in UTC.
+    All four are None for a load without `slice_by`. `zone` is the clock of the naive ones.
     """
 
     load: str
@@ -46,7 +46,7 @@ class Slice:
 
 
 def make_slice(project: Project, load: Load, shard: Shard, day: date) -> Slice:
-    """The slice of this load, shard and day."""
+    """Return the slice of this load, shard and day."""
     wall = load.slice_zone == "wall"
     zone = shard.zone if wall else load.slice_zone
     if load.slice_by is None:
@@ -59,12 +59,12 @@ def make_slice(project: Project, load: Load, shard: Shard, day: date) -> Slice:
 def _bounds(
     day: date, midnights: ZoneInfo, held_in: ZoneInfo | None
 ) -> tuple[datetime, datetime, datetime, datetime]:
-    """Give start, end, start_at and end_at: years of days share them over hundreds of shards.
+    """Return start, end, start_at and end_at, cached: hundreds of shards have the same.
 
-    `held_in` is the clock of a column that holds the midnights' instants; None: it holds the midnights as written.
+    `held_in` is the clock of a column that has the midnights' instants; None: it has the midnights of the wall clock.
     """
     following = day + _ONE_DAY
-    start_at, end_at = (start_of_day(each, midnights) for each in (day, following))
+    start_at, end_at = (start_of_day(date_of, midnights) for date_of in (day, following))
     if held_in is None:
         return _midnight(day), _midnight(following), start_at, end_at
     start, end = (at.astimezone(held_in).replace(tzinfo=None, fold=0) for at in (start_at, end_at))
@@ -72,28 +72,20 @@ def _bounds(
 
 
 def start_of_day(day: date, zone: ZoneInfo) -> datetime:
-    """The first instant, in UTC, at which this zone's clocks show that date (or a later one).
-
-    A midnight that comes twice counts the first time; where the clocks jump over midnight the day begins
-    with the jump.
-    """
+    """Return the first instant, in UTC, at which the zone's clocks show that date or a later one."""
     return first_showing(_midnight(day), zone)
 
 
 def first_showing(moment: datetime, zone: ZoneInfo) -> datetime:
-    """The first instant, in UTC, at which this zone's clocks show that moment (a naive one) or a later one.
+    """Return the first instant, in UTC, at which the zone's clocks show that naive time or a later one.
 
-    What they show twice counts the first time; what they jump over comes with the jump.
+    A time that they show twice counts the first time; a time that they skip begins with the jump.
     """
     at = moment.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if _shown(at, zone) == moment:
         return at
-    # In a gap fold=1 reads the clock with the offset after the jump: that instant lies before the jump.
-    before = moment.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    return _first_showing(moment, before, at, zone)
-
-
-def _first_showing(moment: datetime, before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+    # In a gap fold=1 has the offset after the jump: that instant is before the jump.
+    before, after = moment.replace(tzinfo=zone, fold=1).astimezone(UTC), at
     second = timedelta(seconds=1)
     while after - before > second:
         middle = before + (after - before) // second // 2 * second
@@ -109,11 +101,11 @@ def _shown(at: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day)  # noqa: DTZ001 - a clock's face, not an instant
+    return datetime(day.year, day.month, day.day)  # noqa: DTZ001 - naive on purpose
 
 
 def resolve_day(text: str, zone: ZoneInfo, now: datetime | None = None) -> date:
-    """The day that a user means, in the project's zone; UsageError names the text and the forms."""
+    """Return the day that a user means, in the project's zone. Raise UsageError with the allowed forms."""
     today = (now or datetime.now(UTC)).astimezone(zone).date()
     word = text.strip().lower()
     ago = {"today": 0, "yesterday": 1}.get(word)
@@ -122,16 +114,15 @@ def resolve_day(text: str, zone: ZoneInfo, now: datetime | None = None) -> date:
     try:
         day = today - timedelta(days=ago) if ago is not None else parse_date(word)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{quoted(text)} is no day: {error}; write {DAY_FORMS}") from None
+        raise UsageError(f"{quoted(text)} is not a day: {error}; write {DAY_FORMS}") from None
     if not FIRST_DAY <= day <= LAST_DAY:
-        raise UsageError(
-            f"{quoted(text)} is no day to load: outside {FIRST_DAY} to {LAST_DAY}; write {DAY_FORMS}"
-        )
+        outside = f"outside {FIRST_DAY} to {LAST_DAY}"
+        raise UsageError(f"{quoted(text)} is not a day to load: {outside}; write {DAY_FORMS}")
     return day
 
 
 def parse_date(text: str) -> date:
-    """The date written YYYY-MM-DD; ValueError says whether the form or the calendar is against it."""
+    """Return the date of a text YYYY-MM-DD. Raise ValueError if the form is wrong or the date does not exist."""
     if not _DATE.fullmatch(text):
         raise ValueError("not of the form YYYY-MM-DD")
     try:
@@ -141,11 +132,11 @@ def parse_date(text: str) -> date:
 
 
 def parse_duration(text: str) -> timedelta:
-    """The time that `10s`, `30m` or `1h30m` stands for; UsageError names the text and the forms."""
+    """Return the duration of `10s`, `30m` or `1h30m`. Raise UsageError with the allowed forms."""
     match = _DURATION.fullmatch(text.strip())
     if not match or not any(match.groups()):
-        raise UsageError(f"{quoted(text)} is no duration; write {DURATION_FORMS}")
-    days, hours, minutes, seconds = (int(each or 0) for each in match.groups())
+        raise UsageError(f"{quoted(text)} is not a duration; write {DURATION_FORMS}")
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
     try:
         duration = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
     except OverflowError:
@@ -156,7 +147,7 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """The duration as `parse_duration` reads it, fractions of a second cut."""
+    """Return the duration in the form of `parse_duration`, in whole seconds."""
     minutes, seconds = divmod(duration // timedelta(seconds=1), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

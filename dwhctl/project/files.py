@@ -1,23 +1,22 @@
-"""Reading the project's files as text and TOML."""
+"""The input of the configuration: TOML files, the environment and default values."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from dwhctl.core.files import read_text
+from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
-from dwhctl.core.words import did_you_mean, nearest, shown_path
+from dwhctl.core.words import did_you_mean, nearest
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.fields import Table
 from dwhctl.project.loads import Load, Report
-from dwhctl.project.problems import Place, Problems
+from dwhctl.project.problems import Place, Problems, line_of, source_text, types_in
 
 _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _KEYS = re.compile(
@@ -25,49 +24,34 @@ _KEYS = re.compile(
     re.DOTALL,
 )
 _DEEPEST = 50
-_TOO_DEEP = "lists or tables stand too deep in each other; write them as tables of their own"
+_TOO_DEEP = "lists or tables are nested too deeply; write them as tables of their own"
 _REMEDIES = {
-    "Cannot declare": "the table stands twice in the file; keep one",
-    "Cannot mutate": "a table in { } is whole; write its keys within it",
-    "Cannot redefine": "the table stands twice in the file; keep one",
-    "Duplicate inline table key": "the key stands twice in its table; keep one",
-    "Invalid value": 'a text stands in quotes: "text"; true and false are lower case',
+    "Cannot declare": "the file has the table twice; keep one",
+    "Cannot mutate": "a table in { } is complete; write its keys inside",
+    "Cannot redefine": "the file has the table twice; keep one",
+    "Duplicate inline table key": "the table has the key twice; keep one",
+    "Invalid value": 'write a text in quotes: "text"; true and false are lower case',
     "Invalid date or datetime": "write an existing date as 2020-02-08",
-    "Cannot overwrite a value": "the key stands twice in its table; keep one",
+    "Cannot overwrite a value": "the table has the key twice; keep one",
     "Expected '=' after a key in a key/value pair": "write key = value",
     "Unclosed array": "a ] is missing",
     "Unclosed inline table": "a } is missing",
-    'Expected "\'"': "a closing ' is missing in it or above",
+    'Expected "\'"': "a closing ' is missing, here or above",
     "Illegal character '\\n'": "a closing quote is missing",
-    "Expected newline": 'one key = value a line; quotes within a text are written \\"',
+    "Expected newline": 'write one key = value a line, and \\" for a quote within a text',
 }
 
 
 def read_toml(path: Path, problems: Problems) -> dict[str, Any] | None:
-    """The file's tables, or None with the problem noted."""
-    place = Place(shown_path(path, problems.root))
+    """Return the file's tables, or None with the problem added."""
+    place = line_of(path, problems.root, None)
     try:
-        text = read_text(path, "utf-8-sig")
-    except FileNotFoundError:
-        problems.add(place, "the file is missing; create it, or make a new project with: dwhctl init")
-    except OSError as error:
-        problems.add(
-            place, f"the file cannot be read ({error.strerror}); give the user that runs dwhctl access"
-        )
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        problems.add(place, f"line {line}: not UTF-8; save the file in the encoding UTF-8")
-    else:
-        problems.texts[place.file] = text
-        return _parsed(text, place, problems)
-    return None
-
-
-def _parsed(text: str, place: Place, problems: Problems) -> dict[str, Any] | None:
-    try:
+        text = problems.texts[place.file] = source_text(path, problems.root)
         tables = tomllib.loads(text)
+    except ConfigError as error:
+        problems.lines.append(str(error))
     except tomllib.TOMLDecodeError as error:
-        problems.add(place, _words(str(error), text))
+        problems.add(place, _translated(str(error), text))
     except RecursionError:
         problems.add(place, _TOO_DEEP)
     except ValueError:  # Python reads no number of more than 4,300 digits
@@ -80,29 +64,24 @@ def _parsed(text: str, place: Place, problems: Problems) -> dict[str, Any] | Non
 
 
 def _is_too_deep(tables: dict[str, Any]) -> bool:
-    """Tell whether lists and tables are nested deeper than what reads them can go. (Dotted keys nest too.)"""
+    """Return whether lists and tables are nested too deeply for a recursive reader. Dotted keys nest too."""
     level: list[Any] = [tables]
     for _ in range(_DEEPEST):
-        inner = [
-            each.values() if isinstance(each, dict) else each
-            for each in level
-            if isinstance(each, dict | list)
-        ]
-        level = [value for values in inner for value in values]
+        trees = [tree for tree in level if isinstance(tree, dict | list)]
+        level = [value for tree in trees for value in (tree.values() if isinstance(tree, dict) else tree)]
         if not level:
             return False
     return True
 
 
-def _words(message: str, text: str) -> str:
-    # Neither the line nor a key of it is shown: they may hold a password.
+def _translated(message: str, text: str) -> str:
+    # The line and its key are not shown: they may contain a password.
     found = _POSITION.search(message)
     what = _KEYS.sub(r"\1", _POSITION.sub("", message))
     line, column = (found[1], found[2]) if found and found[1] else (str(text.count("\n") + 1), None)
     at = f"line {line}, column {column}" if column else f"line {line} (the file's end)"
-    remedy = next(
-        (words for start, words in _REMEDIES.items() if what.startswith(start)), "correct the TOML there"
-    )
+    remedies = (remedy for start, remedy in _REMEDIES.items() if what.startswith(start))
+    remedy = next(remedies, "correct the TOML there")
     return f"{at}: {what}; {remedy}"
 
 
@@ -119,7 +98,7 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True, slots=True)
 class FromEnvironment:
-    """A named value of the environment and the variable that it stands in."""
+    """A value of the environment: its variable, the name that it is for, and its text."""
 
     variable: str
     name: str
@@ -127,7 +106,7 @@ class FromEnvironment:
 
 
 def named_values(prefix: str, environ: Mapping[str, str]) -> list[FromEnvironment]:
-    """The values whose variables begin with the prefix; names in lower case."""
+    """Return the values of the variables with the prefix; names in lower case."""
     return [
         FromEnvironment(variable, variable.removeprefix(prefix).lower(), text)
         for variable, text in sorted(environ.items())
@@ -136,7 +115,7 @@ def named_values(prefix: str, environ: Mapping[str, str]) -> list[FromEnvironmen
 
 
 def table_of_url(url: str) -> dict[str, Any]:
-    """The URL as the table that would stand in the file; ValueError, which never shows the URL."""
+    """Return the URL as a table of the file. Raise ValueError, which never shows the URL."""
     kind = _kind(url)
     rest = url.partition(":")[2]
     address, _, query = rest.partition("?")
@@ -147,9 +126,9 @@ def table_of_url(url: str) -> dict[str, Any]:
     else:
         table.update(_address(address))
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in model.file_keys():  # it may be the end of a password
+        if key not in model.file_keys():  # the key may be the end of a password
             hint = nearest(key, model.file_keys())
-            raise ValueError(f"the URL has an unknown key behind its '?'; {hint}; {_ENCODE}")
+            raise ValueError(f"the URL has an unknown key after its '?'; {hint}; {_ENCODE}")
         table[key] = _typed(model, key, value)
     return table
 
@@ -162,17 +141,17 @@ def _kind(url: str) -> str:
     schemes = {scheme: kind for kind, system in SYSTEMS.items() for scheme in (kind, *system.schemes)}
     if scheme in schemes:
         return schemes[scheme]
-    # Only what resembles a kind is shown: the text may be a password put into the wrong variable.
+    # The text is not shown: it may be a password in the wrong variable.
     hint = did_you_mean(scheme, schemes)
-    raise ValueError(f"is no URL of a connection; {hint}{' ' if hint else ''}write {URL_FORMS}")
+    raise ValueError(f"is not a URL of a connection; {hint}{' ' if hint else ''}write {URL_FORMS}")
 
 
 def _address(address: str) -> dict[str, Any]:
     if not address.startswith("//"):
-        raise ValueError(f"is no URL of a server; write {URL_FORMS}")
+        raise ValueError(f"is not a URL of a server; write {URL_FORMS}")
     netloc, _, database = address.removeprefix("//").partition("/")
     if "@" in database:
-        raise ValueError(f"the URL has an '@' behind its server; {_ENCODE}")
+        raise ValueError(f"the URL has an '@' after its server; {_ENCODE}")
     login, _, hosts = netloc.rpartition("@")
     user, colon, password = login.partition(":")
     table: dict[str, Any] = _hosts(hosts)
@@ -186,24 +165,23 @@ def _address(address: str) -> dict[str, Any]:
 
 
 def _hosts(text: str) -> dict[str, Any]:
-    hosts = [unquote(each) for each in text.split(",") if each]
+    hosts = [unquote(host) for host in text.split(",") if host]
     if len(hosts) > 1:
         return {"hosts": hosts}
     if not hosts:
         return {}
     match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(.*))?", hosts[0])
     if not match:
-        raise ValueError("an IPv6 address in a URL stands in brackets: [::1]:5432")
+        raise ValueError("write an IPv6 address in a URL in brackets: [::1]:5432")
     host, port = match[1].strip("[]"), match[2]
     if port and not (port.isascii() and port.isdigit()):
-        raise ValueError(f"the port in the URL is no number; {_ENCODE}")
+        raise ValueError(f"the port in the URL is not a number; {_ENCODE}")
     return {"host": host, **({"port": int(port)} if port else {})}
 
 
 def _typed(model: type[Table], key: str, text: str) -> Any:
-    """A value of the query as its key wants it; a text that does not fit is the model's to refuse."""
-    field = model.file_keys().get(key)
-    kinds = _kinds(field.annotation) if field else set()
+    """Return a value of the query in the type of its key; the model refuses a text that does not fit."""
+    kinds = types_in(model.file_keys()[key].annotation)
     if Secret in kinds:
         return Secret(text, kind="environment")
     if bool in kinds:
@@ -213,20 +191,15 @@ def _typed(model: type[Table], key: str, text: str) -> Any:
     return text.split(",") if tuple in kinds else text
 
 
-def _kinds(annotation: object) -> set[object]:
-    found = {annotation, typing.get_origin(annotation)}
-    return found.union(*(_kinds(each) for each in typing.get_args(annotation)))
-
-
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """The values of one table of defaults, and its place."""
+    """The values of a table of defaults, and its place."""
 
     place: Place
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def under(self, table: object, place: Place) -> tuple[object, Place]:
-        """Return the table with the defaults for the keys that it lacks, and the place that knows their origin."""
+        """Return the table with defaults for its missing keys, and its place, which knows their origin."""
         if not isinstance(table, dict):
             return table, place
         inherited = frozenset(self.values) - frozenset(table)
@@ -236,7 +209,7 @@ class Defaults:
 def read_defaults(
     model: type[Load | Report], main: Mapping[str, Any], place: Place, problems: Problems
 ) -> Defaults:
-    """Return the defaults of a kind of work; note unknown keys, keys that each one has for itself, and wrong values."""
+    """Return the defaults of loads or reports; add the problems of their keys and values."""
     home = "config/loads/NAME.toml" if model is Load else "[reports.NAME] in config/reports.toml"
     values = problems.table(main.get(place.key, {}), place)
     shared = {}
@@ -244,8 +217,8 @@ def read_defaults(
         if key in model.shared_keys():
             shared[key] = value
         elif key in model.own_keys:
-            problems.add(place.at(key), f"cannot be shared: move it to {home}")
+            problems.add(place.at(key), f"cannot have a default: move it to {home}")
         else:
             problems.add(place.at(key), f"unknown key; {nearest(key, model.shared_keys())}")
-    problems.check_part(model, shared, place, name="")
+    problems.check_part(model, shared, place, {"name": ""}, partial=True)
     return Defaults(place, shared)

@@ -1,4 +1,4 @@
-"""Where the project is."""
+"""The search for the project's folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = "DWHCTL_PROJECT"
 
 
 def find_project(explicit: Path | None) -> Path:
-    """The project's folder: the explicit one, DWHCTL_PROJECT's, or the nearest one upwards from here."""
+    """Return the project's folder: the explicit one, DWHCTL_PROJECT's, or the nearest one upwards from here."""
     if explicit is not None:
         return _checked(explicit, "--project")
     named = os.environ.get(VARIABLE)
@@ -26,22 +26,21 @@ def find_project(explicit: Path | None) -> Path:
     try:
         here = Path.cwd()
     except OSError as error:
-        raise ConfigError(
-            f"the current folder cannot be used ({error.strerror}); go into a project, or name one with --project DIR"
-        ) from None
+        remedy = "go into a project, or choose one with --project DIR"
+        raise ConfigError(f"the current folder cannot be used ({error.strerror}); {remedy}") from None
     for folder in (here, *here.parents):
         with suppress(PermissionError):
             if _has_main_file(folder):
                 _refuse_foreign(folder)
                 return folder
     raise ConfigError(
-        f"no project here: neither {here} nor a folder above it holds {MAIN_FILE}; "
-        f"go into a project, name one with --project DIR or {VARIABLE}, or make one with: dwhctl init"
+        f"no project here: neither {here} nor a folder above it has {MAIN_FILE}; "
+        f"go into a project, choose one with --project DIR or {VARIABLE}, or make one with: dwhctl init"
     )
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Raise ConfigError for a project that was found and belongs to another user: its files decide what is run.
+    """Raise ConfigError for a found project of another user, whose files would decide what runs.
 
     Root's projects are trusted; root with sudo trusts those of the user who called it, as git does.
     """
@@ -49,18 +48,18 @@ def _refuse_foreign(folder: Path) -> None:
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
         trusted.add(int(os.environ["SUDO_UID"]))
     for path in (folder, folder / MAIN_FILE.parent, folder / MAIN_FILE):
-        # A link's own owner decides where it leads.
+        # The owner of a link decides where it points.
         for found in (path.lstat(), path.stat()):
             if found.st_uid not in trusted:
                 raise ConfigError(
                     f"the project {folder}, found from here upwards, is not yours: {path} belongs to"
-                    f" {user_name(found.st_uid)}, who decides what its files run; if you trust it, name it:"
+                    f" {user_name(found.st_uid)}, who decides what its files run; if you trust it, choose it:"
                     f" dwhctl --project {shlex.quote(str(folder))} ..., or {VARIABLE}={shlex.quote(str(folder))}"
                 )
 
 
 def _has_main_file(folder: Path) -> bool:
-    """Tell whether it is a project's folder. Raise PermissionError, which `Path.is_file` hides in newer Pythons."""
+    """Return whether it is a project's folder. Raise PermissionError, which `Path.is_file` hides in newer Pythons."""
     try:
         return stat.S_ISREG((folder / MAIN_FILE).stat().st_mode)
     except PermissionError:
@@ -78,10 +77,10 @@ def _checked(folder: Path, origin: str) -> Path:
     except PermissionError as error:
         raise ConfigError(
             f"{origin}: {shown} cannot be read ({error.strerror}): {owner_of(path / MAIN_FILE)}; run dwhctl as that"
-            f" user, or have {user_name(os.geteuid())} given access"
+            f" user, or give {user_name(os.geteuid())} access"
         ) from None
-    missing = f"holds no {MAIN_FILE}" if os.path.isdir(path) else "is no folder"  # noqa: PTH112
+    missing = f"has no {MAIN_FILE}" if os.path.isdir(path) else "is not a folder"  # noqa: PTH112
     given = shlex.quote(str(folder)) if may_show(str(folder)) else "DIR"
     raise ConfigError(
-        f"{origin}: {shown} {missing}; name a project's folder, or make one with: dwhctl init {given}"
+        f"{origin}: {shown} {missing}; choose a project's folder, or make one with: dwhctl init {given}"
     )

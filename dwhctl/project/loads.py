@@ -1,8 +1,7 @@
-"""Loads, shards and reports: the named work of a project."""
+"""The tables of loads, shards and reports."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +17,7 @@ from dwhctl.project.fields import (
     Day,
     Duration,
     Listed,
+    NamedTable,
     Rows,
     Schedule,
     SliceZone,
@@ -36,179 +36,132 @@ from dwhctl.project.fields import (
 
 
 def _columns(columns: tuple[str, ...]) -> tuple[str, ...]:
-    for column in columns:
-        _column(column)
-    doubles = [name for name, times in Counter(columns).items() if times > 1]
-    if doubles:
-        raise ValueError(f"names {quoted(doubles[0])} twice")
+    for position, column in enumerate(map(_column, columns)):
+        if column in columns[:position]:
+            raise ValueError(f"contains {quoted(column)} twice; write each column once")
     return columns
 
 
 def _column(column: str) -> str:
     if column.lower() in SERVICE_FIELDS:
-        raise ValueError(
-            f"'{column}' is a service field that dwhctl adds itself; name columns of the extract"
-        )
+        raise ValueError(f"'{column}' is a service field, which dwhctl adds; write columns of the extract")
     return column
 
 
 def _ping_url(secret: Secret) -> Secret:
-    # What is read from the environment or a file is looked at when it is used.
+    # A reference is resolved, and checked, only when it is used.
     if secret.is_literal and not secret.reveal().startswith(("http://", "https://")):
-        raise ValueError('is no URL; write the check\'s address, "https://...", or { env = "NAME" }')
+        raise ValueError('is not a URL; write the address, "https://...", or { env = "NAME" }')
     return secret
 
 
 PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 
 
-class Load(Table):
+class _Scheduled(NamedTable):
+    """The keys of every load and report."""
+
+    #: The keys of the warehouse's connection and of the target table.
+    warehouse_key: ClassVar[str]
+    table_key: ClassVar[str]
+
+    schedule: Schedule | None = Field(None, examples=["0 */6 * * *"])
+    """When cron starts it, by the machine's clock."""
+    ping_url: PingUrl | None = Field(None, examples=[{"env": "ORDERS_PING"}])
+    """The URL of a monitoring service (protocol of healthchecks.io) that is notified of each start, success and
+    failure."""
+    retries: int = Field(3, ge=0, le=1000, examples=[3])
+    """Attempts after the first one."""
+    retry_delay: Duration = Field(timedelta(seconds=10), examples=["10s"])
+    """The wait before the first retry; grows exponentially, with jitter."""
+    timeout: SomeTime = Field(timedelta(minutes=30), examples=["30m"])
+    """How long an attempt may take."""
+    params: dict[str, Any] = Field(default_factory=dict, examples=[{"top": 10}])
+    """Values for the templates, as `params.NAME`."""
+
+    @property
+    def warehouse(self) -> str:
+        """The connection of the warehouse."""
+        return str(getattr(self, self.warehouse_key))
+
+    @property
+    def target_table(self) -> str:
+        """The target table with its schema."""
+        return str(getattr(self, self.table_key))
+
+    @property
+    def title(self) -> str:
+        """The kind and the name."""
+        return f"{type(self).__name__.lower()} '{self.name}'"
+
+
+class Load(_Scheduled):
     """A named job: one extract query over a shard group into one target table."""
 
+    warehouse_key, table_key = "target", "table"
     own_keys: ClassVar[frozenset[str]] = frozenset(
         {"extract", "endpoint", "columns", "table", "create", "ping_url"}
     )
 
-    name: str = given(
-        "the file's name without .toml; of a shadow run also its table: `orders@stage.orders_new`"
-    )
-    shadow_of: str | None = given("the load whose rows a shadow run takes into another table", default=None)
-    shards: Text = Field(description="The shard group to load from.", examples=["cities"])
-    extract: SqlFile | None = Field(
-        None,
-        description="The query that extracts a slice, one SELECT: Jinja, with `:start` and `:end` as bound values; "
-        "relative to `sql/`. Required, but not with an HTTP source.",
-        examples=["orders/extract.sql"],
-    )
-    endpoint: Endpoint | None = Field(
-        None,
-        description="What is asked of an HTTP source, in place of `extract`.",
-        examples=[{"path": "calls", "data_selector": "$.items[*]"}],
-    )
+    #: The load of which a shadow run loads the rows into another table; its own name is `orders@stage.orders_new`.
+    shadow_of: str | None = given(default=None)
+    shards: Text = Field(examples=["cities"])
+    """The shard group to load from."""
+    extract: SqlFile | None = Field(None, examples=["orders/extract.sql"])
+    """The query that extracts a slice, one SELECT: Jinja, with `:start` and `:end` as bound values; relative to
+    `sql/`. Required, but not with an HTTP source."""
+    endpoint: Endpoint | None = Field(None, examples=[{"path": "calls", "data_selector": "$.items[*]"}])
+    """What is asked of an HTTP source, in place of `extract`."""
     columns: ResponseColumns = Field(
-        default_factory=dict,
-        description="The columns of an HTTP source with their types; or tables with `type`, `path`, `optional`.",
-        examples=[{"id": "bigint", "called_at": "timestamptz"}],
+        default_factory=dict, examples=[{"id": "bigint", "called_at": "timestamptz"}]
     )
-    target: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
-    table: TableName = Field(description="The target table with its schema.", examples=["stage.orders"])
-    create: SqlFile | None = Field(
-        None,
-        description="Statements that make schema and table with the service fields, run before each load; "
-        "relative to `sql/`.",
-        examples=["orders/create.vertica.sql"],
-    )
-    key: Annotated[SomeTexts, AfterValidator(_columns)] = Field(
-        description="The columns that are unique within a shard.", examples=[["id"]]
-    )
-    slice_by: Annotated[Text, AfterValidator(_column)] | None = Field(
-        None,
-        description="The column that tells a row's day; without it a slice is the shard's whole table.",
-        examples=["start_time"],
-    )
-    slice_zone: SliceZone = Field(
-        "wall",
-        description='The clock that the column holds: "wall" (the shard\'s own), "UTC", or an IANA zone.',
-        examples=["UTC"],
-    )
-    start_date: Day | None = Field(
-        None, description="No slice before it is expected.", examples=[date(2020, 2, 8)]
-    )
-    schedule: Schedule | None = Field(
-        None, description="When cron starts it, by the machine's clock.", examples=["0 */6 * * *"]
-    )
-    catch_up: int | None = Field(
-        None,
-        ge=1,
-        le=3650,
-        description="How many days before today a scheduled load looks back on for incomplete slices;"
-        " left out, it loads yesterday again as well.",
-        examples=[14],
-    )
-    deadline: TimeOfDay | None = Field(
-        None,
-        description="The time of day, by the project's clock, by which yesterday's slices must be complete.",
-        examples=[time(7)],
-    )
-    max_age: SomeTime | None = Field(
-        None,
-        description="How long ago the last successful session of each shard may have started.",
-        examples=["8h"],
-    )
-    ping_url: PingUrl | None = Field(
-        None,
-        description="Where a service outside (healthchecks.io's protocol) is told that the load starts, succeeds or"
-        " fails.",
-        examples=[{"env": "ORDERS_PING"}],
-    )
-    retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
-    retry_delay: Duration = Field(
-        timedelta(seconds=10),
-        description="The wait before the first retry; grows exponentially, with jitter.",
-        examples=["10s"],
-    )
-    timeout: SomeTime = Field(
-        timedelta(minutes=30), description="How long an attempt may take.", examples=["30m"]
-    )
-    max_shrink: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="The share of a slice's rows that may vanish from the source before the session fails. It holds"
-        " for slices of `shrink_floor` rows or more; such a slice never becomes empty, whatever the share, unless"
-        " `--allow-shrink` is given.",
-        examples=[0.5],
-    )
-    shrink_floor: int = Field(
-        10,
-        ge=1,
-        description="From how many rows in the target on a slice is guarded against a shrinking source; a smaller"
-        " slice may shrink freely, also to nothing.",
-        examples=[10],
-    )
-    on_new_column: Literal["refuse", "add"] = Field(
-        "refuse",
-        description="Whether a column that only the source has is added to the table. With `add` a column that a shard"
-        " has never delivered is NULL in its rows.",
-        examples=["add"],
-    )
-    verify_columns: Texts = Field(
-        (), description="Columns whose values `verify` compares as well.", examples=[["amount"]]
-    )
-    params: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Values for the templates, as `params.NAME`.",
-        examples=[{"top": 10}],
-    )
+    """The columns of an HTTP source with their types; or tables with `type`, `path`, `optional`."""
+    target: Text = Field(examples=["dwh"])
+    """The connection of the warehouse."""
+    table: TableName = Field(examples=["stage.orders"])
+    """The target table with its schema."""
+    create: SqlFile | None = Field(None, examples=["orders/create.vertica.sql"])
+    """Statements that make schema and table with the service fields, run before each load; relative to `sql/`."""
+    key: Annotated[SomeTexts, AfterValidator(_columns)] = Field(examples=[["id"]])
+    """The columns that are unique within a shard."""
+    slice_by: Annotated[Text, AfterValidator(_column)] | None = Field(None, examples=["start_time"])
+    """The column with a row's time, which decides its day; without it a slice is the shard's whole table."""
+    slice_zone: SliceZone = Field("wall", examples=["UTC"])
+    """The clock of the values in `slice_by`: "wall" (the shard's own), "UTC", or an IANA zone."""
+    start_date: Day | None = Field(None, examples=[date(2020, 2, 8)])
+    """No slice before it is expected."""
+    catch_up: int | None = Field(None, ge=1, le=3650, examples=[14])
+    """How many days back a scheduled load completes incomplete slices; left out, it also reloads yesterday."""
+    deadline: TimeOfDay | None = Field(None, examples=[time(7)])
+    """The time of day, by the project's clock, by which yesterday's slices must be complete."""
+    max_age: SomeTime | None = Field(None, examples=["8h"])
+    """How long ago the last successful session of each shard may have started."""
+    max_shrink: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, examples=[0.5])
+    """The share of a slice's rows that may vanish from the source before the session fails, for slices of
+    `shrink_floor` rows or more. Such a slice never becomes empty, whatever the share, without `--allow-shrink`."""
+    shrink_floor: int = Field(10, ge=1, examples=[10])
+    """The number of rows in the target from which `max_shrink` protects a slice; a smaller slice may shrink freely,
+    also to nothing."""
+    on_new_column: Literal["refuse", "add"] = Field("refuse", examples=["add"])
+    """Whether a column that only the source has is added to the table. With `add` a column that a shard has never
+    delivered is NULL in its rows."""
+    verify_columns: Texts = Field((), examples=[["amount"]])
+    """Columns whose values `verify` compares as well."""
 
 
 class ShardEntry(TableWithoutUrls):
-    """A shard as a table in its group; a text alone stands for name and database both."""
+    """A shard as a table in its group; a text alone is both name and database."""
 
-    name: Text | None = Field(
-        None,
-        description="The shard's name, unique in the project; default: the database's.",
-        examples=["jfk_aa"],
-    )
-    database: Text | None = Field(
-        None, description="The database on the connection; default: the shard's name.", examples=["AA"]
-    )
-    zone: Zone | None = Field(
-        None, description="The shard's own clock; default: the project's.", examples=["Asia/Chita"]
-    )
-    from_date: Day | None = Field(
-        None,
-        alias="from",
-        description="No slice of this shard before it is expected.",
-        examples=[date(2020, 3, 1)],
-    )
-    until_date: Day | None = Field(
-        None,
-        alias="until",
-        description="The last day of a closed shard: no slice after it is expected, and its rows stay known.",
-        examples=[date(2020, 9, 30)],
-    )
+    name: Text | None = Field(None, examples=["jfk_aa"])
+    """The shard's name, unique in the project; default: the database's."""
+    database: Text | None = Field(None, examples=["AA"])
+    """The database on the connection; default: the shard's name."""
+    zone: Zone | None = Field(None, examples=["Asia/Chita"])
+    """The shard's own clock; default: the project's."""
+    from_date: Day | None = Field(None, alias="from", examples=[date(2020, 3, 1)])
+    """No slice of this shard before it is expected."""
+    until_date: Day | None = Field(None, alias="until", examples=[date(2020, 9, 30)])
+    """The last day of a closed shard: no slice after it is expected, and its rows are kept."""
 
     @model_validator(mode="after")
     def _named(self) -> ShardEntry:
@@ -231,7 +184,7 @@ class Shard:
     until_date: date | None = None
 
     def has_ended(self, day: date) -> bool:
-        """Tell whether the day is after the shard's last one."""
+        """Return whether the day is after the shard's last one."""
         return self.until_date is not None and day > self.until_date
 
     @property
@@ -241,100 +194,52 @@ class Shard:
 
 
 def is_expected(load: Load, shard: Shard, day: date) -> bool:
-    """Tell whether the configuration expects the slice: its day is not before the first one, nor after the last."""
-    starts = (load.start_date, shard.from_date)
-    return not any(start is not None and day < start for start in starts) and not shard.has_ended(day)
+    """Return whether the configuration expects the slice: its day is between the first and the last one."""
+    first = max(filter(None, (load.start_date, shard.from_date)), default=day)
+    return first <= day and not shard.has_ended(day)
 
 
 class Need(Table):
-    """What a report waits for."""
+    """A load that a report waits for."""
 
-    load: Text = Field(description="The load.", examples=["orders"])
-    at_least: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="The share of the date's slices that must be complete.",
-        examples=[0.98],
-    )
+    load: Text = Field(examples=["orders"])
+    """The load."""
+    at_least: float = Field(1.0, ge=0, le=1, allow_inf_nan=False, examples=[0.98])
+    """The share of the date's slices that must be complete."""
 
 
-class Report(Table):
+class Report(_Scheduled):
     """A target table refreshed from a view or query inside the warehouse."""
 
+    warehouse_key, table_key = "connection", "target"
     own_keys: ClassVar[frozenset[str]] = frozenset({"source", "target", "create", "ping_url"})
 
-    name: str = given("the report's name")
-    connection: Text = Field(description="The connection of the warehouse.", examples=["dwh"])
-    source: Rows = Field(
-        description="Where the rows come from: a view or table (`schema.name`), a query (it begins with SELECT or "
-        "WITH), or a file with a query (it ends with `.sql`; relative to `sql/`). Queries are Jinja.",
-        examples=["reports.city_orders_view"],
-    )
-    target: TableName = Field(
-        description="The table to refresh, with its schema.", examples=["reports.city_orders"]
-    )
-    create: SqlFile | None = Field(
-        None,
-        description="Statements that make schema, table and view, run before each refresh, so IF NOT EXISTS or "
-        "OR REPLACE; relative to `sql/`.",
-        examples=["reports/city_orders.vertica.sql"],
-    )
-    needs: Annotated[tuple[Need, ...], Listed] = Field(
-        (), description="The loads it waits for.", examples=[[{"load": "orders", "at_least": 1.0}]]
-    )
-    wait: Duration | None = Field(
-        None,
-        description="How long `refresh-reports` waits for its `needs` when no `--wait` is given; left out, as long as"
-        " `wait` in `[refresh]` says.",
-        examples=["2h"],
-    )
-    min_rows: int = Field(
-        0, ge=0, description="With fewer rows the refresh fails, and the old content stays.", examples=[1]
-    )
-    schedule: Schedule | None = Field(
-        None, description="When cron starts it, by the machine's clock.", examples=["30 6 * * *"]
-    )
-    deadline: TimeOfDay | None = Field(
-        None,
-        description="The time of day, by the project's clock, by which it must be refreshed for yesterday.",
-        examples=[time(8)],
-    )
-    max_age: SomeTime | None = Field(
-        None, description="How long ago its last successful refresh may have started.", examples=["26h"]
-    )
-    ping_url: PingUrl | None = Field(
-        None,
-        description="Where a service outside (healthchecks.io's protocol) is told that the refresh starts, succeeds or"
-        " fails.",
-        examples=[{"env": "CITY_ORDERS_PING"}],
-    )
-    retries: int = Field(3, ge=0, le=1000, description="Attempts after the first one.", examples=[3])
-    retry_delay: Duration = Field(
-        timedelta(seconds=10),
-        description="The wait before the first retry; grows exponentially, with jitter.",
-        examples=["10s"],
-    )
-    timeout: SomeTime = Field(
-        timedelta(minutes=30), description="How long an attempt may take.", examples=["30m"]
-    )
-    params: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Values for the templates, as `params.NAME`.",
-        examples=[{"top": 10}],
-    )
+    connection: Text = Field(examples=["dwh"])
+    """The connection of the warehouse."""
+    source: Rows = Field(examples=["reports.city_orders_view"])
+    """Where the rows come from: a view or table (`schema.name`), a query (it begins with SELECT or WITH), or a file
+    with a query (it ends with `.sql`; relative to `sql/`). Queries are Jinja."""
+    target: TableName = Field(examples=["reports.city_orders"])
+    """The table to refresh, with its schema."""
+    create: SqlFile | None = Field(None, examples=["reports/city_orders.vertica.sql"])
+    """Statements that make schema, table and view, run before each refresh, so IF NOT EXISTS or OR REPLACE; relative
+    to `sql/`."""
+    needs: Annotated[tuple[Need, ...], Listed] = Field((), examples=[[{"load": "orders", "at_least": 1.0}]])
+    """The loads it waits for."""
+    wait: Duration | None = Field(None, examples=["2h"])
+    """How long `refresh-reports` waits for its `needs` without `--wait`. Left out: `wait` of `[refresh]`."""
+    min_rows: int = Field(0, ge=0, examples=[1])
+    """With fewer rows the refresh fails, and the old content stays."""
+    deadline: TimeOfDay | None = Field(None, examples=[time(8)])
+    """The time of day, by the project's clock, by which it must be refreshed for yesterday."""
+    max_age: SomeTime | None = Field(None, examples=["26h"])
+    """How long ago its last successful refresh may have started."""
 
 
 class Refreshing(Table):
-    """How reports are refreshed."""
+    """The settings for refreshing reports."""
 
-    max_parallel: int = Field(
-        2, ge=1, le=64, description="Reports that one `refresh-reports` refreshes at once.", examples=[4]
-    )
-    wait: Duration = Field(
-        timedelta(0),
-        description="How long `refresh-reports` waits for the `needs` of a report that has no `wait` of its own, when"
-        " no `--wait` is given.",
-        examples=["2h"],
-    )
+    max_parallel: int = Field(2, ge=1, le=64, examples=[4])
+    """Reports that one `refresh-reports` refreshes at once."""
+    wait: Duration = Field(timedelta(0), examples=["2h"])
+    """How long `refresh-reports` waits for the `needs` of a report without a `wait`, without `--wait`."""

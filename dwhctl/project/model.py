@@ -1,4 +1,4 @@
-"""The project as typed objects: everything that its configuration says, checked."""
+"""The project as typed objects: the whole configuration, checked."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.fields import (
     AlertFile,
     Host,
     Listed,
+    NamedTable,
     ProjectPath,
     Schedule,
     SomeTexts,
@@ -28,110 +28,95 @@ from dwhctl.project.fields import (
     Text,
     Texts,
     Zone,
-    given,
+    leaves,
 )
-from dwhctl.project.loads import Load, Need, Refreshing, Report, Shard, ShardEntry
+from dwhctl.project.loads import Load, Refreshing, Report, Shard
+from dwhctl.project.problems import MAIN
 
 Occasion = Literal["all_success", "one_failed", "all_done", "sla_miss"]
 
 
 def _id_text(value: Any) -> Any:
-    # Telegram's chats are numbers; both 123 and "123" are what people write.
+    # Users write the number of a chat as 123 or "123".
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def chat_problem(chat: str) -> str | None:
-    """Why this is no chat of Telegram, or None. It is not shown: it may be a token in the wrong place."""
+    """Return why this is not a chat of Telegram, or None. The text is not shown: it may be a misplaced token."""
     if re.fullmatch(r"-?\d+|@\w+", chat):
         return None
-    return "is no chat; write its number, as -1001762374628, or a public chat's name, as @reports"
+    return "is not a chat; write its number, as -1001762374628, or a public chat's name, as @reports"
 
 
 def _chat(chat: str) -> str:
-    problem = None if "{" in chat else chat_problem(chat)  # a template is looked at when it is rendered
+    problem = None if "{" in chat else chat_problem(chat)  # a template is checked when it is rendered
     if problem:
         raise ValueError(problem)
     return chat
 
 
-class _Alert(TableWithoutUrls):
-    """What every channel has."""
+class _Alert(NamedTable, TableWithoutUrls):
+    """The keys of every channel."""
 
-    name: str = given("the channel's name")
     when: Annotated[tuple[Occasion, ...], Listed, Field(min_length=1)] = Field(
-        description="When a digest is sent; `one_failed` tells the recovery as well.",
-        examples=[["one_failed", "sla_miss"]],
+        examples=[["one_failed", "sla_miss"]]
     )
-    loads: Texts = Field(
-        (),
-        description="Only of these loads (and `reports`) it is told; with neither key of all.",
-        examples=[["orders"]],
-    )
-    reports: Texts = Field(
-        (),
-        description="Only of these reports (and `loads`) it is told; with neither key of all.",
-        examples=[["city_orders"]],
-    )
-    repeat_after: SomeTime = Field(
-        timedelta(hours=24),
-        description="A failure that is still the same is told again after this time.",
-        examples=["24h"],
-    )
-    template: AlertFile | None = Field(
-        None,
-        description="A template of your own, relative to `config/alerts/`.",
-        examples=["telegram_failures.jinja"],
-    )
+    """When a digest is sent; `one_failed` also reports the recovery."""
+    loads: Texts = Field((), examples=[["orders"]])
+    """The loads that the channel is limited to, beside `reports`; with neither key it gets all."""
+    reports: Texts = Field((), examples=[["city_orders"]])
+    """The reports that the channel is limited to, beside `loads`; with neither key it gets all."""
+    repeat_after: SomeTime = Field(timedelta(hours=24), examples=["24h"])
+    """The time after which an unchanged failure is reported again."""
+    template: AlertFile | None = Field(None, examples=["telegram_failures.jinja"])
+    """A template of your own, relative to `config/alerts/`."""
 
 
 class TelegramAlert(_Alert):
     """A Telegram chat."""
 
-    type: Literal["telegram"] = Field("telegram", description="The kind of channel.", examples=["telegram"])
-    token: Secret = Field(description="The bot's token.", examples=[{"env": "TG_TOKEN"}])
+    type: Literal["telegram"] = Field("telegram", examples=["telegram"])
+    """The kind of channel."""
+    token: Secret = Field(examples=[{"env": "TG_TOKEN"}])
+    """The bot's token."""
     chat_id: Annotated[Text, BeforeValidator(_id_text), AfterValidator(_chat)] = Field(
-        description="The chat; a template.", examples=["{{ var.value.failures_chat }}"]
+        examples=["{{ var.value.failures_chat }}"]
     )
-    api_base: Text = Field(
-        "https://api.telegram.org", description="Where the API is.", examples=["https://api.telegram.org"]
-    )
-    proxy: Secret | None = Field(
-        None,
-        description="A proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used.",
-        examples=[{"env": "TG_PROXY"}],
-    )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the host's certificate may come from; default: those of the package certifi.",
-        examples=["config/proxy-ca.pem"],
-    )
-    message_thread_id: int | None = Field(None, description="The topic of a forum chat.", examples=[7])
+    """The chat; a template."""
+    api_base: Text = Field("https://api.telegram.org", examples=["https://api.telegram.org"])
+    """The URL of the API."""
+    proxy: Secret | None = Field(None, examples=[{"env": "TG_PROXY"}])
+    """A proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used."""
+    tls_cafile: ProjectPath | None = Field(None, examples=["config/proxy-ca.pem"])
+    """The CA certificates for the host's certificate; default: those of the package certifi."""
+    message_thread_id: int | None = Field(None, examples=[7])
+    """The topic of a forum chat."""
 
 
 class EmailAlert(_Alert):
-    """A mail to a list of people."""
+    """A mail to a list of recipients."""
 
-    type: Literal["email"] = Field("email", description="The kind of channel.", examples=["email"])
-    host: Host = Field(description="The mail server.", examples=["smtp.example.com"])
-    port: int = Field(587, ge=1, le=65_535, description="Its port.", examples=[587])
-    security: Literal["starttls", "tls", "none"] = Field(
-        "starttls", description="How the connection is encrypted.", examples=["tls"]
-    )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; default: the system's.",
-        examples=["config/mail-ca.pem"],
-    )
-    user: Text | None = Field(None, description="The user to log in as.", examples=["dwh"])
-    password: Secret | None = Field(None, description="The password.", examples=[{"env": "SMTP_PASSWORD"}])
-    sender: Text = Field(alias="from", description="The sender; a template.", examples=["dwh@example.com"])
-    to: SomeTexts = Field(
-        description="The recipients; templates, each for one address or several with commas between.",
-        examples=[["{{ var.value.all_the_kings_men }}"]],
-    )
+    type: Literal["email"] = Field("email", examples=["email"])
+    """The kind of channel."""
+    host: Host = Field(examples=["smtp.example.com"])
+    """The mail server."""
+    port: int = Field(587, ge=1, le=65535, examples=[587])
+    """Its port."""
+    security: Literal["starttls", "tls", "none"] = Field("starttls", examples=["tls"])
+    """How the connection is encrypted."""
+    tls_cafile: ProjectPath | None = Field(None, examples=["config/mail-ca.pem"])
+    """The CA certificates for the server's certificate; default: the system's."""
+    user: Text | None = Field(None, examples=["dwh"])
+    """The user to log in as."""
+    password: Secret | None = Field(None, examples=[{"env": "SMTP_PASSWORD"}])
+    """The password."""
+    sender: Text = Field(alias="from", examples=["dwh@example.com"])
+    """The sender; a template."""
+    to: SomeTexts = Field(examples=[["{{ var.value.all_the_kings_men }}"]])
+    """The recipients; templates, each for one or more addresses, separated by commas."""
 
     @model_validator(mode="after")
-    def _a_login_is_whole(self) -> EmailAlert:
+    def _login_is_complete(self) -> EmailAlert:
         if (self.user is None) != (self.password is None):
             missing = "user" if self.user is None else "password"
             raise ValueError(
@@ -145,26 +130,6 @@ Alert = TelegramAlert | EmailAlert
 ALERT_TYPES: dict[str, type[Alert]] = {"telegram": TelegramAlert, "email": EmailAlert}
 
 
-__all__ = [
-    "ALERT_TYPES",
-    "Alert",
-    "Connection",
-    "EmailAlert",
-    "Load",
-    "Need",
-    "PingsTable",
-    "Project",
-    "ProjectTable",
-    "Refreshing",
-    "Report",
-    "Secret",
-    "SessionsTable",
-    "Shard",
-    "ShardEntry",
-    "TelegramAlert",
-    "Variable",
-]
-
 WATCH_SCHEDULE = "*/5 * * * *"
 
 Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Variable"]
@@ -173,58 +138,35 @@ Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Var
 class ProjectTable(Table):
     """The project as a whole."""
 
-    timezone: Zone = Field("UTC", description='What "today" means: an IANA zone.', examples=["Europe/Moscow"])
-    state_dir: ProjectPath = Field(
-        Path("state"),
-        validate_default=True,
-        description="Locks, slots, logs and embedded databases; relative to the project.",
-        examples=["state"],
-    )
-    max_workers: int = Field(
-        4,
-        ge=1,
-        le=1024,
-        description="Worker processes at once, over all runs on this machine.",
-        examples=[16],
-    )
-    group_access: bool = Field(
-        False,
-        description="Give the group of the state folder, the databases and the logs what their owner may: for several"
-        " users who run dwhctl on one project. Without it they are closed to all other users.",
-        examples=[True],
-    )
-    keep_logs: SomeTime = Field(
-        timedelta(days=30),
-        description="How long the logs of runs stay in the state folder; all together never more than 1 GiB.",
-        examples=["30d"],
-    )
-    watch_schedule: Schedule = Field(
-        WATCH_SCHEDULE,
-        description="When cron looks whether a `deadline` or a `max_age` is missed.",
-        examples=["*/10 * * * *"],
-    )
+    timezone: Zone = Field("UTC", examples=["Europe/Moscow"])
+    """The time zone of the project's days, of the IANA list."""
+    state_dir: ProjectPath = Field(Path("state"), validate_default=True, examples=["state"])
+    """Locks, slots, logs and embedded databases; relative to the project."""
+    max_workers: int = Field(4, ge=1, le=1024, examples=[16])
+    """Worker processes at once, over all runs on this machine."""
+    group_access: bool = Field(False, examples=[True])
+    """Let the group read and write the state folder, the databases and the logs: for several users who run dwhctl on
+    one project. Without it only the owner can."""
+    keep_logs: SomeTime = Field(timedelta(days=30), examples=["30d"])
+    """How long the logs of runs are kept in the state folder; all together at most 1 GiB."""
+    watch_schedule: Schedule = Field(WATCH_SCHEDULE, examples=["*/10 * * * *"])
+    """When cron checks whether a `deadline` or a `max_age` is missed."""
 
 
 class SessionsTable(Table):
     """Where the sessions table is."""
 
-    connection: Text = Field(description="A connection to PostgreSQL or SQLite.", examples=["etl"])
+    connection: Text = Field(examples=["etl"])
+    """A connection to PostgreSQL or SQLite."""
 
 
 class PingsTable(Table):
-    """How pings get to their service."""
+    """The network settings of pings."""
 
-    proxy: Secret | None = Field(
-        None,
-        description="An HTTP proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used.",
-        examples=[{"env": "PING_PROXY"}],
-    )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the service's certificate may come from;"
-        " default: those of the package certifi.",
-        examples=["config/proxy-ca.pem"],
-    )
+    proxy: Secret | None = Field(None, examples=[{"env": "PING_PROXY"}])
+    """An HTTP proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used."""
+    tls_cafile: ProjectPath | None = Field(None, examples=["config/proxy-ca.pem"])
+    """The CA certificates for the service's certificate; default: those of the package certifi."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +193,7 @@ class Project:
 
     @property
     def zone(self) -> ZoneInfo:
-        """The project's clock."""
+        """The project's time zone."""
         return ZoneInfo(self.timezone)
 
     @property
@@ -259,39 +201,26 @@ class Project:
         """The connection of the sessions table."""
         connection = self.connections[self.sessions_connection]
         if not SYSTEMS[connection.type].is_sessions:
-            raise ConfigError(
-                f"config/dwhctl.toml: sessions.connection: {connection.name} is {connection.type};"
-                " sessions stand in PostgreSQL or SQLite"
-            )
+            what = f"{connection.name} is {connection.type}; use a connection to PostgreSQL or SQLite"
+            raise MAIN.at("sessions", "connection").error(what)
         return connection
 
+    def work(self) -> Iterator[Load | Report]:
+        """Yield every load and report."""
+        yield from self.loads.values()
+        yield from self.reports.values()
+
     def shards_of(self, load: Load) -> tuple[Shard, ...]:
-        """The shards that a load loads from, in the order of the configuration."""
+        """Return the shards of a load, in the order of the configuration."""
         return self.shard_groups[load.shards]
 
     def open_shards_of(self, load: Load, day: date) -> tuple[Shard, ...]:
-        """The shards of a load that are not closed on that day."""
+        """Return the shards of a load that are not closed on that day."""
         return tuple(shard for shard in self.shards_of(load) if not shard.has_ended(day))
 
     def secrets(self) -> Iterator[Secret]:
-        """Every secret of the project; each knows the key it stands at."""
-        kinds = (self.connections, self.alerts, self.loads, self.reports)
-        for table in (self.pings, *(each for kind in kinds for each in kind.values())):
-            for name in type(table).model_fields:
-                yield from secrets_in(getattr(table, name))
-        yield from secrets_in(self.variables)
-
-
-def secrets_in(value: object) -> Iterator[Secret]:
-    """Every secret in a tree of variables, or of tables."""
-    if isinstance(value, Secret):
-        yield value
-    elif isinstance(value, Table):
-        for name in type(value).model_fields:
-            yield from secrets_in(getattr(value, name))
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from secrets_in(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from secrets_in(each)
+        """Yield every secret of the project; each knows its place."""
+        tables = (self.connections, self.alerts, self.loads, self.reports)
+        for table in (self.pings, *(table for kind in tables for table in kind.values())):
+            yield from table.secrets().values()
+        yield from (leaf for leaf in leaves(self.variables) if isinstance(leaf, Secret))

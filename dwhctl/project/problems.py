@@ -1,10 +1,11 @@
-"""What is wrong with the configuration, in words: file, key, what is wrong, remedy."""
+"""Problems of the configuration as messages: file, key, what is wrong, remedy."""
 
 from __future__ import annotations
 
+import json
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -14,7 +15,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.words import did_you_mean, may_show, nearest, shown_key, shown_value
+from dwhctl.core.files import read_text
+from dwhctl.core.words import did_you_mean, may_show, nearest, shown_key, shown_path, shown_value
 from dwhctl.project.fields import Table
 
 Model = TypeVar("Model", bound=Table)
@@ -22,10 +24,10 @@ Model = TypeVar("Model", bound=Table)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value is: a file (or the environment) and the key in it.
+    """The place of a value: a file (or the environment) and the key in it.
 
-    A part of the key that must not be shown is in it as its length; `hidden` is the last such part. The keys
-    `inherited` are below `origin`: a load has them from its defaults.
+    A part of the key that must not be shown is replaced by its length; `hidden` is the last such part. The place of
+    the keys `inherited` is below `origin`: a load has them from its defaults.
     """
 
     file: str
@@ -35,7 +37,7 @@ class Place:
     origin: Place | None = field(default=None, repr=False)
 
     def at(self, *steps: str | int) -> Place:
-        """The place of a key or item below this one."""
+        """Return the place of a key or item below this one."""
         if self.origin is not None and steps and steps[0] in self.inherited:
             return self.origin.at(*steps)
         key, hidden = self.key, self.hidden
@@ -48,160 +50,159 @@ class Place:
             key += f".{shown}" if key else shown
         return Place(self.file, key, hidden)
 
+    def error(self, what: str) -> ConfigError:
+        """Return the error for a problem at this place."""
+        return ConfigError(f"{self}: {what}")
+
     def __str__(self) -> str:
         return f"{self.file}: {self.key}" if self.key else self.file
 
 
+MAIN = Place("config/dwhctl.toml")
+REPORTS = Place("config/reports.toml")
+
+
+def line_of(path: Path, root: Path, line: int | None) -> Place:
+    """Return the place of a line of a file."""
+    return Place(shown_path(path, root), f"line {line}" if line else "")
+
+
+def source_text(path: Path, root: Path) -> str:
+    """Return the text of a file of the project. Raise ConfigError."""
+    place = line_of(path, root, None)
+    try:
+        return read_text(path, "utf-8-sig")
+    except FileNotFoundError:
+        hint = ", or make a new project with: dwhctl init" if place == MAIN else ""
+        raise place.error(f"the file is missing; create it{hint}") from None
+    except UnicodeDecodeError as error:
+        place = line_of(path, root, error.object.count(b"\n", 0, error.start) + 1)
+        raise place.error("not UTF-8; save the file in the encoding UTF-8") from None
+    except OSError as error:
+        remedy = "give the user that runs dwhctl access"
+        raise place.error(f"the file cannot be read ({error.strerror}); {remedy}") from None
+
+
 @dataclass
 class Problems:
-    """Everything that is wrong so far, in the order found."""
+    """All problems found so far, in the order found."""
 
     root: Path
     lines: list[str] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict, repr=False)  # of the files that were read
 
     def add(self, place: Place, what: str) -> None:
-        """Note a problem."""
+        """Add a problem, once."""
         line = f"{place}{self._line_of(place)}: {what}"
         if line not in self.lines:
             self.lines.append(line)
 
     def _line_of(self, place: Place) -> str:
-        """The line of a key that is not shown, if one line alone holds it."""
+        """Return the line of a key that is not shown, if only one line contains it."""
         lines = enumerate(self.texts.get(place.file, "").split("\n"), 1)
         found = [number for number, text in lines if place.hidden and place.hidden in text]
         return f" (line {found[0]})" if len(found) == 1 else ""
 
     def raise_any(self) -> None:
-        """Raise them all as one error, if there are any."""
+        """Raise ConfigError with all problems, if there are any."""
         if self.lines:
             raise ConfigError("\n".join(self.lines))
 
     def table(self, value: object, place: Place) -> dict[str, Any]:
-        """The table that stands there; an empty one, and a problem, when something else does."""
+        """Return the value if it is a table, else an empty one with the problem added."""
         if isinstance(value, dict):
             return value
-        self.add(
-            place, f"expected a table, got {shown_value(value)}; write it as [{place.key}] with keys below"
-        )
+        remedy = f"write it as [{place.key}] with keys below"
+        self.add(place, f"expected a table, got {shown_value(value)}; {remedy}")
         return {}
 
     def validated(self, model: type[Model], table: object, place: Place, **given: object) -> Model | None:
-        """The table as a model, or None with its problems noted."""
+        """Return the table as a model, or None with its problems added."""
         values = dict(self.table(table, place))
         before = len(self.lines)
-        for name in [name for name in values if name in given]:
-            self.add(place.at(name), f"unknown key: it is told by where the table stands; drop '{name}'")
+        for name in values.keys() & given.keys():
+            self.add(place.at(name), f"unknown key: the {name} follows from the file or table; drop '{name}'")
             del values[name]
-        try:
-            # Only as written in the file: the model's own name of an aliased key is unknown there.
-            checked = model.model_validate(
-                {**values, **given}, context={"root": self.root}, by_alias=True, by_name=False
-            )
-        except ValidationError as error:
-            for each in error.errors():
-                self._note(model, each, place)
-            return None
+        checked = self.check_part(model, values, place, given)
         return checked if len(self.lines) == before else None
 
     def check_part(
-        self, model: type[Table], values: Mapping[str, Any], place: Place, **given: object
-    ) -> None:
-        """Note what is wrong with some of a model's keys; the others may be missing."""
+        self,
+        model: type[Model],
+        values: Mapping[str, Any],
+        place: Place,
+        given: Mapping[str, object],
+        *,
+        partial: bool = False,
+    ) -> Model | None:
+        """Add the problems of a model's keys; of a `partial` table only those of the keys that it has."""
         try:
-            model.model_validate(
+            # by_name would accept a model's own name of an aliased key, which is unknown in the file.
+            return model.model_validate(
                 {**values, **given}, context={"root": self.root}, by_alias=True, by_name=False
             )
         except ValidationError as error:
-            for each in error.errors():
-                if each["loc"] and each["loc"][0] in values:
-                    self._note(model, each, place)
-
-    def _note(self, model: type[Table], error: ErrorDetails, place: Place) -> None:
-        what = describe(model, error)
-        if not error["loc"]:  # a model's own check names the key itself
-            key, _, what = what.partition(": ")
-            self.add(place.at(key), what)
-        else:
-            steps = _located(model, error["loc"])[1]
-            if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
-                steps = (*steps, "type")
-            self.add(place.at(*steps), what)
+            for details in error.errors():
+                steps = details["loc"]
+                if partial and not (steps and steps[0] in values):
+                    continue
+                what = _described(model, details)
+                if not steps:  # the message of a model's own check begins with the key
+                    key, _, what = what.partition(": ")
+                    steps = (key,)
+                steps = _located(model, steps)[1]
+                self.add(place.at(*steps, *(["type"] if details["type"] in _TAGS else [])), what)
+            return None
 
 
-def describe(model: type[Table], error: ErrorDetails) -> str:
-    """What pydantic found, in a user's words, with the remedy."""
+def one_of(value: object, allowed: Collection[str]) -> str:
+    """Return the problem of a value that is not one of the allowed ones."""
+    hint = did_you_mean(value, allowed) if isinstance(value, str) else "write it in quotes"
+    choices = ", ".join(f'"{choice}"' for choice in allowed)
+    return f"expected one of {choices}; got {shown_value(value)}" + (f"; {hint}" if hint else "")
+
+
+def _described(model: type[Table], error: ErrorDetails) -> str:
+    """Return what pydantic found as a message with a remedy."""
     name = str(error["loc"][-1]) if error["loc"] else ""
+    value, context = error["input"], error.get("ctx", {})
     if error["type"] == "extra_forbidden":
         return f"unknown key; {nearest(name, _model_at(model, error['loc'][:-1]).file_keys())}"
     if error["type"] == "missing":
         return f"is missing; add {name} = {_example(_model_at(model, error['loc'][:-1]), name)}"
+    if error["type"] == "literal_error":
+        return one_of(value, re.findall(r"'([^']*)'", context["expected"]))
+    if error["type"] == "union_tag_invalid":
+        return one_of(context["tag"], re.findall(r"'([^']*)'", context["expected_tags"]))
     words = _WORDS.get(error["type"])
     if words is None:
         return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
-    return words(shown_value(error["input"]), error)
+    is_number = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value.strip())
+    number = f"write {value} without quotes" if is_number and may_show(value) else _DIGITS
+    return words.format(shown=shown_value(value), number=number, **context)
 
 
-def _expected(what: str, remedy: str) -> Callable[[str, ErrorDetails], str]:
-    return lambda shown, _error: f"expected {what}, got {shown}; {remedy}"
-
-
-def _number(what: str) -> Callable[[str, ErrorDetails], str]:
-    def words(shown: str, error: ErrorDetails) -> str:
-        value = error["input"]
-        digits = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value.strip())
-        remedy = (
-            f"write {value} without quotes"
-            if digits and may_show(value)
-            else "write it in digits, without quotes"
-        )
-        return f"expected {what}, got {shown}; {remedy}"
-
-    return words
-
-
-def _bound(words: str, limit: str) -> Callable[[str, ErrorDetails], str]:
-    return lambda shown, error: f"{shown} is out of range; the value must be {words} {error['ctx'][limit]}"
-
-
-def _literal(shown: str, error: ErrorDetails) -> str:
-    allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-    value = error["input"]
-    hint = did_you_mean(value, allowed) if isinstance(value, str) else "write it in quotes"
-    choices = ", ".join(f'"{each}"' for each in allowed)
-    return f"expected one of {choices}; got {shown}" + (f"; {hint}" if hint else "")
-
-
-def _no_kind(_shown: str, _error: ErrorDetails) -> str:
-    return 'is missing; add type = "..." (`dwhctl docs reference` lists them)'
-
-
-def _unknown_kind(_shown: str, error: ErrorDetails) -> str:
-    tag, known = str(error["ctx"]["tag"]), re.findall(r"'([^']*)'", error["ctx"]["expected_tags"])
-    hint = did_you_mean(tag, known)
-    choices = ", ".join(f'"{each}"' for each in known)
-    return f"expected one of {choices}; got {shown_value(tag)}" + (f"; {hint}" if hint else "")
-
-
-_WORDS: dict[str, Callable[[str, ErrorDetails], str]] = {
-    "string_type": _expected("a text", "put it in quotes"),
-    "int_type": _number("a whole number"),
-    "int_from_float": _number("a whole number"),
-    "float_type": _number("a number"),
-    "bool_type": _expected("true or false", "write it without quotes"),
-    "tuple_type": _expected("a list", "put it in [ ]"),
-    "dict_type": _expected("a table", 'write it as { name = "value" }'),
-    "model_type": _expected("a table", 'write it as { name = "value" }'),
-    "model_attributes_type": _expected("a table", 'write it as { name = "value" }'),
-    "literal_error": _literal,
-    "union_tag_not_found": _no_kind,
-    "union_tag_invalid": _unknown_kind,
-    "greater_than_equal": _bound("at least", "ge"),
-    "less_than_equal": _bound("at most", "le"),
-    "finite_number": lambda shown, _error: f"{shown} is no amount; write a number",
-    "string_too_short": lambda _shown, _error: "is empty; write a value or drop the key",
-    "too_short": lambda _shown, _error: "is empty; name at least one",
-    "value_error": lambda _shown, error: str(error["ctx"]["error"]),
+_DIGITS = "write it in digits, without quotes"
+_NO_TABLE = 'expected a table, got {shown}; write it as {{ name = "value" }}'
+#: The errors of a table whose `type` is missing or unknown.
+_TAGS = ("union_tag_not_found", "union_tag_invalid")
+_WORDS = {
+    "union_tag_not_found": 'is missing; add type = "..." (`dwhctl docs reference` lists them)',
+    "string_type": "expected a text, got {shown}; put it in quotes",
+    "int_type": "expected a whole number, got {shown}; {number}",
+    "int_from_float": "expected a whole number, got {shown}; {number}",
+    "float_type": "expected a number, got {shown}; {number}",
+    "bool_type": "expected true or false, got {shown}; write it without quotes",
+    "tuple_type": "expected a list, got {shown}; put it in [ ]",
+    "dict_type": _NO_TABLE,
+    "model_type": _NO_TABLE,
+    "model_attributes_type": _NO_TABLE,
+    "greater_than_equal": "{shown} is out of range; the value must be at least {ge}",
+    "less_than_equal": "{shown} is out of range; the value must be at most {le}",
+    "finite_number": "{shown} is not finite; write a number",
+    "string_too_short": "is empty; write a value or drop the key",
+    "too_short": "is empty; write at least one value",
+    "value_error": "{error}",
 }
 
 
@@ -210,7 +211,7 @@ def _model_at(model: type[Table], steps: Sequence[str | int]) -> type[Table]:
 
 
 def _located(model: type[Table], steps: Sequence[str | int]) -> tuple[type[Table], tuple[str | int, ...]]:
-    """Follow pydantic's steps to the table there; give them without the types of tables, which are no keys."""
+    """Return the table at pydantic's steps, and the steps without the types of tables, which are not keys."""
     kept: list[str | int] = []
     kinds: Mapping[str | int, type[Table]] = {}
     for step in steps:
@@ -219,18 +220,24 @@ def _located(model: type[Table], steps: Sequence[str | int]) -> tuple[type[Table
             continue
         kept.append(step)
         if isinstance(step, str) and step in model.file_keys():
-            found = list(tables_in(model.file_keys()[step].annotation))
-            kinds = {each.model_fields["type"].default: each for each in found} if len(found) > 1 else {}
+            found = tables_in(model.file_keys()[step].annotation)
+            kinds = {table.model_fields["type"].default: table for table in found} if len(found) > 1 else {}
             model = found[0] if found else model
     return model, tuple(kept)
 
 
-def tables_in(annotation: object) -> Iterator[type[Table]]:
-    """Give the tables that an annotation names."""
+def types_in(annotation: object) -> set[Any]:
+    """Return a type and all types that it is made of: those of a union, a list or Annotated."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    inner = arguments[:1] if origin is typing.Annotated else arguments
+    return {annotation, origin}.union(*map(types_in, inner))
+
+
+def tables_in(annotation: object) -> list[type[Table]]:
+    """Return the tables that a type is made of, in their order."""
     if isinstance(annotation, type) and issubclass(annotation, Table):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        yield from tables_in(inner)
+        return [annotation]
+    return [table for inner in typing.get_args(annotation) for table in tables_in(inner)]
 
 
 def _example(model: type[Table], key: str) -> str:
@@ -240,14 +247,20 @@ def _example(model: type[Table], key: str) -> str:
 
 
 def toml_value(value: object) -> str:
-    """The value as TOML writes it."""
+    """Return the value as TOML, in one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | Path):
-        escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        # The escapes of JSON are TOML's, but for DEL.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {toml_value(each)}" for key, each in value.items()) + " }"
+        return f"{{ {', '.join(toml_line(key, inner) for key, inner in value.items())} }}" if value else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_value, value))}]"
     return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def toml_line(key: str, value: object) -> str:
+    """Return a key and its value as TOML."""
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", key)
+    return f"{key if bare else toml_value(key)} = {toml_value(value)}"

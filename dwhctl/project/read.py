@@ -1,4 +1,4 @@
-"""Reading a project: config/ as typed objects, or one error with all that is wrong."""
+"""Reading a project: config/ as typed objects, or one error with all problems."""
 
 from __future__ import annotations
 
@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dwhctl.core.secrets import Secret, is_reference, is_sensitive
-from dwhctl.core.words import (
-    did_you_mean,
-    looks_secret,
-    may_show,
-    nearest,
-    nothing_shown,
-    quoted,
-    shown_value,
-)
-from dwhctl.project.checks import Found, check, check_alert_filters, check_files, literal_warnings, slug
-from dwhctl.project.connections import CONNECTION_TYPES, Connection
-from dwhctl.project.fields import Table, name_problem
+from dwhctl.core.words import looks_secret, may_show, nearest, nothing_shown, quoted, shown_value
+from dwhctl.project.checks import Found, check, check_files, slug
+from dwhctl.project.connections import CONNECTION_TYPES
+from dwhctl.project.fields import NamedTable, Table, leaves, name_problem
 from dwhctl.project.files import (
     CONNECTION_PREFIX,
     VARIABLE_PREFIX,
@@ -33,91 +25,77 @@ from dwhctl.project.files import (
 from dwhctl.project.loads import Load, Refreshing, Report, Shard, ShardEntry
 from dwhctl.project.model import (
     ALERT_TYPES,
-    Alert,
     PingsTable,
     Project,
     ProjectTable,
     SessionsTable,
     Variable,
-    secrets_in,
 )
-from dwhctl.project.problems import Place, Problems
+from dwhctl.project.problems import MAIN, REPORTS, Model, Place, Problems, one_of
 
-MAIN = Place("config/dwhctl.toml")
-REPORTS = Place("config/reports.toml")
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
-ROOT_TABLES = (
-    "project",
-    "sessions",
-    "connections",
-    "shards",
-    "variables",
-    "alerts",
-    "pings",
-    "load_defaults",
-    "report_defaults",
+_ROOT_TABLES = (
+    *("project", "sessions", "connections", "shards", "variables", "alerts", "pings"),
+    *("load_defaults", "report_defaults"),
 )
-
-Model = TypeVar("Model", bound=Table)
-Kind = TypeVar("Kind", bound=Table)
+Kind = TypeVar("Kind", bound=NamedTable)
 
 
 def read_project(root: Path) -> Project:
-    """The project in this folder; ConfigError with all its problems, one a line."""
-    return _Reader(Path(os.path.normpath(root.absolute())), os.environ).read()
+    """Return the project in this folder. Raise ConfigError with all problems, one a line."""
+    return _Reader(root, os.environ).read()
 
 
 def read_for_alerts(root: Path) -> Project | None:
-    """What can be read of a project whose configuration is wrong, without its loads: its channels can tell of it.
+    """Return what can be read of a project with problems, without its loads, so that its channels can report them.
 
-    None when the main file is no TOML. `sessions_connection` may name no connection.
+    None when the main file is not TOML. `sessions_connection` may be unknown.
     """
-    return _Reader(Path(os.path.normpath(root.absolute())), os.environ).read_for_alerts()
+    return _Reader(root, os.environ).read_for_alerts()
 
 
 class _Reader:
-    """Reads one project; `problems` grows on the way, `found` is what the names are checked against."""
+    """Read one project into `found`, with its `problems`."""
 
     def __init__(self, root: Path, environ: Mapping[str, str]) -> None:
-        self.root = root
+        self.root = Path(os.path.normpath(root.absolute()))
         self.environ = environ
-        self.problems = Problems(root)
-        self.found = Found()
+        self.problems = Problems(self.root)
+        self.found = Found(self.problems)
+        main = read_toml(self.root / MAIN.file, self.problems)
+        self.is_read = main is not None
+        self.main = main or {}
 
     def read(self) -> Project:
-        main = read_toml(self.root / MAIN.file, self.problems)
-        self._refuse_unknown(main or {}, ROOT_TABLES, MAIN)
-        project = self._one(ProjectTable, main or {}, "project")
-        sessions = self._one(SessionsTable, main, "sessions") if main is not None else None
-        self._read_connections(main or {})
-        self._read_shards(main or {}, project.timezone if project else "UTC")
-        variables = self._read_variables(main or {})
-        alerts = self._read_alerts(main or {})
-        pings = self._one(PingsTable, main or {}, "pings") or PingsTable()
-        check_files(pings, MAIN.at("pings"), self.problems)
-        self._read_loads(main or {})
-        refreshing = self._read_reports(main or {})
-        if main is not None:
-            check(self.found, sessions.connection if sessions else None, self.problems)
-            check_alert_filters(alerts, self.found, self.problems)
+        self._refuse_unknown(self.main, _ROOT_TABLES, MAIN)
+        project = self._single(ProjectTable, "project")
+        sessions = self._single(SessionsTable, "sessions") if self.is_read else None
+        self._read_connections()
+        self._read_shards(project.timezone if project else "UTC")
+        variables = self._read_variables()
+        self._read_alerts()
+        pings = self._single(PingsTable, "pings") or PingsTable()
+        check_files(self.problems, pings, MAIN.at("pings"))
+        self._read_loads()
+        refreshing = self._read_reports()
+        if self.is_read:
+            check(self.found, sessions.connection if sessions else None)
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
-        return self._project(project, sessions, variables, alerts, refreshing, pings)
+        return self._project(project, sessions, variables, refreshing, pings)
 
     def read_for_alerts(self) -> Project | None:
-        main = read_toml(self.root / MAIN.file, self.problems)
-        if main is None:
+        if not self.is_read:
             return None
-        project = self._one(ProjectTable, main, "project")
-        sessions = self._one(SessionsTable, main, "sessions")
-        self._read_connections(main)
+        project = self._single(ProjectTable, "project")
+        sessions = self._single(SessionsTable, "sessions")
+        self._read_connections()
+        self._read_alerts()
         return self._project(
             project or ProjectTable.model_validate({}, context={"root": self.root}),
             sessions or SessionsTable(connection="sessions"),
-            self._read_variables(main),
-            self._read_alerts(main),
-            Refreshing(),
+            self._read_variables(),
         )
 
     def _project(
@@ -125,137 +103,114 @@ class _Reader:
         table: ProjectTable,
         sessions: SessionsTable,
         variables: dict[str, Variable],
-        alerts: dict[str, Alert],
-        refreshing: Refreshing,
+        refreshing: Refreshing | None = None,
         pings: PingsTable | None = None,
     ) -> Project:
-        found = self.found
-        secrets = self._placed(found.connections, variables, alerts, pings or PingsTable())
+        found, pings = self.found, pings or PingsTable()
         return Project(
             root=self.root,
-            timezone=table.timezone,
-            state_dir=table.state_dir,
-            max_workers=table.max_workers,
+            **dict(table),
             sessions_connection=sessions.connection,
             connections=found.connections,
             shard_groups={name: tuple(shard for shard, _ in group) for name, group in found.shards.items()},
             variables=variables,
-            alerts=alerts,
+            alerts=found.alerts,
             loads=found.loads,
             reports=found.reports,
-            refreshing=refreshing,
-            keep_logs=table.keep_logs,
-            warnings=literal_warnings(secrets),
-            watch_schedule=table.watch_schedule,
-            group_access=table.group_access,
-            pings=pings or PingsTable(),
+            refreshing=refreshing or Refreshing(),
+            warnings=self._place_secrets(variables, pings),
+            pings=pings,
         )
 
-    def _one(self, model: type[Model], main: dict[str, Any], key: str) -> Model | None:
+    def _single(self, model: type[Model], key: str) -> Model | None:
         place = MAIN.at(key)
-        if key not in main and any(field.is_required() for field in model.file_keys().values()):
+        if key not in self.main and any(field.is_required() for field in model.file_keys().values()):
             self.problems.add(place, f'the table is missing; add [{key}] with connection = "NAME"')
             return None
-        return self.problems.validated(model, main.get(key, {}), place)
+        return self.problems.validated(model, self.main.get(key, {}), place)
 
     def _refuse_unknown(self, table: Mapping[str, Any], known: tuple[str, ...], place: Place) -> None:
-        for key in table:
-            if key in known:
-                continue
-            homes: dict[str, type[Table]] = {"project": ProjectTable, "sessions": SessionsTable}
-            home = next(
-                (name for name, model in homes.items() if name in known and key in model.file_keys()), None
-            )
+        homes: dict[str, type[Table]] = {"project": ProjectTable, "sessions": SessionsTable}
+        for key in (key for key in table if key not in known):
+            fitting = (name for name, model in homes.items() if name in known and key in model.file_keys())
+            home = next(fitting, None)
             remedy = f"it belongs below [{home}]" if home else nearest(key, known)
             self.problems.add(place.at(key), f"unknown key; {remedy}")
 
     def _named(self, main: Mapping[str, Any], key: str, place: Place) -> list[tuple[str, Any, Place]]:
-        """The tables below a table: name, content, place; names that are none are noted."""
+        """Return name, content and place of the tables below a table; add the problems of their names."""
         tables = []
         for name, table in self.problems.table(main.get(key, {}), place.at(key)).items():
-            problem = name_problem(name)
-            if problem:
-                better = f"; call it '{slug(name)}'" if may_show(name) else ""
-                self.problems.add(place.at(key, name), f"{quoted(name)} is no name: {problem}{better}")
+            remedy = f"; call it '{slug(name)}'" if may_show(name) else ""
+            self._check_name(name, place.at(key, name), "name", remedy)
             tables.append((name, table, place.at(key, name)))
         return tables
 
-    def _typed(self, types: Mapping[str, type[Kind]], table: object, place: Place, name: str) -> Kind | None:
-        """A table whose key `type` says which model it is."""
+    def _check_name(self, name: str, place: Place, what: str, remedy: str) -> bool:
+        if problem := name_problem(name):
+            self.problems.add(place, f"{quoted(name)} is not a {what}: {problem}{remedy}")
+        return problem is None
+
+    def _typed(
+        self, types: Mapping[str, type[Model]], table: object, place: Place, name: str
+    ) -> Model | None:
+        """Return a table whose key `type` decides its model."""
         values = self.problems.table(table, place)
         kind = values.get("type")
         if isinstance(kind, str) and kind in types:
             return self.problems.validated(types[kind], values, place, name=name)
-        if not isinstance(table, dict):
-            return None
-        choices = ", ".join(f'"{each}"' for each in types)
-        if kind is None:
-            self.problems.add(place.at("type"), f"is missing; add type = one of {choices}")
-        else:
-            hint = did_you_mean(kind, types) if isinstance(kind, str) else ""
-            also = f"; {hint}" if hint else ""
-            self.problems.add(place.at("type"), f"expected one of {choices}; got {shown_value(kind)}{also}")
+        if isinstance(table, dict):
+            choices = ", ".join(f'"{choice}"' for choice in types)
+            missing = f"is missing; add type = one of {choices}"
+            self.problems.add(place.at("type"), missing if kind is None else one_of(kind, types))
         return None
 
+    def _add(self, tables: dict[str, Kind], table: Kind | None, place: Place) -> None:
+        if table is not None:
+            tables[table.name] = table
+            self.found.places[(type(table), table.name)] = place
+
     @nothing_shown()
-    def _read_connections(self, main: Mapping[str, Any]) -> None:
+    def _read_connections(self) -> None:
         given = named_values(CONNECTION_PREFIX, self.environ)
-        overridden = {each.name for each in given}
-        for name, table, place in self._named(main, "connections", MAIN):
-            if name not in overridden:  # the environment wins, also over a table that is wrong
-                self._add_connection(name, table, place)
-        for each in given:
-            self._read_url(each.name, each.text, Place("environment", each.variable))
-
-    def _read_url(self, name: str, url: str, place: Place) -> None:
-        self.found.declared["connection"].add(name)
-        problem = name_problem(name)
-        if problem:
-            self.problems.add(place, f"{quoted(name)} is no name: {problem}; rename the variable")
-        try:
-            table = table_of_url(url)
-        except ValueError as error:
-            self.problems.add(place, str(error))
-            return
-        self._add_connection(name, table, place)
-
-    def _add_connection(self, name: str, table: object, place: Place) -> None:
-        self.found.declared["connection"].add(name)
-        connection = self._typed(CONNECTION_TYPES, table, place, name)
-        if connection is not None:
-            self.found.connections[name] = connection
-            self.found.places[(type(connection), name)] = place
+        tables = self._named(self.main, "connections", MAIN)
+        # The environment wins, also over a table with problems.
+        overridden = {value.name for value in given}
+        tables = [table for table in tables if table[0] not in overridden]
+        for value in given:
+            place = Place("environment", value.variable)
+            self.found.declared["connection"].add(value.name)
+            self._check_name(value.name, place, "name", "; rename the variable")
+            try:
+                tables.append((value.name, table_of_url(value.text), place))
+            except ValueError as error:
+                self.problems.add(place, str(error))
+        for name, table, place in tables:
+            self.found.declared["connection"].add(name)
+            self._add(self.found.connections, self._typed(CONNECTION_TYPES, table, place, name), place)
 
     @nothing_shown()
-    def _read_shards(self, main: Mapping[str, Any], zone: str) -> None:
-        for group, table, place in self._named(main, "shards", MAIN):
-            self.found.declared["group"].add(group)
+    def _read_shards(self, zone: str) -> None:
+        for group, table, place in self._named(self.main, "shards", MAIN):
+            self.found.declared["shard group"].add(group)
             shards = self.found.shards.setdefault(group, [])
             before = len(self.problems.lines)
             for connection, entries in self.problems.table(table, place).items():
-                shards += self._shards_on(connection, entries, place.at(connection), zone)
+                at = place.at(connection)
+                if not isinstance(entries, list):
+                    what = f"expected a list of databases, got {shown_value(entries)}"
+                    self.problems.add(at, f'{what}; write ["abakan"]')
+                    continue
+                for number, entry in enumerate(entries):
+                    if shard := self._shard(connection, entry, at.at(number), zone):
+                        shards.append((shard, at.at(number)))
             if not shards and len(self.problems.lines) == before:
                 self.problems.add(place, 'the group has no shard; add CONNECTION = ["DATABASE"]')
 
-    def _shards_on(
-        self, connection: str, entries: object, place: Place, zone: str
-    ) -> list[tuple[Shard, Place]]:
-        if not isinstance(entries, list):
-            self.problems.add(
-                place, f'expected a list of databases, got {shown_value(entries)}; write ["abakan"]'
-            )
-            return []
-        shards = []
-        for number, entry in enumerate(entries):
-            shard = self._shard(connection, entry, place.at(number), zone)
-            if shard is not None:
-                shards.append((shard, place.at(number)))
-        return shards
-
     def _shard(self, connection: str, entry: object, place: Place, zone: str) -> Shard | None:
         if not isinstance(entry, str | dict):
-            what = shown_value(entry)
-            self.problems.add(place, f'expected a database, got {what}; write "abakan" or {_SHARD_TABLE}')
+            what = f"expected a database, got {shown_value(entry)}"
+            self.problems.add(place, f'{what}; write "abakan" or {_SHARD_TABLE}')
             return None
         table = {"database": entry} if isinstance(entry, str) else entry
         checked = self.problems.validated(ShardEntry, table, place)
@@ -267,125 +222,87 @@ class _Reader:
         name, database = checked.name or checked.database, checked.database or checked.name
         assert name is not None
         assert database is not None
-        problem = name_problem(name)
-        if problem:
-            self.problems.add(place, f"{quoted(name)} is no shard's name: {problem}; write {_SHARD_TABLE}")
+        if not self._check_name(name, place, "shard's name", f"; write {_SHARD_TABLE}"):
             return None
         dates = checked.from_date, checked.until_date
         return Shard(name, database, connection, checked.zone or zone, *dates)
 
     def _misread_database(self, connection: str, entry: ShardEntry) -> str | None:
-        """What is wrong with a database that is written as a pattern or as a file."""
+        """Return the problem of a database that is written as a pattern or as a file."""
         if entry.name is None and entry.database and re.search(r"[*?%]", entry.database):
             return (
-                "a shard group lists its databases one by one, patterns are not expanded; write one of them, and"
+                "a shard group lists each database, patterns are not expanded; write the databases, and"
                 f" `dwhctl connections test {connection}` shows those that are in no shard group"
             )
         found = self.found.connections.get(connection)
         file = found.shard_file(entry.database) if found and entry.database else None
-        if file and entry.database and (ending := file.suffix) and entry.database.endswith(ending):
-            return f"a database is written without {ending}, which is added to find its file; leave it out"
+        if file and entry.database and (suffix := file.suffix) and entry.database.endswith(suffix):
+            return f"a database is written without {suffix}, which dwhctl adds to find its file; leave it out"
         return None
 
-    def _read_variables(self, main: Mapping[str, Any]) -> dict[str, Variable]:
-        table = self.problems.table(main.get("variables", {}), MAIN.at("variables"))
+    def _read_variables(self) -> dict[str, Variable]:
+        table = self.problems.table(self.main.get("variables", {}), MAIN.at("variables"))
         variables = {name: _variable(value) for name, value in table.items()}
         spelled = {name.lower(): name for name in variables}
-        for each in named_values(VARIABLE_PREFIX, self.environ):
-            name = spelled.get(each.name, each.name)
-            secret = is_sensitive(name) or looks_secret(each.text) or isinstance(variables.get(name), Secret)
-            variables[name] = Secret(each.text, kind="environment") if secret else each.text
+        for value in named_values(VARIABLE_PREFIX, self.environ):
+            name = spelled.get(value.name, value.name)
+            secret = is_sensitive(name) or looks_secret(value.text) or isinstance(variables.get(name), Secret)
+            variables[name] = Secret(value.text, kind="environment") if secret else value.text
         return variables
 
     @nothing_shown()
-    def _read_alerts(self, main: Mapping[str, Any]) -> dict[str, Alert]:
-        alerts: dict[str, Alert] = {}
-        for name, table, place in self._named(main, "alerts", MAIN):
+    def _read_alerts(self) -> None:
+        for name, table, place in self._named(self.main, "alerts", MAIN):
             alert = self._typed(ALERT_TYPES, table, place, name)
             if alert is not None:
-                check_files(alert, place, self.problems)
-                alerts[name] = alert
-        return alerts
+                check_files(self.problems, alert, place)
+            self._add(self.found.alerts, alert, place)
 
-    def _read_loads(self, main: Mapping[str, Any]) -> None:
-        defaults = read_defaults(Load, main, MAIN.at("load_defaults"), self.problems)
+    def _read_loads(self) -> None:
+        defaults = read_defaults(Load, self.main, MAIN.at("load_defaults"), self.problems)
         for path in sorted((self.root / "config" / "loads").glob("*.toml")):
             name, place = path.stem, Place(f"config/loads/{path.name}")
             self.found.declared["load"].add(name)
-            problem = name_problem(name)
-            if problem:
-                self.problems.add(
-                    place,
-                    f"{quoted(name)} is no load's name: {problem}; rename the file to {slug(name)}.toml",
-                )
+            self._check_name(name, place, "load's name", f"; rename the file to {slug(name)}.toml")
             table = read_toml(path, self.problems)
-            if table is None:
-                continue
-            whole, place = defaults.under(table, place)
-            load = self.problems.validated(Load, whole, place, name=name)
-            if load is not None:
-                self.found.loads[name] = load
-                self.found.places[(Load, name)] = place
+            if table is not None:
+                whole, place = defaults.under(table, place)
+                self._add(self.found.loads, self.problems.validated(Load, whole, place, name=name), place)
 
-    def _read_reports(self, main: Mapping[str, Any]) -> Refreshing:
-        defaults = read_defaults(Report, main, MAIN.at("report_defaults"), self.problems)
+    def _read_reports(self) -> Refreshing:
+        defaults = read_defaults(Report, self.main, MAIN.at("report_defaults"), self.problems)
         path = self.root / REPORTS.file
         tables = (read_toml(path, self.problems) if path.exists() else None) or {}
         self._refuse_unknown(tables, ("reports", "refresh"), REPORTS)
-        for name, table, place in self._named(tables, "reports", REPORTS):
+        for name, table, at in self._named(tables, "reports", REPORTS):
             self.found.declared["report"].add(name)
-            whole, place = defaults.under(table, place)
-            report = self.problems.validated(Report, whole, place, name=name)
-            if report is not None:
-                self.found.reports[name] = report
-                self.found.places[(Report, name)] = place
+            whole, place = defaults.under(table, at)
+            self._add(self.found.reports, self.problems.validated(Report, whole, place, name=name), place)
         refreshing = self.problems.validated(Refreshing, tables.get("refresh", {}), REPORTS.at("refresh"))
         return refreshing or Refreshing()
 
-    def _placed(
-        self,
-        connections: Mapping[str, Connection],
-        variables: Mapping[str, Variable],
-        alerts: Mapping[str, Alert],
-        pings: PingsTable,
-    ) -> dict[str, bool]:
-        """Tell every secret where it stands; which of the places hold the secret itself."""
-        secrets = _secrets_of(pings, MAIN.at("pings"))
-        for name, connection in connections.items():
-            secrets |= _secrets_of(connection, self.found.place(connection, name))
-        for name, alert in alerts.items():
-            secrets |= _secrets_of(alert, MAIN.at("alerts", name))
-        for kind in (self.found.loads, self.found.reports):
-            for name, work in kind.items():
-                secrets |= _secrets_of(work, self.found.place(work, name))
-        placed = list(secrets.items())
+    def _place_secrets(self, variables: Mapping[str, Variable], pings: PingsTable) -> tuple[str, ...]:
+        """Set the place of every secret. Return a warning for each place that contains the secret itself."""
+        found = self.found
+        placed = [(MAIN.at("pings", key), secret) for key, secret in pings.secrets().items()]
+        for tables in (found.connections, found.alerts, found.loads, found.reports):
+            for table in tables.values():
+                placed += [(found.place(table).at(key), secret) for key, secret in table.secrets().items()]
         for name, variable in variables.items():
             outside = Place("environment", f"{VARIABLE_PREFIX}{name.upper()}")
-            placed += [
-                (outside if secret.is_given else MAIN.at("variables", name), secret)
-                for secret in secrets_in(variable)
-            ]
+            for secret in leaves(variable):
+                if isinstance(secret, Secret):
+                    placed.append((outside if secret.is_given else MAIN.at("variables", name), secret))
         for place, secret in placed:
             secret.place, secret.root = str(place), self.root
-        return {secret.place: is_in_file(secret) for _, secret in placed}
-
-
-def _secrets_of(table: Table, place: Place) -> dict[Place, Secret]:
-    found: dict[Place, Secret] = {}
-    for key in type(table).model_fields:
-        value = getattr(table, key)
-        inner = value.items() if isinstance(value, Mapping) else ()
-        found |= {place.at(key, name): each for name, each in inner if isinstance(each, Secret)}
-        if isinstance(value, Secret):
-            found[place.at(key)] = value
-        elif isinstance(value, Table):
-            found |= _secrets_of(value, place.at(key))
-    return found
+        remedy = 'write { env = "NAME" } or { file = "PATH" }'
+        literal = dict.fromkeys(secret.place for _, secret in placed if is_in_file(secret))
+        return tuple(f"{place}: the secret itself is in the file; {remedy}" for place in literal)
 
 
 def is_in_file(secret: Secret) -> bool:
-    """Whether the secret itself stands in a configuration file."""
-    # A proxy's URL is a secret only when it holds a login.
+    """Return whether a configuration file contains the secret itself."""
+    # A proxy's URL is a secret only when it has a login.
     return secret.is_literal and (not secret.place.endswith(".proxy") or "@" in secret.reveal())
 
 
@@ -393,13 +310,9 @@ def _variable(value: Any) -> Variable:
     if is_reference(value):
         return Secret.of(value)
     if isinstance(value, dict):
-        return {name: _variable(each) for name, each in value.items()}
+        return {name: _variable(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_variable(each) for each in value]
+        return [_variable(inner) for inner in value]
     if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
-    if isinstance(value, str) and looks_secret(value):
-        return Secret(value)
-    if isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"TOML has no {type(value).__name__}")
+    return Secret(value) if isinstance(value, str) and looks_secret(value) else value

@@ -1,7 +1,7 @@
-"""The sandbox of templates: what a template makes, and how long it takes, is bounded.
+"""The sandbox of templates: their output and their time are limited.
 
-What is big at once, and would hold up a signal as well (`'x' * 10**10`), is weighed before it is made; all that a
-rendering makes counts. What is slow in small steps (loops within loops) is ended by a watchdog.
+A single big result, which would also block signals (`'x' * 10**10`), is estimated before it is made; all results of a
+rendering count together. A watchdog ends what is slow in small steps (loops within loops).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView
 from contextlib import contextmanager
+from itertools import chain
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,16 @@ from jinja2.sandbox import SandboxedEnvironment
 if TYPE_CHECKING:
     from jinja2.runtime import Context
 
-#: What a rendering may make in all: characters of text, or the octets of a list. An extract has a few thousand.
+#: The size of all results of a rendering: characters of texts, octets of lists. An extract has a few thousand.
 MOST = 64 * 2**20
-#: How long a rendering may take.
+#: The time limit of a rendering.
 SECONDS = 10.0
-#: How often the watchdog looks, while something is rendered.
-_LOOK_SECONDS = 0.1
+#: The interval of the watchdog during a rendering.
+_CHECK_SECONDS = 0.1
 _POINTER = 8
 _MOST_BITS = 100_000
 _TEXT = (str, bytes, bytearray)
-#: What becomes a list before it is weighed.
+#: What becomes a list before its size is estimated.
 _READ_ONCE: tuple[Any, ...] = (GeneratorType, range, MappingView)
 _CONTAINERS = (list, tuple, set, frozenset, dict)
 #: A width of six digits or more, or one that is an argument: `%*d`, `{:{}}`.
@@ -40,36 +41,36 @@ _WIDE_BRACES = re.compile(r"[:!][^{}]*(?:\d{6}|\{)")
 
 
 class TemplateLimitError(Exception):
-    """A template makes more than it may."""
+    """The results of a template are too big."""
 
 
 class TemplateTimeError(Exception):
-    """A template takes longer than it may. Raised in the middle of it, by the watchdog."""
+    """A template takes too long. The watchdog raises it in the thread of the rendering."""
 
     def __str__(self) -> str:
-        return f"the template takes longer than {SECONDS:g} s; it loops too often: leave such work to the SQL"
+        return f"the template takes longer than {SECONDS:g} s; it loops too often: do such work in SQL"
 
 
 class TemplateSandbox(SandboxedEnvironment):
-    """A sandbox whose renderings have an end."""
+    """A sandbox with limited renderings."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, *, finalize: Callable[[Any], Any] | None = None, **options: Any) -> None:
-        # Nothing is computed when a template is compiled, where Jinja would take the watchdog's error for its own.
+        # Without the optimizer, which evaluates constants and would handle the watchdog's error as its own.
         super().__init__(finalize=self._finalized, optimized=False, **options)
         self._finalize = finalize
         self._meter = _Meter()
-        # Made-up text has no place in SQL or messages, and may be as long as one likes.
+        # It makes random text of any length.
         del self.globals["lipsum"]
         self.filters = {name: self._weighed(name, function) for name, function in self.filters.items()}
         self.code_generator_class = _CodeGenerator
-        # Jinja looks it up in the environment: the end of every rendering, macro and block.
+        # Jinja calls it at the end of every rendering, macro and block.
         self.concat = self._concatenated  # type: ignore[method-assign]
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Bound what is compiled and rendered in the block. Raise TemplateLimitError or TemplateTimeError in it."""
+        """Limit what the block compiles and renders: raise TemplateLimitError or TemplateTimeError in it."""
         self._meter.left = MOST
         try:
             with _WATCHDOG.watching(SECONDS):
@@ -78,7 +79,7 @@ class TemplateSandbox(SandboxedEnvironment):
             self._meter.left = MOST
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Weigh, then compute."""
+        """Estimate the size of the result, then compute it."""
         if operator == "*":
             self._weigh(f"'{operator}'", _size_of_product(left, right))
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -88,7 +89,7 @@ class TemplateSandbox(SandboxedEnvironment):
         return self.charged(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as Jinja
-        """Weigh what a method of a text would make, then call."""
+        """Estimate the size of the result of a text's method, then call it."""
         name, owner = getattr(__obj, "__name__", ""), getattr(__obj, "__self__", None)
         if isinstance(owner, (*_TEXT, int)) and name in _WEIGHTS:
             args = __self._weigh_call(name, (owner, *args), kwargs)[1:]
@@ -97,7 +98,7 @@ class TemplateSandbox(SandboxedEnvironment):
         return __self.charged(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Weigh what `format` of a text would make, then format."""
+        """Estimate the size of the result of `format`, then format."""
         wrapped = super().wrap_str_format(value)
         if wrapped is None:
             return None
@@ -107,7 +108,7 @@ class TemplateSandbox(SandboxedEnvironment):
             self._weigh_format("format", value.__self__, _WIDE_BRACES, (*args, *kwargs.values()))
             return wrapped(*args, **kwargs)
 
-        # Without the method's owner, which `call` would take for a method of a text.
+        # A plain function, which `call` does not treat as a method of a text.
         return weighed
 
     def joined(self, join: Callable[[Iterable[Any]], str], values: tuple[Any, ...]) -> str:
@@ -136,14 +137,11 @@ class TemplateSandbox(SandboxedEnvironment):
         return weighed
 
     def _weigh_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Raise TemplateLimitError for a call that makes too much.
-
-        Give its arguments; what can be read only once is a list.
-        """
-        args = tuple(list(each) if isinstance(each, _READ_ONCE) else each for each in args)
-        for each in (*args, *kwargs.values()):
-            if isinstance(each, _CONTAINERS):
-                self._weigh(name, _size(each))
+        """Return the arguments, iterators as lists. Raise TemplateLimitError if the result would be too big."""
+        args = tuple(list(value) if isinstance(value, _READ_ONCE) else value for value in args)
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, _CONTAINERS):
+                self._weigh(name, _size(value))
         if name == "format" and args and isinstance(args[0], _TEXT):
             self._weigh_format(name, args[0], _WIDE_PERCENT, (*args[1:], *kwargs.values()))
         elif args and (weigh := _WEIGHTS.get(name)) is not None:
@@ -163,7 +161,7 @@ class TemplateSandbox(SandboxedEnvironment):
         if size > self._meter.left:
             raise TemplateLimitError(
                 f"{what} makes too much text: a template may make {MOST // 2**20} MiB in all;"
-                " leave such work to the SQL that it makes"
+                " do such work in SQL"
             )
 
     def _weigh_bits(self, what: str, bits: int) -> None:
@@ -171,7 +169,7 @@ class TemplateSandbox(SandboxedEnvironment):
             raise TemplateLimitError(f"{what} makes a number of more than {_MOST_BITS:,} bits")
 
     def charged(self, made: Any) -> Any:
-        """Count what was made. Raise TemplateLimitError when it is too much."""
+        """Count a result. Raise TemplateLimitError when it is too big."""
         if isinstance(made, _TEXT):
             size = len(made)
         elif isinstance(made, _CONTAINERS):
@@ -190,7 +188,7 @@ class TemplateSandbox(SandboxedEnvironment):
             for piece in pieces:
                 texts.append(self.charged(piece))
         except (TemplateLimitError, TemplateTimeError) as error:
-            # Raised once more within the template, so that the message can say the line.
+            # Raised again inside the template, so that the message has its line.
             if isinstance(pieces, GeneratorType) and pieces.gi_frame is not None:
                 pieces.throw(error)
             raise
@@ -198,13 +196,13 @@ class TemplateSandbox(SandboxedEnvironment):
 
 
 class _Meter(threading.local):
-    """What the rendering of this thread may still make."""
+    """The size that is left to the rendering of this thread."""
 
     left: float = MOST
 
 
 class _CodeGenerator(CodeGenerator):
-    """Writes what Jinja does not let an environment intercept: `a ~ b` and `a[1:]`."""
+    """Intercept what an environment of Jinja cannot: `a ~ b` and `a[1:]`."""
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802 - as Jinja
         is_part = isinstance(node.arg, nodes.Slice)
@@ -217,36 +215,31 @@ class _CodeGenerator(CodeGenerator):
         if frame.eval_ctx.volatile:
             join = "(markup_join if context.eval_ctx.volatile else str_join)"
         self.write(f"environment.joined({join}, (")
-        for each in node.nodes:
-            self.visit(each, frame)
+        for operand in node.nodes:
+            self.visit(operand, frame)
             self.write(", ")
         self.write("))")
 
 
-# What calls would make: given the value, and the arguments behind it
+# The estimated size of a call's result, by the value and the arguments after it
 
 
 def _size(value: Any) -> int:
-    """The characters of a value as text, at least; of a container with all that is in it, however often."""
+    """Return the least number of characters of a value as text; repeated items of a container count each time."""
     if isinstance(value, _TEXT):
         return len(value)
     if not isinstance(value, _CONTAINERS):
         return value.bit_length() // 3 if isinstance(value, int) else 1
     total, left = 0, [value]
     while left and total <= MOST:
-        for each in _items(left.pop()):
-            if isinstance(each, _CONTAINERS):
-                left.append(each)
+        container = left.pop()
+        for item in chain.from_iterable(container.items()) if isinstance(container, dict) else container:
+            if isinstance(item, _CONTAINERS):
+                left.append(item)
                 total += 2
             else:
-                total += 2 + _size(each)
+                total += 2 + _size(item)
     return total
-
-
-def _items(container: Any) -> Iterable[Any]:
-    if isinstance(container, dict):
-        return (each for pair in container.items() for each in pair)
-    return container  # type: ignore[no-any-return]
 
 
 def _size_of_product(left: Any, right: Any) -> int:
@@ -257,24 +250,24 @@ def _size_of_product(left: Any, right: Any) -> int:
 
 
 def _by_number(_value: Any, arguments: list[Any]) -> float:
-    return max((abs(each) for each in arguments if isinstance(each, int | float)), default=0)
+    return max((abs(number) for number in arguments if isinstance(number, int | float)), default=0)
 
 
 def _by_lines(value: Any, arguments: list[Any]) -> float:
     lines = value.count("\n") + value.count("\t") + 1 if isinstance(value, str) else 1
-    width = max((_size(each) for each in arguments if isinstance(each, str)), default=0)
+    width = max((_size(text) for text in arguments if isinstance(text, str)), default=0)
     return lines * max(width, _by_number(value, arguments))
 
 
 def _by_items(value: Any, arguments: list[Any]) -> float:
-    """A join: of the filter the first is the list, of the method it is what stands between."""
+    """Return the size of a join: the value is the list of the filter, or the separator of the method."""
     items, glue = (arguments[0], value) if isinstance(value, str) and arguments else (value, arguments[:1])
     return _size(items) + (len(items) * _size(glue) if isinstance(items, (*_TEXT, *_CONTAINERS)) else 0)
 
 
 def _by_matches(value: Any, arguments: list[Any]) -> float:
     old, new = (*arguments, "", "")[:2]
-    if not all(isinstance(each, str) for each in (value, old, new)):
+    if not all(isinstance(text, str) for text in (value, old, new)):
         return 0
     matches: int = value.count(old)
     return _size(value) + matches * _size(new)
@@ -287,9 +280,9 @@ def _by_table(value: Any, arguments: list[Any]) -> float:
 
 
 def _by_adding(value: Any, arguments: list[Any]) -> float:
-    """A sum of lists copies them again and again."""
+    """Return the size of a sum of lists, which copies them for each item."""
     values = (*value, *arguments) if isinstance(value, _CONTAINERS) else ()
-    lengths = [len(each) for each in values if isinstance(each, _CONTAINERS)]
+    lengths = [len(item) for item in values if isinstance(item, _CONTAINERS)]
     return _POINTER * len(lengths) * sum(lengths)
 
 
@@ -305,7 +298,7 @@ _WEIGHTS: dict[str, Callable[[Any, list[Any]], float]] = {
 
 
 class _Watchdog:
-    """Raises TemplateTimeError in a thread whose rendering takes too long, whatever its Python code is at."""
+    """Raise TemplateTimeError in threads whose rendering takes too long, wherever their Python code is."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -315,7 +308,7 @@ class _Watchdog:
 
     @contextmanager
     def watching(self, seconds: float) -> Iterator[None]:
-        """End the block after so many seconds."""
+        """Raise TemplateTimeError in the block after so many seconds."""
         me = threading.get_ident()
         with self._lock:
             self._ends[me] = time.monotonic() + seconds
@@ -329,7 +322,7 @@ class _Watchdog:
             finally:
                 self._forget(me)
         except TemplateTimeError:
-            # It may have been raised before the line above was done.
+            # It may have been raised before _forget was done.
             self._forget(me)
             raise
 
@@ -341,20 +334,20 @@ class _Watchdog:
 
     def _watch(self) -> None:
         while self._has_work.wait():
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
             with self._lock:
                 now = time.monotonic()
                 for thread, end in self._ends.items():
                     if now > end:
                         _raise_in(thread, TemplateTimeError)
-                        # Once more, should something in between have swallowed it.
+                        # Raise it again in case the template caught it.
                         self._ends[thread] = now + 1
                 if not self._ends:
                     self._has_work.clear()
 
 
 def _raise_in(thread: int, error: type[Exception] | None) -> None:
-    """Have an error raised in a thread at its next step; None takes back one that it has not come to yet."""
+    """Raise an error in a thread at its next step; None cancels one that is pending."""
     import ctypes
 
     raised = ctypes.py_object(error) if error is not None else None

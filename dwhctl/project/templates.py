@@ -1,7 +1,6 @@
-"""Extract SQL and other templates, rendered: Jinja for structure, bind parameters for values.
+"""Rendering of SQL and other templates: Jinja for structure, bind parameters for values.
 
-Templates run in Jinja's sandbox; an undefined name is an error. Whatever goes wrong is told with file and
-line.
+Templates run in Jinja's sandbox; an undefined name is an error. Every error has file and line.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from jinja2 import (
 from jinja2.exceptions import SecurityError
 
 from dwhctl.core.errors import AttemptError, ConfigError
-from dwhctl.core.files import read_text
 from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, shown_path
 from dwhctl.project.context import FILTERS, context
 from dwhctl.project.endpoint import Request
+from dwhctl.project.problems import line_of, source_text
 from dwhctl.project.sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
 
 if TYPE_CHECKING:
@@ -45,16 +44,13 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
 
 
-_UNDEFINED = re.compile(r"'([^']+)' is undefined")
-
-
 @dataclass(frozen=True, slots=True)
 class Query:
-    """SQL with `:start` and `:end` still in it, and the values of those that it uses.
+    """SQL with `:start` and `:end`, and the values of those that it uses.
 
-    `slice_by` names the column that the bounds are for. Where its type holds instants, the source binds `instants`, the
-    same bounds in UTC: a clock that is put back shows some readings twice, and `binds` do not say which is meant.
-    An HTTP source has a `request` in place of SQL.
+    `slice_by` is the column of the bounds. If its type has instants, the source binds `instants`, the same bounds in
+    UTC: a clock that is set back shows some times twice, and `binds` do not say which is meant. An HTTP source has a
+    `request` in place of SQL.
     """
 
     sql: str
@@ -65,102 +61,30 @@ class Query:
 
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
-    """The extract query of this slice; ConfigError names file and line."""
+    """Return the extract query of this slice. Raise ConfigError with file and line."""
     names = context(project, load, shard, slice.day)
     if load.extract is None:
         return Query("", {}, load.slice_by, request=_request(project, load, slice, names))
-    sql = _one_statement(_rendered(project, load.extract, names), load.extract, project.root)
-    binds = _binds(sql, load.extract, load, slice, project.root)
+    statements = split_statements(_rendered(project, load.extract, names))
+    if len(statements) != 1:
+        what = (
+            f"has {len(statements)} statements; an extract is one" if statements else "has no query; write a"
+        )
+        raise line_of(load.extract, project.root, None).error(f"{what} SELECT")
+    sql = statements[0]  # without a semicolon, so that it can be part of another query
+    bounds = {"start": slice.start, "end": slice.end}
+    binds: dict[str, datetime] = {}
+    for bind in find_binds(sql):
+        if (bound := bounds.get(bind.name)) is None:
+            raise _bind_error(bind.name, load, load.extract, project.root)
+        binds[bind.name] = bound
     known = {"start": slice.start_at, "end": slice.end_at}
     instants = {name: at for name in binds if (at := known[name]) is not None}
     return Query(sql, binds, load.slice_by, instants)
 
 
-def render_file(
-    project: Project,
-    path: Path,
-    work: Load | Report | None = None,
-    day: date | None = None,
-    shard: Shard | None = None,
-) -> str:
-    """A file of SQL of a load or report, rendered; ConfigError names file and line."""
-    return _rendered(project, path, context(project, work, shard, day))
-
-
-def render_text(
-    project: Project,
-    text: str,
-    place: str,
-    work: Load | Report | None = None,
-    day: date | None = None,
-    shard: Shard | None = None,
-) -> str:
-    """A text that stands in no file of SQL, rendered; ConfigError names the place."""
-    names = context(project, work, shard, day)
-    environment = _environment(project.root / "sql")
-    try:
-        with environment.bounded():
-            return environment.from_string(text).render(names)
-    except Exception as error:
-        raise ConfigError(f"{place}: {_what(error, names, 'sql')}") from None
-
-
-def new_environment(
-    loader: BaseLoader, finalize: Callable[[Any], Any] | None = None, *, autoescape: bool
-) -> TemplateSandbox:
-    """A sandbox for templates: undefined names are errors; `finalize` sees each value before it is escaped."""
-    environment = TemplateSandbox(
-        loader=loader,
-        undefined=StrictUndefined,
-        autoescape=autoescape,
-        finalize=finalize,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(FILTERS)
-    return environment
-
-
-def render_in(
-    environment: TemplateSandbox,
-    folder: Path,
-    path: Path,
-    root: Path,
-    names: Mapping[str, Any],
-    *,
-    only: str | None = None,
-    without: str | None = None,
-) -> str:
-    """Render a file, or `only` one block of it, or all `without` one; `folder` is where it includes others from.
-
-    Raise ConfigError with file and line.
-    """
-    source = source_text(path, root)
-    try:
-        with environment.bounded():
-            return _written(_template(environment, source, str(path)), names, only, without)
-    except TemplateSyntaxError as error:
-        file = Path(error.filename) if error.filename else path
-        raise ConfigError(f"{shown_path(file, root)}: line {error.lineno}: {_syntax(error)}") from None
-    except Exception as error:
-        # Whatever a template calls may raise anything; the cause is shown in words, with the line.
-        what = _what(error, names, shown_path(folder, root))
-        raise ConfigError(f"{_line(error, path, root, folder)}: {what}") from None
-
-
-def _written(template: Template, names: Mapping[str, Any], only: str | None, without: str | None) -> str:
-    values = template.new_context(dict(names))
-    if without is not None:
-        # Before the block of this template, and of one that it extends.
-        values.blocks[without] = [lambda _: iter(())]
-    render = template.root_render_func if only is None else template.blocks[only]
-    try:
-        return template.environment.concat(render(values))
-    except Exception:
-        template.environment.handle_exception()  # as Template.render: the lines are those of the file
-
-
 def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) -> Request:
-    """Render the endpoint of this slice; ConfigError names file and key."""
+    """Render the endpoint of this slice. Raise ConfigError with file and key."""
     endpoint = load.endpoint
     assert endpoint is not None
     if slice.start_at is not None and slice.end_at is not None:
@@ -172,9 +96,9 @@ def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) 
 
     def rendered(value: Any, key: str, finalize: Callable[[Any], Any] = _parameter) -> Any:
         if isinstance(value, Mapping):
-            return {name: rendered(each, f"{key}.{name}") for name, each in value.items()}
+            return {name: rendered(inner, f"{key}.{name}") for name, inner in value.items()}
         if isinstance(value, list):
-            return [rendered(each, key) for each in value]
+            return [rendered(item, key) for item in value]
         if not isinstance(value, str):
             return value
         environment = new_environment(FileSystemLoader(project.root / "sql"), finalize, autoescape=False)
@@ -199,60 +123,106 @@ def _parameter(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _one_statement(sql: str, path: Path, root: Path) -> str:
-    statements = split_statements(sql)
-    if len(statements) == 1:
-        return statements[0]  # without a semicolon, so that it can be put into another query
-    what = (
-        f"holds {len(statements)} statements; an extract is one" if statements else "holds no query; write a"
-    )
-    raise ConfigError(f"{shown_path(path, root)}: {what} SELECT")
-
-
-def _binds(sql: str, path: Path, load: Load, slice: Slice, root: Path) -> dict[str, datetime]:
-    known = {"start": slice.start, "end": slice.end}
-    values: dict[str, datetime] = {}
-    for bind in find_binds(sql):
-        value = known.get(bind.name)
-        if value is None:
-            raise ConfigError(f"{_line_of_bind(path, bind.name, root)}: {_unknown_bind(bind.name, load)}")
-        values[bind.name] = value
-    return values
-
-
-def _unknown_bind(name: str, load: Load) -> str:
+def _bind_error(name: str, load: Load, extract: Path, root: Path) -> ConfigError:
     if name in {"start", "end"}:
-        return f"':{name}' has no value: '{load.name}' has no slice_by; set slice_by or drop the condition"
-    return (
-        f"':{name}' is no bind parameter; {nearest(f':{name}', (':start', ':end'))} "
-        "(a text with a colon stands in quotes, a cast is written CAST(x AS type) or x::type)"
-    )
-
-
-def _line_of_bind(path: Path, name: str, root: Path) -> str:
-    shown = shown_path(path, root)
-    source = source_text(path, root)
+        what = f"':{name}' has no value: '{load.name}' has no slice_by; set slice_by or drop the condition"
+    else:
+        what = (
+            f"':{name}' is not a bind parameter; {nearest(f':{name}', (':start', ':end'))} "
+            "(put a text with a colon in quotes, and write a cast as CAST(x AS type) or x::type)"
+        )
+    source = source_text(extract, root)
     found = re.search(rf"(?<![\w:]):{re.escape(name)}\b", source)
-    return f"{shown}: line {source.count(chr(10), 0, found.start()) + 1}" if found else shown
+    line = source.count("\n", 0, found.start()) + 1 if found else None
+    return line_of(extract, root, line).error(what)
+
+
+def render_file(
+    project: Project,
+    path: Path,
+    work: Load | Report | None = None,
+    day: date | None = None,
+    shard: Shard | None = None,
+) -> str:
+    """Render a file of SQL of a load or report. Raise ConfigError with file and line."""
+    return _rendered(project, path, context(project, work, shard, day))
+
+
+def render_text(
+    project: Project,
+    text: str,
+    place: str,
+    work: Load | Report | None = None,
+    day: date | None = None,
+    shard: Shard | None = None,
+) -> str:
+    """Render a text of the configuration. Raise ConfigError with the place."""
+    names = context(project, work, shard, day)
+    environment = _environment(project.root / "sql")
+    try:
+        with environment.bounded():
+            return environment.from_string(text).render(names)
+    except Exception as error:
+        raise ConfigError(f"{place}: {_what(error, names, 'sql')}") from None
+
+
+def new_environment(
+    loader: BaseLoader, finalize: Callable[[Any], Any] | None = None, *, autoescape: bool
+) -> TemplateSandbox:
+    """Return a sandbox: undefined names are errors; `finalize` gets each value before it is escaped."""
+    environment = TemplateSandbox(
+        loader=loader,
+        undefined=StrictUndefined,
+        autoescape=autoescape,
+        finalize=finalize,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(FILTERS)
+    return environment
+
+
+def render_in(
+    environment: TemplateSandbox,
+    folder: Path,
+    path: Path,
+    root: Path,
+    names: Mapping[str, Any],
+    *,
+    only: str | None = None,
+    without: str | None = None,
+) -> str:
+    """Render a file, or `only` one block of it, or all `without` one; it can include files of `folder`.
+
+    Raise ConfigError with file and line.
+    """
+    source = source_text(path, root)
+    try:
+        with environment.bounded():
+            return _render(_template(environment, source, str(path)), names, only, without)
+    except TemplateSyntaxError as error:
+        file = Path(error.filename) if error.filename else path
+        raise line_of(file, root, error.lineno).error(_syntax(error)) from None
+    except Exception as error:
+        # A template may call anything, which may raise anything.
+        what = _what(error, names, shown_path(folder, root))
+        raise ConfigError(f"{_line(error, path, root, folder)}: {what}") from None
+
+
+def _render(template: Template, names: Mapping[str, Any], only: str | None, without: str | None) -> str:
+    values = template.new_context(dict(names))
+    if without is not None:
+        # First in the list, so it overrides the block of this template and of one that it extends.
+        values.blocks[without] = [lambda _: iter(())]
+    render = template.root_render_func if only is None else template.blocks[only]
+    try:
+        return template.environment.concat(render(values))
+    except Exception:
+        template.environment.handle_exception()  # as Template.render: sets the lines of the file
 
 
 def _rendered(project: Project, path: Path, names: Mapping[str, Any]) -> str:
     folder = project.root / "sql"
     return render_in(_environment(folder), folder, path, project.root, names)
-
-
-def source_text(path: Path, root: Path) -> str:
-    try:
-        return read_text(path, "utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"{shown_path(path, root)}: the file is missing; create it") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{shown_path(path, root)}: line {line}: not UTF-8; save the file in the encoding UTF-8"
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"{shown_path(path, root)}: the file cannot be read ({error.strerror})") from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -267,26 +237,15 @@ def _template(environment: TemplateSandbox, source: str, file: str) -> Template:
 
 
 def _line(error: BaseException, path: Path, root: Path, folder: Path) -> str:
-    """File and line of the template in which this was raised: Jinja writes them into the traceback."""
-    place = shown_path(path, root)
-    templates = {str(path): path} | {str(each): each for each in _included(error, folder)}
+    """Return file and line of the template that raised the error: Jinja writes them into the traceback."""
+    place = line_of(path, root, None)
     frame = error.__traceback__
     while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if file in templates:
-            place = f"{shown_path(templates[file], root)}: line {frame.tb_lineno}"
-        frame = frame.tb_next
-    return place
-
-
-def _included(error: BaseException, folder: Path) -> list[Path]:
-    files, frame = [], error.__traceback__
-    while frame is not None:
         file = Path(frame.tb_frame.f_code.co_filename)
-        if file.is_relative_to(folder):
-            files.append(file)
+        if file == path or file.is_relative_to(folder):
+            place = line_of(file, root, frame.tb_lineno)
         frame = frame.tb_next
-    return files
+    return str(place)
 
 
 def _syntax(error: TemplateSyntaxError) -> str:
@@ -309,23 +268,21 @@ def _what(error: Exception, names: Mapping[str, Any], folder: str) -> str:
 
 
 def _undefined(message: str, names: Mapping[str, Any]) -> str:
-    match = _UNDEFINED.fullmatch(message)
-    if not match:
-        return message
-    return f"'{match[1]}' is undefined; {nearest(match[1], names)}"
+    match = re.fullmatch(r"'([^']+)' is undefined", message)
+    return f"{message}; {nearest(match[1], names)}" if match else message
 
 
-#: What messages name: in quotes, or as DuckDB does without.
+#: The name in a message: in quotes, or as DuckDB writes it.
 _NAMED = re.compile(r"\"([^\"\n]{1,200})\"|'([^'\n]{1,200})'|with name (\S{1,200}) ")
-#: What follows is a proposal, and not what is wrong.
+#: A proposal follows, which is not the error.
 _PROPOSAL = re.compile(r"did you mean|candidate", re.IGNORECASE)
 
 
-def named_line(sql: str, message: str, told: int | None = None) -> int | None:
-    """Return the line of the statement, from 1, that has what the message names.
+def named_line(sql: str, message: str, server_line: int | None = None) -> int | None:
+    """Return the line of the statement, from 1, with the name that the message quotes.
 
-    `told` is the line that the server tells. It decides where several lines have the name; a first line does not,
-    for some errors come with that whatever line is wrong.
+    `server_line` is the line in the server's message. It decides if several lines have the name, unless it is 1: some
+    errors always have that line.
     """
     lines = sql.split("\n")
     for name in map("".join, _NAMED.findall(_PROPOSAL.split(message)[0])):
@@ -333,17 +290,17 @@ def named_line(sql: str, message: str, told: int | None = None) -> int | None:
         found = [number for number, line in enumerate(lines, 1) if word.search(line)]
         if len(found) == 1:
             return found[0]
-        if told in found and told != 1:
-            return told
+        if server_line in found and server_line != 1:
+            return server_line
     return None
 
 
 def place_of(
     path: Path, root: Path, rendered: str, statement: str, line: int | None, render: str = ""
 ) -> str:
-    """Say where a line of a statement is, as `sql/orders/extract.sql (line 3)`, as far as that is known.
+    """Return the place of a line of a statement as `sql/orders/extract.sql (line 3)`, as far as it is known.
 
-    `rendered` is the file's text as rendered, which the statement is a part of; `render` is the command that shows it.
+    `rendered` is the rendered text of the file, which includes the statement; `render` is the command that shows it.
     """
     shown = shown_path(path, root)
     at = rendered.find(statement)
@@ -364,20 +321,16 @@ def place_of(
 
 
 def _line_in_file(source: Sequence[str], rendered: Sequence[str], number: int) -> int | None:
-    """Return the file's line that became this line; None where the rendering added or took away lines around it."""
-    for tag, i1, i2, j1, j2 in _blocks(source, rendered):
+    """Return the file's line that became this line; None if the rendering added or removed lines around it."""
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, source, rendered, autojunk=False).get_opcodes():
         if j1 < number <= j2:
             return number - j1 + i1 if tag == "equal" or i2 - i1 == j2 - j1 else None
     return None
 
 
-def _blocks(source: Sequence[str], rendered: Sequence[str]) -> Iterator[tuple[str, int, int, int, int]]:
-    yield from SequenceMatcher(None, source, rendered, autojunk=False).get_opcodes()
-
-
 @contextmanager
 def at_statement(statement: str) -> Iterator[None]:
-    """Keep with an error which statement of the user's it is about, and the line of it that the message names."""
+    """Add the statement to an error in the block, and the line that the message is about."""
     try:
         yield
     except AttemptError as error:

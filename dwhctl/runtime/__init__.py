@@ -1,4 +1,4 @@
-"""What every run needs, whatever it does.
+"""The parts that every run needs.
 
 Read in this order:
 - `plan`: which slices of which loads, and whether the data of a report is complete.
@@ -6,7 +6,7 @@ Read in this order:
 - `prepare` creates and describes the target tables.
 - `events`: what a run publishes while it works, and its result. `messages`: what goes to workers and back.
 - `failures` groups failures and proposes the commands that retry them.
-- `fanout` asks many systems at once.
-- `log` writes the run's log, `log_reader` reads it.
+- `circuit_breaker` stops attempts on a server that is down. `fanout` runs checks on many systems at once.
+- `log` writes and rotates the logs of runs, `log_reader` finds and reads them.
 Requests come in as a plan; results leave as events.
 """

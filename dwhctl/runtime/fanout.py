@@ -1,216 +1,224 @@
-"""Ask many systems at once: each question in a thread of its own, under a slot of its connection.
+"""The fan-out: run checks on many systems at once, each in a thread, under a slot of its connection.
 
-For work that the systems do themselves, and that changes nothing: a thread waits for an answer of a few rows. A
-question that gives no sign of life for its time is given up, with its thread; nobody waits for it any more.
+It is for read-only work that the systems do: a thread waits for an answer of a few rows. A check without a heartbeat
+for its time is abandoned together with its thread.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from dwhctl.core.errors import (
-    AttemptError,
-    ConnectError,
-    InternalError,
-    LoginRefusedError,
-    TargetBusyError,
-    TimedOutError,
-)
+from dwhctl.core.errors import AttemptError, InternalError, TargetBusyError, TimedOutError
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Wait
+from dwhctl.runtime.circuit_breaker import CircuitBreaker
+from dwhctl.runtime.messages import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dwhctl.runtime.slots import Slot, Slots
 
+    Heartbeat = Callable[[], None]
+
 _POLL_SECONDS = 0.05
-_FAILURES_IN_A_ROW = 3
 _LAST_SECONDS = 2.0
+Answer = TypeVar("Answer", covariant=True)
 
 
-class Question(ABC):
-    """Something to ask over one connection."""
+class RemoteCheck(Generic[Answer]):
+    """Work over one connection: afterwards `answer` has its result, or `failure` the reason why there is none.
 
-    connection: str
-    #: How long it may be silent.
-    seconds: float
-    #: Whether its connection takes one question at a time.
-    alone: bool = False
+    `seconds` is the time without a heartbeat after which it is abandoned, `slot_seconds` how long it waits for a slot
+    while other runs hold them all. `alone` says that its connection takes one check at a time.
+    """
 
-    @abstractmethod
-    def ask(self, alive: Callable[[], None]) -> None:
-        """Ask, in a thread. `alive` is called once the connection is made, and with each answer.
+    #: While a breaker is open, the rest of a connection's checks fail: none waits for another attempt.
+    retry_delay = timedelta(0)
+    slot_seconds: float | None = None
 
-        Raise AttemptError; ConnectError and LoginRefusedError speak of the connection, any other of the question.
-        """
+    def __init__(
+        self,
+        connection: str,
+        work: Callable[[Heartbeat], Answer],
+        *,
+        seconds: float = math.inf,
+        alone: bool = False,
+    ) -> None:
+        self.connections = (connection, connection)
+        self.seconds = seconds
+        self.alone = alone
+        self.answer: Answer | None = None
+        self.failure: AttemptError | None = None
+        self._work = work
 
-    @abstractmethod
+    def run(self, heartbeat: Heartbeat) -> None:
+        """Do the work, in a thread; call `heartbeat` once connected, and with each answer. Raise AttemptError."""
+        self.answer = self._work(heartbeat)
+
+    def result(self) -> Answer:
+        """Return the answer, or raise the failure."""
+        if self.failure is not None:
+            raise self.failure
+        return cast("Answer", self.answer)
+
     def interrupt(self) -> None:
-        """From another thread, for good: make `ask` end soon, where that is possible."""
+        """Make `run` end soon, if that is possible. Called from another thread, when the fan-out ends."""
 
-    def give_up(self) -> None:
-        """From another thread: end what this question alone waits for, where that is possible."""
+    def abandon(self) -> None:
+        """End what this check alone waits for, if that is possible. Called from another thread."""
         self.interrupt()
 
-    @abstractmethod
     def fail(self, error: AttemptError) -> None:
-        """Take note that what was not answered so far will not be."""
+        """Record why there is no answer."""
+        self.failure = error
+
+
+AnyCheck = RemoteCheck[object]
 
 
 @dataclass(slots=True)
-class _Connection:
-    waiting: deque[Question]
-    works: bool = False
+class _Queue:
+    """The checks of a connection that wait."""
+
+    waiting: deque[AnyCheck] = field(default_factory=deque)
     running: int = 0
-    failures: int = 0
     starved_since: float | None = None
     wait: Wait = field(default_factory=Wait)
+
+    def fail(self, error: AttemptError) -> None:
+        while self.waiting:
+            self.waiting.popleft().fail(error)
 
 
 @dataclass(slots=True)
 class _Running:
     slot: Slot
     thread: threading.Thread
-    sign_at: float
+    beat_at: float
 
 
-#: A question, whether it is done, and what it failed with.
-_Event = tuple[Question, bool, AttemptError | None]
+class FanOut:
+    """Runs checks, `jobs` at a time.
 
-
-class Asker:
-    """Asks questions, `jobs` at a time.
-
-    A connection that has not yet shown to work is asked one question at a time; after a refused login, or three
-    failures in a row to connect, its other questions fail with that reason.
+    A connection that has not yet worked runs one check at a time. When its circuit breaker opens, its other checks fail
+    with the reason.
     """
 
-    def __init__(self, slots: Slots, jobs: int) -> None:
+    def __init__(self, slots: Slots, jobs: int, breaker: CircuitBreaker | None = None) -> None:
         self._slots = slots
         self._jobs = jobs
-        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._running: dict[Question, _Running] = {}
-        self._connections: dict[str, _Connection] = {}
-        self._left: list[threading.Thread] = []
+        self._breaker = breaker or CircuitBreaker()
+        self._queues: dict[str, _Queue] = {}
+        #: A check, whether it has ended, and its failure.
+        self._events: queue.SimpleQueue[tuple[AnyCheck, bool, AttemptError | None]] = queue.SimpleQueue()
+        self._running: dict[AnyCheck, _Running] = {}
+        self._abandoned: list[threading.Thread] = []
 
-    def run(self, questions: Iterable[Question]) -> None:
-        """Ask them all, and come back when each is answered, has failed or is given up."""
-        for one in questions:
-            self._connections.setdefault(one.connection, _Connection(deque())).waiting.append(one)
+    def run(self, checks: Iterable[AnyCheck]) -> None:
+        """Run the checks; return when each has an answer or a failure."""
+        for check in checks:
+            self._queues.setdefault(check.connections[0], _Queue()).waiting.append(check)
         try:
-            while self._running or any(one.waiting for one in self._connections.values()):
+            while self._running or any(one.waiting for one in self._queues.values()):
                 self._start()
                 self._handle()
-                self._give_up_the_silent()
+                self._abandon_silent()
         except BaseException:
-            self._interrupt()
+            # The process must not end while an engine works.
+            for check, running in self._running.items():
+                check.interrupt()
+                self._abandoned.append(running.thread)
+            self.join_abandoned()
             raise
 
-    def _interrupt(self) -> None:
-        """End what runs, and wait for it: the process must not end in the middle of an engine's work."""
-        for question, running in self._running.items():
-            question.interrupt()
-            self._left.append(running.thread)
-        self.wait_for_the_rest()
-
-    def wait_for_the_rest(self) -> None:
-        """Wait a little for the threads that were given up; those that still do not end do so with the process."""
+    def join_abandoned(self) -> None:
+        """Wait a short time for abandoned threads; those that are still running then end with the process."""
         until = time.monotonic() + _LAST_SECONDS
-        for thread in self._left:
+        for thread in self._abandoned:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
-        """Begin what may begin now; the connections take turns."""
-        turns = deque(self._connections.items())
+        """Start what may start now; the connections take turns."""
+        turns = deque(self._queues.items())
         while turns and len(self._running) < self._jobs:
-            name, connection = turns.popleft()
-            if not self._may_start(connection):
+            name, checks = turns.popleft()
+            check = checks.waiting[0] if checks.waiting else None
+            if check is None or (
+                checks.running and (check.alone or not self._breaker.is_first_choice(check))
+            ):
                 continue
             slot = self._slots.try_take(name)
             if slot is None:
-                self._starve(name, connection)
+                self._note_starvation(name, checks)
                 continue
-            connection.starved_since = None
-            connection.wait.end()
-            self._begin(connection.waiting.popleft(), slot)
-            connection.running += 1
-            turns.append((name, connection))
+            checks.starved_since = None
+            checks.wait.end()
+            checks.running += 1
+            checks.waiting.popleft()
+            thread = threading.Thread(target=self._run, args=(check,), name="check", daemon=True)
+            self._running[check] = _Running(slot, thread, time.monotonic())
+            self._breaker.started(check, time.monotonic())
+            thread.start()
+            turns.append((name, checks))
 
-    def _starve(self, name: str, connection: _Connection) -> None:
-        """Take note that other runs hold all slots; that too is waited for only so long."""
-        now = time.monotonic()
-        if connection.running:
+    def _note_starvation(self, name: str, checks: _Queue) -> None:
+        """Fail the checks when other runs have held all slots for too long."""
+        if checks.running:
             return
-        connection.starved_since = connection.starved_since or now
-        connection.wait.note(partial(self._slots.wanted, name))
-        if now - connection.starved_since > connection.waiting[0].seconds:
-            connection.wait.end()
-            busy = TargetBusyError(self._slots.all_taken(name))
-            while connection.waiting:
-                connection.waiting.popleft().fail(busy)
+        now = time.monotonic()
+        checks.starved_since = checks.starved_since or now
+        checks.wait.note(partial(self._slots.wanted, name))
+        first = checks.waiting[0]
+        if now - checks.starved_since > (first.slot_seconds or first.seconds):
+            checks.wait.end()
+            checks.fail(TargetBusyError(self._slots.all_taken(name)))
 
-    @staticmethod
-    def _may_start(connection: _Connection) -> bool:
-        if not connection.waiting:
-            return False
-        return not connection.running or (connection.works and not connection.waiting[0].alone)
-
-    def _begin(self, question: Question, slot: Slot) -> None:
-        thread = threading.Thread(target=self._ask, args=(question,), name="asker", daemon=True)
-        self._running[question] = _Running(slot, thread, time.monotonic())
-        thread.start()
-
-    def _ask(self, question: Question) -> None:
+    def _run(self, check: AnyCheck) -> None:
         failure: AttemptError | None = None
         try:
-            question.ask(lambda: self._events.put((question, False, None)))
+            check.run(lambda: self._events.put((check, False, None)))
         except AttemptError as error:
             failure = error
         except Exception as error:
             failure = InternalError(mask(f"{type(error).__name__}: {error}"))
-        self._events.put((question, True, failure))
+        self._events.put((check, True, failure))
 
     def _handle(self) -> None:
         try:
-            event = self._events.get(timeout=_POLL_SECONDS)
+            check, has_ended, failure = self._events.get(timeout=_POLL_SECONDS)
         except queue.Empty:
             return
-        question, done, failure = event
-        if question not in self._running:
-            return  # given up before
-        self._running[question].sign_at = time.monotonic()
-        connection = self._connections[question.connection]
-        if not isinstance(failure, ConnectError | LoginRefusedError):
-            connection.works, connection.failures = True, 0
-        if done:
-            self._end(question, failure)
+        if check not in self._running:
+            return  # abandoned before
+        if has_ended:
+            self._end(check, failure)
+        else:
+            self._running[check].beat_at = time.monotonic()
+            self._breaker.connected(check.connections[0])
 
-    def _end(self, question: Question, failure: AttemptError | None) -> None:
-        connection = self._connections[question.connection]
-        self._running.pop(question).slot.release()
-        connection.running -= 1
-        if failure is None:
-            return
-        question.fail(failure)
-        if isinstance(failure, ConnectError | LoginRefusedError):
-            connection.works = False
-            connection.failures += 1
-            if failure.permanent or connection.failures >= _FAILURES_IN_A_ROW:
-                while connection.waiting:
-                    connection.waiting.popleft().fail(failure)
+    def _end(self, check: AnyCheck, failure: AttemptError | None) -> None:
+        name = check.connections[0]
+        self._running.pop(check).slot.release()
+        self._queues[name].running -= 1
+        self._breaker.finished(check, None if failure is None else Failure.of(failure), time.monotonic())
+        if failure is not None:
+            check.fail(failure)
+            if self._breaker.reason(name) is not None:
+                self._queues[name].fail(failure)
 
-    def _give_up_the_silent(self) -> None:
+    def _abandon_silent(self) -> None:
         now = time.monotonic()
-        for question, running in list(self._running.items()):
-            if now - running.sign_at > question.seconds:
-                self._left.append(running.thread)
-                question.give_up()
-                self._end(question, TimedOutError(f"no answer within {question.seconds:g} s"))
+        for check, running in list(self._running.items()):
+            if now - running.beat_at > check.seconds:
+                self._abandoned.append(running.thread)
+                check.abandon()
+                self._end(check, TimedOutError(f"no answer within {check.seconds:g} s"))

@@ -1,4 +1,4 @@
-"""The log of a run: `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each event.
+"""Write the log of a run, `<state_dir>/logs/<run_id>.jsonl`, a line of JSON for each event; and remove old logs.
 
 Each line is one write: a killed run loses at most its last line. A log that cannot be written is reported once, and
 never fails a run.
@@ -9,27 +9,31 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
+import tempfile
 import threading
+import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from dwhctl import __version__
 from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
+from dwhctl.core.files import inside, touch
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
 from dwhctl.runtime import events
-from dwhctl.runtime.locks import StateDir
-from dwhctl.runtime.log_reader import log_path, rotate
+from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.runtime.messages import heard
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from datetime import timedelta
 
     from dwhctl.project.model import Project
     from dwhctl.runtime.messages import Level, LogMessage
@@ -280,3 +284,71 @@ class RunLog:
             self._size += written
             octets = octets[written:]
             self._is_torn = bool(octets)
+
+
+#: The size from which cron.log is rotated.
+MOST_CRON_BYTES = 10 * 2**20
+SUFFIX = ".jsonl"
+MOST_TOGETHER = 2**30
+MOST_REMOVED = 2000
+_EVERY_SECONDS = 3600
+
+
+def log_path(folder: Path, run_id: str) -> Path:
+    """Return the path of a run's log in the folder of logs. Raise ValueError for an id that leads out of it."""
+    return inside(folder, f"{run_id}{SUFFIX}")
+
+
+def rotate(state: StateDir, keep: timedelta) -> None:
+    """Remove logs that are too old, or more than fit, once an hour. Never raises."""
+    with suppress(OSError):
+        now = time.time()
+        last_time = state.logs / ".looked"
+        if last_time.exists() and now - _EVERY_SECONDS < last_time.lstat().st_mtime <= now:
+            return
+        touch(last_time)
+        with suppress(OSError):
+            rotate_cron_log(state.logs / CRON_LOG)
+        _remove_old(state, now - keep.total_seconds())
+
+
+def rotate_cron_log(path: Path) -> None:
+    """Rename a large cron.log and put an empty one in its place. Raise OSError.
+
+    There is a cron.log at every moment, and no line is lost: a process that has the old file open goes on writing to
+    it. Others may not read it; the group keeps it where it may write.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        return
+    mode = 0o660 if found.st_mode & stat.S_IWGRP else 0o600
+    if stat.S_IMODE(found.st_mode) != mode:
+        path.chmod(mode)
+    if found.st_size < MOST_CRON_BYTES:
+        return
+    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{CRON_LOG}.")
+    try:
+        os.fchmod(descriptor, mode)
+        os.link(path, f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", follow_symlinks=False)
+        Path(new).replace(path)
+    finally:
+        os.close(descriptor)
+        Path(new).unlink(missing_ok=True)
+
+
+def _remove_old(state: StateDir, oldest: float) -> None:
+    found = []
+    for path in state.logs.iterdir():
+        if path.suffix == SUFFIX or path.name.startswith(f"{CRON_LOG}."):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                # Its space on the disk: a small file takes a block.
+                found.append((status.st_mtime, path.name, status.st_blocks * 512))
+    together = sum(size for _, _, size in found)
+    for written, name, size in sorted(found)[:MOST_REMOVED]:
+        if written >= oldest and together <= MOST_TOGETHER:
+            return
+        # A run that is active, or dead and not reaped yet, has its lock.
+        if not (state.run_locks / f"{name.removesuffix(SUFFIX)}.lock").exists():
+            (state.logs / name).unlink(missing_ok=True)
+            together -= size

@@ -1,28 +1,21 @@
-"""Find and read the log of a run, and remove old logs."""
+"""Find and read the log of a run."""
 
 from __future__ import annotations
 
 import json
-import os
-import stat
-import tempfile
-import time
 from collections import deque
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dwhctl.core.errors import StateDirError
-from dwhctl.core.files import denied, inside, open_regular, touch
-from dwhctl.runtime.locks import CRON_LOG
+from dwhctl.core.files import denied, open_regular
+from dwhctl.runtime.log import SUFFIX, log_path
 from dwhctl.sessions.history import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-    from datetime import timedelta, tzinfo
-
-    from dwhctl.runtime.locks import StateDir
+    from datetime import tzinfo
 
 
 LEVELS = ("info", "warning", "error")
@@ -106,19 +99,6 @@ def _moment(value: object, zone: tzinfo) -> str:
     return f"{text[:23]} {text[23:]}"
 
 
-#: The size from which cron.log is rotated.
-MOST_CRON_BYTES = 10 * 2**20
-_SUFFIX = ".jsonl"
-MOST_TOGETHER = 2**30
-MOST_REMOVED = 2000
-_EVERY_SECONDS = 3600
-
-
-def log_path(folder: Path, run_id: str) -> Path:
-    """Return the path of a run's log in the folder of logs. Raise ValueError for an id that leads out of it."""
-    return inside(folder, f"{run_id}{_SUFFIX}")
-
-
 def find_log(folder: Path, text: str) -> Path:
     """Return the log of the run that a text means: its id, the beginning of it, or `last`.
 
@@ -139,64 +119,9 @@ class _Logs(list[str]):
 
 def _run_ids(folder: Path) -> list[str]:
     try:
-        return [path.stem for path in folder.iterdir() if path.suffix == _SUFFIX]
+        return [path.stem for path in folder.iterdir() if path.suffix == SUFFIX]
     except FileNotFoundError:
         return []
     except OSError as error:
         remedy = denied(folder) if isinstance(error, PermissionError) else "check the disk"
         raise StateDirError(f"the logs in {folder} cannot be read: {error.strerror}; {remedy}") from error
-
-
-def rotate(state: StateDir, keep: timedelta) -> None:
-    """Remove logs that are too old, or more than fit, once an hour. Never raises."""
-    with suppress(OSError):
-        now = time.time()
-        last_time = state.logs / ".looked"
-        if last_time.exists() and now - _EVERY_SECONDS < last_time.lstat().st_mtime <= now:
-            return
-        touch(last_time)
-        with suppress(OSError):
-            rotate_cron_log(state.logs / CRON_LOG)
-        _remove_old(state, now - keep.total_seconds())
-
-
-def rotate_cron_log(path: Path) -> None:
-    """Rename a large cron.log and put an empty one in its place. Raise OSError.
-
-    There is a cron.log at every moment, and no line is lost: a process that has the old file open goes on writing to
-    it. Others may not read it; the group keeps it where it may write.
-    """
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
-        return
-    mode = 0o660 if found.st_mode & stat.S_IWGRP else 0o600
-    if stat.S_IMODE(found.st_mode) != mode:
-        path.chmod(mode)
-    if found.st_size < MOST_CRON_BYTES:
-        return
-    descriptor, new = tempfile.mkstemp(dir=path.parent, prefix=f"{CRON_LOG}.")
-    try:
-        os.fchmod(descriptor, mode)
-        os.link(path, f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", follow_symlinks=False)
-        Path(new).replace(path)
-    finally:
-        os.close(descriptor)
-        Path(new).unlink(missing_ok=True)
-
-
-def _remove_old(state: StateDir, oldest: float) -> None:
-    found = []
-    for path in state.logs.iterdir():
-        if path.suffix == _SUFFIX or path.name.startswith(f"{CRON_LOG}."):
-            status = path.lstat()
-            if stat.S_ISREG(status.st_mode):
-                # Its space on the disk: a small file takes a block.
-                found.append((status.st_mtime, path.name, status.st_blocks * 512))
-    together = sum(size for _, _, size in found)
-    for written, name, size in sorted(found)[:MOST_REMOVED]:
-        if written >= oldest and together <= MOST_TOGETHER:
-            return
-        # A run that is active, or dead and not reaped yet, has its lock.
-        if not (state.run_locks / f"{name.removesuffix(_SUFFIX)}.lock").exists():
-            (state.logs / name).unlink(missing_ok=True)
-            together -= size

@@ -28,7 +28,8 @@ from dwhctl.core.errors import (
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.project.days import make_slice
-from dwhctl.project.names import REPORTS_FILE, load_of
+from dwhctl.project.names import load_of
+from dwhctl.project.problems import REPORTS
 from dwhctl.project.templates import place_of, render_extract, render_file
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Failure, TargetTable
@@ -81,7 +82,7 @@ def keep_report_place(
         return
     path = report.create if error.statement in sql.create else report.source
     if path is None or isinstance(path, str):
-        key = f"{REPORTS_FILE}: reports.{report.name}.source"
+        key = f"{REPORTS}: reports.{report.name}.source"
         error.place = key if error.line is None else f"{key} (line {error.line} of it)"
         return
     rendered = render_file(project, path, report, day)

@@ -1,5 +1,5 @@
--- The outbox: one row for each digest and channel, written before anything is sent; and what each channel was
--- last told to be failing. What the states mean stands in docs/alerts.md.
+-- The outbox: one row for each digest and channel, written before anything is sent; and the failures
+-- of which each channel was last notified. docs/alerts.md explains the states.
 
 -- name: alerts_queue
 INSERT INTO dwhctl_alerts (created, run_id, channel, kind, subject, digest, state, attempts, doubts)
@@ -7,7 +7,7 @@ VALUES (:created, :run_id, :channel, :kind, :subject, :digest, 'queued', 0, 0)
 RETURNING id
 
 -- name: alerts_due_channels
--- A channel that wants to be left alone, or has refused a message lately, is left alone with all that waits for it.
+-- A channel that asked for a pause, or refused a message lately, gets nothing now.
 SELECT channel
 FROM dwhctl_alerts
 WHERE (
@@ -37,7 +37,7 @@ ORDER BY CASE WHEN state = 'refused' THEN attempts ELSE 0 END, id
 LIMIT :limit
 
 -- name: alerts_claim
--- Of two runs one takes the row: the other's condition does not hold any more.
+-- Of two runs one takes the row: the condition of the other no longer holds.
 UPDATE dwhctl_alerts
 SET doubts = doubts + CASE WHEN state = 'sending' THEN 1 ELSE 0 END,
     state = 'sending', claim = :claim, lease_until = :lease_until, attempts = attempts + 1, not_before = NULL
@@ -63,7 +63,7 @@ WHERE id = :id AND claim = :claim
 UPDATE dwhctl_alert_failures SET heard = TRUE WHERE alert_id = :id
 
 -- name: alerts_undelivered
--- What no channel has taken, and nobody has in hand now: a later digest may take its place.
+-- What was not delivered, and no run is sending now: a later digest may replace it.
 SELECT id, state, digest FROM dwhctl_alerts WHERE channel = :channel AND state IN ('queued', 'refused') ORDER BY id
 
 -- name: alerts_replace
@@ -90,7 +90,7 @@ ORDER BY id DESC
 LIMIT :limit
 
 -- name: alerts_facts
--- What a channel refused it was not told; what still waits for it, it will be.
+-- Of what a channel refused it was not notified; of what still waits for it, it will be.
 SELECT f.work, f.connection, f.error_class, f.shard, f.day, f.told_at, f.newest, f.well, f.alert_id, f.heard,
        coalesce(a.state, '') IN ('queued', 'sending', 'sent', 'unknown')
 FROM dwhctl_alert_failures AS f LEFT JOIN dwhctl_alerts AS a ON a.id = f.alert_id

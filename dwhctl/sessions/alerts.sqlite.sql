@@ -46,7 +46,7 @@ SELECT channel, work, connection, error_class, shard, coalesce(day, '1000-01-01'
 FROM dwhctl_alert_facts
 
 -- name: alerts_alone
--- Whoever writes is alone anyway.
+-- A writer is alone anyway.
 SELECT 1
 
 -- name: alerts_remember

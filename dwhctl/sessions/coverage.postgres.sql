@@ -17,7 +17,7 @@ LEFT JOIN LATERAL (
 ) AS good ON true
 
 -- name: last_good
--- The last successful session of the newest day of each task that has one, and of the day before it: two looks into the
+-- The last successful session of the newest day of each task that has one, and of the day before it: two steps in the
 -- index for each task, however long it has been failing. `tasks` is an array; a task is named by its place in it.
 SELECT tasks.place - 1, newest.slice_date, newest.started, older.slice_date, older.started
 FROM unnest(:tasks::text[]) WITH ORDINALITY AS tasks (name, place)

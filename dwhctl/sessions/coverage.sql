@@ -1,4 +1,4 @@
--- What says which slices are complete: the same in SQLite and PostgreSQL.
+-- Which slices are complete: the same in SQLite and PostgreSQL.
 
 -- name: first_day
 -- The first day of a load that has a session.

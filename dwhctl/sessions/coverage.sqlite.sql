@@ -15,7 +15,7 @@ WHERE latest.id = (
 )
 
 -- name: last_good
--- The last successful session of the newest day of each task that has one, and of the day before it: two looks into the
+-- The last successful session of the newest day of each task that has one, and of the day before it: two steps in the
 -- index for each task, however long it has been failing. `tasks` is a JSON list; a task is named by its place in it.
 SELECT tasks.key, newest.slice_date, newest.started, older.slice_date, older.started
 FROM json_each(:tasks) AS tasks

@@ -1,4 +1,4 @@
--- What `dwhctl report` reads of the past, as PostgreSQL says it.
+-- What `dwhctl report` reads of the past, in PostgreSQL.
 
 -- name: streaks
 -- How many slices in a row are unsuccessful, and since which day, going back from the given sessions, which are

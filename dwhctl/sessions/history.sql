@@ -21,7 +21,7 @@ WHERE run_id IS NOT NULL AND state IN ('up_for_retry', 'failed', 'abandoned') AN
   ) IS NULL
 
 -- name: newest_runs
--- A run's id begins with its moment. From one id to the next below it is one look into the index.
+-- A run's id begins with its moment. From one id to the next below it is one step in the index.
 WITH RECURSIVE newest (run_id, place) AS (
     SELECT max(run_id), 1 FROM sessions WHERE run_id IS NOT NULL
     UNION ALL

@@ -1,4 +1,4 @@
--- What `dwhctl report metrics` reads, as PostgreSQL says it. `tasks` is an array.
+-- What `dwhctl report metrics` reads, in PostgreSQL. `tasks` is an array.
 
 -- name: newest_closed
 -- Of each task the last closed session of its newest slice.

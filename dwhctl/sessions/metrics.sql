@@ -1,5 +1,5 @@
--- What `dwhctl report metrics` reads, the same in SQLite and PostgreSQL. The rest asks about single tasks, each by one
--- look into an index, however long the history is.
+-- What `dwhctl report metrics` reads, the same in SQLite and PostgreSQL. The rest reads single tasks, each by one
+-- step in an index, however long the history is.
 
 -- name: running_by_load
 -- (`|| ''`: else SQLite would walk the whole index by load to have the groups in order.)

@@ -1,4 +1,4 @@
--- What `dwhctl report metrics` reads, as SQLite says it. `tasks` is a JSON list.
+-- What `dwhctl report metrics` reads, in SQLite. `tasks` is a JSON list.
 
 -- name: newest_closed
 -- Of each task the last closed session of its newest slice.

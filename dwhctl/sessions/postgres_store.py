@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import errors as pg_errors
@@ -63,7 +63,8 @@ class PostgresSchema(Schema):
             if not is_alone:
                 return
             if not self._has_table():
-                self._create()
+                created = [self._sql["create_table"], self._sql["add_columns"], *indexes(self._sql).values()]
+                self._run("; ".join(["BEGIN", *created, *self._tables_to_make(), "COMMIT"]))
                 return
             if missing(self._columns()):
                 self._add_columns()
@@ -71,10 +72,6 @@ class PostgresSchema(Schema):
                 self._run(f"BEGIN; {statement}; COMMIT")
             for name, statement in self._indexes_to_make().items():
                 self._make_index(name, statement)
-
-    def _create(self) -> None:
-        created = [self._sql["create_table"], self._sql["add_columns"], *indexes(self._sql).values()]
-        self._run("; ".join(["BEGIN", *created, *self._tables_to_make(), "COMMIT"]))
 
     def _add_columns(self) -> None:
         parts = [
@@ -287,33 +284,23 @@ _AFTER_DEADLOCK = Retrying(
 )
 
 
-def _time(text: str | bytes | None, of: Cursor) -> datetime | None:
-    """Return a time in UTC; of `infinity` or the year 10000 the limit of Python's times."""
-    if text is None:
-        return None
-    try:
-        return as_time(PYDATETIMETZ(text, of))
-    except (ValueError, OverflowError, psycopg2.Error):
-        return _limit(text)
+def _bounded(kind: Any, name: str, make: Callable[[Any], Any], first: Any, last: Any) -> Any:
+    """Return a type of psycopg2 that reads `infinity` or the year 10000 as the limit of Python's times."""
 
+    def read(text: Any, cursor: Cursor) -> Any:
+        if text is None:
+            return None
+        try:
+            return make(kind(text, cursor))
+        except (ValueError, OverflowError, psycopg2.Error):
+            return first if text.startswith("-") or text.endswith("BC") else last
 
-def _day(text: str | bytes | None, of: Cursor) -> date | None:
-    if text is None:
-        return None
-    try:
-        return as_day(PYDATE(text, of))
-    except (ValueError, OverflowError, psycopg2.Error):
-        return _limit(text).date()
-
-
-def _limit(text: str | bytes) -> datetime:
-    text = str(text)
-    return FIRST if text.startswith("-") or text.endswith("BC") else LAST
+    return new_type(kind.values, name, read)
 
 
 _TYPES = (
-    new_type(PYDATETIMETZ.values, "dwhctl_time", _time),
-    new_type(PYDATE.values, "dwhctl_day", _day),
+    _bounded(PYDATETIMETZ, "dwhctl_time", as_time, FIRST, LAST),
+    _bounded(PYDATE, "dwhctl_day", as_day, FIRST.date(), LAST.date()),
 )
 
 

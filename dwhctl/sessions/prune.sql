@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS dwhctl_days (
 SELECT max(id) FROM sessions
 
 -- name: prune_window
--- The next so many ids, whoever's they are: how many there are, and the last of them.
+-- The next ids, of every program: how many there are, and the last of them.
 SELECT count(*), max(id)
 FROM (SELECT id FROM sessions WHERE id > :after AND id <= :end ORDER BY id LIMIT :size) AS ahead
 

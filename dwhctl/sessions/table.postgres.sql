@@ -1,4 +1,4 @@
--- What PostgreSQL says in its own way.
+-- The statements that only PostgreSQL executes.
 
 -- name: connect
 -- One statement per setting, sent together; statement_timeout and lock_timeout come with answer_timeout. `synchronous_commit = off` would let a crash of the server take
@@ -167,7 +167,7 @@ FROM unnest(:names::text[], :keys::bigint[]) AS wanted (name, key)
 SELECT pg_advisory_unlock(key) FROM unnest(:keys::bigint[]) AS held (key)
 
 -- name: holder
--- A key of 64 bits stands in pg_locks as two halves: https://www.postgresql.org/docs/current/view-pg-locks.html
+-- A key of 64 bits is in pg_locks as two halves: https://www.postgresql.org/docs/current/view-pg-locks.html
 SELECT a.application_name, a.backend_start
 FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

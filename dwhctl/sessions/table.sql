@@ -73,7 +73,7 @@ WHERE run_id = :run_id AND state = 'up_for_retry'
   ))
 
 -- Indexes. They leave out the rows of other programs, so that these pay nothing for them. Each is paid for by every
--- open and close (benchmarks/reports.py measures it): a new one needs a question that none of these serves.
+-- open and close (benchmarks/reports.py measures it): a new one needs a statement that none of these serves.
 
 -- name: index sessions_by_slice
 CREATE INDEX IF NOT EXISTS sessions_by_slice
@@ -88,7 +88,7 @@ CREATE INDEX IF NOT EXISTS sessions_running
 ON sessions (run_id, id) WHERE state = 'running' AND run_id IS NOT NULL
 
 -- name: index sessions_unsuccessful
--- SQLite uses it only where the question repeats `state IN (...)` word for word.
+-- SQLite uses it only where the statement repeats `state IN (...)` word for word.
 CREATE INDEX IF NOT EXISTS sessions_unsuccessful
 ON sessions (finished) WHERE state IN ('up_for_retry', 'failed', 'abandoned') AND run_id IS NOT NULL
 
@@ -101,6 +101,6 @@ CREATE INDEX IF NOT EXISTS sessions_by_start
 ON sessions (started) WHERE run_id IS NOT NULL
 
 -- name: index sessions_good
--- SQLite uses it only where the question repeats `state IN (...)` word for word.
+-- SQLite uses it only where the statement repeats `state IN (...)` word for word.
 CREATE INDEX IF NOT EXISTS sessions_good
 ON sessions (task_name, slice_date, started) WHERE state IN ('loaded', 'skipped') AND run_id IS NOT NULL

@@ -1,4 +1,4 @@
--- What SQLite says in its own way. The times are texts: '2020-07-13 01:02:03.000004+00:00', always in UTC and
+-- The statements that only SQLite executes. The times are texts: '2020-07-13 01:02:03.000004+00:00', always in UTC and
 -- always of one length, so that they sort as times do and SQLite's own date functions read them.
 
 -- name: connect

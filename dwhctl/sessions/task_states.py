@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dwhctl.sessions.values import State, as_day, as_number, as_text, as_text_or_none, as_time, is_good
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dwhctl.sessions.store import SessionStore
+    from dwhctl.sessions.store import Execute, SessionStore
 
 
 #: The longest streak that is counted: as many days as a report goes back.
@@ -66,12 +67,12 @@ class FailingTask:
 
 def read_unsuccessful(store: SessionStore, since: datetime) -> list[UnsuccessfulSlice]:
     """Return the slices whose last closed session is unsuccessful and ended since that moment, in no order."""
-    rows = store.read("reading the failures", "unsuccessful_slices", {"since": since})
-    return unsuccessful_slices(rows)
+    return unsuccessful_slices(partial(store.read, "reading the failures"), since)
 
 
-def unsuccessful_slices(rows: Iterable[Sequence[Any]]) -> list[UnsuccessfulSlice]:
-    """Return the slices in the rows of the statement of this name."""
+def unsuccessful_slices(execute: Execute, since: datetime) -> list[UnsuccessfulSlice]:
+    """Return the same within a transaction."""
+    rows = execute("unsuccessful_slices", {"since": since})
     return [
         UnsuccessfulSlice(
             id_,
@@ -86,6 +87,12 @@ def unsuccessful_slices(rows: Iterable[Sequence[Any]]) -> list[UnsuccessfulSlice
         )
         for id_, task_name, load, shard, day, state, finished, *error, replaced in rows
     ]
+
+
+def successful_slices(execute: Execute, work: str, first: date, last: date) -> list[tuple[str, date]]:
+    """Return shard and day of the slices of a load or report whose last closed session is successful."""
+    rows = execute("closed_slices", {"load": work, "first": first, "last": last})
+    return [(as_text(shard), as_day(day)) for shard, day, is_successful in rows if is_successful]
 
 
 def failing_tasks(store: SessionStore, slices: Iterable[UnsuccessfulSlice]) -> list[FailingTask]:

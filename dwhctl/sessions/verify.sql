@@ -1,4 +1,4 @@
--- What `verify` asks.
+-- What `verify` reads.
 
 -- name: successful_sessions
 SELECT id, shard

@@ -1,11 +1,11 @@
 """Compare sources and warehouse, slice by slice.
 
 Read in this order:
-- `run` is `dwhctl verify`: it plans, asks, compares.
-- `questions` asks sources and warehouses for fingerprints, and for rows that belong to no slice.
-- `findings` has the result of a slice, and what the sessions say about it.
-- `row_differences` finds the rows that differ in a slice.
-- `compare` is `verify --against`, the comparison with a table of another tool; `table_questions` asks its questions.
+- `run` is `dwhctl verify`: it plans, and chooses the two sides.
+- `compare` is the comparison: which slices are complete, what differs, what was loaded meanwhile. It asks its `Sides`.
+- `sources` has the sources and the warehouse as sides, `tables` two tables of a warehouse (`verify --against`).
+- `checks` reads sources and tables. `row_differences` finds the rows that differ between a source and the warehouse.
+- `findings` has the result of a slice, as it is shown.
 - `adopt` writes sessions for days that another tool loaded and that compare equal.
-Data goes from `questions` to `findings`; only `adopt` writes.
+Data goes from `checks` through the sides into `findings`; only `adopt` writes.
 """

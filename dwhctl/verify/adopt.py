@@ -1,10 +1,10 @@
-"""Take the days that another tool loaded as complete, where sources and warehouse are equal: `adopt`.
+"""Record the days that another tool loaded as complete, where sources and warehouse are equal: `adopt`.
 
 plan ▶ lock load and day ▶ reap dead runs ▶ leave out what is complete ▶ compare a batch ▶ write its sessions ▶ the next
 
 The rows stay as they are. Each equal slice gets a closed session of its own, in the state `loaded` (`skipped` where
 neither side has a row), with the attempt 0. The sessions of a batch are one transaction: a run that is killed has
-adopted whole batches, and the same command goes on from there.
+adopted whole batches, and the same command continues from there.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.core.errors import UsageError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import caught_signals
 from dwhctl.load.run import check_templates
@@ -28,30 +28,24 @@ from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
 from dwhctl.sessions import open_if_there
-from dwhctl.sessions.values import Adopted
-from dwhctl.verify.findings import (
-    Check,
-    SliceComparison,
-    is_loaded_whole,
-    last_sessions_of,
-    not_compared,
-    verdict_on,
-)
-from dwhctl.verify.run import Verification, VerifyRequest
+from dwhctl.sessions.values import Adopted, is_complete
+from dwhctl.verify.checks import batches
+from dwhctl.verify.compare import Comparison, last_sessions_of
+from dwhctl.verify.findings import Check, SliceComparison, not_compared, result_of
+from dwhctl.verify.sources import SourceAndWarehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from datetime import date
 
+    from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import Listener
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.target import Target
 
 #: A batch takes whole days until it has so many slices: each shard is connected to once for each batch.
 BATCH_SLICES = 5_000
-_ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +63,9 @@ class AdoptRequest:
 
 @dataclass(slots=True)
 class AdoptReport:
-    """What was adopted, and what was not: `differing` has the slices that are not equal or could not be compared.
+    """The result: `adopted` counts the slices with rows, `empty` those without any.
 
-    `adopted` counts the slices with rows, `empty` those without any. `of_no_slice` are rows that belong to no slice.
+    `differing` has the slices that are not equal or could not be compared, `of_no_slice` rows that belong to no slice.
     """
 
     run_id: str
@@ -83,29 +77,29 @@ class AdoptReport:
     differing: list[SliceComparison] = field(default_factory=list)
     of_no_slice: list[SliceComparison] = field(default_factory=list)
 
-    def take(self, verdicts: Iterable[SliceComparison]) -> list[SliceComparison]:
-        """Count the verdicts, and return those on slices that are equal."""
+    def take(self, results: Iterable[SliceComparison]) -> list[SliceComparison]:
+        """Count the results, and return those on slices that are equal."""
         equal = []
-        for one in verdicts:
-            if not one.is_equal:
-                self.differing.append(one)
+        for result in results:
+            if not result.is_equal:
+                self.differing.append(result)
                 continue
-            equal.append(one)
-            self.adopted += bool(one.rows)
-            self.empty += not one.rows
-            self.rows += one.rows or 0
+            equal.append(result)
+            self.adopted += bool(result.rows)
+            self.empty += not result.rows
+            self.rows += result.rows or 0
         return equal
 
     def different(self) -> list[SliceComparison]:
-        """Return the verdicts on slices that a load has to replace."""
-        return [one for one in self.differing if not one.has(Check.NOT_COMPARED)]
+        """Return the results on slices that a load has to replace."""
+        return [result for result in self.differing if not result.has(Check.NOT_COMPARED)]
 
     def not_compared(self) -> list[SliceComparison]:
-        """Return the verdicts on slices of which one side did not answer."""
-        return [one for one in self.differing if one.has(Check.NOT_COMPARED)]
+        """Return the results on slices of which one side did not answer."""
+        return [result for result in self.differing if result.has(Check.NOT_COMPARED)]
 
     def as_run(self) -> RunResult:
-        """Return what the run's log says of it."""
+        """Return the result for the run's log."""
         return RunResult(
             self.run_id,
             loaded=self.adopted,
@@ -126,47 +120,82 @@ def adopt(project: Project, request: AdoptRequest, listen: Listener) -> AdoptRep
     if request.dry_run:
         return _dry_run(project, request, plan, listen)
     run_id = new_run_id()
-    with logged_run(project, run_id, request.command, listen) as log:
-        targets = targets_of(project, f"dwhctl:{run_id}")
-        with caught_signals(), ExitStack() as stack:
-            run = _Adoption(run_id, project, request, targets, log)
-            run.enter(stack, plan)
-            # Its progress is for who looks on, and not for the log.
-            return run.adopt(plan, _comparison(project, request, listen))
+    with logged_run(project, run_id, request.command, listen) as log, caught_signals(), ExitStack() as stack:
+        context = RunContext(
+            run_id,
+            request.command,
+            project,
+            StateDir(project.state_dir),
+            Slots(StateDir(project.state_dir).slots, limits_of(project)),
+            targets_of(project, f"dwhctl:{run_id}"),
+            tell=log,
+            # It stages nothing and leaves no session open: there is nothing to reap.
+            leaves_lock=lambda: False,
+        )
+        store = context.enter(stack, work_names(plan.work()), request.wait.total_seconds())
+        began = time.monotonic()
+        report = AdoptReport(run_id, _without_done(project, store, plan))
+        log(RunStarted(run_id, report.plan))
+        if (error := context.blocked.get(request.load)) is not None:
+            report.take(result_of(planned, not_compared(error)) for planned in report.plan.slices)
+        elif report.plan.slices:
+            # The progress of the comparison is shown, and not logged.
+            _adopt_equal(context, store, request, report, listen)
+        report.seconds = time.monotonic() - began
+        log(RunEnded(report.as_run()))
+        return report
+
+
+def _adopt_equal(
+    context: RunContext, store: SessionStore, request: AdoptRequest, report: AdoptReport, listen: Listener
+) -> None:
+    """Compare batch after batch, and write the sessions of what is equal."""
+    at = datetime.now(UTC)
+    with closing(_compared(context.project, request, report, listen)) as batches_compared:
+        for results in batches_compared:
+            reach("adopt.compared")
+            is_first = not report.adopted + report.empty
+            equal = report.take(results)
+            if equal and is_first:
+                _raise_ids(context, store, context.project.loads[request.load])
+            store.adopt(
+                [
+                    Adopted(report.run_id, result.load, result.shard, result.day, at, result.rows or 0)
+                    for result in equal
+                    if result.day is not None
+                ]
+            )
+            at = datetime.now(UTC)
+
+
+def _raise_ids(context: RunContext, store: SessionStore, load: Load) -> None:
+    """Let new sessions have ids above those of the adopted rows: an id must not be that of two sessions."""
+    with context.slots.held(load.target):
+        highest = context.targets[load.target].highest_etl_id(load.table)
+    if highest > store.last_id():
+        store.raise_id_floor(highest)
 
 
 def plan_adoption(project: Project, request: AdoptRequest, now: datetime) -> Plan:
     """Return the slices that were asked for, complete or not. Raise UsageError for a day that is not over."""
     plan = candidates(project, LoadRequest(request.days, (request.load,), request.shards))
     check_templates(project, plan)
-    for one in plan.slices:
-        if one.slice.end_at is not None and one.slice.end_at > now:
-            over = [day for day, slices in _by_day(plan.slices) if _are_over(slices, now)]
-            remedy = f"give -e {over[-1]}" if over else "adopt it when it is"
-            raise UsageError(
-                f"the day {one.slice.day} of load {one.load.name} is not over in shard {one.shard.name}"
-                f" ({one.slice.zone}): its source may still get rows, so nothing proves it complete; {remedy}"
-            )
+    running = [one for one in plan.slices if one.slice.end_at is not None and one.slice.end_at > now]
+    if running:
+        planned = running[0]
+        over = sorted({one.slice.day for one in plan.slices} - {one.slice.day for one in running})
+        remedy = f"give -e {over[-1]}" if over else "adopt it when it is"
+        raise UsageError(
+            f"the day {planned.slice.day} of load {planned.load.name} is not over in shard {planned.shard.name}"
+            f" ({planned.slice.zone}): its source may still get rows, so nothing proves it complete; {remedy}"
+        )
     return plan
-
-
-def _are_over(slices: Iterable[PlannedSlice], now: datetime) -> bool:
-    return all(one.slice.end_at is None or one.slice.end_at <= now for one in slices)
-
-
-def _by_day(slices: Iterable[PlannedSlice]) -> Iterator[tuple[date, list[PlannedSlice]]]:
-    for day, of_day in groupby(slices, key=lambda one: one.slice.day):
-        yield day, list(of_day)
 
 
 def batches_of(slices: Sequence[PlannedSlice]) -> list[list[PlannedSlice]]:
     """Put whole days into batches."""
-    batches: list[list[PlannedSlice]] = []
-    for _, of_day in _by_day(slices):
-        if not batches or len(batches[-1]) + len(of_day) > BATCH_SLICES:
-            batches.append([])
-        batches[-1] += of_day
-    return batches
+    days = [list(of_day) for _, of_day in groupby(slices, key=lambda planned: planned.slice.day)]
+    return [list(chain.from_iterable(batch)) for batch in batches(days, len, BATCH_SLICES)]
 
 
 def _without_done(project: Project, store: SessionStore | None, plan: Plan) -> Plan:
@@ -174,7 +203,9 @@ def _without_done(project: Project, store: SessionStore | None, plan: Plan) -> P
     if store is None:
         return plan
     last = last_sessions_of(project, store, plan.slices)
-    done = [name_of(one) for one in plan.slices if is_loaded_whole(one, last[one.slice])]
+    done = [
+        name_of(planned) for planned in plan.slices if is_complete(last[planned.slice], planned.slice.end_at)
+    ]
     return without_complete(plan, done)
 
 
@@ -184,90 +215,17 @@ def _dry_run(project: Project, request: AdoptRequest, plan: Plan, listen: Listen
         with store or nullcontext():
             plan = _without_done(project, store, plan)
         report = AdoptReport("", plan)
-        comparison = _comparison(project, request, listen)
-        with closing(comparison.in_batches(batches_of(plan.slices))) as batches:
-            for verdicts in batches:
-                report.take(verdicts)
-    report.of_no_slice = comparison.of_no_slice()
+        for results in _compared(project, request, report, listen):
+            report.take(results)
     return report
 
 
-def _comparison(project: Project, request: AdoptRequest, listen: Listener) -> Verification:
-    asked = VerifyRequest(request.days, (request.load,), request.shards, request.jobs)
-    return Verification(project, asked, None, lambda text: listen(Notice(text)))
-
-
-class _Adoption:
-    """One run that adopts."""
-
-    def __init__(
-        self,
-        run_id: str,
-        project: Project,
-        request: AdoptRequest,
-        targets: Mapping[str, Target],
-        listen: Listener,
-    ) -> None:
-        self._id = run_id
-        self._project = project
-        self._request = request
-        self._targets = targets
-        self._listen = listen
-        self._slots = Slots(StateDir(project.state_dir).slots, limits_of(project))
-        self._blocked: Mapping[str, AttemptError] = {}
-
-    def enter(self, stack: ExitStack, plan: Plan) -> None:
-        """Take what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
-        entry = RunContext(
-            self._id,
-            self._request.command,
-            self._project,
-            StateDir(self._project.state_dir),
-            self._slots,
-            self._targets,
-            tell=self._listen,
-            # It stages nothing and leaves no session open: there is nothing to reap.
-            leaves_lock=lambda: False,
-        )
-        self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
-        self._blocked = entry.blocked
-
-    def adopt(self, plan: Plan, comparison: Verification) -> AdoptReport:
-        """Compare batch after batch, and write the sessions of what is equal."""
-        began = time.monotonic()
-        plan = _without_done(self._project, self._store, plan)
-        self._listen(RunStarted(self._id, plan))
-        report = AdoptReport(self._id, plan)
-        if (error := self._blocked.get(self._request.load)) is not None:
-            report.take(verdict_on(one, not_compared(error)) for one in plan.slices)
-        elif plan.slices:
-            self._adopt_equal(plan, comparison, report)
-        report.seconds = time.monotonic() - began
-        self._listen(RunEnded(report.as_run()))
-        return report
-
-    def _adopt_equal(self, plan: Plan, comparison: Verification, report: AdoptReport) -> None:
-        raised = False
-        at = datetime.now(UTC)
-        with closing(comparison.in_batches(batches_of(plan.slices))) as batches:
-            for verdicts in batches:
-                reach("adopt.compared")
-                equal = report.take(verdicts)
-                if equal and not raised:
-                    raised = self._raise_ids()
-                self._store.adopt([self._adopted(one, at) for one in equal])
-                at = datetime.now(UTC)
-        report.of_no_slice = comparison.of_no_slice()
-
-    def _raise_ids(self) -> bool:
-        """Hand out only ids above those of the adopted rows: an id must not be that of two sessions."""
-        load = self._project.loads[self._request.load]
-        with self._slots.held(load.target):
-            highest = self._targets[load.target].highest_etl_id(load.table)
-        if highest > self._store.last_id():
-            self._store.raise_id_floor(highest)
-        return True
-
-    def _adopted(self, one: SliceComparison, at: datetime) -> Adopted:
-        assert one.day is not None
-        return Adopted(self._id, one.load, one.shard, one.day, at, one.rows or 0)
+def _compared(
+    project: Project, request: AdoptRequest, report: AdoptReport, listen: Listener
+) -> Generator[list[SliceComparison]]:
+    """Yield the results of one batch after another; the report gets those on rows of no slice."""
+    sides = SourceAndWarehouse(project, request.jobs, None, request.shards)
+    comparison = Comparison(project, sides, None, lambda text: listen(Notice(text)))
+    with closing(comparison.in_batches(batches_of(report.plan.slices))) as found:
+        yield from found
+    report.of_no_slice = sides.of_no_slice()

@@ -1,180 +1,216 @@
-"""Compare a load's table with one that another tool filled: `verify --against`.
+"""The comparison of two sides, slice by slice, whatever the sides are.
 
-plan ▶ which slices are complete ▶ what both tables are ▶ measure both, day by day ▶ which sessions came meanwhile
+plan ▶ which slices are complete ▶ measure both sides ▶ compare ▶ explain ▶ which sessions came meanwhile
 
-The sources are not asked. The other tool has no sessions here: its table is taken as it stands.
+Only complete slices are compared. A difference counts only when no session of the slice began, ended or ran while the
+slice was measured: the session is opened before a load stages anything and closed after its publication, so without one
+nothing was published in between. Otherwise the slice is measured again. Nothing is written, and no lock is taken.
 """
 
 from __future__ import annotations
 
-import fnmatch
+from abc import ABC, abstractmethod
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import UsageError
-from dwhctl.core.waiting import caught_signals
-from dwhctl.project.fields import table_problem
-from dwhctl.runtime.plan import LoadRequest, candidates, chosen_loads
-from dwhctl.runtime.prepare import targets_of
-from dwhctl.sessions import open_if_there
+from dwhctl.project.days import FIRST_DAY, LAST_DAY
+from dwhctl.sessions.values import LastSession, State, is_complete
+from dwhctl.verify.checks import SliceReader
 from dwhctl.verify.findings import (
     Check,
     SliceComparison,
     SliceFinding,
-    ever_loaded,
+    differences,
     incomplete,
-    is_loaded_whole,
-    last_sessions_of,
-    may_have_changed,
+    missing,
     not_compared,
-    verdict_on,
+    result_of,
 )
-from dwhctl.verify.run import LOOKS, VerifyReport, VerifyRequest, asker_for
-from dwhctl.verify.table_questions import SlicesQuestion, TablesQuestion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from datetime import date
 
+    from dwhctl.core.errors import AttemptError
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.verify.findings import Sessions
-    from dwhctl.verify.table_questions import Measures
+    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+    from dwhctl.verify.findings import Explanation
+
+    Sessions = Mapping[Slice, LastSession | None]
+
+_MOST_ROUNDS = 3
 
 
-def verify_against(
-    project: Project, request: VerifyRequest, table: str, listen: Callable[[str], None] = lambda _: None
-) -> VerifyReport:
-    """Compare the slices of the one load of the request with those of `table`. `listen` is told what is being done.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What the two sides hold of a slice, and findings that are no differences between them."""
 
-    In a finding `source` is what the load's table holds, `warehouse` what `table` holds. Raise UsageError, also for a
-    table that lacks a column by which the two are compared, AttemptError when the tables cannot be described,
-    SessionsError when the sessions cannot be read, and Interrupted.
-    """
-    load = _the_load(project, request, table)
-    plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
-    with caught_signals():
-        store = open_if_there(project.sessions)
-        if store is None:
-            report = VerifyReport([verdict_on(one, incomplete(None)) for one in plan.slices])
-        else:
-            with store:
-                report = _Comparison(project, request, store, load, table, listen).run(plan.slices)
-    report.before_start, report.after_end = plan.before_start, plan.after_end
-    return report
+    planned: PlannedSlice
+    measure: Measure
+    ours: Fingerprint
+    theirs: Fingerprint
+    others: Sequence[SliceFinding] = ()
 
 
-def _the_load(project: Project, request: VerifyRequest, table: str) -> Load:
-    if len(request.loads) != 1:
-        raise UsageError(
-            "--against compares the table of one load; name it: verify NAME --against SCHEMA.TABLE --date D"
-        )
-    if problem := table_problem(table):
-        raise UsageError(f"--against: {problem}")
-    load = chosen_loads(project, request.loads)[0]
-    if load.table.lower() == table.lower():
-        raise UsageError(f"--against {table} is the table that is to be compared with it: name the other one")
-    return load
+class Sides(ABC):
+    """Supplies what the two sides of a comparison hold. In a finding `source` is the first, `warehouse` the second."""
+
+    #: Follows "comparing N slices".
+    what = ""
+
+    def __init__(self, project: Project, jobs: int | None) -> None:
+        self._project = project
+        self._reader = SliceReader(project, jobs)
+        self.close = self._reader.close
+
+    @abstractmethod
+    def names(self, load: Load) -> tuple[str, str]:
+        """Return what the sides are called in messages."""
+
+    @abstractmethod
+    def describe(
+        self, slices: Sequence[PlannedSlice], *, are_some_complete: bool
+    ) -> Mapping[str, AttemptError]:
+        """Find out what the tables of all slices are, complete or not; return the failures by load."""
+
+    @abstractmethod
+    def measure(self, slices: Sequence[PlannedSlice]) -> Mapping[Slice, Pair | AttemptError]:
+        """Measure each slice on both sides."""
+
+    @abstractmethod
+    def explain(self, pairs: Sequence[Pair]) -> Mapping[Slice, Explanation]:
+        """Find the rows that differ in slices of which both sides have rows."""
+
+    @abstractmethod
+    def of_no_slice(self) -> list[SliceComparison]:
+        """Return the results on rows that belong to no slice that was compared."""
+
+    def unseen(self) -> tuple[str, ...]:
+        """Return the loads whose extract hides the rows without a day."""
+        return ()
 
 
-class _Comparison:
-    """One comparison: its verdicts, look by look."""
+class Comparison:
+    """One comparison. Without a store it compares every slice, whoever loaded it."""
 
     def __init__(
         self,
         project: Project,
-        request: VerifyRequest,
-        store: SessionStore,
-        load: Load,
-        table: str,
-        listen: Callable[[str], None],
+        sides: Sides,
+        store: SessionStore | None,
+        listen: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._project = project
-        self._globs = request.shards
+        self._sides = sides
         self._store = store
-        self._load = load
-        self._table = table
         self._listen = listen
-        self._asker = asker_for(project, request.jobs)
-        self._target = targets_of(project, "dwhctl:verify")[load.target]
-        self._verdicts: dict[Slice, SliceComparison] = {}
-        self._strangers: dict[date, list[SliceComparison]] = {}
+        self._results: dict[Slice, SliceComparison] = {}
 
-    def run(self, slices: Sequence[PlannedSlice]) -> VerifyReport:
-        """Look until nothing changes any more, three times at most."""
-        try:
-            left, _ = self._complete(slices)
-            measures = self._measures() if left else None
-            for _ in range(LOOKS):
-                if left and measures is not None:
-                    left = self._look(left, slices, measures)
-        finally:
-            self._target.interrupt()
-            self._asker.wait_for_the_rest()
-        for one in left:
-            self._verdicts[one.slice] = verdict_on(one, ever_loaded())
-        unknown_sources = [one for day in sorted(self._strangers) for one in self._strangers[day]]
-        return VerifyReport([*(self._verdicts[one.slice] for one in slices), *unknown_sources])
+    def run(self, slices: Sequence[PlannedSlice]) -> list[SliceComparison]:
+        """Compare until nothing changes any more, three times at most."""
+        with closing(self._sides):
+            left = self._describe(slices)
+            for _ in range(_MOST_ROUNDS):
+                left = self._compare(left, explain=True)
+        for planned in left:
+            detail = "it was loaded each time that verify looked at it; verify it again"
+            self._results[planned.slice] = result_of(planned, SliceFinding(Check.NOT_COMPARED, detail=detail))
+        return [*(self._results[planned.slice] for planned in slices), *self._sides.of_no_slice()]
+
+    def in_batches(self, batches: Sequence[Sequence[PlannedSlice]]) -> Generator[list[SliceComparison]]:
+        """Yield the results of one batch after another, and keep none of them."""
+        with closing(self._sides):
+            described = {
+                planned.slice for planned in self._describe([one for batch in batches for one in batch])
+            }
+            for batch in batches:
+                self._compare([planned for planned in batch if planned.slice in described])
+                yield [self._results.pop(planned.slice) for planned in batch]
+
+    def _describe(self, slices: Sequence[PlannedSlice]) -> list[PlannedSlice]:
+        """Return the slices that can be compared."""
+        complete, _ = self._complete(slices)
+        failed = self._sides.describe(slices, are_some_complete=bool(complete))
+        for planned in complete:
+            if (error := failed.get(planned.load.name)) is not None:
+                self._results[planned.slice] = result_of(planned, not_compared(error))
+        return [planned for planned in complete if planned.load.name not in failed]
 
     def _complete(self, slices: Sequence[PlannedSlice]) -> tuple[list[PlannedSlice], Sessions]:
-        """Give the complete slices, and the sessions that say so; the others have their verdict."""
+        """Return the complete slices, and the sessions that show it; the others have their result."""
+        if self._store is None:
+            return list(slices), dict.fromkeys(planned.slice for planned in slices)
         last = last_sessions_of(self._project, self._store, slices)
-        for one in slices:
-            if not is_loaded_whole(one, last[one.slice]):
-                self._verdicts[one.slice] = verdict_on(one, incomplete(last[one.slice]))
-        return [one for one in slices if is_loaded_whole(one, last[one.slice])], last
+        complete = []
+        for planned in slices:
+            if is_complete(last[planned.slice], planned.slice.end_at):
+                complete.append(planned)
+            else:
+                self._results[planned.slice] = result_of(planned, incomplete(last[planned.slice]))
+        return complete, last
 
-    def _measures(self) -> Measures:
-        question = TablesQuestion(self._project, self._load, self._target, self._table)
-        self._asker.run([question])
-        return question.measures()
-
-    def _look(
-        self, slices: Sequence[PlannedSlice], planned: Sequence[PlannedSlice], measures: Measures
-    ) -> list[PlannedSlice]:
-        """Look at the slices once; give those of which something is to be told, but that were loaded meanwhile."""
+    def _compare(self, slices: Sequence[PlannedSlice], *, explain: bool = False) -> list[PlannedSlice]:
+        """Compare the slices once; return those with findings that were loaded meanwhile."""
         chosen, before = self._complete(slices)
-        self._listen(f"comparing {len(chosen):,} slices of {self._load.table} and {self._table}")
-        questions = list(self._questions(chosen, measures))
-        self._asker.run(questions)
-        for question in questions:
-            self._judge(question, planned)
-        after = last_sessions_of(self._project, self._store, chosen)
+        if not chosen:
+            return []
+        self._listen(f"comparing {len(chosen):,} slices{self._sides.what}")
+        pairs = self._sides.measure(chosen)
+        differing = [pair for planned in chosen if (pair := self._judge(planned, pairs[planned.slice]))]
+        if explain and differing:
+            for slice_, explanation in self._sides.explain(differing).items():
+                result = self._results[slice_]
+                result.findings = explanation.put_into(result.findings)
+        changed = [planned for planned in chosen if not self._results[planned.slice].is_equal]
+        if self._store is None or not changed:
+            return []
+        after = last_sessions_of(self._project, self._store, changed)
         return [
-            one
-            for one in chosen
-            if not self._verdicts[one.slice].is_equal
-            and may_have_changed(before[one.slice], after[one.slice])
+            planned for planned in changed if _may_have_changed(before[planned.slice], after[planned.slice])
         ]
 
-    def _questions(self, slices: Iterable[PlannedSlice], measures: Measures) -> Iterator[SlicesQuestion]:
-        days: dict[date, list[PlannedSlice]] = {}
-        for one in slices:
-            days.setdefault(one.slice.day, []).append(one)
-        for of_day in days.values():
-            yield SlicesQuestion(self._project, self._load, self._target, self._table, of_day, measures)
+    def _judge(self, planned: PlannedSlice, pair: Pair | AttemptError) -> Pair | None:
+        """Record the result on a slice; return the pair when both sides have rows, and differ."""
+        if not isinstance(pair, Pair):
+            self._results[planned.slice] = result_of(planned, not_compared(pair))
+            return None
+        ours, theirs = pair.ours.rows, pair.theirs.rows
+        found = differences(pair.measure, pair.ours, pair.theirs)
+        is_explained = bool(found and ours and theirs)
+        if found and not is_explained:
+            name = self._sides.names(planned.load)[bool(ours)]
+            found = [missing(name, ours or theirs, here=not ours)]
+        self._results[planned.slice] = result_of(planned, *found, *pair.others, rows=ours)
+        return pair if is_explained else None
 
-    def _judge(self, question: SlicesQuestion, planned: Sequence[PlannedSlice]) -> None:
-        for one in question.slices:
-            if question.failure is not None:
-                self._verdicts[one.slice] = verdict_on(one, not_compared(question.failure))
-                continue
-            rows = question.ours[one.shard.name].rows
-            self._verdicts[one.slice] = verdict_on(one, *question.findings(one), rows=rows)
-        if question.failure is None:
-            day = question.slices[0].slice.day
-            known = {one.shard.name for one in planned if one.slice.day == day}
-            self._strangers[day] = list(self._only_there(question, day, known))
 
-    def _only_there(self, question: SlicesQuestion, day: date, known: set[str]) -> Iterator[SliceComparison]:
-        """Tell of the etl_sources that stand in the other table alone."""
-        for name, rows in sorted(question.unknown_sources.items()):
-            if name in known or (
-                self._globs and not any(fnmatch.fnmatchcase(name, each) for each in self._globs)
-            ):
-                continue
-            detail = f"the load has no such shard on that day, and {self._load.table} no such rows"
-            found = SliceFinding(Check.SHARD_ONLY_THERE, "0", str(rows), detail)
-            yield SliceComparison(self._load.name, name, day, [found])
+def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[PlannedSlice]) -> Sessions:
+    """Return the latest session of each slice; the slice of a load without days has the sessions of all days."""
+    days: dict[str, list[date]] = {}
+    for planned in slices:
+        days.setdefault(planned.load.name, []).append(planned.slice.day)
+    last: dict[tuple[str, str, date | None], LastSession] = {}
+    for name, of_load in days.items():
+        sliced = project.loads[name].slice_by is not None
+        first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
+        found = store.last_sessions(name, first, final)
+        for session in sorted(found, key=lambda session: session.started):
+            key = (name, session.shard, session.day if sliced else None)
+            successes = [session.last_success, last[key].last_success if key in last else None]
+            last[key] = replace(session, last_success=max(filter(None, successes), default=None))
+    return {
+        planned.slice: last.get(
+            (planned.load.name, planned.shard.name, planned.slice.day if planned.load.slice_by else None)
+        )
+        for planned in slices
+    }
+
+
+def _may_have_changed(before: LastSession | None, after: LastSession | None) -> bool:
+    """Return whether a load may have published the slice in between: a running one may publish at any time."""
+    return after != before or (after is not None and after.state is State.RUNNING)

@@ -1,4 +1,4 @@
-"""What `verify` says of a slice."""
+"""The result of a slice, its findings, and how they are folded into lines."""
 
 from __future__ import annotations
 
@@ -13,40 +13,38 @@ from typing import TYPE_CHECKING
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import escaped
 from dwhctl.monitor.coverage import Gap, fold_shards
-from dwhctl.project.days import FIRST_DAY, LAST_DAY
 from dwhctl.project.fields import name_problem
-from dwhctl.sessions.values import LastSession, State, is_complete
+from dwhctl.sessions.values import LastSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
     from dwhctl.core.errors import AttemptError
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure
     from dwhctl.systems.base.inspection import Cut, Differing, Duplicates
 
 
+#: How many keys of a side are shown.
+KEYS_SHOWN = 3
 _LONGEST = 20
-#: So much is shown of what is equal before the first difference.
+#: How many equal characters are shown before the first difference.
 _BEFORE = 6
 
 
 def shown_pair(ours: Cut | None, theirs: Cut | None) -> tuple[str, str]:
-    """Write both: NULL, or the text in quotes; a shortened one with `…`, and its length in parentheses."""
+    """Return both: NULL, or the text in quotes; a shortened text has `…`, and its length in parentheses."""
     # A secret is masked before it is cut: a part of it would not be found.
-    starts = [mask(one.start) if one is not None else "" for one in (ours, theirs)]
+    starts = [mask(value.start) if value is not None else "" for value in (ours, theirs)]
     begin = 0
     if ours is not None and theirs is not None and ours.length == theirs.length:
-        # Their lengths do not tell them apart: what is shown must.
+        # Their lengths do not distinguish them: what is shown must.
         equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*starts, strict=False)))
         begin = equal - _BEFORE if equal >= _LONGEST else 0
-    first, second = (_shown(one, start, begin) for one, start in zip((ours, theirs), starts, strict=True))
-    return first, second
+    return _shown(ours, starts[0], begin), _shown(theirs, starts[1], begin)
 
 
 def _shown(value: Cut | None, start: str, begin: int) -> str:
@@ -59,7 +57,7 @@ def _shown(value: Cut | None, start: str, begin: int) -> str:
 
 
 class Check(enum.StrEnum):
-    """What was found, as the listing names it."""
+    """What was found, as in the listing."""
 
     EQUAL = "equal"
     ROWS = "rows"
@@ -69,7 +67,7 @@ class Check(enum.StrEnum):
     VALUE_CHECKSUM = "value_checksum"
     VALUES = "values"
     MISSING = "missing"
-    DOUBLED_KEYS = "duplicate_keys"
+    DUPLICATE_KEYS = "doubled_keys"
     KEYS_IN_OTHER_SLICES = "keys_in_other_slices"
     ROWS_OF_NO_SESSION = "rows_of_no_session"
     ROWS_IN_NO_SLICE = "rows_in_no_slice"
@@ -81,7 +79,7 @@ class Check(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SliceFinding:
-    """One thing that was found, with what source and warehouse say, or the load's table and another.
+    """A finding, with the values of source and warehouse, or of the load's table and another.
 
     Of `values`: the column, the key of one row that differs, the values there (shortened, to be shown), and how many
     rows of the slice differ in the column; None where they were not counted. Of `missing`: how many rows are missing.
@@ -98,7 +96,7 @@ class SliceFinding:
 
 @dataclass(slots=True)
 class SliceComparison:
-    """What was found out about one slice; the rows are the source's. No day: about all days of load and shard."""
+    """The result of a slice; the rows are the source's. Without a day it is about all days of load and shard."""
 
     load: str
     shard: str
@@ -108,106 +106,109 @@ class SliceComparison:
 
     @property
     def is_equal(self) -> bool:
-        """Tell whether source and warehouse hold the same rows."""
+        """Return whether both sides hold the same rows."""
         return not self.findings
 
     @property
     def is_fine(self) -> bool:
-        """Tell whether nobody needs to look: equal, or not complete yet."""
-        return all(one.check is Check.INCOMPLETE for one in self.findings)
+        """Return whether nothing is to be done: equal, or not complete yet."""
+        return all(finding.check is Check.INCOMPLETE for finding in self.findings)
 
     def has(self, check: Check) -> bool:
-        """Tell whether it was found."""
-        return any(one.check is check for one in self.findings)
+        """Return whether it was found."""
+        return any(finding.check is check for finding in self.findings)
 
 
-def verdict_on(one: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
-    """Give the verdict on a planned slice."""
-    return SliceComparison(one.load.name, one.shard.name, one.slice.day, list(findings), rows)
+def result_of(planned: PlannedSlice, *findings: SliceFinding, rows: int | None = None) -> SliceComparison:
+    """Return the result on a planned slice."""
+    return SliceComparison(planned.load.name, planned.shard.name, planned.slice.day, list(findings), rows)
 
 
 def differences(measure: Measure, source: Fingerprint, warehouse: Fingerprint) -> list[SliceFinding]:
     """Compare two fingerprints. A checksum says nothing new where the numbers of rows differ."""
-    found = []
-    if source.rows != warehouse.rows:
-        found.append(SliceFinding(Check.ROWS, str(source.rows), str(warehouse.rows)))
-    for check, ours, theirs in (
-        (Check.SMALLEST_KEY, source.smallest, warehouse.smallest),
-        (Check.LARGEST_KEY, source.largest, warehouse.largest),
-    ):
-        if ours != theirs:
-            found.append(SliceFinding(check, shown_key(measure, ours), shown_key(measure, theirs)))
-    if source.rows != warehouse.rows:
-        return found
-    if source.keys != warehouse.keys:
-        found.append(SliceFinding(Check.KEY_CHECKSUM, str(source.keys), str(warehouse.keys)))
-    elif source.values != warehouse.values:
-        names = ", ".join(column.name for column in measure.values)
-        found.append(
-            SliceFinding(Check.VALUE_CHECKSUM, str(source.values), str(warehouse.values), f"of {names}")
-        )
-    return found
+    keys = [
+        [_shown_key(measure, key) for key in (side.smallest, side.largest)] for side in (source, warehouse)
+    ]
+    pairs: list[tuple[Check, object, object]] = [
+        (Check.ROWS, source.rows, warehouse.rows),
+        (Check.SMALLEST_KEY, keys[0][0], keys[1][0]),
+        (Check.LARGEST_KEY, keys[0][1], keys[1][1]),
+    ]
+    if source.rows == warehouse.rows:
+        same_keys = source.keys == warehouse.keys
+        pairs += [(Check.KEY_CHECKSUM, source.keys, warehouse.keys)]
+        pairs += [(Check.VALUE_CHECKSUM, source.values, warehouse.values)] if same_keys else []
+    names = ", ".join(column.name for column in measure.values)
+    details = {Check.VALUE_CHECKSUM: f"of {names}"}
+    return [
+        SliceFinding(check, str(ours), str(theirs), details.get(check))
+        for check, ours, theirs in pairs
+        if ours != theirs
+    ]
 
 
 def missing(table: str, rows: int, *, here: bool) -> SliceFinding:
-    """Tell that one side has no row of the slice: `here` where it is the load's table, or the source."""
+    """Say that a side has no row of the slice: the first side with `here`."""
     counts = ("0", str(rows)) if here else (str(rows), "0")
     return SliceFinding(Check.MISSING, *counts, f"missing in {table}", rows=rows)
 
 
 def column_differs(measure: Measure, name: str, differing: Differing) -> SliceFinding:
-    """Tell of the rows that differ in a column."""
+    """Say that rows differ in a column."""
     example = differing.example
     if example is None:
         return SliceFinding(Check.VALUES, column=name, rows=differing.rows)
     ours, theirs = shown_pair(example.ours, example.theirs)
-    return SliceFinding(
-        Check.VALUES, ours, theirs, column=name, rows=differing.rows, key=shown_key(measure, example.key)
-    )
+    key = _shown_key(measure, example.key)
+    return SliceFinding(Check.VALUES, ours, theirs, column=name, rows=differing.rows, key=key)
 
 
-def odd_keys(check: Check, measure: Measure, odd: Duplicates) -> SliceFinding:
-    """Tell of doubled keys, or of keys that stand elsewhere too."""
-    names = ", ".join(column.name for column in measure.key)
-    return SliceFinding(check, None, str(odd.keys), f"such as {names} = {odd.example}")
+def duplicate_finding(check: Check, measure: Measure, duplicates: Duplicates) -> SliceFinding:
+    """Say that the warehouse has keys twice, in the slice or outside of it."""
+    example = f"such as {key_names(measure)} = {duplicates.example}"
+    return SliceFinding(check, None, str(duplicates.keys), example)
 
 
-def shown_key(measure: Measure, values: Sequence[str | None]) -> str:
-    """Write a key with the names of its columns."""
+def key_names(measure: Measure) -> str:
+    """Return the names of the key's columns."""
+    return ", ".join(column.name for column in measure.key)
+
+
+def listed_keys(measure: Measure, keys: Sequence[str | None]) -> str:
+    """Return the first `KEYS_SHOWN` keys; an additional key shows that there are more."""
+    listed = " and ".join("NULL" if key is None else key for key in keys[:KEYS_SHOWN])
+    return f"{key_names(measure)} = {listed}{' and more' if len(keys) > KEYS_SHOWN else ''}"
+
+
+def _shown_key(measure: Measure, values: Sequence[str | None]) -> str:
     return ", ".join(f"{column.name}={value}" for column, value in zip(measure.key, values, strict=True))
 
 
-Sessions = dict["Slice", LastSession | None]
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a slice differs: a text on its keys, and findings in the place of the checksums.
 
+    `same_keys`: both sides have the same keys, so that the findings explain the checksum of the keys too.
+    """
 
-def last_sessions_of(project: Project, store: SessionStore, slices: Sequence[PlannedSlice]) -> Sessions:
-    """Return the latest session of each slice; the slice of a load without days has the sessions of all days."""
-    days: dict[str, list[date]] = {}
-    for one in slices:
-        days.setdefault(one.load.name, []).append(one.slice.day)
-    last: dict[tuple[str, str, date | None], LastSession] = {}
-    for name, of_load in days.items():
-        sliced = project.loads[name].slice_by is not None
-        first, final = (min(of_load), max(of_load)) if sliced else (FIRST_DAY, LAST_DAY)
-        found = store.last_sessions(name, first, final)
-        for session in sorted(found, key=lambda each: each.started):
-            key = (name, session.shard, session.day if sliced else None)
-            successes = [session.last_success, last[key].last_success if key in last else None]
-            last[key] = replace(session, last_success=max(filter(None, successes), default=None))
-    return {
-        one.slice: last.get((one.load.name, one.shard.name, one.slice.day if one.load.slice_by else None))
-        for one in slices
-    }
+    detail: str = ""
+    reasons: Sequence[SliceFinding] = ()
+    same_keys: bool = False
 
+    @classmethod
+    def failed(cls, error: AttemptError) -> Explanation:
+        """Say why there is none."""
+        return cls(f"which rows differ was not found: {error}")
 
-def is_loaded_whole(one: PlannedSlice, last: LastSession | None) -> bool:
-    """Tell whether the slice is complete."""
-    return is_complete(last, one.slice.end_at)
-
-
-def may_have_changed(before: LastSession | None, after: LastSession | None) -> bool:
-    """Return whether a load may have published the slice between the two: a running session may publish at any time."""
-    return after != before or (after is not None and after.state is State.RUNNING)
+    def put_into(self, found: Sequence[SliceFinding]) -> list[SliceFinding]:
+        """Return the findings on a slice with their explanation."""
+        explained = {Check.VALUE_CHECKSUM} if self.reasons else set()
+        if self.reasons and self.same_keys:
+            explained.add(Check.KEY_CHECKSUM)
+        left = [finding for finding in found if finding.check not in explained]
+        if left and self.detail:
+            left[0] = replace(left[0], detail="; ".join(filter(None, (left[0].detail, self.detail))))
+        return [*left, *self.reasons]
 
 
 def incomplete(last: LastSession | None) -> SliceFinding:
@@ -226,25 +227,13 @@ def not_compared(error: AttemptError) -> SliceFinding:
     return SliceFinding(Check.NOT_COMPARED, detail=str(error))
 
 
-def ever_loaded() -> SliceFinding:
-    """Say that a slice changed under every look."""
-    return SliceFinding(
-        Check.NOT_COMPARED, detail="it was loaded each time that verify looked at it; verify it again"
-    )
+def fits(name: str, globs: Sequence[str]) -> bool:
+    """Return whether a name fits one of the globs, or there are none."""
+    return not globs or any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
-def unknown_sources(
-    project: Project, load: Load, sources: Mapping[str, int], globs: Sequence[str] = ()
-) -> Iterator[SliceComparison]:
-    """Give the verdicts on the etl_sources (with their rows) that are unknown, where they fit the shards asked for."""
-    for name, rows in names_unknown(project, load, sources):
-        if not globs or any(fnmatch.fnmatchcase(name, each) for each in globs):
-            found = SliceFinding(Check.UNKNOWN_SOURCE, None, str(rows), what_to_do(load, name))
-            yield SliceComparison(load.name, name, None, [found])
-
-
-def names_unknown(project: Project, load: Load, sources: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Give the etl_sources that no shard of the load has, with their rows; a closed shard is known."""
+def unknown_rows(project: Project, load: Load, sources: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the etl_sources that no shard of the load has, with their rows; a closed shard is known."""
     known = {shard.name for shard in project.shards_of(load)}
     return sorted((name, rows) for name, rows in sources.items() if name not in known)
 
@@ -273,15 +262,15 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass(slots=True)
 class FoldedFinding:
-    """One reason, and the slices that have it; `rows` is None where the rows of no slice were counted.
+    """A reason, and the slices that have it; `rows` is None where the rows of no slice were counted.
 
-    `finding` is that of the slice `example`: the first one, or the first one of which a key is known.
+    `finding` is that of the slice `example`: the first slice, or the first of which a key is known.
     """
 
     load: str
     finding: SliceFinding
     example: SliceComparison
-    verdicts: list[SliceComparison] = field(default_factory=list)
+    results: list[SliceComparison] = field(default_factory=list)
     rows: int | None = None
     #: How many slices have a number of rows.
     counted: int = 0
@@ -289,15 +278,14 @@ class FoldedFinding:
     @property
     def slices(self) -> int:
         """Count the slices; 0 for a reason that is about no slice."""
-        return sum(one.day is not None for one in self.verdicts)
+        return sum(result.day is not None for result in self.results)
 
     def where(self) -> str:
-        """Say which slices: shards by name or number, and days as ranges."""
-        gaps = sorted(
-            fold_shards(ranges_of(self.verdicts)), key=lambda gap: (-gap.slices, gap.start, gap.shards)
-        )
+        """Return which slices: shards by name or number, and days as ranges."""
+        gaps = fold_shards(ranges_of(self.results))
         if not gaps:
-            return _shards(sorted({one.shard for one in self.verdicts}))
+            return _shards(sorted({result.shard for result in self.results}))
+        gaps = sorted(gaps, key=lambda gap: (-gap.slices, gap.start, gap.shards))
         shown = gaps if len(gaps) <= _SHOWN_RANGES + 1 else gaps[:_SHOWN_RANGES]
         texts = [_place(gap) for gap in shown]
         if left := sum(gap.slices for gap in gaps[len(shown) :]):
@@ -305,57 +293,48 @@ class FoldedFinding:
         return ", ".join(texts)
 
 
-def fold(verdicts: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
+def fold(results: Iterable[SliceComparison], *, equal: bool = False) -> list[FoldedFinding]:
     """Fold findings by load, check, column and reason, in their order; with `equal` also the slices without any."""
     found: dict[tuple[object, ...], FoldedFinding] = {}
-    for one in verdicts:
-        findings = one.findings
-        if equal and one.is_equal:
-            findings = [SliceFinding(Check.EQUAL, rows=one.rows)]
+    for result in results:
+        findings = result.findings
+        if equal and result.is_equal:
+            findings = [SliceFinding(Check.EQUAL, rows=result.rows)]
         for finding in findings:
-            key = (one.load, finding.check, finding.column, _reason(one, finding))
-            folded = found.setdefault(key, FoldedFinding(one.load, finding, one))
+            key = (result.load, finding.check, finding.column, _reason(result, finding))
+            folded = found.setdefault(key, FoldedFinding(result.load, finding, result))
             if folded.finding.key is None and finding.key is not None:
-                folded.finding, folded.example = finding, one
-            folded.verdicts.append(one)
+                folded.finding, folded.example = finding, result
+            folded.results.append(result)
             if finding.rows is not None:
                 folded.rows = (folded.rows or 0) + finding.rows
                 folded.counted += 1
     return list(found.values())
 
 
-def ranges_of(verdicts: Iterable[SliceComparison]) -> list[Gap]:
+def ranges_of(results: Iterable[SliceComparison]) -> list[Gap]:
     """Fold the slices into ranges of days, by load and shard."""
     found: list[Gap] = []
-    days = sorted((one.load, one.shard, one.day) for one in verdicts if one.day is not None)
+    days = sorted((result.load, result.shard, result.day) for result in results if result.day is not None)
     for load, shard, day in days:
-        last = found[-1] if found else None
-        if last is not None and (last.load, last.shards, last.end + _ONE_DAY) == (load, (shard,), day):
-            found[-1] = Gap(load, (shard,), last.start, day)
+        before = [(gap.load, gap.shards, gap.end + _ONE_DAY) for gap in found[-1:]]
+        if before == [(load, (shard,), day)]:
+            found[-1] = replace(found[-1], end=day)
         else:
             found.append(Gap(load, (shard,), day, day))
     return found
 
 
-def _reason(one: SliceComparison, finding: SliceFinding) -> str:
-    """Give a text that is the same for slices with the same reason: without names and numbers of one slice."""
-    if finding.check not in _SAY_WHY:
-        return ""
-    text = finding.detail or ""
-    if one.shard:
-        text = text.replace(one.shard, "*")
-    return _NUMBER.sub("#", text)
+def _reason(result: SliceComparison, finding: SliceFinding) -> str:
+    """Return a text that is the same for slices with the same reason: without a slice's own name and numbers."""
+    text = (finding.detail or "") if finding.check in _SAY_WHY else ""
+    return _NUMBER.sub("#", text.replace(result.shard, "*") if result.shard else text)
 
 
 def _place(gap: Gap) -> str:
-    if gap.start == gap.end:
-        days = str(gap.start)
-    elif gap.start.year == gap.end.year:
-        days = f"{gap.start}..{gap.end:%m-%d}"
-    else:
-        days = f"{gap.start}..{gap.end}"
-    shards = _shards(gap.shards)
-    return f"{shards} {days}" if gap.slices == 1 else f"{shards} x {days}"
+    end = f"..{gap.end:%m-%d}" if gap.start.year == gap.end.year else f"..{gap.end}"
+    days = f"{gap.start}{'' if gap.start == gap.end else end}"
+    return f"{_shards(gap.shards)} {'' if gap.slices == 1 else 'x '}{days}"
 
 
 def _shards(names: tuple[str, ...] | list[str]) -> str:

@@ -135,7 +135,7 @@ def test_what_equals_the_source_is_complete_and_what_differs_is_listed(ground: S
     assert sorted(shard for shard, _, _ in found(report)) == SHARDS
     assert {day for _, day, _ in found(report)} == {DAY}
     checks = {shard: names for shard, _, names in found(report)}
-    assert "duplicate_keys" in checks["abakan"]
+    assert "doubled_keys" in checks["abakan"]
     assert "value_checksum" in checks["achinsk"]
     assert "rows" in checks["chita"]
     assert (report.adopted, report.empty, report.rows) == (3, 3, 30)
@@ -164,7 +164,7 @@ def test_what_equals_the_source_is_complete_and_what_differs_is_listed(ground: S
     # verify accepts Airflow's etl_ids there, and the days that were not adopted are not complete.
     checked = verify(ground.project(), VerifyRequest(days=(BEFORE, DAY, EMPTY)))
     assert checked.is_fine
-    assert sum(one.is_equal for one in checked.verdicts) == 2 * len(SHARDS)
+    assert sum(one.is_equal for one in checked.results) == 2 * len(SHARDS)
     _the_days_that_differ_are_loaded(ground)
 
 
@@ -181,7 +181,7 @@ def _the_days_that_differ_are_loaded(ground: Sandbox) -> None:
         f"UPDATE stage.orders SET etl_id = {THEIRS} WHERE etl_source = 'chita' AND start_time < '{DAY}'"
     )
     checked = verify(ground.project(), VerifyRequest(days=(BEFORE,)))
-    assert [each.check.value for one in checked.verdicts for each in one.findings] == ["rows_of_no_session"]
+    assert [each.check.value for one in checked.results for each in one.findings] == ["rows_of_no_session"]
 
 
 @pytest.fixture

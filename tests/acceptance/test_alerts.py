@@ -20,7 +20,7 @@ import trustme
 
 from dwhctl.alerts.outbox import Outbox
 from dwhctl.core.errors import SessionsError
-from dwhctl.core.masking import MASKED
+from dwhctl.core.secrets import MASKED
 from dwhctl.runtime.events import Event, RunResult, SliceClosed, SliceStarted
 from dwhctl.sessions import open_store
 from tests.cli_support import dwh

@@ -110,7 +110,7 @@ def test_a_day_loaded_before_its_end_is_missing(sandbox: Sandbox) -> None:
         (("-s", "2020-07-14", "-e", "2020-07-13"), "--end 2020-07-13 lies before --start 2020-07-14: give the first"),
         (("-s", "today", "-e", "2999-01-01"), "--end 2999-01-01 lies in the future: .* give a day up to tomorrow"),
         (("-s", "1920-07-14", "-e", "today"), "a backfill takes 3,651 at most; give a shorter range"),
-        (("-s", "2020-7-1", "-e", "today"), "'2020-7-1' is no day: .*write YYYY-MM-DD, today"),
+        (("-s", "2020-7-1", "-e", "today"), "'2020-7-1' is not a day: .*write YYYY-MM-DD, today"),
         (("whole", *RANGE), "load whole has no slice_by: .*: dwhctl load whole --date today"),
         (("ordesr", *RANGE), "there is no load 'ordesr'.*orders"),
     ],

@@ -84,7 +84,7 @@ def test_config_check_names_every_problem_of_the_templates(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "sql/orders.sql: line 1: 'nothing' is undefined" in shown.err
-    assert "sql/create.sql: holds no statement" in shown.err
+    assert "sql/create.sql: has no statement" in shown.err
     assert shown.err.startswith("Error: 2 problems:")
 
 
@@ -97,8 +97,7 @@ def test_config_check_warns_of_a_literal_secret_and_never_shows_it(
     assert dwh("config", "check") == 0
     shown = capsys.readouterr()
     assert (
-        "Warning: config/dwhctl.toml: connections.pg.password: the secret itself stands in the file"
-        in shown.err
+        "Warning: config/dwhctl.toml: connections.pg.password: the secret itself is in the file" in shown.err
     )
     assert "NO_SUCH_TOKEN is not set" in shown.err
     assert dwh("connections", "list", "--format", "json") == 0
@@ -171,7 +170,7 @@ def test_render_shows_the_sql_and_its_values(project: Path, capsys: pytest.Captu
             ["orders", "--date", DAY, "--shard", "chit"],
             "no shard 'chit' in the load 'orders'; did you mean 'chita'?",
         ),
-        (["orders", "--date", "2020-02-30"], "'2020-02-30' is no day: the calendar has no such date"),
+        (["orders", "--date", "2020-02-30"], "'2020-02-30' is not a day: the calendar has no such date"),
     ],
 )
 def test_render_says_what_was_meant(

@@ -50,11 +50,11 @@ def test_a_right_project_is_accepted_without_a_warning(sandbox: Sandbox, capsys:
         (WAREHOUSE, POSTGRES, "orders.toml: target: 'warehouse' is of type postgres, which cannot be a warehouse"),
         (WAREHOUSE, WAREHOUSE.replace("warehouse.duckdb", "stage.duckdb"), "takes stage for the file stage.duckdb"),
         (WAREHOUSE, WAREHOUSE.replace("state/", "data/"), "there is no folder data for the file of warehouse"),
-        ('path = "state/sessions.sqlite"', 'path = "servers"', "sessions.path: servers is a folder; name a file"),
-        ('path = "state/sessions.sqlite"', 'path = "sql/orders/create.sql"', "create.sql is no SQLite database"),
+        ('path = "state/sessions.sqlite"', 'path = "servers"', "sessions.path: servers is a folder; choose a file"),
+        ('path = "state/sessions.sqlite"', 'path = "sql/orders/create.sql"', "create.sql is not a SQLite database"),
         ("[project]", '[project]\nstate_dir = "sql/orders/create.sql/state"', "sql/orders/create.sql is a file"),
         ("'achinsk'", "'achinks'", "achinks.duckdb of the shard achinks is missing; did you mean 'achinsk'?"),
-        (WAREHOUSE, VERTICA + 'tls_cafile = "sql/orders/create.sql"\n', "the file holds no certificate in PEM"),
+        (WAREHOUSE, VERTICA + 'tls_cafile = "sql/orders/create.sql"\n', "the file has no certificate in PEM"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_the_main_file(
@@ -69,9 +69,9 @@ def test_what_is_wrong_in_the_main_file(
 @pytest.mark.parametrize(
     ("extract", "problem"),
     [
-        ("SELECT * FROM orders", "extract.sql: gives the same rows for every day"),
+        ("SELECT * FROM orders", "extract.sql: returns the same rows for every day"),
         ("SELECT * FROM orders -- {{ ds }}", "WHERE start_time >= :start AND start_time < :end, or drop slice_by"),
-        (f"SELECT 1; {EXTRACT}", "extract.sql: holds 2 statements; an extract is one SELECT"),
+        (f"SELECT 1; {EXTRACT}", "extract.sql: has 2 statements; an extract is one SELECT"),
         (f"SELEC{EXTRACT}", 'extract.sql: line 1 as rendered: Parser Error: syntax error at or near "SELECSELECT"'),
         (f"{EXTRACT} AND customer = 'x", "Parser Error: unterminated string literal"),
         (f"INSERT INTO copied {EXTRACT}", "extract.sql: an extract is one SELECT; this one is INSERT"),
@@ -127,7 +127,7 @@ def test_an_extract_for_sql_server(extract: str, problem: str, sandbox: Sandbox,
         ("CREATE TABLE stage.orders (id BIGINT;", "create.sql: line 1 as rendered: Parser Error"),
         (
             "DELETE FROM stage.orders WHERE start_time = :start",
-            "create.sql: ':start' is bound to nothing in a create",
+            "create.sql: ':start' is not bound in a create",
         ),
     ],
 )
@@ -182,7 +182,9 @@ def test_files_that_are_not_read_are_named(sandbox: Sandbox, capsys: Captured) -
     assert code == 0
     for name in unread:
         assert f"Warning: config/{name} is not read: " in shown
-    assert "calls.yml is not read: a load is config/loads/calls.toml, in TOML and in no folder below" in shown
+    assert (
+        "calls.yml is not read: a load is config/loads/calls.toml, in TOML and not in a folder below" in shown
+    )
     assert "reports.yaml is not read: rename it to config/reports.toml" in shown
     assert "connections.toml is not read: dwhctl reads config/dwhctl.toml" in shown
 
@@ -192,6 +194,6 @@ def test_a_folder_of_shards_that_is_not_here_is_a_warning(sandbox: Sandbox, caps
     code, shown = check(sandbox, capsys)
     assert code == 0
     assert (
-        "Warning: shards.cities.server_0: there is no folder here as connections.server_0.path says, so the shard"
+        "Warning: shards.cities.server_0: the folder of connections.server_0.path does not exist here, so the shard"
         " abakan and 1 more cannot be loaded\n"
     ) in shown

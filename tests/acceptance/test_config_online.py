@@ -100,7 +100,7 @@ def test_a_database_in_no_shard_group_is_named(sandbox: Sandbox) -> None:
     new = sandbox.shard_file("abakan").with_name("omsk.duckdb")
     shutil.copy(sandbox.shard_file("abakan"), new)
     sandbox.shard_file("abakan").with_name("notes.txt").write_text("not a database")
-    expected = "Warning: server_0: database omsk has what the load orders reads, but stands in no shard group"
+    expected = "Warning: server_0: database omsk has what the load orders reads, but is in no shard group"
     code, _, warnings = check(sandbox)
     assert (code, warnings) == (0, [expected])
     done = sandbox.run("connections", "test")

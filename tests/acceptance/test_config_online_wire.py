@@ -64,9 +64,7 @@ def test_a_database_in_no_shard_group(wire: Wire) -> None:
     server.create_database("omsk")
     server.execute("omsk", ORDERS)
     server.create_database("notes")
-    expected = [
-        "Warning: mssql_1: database omsk has what the load orders reads, but stands in no shard group"
-    ]
+    expected = ["Warning: mssql_1: database omsk has what the load orders reads, but is in no shard group"]
     assert check(wire)[::2] == (0, expected)
     done = wire.run("connections", "test")
     assert done.returncode == 0

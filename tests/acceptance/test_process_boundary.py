@@ -224,7 +224,7 @@ def test_config_check_names_the_folder_in_which_a_secret_can_be_replaced(
     main.write_text(f'{main.read_text()}[variables]\nlogin = {{ file = "{secret}" }}\n')
     assert dwh("config", "check", "--project", root) == 0
     [line] = [line for line in capsys.readouterr().err.splitlines() if "chmod" in line]
-    assert line.endswith(f"can write the folder {secret.parent}, and so put another file in the place of {secret}:"
+    assert line.endswith(f"can write the folder {secret.parent}, and so replace {secret}:"
                          f" chmod go-w {secret.parent}")  # fmt: skip
     secret.parent.chmod(0o1777)
     assert dwh("config", "check", "--project", root) == 0

@@ -206,6 +206,6 @@ def test_an_interrupted_reload_leaves_good_days_complete(
     signs = {(cell["shard"], cell["day"]) for cell in cells if cell["state"] == "reload_failed"}
     assert signs == {(one.shard, str(one.day)) for one in failed}
     assert project.target_rows() == rows
-    assert [one.is_equal for one in verify(project.project(), VerifyRequest((DAY, NEXT_DAY))).verdicts] == [
+    assert [one.is_equal for one in verify(project.project(), VerifyRequest((DAY, NEXT_DAY))).results] == [
         True
     ] * 6

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.check.online import CheckFinding, look
+from dwhctl.check.online import CheckFinding, check_databases
 from dwhctl.monitor.coverage import SliceStatus, cover, find_gaps, sliced_tasks
 from dwhctl.runtime.plan import LoadRequest, candidates
 from dwhctl.sessions import open_store
@@ -52,7 +52,7 @@ def entry(ground: Sandbox, shard: str, written: str) -> None:
 
 def unknown(report: VerifyReport) -> list[tuple[str, date | None, str | None]]:
     found = [
-        (one, each) for one in report.verdicts for each in one.findings if each.check is Check.UNKNOWN_SOURCE
+        (one, each) for one in report.results for each in one.findings if each.check is Check.UNKNOWN_SOURCE
     ]
     for _, each in found:
         assert "DELETE FROM" in str(each.detail)
@@ -60,7 +60,7 @@ def unknown(report: VerifyReport) -> list[tuple[str, date | None, str | None]]:
 
 
 def wrong(ground: Sandbox) -> list[CheckFinding]:
-    return [one for one in look(ground.project()) if one.wrong]
+    return [one for one in check_databases(ground.project()) if one.wrong]
 
 
 def test_a_renamed_shard_is_found_until_its_old_name_is_back(ground: Sandbox) -> None:
@@ -91,7 +91,7 @@ def test_rows_without_a_source_are_found_too(ground: Sandbox) -> None:
     )
     report = verify(ground.project(), VerifyRequest(days=(DAY,)))
     assert unknown(report) == [("it's", None, "1")]
-    [found] = [one for one in report.verdicts if one.shard == "it's"]
+    [found] = [one for one in report.results if one.shard == "it's"]
     # No shard can have that name.
     assert found.findings[0].detail is not None
     assert "etl_source = 'it''s'" in found.findings[0].detail

@@ -213,5 +213,5 @@ def test_what_is_not_there(
     assert dwh("render", *arguments, *DATE, "--project", tmp_path) == 2
     assert words in capsys.readouterr().err
     everything = shown(capsys, tmp_path, "sums")
-    assert "-- create of report sums: none, the table has to be there\n" in everything
+    assert "-- create of report sums: none, the table has to exist\n" in everything
     assert "SELECT * FROM stage.a_view;\n" in everything

@@ -225,7 +225,7 @@ def test_a_broken_sessions_database_is_an_error(
     assert dwh("report", name) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert re.search(r"^Error: sessions in .*not a database; another kind of file stands there", shown.err)
+    assert re.search(r"^Error: sessions in .*not a database; the file is of another kind", shown.err)
 
 
 @pytest.mark.parametrize(

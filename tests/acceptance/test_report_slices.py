@@ -217,7 +217,7 @@ def test_commands_for_some_shards_name_them(tmp_path: Path, capsys: pytest.Captu
         ("gaps -s 2020-07-13 -e 2020-07-01", "--start 2020-07-13 lies after --end 2020-07-01"),
         ("gaps -e 2020-07-15", "--end 2020-07-15 lies in the future"),
         ("gaps -s 2020-07-15", "--start 2020-07-15 lies after"),
-        ("gaps -s yesterdy", "'yesterdy' is no day"),
+        ("gaps -s yesterdy", "'yesterdy' is not a day"),
         ("gaps -s -3d --days 5", "give one of them"),
         ("timeline", "Missing argument 'RUN'"),
         ("timeline last", "there is no run yet"),

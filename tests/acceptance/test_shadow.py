@@ -145,15 +145,15 @@ def add_load(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("loads", "table", "words"),
     [
-        ([], SHADOW, "the one load"),
-        (["orders", "copies"], SHADOW, "the one load"),
+        ([], SHADOW, "needs one load"),
+        (["orders", "copies"], SHADOW, "needs one load"),
         (["order"], SHADOW, "did you mean 'orders'"),
-        (["orders"], "orders_new", "no table with its schema"),
+        (["orders"], "orders_new", "not a table with its schema"),
         (["orders"], "Stage.Orders", "own table: leave --table out"),
         (["orders"], "stage.COPIES", "is the target of load 'copies'"),
-        (["orders"], "stage.a__b", "parts load and shard"),
+        (["orders"], "stage.a__b", "separates load and shard"),
         (["orders"], "stage.a_", "without a '_' at its end"),
-        (["orders"], f"stage.{'a' * 190}", "name a shorter table"),
+        (["orders"], f"stage.{'a' * 190}", "choose a shorter table"),
     ],
 )
 def test_what_cannot_be_a_shadow_runs_table_is_refused(

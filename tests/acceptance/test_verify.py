@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from dwhctl.runtime.fanout import Asker, Question
+from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.sessions import open_store
 from dwhctl.sessions.values import Closing, NewSession, State
+from dwhctl.verify.checks import SourceCheck
 from dwhctl.verify.findings import SliceComparison
-from dwhctl.verify.questions import SourceQuestion
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
@@ -61,7 +61,7 @@ def found(report: VerifyReport) -> Found:
     """Shard, day, check and both values of everything that was found, in a fixed order."""
     rows = [
         (one.shard, one.day, each.check.value, each.source, each.warehouse)
-        for one in report.verdicts
+        for one in report.results
         for each in one.findings
     ]
     return sorted(rows, key=lambda row: (row[0], str(row[1]), row[2]))
@@ -77,7 +77,7 @@ def key_of(ground: Sandbox, shard: str, day: date, number: int) -> int:
 
 
 def details(report: VerifyReport) -> str:
-    return " | ".join(each.detail or "" for one in report.verdicts for each in one.findings)
+    return " | ".join(each.detail or "" for one in report.results for each in one.findings)
 
 
 def columns_of(
@@ -86,7 +86,7 @@ def columns_of(
     """Day, column, rows and key of what differs in the shard's values."""
     return [
         (one.day, each.column, each.rows, each.key)
-        for one in report.verdicts
+        for one in report.results
         for each in one.findings
         if one.shard == shard and each.column is not None
     ]
@@ -95,7 +95,7 @@ def columns_of(
 def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
     report = verified(ground)
     assert found(report) == []
-    assert (report.is_fine, [one.rows for one in report.verdicts]) == (True, [10] * 2 * len(SHARDS))
+    assert (report.is_fine, [one.rows for one in report.results]) == (True, [10] * 2 * len(SHARDS))
     ids = {(shard, day): key_of(ground, shard, day, 4) for shard in SHARDS for day in (BEFORE, DAY)}
 
     def row(shard: str, day: date) -> str:
@@ -129,7 +129,7 @@ def test_what_was_done_by_hand_is_found_and_named(ground: Sandbox) -> None:
         ("copied", DAY, "keys_in_other_slices", None, "1"),
         ("moved", BEFORE, "rows", "10", "11"), ("moved", DAY, "rows", "10", "9"),
         ("other", BEFORE, "rows_of_no_session", None, "1"),
-        ("some", BEFORE, "duplicate_keys", None, "1"), ("some", BEFORE, "rows", "10", "11"),
+        ("some", BEFORE, "doubled_keys", None, "1"), ("some", BEFORE, "rows", "10", "11"),
         ("some", DAY, "rows", "10", "9"),
     ]  # fmt: skip
     assert columns_of(report, "values") == [
@@ -257,7 +257,7 @@ def test_before_any_run_everything_is_incomplete_and_nothing_is_made(tmp_path: P
     sandbox = Sandbox(tmp_path).write().fill()
     before = sorted(tmp_path.rglob("*"))
     report = verified(sandbox, DAY)
-    assert [each.check.value for one in report.verdicts for each in one.findings] == ["incomplete"] * 3
+    assert [each.check.value for one in report.results for each in one.findings] == ["incomplete"] * 3
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -292,7 +292,7 @@ def test_a_load_without_days_is_compared_whole(sandbox: Sandbox) -> None:
         'slice_by = "start_time"\n', ""))  # fmt: skip
     sandbox.put("sql/orders/extract.sql", "SELECT id, customer, amount, start_time FROM orders\n")
     assert not sandbox.load(DAY).failed
-    assert [one.rows for one in verified(sandbox, DAY + timedelta(days=3)).verdicts] == [20] * 3
+    assert [one.rows for one in verified(sandbox, DAY + timedelta(days=3)).results] == [20] * 3
     sandbox.change_warehouse("DELETE FROM stage.orders WHERE etl_source = 'chita' AND id = 12")
     assert [row[:3] + row[3:] for row in found(verified(sandbox, DAY))] == [
         ("chita", DAY, "rows", "20", "19")
@@ -312,11 +312,11 @@ def test_an_extract_of_another_form_says_that_it_hides_rows(
 def reloading(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     """Between the look at the sources and that at the warehouse, change a source and load the day again."""
     done: list[int] = []
-    run = Asker.run
+    run = FanOut.run
 
-    def asked(self: Asker, questions: Iterable[Question]) -> None:
-        everything = list(questions)
-        sources = [one for one in everything if isinstance(one, SourceQuestion)]
+    def asked(self: FanOut, checks: Iterable[RemoteCheck[object]]) -> None:
+        everything = list(checks)
+        sources = [one for one in everything if isinstance(one, SourceCheck)]
         run(self, sources)
         if sources and len(done) < times:
             done.append(1)
@@ -326,7 +326,7 @@ def reloading(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, times: int) -> 
             assert not sandbox.load(DAY).failed
         run(self, [one for one in everything if one not in sources])
 
-    monkeypatch.setattr(Asker, "run", asked)
+    monkeypatch.setattr(FanOut, "run", asked)
     return done
 
 
@@ -363,7 +363,7 @@ def test_a_slice_that_is_loaded_meanwhile_is_looked_at_again(
     report = verified(sandbox, DAY)
     assert done == [1]
     assert found(report) == []
-    assert [one.rows for one in report.verdicts if one.shard == "chita"] == [11]
+    assert [one.rows for one in report.results if one.shard == "chita"] == [11]
 
 
 def test_a_slice_that_is_loaded_all_the_time_is_not_called_different(
@@ -397,8 +397,8 @@ def test_a_dead_server_costs_its_own_slices(wire: Wire) -> None:
     started = time.monotonic()
     report = verified(wire)
     assert time.monotonic() - started < 30
-    assert of(report.verdicts, "abakan") == of(report.verdicts, "achinsk") == ["not_compared"] * 2
-    assert of(report.verdicts, "chita") == []
+    assert of(report.results, "abakan") == of(report.results, "achinsk") == ["not_compared"] * 2
+    assert of(report.results, "chita") == []
     assert "mssql_0" in details(report)
 
 
@@ -422,7 +422,7 @@ def test_a_refused_login_is_tried_once(wire: Wire) -> None:
     report = verified(wire)
     # One for the shard's database, and one that tells a missing database from a refused login.
     assert server.logins - before <= 2
-    assert of(report.verdicts, "abakan") == of(report.verdicts, "achinsk") == ["not_compared"] * 2
+    assert of(report.results, "abakan") == of(report.results, "achinsk") == ["not_compared"] * 2
 
 
 @needs_faults
@@ -435,8 +435,8 @@ def test_a_server_that_is_silent_is_not_waited_for_without_end(wire: Wire) -> No
     report = verified(wire, DAY)
     file.write_text(before)
     assert time.monotonic() - started < 30
-    assert of(report.verdicts, "chita") == ["not_compared"]
-    assert of(report.verdicts, "abakan") == []
+    assert of(report.results, "chita") == ["not_compared"]
+    assert of(report.results, "abakan") == []
 
 
 @needs_faults

@@ -12,10 +12,9 @@ import pytest
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import UsageError
 from dwhctl.systems.duckdb import client as engine
-from dwhctl.verify.compare import verify_against
 from dwhctl.verify.findings import Check
-from dwhctl.verify.run import VerifyReport, VerifyRequest
-from dwhctl.verify.table_questions import measures_of
+from dwhctl.verify.run import VerifyReport, VerifyRequest, verify_against
+from dwhctl.verify.tables import measures_of
 from tests.cli_support import dwh
 from tests.support.projects import CREATE, DAY, Sandbox
 from tests.support.wire import a_wire
@@ -59,18 +58,18 @@ def compared(ground: Sandbox, table: str = OLD, shards: tuple[str, ...] = ()) ->
 def found(report: VerifyReport) -> Found:
     return [
         (one.shard, str(one.day), each.check.value, each.source, each.warehouse)
-        for one in report.verdicts
+        for one in report.results
         for each in one.findings
     ]
 
 
 def details(report: VerifyReport) -> list[str]:
-    return [each.detail for one in report.verdicts for each in one.findings if each.detail]
+    return [each.detail for one in report.results for each in one.findings if each.detail]
 
 
 def test_the_same_rows_are_equal(sandbox: Sandbox) -> None:
     report = compared(sandbox)
-    assert (found(report), [one.rows for one in report.verdicts]) == ([], [10] * 6)
+    assert (found(report), [one.rows for one in report.results]) == ([], [10] * 6)
 
 
 def test_rows_missing_on_either_side_and_changed_ones_are_named(sandbox: Sandbox) -> None:
@@ -213,7 +212,7 @@ def test_the_command(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> No
     for arguments, problem in (
         (("--against", OLD), "name it: verify NAME --against"),
         (("order", "--against", OLD), "there is no load 'order'"),
-        (("orders", "--against", "old"), "'old' is no table with its schema"),
+        (("orders", "--against", "old"), "'old' is not a table with its schema"),
         (("orders", "--against", "Stage.Orders"), "name the other one"),
         (("orders", "--against", SHADOW, "--table", SHADOW), "name the other one"),
         (("orders", "--table", SHADOW), "give --against too"),
@@ -240,8 +239,8 @@ def test_a_decimal_key_has_the_order_of_numbers(sandbox: Sandbox) -> None:
     ):
         other = engine.column("id", declared)
         assert other is not None
-        measures = measures_of(load, ours, OLD, [other, *ours[1:]])
-        assert measures.theirs.as_text == measures.ours.as_text == as_text
+        own, theirs = measures_of(load, ours, OLD, [other, *ours[1:]])
+        assert theirs.as_text == own.as_text == as_text
     assert ours[0].kind is Kind.INTEGER
 
 
@@ -270,7 +269,7 @@ def test_over_the_wire(tmp_path: Path) -> None:
             ("abakan", str(DAY), "rows"), ("chita", str(DAY), "values"), ("omsk", str(DAY), "shard_only_there"),
         ]  # fmt: skip
         assert details(report)[0] == f"only in {wire.schema}.orders: id = {first + 3}"
-        [changed] = [each for one in report.verdicts for each in one.findings if each.check is Check.VALUES]
+        [changed] = [each for one in report.results for each in one.findings if each.check is Check.VALUES]
         assert (changed.column, changed.rows, changed.key) == ("amount", 1, f"id={first + 3}")
         wire.change_warehouse(f"ALTER TABLE {old} DROP COLUMN ID")
         with pytest.raises(UsageError, match=r"orders_old has no column id \(a column of the key\)"):

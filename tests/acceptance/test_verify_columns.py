@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import QueryError, TargetError
+from dwhctl.project.templates import Query
+from dwhctl.systems.base.fingerprint import Dialect, Measure, Write
+from dwhctl.systems.duckdb.source import DuckdbSource
 from dwhctl.systems.duckdb.target import DuckdbInspection
-from dwhctl.verify import row_differences as second_look
-from dwhctl.verify import table_questions as against_questions
-from dwhctl.verify.compare import verify_against
+from dwhctl.verify import row_differences, tables
 from dwhctl.verify.findings import Check, SliceFinding
-from dwhctl.verify.questions import SourceLook
 from dwhctl.verify.row_differences import Case
-from dwhctl.verify.run import VerifyReport, VerifyRequest, verify
+from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
 from tests.cli_support import dwh
 from tests.support.projects import DAY, Sandbox
 from tests.support.wire import a_wire
@@ -69,7 +69,7 @@ def compared(ground: Sandbox, table: str = OLD) -> VerifyReport:
 
 
 def found(report: VerifyReport) -> list[SliceFinding]:
-    return [each for one in report.verdicts for each in one.findings]
+    return [each for one in report.results for each in one.findings]
 
 
 def whole(ground: Sandbox) -> None:
@@ -129,9 +129,9 @@ def test_doubled_keys_are_no_difference_of_checksums(sandbox: Sandbox) -> None:
     )
     first, second, third, fourth = found(compared(sandbox))
     assert (first.check, first.source, first.warehouse) == (Check.ROWS, "10", "12")
-    assert second == SliceFinding(Check.DOUBLED_KEYS, "0", "2", f"in {OLD}, such as id = 3")
+    assert second == SliceFinding(Check.DUPLICATE_KEYS, "0", "2", f"in {OLD}, such as id = 3")
     assert (third.check, third.detail) == (Check.KEY_CHECKSUM, "only in stage.orders: id = 7")
-    assert fourth == SliceFinding(Check.DOUBLED_KEYS, "0", "1", f"in {OLD}, such as id = 6")
+    assert fourth == SliceFinding(Check.DUPLICATE_KEYS, "0", "1", f"in {OLD}, such as id = 6")
 
 
 def test_keys_that_both_have_twice_are_told_when_their_values_differ(sandbox: Sandbox) -> None:
@@ -143,7 +143,7 @@ def test_keys_that_both_have_twice_are_told_when_their_values_differ(sandbox: Sa
     assert found(compared(sandbox)) == []
     sandbox.change_warehouse(f"UPDATE {OLD} SET amount = 1 WHERE etl_source = 'abakan' AND id = 3")
     detail = f"in stage.orders, such as id = 3; in {OLD}, such as id = 3"
-    assert found(compared(sandbox)) == [SliceFinding(Check.DOUBLED_KEYS, "1", "1", detail)]
+    assert found(compared(sandbox)) == [SliceFinding(Check.DUPLICATE_KEYS, "1", "1", detail)]
 
 
 def test_missing_slices_are_a_range(sandbox: Sandbox, ran: Ran) -> None:
@@ -160,7 +160,7 @@ def test_missing_slices_are_a_range(sandbox: Sandbox, ran: Ran) -> None:
     assert "id=None" not in out
 
 
-def test_a_second_look_that_fails_leaves_the_first(
+def test_an_explanation_that_fails_leaves_the_findings(
     sandbox: Sandbox, ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> None:
@@ -184,7 +184,7 @@ def test_slices_are_looked_into_in_batches(sandbox: Sandbox, monkeypatch: pytest
         return contrasts(self, slices, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(DuckdbInspection, "contrasts", counted)
-    monkeypatch.setattr(against_questions, "_ROWS_AT_ONCE", 40)
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 40)
     report = compared(sandbox)
     assert (sum(one.rows or 0 for one in found(report)), asked) == (60, [2, 1, 2, 1])
 
@@ -222,13 +222,13 @@ def test_over_the_wire(tmp_path: Path) -> None:
         report = compared(wire, old)
         rows = [
             (one.shard, each.check.value, each.column, each.rows)
-            for one in report.verdicts
+            for one in report.results
             for each in one.findings
             if one.day == DAY
         ]
         assert rows == [
             ("abakan", "values", "customer", 10), ("abakan", "values", "amount", 1), ("chita", "rows", None, None),
-            ("chita", "duplicate_keys", None, None), ("chita", "values", "customer", 9),
+            ("chita", "doubled_keys", None, None), ("chita", "values", "customer", 9),
         ]  # fmt: skip
         amount = next(one for one in found(report) if one.column == "amount")
         assert (amount.key, amount.warehouse) == (f"id={first + 3}", "NULL")
@@ -271,19 +271,19 @@ def test_source_and_warehouse_by_column(sandbox: Sandbox, capsys: pytest.Capture
 def test_rows_are_counted_only_where_all_that_differ_were_read(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_look, "_BUCKET_ROWS", 2)
+    monkeypatch.setattr(row_differences, "_BUCKET_ROWS", 2)
     assert found(verified(sandbox)) == []
     sandbox.change_warehouse(
         "UPDATE stage.orders SET amount = amount + 1 WHERE etl_source = 'chita' AND id = 13",
     )
     assert [(one.column, one.rows, one.key) for one in found(verified(sandbox))] == [("amount", 1, "id=13")]
     cut(sandbox)
-    monkeypatch.setattr(second_look, "_ROWS_READ", 4)
+    monkeypatch.setattr(row_differences, "_ROWS_READ", 4)
     report = found(verified(sandbox))
     assert {(one.column, one.rows) for one in report} == {("customer", None), ("amount", None)}
     assert all(one.key is not None for one in report if one.column == "customer")
     # Nothing fits: the columns are known by their checksums, and no example.
-    monkeypatch.setattr(second_look, "_ROWS_READ", 0)
+    monkeypatch.setattr(row_differences, "_ROWS_READ", 0)
     assert {(one.column, one.key) for one in found(verified(sandbox))} == {
         ("customer", None),
         ("amount", None),
@@ -292,9 +292,9 @@ def test_rows_are_counted_only_where_all_that_differ_were_read(
 
 def test_a_slice_that_is_not_looked_into_says_so(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(sandbox)
-    monkeypatch.setattr(second_look, "MOST_SLICES", 4)
+    monkeypatch.setattr(row_differences, "MOST_SLICES", 4)
     report = verified(sandbox)
-    looked_into = [(one.shard, one.day) for one in report.verdicts if one.has(Check.VALUES)]
+    looked_into = [(one.shard, one.day) for one in report.results if one.has(Check.VALUES)]
     # One of each shard before a second one.
     assert (len(looked_into), len({shard for shard, _ in looked_into})) == (4, 3)
     left = [one for one in found(report) if one.check is Check.VALUE_CHECKSUM]
@@ -303,22 +303,26 @@ def test_a_slice_that_is_not_looked_into_says_so(sandbox: Sandbox, monkeypatch: 
     }
 
 
-def test_a_source_that_fails_in_the_second_look_leaves_the_first(
+def test_a_source_that_fails_in_the_explanation_leaves_the_findings(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
-        raise QueryError("no memory for this")
+    measured = DuckdbSource.measured
+
+    def fails(self: DuckdbSource, query: Query, measure: Measure, write: Write) -> object:
+        if write is not Dialect.fingerprint:
+            raise QueryError("no memory for this")
+        return measured(self, query, measure, write)
 
     cut(sandbox)
-    monkeypatch.setattr(SourceLook, "_ask_of", fails)
+    monkeypatch.setattr(DuckdbSource, "measured", fails)
     assert {(one.check, one.detail) for one in found(verified(sandbox))} == {
         (Check.VALUE_CHECKSUM, "of customer, amount; which rows differ was not found: no memory for this")
     }
 
 
 def test_a_look_does_not_grow_with_the_slices() -> None:
-    cases = [Case(None, 10_000_000) for _ in range(30)]  # type: ignore[arg-type]
-    batches = list(second_look._batches(cases))
+    cases = [Case(None, None, 10_000_000) for _ in range(30)]  # type: ignore[arg-type]
+    batches = list(row_differences.case_batches(cases))
     assert max(map(len, batches)) == 2
     assert [case for batch in batches for case in batch] == cases
-    assert len(list(second_look._batches([Case(None, 40) for _ in range(30)]))) == 1  # type: ignore[arg-type]
+    assert len(list(row_differences.case_batches([Case(None, None, 40) for _ in range(30)]))) == 1  # type: ignore[arg-type]

@@ -243,12 +243,12 @@ def test_without_deadlines_there_is_nothing_to_watch(
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("deadline = '7:00'", "deadline: '7:00' is no time of day; write one from"),
-        ("deadline = '24:00'", "deadline: '24:00' is no time of day"),
+        ("deadline = '7:00'", "deadline: '7:00' is not a time of day; write one from"),
+        ("deadline = '24:00'", "deadline: '24:00' is not a time of day"),
         ("deadline = 7", 'deadline: is the number 7; write a time of day in quotes: "07:00"'),
-        ("max_age = '8'", "max_age: '8' is no duration"),
+        ("max_age = '8'", "max_age: '8' is not a duration"),
         ("max_age = '0s'", "max_age: must be longer than 0s"),
-        ("ping_url = 'hc-ping.com/x'", "ping_url: is no URL"),
+        ("ping_url = 'hc-ping.com/x'", "ping_url: is not a URL"),
         ("ping_url = 7", "ping_url: expected a text, { env"),
         ("deadlin = '07:00'", "did you mean 'deadline'?"),
     ],

@@ -27,8 +27,7 @@ from dwhctl.core.errors import (
     AlertRefusedError,
     ConfigError,
 )
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import Secret
+from dwhctl.core.secrets import MASKED, Secret
 from dwhctl.project.model import EmailAlert
 from tests.servers.mail import MailServer
 from tests.support.digests import MAIL, MESSAGE, project_with

@@ -377,7 +377,7 @@ def test_sqlite_file_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state" / "sessions.sqlite"
     path.parent.mkdir()
     path.write_text("not a database, and long enough to be looked at. " * 40)
-    with pytest.raises(SessionsError, match="another kind of file"):
+    with pytest.raises(SessionsError, match="of another kind"):
         place.store()
     assert path.read_text().startswith("not a database")
 

@@ -20,8 +20,7 @@ from dwhctl.alerts.message import Message, Receipt
 from dwhctl.alerts.telegram import TelegramChannel
 from dwhctl.alerts.transport import Timeouts
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import Secret
+from dwhctl.core.secrets import MASKED, Secret
 from dwhctl.project.model import TelegramAlert
 from tests.servers.bot_api import TOKEN, BotApi, Chat, Proxy
 from tests.support.digests import MESSAGE, TELEGRAM, project_with

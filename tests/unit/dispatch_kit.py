@@ -28,7 +28,6 @@ from dwhctl.core.errors import (
     SourceError,
 )
 from dwhctl.load.attempts import Starter
-from dwhctl.load.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.load.dispatcher import Dispatcher, Happening
 from dwhctl.load.history import DeliveredColumns
 from dwhctl.load.publisher import Publisher
@@ -38,6 +37,7 @@ from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import ProcessWorker, WorkerPool
 from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
+from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,3 +164,19 @@ def test_a_small_file_has_a_reason() -> None:
         if path.name != "__init__.py" and path.read_text().count("\n") < SMALLEST_LINES
     }
     assert small == SMALL.keys()
+
+
+def test_only_the_sessions_package_executes_its_statements_by_name() -> None:
+    """Other packages call the store's methods; the alerts execute their own statements in one transaction."""
+    by_name = re.compile(r"store\.(read|transaction)\(\s*f?\"")
+    found = [
+        path.relative_to(PACKAGE)
+        for path in MODULES
+        if path.relative_to(PACKAGE).parts[0] not in ("sessions", "alerts")
+        and by_name.search(path.read_text())
+    ]
+    assert found == []
+
+
+def test_one_function_reads_named_sql() -> None:
+    assert [path.name for path in MODULES if "-- name:" in path.read_text()] == ["sql.py"]

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.core.errors import ValueRefusedError
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -306,6 +307,24 @@ class Target(ABC):
     @abstractmethod
     def version(self) -> str:
         """Return the system's name and version, asked from the server."""
+
+
+def refresh_source(source: RowSource) -> str:
+    """Return a refresh's source for FROM."""
+    # A comment at the query's end must not include the bracket.
+    return f"({source.text}\n) AS source" if source.is_query else quote_path(source.text)
+
+
+def refresh_sql(
+    table: str, source: RowSource, columns: TableColumns, checked: Callable[[int, Narrowing], str]
+) -> tuple[str, str]:
+    """Return DELETE and INSERT of a refresh of the (quoted) table; `checked` writes the value of a narrowed column."""
+    checks = {pair.table.name: checked(number, pair) for number, pair in enumerate(columns.narrowed)}
+    values = columns.listed(lambda name: checks.get(name, quote_name(name)))
+    insert = (
+        f"INSERT INTO {table} ({columns.listed(quote_name)}) SELECT {values} FROM {refresh_source(source)}"
+    )
+    return f"DELETE FROM {table}", insert
 
 
 #: The most characters of a value in an error.

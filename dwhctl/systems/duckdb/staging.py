@@ -25,6 +25,8 @@ from dwhctl.systems.base.target import (
     Statement,
     TableColumns,
     carried,
+    refresh_source,
+    refresh_sql,
     refused_value,
 )
 from dwhctl.systems.duckdb import client as engine
@@ -248,12 +250,12 @@ class DuckdbRefresh(Refresh):
         self._db = db
         self._table = table
         self._query = source.text if source.is_query else None
-        self._source = _from(source)
+        self._source = source
 
     def columns(self) -> RefreshColumns:
         # The query begins in the first line, so that DuckDB's line numbers are its own.
         with self._target.at_statement(self._query):
-            source = self._db.execute(f"DESCRIBE SELECT * FROM {self._source}").fetchall()
+            source = self._db.execute(f"DESCRIBE SELECT * FROM {refresh_source(self._source)}").fetchall()
         rows = _table_info(self._db, self._table)
         return RefreshColumns(
             tuple(_column(str(name), str(declared)) for name, declared, *_ in source),
@@ -262,12 +264,13 @@ class DuckdbRefresh(Refresh):
         )
 
     def delete(self) -> None:
-        self._db.execute(_delete_sql(self._table))
+        self._db.execute(f"DELETE FROM {quote_path(self._table)}")
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         wanted = TableColumns(self._table, names=columns, narrowed=narrowed)
+        _, insert = refresh_sql(quote_path(self._table), self._source, wanted, _checked)
         try:
-            row = self._db.execute(_insert_sql(self._source, wanted)).fetchone()
+            row = self._db.execute(insert).fetchone()
         except duckdb.Error as error:
             if (refused := refused_value(str(error), self._table, narrowed)) is not None:
                 raise refused from error
@@ -281,24 +284,8 @@ class DuckdbRefresh(Refresh):
 
 def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
     """Return the statements of a refresh."""
-    insert = _insert_sql(_from(source), columns)
-    return [Statement(BEGIN), Statement(_delete_sql(columns.table)), Statement(insert), Statement(COMMIT)]
-
-
-def _from(source: RowSource) -> str:
-    # A comment at the query's end must not include the bracket.
-    return f"({source.text}\n) AS source" if source.is_query else quote_path(source.text)
-
-
-def _delete_sql(table: str) -> str:
-    return f"DELETE FROM {quote_path(table)}"
-
-
-def _insert_sql(source: str, columns: TableColumns) -> str:
-    checks = {pair.table.name: _checked(number, pair) for number, pair in enumerate(columns.narrowed)}
-    values = columns.listed(lambda name: checks.get(name, quote_name(name)))
-    names = columns.listed(quote_name)
-    return f"INSERT INTO {quote_path(columns.table)} ({names}) SELECT {values} FROM {source}"
+    sql = refresh_sql(quote_path(columns.table), source, columns, _checked)
+    return [Statement(BEGIN), *map(Statement, sql), Statement(COMMIT)]
 
 
 def _column(name: str, declared: str) -> RefreshColumn:

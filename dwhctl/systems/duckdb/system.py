@@ -28,43 +28,36 @@ DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
 
 def _writable(path: Path) -> Path:
     if "?" in str(path):
-        # DuckDB puts the name of its log before a question mark, as in a URL.
+        # DuckDB cuts the path of its log at a question mark, as in a URL.
         raise ValueError(
-            f"{quoted(str(path))} has a '?' in it, which DuckDB cannot write to; name another folder or file"
+            f"{quoted(str(path))} contains a '?', which DuckDB cannot write to; choose another folder or file"
         )
     return path
 
 
 def _amount(text: str) -> str:
     if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"{quoted(text)} is no amount of memory; write one as 256MiB or 2GiB")
+        raise ValueError(f"{quoted(text)} is not an amount of memory; write it as 256MiB or 2GiB")
     return text
 
 
 class DuckdbConnection(EmbeddedConnection):
     """A DuckDB file, or a folder in which each shard's database is `<path>/<database>.duckdb`."""
 
-    type: Literal["duckdb"] = Field("duckdb", description="The kind of system.", examples=["duckdb"])
-    path: Annotated[Database, AfterValidator(_writable)] = Field(
-        description="The file, or the folder of files; relative to the project.",
-        examples=["state/warehouse.duckdb"],
-    )
-    lock_wait: Duration = Field(
-        timedelta(seconds=30),
-        description="How long to wait for a file that another process has open.",
-        examples=["30s"],
-    )
-    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(
-        None,
-        description="The memory that DuckDB may use in each process before it spills to the folder"
-        " spill of the state folder; left out, it is 64MiB, or 3MiB for each column of a wide table.",
-        examples=["256MiB"],
-    )
+    type: Literal["duckdb"] = Field("duckdb", examples=["duckdb"])
+    """The kind of system."""
+    path: Annotated[Database, AfterValidator(_writable)] = Field(examples=["state/warehouse.duckdb"])
+    """The file, or the folder of files; relative to the project."""
+    lock_wait: Duration = Field(timedelta(seconds=30), examples=["30s"])
+    """How long to wait for a file that another process has open."""
+    memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(None, examples=["256MiB"])
+    """The memory that DuckDB may use in each process before it spills to the folder `spill` of the state folder. Left
+    out: 64MiB, or 3MiB for each column of a wide table."""
 
     @property
     def is_folder(self) -> bool:
-        """Whether `path` is a folder of databases: decided by what is there, else by its ending."""
-        # Not Path's: to them a folder that this user may not enter is an error.
+        """Whether `path` is a folder of databases: decided by what exists there, else by its suffix."""
+        # Path.exists raises for a folder that this user may not enter.
         if os.path.exists(self.path):  # noqa: PTH110
             return os.path.isdir(self.path)  # noqa: PTH112
         return self.path.suffix not in DUCKDB_SUFFIXES

@@ -9,7 +9,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from dwhctl.core.errors import QueryError
-from dwhctl.core.masking import MASKED
+from dwhctl.core.secrets import MASKED
 from dwhctl.systems.http.keys import ApiKeyAuth, HttpBasicAuth
 
 if TYPE_CHECKING:

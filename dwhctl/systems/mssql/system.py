@@ -17,28 +17,21 @@ from dwhctl.systems.base.system import System
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
 
-_TLS = TlsWords("encryption", None, (), local="request", off="off")
-
 
 class MssqlConnection(NetworkConnection):
     """A Microsoft SQL Server with the databases of many shards."""
 
     default_port: ClassVar[int | None] = 1433
-    tls_words: ClassVar[TlsWords] = _TLS
-    type: Literal["mssql"] = Field("mssql", description="The kind of system.", examples=["mssql"])
-    database: Text = Field(
-        "master", description="The database to log in to; a shard names its own.", examples=["master"]
-    )
-    encryption: Literal["require", "request", "off"] | None = Field(
-        None,
-        description="Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the"
-        " server has no TLS. The server's certificate is not checked.",
-        examples=["require"],
-        json_schema_extra={"default": _TLS.default()},
-    )
-    read_only: bool = Field(
-        False, description="Ask for a readable secondary of an availability group.", examples=[True]
-    )
+    tls_words: ClassVar[TlsWords] = TlsWords("encryption", None, (), local="request", off="off")
+    type: Literal["mssql"] = Field("mssql", examples=["mssql"])
+    """The kind of system."""
+    database: Text = Field("master", examples=["master"])
+    """The database to log in to; a shard has its own."""
+    encryption: Literal["require", "request", "off"] | None = Field(None, examples=["require"])
+    """Whether the connection is encrypted; `request` encrypts the login alone, and nothing where the server has no
+    TLS. The server's certificate is not checked."""
+    read_only: bool = Field(False, examples=[True])
+    """Connect to a readable secondary of an availability group."""
 
 
 class _Mssql(System[MssqlConnection]):

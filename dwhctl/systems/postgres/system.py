@@ -15,8 +15,6 @@ from dwhctl.systems.base.system import System
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor
 
-_TLS = TlsWords("sslmode", "sslrootcert", CHECKED_TLS, local="prefer", off="disable")
-
 
 def _no_allow(word: object) -> object:
     if word == "allow":
@@ -30,30 +28,23 @@ class PostgresConnection(NetworkConnection):
     """A PostgreSQL database."""
 
     default_port: ClassVar[int | None] = 5432
-    tls_words: ClassVar[TlsWords] = _TLS
-    type: Literal["postgres"] = Field("postgres", description="The kind of system.", examples=["postgres"])
-    database: Text = Field(description="The database to log in to.", examples=["etl"])
+    tls_words: ClassVar[TlsWords] = TlsWords(
+        "sslmode", "sslrootcert", CHECKED_TLS, local="prefer", off="disable"
+    )
+    type: Literal["postgres"] = Field("postgres", examples=["postgres"])
+    """The kind of system."""
+    database: Text = Field(examples=["etl"])
+    """The database to log in to."""
     sslmode: Annotated[
         Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None, BeforeValidator(_no_allow)
-    ] = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `sslrootcert` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _TLS.default()},
-    )
-    sslrootcert: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    answer_timeout: SomeTime | None = Field(
-        None,
-        description="How long to wait for one answer of the sessions database; after it the connection is lost."
-        " Left out: 60s, and 10s in commands that only report.",
-        examples=["30s"],
-    )
+    ] = Field(None, examples=["verify-full"])
+    """Whether the connection is encrypted, and what of the server's certificate is checked: nothing, its authority,
+    or its authority and its name. With `sslrootcert` alone it is `verify-full`."""
+    sslrootcert: ProjectPath | None = Field(None, examples=["config/ca.pem"])
+    """The CA certificates for the server's certificate; relative to the project. Left out: the system's."""
+    answer_timeout: SomeTime | None = Field(None, examples=["30s"])
+    """How long to wait for one answer of the sessions database; then the connection counts as lost. Left out: 60s, and
+    10s in commands that only report."""
 
 
 class _Postgres(System[PostgresConnection]):

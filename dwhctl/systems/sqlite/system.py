@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class SqliteConnection(EmbeddedConnection):
     """A SQLite file."""
 
-    type: Literal["sqlite"] = Field("sqlite", description="The kind of system.", examples=["sqlite"])
-    path: Database = Field(
-        description="The file; relative to the project.", examples=["state/sessions.sqlite"]
-    )
+    type: Literal["sqlite"] = Field("sqlite", examples=["sqlite"])
+    """The kind of system."""
+    path: Database = Field(examples=["state/sessions.sqlite"])
+    """The file; relative to the project."""
 
 
 class _Sqlite(System[SqliteConnection]):

@@ -23,6 +23,8 @@ from dwhctl.systems.base.target import (
     Statement,
     TableColumns,
     carried,
+    refresh_source,
+    refresh_sql,
     refused_value,
 )
 from dwhctl.systems.vertica import types as types
@@ -180,12 +182,12 @@ class VerticaRefresh(Refresh):
         self._session = session
         self._table = table
         self._query = source.text if source.is_query else None
-        self._source = _from(source)
+        self._source = source
 
     def columns(self) -> RefreshColumns:
         table = existing_columns(self._session, self._table)
         with at_statement(self._query) if self._query else nullcontext():
-            source = self._session.declared(f"SELECT * FROM {self._source} LIMIT 0")
+            source = self._session.declared(f"SELECT * FROM {refresh_source(self._source)} LIMIT 0")
         return RefreshColumns(
             tuple(_column(name, declared) for name, declared in source),
             tuple(_column(name, declared) for name, declared, _ in table),
@@ -193,12 +195,12 @@ class VerticaRefresh(Refresh):
         )
 
     def delete(self) -> None:
-        self._session.query(_refresh_delete_sql(self._table))
+        self._session.query(f"DELETE FROM {self._table.sql}")
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
         wanted = TableColumns(str(self._table), names=columns, narrowed=narrowed)
         try:
-            answer = self._session.query(_refresh_insert_sql(self._table, self._source, wanted))
+            answer = self._session.query(refresh_sql(self._table.sql, self._source, wanted, _checked)[1])
         except AttemptError as error:
             if (refused := refused_value(str(error), str(self._table), narrowed)) is not None:
                 raise refused from error
@@ -212,25 +214,9 @@ class VerticaRefresh(Refresh):
 
 
 def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
-    """Return what a refresh sends."""
-    table = TableName.of(columns.table)
-    insert = _refresh_insert_sql(table, _from(source), columns)
-    return [Statement(_refresh_delete_sql(table)), Statement(insert), Statement(_COMMIT)]
-
-
-def _from(source: RowSource) -> str:
-    # A comment at the query's end must not swallow the bracket.
-    return f"({source.text}\n) AS source" if source.is_query else _quoted(source.text)
-
-
-def _refresh_delete_sql(table: TableName) -> str:
-    return f"DELETE FROM {table.sql}"
-
-
-def _refresh_insert_sql(table: TableName, source: str, columns: TableColumns) -> str:
-    checks = {one.table.name: _checked(number, one) for number, one in enumerate(columns.narrowed)}
-    values = columns.listed(lambda name: checks.get(name, quote(name)))
-    return f"INSERT INTO {table.sql} ({columns.listed(quote)}) SELECT {values} FROM {source}"
+    """Return the statements of a refresh."""
+    sql = refresh_sql(TableName.of(columns.table).sql, source, columns, _checked)
+    return [*map(Statement, sql), Statement(_COMMIT)]
 
 
 def _column(name: str, declared: str) -> RefreshColumn:
@@ -252,10 +238,6 @@ def _checked(number: int, one: Narrowing) -> str:
     text = f"TO_HEX({name})" if source.kind is Kind.BINARY else f"CAST({name} AS VARCHAR(400))"
     error = f"CAST(THROW_ERROR({carried(number, text)}) AS {one.source.declared})"
     return f"CASE WHEN {would_change(name, source, table)} THEN {error} ELSE {name} END"
-
-
-def _quoted(name: str) -> str:
-    return ".".join(map(quote, name.split(".")))
 
 
 #: Another locale of the database would compare texts without case.

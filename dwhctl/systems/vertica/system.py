@@ -16,34 +16,27 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor
     from dwhctl.systems.base.target import Target
 
-_TLS = TlsWords("tlsmode", "tls_cafile", CHECKED_TLS, local="prefer", off="disable")
-
 
 class VerticaConnection(NetworkConnection):
     """A Vertica database."""
 
     default_port: ClassVar[int | None] = 5433
-    tls_words: ClassVar[TlsWords] = _TLS
-    type: Literal["vertica"] = Field("vertica", description="The kind of system.", examples=["vertica"])
-    database: Text = Field(description="The database to log in to.", examples=["docker"])
+    tls_words: ClassVar[TlsWords] = TlsWords(
+        "tlsmode", "tls_cafile", CHECKED_TLS, local="prefer", off="disable"
+    )
+    type: Literal["vertica"] = Field("vertica", examples=["vertica"])
+    """The kind of system."""
+    database: Text = Field(examples=["docker"])
+    """The database to log in to."""
     tlsmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = Field(
-        None,
-        description="Whether the connection is encrypted, and what is checked of the server's certificate: nothing, its"
-        " authority, also its name. With `tls_cafile` alone it is `verify-full`.",
-        examples=["verify-full"],
-        json_schema_extra={"default": _TLS.default()},
+        None, examples=["verify-full"]
     )
-    tls_cafile: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " the system's.",
-        examples=["config/ca.pem"],
-    )
-    staging_schema: Text | None = Field(
-        None,
-        description="The schema for staging tables; default: the target table's own.",
-        examples=["staging"],
-    )
+    """Whether the connection is encrypted, and what of the server's certificate is checked: nothing, its authority,
+    or its authority and its name. With `tls_cafile` alone it is `verify-full`."""
+    tls_cafile: ProjectPath | None = Field(None, examples=["config/ca.pem"])
+    """The CA certificates for the server's certificate; relative to the project. Left out: the system's."""
+    staging_schema: Text | None = Field(None, examples=["staging"])
+    """The schema for staging tables; default: the target table's own."""
 
 
 class _Vertica(System[VerticaConnection]):

@@ -231,7 +231,7 @@ def test_a_replaced_table_keeps_its_place_and_what_follows(tmp_path: Path) -> No
 def test_another_secret_in_its_file_is_not_overwritten_unasked(root: Path, tmp_path: Path) -> None:
     (root / "secrets").mkdir()
     (root / "secrets/api_key").write_text("old\n")
-    with pytest.raises(UsageError, match="secrets/api_key holds another secret already"):
+    with pytest.raises(UsageError, match="secrets/api_key already contains another secret"):
         prepared(root, written(tmp_path, {"api_key": "new"}))
     imported(root, written(tmp_path, {"api_key": "new"}), replace=True)
     assert (root / "secrets/api_key").read_text() == "new\n"
@@ -240,7 +240,7 @@ def test_another_secret_in_its_file_is_not_overwritten_unasked(root: Path, tmp_p
 def test_the_exports_of_before_stay(root: Path, tmp_path: Path) -> None:
     imported(root, written(tmp_path, {"api_key": "it's\n'one'"}), secrets="env")
     imported(root, written(tmp_path, {"token": "two"}), secrets="env")
-    with pytest.raises(UsageError, match="exports another TOKEN already"):
+    with pytest.raises(UsageError, match="already exports another TOKEN"):
         prepared(make_copy(root, tmp_path), written(tmp_path, {"token": "three"}), secrets="env")
     shown = in_shell(f'. {root}/secrets/env.sh && printf "%s|%s" "$API_KEY" "$TOKEN"')
     assert shown == "it's\n'one'|two"
@@ -282,14 +282,14 @@ def test_names_that_do_not_fit_are_changed_and_told(root: Path, tmp_path: Path) 
 CASES: list[tuple[dict[str, Any], str]] = [
     ({"conn_type": "mssql", "login": "sa"}, "host: is missing"),
     ({"conn_type": "mssql", "host": "h"}, "login: is missing"),
-    ({"conn_type": "mssql", "host": r"h\inst", "login": "sa"}, "names an instance"),
+    ({"conn_type": "mssql", "host": r"h\inst", "login": "sa"}, "has the name of an instance"),
     ({"conn_type": "vertica", "host": "h", "login": "u"}, "schema: is missing"),
     ({"conn_type": "vertica", "host": "h", "login": "u", "schema": "d", "extra": {"tlsmode": "maybe"}}, "tlsmode"),
     ({"conn_type": "vertica", "host": "h", "login": "u", "schema": "d", "extra": {"backup_server_node": 1}}, "as"),
-    ({"conn_type": "vertica", "host": "h", "login": "u", "extra": "{x"}, "its extra is no JSON"),
-    ({"conn_type": "postgres", "host": "h", "login": "u", "port": "x"}, "port: is no number"),
+    ({"conn_type": "vertica", "host": "h", "login": "u", "extra": "{x"}, "its extra is not JSON"),
+    ({"conn_type": "postgres", "host": "h", "login": "u", "port": "x"}, "port: is not a number"),
     ({"conn_type": "postgres", "host": "h", "login": "u", "port": 99999}, "port: 99999|port: a number"),
-    ({"conn_type": "sqlite"}, "names no file"),
+    ({"conn_type": "sqlite"}, "host: is missing; give the file's path"),
     ({"conn_type": "duckdb", "host": ":memory:"}, ":memory:"),
     ({"conn_type": "telegram", "host": "-1"}, "no token"),
     ({"conn_type": "smtp"}, "host: is missing"),
@@ -363,7 +363,7 @@ def test_the_forms_of_airflow_1_10(root: Path, tmp_path: Path) -> None:
     assert (var["value"].smallest_price, var["value"].region) == ("10", "eu")
     assert var["json"].smtp.password == "p2"
     assert var["json"].env_of.env == "production"
-    assert "stands as its JSON text" in notes(outcomes, "env_of")
+    assert "is written as JSON text" in notes(outcomes, "env_of")
     other, _ = imported(make_project(tmp_path / "other"), DATA / "airflow_1_connections.json")
     assert {"mssql_0", "etl"} <= set(other.connections)
 
@@ -377,10 +377,10 @@ def test_the_lines_of_airflow_3_say_the_same_as_its_json(root: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "is no JSON"),
-        ("{", "is no JSON (line 1)"),
-        ("[]", "holds no connections or variables"),
-        ("{}", "holds no connections or variables"),
+        ("", "is not JSON"),
+        ("{", "is not JSON (line 1)"),
+        ("[]", "contains no connections or variables"),
+        ("{}", "contains no connections or variables"),
         ("a: 1\n", "is YAML, which dwhctl does not read; export it as JSON: --file-format json"),
         ("# c\nmssql_0:\n  conn_type: mssql\n", "is YAML"),
     ],
@@ -403,7 +403,7 @@ def test_addresses_of_web_pages_are_variables(tmp_path: Path) -> None:
 
 def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
     files = [written(tmp_path, {"a": "1"}, name) for name in ("one.json", "two.json")]
-    with pytest.raises(UsageError, match="'a' stands in a file before it already"):
+    with pytest.raises(UsageError, match="'a' is in an earlier file already"):
         read_exports(files)
 
 

@@ -17,10 +17,9 @@ from dwhctl.alerts.channels import render
 from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.alerts.message import TEMPLATES, Message
 from dwhctl.alerts.smtp import read
-from dwhctl.check.offline import _of_alert
+from dwhctl.check.offline import _check_alert
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import remember
+from dwhctl.core.secrets import MASKED, remember
 from dwhctl.project.model import Project
 from tests.servers.telegram_html import parse, utf16_units
 from tests.support.digests import DAY, DIGEST, MAIL, TELEGRAM, channels_in, project_with
@@ -482,7 +481,9 @@ def test_config_check_renders_each_text_of_a_template(tmp_path: Path, subject: s
 
 def check_alerts(project: Project) -> list[str]:
     """Give what `config check` says of the channel."""
-    return list(_of_alert(project, project.alerts["failures"], DAY))
+    found: list[str] = []
+    _check_alert(project, project.alerts["failures"], DAY, found)
+    return found
 
 
 def test_a_template_has_airflows_names(tmp_path: Path) -> None:

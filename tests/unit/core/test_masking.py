@@ -14,9 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.core import masking
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import mask, remember
+from dwhctl.core import secrets
+from dwhctl.core.secrets import MASKED, mask, remember
 
 WRITTEN: dict[str, Callable[[str], str]] = {
     "as it is": str,
@@ -64,8 +63,8 @@ passwords = st.builds(
 @example(password="p%aB'ss\"w/rd?#@\\ \u043f\U0001f511x")
 @settings(max_examples=60)
 def test_no_way_to_write_a_secret_gets_past(password: str) -> None:
-    masking._secrets.clear()
-    masking._masks = None
+    secrets._secrets.clear()
+    secrets._masks = None
     remember(password)
     for name, write in WRITTEN.items():
         assert mask(f"it said: \x01{write(password)}\x02") == f"it said: \x01{MASKED}\x02", name

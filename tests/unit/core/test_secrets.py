@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.core import masking
+from dwhctl.core import secrets
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import Secret, mask
+from dwhctl.core.secrets import MASKED, Secret, mask
 from dwhctl.project.context import context
 from dwhctl.project.read import read_project
 from dwhctl.systems.mssql.system import MssqlConnection
@@ -24,10 +23,10 @@ SERVER = '\n[connections.m]\ntype = "mssql"\nhost = "h"\nuser = "sa"\npassword =
 
 @pytest.fixture(autouse=True)
 def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(masking, "_secrets", set())
-    monkeypatch.setattr(masking, "_masks", None)
+    monkeypatch.setattr(secrets, "_secrets", set())
+    monkeypatch.setattr(secrets, "_masks", None)
     yield
-    masking._masks = None
+    secrets._masks = None
 
 
 def password_of(root: Path, value: str) -> Secret:
@@ -44,7 +43,7 @@ def test_a_literal_is_allowed_masked_and_warned_of(tmp_path: Path) -> None:
     assert f"{secret} {secret!r}" == f"{MASKED} Secret('{MASKED}')"
     (warning,) = read_project(tmp_path).warnings
     assert warning.startswith(
-        "config/dwhctl.toml: connections.m.password: the secret itself stands in the file; write"
+        "config/dwhctl.toml: connections.m.password: the secret itself is in the file; write"
     )
     assert mask("login with hunter2 failed") == f"login with {MASKED} failed"
 
@@ -129,8 +128,8 @@ def test_nothing_shows_a_secret(tmp_path: Path) -> None:
 
 def test_a_worker_masks_the_secrets_that_it_was_sent() -> None:
     sent = pickle.dumps(Secret("hunter2"))
-    masking._secrets.clear()
-    masking._masks = None
+    secrets._secrets.clear()
+    secrets._masks = None
     assert mask("hunter2") == "hunter2"
     assert pickle.loads(sent).reveal() == "hunter2"
     assert mask("hunter2") == MASKED
@@ -181,7 +180,7 @@ def test_a_variable_in_the_file_with_the_form_of_a_secret_is_one(tmp_path: Path)
     assert mask("to https://u:abcdefgh@host") == f"to {MASKED}"
     assert project.variables["plain"] == "abcd"
     (warning,) = project.warnings
-    assert warning.startswith("config/dwhctl.toml: variables.notes: the secret itself stands in the file")
+    assert warning.startswith("config/dwhctl.toml: variables.notes: the secret itself is in the file")
 
 
 def test_a_check_warns_of_short_secrets(

@@ -66,12 +66,12 @@ def test_a_required_key_may_come_from_the_defaults(tmp_path: Path) -> None:
         ("[load_defaults]\nretry = 3", "load_defaults.retry: unknown key; did you mean"),
         (
             "[load_defaults]\ntable = 'a.b'",
-            "load_defaults.table: cannot be shared: move it to config/loads/NAME.toml",
+            "load_defaults.table: cannot have a default: move it to config/loads/NAME.toml",
         ),
-        ("[load_defaults]\nextract = 'x.sql'", "load_defaults.extract: cannot be shared"),
+        ("[load_defaults]\nextract = 'x.sql'", "load_defaults.extract: cannot have a default"),
         (
             "[report_defaults]\ntarget = 'a.b'",
-            "report_defaults.target: cannot be shared: move it to [reports.NAME]",
+            "report_defaults.target: cannot have a default: move it to [reports.NAME]",
         ),
         ("[report_defaults]\nname = 'a'", "report_defaults.name: unknown key"),
         ("[load_defaults]\nretries = '3'", "load_defaults.retries: expected a whole number"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwhctl.core import masking
+from dwhctl.core import secrets
 from dwhctl.core.secrets import Secret
 from dwhctl.project.files import table_of_url
 from dwhctl.project.read import read_project
@@ -22,10 +22,10 @@ from tests.unit.projects import LOAD, MAIN, the_problem, write_project
 @pytest.fixture(autouse=True, scope="module")
 def _nothing_is_remembered() -> Iterator[None]:
     """Made-up passwords must not be masked in the messages of other tests."""
-    before = set(masking._secrets)
+    before = set(secrets._secrets)
     yield
-    masking._secrets.intersection_update(before)
-    masking._masks = None
+    secrets._secrets.intersection_update(before)
+    secrets._masks = None
 
 
 URL = "vertica://etl%40x:p%40ss%2Fword%3A1@host:5434/my%20db?tlsmode=require&max_connections=2&staging_schema=st"
@@ -70,23 +70,23 @@ def test_a_path_stands_as_written(url: str, path: str) -> None:
 
 
 WRONG = {
-    "verticca://x:hunter2@h/db": "DWHCTL_CONN_DWH: is no URL of a connection; did you mean 'vertica'? write",
-    "hunter2": "DWHCTL_CONN_DWH: is no URL of a connection; write vertica://",
-    "": "DWHCTL_CONN_DWH: is no URL of a connection; write vertica://",
-    "hunter2:x": "DWHCTL_CONN_DWH: is no URL of a connection; write vertica://",
-    "vertica:h/db": "DWHCTL_CONN_DWH: is no URL of a server; write",
-    "vertica://u:hunter2@h:54x/db": "DWHCTL_CONN_DWH: the port in the URL is no number; percent-encode",
-    "vertica://u:hunter2@::1/db": "DWHCTL_CONN_DWH: the port in the URL is no number",
+    "verticca://x:hunter2@h/db": "DWHCTL_CONN_DWH: is not a URL of a connection; did you mean 'vertica'? write",
+    "hunter2": "DWHCTL_CONN_DWH: is not a URL of a connection; write vertica://",
+    "": "DWHCTL_CONN_DWH: is not a URL of a connection; write vertica://",
+    "hunter2:x": "DWHCTL_CONN_DWH: is not a URL of a connection; write vertica://",
+    "vertica:h/db": "DWHCTL_CONN_DWH: is not a URL of a server; write",
+    "vertica://u:hunter2@h:54x/db": "DWHCTL_CONN_DWH: the port in the URL is not a number; percent-encode",
+    "vertica://u:hunter2@::1/db": "DWHCTL_CONN_DWH: the port in the URL is not a number",
     "vertica://u:hunter2@h": 'DWHCTL_CONN_DWH.database: is missing; add database = "docker"',
     "vertica://h/db": 'DWHCTL_CONN_DWH.user: is missing; add user = "dwh"',
     "vertica://u@/db": 'DWHCTL_CONN_DWH.host: is missing; add host = "SERVER"',
-    "vertica://u@h/db?tls_mode=require": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; did you mean",
+    "vertica://u@h/db?tls_mode=require": "DWHCTL_CONN_DWH: the URL has an unknown key after its '?'; did you mean",
     "vertica://u@h/db?max_connections=x": "DWHCTL_CONN_DWH.max_connections: expected a whole number, got a text of 1",
-    "vertica://u:12?hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; known: ",
-    "vertica://u:12?hunter2": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; known: ",
-    "vertica://u:p@12?hunter2=x@h/db": "DWHCTL_CONN_DWH: the URL has an unknown key behind its '?'; known: ",
-    "vertica://u:12/hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an '@' behind its server; percent-encode",
-    "vertica://u:1@2/hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an '@' behind its server; percent-encode",
+    "vertica://u:12?hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an unknown key after its '?'; known: ",
+    "vertica://u:12?hunter2": "DWHCTL_CONN_DWH: the URL has an unknown key after its '?'; known: ",
+    "vertica://u:p@12?hunter2=x@h/db": "DWHCTL_CONN_DWH: the URL has an unknown key after its '?'; known: ",
+    "vertica://u:12/hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an '@' after its server; percent-encode",
+    "vertica://u:1@2/hunter2@h/db": "DWHCTL_CONN_DWH: the URL has an '@' after its server; percent-encode",
     "vertica://u@h/db?tlsmode=hunter2@h/db": "DWHCTL_CONN_DWH.tlsmode: expected one of",
     "duckdb:": "DWHCTL_CONN_DWH.path: is empty; write a path",
 }

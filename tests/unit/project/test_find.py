@@ -39,11 +39,11 @@ def test_no_project_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ConfigError, match=r"no project here: neither .* make one with: dwhctl init"):
         find_project(None)
     with pytest.raises(
-        ConfigError, match=r"--project: .*/nowhere is no folder; name a project's folder, or make"
+        ConfigError, match=r"--project: .*/nowhere is not a folder; choose a project's folder, or make"
     ):
         find_project(tmp_path / "nowhere")
     monkeypatch.setenv("DWHCTL_PROJECT", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"DWHCTL_PROJECT: .* holds no config/dwhctl.toml"):
+    with pytest.raises(ConfigError, match=r"DWHCTL_PROJECT: .* has no config/dwhctl.toml"):
         find_project(None)
 
 

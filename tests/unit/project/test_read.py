@@ -94,7 +94,7 @@ def test_all_problems_are_told_at_once_and_end_with_2(tmp_path: Path) -> None:
 
 LOAD_MISTAKES = {
     "slice_bye = 'x'": "slice_bye: unknown key; did you mean 'slice_by'?",
-    "name = 'orders'": "name: unknown key: it is told by where the table stands; drop 'name'",
+    "name = 'orders'": "name: unknown key: the name follows from the file or table; drop 'name'",
     "retries = '3'": 'retries: expected a whole number, got the text "3"; write 3 without quotes',
     "retries = 1.5": "retries: expected a whole number, got the number 1.5",
     "retries = true": "retries: expected a whole number, got true",
@@ -104,19 +104,19 @@ LOAD_MISTAKES = {
     "max_shrink = nan": "max_shrink: the number nan",
     "max_shrink = '50%'": "max_shrink: expected a number",
     "timeout = 30": "timeout: is the number 30; write a duration in quotes: 10s",
-    "timeout = '30 minutes'": "timeout: '30 minutes' is no duration; write 10s",
+    "timeout = '30 minutes'": "timeout: '30 minutes' is not a duration; write 10s",
     "timeout = '0s'": "timeout: must be longer than 0s",
     "start_date = '2020-02-30'": "start_date: '2020-02-30': the calendar has no such date; write a date",
     "start_date = '08.02.2020'": "start_date: '08.02.2020': not of the form YYYY-MM-DD",
     "start_date = 2020-02-08T00:00:00": "start_date: is 2020-02-08 00:00:00; write a date as 2020-02-08",
     "start_date = 20200208": "start_date: is the number 20200208; write a date",
-    "slice_zone = 'Europe/Moskow'": "slice_zone: 'Europe/Moskow' is no time zone of the IANA list; did",
-    "slice_zone = 'wal'": "slice_zone: 'wal' is no time zone of the IANA list; did you mean 'wall'?",
-    "slice_zone = '../etc'": "slice_zone: '../etc' is no time zone",
+    "slice_zone = 'Europe/Moskow'": "slice_zone: 'Europe/Moskow' is not a time zone of the IANA list; did",
+    "slice_zone = 'wal'": "slice_zone: 'wal' is not a time zone of the IANA list; did you mean 'wall'?",
+    "slice_zone = '../etc'": "slice_zone: '../etc' is not a time zone",
     "on_new_column = 'ad'": 'on_new_column: expected one of "refuse", "add"; got the text "ad"; did you mean',
     "schedule = '0 */6 * *'": "schedule: '0 */6 * *' has 4 of the 5 fields",
-    "schedule = '61 * * * *'": "schedule: '61 * * * *': '61' is no minute of a crontab (0 to 59",
-    "schedule = '0 5-3 * * *'": "schedule: '0 5-3 * * *': '5-3' is no hour",
+    "schedule = '61 * * * *'": "schedule: '61 * * * *': '61' is not a valid minute of a crontab (0 to 59",
+    "schedule = '0 5-3 * * *'": "schedule: '0 5-3 * * *': '5-3' is not a valid hour",
     "verify_columns = 'amount'": 'verify_columns: expected a list, got the text "amount"; put it in [ ]',
     "params = 3": "params: expected a table, got the number 3",
 }
@@ -129,18 +129,18 @@ def test_a_wrong_key_of_a_load_is_told_with_its_remedy(tmp_path: Path, line: str
 
 
 REPLACED = [
-    ('key = ["id"]', "key = []", "key: is empty; name at least one"),
+    ('key = ["id"]', "key = []", "key: is empty; write at least one value"),
     ('key = ["id"]', 'key = "id"', 'key: expected a list, got the text "id"; put it in [ ]'),
-    ('key = ["id"]', 'key = ["id", "id"]', "key: names 'id' twice"),
+    ('key = ["id"]', 'key = ["id", "id"]', "key: contains 'id' twice"),
     ('key = ["id"]', 'key = ["Etl_Source"]', "key: 'Etl_Source' is a service field"),
     ('key = ["id"]', "key = [1]", "key[0]: expected a text, got the number 1; put it in quotes"),
     ('slice_by = "start_time"', 'slice_by = "hash_id"', "slice_by: 'hash_id' is a service field"),
     (
         'table = "stage.orders"',
         'table = "orders"',
-        "table: 'orders' is no table with its schema; write it as",
+        "table: 'orders' is not a table with its schema; write it as",
     ),
-    ('table = "stage.orders"', 'table = ""', "table: '' is no table with its schema"),
+    ('table = "stage.orders"', 'table = ""', "table: '' is not a table with its schema"),
     ('shards = "cities"', 'shards = "citties"', "shards: no shard group 'citties'; did you mean 'cities'?"),
     ('target = "dwh"', 'target = "dw"', "target: no connection 'dw'; did you mean 'dwh'?"),
     (
@@ -158,7 +158,7 @@ REPLACED = [
         "orders/extrct.sql",
         "extract: the file sql/orders/extrct.sql is missing; did you mean",
     ),
-    ("orders/extract.sql", "orders", "extract: sql/orders is no file; name the file itself"),
+    ("orders/extract.sql", "orders", "extract: sql/orders is not a file; write the path of a file"),
     ("orders/extract.sql", "", "extract: is empty; write a path"),
     ("orders/create.sql", "made/up.sql", "create: the file sql/made/up.sql is missing; create it or correct"),
 ]
@@ -173,11 +173,11 @@ def test_a_wrong_value_of_a_load_is_told_with_its_remedy(
 
 
 BROKEN = {
-    "a = x": "line 1, column 5: Invalid value; a text stands in quotes",
+    "a = x": "line 1, column 5: Invalid value; write a text in quotes",
     "a = 'x\nb = 3": "line 2 (the file's end): Expected \"'\"; a closing ' is missing",
     '\na = "x\nb = 3': "line 2, column 7: Illegal character '\\n'; a closing quote is missing",
     "a = 2020-02-30": "line 1, column 5: Invalid date or datetime; write an existing date as 2020-02-08",
-    "a = 1\na = 2\n": "line 2, column 6: Cannot overwrite a value; the key stands twice",
+    "a = 1\na = 2\n": "line 2, column 6: Cannot overwrite a value; the table has the key twice",
     "a = [1,\n": "line 2 (the file's end)",
     "a = 1 b = 2": "line 1, column 7: Expected newline",
     "[x": "line 1",
@@ -217,7 +217,7 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
 
 
 MAIN_REPLACED = [
-    ('"Europe/Moscow"', '"Moscow"', "project.timezone: 'Moscow' is no time zone of the IANA list;"),
+    ('"Europe/Moscow"', '"Moscow"', "project.timezone: 'Moscow' is not a time zone of the IANA list;"),
     ("[project]", "max_workers = 2\n[project]", "max_workers: unknown key; it belongs below [project]"),
     (
         "[project]",
@@ -247,7 +247,7 @@ MAIN_REPLACED = [
     (
         '"state/sessions.sqlite"',
         '":memory:"',
-        "connections.sessions.path: ':memory:' would be another, empty",
+        "connections.sessions.path: ':memory:' is a new, empty database",
     ),
     ('"state/sessions.sqlite"', "7", "connections.sessions.path: is a number; write a path in quotes"),
     (
@@ -279,12 +279,12 @@ MAIN_REPLACED = [
     (
         '"abakan"',
         '"Abakan"',
-        "shards.cities.server_0[0]: <6 characters, not shown> is no shard's name: a name is made of a-z, 0-9",
+        "shards.cities.server_0[0]: <6 characters, not shown> is not a shard's name: a name is made of a-z, 0-9",
     ),
     (
         '"abakan"',
         '"a__b"',
-        "shards.cities.server_0[0]: <4 characters, not shown> is no shard's name: a name holds no '__'",
+        "shards.cities.server_0[0]: <4 characters, not shown> is not a shard's name: a name contains no '__'",
     ),
     ('"abakan"', "3", "shards.cities.server_0[0]: expected a database, got a number; write"),
     ('"abakan"', '""', "shards.cities.server_0[0].database: is empty"),
@@ -307,12 +307,12 @@ MAIN_REPLACED = [
     (
         'zone = "Asia/Chita"',
         'zone = "Chita"',
-        "shards.cities.server_1[0].zone: <5 characters, not shown> is no time zone",
+        "shards.cities.server_1[0].zone: <5 characters, not shown> is not a time zone",
     ),
     (
         'database = "chita"',
         'database = "a/b"',
-        "shards.cities.server_1[0]: <3 characters, not shown> is no name of a file in",
+        "shards.cities.server_1[0]: <3 characters, not shown> is not the name of a file in",
     ),
 ]
 
@@ -332,7 +332,7 @@ def test_equal_shard_names_show_a_name_that_is_free(tmp_path: Path) -> None:
 def test_two_shards_in_one_duckdb_file(tmp_path: Path) -> None:
     write_project(tmp_path, MAIN.replace("state/server_0", "state/server_0.duckdb"))
     assert the_problem(tmp_path).startswith(
-        "config/dwhctl.toml: shards.cities.server_0[1]: its file is the shard 'abakan' already;"
+        "config/dwhctl.toml: shards.cities.server_0[1]: its file is already the shard 'abakan';"
     )
 
 
@@ -381,7 +381,7 @@ def test_two_loads_with_one_target_table(tmp_path: Path) -> None:
     write_project(tmp_path)
     write(tmp_path, "config/loads/refunds.toml", LOAD.replace("stage.orders", "Stage.Orders"))
     assert the_problem(tmp_path) == (
-        "config/loads/refunds.toml: table: Stage.Orders on 'dwh' is the target of load 'orders' already; "
+        "config/loads/refunds.toml: table: Stage.Orders on 'dwh' is already the target of load 'orders'; "
         "give load 'refunds' a table of its own"
     )
 
@@ -390,7 +390,7 @@ def test_a_load_whose_file_has_no_name_for_a_load(tmp_path: Path) -> None:
     write_project(tmp_path)
     (tmp_path / "config/loads/orders.toml").rename(tmp_path / "config/loads/Orders-2.toml")
     assert the_problem(tmp_path).startswith(
-        "config/loads/Orders-2.toml: 'Orders-2' is no load's name: a name is"
+        "config/loads/Orders-2.toml: 'Orders-2' is not a load's name: a name is"
     )
     assert "rename the file to orders_2.toml" in the_problem(tmp_path)
 
@@ -490,7 +490,7 @@ def test_hosts_and_host_exclude_each_other(tmp_path: Path) -> None:
     write_project(tmp_path, MAIN + server)
     assert the_problem(tmp_path).endswith('connections.m.host: is missing; add host = "SERVER"')
     write_project(tmp_path, MAIN + server + 'host = "a"\nhosts = ["a"]\n')
-    assert "connections.m.host: stands beside hosts; keep one" in the_problem(tmp_path)
+    assert "connections.m.host: cannot be combined with hosts; keep one" in the_problem(tmp_path)
     write_project(tmp_path, MAIN + server + 'hosts = ["a", "b:1444", "[::1]:5"]\n')
     connection = read_project(tmp_path).connections["m"]
     assert isinstance(connection, NetworkConnection)

@@ -28,8 +28,8 @@ def test_a_report_and_a_load_may_not_share_a_name(tmp_path: Path) -> None:
     ("source", "words"),
     [
         ("reports/x.sql", "source: the file sql/reports/x.sql is missing"),
-        ("DROP TABLE x", "source: 'DROP TABLE x' is no view, query or file"),
-        ("a.b.c.d", "source: 'a.b.c.d' is no view, query or file"),
+        ("DROP TABLE x", "source: 'DROP TABLE x' is not a view, query or file"),
+        ("a.b.c.d", "source: 'a.b.c.d' is not a view, query or file"),
         ("R.T", "source: is the target itself, which a refresh empties first"),
     ],
 )
@@ -72,9 +72,9 @@ def test_a_source_is_told_by_its_form(tmp_path: Path, source: str, expected: Row
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("SELECT 1; DELETE FROM t", "holds 2 statements; write one SELECT"),
-        ("-- nothing", "holds no query"),
-        ("SELECT :start", "':start' is bound to nothing in a report"),
+        ("SELECT 1; DELETE FROM t", "has 2 statements; write one SELECT"),
+        ("-- nothing", "has no query"),
+        ("SELECT :start", "':start' is not bound in a report"),
         ("SELECT {{ dz }}", "'dz' is undefined"),
     ],
 )

@@ -150,8 +150,7 @@ def test_a_thread_is_ended_and_no_other(tmp_path: Path, monkeypatch: pytest.Monk
     for thread in threads:
         thread.join(10)
     assert (
-        errors
-        == ["here: the template takes longer than 0.3 s; it loops too often: leave such work to the SQL"] * 2
+        errors == ["here: the template takes longer than 0.3 s; it loops too often: do such work in SQL"] * 2
     )
     assert set(rendered) == {"xxx"}
 
@@ -196,7 +195,7 @@ def test_config_check_names_file_line_and_remedy(tmp_path: Path, capsys: pytest.
     assert dwh("config", "check", "--project", tmp_path) == 2
     said = capsys.readouterr()
     assert "sql/orders/extract.sql: line 2: '*' makes too much text" in said.out + said.err
-    assert "leave such work to the SQL" in said.out + said.err
+    assert "do such work in SQL" in said.out + said.err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwhctl.core import masking
+from dwhctl.core import secrets
 from dwhctl.core.errors import ConfigError
 from dwhctl.project.read import read_project
 from tests.cli_support import dwh
@@ -97,8 +97,8 @@ def put(tree: dict[str, Any], path: tuple[Any, ...], secret: str, how: str) -> d
 
 def said_by(root: Path, *arguments: str) -> str:
     """All that a command writes, with its traceback; masked is only what it reads itself."""
-    masking._secrets.clear()
-    masking._masks = None
+    secrets._secrets.clear()
+    secrets._masks = None
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         dwh("--debug", "--project", root, *arguments)
@@ -182,16 +182,17 @@ WRONG = {
     '[alerts.a]\ntype = "telegram"\nwhen = ["all_done"]\nchat_id = "1"\ntokn = "123:hunter2"\ntoken = "x:y"':
         "alerts.a.tokn: unknown key; did you mean 'token'?",
     '[alerts.a]\ntype = "telegram"\nwhen = ["all_done"]\nchat_id = "123:hunter2"\ntoken = "x:y"':
-        "alerts.a.chat_id: is no chat; write its number",
+        "alerts.a.chat_id: is not a chat; write its number",
     '[connections.m]\ntype = "mssql://u:hunter2@h"': "connections.m.type: expected one of",
-    '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "mssql://u:hunter2@h"': "connections.m.host: holds a URL;",
-    '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "u:hunter2@h"': "connections.m.host: is no name of a server",
+    '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "mssql://u:hunter2@h"': "connections.m.host: is a URL;",
+    '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "u:hunter2@h"':
+        "connections.m.host: is not the name of a server",
     '[connections.m]\ntype = "mssql"\nuser = "u"\nhost = "h"\nport = "hunter2"':
         "connections.m.port: expected a whole number, got a text of 7 characters",
     '[connections.m]\ntype = "duckdb"\npath = "u:hunter2@h/db"': "connections.m.path: is an address; write a path",
-    '[shards.towns]\nserver_0 = ["postgres://u:hunter2@h/db"]': "shards.towns.server_0[0].database: holds a URL",
+    '[shards.towns]\nserver_0 = ["postgres://u:hunter2@h/db"]': "shards.towns.server_0[0].database: is a URL",
     '[shards.towns]\nserver_0 = [{ name = "x", database = "postgres://u:hunter2@h/db" }]':
-        "shards.towns.server_0[0].database: holds a URL",
+        "shards.towns.server_0[0].database: is a URL",
     '[shards]\n"postgres://u:hunter2@h/db" = ["x"]': "shards.<25 characters, not shown> (line ",
 }  # fmt: skip
 

@@ -123,9 +123,9 @@ PROBLEMS = {
     "{{ range(999999999) }}": "line 1: Range too big",
     "{% include 'nix.sql' %}": "line 1: the template 'nix.sql' is missing; name it relative to sql/",
     "{% include '../config/dwhctl.toml' %}": "line 1: the template '../config/dwhctl.toml' is missing",
-    "a = 1\nAND b < :strat": "line 2: ':strat' is no bind parameter; did you mean ':start'?",
-    "": "holds no query; write a SELECT",
-    "-- nothing;": "holds no query; write a SELECT",
+    "a = 1\nAND b < :strat": "line 2: ':strat' is not a bind parameter; did you mean ':start'?",
+    "": "has no query; write a SELECT",
+    "-- nothing;": "has no query; write a SELECT",
 }
 
 
@@ -180,7 +180,7 @@ def test_a_load_without_slice_by_has_nothing_to_bind(tmp_path: Path) -> None:
 
 def test_the_semicolon_at_the_end_is_dropped(tmp_path: Path) -> None:
     assert rendered(tmp_path, "SELECT 1;\n-- done\n") == "SELECT 1"
-    with pytest.raises(ConfigError, match=r"extract.sql: holds 2 statements; an extract is one SELECT"):
+    with pytest.raises(ConfigError, match=r"extract.sql: has 2 statements; an extract is one SELECT"):
         rendered(tmp_path, "SELECT 1; SELECT 2;\n")
 
 

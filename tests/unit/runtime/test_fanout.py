@@ -1,4 +1,4 @@
-"""Many questions at once: slots, dead connections, silence."""
+"""Many checks at once: slots, dead connections, silence."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, QueryError
-from dwhctl.runtime.fanout import Asker, Question
+from dwhctl.core.errors import ConnectError, LoginRefusedError, QueryError
+from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.slots import Slots
 
 
-class Asked(Question):
-    """Takes notes of how it was asked."""
+class Asked(RemoteCheck[None]):
+    """Counts its runs."""
 
     now = 0
     most = 0
@@ -29,31 +29,25 @@ class Asked(Question):
         seconds: float = 5,
         alone: bool = False,
     ) -> None:
-        self.connection = connection
-        self.seconds = seconds
-        self.alone = alone
-        self.answer = answer
+        super().__init__(connection, self.work, seconds=seconds, alone=alone)
+        self.answering = answer
         self.asked = 0
         self.interrupted = False
-        self.failure: AttemptError | None = None
 
-    def ask(self, alive: Callable[[], None]) -> None:
+    def work(self, heartbeat: Callable[[], None]) -> None:
         self.asked += 1
         with Asked.lock:
             Asked.now += 1
             Asked.most = max(Asked.most, Asked.now)
         try:
-            self.answer()
-            alive()
+            self.answering()
+            heartbeat()
         finally:
             with Asked.lock:
                 Asked.now -= 1
 
     def interrupt(self) -> None:
         self.interrupted = True
-
-    def fail(self, error: AttemptError) -> None:
-        self.failure = error
 
 
 @pytest.fixture(autouse=True)
@@ -68,15 +62,15 @@ def raising(error: Exception) -> Callable[[], None]:
     return answer
 
 
-def run(questions: list[Asked], tmp_path: Path, jobs: int = 8, **limits: int) -> None:
-    Asker(Slots(tmp_path, limits), jobs).run(questions)
+def run(checks: list[Asked], tmp_path: Path, jobs: int = 8, **limits: int) -> None:
+    FanOut(Slots(tmp_path, limits), jobs).run(checks)
 
 
-def test_every_question_is_asked_once(tmp_path: Path) -> None:
-    questions = [Asked(f"c{number % 3}") for number in range(30)]
-    run(questions, tmp_path)
-    assert [one.asked for one in questions] == [1] * 30
-    assert not any(one.failure for one in questions)
+def test_every_check_is_asked_once(tmp_path: Path) -> None:
+    checks = [Asked(f"c{number % 3}") for number in range(30)]
+    run(checks, tmp_path)
+    assert [one.asked for one in checks] == [1] * 30
+    assert not any(one.failure for one in checks)
 
 
 def test_limits_and_jobs_hold(tmp_path: Path) -> None:
@@ -93,44 +87,44 @@ def test_a_connection_that_takes_one_at_a_time(tmp_path: Path) -> None:
 
 def test_slots_are_given_back(tmp_path: Path) -> None:
     slots = Slots(tmp_path, {"c": 1})
-    Asker(slots, 4).run([Asked("c"), Asked("c", raising(QueryError("no")))])
+    FanOut(slots, 4).run([Asked("c"), Asked("c", raising(QueryError("no")))])
     assert slots.try_take("c") is not None
 
 
-def test_a_failure_is_the_questions_own(tmp_path: Path) -> None:
-    questions = [
+def test_a_failure_is_the_checks_own(tmp_path: Path) -> None:
+    checks = [
         Asked("c"),
         Asked("c", raising(QueryError("no"))),
         Asked("c", raising(ValueError("odd"))),
         Asked("c"),
     ]
-    run(questions, tmp_path)
-    assert [str(one.failure) for one in questions] == ["None", "no", "ValueError: odd", "None"]
-    assert [one.asked for one in questions] == [1] * 4
+    run(checks, tmp_path)
+    assert [str(one.failure) for one in checks] == ["None", "no", "ValueError: odd", "None"]
+    assert [one.asked for one in checks] == [1] * 4
 
 
 def test_a_refused_login_is_tried_once(tmp_path: Path) -> None:
     refusal = raising(LoginRefusedError("refused", connection="c"))
-    questions = [Asked("c", refusal) for _ in range(50)]
+    checks = [Asked("c", refusal) for _ in range(50)]
     others = [Asked("d") for _ in range(5)]
-    run([*questions, *others], tmp_path)
-    assert sum(one.asked for one in questions) == 1
-    assert {str(one.failure) for one in questions} == {"refused"}
+    run([*checks, *others], tmp_path)
+    assert sum(one.asked for one in checks) == 1
+    assert {str(one.failure) for one in checks} == {"refused"}
     assert not any(one.failure for one in others)
 
 
 def test_a_server_that_is_not_there_is_tried_three_times(tmp_path: Path) -> None:
-    questions = [Asked("c", raising(ConnectError("gone", connection="c"))) for _ in range(50)]
-    run(questions, tmp_path)
-    assert sum(one.asked for one in questions) == 3
-    assert {str(one.failure) for one in questions} == {"gone"}
+    checks = [Asked("c", raising(ConnectError("gone", connection="c"))) for _ in range(50)]
+    run(checks, tmp_path)
+    assert sum(one.asked for one in checks) == 3
+    assert {str(one.failure) for one in checks} == {"gone"}
 
 
 def test_slots_that_others_hold_are_not_waited_for_without_end(tmp_path: Path) -> None:
     held = Slots(tmp_path, {"c": 1}).try_take("c")
-    questions = [Asked("c", seconds=0.2) for _ in range(3)]
-    run([*questions, Asked("d")], tmp_path, c=1)
-    assert {str(one.failure) for one in questions} == {
+    checks = [Asked("c", seconds=0.2) for _ in range(3)]
+    run([*checks, Asked("d")], tmp_path, c=1)
+    assert {str(one.failure) for one in checks} == {
         "connection c: other runs use all that its max_connections allows"
     }
     assert held is not None
@@ -157,18 +151,18 @@ def test_silence_is_given_up(tmp_path: Path) -> None:
     never.set()
 
 
-def test_what_ends_the_asker_ends_the_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ends_the_fan_out_ends_the_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop = threading.Event()
-    asker = Asker(Slots(tmp_path, {}), 4)
+    fan_out = FanOut(Slots(tmp_path, {}), 4)
     running = Asked("c", lambda: _wait(stop))
     monkeypatch.setattr(running, "interrupt", stop.set)
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(asker, "_give_up_the_silent", interrupted)
+    monkeypatch.setattr(fan_out, "_abandon_silent", interrupted)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        asker.run([running])
+        fan_out.run([running])
     assert stop.is_set()
     assert time.monotonic() - started < 3

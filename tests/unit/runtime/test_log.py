@@ -23,18 +23,14 @@ from dwhctl.core.secrets import mask, remember
 from dwhctl.load import extract as stage_slice
 from dwhctl.load import workers
 from dwhctl.runtime import log as run_log
-from dwhctl.runtime import log_reader as log_files
 from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerSaid
 from dwhctl.runtime.locks import CRON_LOG, StateDir
-from dwhctl.runtime.log import RunLog, logged_run
+from dwhctl.runtime.log import RunLog, log_path, logged_run, rotate, rotate_cron_log
 from dwhctl.runtime.log_reader import (
     find_log,
     is_wanted,
     last_lines,
-    log_path,
     read_log,
-    rotate,
-    rotate_cron_log,
     text_of,
 )
 from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, heard
@@ -371,8 +367,8 @@ def test_too_much_together_goes_oldest_first_and_so_many_at_most(
     state.make()
     for days in range(10):
         aged(state, f"run-{days}.jsonl", days, 4096)
-    monkeypatch.setattr(log_files, "MOST_TOGETHER", 5 * 4096)
-    monkeypatch.setattr(log_files, "MOST_REMOVED", 3)
+    monkeypatch.setattr(run_log, "MOST_TOGETHER", 5 * 4096)
+    monkeypatch.setattr(run_log, "MOST_REMOVED", 3)
     for left in (7, 5, 5):
         rotate(state, timedelta(days=30))
         assert sorted(path.name for path in state.logs.glob("run-*")) == [
@@ -388,7 +384,7 @@ def mode(path: Path) -> int:
 def test_a_large_cron_log_gets_another_name_and_goes_as_the_others_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 100)
+    monkeypatch.setattr(run_log, "MOST_CRON_BYTES", 100)
     state = StateDir(tmp_path / "state")
     aged(state, "cron.log", 29, size=99).chmod(0o644)
     rotate(state, timedelta(days=30))
@@ -410,7 +406,7 @@ def test_a_large_cron_log_gets_another_name_and_goes_as_the_others_do(
 def test_a_rotated_cron_log_loses_no_line_and_is_always_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 200)
+    monkeypatch.setattr(run_log, "MOST_CRON_BYTES", 200)
     path = tmp_path / "cron.log"
     path.touch()
     done = threading.Event()
@@ -451,7 +447,7 @@ def test_a_rotated_cron_log_loses_no_line_and_is_always_there(
 def test_a_cron_log_that_is_shared_stays_so_and_a_link_to_elsewhere_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_files, "MOST_CRON_BYTES", 1)
+    monkeypatch.setattr(run_log, "MOST_CRON_BYTES", 1)
     path = tmp_path / "cron.log"
     path.write_text("a line\n")
     path.chmod(0o664)

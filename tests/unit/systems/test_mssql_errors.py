@@ -6,8 +6,7 @@ import pymssql
 import pytest
 
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import remember
+from dwhctl.core.secrets import MASKED, remember
 from dwhctl.systems.mssql.errors import is_refused_login, read, refused, translate_error, unreached
 
 SEE = (

@@ -21,8 +21,7 @@ from dwhctl.core.errors import (
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.core.masking import MASKED
-from dwhctl.core.secrets import remember
+from dwhctl.core.secrets import MASKED, remember
 from dwhctl.load.cast import limits
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import StagingGroup

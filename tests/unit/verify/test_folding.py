@@ -32,7 +32,7 @@ def test_150_shards_and_seven_days_fit_two_screens() -> None:
                 missing("stage.orders", 20, here=False),
                 SliceFinding(Check.ROWS, "20", "19", f"only in stage.orders: id = {chance.randrange(1000)}"),
                 SliceFinding(
-                    Check.DOUBLED_KEYS, "0", "1", f"in stage.orders, such as id = {chance.randrange(1000)}"
+                    Check.DUPLICATE_KEYS, "0", "1", f"in stage.orders, such as id = {chance.randrange(1000)}"
                 ),
                 SliceFinding(
                     Check.NOT_COMPARED, detail=f"{shard}: no answer within {chance.randrange(90)} s"

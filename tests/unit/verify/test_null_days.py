@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from dwhctl.project.templates import Query
-from dwhctl.verify.questions import without_slice
+from dwhctl.verify.checks import without_slice
 
 _BINDS = {"start": datetime.fromisoformat("2020-07-14"), "end": datetime.fromisoformat("2020-07-15")}
 

@@ -14,8 +14,8 @@ from dwhctl.core.errors import (
     TlsError,
     WorkerDiedError,
 )
-from dwhctl.load.circuit_breaker import CircuitBreaker
 from dwhctl.load.queue import SliceJob
+from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.messages import Failure
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import planned
@@ -140,6 +140,14 @@ def test_a_probe_that_never_asked_leaves_the_next_one_due() -> None:
     assert breaker.may_start(a_job(), 2.0)
 
 
+def test_attempts_count_where_source_and_target_are_one_connection() -> None:
+    breaker, job = parked(), SliceJob(planned("abakan", "server_0", a_load(target="server_0")))
+    breaker.started(job, 10.0)
+    assert not list(breaker.finished(job, Failure.of(ConnectError("down")), 20.0))
+    assert breaker.is_given_up("server_0", 1)
+    assert not breaker.may_start(job, 20.0), "the next attempt waits for the load's retry_delay"
+
+
 # The target's connection
 
 
@@ -147,7 +155,7 @@ def test_a_warehouse_that_refuses_parks_the_warehouse_and_no_source() -> None:
     breaker = CircuitBreaker()
     failure = Failure.of(LoginRefusedError("Login failed for user 'dwh'", connection="dwh"))
     breaker.started(a_job(), 0.0)
-    assert list(breaker.landed(a_job(), failure, 1.0)) == [
+    assert list(breaker.finished(a_job(), failure, 1.0)) == [
         "connection dwh is parked: Login failed for user 'dwh'"
     ]
     assert breaker.reason("server_0") is None
@@ -167,7 +175,7 @@ def test_a_slice_that_is_staged_ends_the_parking_of_both() -> None:
     for name in ("server_0", "dwh"):
         list(breaker.failed(name, REFUSED, 0.0, 10.0))
     breaker.started(a_job(), 20.0)
-    told = list(breaker.landed(a_job(), None, 21.0))
+    told = list(breaker.finished(a_job(), None, 21.0))
     assert told == ["connection server_0 works again", "connection dwh works again"]
 
 
@@ -175,7 +183,7 @@ def test_a_failure_at_the_source_says_nothing_of_the_warehouse() -> None:
     breaker = CircuitBreaker()
     list(breaker.failed("dwh", REFUSED, 0.0, 10.0))
     breaker.started(a_job(), 20.0)
-    assert not list(breaker.landed(a_job(), Failure.of(QueryError("no such table")), 21.0))
+    assert not list(breaker.finished(a_job(), Failure.of(QueryError("no such table")), 21.0))
     assert breaker.reason("dwh") == REFUSED
     assert breaker.may_start(a_job(), 21.0), "the warehouse was not asked: its probe is still due"
 
@@ -191,7 +199,7 @@ def test_it_has_one_slice_under_way_while_others_can_use_the_workers() -> None:
     assert breaker.is_first_choice(a_job("server_1"))
     assert not breaker.was_asked_before(a_job(), 5.0)
     assert breaker.was_asked_before(a_job(), 5.1)
-    list(breaker.landed(a_job(), None, 6.0))
+    list(breaker.finished(a_job(), None, 6.0))
     breaker.started(a_job(), 6.0)
     assert breaker.is_first_choice(a_job(shard="chita"))
 
@@ -202,7 +210,7 @@ def test_a_failure_that_shows_nothing_puts_it_back(error: AttemptError) -> None:
     list(breaker.connected("server_0"))
     for _ in range(2):
         breaker.started(a_job(), 0.0)
-    list(breaker.landed(a_job(), Failure.of(error), 1.0))
+    list(breaker.finished(a_job(), Failure.of(error), 1.0))
     assert not breaker.is_first_choice(a_job())
     breaker.not_asked(a_job())
     assert breaker.is_first_choice(a_job()), "nobody is asking it now"
@@ -252,7 +260,7 @@ def test_a_server_that_answers_again_is_probed_by_a_slice() -> None:
     assert not list(breaker.probed("mssql_0", None, 10.0, 10.0))
     assert breaker.may_start(job, 10.0)
     breaker.started(job, 10.0)
-    assert list(breaker.landed(job, None, 11.0)) == ["connection mssql_0 works again"]
+    assert list(breaker.finished(job, None, 11.0)) == ["connection mssql_0 works again"]
 
 
 def test_a_worker_that_came_back_without_it_makes_it_knock_again() -> None:
@@ -260,6 +268,6 @@ def test_a_worker_that_came_back_without_it_makes_it_knock_again() -> None:
     assert breaker.to_probe(["mssql_0"], 0.0)
     assert not list(breaker.probed("mssql_0", None, 0.0, 10.0))
     breaker.started(job, 0.0)
-    assert not list(breaker.landed(job, Failure.of(TimedOutError()), 5.0))
+    assert not list(breaker.finished(job, Failure.of(TimedOutError()), 5.0))
     assert not breaker.may_start(job, 5.0)
     assert breaker.to_probe(["mssql_0"], 5.0) == ["mssql_0"]
