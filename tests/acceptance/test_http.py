@@ -255,7 +255,7 @@ def check(project: Path, capsys: pytest.CaptureFixture[str]) -> str:
         ("{{ data_interval_start }}", "{{ data_interval_strat }}", "endpoint.params.from: 'data_interval_strat' is"),
         ('create = "create.sql"', 'create = "create.sql"\nextract = "create.sql"', "extract: is SQL, and the shards"),
         ('params = { from = "{{ data_interval_start }}", to = "{{ data_interval_end }}" }\n', "",
-         "gives the same records for every day"),
+         "returns the same records for every day"),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_load_are_told_by_file_and_key(
@@ -313,5 +313,5 @@ def test_a_literal_secret_deep_in_a_connection_is_told_and_masked(
     path.write_text(path.read_text().replace('{ env = "CRM_TOKEN" }', f'"{TOKEN}"'))
     assert dwh("config", "check", "--project", project) == 0
     said = "".join(capsys.readouterr())
-    assert "connections.crm.auth.token: the secret itself stands in the file" in said
+    assert "connections.crm.auth.token: the secret itself is in the file" in said
     assert TOKEN not in said
