@@ -40,12 +40,13 @@ def within(seconds: float, work: Callable[[], Result], give_up: Callable[[], Non
             future.set_exception(error)
 
     threading.Thread(target=run, name="bounded", daemon=True).start()
+    in_time = False
     try:
-        futures.wait([future], seconds)
+        in_time = bool(futures.wait([future], seconds).done)
     finally:
-        if not future.done() and give_up is not None:
-            give_up()
-    if not future.done():
+        if not in_time and give_up is not None:
+            give_up()  # which may end the work with an error of its own
+    if not in_time:
         raise TimeoutError
     return future.result()
 
