@@ -77,17 +77,12 @@ def _type(text: str) -> str:
 class ResponseColumn(Table):
     """A column of the answer as a table: its type, and where its value is in a record."""
 
-    type: Annotated[Text, AfterValidator(_type)] = Field(
-        description="The declared type, optionally with `not null`.", examples=["bigint"]
-    )
-    path: Text | None = Field(
-        None,
-        description="Where the value is in the record, names with dots between; default: the column's name.",
-        examples=["customer.id"],
-    )
-    optional: bool = Field(
-        False, description="Whether a record without the field is NULL in it, not an error.", examples=[True]
-    )
+    type: Annotated[Text, AfterValidator(_type)] = Field(examples=["bigint"])
+    """The declared type, optionally with `not null`."""
+    path: Text | None = Field(None, examples=["customer.id"])
+    """Where the value is in the record, names with dots between; default: the column's name."""
+    optional: bool = Field(False, examples=[True])
+    """Whether a record without the field is NULL in it, not an error."""
 
 
 def _column(value: object) -> object:
@@ -151,53 +146,54 @@ class _Paginator(Table):
 class SinglePagePaginator(_Paginator):
     """One page is all."""
 
-    type: Literal["single_page"] = Field("single_page", description="The kind.", examples=["single_page"])
+    type: Literal["single_page"] = Field("single_page", examples=["single_page"])
+    """The kind."""
 
 
 class JsonLinkPaginator(_Paginator):
     """The body holds the URL of the next page."""
 
-    type: Literal["json_link"] = Field("json_link", description="The kind.", examples=["json_link"])
-    next_url_path: JsonPath = Field("next", description="Where the URL is.", examples=["$.paging.next"])
+    type: Literal["json_link"] = Field("json_link", examples=["json_link"])
+    """The kind."""
+    next_url_path: JsonPath = Field("next", examples=["$.paging.next"])
+    """Where the URL is."""
 
 
 class HeaderLinkPaginator(_Paginator):
     """The header Link holds the URL of the next page."""
 
-    type: Literal["header_link"] = Field("header_link", description="The kind.", examples=["header_link"])
-    links_next_key: Text = Field("next", description="The `rel` of the next page.", examples=["next"])
+    type: Literal["header_link"] = Field("header_link", examples=["header_link"])
+    """The kind."""
+    links_next_key: Text = Field("next", examples=["next"])
+    """The `rel` of the next page."""
 
 
 class HeaderCursorPaginator(_Paginator):
     """A header holds the cursor of the next page."""
 
-    type: Literal["header_cursor"] = Field(
-        "header_cursor", description="The kind.", examples=["header_cursor"]
-    )
-    cursor_key: Text = Field("next", description="The name of the header.", examples=["X-Next-Page"])
-    cursor_param: Text = Field("cursor", description="The parameter that takes it.", examples=["page_token"])
+    type: Literal["header_cursor"] = Field("header_cursor", examples=["header_cursor"])
+    """The kind."""
+    cursor_key: Text = Field("next", examples=["X-Next-Page"])
+    """The name of the header."""
+    cursor_param: Text = Field("cursor", examples=["page_token"])
+    """The parameter that takes it."""
 
 
 class CursorPaginator(_Paginator):
     """The body holds the cursor of the next page."""
 
-    type: Literal["cursor"] = Field("cursor", description="The kind.", examples=["cursor"])
-    cursor_path: JsonPath = Field("cursors.next", description="Where the cursor is.", examples=["$.next"])
-    cursor_param: Text | None = Field(
-        None, description="The parameter that takes it; `cursor` when left out.", examples=["after"]
-    )
-    cursor_body_path: Text | None = Field(
-        None,
-        description="The key of the request's `json` that takes it, names with dots between; in place of"
-        " `cursor_param`.",
-        examples=["paging.after"],
-    )
-    stop_after_empty_page: bool = Field(
-        False, description="Whether a page without records is the last one.", examples=[True]
-    )
-    has_more_path: JsonPath | None = Field(
-        None, description="Where the body says whether there is another page.", examples=["$.has_more"]
-    )
+    type: Literal["cursor"] = Field("cursor", examples=["cursor"])
+    """The kind."""
+    cursor_path: JsonPath = Field("cursors.next", examples=["$.next"])
+    """Where the cursor is."""
+    cursor_param: Text | None = Field(None, examples=["after"])
+    """The parameter that takes it; `cursor` when left out."""
+    cursor_body_path: Text | None = Field(None, examples=["paging.after"])
+    """The key of the request's `json` that takes it, names with dots between; in place of `cursor_param`."""
+    stop_after_empty_page: bool = Field(False, examples=[True])
+    """Whether a page without records is the last one."""
+    has_more_path: JsonPath | None = Field(None, examples=["$.has_more"])
+    """Where the body says whether there is another page."""
 
     @model_validator(mode="after")
     def _one_place(self) -> CursorPaginator:
@@ -209,23 +205,24 @@ class CursorPaginator(_Paginator):
 class OffsetPaginator(_Paginator):
     """Pages by the number of records to skip."""
 
-    type: Literal["offset"] = Field("offset", description="The kind.", examples=["offset"])
-    limit: int = Field(ge=1, description="How many records a page has.", examples=[1000])
-    offset: int = Field(0, ge=0, description="The first page's offset.", examples=[0])
-    offset_param: Text = Field("offset", description="The parameter for the offset.", examples=["skip"])
-    limit_param: Text = Field("limit", description="The parameter for the limit.", examples=["top"])
-    total_path: JsonPath | None = Field(
-        None, description="Where the body says how many records there are.", examples=["$.total"]
-    )
-    maximum_offset: int | None = Field(
-        None, ge=1, description="No page from this offset on is asked for.", examples=[100_000]
-    )
-    stop_after_empty_page: bool = Field(
-        True, description="Whether a page without records is the last one.", examples=[True]
-    )
-    has_more_path: JsonPath | None = Field(
-        None, description="Where the body says whether there is another page.", examples=["$.has_more"]
-    )
+    type: Literal["offset"] = Field("offset", examples=["offset"])
+    """The kind."""
+    limit: int = Field(ge=1, examples=[1000])
+    """How many records a page has."""
+    offset: int = Field(0, ge=0, examples=[0])
+    """The first page's offset."""
+    offset_param: Text = Field("offset", examples=["skip"])
+    """The parameter for the offset."""
+    limit_param: Text = Field("limit", examples=["top"])
+    """The parameter for the limit."""
+    total_path: JsonPath | None = Field(None, examples=["$.total"])
+    """Where the body says how many records there are."""
+    maximum_offset: int | None = Field(None, ge=1, examples=[100000])
+    """No page from this offset on is asked for."""
+    stop_after_empty_page: bool = Field(True, examples=[True])
+    """Whether a page without records is the last one."""
+    has_more_path: JsonPath | None = Field(None, examples=["$.has_more"])
+    """Where the body says whether there is another page."""
 
     @model_validator(mode="after")
     def _ends(self) -> OffsetPaginator:
@@ -236,24 +233,22 @@ class OffsetPaginator(_Paginator):
 class PageNumberPaginator(_Paginator):
     """Pages by number."""
 
-    type: Literal["page_number"] = Field("page_number", description="The kind.", examples=["page_number"])
-    base_page: int = Field(0, ge=0, description="The number of the API's first page.", examples=[1])
-    page: int | None = Field(
-        None, ge=0, description="The page to begin with; default: the first.", examples=[1]
-    )
-    page_param: Text = Field("page", description="The parameter for the number.", examples=["p"])
-    total_path: JsonPath | None = Field(
-        None, description="Where the body says how many pages there are.", examples=["$.pages"]
-    )
-    maximum_page: int | None = Field(
-        None, ge=1, description="No page from this number on is asked for.", examples=[1000]
-    )
-    stop_after_empty_page: bool = Field(
-        True, description="Whether a page without records is the last one.", examples=[True]
-    )
-    has_more_path: JsonPath | None = Field(
-        None, description="Where the body says whether there is another page.", examples=["$.has_more"]
-    )
+    type: Literal["page_number"] = Field("page_number", examples=["page_number"])
+    """The kind."""
+    base_page: int = Field(0, ge=0, examples=[1])
+    """The number of the API's first page."""
+    page: int | None = Field(None, ge=0, examples=[1])
+    """The page to begin with; default: the first."""
+    page_param: Text = Field("page", examples=["p"])
+    """The parameter for the number."""
+    total_path: JsonPath | None = Field(None, examples=["$.pages"])
+    """Where the body says how many pages there are."""
+    maximum_page: int | None = Field(None, ge=1, examples=[1000])
+    """No page from this number on is asked for."""
+    stop_after_empty_page: bool = Field(True, examples=[True])
+    """Whether a page without records is the last one."""
+    has_more_path: JsonPath | None = Field(None, examples=["$.has_more"])
+    """Where the body says whether there is another page."""
 
     @model_validator(mode="after")
     def _ends(self) -> PageNumberPaginator:
@@ -288,11 +283,12 @@ Paginator = Annotated[AnyPaginator, Field(discriminator="type")]
 class ResponseAction(Table):
     """What an answer means that is no page."""
 
-    status_code: int | None = Field(None, ge=100, le=599, description="The answer's status.", examples=[404])
-    content: Text | None = Field(None, description="A text in its body.", examples=["no such account"])
-    action: Literal["ignore"] = Field(
-        "ignore", description="`ignore`: it is an empty last page.", examples=["ignore"]
-    )
+    status_code: int | None = Field(None, ge=100, le=599, examples=[404])
+    """The answer's status."""
+    content: Text | None = Field(None, examples=["no such account"])
+    """A text in its body."""
+    action: Literal["ignore"] = Field("ignore", examples=["ignore"])
+    """`ignore`: it is an empty last page."""
 
     @model_validator(mode="after")
     def _says_something(self) -> ResponseAction:
@@ -304,44 +300,34 @@ class ResponseAction(Table):
 class Endpoint(Table):
     """What is asked of an HTTP source; texts are templates."""
 
-    path: str = Field(
-        "",
-        description="The path below `base_url`; what a template fills in is percent-encoded.",
-        examples=["accounts/{{ shard.database }}/calls"],
-    )
-    method: Literal["GET", "POST"] = Field("GET", description="The method.", examples=["POST"])
-    params: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Parameters of the query; a list gives a parameter several times.",
-        examples=[{"from": "{{ data_interval_start }}"}],
-    )
-    json_: dict[str, Any] | None = Field(
-        None, alias="json", description="The body as JSON, with `POST`.", examples=[{"day": "{{ ds }}"}]
-    )
-    data: dict[str, Any] | None = Field(
-        None, description="The body as a form, with `POST`.", examples=[{"day": "{{ ds }}"}]
-    )
-    format: Literal["json", "csv"] = Field("json", description="What the answer is.", examples=["csv"])
-    data_selector: JsonPath = Field(
-        "$", description="JSONPath of the records; of one array they are its items.", examples=["$.items[*]"]
-    )
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(
-        ",", description="What is between the values of a CSV line.", examples=[";"]
-    )
-    encoding: Literal["utf-8", "cp1251", "latin-1", "utf-16"] = Field(
-        "utf-8", description="The encoding of CSV.", examples=["cp1251"]
-    )
+    path: str = Field("", examples=["accounts/{{ shard.database }}/calls"])
+    """The path below `base_url`; what a template fills in is percent-encoded."""
+    method: Literal["GET", "POST"] = Field("GET", examples=["POST"])
+    """The method."""
+    params: dict[str, Any] = Field(default_factory=dict, examples=[{"from": "{{ data_interval_start }}"}])
+    """Parameters of the query; a list gives a parameter several times."""
+    json_: dict[str, Any] | None = Field(None, alias="json", examples=[{"day": "{{ ds }}"}])
+    """The body as JSON, with `POST`."""
+    data: dict[str, Any] | None = Field(None, examples=[{"day": "{{ ds }}"}])
+    """The body as a form, with `POST`."""
+    format: Literal["json", "csv"] = Field("json", examples=["csv"])
+    """What the answer is."""
+    data_selector: JsonPath = Field("$", examples=["$.items[*]"])
+    """JSONPath of the records; of one array they are its items."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", examples=[";"])
+    """What is between the values of a CSV line."""
+    encoding: Literal["utf-8", "cp1251", "latin-1", "utf-16"] = Field("utf-8", examples=["cp1251"])
+    """The encoding of CSV."""
     paginator: Paginator = Field(
         default_factory=SinglePagePaginator,
-        description="How the next page is asked for.",
         json_schema_extra={"default": '`{ type = "single_page" }`'},
         examples=[{"type": "cursor", "cursor_path": "$.next"}],
     )
+    """How the next page is asked for."""
     response_actions: Annotated[tuple[ResponseAction, ...], Listed] = Field(
-        (),
-        description="Answers that mean that there are no records.",
-        examples=[[{"status_code": 404, "action": "ignore"}]],
+        (), examples=[[{"status_code": 404, "action": "ignore"}]]
     )
+    """Answers that mean that there are no records."""
 
     @model_validator(mode="after")
     def _fits(self) -> Endpoint:

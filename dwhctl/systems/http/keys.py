@@ -96,47 +96,51 @@ def is_secret_header(name: str) -> bool:
 class BearerAuth(Table):
     """A token in the header Authorization."""
 
-    type: Literal["bearer"] = Field("bearer", description="The kind of auth.", examples=["bearer"])
-    token: Secret = Field(description="The token.", examples=[{"env": "CRM_TOKEN"}])
+    type: Literal["bearer"] = Field("bearer", examples=["bearer"])
+    """The kind of auth."""
+    token: Secret = Field(examples=[{"env": "CRM_TOKEN"}])
+    """The token."""
 
 
 class ApiKeyAuth(Table):
     """A key in a header, a query parameter or a cookie."""
 
-    type: Literal["api_key"] = Field("api_key", description="The kind of auth.", examples=["api_key"])
-    name: Text = Field(
-        "Authorization", description="The name of the header, parameter or cookie.", examples=["X-Api-Key"]
-    )
-    api_key: Secret = Field(description="The key.", examples=[{"env": "CRM_KEY"}])
-    location: Literal["header", "query", "param", "cookie"] = Field(
-        "header", description="Where the key is sent; `param` is `query`.", examples=["query"]
-    )
+    type: Literal["api_key"] = Field("api_key", examples=["api_key"])
+    """The kind of auth."""
+    name: Text = Field("Authorization", examples=["X-Api-Key"])
+    """The name of the header, parameter or cookie."""
+    api_key: Secret = Field(examples=[{"env": "CRM_KEY"}])
+    """The key."""
+    location: Literal["header", "query", "param", "cookie"] = Field("header", examples=["query"])
+    """Where the key is sent; `param` is `query`."""
 
 
 class HttpBasicAuth(Table):
     """User and password in the header Authorization."""
 
-    type: Literal["http_basic"] = Field(
-        "http_basic", description="The kind of auth.", examples=["http_basic"]
-    )
-    username: Text = Field(description="The user.", examples=["dwh"])
-    password: Secret = Field(description="The password.", examples=[{"env": "CRM_PASSWORD"}])
+    type: Literal["http_basic"] = Field("http_basic", examples=["http_basic"])
+    """The kind of auth."""
+    username: Text = Field(examples=["dwh"])
+    """The user."""
+    password: Secret = Field(examples=[{"env": "CRM_PASSWORD"}])
+    """The password."""
 
 
 class OAuth2Auth(Table):
     """A token that the authorization server gives for the client's own credentials (RFC 6749, 4.4)."""
 
     type: Literal["oauth2_client_credentials"] = Field(
-        "oauth2_client_credentials", description="The kind of auth.", examples=["oauth2_client_credentials"]
+        "oauth2_client_credentials", examples=["oauth2_client_credentials"]
     )
-    access_token_url: HttpUrl = Field(
-        description="Where the token is asked for.", examples=["https://login.example.com/oauth/token"]
-    )
-    client_id: Text = Field(description="The client's id.", examples=["dwh"])
-    client_secret: Secret = Field(description="The client's secret.", examples=[{"env": "CRM_SECRET"}])
-    access_token_request_data: dict[str, str] = Field(
-        default_factory=dict, description="More fields of the request.", examples=[{"scope": "read"}]
-    )
+    """The kind of auth."""
+    access_token_url: HttpUrl = Field(examples=["https://login.example.com/oauth/token"])
+    """Where the token is asked for."""
+    client_id: Text = Field(examples=["dwh"])
+    """The client's id."""
+    client_secret: Secret = Field(examples=[{"env": "CRM_SECRET"}])
+    """The client's secret."""
+    access_token_request_data: dict[str, str] = Field(default_factory=dict, examples=[{"scope": "read"}])
+    """More fields of the request."""
 
 
 Auth = Annotated[BearerAuth | ApiKeyAuth | HttpBasicAuth | OAuth2Auth, Field(discriminator="type")]

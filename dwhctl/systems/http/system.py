@@ -25,54 +25,31 @@ class HttpConnection(Connection):
 
     url_keys: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
-    type: Literal["http"] = Field("http", description="The kind of system.", examples=["http"])
-    base_url: HttpUrl = Field(
-        description="The URL that the paths of endpoints are below.",
-        examples=["https://crm.example.com/api/v2/"],
-    )
-    auth: Auth | None = Field(
-        None,
-        description="How requests log in; left out, they do not.",
-        examples=[{"type": "bearer", "token": {"env": "CRM_TOKEN"}}],
-    )
-    headers: Headers = Field(
-        default_factory=dict,
-        description="Headers of every request; a value may be a secret.",
-        examples=[{"Accept-Language": "ru"}],
-    )
-    rate_limit: Rate | None = Field(
-        None,
-        description="Requests in any such time, over all dwhctl processes that share the state folder.",
-        examples=["10/s"],
-    )
-    connect_timeout: SomeTime = Field(
-        timedelta(seconds=10), description="How long to wait for the server to answer.", examples=["10s"]
-    )
-    answer_timeout: SomeTime = Field(
-        timedelta(minutes=5),
-        description="How long an answer may take from the request to its last byte.",
-        examples=["5m"],
-    )
-    ca_file: ProjectPath | None = Field(
-        None,
-        description="The authorities that the server's certificate may come from; relative to the project. Left out:"
-        " those that come with dwhctl (certifi).",
-        examples=["config/ca.pem"],
-    )
-    insecure: bool = Field(
-        False,
-        description="Whether a `base_url` of another machine may be `http://`: login and rows travel in clear then.",
-        examples=[True],
-    )
-    max_body: Size = Field(
-        "256MiB", description="How large an answer may be, decompressed.", examples=["1GiB"]
-    )
-    max_pages: int = Field(
-        10_000, ge=1, le=10_000_000, description="How many pages a slice may have.", examples=[50_000]
-    )
-    test_path: str = Field(
-        "", description="The path below `base_url` that `connections test` asks for.", examples=["status"]
-    )
+    type: Literal["http"] = Field("http", examples=["http"])
+    """The kind of system."""
+    base_url: HttpUrl = Field(examples=["https://crm.example.com/api/v2/"])
+    """The URL that the paths of endpoints are below."""
+    auth: Auth | None = Field(None, examples=[{"type": "bearer", "token": {"env": "CRM_TOKEN"}}])
+    """How requests log in; left out, they do not."""
+    headers: Headers = Field(default_factory=dict, examples=[{"Accept-Language": "ru"}])
+    """Headers of every request; a value may be a secret."""
+    rate_limit: Rate | None = Field(None, examples=["10/s"])
+    """Requests in any such time, over all dwhctl processes that share the state folder."""
+    connect_timeout: SomeTime = Field(timedelta(seconds=10), examples=["10s"])
+    """How long to wait for the server to answer."""
+    answer_timeout: SomeTime = Field(timedelta(minutes=5), examples=["5m"])
+    """How long an answer may take from the request to its last byte."""
+    ca_file: ProjectPath | None = Field(None, examples=["config/ca.pem"])
+    """The authorities that the server's certificate may come from; relative to the project. Left out: those that
+    come with dwhctl (certifi)."""
+    insecure: bool = Field(False, examples=[True])
+    """Whether a `base_url` of another machine may be `http://`: login and rows travel in clear then."""
+    max_body: Size = Field("256MiB", examples=["1GiB"])
+    """How large an answer may be, decompressed."""
+    max_pages: int = Field(10_000, ge=1, le=10_000_000, examples=[50_000])
+    """How many pages a slice may have."""
+    test_path: str = Field("", examples=["status"])
+    """The path below `base_url` that `connections test` asks for."""
 
     def address(self, root: Path) -> str:
         return self.base_url
