@@ -51,8 +51,10 @@ if TYPE_CHECKING:
 def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
     """Return the place of a line of a slice's query; empty for a load that the project has no more."""
     found = load_of(project, load)
-    if found is None or found.extract is None:
+    if found is None:
         return ""
+    if found.extract is None:
+        return f"[endpoint] in config/loads/{found.shadow_of or found.name}.toml"
     by_name = {one.name: one for one in project.shards_of(found)}
     try:
         query = render_extract(

@@ -306,6 +306,30 @@ def test_keys_of_http_on_other_sources(project: Path, capsys: pytest.CaptureFixt
     assert "calls.toml: endpoint: is for HTTP sources, and the shards are of type duckdb; drop it" in said
 
 
+@pytest.mark.parametrize("name", ["auth", "auth.token.reveal()", "headers['X-Key']"])
+def test_a_template_gets_no_login(project: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    load, main = project / "config/loads/calls.toml", project / "config/dwhctl.toml"
+    load.write_text(load.read_text().replace("{{ shard.database }}", f"{{{{ conn.crm.{name} }}}}"))
+    headers = 'headers = { X-Key = { env = "CRM_TOKEN" } }'
+    main.write_text(main.read_text().replace("rate_limit =", f"{headers}\nrate_limit ="))
+    said = check(project, capsys)
+    assert "is refused" in said
+    assert TOKEN not in said
+
+
+def test_a_connection_of_the_environment(
+    project: Path, api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = api.url.removeprefix("http://")
+    monkeypatch.setenv("DWHCTL_CONN_CRM", f"http://dwh:p%40ss-word-77@{address}api/?rate_limit=5/s")
+    assert dwh("render", "calls", *DATE, "--project", project, "--quiet") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"GET {api.url}api/accounts/acme/calls?")
+    assert shown.endswith("\nAuthorization: Basic ********\n")
+    monkeypatch.setenv("DWHCTL_CONN_CRM", "https://crm.example.com/a@b")
+    assert "the URL has an '@' after its server" in check(project, capsys)
+
+
 def test_a_literal_secret_deep_in_a_connection_is_told_and_masked(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import tempfile
 import time
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 #: The folder of the state folder that holds the files.
 RATES = "rates"
 _POLL_SECONDS = 0.5
-#: A longer wait is left to the retries of the load, so that neither worker nor connection is held.
-MOST_WAIT_SECONDS = 120.0
+#: A server that wants no request for longer is left to the retries of the load, so that no worker is held.
+MOST_HELD_SECONDS = 120.0
 #: A server that says it wants to be left alone for longer is asked again after a day.
 MOST_HOLD_SECONDS = 86_400.0
 
@@ -45,7 +46,7 @@ class _State(TypedDict):
 
 
 class Budget:
-    """The calls of one connection. `give_up` ends every wait."""
+    """The calls of one connection. `give_up` ends every wait; so does `most_wait`, in seconds."""
 
     def __init__(
         self,
@@ -54,17 +55,19 @@ class Budget:
         state_dir: Path | None,
         answer_seconds: float,
         give_up: Event,
+        most_wait: float = math.inf,
     ) -> None:
         self._name = name
         self._limit = limit
         self._longest = answer_seconds
         self._give_up = give_up
+        self._most_wait = most_wait
         self._file = _open(state_dir, name)
 
     def begin(self) -> tuple[float, int]:
         """Wait until a call may be sent, and count it. Raise SourceBusyError when that takes too long."""
-        with waited(MOST_WAIT_SECONDS) as waiting:
-            until = time.monotonic() + MOST_WAIT_SECONDS
+        began = time.monotonic()
+        with waited(self._most_wait) as waiting:
             while True:
                 with self._locked() as state:
                     now = time.time()
@@ -74,18 +77,18 @@ class Budget:
                         if self._limit is not None:
                             state["open"].append(call)
                         return call
-                if held and time.monotonic() + pause > until:
-                    raise SourceBusyError(
-                        f"connection {self._name}: the server wants no request for another {pause:.0f} s"
-                    )
-                if time.monotonic() > until:
-                    raise SourceBusyError(
-                        f"connection {self._name}: other requests used up rate_limit for {MOST_WAIT_SECONDS:.0f} s"
-                    )
+                self._refuse_long_wait(time.monotonic() - began, pause, held=held)
                 what = "the server's Retry-After" if held else "rate_limit"
                 waiting.note(lambda what=what: f"connection {self._name}: {what}")  # type: ignore[misc]
                 if self._give_up.wait(min(pause, _POLL_SECONDS)):
                     raise SourceError("interrupted")
+
+    def _refuse_long_wait(self, spent: float, pause: float, *, held: bool) -> None:
+        where = f"connection {self._name}"
+        if held and spent + pause > min(MOST_HELD_SECONDS, self._most_wait):
+            raise SourceBusyError(f"{where}: the server wants no request for another {pause:.0f} s")
+        if spent > self._most_wait:
+            raise SourceBusyError(f"{where}: rate_limit let no request pass for {self._most_wait:.0f} s")
 
     def end(self, call: tuple[float, int]) -> None:
         """Count the call from now on, when its answer has begun or it is known to have failed."""

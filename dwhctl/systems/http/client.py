@@ -7,6 +7,7 @@ it. The environment is not asked: neither ~/.netrc nor HTTPS_PROXY nor REQUESTS_
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import threading
 import time
@@ -100,7 +101,8 @@ class Client:
         self._links = Links()
         self._session: requests.Session | None = None
         limit = parse_rate(connection.rate_limit) if connection.rate_limit else None
-        self._budget = Budget(connection.name, limit, state_dir, longest, self._give_up)
+        most_wait = math.inf if timeout is None else timeout
+        self._budget = Budget(connection.name, limit, state_dir, longest, self._give_up, most_wait)
         self._folder = state_dir
         self._login = Login(connection, self._post_form)
         mask_logs()

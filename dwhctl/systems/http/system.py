@@ -85,6 +85,7 @@ class _Http(System[HttpConnection]):
     connection = HttpConnection
     is_source = takes_endpoint = True
     driver = "dwhctl.systems.http.source"
+    schemes = ("https",)
 
     def open_source(
         self,
