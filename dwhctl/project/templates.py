@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) 
         if isinstance(value, list):
             return [rendered(item, key) for item in value]
         if not isinstance(value, str):
-            return value
+            return _parameter(value)
         environment = new_environment(FileSystemLoader(project.root / "sql"), finalize, autoescape=False)
         try:
             with environment.bounded():
@@ -119,8 +119,8 @@ def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) 
 
 
 def _parameter(value: Any) -> Any:
-    """Write a moment as ISO 8601 does, with a T."""
-    return value.isoformat() if isinstance(value, datetime) else value
+    """Write dates and times as ISO 8601 does, a moment with a T."""
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def _bind_error(name: str, load: Load, extract: Path, root: Path) -> ConfigError:

@@ -183,6 +183,22 @@ def test_a_refused_login_is_told_and_no_secret(
     assert dwh("connections", "test", "crm", "--project", project) == 1
 
 
+def test_values_of_toml_in_a_body_are_json(
+    project: Path, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "config/loads/calls.toml"
+    body = 'method = "POST"\njson = { day = 2020-07-14, at = 2020-07-14T01:02:03Z, n = [1, 1.5, true], t = "{{ ds }}" }'
+    path.write_text(path.read_text().replace("[endpoint]", f"[endpoint]\n{body}"))
+    assert dwh("render", "calls", *DATE, "--project", project, "--quiet") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert json.loads(shown[-1]) == {
+        "day": "2020-07-14",
+        "at": "2020-07-14T01:02:03+00:00",
+        "n": [1, 1.5, True],
+        "t": "2020-07-14",
+    }
+
+
 def test_what_commands_show_of_it(project: Path, api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert dwh("render", "calls", *DATE, "--shard", "two", "--project", project, "--quiet") == 0
     shown = capsys.readouterr().out

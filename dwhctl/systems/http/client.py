@@ -207,7 +207,8 @@ class Client:
                 self._budget.end(counted)
 
         self._links.forget_closed()
-        body = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(self._folder) if self._folder else None)  # noqa: SIM115 - the answer's
+        folder = str(self._folder) if self._folder else None
+        body = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)  # noqa: SIM115 - the answer's
         try:
             reach("http.request")
             exchanged = within(
@@ -216,9 +217,8 @@ class Client:
                 self._links.cut,
             )
             if self._give_up.is_set():
-                raise SourceError(
-                    "interrupted"
-                )  # to the reader an ended connection may be the end of the body
+                # An ended connection may look like the end of the body.
+                raise SourceError("interrupted")
             return exchanged
         except TimeoutError:
             body.close()
