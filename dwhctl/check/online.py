@@ -24,7 +24,6 @@ from dwhctl.core.errors import (
 )
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
-from dwhctl.load.history import DeliveredColumns, dropped_error, lost_columns
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.loads import Shard
 from dwhctl.project.names import report_sql
@@ -32,7 +31,7 @@ from dwhctl.project.templates import render_extract
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
-from dwhctl.runtime.prepare import check_columns, targets_of
+from dwhctl.runtime.prepare import DeliveredColumns, check_columns, dropped_error, lost_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.system import system_of

@@ -111,14 +111,14 @@ def _run(
     show_plan_first: bool = False,
 ) -> ExitCode:
     from dwhctl.cli.common.summary import show_plan, tell_plan
-    from dwhctl.load.run import exit_code_of, plan_load
+    from dwhctl.load.run import plan_load
 
     if dry_run:
         return show_plan(project, request, settings)
     plan = plan_load(project, request) if show_plan_first else None
     if plan and not settings.quiet:
         tell_plan(project, request, plan)
-    return exit_code_of(load_and_show(project, request, settings, plan))
+    return load_and_show(project, request, settings, plan).exit_code
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)

@@ -63,7 +63,7 @@ def command(
       dwhctl refresh-reports --date yesterday --wait 2h
     """
     from dwhctl.cli.common.summary import RefreshLines, show_refreshed
-    from dwhctl.refresh.run import RefreshRequest, exit_code_of, run_refresh
+    from dwhctl.refresh.run import RefreshRequest, run_refresh
 
     project = settings.open_project()
     request = RefreshRequest(
@@ -76,7 +76,7 @@ def command(
         return _show_plan(project, request)
     result = run_refresh(project, request, RefreshLines(settings))
     show_refreshed(result, settings)
-    return exit_code_of(result)
+    return result.exit_code
 
 
 def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:

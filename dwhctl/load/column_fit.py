@@ -1,6 +1,6 @@
 """Compare how large a source's declared columns are with the target's: what a load would refuse value by value.
 
-`conform.compare` refuses other columns and other kinds before data moves. Within a kind a load looks at each value;
+`cast.compare` refuses other columns and other kinds before data moves. Within a kind a load checks each value;
 `config check --online` says before the first load which columns have room for all of them, and which have not.
 """
 
@@ -153,7 +153,7 @@ def _too_coarse(source: Column, target: Column) -> Iterator[_Reason]:
 
 
 def _remedy(wanted: Column, target: Column, declaration: Callable[[Column], str]) -> str:
-    """Say what to change: the target's type, or the extract where no type of the target has the room."""
+    """Return what to change: the target's type, or the extract where no type of the target has the room."""
     declared = None
     if wanted.kind is not Kind.DECIMAL or wanted.type.precision <= _MOST_DIGITS:
         with suppress(TargetRefusedError):

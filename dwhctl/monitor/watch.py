@@ -22,7 +22,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.core.words import shown_time
 from dwhctl.monitor.freshness import Sla, Task, read_slas
-from dwhctl.notify.run import run_notifier
+from dwhctl.notify import run_notifier
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
 from dwhctl.runtime.events import Notice

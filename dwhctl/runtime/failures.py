@@ -12,7 +12,6 @@ from dwhctl.project.loads import is_expected
 from dwhctl.project.names import as_asked, in_project, load_of
 from dwhctl.runtime.prepare import extract_place
 from dwhctl.sessions.task_states import failing_tasks, read_unsuccessful
-from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshResult
+    from dwhctl.runtime.events import FailedSlice
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
     from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice
@@ -196,20 +195,6 @@ def blamed_of(project: Project, failed: FailedSlice) -> str:
     """Return the connection at fault for a failed slice or report."""
     load = load_of(project, failed.load) if failed.shard else None
     return blamed(failed.failure, failed.connection, load.target if load is not None else failed.connection)
-
-
-def failed_reports(result: RefreshResult) -> list[FailedSlice]:
-    """Return the reports that failed, as slices without a shard."""
-    from dwhctl.runtime.events import FailedSlice
-
-    return [
-        FailedSlice(
-            report.report, "", report.connection, report.day, report.failure, report.etl_id,
-            report.state is State.RUNNING,
-        )
-        for report in result.failures
-        if report.failure is not None
-    ]  # fmt: skip
 
 
 def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:

@@ -23,7 +23,7 @@ from dwhctl.load.run import check_templates
 from dwhctl.runtime.events import Notice, RunEnded, RunResult, RunStarted
 from dwhctl.runtime.locks import StateDir, work_names
 from dwhctl.runtime.log import logged_run
-from dwhctl.runtime.plan import LoadRequest, candidates, name_of, without_complete
+from dwhctl.runtime.plan import LoadRequest, candidates, without_complete
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
@@ -204,9 +204,7 @@ def _without_done(project: Project, store: SessionStore | None, plan: Plan) -> P
     if store is None:
         return plan
     last = last_sessions_of(project, store, plan.slices)
-    done = [
-        name_of(planned) for planned in plan.slices if is_complete(last[planned.slice], planned.slice.end_at)
-    ]
+    done = [planned.name for planned in plan.slices if is_complete(last[planned.slice], planned.slice.end_at)]
     return without_complete(plan, done)
 
 

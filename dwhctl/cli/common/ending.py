@@ -253,7 +253,7 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
     from dwhctl.alerts.digest import RunKind
     from dwhctl.core.errors import ConfigError
     from dwhctl.core.words import shown_command
-    from dwhctl.notify.run import tell_of_usage_error
+    from dwhctl.notify import notify_usage_error
     from dwhctl.project.find import find_project
     from dwhctl.project.read import read_for_alerts
 
@@ -266,5 +266,5 @@ def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[
     if project is None or not project.alerts:
         return []
     use_project(project)
-    sent = tell_of_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
+    sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
     return [alert.words() for alert in sent]

@@ -41,9 +41,9 @@ class Settings:
         """Find and read the project, and use its group access and time zone from then on. Raise ConfigError."""
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
-        from dwhctl.runtime.messages import speak_plainly
+        from dwhctl.runtime.messages import make_logging_printable
 
-        speak_plainly()
+        make_logging_printable()
         project = read_project(find_project(self.project))
         use_project(project)
         return project

@@ -16,15 +16,13 @@ from dwhctl.core.words import one_line, shown_time
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
 from dwhctl.runtime.events import (
+    Event,
     FailedSlice,
     Notice,
-    RefreshEvent,
-    RefreshResult,
     RefreshStarted,
     ReportClosed,
     ReportStarted,
     ReportWaits,
-    RunEnded,
     RunResult,
 )
 from dwhctl.runtime.failures import FailureGroup
@@ -131,7 +129,7 @@ def show_summary(result: RunResult, settings: Settings) -> None:
     _show_pings_and_alerts(result, settings)
 
 
-def _show_pings_and_alerts(result: RunResult | RefreshResult, settings: Settings) -> None:
+def _show_pings_and_alerts(result: RunResult, settings: Settings) -> None:
     for line in result.pings:  # a monitor outside that misses a ping reports a failure
         say(one_line(line))
     show_alerts(result.alerts, settings)
@@ -227,13 +225,14 @@ class RefreshLines:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def __call__(self, event: RefreshEvent) -> None:
+    def __call__(self, event: Event) -> None:
         """Write the event's line, if it has one."""
         if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
             return
-        if isinstance(event, RunEnded) or (isinstance(event, Waiting) and not event.text):
+        if isinstance(event, Waiting) and not event.text:
             return
-        tell(f"{shown_time()} {_line(event)}")
+        if isinstance(event, Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed):
+            tell(f"{shown_time()} {_line(event)}")
 
 
 def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
@@ -246,11 +245,11 @@ def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted
             str(need) for need in event.readiness if not need.is_met
         )
     if isinstance(event, ReportStarted):
-        return f"refreshing: {event.report} (on {event.connection})"
-    return end_line(event, event.report, "refreshed")
+        return f"refreshing: {event.load} (on {event.connection})"
+    return end_line(event, event.load, "refreshed")
 
 
-def show_refreshed(result: RefreshResult, settings: Settings) -> None:
+def show_refreshed(result: RunResult, settings: Settings) -> None:
     """Show what the run did; with --quiet only what failed."""
     if not settings.quiet:
         say(_refresh_counts(result))
@@ -266,22 +265,20 @@ def show_refreshed(result: RefreshResult, settings: Settings) -> None:
     _show_pings_and_alerts(result, settings)
 
 
-def _refresh_counts(result: RefreshResult) -> str:
-    failed = len(result.failures) - result.in_doubt
+def _refresh_counts(result: RunResult) -> str:
     parts = [
         f"{counted(len(result.refreshed), 'report')} refreshed",
-        *_ends(failed, result.in_doubt, result.retried),
+        *_ends(result.failed, result.in_doubt, result.retried),
     ]
-    rows = sum(closed.rows for closed in result.refreshed)
-    return f"{', '.join(parts)}; {counted(rows, 'row')} in {shown_seconds(result.seconds)}"
+    return f"{', '.join(parts)}; {counted(result.rows, 'row')} in {shown_seconds(result.seconds)}"
 
 
-def _incomplete_needs(result: RefreshResult) -> Iterable[str]:
+def _incomplete_needs(result: RunResult) -> Iterable[str]:
     for closed in result.refreshed:
         for need in closed.without:
             if not need.expected:
-                yield f"  {closed.report} has no slice of {need.load}: none is expected on {closed.day}"
+                yield f"  {closed.load} has no slice of {need.load}: none is expected on {closed.day}"
                 continue
             done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
             missing = _first(need.missing, _SHOWN_MISSING)
-            yield f"  {closed.report} has {done} of {need.load} {closed.day}; it does without {missing}"
+            yield f"  {closed.load} has {done} of {need.load} {closed.day}; it does without {missing}"

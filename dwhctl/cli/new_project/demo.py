@@ -18,7 +18,6 @@ from dwhctl.cli.common.output import counted, say
 from dwhctl.cli.load import load_and_show
 from dwhctl.cli.new_project.init import program_name, read_template, write_new_files
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
-from dwhctl.load.run import exit_code_of
 from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX
 from dwhctl.project.find import VARIABLE
 from dwhctl.project.model import Project
@@ -135,7 +134,7 @@ class _Demo:
         request = LoadRequest((yesterday,), jobs=2, command=_typed(arguments))
         with _is_down(self._project, DOWN):
             report = load_and_show(self._project, request, Settings())
-        self._check(arguments, exit_code_of(report), ExitCode.FAILED)
+        self._check(arguments, report.exit_code, ExitCode.FAILED)
         return report
 
     def _show_digest(self, report: RunResult) -> None:

@@ -11,12 +11,12 @@ from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal
 from dwhctl.systems.base.fingerprint import quote_name as quote
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
+from dwhctl.systems.base.publication import Publication
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,
     INSERT,
     STAGED,
-    Publication,
     Refresh,
     RefreshColumn,
     RefreshColumns,

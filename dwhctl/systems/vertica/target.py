@@ -17,7 +17,8 @@ from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.target import ColumnWarning, Publication, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.vertica import catalog, types
 from dwhctl.systems.vertica.catalog import TOKEN, TableName, described_column
 from dwhctl.systems.vertica.client import VerticaClient

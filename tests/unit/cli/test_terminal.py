@@ -25,7 +25,7 @@ from dwhctl.cli.common.rows import open_writer
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.words import one_line, printable, printable_json
-from dwhctl.runtime.messages import heard, speak_plainly
+from dwhctl.runtime.messages import captured_log, make_logging_printable
 from tests.cli_support import dwh, small_project
 
 #: Every character that acts: C0 but the end of a line and the tab, DEL, C1, separators, marks of direction.
@@ -141,9 +141,9 @@ def test_progress_is_drawn_on_a_screen_that_nothing_acts_on() -> None:
 
 def test_what_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     tell(NASTY)
-    speak_plainly()
+    make_logging_printable()
     logging.getLogger("driver").warning("the server said %s", NASTY)
-    with heard(lambda _: None, aloud=True):
+    with captured_log(lambda _: None, to_stderr=True):
         logging.getLogger("driver").warning("the server said %s", NASTY)
     assert not FOUND.search(capsys.readouterr().err)
 

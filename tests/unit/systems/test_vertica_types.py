@@ -22,7 +22,7 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.core.secrets import MASKED, remember
-from dwhctl.load.cast import limits
+from dwhctl.load.cast import constraints
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
@@ -67,7 +67,7 @@ def test_a_type_is_known_and_a_new_column_of_it_is_the_same(
     again = column("v", declaration(described).lower())
     assert again is not None
     assert (again.kind, again.type, again.octets) == (kind, type_, described.octets)
-    assert limits(described) is not None
+    assert list(constraints(described)) is not None
 
 
 @pytest.mark.parametrize(
