@@ -33,3 +33,11 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
 def duckdb_way(tmp_path: Path) -> Way:
     """From DuckDB to DuckDB: for what is said in DuckDB's own types."""
     return Way(SOURCES[0], TARGETS[0], tmp_path)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep out of the gate what the other sources show of targets and slices: a request for each row costs its time."""
+    for item in items:
+        if item.path.name in ("test_targets.py", "test_slices.py") and "[http-" in item.name:
+            item.add_marker(pytest.mark.long)
