@@ -8,8 +8,11 @@ ijson uses, writes a question mark in its place, and takes all memory for 100,00
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -238,27 +241,35 @@ def _step(value: Any, step: str | int) -> Sequence[Any]:
     return [value[step]] if isinstance(value, dict) and step in value else []
 
 
-def csv_records(endpoint: Endpoint, file: IO[bytes], names: Sequence[str]) -> Iterator[dict[str, str | None]]:
+def csv_records(
+    endpoint: Endpoint, file: IO[bytes], names: Mapping[str, bool]
+) -> Iterator[dict[str, str | None]]:
     """Give the lines of CSV as records of texts: nothing between two delimiters is NULL, "" is an empty text.
 
-    Raise QueryError for a file without a column, or a line with more or fewer values than the header.
+    `names` says of each column whether the file may lack it: it is NULL then. Raise QueryError for a file without a
+    column, or a line with more or fewer values than the header.
     """
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow import csv as arrow
 
-    if not file.read(1):
-        raise QueryError(
-            "the CSV has not even a header; if that means no records, say so in response_actions"
-        )
-    file.seek(0)
     try:
-        reader = csv.open_csv(
+        present = Counter(_header(endpoint, file))
+        for name, is_optional in names.items():
+            if present[name] > 1 or not (present[name] or is_optional):
+                raise QueryError(
+                    f"the CSV has the declared column {name} {present[name]} times; it must have it once"
+                )
+        file.seek(0)
+        reader = arrow.open_csv(
             file,
-            read_options=csv.ReadOptions(encoding=endpoint.encoding, block_size=_CHUNK * 16),
-            parse_options=csv.ParseOptions(delimiter=endpoint.delimiter, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
+            read_options=arrow.ReadOptions(
+                encoding=endpoint.encoding, block_size=_CHUNK * 16, use_threads=False
+            ),
+            parse_options=arrow.ParseOptions(delimiter=endpoint.delimiter, newlines_in_values=True),
+            convert_options=arrow.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
                 include_columns=list(names),
+                include_missing_columns=True,
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
                 null_values=[""],
@@ -266,10 +277,22 @@ def csv_records(endpoint: Endpoint, file: IO[bytes], names: Sequence[str]) -> It
         )
         for batch in reader:
             yield from batch.to_pylist()
-    except pa.ArrowKeyError as error:
-        raise QueryError(f"the CSV lacks a declared column: {str(error)[:200]}") from None
-    except (pa.ArrowInvalid, UnicodeError) as error:
+    except (pa.ArrowInvalid, UnicodeError, csv.Error) as error:
         raise QueryError(f"the CSV cannot be read: {_without_values(str(error))}") from None
+
+
+def _header(endpoint: Endpoint, file: IO[bytes]) -> list[str]:
+    encoding = "utf-8-sig" if endpoint.encoding == "utf-8" else endpoint.encoding
+    text = io.TextIOWrapper(file, encoding, newline="")
+    try:
+        header = next(csv.reader(text, delimiter=endpoint.delimiter), None)
+    finally:
+        text.detach()
+    if header is None:
+        raise QueryError(
+            "the CSV has not even a header; if that means no records, say so in response_actions"
+        )
+    return header
 
 
 def _without_values(said: str) -> str:

@@ -110,7 +110,7 @@ class HttpSource(Source):
                 "the server gives no length of its CSV, so that nobody can see whether it is whole; have it send"
                 " Content-Length, or chunks, or JSON"
             )
-        names = [column.path or name for name, column in request.columns.items()]
+        names = {column.path or name: column.optional for name, column in request.columns.items()}
         return csv_records(endpoint, answer.body, names)
 
     def fingerprint(self, query: Query, measure: Measure) -> Fingerprint:

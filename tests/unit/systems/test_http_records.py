@@ -136,7 +136,8 @@ def test_plain_paths(path: str, steps: tuple[str | int, ...] | None) -> None:
 
 
 def csv(body: bytes, *names: str, **keys: Any) -> list[dict[str, Any]]:
-    return list(csv_records(Endpoint(format="csv", **keys), io.BytesIO(body), names))
+    optional = {name.removesuffix("?"): name.endswith("?") for name in names}
+    return list(csv_records(Endpoint(format="csv", **keys), io.BytesIO(body), optional))
 
 
 def test_csv_tells_null_from_an_empty_text() -> None:
@@ -149,9 +150,12 @@ def test_csv_tells_null_from_an_empty_text() -> None:
     ]
     assert csv("id;t\n1;ё\n".encode("cp1251"), "t", delimiter=";", encoding="cp1251") == [{"t": "ё"}]
     assert csv(b"id,t\n", "id") == []
+    assert csv(b"id\n1\n", "id", "t?") == [{"id": "1", "t": None}]
 
 
-@pytest.mark.parametrize("body", [b"", b"id\n1\n", b"id,t\n1,2\n1\n", b"id,t\n1,2,3\n", b"id,t\n1,\xff\n"])
+@pytest.mark.parametrize(
+    "body", [b"", b"id\n1\n", b"id,t,t\n1,2,3\n", b"id,t\n1,2\n1\n", b"id,t\n1,2,3\n", b"id,t\n1,\xff\n"]
+)
 def test_csv_that_is_not_what_was_declared_is_refused(body: bytes) -> None:
     with pytest.raises(QueryError, match="CSV") as caught:
         csv(body, "id", "t")
