@@ -127,7 +127,6 @@ def _readable(project: Project, row: Queued, doubts: int) -> Digest | Result:
 
 
 def _attempt(project: Project, row: Queued, digest: Digest | Result) -> tuple[Result, bool]:
-    """Send a claimed row; return the result, and whether it was interrupted."""
     if isinstance(digest, Result):
         return digest, False
     reach("alert.send")

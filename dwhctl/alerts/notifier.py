@@ -63,7 +63,6 @@ def write(project: Project, store: SessionStore, outcome: Outcome) -> set[str]:
 
 
 def _write(scope: ChannelScope, execute: Execute, outcome: Outcome, streaks: Streaks, now: datetime) -> bool:
-    """Write what the outcome means for one channel, and return whether that is a new digest."""
     alert, row_id = scope.alert, None
     state = _state(execute, alert.name)
     decision = decide(scope, outcome, state, streaks, now)

@@ -95,7 +95,6 @@ class ChannelScope:
                 yield from (self._task(load.name, shard.name, day) for day in days)
 
     def _shards(self) -> dict[tuple[str, str], tuple[Load, Shard]]:
-        """Return the shards of the loads that the channel covers, by the names of load and shard."""
         loads = (load for load in self.project.loads.values() if self.includes("load", load.name))
         return {
             (load.name, shard.name): (load, shard) for load in loads for shard in self.project.shards_of(load)
@@ -109,7 +108,6 @@ class ChannelScope:
         return load is None or load.slice_by is None
 
     def _done(self, work: str, first: date, last: date) -> Iterator[_Task]:
-        """Yield the tasks of a load or report whose last closed session succeeded."""
         assert self.execute is not None
         for shard, day in successful_slices(self.execute, work, first, last):
             yield self._task(work, shard, day)

@@ -82,8 +82,6 @@ class _Connection(smtplib.SMTP):
 
 
 class _TlsConnection(smtplib.SMTP_SSL, _Connection):
-    """The same, encrypted from the first byte."""
-
     def __init__(self, exchange: Exchange, *arguments: Any, **options: Any) -> None:
         self._exchange = exchange
         # SMTP_SSL calls SMTP's own __init__, not the next class's.

@@ -122,7 +122,6 @@ def _check_days_differ(
 
 
 def _check_target(project: Project, work: Load | Report, day: date, found: list[str]) -> None:
-    """Check the target table of a load or report, and its `create`."""
     target = project.connections[work.warehouse]
     system = system_of(target)
     if problem := system.table_problem(target, work.target_table):
@@ -248,10 +247,7 @@ def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: b
     slice = make_slice(project, load, shard, day)
     target = _target(project, load)
     if online:
-        with (
-            slots_of(project).held(load.target),
-            target.inspection(load.table, load.slice_by) as inspection,
-        ):
+        with slots_of(project).held(load.target), target.inspection(load.table, load.slice_by) as inspection:
             columns = _known(columns, inspection.columns())
     else:
         notes += _unknown(columns, f"{slice.start} and {slice.end}")

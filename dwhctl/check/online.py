@@ -130,7 +130,6 @@ class OnlineCheck:
             yield CheckFinding(self._project.sessions_connection, str(error))
 
     def _shards(self) -> dict[str, list[Shard]]:
-        """Return the shards of each connection."""
         shards: dict[str, list[Shard]] = {}
         for shard in dict.fromkeys(chain.from_iterable(self._project.shard_groups.values())):
             shards.setdefault(shard.connection, []).append(shard)
@@ -186,7 +185,6 @@ class OnlineCheck:
             yield CheckFinding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
     def _of_report(self, report: Report, source: RowSource, where: str) -> Iterator[CheckFinding]:
-        """Check whether the source's columns are the table's; nothing is replaced."""
         timeout = timedelta(seconds=_TIMEOUT_SECONDS)
         try:
             with self._targets[report.connection].refresh(report.target, source, timeout) as refresh:
@@ -214,7 +212,6 @@ class OnlineCheck:
                 yield from of_connection[-1].found
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
-        """Collect what is wrong with a shard; `_folded` reports it."""
         for load in self._loads_of(shard):
             try:
                 self._try_extract(load, shard)

@@ -222,7 +222,6 @@ def _what(group: FoldedFinding) -> str:
 
 
 def _size(group: FoldedFinding) -> str:
-    """Count slices and rows, and only rows that were counted."""
     slices = counted(group.slices, "slice")
     if group.rows is None:
         return f"{slices}, rows not counted"

@@ -125,7 +125,6 @@ class Run(ABC):
         self.blocked = context.blocked
 
     def _leaves_work(self) -> bool:
-        """Return whether the next run has something to reap."""
         return bool(self.leaves_lock or self.result.stopped is not None or self.result.in_doubt)
 
     def loop(self, scheduler: Scheduler[Any, Any, Any]) -> None:

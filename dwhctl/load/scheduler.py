@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core import errors
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceJob, SliceStarter
-from dwhctl.load.publish import (
-    ColumnsAdded,
-    GroupPublished,
-    LookedUp,
-    PublisherDied,
-    PublisherEvent,
-)
+from dwhctl.load.publish import ColumnsAdded, GroupPublished, LookedUp, PublisherDied, PublisherEvent
 from dwhctl.load.staging import MAX_SLICES, GroupOpened
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged

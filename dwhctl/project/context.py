@@ -193,8 +193,6 @@ def _as_json(value: Any, prefix: str) -> Any:
 
 
 class _ConnectionNames:
-    """`conn.x` with Airflow's names; what is secret is refused."""
-
     def __init__(self, connection: Connection, _prefix: str) -> None:
         self._connection = connection
 

@@ -193,7 +193,6 @@ def _refuse_table(project: Project, load: Load, table: str) -> None:
 
 
 def _refuse_create(project: Project, load: Load, shadow: Load) -> None:
-    """Raise UsageError for a `create` without load.table, which would create the load's own table again."""
     if load.create is None:
         return
     if render_file(project, load.create, shadow) == render_file(project, load.create, load):

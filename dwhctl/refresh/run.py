@@ -81,8 +81,6 @@ def _jobs(project: Project, request: RefreshRequest) -> list[ReportJob]:
 
 
 class _Refresh(Run):
-    """One run of `refresh-reports`."""
-
     kind = RunKind.REFRESH
 
     def __init__(self, project: Project, request: RefreshRequest) -> None:

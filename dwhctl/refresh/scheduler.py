@@ -123,7 +123,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
                 slot.release()
 
     def _slot(self, connection: str) -> Slot | None:
-        """Take a slot of the warehouse if one is free; a file has one writer at all."""
         is_used = any(attempt.job.connection == connection for attempt in self.running.values())
         if is_used and SYSTEMS[self._project.connections[connection].type].one_writer:
             return None
@@ -133,7 +132,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return slot
 
     def _start(self, job: ReportJob, slot: Slot, now: float) -> bool:
-        """Start an attempt if the report may start; else fail it, or let it wait."""
         if (error := self._rules.blocked.get(job.config.name)) is not None:
             self._fail(job, error)
             return False
@@ -180,7 +178,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return False
 
     def _refresh(self, attempt: ReportAttempt) -> None:
-        """Make the attempt, in its thread."""
         job, target = attempt.job, attempt.runner.target
         try:
             if job.unsettled is not None:

@@ -76,7 +76,6 @@ class Failures:
         return in_project(f"dwhctl load {as_asked(name)} --date {label}{shards}", place)
 
     def _of(self, name: str) -> tuple[Load | None, dict[str, Shard]]:
-        """Return the load of this name, also that of a shadow run, with its shards."""
         if name not in self._known:
             load = load_of(self._project, name)
             shards = self._project.shards_of(load) if load else ()
@@ -206,7 +205,6 @@ def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
 
 
 def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str, bool]:
-    """Return what to do before the command, and whether there is one at all."""
     failure = said(failed.failure)
     if not failure.permanent:
         return AGAIN, True

@@ -145,7 +145,6 @@ class FanOut:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _start(self) -> None:
-        """Start what may start now; the connections take turns."""
         turns = deque(self._queues.items())
         while turns and len(self._running) < self._jobs:
             name, checks = turns.popleft()

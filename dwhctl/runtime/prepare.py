@@ -151,10 +151,7 @@ def describe_targets(
 
 
 def _retried(
-    load: Load,
-    retries: int,
-    describe: Callable[[], tuple[Column, ...]],
-    tell: Callable[[Notice], None],
+    load: Load, retries: int, describe: Callable[[], tuple[Column, ...]], tell: Callable[[Notice], None]
 ) -> tuple[Column, ...]:
     """Try as often as the load's slices are tried, with a notice for each failure."""
 

@@ -228,8 +228,9 @@ _LOCK_SECONDS = 30.0
 
 
 def new_run_id() -> str:
-    """Return the id of a new run: it begins with the time in UTC."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    """Return the id of a new run: it begins with the time in UTC, to 1/256 of a second, so that ids sort."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 256 // 1_000_000:02x}{uuid.uuid4().hex[:6]}"
 
 
 def limits_of(project: Project) -> dict[str, int | None]:
@@ -239,7 +240,6 @@ def limits_of(project: Project) -> dict[str, int | None]:
 
 @contextmanager
 def _with_remedy(wait: float) -> Iterator[None]:
-    """Add to the error of a held lock how to wait for it."""
     try:
         yield
     except LockHeldError as error:
@@ -312,7 +312,6 @@ class RunContext:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
 
     def _highest_in(self, loads: Iterable[Load]) -> int:
-        """Return the highest etl_id in the tables of these loads. Raise AttemptError."""
         tables = {(load.target, load.table) for load in loads}
         return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
 

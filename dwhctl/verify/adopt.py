@@ -149,7 +149,6 @@ def adopt(project: Project, request: AdoptRequest, listen: Listener) -> AdoptRep
 def _adopt_equal(
     context: RunContext, store: SessionStore, request: AdoptRequest, report: AdoptReport, listen: Listener
 ) -> None:
-    """Compare batch after batch, and write the sessions of what is equal."""
     at = datetime.now(UTC)
     with closing(_compared(context.project, request, report, listen)) as batches_compared:
         for results in batches_compared:
@@ -200,7 +199,6 @@ def batches_of(slices: Sequence[PlannedSlice]) -> list[list[PlannedSlice]]:
 
 
 def _without_done(project: Project, store: SessionStore | None, plan: Plan) -> Plan:
-    """Leave out the slices that are complete by a session of dwhctl."""
     if store is None:
         return plan
     last = last_sessions_of(project, store, plan.slices)
@@ -222,7 +220,6 @@ def _dry_run(project: Project, request: AdoptRequest, plan: Plan, listen: Listen
 def _compared(
     project: Project, request: AdoptRequest, report: AdoptReport, listen: Listener
 ) -> Generator[list[SliceComparison]]:
-    """Yield the results of one batch after another; the report gets those on rows of no slice."""
     sides = SourceAndWarehouse(project, request.jobs, None, request.shards)
     comparison = Comparison(project, sides, None, lambda text: listen(Notice(text)))
     with closing(comparison.in_batches(batches_of(report.plan.slices))) as found:

@@ -124,7 +124,6 @@ class SourceCheck(RemoteCheck[None], Generic[Found]):
                     self._read_over(self._source, left, heartbeat)
 
     def _read_over(self, source: Source, left: list[PlannedSlice], heartbeat: Heartbeat) -> None:
-        """Read the slices that are left, until one fails that may succeed over a new connection."""
         while left:
             if self._interrupted:
                 raise SourceError("interrupted")

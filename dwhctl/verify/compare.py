@@ -132,7 +132,6 @@ class Comparison:
                 yield [self._results.pop(planned.slice) for planned in batch]
 
     def _describe(self, slices: Sequence[PlannedSlice]) -> list[PlannedSlice]:
-        """Return the slices that can be compared."""
         complete, _ = self._complete(slices)
         failed = self._sides.describe(slices, are_some_complete=bool(complete))
         for planned in complete:
@@ -141,7 +140,6 @@ class Comparison:
         return [planned for planned in complete if planned.load.name not in failed]
 
     def _complete(self, slices: Sequence[PlannedSlice]) -> tuple[list[PlannedSlice], Sessions]:
-        """Return the complete slices, and the sessions that show it; the others have their result."""
         if self._store is None:
             return list(slices), dict.fromkeys(planned.slice for planned in slices)
         last = last_sessions_of(self._project, self._store, slices)
@@ -154,7 +152,6 @@ class Comparison:
         return complete, last
 
     def _compare(self, slices: Sequence[PlannedSlice], *, explain: bool = False) -> list[PlannedSlice]:
-        """Compare the slices once; return those with findings that were loaded meanwhile."""
         chosen, before = self._complete(slices)
         if not chosen:
             return []

@@ -141,7 +141,6 @@ class SourceAndWarehouse(Sides):
             yield slice_, _Content(fingerprint, etl_ids, duplicates.get(shard), elsewhere.get(shard))
 
     def _busy(self) -> set[tuple[str, str]]:
-        """Return the loads and shards of which some day is being loaded."""
         return set() if self._store is None else self._store.running_tasks()
 
     # What is wrong beside differences
@@ -177,7 +176,6 @@ class SourceAndWarehouse(Sides):
         return [*self._without_day(), *self._unknown]
 
     def _without_day(self) -> Iterator[SliceComparison]:
-        """Yield the results on rows whose day is NULL."""
         for (load, shard), rows in sorted(self._nulls.items(), key=lambda item: item[0]):
             column = self._project.loads[load].slice_by
             if isinstance(rows, AttemptError):
@@ -205,7 +203,6 @@ class SourceAndWarehouse(Sides):
 def _describe_table(
     group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat
 ) -> tuple[Measure, Mapping[str, int]]:
-    """Return what is measured of the table, and how many rows each etl_source has."""
     load = group[0].load
     measure = measure_of(load, check_columns(load, tuple(inspection.columns())))
     heartbeat()

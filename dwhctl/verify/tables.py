@@ -164,7 +164,6 @@ class TwoTables(Sides):
     def _read_day(
         self, group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat
     ) -> tuple[Mapping[str, Fingerprint], Mapping[str, Fingerprint], dict[str, int]]:
-        """Return the fingerprints of both tables, and the rows of etl_sources that are in the other alone."""
         slices = [planned.slice for planned in group]
         beside = inspection.beside(self._table, self._load.slice_by)
         ours = inspection.fingerprints(slices, self._measures[0])

@@ -199,7 +199,6 @@ def _print_below_each_other(console: Screen, columns: Sequence[_Drawn], rows: in
 
 
 def _lines(cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """Return the table for a file: nothing is wrapped or cut. (rich takes a second for every two thousand rows.)"""
     laid_out = []
     for column, to_the_right in zip(zip(*cells, strict=True), right, strict=True):
         widths = [cell_len(cell) for cell in column]

@@ -261,7 +261,6 @@ class Inspection(ABC):
     def _pieces(
         self, slices: Sequence[Slice], measure: Measure, counted: Mapping[str, Counts]
     ) -> dict[str, dict[int, Pieces]]:
-        """Return the rows to show, by shard and number of the key."""
         wanted = {shard: keys for shard, counts in counted.items() if (keys := counts.keys())}
         if not wanted:
             return {}

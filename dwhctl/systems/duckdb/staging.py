@@ -220,8 +220,7 @@ def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[
         unknown = {bound: f"<{bound}>" for bound in ("start", "end")}
         return [
             replace(
-                statement,
-                values={key: unknown.get(key, value) for key, value in statement.values.items()},
+                statement, values={key: unknown.get(key, value) for key, value in statement.values.items()}
             )
             for statement in statements
         ]
@@ -235,7 +234,6 @@ def _values(files: Sequence[Path]) -> dict[str, object]:
 def _conditions(
     slices: Sequence[Slice], slice_by: str | None, *, zoned: bool
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the condition of the slices' rows for each pair of bounds, and its values."""
     for shards, bounds, values in conditions(slices, slice_by, zoned=zoned):
         yield (f"{shards} AND {bounds}" if bounds else shards), values
 

@@ -159,7 +159,6 @@ class DuckdbTarget(Target):
         return int(highest or 0)
 
     def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
-        """Query a table that may not exist yet; nor may the warehouse."""
         if not self._connection.path.exists():
             return []
         with self._open(spills=True) as db:

@@ -176,8 +176,6 @@ def close(opened: pymssql.Connection) -> None:
 
 @dataclass(frozen=True)
 class _LoginFailure:
-    """Why one server did not open the database."""
-
     connection: MssqlConnection
     address: Address
     database: str

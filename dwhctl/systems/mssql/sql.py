@@ -95,7 +95,6 @@ def wrapped(sql: str, outer: Callable[[str], str]) -> str:
 
 
 def _outermost_words(sql: str) -> Iterator[tuple[str, int]]:
-    """Yield the words outside of brackets, with their positions."""
     plain = _blanked(sql)
     depth = 0
     for match in _WORD_OR_BRACKET.finditer(plain):

@@ -69,7 +69,6 @@ class CopyEncoder:
 
 
 def _writer(column: Column) -> Callable[[pa.Array], pa.Array]:
-    """Return the function that writes a column's values as texts; NULL stays NULL."""
     special: dict[Kind, Callable[[pa.Array], pa.Array]] = {
         Kind.TEXT: _escaped,
         Kind.BINARY: _hex,
@@ -137,7 +136,6 @@ def _offsets(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def _data(array: pa.Array) -> memoryview:
-    """Return the concatenated values of a string or binary array."""
     offsets = _offsets(array)
     data = array.buffers()[2]
     return memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]

@@ -150,7 +150,6 @@ class VerticaTarget(Target):
 
     @contextmanager
     def _transaction(self, what: str, timeout: timedelta | None = None) -> Iterator[VerticaClient]:
-        """Connect for a transaction; leaving the block without a commit rolls back."""
         with self._connected(what, timeout) as client:
             self._settle(client)
             try:
@@ -258,7 +257,6 @@ def _create(client: VerticaClient, statement: str) -> None:
 
 
 def _rows_if_there(client: VerticaClient, sql: str) -> list[list[Any]]:
-    """Query a table that may not exist yet."""
     try:
         return client.query(sql)
     except TargetRefusedError as error:
