@@ -242,7 +242,7 @@ def render_command(
     for number, part in enumerate(shown):
         if number:
             say()
-        alone = len(shown) == 1 and part.name in ("extract", "source")
+        alone = not part.is_sql or (len(shown) == 1 and part.name in ("extract", "source"))
         _show_sql(part, comments=not settings.quiet, ended=not alone)
 
 

@@ -48,6 +48,10 @@ class Connection(NamedTable, TableWithoutUrls):
         """Return why the connection cannot be a warehouse, or None."""
         return None
 
+    def in_clear(self) -> str | None:
+        """Return which key lets login and rows travel in clear beyond this machine, for systems without `tls_words`."""
+        return None
+
     def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
         """Return the address for listings; a path is relative to the project's folder `root`."""
         return ""
@@ -178,13 +182,15 @@ class SystemUses:
     one_writer: ClassVar[bool] = False
     #: A source with a probe, which needs no worker and no login.
     has_probe: ClassVar[bool] = False
+    #: As a source it takes a load's `endpoint` and `columns` in place of an `extract`.
+    takes_endpoint: ClassVar[bool] = False
     #: The module whose import takes time.
     driver: ClassVar[str] = ""
     #: The schemes of URLs, in addition to the type.
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
-_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica")
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "http")
 _Found = TypeVar("_Found")
 
 

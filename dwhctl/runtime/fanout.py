@@ -26,7 +26,7 @@ from dwhctl.runtime.messages import Failure
 if TYPE_CHECKING:
     from dwhctl.runtime.slots import Slot, Slots
 
-    Heartbeat = Callable[[], None]
+Heartbeat = Callable[[], None]
 
 _POLL_SECONDS = 0.05
 _LAST_SECONDS = 2.0

@@ -7,24 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.kits import SOURCES, TARGETS, SourceKit, TargetKit
+from tests.contract.kits import SOURCES, TARGETS
 from tests.contract.way import Way
 from tests.support.csv_system import install, registered
 
-#: Each system is in one of these pairs; the other pairs add minutes and little else.
-_IN_GATE = (("duckdb", "duckdb"), ("mssql", "vertica"), ("csv", "csv"))
-
-
-def is_in_gate(source: SourceKit, target: TargetKit) -> bool:
-    """Whether the gate runs the suites over this pair."""
-    return (source.name, target.name) in _IN_GATE
-
-
+IN_THE_GATE = {("duckdb", "duckdb"), ("mssql", "vertica"), ("http", "duckdb"), ("csv", "csv")}
 PAIRS = [
     pytest.param(
         (source, target),
         id=f"{source.name}-{target.name}",
-        marks=() if is_in_gate(source, target) else pytest.mark.long,
+        # Every system is in one of these: the other pairs add minutes and little else.
+        marks=() if (source.name, target.name) in IN_THE_GATE else pytest.mark.long,
     )
     for source in SOURCES
     for target in TARGETS
@@ -44,7 +37,7 @@ def duckdb_way(tmp_path: Path) -> Way:
     return Way(SOURCES[0], TARGETS[0], tmp_path)
 
 
-#: The suites that the gate runs over the system of another package, whose commands have a suite of their own.
+#: The suites that the gate runs over the system of another package, whose commands have a test of their own there.
 _CSV_IN_GATE = (
     "test_a_failure",
     "test_a_query_that",
@@ -57,13 +50,16 @@ _CSV_IN_GATE = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs over the CSV files, and is not in the gate, as long."""
+    """Keep out of the gate what the other systems show as well: these cost its time."""
     for item in items:
-        if not isinstance(item, pytest.Function) or item.path.parent != Path(__file__).parent:
+        if item.path.parent != Path(__file__).parent:
             continue
+        # A request for each row.
+        is_slow = item.path.name in ("test_targets.py", "test_slices.py") and "[http-" in item.name
         given = getattr(item, "callspec", None)
         kits = [str(value) for value in (given.params.values() if given else ())]
-        if any("Csv" in kit for kit in kits) and not item.name.startswith(_CSV_IN_GATE):
+        is_csv = any("Csv" in kit for kit in kits) and not item.name.startswith(_CSV_IN_GATE)
+        if is_slow or is_csv:
             item.add_marker(pytest.mark.long)
 
 

@@ -10,6 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
+from dwhctl_csv.engine import Engine
+from dwhctl_csv.system import CsvConnection
+from dwhctl_csv.target import CsvTarget
+
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import (
     AttemptError,
@@ -19,9 +23,6 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.project.connections import Connection
-from dwhctl_csv.engine import Engine
-from dwhctl_csv.system import CsvConnection
-from dwhctl_csv.target import CsvTarget
 from tests.contract.kits_duckdb import DuckdbSourceKit, DuckdbTargetKit
 
 _ERRORS = (TargetRefusedError, TargetRefusedError)

@@ -29,7 +29,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
@@ -258,13 +258,8 @@ def _blocks(dialect: str) -> Mapping[str, str]:
     return named_sql(package or __package__, name)
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from dwhctl.core.columns import Column, Kind
-
-    #: From a column of the source and the target's kind to the value in SQL and what else its form needs.
-    Read = Callable[[Column, Kind], tuple[str, Mapping[str, str]]]
+#: From a column of the source and the target's kind to the value in SQL and what else its form needs.
+Read = Callable[[Column, Kind], tuple[str, Mapping[str, str]]]
 
 
 def source_parts(wanted: Sequence[Column], columns: Sequence[Column], read: Read) -> list[Part]:

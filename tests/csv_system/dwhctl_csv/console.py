@@ -7,12 +7,12 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+from dwhctl_csv.engine import Engine, translate_error
+from dwhctl_csv.tables import TableError
 
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceError
 from dwhctl.core.secrets import mask
 from dwhctl.systems.base.source import DriverCursor, StatementResult
-from dwhctl_csv.engine import Engine, translate_error
-from dwhctl_csv.tables import TableError
 
 _ERRORS = (QueryError, SourceError)
 

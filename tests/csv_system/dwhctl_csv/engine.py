@@ -15,13 +15,13 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import tenacity
+from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, tables_in
 
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import About, AttemptError, QueryError
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
-from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, tables_in
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,

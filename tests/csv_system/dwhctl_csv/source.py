@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+from dwhctl_csv.engine import Engine, described, locked, query_problem
 
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import ConnectError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
 from dwhctl.core.files import inside
 from dwhctl.core.sql import replace_binds, split_statements
 from dwhctl.systems.base.source import SqlSource
-from dwhctl_csv.engine import Engine, described, locked, query_problem
 
 if TYPE_CHECKING:
-    from dwhctl.project.templates import Query
     from dwhctl_csv.system import CsvConnection
+
+    from dwhctl.project.templates import Query
 
 
 class CsvSource(SqlSource):

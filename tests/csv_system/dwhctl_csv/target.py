@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
+from dwhctl_csv.engine import Engine, locked, put
+from dwhctl_csv.statements import run_statement
+from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, type_of
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetBusyError, TargetError, TargetRefusedError
@@ -40,18 +43,16 @@ from dwhctl.systems.base.target import (
     refresh_source,
     refused_value,
 )
-from dwhctl_csv.engine import Engine, locked, put
-from dwhctl_csv.statements import run_statement
-from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, type_of
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
+    from dwhctl_csv.system import CsvConnection
+
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.target import Narrowing
-    from dwhctl_csv.system import CsvConnection
 
 _ERRORS = (TargetRefusedError, TargetError)
 
