@@ -8,9 +8,10 @@ from __future__ import annotations
 from tests.contract.kit_base import NASTY_TEXTS, Kit, SourceKit, TargetKit, TypeCase
 from tests.contract.kits_duckdb import DuckdbSourceKit, DuckdbTargetKit
 from tests.contract.kits_mssql import MssqlSourceKit
+from tests.contract.kits_postgres import PostgresSourceKit, PostgresTargetKit
 from tests.contract.kits_vertica import VerticaTargetKit
 
 __all__ = ["NASTY_TEXTS", "SOURCES", "TARGETS", "Kit", "SourceKit", "TargetKit", "TypeCase"]
 
-SOURCES: tuple[SourceKit, ...] = (DuckdbSourceKit(), MssqlSourceKit())
-TARGETS: tuple[TargetKit, ...] = (DuckdbTargetKit(), VerticaTargetKit())
+SOURCES: tuple[SourceKit, ...] = (DuckdbSourceKit(), MssqlSourceKit(), PostgresSourceKit())
+TARGETS: tuple[TargetKit, ...] = (DuckdbTargetKit(), VerticaTargetKit(), PostgresTargetKit())

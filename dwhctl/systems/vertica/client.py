@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
-    from dwhctl.systems.vertica.staging import BatchStream
+    from dwhctl.systems.base.staging import BatchStream
     from dwhctl.systems.vertica.system import VerticaConnection
 
 
