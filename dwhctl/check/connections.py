@@ -1,4 +1,4 @@
-"""Make a real round trip over each connection, in each way in which the project uses it, and check how it travels."""
+"""Make a real round trip over each connection, in each way in which the project uses it; find what travels in clear."""
 
 from __future__ import annotations
 
@@ -134,16 +134,11 @@ def _source_trip(connection: Connection, database: str, zone: str = "UTC") -> _T
 
 
 def _source_version(connection: Connection, database: str, zone: str) -> str:
-    timeout = _timeout(connection)
+    # Connected or not, a server may be silent for this time.
+    timeout: timedelta | None = getattr(connection, "connect_timeout", None)
     seconds = timeout.total_seconds() if timeout is not None else None
     with system_of(connection).open_source(connection, database, zone, seconds) as source:
         return source.version()
-
-
-def _timeout(connection: Connection) -> timedelta | None:
-    """Return how long the server may be silent, connected or not."""
-    timeout: timedelta | None = getattr(connection, "connect_timeout", None)
-    return timeout
 
 
 def _target_version(project: Project, connection: Connection) -> str:
@@ -152,7 +147,7 @@ def _target_version(project: Project, connection: Connection) -> str:
             raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
         if not connection.path.exists():
             raise _NotThereYet
-    timeout = _timeout(connection) or ANSWER_TIMEOUT
+    timeout: timedelta = getattr(connection, "connect_timeout", ANSWER_TIMEOUT)
     return system_of(connection).open_target(connection, project.state_dir, timeout).version()
 
 
@@ -259,7 +254,7 @@ def _transport_of_alert(alert: Alert) -> Iterator[str]:
         if alert.security == "none" and alert.password is not None and not is_local(alert.host):
             yield f'{place}.security: "none": the password travels in clear; write "starttls" or "tls"'
         return
-    if _is_clear(_split(alert.api_base)):
+    if _is_clear(_url(alert.api_base)):
         yield f'{place}.api_base: the token travels in clear; write "https://..."'
     proxy = _url(alert.proxy)
     if proxy is not None and proxy.password and _is_clear(proxy):
@@ -270,15 +265,9 @@ def _is_clear(url: SplitResult | None) -> bool:
     return url is not None and url.scheme == "http" and not is_local(url.hostname or "")
 
 
-def _url(secret: Secret | None) -> SplitResult | None:
+def _url(address: Secret | str | None) -> SplitResult | None:
     try:
-        return _split(secret.reveal()) if secret is not None else None
-    except ConfigError:
+        text = address.reveal() if isinstance(address, Secret) else address
+        return urlsplit(text.strip()) if text is not None else None
+    except (ConfigError, ValueError):
         return None  # reported where secrets are read
-
-
-def _split(text: str) -> SplitResult | None:
-    try:
-        return urlsplit(text.strip())
-    except ValueError:
-        return None

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
     from dwhctl.project.names import RowSource
-    from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.systems.base.target import Target
 
 _TIMEOUT_SECONDS = 30.0
@@ -67,30 +66,15 @@ class CheckFinding:
     note: bool = False
 
 
-def check_databases(project: Project) -> Iterator[CheckFinding]:
-    """Check every load's target and shards, every report, and for databases that are in no shard group."""
-    yield from _OnlineCheck(project).findings()
-
-
-def ungrouped_databases(project: Project, names: Collection[str]) -> Iterator[CheckFinding]:
-    """Find databases of these connections that a load could read, but that are in no shard group."""
-    yield from _OnlineCheck(project).ungrouped(names)
-
-
-class _Check(RemoteCheck[list[CheckFinding]]):
+class _Check(RemoteCheck[None]):
     """Collect findings; those that were found stay when the rest fails."""
 
     def __init__(self, connection: str, findings: Callable[[], Iterable[CheckFinding]]) -> None:
-        super().__init__(connection, lambda _: self.found, alone=True)
+        super().__init__(connection, lambda _: self.found.extend(findings()), alone=True)
         self.found: list[CheckFinding] = []
-        self._findings = findings
-
-    def run(self, heartbeat: Heartbeat) -> None:
-        self.found.extend(self._findings())
-        super().run(heartbeat)
 
 
-class _OnlineCheck:
+class OnlineCheck:
     """One check: first the warehouses, then the sources; each connection runs one check at a time."""
 
     def __init__(self, project: Project) -> None:
@@ -106,6 +90,7 @@ class _OnlineCheck:
         self._delivered: DeliveredColumns | None = None
 
     def findings(self) -> Iterator[CheckFinding]:
+        """Check every load's target and shards, every report, and for databases that are in no shard group."""
         self._targets = targets_of(self._project, "dwhctl:check", timedelta(seconds=_TIMEOUT_SECONDS))
         yield from self._read_delivered()
         yield from self._of_warehouses()
@@ -119,11 +104,13 @@ class _OnlineCheck:
                 yield CheckFinding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
     def ungrouped(self, names: Collection[str]) -> Iterator[CheckFinding]:
+        """Find databases of these connections that a load could read, but that are in no shard group."""
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
         checks = [_Check(name, partial(self._ungrouped, name, shards)) for name, shards in chosen.items()]
         self._run(checks)
         for check in checks:
-            yield from check.result()
+            check.result()
+            yield from check.found
 
     def _run(self, checks: Sequence[_Check]) -> None:
         connections = {check.connections for check in checks}
@@ -184,7 +171,7 @@ class _OnlineCheck:
         for name, rows in unknown_rows(self._project, load, sources):
             yield CheckFinding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
         # To stage needs privileges of its own.
-        group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
+        group = StagingGroup(f"check-{uuid.uuid4().hex[:8]}", "check", load.table)
         target.open_group(group)
         target.drop_run(group.run_id)
 
@@ -223,7 +210,8 @@ class _OnlineCheck:
             if isinstance(failure, _CONNECTION):
                 yield CheckFinding(name, f"{failure}; its other databases were not tried")
             else:
-                yield from of_connection[-1].result()
+                of_connection[-1].result()
+                yield from of_connection[-1].found
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
         """Collect what is wrong with a shard; `_folded` reports it."""

@@ -14,6 +14,7 @@ from dwhctl.check.connections import in_clear, round_trips, unchecked
 from dwhctl.check.local import local_files, open_files, unread_files
 from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
@@ -22,7 +23,7 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.cli.common.output import counted, say, show, tell
+from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
 from dwhctl.core.words import one_line
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
 
 
-LIST_COLUMNS = ("name", "type", "address", "user", "password", "max_connections", "used_for")
-IMPORT_COLUMNS = ("kind", "airflow_name", "name", "result", "note")
-TEST_COLUMNS = ("connection", "type", "database", "ok", "latency_ms", "version", "reason")
+LIST: Listing[tuple[object, ...]] = Listing(
+    "name", "type", "address", "user", "password", "max_connections", "used_for"
+)
+IMPORT: Listing[tuple[object, ...]] = Listing("kind", "airflow_name", "name", "result", "note")
+TEST: Listing[tuple[object, ...]] = Listing(
+    "connection", "type", "database", "ok", "latency_ms", "version", "reason"
+)
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
@@ -59,7 +64,7 @@ def list_(settings: Settings, form: str) -> None:
       dwhctl connections list --format json
     """
     project = settings.open_project()
-    show(LIST_COLUMNS, [_row(project, found) for found in project.connections.values()], form)
+    LIST.show([_row(project, found) for found in project.connections.values()], form)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -78,15 +83,15 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     Example:
       dwhctl connections test mssql_0 dwh
     """
-    from dwhctl.check.online import ungrouped_databases  # imports pyarrow
+    from dwhctl.check.online import OnlineCheck  # imports pyarrow
 
     project = settings.open_project()
     trips = round_trips(project, names)
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
     if shown or not settings.quiet:
-        show(TEST_COLUMNS, map(astuple, shown), form)
+        TEST.show(map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
-    for finding in ungrouped_databases(project, reached):
+    for finding in OnlineCheck(project).ungrouped(reached):
         tell(f"Warning: {_line(finding)}")
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
 
@@ -136,7 +141,7 @@ def import_(
         found.write()
     if settings.quiet:
         return
-    show(IMPORT_COLUMNS, [outcome.row() for outcome in found.outcomes], form)
+    IMPORT.show([outcome.row() for outcome in found.outcomes], form)
     if form == "table":
         for line in _import_summary(found, dry_run=dry_run):
             say(line)
@@ -160,14 +165,12 @@ def _import_summary(found: Import, *, dry_run: bool) -> Iterator[str]:
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:
-    user = getattr(connection, "user", None)
     password = MASKED if getattr(connection, "password", None) is not None else None
+    login = (connection.address(project.root), getattr(connection, "user", None), password)
     return (
         connection.name,
         connection.type,
-        connection.address(project.root),
-        user,
-        password,
+        *login,
         connection.max_connections,
         _used_for(project, connection),
     )
@@ -239,10 +242,10 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
 def _check_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases; return how many errors there are."""
-    from dwhctl.check.online import check_databases  # imports pyarrow
+    from dwhctl.check.online import OnlineCheck  # imports pyarrow
 
     wrong, notes = 0, list[str]()
-    for finding in check_databases(project):
+    for finding in OnlineCheck(project).findings():
         if finding.wrong:
             wrong += 1
             say(_line(finding))

@@ -11,7 +11,7 @@ from datetime import date, time, timedelta
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 from jinja2 import Environment, StrictUndefined
@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from dwhctl.alerts.message import TEMPLATES
 from dwhctl.cli import alerts, connections, crontab, sessions, verify
 from dwhctl.cli.common.ending import COMPLETION, EXIT_CODES
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.docs import headings
 from dwhctl.cli.main import dwhctl
 from dwhctl.cli.report import history, monitoring, slices
@@ -56,26 +57,26 @@ HEAD = (
     "",
 )
 #: The columns of the listings, as JSON and CSV write them.
-LISTINGS = {
-    "alert-test": alerts.COLUMNS,
-    "alert-test --dry-run": alerts.DRY_RUN_COLUMNS,
-    "connections list": connections.LIST_COLUMNS,
-    "connections test": connections.TEST_COLUMNS,
-    "connections import": connections.IMPORT_COLUMNS,
-    "crontab next": crontab.NEXT_COLUMNS,
-    "sessions prune": sessions.PRUNE_COLUMNS,
-    "report grid": slices.GRID_COLUMNS,
-    "report gaps": slices.GAPS_COLUMNS,
-    "report sla": monitoring.SLA_COLUMNS,
-    "report timeline": monitoring.COLUMNS,
-    "report failures": slices.FAILURES_COLUMNS,
-    "report runs": history.RUNS_COLUMNS,
-    "report sessions": history.SESSIONS_COLUMNS,
-    "report durations": history.DURATIONS_COLUMNS,
-    "report alerts": monitoring.ALERTS_COLUMNS,
-    "adopt": sessions.COLUMNS,
-    "verify": verify.COLUMNS,
-    "verify --against": verify.AGAINST_COLUMNS,
+LISTINGS: dict[str, Listing[Any]] = {
+    "alert-test": alerts.ALERT_TEST,
+    "alert-test --dry-run": alerts.DRY_RUN,
+    "connections list": connections.LIST,
+    "connections test": connections.TEST,
+    "connections import": connections.IMPORT,
+    "crontab next": crontab.NEXT,
+    "sessions prune": sessions.PRUNE,
+    "report grid": slices.GRID,
+    "report gaps": slices.GAPS,
+    "report sla": monitoring.SLA,
+    "report timeline": monitoring.TIMELINE,
+    "report failures": slices.FAILURES,
+    "report runs": history.RUNS,
+    "report sessions": history.SESSIONS,
+    "report durations": history.DURATIONS,
+    "report alerts": monitoring.ALERTS,
+    "adopt": sessions.ADOPT,
+    "verify": verify.VERIFY,
+    "verify --against": verify.AGAINST,
 }
 
 

@@ -73,19 +73,19 @@ class Job(ABC):
         return retry_seconds(self.retry_delay, self.failures)
 
 
-J = TypeVar("J", bound=Job)
-R = TypeVar("R")
+JobT = TypeVar("JobT", bound=Job)
+RunnerT = TypeVar("RunnerT")
 
 
 @dataclass(slots=True, eq=False)
-class Attempt(Generic[J, R]):
+class Attempt(Generic[JobT, RunnerT]):
     """One attempt at a job. `runner` is what works on it. Times are of the monotonic clock.
 
     `busy_seconds` is how long a worker was busy with it; `steps` are the seconds of its steps.
     """
 
-    job: J
-    runner: R
+    job: JobT
+    runner: RunnerT
     slots: tuple[Slot, ...]
     started: float
     expires_at: float
@@ -106,20 +106,20 @@ class Attempt(Generic[J, R]):
 _Route = tuple[str, ...]
 
 
-class JobQueue(Generic[J]):
+class JobQueue(Generic[JobT]):
     """Jobs by their route, from one connection to another, in their order; routes take turns."""
 
-    def __init__(self, jobs: Iterable[J]) -> None:
-        self._queues: dict[_Route, deque[J]] = {}
+    def __init__(self, jobs: Iterable[JobT]) -> None:
+        self._queues: dict[_Route, deque[JobT]] = {}
         self._turns: deque[_Route] = deque()
         self._queued: Counter[NameAndDay] = Counter()
-        self._waiting: list[tuple[float, int, J]] = []
+        self._waiting: list[tuple[float, int, JobT]] = []
         self._waiting_on: Counter[_Route] = Counter()
         self._serial = 0
         for job in jobs:
             self.put(job)
 
-    def put(self, job: J, *, first: bool = False) -> None:
+    def put(self, job: JobT, *, first: bool = False) -> None:
         """Queue a job behind (or before) the others of its route."""
         if job.connections not in self._queues:
             self._queues[job.connections] = deque()
@@ -128,7 +128,7 @@ class JobQueue(Generic[J]):
         queue.appendleft(job) if first else queue.append(job)
         self._queued[job.name_and_day] += 1
 
-    def pop(self, may_start: Callable[[J], bool]) -> J | None:
+    def pop(self, may_start: Callable[[JobT], bool]) -> JobT | None:
         """Take the next job, of the first route in turn whose next job may start."""
         for _ in range(len(self._turns)):
             route = self._turns[0]
@@ -138,11 +138,11 @@ class JobQueue(Generic[J]):
                 return self._taken(queue.popleft())
         return None
 
-    def next_of_routes(self) -> list[J]:
+    def next_of_routes(self) -> list[JobT]:
         """Return the next job of each route, in the order of their turns."""
         return [queue[0] for route in self._turns if (queue := self._queues[route])]
 
-    def wait(self, job: J, until: float) -> None:
+    def wait(self, job: JobT, until: float) -> None:
         """Keep a job back until a time."""
         self._serial += 1
         heapq.heappush(self._waiting, (until, self._serial, job))
@@ -157,7 +157,7 @@ class JobQueue(Generic[J]):
             self._waiting_on[job.connections] -= 1
             self.put(job, first=True)
 
-    def drain(self, connection: str) -> list[J]:
+    def drain(self, connection: str) -> list[JobT]:
         """Take out every job that needs a connection."""
         queues = [queue for route, queue in self._queues.items() if connection in route]
         found = [self._taken(queue.popleft()) for queue in queues for _ in range(len(queue))]
@@ -167,7 +167,7 @@ class JobQueue(Generic[J]):
         self._waiting_on = Counter(job.connections for _, _, job in self._waiting)
         return found
 
-    def first(self, connection: str) -> J:
+    def first(self, connection: str) -> JobT:
         """Return a job that needs a connection which some job needs."""
         queues = (queue for route, queue in self._queues.items() if queue and connection in route)
         if (queue := next(queues, None)) is not None:
@@ -195,7 +195,7 @@ class JobQueue(Generic[J]):
     def __len__(self) -> int:
         return sum(map(len, self._queues.values())) + len(self._waiting)
 
-    def _taken(self, job: J) -> J:
+    def _taken(self, job: JobT) -> JobT:
         self._queued[job.name_and_day] -= 1
         return job
 
@@ -214,7 +214,7 @@ class Attempts:
         """Return how often a job of the load or report is tried again."""
         return config.retries if self._retries is None else self._retries
 
-    def open(self, attempts: Sequence[Attempt[J, R]], workers: Iterable[int | None] = ()) -> None:
+    def open(self, attempts: Sequence[Attempt[JobT, RunnerT]], workers: Iterable[int | None] = ()) -> None:
         """Open the sessions of attempts that begin now; `workers` are the numbers of their workers."""
         jobs = [attempt.job for attempt in attempts]
         ids = self._open(jobs, [attempt.token for attempt in attempts], tuple(workers) or (None,) * len(jobs))
@@ -223,9 +223,13 @@ class Attempts:
             attempt.etl_id, attempt.opened = etl_id, now
 
     def _open(
-        self, jobs: Sequence[Job], tokens: Iterable[str], workers: Iterable[int | None]
+        self,
+        jobs: Sequence[Job],
+        tokens: Iterable[str],
+        workers: Iterable[int | None],
+        started: datetime | None = None,
     ) -> Sequence[int]:
-        started = datetime.now(UTC)
+        started = started or datetime.now(UTC)
         for job in jobs:
             job.attempt += 1
         return self.store.open(
@@ -249,9 +253,10 @@ class Attempts:
         seconds = time.monotonic() - attempt.started
         self._close(attempt.job, attempt.etl_id, state, seconds, failure, attempt, retry_in)
 
-    def fail_unstarted(self, jobs: Sequence[Job], failure: Failure, seconds: float = 0.0) -> None:
-        """Open and close a session for each job that is not started, with the reason."""
-        ids = self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs))
+    def fail_unstarted(self, jobs: Sequence[Job], failure: Failure, since: datetime | None = None) -> None:
+        """Open and close a session for each job that is not started; `since` is when it began to wait."""
+        ids = self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs), since)
+        seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
         for job, etl_id in zip(jobs, ids, strict=True):
             self._close(job, etl_id, State.FAILED, seconds, failure)
 

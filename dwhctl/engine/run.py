@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dwhctl.core.errors import ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.core.waiting import Wait, caught_signals
-from dwhctl.engine.jobs import Attempt, J, JobQueue, R
+from dwhctl.engine.jobs import Attempt, JobQueue, JobT, RunnerT
 from dwhctl.notify import run_notifier
 from dwhctl.runtime.events import RunEnded, RunResult
 from dwhctl.runtime.failures import group_failures
@@ -153,10 +153,10 @@ class Run(ABC):
 SLOT_POLL_SECONDS = 0.05
 _IDLE_SECONDS = 1.0
 
-E = TypeVar("E")
+EventT = TypeVar("EventT")
 
 
-class Scheduler(ABC, Generic[J, R, E]):
+class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
     """One run's loop over jobs, their attempts and the events of these. `events` also takes the signals.
 
     `blocked` says that only slots of other runs keep a job from starting; `lacking` are the names of these slots.
@@ -165,17 +165,17 @@ class Scheduler(ABC, Generic[J, R, E]):
     def __init__(
         self,
         run_id: str,
-        jobs: Iterable[J],
+        jobs: Iterable[JobT],
         attempts: Attempts,
         slots: Slots,
-        events: queue.SimpleQueue[E | ExitCode],
+        events: queue.SimpleQueue[EventT | ExitCode],
     ) -> None:
         self.run_id = run_id
-        self.jobs: JobQueue[J] = JobQueue(jobs)
+        self.jobs: JobQueue[JobT] = JobQueue(jobs)
         self.attempts = attempts
         self.slots = slots
         self.events = events
-        self.running: dict[str, Attempt[J, R]] = {}
+        self.running: dict[str, Attempt[JobT, RunnerT]] = {}
         self.blocked = False
         self.lacking: tuple[str, ...] = ()
         self._slot_wait = Wait()
@@ -194,6 +194,10 @@ class Scheduler(ABC, Generic[J, R, E]):
             self.handle(event)
         self.attempts.flush()
         return None
+
+    def is_busy(self) -> bool:
+        """Return whether any job has not ended."""
+        return bool(self.jobs or self.running)
 
     def _step(self, now: float) -> None:
         for attempt in list(self.running.values()):
@@ -223,12 +227,12 @@ class Scheduler(ABC, Generic[J, R, E]):
         else:
             self._slot_wait.end()
 
-    def may_retry(self, job: J, failure: Failure) -> bool:
+    def may_retry(self, job: JobT, failure: Failure) -> bool:
         """Count a failure of the job, and return whether it is tried again."""
         job.failures += 1
         return not failure.permanent and job.failures <= self.attempts.retries(job.config)
 
-    def retry_or_fail(self, attempt: Attempt[J, R], failure: Failure) -> None:
+    def retry_or_fail(self, attempt: Attempt[JobT, RunnerT], failure: Failure) -> None:
         """Close a failed attempt, and queue its job for the next one if it has any left."""
         job = attempt.job
         if not self.may_retry(job, failure):
@@ -240,7 +244,7 @@ class Scheduler(ABC, Generic[J, R, E]):
 
     def close(
         self,
-        attempt: Attempt[J, R],
+        attempt: Attempt[JobT, RunnerT],
         state: State,
         failure: Failure | None = None,
         retry_in: float | None = None,
@@ -248,7 +252,7 @@ class Scheduler(ABC, Generic[J, R, E]):
         """Close the session of an attempt with the next flush."""
         self.attempts.close(attempt, state, failure, retry_in)
 
-    def expires_at(self, attempt: Attempt[J, R], now: float) -> float:  # noqa: ARG002
+    def expires_at(self, attempt: Attempt[JobT, RunnerT], now: float) -> float:  # noqa: ARG002
         """Return the time at which the attempt has taken too long."""
         return attempt.expires_at
 
@@ -258,19 +262,15 @@ class Scheduler(ABC, Generic[J, R, E]):
         self.attempts.store.fail_waiting(self.run_id, failure.message)
 
     @abstractmethod
-    def is_busy(self) -> bool:
-        """Return whether any job has not ended."""
-
-    @abstractmethod
     def advance(self, now: float) -> None:
         """Start what may start, and do what else is due."""
 
     @abstractmethod
-    def expire(self, attempt: Attempt[J, R], now: float) -> None:
+    def expire(self, attempt: Attempt[JobT, RunnerT], now: float) -> None:
         """End an attempt whose time is over, or set another time."""
 
     @abstractmethod
-    def handle(self, event: E) -> None:
+    def handle(self, event: EventT) -> None:
         """Take an event."""
 
     @abstractmethod

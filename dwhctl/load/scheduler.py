@@ -91,8 +91,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         return super().run()
 
     def is_busy(self) -> bool:
-        waiting = self.jobs or self.running or self._staged or self._adding or self._doubts
-        return bool(waiting or self._groups.busy)
+        return super().is_busy() or bool(self._staged or self._adding or self._doubts or self._groups.busy)
 
     def advance(self, now: float) -> None:
         self._give_up_parked()

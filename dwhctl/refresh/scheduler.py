@@ -108,9 +108,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
-    def is_busy(self) -> bool:
-        return bool(self.jobs or self.running)
-
     def advance(self, now: float) -> None:
         self.blocked, self.lacking = False, ()
         taken: list[Slot] = []
@@ -160,8 +157,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return True
 
     def _fail(self, job: ReportJob, error: errors.AttemptError) -> None:
-        seconds = (datetime.now(UTC) - self._began).total_seconds()
-        self.attempts.fail_unstarted([job], Failure.of(error), seconds)
+        self.attempts.fail_unstarted([job], Failure.of(error), self._began)
 
     def _is_ready(self, job: ReportJob, now: float) -> bool:
         """Return whether the job's needs are met; a job that is not ready in time fails."""

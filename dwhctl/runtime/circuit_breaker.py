@@ -200,9 +200,8 @@ class CircuitBreaker:
 
     def _is_usable(self, name: str, now: float) -> bool:
         state = self._of(name)
-        if self._lacks_probe(name):
-            return False
-        return state.reason is None or (not state.on_trial and now >= state.next_trial)
+        may_try = state.reason is None or (not state.on_trial and now >= state.next_trial)
+        return may_try and not self._lacks_probe(name)
 
     def _lacks_probe(self, name: str) -> bool:
         return name in self._with_probe and not self._of(name).probed

@@ -87,8 +87,6 @@ AnyCheck = RemoteCheck[object]
 
 @dataclass(slots=True)
 class _Queue:
-    """The checks of a connection that wait."""
-
     waiting: deque[AnyCheck] = field(default_factory=deque)
     running: int = 0
     starved_since: float | None = None

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -144,33 +144,38 @@ def go_on_above(
     the database. Raise SessionsError when the file is not believed and the warehouse cannot be asked.
     """
     last = store.last_id()
+
+    def correct(held: int, why: str) -> None:
+        _raise_floor(store, last, held)
+        tell(Notice(why))
+        ids.correct(max(last, held))
+
     try:
         known = ids.read()
     except StateDirError as error:
-        held = _highest_of(in_warehouse, str(error))
-        _raise_floor(store, last, held)
-        tell(Notice(f"{error}; etl_ids go on above {max(last, held)}, the highest that is known"))
-        ids.correct(max(last, held))
+        held = _highest_of(in_warehouse, f"{error}; nor can the warehouse be asked which etl_ids it holds")
+        correct(held, f"{error}; etl_ids go on above {max(last, held)}, the highest that is known")
         return
     if last >= known.highest and known.floor <= last + MOST_AHEAD:
         # The normal case; after a power cut a few ids may be missing from the file.
         _raise_floor(store, last, known.floor)
         return
-    try:
-        held = in_warehouse()
-    except AttemptError as error:
-        if known.floor > last + MOST_AHEAD:
-            raise _not_believed(known, last, error) from error
-        held = 0
-    if known.floor > max(last, held) + MOST_AHEAD:
-        tell(
-            Notice(
-                f"{_doubtful(known)}, more than {MOST_AHEAD:,} above the highest of the sessions database ({last})"
-                f" and of the warehouse ({held}): it is not believed, and corrected"
-            )
+    remembered = f"the state folder remembers the etl_id {known.floor}"
+    if known.floor > last + MOST_AHEAD:
+        held = _highest_of(
+            in_warehouse,
+            f"{remembered}, the sessions database only {last}, and the warehouse cannot be asked which it holds",
         )
-        _raise_floor(store, last, held)
-        ids.correct(max(last, held))
+    else:
+        held = 0
+        with suppress(AttemptError):
+            held = in_warehouse()
+    if known.floor > max(last, held) + MOST_AHEAD:
+        correct(
+            held,
+            f"{remembered}, more than {MOST_AHEAD:,} above the highest of the sessions database ({last})"
+            f" and of the warehouse ({held}): it is not believed, and corrected",
+        )
         return
     floor = max(known.floor, held)
     _raise_floor(store, last, floor)
@@ -192,20 +197,7 @@ def _highest_of(in_warehouse: Callable[[], int], why: str) -> int:
     try:
         return in_warehouse()
     except AttemptError as error:
-        raise SessionsError(
-            f"{why}; nor can the warehouse be asked which etl_ids it holds: {error}"
-        ) from error
-
-
-def _doubtful(known: Remembered) -> str:
-    return f"the state folder remembers the etl_id {known.floor}"
-
-
-def _not_believed(known: Remembered, last: int, error: AttemptError) -> SessionsError:
-    return SessionsError(
-        f"{_doubtful(known)}, the sessions database only {last}, and the warehouse cannot be asked which it holds:"
-        f" {error}"
-    )
+        raise SessionsError(f"{why}: {error}") from error
 
 
 def _parsed(content: bytes) -> Remembered:

@@ -180,10 +180,11 @@ def plan_adoption(project: Project, request: AdoptRequest, now: datetime) -> Pla
     """Return the slices that were asked for, complete or not. Raise UsageError for a day that is not over."""
     plan = candidates(project, LoadRequest(request.days, (request.load,), request.shards))
     check_templates(project, plan)
-    running = [one for one in plan.slices if one.slice.end_at is not None and one.slice.end_at > now]
+    running = [planned for planned in plan.slices if planned.slice.end_at and planned.slice.end_at > now]
     if running:
         planned = running[0]
-        over = sorted({one.slice.day for one in plan.slices} - {one.slice.day for one in running})
+        days, running_days = ({other.slice.day for other in slices} for slices in (plan.slices, running))
+        over = sorted(days - running_days)
         remedy = f"give -e {over[-1]}" if over else "adopt it when it is"
         raise UsageError(
             f"the day {planned.slice.day} of load {planned.load.name} is not over in shard {planned.shard.name}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from dwhctl.project.days import FIRST_DAY, LAST_DAY
@@ -118,16 +119,14 @@ class Comparison:
             for _ in range(_MOST_ROUNDS):
                 left = self._compare(left, explain=True)
         for planned in left:
-            detail = "it was loaded each time that verify looked at it; verify it again"
+            detail = "it was loaded during each comparison; verify it again"
             self._results[planned.slice] = result_of(planned, SliceFinding(Check.NOT_COMPARED, detail=detail))
         return [*(self._results[planned.slice] for planned in slices), *self._sides.of_no_slice()]
 
     def in_batches(self, batches: Sequence[Sequence[PlannedSlice]]) -> Generator[list[SliceComparison]]:
         """Yield the results of one batch after another, and keep none of them."""
         with closing(self._sides):
-            described = {
-                planned.slice for planned in self._describe([one for batch in batches for one in batch])
-            }
+            described = {planned.slice for planned in self._describe([*chain.from_iterable(batches)])}
             for batch in batches:
                 self._compare([planned for planned in batch if planned.slice in described])
                 yield [self._results.pop(planned.slice) for planned in batch]

@@ -244,7 +244,7 @@ def what_to_do(load: Load, name: str) -> str:
     where = f"= '{literal}'" if name else "IS NULL OR etl_source = ''"
     delete = f"DELETE FROM {load.table} WHERE etl_source {where}"
     if name_problem(name):
-        return f"dwhctl did not load them; if nobody needs them: {delete}"
+        return f"dwhctl did not load them; if they are not needed: {delete}"
     return (
         f"no shard of {load.name} has this name. Was the shard renamed? Keep the name:"
         f' {{ name = "{name}", database = "NEW" }}; is it closed: {{ name = "{name}", until = "LAST DAY" }};'

@@ -86,15 +86,13 @@ class SourceAndWarehouse(Sides):
         checks = self._reader.read_tables(slices, _describe_table, by_day=False)
         for check in checks:
             if check.answer is not None:
-                self._measures[check.load.name], sources = check.answer
-                self._unknown += self._unknown_sources(check.load, sources)
+                load = check.load
+                self._measures[load.name], sources = check.answer
+                for name, rows in unknown_rows(self._project, load, sources):
+                    if fits(name, self._globs):
+                        found = SliceFinding(Check.UNKNOWN_SOURCE, None, str(rows), what_to_do(load, name))
+                        self._unknown.append(SliceComparison(load.name, name, None, [found]))
         return {check.load.name: check.failure for check in checks if check.failure is not None}
-
-    def _unknown_sources(self, load: Load, sources: Mapping[str, int]) -> Iterator[SliceComparison]:
-        for name, rows in unknown_rows(self._project, load, sources):
-            if fits(name, self._globs):
-                found = SliceFinding(Check.UNKNOWN_SOURCE, None, str(rows), what_to_do(load, name))
-                yield SliceComparison(load.name, name, None, [found])
 
     # What they hold
 

@@ -122,7 +122,7 @@ class TwoTables(Sides):
         self._globs = globs
         self._planned: Sequence[PlannedSlice] = ()
         self._measures: tuple[Measure, Measure]
-        self._strangers: dict[date, list[SliceComparison]] = {}
+        self._only_in_other: dict[date, list[SliceComparison]] = {}
 
     def names(self, load: Load) -> tuple[str, str]:
         return load.table, self._table
@@ -158,7 +158,7 @@ class TwoTables(Sides):
                     pair = ours.get(shard, mine), theirs.get(shard, other)
                     found[planned.slice] = Pair(planned, self._measures[0], *pair)
                 day = check.slices[0].slice.day
-                self._strangers[day] = list(self._only_there(day, unknown))
+                self._only_in_other[day] = list(self._only_there(day, unknown))
         return found
 
     def _read_day(
@@ -185,7 +185,7 @@ class TwoTables(Sides):
                 yield SliceComparison(self._load.name, name, day, [found])
 
     def of_no_slice(self) -> list[SliceComparison]:
-        return [result for day in sorted(self._strangers) for result in self._strangers[day]]
+        return [result for day in sorted(self._only_in_other) for result in self._only_in_other[day]]
 
     # Which rows differ
 

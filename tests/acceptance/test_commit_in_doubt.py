@@ -117,7 +117,7 @@ def test_a_commit_in_doubt_that_happened_turns_out_loaded(
     done = first.run("load", "--date", str(DAY))
     assert done.returncode == 1, done.stderr
     assert "2 in doubt" in done.stdout
-    assert "2 slices in doubt on warehouse: the next run looks: CommitInDoubtError: " in done.stdout
+    assert "2 slices in doubt on warehouse: the next run checks: CommitInDoubtError: " in done.stdout
     assert "in doubt: orders abakan" in done.stderr
 
     def shown(*arguments: str) -> list[dict[str, Any]]:

@@ -222,7 +222,7 @@ def test_a_second_watch_ends_with_75_and_tells_the_channels_once_at_most(
     codes = [dwh("watch", "--scheduled", "--project", sandbox.root) for _ in range(8)]
     other.release()
     assert codes == [75] * 8
-    assert "a watch is under way by pid" in capsys.readouterr().err
+    assert "a watch is running by pid" in capsys.readouterr().err
     # One that holds its lock over three starts is stuck, and that is worth one message.
     assert len(post.sent) == 1
     assert dwh("watch", "--project", sandbox.root) == 1, "the lock is free again, and a deadline is missed"
