@@ -155,9 +155,6 @@ _SERVER = _Server()
 class _Postgres:
     """How PostgreSQL writes values."""
 
-    name = "postgres"
-    words = WORDS
-
     def literal(self, kind: Kind, value: object) -> str:
         if value is None:
             return f"CAST(NULL AS {WORDS[kind]})"
@@ -176,6 +173,8 @@ class _Postgres:
 class PostgresSourceKit(_Postgres, SourceKit):
     """A PostgreSQL server; a shard is a database."""
 
+    name = "postgres"
+    words = WORDS
     types = _types()
     refused: ClassVar[Mapping[str, str]] = {
         "numeric": "1.5::numeric",
@@ -198,6 +197,10 @@ class PostgresSourceKit(_Postgres, SourceKit):
     def only_nulls(self, case: TypeCase) -> str:
         # A CASE has no precision.
         return f"CAST(CASE WHEN i < 0 THEN {case.values[0]} END AS {case.declared})"
+
+    def null(self, case: TypeCase) -> str:
+        # json has no operator =, which nullif asks for.
+        return f"CAST(NULL AS {case.declared})"
 
     def create_as(self, table: str, select: str) -> tuple[str, ...]:
         return (f"DROP TABLE IF EXISTS {table}", f"CREATE TABLE {table} AS {select}")
@@ -237,6 +240,8 @@ class PostgresSourceKit(_Postgres, SourceKit):
 class PostgresTargetKit(_Postgres, TargetKit):
     """A PostgreSQL database."""
 
+    name = "postgres"
+    words = WORDS
     types = _types()
     refused = (
         "numeric",

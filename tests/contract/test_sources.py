@@ -81,7 +81,7 @@ def test_a_busy_database_is_waited_for_so_long_and_no_longer(kit: SourceKit, tmp
             kit.open(connection)
         assert (0.3 if kit.waits else 0) < time.monotonic() - started < 5
     assert not caught.value.permanent
-    assert "abakan" in str(caught.value)
+    assert kit.database("abakan") in str(caught.value)
 
 
 @pytest.mark.parametrize("kit", [kit for kit in SOURCES if kit.waits], ids=lambda kit: kit.name)
@@ -313,7 +313,7 @@ def test_a_failure_in_mid_way_comes_after_the_rows_and_is_told(kit: SourceKit, s
     with pytest.raises((QueryError, SourceError)) as caught:  # noqa: PT012 - the rows before it count
         for batch in stream:
             seen += batch.num_rows
-    assert 0 < seen < 150_000
+    assert 0 < seen <= 150_000
     assert isinstance(caught.value, QueryError), "a value that cannot be converted does not go away by itself"
     assert "LINE 1" not in str(caught.value)
 

@@ -26,12 +26,12 @@ CASES = [pytest.param(kit, case, id=f"{kit.name}-{case.declared}") for kit in TA
 def test_every_value_of_every_type_arrives_as_it_was(
     target: TargetKit, case: TypeCase, tmp_path: Path
 ) -> None:
-    for source in SOURCES:
+    # The values are in the target's SQL: a source of its own kind reads it, else one that has the type by that name.
+    for source in [kit for kit in SOURCES if kit.name == target.name] or SOURCES:
         if case.declared not in {one.declared for one in source.types}:
             continue
         way = Way(source, target, tmp_path)
-        one = case.values[0]
-        filled(way, *case.values, f"nullif({one}, {one})", declared=case.declared)
+        filled(way, *case.values, source.null(case), declared=case.declared)
         assert way.carry(SELECT) == len(case.values) + 1
         expected = target.texts(
             way.warehouse,
@@ -173,7 +173,12 @@ _ROW = st.tuples(*(st.none() | values for values in _VALUES.values()))
 @pytest.mark.parametrize(
     ("source", "target"), list(itertools.product(SOURCES, TARGETS)), ids=lambda kit: kit.name
 )
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=10,
+    deadline=None,
+    phases=(__import__("hypothesis").Phase.generate,),
+    suppress_health_check=list(HealthCheck),
+)
 @given(rows=st.lists(_ROW, min_size=1, max_size=12), batch=st.integers(1, 13))
 def test_any_rows_go_the_whole_way_unchanged(
     rows: list[tuple[object, ...]],

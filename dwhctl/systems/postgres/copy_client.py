@@ -165,7 +165,7 @@ class CopyClient:
         return self._raw
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Run one statement, or several with semicolons between, and return the rows of the last. Raise AttemptError."""
+        """Run one statement, or several with semicolons between, and return the last one's rows. Raise AttemptError."""
         with self._executed(sql) as cursor:
             return list(cursor.fetchall()) if cursor.description else []
 
@@ -270,10 +270,14 @@ class _Watched:
         self._stream = stream
         self._watch = watch
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes."""
         self._watch.pause()
         try:
             return self._stream.read(size)
         finally:
             self._watch.touch()
+
+    def readline(self, _size: int = -1, /) -> bytes:
+        """Fail: psycopg2 asks for the method, and does not call it."""
+        raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import (
     About,
@@ -100,5 +100,5 @@ def connect_error(error: Exception, connection: PostgresConnection, *, target: b
     if _BUSY.search(message):
         return TargetBusyError(text) if target else SourceBusyError(text)
     remedy = source.remedy(message, connection)
-    kind: Any = TlsError if remedy else ConnectError
+    kind = TlsError if remedy else ConnectError
     return kind(f"{text}; {remedy}" if remedy else text, connection=connection.name)

@@ -203,7 +203,7 @@ def _checked(number: int, one: Narrowing) -> str:
     name = quote_name(one.source.name)
     shown = f"encode({name}, 'hex')" if source.kind.value == "binary" else f"CAST({name} AS text)"
     error = f"CAST(CAST(CAST({carried(number, shown)} AS integer) AS text) AS {one.source.declared})"
-    return f"CASE WHEN {types.would_change(name, source, table)} THEN {error} ELSE {name} END"
+    return f"CASE WHEN {types.would_change(name, table)} THEN {error} ELSE {name} END"
 
 
 class PostgresInspection(Inspection):

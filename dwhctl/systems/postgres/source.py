@@ -42,7 +42,7 @@ _PIPE_BYTES = 2**20
 _READ_ONLY = "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 #: How long the end of a COPY that was shut down is waited for.
 _END_SECONDS = 5.0
-_SHOWN_CHARACTERS = 40
+_SHOWN_OCTETS = 80
 
 
 class PostgresSource(SqlSource):
@@ -262,7 +262,7 @@ class _Parser:
         if not data:
             return
         try:
-            table = self._table(data, self._read)
+            table = _table(data, self._names, self._read)
             arrays = [
                 _finished(array, column) for array, column in zip(table.columns, self._columns, strict=True)
             ]
@@ -272,35 +272,57 @@ class _Parser:
             self._rows += batch.num_rows
             yield batch
 
-    def _table(
-        self, data: bytes, read: Mapping[str, pa.DataType], only: Sequence[str] | None = None
-    ) -> pa.Table:
-        return csv.read_csv(
-            pa.BufferReader(data),
-            csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=self._names),
-            csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
-            csv.ConvertOptions(
-                column_types=read,
-                null_values=[""],
-                true_values=["t"],
-                false_values=["f"],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                include_columns=only,
-            ),
-        )
-
     def _refuse(self, data: bytes, error: pa.ArrowInvalid) -> NoReturn:
         """Raise the error of the first value that has no place, by column and row."""
         for name, column in zip(self._names, self._columns, strict=True):
-            texts = self._table(data, {name: pa.binary()}, [name]).column(0)
-            for row, value in enumerate(texts):
-                if (shown := _misfit(value.as_py(), column, self._read[name])) is not None:
-                    raise ValueRefusedError(
-                        f"column {column.name}, row {self._rows + row + 1} of the answer: the value {shown} of type"
-                        f" {column.declared} would not arrive as it is; leave it out, or change it in the extract"
-                    ) from error
+            texts = _table(data, self._names, {name: pa.binary()}, [name]).column(0).to_pylist()
+            known = [(row, text) for row, text in enumerate(texts) if text is not None]
+            row, text = first_misfit(known, column)
+            if text is not None:
+                shown = text[:_SHOWN_OCTETS].decode(errors="replace")
+                raise ValueRefusedError(
+                    f"column {column.name}, row {self._rows + row + 1} of the answer: the value {shown} of type"
+                    f" {column.declared} would not arrive as it is; leave it out, or change it in the extract"
+                ) from error
         raise SourceError(f"the server's answer cannot be read: {error}") from error
+
+
+def first_misfit(values: Sequence[tuple[int, bytes]], column: Column) -> tuple[int, bytes | None]:
+    """Return the first of the values, with their rows, that has no place in the column, by halving."""
+    if not values or _all_fit(values, column):
+        return 0, None
+    while len(values) > 1:
+        half = values[: len(values) // 2]
+        values = values[len(half) :] if _all_fit(half, column) else half
+    return values[0]
+
+
+def _all_fit(values: Sequence[tuple[int, bytes]], column: Column) -> bool:
+    data = b"".join(b'"' + text.replace(b'"', b'""') + b'"\n' for _, text in values)
+    try:
+        _finished(_table(data, ["v"], {"v": _read_type(column)}).column(0), column)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _table(
+    data: bytes, names: Sequence[str], read: Mapping[str, pa.DataType], only: Sequence[str] | None = None
+) -> pa.Table:
+    return csv.read_csv(
+        pa.BufferReader(data),
+        csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+        csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+        csv.ConvertOptions(
+            column_types=read,
+            null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            include_columns=only,
+        ),
+    )
 
 
 def _read_type(column: Column) -> pa.DataType:
@@ -320,23 +342,11 @@ def _finished(array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
 
 def _from_hex(array: pa.Array) -> pa.Array:
     r"""Return the octets that `\x` and two digits for each stand for."""
-    digits = pc.binary_slice(array.cast(pa.binary()), 2)
-    offsets = np.frombuffer(digits.buffers()[1], np.int32)[digits.offset : digits.offset + len(digits) + 1]
-    data = digits.buffers()[2]
-    octets = binascii.unhexlify(memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]])
-    halves = pa.py_buffer(((offsets - offsets[0]) // 2).astype(np.int32))
-    values = pa.Array.from_buffers(pa.binary(), len(array), [None, halves, pa.py_buffer(octets)])
-    return pc.if_else(pc.is_valid(digits), values, pa.scalar(None, pa.binary()))
-
-
-def _misfit(value: bytes | None, column: Column, read: pa.DataType) -> str | None:
-    """Return the value to show when it has no place in the column."""
-    if value is None or column.kind is Kind.BOOLEAN:
-        return None
-    try:
-        pa.array([value.decode()]).cast(read).cast(column.type)
-    except UnicodeDecodeError:
-        return "(no UTF-8)"
-    except pa.ArrowInvalid:
-        return value.decode()[:_SHOWN_CHARACTERS]
-    return None
+    texts = pc.fill_null(array, "\\x")
+    offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    data = memoryview(texts.buffers()[2])[offsets[0] : offsets[-1]]
+    octets = binascii.unhexlify(data.tobytes().replace(b"\\x", b""))
+    # Each text has its two octets before those of its digits.
+    ends = ((offsets - offsets[0]) // 2 - np.arange(len(offsets))).astype(np.int32)
+    values = pa.Array.from_buffers(pa.binary(), len(array), [None, pa.py_buffer(ends), pa.py_buffer(octets)])
+    return pc.if_else(pc.is_valid(array), values, pa.scalar(None, pa.binary()))

@@ -234,7 +234,7 @@ _OTHERS = {
 }
 
 
-def would_change(name: str, source: Column, table: Column) -> str:
+def would_change(name: str, table: Column) -> str:
     """Return the condition of values of the (quoted) column `name` that do not fit; NULL or false for NULL."""
     if table.kind is Kind.INTEGER:
         most = 2 ** (table.type.bit_width - 1)
