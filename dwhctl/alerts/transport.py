@@ -22,13 +22,12 @@ from urllib.parse import unquote, urlsplit
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.files import read_bytes
-from dwhctl.core.secrets import mask, remember
+from dwhctl.core.secrets import Secret, mask, remember
 from dwhctl.core.waiting import within
 
 if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
-    from dwhctl.core.secrets import Secret
 
 Answer = TypeVar("Answer")
 

@@ -10,14 +10,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
 from urllib.parse import SplitResult, urlsplit
 
 from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
-from dwhctl.project.connections import BEYOND, SYSTEMS, NetworkConnection, TlsWords, is_local
+from dwhctl.project.connections import BEYOND, SYSTEMS, Connection, NetworkConnection, TlsWords, is_local
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.project.names import find_connection
@@ -30,12 +29,6 @@ from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.client import translate_error
 from dwhctl.systems.sqlite.system import SqliteConnection
-
-if TYPE_CHECKING:
-    from datetime import timedelta
-
-    from dwhctl.project.connections import Connection
-
 
 _CONNECTIONS_AT_ONCE = 8
 _SLOT_SECONDS = 30.0

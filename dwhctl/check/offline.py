@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,23 +17,17 @@ from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.load.staging import MAX_SLICES
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.fields import leaves
-from dwhctl.project.loads import Load, Report
+from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.problems import MAIN, line_of
-from dwhctl.project.templates import render_extract, render_file, render_text
+from dwhctl.project.templates import Query, render_extract, render_file, render_text
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import system_of
-from dwhctl.systems.base.target import Statement, TableColumns
+from dwhctl.systems.base.target import Statement, TableColumns, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import date
-
     from dwhctl.core.columns import Column
-    from dwhctl.project.loads import Shard
-    from dwhctl.project.templates import Query
-    from dwhctl.systems.base.target import Target
 
 
 @contextmanager
@@ -104,7 +99,6 @@ def _check_days_differ(project: Project, load: Load, shard: Shard, day: date, qu
 
 
 def _check_target(project: Project, work: Load | Report, day: date, found: list[str]) -> None:
-    """Check the target table of a load or report, and its `create`."""
     target = project.connections[work.warehouse]
     system = system_of(target)
     if problem := system.table_problem(target, work.target_table):
@@ -225,10 +219,7 @@ def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: b
     slice = make_slice(project, load, shard, day)
     target = _target(project, load)
     if online:
-        with (
-            slots_of(project).held(load.target),
-            target.inspection(load.table, load.slice_by) as inspection,
-        ):
+        with slots_of(project).held(load.target), target.inspection(load.table, load.slice_by) as inspection:
             columns = _known(columns, inspection.columns())
     else:
         notes += _unknown(columns, f"{slice.start} and {slice.end}")

@@ -132,7 +132,6 @@ def reference() -> str:
 
 
 def _contents(body: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each section, with links to its parts."""
     sections: list[list[str]] = []
     for number, level, anchor in headings(body):
         link = f"[{body[number].lstrip('# ')}](#{anchor})"
@@ -182,7 +181,6 @@ def descriptions(model: type[Table]) -> dict[str, str]:
 
 
 def _rows(model: type[Table]) -> Iterator[list[str]]:
-    """Yield the cells of each key: the type first, then required keys."""
     described = descriptions(model)
     keys = model.file_keys().items()
     for key, field in sorted(keys, key=lambda item: (item[0] != "type", not item[1].is_required())):

@@ -194,7 +194,6 @@ def _check_report(found: Found, report: Report) -> None:
 
 @nothing_shown()
 def _check_alert_filters(found: Found) -> None:
-    """Add a problem for each unknown load or report that a channel is limited to."""
     for alert in found.alerts.values():
         for kind, names in (("load", alert.loads), ("report", alert.reports)):
             for number, name in enumerate(names):

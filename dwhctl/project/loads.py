@@ -58,8 +58,6 @@ PingUrl = Annotated[Secret, AfterValidator(_ping_url)]
 
 
 class _Scheduled(NamedTable):
-    """The keys of every load and report."""
-
     #: The keys of the warehouse's connection and of the target table.
     warehouse_key: ClassVar[str]
     table_key: ClassVar[str]

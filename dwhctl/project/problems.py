@@ -162,7 +162,6 @@ def one_of(value: object, allowed: Collection[str]) -> str:
 
 
 def _described(model: type[Table], error: ErrorDetails) -> str:
-    """Return what pydantic found as a message with a remedy."""
     name = str(error["loc"][-1]) if error["loc"] else ""
     value, context = error["input"], error.get("ctx", {})
     if error["type"] == "extra_forbidden":

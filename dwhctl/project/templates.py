@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -34,8 +34,6 @@ from dwhctl.project.problems import line_of, source_text
 from dwhctl.project.sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project

@@ -176,7 +176,6 @@ _ROW = st.tuples(*(st.none() | values for values in _VALUES.values()))
 @settings(
     max_examples=10,
     deadline=None,
-    phases=(__import__("hypothesis").Phase.generate,),
     suppress_health_check=list(HealthCheck),
 )
 @given(rows=st.lists(_ROW, min_size=1, max_size=12), batch=st.integers(1, 13))

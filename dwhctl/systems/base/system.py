@@ -6,6 +6,7 @@ Drivers are imported when a source, target or cursor is opened.
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dwhctl.core.errors import InternalError, UsageError
@@ -13,8 +14,6 @@ from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import SYSTEMS, Connection, SystemUses
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
 
