@@ -103,16 +103,16 @@ def _of_all(load: Load, found: Sequence[tuple[Shard, errors.AttemptError]]) -> e
 def make_table(target: Target, load: Load, table: NewTable) -> None:
     """Make the table, and its schema, unless they exist. Raise TargetRefusedError with what to do."""
     reach("prepare.create")
-    denied: errors.TargetRefusedError | None = None
-    for statement in target.create_table(table):
+    statements = target.create_table(table)
+    try:
+        target.run_statements(statements)
+    except errors.TargetRefusedError as error:
+        # A user without the right to make schemas may make a table in one that exists.
+        without_schema = [sql for sql in statements if not sql.startswith("CREATE SCHEMA")]
         try:
-            target.run_statements([statement])
-        except errors.TargetRefusedError as error:
-            # A user without the right to make schemas may make a table in one that exists.
-            if denied is None and statement.startswith("CREATE SCHEMA"):
-                denied = error
-                continue
-            raise _refused(load, denied or error) from error
+            target.run_statements(without_schema)
+        except errors.TargetRefusedError:
+            raise _refused(load, error) from error
 
 
 def _refused(load: Load, error: errors.TargetRefusedError) -> errors.TargetRefusedError:

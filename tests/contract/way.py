@@ -70,8 +70,9 @@ class Way:
 
     def generate(self, sql: str, shard: str = "abakan") -> None:
         """Make the target table from the columns of a query, as a load without a `create` does."""
+        query = self.source_kit.query(self.source, shard, Query(sql, {}), self.zone)
         with self.source_kit.open(self.source, shard) as source:
-            columns = source.columns(Query(sql, {}))
+            columns = source.columns(query)
         self.target.run_statements(
             self.target.create_table(new_table(TABLE, columns, self.key, self.slice_by))
         )
@@ -90,7 +91,9 @@ class Way:
             slice=one,
             shard=Shard(shard, self.source_kit.database(shard), "server_0", self.zone),
             source=self.source,
-            query=Query(sql, _known(binds), self.slice_by, _known(instants)),
+            query=self.source_kit.query(
+                self.source, shard, Query(sql, _known(binds), self.slice_by, _known(instants)), self.zone
+            ),
             key=self.key,
             slice_by=self.slice_by,
             table=TargetTable(self.warehouse, TABLE, tuple(self.target.columns(TABLE)), self.root / "state"),

@@ -15,7 +15,6 @@ from dwhctl.project.days import Slice
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.names import RowSource
 from dwhctl.runtime.plan import PlannedSlice
-from dwhctl.systems.base.ddl import NewTable
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.publication import Publication
 from dwhctl.systems.base.target import (
@@ -89,9 +88,6 @@ class FakeTarget(Target):
 
     def declaration(self, column: Column) -> str:
         return column.declared
-
-    def create_table(self, table: NewTable) -> Sequence[str]:
-        return table.statements(table.columns_sql(self.declaration))
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:

@@ -10,12 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from dwhctl.core.errors import InternalError, UsageError
+from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
 from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import SYSTEMS, Connection, SystemUses
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
+    from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
     from dwhctl.systems.base.type_map import SourceType
@@ -103,11 +104,15 @@ class System(SystemUses, Generic[AnyConnection]):
 
         Raise TargetRefusedError when there is none.
         """
-        raise InternalError(f"{type(self).__name__} is no target")
+        raise TargetRefusedError(f"column {column.name}: no type is known that holds {column.declared}")
 
     def extract_problem(self, sql: str) -> str | None:
         """Return why a source would refuse the extract, as far as its text alone shows it."""
         return unclosed(sql)
+
+    def shown_request(self, connection: AnyConnection, query: Query) -> str:
+        """Return the first request of a source that `takes_endpoint`, as it would be sent, without its secrets."""
+        raise InternalError(f"connection {connection.name}: {connection.type} takes no endpoint")
 
     def table_problem(self, connection: AnyConnection, table: str) -> str | None:
         """Return why a target can have no table of this name."""

@@ -210,13 +210,13 @@ class Target(ABC):
     def declaration(self, column: Column) -> str:
         """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
 
-    @abstractmethod
     def create_table(self, table: NewTable) -> Sequence[str]:
         """Return the statements that make a table, and its schema first, unless they exist. Does not connect.
 
         Sort order, segmentation, partitions or indexes are those that suit the replacement of slices. Raise
         TargetRefusedError for columns without a type here.
         """
+        return table.statements(table.columns_sql(self.declaration))
 
     @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:

@@ -39,7 +39,6 @@ from dwhctl.systems.duckdb.staging import (
 if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 _THREADS = 2
@@ -70,9 +69,6 @@ class DuckdbTarget(Target):
 
     def declaration(self, column: Column) -> str:
         return engine.declaration(column)
-
-    def create_table(self, table: NewTable) -> Sequence[str]:
-        return table.statements(table.columns_sql(engine.declaration))
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
