@@ -46,6 +46,9 @@ class Session:
         self.user = user
         self.label = given.get("client_label", "")
         self.client_type = given.get("client_type", "")
+        self.given = given
+        self.os_user = given.get("client_os_user_name", "")
+        self.os_host = given.get("client_os_hostname", "")
         self.protocol = int(given.get("protocol_version", "0"))
         self.client_pid = int(given.get("client_pid", "0") or 0)
         self.binary = given.get("binary_data_protocol") == "1"
@@ -76,6 +79,14 @@ class Session:
     def transaction_id(self) -> int | None:
         """The number of the open transaction."""
         return self.work.number if self.work is not None else None
+
+    @property
+    def ssl_state(self) -> str:
+        """As v_monitor.sessions has it: None, Server or Mutual."""
+        tls = self.link.tls
+        if tls is None:
+            return "None"
+        return "Mutual" if tls.getpeercert(binary_form=True) else "Server"
 
     # --- sending
 
