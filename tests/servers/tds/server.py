@@ -14,6 +14,7 @@ import trustme
 from ..base import Link, Server
 from .cache import Recorder, path_of
 from .catalog import Catalog, Database
+from .applocks import ApplicationLocks
 from .locks import Locks
 from .login import ENCRYPT_NOT_SUPPORTED, ENCRYPT_OFF, ENCRYPT_ON, ENCRYPT_REQUIRED, Login
 from .session import Session
@@ -48,6 +49,7 @@ class TdsServer(Server):
         self.users = {user: password}
         self.catalog = Catalog()
         self.locks = Locks()
+        self.application_locks = ApplicationLocks()
         self.last_login: Login | None = None
         #: Where the answers of queries are kept for the next time; None: nowhere.
         self.cache_answers: Path | None = None

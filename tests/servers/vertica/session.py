@@ -120,10 +120,14 @@ class Session:
 
     def put_count(self, tag: str, count: int) -> None:
         """The answer to INSERT, UPDATE and DELETE: one row with the number of rows."""
-        columns = [Shown("OUTPUT", INT)]
-        self.put_columns(columns)
-        self.put_batches(columns, iter([pa.record_batch([pa.array([count], pa.int64())], names=["OUTPUT"])]))
+        self.put_columns([Shown("OUTPUT", INT)])
+        self.put_number(count)
         self.put(wire.complete(tag))
+
+    def put_number(self, count: int) -> None:
+        """A row with one number."""
+        batch = pa.record_batch([pa.array([count], pa.int64())], names=["OUTPUT"])
+        self.put_batches([Shown("OUTPUT", INT)], iter([batch]))
 
     # --- being ended or canceled
 

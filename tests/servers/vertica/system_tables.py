@@ -145,8 +145,8 @@ def _certificates(session: Session) -> Rows:
 
 
 def _parameters(session: Session) -> Rows:
-    for number in range(500):
-        # The original has about five hundred; their names and values are not known here.
+    for number in range(4000):
+        # The original has many hundreds; their names and values are not known here.
         yield _NODE, f"Parameter{number:03}", ""
 
 
