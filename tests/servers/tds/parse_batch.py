@@ -301,7 +301,8 @@ class BatchParser(QueryParser):
                 key = self._table_constraint() or key
             else:
                 columns.append(self._column(len(columns) + 1))
-            if not self.op(","):
+            # A comma behind the last column is taken (pymssql's test_connection_as_dict).
+            if not self.op(",") or self.is_op(")"):
                 break
         self.need_op(")")
         if self.word("ON"):

@@ -71,6 +71,8 @@ class Session:
         self.xact_abort = False
         self.identity_insert = ""
         self.undo: list[Callable[[], None]] = []
+        #: Tables that the open transaction has dropped.
+        self.dropped: list[tuple[Database, str]] = []
         self._duck_open = False
         self._began_as = ""
         self._variables: dict[str, Typed] = {}
@@ -210,6 +212,9 @@ class Session:
             elif was_open:
                 self.duck.rollback()
         finally:
+            for database, table in self.dropped:
+                database.dropped.discard(table)
+            self.dropped.clear()
             if not commit:
                 for each in reversed(undo):
                     each()
