@@ -156,7 +156,9 @@ def run(driver: Driver, into: Path) -> dict[str, str]:
             check=False,
         )  # fmt: skip
     if not report.exists():
-        raise AssertionError(f"no report of {driver.name}'s tests: {(into / 'output.txt').read_text()[-3000:]}")
+        raise AssertionError(
+            f"no report of {driver.name}'s tests: {(into / 'output.txt').read_text()[-3000:]}"
+        )
     return _outcomes(report)
 
 
@@ -213,10 +215,15 @@ def differences(driver: Driver, outcomes: dict[str, str]) -> list[str]:
     """Return what is not as pinned: a line for each test that passes no longer, or newly."""
     pinned, expected = read_pinned(driver)
     if pinned != version(driver.name):
-        return [f"the list is that of {driver.name} {pinned}, installed is {version(driver.name)}: write it anew"]
+        return [
+            f"the list is that of {driver.name} {pinned}, installed is {version(driver.name)}: write it anew"
+        ]
     passed = {name for name, outcome in outcomes.items() if outcome == "passed"}
     return [
-        *(f"passes no longer ({outcomes.get(name, 'did not run')}): {name}" for name in sorted(expected - passed)),
+        *(
+            f"passes no longer ({outcomes.get(name, 'did not run')}): {name}"
+            for name in sorted(expected - passed)
+        ),
         *(f"passes now, add it to the list: {name}" for name in sorted(passed - expected)),
     ]
 

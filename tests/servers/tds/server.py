@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import trustme
 
 from ..base import Link, Server
+from .applocks import ApplicationLocks
 from .cache import Recorder, path_of
 from .catalog import Catalog, Database
-from .applocks import ApplicationLocks
 from .locks import Locks
 from .login import ENCRYPT_NOT_SUPPORTED, ENCRYPT_OFF, ENCRYPT_ON, ENCRYPT_REQUIRED, Login
 from .session import Session

@@ -16,8 +16,8 @@ from .errors import TdsError, error
 from .failures import translate
 from .parse_batch import parse
 from .scope import Context
-from .surroundings import surroundings
 from .sink import Silent
+from .surroundings import surroundings
 from .syntax import Literal, Query
 from .syntax_statements import (
     AlterDatabase,
@@ -372,9 +372,9 @@ class Session:
             self._run_setvariable(SetVariable(action.result, Literal("number", str(code))), Silent())
 
     def _application_lock(self, name: str, action: Execute) -> int:
-        order = ("@resource", "@lockmode", "@lockowner", "@locktimeout")
+        order = ["@resource", "@lockmode", "@lockowner", "@locktimeout"]
         if name == "sp_releaseapplock":
-            order = ("@resource", "@lockowner")
+            order = ["@resource", "@lockowner"]
         given = dict.fromkeys(order, "")
         for position, (key, value) in zip(order, action.arguments, strict=False):
             given[(key or position).casefold()] = self.constant(value) or ""
@@ -382,7 +382,8 @@ class Session:
         owner = given["@lockowner"].casefold() or "transaction"
         if owner == "transaction" and not self.depth:
             raise TdsError(
-                1230, "You attempted to acquire a transactional application lock without an active transaction."
+                1230,
+                "You attempted to acquire a transactional application lock without an active transaction.",
             )
         locks = self.server.application_locks
         if name == "sp_releaseapplock":

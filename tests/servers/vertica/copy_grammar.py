@@ -1,4 +1,4 @@
-"""The grammar of COPY ... FROM [LOCAL] STDIN and FROM LOCAL files (docs: "COPY", "COPY Parameters", "DELIMITED (Parser)")."""
+"""The grammar of COPY ... FROM [LOCAL] STDIN and FROM LOCAL files (docs: "COPY", "DELIMITED (Parser)")."""
 
 from __future__ import annotations
 

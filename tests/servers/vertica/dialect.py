@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import sqlglot
 import sqlglot.errors
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
+from sqlglot.parsers.postgres import PostgresParser
 
 from tests.servers.vertica.kinds import MARKED, Kind, marked, read_kind, unmarked
 from tests.servers.vertica.lexer import Reader, Sql, split
 from tests.servers.vertica.problems import MARK, from_sqlglot, syntax_error
 
 
+class _Parser(PostgresParser):
+    """PostgreSQL's parser; templates of dates stay as they are written."""
+
+    FUNCTIONS: ClassVar[dict[str, Any]] = {
+        name: build
+        for name, build in PostgresParser.FUNCTIONS.items()
+        if name not in ("TO_DATE", "TO_TIMESTAMP")
+    }
+
+
 class Vertica(Postgres):
     """PostgreSQL's grammar, with a division that is not one of whole numbers."""
 
     TYPED_DIVISION = False
-
-    class Parser(Postgres.Parser):
-        """Templates stay as they are written."""
-
-        FUNCTIONS = {
-            name: build
-            for name, build in Postgres.Parser.FUNCTIONS.items()
-            if name not in ("TO_DATE", "TO_TIMESTAMP")
-        }
+    Parser = _Parser
 
 
 def plain(sql: Sql) -> str:
@@ -66,7 +70,9 @@ def _cast_kind(sql: Sql, index: int) -> tuple[str, int] | None:
     reader = Reader(sql)
     reader.at = index + 1
     kind = read_kind(reader)
-    if kind.name not in _OWN or (kind.name in ("time", "timestamp", "timestamptz") and kind.precision is None):
+    if kind.name not in _OWN or (
+        kind.name in ("time", "timestamp", "timestamptz") and kind.precision is None
+    ):
         return None
     return marked(kind), sql.tokens[reader.at - 1].end
 
@@ -234,7 +240,9 @@ def _throw_error(message: exp.Expr) -> exp.Expr:
 _FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
     "HEX_TO_BINARY": _from_hex,
     "TO_DATE": lambda text, template: exp.cast(_call("vertica_to_date", text, template), "date"),
-    "TO_TIMESTAMP": lambda text, template: exp.cast(_call("vertica_to_timestamp", text, template), "timestamp"),
+    "TO_TIMESTAMP": lambda text, template: exp.cast(
+        _call("vertica_to_timestamp", text, template), "timestamp"
+    ),
     "HEX_TO_INTEGER": _from_hex_to_integer,
     "TO_HEX": _lower_hex,
     "OCTET_LENGTH": _octets,
@@ -321,7 +329,9 @@ def _to_timetz(value: exp.Expr, kind: Kind) -> exp.Expr:
 
 
 def _to_rounded(value: exp.Expr, kind: Kind) -> exp.Expr:
-    return _call("rounded_" + kind.name, exp.cast(value, kind.engine), exp.Literal.number(kind.precision or 0))
+    return _call(
+        "rounded_" + kind.name, exp.cast(value, kind.engine), exp.Literal.number(kind.precision or 0)
+    )
 
 
 _OWN_CASTS: dict[str, Callable[[exp.Expr, Kind], exp.Expr]] = {

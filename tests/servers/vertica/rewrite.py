@@ -170,7 +170,17 @@ class Rewriter:
 
 
 #: Types whose NULL comes first in ascending order (docs: "NULL Sort Order").
-_NULLS_FIRST = ("int", "numeric", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "intervalym")
+_NULLS_FIRST = (
+    "int",
+    "numeric",
+    "date",
+    "time",
+    "timetz",
+    "timestamp",
+    "timestamptz",
+    "interval",
+    "intervalym",
+)
 
 
 def _selected(select: exp.Select, node: exp.Expr) -> exp.Expr:

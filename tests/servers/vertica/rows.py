@@ -55,7 +55,9 @@ def _text(kind: Kind, column: Any, zone: str) -> Sequence[bytes | None]:
     by_value = _TEXTS.get(kind.name)
     if kind.name == "binary":
         width = kind.length or 0
-        return [None if value is None else _escaped(value.ljust(width, b"\0")) for value in column.to_pylist()]
+        return [
+            None if value is None else _escaped(value.ljust(width, b"\0")) for value in column.to_pylist()
+        ]
     if by_value is not None:
         return [None if value is None else by_value(value) for value in column.to_pylist()]
     if kind.name == "date":

@@ -1,4 +1,4 @@
-"""Keys, certificates, the TLS configuration, authentication records and users' passwords (docs: "Security and authentication")."""
+"""Keys, certificates, the TLS configuration, authentication records and users' passwords (docs: "Security")."""
 
 from __future__ import annotations
 

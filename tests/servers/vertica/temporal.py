@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -163,7 +163,10 @@ def show_interval(microseconds: int, span: str) -> str:
     for name in _ORDER[_ORDER.index(first) : _ORDER.index(last) + 1]:
         fields[name], rest = divmod(rest, _SIZES[name])
     days = fields.pop("day", None)
-    clock = [f"{value:02}" if index or days is not None else str(value) for index, value in enumerate(fields.values())]
+    clock = [
+        f"{value:02}" if index or days is not None else str(value)
+        for index, value in enumerate(fields.values())
+    ]
     if clock and len(clock) > 1 and days is None:
         clock[0] = clock[0].rjust(2, "0")
     text = ":".join(clock)
@@ -205,7 +208,8 @@ def timetz(text: str, precision: int, zone: str) -> str:
         seconds = int(found[9]) * 3600 + int(found[10] or 0) * 60 + int(found[11] or 0)
         offset = seconds if found[8] == "+" else -seconds
     else:
-        day = datetime(*(int(found[index]) for index in (1, 2, 3))) if found[1] else datetime.now()
+        now = datetime.now(UTC)
+        day = datetime(int(found[1]), int(found[2]), int(found[3]), tzinfo=UTC) if found[1] else now
         offset = _zone_offset(found[12] or zone, day, text)
     clock = moment.total_seconds() % 86400
     micros = round(clock * 1_000_000)
@@ -249,7 +253,7 @@ def timetz_binary(text: str) -> int:
 
 _MONTH_NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _PATTERNS = re.compile(
-    r'HH24|HH12|HH|MI|SSSS|SS|MS|US|YYYY|YYY|YY|Y|MONTH|MON|MM|DDD|DD|DAY|DY|D|J|AM|PM|A\.M\.|P\.M\.|AD|BC|A\.D\.|B\.C\.'
+    r"HH24|HH12|HH|MI|SSSS|SS|MS|US|YYYY|YYY|YY|Y|MONTH|MON|MM|DDD|DD|DAY|DY|D|J|AM|PM|A\.M\.|P\.M\.|AD|BC|A\.D\.|B\.C\."
     r'|TZ|"[^"]*"|.',
     re.IGNORECASE | re.DOTALL,
 )
@@ -262,7 +266,17 @@ _NUMBERS = {
 
 def _templated(text: str, template: str) -> dict[str, int]:
     """The fields that a template finds in a text. What the text has behind them is left out."""
-    found = {"year": 1, "month": 1, "day": 1, "hour": 0, "minute": 0, "second": 0, "micro": 0, "bc": 0, "pm": -1}
+    found = {
+        "year": 1,
+        "month": 1,
+        "day": 1,
+        "hour": 0,
+        "minute": 0,
+        "second": 0,
+        "micro": 0,
+        "bc": 0,
+        "pm": -1,
+    }
     at = 0
     for pattern in _PATTERNS.findall(template):
         while at < len(text) and text[at].isspace():
@@ -341,9 +355,9 @@ def _day(found: dict[str, int], text: str) -> str:
     year = found["year"]
     try:
         if "yearday" in found:
-            day = datetime(year, 1, 1) + timedelta(days=found["yearday"] - 1)
+            day = date(year, 1, 1) + timedelta(days=found["yearday"] - 1)
         else:
-            day = datetime(year, found["month"], found["day"])
+            day = date(year, found["month"], found["day"])
     except ValueError:
         raise refusal("22008", 2992, f'Date/time field value out of range: "{text}"') from None
     return f"{day.year:04}-{day.month:02}-{day.day:02}"
@@ -376,26 +390,24 @@ _FUNCTIONS: tuple[tuple[str, Callable[..., object], list[str], str], ...] = (
     ("vertica_to_timestamp", to_timestamp, ["VARCHAR", "VARCHAR"], "VARCHAR"),
     ("vertica_octets", octets, ["VARCHAR"], "BLOB"),
 )
-_MACROS = (
-    f"CREATE MACRO divided(a, b) AS CASE WHEN b = 0 THEN error('{MARK}|22012|3117|Division by zero') ELSE a / b END",
-    f"CREATE MACRO remainder(a, b) AS CASE WHEN b = 0 THEN error('{MARK}|22012|3117|Division by zero') ELSE a % b END",
-    "CREATE MACRO to_octets(x) AS "
-    "CASE WHEN typeof(x) = 'BLOB' THEN CAST(x AS BLOB) ELSE vertica_octets(CAST(x AS VARCHAR)) END",
-    "CREATE MACRO rounded_timestamp(x, p) AS "
-    "make_timestamp(CAST(round(epoch_us(x) / 10.0 ** (6 - p)) * 10 ** (6 - p) AS BIGINT))",
-    "CREATE MACRO rounded_timestamptz(x, p) AS "
-    "to_timestamp(0) + to_microseconds(CAST(round(epoch_us(x) / 10.0 ** (6 - p)) * 10 ** (6 - p) AS BIGINT))",
-    "CREATE MACRO rounded_time(x, p) AS CAST(rounded_timestamp(TIMESTAMP '2000-01-01' + "
-    "to_microseconds(epoch_us(x)), p) AS TIME)",
-    # Days apart from the rest: Arrow counts the rest in nanoseconds, which would not hold them.
-    "CREATE MACRO to_span(n) AS to_days(CAST(n // 86400000000 AS INTEGER)) + to_microseconds(n % 86400000000)",
-    "CREATE MACRO cut_binary(x, n) AS CASE WHEN octet_length(x) <= n THEN x ELSE unhex(left(hex(x), 2 * n)) END",
-)
+_ZERO = f"error('{MARK}|22012|3117|Division by zero')"
+_MACROS = f"""
+CREATE MACRO divided(a, b) AS CASE WHEN b = 0 THEN {_ZERO} ELSE a / b END;
+CREATE MACRO remainder(a, b) AS CASE WHEN b = 0 THEN {_ZERO} ELSE a % b END;
+CREATE MACRO to_octets(x) AS
+    CASE WHEN typeof(x) = 'BLOB' THEN CAST(x AS BLOB) ELSE vertica_octets(CAST(x AS VARCHAR)) END;
+CREATE MACRO cut_binary(x, n) AS CASE WHEN octet_length(x) <= n THEN x ELSE unhex(left(hex(x), 2 * n)) END;
+CREATE MACRO rounded(us, p) AS CAST(round(us / 10.0 ** (6 - p)) * 10 ** (6 - p) AS BIGINT);
+CREATE MACRO rounded_timestamp(x, p) AS make_timestamp(rounded(epoch_us(x), p));
+CREATE MACRO rounded_timestamptz(x, p) AS to_timestamp(0) + to_microseconds(rounded(epoch_us(x), p));
+CREATE MACRO rounded_time(x, p) AS CAST(make_timestamp(rounded(epoch_us(x), p)) AS TIME);
+-- Days apart from the rest: Arrow counts the rest in nanoseconds, which would not hold them.
+CREATE MACRO to_span(n) AS to_days(CAST(n // 86400000000 AS INTEGER)) + to_microseconds(n % 86400000000);
+"""
 
 
 def register(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the functions and macros the engine's."""
     for name, function, parameters, result in _FUNCTIONS:
         connection.create_function(name, function, parameters, result)  # type: ignore[arg-type]
-    for macro in _MACROS:
-        connection.execute(macro)
+    connection.execute(_MACROS)
