@@ -279,7 +279,7 @@ def of_engine(text: str) -> Kind:
     if text.startswith("DECIMAL("):
         precision, scale = text[8:-1].split(",")
         return Kind("numeric", None, int(precision), int(scale))
-    if text.endswith("]") or text.startswith(("STRUCT", "MAP")):
+    if text.endswith("]") or text.startswith(("STRUCT", "TUPLE", "MAP")):
         raise VerticaError("0A000", 4213, "ARRAY, SET and ROW are not supported by this test server")
     return _BY_ENGINE.get(text, Kind("varchar", MOST_OCTETS))
 
