@@ -7,13 +7,14 @@ the same privileges as a load; an empty group is staged in the warehouse, and dr
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import SERVICE_FIELDS
+from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
     AttemptError,
     ConfigError,
@@ -24,31 +25,22 @@ from dwhctl.core.errors import (
 )
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
-from dwhctl.load.history import DeliveredColumns, dropped_error, lost_columns
 from dwhctl.project.days import make_slice, resolve_day
-from dwhctl.project.loads import Shard
-from dwhctl.project.names import report_sql
+from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.names import RowSource, report_sql
 from dwhctl.project.templates import render_extract
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
-from dwhctl.runtime.prepare import check_columns, targets_of
+from dwhctl.runtime.prepare import DeliveredColumns, check_columns, dropped_error, lost_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.system import system_of
-from dwhctl.systems.base.target import StagingGroup
+from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-
-    from dwhctl.core.columns import Column
-    from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import RowSource
-    from dwhctl.runtime.fanout import Heartbeat
-    from dwhctl.systems.base.target import Target
 
 _TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5
@@ -68,30 +60,15 @@ class CheckFinding:
     note: bool = False
 
 
-def check_databases(project: Project) -> Iterator[CheckFinding]:
-    """Check every load's target and shards, every report, and for databases that are in no shard group."""
-    yield from _OnlineCheck(project).findings()
-
-
-def ungrouped_databases(project: Project, names: Collection[str]) -> Iterator[CheckFinding]:
-    """Find databases of these connections that a load could read, but that are in no shard group."""
-    yield from _OnlineCheck(project).ungrouped(names)
-
-
-class _Check(RemoteCheck[list[CheckFinding]]):
+class _Check(RemoteCheck[None]):
     """Collect findings; those that were found stay when the rest fails."""
 
     def __init__(self, connection: str, findings: Callable[[], Iterable[CheckFinding]]) -> None:
-        super().__init__(connection, lambda _: self.found, alone=True)
+        super().__init__(connection, lambda _: self.found.extend(findings()), alone=True)
         self.found: list[CheckFinding] = []
-        self._findings = findings
-
-    def run(self, heartbeat: Heartbeat) -> None:
-        self.found.extend(self._findings())
-        super().run(heartbeat)
 
 
-class _OnlineCheck:
+class OnlineCheck:
     """One check: first the warehouses, then the sources; each connection runs one check at a time."""
 
     def __init__(self, project: Project) -> None:
@@ -107,6 +84,7 @@ class _OnlineCheck:
         self._delivered: DeliveredColumns | None = None
 
     def findings(self) -> Iterator[CheckFinding]:
+        """Check every load's target and shards, every report, and for databases that are in no shard group."""
         self._targets = targets_of(self._project, "dwhctl:check", timedelta(seconds=_TIMEOUT_SECONDS))
         yield from self._read_delivered()
         yield from self._of_warehouses()
@@ -120,11 +98,13 @@ class _OnlineCheck:
                 yield CheckFinding(f"{load.name}: {load.target}", what, wrong=False, note=True)
 
     def ungrouped(self, names: Collection[str]) -> Iterator[CheckFinding]:
+        """Find databases of these connections that a load could read, but that are in no shard group."""
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
         checks = [_Check(name, partial(self._ungrouped, name, shards)) for name, shards in chosen.items()]
         self._run(checks)
         for check in checks:
-            yield from check.result()
+            check.result()
+            yield from check.found
 
     def _run(self, checks: Sequence[_Check]) -> None:
         connections = {check.connections for check in checks}
@@ -144,7 +124,6 @@ class _OnlineCheck:
             yield CheckFinding(self._project.sessions_connection, str(error))
 
     def _shards(self) -> dict[str, list[Shard]]:
-        """Return the shards of each connection."""
         shards: dict[str, list[Shard]] = {}
         for shard in dict.fromkeys(chain.from_iterable(self._project.shard_groups.values())):
             shards.setdefault(shard.connection, []).append(shard)
@@ -185,7 +164,7 @@ class _OnlineCheck:
         for name, rows in unknown_rows(self._project, load, sources):
             yield CheckFinding(where, f"{rows:,} rows of etl_source '{name}': {what_to_do(load, name)}")
         # To stage needs privileges of its own.
-        group = StagingGroup(f"look-{uuid.uuid4().hex[:8]}", "look", load.table)
+        group = StagingGroup(f"check-{uuid.uuid4().hex[:8]}", "check", load.table)
         target.open_group(group)
         target.drop_run(group.run_id)
 
@@ -200,7 +179,6 @@ class _OnlineCheck:
             yield CheckFinding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
     def _of_report(self, report: Report, source: RowSource, where: str) -> Iterator[CheckFinding]:
-        """Check whether the source's columns are the table's; nothing is replaced."""
         timeout = timedelta(seconds=_TIMEOUT_SECONDS)
         try:
             with self._targets[report.connection].refresh(report.target, source, timeout) as refresh:
@@ -224,10 +202,10 @@ class _OnlineCheck:
             if isinstance(failure, _CONNECTION):
                 yield CheckFinding(name, f"{failure}; its other databases were not tried")
             else:
-                yield from of_connection[-1].result()
+                of_connection[-1].result()
+                yield from of_connection[-1].found
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
-        """Collect what is wrong with a shard; `_folded` reports it."""
         for load in self._loads_of(shard):
             try:
                 self._try_extract(load, shard)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import (
     Settings,
     common_options,
@@ -19,12 +21,11 @@ from dwhctl.cli.common.options import (
     pass_settings,
     scheduled_option,
 )
-from dwhctl.cli.common.output import say, show, tell
+from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
 from dwhctl.core.words import nearest, one_line, quoted, shown_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from zoneinfo import ZoneInfo
 
     from dwhctl.alerts.digest import Digest
@@ -50,7 +51,7 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
       dwhctl watch
     """
     from dwhctl.cli.common.summary import show_alerts
-    from dwhctl.monitor.watch import exit_code_of, run_watch
+    from dwhctl.monitor.watch import run_watch
 
     project = settings.open_project()
     typed = shown_command(sys.argv[1:])
@@ -62,7 +63,7 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
     elif not report.missed and not settings.quiet:
         say(f"all in time: {', '.join(sla.name for sla in report.slas)}")
     show_alerts(report.alerts, settings)
-    return exit_code_of(report)
+    return ExitCode.FAILED if report.missed else ExitCode.DONE
 
 
 def _say_missed(sla: Sla, zone: ZoneInfo) -> None:
@@ -73,8 +74,10 @@ def _say_missed(sla: Sla, zone: ZoneInfo) -> None:
     say(f"  {sla.command}")
 
 
-COLUMNS = ("channel", "type", "to", "ok", "latency_ms", "answer", "reason")
-DRY_RUN_COLUMNS = ("channel", "type", "to", "ok", "subject", "text", "reason")
+ALERT_TEST: Listing[tuple[object, ...]] = Listing(
+    "channel", "type", "to", "ok", "latency_ms", "answer", "reason"
+)
+DRY_RUN: Listing[tuple[object, ...]] = Listing("channel", "type", "to", "ok", "subject", "text", "reason")
 NO_CHANNELS = """\
 Error: no channel is configured; add one to config/dwhctl.toml, for instance
 [alerts.failures]
@@ -120,9 +123,9 @@ def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, 
     if dry_run and form == "table":
         _say_texts(rows)
     elif dry_run:
-        show(DRY_RUN_COLUMNS, rows, form)
+        DRY_RUN.show(rows, form)
     elif shown or not settings.quiet:
-        show(COLUMNS, shown, form)
+        ALERT_TEST.show(shown, form)
     return ExitCode.DONE if all(row[3] for row in rows) else ExitCode.FAILED
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dwhctl.airflow.importing import prepare_import
+from dwhctl.airflow.importing import Import, prepare_import
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.check.connections import in_clear, round_trips, unchecked
 from dwhctl.check.local import local_files, open_files, unread_files
 from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
@@ -22,24 +24,26 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.cli.common.output import counted, say, show, tell
+from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
 from dwhctl.core.words import one_line
+from dwhctl.project.connections import ignored_systems
 from dwhctl.project.find import find_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from dwhctl.airflow.importing import Import
     from dwhctl.check.online import CheckFinding
     from dwhctl.project.connections import Connection
     from dwhctl.project.model import Project
 
 
-LIST_COLUMNS = ("name", "type", "address", "user", "password", "max_connections", "used_for")
-IMPORT_COLUMNS = ("kind", "airflow_name", "name", "result", "note")
-TEST_COLUMNS = ("connection", "type", "database", "ok", "latency_ms", "version", "reason")
+LIST: Listing[tuple[object, ...]] = Listing(
+    "name", "type", "address", "user", "password", "max_connections", "used_for"
+)
+IMPORT: Listing[tuple[object, ...]] = Listing("kind", "airflow_name", "name", "result", "note")
+TEST: Listing[tuple[object, ...]] = Listing(
+    "connection", "type", "database", "ok", "latency_ms", "version", "reason"
+)
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
@@ -59,7 +63,7 @@ def list_(settings: Settings, form: str) -> None:
       dwhctl connections list --format json
     """
     project = settings.open_project()
-    show(LIST_COLUMNS, [_row(project, found) for found in project.connections.values()], form)
+    LIST.show([_row(project, found) for found in project.connections.values()], form)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -78,15 +82,15 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     Example:
       dwhctl connections test mssql_0 dwh
     """
-    from dwhctl.check.online import ungrouped_databases  # imports pyarrow
+    from dwhctl.check.online import OnlineCheck  # imports pyarrow
 
     project = settings.open_project()
     trips = round_trips(project, names)
     shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
     if shown or not settings.quiet:
-        show(TEST_COLUMNS, map(astuple, shown), form)
+        TEST.show(map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
-    for finding in ungrouped_databases(project, reached):
+    for finding in OnlineCheck(project).ungrouped(reached):
         tell(f"Warning: {_line(finding)}")
     return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
 
@@ -136,7 +140,7 @@ def import_(
         found.write()
     if settings.quiet:
         return
-    show(IMPORT_COLUMNS, [outcome.row() for outcome in found.outcomes], form)
+    IMPORT.show([outcome.row() for outcome in found.outcomes], form)
     if form == "table":
         for line in _import_summary(found, dry_run=dry_run):
             say(line)
@@ -160,14 +164,12 @@ def _import_summary(found: Import, *, dry_run: bool) -> Iterator[str]:
 
 
 def _row(project: Project, connection: Connection) -> tuple[object, ...]:
-    user = getattr(connection, "user", None)
     password = MASKED if getattr(connection, "password", None) is not None else None
+    login = (connection.address(project.root), getattr(connection, "user", None), password)
     return (
         connection.name,
         connection.type,
-        connection.address(project.root),
-        user,
-        password,
+        *login,
         connection.max_connections,
         _used_for(project, connection),
     )
@@ -204,8 +206,8 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
     Files below config/ that are not read, folders of shards that are not on this machine, passwords that cannot be read
     here, passwords in the files themselves, passwords of fewer than 6 characters, files that other users can read or
-    write though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate
-    is not checked are notes.
+    write though they should not, what travels in clear beyond this machine, and packages with a system that dwhctl has
+    itself are warnings; servers whose certificate is not checked are notes.
 
     With --online each shard and warehouse is checked too, with one line for each thing that is wrong: "all 150 shards",
     "149 of 150 shards", or their names. Warnings: databases that are in no shard group, keys of a target that make its
@@ -224,7 +226,7 @@ def check(settings: Settings, online: bool) -> ExitCode:
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
-    for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
+    for warning in (*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):
         say(f"Note: {note}")
@@ -239,10 +241,10 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
 def _check_online(project: Project, *, quiet: bool) -> int:
     """Show what is wrong with the databases; return how many errors there are."""
-    from dwhctl.check.online import check_databases  # imports pyarrow
+    from dwhctl.check.online import OnlineCheck  # imports pyarrow
 
     wrong, notes = 0, list[str]()
-    for finding in check_databases(project):
+    for finding in OnlineCheck(project).findings():
         if finding.wrong:
             wrong += 1
             say(_line(finding))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import islice
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import CommandGroup, Settings, common_options, format_option, pass_settings
-from dwhctl.cli.common.output import TableStyle, say, show, tell
+from dwhctl.cli.common.output import say, tell
 from dwhctl.core.errors import CrontabError, ExitCode
 from dwhctl.core.words import shown_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
     from dwhctl.cron import CronJob
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 # `--help` does not import the configuration's classes, which `dwhctl.cron` needs.
 
-NEXT_COLUMNS = ("at", "machine_time", "command", "names")
+NEXT: Listing[tuple[object, ...]] = Listing(
+    "at", "machine_time", "command", ListingColumn("names", is_text=True), spare=("names", "machine_time")
+)
 #: How far ahead clock changes are reported: the next two are within it.
 _DAYS_AHEAD = 366
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would change.")
@@ -130,8 +133,7 @@ def show_next(settings: Settings, limit: int, form: str) -> ExitCode:
         )
         for at, job in sorted(times, key=lambda due: due[0])[:limit]
     ]
-    look = TableStyle(texts=("names",), spare=("names", "machine_time"), zone=project.zone)
-    show(NEXT_COLUMNS, rows, form, look, "no load and no report has a schedule")
+    NEXT.show(rows, form, "no load and no report has a schedule")
     _tell_clock_changes(project, jobs, now, zone)
     return ExitCode.DONE
 

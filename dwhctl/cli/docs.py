@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.output import say, screen, write_out
 from dwhctl.core.errors import DwhctlError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from click.shell_completion import CompletionItem
+from dwhctl.core.words import nearest, one_line
 
 #: Longer lines are tiring to read.
 MOST_COLUMNS = 120
-#: What a page is about, where its title does not say it.
+#: The subject of a page whose title does not have it.
 ABOUT = {"readme": "What dwhctl is, for whom, how to begin, and all commands"}
 _FENCE = re.compile(r"^(```|~~~)")
 _HEADING = re.compile(r"^(#+) +(.*)")
@@ -31,12 +30,9 @@ def pages() -> dict[str, Path]:
     """Return the pages by name: those of the wheel, or of the checkout that dwhctl is installed from."""
     package = Path(__file__).parents[1]
     checkout = package.parent
-    for paths in (
-        (package / "docs").glob("*.md"),
-        (checkout / "README.md", *(checkout / "docs").glob("*.md")),
-    ):
-        found = {path.stem.lower(): path for path in paths if path.is_file()}
-        if found:
+    in_checkout = (checkout / "README.md", *(checkout / "docs").glob("*.md"))
+    for paths in ((package / "docs").glob("*.md"), in_checkout):
+        if found := {path.stem.lower(): path for path in paths if path.is_file()}:
             return dict(sorted(found.items()))
     raise DwhctlError(f"the documentation is not in {package / 'docs'}; install dwhctl again")
 
@@ -73,9 +69,8 @@ def command(_settings: Settings, page: str | None) -> None:
 
 
 def _list_pages() -> None:
-    from dwhctl.cli.common.output import say, show
-
-    show(("page", "about"), [(name, ABOUT.get(name) or _title(path)) for name, path in pages().items()])
+    rows = [(name, ABOUT.get(name) or _title(path)) for name, path in pages().items()]
+    Listing[tuple[str, str]]("page", "about").show(rows)
     say()
     say("Show one with: dwhctl docs PAGE")
 
@@ -86,11 +81,8 @@ def _title(path: Path) -> str:
 
 
 def _read(name: str) -> str:
-    """Return a page's text. Raise UsageError with the nearest name for one that does not exist."""
-    from dwhctl.core.words import nearest, one_line
-
     known = pages()
-    # A path as GitHub shows it is as good as the name.
+    # A path in the repository is accepted as well.
     path = known.get(name.lower().removeprefix("docs/").removesuffix(".md"))
     if path is None:
         raise UsageError(f"there is no page '{one_line(name)}'; {nearest(name, known)}; all: dwhctl docs")
@@ -99,8 +91,6 @@ def _read(name: str) -> str:
 
 def _section(name: str, text: str, wanted: str) -> str:
     """Return the section whose heading has this anchor, as GitHub makes them. Raise UsageError."""
-    from dwhctl.core.words import nearest, one_line
-
     lines = text.splitlines(keepends=True)
     heads = headings(lines)
     anchors = {anchor: place for place, (_, _, anchor) in reversed(list(enumerate(heads)))}
@@ -129,9 +119,6 @@ def _anchor(title: str) -> str:
 
 
 def _show(text: str) -> None:
-    """Show Markdown: rendered on a terminal, as it is elsewhere."""
-    from dwhctl.cli.common.output import screen, write_out
-
     size = screen()
     if size is None or os.environ.get("TERM") == "dumb":
         write_out(text, end="")
@@ -153,16 +140,12 @@ def _rendered(text: str, columns: int) -> str:
     theme = Theme({"markdown.code": "bold cyan", "markdown.code_block": "cyan"})
     console = Console(file=sys.stdout, width=columns, highlight=False, theme=theme)
     with console.capture() as captured:
-        console.print(Markdown(_for_a_terminal(text), code_theme="ansi_dark", hyperlinks=False))
+        console.print(Markdown(_LINK.sub(_command_of, text), code_theme="ansi_dark", hyperlinks=False))
     return captured.get()
 
 
-def _for_a_terminal(text: str) -> str:
-    """Make links to other pages commands, and leave out the pictures."""
-    return _LINK.sub(_command_of, text)
-
-
 def _command_of(link: re.Match[str]) -> str:
+    """Return a link to another page as a command, and a picture as its title."""
     label, target = link.groups()
     if link[0].startswith("!"):
         return f"*(a picture: {label})*"

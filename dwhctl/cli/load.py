@@ -1,37 +1,38 @@
-"""`dwhctl load`: bring a day's rows from every shard into the warehouse."""
+"""`dwhctl load` and `dwhctl backfill`: copy the rows of one or more days from every shard into the warehouse."""
 
 from __future__ import annotations
 
+import os
 import sys
-from datetime import datetime, timedelta
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.options import (
-    DATE_HELP,
-    AnyFunction,
-    Duration,
     Settings,
     common_options,
     complete_loads,
-    complete_shards,
     pass_settings,
     scheduled_option,
+    shards_option,
+    wait_option,
+    with_options,
 )
 from dwhctl.cli.common.output import tell
-from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.cli.common.period import chosen_day, chosen_days, date_option, end_option, start_option
+from dwhctl.core.errors import ExitCode
+from dwhctl.core.words import shown_command
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import RunResult
+    from dwhctl.runtime.events import Listener, RunResult
     from dwhctl.runtime.plan import LoadRequest, Plan
 
+# `load --help` imports neither the configuration's classes nor the engine.
 
-_OPTIONS = (
+loading_options = with_options(
     click.option(
         "--only-missing", is_flag=True, help="Only slices that are not complete: to catch up, or to go on."
     ),
@@ -40,14 +41,7 @@ _OPTIONS = (
         is_flag=True,
         help="Only slices whose last session failed, also complete ones whose reload failed.",
     ),
-    click.option(
-        "--shard",
-        "shards",
-        multiple=True,
-        metavar="GLOB",
-        shell_complete=complete_shards,
-        help="Only shards whose name fits; may be given several times.",
-    ),
+    shards_option,
     click.option(
         "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Workers at once, up to max_workers."
     ),
@@ -63,13 +57,7 @@ _OPTIONS = (
         metavar="SCHEMA.TABLE",
         help="A shadow run: into this table instead of the one load's own, which stays as it is.",
     ),
-    click.option(
-        "--wait",
-        type=Duration(),
-        default="0s",
-        metavar="DURATION",
-        help="Wait so long for a lock, such as 30m.",
-    ),
+    wait_option,
     click.option(
         "--inline",
         is_flag=True,
@@ -78,73 +66,63 @@ _OPTIONS = (
 )
 
 
-def loading_options(function: AnyFunction) -> AnyFunction:
-    """Give a command the options of every command that loads slices."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
-
-
-def open_for(
-    settings: Settings, loads: tuple[str, ...], asked: dict[str, Any]
-) -> tuple[Project, tuple[str, ...]]:
-    """Open the project, and name the loads: with --table the shadow of the one that is named."""
+def _open(settings: Settings, loads: tuple[str, ...], table: str | None) -> tuple[Project, tuple[str, ...]]:
+    """Open the project, and return it with the loads; with --table, the shadow of the one load."""
     from dwhctl.project.names import with_shadow
 
-    project, table = settings.open_project(), asked.pop("table")
-    return (project, loads) if table is None else with_shadow(project, loads, table)
-
-
-def request_of(days: tuple[date, ...], loads: tuple[str, ...], asked: dict[str, Any]) -> LoadRequest:
-    """Put together what was asked for."""
-    from dwhctl.core.words import shown_command
-    from dwhctl.runtime.plan import LoadRequest
-
-    typed = shown_command(sys.argv[1:])
-    return LoadRequest(days=days, loads=tuple(dict.fromkeys(loads)), command=typed, **asked)
-
-
-def asked_day(project: Project, option: str, text: str, now: datetime) -> date:
-    """Read the day of an option. Raise UsageError for one beyond tomorrow."""
-    from dwhctl.project.days import resolve_day
-
-    day = resolve_day(text, project.zone, now)
-    today = now.astimezone(project.zone).date()
-    if day > today + timedelta(days=1):
-        raise UsageError(
-            f"{option} {day} lies in the future: today is {today} in {project.timezone};"
-            " give a day up to tomorrow"
-        )
-    return day
-
-
-def load_and_tell(
-    project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
-) -> ExitCode:
-    """Run the load with its progress on stderr and its summary on stdout."""
-    from dwhctl.load.run import exit_code_of
-
-    return exit_code_of(load_and_show(project, request, settings, plan))
+    project = settings.open_project()
+    return (project, tuple(dict.fromkeys(loads))) if table is None else with_shadow(project, loads, table)
 
 
 def load_and_show(
     project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
 ) -> RunResult:
-    """The same, for who needs to know what came of it."""
-    from dwhctl.cli.common.progress import open_progress
+    """Load with progress on stderr and a summary on stdout."""
     from dwhctl.cli.common.summary import show_summary
     from dwhctl.load.run import run_load
 
     with open_progress(settings) as progress:
-        report = run_load(project, request, progress, plan)
-    show_summary(report, settings)
-    return report
+        result = run_load(project, request, progress, plan)
+    show_summary(result, settings)
+    return result
+
+
+def open_progress(settings: Settings) -> AbstractContextManager[Listener]:
+    """Return the progress for stderr: live on a terminal, plain lines elsewhere, none with --quiet."""
+    if settings.quiet:
+        return nullcontext(lambda _: None)
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from dwhctl.cli.common.live import LiveProgress
+
+        return LiveProgress(verbose=settings.verbose)
+    from dwhctl.cli.common.progress import PlainProgress
+
+    return PlainProgress(verbose=settings.verbose)
+
+
+def _run(
+    project: Project,
+    request: LoadRequest,
+    settings: Settings,
+    *,
+    dry_run: bool,
+    show_plan_first: bool = False,
+) -> ExitCode:
+    from dwhctl.cli.common.summary import show_plan, tell_plan
+    from dwhctl.load.run import plan_load
+
+    if dry_run:
+        return show_plan(project, request, settings)
+    plan = plan_load(project, request) if show_plan_first else None
+    if plan and not settings.quiet:
+        tell_plan(project, request, plan)
+    return load_and_show(project, request, settings, plan).exit_code
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("load")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
-@click.option("--date", "day", metavar="D", required=True, help=f"The day to load: {DATE_HELP}")
+@date_option("The day to load")
 @click.option(
     "--lookback", type=click.IntRange(0, 3650), default=0, metavar="N", help="Also load the N days before."
 )
@@ -153,9 +131,16 @@ def load_and_show(
 @common_options
 @pass_settings
 def command(
-    settings: Settings, /, loads: tuple[str, ...], day: str, lookback: int, dry_run: bool, **asked: Any
+    settings: Settings,
+    /,
+    loads: tuple[str, ...],
+    day: str,
+    lookback: int,
+    dry_run: bool,
+    table: str | None,
+    **options: Any,
 ) -> ExitCode:
-    """Load the day D of every LOAD (or of the named ones) from all shards.
+    """Load the day D of every LOAD (or of those given) from all shards.
 
     A slice that was loaded before is replaced, so loading a day again is always safe.
 
@@ -167,35 +152,39 @@ def command(
       dwhctl load orders --date 2020-07-13 --shard 'mos*' --dry-run
       dwhctl load orders --date yesterday --table stage.orders_new
     """
-    from dwhctl.runtime.plan import days_back
+    from dwhctl.runtime.plan import LoadRequest, days_back
 
-    project, loads = open_for(settings, loads, asked)
-    newest = asked_day(project, "--date", day, datetime.now(project.zone))
-    request = request_of(days_back(newest, lookback), loads, asked)
-    if dry_run:
-        from dwhctl.cli.common.summary import show_plan
-
-        return show_plan(project, request, settings)
-    return load_and_tell(project, request, settings)
+    project, loads = _open(settings, loads, table)
+    days = days_back(chosen_day(project, "--date", day), lookback)
+    request = LoadRequest(days=days, loads=loads, command=shown_command(sys.argv[1:]), **options)
+    return _run(project, request, settings, dry_run=dry_run)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("backfill")
 @click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
-@click.option("-s", "--start", metavar="D", required=True, help=f"The first day: {DATE_HELP}")
-@click.option("-e", "--end", metavar="D", required=True, help="The last day, included, in the same forms.")
+@start_option(required=True)
+@end_option(required=True)
 @click.option("--reverse", is_flag=True, help="The newest day first.")
 @loading_options
 @common_options
 @pass_settings
 def backfill_command(
-    settings: Settings, /, loads: tuple[str, ...], start: str, end: str, reverse: bool, dry_run: bool, **asked: Any
-) -> ExitCode:  # fmt: skip
-    """Load every day from START to END of every LOAD (or of the named ones) from all shards.
+    settings: Settings,
+    /,
+    loads: tuple[str, ...],
+    start: str,
+    end: str,
+    reverse: bool,
+    dry_run: bool,
+    table: str | None,
+    **options: Any,
+) -> ExitCode:
+    """Load every day from START to END of every LOAD (or of those given) from all shards.
 
-    The days come in order, the oldest first, and slices of several days are under way at once. Each load and day
-    is locked by itself, so today's load may run beside it. Stopped halfway, the same command with --only-missing
-    loads what is not complete. Days before a load's start_date or a shard's `from` are left out.
+    The days come in order, the oldest first, and slices of several days run at once. Each load and day has its own
+    lock, so today's load may run at the same time. After an interruption, the same command with --only-missing loads
+    what is not complete. Days before a load's start_date or a shard's `from` are left out.
 
     \b
     Examples:
@@ -203,32 +192,14 @@ def backfill_command(
       dwhctl backfill orders -s -14d -e yesterday --reverse
       dwhctl backfill orders -s 2020-07-01 -e 2020-07-13 --shard 'mos*' --dry-run
     """
-    from dwhctl.runtime.plan import loads_with_days
+    from dwhctl.runtime.plan import LoadRequest, loads_with_days
 
-    project, loads = open_for(settings, loads, asked)
-    days = _days(project, start, end, reverse=reverse)
+    project, loads = _open(settings, loads, table)
+    days = chosen_days(project, start, end, newest_first=reverse)
     filled, without_days = loads_with_days(project, loads)
     for name in without_days:
         tell(f"left out: load {name} has no slice_by, so it has no days to fill")
-    # A ping would say that the day's load is well: of that a backfill knows nothing.
-    request = request_of(days, filled, {**asked, "pings": False})
-    if dry_run:
-        from dwhctl.cli.common.summary import show_plan
-
-        return show_plan(project, request, settings)
-    from dwhctl.load.run import plan_load
-
-    plan = plan_load(project, request)
-    if not settings.quiet:
-        from dwhctl.cli.common.summary import tell_plan
-
-        tell_plan(project, request, plan)
-    return load_and_tell(project, request, settings, plan)
-
-
-def _days(project: Project, start: str, end: str, *, reverse: bool) -> tuple[date, ...]:
-    from dwhctl.runtime.plan import days_between
-
-    now = datetime.now(project.zone)
-    first, last = asked_day(project, "--start", start, now), asked_day(project, "--end", end, now)
-    return days_between(first, last, newest_first=reverse)
+    # A ping would say that the day's load succeeded; a backfill does not know that.
+    command = shown_command(sys.argv[1:])
+    request = LoadRequest(days=days, loads=filled, command=command, pings=False, **options)
+    return _run(project, request, settings, dry_run=dry_run, show_plan_first=True)

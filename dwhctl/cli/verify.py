@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import (
     DATE_HELP,
     Settings,
@@ -19,7 +21,7 @@ from dwhctl.cli.common.options import (
     format_option,
     pass_settings,
 )
-from dwhctl.cli.common.output import TableStyle, counted, say, show, tell
+from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.project.days import resolve_day
 from dwhctl.project.names import with_shadow
@@ -27,14 +29,16 @@ from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from dwhctl.project.model import Project
 
 
-TABLE_COLUMNS = ("load", "check", "what")
-COLUMNS = ("load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key")
-AGAINST_COLUMNS = ("load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key")
+FOLDED: Listing[tuple[object, ...]] = Listing("load", "check", ListingColumn("what", is_text=True))
+VERIFY: Listing[tuple[object, ...]] = Listing(
+    "load", "shard", "day", "check", "source", "warehouse", "detail", "column", "rows", "key"
+)
+AGAINST: Listing[tuple[object, ...]] = Listing(
+    "load", "shard", "day", "check", "table", "against", "detail", "column", "rows", "key"
+)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -97,31 +101,25 @@ def command(
       dwhctl verify --date 2020-07-13 --format json
       dwhctl verify orders --against stage.orders --table stage.orders_new --date yesterday
     """
-    project, names = _chosen(settings.open_project(), loads, against, table)
+    project, names = settings.open_project(), tuple(dict.fromkeys(loads))
+    if table is not None:
+        if against is None:
+            raise UsageError(
+                "--table says which table is compared with that of --against: give --against too"
+            )
+        project, names = with_shadow(project, names, table)
     request = VerifyRequest(days=_days(project, day, start, end), loads=names, shards=shards, jobs=jobs)
     listen = tell if settings.verbose else lambda _: None
     compare = verify if against is None else partial(verify_against, table=against)
     report = compare(project, request, listen=listen)
     if form == "table":
         lines = folded_rows(report.results, everything=settings.verbose)
-        show(TABLE_COLUMNS, lines, form, TableStyle(texts=("what",)), empty="")
+        FOLDED.show(lines, empty="")
     else:
         rows = _rows(report, everything=settings.verbose)
-        show(COLUMNS if against is None else AGAINST_COLUMNS, rows, form)
+        (VERIFY if against is None else AGAINST).show(rows, form)
     _tell_the_rest(report, settings, form, against)
     return ExitCode.DONE if report.is_fine else ExitCode.FAILED
-
-
-def _chosen(
-    project: Project, loads: tuple[str, ...], against: str | None, table: str | None
-) -> tuple[Project, tuple[str, ...]]:
-    """Return the project and the loads to verify; with --table the load's shadow."""
-    names = tuple(dict.fromkeys(loads))
-    if table is None:
-        return project, names
-    if against is None:
-        raise UsageError("--table says which table is compared with that of --against: give --against too")
-    return with_shadow(project, names, table)
 
 
 def _days(project: Project, day: str | None, start: str | None, end: str | None) -> tuple[date, ...]:
@@ -223,7 +221,6 @@ def _what(group: FoldedFinding) -> str:
 
 
 def _size(group: FoldedFinding) -> str:
-    """Count slices and rows, and only rows that were counted."""
     slices = counted(group.slices, "slice")
     if group.rows is None:
         return f"{slices}, rows not counted"

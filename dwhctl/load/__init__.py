@@ -1,12 +1,11 @@
-"""Load slices: read them from the shards, stage them, publish them.
+"""Load slices: read them from the shards, stage them, publish them. `dwhctl.engine` has the loop.
 
 Read in this order:
-- `run` is the whole of a run. `dispatcher` is its loop.
-- `queue`: slices that wait. `attempts` starts an attempt, `workers` has the processes, `results` closes it.
-- In a worker: `extract` streams a slice from its source to the staging, `cast` fits it to the target's columns,
-  `hash_id` adds the service fields.
-- `staging`: publish groups. `publisher` is the thread that publishes, `publish` the one place that commits.
-- `history`: what past sessions tell a new run.
+- `run`: the plan and what a run of slices adds to a run. `scheduler`: what the loop does with a slice.
+- `attempts` starts an attempt, `workers` has the processes.
+- In a worker: `extract` streams a slice from its source to the staging and adds the service fields, `cast` checks the
+  rows and fits them to the target's columns.
+- `staging`: publish groups. `publish`: the thread that publishes, its rules, and commits in doubt.
 - `column_fit` compares the sizes of columns in source and target, before data moves.
-Data goes from `extract` to the staging and by `publish` into the table; results go back through `dispatcher`.
+Data goes from `extract` to the staging and by `publish` into the table; results go back through `scheduler`.
 """

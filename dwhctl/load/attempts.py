@@ -1,132 +1,221 @@
-"""Start attempts: find a slice that may start, take its slots, open its session, write its order."""
+"""Attempts at slices: start them, and keep those whose commit is in doubt.
+
+To start one is to find a slice that may start, take its slots, open its session and write the worker's order.
+"""
 
 from __future__ import annotations
 
 import time
-import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
+from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
+from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
+from dwhctl.load.workers import Worker, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
-from dwhctl.runtime.messages import Delivered, StageOrder
-from dwhctl.runtime.slots import WORKERS
-from dwhctl.sessions.values import NewSession
+from dwhctl.runtime.events import ClosedFacts, SliceClosed
+from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
+from dwhctl.runtime.slots import WORKERS, Slot, Slots
+from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from dwhctl.load.history import DeliveredColumns
-    from dwhctl.load.publisher import Publisher
-    from dwhctl.load.queue import JobQueue, SliceJob
-    from dwhctl.load.staging import Groups, PublishGroup
-    from dwhctl.load.workers import Worker, WorkerPool
+    from dwhctl.load.publish import Published, Publisher
+    from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.circuit_breaker import CircuitBreaker
-    from dwhctl.runtime.messages import TargetTable
-    from dwhctl.runtime.slots import Slot, Slots
-    from dwhctl.sessions.store import SessionStore
+    from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
+    from dwhctl.runtime.plan import PlannedSlice
+    from dwhctl.runtime.prepare import DeliveredColumns
 
 #: Workers that start within this are not worth a line.
 _SLOW_START_SECONDS = 5.0
+_MAX_DEATHS = 2
+
+
+class SliceJob(Job):
+    """One slice to load. `deaths` counts workers that died over it, `additions` the columns added for it."""
+
+    config: Load
+    connections: tuple[str, str]
+
+    def __init__(self, planned: PlannedSlice) -> None:
+        connections = planned.shard.connection, planned.load.target
+        super().__init__(planned.load, planned.shard.name, planned.slice.day, connections)
+        self.planned = planned
+        self.deaths = 0
+        self.additions = 0
+        self.slots_wanted: float | None = None
+
+    def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> SliceClosed:
+        if attempt is None:
+            return SliceClosed(*facts)
+        return SliceClosed(*facts, attempt.steps, attempt.runner.failed_in)
+
+    def seconds_waited(self, now: float) -> float:
+        """Return how long it waited for slots, now that it has them."""
+        wanted, self.slots_wanted = self.slots_wanted, None
+        return 0.0 if wanted is None else now - wanted
+
+    def killed_its_worker(self, error: BaseException | None) -> Failure:
+        """Count a worker that died over the job, and return what that means for it."""
+        self.deaths += 1
+        if self.deaths >= _MAX_DEATHS:
+            return Failure.of(QuarantinedError())
+        killed = error is None or isinstance(error, BrokenExecutor)
+        why = "killed, out of memory, or crashed" if killed else f"{type(error).__name__}: {error}"
+        return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
 
 @dataclass(slots=True, eq=False)
-class SliceAttempt:
-    """One attempt that is under way: with a worker, or staged and not yet published."""
+class InWorker:
+    """What works on an attempt: a worker process; then its rows wait in a group to be published."""
 
-    job: SliceJob
-    etl_id: int
-    token: str
-    slots: tuple[Slot, Slot]
     worker: Worker
-    started: float
-    deadline: float
-    group: PublishGroup | None = None
-    rows: int = 0
-    bytes: int = 0
-    filled: Mapping[str, str] = field(default_factory=dict)
-    opened: float = 0.0
-    busy_seconds: float | None = None
     slots_waited: float = 0.0
-    steps: dict[str, float] = field(default_factory=dict)
+    group: PublishGroup | None = None
+    filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
 
-    def land(self) -> None:
-        """Take note that its worker is busy with it no more."""
-        self.busy_seconds = time.monotonic() - self.opened
 
-    def release(self) -> None:
-        """Give back the slots of the source and the target."""
-        for slot in self.slots:
-            slot.release()
+SliceAttempt = Attempt[SliceJob, InWorker]
 
 
-class Starter:
-    """Turns jobs into flights. `blocked` tells that only another run's slots keep a job from starting."""
+@dataclass(slots=True, eq=False)
+class Doubt:
+    """The attempts of one commit, each with its outcome. `look_at` is a monotonic time; None during a look-up."""
+
+    load: Load
+    slices: list[tuple[SliceAttempt, Published]]
+    looks: int = 0
+    look_at: float | None = None
+
+    @property
+    def outcomes(self) -> list[Published]:
+        """Return what is known of the slices."""
+        return [outcome for _, outcome in self.slices]
+
+
+class Doubts:
+    """The commits in doubt of one run.
+
+    `request` has the publisher look one up; `decided` takes each attempt of which it is then known what became of it.
+    """
 
     def __init__(
         self,
-        project: Project,
-        run_id: str,
-        *,
-        jobs: JobQueue,
-        pool: WorkerPool,
-        slots: Slots,
-        breaker: CircuitBreaker,
-        groups: Groups,
-        publisher: Publisher,
-        store: SessionStore,
-        delivered: DeliveredColumns,
+        attempts: Attempts,
+        request: Callable[[Doubt], None],
+        decided: Callable[[SliceAttempt, Published], None],
     ) -> None:
-        self.run_id = run_id
+        self._attempts = attempts
+        self._request = request
+        self._decided = decided
+        self._open: list[Doubt] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def take(self, doubt: Doubt) -> None:
+        """Take a commit in doubt: it is looked up later, or by the next run."""
+        refused = any(outcome.failure and outcome.failure.permanent for outcome in doubt.outcomes)
+        if refused or doubt.looks >= self._attempts.retries(doubt.load):
+            self._leave(doubt)
+        else:
+            doubt.look_at = time.monotonic() + retry_seconds(doubt.load.retry_delay, doubt.looks + 1)
+            self._open.append(doubt)
+
+    def look_up(self, now: float) -> None:
+        """Have those looked up whose time has come."""
+        for doubt in self._open:
+            if doubt.look_at is not None and doubt.look_at <= now:
+                doubt.look_at = None
+                doubt.looks += 1
+                self._request(doubt)
+
+    def next_look(self) -> float | None:
+        """Return the time of the next look-up."""
+        return min((doubt.look_at for doubt in self._open if doubt.look_at is not None), default=None)
+
+    def looked_up(self, doubt: Doubt, outcomes: Sequence[Published]) -> None:
+        """Take what a look-up found."""
+        self._open.remove(doubt)
+        doubt.slices = [(attempt, found) for (attempt, _), found in zip(doubt.slices, outcomes, strict=True)]
+        if any(outcome.in_doubt for outcome in outcomes):
+            self.take(doubt)
+            return
+        for attempt, outcome in doubt.slices:
+            self._decided(attempt, outcome)
+
+    def stop(self) -> None:
+        """Leave all of them to the next run."""
+        for doubt in self._open:
+            self._leave(doubt)
+        self._open.clear()
+
+    def _leave(self, doubt: Doubt) -> None:
+        for attempt, outcome in doubt.slices:
+            self._attempts.close(attempt, State.RUNNING, outcome.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceParts:
+    """What the loop over slices works with."""
+
+    pool: WorkerPool
+    breaker: CircuitBreaker
+    prober: Prober
+    groups: Groups
+    creator: StagingCreator
+    publisher: Publisher
+    delivered: DeliveredColumns
+    stage: Callable[[StageOrder], StageResult] = stage_in_worker
+
+
+class SliceStarter:
+    """Turns jobs into attempts. `blocked` and `lacking` are those of the loop."""
+
+    def __init__(
+        self, project: Project, parts: SliceParts, jobs: JobQueue[SliceJob], attempts: Attempts, slots: Slots
+    ) -> None:
         self.blocked = False
-        #: The names of the slots that the last job, or a worker, did not get.
         self.lacking: tuple[str, ...] = ()
-        self._slot_wait = Wait()
         self._start_wait = Wait(first=_SLOW_START_SECONDS)
         self._project = project
         self._jobs = jobs
-        self._pool = pool
+        self._attempts = attempts
         self._slots = slots
-        self._breaker = breaker
-        self._groups = groups
-        self._publisher = publisher
-        self._store = store
-        self._delivered = delivered
+        self._pool = parts.pool
+        self._breaker = parts.breaker
+        self._groups = parts.groups
+        self._publisher = parts.publisher
+        self._delivered = parts.delivered
 
-    def take_off(self, now: float) -> list[SliceAttempt]:
+    def start(self, now: float) -> list[SliceAttempt]:
         """Take as many jobs as there are workers and slots for, and open their sessions."""
         self.blocked, self.lacking = False, ()
-        flights: list[SliceAttempt] = []
+        started: list[SliceAttempt] = []
         while self._jobs.has_queued and (worker := self._pool.take()) is not None:
-            flight = self._next_flight(worker, now)
-            if flight is None:
+            attempt = self._next(worker, now)
+            if attempt is None:
                 self._pool.give_back(worker)
                 break
-            flights.append(flight)
-        # Of slots that another run gives back nobody tells: look again soon.
+            started.append(attempt)
+        # No event says that another run has released a slot: try again soon.
         if self._jobs.has_queued and self._pool.may_grow:
             self.blocked, self.lacking = True, self.lacking or (WORKERS,)
         self.blocked &= self._jobs.has_queued
-        if flights:
-            opened = time.monotonic()
-            workers = [self._pool.number(one.worker) for one in flights]
-            ids = self._open([one.job for one in flights], [one.token for one in flights], workers)
-            for flight, etl_id in zip(flights, ids, strict=True):
-                flight.etl_id, flight.opened = etl_id, opened
-        return flights
+        if started:
+            self._attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
+        return started
 
-    def note_waits(self, flying: Collection[SliceAttempt]) -> None:
-        """Say what the run waits for when no slice can start, or no worker is there yet."""
-        if self.lacking and not flying:
-            self._slot_wait.note(lambda: self._slots.wanted(*self.lacking))
-        else:
-            self._slot_wait.end()
-        if flying and not any(one.worker.is_up for one in flying):
-            self._start_wait.note(lambda: f"{len(flying):,} worker processes to start")
+    def note_start(self, running: Collection[SliceAttempt]) -> None:
+        """Say that the run waits for its workers to start."""
+        if running and not any(attempt.runner.worker.is_up for attempt in running):
+            self._start_wait.note(lambda: f"{len(running):,} worker processes to start")
         else:
             self._start_wait.end()
 
@@ -134,30 +223,24 @@ class Starter:
         """Have the staging made for the slices that start next, as long as every worker is busy."""
         if self._pool.has_idle:
             return
-        for job in self._jobs.next_ones():
-            planned = job.planned
-            load, day = planned.load, planned.slice.day
-            if not self._groups.wants_ahead(load, day, now) or not self._breaker.may_start(job, now):
+        for job in self._jobs.next_of_routes():
+            load = job.config
+            if not self._groups.wants_ahead(load, job.day, now) or not self._breaker.may_start(job, now):
                 continue
-            if (
-                self._publisher.waits_for == load.target
-                or (slot := self._slots.try_take(load.target)) is None
-            ):
+            if self._publisher.waits_for == load.target:
                 continue
-            self._groups.begin_ahead(load, day, now, slot)
+            if (slot := self._slots.try_take(load.target)) is not None:
+                self._groups.begin_ahead(load, job.day, now, slot)
 
-    def open_unstarted(self, jobs: Sequence[SliceJob]) -> list[int]:
-        """Open sessions for jobs that no worker will see."""
-        for job in jobs:
-            job.attempt += 1
-        return self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs))
-
-    def order(self, flight: SliceAttempt, table: TargetTable) -> StageOrder:
-        """Write the worker's order. Raise ConfigError or AttemptError."""
-        planned = flight.job.planned
+    def order(self, attempt: SliceAttempt, table: TargetTable) -> StageOrder:
+        """Return the worker's order. Raise ConfigError or AttemptError."""
+        planned = attempt.job.planned
         load = planned.load
         query = render_extract(self._project, load, planned.shard, planned.slice)
-        flight.group = self._groups.take(load, planned.slice.day, flight.token, time.monotonic())
+        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic())
+        attempt.runner.group = group
+        fills = load.on_new_column == "add"
+        shard = planned.shard.name
         return StageOrder(
             slice=planned.slice,
             shard=planned.shard,
@@ -166,28 +249,23 @@ class Starter:
             key=load.key,
             slice_by=load.slice_by,
             table=table,
-            group=flight.group.staging,
-            token=flight.token,
-            etl_id=flight.etl_id,
-            fill_missing=load.on_new_column == "add",
-            delivered=self._delivered_by(load, planned.shard.name),
+            group=group.staging,
+            token=attempt.token,
+            etl_id=attempt.etl_id,
+            fill_missing=fills,
+            delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
         )
 
-    def _delivered_by(self, load: Load, shard: str) -> Delivered | None:
-        """Give what the shard has delivered before, where its load fills missing columns."""
-        if load.on_new_column != "add":
-            return None
-        return Delivered(shard, self._delivered.of(load, shard))
-
-    def _next_flight(self, worker: Worker, now: float) -> SliceAttempt | None:
+    def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []
 
         def has_slots(job: SliceJob) -> bool:
             slots = self._take_slots(job)
             if slots is None:
                 self.blocked, self.lacking = True, job.connections
-            job.waits_for_slots(now)
+            if job.slots_wanted is None:
+                job.slots_wanted = now
             taken.extend(slots or ())
             return slots is not None
 
@@ -201,14 +279,12 @@ class Starter:
         if job is None:
             return None
         self._breaker.started(job, now)
-        job.attempt += 1
-        deadline = now + job.planned.load.timeout.total_seconds()
-        flight = SliceAttempt(job, 0, uuid.uuid4().hex, (taken[0], taken[1]), worker, now, deadline)
-        flight.slots_waited = job.has_slots(now)
-        return flight
+        runner = InWorker(worker, job.seconds_waited(now))
+        expires_at = now + job.config.timeout.total_seconds()
+        return SliceAttempt(job, runner, tuple(taken), now, expires_at, bytes=0)
 
     def _has_waited(self, job: SliceJob, now: float) -> bool:
-        """Tell whether a source that has not shown to work had the time to refuse who asked last."""
+        """Return whether a source that has not yet worked had the time to refuse the last attempt."""
         connection = self._project.connections[job.connection]
         timeout = getattr(connection, "connect_timeout", timedelta(0))
         waited = self._breaker.was_asked_before(job, now - timeout.total_seconds())
@@ -218,24 +294,3 @@ class Starter:
     def _take_slots(self, job: SliceJob) -> tuple[Slot, ...] | None:
         source, target = job.connections
         return None if self._publisher.waits_for == target else self._slots.try_take_all(source, target)
-
-    def _open(
-        self, jobs: Sequence[SliceJob], tokens: Sequence[str], workers: Sequence[int | None]
-    ) -> list[int]:
-        started = datetime.now(UTC)
-        return self._store.open(
-            [self._new_session(*one, started) for one in zip(jobs, tokens, workers, strict=True)]
-        )
-
-    def _new_session(self, job: SliceJob, token: str, worker: int | None, started: datetime) -> NewSession:
-        planned = job.planned
-        return NewSession(
-            self.run_id,
-            planned.load.name,
-            planned.shard.name,
-            planned.slice.day,
-            job.attempt,
-            token,
-            started,
-            worker,
-        )

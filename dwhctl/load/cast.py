@@ -1,70 +1,77 @@
 """Bring a source's batches into the target's columns, or refuse by name: nothing is changed silently.
 
-`compare` looks at declared columns before data moves; `Conform` at the values as they pass.
+`compare` checks declared columns before data moves; `SliceCheck` and `TargetCast` the values as they pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
-from dwhctl.core.errors import SchemaDriftError, ValueRefusedError
-from dwhctl.load.history import dropped_words
+from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, ValueRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
+    from dwhctl.project.days import Slice
     from dwhctl.runtime.messages import Delivered
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """A limit of one column: `breaks` tells of each value whether it is beyond, `reason` says so in words."""
+class Constraint:
+    """A constraint of one column: `breaks` returns for each value whether it breaks it; `reason` is for the message."""
 
     breaks: Callable[[pa.Array], pa.Array]
     reason: str
 
-    def first_beyond(self, array: pa.Array) -> int | None:
-        """Give the index of the first value beyond the limit."""
+    def first_break(self, array: pa.Array) -> int | None:
+        """Return the index of the first value that breaks it."""
         row: int = pc.index(self.breaks(array), True).as_py()
         return None if row < 0 else row
 
 
-def limits(column: Column) -> list[Limit]:
-    """Give the limits of a column."""
-    return list(_limits(column))
-
-
-def _limits(column: Column) -> Iterator[Limit]:
+def constraints(column: Column) -> Iterator[Constraint]:
+    """Yield the constraints of a column of the target."""
     octets = column.octets
     if octets is not None:
-        yield Limit(
+        yield Constraint(
             lambda array: pc.greater(pc.binary_length(array), octets),
             f"the value has more than the {octets} octets of {column.declared}",
         )
+    characters = column.characters
+    if characters is not None:
+        yield Constraint(
+            lambda array: pc.greater(pc.utf8_length(array), characters),
+            f"the value has more than the {characters} characters of {column.declared}",
+        )
+    if column.no_nul:
+        yield Constraint(
+            lambda array: pc.match_substring(array, "\0"),
+            f"the value has a NUL character, which {column.declared} cannot hold",
+        )
     if column.padded and column.kind is Kind.BINARY:
-        yield Limit(
+        yield Constraint(
             lambda array: pc.less(pc.binary_length(array), octets),
             f"{column.declared} would fill the value up with zero octets; VARBINARY does not",
         )
     if column.padded and column.kind is Kind.TEXT:
-        yield Limit(
+        yield Constraint(
             lambda array: pc.ends_with(array, " "),
             f"the value ends in a blank, which {column.declared} does not keep; VARCHAR does",
         )
     if column.least is not None:
         least = pa.scalar(column.least, column.type)
-        yield Limit(
+        yield Constraint(
             lambda array: pc.less(array, least),
             f"the value is below {column.least}, the least of {column.declared}",
         )
     if column.most is not None:
         most = pa.scalar(column.most, column.type)
-        yield Limit(
+        yield Constraint(
             lambda array: pc.greater(array, most),
             f"the value is above {column.most}, the most of {column.declared}",
         )
@@ -111,9 +118,9 @@ def compare(
         f"column {column.name} is missing at the source" for column in missing if column not in filled
     ]
     if delivered and (
-        gone := {one.name: known[one.name.lower()] for one in filled if one.name.lower() in known}
+        gone := {column.name: known[column.name.lower()] for column in filled if column.name.lower() in known}
     ):
-        differences.append(dropped_words(delivered.shard, gone))
+        differences.append(delivered.dropped(gone))
     differences += [
         f"column {column.name} is {column.declared} at the source and {ours[name].declared} in the target"
         for name, column in theirs.items()
@@ -128,35 +135,86 @@ def compare(
 
 
 def fits(source: Column, target: Column) -> bool:
-    """Tell whether values of one declared type keep their meaning in the other; whether each fits is for the values."""
+    """Return whether values of one declared type keep their meaning in the other; each value is checked later."""
     if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
         return bool(source.type.bit_width <= target.type.bit_width)
     return target.kind in _FITS[source.kind]
 
 
-class Conform:
-    """Casts batches to the target's columns, in the target's order. Every value arrives as it was or is refused."""
+class SliceCheck:
+    """Refuses a row outside the slice, NULL included."""
+
+    def __init__(
+        self, slice_: Slice, slice_by: str | None, key: Sequence[str], columns: Sequence[Column]
+    ) -> None:
+        by_name = {column.name.lower(): column for column in columns}
+        absent = [name for name in (*key, slice_by or key[0]) if name.lower() not in by_name]
+        if absent:
+            raise SchemaDriftError(f"the extract has no column {', '.join(dict.fromkeys(absent))}")
+        self._slice = slice_
+        self._key = key
+        self._column = by_name[slice_by.lower()] if slice_by else None
+        if self._column is not None:
+            self._bounds = self._bounds_for(self._column)
+            self._shown = ", ".join(str(bound.as_py()) for bound in self._bounds)
+
+    def _bounds_for(self, column: Column) -> tuple[pa.Scalar, pa.Scalar]:
+        if column.kind is Kind.TIMESTAMPTZ:
+            start, end = self._slice.start_at, self._slice.end_at
+        elif column.kind in (Kind.DATE, Kind.TIMESTAMP):
+            start, end = self._slice.start, self._slice.end
+        else:
+            raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}, not a date or time")
+        if column.kind is Kind.DATE:
+            return _first_date(start), _first_date(end)
+        try:
+            return pa.scalar(start).cast(column.type), pa.scalar(end).cast(column.type)
+        except pa.ArrowInvalid as error:
+            raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}: {error}") from error
+
+    def __call__(self, batch: pa.RecordBatch) -> None:
+        """Raise OutsideSliceError with the first row outside."""
+        if self._column is None:
+            return
+        array = batch.column(self._column.name)
+        start, end = self._bounds
+        inside = pc.and_(pc.greater_equal(array, start), pc.less(array, end)).fill_null(False)
+        if not pc.all(inside).as_py():
+            row = pc.index(inside, False).as_py()
+            key = ", ".join(
+                f"{name}={value_text(by_lower_name(batch)[name.lower()], row)}" for name in self._key
+            )
+            raise OutsideSliceError(
+                f"row {key} has {self._column.name} {value_text(array, row)}, outside [{self._shown})"
+            )
+
+
+def _first_date(bound: datetime | None) -> pa.Scalar:
+    """Return the first date whose midnight is not before the bound: dates are not cast, for some do not fit."""
+    if bound is None:
+        return pa.scalar(None, pa.date32())
+    return pa.scalar((bound + timedelta(days=1) - timedelta(microseconds=1)).date())
+
+
+class TargetCast:
+    """Casts batches to the target's columns, in their order. Every value arrives unchanged or is refused."""
 
     def __init__(self, target: Sequence[Column], key: Sequence[str]) -> None:
         self._target = target
         self._key = [name.lower() for name in key]
         self._schema = pa.schema([pa.field(column.name, column.type) for column in target])
-        self._limits = {column.name: limits(column) for column in target}
+        self._constraints = {column.name: list(constraints(column)) for column in target}
 
     def __call__(self, batch: pa.RecordBatch, service: dict[str, pa.Array]) -> pa.RecordBatch:
-        """Give the batch with the target's columns. Raise ValueRefusedError by column and key."""
-        given = _by_lower_name(batch) | service
+        """Return the batch with the target's columns. Raise ValueRefusedError with column and key."""
+        given = by_lower_name(batch) | service
         arrays = [self._column(column, given, batch.num_rows) for column in self._target]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
     def column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        """Give one column as the target will hold it."""
+        """Return one column as the target will hold it."""
         target = next(column for column in self._target if column.name.lower() == name.lower())
-        return self._column(target, _by_lower_name(batch), batch.num_rows)
-
-    def row(self, batch: pa.RecordBatch, row: int) -> str:
-        """Name a row of a batch by its key."""
-        return self.describe(_by_lower_name(batch), row)
+        return self._column(target, by_lower_name(batch), batch.num_rows)
 
     def _column(self, column: Column, given: dict[str, pa.Array], rows: int) -> pa.Array:
         array = given.get(column.name.lower())
@@ -174,21 +232,22 @@ class Conform:
             raise ValueRefusedError(
                 f"column {column.name}, {self.describe(given, row)}: the value does not fit {column.declared}"
             ) from error
-        for limit in self._limits[column.name]:
-            if (beyond := limit.first_beyond(fitting)) is not None:
+        for constraint in self._constraints[column.name]:
+            if (broken := constraint.first_break(fitting)) is not None:
                 raise ValueRefusedError(
-                    f"column {column.name}, {self.describe(given, beyond)}: {limit.reason}"
+                    f"column {column.name}, {self.describe(given, broken)}: {constraint.reason}"
                 )
         return fitting
 
     def describe(self, given: dict[str, pa.Array], row: int) -> str:
-        """Name a row by its key."""
+        """Return the key of a row, for a message."""
         return "row " + ", ".join(
             f"{name}={value_text(given[name], row)}" for name in self._key if name in given
         )
 
 
-def _by_lower_name(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+def by_lower_name(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    """Return the columns of a batch by name in lower case."""
     return {name.lower(): array for name, array in zip(batch.schema.names, batch.columns, strict=True)}
 
 
@@ -223,7 +282,7 @@ def _smallest(type_: pa.DataType) -> pa.Scalar:
 
 
 def first_failing(array: pa.Array, check: Callable[[pa.Array], object]) -> int:
-    """Give the index of the first value on which `check` fails, by halving."""
+    """Return the index of the first value on which `check` fails, by halving."""
     low, high = 0, len(array)
     while high - low > 1:
         middle = (low + high) // 2
@@ -237,7 +296,7 @@ def first_failing(array: pa.Array, check: Callable[[pa.Array], object]) -> int:
 
 
 def value_text(array: pa.Array, row: int) -> str:
-    """Show one value; a date or time that Python cannot hold is shown as the number that stands for it."""
+    """Return one value as text; a date or time that Python cannot hold as its number."""
     try:
         return str(array[row].as_py())
     except (ValueError, OverflowError):

@@ -1,23 +1,20 @@
 """Compare how large a source's declared columns are with the target's: what a load would refuse value by value.
 
-`conform.compare` refuses other columns and other kinds before data moves. Within a kind a load looks at each value;
+`cast.compare` refuses other columns and other kinds before data moves. Within a kind a load checks each value;
 `config check --online` says before the first load which columns have room for all of them, and which have not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.load.cast import fits
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 UUID_OCTETS = 36
 _MOST_DIGITS, _MOST_DIGITS_256 = 38, 76
@@ -153,7 +150,7 @@ def _too_coarse(source: Column, target: Column) -> Iterator[_Reason]:
 
 
 def _remedy(wanted: Column, target: Column, declaration: Callable[[Column], str]) -> str:
-    """Say what to change: the target's type, or the extract where no type of the target has the room."""
+    """Return what to change: the target's type, or the extract where no type of the target has the room."""
     declared = None
     if wanted.kind is not Kind.DECIMAL or wanted.type.precision <= _MOST_DIGITS:
         with suppress(TargetRefusedError):

@@ -1,8 +1,8 @@
-"""What a worker does, whole: extract one slice, check it, stamp it, stage it. Read this first.
+"""What a worker does: extract one slice, check it, add the service fields, cast it, stage it.
 
-    source.batches ──▶ inside the slice? ──▶ stamp (etl_source, etl_id, hash_id) ──▶ conform ──▶ stage.write
+    source.batches ──▶ inside the slice? ──▶ etl_source, etl_id, hash_id ──▶ cast ──▶ stage.write
 
-The stage pulls, and a batch is extracted while the target takes in the one before.
+The stage pulls, and a batch is extracted while the target takes the one before.
 
 It touches neither the target table nor the sessions table, and it never raises.
 """
@@ -11,37 +11,32 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dwhctl.core.columns import Kind
-from dwhctl.core.errors import DoubledKeyError, OutsideSliceError, SchemaDriftError
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
-from dwhctl.load.cast import Conform, compare, value_text
-from dwhctl.load.hash_id import Stamp
+from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
-    from datetime import datetime
-
-    from dwhctl.core.columns import Column
-    from dwhctl.project.days import Slice
     from dwhctl.systems.base.source import Source
     from dwhctl.systems.base.target import Stage
 
 
-#: What a source is asked for at a time: even rows of a megabyte fit in memory then.
+#: Rows that are read from a source at a time: even rows of a megabyte fit in memory then.
 READ_ROWS = 2_048
-#: What is stamped and staged at a time: as many rows as make the work per batch cheap, but no more bytes than this.
+#: What is cast and staged at a time: as many rows as make the work per batch cheap, but no more bytes than this.
 BATCH_ROWS = 50_000
 BATCH_BYTES = 8 * 2**20
 
@@ -59,36 +54,32 @@ def gathered(
         waiting_rows += batch.num_rows
         waiting_bytes += batch.nbytes
         if waiting_rows >= rows or waiting_bytes >= size:
-            yield _one(waiting)
+            yield _joined(waiting)
             waiting, waiting_rows, waiting_bytes = [], 0, 0
     if waiting:
-        yield _one(waiting)
+        yield _joined(waiting)
 
 
-def _one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 _T = TypeVar("_T")
 
 
-class _End:
-    """What comes after the last item."""
-
-
-_END: Final = _End()
+_END: Final = object()
 
 
 def one_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Give the items, the next one always being made in a thread of its own.
+    """Yield the items, while a thread makes the next one.
 
-    Close it: then nothing of `items` runs any more. What `items` raises comes out where its item would have.
+    Close it: then nothing of `items` runs any more. An error of `items` is raised in the place of its item.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
         following = thread.submit(next, items, _END)
-        while not isinstance(item := following.result(), _End):
+        while (item := following.result()) is not _END:
             following = thread.submit(next, items, _END)
-            yield item
+            yield cast("_T", item)
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -132,9 +123,9 @@ class _Staging:
             )
             self._columns, self._filled = _declared(columns), _declared(filled)
             inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
-        conform = Conform(order.table.columns, order.key)
-        stamp = Stamp(order.shard.name, order.etl_id, order.key, order.table.columns, conform)
-        batches = self._stamped(source, inside, stamp, conform)
+        to_target = TargetCast(order.table.columns, order.key)
+        fields = ServiceFields(order.shard.name, order.etl_id, order.key, order.table.columns, to_target)
+        batches = self._cast(source, inside, fields, to_target)
         first = next(batches, None)
         if first is None:
             return self._result()
@@ -146,7 +137,7 @@ class _Staging:
         with target.stage(order.group, order.token, table.columns) as stage:
             with closing(one_ahead(batches)) as following, self._clock.step("stage"):
                 reach("stage.write")
-                size = stage.write(self._told(chain([first], following)))
+                size = stage.write(self._timed(chain([first], following)))
             with self._clock.step("check"):
                 self._check_keys(stage)
             reach("stage.finished")
@@ -157,20 +148,20 @@ class _Staging:
             self._order.token, self._rows, size, self._columns, self._filled, seconds=self._clock.seconds
         )
 
-    def _stamped(
-        self, source: Source, inside: SliceCheck, stamp: Stamp, conform: Conform
+    def _cast(
+        self, source: Source, inside: SliceCheck, fields: ServiceFields, to_target: TargetCast
     ) -> Iterator[pa.RecordBatch]:
-        """Give the batches as they are staged."""
+        """Yield the batches as they are staged."""
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
                 inside(batch)
-                service = stamp(batch)
-                conformed = conform(batch, service)
-            # The ids of a slice of one batch are at hand; those of a longer one are looked at where they are staged.
+                service = fields(batch)
+                finished = to_target(batch, service)
+            # The ids of a slice of one batch are at hand; those of a longer one are checked where they are staged.
             self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
             self._rows += batch.num_rows
-            yield conformed
-        # The source may go: what follows is between the worker and the staging.
+            yield finished
+        # The source is not needed any more.
         source.close()
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
@@ -183,7 +174,7 @@ class _Staging:
                 return
             yield batch
 
-    def _told(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _timed(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         while True:
             with self._clock.step("wait"):
                 batch = next(batches, None)
@@ -206,68 +197,104 @@ def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
 
 
-class SliceCheck:
-    """Refuses a row that lies outside the slice, NULL included."""
+_Values = np.ndarray[Any, Any]
+_MIN = np.iinfo(np.int64).min
+
+
+class ServiceFields:
+    """The service fields of one slice's rows: `etl_source`, `etl_id`, `hash_id`.
+
+    `hash_id` is a stable signed 64-bit hash of etl_source and key. Key columns take a fixed form by the target's
+    declared type first, so that neither driver nor batch nor other rows change it (`key_form`). Then
+    `pandas.util.hash_pandas_object(frame[["etl_source", *key]], index=False)` as signed; -2^63, which Vertica reads as
+    NULL, becomes -2^63 + 1. `tests/unit/hash_id.golden.json` holds every form.
+    """
 
     def __init__(
-        self, slice_: Slice, slice_by: str | None, key: Sequence[str], columns: Sequence[Column]
+        self, shard: str, etl_id: int, key: Sequence[str], target: Sequence[Column], cast: TargetCast
     ) -> None:
-        by_name = {column.name.lower(): column for column in columns}
-        absent = [name for name in (*key, slice_by or key[0]) if name.lower() not in by_name]
-        if absent:
-            raise SchemaDriftError(f"the extract has no column {', '.join(dict.fromkeys(absent))}")
-        self._slice = slice_
-        self._key = key
-        self._column = by_name[slice_by.lower()] if slice_by else None
-        if self._column is not None:
-            self._bounds = self._bounds_for(self._column)
-            self._shown = ", ".join(str(bound.as_py()) for bound in self._bounds)
+        by_name = {column.name.lower(): column for column in target}
+        self._shard = shard
+        self._etl_id = etl_id
+        self._key = [by_name[name.lower()] for name in key]
+        self._cast = cast
+        for column in self._key:
+            if column.kind in (Kind.FLOAT, Kind.BOOLEAN):
+                raise QueryError(
+                    f"key column {column.name} is {column.declared}: a {column.kind} cannot be a key"
+                )
 
-    def _bounds_for(self, column: Column) -> tuple[pa.Scalar, pa.Scalar]:
-        if column.kind is Kind.TIMESTAMPTZ:
-            start, end = self._slice.start_at, self._slice.end_at
-        elif column.kind in (Kind.DATE, Kind.TIMESTAMP):
-            start, end = self._slice.start, self._slice.end
-        else:
-            raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}, not a date or time")
-        if column.kind is Kind.DATE:
-            return _first_date(start), _first_date(end)
-        try:
-            return pa.scalar(start).cast(column.type), pa.scalar(end).cast(column.type)
-        except pa.ArrowInvalid as error:
-            raise SchemaDriftError(f"slice_by column {column.name} is {column.declared}: {error}") from error
+    def __call__(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Return the service fields of a batch. Raise ValueRefusedError for a NULL in the key."""
+        rows = batch.num_rows
+        return {
+            "etl_source": pa.repeat(pa.scalar(self._shard), rows),
+            "etl_id": pa.repeat(pa.scalar(self._etl_id, pa.int64()), rows),
+            "hash_id": pa.array(self.hash_ids(batch)),
+        }
 
-    def __call__(self, batch: pa.RecordBatch) -> None:
-        """Raise OutsideSliceError that names the first row outside."""
-        if self._column is None:
-            return
-        array = batch.column(self._column.name)
-        start, end = self._bounds
-        inside = pc.and_(pc.greater_equal(array, start), pc.less(array, end)).fill_null(False)
-        if not pc.all(inside).as_py():
-            row = pc.index(inside, False).as_py()
-            key = ", ".join(f"{name}={value_text(_by_name(batch, name), row)}" for name in self._key)
-            raise OutsideSliceError(
-                f"row {key} has {self._column.name} {value_text(array, row)}, outside [{self._shown})"
-            )
+    def hash_ids(self, batch: pa.RecordBatch) -> _Values:
+        """Hash etl_source and key of each row."""
+        codes: _Values = np.zeros(batch.num_rows, np.int8)
+        frame: dict[str, Any] = {"etl_source": pd.Categorical.from_codes(codes, pd.Index([self._shard]))}
+        for column in self._key:
+            array = self._cast.column(batch, column.name)
+            if array.null_count:
+                row = self._cast.describe(by_lower_name(batch), pc.index(pc.is_null(array), True).as_py())
+                raise ValueRefusedError(f"key column {column.name}, {row}: NULL cannot be a key")
+            try:
+                frame[column.name] = key_form(column.kind, array)
+            except pa.ArrowInvalid as error:
+                raise ValueRefusedError(f"key column {column.name}: {error}") from error
+        hashes = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy().view(np.int64)
+        return np.where(hashes == _MIN, _MIN + 1, hashes)
 
 
-def _first_date(bound: datetime | None) -> pa.Scalar:
-    """Give the first date whose midnight is not before the bound: dates are not cast, for some do not fit."""
-    if bound is None:
-        return pa.scalar(None, pa.date32())
-    return pa.scalar((bound + timedelta(days=1) - timedelta(microseconds=1)).date())
+def key_form(kind: Kind, array: pa.Array) -> _Values:
+    """Return a key column in the form that is hashed. Raise pa.ArrowInvalid for a value that has none.
+
+    An integer is an int64; text is as it is; a UUID is text in lower case; a decimal is text without trailing zeros:
+    1.50 is 1.5, -0.0 is 0; date, time and timestamp are datetime64[us], with a zone in UTC, a time as of 1970-01-01;
+    binary is hex text in lower case.
+    """
+    values: _Values
+    if kind is Kind.INTEGER:
+        values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    elif kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
+        values = _instants(array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None))))
+    elif kind is Kind.TIME:
+        values = _instants(array.cast(pa.time64("us")))
+    else:
+        values = _texts(kind, array).to_numpy(zero_copy_only=False)
+    return values
 
 
-def _by_name(batch: pa.RecordBatch, name: str) -> pa.Array:
-    index = [field.lower() for field in batch.schema.names].index(name.lower())
-    return batch.column(index)
+def _instants(array: pa.Array) -> _Values:
+    microseconds: _Values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return microseconds.view("datetime64[us]")
+
+
+def _texts(kind: Kind, array: pa.Array) -> pa.Array:
+    if kind is Kind.UUID:
+        return pc.utf8_lower(array)
+    if kind is Kind.DECIMAL:
+        # Not Arrow's own cast: it writes small values with an exponent.
+        return pa.array([_plain(value) for value in array.to_pylist()], pa.string())
+    if kind is Kind.BINARY:
+        return pa.array([value.hex() for value in array.to_pylist()], pa.string())
+    return array
+
+
+def _plain(value: object) -> str:
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
 
 
 class Clock:
-    """Adds up where the time of an attempt goes, over its threads. A step within a step counts for itself alone.
+    """Adds up where the time of an attempt goes, over its threads. An inner step does not count for its outer one.
 
-    `failed_in` is the first step that an error came out of: the innermost one.
+    `failed_in` is the first step that raised: the innermost one.
     """
 
     def __init__(self) -> None:

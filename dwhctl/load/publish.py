@@ -1,34 +1,47 @@
 """Publish staged slices: the one place where "nothing lost, nothing doubled" is decided.
 
-One transaction replaces the slices of a group: count what the target holds and what is staged, delete the old
-rows, insert the staged ones, compare, commit. A slice that the target or a guard refuses costs itself only.
+`publish` replaces the slices of a group by one operation of the target; a slice that the target or a guard refuses
+costs itself only. `Publisher` is the thread of the parent that does it, beside the loop.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import AttemptError, CommitInDoubtError, CountsDifferError, ShrunkSourceError
+from dwhctl.core import errors
 from dwhctl.core.faults import reach
+from dwhctl.core.waiting import waited
 from dwhctl.project.names import as_asked
 from dwhctl.runtime.messages import Failure
+from dwhctl.systems.base.publication import HeldValues, ReplaceGuard, UncertainCommitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from dwhctl.load.history import DeliveredColumns
+    from dwhctl.core.columns import Column
+    from dwhctl.load.attempts import Doubt
+    from dwhctl.load.staging import PublishGroup
     from dwhctl.project.loads import Load
-    from dwhctl.systems.base.target import Publication, StagedSlice, StagingGroup, Target
+    from dwhctl.runtime.prepare import DeliveredColumns
+    from dwhctl.runtime.slots import Slot, Slots
+    from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
+
+_SLOT_POLL_SECONDS = 0.02
+_FINISH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
     """What came of one staged slice: published, or why not.
 
-    `commit_error` is why COMMIT failed, while nobody knows whether it happened: then the slice is neither loaded nor
-    failed, and may be tried again only after `look`.
+    `commit_error` is why COMMIT failed, while it is not known whether it happened: then the slice is neither loaded nor
+    failed, and may be tried again only after `look_up`.
     """
 
     staged: StagedSlice
@@ -37,7 +50,7 @@ class Published:
 
     @property
     def in_doubt(self) -> bool:
-        """Tell whether the slice's commit may have happened, or may still happen."""
+        """Return whether the slice's commit may have happened, or may still happen."""
         return self.commit_error is not None
 
 
@@ -59,25 +72,25 @@ def publish(
     """Publish the slices together; when the target refuses them together, one by one."""
     try:
         return _publish_together(target, load, group, slices, rules)
-    except AttemptError as error:
+    except errors.AttemptError as error:
         if len(slices) == 1 or not error.permanent:
-            return [Published(one, Failure.of(error)) for one in slices]
-    return [done for one in slices for done in publish(target, load, group, [one], rules)]
+            return [Published(staged, Failure.of(error)) for staged in slices]
+    return [done for staged in slices for done in publish(target, load, group, [staged], rules)]
 
 
-def look(target: Target, load: Load, doubted: Sequence[Published]) -> list[Published]:
+def look_up(target: Target, load: Load, doubted: Sequence[Published]) -> list[Published]:
     """End the commit in doubt of these slices, published together, and find out whether it happened."""
     try:
-        stands = _stands(target, load.table, [one.staged for one in doubted])
-    except AttemptError as error:
-        return [replace(one, failure=_in_doubt(one.commit_error, error)) for one in doubted]
-    return [Published(one.staged, None if stands else one.commit_error) for one in doubted]
+        happened = _happened(target, load.table, [outcome.staged for outcome in doubted])
+    except errors.AttemptError as error:
+        return [replace(outcome, failure=_in_doubt(outcome.commit_error, error)) for outcome in doubted]
+    return [Published(outcome.staged, None if happened else outcome.commit_error) for outcome in doubted]
 
 
-def _in_doubt(commit_error: Failure | None, error: AttemptError) -> Failure:
+def _in_doubt(commit_error: Failure | None, error: errors.AttemptError) -> Failure:
     lost = commit_error.message if commit_error else ""
     failure = Failure.of(
-        CommitInDoubtError(
+        errors.CommitInDoubtError(
             f"COMMIT failed ({lost}), and the warehouse cannot be asked whether it happened: {error}; the next run"
             " looks before it loads anything"
         )
@@ -89,44 +102,57 @@ def _in_doubt(commit_error: Failure | None, error: AttemptError) -> Failure:
 def _publish_together(
     target: Target, load: Load, group: StagingGroup, slices: Sequence[StagedSlice], rules: PublishRules
 ) -> list[Published]:
-    reach("publish.begin")
+    guard = _Guard(load, rules)
+    found: dict[str, Published] = {}
     try:
-        with target.publication(load.table, load.slice_by, load.timeout) as publication:
-            reach("publish.held")
-            held = publication.held_rows([one.slice for one in slices])
-            refused = {} if rules.allow_shrink else _shrunk(load, slices, held)
-            if rules.delivered is not None:
-                refused |= rules.delivered.dropped(publication, load, slices)
-            taken = [one for one in slices if one.token not in refused]
-            changes = [one for one in taken if one.rows or held.get(one.slice.shard)]
-            if changes:
-                _replace(publication, group, changes, held)
-                if rules.delivered is not None:
-                    rules.delivered.remember(load, changes)
-                _commit(publication, changes, rules)
-    except _InDoubtError as doubt:
+        target.replace_slices(load.table, load.slice_by, load.timeout, group, slices, guard)
+    except UncertainCommitError as doubt:
         commit_error = Failure.of(doubt.error)
-        # Asked on a new connection, once the old one is gone.
-        found = look(target, load, [Published(one, commit_error=commit_error) for one in doubt.slices])
-        if any(one.in_doubt for one in found):
-            by_token = {one.staged.token: one for one in found}
-            return [by_token.get(one.token, Published(one, refused.get(one.token))) for one in slices]
-        if any(one.failure for one in found):
+        # On a new connection, once the old one is gone.
+        outcomes = look_up(
+            target, load, [Published(staged, commit_error=commit_error) for staged in doubt.slices]
+        )
+        if any(outcome.in_doubt for outcome in outcomes):
+            found = {outcome.staged.token: outcome for outcome in outcomes}
+        elif any(outcome.failure for outcome in outcomes):
             raise doubt.error from doubt
-    return [Published(one, refused.get(one.token)) for one in slices]
+    return [found.get(staged.token, Published(staged, guard.refused.get(staged.token))) for staged in slices]
+
+
+class _Guard(ReplaceGuard):
+    """The rules of one publication. `refused` has the failures of the slices that it refuses, by token."""
+
+    def __init__(self, load: Load, rules: PublishRules) -> None:
+        self._load = load
+        self._rules = rules
+        self.refused: dict[str, Failure] = {}
+
+    def allowed(
+        self, slices: Sequence[StagedSlice], held: Mapping[str, int], held_values: HeldValues
+    ) -> Sequence[StagedSlice]:
+        self.refused = {} if self._rules.allow_shrink else _shrunk(self._load, slices, held)
+        if self._rules.delivered is not None:
+            self.refused |= self._rules.delivered.dropped(held_values, self._load, slices)
+        return [staged for staged in slices if staged.token not in self.refused]
+
+    def permit(self, slices: Sequence[StagedSlice]) -> None:
+        if self._rules.delivered is not None:
+            self._rules.delivered.remember(self._load, slices)
+        self._rules.fence()
 
 
 def _shrunk(load: Load, slices: Sequence[StagedSlice], held: Mapping[str, int]) -> dict[str, Failure]:
     """Return the failure of each slice, by token, of which too many rows vanished from the source."""
     found = {}
-    for one in slices:
-        before = held.get(one.slice.shard, 0)
-        if before >= load.shrink_floor and (reason := _too_few(load, one.rows, before)):
-            error = ShrunkSourceError(
-                f"the source has {one.rows} rows, the warehouse {before}: {reason}. If that is right:"
-                f" dwhctl load {as_asked(load.name)} --date {one.slice.day} --shard {one.slice.shard} --allow-shrink"
+    for staged in slices:
+        before = held.get(staged.slice.shard, 0)
+        if before >= load.shrink_floor and (reason := _too_few(load, staged.rows, before)):
+            error = errors.ShrunkSourceError(
+                f"the source has {staged.rows} rows, the warehouse {before}: {reason}. If that is right:"
+                f" dwhctl load {as_asked(load.name)} --date {staged.slice.day} --shard {staged.slice.shard}"
+                " --allow-shrink"
             )
-            found[one.token] = Failure.of(error)
+            found[staged.token] = Failure.of(error)
     return found
 
 
@@ -144,63 +170,191 @@ def _too_few(load: Load, rows: int, before: int) -> str | None:
     return None
 
 
-def _replace(
-    publication: Publication, group: StagingGroup, slices: Sequence[StagedSlice], held: Mapping[str, int]
-) -> None:
-    filled = [one for one in slices if one.rows]
-    tokens = [one.token for one in filled]
-    if tokens:
-        reach("publish.staged")
-        _compare(filled, publication.staged_rows(group, tokens))
-    old = [one.slice for one in slices if held.get(one.slice.shard)]
-    if old:
-        reach("publish.delete")
-        publication.delete(old)
-    if tokens:
-        reach("publish.insert")
-        inserted, wanted = publication.insert(group, tokens), sum(one.rows for one in filled)
-        if inserted != wanted:
-            raise CountsDifferError(f"{wanted} rows were staged, but {inserted} inserted")
-
-
-def _compare(slices: Sequence[StagedSlice], staged: Mapping[str, int]) -> None:
-    for one in slices:
-        found = staged.get(one.token, 0)
-        if found != one.rows:
-            raise CountsDifferError(
-                f"{one.slice.shard}: {one.rows} rows were extracted, but {found} are staged"
-            )
-
-
-def _commit(publication: Publication, slices: Sequence[StagedSlice], rules: PublishRules) -> None:
-    reach("publish.commit")
-    rules.fence()
-    # Stopped here for long, this run may be reaped: its session on the server is ended before its sessions are closed.
-    reach("publish.fenced")
-    try:
-        publication.commit()
-    except Exception as error:  # a defect, too, may have let it happen
-        raise _InDoubtError(error, slices) from error
-    reach("publish.committed")
-
-
-class _InDoubtError(Exception):
-    """The commit gave an error: it may have happened all the same."""
-
-    def __init__(self, error: Exception, slices: Sequence[StagedSlice]) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.slices = slices
-
-
-def _stands(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool:
-    """Tell whether the transaction happened: all of its rows are in the target, or none. It does not happen later.
+def _happened(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool:
+    """Return whether the transaction happened: all of its rows are in the target, or none. It does not happen later.
 
     Raise AttemptError.
     """
-    filled = {one.etl_id: one.rows for one in slices if one.rows}
+    filled = {staged.etl_id: staged.rows for staged in slices if staged.rows}
     if not filled:
         # Emptied slices leave nothing to look for: to empty them again is right in both cases.
         target.settle()
         return False
     return target.published_rows(table, list(filled)) == filled
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPublished:
+    """A part of a group was published, or not: slice by slice."""
+
+    group: PublishGroup
+    outcomes: list[Published]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnsAdded:
+    """The target's table was asked to take new columns; `columns` is what it has now."""
+
+    load: Load
+    columns: tuple[Column, ...]
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """What became of a commit in doubt, slice by slice: some may still be in doubt."""
+
+    doubt: Doubt
+    outcomes: list[Published]
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherDied:
+    """The thread ended: the sessions database is lost, or by a defect."""
+
+    error: BaseException
+
+
+PublisherEvent = GroupPublished | ColumnsAdded | LookedUp | PublisherDied
+
+
+class Publisher:
+    """Publishes groups, adds columns and drops staging, each under a slot of its target's connection.
+
+    `sweepers` are the targets with little timeout: what they do not drop goes with the run.
+    `notify` takes its events, in its thread. While it waits for a slot, `waits_for` names the connection: the
+    loop leaves it that slot.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        slots: Slots,
+        notify: Callable[[PublisherEvent], None],
+        rules: PublishRules,
+        sweepers: Mapping[str, Target] | None = None,
+    ) -> None:
+        self._targets = targets
+        self._sweepers = sweepers or targets
+        self._slots = slots
+        self._notify = notify
+        self._rules = rules
+        self._work: queue.SimpleQueue[tuple[str, Callable[[], PublisherEvent | None]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="publisher")
+        self.waits_for: str | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def publish(self, group: PublishGroup, slices: Sequence[StagedSlice]) -> None:
+        """Publish what is ready of a group; its event is GroupPublished."""
+        self._work.put((group.load.target, lambda: self._publish(group, slices)))
+
+    def add_columns(self, load: Load, columns: Sequence[Column]) -> None:
+        """Add new columns to the load's table; its event is ColumnsAdded."""
+        self._work.put((load.target, lambda: self._add_columns(load, columns)))
+
+    def look_up(self, doubt: Doubt) -> None:
+        """Find out what became of a commit in doubt; its event is LookedUp."""
+        self._work.put((doubt.load.target, lambda: self._look_up(doubt)))
+
+    def drop(self, group: PublishGroup) -> None:
+        """Drop a group's staging; there is no event."""
+        self._work.put((group.load.target, lambda: self._drop(group)))
+
+    def finish(self) -> None:
+        """End, when everything is published: what may be left is to drop staging, and that is dropped with the run."""
+        self._end(_FINISH_SECONDS)
+
+    def stop(self) -> None:
+        """Stop within seconds: what runs is rolled back unless it commits just now; nothing more is begun."""
+        self._end(0.0)
+
+    def _end(self, seconds: float) -> None:
+        self._stopping.set()
+        self._work.put(None)
+        self._thread.join(seconds)
+        while self._thread.is_alive():
+            for target in (*self._targets.values(), *self._sweepers.values()):
+                target.interrupt()
+            self._thread.join(0.2)
+
+    def _loop(self) -> None:
+        try:
+            while (item := self._work.get()) is not None:
+                connection, action = item
+                slot = self._slot(connection)
+                try:
+                    event = action()
+                finally:
+                    if slot is not None:
+                        slot.release()
+                if event is not None:
+                    self._notify(event)
+        except BaseException as error:
+            self._notify(PublisherDied(error))
+
+    def _slot(self, connection: str) -> Slot | None:
+        """Wait for a slot; None when the publisher is to stop."""
+        self.waits_for = connection
+        try:
+            with waited() as waiting:
+                while not self._stopping.is_set():
+                    if (slot := self._slots.try_take(connection)) is not None:
+                        return slot
+                    waiting.note(partial(self._slots.wanted, connection))
+                    time.sleep(_SLOT_POLL_SECONDS)
+            return None
+        finally:
+            self.waits_for = None
+
+    def _publish(self, group: PublishGroup, slices: Sequence[StagedSlice]) -> GroupPublished:
+        started = time.perf_counter()
+        if self._stopping.is_set():
+            failure = Failure.of(errors.InterruptedAttemptError())
+            return GroupPublished(group, [Published(staged, failure) for staged in slices], 0.0)
+        target = self._targets[group.load.target]
+        try:
+            outcomes = publish(target, group.load, group.staging, slices, self._rules)
+        except (errors.SessionsError, errors.StateDirError):
+            raise
+        except Exception as error:
+            # A defect costs these slices only.
+            outcomes = [Published(staged, Failure.of(error)) for staged in slices]
+        if self._stopping.is_set():
+            outcomes = [_interrupted(outcome) for outcome in outcomes]
+        return GroupPublished(group, outcomes, time.perf_counter() - started)
+
+    def _look_up(self, doubt: Doubt) -> LookedUp:
+        if self._stopping.is_set():
+            return LookedUp(doubt, doubt.outcomes)
+        return LookedUp(doubt, look_up(self._targets[doubt.load.target], doubt.load, doubt.outcomes))
+
+    def _add_columns(self, load: Load, columns: Sequence[Column]) -> ColumnsAdded:
+        if self._stopping.is_set():
+            return ColumnsAdded(load, (), Failure.of(errors.InterruptedAttemptError()))
+        target = self._targets[load.target]
+        try:
+            target.add_columns(load.table, columns)
+            return ColumnsAdded(load, tuple(target.columns(load.table)))
+        except errors.AttemptError as error:
+            return ColumnsAdded(load, (), Failure.of(error))
+
+    def _drop(self, group: PublishGroup) -> None:
+        if not self._stopping.is_set():
+            reach("publish.drop")
+            # At its end the run drops all that is left.
+            with suppress(errors.AttemptError):
+                self._sweepers[group.load.target].drop_group(group.staging)
+
+
+def _interrupted(outcome: Published) -> Published:
+    """Return a failure of a stopped publisher as interrupted, whatever its message."""
+    if outcome.failure is None or outcome.in_doubt:
+        return outcome
+    return Published(outcome.staged, Failure.of(errors.InterruptedAttemptError()))

@@ -1,80 +1,74 @@
-"""Load slices: the whole of a run, from the plan to the report.
-
-plan ▶ lock load and day ▶ reap dead runs ▶ create and describe the targets ▶ dispatch ▶ report
-"""
+"""Load slices: the plan, how long it will take, and the run of the engine."""
 
 from __future__ import annotations
 
-import queue
-import time
-from contextlib import ExitStack, nullcontext
-from datetime import timedelta
-from typing import TYPE_CHECKING, TypedDict
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
-from dwhctl.core.errors import (
-    AttemptError,
-    ExitCode,
-    InternalError,
-    SessionsError,
-    StateDirError,
-    WorkersError,
-)
-from dwhctl.core.waiting import Signals, caught_signals
-from dwhctl.load.attempts import Starter
-from dwhctl.load.dispatcher import Dispatcher, Happening
-from dwhctl.load.history import (
-    NO_PAST,
-    DeliveredColumns,
-    Forecast,
-    first_shadows,
-    forecast,
-    past_of,
-    refuse_shared_shadows,
-    seconds_of,
-)
-from dwhctl.load.publish import PublishRules
-from dwhctl.load.publisher import Publisher
-from dwhctl.load.queue import JobQueue, SliceJob
-from dwhctl.load.results import Closer
+from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.engine.jobs import Attempts
+from dwhctl.engine.run import Run
+from dwhctl.load.attempts import SliceJob, SliceParts
+from dwhctl.load.publish import Publisher, PublishRules
+from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
-from dwhctl.notify.run import RunNotifier, run_notifier
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
-from dwhctl.runtime.events import Listener, RunEnded, RunResult, RunStarted
-from dwhctl.runtime.failures import group_failures
-from dwhctl.runtime.locks import StateDir, work_names
-from dwhctl.runtime.log import logged_run
+from dwhctl.runtime.events import Listener, RunResult, RunStarted
+from dwhctl.runtime.locks import work_names
 from dwhctl.runtime.plan import (
     LoadRequest,
+    Name,
     Plan,
     candidates,
-    name_of,
     only_failed,
     slowest_first,
     without_complete,
 )
-from dwhctl.runtime.prepare import check_create, describe_targets, targets_of
-from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
-from dwhctl.runtime.slots import Slots
+from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
-from dwhctl.sessions.values import is_complete, is_good
+from dwhctl.sessions.values import LastSession, is_complete, is_good
 from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from datetime import date
-
+    from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import Name
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.sessions.values import LastSession
-    from dwhctl.systems.base.target import Target
 
 _DROP_TIMEOUT = timedelta(seconds=5)
 _LAST_TIMEOUT = timedelta(seconds=3)
+
+
+#: So many sessions of each shard, and so many of all, are read: enough to average, few enough to be quick.
+_OF_EACH_SHARD = 20
+_OF_ALL = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Mean seconds of the sessions of a load and shard, and how many sessions a run had open at once."""
+
+    seconds: Mapping[tuple[str, str], float]
+    open_at_once: float = 1.0
+
+
+NO_PAST = Past({})
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """About how many seconds a plan takes with so many workers; None when nothing like it was ever loaded."""
+
+    seconds: float | None
+    workers: int
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
@@ -89,53 +83,27 @@ def plan_load(project: Project, request: LoadRequest) -> Plan:
 
 
 def foresee(project: Project, request: LoadRequest, plan: Plan) -> Forecast:
-    """Say about how long a plan takes with the workers of the request. Touches nothing."""
+    """Return about how long a plan takes with the workers of the request. Touches nothing."""
     store = open_if_there(project.sessions)
-    if store is None:
-        return forecast(plan, NO_PAST, jobs_at_once(project, request, plan), project.max_workers)
-    with store:
-        past = past_of(store, plan)
+    with store or nullcontext():
+        past = past_of(store, plan) if store is not None else NO_PAST
     return forecast(plan, past, jobs_at_once(project, request, plan), project.max_workers)
 
 
 def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Plan | None = None) -> RunResult:
-    """Load the slices of the request: those of `plan`, which plan_load gave for it, that still need it.
+    """Load the slices of the request: those of `plan`, which plan_load returned for it, that still need it.
 
-    Raise ConfigError or UsageError before anything is touched, LockHeldError when another run has a load's day,
-    StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
+    Raises what `Run.carry_out` raises.
     """
-    run_id = new_run_id()
-    works = request.loads or tuple(project.loads)
-    # A part of the shards or slices, or a backfill, is no sign that the load is well.
+    # A part of the shards or slices, or a backfill, does not show that the load is up to date.
     pings = request.pings and not request.shards and not request.only_failed
-    with (
-        logged_run(project, run_id, request.command, listen) as log,
-        run_notifier(
-            project, request.command, works, log, RunKind.LOAD, pings=pings, scheduled=request.scheduled
-        ) as told,
-    ):
-        plan = plan or plan_load(project, request)
-        targets = targets_of(project, f"dwhctl:{run_id}")
-        with caught_signals() as signals, ExitStack() as stack:
-            run = _Run(run_id, project, request, targets, told.listen, signals)
-            run.enter(stack, plan)
-            report = run.load(plan)
-            run.write_alerts(told)
-        # Its locks are free: a channel that hangs holds up nobody.
-        report.pings = told.ping()
-        report.alerts = told.send()
-    return report
-
-
-def exit_code_of(report: RunResult) -> ExitCode:
-    """Give the exit code that a report ends with."""
-    if report.signal is not None:
-        return report.signal
-    return ExitCode.FAILED if report.failed or report.in_doubt or report.stopped else ExitCode.DONE
+    return _Load(project, request, plan).carry_out(
+        listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
+    )
 
 
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
-    """Tell how many workers the run will have at most."""
+    """Return how many workers the run has at most."""
     wanted = request.jobs or project.max_workers
     return max(1, min(wanted, project.max_workers, len(plan.slices)))
 
@@ -144,29 +112,34 @@ def check_templates(project: Project, plan: Plan) -> None:
     """Render every load's `create`, and its query for each of its shards once. Raise ConfigError."""
     check_create(project, plan)
     seen = set()
-    for one in plan.slices:
-        if (one.load.name, one.shard.name) not in seen:
-            seen.add((one.load.name, one.shard.name))
-            render_extract(project, one.load, one.shard, one.slice)
+    for planned in plan.slices:
+        load, shard = planned.load, planned.shard
+        if (load.name, shard.name) not in seen:
+            seen.add((load.name, shard.name))
+            render_extract(project, load, shard, planned.slice)
 
 
 def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:
     """Leave out what the request does not want by the sessions; without a store there are none."""
     last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
     if request.only_missing:
-        done = (name_of(one) for one in plan.slices if is_complete(last.get(name_of(one)), one.slice.end_at))
+        done = (
+            planned.name
+            for planned in plan.slices
+            if is_complete(last.get(planned.name), planned.slice.end_at)
+        )
         plan = without_complete(plan, done)
     if request.only_failed:
-        # A running session may be that of a dead run: it is reaped before the slice is looked at again.
-        plan = only_failed(plan, (name for name, one in last.items() if not is_good(one.state)))
+        # A running session may be that of a dead run: it is reaped before the slice is checked again.
+        plan = only_failed(plan, (name for name, session in last.items() if not is_good(session.state)))
     return plan
 
 
 def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
     """Return the last session of each slice of the plan's loads and days."""
     days: dict[str, list[date]] = {}
-    for one in plan.slices:
-        days.setdefault(one.load.name, []).append(one.slice.day)
+    for planned in plan.slices:
+        days.setdefault(planned.load.name, []).append(planned.slice.day)
     return {
         (session.load, session.shard, session.day): session
         for load, of_load in days.items()
@@ -174,155 +147,157 @@ def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
     }
 
 
-class _Parts(TypedDict):
-    """What the starter and the dispatcher share."""
-
-    jobs: JobQueue
-    pool: WorkerPool
-    breaker: CircuitBreaker
-    groups: Groups
-    publisher: Publisher
-    store: SessionStore
+def past_of(store: SessionStore, plan: Plan) -> Past:
+    """Read how long the plan's loads took lately."""
+    return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
 
 
-class _Run:
-    """One run: what it holds, and its parts put together."""
+def seconds_of(store: SessionStore, plan: Plan) -> dict[tuple[str, str], float]:
+    """Read the mean seconds of the plan's slices, by load and shard; one that was never loaded has none."""
+    shards: dict[str, set[str]] = {}
+    for planned in plan.slices:
+        shards.setdefault(planned.load.name, set()).add(planned.shard.name)
+    return {
+        (load, shard): seconds
+        for load, of_load in shards.items()
+        for shard, seconds in store.durations(load, _OF_EACH_SHARD * len(of_load)).items()
+        if shard in of_load
+    }
 
-    def __init__(
-        self,
-        run_id: str,
-        project: Project,
-        request: LoadRequest,
-        targets: Mapping[str, Target],
-        listen: Listener,
-        signals: Signals,
-    ) -> None:
-        self.id = run_id
-        self._project = project
-        self._request = request
-        self._listen = listen
-        self._signals = signals
-        self._state = StateDir(project.state_dir)
-        self._targets = targets
-        self._slots = Slots(self._state.slots, limits_of(project))
-        self._report = RunResult(self.id)
-        self._blocked: dict[str, AttemptError] = {}
-        self._leaves_lock = False
 
-    def enter(self, stack: ExitStack, plan: Plan) -> None:
-        """Take what the run holds until its end: sessions, the locks of its work, its run lock. Reap dead runs."""
-        entry = RunContext(
-            self.id,
-            self._request.command,
-            self._project,
-            self._state,
-            self._slots,
-            self._targets,
-            tell=self._listen,
-            leaves_lock=self._leaves_work,
-            check=lambda store: refuse_shared_shadows(self._project, store, plan),
-            unknown=lambda store: first_shadows(store, plan),
-        )
-        self._store = entry.enter(stack, work_names(plan.work()), self._request.wait.total_seconds())
-        self._blocked = entry.blocked
+def open_at_once(runs: Iterable[tuple[float, float]]) -> float:
+    """Return how many sessions are open at once in the run to which the median session second belongs.
 
-    def load(self, plan: Plan) -> RunResult:
-        """Load what is not left out, and report."""
-        started = time.monotonic()
-        # Again, now that the locks are held: another run may have completed what was missing before.
-        plan = narrowed(plan, self._request, self._store)
-        if not plan.slices:
-            self._report.empty_plan = plan
-        seconds = seconds_of(self._store, plan)
-        plan = slowest_first(plan, seconds)
-        self._listen(RunStarted(self.id, plan, seconds))
-        self._dispatch(plan)
-        self._report.seconds = time.monotonic() - started
-        self._report.groups = group_failures(self._project, self._report.failures)
-        self._listen(RunEnded(self._report))
-        return self._report
+    Each run is its sessions' seconds added up, and its seconds by the clock: many small runs, or one that waited
+    an hour for a retry, say little about a large one.
+    """
+    rates = sorted((sum_ / clock, sum_) for sum_, clock in runs if sum_ > 0 and clock > 0)
+    left = sum(sum_ for _, sum_ in rates) / 2
+    for rate, sum_ in rates:
+        left -= sum_
+        if left <= 0:
+            return rate
+    return 1.0
 
-    def _leaves_work(self) -> bool:
-        """Tell whether the next run has something to reap."""
-        return self._leaves_lock or bool(self._report.stopped is not None or self._report.in_doubt)
 
-    def write_alerts(self, told: RunNotifier) -> None:
-        """Write what is to be told of the run into the outbox."""
-        told.write(self._store, self._report)
+def forecast(plan: Plan, past: Past, workers: int, usual_workers: int) -> Forecast:
+    """Return about how long the plan takes with `workers`, where past runs had `usual_workers`."""
+    counts = Counter((planned.load.name, planned.shard.name) for planned in plan.slices)
+    known = [past.seconds[task] for task in counts if task in past.seconds]
+    if not known:
+        return Forecast(None, workers)
+    # A slice that was never loaded counts as an average one.
+    usual = sum(known) / len(known)
+    total = sum(count * past.seconds.get(task, usual) for task, count in counts.items())
+    return Forecast(total / past.open_at_once * usual_workers / workers, workers)
 
-    def _dispatch(self, plan: Plan) -> None:
-        happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        slots = self._slots
-        # Who has lost the sessions database has lost its hold on the run: nothing may be published any more.
-        columns = DeliveredColumns(self._store)
-        rules = PublishRules(self._request.allow_shrink, fence=self._store.check_alive, delivered=columns)
-        sweepers = targets_of(self._project, f"dwhctl:{self.id}", _DROP_TIMEOUT)
-        publisher = Publisher(self._targets, slots, happenings.put, rules, sweepers)
-        creator = StagingCreator(self._targets, happenings.put)
-        jobs = jobs_at_once(self._project, self._request, plan)
-        pool = WorkerPool(jobs, InlineWorker if self._request.inline else ProcessWorker, slots)
-        closer = Closer(self._store, self._report, self._listen, self._request.retries)
-        described = describe_targets(
-            self._project, plan, self._targets, slots, self._blocked, closer.retries, self._listen
-        )
-        parts: _Parts = {
-            "jobs": JobQueue(SliceJob(one) for one in plan.slices if one.load.name in described.tables),
-            "pool": pool,
-            "breaker": CircuitBreaker(self._with_probe()),
-            "groups": Groups(self.id, creator.open),
-            "publisher": publisher,
-            "store": self._store,
-        }
-        starter = Starter(self._project, self.id, slots=slots, delivered=columns, **parts)
-        prober = Prober(self._project.connections, slots, happenings.put)
-        dispatcher = Dispatcher(
-            starter, described.tables, prober=prober, closer=closer, happenings=happenings, **parts
-        )
-        # From here on a signal is one of the things that happen to the loop.
-        self._signals.listener = lambda code: self._stop_soon(code, happenings)
-        publisher.start()
-        try:
-            for load, failure in described.failures.items():
-                dispatcher.fail_unstarted(
-                    [SliceJob(one) for one in plan.slices if one.load.name == load], failure
+
+def refuse_shared_shadows(project: Project, store: SessionStore, plan: Plan) -> None:
+    """Raise UsageError for a table that another load's shadow run goes into: each would replace the other's rows."""
+    for shadow in _shadows(plan):
+        for other in project.loads.values():
+            if other.target != shadow.target or other.name in (shadow.name, shadow.shadow_of):
+                continue
+            if store.has_sessions(shadow_name(other.name, shadow.table)):
+                raise UsageError(
+                    f"--table {shadow.table}: shadow runs of the load '{other.name}' went into it;"
+                    f" give '{shadow.shadow_of}' a table of its own"
                 )
-            self._loop(dispatcher, publisher)
-        except (SessionsError, StateDirError, WorkersError, InternalError) as error:
-            self._report.stopped = str(error)
-            self._report.signal = self._signals.received
+
+
+def first_shadows(store: SessionStore, plan: Plan) -> list[Load]:
+    """Return the shadows of the plan that have no session yet: their tables may be older than the sessions table."""
+    return [shadow for shadow in _shadows(plan) if not store.has_sessions(shadow.name)]
+
+
+def _shadows(plan: Plan) -> list[Load]:
+    return [load for load in plan.loads() if load.shadow_of is not None]
+
+
+class _Load(Run):
+    """One run of `load` or `backfill`."""
+
+    kind = RunKind.LOAD
+
+    def __init__(self, project: Project, request: LoadRequest, plan: Plan | None) -> None:
+        super().__init__(project, request.command, request.wait.total_seconds())
+        self._request = request
+        self._planned = plan
+
+    def prepare(self) -> None:
+        self._plan = self._planned or plan_load(self.project, self._request)
+
+    def locks(self) -> Mapping[str, str]:
+        return work_names(self._plan.work())
+
+    def check(self, store: SessionStore) -> None:
+        refuse_shared_shadows(self.project, store, self._plan)
+
+    def unknown_loads(self, store: SessionStore) -> Sequence[Load]:
+        return first_shadows(store, self._plan)
+
+    def work(self) -> None:
+        # Again, now that the locks are held: another run may have completed what was missing before.
+        plan = narrowed(self._plan, self._request, self.store)
+        if not plan.slices:
+            self.result.empty_plan = plan
+        seconds = seconds_of(self.store, plan)
+        plan = slowest_first(plan, seconds)
+        self.listen(RunStarted(self.id, plan, seconds))
+        creator = StagingCreator(self.targets, self.events.put)
+        groups = Groups(self.id, creator.open)
+        scheduler = self._scheduler(plan, groups, creator)
+        try:
+            self.loop(scheduler)
         finally:
-            pool.dismiss_all()
             # Workers that were ended in the middle of their work.
-            remove_left_behind(self._state.path)
-            publisher.stop()
-            creator.stop()
-            dispatcher.let_go()
-            self._drop_staging(parts["groups"].targets)
+            remove_left_behind(self.state.path)
+            self._drop_staging(groups.targets)
 
-    def _stop_soon(self, code: ExitCode, happenings: queue.SimpleQueue[Happening]) -> None:
-        """Take a signal: the loop may be waiting for the sessions database."""
-        self._store.hurry()
-        happenings.put(code)
+    def _publisher(self, columns: DeliveredColumns) -> Publisher:
+        # A run that cannot reach the sessions database may no longer publish.
+        rules = PublishRules(self._request.allow_shrink, fence=self.store.check_alive, delivered=columns)
+        sweepers = targets_of(self.project, f"dwhctl:{self.id}", _DROP_TIMEOUT)
+        return Publisher(self.targets, self.slots, self.events.put, rules, sweepers)
 
-    def _loop(self, dispatcher: Dispatcher, publisher: Publisher) -> None:
-        self._report.signal = dispatcher.run()
-        if self._report.signal is None:
-            publisher.finish()
-        else:
-            dispatcher.stop()
+    def _scheduler(self, plan: Plan, groups: Groups, creator: StagingCreator) -> SliceScheduler:
+        project, request, slots = self.project, self._request, self.slots
+        columns = DeliveredColumns(self.store)
+        attempts = Attempts(self.store, self.result, self.listen, request.retries)
+        jobs = jobs_at_once(project, request, plan)
+        prepared = describe_targets(
+            project, plan, self.targets, slots, self.blocked, attempts.retries, self.listen
+        )
+        with_probe = (name for name, keys in project.connections.items() if SYSTEMS[keys.type].has_probe)
+        parts = SliceParts(
+            pool=WorkerPool(jobs, InlineWorker if request.inline else ProcessWorker, slots),
+            breaker=CircuitBreaker(frozenset(with_probe)),
+            prober=Prober(project.connections, slots, self.events.put),
+            groups=groups,
+            creator=creator,
+            publisher=self._publisher(columns),
+            delivered=columns,
+        )
+        return SliceScheduler(
+            project,
+            prepared,
+            parts,
+            self.result.filled,
+            run_id=self.id,
+            jobs=[SliceJob(planned) for planned in plan.slices],
+            attempts=attempts,
+            slots=slots,
+            events=self.events,
+        )
 
-    def _drop_staging(self, used: Collection[str]) -> None:
-        timeout = _DROP_TIMEOUT if self._report.signal is None else _LAST_TIMEOUT
-        # Not those of the run: they may have been interrupted, for good.
-        targets = targets_of(self._project, f"dwhctl-drop:{self.id}", timeout)
+    def _drop_staging(self, used: Iterable[str]) -> None:
+        timeout = _DROP_TIMEOUT if self.result.signal is None else _LAST_TIMEOUT
+        # Not those of the run: they may have been interrupted, permanently.
+        targets = targets_of(self.project, f"dwhctl-drop:{self.id}", timeout)
         for name in sorted(used):
             try:
-                with self._slots.held(name, wait=timeout.total_seconds()):
+                with self.slots.held(name, wait=timeout.total_seconds()):
                     targets[name].drop_run(self.id)
             except AttemptError:
-                # Dropped by whoever reaps this run.
-                self._leaves_lock = True
-
-    def _with_probe(self) -> frozenset[str]:
-        connections = self._project.connections.values()
-        return frozenset(one.name for one in connections if SYSTEMS[one.type].has_probe)
+                # The run that reaps this one drops it.
+                self.leaves_lock = True

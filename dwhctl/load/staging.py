@@ -1,47 +1,43 @@
 """Publish groups: slices of one load and day that are staged side by side and published together.
 
-A group takes slices until it is full or old. What is ready is published when nothing of the group is under way any
-more, when much is ready, or when it has waited long enough: one hanging slice must not hold up its neighbours.
-The staging object is dropped whole when all its slices have reported and been published.
+A group takes slices until it is full or old. What is ready is published when no attempt of the group runs any more,
+when much is ready, or when it has waited long enough: one hanging slice must not delay the others.
+The staging object is dropped whole when the attempts of all its slices have ended and are published.
 
-Making a staging object takes a warehouse its time. So that no worker waits for it at the end of a day, the group of
-what starts next is begun ahead; it ages only from its first slice on.
+A warehouse takes time to make a staging object. So that no worker waits for it at the end of a day, the group of the
+slices that start next is begun ahead; it ages only from its first slice on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING
 
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.base.target import StagedSlice, StagingGroup
+from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from datetime import date
-
+    from dwhctl.engine.jobs import NameAndDay
     from dwhctl.project.loads import Load
     from dwhctl.runtime.slots import Slot
-    from dwhctl.systems.base.target import Target
-
-
-Work = tuple[str, "date"]
 
 MAX_SLICES = 64
 MAX_ROWS = 2_000_000
 MAX_AGE_SECONDS = 5.0
-PATIENCE_SECONDS = 5.0
-#: A group that nothing is under way for waits so long for slices that are queued: those of a dead server never start.
+MAX_READY_SECONDS = 5.0
+#: A group without running attempts waits so long for queued slices: those of a dead server never start.
 IDLE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class PublishGroup:
-    """One group. `pending` are tokens under way, `ready` is staged, `publishing` counts what the publisher has.
+    """One group. `pending` are running attempts, `ready` is staged, `publishing` counts what the publisher has.
 
     Nothing can be staged in it before it `is_open`. While it is `opening` a session of its target works for it, under
-    slots of its slices: those of a slice that gave up meanwhile are `kept` until then.
+    slots of its slices: those of a slice whose attempt ended meanwhile are `kept` until then.
     """
 
     load: Load
@@ -59,40 +55,40 @@ class PublishGroup:
     publishing: int = 0
 
     @property
-    def work(self) -> Work:
-        """The load and day that the group belongs to."""
+    def name_and_day(self) -> NameAndDay:
+        """The load's name and the day that the group belongs to."""
         return self.load.name, self.day
 
     def takes(self, now: float) -> bool:
-        """Tell whether one more slice may be staged here."""
+        """Return whether one more slice may be staged here."""
         if not self.taken:
             return True
-        rows = sum(one.rows for one in self.ready)
+        rows = sum(staged.rows for staged in self.ready)
         return self.taken < MAX_SLICES and rows < MAX_ROWS and now - self.opened < MAX_AGE_SECONDS
 
-    def let_go(self) -> None:
-        """Give back the slots that were kept for its opening."""
+    def release(self) -> None:
+        """Release the slots that were kept for its opening."""
         for slot in self.kept:
             slot.release()
 
     def is_due(self, now: float) -> bool:
-        """Tell whether what is ready should be published now."""
+        """Return whether what is ready should be published now."""
         if not self.ready:
             return False
-        much = sum(one.rows for one in self.ready) >= MAX_ROWS
-        return not self.pending or much or now - self.ready_since >= PATIENCE_SECONDS
+        much = sum(staged.rows for staged in self.ready) >= MAX_ROWS
+        return not self.pending or much or now - self.ready_since >= MAX_READY_SECONDS
 
 
 class Groups:
-    """The groups of one run. `ask_to_open` has a group's staging object made; `opened` tells that it is."""
+    """The groups of one run. `create` has a group's staging object made; `opened` is called when it is."""
 
-    def __init__(self, run_id: str, ask_to_open: Callable[[PublishGroup], None]) -> None:
+    def __init__(self, run_id: str, create: Callable[[PublishGroup], None]) -> None:
         self._run_id = run_id
-        self._ask_to_open = ask_to_open
-        self._taking: dict[Work, PublishGroup] = {}
+        self._create = create
+        self._taking: dict[NameAndDay, PublishGroup] = {}
         self._alive: list[PublishGroup] = []
         self._opened = 0
-        self._not_ahead: set[Work] = set()
+        self._not_ahead: set[NameAndDay] = set()
         self.targets: set[str] = set()
 
     def take(self, load: Load, day: date, token: str, now: float) -> PublishGroup:
@@ -107,7 +103,7 @@ class Groups:
         return group
 
     def wants_ahead(self, load: Load, day: date, now: float) -> bool:
-        """Tell whether the next slice of this load and day would have to wait for its group's staging."""
+        """Return whether the next slice of this load and day would have to wait for its group's staging."""
         group = self._taking.get((load.name, day))
         return (group is None or not group.takes(now)) and (load.name, day) not in self._not_ahead
 
@@ -121,33 +117,35 @@ class Groups:
         group = PublishGroup(load, day, StagingGroup(self._run_id, name, load.table), now)
         self._alive.append(group)
         self.targets.add(load.target)
-        self._taking[group.work] = group
-        self._ask_to_open(group)
+        self._taking[group.name_and_day] = group
+        self._create(group)
         return group
 
-    def opened(self, group: PublishGroup, *, well: bool) -> None:
-        """Take note that a group's staging object was made, or could not be."""
-        group.opening, group.is_open = False, well
-        group.let_go()
-        if not well:
-            # The next one is begun by a slice, whose failure counts and is told.
-            self._not_ahead.add(group.work)
-            self._alive = [one for one in self._alive if one is not group]
-            if self._taking.get(group.work) is group:
-                del self._taking[group.work]
+    def opened(self, group: PublishGroup, *, ok: bool) -> None:
+        """Record that a group's staging object was made, or could not be."""
+        group.opening, group.is_open = False, ok
+        group.release()
+        if not ok:
+            # The next one is begun by a slice, whose failure counts.
+            self._not_ahead.add(group.name_and_day)
+            self._alive = [other for other in self._alive if other is not group]
+            if self._taking.get(group.name_and_day) is group:
+                del self._taking[group.name_and_day]
 
     def close(self, load: Load) -> None:
         """Take no more slices into the groups of a load: its table has changed since they were made."""
-        self._taking = {work: group for work, group in self._taking.items() if group.load is not load}
+        self._taking = {key: group for key, group in self._taking.items() if group.load is not load}
 
     def due(
-        self, now: float, queued: Callable[[Work], int]
+        self, now: float, queued: Callable[[NameAndDay], int]
     ) -> Iterator[tuple[PublishGroup, list[StagedSlice]]]:
-        """Hand over what should be published now; `queued` counts the slices of a work that wait for a worker."""
+        """Yield what should be published now; `queued` counts the slices of a load and day that wait for a worker."""
         for group in self._alive:
-            if self._taking.get(group.work) is group and (not queued(group.work) or not group.takes(now)):
-                del self._taking[group.work]
-            closed = self._taking.get(group.work) is not group
+            if self._taking.get(group.name_and_day) is group and (
+                not queued(group.name_and_day) or not group.takes(now)
+            ):
+                del self._taking[group.name_and_day]
+            closed = self._taking.get(group.name_and_day) is not group
             idle = not group.pending and now - group.idle_since >= IDLE_SECONDS
             if group.is_due(now) and (closed or idle or group.pending or len(group.ready) >= MAX_SLICES):
                 ready, group.ready = group.ready, []
@@ -155,18 +153,18 @@ class Groups:
                 yield group, ready
 
     def done(self) -> Iterator[PublishGroup]:
-        """Hand over the groups whose staging can be dropped, and forget them."""
+        """Yield the groups whose staging can be dropped, and forget them."""
         finished = [
             group
             for group in self._alive
-            if self._taking.get(group.work) is not group
+            if self._taking.get(group.name_and_day) is not group
             and not (group.opening or group.pending or group.ready or group.publishing)
         ]
         self._alive = [group for group in self._alive if group not in finished]
         yield from finished
 
     def report(self, group: PublishGroup, token: str, staged: StagedSlice | None, now: float) -> None:
-        """Take note that a slice's attempt has ended, with what it staged."""
+        """Record that a slice's attempt has ended, with what it staged."""
         group.pending.discard(token)
         group.idle_since = now
         if staged is not None:
@@ -175,22 +173,23 @@ class Groups:
             group.ready.append(staged)
 
     def next_due(self, now: float) -> float | None:
-        """Give the seconds until something becomes due by time alone."""
+        """Return the seconds until something becomes due by time alone."""
         waits = [
-            (group.ready_since + PATIENCE_SECONDS if group.pending else group.idle_since + IDLE_SECONDS) - now
+            (group.ready_since + MAX_READY_SECONDS if group.pending else group.idle_since + IDLE_SECONDS)
+            - now
             for group in self._alive
             if group.ready
         ]
         return max(0.0, min(waits)) if waits else None
 
-    def let_go(self) -> None:
-        """Give back every slot, whatever ended the run."""
+    def release(self) -> None:
+        """Release every slot, whatever ended the run."""
         for group in self._alive:
-            group.let_go()
+            group.release()
 
     @property
     def busy(self) -> bool:
-        """Tell whether any group still has something to come."""
+        """Return whether any group is not finished."""
         return bool(self._alive)
 
 
@@ -206,35 +205,32 @@ class GroupOpened:
 
 
 class StagingCreator:
-    """Makes staging objects. `tell` takes a GroupOpened for each, in the creator's thread.
+    """Makes staging objects. `notify` takes a GroupOpened for each, in the creator's thread.
 
     It needs no slot of its own: the slice for which a group is begun holds one, and waits until the group is open.
     """
 
-    def __init__(self, targets: Mapping[str, Target], tell: Callable[[GroupOpened], None]) -> None:
+    def __init__(self, targets: Mapping[str, Target], notify: Callable[[GroupOpened], None]) -> None:
         self._targets = targets
-        self._tell = tell
+        self._notify = notify
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="creator")
         self._making: list[Future[None]] = []
 
     def open(self, group: PublishGroup) -> None:
         """Have the group's staging object made."""
-        target = self._targets[group.load.target]
-        made = self._threads.submit(target.open_group, group.staging)
-        self._making = [one for one in self._making if not one.done()] + [made]
+        made = self._threads.submit(self._targets[group.load.target].open_group, group.staging)
+        self._making = [future for future in self._making if not future.done()] + [made]
         made.add_done_callback(lambda done: self._opened(group, done))
 
     def stop(self) -> None:
-        """End within seconds: what is still being made fails, and goes with the run's staging."""
+        """End within seconds: what is still being made fails, and is dropped with the run's staging."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        while not all(one.done() for one in self._making):
+        while not all(future.done() for future in self._making):
             for target in self._targets.values():
                 target.interrupt()
             wait(self._making, timeout=0.2)
 
     def _opened(self, group: PublishGroup, made: Future[None]) -> None:
-        if made.cancelled():
-            return
-        error = made.exception()
-        failure = None if error is None else Failure.of(error)
-        self._tell(GroupOpened(group, failure))
+        if not made.cancelled():
+            error = made.exception()
+            self._notify(GroupOpened(group, None if error is None else Failure.of(error)))

@@ -1,6 +1,6 @@
 """Worker processes: one executor of one process each.
 
-In a shared pool one killed worker takes every task in flight with it, and a hung one cannot be killed alone.
+In a shared pool a killed worker ends all running tasks, and a hung one cannot be killed alone.
 """
 
 from __future__ import annotations
@@ -13,26 +13,20 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.secrets import mask_python
-from dwhctl.runtime.messages import Ears, heard
+from dwhctl.runtime.messages import LogBuffer, StageOrder, StageResult, captured_log
 from dwhctl.runtime.recovery import _SHARED_MEMORY
-from dwhctl.runtime.slots import WORKERS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from dwhctl.runtime.messages import StageOrder, StageResult
-    from dwhctl.runtime.slots import Slot, Slots
-
+from dwhctl.runtime.slots import WORKERS, Slot, Slots
 
 _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1
@@ -64,7 +58,7 @@ class Worker(Protocol):
 
     @property
     def is_up(self) -> bool:
-        """Tell whether the worker has started: until then its task has not begun."""
+        """Whether the worker has started: until then its task has not begun."""
 
 
 class ProcessWorker:
@@ -75,7 +69,7 @@ class ProcessWorker:
 
     def _start(self) -> None:
         with warnings.catch_warnings():
-            # joblib says that it goes on in one process when it finds no semaphores; the next lines say what is wrong.
+            # joblib warns that it goes on in one process without semaphores; the error below says what is wrong.
             warnings.simplefilter("ignore", UserWarning)
             from joblib.externals.loky import ProcessPoolExecutor
 
@@ -85,7 +79,7 @@ class ProcessWorker:
             self._executor = ProcessPoolExecutor(
                 max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
             )
-            # Asked for at once: the process starts and imports what it needs while the parent goes on.
+            # Submitted at once: the process starts and imports what it needs while the parent goes on.
             with _without_ctrl_c():
                 self._pid: Future[int] = self._executor.submit(os.getpid)
         except OSError as error:
@@ -95,7 +89,7 @@ class ProcessWorker:
         try:
             future: Future[object] = self._executor.submit(function, task)
         except BrokenExecutor:
-            # It died while it had nothing to do: that is not the task's fault.
+            # It died while it had nothing to do: the task did not kill it.
             self._executor.shutdown(wait=False)
             self._start()
             future = self._executor.submit(function, task)
@@ -107,7 +101,7 @@ class ProcessWorker:
 
     def kill(self) -> None:
         try:
-            # loky's manager thread does not bear that its process goes while it comes up.
+            # loky's manager thread fails when its process ends while it starts.
             pid = self._pid.result(timeout=_UP_SECONDS)
         except (BrokenExecutor, FutureTimeoutError):
             self._executor.shutdown(wait=False, kill_workers=True)
@@ -143,18 +137,18 @@ class InlineWorker:
 
 
 def stage_in_worker(order: StageOrder) -> StageResult:
-    """Stage a slice. The parent never imports what this needs: pandas and pyarrow are the workers' business."""
+    """Stage a slice. The parent never imports what this needs: pandas and pyarrow."""
     from dwhctl.load.extract import stage_slice
 
-    ears = Ears()
-    with heard(ears.take):
+    log = LogBuffer()
+    with captured_log(log.take):
         result = stage_slice(order)
-    return replace(result, said=ears.said())
+    return replace(result, logged=log.messages())
 
 
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Hold SIGINT back: a process that starts in the block is deaf to it before it can say so itself."""
+    """Block SIGINT while a process starts, until it ignores the signal itself."""
     # It would let SIGINT through again if it started in the block.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -165,10 +159,10 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def _settle(parent: int) -> None:
-    """Make the process die with its parent, deaf to the terminal's Ctrl-C, and ready for its first slice.
+    """Make the process die with its parent, ignore the terminal's Ctrl-C, and be ready for its first slice.
 
     The kernel sends the signal when the thread that started the process ends (prctl(2), PR_SET_PDEATHSIG): that is
-    the parent's main thread. A parent that died before the call is told from its pid.
+    the parent's main thread. A parent that died before the call is recognized by its pid.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -180,7 +174,7 @@ def _settle(parent: int) -> None:
 
 
 _log = logging.getLogger(__name__)
-#: So long a run keeps its only worker from one that has none, and so long it keeps the others after it gave one up.
+#: So long a run keeps its only worker while another has none, and so long it keeps the others after it gave one up.
 _TURN_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
 
@@ -198,7 +192,7 @@ class WorkerPool:
         self._numbers: dict[Worker, int] = {}
 
     def take(self) -> Worker | None:
-        """Give an idle worker, or a new one if there may be one more."""
+        """Return an idle worker, or a new one if there may be one more."""
         if self._idle:
             return self._idle.pop()
         if len(self._held) >= self._jobs or (slot := self._slots.try_take(WORKERS)) is None:
@@ -223,11 +217,11 @@ class WorkerPool:
         _log.warning("%s; the run goes on with %d workers", error, self._jobs)
 
     def number(self, worker: Worker) -> int:
-        """Give the number of a worker in its pool, from 1; who replaces another takes over its number."""
+        """Return the number of a worker in its pool, from 1; a worker that replaces another gets its number."""
         return self._numbers[worker]
 
     def give_back(self, worker: Worker) -> None:
-        """Take a worker back after its task; its place may be another run's turn."""
+        """Take a worker back after its task, or end it when another run waits for its slot."""
         if self._slots.is_wanted(WORKERS) and self._had_its_turn():
             self.dismiss(worker)
             self._changed = time.monotonic()
@@ -245,7 +239,7 @@ class WorkerPool:
         del self._numbers[worker]
 
     def dismiss_idle(self) -> None:
-        """Send home the workers that have nothing to do: another run may want their slots."""
+        """End the workers that have nothing to do: another run may want their slots."""
         while self._idle:
             self.dismiss(self._idle.pop())
 
@@ -257,10 +251,10 @@ class WorkerPool:
 
     @property
     def has_idle(self) -> bool:
-        """Tell whether a worker has nothing to do."""
+        """Whether a worker has nothing to do."""
         return bool(self._idle)
 
     @property
     def may_grow(self) -> bool:
-        """Tell whether the run could use a worker more than it has."""
+        """Whether the run could use one more worker."""
         return not self._idle and len(self._held) < self._jobs

@@ -1,65 +1,59 @@
-"""Whether loads and reports keep their `deadline` and their `max_age`: told from the sessions table alone.
+"""Whether loads and reports keep their `deadline` and their `max_age`, by the sessions table alone.
 
-Of a load with days every slice of the last days counts, by complete (see coverage.py): a gap stays missed until it is
-filled or so old that only `report gaps` looks at it. What is loaded or refreshed whole is there up to the day before
-its last success started. Fresh is what a session of the task's newest day, or of the day before it, has loaded: a
-backfill of last year is no sign that today's load is well.
+For a load with days every slice of the last days must be complete (see coverage.py): a gap stays missed until it is
+filled, or so old that only `report gaps` shows it. What is loaded or refreshed whole is complete up to the day before
+its last success started. The age is since the last success of the task's newest day, or of the day before it: a
+backfill of last year does not make today's load fresh.
 """
 
 from __future__ import annotations
 
 import enum
 import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from datetime import date, datetime, time, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
 
 from dwhctl.monitor.coverage import Gap, bearable_days, cover, days_until, fill_command, first_day
 from dwhctl.project.checks import task_name
 from dwhctl.project.days import first_showing, make_slice, start_of_day
-from dwhctl.project.loads import Load
+from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.model import Project
 from dwhctl.sessions.history import last_successes
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import date, time
-    from zoneinfo import ZoneInfo
-
-    from dwhctl.project.loads import Report, Shard
-    from dwhctl.project.model import Project
-    from dwhctl.sessions.store import SessionStore
-
+from dwhctl.sessions.store import SessionStore
 
 _DAY = timedelta(days=1)
 
 
 def deadline_on(day: date, clock: time, zone: ZoneInfo) -> datetime:
-    """Give the instant, in UTC, of the deadline on this day."""
+    """Return the instant, in UTC, of the deadline on this day."""
     return first_showing(datetime.combine(day, clock), zone)
 
 
 def due_at(day: date, end: datetime, clock: time, zone: ZoneInfo) -> datetime:
-    """Give the instant, in UTC, at which what belongs to `day`, and is over at `end`, must be there."""
-    on = day + _DAY
-    while (at := deadline_on(on, clock, zone)) <= end:
-        on += _DAY
-    return at
+    """Return the instant, in UTC, at which the slice of `day`, which ends at `end`, must be complete."""
+    return _first_deadline(day + _DAY, end, clock, zone)
 
 
 def next_deadline(now: datetime, clock: time, zone: ZoneInfo) -> datetime:
-    """Give the first deadline after now, in UTC."""
-    on = now.astimezone(zone).date() - _DAY
-    while (at := deadline_on(on, clock, zone)) <= now:
+    """Return the first deadline after now, in UTC."""
+    return _first_deadline(now.astimezone(zone).date() - _DAY, now, clock, zone)
+
+
+def _first_deadline(on: date, after: datetime, clock: time, zone: ZoneInfo) -> datetime:
+    while (at := deadline_on(on, clock, zone)) <= after:
         on += _DAY
     return at
 
 
-#: So many days are looked back on for slices that missed their deadline, fewer in a project with very many slices.
+#: The slices of so many days are checked, fewer in a project with very many slices.
 DAYS = 14
 
 
 class SlaState(enum.StrEnum):
-    """How a load or report stands."""
+    """Whether a load or report keeps its deadline and its age."""
 
     MET = "met"
     MISSED = "missed"
@@ -68,7 +62,7 @@ class SlaState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """What a task lacks past its deadline: `slices` days from `oldest` to `newest`; `since` is the first one missed."""
+    """The slices of a task that missed their deadline, from `oldest` to `newest`; `since` is the first deadline."""
 
     oldest: date
     newest: date
@@ -78,7 +72,7 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One shard of a load, or a report (`shard` is empty), that something is expected of.
+    """One shard of a load, or a report (with an empty `shard`).
 
     `is_old`: its last success is older than `max_age`, or it has none; `old_since` is when that began, if it is known.
     """
@@ -92,13 +86,13 @@ class Task:
 
     @property
     def is_missed(self) -> bool:
-        """Tell whether the task does not keep what is promised of it."""
+        """Return whether the task misses its deadline or its age."""
         return self.late is not None or self.is_old
 
 
 @dataclass(frozen=True, slots=True)
 class Sla:
-    """How a load or report keeps its deadline and its max_age. `command` brings what is missing."""
+    """The deadline and the max_age of a load or report, and its tasks. `command` loads what is missing."""
 
     kind: Literal["load", "report"]
     name: str
@@ -110,55 +104,52 @@ class Sla:
 
     @property
     def missed(self) -> list[Task]:
-        """The tasks that do not keep what is promised of them."""
+        """Return the tasks that miss their deadline or their age."""
         return [task for task in self.tasks if task.is_missed]
 
     @property
     def state(self) -> SlaState:
-        """How it stands as a whole."""
+        """Return the state of all tasks together."""
         if self.missed:
             return SlaState.MISSED
         return SlaState.MET if any(task.is_due for task in self.tasks) else SlaState.OPEN
 
     @property
     def last_success(self) -> datetime | None:
-        """When the last success started of the task that is furthest behind; None when one never had any."""
-        times = [task.last_success for task in self.tasks]
-        known = [at for at in times if at is not None]
-        return min(known) if known and len(known) == len(times) else None
+        """Return the start of the last success of the task that is furthest behind; None when one never had any."""
+        times = [task.last_success for task in self.tasks if task.last_success is not None]
+        return min(times) if times and len(times) == len(self.tasks) else None
 
     @property
     def oldest(self) -> date | None:
-        """The oldest day that missed its deadline."""
+        """Return the oldest day that missed its deadline."""
         return min((task.late.oldest for task in self.tasks if task.late), default=None)
 
     @property
     def since(self) -> datetime | None:
-        """Since when something is missed; None when nothing is, or it never was there."""
+        """Return since when something is missed; None when nothing is, or the start is not known."""
         late = [task.late.since for task in self.tasks if task.late]
         return min((*late, *(task.old_since for task in self.tasks if task.old_since)), default=None)
 
 
 def promised(project: Project) -> list[Load | Report]:
-    """Give the loads and reports that have a deadline or a max_age."""
+    """Return the loads and reports that have a deadline or a max_age."""
     works: list[Load | Report] = [*project.loads.values(), *project.reports.values()]
     return [work for work in works if work.deadline is not None or work.max_age is not None]
 
 
-def look(project: Project, store: SessionStore | None, now: datetime) -> list[Sla]:
-    """Look at all of them, in the order of the configuration. Without a store nothing was ever loaded."""
+def read_slas(project: Project, store: SessionStore | None, now: datetime) -> list[Sla]:
+    """Check all of them, in the order of the configuration. Without a store nothing was ever loaded."""
     works = promised(project)
-    looking = _Looking(project, store, now, works)
-    return [looking.at_load(work) if isinstance(work, Load) else looking.at_report(work) for work in works]
+    check = _Check(project, store, now, works)
+    return [check.load(work) if isinstance(work, Load) else check.report(work) for work in works]
 
 
 #: The newest day of a task that has a success, and the day before it, with the start of the last one.
 _Good = tuple[tuple["date", "datetime"], ...]
 
 
-class _Looking:
-    """One look at one moment."""
-
+class _Check:
     def __init__(
         self, project: Project, store: SessionStore | None, now: datetime, works: Sequence[Load | Report]
     ) -> None:
@@ -169,7 +160,7 @@ class _Looking:
         self._yesterday = now.astimezone(self._zone).date() - _DAY
         loads = [(work, list(project.shards_of(work))) for work in works if isinstance(work, Load)]
         with_slices = [
-            each for each in loads if each[0].deadline is not None and each[0].slice_by is not None
+            task for task in loads if task[0].deadline is not None and task[0].slice_by is not None
         ]
         self._days = days_until(self._yesterday, bearable_days(with_slices, DAYS))
         tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
@@ -181,16 +172,11 @@ class _Looking:
             return {}
         return last_successes(self._store, tasks)
 
-    # Reports
-
-    def at_report(self, report: Report) -> Sla:
-        """Say how a report stands."""
+    def report(self, report: Report) -> Sla:
         good = self._good.get(report.name, ())
         last = max((started for _, started in good), default=None)
         covered = max((min(day, self._day_before(started)) for day, started in good), default=None)
-        late, is_due = None, True
-        if report.deadline is not None:
-            late, is_due = self._whole_late(report.deadline, covered, None)
+        late, is_due = self._whole_late(report.deadline, covered, None) if report.deadline else (None, True)
         old_since, is_old = self._old(report.max_age, last, None)
         task = Task("", last, is_due, late, is_old, old_since)
         day = late.newest if late else self._yesterday
@@ -201,7 +187,7 @@ class _Looking:
         return started.astimezone(self._zone).date() - _DAY
 
     def _whole_late(self, clock: time, covered: date | None, begins: date | None) -> tuple[Late | None, bool]:
-        """Look at what has all its days at once, and has them up to `covered`; tell whether a day was due at all."""
+        """Return what is late of a task that has all days up to `covered`, and whether any day was due."""
         due = self._yesterday
         while self._due_at(due, clock) > self._now:
             due -= _DAY
@@ -216,10 +202,7 @@ class _Looking:
     def _due_at(self, day: date, clock: time) -> datetime:
         return due_at(day, start_of_day(day + _DAY, self._zone), clock, self._zone)
 
-    # Loads
-
-    def at_load(self, load: Load) -> Sla:
-        """Say how a load stands: its shards from the day on from which they are expected."""
+    def load(self, load: Load) -> Sla:
         begins_with = load.start_date or (first_day(self._store, load) if self._store is not None else None)
         begins = self._begins(begins_with)
         today = self._yesterday + _DAY
@@ -233,13 +216,15 @@ class _Looking:
         tasks = [
             self._task(load, shard, late, begins, is_known=is_known)
             for shard in shards
-            # Of a closed shard only its days until then may be late.
+            # A closed shard counts only while one of its days is late.
             if not shard.has_ended(today) or late.get(shard.name)
         ]
-        return self._sla("load", load, tasks, self._load_command(load, [one for one in late.values() if one]))
+        return self._sla(
+            "load", load, tasks, self._load_command(load, [days for days in late.values() if days])
+        )
 
     def _begins(self, known: date | None) -> Callable[[Shard], date]:
-        """Give the first expected day of each shard. A load that never ran and has no start_date is due at once."""
+        """Return the first expected day of each shard. A load that never ran and has no start_date is due at once."""
         first = known or self._yesterday - _DAY
         return lambda shard: max(first, shard.from_date or first)
 
@@ -270,7 +255,7 @@ class _Looking:
     def _slices_late(
         self, load: Load, shards: list[Shard], clock: time, begins: Callable[[Shard], date]
     ) -> dict[str, Late | None]:
-        """Give the shards that have a slice whose deadline is over, each with what it lacks."""
+        """Return the shards that have a slice whose deadline is over, each with its late slices."""
         first = min(map(begins, shards), default=self._yesterday)
         expected = load.model_copy(update={"start_date": first})
         coverage = cover(self._project, self._store, [(expected, shards)], self._days, self._now)
@@ -279,13 +264,17 @@ class _Looking:
         for row in coverage.rows:
             if row.shard.zone not in dues:
                 dues[row.shard.zone] = self._dues(load, row.shard, clock)
-            is_due = [
-                (day, due, cell.complete)
+            due_cells = [
+                (day, due, cell)
                 for day, due, cell in zip(self._days, dues[row.shard.zone], row.cells, strict=True)
                 if cell.is_expected and due <= self._now
             ]
-            if is_due:
-                found[row.shard.name] = _late([(day, due) for day, due, complete in is_due if not complete])
+            lacking = [(day, due) for day, due, cell in due_cells if not cell.complete]
+            if lacking:
+                first_due = min(due for _, due in lacking)
+                found[row.shard.name] = Late(lacking[0][0], lacking[-1][0], len(lacking), first_due)
+            elif due_cells:
+                found[row.shard.name] = None
         return found
 
     def _dues(self, load: Load, shard: Shard, clock: time) -> list[datetime]:
@@ -299,15 +288,13 @@ class _Looking:
     def _old(
         self, max_age: timedelta | None, last: datetime | None, expected: datetime | None
     ) -> tuple[datetime | None, bool]:
-        """Tell since when a task is too old, and whether it is. Without a success its age is since it is expected."""
+        """Return since when a task is too old, and whether it is. Without a success it ages from its first day."""
         if max_age is None:
             return None, False
         newest = last or expected
         if newest is None:
             return None, True
         return (newest + max_age, True) if self._now - newest > max_age else (None, False)
-
-    # What to do
 
     def _sla(
         self, kind: Literal["load", "report"], work: Load | Report, tasks: Sequence[Task], command: str
@@ -321,15 +308,8 @@ class _Looking:
     def _load_command(self, load: Load, late: Sequence[Late]) -> str:
         if not late:
             return self._command("load", load.name, "--date", "today")
-        oldest, newest = min(one.oldest for one in late), max(one.newest for one in late)
+        oldest, newest = min(days.oldest for days in late), max(days.newest for days in late)
         return fill_command(Gap(load.name, (), oldest, newest), self._project.root, named=False)
 
     def _command(self, *words: str) -> str:
         return shlex.join(["dwhctl", *words, "--project", str(self._project.root)])
-
-
-def _late(lacking: Sequence[tuple[date, datetime]]) -> Late | None:
-    """Put a task's incomplete days together, each with its deadline; the oldest comes first."""
-    if not lacking:
-        return None
-    return Late(lacking[0][0], lacking[-1][0], len(lacking), min(due for _, due in lacking))

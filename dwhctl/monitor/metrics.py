@@ -1,38 +1,30 @@
-"""Metrics of a project as OpenMetrics text: gauges only, which Prometheus' older text format reads as well."""
+"""Metrics of a project as OpenMetrics text: only gauges, which Prometheus' older text format has as well."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from dwhctl.core.errors import DwhctlError
 from dwhctl.core.files import write_whole
+from dwhctl.monitor.coverage import sessions_of
 from dwhctl.project.checks import task_name
+from dwhctl.project.model import Project
 from dwhctl.runtime.failures import DAYS, Failures
-from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.sessions.task_states import NEVER_TRIED, Work, WorkState, read_work
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import date
-    from pathlib import Path
-
-    from dwhctl.project.model import Project
 
 _LABELS = ("project", "kind", "load")
 _STATES = (*(state.value for state in State), NEVER_TRIED)
 
 
-class _Value(Protocol):
-    def __call__(self, state: WorkState) -> float: ...
-
-
-_GAUGES: tuple[tuple[str, str, str, _Value], ...] = (
+#: The name, unit and help of each gauge, and its value.
+_GAUGES: tuple[tuple[str, str, str, Callable[[WorkState], float]], ...] = (
     (
         "dwhctl_last_success_timestamp",
         "seconds",
@@ -62,22 +54,22 @@ _GAUGES: tuple[tuple[str, str, str, _Value], ...] = (
 
 
 def metrics_text(project: Project, today: date) -> str:
-    """Give the metrics of every load and report. Raise SessionsError."""
-    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
-    if store is None:
-        states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in _works(project, today)]
-    else:
-        with store:
+    """Return the metrics of every load and report. Raise SessionsError."""
+    works = _works(project, today)
+    with sessions_of(project) as store:
+        if store is None:
+            states = [WorkState(work, Counter({NEVER_TRIED: len(work.tasks)})) for work in works]
+        else:
             failing, _ = Failures(project).read(store, datetime.now(UTC) - timedelta(days=DAYS))
-            states = read_work(store, _works(project, today), today, failing)
+            states = read_work(store, works, today, failing)
     octets: bytes = generate_latest(_Collected(project.root.name, states))  # type: ignore[no-untyped-call]
     return octets.decode()
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Put a file in the place of another at once: who reads sees the old one or the new. Raise DwhctlError."""
+    """Replace a file at once: a reader sees the old one or the new. Raise DwhctlError."""
     try:
-        # Readable for others, and so for node_exporter: it holds names and numbers.
+        # Every user may read it, node_exporter's too: it has only names and numbers.
         write_whole(path, text, 0o644)
     except OSError as error:
         raise DwhctlError(f"{path} cannot be written: {error.strerror}") from error
@@ -96,14 +88,12 @@ def _works(project: Project, today: date) -> list[Work]:
 
 
 class _Collected:
-    """What prometheus_client's writer asks for."""
-
     def __init__(self, project: str, states: list[WorkState]) -> None:
         self._project = project
         self._states = states
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Give the families, each whole."""
+        """Yield the families."""
         for name, unit, text, value in _GAUGES:
             family = GaugeMetricFamily(name, text, labels=_LABELS, unit=unit)
             for state in self._states:
@@ -115,8 +105,8 @@ class _Collected:
             labels=(*_LABELS, "state"),
         )
         for state in self._states:
-            for each in _STATES:
-                family.add_metric([*self._labels(state), each], state.states[each])
+            for name in _STATES:
+                family.add_metric([*self._labels(state), name], state.states[name])
         yield family
 
     def _labels(self, state: WorkState) -> list[str]:

@@ -1,63 +1,57 @@
-"""Watch: look whether loads and reports are in time, and tell the channels of what is not.
+"""Watch: check whether loads and reports are in time, and notify the channels of what is not.
 
-It asks the sessions table and nothing else: no source, no warehouse, no lock of a load, so it may run on another
-machine than the loads, and beside any of them. Of a project there is one watch at a time on a machine: cron starts the
-next one every five minutes, however long the last one takes.
+It reads only the sessions table, and takes no lock of a load: it may run on another machine than the loads, and at the
+same time. On a machine there is one watch of a project at a time, because cron starts the next one every five minutes
+even when the last one has not ended.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
+from dwhctl.alerts.delivery import Delivery
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind
 from dwhctl.alerts.notifier import notify
-from dwhctl.core.errors import DeadlineMissed, ExitCode, TooOld
+from dwhctl.core.errors import DeadlineMissed, TooOld
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.core.words import shown_time
-from dwhctl.monitor.freshness import look
-from dwhctl.notify.run import run_notifier
+from dwhctl.monitor.freshness import Sla, Task, read_slas
+from dwhctl.notify import run_notifier
 from dwhctl.project.days import format_duration
+from dwhctl.project.model import Project
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import StateDir, held_work
 from dwhctl.sessions import open_if_there, open_store
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from zoneinfo import ZoneInfo
-
-    from dwhctl.alerts.delivery import Delivery
-    from dwhctl.monitor.freshness import Sla, Task
-    from dwhctl.project.model import Project
-    from dwhctl.sessions import SessionStore
-
-#: Its lock, beside those of loads and reports: no load can have such a name.
-_LOCK = {"dwhctl.watch": "a watch is under way"}
+#: The name of its lock; no load can have it.
+_LOCK = {"dwhctl.watch": "a watch is running"}
 
 
 @dataclass(frozen=True, slots=True)
 class WatchReport:
-    """What a watch found, and what became of the messages that it sent."""
+    """What a watch found, and the messages that it sent."""
 
     slas: Sequence[Sla]
     alerts: list[Delivery] = field(default_factory=list)
 
     @property
     def missed(self) -> list[Sla]:
-        """What is not in time."""
+        """Return the loads and reports that are not in time."""
         return [sla for sla in self.slas if sla.missed]
 
 
 def run_watch(
     project: Project, command: str, listen: Callable[[Notice], None], *, scheduled: bool = False
 ) -> WatchReport:
-    """Look at every deadline and max_age and tell the channels.
+    """Check every deadline and max_age and notify the channels.
 
-    Raise SessionsError (told too), LockHeldError when another watch is under way, and Interrupted.
+    Raise SessionsError (after notifying too), LockHeldError when another watch is running, and Interrupted.
     """
     with (
         run_notifier(project, command, (), listen, RunKind.WATCH, scheduled=scheduled),
@@ -65,30 +59,21 @@ def run_watch(
         ExitStack() as stack,
     ):
         _hold_lock(project, command, stack)
-        store = _open(project)
+        store = open_if_there(project.sessions)
+        if store is None and project.sessions.type != "sqlite":  # a file is only made by a run
+            store = open_store(project.sessions)
         if store is not None:
             stack.enter_context(store).prepare()
-        slas = look(project, store, datetime.now(UTC))
+        slas = read_slas(project, store, datetime.now(UTC))
         return WatchReport(slas, notify(project, store, _outcome(project, command, slas)))
 
 
 def _hold_lock(project: Project, command: str, stack: ExitStack) -> None:
-    """Hold the lock of watches; where no run has a state folder (on another machine than the loads) none is made."""
+    """Hold the lock of watches; without a state folder (on another machine than the loads) none is made."""
     if project.state_dir.exists():
         state = StateDir(project.state_dir)
         state.make()
         stack.enter_context(held_work(state.work_locks, _LOCK, command, wait=0.0))
-
-
-def exit_code_of(report: WatchReport) -> ExitCode:
-    """Give the exit code that a watch ends with."""
-    return ExitCode.FAILED if report.missed else ExitCode.DONE
-
-
-def _open(project: Project) -> SessionStore | None:
-    """Open the sessions; where no run has made them yet, a database takes them and a file is not made."""
-    store = open_if_there(project.sessions)
-    return open_store(project.sessions) if store is None and project.sessions.type != "sqlite" else store
 
 
 def _outcome(project: Project, command: str, slas: Sequence[Sla]) -> Outcome:
@@ -103,7 +88,7 @@ def _outcome(project: Project, command: str, slas: Sequence[Sla]) -> Outcome:
 
 
 def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
-    """Give a piece of work for each task: each watch says of all of them how they stand, whatever the day."""
+    """Yield an item for each task, also for those in time: the channels compare it with the last watch."""
     late, old = words_of_late(sla, zone), words_of_old(sla, zone)
     for task in sla.tasks:
         if not task.is_missed:
@@ -115,30 +100,30 @@ def _items(sla: Sla, zone: ZoneInfo) -> Iterator[Item]:
 
 
 def words_of_late(sla: Sla, zone: ZoneInfo) -> str | None:
-    """Say what missed its deadline, as `3 of 70 shards not complete by 07:00: ...`; None when nothing did."""
+    """Return what missed its deadline, as `3 of 70 shards not complete by 07:00: ...`; None when nothing did."""
     late = [(task, task.late) for task in sla.tasks if task.late]
     if not late:
         return None
-    oldest = min(one.oldest for _, one in late)
-    since = f"since {_shown(min(one.since for _, one in late), zone)}"
+    oldest = min(days.oldest for _, days in late)
+    since = f"since {shown_time(min(days.since for _, days in late), zone)}"
     by = f"by {sla.deadline:%H:%M}"
     if sla.kind == "report":
         return (
             f"not refreshed for {late[0][1].newest} {by}: last refreshed {_last(late[0][0], zone)}, {since}"
         )
-    slices = sum(one.slices for _, one in late)
+    slices = sum(days.slices for _, days in late)
     how_many = f"{slices:,} slice{'' if slices == 1 else 's'}"
     return f"{_of(sla, len(late))} not complete {by}: {how_many}, the oldest {oldest}, {since}"
 
 
 def words_of_old(sla: Sla, zone: ZoneInfo) -> str | None:
-    """Say what is older than its max_age; None when nothing is."""
+    """Return what is older than its max_age; None when nothing is."""
     old = [task for task in sla.tasks if task.is_old]
     if not old or sla.max_age is None:
         return None
     furthest = min(old, key=lambda task: (task.last_success is not None, task.last_success))
     known = [task.old_since for task in old if task.old_since]
-    since = f", since {_shown(min(known), zone)}" if known else ""
+    since = f", since {shown_time(min(known), zone)}" if known else ""
     age = format_duration(sla.max_age)
     if sla.kind == "report":
         return f"older than {age}: last refreshed {_last(furthest, zone)}{since}"
@@ -150,8 +135,4 @@ def _of(sla: Sla, count: int) -> str:
 
 
 def _last(task: Task, zone: ZoneInfo) -> str:
-    return "never" if task.last_success is None else _shown(task.last_success, zone)
-
-
-def _shown(at: datetime, zone: ZoneInfo) -> str:
-    return shown_time(at, zone)
+    return "never" if task.last_success is None else shown_time(task.last_success, zone)

@@ -1,8 +1,8 @@
-"""Refresh report tables from their views.
+"""Refresh report tables from their views. `dwhctl.engine` has the loop.
 
 Read in this order:
-- `run` is the whole of a run, from the request to the result.
-- `scheduler` is its loop: it waits for the data that a report needs, starts attempts and retries them.
-- `transaction` has the objects of the loop, and refreshes one report in one transaction, in a thread.
+- `run`: the request, the plan and what a run of reports adds to a run.
+- `scheduler`: what the loop does with a report; it waits for the data that the report needs.
+- `transaction` refreshes one report in one transaction, in a thread.
 Data stays in the warehouse: the view is read and the table is replaced there.
 """

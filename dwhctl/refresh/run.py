@@ -1,43 +1,28 @@
-"""Refresh reports: the whole of a run, from the request to the report.
-
-request ▶ lock the reports ▶ reap dead runs ▶ wait for what they need ▶ refresh side by side ▶ report
-"""
+"""Refresh reports: the request, the plan, and the run of the engine."""
 
 from __future__ import annotations
 
-import queue
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
-from dwhctl.core.errors import ExitCode, SessionsError, StateDirError, UsageError
-from dwhctl.core.waiting import Signals, caught_signals
-from dwhctl.notify.run import run_notifier
-from dwhctl.project.names import find_report, report_sql
-from dwhctl.refresh.scheduler import Refresher
-from dwhctl.refresh.transaction import RefreshRules, ReportJob
-from dwhctl.runtime.events import RefreshResult, RefreshStarted, RunEnded
-from dwhctl.runtime.failures import failed_reports, group_failures
-from dwhctl.runtime.locks import StateDir, report_names
-from dwhctl.runtime.log import logged_run
+from dwhctl.core.errors import UsageError
+from dwhctl.engine.jobs import Attempts
+from dwhctl.engine.run import Run
+from dwhctl.project.names import ReportSql, find_report, report_sql
+from dwhctl.refresh.scheduler import RefreshRules, RefreshScheduler, ReportJob
+from dwhctl.runtime.events import Listener, RefreshStarted, RunResult
+from dwhctl.runtime.locks import report_names
 from dwhctl.runtime.plan import Readiness, readiness
-from dwhctl.runtime.prepare import targets_of
-from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
-from dwhctl.runtime.slots import Slots
 from dwhctl.sessions import open_if_there
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import ReportSql
-    from dwhctl.refresh.scheduler import Happening
-    from dwhctl.runtime.events import RefreshListener
-    from dwhctl.sessions.store import SessionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,49 +51,21 @@ class PlannedReport:
 
 
 def plan_refresh(project: Project, request: RefreshRequest) -> list[PlannedReport]:
-    """Say what a run would do. Touches nothing: the sessions are read if they are there."""
+    """Return what a run would do. Touches nothing: the sessions are read if they are there."""
     jobs = _jobs(project, request)
     store = open_if_there(project.sessions)
-    with ExitStack() as stack:
-        if store is not None:
-            stack.enter_context(store)
+    with store or nullcontext():
         return [
-            PlannedReport(job.report, job.sql, readiness(project, store, job.report, request.day))
+            PlannedReport(job.config, job.sql, readiness(project, store, job.config, request.day))
             for job in jobs
         ]
 
 
-def run_refresh(project: Project, request: RefreshRequest, listen: RefreshListener) -> RefreshResult:
-    """Refresh the reports of the request.
-
-    Raise ConfigError or UsageError before anything is touched, LockHeldError when another run refreshes one of them,
-    StateDirError, SessionsError when the sessions database cannot be used at the start, and Interrupted.
-    """
-    run_id = new_run_id()
-    works = request.reports or tuple(project.reports)
-    with (
-        logged_run(project, run_id, request.command, listen) as log,
-        run_notifier(
-            project, request.command, works, log, RunKind.REFRESH, scheduled=request.scheduled
-        ) as told,
-    ):
-        jobs = _jobs(project, request)
-        report = RefreshResult(run_id, request.day, tuple(job.report.name for job in jobs))
-        with caught_signals() as signals, ExitStack() as stack:
-            run = _Refresh(project, request, report, told.listen, signals)
-            store = run.refresh(stack, jobs)
-            told.write(store, report)
-        # Its locks are free: a channel that hangs holds up nobody.
-        report.pings = told.ping()
-        report.alerts = told.send()
-    return report
-
-
-def exit_code_of(report: RefreshResult) -> ExitCode:
-    """Give the exit code that a report ends with."""
-    if report.signal is not None:
-        return report.signal
-    return ExitCode.FAILED if report.failures or report.stopped else ExitCode.DONE
+def run_refresh(project: Project, request: RefreshRequest, listen: Listener) -> RunResult:
+    """Refresh the reports of the request. Raises what `Run.carry_out` raises."""
+    return _Refresh(project, request).carry_out(
+        listen, request.reports or tuple(project.reports), scheduled=request.scheduled
+    )
 
 
 def _jobs(project: Project, request: RefreshRequest) -> list[ReportJob]:
@@ -116,77 +73,39 @@ def _jobs(project: Project, request: RefreshRequest) -> list[ReportJob]:
     if not names:
         raise UsageError("the project has no report: write one in config/reports.toml")
     reports = [find_report(project, name) for name in dict.fromkeys(names)]
-    return [ReportJob(one, report_sql(project, one, request.day)) for one in reports]
+    return [ReportJob(report, report_sql(project, report, request.day), request.day) for report in reports]
 
 
-class _Refresh:
-    """One run: what it holds, and its parts put together."""
+class _Refresh(Run):
+    kind = RunKind.REFRESH
 
-    def __init__(
-        self,
-        project: Project,
-        request: RefreshRequest,
-        report: RefreshResult,
-        listen: RefreshListener,
-        signals: Signals,
-    ) -> None:
-        self._project = project
+    def __init__(self, project: Project, request: RefreshRequest) -> None:
+        super().__init__(project, request.command, (request.wait or timedelta(0)).total_seconds())
         self._request = request
-        self._report = report
-        self._listen = listen
-        self._signals = signals
         self._began = time.monotonic()
-        self._leaves_lock = False
 
-    def refresh(self, stack: ExitStack, jobs: list[ReportJob]) -> SessionStore:
-        """Take what the run holds until its end, refresh, and fill in the report. Give the sessions."""
-        project, request, report = self._project, self._request, self._report
-        state = StateDir(project.state_dir)
-        slots = Slots(state.slots, limits_of(project))
-        entry = RunContext(
-            report.run_id,
-            request.command,
-            project,
-            state,
-            slots,
-            targets_of(project, f"dwhctl:{report.run_id}"),
-            tell=self._listen,
-            leaves_lock=lambda: report.stopped is not None or self._leaves_lock,
-        )
-        store = entry.enter(
-            stack, report_names(report.reports), (request.wait or timedelta(0)).total_seconds()
-        )
-        happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
-        rules = RefreshRules(self._at_once(jobs), request.retries, self._began, request.wait, entry.blocked)
-        refresher = Refresher(project, report, rules, store, slots, self._listen, happenings)
-        # From here on a signal is one of the things that happen to the loop.
-        self._signals.listener = lambda code: _stop_soon(code, store, happenings)
-        self._loop(refresher, jobs)
-        return store
+    def prepare(self) -> None:
+        self._jobs = _jobs(self.project, self._request)
+        self.result.day = self._request.day
+        self.result.reports = tuple(job.config.name for job in self._jobs)
 
-    def _loop(self, refresher: Refresher, jobs: list[ReportJob]) -> None:
-        report, started = self._report, time.monotonic()
-        self._listen(RefreshStarted(report.run_id, report.reports, report.day))
+    def locks(self) -> Mapping[str, str]:
+        return report_names(self.result.reports)
+
+    def work(self) -> None:
+        request = self._request
+        self.listen(RefreshStarted(self.id, self.result.reports, request.day))
+        at_once = max(1, min(request.jobs or self.project.refreshing.max_parallel, len(self._jobs)))
+        scheduler = RefreshScheduler(
+            self.project,
+            RefreshRules(at_once, self._began, request.wait, self.blocked),
+            self.id,
+            self._jobs,
+            Attempts(self.store, self.result, self.listen, request.retries),
+            self.slots,
+            self.events,
+        )
         try:
-            report.signal = refresher.run(jobs)
-            if report.signal is not None:
-                refresher.stop()
-        except (SessionsError, StateDirError) as error:
-            report.stopped = str(error)
-            report.signal = self._signals.received
+            self.loop(scheduler)
         finally:
-            refresher.end_all()
-            self._leaves_lock = refresher.leaves_unsettled
-            report.seconds = time.monotonic() - started
-            report.groups = group_failures(self._project, failed_reports(report))
-        self._listen(RunEnded(report))
-
-    def _at_once(self, jobs: list[ReportJob]) -> int:
-        wanted = self._request.jobs or self._project.refreshing.max_parallel
-        return max(1, min(wanted, len(jobs)))
-
-
-def _stop_soon(code: ExitCode, store: SessionStore, happenings: queue.SimpleQueue[Happening]) -> None:
-    """Take a signal: the loop may be waiting for the sessions database."""
-    store.hurry()
-    happenings.put(code)
+            self.leaves_lock = scheduler.leaves_unsettled

@@ -1,341 +1,282 @@
-"""Refresh reports side by side: the loop of the parent, and a thread for each attempt.
+"""Refresh reports side by side: the attempts of the loop, each in a thread with one transaction in the warehouse.
 
-The loop alone talks to the sessions database: it checks needs, takes slots, opens and closes sessions, ends the late.
+The loop checks what a report needs before it starts; until then the report waits without a slot.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
-import uuid
-from contextlib import ExitStack
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.errors import (
-    AttemptError,
-    CommitInDoubtError,
-    ExitCode,
-    InterruptedAttemptError,
-    NotReady,
-    SessionsError,
-    StateDirError,
-    TimedOutError,
-)
+from dwhctl.core import errors
 from dwhctl.core.waiting import Wait
+from dwhctl.engine.jobs import Attempt, Job
+from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
-from dwhctl.refresh.transaction import (
-    Landed,
-    RefreshRules,
-    ReportAttempt,
-    ReportJob,
-    refresh_report,
-)
-from dwhctl.runtime.events import ReportClosed, ReportStarted, ReportWaits
-from dwhctl.runtime.messages import Failure, retry_seconds
-from dwhctl.runtime.plan import lacking, longest_wait, not_met, readiness
+from dwhctl.refresh.transaction import refresh_report
+from dwhctl.runtime.events import ClosedFacts, ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runtime.messages import Failure
+from dwhctl.runtime.plan import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runtime.prepare import keep_report_place
-from dwhctl.sessions.values import Closing, NewSession, State
+from dwhctl.sessions.values import State
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import RefreshListener, RefreshResult
-    from dwhctl.runtime.slots import Slot, Slots
-    from dwhctl.sessions.store import SessionStore
+    from dwhctl.project.names import ReportSql
+    from dwhctl.runtime.slots import Slot
     from dwhctl.systems.base.target import Target
 
-_SLOT_POLL_SECONDS = 0.05
 _NEEDS_POLL_SECONDS = 1.0
 _INTERRUPT_AGAIN_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 5.0
+#: The event ReportWaits comes at once; a wait is announced after this.
+_NEEDS_AGAIN_SECONDS = 60.0
 
 
-Happening = Landed | ExitCode
+class ReportJob(Job):
+    """One report to refresh."""
+
+    config: Report
+
+    def __init__(self, report: Report, sql: ReportSql, day: date) -> None:
+        super().__init__(report, "", day, (report.connection,))
+        self.sql = sql
+        self.announced = False
+        self.found: tuple[Readiness, ...] = ()
+        self.wait = Wait(first=_NEEDS_AGAIN_SECONDS)
+        #: What an attempt could not end on the server.
+        self.unsettled: Target | None = None
+        #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
+        self.doubted: int | None = None
+
+    def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> ReportClosed:  # noqa: ARG002
+        return ReportClosed(*facts, tuple(need for need in self.found if need.missing or not need.expected))
 
 
-class Refresher:
-    """Takes the jobs through their attempts. `happenings` also takes the signals."""
+@dataclass(slots=True, eq=False)
+class InThread:
+    """What works on an attempt: a thread, with a connection of its own."""
 
-    def __init__(
-        self,
-        project: Project,
-        report: RefreshResult,
-        rules: RefreshRules,
-        store: SessionStore,
-        slots: Slots,
-        listen: RefreshListener,
-        happenings: queue.SimpleQueue[Happening],
-    ) -> None:
+    target: Target
+    thread: threading.Thread | None = None
+    timed_out: bool = False
+
+
+ReportAttempt = Attempt[ReportJob, InThread]
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What came of an attempt: rows, or why not. `is_settled`: the server does no more of it."""
+
+    attempt: ReportAttempt
+    rows: int = 0
+    error: BaseException | None = None
+    is_settled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshRules:
+    """How to refresh: how many at once, when the run began (monotonic), how long to wait for needs.
+
+    Without `wait` the configuration says how long. `blocked` says which reports may not be refreshed, and why: a dead
+    run may still be at the commit of one.
+    """
+
+    at_once: int
+    began: float
+    wait: timedelta | None
+    blocked: Mapping[str, errors.AttemptError] = field(default_factory=dict)
+
+
+class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
+    """The loop over reports."""
+
+    def __init__(self, project: Project, rules: RefreshRules, *parts: Any) -> None:
+        super().__init__(*parts)
         self._project = project
-        self._report = report
         self._rules = rules
-        self._store = store
-        self._slots = slots
-        self._listen = listen
-        self._happenings = happenings
-        self._jobs: list[ReportJob] = []
-        self._flying: list[ReportAttempt] = []
-        self._slot_wait = Wait()
         self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
-    def run(self, jobs: Sequence[ReportJob]) -> ExitCode | None:
-        """Refresh until every job has ended, or a signal comes: then give its exit code."""
-        self._jobs = list(jobs)
-        while self._jobs or self._flying:
-            now = time.monotonic()
-            self._expire(now)
-            self._start(now)
-            try:
-                happening = self._happenings.get(timeout=self._pause(time.monotonic()))
-            except queue.Empty:
-                continue
-            if isinstance(happening, ExitCode):
-                return happening
-            self._land(happening)
-        return None
+    def advance(self, now: float) -> None:
+        self.blocked, self.lacking = False, ()
+        taken: list[Slot] = []
 
-    def _pause(self, now: float) -> float:
-        """Give how long nothing but a happening is to be waited for."""
-        times = [
-            now + _INTERRUPT_AGAIN_SECONDS if flight.timed_out else flight.deadline for flight in self._flying
-        ]
-        if len(self._flying) < self._rules.at_once:
-            times += [max(job.start_at, now + _SLOT_POLL_SECONDS) for job in self._jobs]
-        if not times:  # the last job was not ready and has failed: nothing will happen any more
-            return 0.0
-        return max(0.0, min([*times, now + _LONGEST_PAUSE_SECONDS]) - now)
+        def has_slot(job: ReportJob) -> bool:
+            if (slot := self._slot(job.connection)) is not None:
+                taken.append(slot)
+            return slot is not None
 
-    def _start(self, now: float) -> None:
-        for job in [one for one in self._jobs if one.start_at <= now]:
-            if len(self._flying) >= self._rules.at_once:
-                return
-            if (error := self._rules.blocked.get(job.report.name)) is not None:
-                self._jobs.remove(job)
-                self._fail_unstarted(job, error)
-                continue
-            slot = self._slot(job.report.connection)
-            if slot is None:
-                if not self._flying:
-                    self._slot_wait.note(partial(self._slots.wanted, job.report.connection))
-                continue
-            self._slot_wait.end()
-            with ExitStack() as unless_it_flies:
-                unless_it_flies.callback(slot.release)
-                if self._is_ready(job, now):
-                    self._jobs.remove(job)
-                    self._take_off(job, slot)
-                    unless_it_flies.pop_all()
+        while len(self.running) < self._rules.at_once and (job := self.jobs.pop(has_slot)) is not None:
+            slot = taken.pop()
+            if not self._start(job, slot, now):
+                slot.release()
 
     def _slot(self, connection: str) -> Slot | None:
-        """Take a slot of the warehouse if one is free; a file has one writer at all."""
-        busy = {flight.job.report.connection for flight in self._flying}
-        if connection in busy and SYSTEMS[self._project.connections[connection].type].one_writer:
+        is_used = any(attempt.job.connection == connection for attempt in self.running.values())
+        if is_used and SYSTEMS[self._project.connections[connection].type].one_writer:
             return None
-        return self._slots.try_take(connection)
+        slot = self.slots.try_take(connection)
+        if slot is None:
+            self.blocked, self.lacking = True, (connection,)
+        return slot
+
+    def _start(self, job: ReportJob, slot: Slot, now: float) -> bool:
+        if (error := self._rules.blocked.get(job.config.name)) is not None:
+            self._fail(job, error)
+            return False
+        if not self._is_ready(job, now):
+            return False
+        report = job.config
+        label = f"dwhctl:{self.run_id}:{report.name}"
+        connection = self._project.connections[report.connection]
+        target = system_of(connection).open_target(connection, self._project.state_dir, report.timeout, label)
+        expires_at = now + report.timeout.total_seconds()
+        attempt = ReportAttempt(job, InThread(target), (slot,), now, expires_at)
+        if job.doubted is None:
+            self.attempts.open([attempt])
+        else:
+            attempt.etl_id = job.doubted
+        self.running[attempt.token] = attempt
+        self.attempts.listen(ReportStarted(*job.names, attempt.etl_id))
+        thread = threading.Thread(target=self._refresh, args=(attempt,), name=f"refresh {report.name}")
+        attempt.runner.thread = thread
+        thread.start()
+        return True
+
+    def _fail(self, job: ReportJob, error: errors.AttemptError) -> None:
+        self.attempts.fail_unstarted([job], Failure.of(error), self._began)
 
     def _is_ready(self, job: ReportJob, now: float) -> bool:
-        """Look at the job's needs; one that is not ready in time fails."""
-        if not job.report.needs:
+        """Return whether the job's needs are met; a job that is not ready in time fails."""
+        if not job.config.needs:
             return True
-        job.found = readiness(self._project, self._store, job.report, self._report.day)
-        if all(one.is_met for one in job.found):
+        job.found = readiness(self._project, self.attempts.store, job.config, job.day)
+        if all(need.is_met for need in job.found):
             job.wait.end()
             return True
-        wait_until = self._rules.began + longest_wait(self._project, job.report, self._rules.wait)
+        wait_until = self._rules.began + longest_wait(self._project, job.config, self._rules.wait)
         if now >= wait_until:
             job.wait.end()
-            self._jobs.remove(job)
-            self._fail_unstarted(job, NotReady(not_met(job.found, self._report.day)))
+            self._fail(job, errors.NotReady(not_met(job.found, job.day)))
             return False
-        job.start_at = min(now + _NEEDS_POLL_SECONDS, wait_until)
-        job.wait.note(lambda: f"what report {job.report.name} needs: {lacking(job.found)}")
-        if not job.waits:
-            job.waits = True
-            self._listen(ReportWaits(job.report.name, self._report.day, job.found))
+        self.jobs.wait(job, min(now + _NEEDS_POLL_SECONDS, wait_until))
+        job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
+        if not job.announced:
+            job.announced = True
+            self.attempts.listen(ReportWaits(job.config.name, job.day, job.found))
         return False
 
-    def _take_off(self, job: ReportJob, slot: Slot) -> None:
-        etl_id = job.doubted
-        if etl_id is None:
-            job.attempt += 1
-            etl_id = self._open(job, datetime.now(UTC))
-        report = job.report
-        connection = self._project.connections[report.connection]
-        label = f"dwhctl:{self._report.run_id}:{report.name}"
-        target = system_of(connection).open_target(connection, self._project.state_dir, report.timeout, label)
-        flight = ReportAttempt(job, etl_id, target, slot)
-        flight.thread = threading.Thread(target=self._fly, args=(flight,), name=f"refresh {report.name}")
-        self._flying.append(flight)
-        day = self._report.day
-        self._listen(ReportStarted(report.name, report.connection, day, job.attempt, etl_id))
-        flight.thread.start()
-
-    def _open(self, job: ReportJob, started: datetime) -> int:
-        name, token = job.report.name, uuid.uuid4().hex
-        new = NewSession(self._report.run_id, name, None, self._report.day, job.attempt, token, started)
-        return self._store.open([new])[0]
-
-    def _fly(self, flight: ReportAttempt) -> None:
-        """Make the attempt, in its thread."""
-        job, target = flight.job, flight.target
+    def _refresh(self, attempt: ReportAttempt) -> None:
+        job, target = attempt.job, attempt.runner.target
         try:
             if job.unsettled is not None:
                 job.unsettled.settle()
                 job.unsettled = job.doubted = None
-            rows = refresh_report(target, job.report, job.sql, self._store.check_alive)
+            rows = refresh_report(target, job.config, job.sql, self.attempts.store.check_alive)
         except BaseException as error:
-            self._happenings.put(Landed(flight, error=error, is_settled=_settled(target)))
+            self.events.put(Refreshed(attempt, error=error, is_settled=_settled(target)))
         else:
-            self._happenings.put(Landed(flight, rows))
+            self.events.put(Refreshed(attempt, rows))
 
-    def _expire(self, now: float) -> None:
-        for flight in self._flying:
-            if flight.timed_out or now >= flight.deadline:
-                # Again and again: it may be between two statements, and begin the next.
-                flight.timed_out = True
-                flight.target.interrupt()
+    def expire(self, attempt: ReportAttempt, now: float) -> None:
+        # Again and again: it may be between two statements, and begin the next.
+        attempt.runner.timed_out = True
+        attempt.runner.target.interrupt()
+        attempt.expires_at = now + _INTERRUPT_AGAIN_SECONDS
 
-    def _land(self, landed: Landed) -> None:
-        flight = landed.flight
-        self._let_go(landed)
-        if landed.error is None:
-            self._close(flight, State.LOADED, rows=landed.rows)
-            return
-        if isinstance(landed.error, SessionsError | StateDirError):
-            raise landed.error
-        job, failure = flight.job, self._failure(landed, landed.error)
-        job.failures += 1
-        retries = job.report.retries if self._rules.retries is None else self._rules.retries
-        if failure.permanent or job.failures > retries:
-            self._close(flight, State.FAILED, failure)
-            return
-        delay = retry_seconds(job.report.retry_delay, job.failures)
-        job.start_at = time.monotonic() + delay
-        self._jobs.append(job)
-        self._close(flight, State.UP_FOR_RETRY, failure, timedelta(seconds=delay))
+    def handle(self, event: Refreshed) -> None:
+        attempt = event.attempt
+        self._ended(event)
+        if isinstance(event.error, errors.SessionsError | errors.StateDirError):
+            raise event.error
+        if event.error is None:
+            self.close(attempt, State.LOADED)
+        else:
+            self.retry_or_fail(attempt, self._failure(attempt, event.error, is_settled=event.is_settled))
+        self.attempts.flush()
 
-    def _failure(self, landed: Landed, error: BaseException) -> Failure:
+    def close(
+        self,
+        attempt: ReportAttempt,
+        state: State,
+        failure: Failure | None = None,
+        retry_in: float | None = None,
+    ) -> None:
+        """Close the session of an attempt, or leave it running while its commit may still happen."""
+        is_open = failure is not None and attempt.job.doubted is not None
+        super().close(attempt, State.RUNNING if is_open else state, failure, retry_in)
+
+    def _failure(self, attempt: ReportAttempt, error: BaseException, *, is_settled: bool) -> Failure:
         """Describe what came of an attempt, and note whether its commit may still happen."""
-        job, error = landed.flight.job, self._translate_error(landed.flight, error)
-        keep_report_place(self._project, job.report, job.sql, self._report.day, error)
-        if isinstance(error, CommitInDoubtError):
-            job.doubted = None if landed.is_settled else landed.flight.etl_id
+        job = attempt.job
+        if attempt.runner.timed_out and not isinstance(error, errors.CommitInDoubtError):
+            error = errors.TimedOutError(
+                f"not done after the report's timeout of {job.config.timeout}; its statement was ended"
+            )
+        keep_report_place(self._project, job.config, job.sql, job.day, error)
+        if isinstance(error, errors.CommitInDoubtError):
+            job.doubted = None if is_settled else attempt.etl_id
         elif job.doubted is not None:
             found = Failure.of(error)
-            doubt = CommitInDoubtError(
+            doubt = errors.CommitInDoubtError(
                 f"a commit is in doubt, and the warehouse cannot be asked: {found.message}"
             )
             return replace(Failure.of(doubt), permanent=found.permanent)
         return Failure.of(error)
 
-    @staticmethod
-    def _translate_error(flight: ReportAttempt, error: BaseException) -> BaseException:
-        if flight.timed_out and not isinstance(error, CommitInDoubtError):
-            timeout = flight.job.report.timeout
-            return TimedOutError(f"not done after the report's timeout of {timeout}; its statement was ended")
-        return error
-
-    def _let_go(self, landed: Landed) -> None:
-        flight = landed.flight
-        self._flying.remove(flight)
-        flight.slot.release()
-        if flight.thread is not None:
-            flight.thread.join()
-        if not landed.is_settled:
-            flight.job.unsettled = flight.target
+    def _ended(self, event: Refreshed) -> None:
+        """Release what an attempt held, and keep what it could not end on the server."""
+        attempt = event.attempt
+        del self.running[attempt.token]
+        attempt.rows = event.rows
+        attempt.release()
+        if attempt.runner.thread is not None:
+            attempt.runner.thread.join()
+        if not event.is_settled:
+            attempt.job.unsettled = attempt.runner.target
             self.leaves_unsettled = True
 
-    def _fail_unstarted(self, job: ReportJob, error: AttemptError) -> None:
-        job.attempt += 1
-        etl_id = self._open(job, self._began)
-        self._write(
-            job, etl_id, State.FAILED, Failure.of(error), (datetime.now(UTC) - self._began).total_seconds()
-        )
-
-    def _close(
-        self,
-        flight: ReportAttempt,
-        state: State,
-        failure: Failure | None = None,
-        retry_in: timedelta | None = None,
-        rows: int | None = None,
-    ) -> None:
-        """Close the session of an attempt, or leave it running while its commit may still happen."""
-        seconds = time.monotonic() - flight.started
-        state = State.RUNNING if failure is not None and flight.job.doubted is not None else state
-        self._write(flight.job, flight.etl_id, state, failure, seconds, retry_in, rows)
-
-    def _write(
-        self,
-        job: ReportJob,
-        etl_id: int,
-        state: State,
-        failure: Failure | None,
-        seconds: float,
-        retry_in: timedelta | None = None,
-        rows: int | None = None,
-    ) -> None:
-        """Close a session, then tell of it."""
-        now, report = datetime.now(UTC), job.report
-        closing = Closing(
-            etl_id,
-            state,
-            None if state is State.RUNNING else now,
-            loaded_rows=rows,
-            error_class=failure.error_class if failure else None,
-            comment=failure.message if failure else None,
-        )
-        self._store.close([closing])
-        without = tuple(one for one in job.found if one.missing or not one.expected)
-        retry_at = now + retry_in if retry_in is not None else None
-        event = ReportClosed(
-            report.name, report.connection, self._report.day, job.attempt, state, rows or 0, seconds, failure,
-            retry_at, without, etl_id,
-        )  # fmt: skip
-        if retry_in is not None:
-            self._report.retried += 1
-        else:
-            self._report.closed.append(event)
-        self._listen(event)
-
     def stop(self) -> None:
-        """Stop within seconds: end what runs, and close as interrupted what is neither committed nor in doubt."""
-        failure = Failure.of(InterruptedAttemptError())
-        for landed in self.end_all():
-            found = self._failure(landed, landed.error) if landed.error else None
-            if found is None:
-                self._close(landed.flight, State.LOADED, rows=landed.rows)
-            else:
-                self._close(landed.flight, State.FAILED, found if found.is_a(CommitInDoubtError) else failure)
-        self._store.fail_waiting(self._report.run_id, failure.message)
+        failure = Failure.of(errors.InterruptedAttemptError())
+        for event in self._end_all():
+            if event.error is None:
+                self.close(event.attempt, State.LOADED)
+                continue
+            found = self._failure(event.attempt, event.error, is_settled=event.is_settled)
+            is_doubt = found.is_a(errors.CommitInDoubtError)
+            self.close(event.attempt, State.FAILED, found if is_doubt else failure)
+        self.stopped(failure)
 
-    def end_all(self) -> list[Landed]:
+    def end(self) -> None:
+        self._end_all()
+
+    def _end_all(self) -> list[Refreshed]:
         """Interrupt every attempt until its thread has ended, and return what came of them."""
-        found: list[Landed] = []
-        while self._flying:
-            for flight in self._flying:
-                flight.target.interrupt()
+        found: list[Refreshed] = []
+        while self.running:
+            for attempt in self.running.values():
+                attempt.runner.target.interrupt()
             try:
-                happening = self._happenings.get(timeout=_INTERRUPT_AGAIN_SECONDS)
+                event = self.events.get(timeout=_INTERRUPT_AGAIN_SECONDS)
             except queue.Empty:
                 continue
-            if isinstance(happening, Landed):
-                self._let_go(happening)
-                found.append(happening)
+            if isinstance(event, Refreshed):
+                self._ended(event)
+                found.append(event)
         return found
 
 
 def _settled(target: Target) -> bool:
-    """End what the server may still be at; tell whether that is sure."""
+    """End what the server may still do; return whether that is sure."""
     try:
         target.settle()
-    except AttemptError:
+    except errors.AttemptError:
         return False
     return True

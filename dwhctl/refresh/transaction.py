@@ -1,44 +1,29 @@
 """Refresh one report once: what a thread of `refresh-reports` does.
 
-One transaction replaces the whole table: delete all rows, insert those of the source, look at their number, commit.
-Readers see the old rows or the new ones; whatever fails before the commit leaves the old ones.
+One transaction replaces the whole table: delete all rows, insert those of the source, check their number, commit.
+Readers see the old rows or the new ones; a failure before the commit leaves the old ones.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from dwhctl.core import errors
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import (
-    AttemptError,
-    CommitInDoubtError,
-    SchemaDriftError,
-    TooFewRowsError,
-)
 from dwhctl.core.faults import reach
-from dwhctl.core.waiting import Wait
 from dwhctl.load.cast import fits
 from dwhctl.load.column_fit import UUID_OCTETS
-from dwhctl.runtime.plan import Readiness
-from dwhctl.systems.base.target import Narrowing
+from dwhctl.systems.base.target import Narrowing, Refresh, RefreshColumns, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from dwhctl.project.loads import Report
     from dwhctl.project.names import ReportSql
-    from dwhctl.runtime.slots import Slot
-    from dwhctl.systems.base.target import Refresh, RefreshColumns, Target
 
 
 def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callable[[], None]) -> int:
-    """Refresh a report and give the number of its rows.
+    """Refresh a report and return the number of its rows.
 
     `fence` is called right before the commit and raises when this run may not publish any more. Raise AttemptError.
     """
@@ -54,7 +39,7 @@ def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callab
         reach("refresh.insert")
         rows = refresh.insert(columns, narrowed)
         if rows < report.min_rows:
-            raise TooFewRowsError(
+            raise errors.TooFewRowsError(
                 f"the source gives {rows} rows, fewer than min_rows = {report.min_rows}; {report.target} keeps its"
                 " old content"
             )
@@ -66,44 +51,47 @@ def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callab
 
 
 def common_columns(table: str, columns: RefreshColumns) -> tuple[list[str], list[Narrowing]]:
-    """Give the table's columns that the source has, and which of them are narrower than the source's.
+    """Return the table's columns that the source has, and which of them are narrower than the source's.
 
-    Raise SchemaDriftError that names the columns that one side lacks, and those whose types are of different kinds.
+    Raise SchemaDriftError with the columns that one side lacks, and those whose types are of different kinds.
     """
-    source = {one.name.lower(): one for one in columns.source}
-    known = {one.name.lower(): one for one in columns.table}
+    source = {column.name.lower(): column for column in columns.source}
+    known = {column.name.lower(): column for column in columns.table}
     pairs = [Narrowing(source[name], known[name]) for name in known if name in source]
-    wrong = [*_missing_columns(table, columns), *(_other_kind(table, one) for one in pairs if not _fits(one))]
+    wrong = [
+        *_missing_columns(table, columns),
+        *(_other_kind(table, pair) for pair in pairs if not _fits(pair)),
+    ]
     if wrong:
-        raise SchemaDriftError(
+        raise errors.SchemaDriftError(
             f"{'; '.join(wrong)}: change the source or the table; columns go by name, and nothing was changed"
         )
-    return [one.table.name for one in pairs], [one for one in pairs if _may_change(one)]
+    return [pair.table.name for pair in pairs], [pair for pair in pairs if _may_change(pair)]
 
 
 def _missing_columns(table: str, columns: RefreshColumns) -> Iterator[str]:
-    source = Counter(one.name.lower() for one in columns.source)
-    known = {one.name.lower() for one in columns.table}
+    source = Counter(column.name.lower() for column in columns.source)
+    known = {column.name.lower() for column in columns.table}
     filled = {name.lower() for name in columns.filled}
     yield from (f"the source gives the column {name} twice" for name, times in source.items() if times > 1)
-    if extra := [one.name for one in columns.source if one.name.lower() not in known]:
+    if extra := [column.name for column in columns.source if column.name.lower() not in known]:
         yield f"the source has {', '.join(extra)}, which {table} lacks"
-    names = [one.name for one in columns.table]
+    names = [column.name for column in columns.table]
     if lacking := [name for name in names if name.lower() not in source and name.lower() not in filled]:
         yield f"{table} has {', '.join(lacking)}, which the source lacks"
 
 
-def _other_kind(table: str, one: Narrowing) -> str:
+def _other_kind(table: str, pair: Narrowing) -> str:
     return (
-        f"column {one.table.name} is {one.source.declared} in the source and {one.table.declared} in {table}"
+        f"column {pair.table.name} is {pair.source.declared} in the source and {pair.table.declared} in {table}"
         " (write the CAST or ROUND that is wanted into the source)"
     )
 
 
-def _fits(one: Narrowing) -> bool:
+def _fits(pair: Narrowing) -> bool:
     """Compare declared types as for a load. A decimal without places may also go into an integer: a sum of integers."""
-    source, table = one.source.known, one.table.known
-    if one.source.untyped or one.source.declared.lower() == one.table.declared.lower():
+    source, table = pair.source.known, pair.table.known
+    if pair.source.untyped or pair.source.declared.lower() == pair.table.declared.lower():
         return True
     if source is None or table is None:
         return False
@@ -111,10 +99,10 @@ def _fits(one: Narrowing) -> bool:
     return fits(source, table) or (is_whole and table.kind is Kind.INTEGER)
 
 
-def _may_change(one: Narrowing) -> bool:
-    """Tell whether a value of the source's type may not fit the table's, so that each is checked."""
-    source, table = one.source.known, one.table.known
-    if source is None or table is None or one.source.untyped:
+def _may_change(pair: Narrowing) -> bool:
+    """Return whether a value of the source's type may not fit the table's, so that each is checked."""
+    source, table = pair.source.known, pair.table.known
+    if source is None or table is None or pair.source.untyped:
         return False
     if table.kind in (Kind.TEXT, Kind.BINARY):
         # UUIDs are texts of 36 characters.
@@ -122,7 +110,7 @@ def _may_change(one: Narrowing) -> bool:
         shorter = table.octets is not None and (octets is None or octets > table.octets)
         return shorter or (table.padded and not (source.padded and source.octets == table.octets))
     if table.kind is Kind.DECIMAL and source.kind is Kind.DECIMAL:
-        whole = [each.type.precision - each.type.scale for each in (source, table)]
+        whole = [column.type.precision - column.type.scale for column in (source, table)]
         return bool(source.type.scale > table.type.scale or whole[0] > whole[1])
     if source.kind is not table.kind:
         return source.kind is not Kind.DATE
@@ -133,72 +121,7 @@ def _commit(refresh: Refresh, report: Report) -> None:
     try:
         refresh.commit()
     except Exception as error:  # a defect, too, may have let it happen
-        raise CommitInDoubtError(
+        raise errors.CommitInDoubtError(
             f"the commit failed, or its answer was lost: {report.target} has its old content or its new, whole in"
             f" both cases, and another refresh makes it new ({error})"
         ) from error
-
-
-#: The event ReportWaits says it at once; this is when it is said again.
-_NEEDS_AGAIN_SECONDS = 60.0
-
-
-@dataclass(slots=True, eq=False)
-class ReportJob:
-    """One report on its way through its attempts. `start_at` is a time of the monotonic clock."""
-
-    report: Report
-    sql: ReportSql
-    attempt: int = 0
-    failures: int = 0
-    start_at: float = 0.0
-    waits: bool = False
-    found: tuple[Readiness, ...] = ()
-    wait: Wait = field(default_factory=partial(Wait, first=_NEEDS_AGAIN_SECONDS))
-    #: What an attempt could not end on the server.
-    unsettled: Target | None = None
-    #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
-    doubted: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class ReportAttempt:
-    """An attempt that a thread is busy with."""
-
-    job: ReportJob
-    etl_id: int
-    target: Target
-    slot: Slot
-    thread: threading.Thread | None = None
-    started: float = field(default_factory=time.monotonic)
-    timed_out: bool = False
-
-    @property
-    def deadline(self) -> float:
-        """When it has taken too long."""
-        return self.started + self.job.report.timeout.total_seconds()
-
-
-@dataclass(frozen=True, slots=True)
-class Landed:
-    """What came of an attempt: rows, or why not."""
-
-    flight: ReportAttempt
-    rows: int = 0
-    error: BaseException | None = None
-    is_settled: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshRules:
-    """How to refresh: how many at once, how often again, when the run began (monotonic), how long to wait for needs.
-
-    Without `wait` the configuration says how long. `blocked` says which reports may not be refreshed, and why: a dead
-    run may still be at the commit of one.
-    """
-
-    at_once: int
-    retries: int | None
-    began: float
-    wait: timedelta | None
-    blocked: Mapping[str, AttemptError] = field(default_factory=dict)

@@ -12,7 +12,9 @@ worker, no job starts before a probe has succeeded.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.core.errors import (
@@ -30,9 +32,6 @@ from dwhctl.runtime.messages import Failure
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
-    from datetime import timedelta
-
     from dwhctl.project.connections import Connection
     from dwhctl.runtime.slots import Slot, Slots
 
@@ -200,9 +199,8 @@ class CircuitBreaker:
 
     def _is_usable(self, name: str, now: float) -> bool:
         state = self._of(name)
-        if self._lacks_probe(name):
-            return False
-        return state.reason is None or (not state.on_trial and now >= state.next_trial)
+        may_try = state.reason is None or (not state.on_trial and now >= state.next_trial)
+        return may_try and not self._lacks_probe(name)
 
     def _lacks_probe(self, name: str) -> bool:
         return name in self._with_probe and not self._of(name).probed

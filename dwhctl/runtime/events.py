@@ -1,4 +1,4 @@
-"""What a run tells while it works, and what it reports at its end."""
+"""What a run publishes while it works, and its result."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 
 if TYPE_CHECKING:
     from dwhctl.alerts.delivery import Delivery
     from dwhctl.alerts.digest import Outcome
-    from dwhctl.core.errors import ExitCode
     from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.locks import Holder
     from dwhctl.runtime.messages import Failure, LogMessage
@@ -30,120 +30,6 @@ class RunStarted:
     run_id: str
     plan: Plan
     seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SliceStarted:
-    """An attempt at a slice was given to a worker. `slots_waited` is how long it waited for connections to be free."""
-
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
-    etl_id: int | None = None
-    slots_waited: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SliceStaged:
-    """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
-
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSaid:
-    """What a library said in a worker while it was busy with an attempt."""
-
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
-    etl_id: int
-    said: LogMessage
-
-
-@dataclass(frozen=True, slots=True)
-class SlicesPublished:
-    """Staged slices were published together, or not: their closings say which."""
-
-    load: str
-    connection: str
-    day: date
-    slices: int
-    rows: int
-    failed: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class SliceClosed:
-    """A session was closed. `retry_at` is set when its state is up_for_retry.
-
-    With the state `running` it was left open: its commit is in doubt, and the next run looks.
-
-    `steps` are the seconds of its steps; `failed_in` is the worker's step that failed, if one did.
-    """
-
-    load: str
-    shard: str
-    connection: str
-    day: date
-    attempt: int
-    state: State
-    rows: int
-    seconds: float
-    failure: Failure | None = None
-    retry_at: datetime | None = None
-    etl_id: int | None = None
-    steps: Mapping[str, float] = field(default_factory=dict)
-    failed_in: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something a person should know: a reaped run, a parked connection, an added column."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunReaped(Notice):
-    """A run had died, and what it left behind was put right. `holder` is what its lock said of it, if anything."""
-
-    run_id: str = ""
-    holder: Holder | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnded:
-    """The run has done its work, or was stopped: its report is whole, its locks are still held."""
-
-    report: RunResult | RefreshResult
-
-
-Event = (
-    RunStarted
-    | SliceStarted
-    | SliceStaged
-    | WorkerSaid
-    | SlicesPublished
-    | SliceClosed
-    | Waiting
-    | Notice
-    | RunEnded
-)
-Listener = Callable[[Event], None]
-
-
-# Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,40 +51,133 @@ class ReportWaits:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportStarted:
-    """An attempt at a report has begun."""
+class AttemptEvent:
+    """Something happened to an attempt. A report has its name as `load`, and an empty `shard`."""
 
-    report: str
+    load: str
+    shard: str
     connection: str
     day: date
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceStarted(AttemptEvent):
+    """An attempt was given to a worker. `slots_waited` is how long it waited for connections to be free."""
+
+    etl_id: int | None = None
+    slots_waited: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStarted(AttemptEvent):
+    """An attempt at a report has begun."""
+
     etl_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ReportClosed:
-    """A report's session was closed. `retry_at` is set when its state is up_for_retry.
+class SliceStaged(AttemptEvent):
+    """A worker has staged a slice: its rows wait to be published. Only progress shows it, no log has it."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLogged(AttemptEvent):
+    """A library logged a message in a worker that was busy with the attempt."""
+
+    etl_id: int
+    message: LogMessage
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptClosed(AttemptEvent):
+    """A session was closed. `retry_at` is set when its job is tried again.
 
     With the state `running` it was left open, its commit in doubt: it is looked up at `retry_at`, or by the next run.
-
-    `without` are the loads of which the refreshed report lacks some slices, or which have none on that day.
     """
 
-    report: str
-    connection: str
-    day: date
-    attempt: int
     state: State
     rows: int
     seconds: float
     failure: Failure | None = None
     retry_at: datetime | None = None
-    without: tuple[Readiness, ...] = ()
     etl_id: int | None = None
 
 
-RefreshEvent = RefreshStarted | ReportWaits | ReportStarted | ReportClosed | Waiting | Notice | RunEnded
-RefreshListener = Callable[[RefreshEvent], None]
+@dataclass(frozen=True, slots=True)
+class SliceClosed(AttemptClosed):
+    """A slice's session was closed. `steps` are the seconds of its steps; `failed_in` is the worker's that failed."""
+
+    steps: Mapping[str, float] = field(default_factory=dict)
+    failed_in: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportClosed(AttemptClosed):
+    """A report's session was closed. `without` are the loads of which it lacks slices, or that have none that day."""
+
+    without: tuple[Readiness, ...] = ()
+
+
+#: The fields of AttemptClosed.
+ClosedFacts = tuple[
+    str, str, str, date, int, "State", int, float, "Failure | None", "datetime | None", "int | None"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SlicesPublished:
+    """A publication of staged slices has ended: their own events say which were published."""
+
+    load: str
+    connection: str
+    day: date
+    slices: int
+    rows: int
+    failed: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should know: a reaped run, a parked connection, an added column."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunReaped(Notice):
+    """A dead run was reaped. `holder` is what its lock said of it, if anything."""
+
+    run_id: str = ""
+    holder: Holder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run has ended: its result is complete, its locks are still held."""
+
+    result: RunResult
+
+
+Event = (
+    RunStarted
+    | SliceStarted
+    | SliceStaged
+    | WorkerLogged
+    | SlicesPublished
+    | RefreshStarted
+    | ReportWaits
+    | ReportStarted
+    | SliceClosed
+    | ReportClosed
+    | Waiting
+    | Notice
+    | RunEnded
+)
+Listener = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +195,16 @@ class FailedSlice:
 
 @dataclass(slots=True)
 class RunResult:
-    """What a run did. `step_seconds` adds up the workers' and the publisher's time by step."""
+    """What a run did. A report counts as a slice; a refresh has also its `day`, its `reports` and what closed them.
+
+    `step_seconds` adds up the workers' and the publisher's time by step.
+    """
 
     run_id: str
     loaded: int = 0
     skipped: int = 0
     failed: int = 0
-    #: Slices whose commit nobody could look up: `failures` has them too.
+    #: Commits that could not be looked up: `failures` has them too.
     in_doubt: int = 0
     retried: int = 0
     rows: int = 0
@@ -235,48 +217,27 @@ class RunResult:
     empty_plan: Plan | None = None
     #: By load and column: the shards that lack the column and have never delivered it, so that it is NULL.
     filled: dict[tuple[str, str], set[str]] = field(default_factory=dict)
-    #: What was told to the channels, and what became of the messages that the run sent.
-    outcome: Outcome | None = None
-    alerts: list[Delivery] = field(default_factory=list)
-    #: Which pings failed, and why.
-    pings: list[str] = field(default_factory=list)
-    #: What ended the run before its slices were done, if anything did: an error, or a signal.
-    stopped: str | None = None
-    signal: ExitCode | None = None
-
-
-@dataclass(slots=True)
-class RefreshResult:
-    """What a run did with its reports. `closed` has the last session of each that came to one."""
-
-    run_id: str
-    day: date
+    day: date | None = None
     reports: tuple[str, ...] = ()
+    #: The last session of each report that came to one.
     closed: list[ReportClosed] = field(default_factory=list)
-    retried: int = 0
-    seconds: float = 0.0
-    #: The failures by reason: set at the run's end.
-    groups: list[FailureGroup] = field(default_factory=list)
-    #: What was told to the channels, and what became of the messages that the run sent.
+    #: What goes to the channels, and what became of the messages that the run sent.
     outcome: Outcome | None = None
     alerts: list[Delivery] = field(default_factory=list)
     #: Which pings failed, and why.
     pings: list[str] = field(default_factory=list)
-    #: What ended the run before its reports were done, if anything did: an error, or a signal.
+    #: What ended the run before its work was done, if anything did: an error, or a signal.
     stopped: str | None = None
     signal: ExitCode | None = None
 
     @property
     def refreshed(self) -> list[ReportClosed]:
         """The reports that have new content."""
-        return [one for one in self.closed if one.failure is None]
+        return [report for report in self.closed if report.failure is None]
 
     @property
-    def failures(self) -> list[ReportClosed]:
-        """The reports that failed: their old content stands, unless the error says otherwise."""
-        return [one for one in self.closed if one.failure is not None]
-
-    @property
-    def in_doubt(self) -> int:
-        """How many of the failures are commits in doubt that nobody could look up."""
-        return sum(one.state.value == "running" for one in self.failures)
+    def exit_code(self) -> ExitCode:
+        """The exit code that the run ends with."""
+        if self.signal is not None:
+            return self.signal
+        return ExitCode.FAILED if self.failed or self.in_doubt or self.stopped else ExitCode.DONE

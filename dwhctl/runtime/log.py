@@ -14,11 +14,12 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from dwhctl import __version__
 from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
@@ -28,15 +29,11 @@ from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
 from dwhctl.runtime import events
 from dwhctl.runtime.locks import CRON_LOG, StateDir
-from dwhctl.runtime.messages import heard
+from dwhctl.runtime.messages import Level, LogMessage, captured_log
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from datetime import timedelta
-
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Level, LogMessage
 
 
 RUN_ENDED = "run_ended"
@@ -57,7 +54,7 @@ class LogEntry(NamedTuple):
     fields: dict[str, object]
 
 
-def line_of(event: events.Event | events.RefreshEvent, command: str) -> LogEntry | None:
+def line_of(event: events.Event, command: str) -> LogEntry | None:
     """Return the line of a run's event; None for one that only progress shows. `command` is the command line."""
     match event:
         case events.SliceStaged() | Waiting(text=""):
@@ -71,8 +68,8 @@ def line_of(event: events.Event | events.RefreshEvent, command: str) -> LogEntry
         case events.SliceStarted():
             waited = {"slots_waited": event.slots_waited or None}
             return LogEntry("info", "slice_started", _values(event, _ATTEMPT) | waited)
-        case events.WorkerSaid():
-            return said_line(event.said, _values(event, _ATTEMPT))
+        case events.WorkerLogged():
+            return library_line(event.message, _values(event, _ATTEMPT))
         case events.SlicesPublished():
             level: Level = "warning" if event.failed else "info"
             names = [field.name for field in fields(event)]
@@ -90,17 +87,17 @@ def line_of(event: events.Event | events.RefreshEvent, command: str) -> LogEntry
         case events.ReportClosed():
             return _closed("report_closed", event, _report(event) | {"state": event.state.value})
         case events.RunEnded():
-            return _ended(event.report)
+            return _ended(event.result)
         case Waiting():
             return LogEntry("info", "waiting", {"message": event.text})
         case events.Notice():
             return LogEntry("warning", "notice", {"message": event.text})
 
 
-def said_line(said: LogMessage, attempt: dict[str, object] | None = None) -> LogEntry:
+def library_line(message: LogMessage, attempt: dict[str, object] | None = None) -> LogEntry:
     """Return the line of a library's log message."""
-    more = {"logger": said.logger, "message": said.message, "said_at": said.at if attempt else None}
-    return LogEntry(said.level, "library", (attempt or {}) | more)
+    more = {"logger": message.logger, "message": message.message, "said_at": message.at if attempt else None}
+    return LogEntry(message.level, "library", (attempt or {}) | more)
 
 
 def fit(value: object) -> object:
@@ -142,7 +139,7 @@ def _values(source: object, names: Iterable[str]) -> dict[str, object]:
 
 def _report(event: events.ReportStarted | events.ReportClosed) -> dict[str, object]:
     # A report's name is in the place of a load's, as in the sessions table.
-    return {"load": event.report} | _values(event, ("connection", "day", "attempt", "etl_id"))
+    return _values(event, _ATTEMPT) | {"shard": None}
 
 
 def _closed(name: str, event: events.SliceClosed | events.ReportClosed, known: dict[str, object]) -> LogEntry:
@@ -152,26 +149,17 @@ def _closed(name: str, event: events.SliceClosed | events.ReportClosed, known: d
     return LogEntry(_LEVELS.get(event.state, "info"), name, known)
 
 
-def _ended(report: events.RunResult | events.RefreshResult) -> LogEntry:
-    values: dict[str, object]
-    if isinstance(report, events.RunResult):
-        values = _values(report, ("loaded", "skipped", "failed", "in_doubt", "rows"))
-        values["steps"] = report.step_seconds
-    else:
-        values = {
-            "loaded": len(report.refreshed),
-            "failed": len(report.failures) - report.in_doubt,
-            "rows": sum(refreshed.rows for refreshed in report.refreshed),
-            "in_doubt": report.in_doubt,
-        }
+def _ended(result: events.RunResult) -> LogEntry:
+    values = _values(result, ("loaded", "skipped", "failed", "in_doubt", "rows"))
+    values["steps"] = result.step_seconds
+    if result.day is not None:  # a refresh has neither
+        values["skipped"] = values["steps"] = None
     values["in_doubt"] = values["in_doubt"] or None
-    signal = f"interrupted: {report.signal.name.lower()}" if report.signal is not None else None
-    values |= {"retried": report.retried, "seconds": report.seconds, "message": report.stopped or signal}
+    signal = f"interrupted: {result.signal.name.lower()}" if result.signal is not None else None
+    values |= {"retried": result.retried, "seconds": result.seconds, "message": result.stopped or signal}
     bad = values["failed"] or values["in_doubt"] or values["message"]
     return LogEntry("error" if bad else "info", RUN_ENDED, values)
 
-
-_Event = TypeVar("_Event", events.Event, events.RefreshEvent)
 
 #: A log of this size gets only warnings and errors; one of twice the size only the end of the run.
 MOST_BYTES = 16 * 2**20
@@ -181,19 +169,19 @@ _NOT_BEGUN = (ExitCode.USAGE, ExitCode.LOCK_HELD)
 
 @contextmanager
 def logged_run(
-    project: Project, run_id: str, command: str, listen: Callable[[_Event], None]
-) -> Iterator[Callable[[_Event], None]]:
+    project: Project, run_id: str, command: str, listen: events.Listener
+) -> Iterator[events.Listener]:
     """Yield a listener that writes the run's log, also libraries' messages, and passes each event on."""
     state = StateDir(project.state_dir)
     path = log_path(state.logs, run_id)
     log = RunLog(path, run_id, command, lambda text: listen(events.Notice(text)))
 
-    def both(event: _Event) -> None:
+    def both(event: events.Event) -> None:
         log.take(event)
         listen(event)
 
     try:
-        with heard(log.take_said, aloud=True), announced(both):
+        with captured_log(log.take_message, to_stderr=True), announced(both):
             yield both
     except BaseException as error:
         log.stopped(error)
@@ -219,16 +207,16 @@ class RunLog:
         self._descriptor: int | None = None
         self._is_full = self._is_torn = self._has_complained = self._is_closed = False
 
-    def take(self, event: events.Event | events.RefreshEvent) -> None:
+    def take(self, event: events.Event) -> None:
         """Write an event, except a wait before the run has begun: the run may end without a log."""
         if isinstance(event, Waiting) and not self._size:
             return
         if (line := line_of(event, self._command)) is not None:
             self._write(line)
 
-    def take_said(self, said: LogMessage) -> None:
+    def take_message(self, message: LogMessage) -> None:
         """Write a library's log message in this process."""
-        self._write(said_line(said))
+        self._write(library_line(message))
 
     def stopped(self, error: BaseException) -> None:
         """Write the error that ended the run before its result."""

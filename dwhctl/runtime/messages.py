@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
@@ -15,9 +17,6 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
     from dwhctl.core.columns import Column
     from dwhctl.project.connections import Connection
     from dwhctl.project.days import Slice
@@ -47,6 +46,20 @@ class Delivered:
 
     shard: str
     columns: Mapping[str, str]
+
+    def dropped(self, columns: Mapping[str, str]) -> str:
+        """Return what is wrong when the shard lacks these columns now, and the two remedies."""
+        names = ", ".join(columns)
+        # An ENUM's declaration does not carry its values.
+        casts = ", ".join(
+            f"CAST(NULL AS {'VARCHAR' if declared == 'ENUM' else declared}) AS {name}"
+            for name, declared in columns.items()
+        )
+        return (
+            f"column {names} is missing in the shard {self.shard}, which delivered it before: NULL would replace its"
+            f" values. Restore the column; or, if {self.shard} has it no longer, say so in the extract: {casts}"
+            f" (between {{% if shard.name == '{self.shard}' %}} and {{% endif %}} where other shards have it)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +121,12 @@ class Failure:
         )
 
     def is_a(self, *classes: type[DwhctlError]) -> bool:
-        """Tell whether the error was of one of these classes."""
+        """Return whether the error was of one of these classes."""
         return is_error(self.error_class, *classes)
 
 
 def _traceback(error: BaseException) -> str | None:
-    """Give where a defect came from, the end of it if it is long; None of an error that was never raised."""
+    """Return the traceback of a defect, its end if it is long; None of an error that was never raised."""
     if error.__traceback__ is None:
         return None
     return mask("".join(traceback.format_exception(error)))[-_MOST_TRACEBACK:]
@@ -121,7 +134,7 @@ def _traceback(error: BaseException) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class LogMessage:
-    """What a library said through `logging`: a warning or an error, by the name of its logger."""
+    """A warning or an error that a library logged, with the name of its logger."""
 
     at: datetime
     level: Level
@@ -145,40 +158,40 @@ class StageResult:
     failure: Failure | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     failed_in: str | None = None
-    said: tuple[LogMessage, ...] = ()
+    logged: tuple[LogMessage, ...] = ()
 
 
 _LONGEST_SECONDS = 600.0
 
 
 def retry_seconds(delay: timedelta, failures: int) -> float:
-    """Give the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
+    """Return the wait after so many failures: `delay` doubled each time, ten minutes at most, a fifth more or less."""
     base = delay.total_seconds() * 2.0 ** (failures - 1)
     return min(base, _LONGEST_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
 
 
-_MOST_CHARACTERS = 4000
-_MOST_SAID = 50
+_MOST_OF_MESSAGE = 4000
+_MOST_MESSAGES = 50
 _FORMAT = logging.Formatter()
 
 
-class _Ear(logging.Handler):
-    """Hands on what was said. `aloud`: to stderr as well, where Python writes it when nobody listens."""
+class _Capture(logging.Handler):
+    """Pass on what is logged; with `to_stderr` also there, as Python does without a handler."""
 
-    def __init__(self, take: Callable[[LogMessage], None], *, aloud: bool) -> None:
+    def __init__(self, take: Callable[[LogMessage], None], *, to_stderr: bool) -> None:
         super().__init__(logging.WARNING)
         self._take = take
-        self._aloud = aloud
+        self._to_stderr = to_stderr
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = mask(_FORMAT.format(record))
-        except Exception:  # its arguments do not fit its text: that is not the run's trouble
+        except Exception:  # its arguments do not fit its text
             text = mask(str(record.msg))
         at = datetime.fromtimestamp(record.created, UTC)
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
-        self._take(LogMessage(at, level, record.name, text[:_MOST_CHARACTERS]))
-        if self._aloud and logging.lastResort is not None and logging.getLogger().handlers == [self]:
+        self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
+        if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
             logging.lastResort.handle(
                 logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
             )
@@ -189,47 +202,45 @@ class _Printable(logging.Formatter):
         return printable(mask(super().format(record)))
 
 
-def speak_plainly() -> None:
-    """Make printable what libraries write to stderr by `logging` while nobody listens: it quotes servers."""
+def make_logging_printable() -> None:
+    """Mask and make printable what libraries log to stderr without a handler: it quotes servers."""
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
 
 
 @contextmanager
-def heard(take: Callable[[LogMessage], None], *, aloud: bool = False) -> Iterator[None]:
-    """Hand on what libraries say in the block, unless it is heard already: a worker may be the parent itself."""
+def captured_log(take: Callable[[LogMessage], None], *, to_stderr: bool = False) -> Iterator[None]:
+    """Pass on what libraries log in the block, unless it is captured already: a worker may be the parent itself."""
     root = logging.getLogger()
-    if any(isinstance(one, _Ear) for one in root.handlers):
+    if any(isinstance(handler, _Capture) for handler in root.handlers):
         yield
         return
-    ear = _Ear(take, aloud=aloud)
-    root.addHandler(ear)
+    capture = _Capture(take, to_stderr=to_stderr)
+    root.addHandler(capture)
     try:
         yield
     finally:
-        root.removeHandler(ear)
+        root.removeHandler(capture)
 
 
-class Ears:
-    """Keeps the first of what is said, and counts the rest."""
+class LogBuffer:
+    """Keep the first messages, and count the rest."""
 
     def __init__(self) -> None:
-        self._said: list[LogMessage] = []
+        self._messages: list[LogMessage] = []
         self._more = 0
 
-    def take(self, said: LogMessage) -> None:
-        """Take one in."""
-        if len(self._said) < _MOST_SAID:
-            self._said.append(said)
+    def take(self, message: LogMessage) -> None:
+        """Add a message."""
+        if len(self._messages) < _MOST_MESSAGES:
+            self._messages.append(message)
         else:
             self._more += 1
 
-    def said(self) -> tuple[LogMessage, ...]:
-        """Give what was said, and how much more there was."""
+    def messages(self) -> tuple[LogMessage, ...]:
+        """Return the messages; the last one says how many more there were."""
         if not self._more:
-            return tuple(self._said)
-        last = self._said[-1]
-        return (
-            *self._said,
-            LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these"),
-        )
+            return tuple(self._messages)
+        last = self._messages[-1]
+        more = LogMessage(last.at, last.level, last.logger, f"and {self._more:,} more like these")
+        return (*self._messages, more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from fractions import Fraction
@@ -15,8 +16,6 @@ from dwhctl.project.names import as_asked, find_load, meant
 from dwhctl.sessions.values import is_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from dwhctl.project.loads import Load, Need, Report, Shard
     from dwhctl.project.model import Project
     from dwhctl.sessions.store import SessionStore
@@ -46,11 +45,21 @@ class LoadRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSlice:
-    """One slice to load, with all that names it."""
+    """One slice to load."""
 
     load: Load
     shard: Shard
     slice: Slice
+
+    @property
+    def name(self) -> Name:
+        """Its load, shard and day."""
+        return self.load.name, self.shard.name, self.slice.day
+
+    @property
+    def load_and_day(self) -> tuple[str, date]:
+        """Its load and day."""
+        return self.load.name, self.slice.day
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +76,29 @@ class Plan:
     after_end: int = 0
     first_day: date | None = None
 
+    def loads(self) -> list[Load]:
+        """Return the loads of the plan, in the order of their first slice."""
+        return list({planned.load.name: planned.load for planned in self.slices}.values())
+
     def work(self) -> list[tuple[Load, date]]:
-        """Give the loads and days of the plan, each once, in an order that every run shares."""
-        found = {(one.load.name, one.slice.day): one.load for one in self.slices}
-        return [(load, day) for (_, day), load in sorted(found.items(), key=lambda item: item[0])]
+        """Return the loads and days of the plan, sorted: every run takes its locks in this order."""
+        found = {planned.load_and_day: planned.load for planned in self.slices}
+        return [(found[key], key[1]) for key in sorted(found)]
 
 
 def candidates(project: Project, request: LoadRequest) -> Plan:
-    """Give every slice that was asked for, complete or not, day by day in the order of the days asked for.
+    """Return every slice of the request, complete or not, day by day in the order of its days.
 
     Raise UsageError for an unknown load or shard.
     """
-    loads = chosen_loads(project, request.loads)
-    _check_globs(project, loads, request.shards)
-    shards = {
-        load.name: [shard for shard in project.shards_of(load) if _wanted(shard, request.shards)]
-        for load in loads
-    }
+    chosen_loads(project, request.loads)
+    tasks = chosen_tasks(project, request.loads, request.shards)
     slices, starts, before_start, after_end = [], set(), 0, 0
     for day in dict.fromkeys(request.days):
-        for load in loads:
+        for load, shards in tasks:
             if load.slice_by is None and day != request.days[0]:
                 continue
-            for shard in shards[load.name]:
+            for shard in shards:
                 if is_before_start(load, shard, day):
                     before_start += 1
                     starts.add(first_day(load, shard))
@@ -102,13 +111,17 @@ def candidates(project: Project, request: LoadRequest) -> Plan:
 
 
 def chosen_loads(project: Project, names: Sequence[str]) -> list[Load]:
-    """Give the loads of these names, or every load. Raise UsageError for an unknown one, and when there is none."""
-    loads = (
-        [find_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
-    )
+    """Return the loads of these names, or every load. Raise UsageError for an unknown one, and when there is none."""
+    loads = _loads(project, names)
     if not loads:
         raise UsageError("the project has no load: write one in config/loads/<name>.toml")
     return loads
+
+
+def _loads(project: Project, names: Sequence[str]) -> list[Load]:
+    if not names:
+        return list(project.loads.values())
+    return [find_load(project, name) for name in dict.fromkeys(names)]
 
 
 def without_complete(plan: Plan, complete: Iterable[Name]) -> Plan:
@@ -124,38 +137,24 @@ def only_failed(plan: Plan, failed: Iterable[Name]) -> Plan:
 
 
 def _kept(plan: Plan, known: set[Name], *, wanted: bool) -> tuple[PlannedSlice, ...]:
-    return tuple(one for one in plan.slices if (name_of(one) in known) is wanted)
-
-
-def name_of(one: PlannedSlice) -> Name:
-    """Return a slice's load, shard and day."""
-    return one.load.name, one.shard.name, one.slice.day
+    return tuple(planned for planned in plan.slices if (planned.name in known) is wanted)
 
 
 def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
-    """Order each load's day by what its shards took lately, the unknown first: they may be the slowest."""
-    place = {work: number for number, work in enumerate(dict.fromkeys(_work(one) for one in plan.slices))}
+    """Sort each load's day by what its shards took lately, the unknown first: they may be the slowest."""
+    keys = dict.fromkeys(planned.load_and_day for planned in plan.slices)
+    place = {key: number for number, key in enumerate(keys)}
 
-    def rank(one: PlannedSlice) -> tuple[int, float]:
-        return place[_work(one)], -seconds.get((one.load.name, one.shard.name), float("inf"))
+    def rank(planned: PlannedSlice) -> tuple[int, float]:
+        name, shard, _ = planned.name
+        return place[planned.load_and_day], -seconds.get((name, shard), float("inf"))
 
     return replace(plan, slices=tuple(sorted(plan.slices, key=rank)))
 
 
-def _work(one: PlannedSlice) -> tuple[str, date]:
-    return one.load.name, one.slice.day
-
-
 def days_back(day: date, lookback: int) -> tuple[date, ...]:
-    """Give the day and the `lookback` days before it, newest first."""
+    """Return the day and the `lookback` days before it, newest first."""
     return tuple(day - timedelta(days=back) for back in range(lookback + 1))
-
-
-def _check_globs(project: Project, loads: Sequence[Load], globs: Sequence[str]) -> None:
-    names = [shard.name for load in loads for shard in project.shards_of(load)]
-    for glob in globs:
-        if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches {quoted(glob)}; {meant(project, glob, names)}")
 
 
 def _wanted(shard: Shard, globs: Sequence[str]) -> bool:
@@ -176,15 +175,19 @@ def is_before_start(load: Load, shard: Shard, day: date) -> bool:
 def chosen_tasks(
     project: Project, names: Sequence[str], globs: Sequence[str]
 ) -> list[tuple[Load, list[Shard]]]:
-    """Give the loads of these names (or every load) with their shards that fit the globs (or every shard).
+    """Return the loads of these names (or every load) with their shards that fit the globs (or every shard).
 
     Raise UsageError for an unknown load or shard.
     """
-    loads = (
-        [find_load(project, name) for name in dict.fromkeys(names)] if names else list(project.loads.values())
-    )
-    _check_globs(project, loads, globs)
-    return [(load, [shard for shard in project.shards_of(load) if _wanted(shard, globs)]) for load in loads]
+    shards = {load.name: project.shards_of(load) for load in _loads(project, names)}
+    known = [shard.name for of_load in shards.values() for shard in of_load]
+    for glob in globs:
+        if not fnmatch.filter(known, glob):
+            raise UsageError(f"no shard matches {quoted(glob)}; {meant(project, glob, known)}")
+    return [
+        (project.loads[name], [shard for shard in of_load if _wanted(shard, globs)])
+        for name, of_load in shards.items()
+    ]
 
 
 #: As many as `--lookback` reaches: a mistyped year is more probable than a backfill of so many days.
@@ -192,7 +195,7 @@ MOST_DAYS = 3651
 
 
 def days_between(start: date, end: date, *, newest_first: bool = False) -> tuple[date, ...]:
-    """Give every day from `start` to `end`, both included. Raise UsageError for a range that is none."""
+    """Return every day from `start` to `end`, both included. Raise UsageError for an empty or too long range."""
     count = (end - start).days + 1
     if count < 1:
         raise UsageError(
@@ -207,9 +210,9 @@ def days_between(start: date, end: date, *, newest_first: bool = False) -> tuple
 
 
 def loads_with_days(project: Project, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Name the loads that can be filled day by day, and those that are left out because they have no days.
+    """Return the names of the loads that can be filled day by day, and of those that have no days.
 
-    Raise UsageError when a load that was asked for by name has no days, and when no load has any.
+    Raise UsageError when a load of `names` has no days, and when no load has any.
     """
     loads = chosen_loads(project, names)
     whole = tuple(load.name for load in loads if load.slice_by is None)
@@ -231,7 +234,7 @@ _SHOWN_SHARDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """How far a needed load is with a date: of `expected` slices those of the shards `missing` are not complete."""
+    """How many slices of a needed load are complete for a day: of `expected` those of the shards `missing` are not."""
 
     load: str
     at_least: float
@@ -261,27 +264,29 @@ class Readiness:
 def readiness(
     project: Project, store: SessionStore | None, report: Report, day: date
 ) -> tuple[Readiness, ...]:
-    """Look how far the loads are that a report needs; without a sessions table nothing is complete."""
+    """Return how far the loads are that a report needs; without a sessions table nothing is complete."""
     return tuple(_readiness(project, store, need, day) for need in report.needs)
 
 
 def _readiness(project: Project, store: SessionStore | None, need: Need, day: date) -> Readiness:
     plan = candidates(project, LoadRequest(days=(day,), loads=(need.load,)))
     found = store.last_sessions(need.load, day, day) if store is not None else []
-    last = {one.shard: one for one in found}
-    missing = (
-        one.shard.name for one in plan.slices if not is_complete(last.get(one.shard.name), one.slice.end_at)
+    last = {session.shard: session for session in found}
+    missing = tuple(
+        planned.shard.name
+        for planned in plan.slices
+        if not is_complete(last.get(planned.shard.name), planned.slice.end_at)
     )
-    return Readiness(need.load, need.at_least, len(plan.slices), tuple(missing))
+    return Readiness(need.load, need.at_least, len(plan.slices), missing)
 
 
 def not_met(found: Sequence[Readiness], day: date) -> str:
-    """Say which needs are not met, and what to do about it."""
-    lacking = [one for one in found if not one.is_met]
+    """Return which needs are not met, and what to do about it."""
+    unmet = [need for need in found if not need.is_met]
     words = "; ".join(
-        f"{one}{f' (at_least = {one.at_least:g})' if one.at_least < 1 else ''}" for one in lacking
+        f"{need}{f' (at_least = {need.at_least:g})' if need.at_least < 1 else ''}" for need in unmet
     )
-    loads = " ".join(one.load for one in lacking)
+    loads = " ".join(need.load for need in unmet)
     return (
         f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"
         " --only-missing; or wait longer (--wait, or wait in the configuration)"
@@ -290,11 +295,10 @@ def not_met(found: Sequence[Readiness], day: date) -> str:
 
 def lacking(found: Sequence[Readiness]) -> str:
     """Return the needs that are not met, in words."""
-    return "; ".join(str(one) for one in found if not one.is_met)
+    return "; ".join(str(need) for need in found if not need.is_met)
 
 
 def longest_wait(project: Project, report: Report, asked: timedelta | None) -> float:
     """Return for how many seconds a report waits for its needs: `asked` (--wait) wins, then its own key."""
-    return next(
-        each for each in (asked, report.wait, project.refreshing.wait) if each is not None
-    ).total_seconds()
+    waits = (asked, report.wait, project.refreshing.wait)
+    return next(wait for wait in waits if wait is not None).total_seconds()

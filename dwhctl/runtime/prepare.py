@@ -1,9 +1,11 @@
-"""Make the targets ready: run each load's `create` once, and look at its table."""
+"""Make the targets ready: run each load's `create` once, read its columns; know which columns shards have delivered."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,36 +18,26 @@ from tenacity import (
     wait_random,
 )
 
-from dwhctl.core.columns import SERVICE_FIELDS, Kind
-from dwhctl.core.errors import (
-    AttemptError,
-    ConfigError,
-    ConnectError,
-    LoginRefusedError,
-    TargetBusyError,
-    TargetRefusedError,
-)
+from dwhctl.core import errors
+from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.project.days import make_slice
-from dwhctl.project.names import load_of
+from dwhctl.project.names import ReportSql, load_of
 from dwhctl.project.problems import REPORTS
 from dwhctl.project.templates import place_of, render_extract, render_file
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.messages import Failure, TargetTable
+from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import date, timedelta
-
-    from dwhctl.core.columns import Column
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import ReportSql
     from dwhctl.runtime.plan import Plan
     from dwhctl.runtime.slots import Slots
-    from dwhctl.systems.base.target import Target
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.systems.base.publication import HeldValues
+    from dwhctl.systems.base.target import StagedSlice, Target
 
 
 def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
@@ -53,13 +45,15 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
     found = load_of(project, load)
     if found is None:
         return ""
-    by_name = {one.name: one for one in project.shards_of(found)}
+    if found.extract is None:
+        return f"[endpoint] in config/loads/{found.shadow_of or found.name}.toml"
+    by_name = {known.name: known for known in project.shards_of(found)}
     try:
         query = render_extract(
             project, found, by_name[shard], make_slice(project, found, by_name[shard], day)
         ).sql
         rendered = render_file(project, found.extract, found, day, by_name[shard])
-    except (ConfigError, KeyError):
+    except (errors.ConfigError, KeyError):
         query = rendered = ""
     show = shlex.join(
         ["dwhctl", "render", found.shadow_of or found.name, "--date", str(day), "--shard", shard, "--quiet"]
@@ -67,8 +61,8 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
     return place_of(found.extract, project.root, rendered, query, line, f"`{show}`")
 
 
-def keep_create_place(project: Project, load: Load, error: AttemptError) -> None:
-    """Keep with an error of a load's `create` where the statement is."""
+def keep_create_place(project: Project, load: Load, error: errors.AttemptError) -> None:
+    """Set the place of an error of a load's `create`: its file and line."""
     if error.statement is not None and load.create is not None:
         rendered = render_file(project, load.create, load)
         error.place = place_of(load.create, project.root, rendered, error.statement, error.line)
@@ -77,8 +71,8 @@ def keep_create_place(project: Project, load: Load, error: AttemptError) -> None
 def keep_report_place(
     project: Project, report: Report, sql: ReportSql, day: date, error: BaseException
 ) -> None:
-    """Keep with an error of a refresh where the statement is: in the report's `create` or its source."""
-    if not isinstance(error, AttemptError) or error.statement is None:
+    """Set the place of an error of a refresh: in the report's `create` or its source."""
+    if not isinstance(error, errors.AttemptError) or error.statement is None:
         return
     path = report.create if error.statement in sql.create else report.source
     if path is None or isinstance(path, str):
@@ -89,14 +83,14 @@ def keep_report_place(
     error.place = place_of(path, project.root, rendered, error.statement, error.line)
 
 
-_OUT_OF_REACH = (ConnectError, LoginRefusedError, TargetBusyError)
+_OUT_OF_REACH = (errors.ConnectError, errors.LoginRefusedError, errors.TargetBusyError)
 _SERVICE_KINDS = {"etl_source": Kind.TEXT, "etl_id": Kind.INTEGER, "hash_id": Kind.INTEGER}
 _HASH_BITS = 64
 
 
 @dataclass(slots=True)
 class PreparedTables:
-    """The loads' tables, and why a load has none."""
+    """The tables by load, and the failures of loads that have none."""
 
     tables: dict[str, TargetTable] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -127,22 +121,22 @@ def describe_targets(
     plan: Plan,
     targets: Mapping[str, Target],
     slots: Slots,
-    blocked: Mapping[str, AttemptError],
+    blocked: Mapping[str, errors.AttemptError],
     retries: Callable[[Load], int],
     tell: Callable[[Notice], None] = lambda _notice: None,
 ) -> PreparedTables:
-    """Prepare the table of each load of the plan; one that fails for good costs its own slices only.
+    """Prepare the table of each load of the plan; a permanent failure costs the slices of its load only.
 
-    A warehouse that nobody can get at is waited for once, not once for each of its loads.
+    A warehouse that is out of reach is waited for once, not once for each of its loads.
     """
     found = PreparedTables()
-    down: dict[str, AttemptError] = {}
-    for load in {one.load.name: one.load for one in plan.slices}.values():
+    down: dict[str, errors.AttemptError] = {}
+    for load in plan.loads():
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
-            columns = _patiently(load, retries(load), partial(_describe, project, load, targets, slots), tell)
-        except AttemptError as error:
+            columns = _retried(load, retries(load), partial(_describe, project, load, targets, slots), tell)
+        except errors.AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
                 down[load.target] = error
@@ -153,15 +147,12 @@ def describe_targets(
     return found
 
 
-def _patiently(
-    load: Load,
-    retries: int,
-    describe: Callable[[], tuple[Column, ...]],
-    tell: Callable[[Notice], None],
+def _retried(
+    load: Load, retries: int, describe: Callable[[], tuple[Column, ...]], tell: Callable[[Notice], None]
 ) -> tuple[Column, ...]:
-    """Try as often as the load's slices are tried, and say why it takes so long."""
+    """Try as often as the load's slices are tried, with a notice for each failure."""
 
-    def say_why(attempt: RetryCallState) -> None:
+    def notify(attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
         tell(
             Notice(
@@ -172,10 +163,12 @@ def _patiently(
         )
 
     attempts = Retrying(
-        retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and not error.permanent),
+        retry=retry_if_exception(
+            lambda error: isinstance(error, errors.AttemptError) and not error.permanent
+        ),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
-        before_sleep=say_why,
+        before_sleep=notify,
         reraise=True,
     )
     return attempts(describe)
@@ -190,35 +183,33 @@ def _describe(
             reach("prepare.create")
             try:
                 target.run_statements(_statements(project, load))
-            except AttemptError as error:
+            except errors.AttemptError as error:
                 keep_create_place(project, load, error)
                 raise
         return check_columns(load, tuple(target.columns(load.table)))
 
 
 def _statements(project: Project, load: Load) -> list[str]:
-    if load.create is None:
-        return []
     try:
-        return split_statements(render_file(project, load.create, load))
-    except ConfigError as error:
-        raise TargetRefusedError(str(error)) from error
+        return split_statements(render_file(project, load.create, load)) if load.create else []
+    except errors.ConfigError as error:
+        raise errors.TargetRefusedError(str(error)) from error
 
 
 def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]:
-    """Refuse a table that lacks a column by which dwhctl finds or names rows."""
+    """Return the columns. Raise TargetRefusedError when one is missing by which dwhctl finds or identifies rows."""
     by_name = {column.name.lower(): column for column in columns}
     needed = (*SERVICE_FIELDS, *load.key, *([load.slice_by] if load.slice_by else []))
     missing = [name for name in needed if name.lower() not in by_name]
     if missing:
-        raise TargetRefusedError(
+        raise errors.TargetRefusedError(
             f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
             " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
         )
     for name, kind in _SERVICE_KINDS.items():
         found = by_name[name]
         if found.kind is not kind or (name == "hash_id" and found.type.bit_width < _HASH_BITS):
-            raise TargetRefusedError(
+            raise errors.TargetRefusedError(
                 f"{load.table}.{name} is {found.declared}; dwhctl needs etl_source as text, etl_id as an integer"
                 " and hash_id as a 64-bit integer: change the table and the load's `create`"
             )
@@ -227,6 +218,80 @@ def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]
 
 def check_create(project: Project, plan: Plan) -> None:
     """Render every load's `create`. Raise ConfigError."""
-    for load in {one.load.name: one.load for one in plan.slices}.values():
+    for load in plan.loads():
         if load.create is not None:
             render_file(project, load.create, load)
+
+
+class DeliveredColumns:
+    """The columns that shards have delivered, in lower case, with their declared types. Any thread may use it.
+
+    `on_new_column = "add"` fills only the others with NULL. They are in the table `dwhctl_columns` of the sessions
+    database. A column is delivered when a slice with it, and with rows, is published. For a shard without an entry (an
+    upgrade, a new sessions database) the target is asked.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._known: dict[str, dict[str, dict[str, str]]] = {}
+
+    def of(self, load: Load, shard: str) -> Mapping[str, str]:
+        """Return the columns that a shard has delivered; none when it has delivered nothing yet."""
+        own = self._of_name(load.name).get(shard, {})
+        # A shadow run reads the same shards with the same extract.
+        return self._of_name(load.shadow_of).get(shard, {}) | own if load.shadow_of else own
+
+    def dropped(
+        self, held_values: HeldValues, load: Load, slices: Sequence[StagedSlice]
+    ) -> dict[str, Failure]:
+        """Return the failure of each slice, by token, in which NULL would replace a column that its shard delivered."""
+        filled = [staged for staged in slices if staged.filled]
+        if filled:
+            # Other runs may have published since it was read.
+            for name in (load.name, load.shadow_of):
+                self._known.pop(name or "", None)
+        return {
+            staged.token: Failure.of(dropped_error(staged.slice.shard, gone))
+            for staged in filled
+            if (gone := lost_columns(self, load, staged.slice.shard, staged.filled, held_values))
+        }
+
+    def remember(self, load: Load, slices: Sequence[StagedSlice]) -> None:
+        """Remember the columns of slices that are about to be committed: a crash after the commit forgets none."""
+        known = self._of_name(load.name)
+        new = [
+            (staged.slice.shard, name, declared)
+            for staged in slices
+            if staged.rows
+            for name, declared in staged.columns.items()
+            if known.get(staged.slice.shard, {}).get(name) != declared
+        ]
+        if not new:
+            return
+        self._store.remember_columns(load.name, new)
+        for shard, name, declared in new:
+            known.setdefault(shard, {})[name] = declared
+
+    def _of_name(self, load: str) -> dict[str, dict[str, str]]:
+        if load not in self._known:
+            self._known[load] = self._store.delivered_columns(load)
+        return self._known[load]
+
+
+def lost_columns(
+    delivered: DeliveredColumns | None,
+    load: Load,
+    shard: str,
+    filled: Mapping[str, str],
+    held_values: HeldValues,
+) -> dict[str, str]:
+    """Return those of the columns to be filled with NULL that the shard has delivered before."""
+    if delivered is not None and (known := delivered.of(load, shard)):
+        return {name: known[name] for name in filled if name in known}
+    held = held_values([shard], list(filled)).get(shard, frozenset())
+    return {name: declared for name, declared in filled.items() if name in held}
+
+
+def dropped_error(shard: str, columns: Mapping[str, str]) -> errors.SchemaDriftError:
+    """Return the error of a shard that lacks columns which it delivered before."""
+    return errors.SchemaDriftError(Delivered(shard, columns).dropped(columns))

@@ -1,4 +1,4 @@
-"""How every run that does work begins: take what it holds until its end, then put right what dead runs left."""
+"""How every run begins: take what it holds until its end, go on above the known etl_ids, reap dead runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,28 +21,23 @@ from dwhctl.core.faults import reach
 from dwhctl.core.files import open_for_update, open_regular
 from dwhctl.core.waiting import waited
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.locks import Lock, held_in_sessions, held_work, shown_holder
+from dwhctl.runtime.locks import Lock, StateDir, held_in_sessions, held_work, shown_holder
 from dwhctl.runtime.recovery import Reaper
-from dwhctl.runtime.slots import WORKERS, connection_limits
+from dwhctl.runtime.slots import WORKERS, Slots, connection_limits
 from dwhctl.sessions import open_store
 from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import ExitStack
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.locks import StateDir
-    from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.target import Target
 
 
-#: So many ids are handed out between two waits for the disk.
+#: So many ids are handed out between two syncs of the file.
 _AT_ONCE = 10_000
 #: The file is not believed when it is so far above the ids of the sessions database and of the warehouse: a month of
-#: 336,000 sessions a day. An id is a 32-bit number in many a sessions table, and must not be used up by one line.
+#: 336,000 sessions a day. An id is a 32-bit number in many sessions tables; one wrong line must not use them up.
 MOST_AHEAD = 10_000_000
 _FORM = re.compile(rb"([0-9]{19}) ([0-9]{19}) ([0-9a-f-]{36})\n")
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -52,7 +48,7 @@ _MOST_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the file says. `floor` is what ids must go on above."""
+    """The content of the file."""
 
     highest: int = 0
     reserved: int = 0
@@ -72,7 +68,7 @@ class EtlIds:
         self._lock = threading.Lock()
 
     def read(self) -> Remembered:
-        """Return what the file says; nothing when there is none. Raise StateDirError when it cannot be read."""
+        """Return the content, or an empty one without a file. Raise StateDirError when it cannot be read."""
         try:
             with self._lock, open_regular(self._path, follow=False) as file, _locked(file, fcntl.LOCK_SH):
                 return _parsed(file.read(_MOST_BYTES))
@@ -82,11 +78,11 @@ class EtlIds:
             raise self._unusable(error) from error
 
     def note(self, etl_id: int) -> None:
-        """Remember that ids up to this one are handed out, before they are used. Raise StateDirError."""
+        """Record that ids up to this one are handed out, before they are used. Raise StateDirError."""
         self._write(lambda known: etl_id > known.highest, etl_id)
 
     def correct(self, etl_id: int) -> None:
-        """Remember this id in place of what the file says. Raise StateDirError."""
+        """Replace the content by this id. Raise StateDirError."""
         self._write(lambda _known: True, etl_id)
 
     def _write(self, is_due: Callable[[Remembered], bool], etl_id: int) -> None:
@@ -122,7 +118,7 @@ class EtlIds:
 
 @contextmanager
 def _locked(file: BinaryIO, how: int) -> Iterator[None]:
-    """Lock the file, which others hold for a moment only, until it is closed. Raise OSError."""
+    """Lock the file until it is closed; others hold it for a moment only. Raise OSError."""
     until = time.monotonic() + _ETL_ID_LOCK_SECONDS
     while True:
         try:
@@ -140,40 +136,45 @@ def go_on_above(
 ) -> None:
     """Raise the ids of a sessions database that would hand out again what this machine has handed out.
 
-    `in_warehouse` returns the highest etl_id of the loads' tables; it is asked only where the file does not agree with
-    the database. Raise SessionsError when the file cannot be believed and the warehouse not be asked.
+    `in_warehouse` returns the highest etl_id of the loads' tables; it is called only where the file does not agree with
+    the database. Raise SessionsError when the file is not believed and the warehouse cannot be asked.
     """
     last = store.last_id()
+
+    def correct(held: int, why: str) -> None:
+        _raise_floor(store, last, held)
+        tell(Notice(why))
+        ids.correct(max(last, held))
+
     try:
         known = ids.read()
     except StateDirError as error:
-        held = _asked(in_warehouse, str(error))
-        _lift(store, last, held)
-        tell(Notice(f"{error}; etl_ids go on above {max(last, held)}, the highest that is known"))
-        ids.correct(max(last, held))
+        held = _highest_of(in_warehouse, f"{error}; nor can the warehouse be asked which etl_ids it holds")
+        correct(held, f"{error}; etl_ids go on above {max(last, held)}, the highest that is known")
         return
     if last >= known.highest and known.floor <= last + MOST_AHEAD:
-        # As it should be; after a power cut a few ids may be missing from the file.
-        _lift(store, last, known.floor)
+        # The normal case; after a power cut a few ids may be missing from the file.
+        _raise_floor(store, last, known.floor)
         return
-    try:
-        held = in_warehouse()
-    except AttemptError as error:
-        if known.floor > last + MOST_AHEAD:
-            raise _not_believed(known, last, error) from error
-        held = 0
-    if known.floor > max(last, held) + MOST_AHEAD:
-        tell(
-            Notice(
-                f"{_doubtful(known)}, more than {MOST_AHEAD:,} above the highest of the sessions database ({last})"
-                f" and of the warehouse ({held}): it is not believed, and corrected"
-            )
+    remembered = f"the state folder remembers the etl_id {known.floor}"
+    if known.floor > last + MOST_AHEAD:
+        held = _highest_of(
+            in_warehouse,
+            f"{remembered}, the sessions database only {last}, and the warehouse cannot be asked which it holds",
         )
-        _lift(store, last, held)
-        ids.correct(max(last, held))
+    else:
+        held = 0
+        with suppress(AttemptError):
+            held = in_warehouse()
+    if known.floor > max(last, held) + MOST_AHEAD:
+        correct(
+            held,
+            f"{remembered}, more than {MOST_AHEAD:,} above the highest of the sessions database ({last})"
+            f" and of the warehouse ({held}): it is not believed, and corrected",
+        )
         return
     floor = max(known.floor, held)
-    _lift(store, last, floor)
+    _raise_floor(store, last, floor)
     tell(
         Notice(
             f"the sessions database would hand out the etl_id {last + 1} again: this machine has handed out"
@@ -183,29 +184,16 @@ def go_on_above(
     )
 
 
-def _lift(store: SessionStore, last: int, floor: int) -> None:
+def _raise_floor(store: SessionStore, last: int, floor: int) -> None:
     if floor > last:
         store.raise_id_floor(floor)
 
 
-def _asked(in_warehouse: Callable[[], int], why: str) -> int:
+def _highest_of(in_warehouse: Callable[[], int], why: str) -> int:
     try:
         return in_warehouse()
     except AttemptError as error:
-        raise SessionsError(
-            f"{why}; nor can the warehouse be asked which etl_ids it holds: {error}"
-        ) from error
-
-
-def _doubtful(known: Remembered) -> str:
-    return f"the state folder remembers the etl_id {known.floor}"
-
-
-def _not_believed(known: Remembered, last: int, error: AttemptError) -> SessionsError:
-    return SessionsError(
-        f"{_doubtful(known)}, the sessions database only {last}, and the warehouse cannot be asked which it holds:"
-        f" {error}"
-    )
+        raise SessionsError(f"{why}: {error}") from error
 
 
 def _parsed(content: bytes) -> Remembered:
@@ -236,18 +224,18 @@ _LOCK_SECONDS = 30.0
 
 
 def new_run_id() -> str:
-    """Give the id of a new run: it begins with the time in UTC."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    """Return the id of a new run: it begins with the time in UTC, to 1/256 of a second, so that ids sort."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 256 // 1_000_000:02x}{uuid.uuid4().hex[:6]}"
 
 
 def limits_of(project: Project) -> dict[str, int | None]:
-    """Give how many may use each connection, or be a worker, at once."""
+    """Return how many may use each connection, or be a worker, at once."""
     return connection_limits(project) | {WORKERS: project.max_workers}
 
 
 @contextmanager
 def _with_remedy(wait: float) -> Iterator[None]:
-    """Say how to wait for a lock that is held."""
     try:
         yield
     except LockHeldError as error:
@@ -257,10 +245,10 @@ def _with_remedy(wait: float) -> Iterator[None]:
 
 @dataclass(slots=True)
 class RunContext:
-    """A run's way in. `leaves_lock` tells at its end whether the next run has something to reap.
+    """How a run begins. `leaves_lock` returns at its end whether the next run has something to reap.
 
-    `check` may refuse the run once its locks are held; `unknown` gives loads whose tables may hold etl_ids that the
-    sessions table does not know of.
+    `check` may refuse the run once its locks are held; `unknown` returns loads whose tables may hold etl_ids that the
+    sessions table does not know.
 
     After `enter`, `blocked` says why a load or report must wait: a dead run's sessions of it could not be closed.
     """
@@ -280,7 +268,7 @@ class RunContext:
     def enter(self, stack: ExitStack, work: Mapping[str, str], wait: float) -> SessionStore:
         """Take the locks of its work, the sessions and its run lock, then reap dead runs.
 
-        `work` are the locks' names, each with what is done under it in words; they are waited for `wait` seconds.
+        `work` are the locks' names, each with what is done under it; they are waited for `wait` seconds.
         """
         self.state.make()
         remove_left_behind(self.state.path)
@@ -304,12 +292,12 @@ class RunContext:
         return store
 
     def _never_reuse_ids(self, store: SessionStore) -> None:
-        """In a sessions table that does not know a table yet go on above the etl_ids that stand in it."""
+        """Go on above the etl_ids of a table that the sessions table does not know yet."""
         try:
             highest = self._highest_in(self._unknown_loads(store))
         except AttemptError as error:
             if not self._unknown_loads(store):
-                return  # a run that could ask has lifted the ids by now, and keeps the warehouse busy
+                return  # another run has raised the ids by now, and keeps the warehouse busy
             raise SessionsError(
                 f"the sessions table is new, and the warehouse cannot be asked which etl_ids it holds: {error}"
             ) from error
@@ -320,7 +308,6 @@ class RunContext:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
 
     def _highest_in(self, loads: Iterable[Load]) -> int:
-        """Return the highest etl_id in the tables of these loads. Raise AttemptError."""
         tables = {(load.target, load.table) for load in loads}
         return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
 
@@ -330,7 +317,7 @@ class RunContext:
 
     def _hold_run(self, stack: ExitStack, store: SessionStore) -> None:
         lock = Lock(self.state.run_lock(self.run_id))
-        # The id is new and random: only a run that looks for dead ones can hold its locks, and only for a moment.
+        # The id is new and random: only a run that checks for dead ones can hold its locks, and only for a moment.
         until = time.monotonic() + _LOCK_SECONDS
         with waited(_LOCK_SECONDS) as waiting:
             while not lock.try_take(self.command) or not store.try_hold_run(self.run_id):

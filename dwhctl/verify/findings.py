@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import fnmatch
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,6 @@ from dwhctl.project.fields import name_problem
 from dwhctl.sessions.values import LastSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
     from dwhctl.core.errors import AttemptError
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
@@ -244,7 +242,7 @@ def what_to_do(load: Load, name: str) -> str:
     where = f"= '{literal}'" if name else "IS NULL OR etl_source = ''"
     delete = f"DELETE FROM {load.table} WHERE etl_source {where}"
     if name_problem(name):
-        return f"dwhctl did not load them; if nobody needs them: {delete}"
+        return f"dwhctl did not load them; if they are not needed: {delete}"
     return (
         f"no shard of {load.name} has this name. Was the shard renamed? Keep the name:"
         f' {{ name = "{name}", database = "NEW" }}; is it closed: {{ name = "{name}", until = "LAST DAY" }};'

@@ -103,7 +103,7 @@ def test_demo_leaves_a_used_folder_alone(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "precious").write_text("x")
     assert dwh("demo", tmp_path) == 2
     shown = capsys.readouterr()
-    assert "is not empty; name another folder" in shown.err
+    assert "is not empty; give another folder" in shown.err
     assert shown.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
@@ -111,4 +111,4 @@ def test_demo_leaves_a_used_folder_alone(tmp_path: Path, capsys: pytest.CaptureF
 def test_demo_into_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
     assert dwh("demo", tmp_path / "file") == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err

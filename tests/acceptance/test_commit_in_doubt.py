@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from dwhctl.load.run import exit_code_of
 from dwhctl.runtime.events import Notice, RunResult
 from dwhctl.sessions.values import State
 from tests.cli_support import dwh
@@ -82,7 +81,7 @@ def test_nobody_publishes_beside_a_commit_in_doubt(
     first, second = machines
     lose_the_warehouse(first, monkeypatch)
     report, _ = load(first)
-    assert (report.in_doubt, report.failed, exit_code_of(report)) == (2, 0, 1)
+    assert (report.in_doubt, report.failed, report.exit_code) == (2, 0, 1)
     sessions = first.sessions_newest_first(2)
     assert {one.state for one in sessions} == {State.RUNNING}
     assert {one.error_class for one in sessions} == {"CommitInDoubtError"}
@@ -90,7 +89,7 @@ def test_nobody_publishes_beside_a_commit_in_doubt(
 
     # As long as nobody can look, every run is blocked and says why.
     report, notices = load(second)
-    assert (report.failed, report.loaded, exit_code_of(report)) == (2, 0, 1)
+    assert (report.failed, report.loaded, report.exit_code) == (2, 0, 1)
     assert any("2 of its sessions wait for their warehouse" in text for text in notices)
     assert first.target_rows() == []
 
@@ -114,11 +113,11 @@ def test_a_commit_in_doubt_that_happened_turns_out_loaded(
 ) -> None:
     first, second = machines
     server_of(first).faults.add(Fault("lost_after_commit", application=":publish:"))
-    server_of(first).faults.add(Fault("refuse_login", application=":(look|drop):"))
+    server_of(first).faults.add(Fault("refuse_login", application=":(count|drop):"))
     done = first.run("load", "--date", str(DAY))
     assert done.returncode == 1, done.stderr
     assert "2 in doubt" in done.stdout
-    assert "2 slices in doubt on warehouse: the next run looks: CommitInDoubtError: " in done.stdout
+    assert "2 slices in doubt on warehouse: the next run checks: CommitInDoubtError: " in done.stdout
     assert "in doubt: orders abakan" in done.stderr
 
     def shown(*arguments: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.check.online import check_databases
+from dwhctl.check.online import OnlineCheck
 from tests.support.projects import Sandbox
 from tests.support.wire import Wire, a_wire, needs_faults
 
@@ -52,7 +52,7 @@ def a_project(
 def found(project: Sandbox) -> tuple[list[str], list[str]]:
     """Look, and return what is wrong and the warnings."""
     wrong, warnings = list[str](), list[str]()
-    for finding in check_databases(project.project()):
+    for finding in OnlineCheck(project.project()).findings():
         (wrong if finding.wrong else warnings).append(f"{finding.where}: {finding.what}")
     return wrong, warnings
 

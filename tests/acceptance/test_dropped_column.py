@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.check.online import check_databases
+from dwhctl.check.online import OnlineCheck
 from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import open_store
 from tests.postgres import PostgresServer
@@ -64,7 +64,7 @@ def test_a_dropped_column_is_refused_and_the_rows_stay(sandbox: Sandbox) -> None
         assert part in reason(report)
     assert sandbox.target_rows() == before
     assert report.loaded == 1
-    [finding] = check_databases(sandbox.project())
+    [finding] = OnlineCheck(sandbox.project()).findings()
     assert (finding.where, finding.wrong) == (BAD, True)
     assert "delivered it before" in finding.what
 
@@ -88,7 +88,7 @@ def test_the_remedy_that_the_message_names_works(sandbox: Sandbox) -> None:
     report = sandbox.load()
     assert (report.loaded, report.failed, report.filled) == (2, 0, {})
     assert sandbox.warehouse(AMOUNTS) == [(0,)]
-    assert list(check_databases(sandbox.project())) == []
+    assert list(OnlineCheck(sandbox.project()).findings()) == []
 
 
 def test_a_column_that_a_shard_never_had_is_null_and_said_once(sandbox: Sandbox) -> None:
@@ -97,7 +97,7 @@ def test_a_column_that_a_shard_never_had_is_null_and_said_once(sandbox: Sandbox)
         report = sandbox.load(DAY, NEXT)
         assert (report.loaded, report.failed) == (4, 0)
         assert report.filled == {("orders", "amount"): {BAD}}
-    assert list(check_databases(sandbox.project())) == []
+    assert list(OnlineCheck(sandbox.project()).findings()) == []
     ended = sandbox.run("load", "--date", str(DAY), "--inline")
     assert "orders: 1 shard has no column amount: NULL (abakan)" in ended.stdout
 
@@ -109,7 +109,7 @@ def test_after_an_upgrade_the_warehouse_says_what_was_delivered(sandbox: Sandbox
     sandbox.change_warehouse("ALTER TABLE stage.orders ADD COLUMN discount DECIMAL(5, 1)")
     forget_columns(sandbox)
     drop_amount(sandbox)
-    [finding] = check_databases(sandbox.project())
+    [finding] = OnlineCheck(sandbox.project()).findings()
     assert (finding.where, "delivered it before" in finding.what) == (BAD, True)
 
     report = sandbox.load(NEXT)
@@ -188,11 +188,11 @@ def test_over_the_wire_with_sessions_in_postgres(
             f" SELECT value, CAST('{DAY}T00:00:00' AS DATETIME2(3)) FROM GENERATE_SERIES(0, 9)",
         )
         assert "CAST(NULL AS decimal(18,2)) AS amount" in reason(wire.load())
-        [finding] = [one for one in check_databases(wire.project()) if one.wrong]
+        [finding] = [one for one in OnlineCheck(wire.project()).findings() if one.wrong]
         assert "delivered it before" in finding.what
         forget_columns(wire)
         assert "CAST(NULL AS numeric(18,2)) AS amount" in reason(wire.load())
-        [finding] = [one for one in check_databases(wire.project()) if one.wrong]
+        [finding] = [one for one in OnlineCheck(wire.project()).findings() if one.wrong]
         assert "delivered it before" in finding.what
         assert wire.target_rows() == before
         remedy = "*{% if shard.name == 'abakan' %}, CAST(NULL AS decimal(18,2)) AS amount{% endif %}"

@@ -17,7 +17,6 @@ import pytest
 
 from dwhctl.alerts import channels
 from dwhctl.core.errors import ExitCode, SessionsError
-from dwhctl.load.run import exit_code_of
 from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import REPORT_TIMEOUT, WORK_TIMEOUT, open_store
 from dwhctl.sessions.postgres_store import PostgresStore
@@ -96,7 +95,7 @@ def test_a_load_ends_and_the_next_one_puts_it_right(
     lost = rf"{doing}: the connection is lost: no answer for 1s \(answer_timeout of connections.sessions\)"
     assert re.search(lost, report.stopped)
     assert "may no longer publish" in report.stopped
-    assert exit_code_of(report) is ExitCode.FAILED
+    assert report.exit_code is ExitCode.FAILED
     assert held_locks(sandbox.root / "state") == []
     if at is not CLOSING:
         assert sandbox.target_rows() == []
@@ -223,7 +222,7 @@ def test_a_second_watch_ends_with_75_and_tells_the_channels_once_at_most(
     codes = [dwh("watch", "--scheduled", "--project", sandbox.root) for _ in range(8)]
     other.release()
     assert codes == [75] * 8
-    assert "a watch is under way by pid" in capsys.readouterr().err
+    assert "a watch is running by pid" in capsys.readouterr().err
     # One that holds its lock over three starts is stuck, and that is worth one message.
     assert len(post.sent) == 1
     assert dwh("watch", "--project", sandbox.root) == 1, "the lock is free again, and a deadline is missed"

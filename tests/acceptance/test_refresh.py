@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.refresh.run import exit_code_of
-from dwhctl.runtime.events import RefreshResult, ReportClosed
+from dwhctl.runtime.events import ReportClosed, RunResult
 from dwhctl.sessions import State
 from tests.cli_support import dwh
 from tests.servers.base import Fault
@@ -47,7 +46,7 @@ def server_of(place: Place) -> VerticaServer:
     return place.sandbox.dwh
 
 
-def failure_of(report: RefreshResult) -> str:
+def failure_of(report: RunResult) -> str:
     """Class and message of the one failure."""
     (one,) = report.failures
     assert one.failure is not None
@@ -194,7 +193,7 @@ def test_a_commit_that_nobody_can_end_keeps_its_session_open(
     vertica.fill(2)
     lose_the_warehouse(vertica, monkeypatch)
     report = vertica.refresh(retries=1)
-    assert (report.in_doubt, len(report.failures), exit_code_of(report)) == (1, 1, 1)
+    assert (report.in_doubt, len(report.failures), report.exit_code) == (1, 1, 1)
     assert "CommitInDoubtError" in failure_of(report)
     left = vertica.sessions()[-1]
     assert (left.state, left.error_class, left.finished) == (State.RUNNING, "CommitInDoubtError", None)
@@ -276,7 +275,7 @@ def test_one_failing_report_costs_itself_only(place: Place) -> None:
     broken = place.sandbox.root / "sql/reports/numbers_b.sql"
     broken.write_text(f"{broken.read_text()};\nSELECT nothing FROM stage.numbers; SELECT 1 AS one")
     report = place.refresh()
-    assert [one.report for one in report.failures] == ["numbers_b"]
+    assert [one.load for one in report.failures] == ["numbers_b"]
     assert "nothing" in failure_of(report)
     assert [place.content(name) for name in names if name != "numbers_b"] == [whole(1)] * 3
 

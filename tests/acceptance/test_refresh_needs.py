@@ -62,6 +62,14 @@ def test_not_ready(place: Place) -> None:
     assert place.content() == (0, None, None)
 
 
+def test_the_session_of_a_report_that_waited_begins_with_the_run(place: Place) -> None:
+    need(place)
+    place.refresh(wait=timedelta(seconds=1.2))
+    (session,) = place.sessions()
+    assert session.finished is not None
+    assert session.finished - session.started > timedelta(seconds=0.8)
+
+
 def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

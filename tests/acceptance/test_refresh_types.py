@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from dwhctl.check.online import CheckFinding, check_databases
+from dwhctl.check.online import CheckFinding, OnlineCheck
 from tests.support.reports import KEYS, Place, a_place
 
 OLD = [("old",)]
@@ -56,7 +56,7 @@ def refused(place: Place, *words: str) -> None:
 
 def findings(place: Place) -> list[CheckFinding]:
     """What `config check --online` finds wrong with the report."""
-    found = list(check_databases(place.sandbox.project()))
+    found = list(OnlineCheck(place.sandbox.project()).findings())
     return [one for one in found if one.wrong and one.where.startswith("money")]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.check.online import CheckFinding, check_databases
+from dwhctl.check.online import CheckFinding, OnlineCheck
 from dwhctl.monitor.coverage import SliceStatus, cover, find_gaps, sliced_tasks
 from dwhctl.runtime.plan import LoadRequest, candidates
 from dwhctl.sessions import open_store
@@ -60,7 +60,7 @@ def unknown(report: VerifyReport) -> list[tuple[str, date | None, str | None]]:
 
 
 def wrong(ground: Sandbox) -> list[CheckFinding]:
-    return [one for one in check_databases(ground.project()) if one.wrong]
+    return [one for one in OnlineCheck(ground.project()).findings() if one.wrong]
 
 
 def test_a_renamed_shard_is_found_until_its_old_name_is_back(ground: Sandbox) -> None:
@@ -112,7 +112,7 @@ def test_a_closed_shard_is_known_and_nothing_is_expected_of_it(ground: Sandbox) 
         tasks = sliced_tasks(project, (), ("abakan",))
         now = datetime(2020, 8, 1, tzinfo=project.zone)
         coverage = cover(project, store, tasks, (DAY, NEXT, after), now)
-    assert [cell.standing for cell in coverage.rows[0].cells] == [
+    assert [cell.status for cell in coverage.rows[0].cells] == [
         SliceStatus.LOADED,
         SliceStatus.LOADED,
         SliceStatus.AFTER_END,

@@ -88,7 +88,7 @@ def test_todays_success_does_not_hide_yesterdays_failure(
     mended(sandbox)
     assert sandbox.load(TODAY).failed == 0
     [task] = failing(run, capsys)
-    assert tuple(task) == report_failures.FAILURES_COLUMNS
+    assert tuple(task) == report_failures.FAILURES.names
     assert (task["task_name"], task["streak"], task["failed_slices"]) == ("orders__chita", 1, 1)
     assert (task["failed"], task["up_for_retry"], task["since"]) == (1, 0, str(YESTERDAY))
     assert run("report", "failures") == 0

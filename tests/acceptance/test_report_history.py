@@ -33,10 +33,10 @@ from tests.postgres import PostgresServer
 from tests.support.projects import DAY, Sandbox
 
 COLUMNS = {
-    "failures": report_failures.FAILURES_COLUMNS,
-    "runs": report_runs.RUNS_COLUMNS,
-    "sessions": report_sessions.SESSIONS_COLUMNS,
-    "durations": report_durations.DURATIONS_COLUMNS,
+    "failures": report_failures.FAILURES.names,
+    "runs": report_runs.RUNS.names,
+    "sessions": report_sessions.SESSIONS.names,
+    "durations": report_durations.DURATIONS.names,
 }
 REPORTS = pytest.mark.parametrize("name", list(COLUMNS))
 LONG = "cannot connect to server_0: " + "the quick brown fox " * 12

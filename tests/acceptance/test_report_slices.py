@@ -15,8 +15,7 @@ import time_machine
 
 from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
-from dwhctl.cli.report.slices import GAPS_COLUMNS as GAP_COLUMNS
-from dwhctl.cli.report.slices import GRID_COLUMNS as GRID_COLUMNS
+from dwhctl.cli.report.slices import GAPS, GRID
 from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import LOAD, dwh, small_project
@@ -122,7 +121,7 @@ def test_the_grid_for_programs_has_a_row_for_each_slice(
         == 0
     )
     rows = listing(capsys.readouterr().out, form)
-    assert tuple(rows[0]) == GRID_COLUMNS
+    assert tuple(rows[0]) == GRID.names
     assert len(rows) == 7
     assert [row["state"] for row in rows] == [*["before_start"] * 2, *["loaded"] * 3, "early", "not_yet"]
     assert [str(row["complete"]).lower() for row in rows] == [*["false"] * 2, *["true"] * 3, "false", "false"]
@@ -161,7 +160,7 @@ def test_gaps_for_programs(
     monkeypatch.chdir(lived)
     assert dwh("report", "gaps", "--format", form, "--exit-code") == 1
     rows = listing(capsys.readouterr().out, form)
-    assert tuple(rows[0]) == GAP_COLUMNS == ("load", "shard", "start", "end", "slices", "command")
+    assert tuple(rows[0]) == GAPS.names == ("load", "shard", "start", "end", "slices", "command")
     assert [list(map(str, row.values())) for row in rows] == [
         ["orders", "achinsk", "2020-07-12", "2020-07-13", "2",
          "dwhctl backfill orders -s 2020-07-12 -e 2020-07-13 --only-missing --shard achinsk"],

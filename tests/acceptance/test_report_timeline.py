@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from dwhctl.cli.report.monitoring import COLUMNS
+from dwhctl.cli.report.monitoring import TIMELINE
 from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh, small_project
@@ -103,7 +103,7 @@ def test_for_programs_a_row_for_each_session(
     assert dwh("report", "timeline", "20200714", "--project", root, "--format", form) == 0
     out = capsys.readouterr().out
     rows = json.loads(out) if form == "json" else list(csv.DictReader(io.StringIO(out)))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == TIMELINE.names
     assert [str(row["worker"] or "") for row in rows] == ["1", ""]
     assert rows[0]["busy_until"] == "2020-07-14T03:00:40+00:00"
     assert [float(row["waited_seconds"] or -1) for row in rows] == [60, -1]
@@ -138,7 +138,7 @@ def test_sessions_of_an_earlier_version_are_drawn_side_by_side(
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"worker \? +L abakan ─+ +L chita ─+", lines[4])
     assert re.fullmatch(r"worker \? +L achinsk ─+", lines[5])
-    assert "worker ?: no worker had it, or nobody wrote down which" in lines[-1]
+    assert "worker ?: no worker had it, or it is not known which" in lines[-1]
 
 
 def test_what_runs_is_drawn_until_now_but_no_longer_than_it_can_live(

@@ -214,7 +214,7 @@ def test_a_host_that_loses_only_the_warehouse_in_mid_commit_doubles_nothing(
     hosts.lan.cut_off(hosts.first, hosts.dwh.port)
     told = hosts.first.wait_for_end(first, seconds=60)
     assert first.returncode == 1, told
-    assert "2 slices in doubt on warehouse: the next run looks: CommitInDoubtError" in told
+    assert "2 slices in doubt on warehouse: the next run checks: CommitInDoubtError" in told
     assert [one.label for one in hosts.dwh.sessions()] == committing, "the warehouse is still at it"
     assert hosts.rows() == []
 

@@ -372,7 +372,7 @@ def test_a_slice_that_is_loaded_all_the_time_is_not_called_different(
     reloading(sandbox, monkeypatch, times=9)
     report = verified(sandbox, DAY)
     assert [row[:3] for row in found(report)] == [("chita", DAY, "not_compared")]
-    assert "loaded each time" in details(report)
+    assert "loaded during each comparison" in details(report)
 
 
 # Over the wire alone

@@ -17,6 +17,7 @@ from typing import ClassVar
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.connections import Connection
+from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import Target
@@ -108,6 +109,8 @@ class SourceKit(Kit):
     many: tuple[int, int]
     #: Whether opening waits for a database that another has.
     waits: bool
+    #: Whether the system itself describes and refuses queries, and opening connects. Else the load declares columns.
+    describes: bool = True
 
     @abstractmethod
     def connection(self, root: Path, wait: float = 5) -> Connection:
@@ -125,6 +128,10 @@ class SourceKit(Kit):
     def create_as(self, table: str, select: str) -> tuple[str, ...]:
         """Statements that make a table of the answer to a query, in the place of one that is there."""
 
+    def query(self, connection: Connection, database: str, query: Query, zone: str = "UTC") -> Query:
+        """Give what a load would ask for in place of the suite's SQL."""
+        return query
+
     def repeat(self, text: str, times: int) -> str:
         """An expression for a text so many times over."""
         return f"repeat('{text}', {times})"
@@ -132,6 +139,10 @@ class SourceKit(Kit):
     def null(self, case: TypeCase) -> str:
         """A NULL of a type."""
         return f"nullif({case.values[0]}, {case.values[0]})"
+
+    def only_nulls(self, case: TypeCase) -> str:
+        """An expression of the type over the row number `i` that is NULL in every row."""
+        return f"CASE WHEN i < 0 THEN {case.values[0]} END"
 
     @abstractmethod
     def busy(self, connection: Connection, database: str) -> AbstractContextManager[None]:

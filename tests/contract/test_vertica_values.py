@@ -20,7 +20,7 @@ import vertica_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.load.cast import limits
+from dwhctl.load.cast import constraints
 from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.systems.vertica.system import VerticaConnection
 from tests.contract.kit_base import NASTY_TEXTS
@@ -77,8 +77,8 @@ class Warehouse:
         cells = [[*row, "abakan", number, n, n] for n, row in enumerate(rows)]
         arrays = [pa.array([row[n] for row in cells], column.type) for n, column in enumerate(columns)]
         for column, array in zip(columns, arrays, strict=True):
-            for limit in limits(column):
-                assert limit.first_beyond(array) is None
+            for constraint in constraints(column):
+                assert constraint.first_break(array) is None
         batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
         with self.target.stage(group, token, columns) as stage:
             stage.write(batch.slice(start, batch_rows) for start in range(0, len(rows), batch_rows))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dwhctl.refresh.run import RefreshRequest, run_refresh
-from dwhctl.runtime.events import RefreshEvent, RefreshResult
+from dwhctl.runtime.events import Event, RunResult
 from dwhctl.sessions import Session
 from dwhctl.systems.duckdb import client as engine
 from tests.servers.vertica import VerticaServer
@@ -86,9 +86,9 @@ class Place:
         self,
         *reports: str,
         day: date = DAY,
-        listen: Callable[[RefreshEvent], None] = lambda event: None,
+        listen: Callable[[Event], None] = lambda event: None,
         **options: Any,
-    ) -> RefreshResult:
+    ) -> RunResult:
         """Refresh in this process."""
         return run_refresh(self.sandbox.project(), RefreshRequest(day, reports, **options), listen)
 

@@ -27,12 +27,10 @@ from dwhctl.core.errors import (
     SchemaDriftError,
     SourceError,
 )
-from dwhctl.load.attempts import Starter
-from dwhctl.load.dispatcher import Dispatcher, Happening
-from dwhctl.load.history import DeliveredColumns
-from dwhctl.load.publisher import Publisher
-from dwhctl.load.queue import JobQueue, SliceJob
-from dwhctl.load.results import Closer
+from dwhctl.engine.jobs import Attempts
+from dwhctl.load.attempts import SliceJob, SliceParts
+from dwhctl.load.publish import Publisher
+from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import ProcessWorker, WorkerPool
 from dwhctl.project.connections import Connection
@@ -40,6 +38,7 @@ from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
+from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.schema import Schema
 from dwhctl.sessions.store import SessionStore
@@ -185,32 +184,23 @@ class Bench:
 
     def run(self) -> Bench:
         """Dispatch to the end."""
-        happenings: queue.SimpleQueue[Happening] = queue.SimpleQueue()
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         slots = Slots(self.state, {**self.limits, WORKERS: self.jobs})
-        publisher = Publisher({"dwh": self.target}, slots, happenings.put, FREELY)
-        self.creator = StagingCreator({"dwh": self.target}, happenings.put)
-        pool = WorkerPool(self.jobs, ProcessWorker, slots)
-        closer = Closer(self.store, self.report, self.events.append, None)
-        dispatcher = self._dispatcher(slots, publisher, pool, closer, happenings)
-        publisher.start()
+        scheduler = self._scheduler(slots, events)
         if self.stop_after is not None:
-            threading.Timer(self.stop_after, happenings.put, (ExitCode.TERMINATED,)).start()
+            threading.Timer(self.stop_after, events.put, (ExitCode.TERMINATED,)).start()
         try:
-            self.signal = dispatcher.run()
+            self.signal = scheduler.run()
             if self.signal is not None:
-                dispatcher.stop()
+                scheduler.stop()
             else:
-                publisher.finish()
+                scheduler.finish()
         finally:
-            pool.dismiss_all()
-            publisher.stop()
-            self.creator.stop()
+            scheduler.end()
         assert len(self.store.closed) == len(self.store.opened), "a session was left open"
         return self
 
-    def _dispatcher(
-        self, slots: Slots, publisher: Publisher, pool: WorkerPool, closer: Closer, happenings: Any
-    ) -> Dispatcher:
+    def _scheduler(self, slots: Slots, events: queue.SimpleQueue[Any]) -> SliceScheduler:
         names = [name.partition("/") for name in self.todo]
         connections: dict[str, Connection] = {
             one: DuckdbConnection(name=one, path=self.root / one)
@@ -221,30 +211,32 @@ class Bench:
         project = a_project(self.root)
         object.__setattr__(project, "connections", connections)
         load = self.load
-        parts: dict[str, Any] = {
-            "jobs": JobQueue(
+        creator = StagingCreator({"dwh": self.target}, events.put)
+        table = TargetTable(warehouse, load.table, (), self.state)
+        parts = SliceParts(
+            pool=WorkerPool(self.jobs, ProcessWorker, slots),
+            breaker=CircuitBreaker(),
+            prober=Prober(connections, slots, events.put),
+            groups=Groups("run", creator.open),
+            creator=creator,
+            publisher=Publisher({"dwh": self.target}, slots, events.put, FREELY),
+            delivered=DeliveredColumns(self.store),
+            stage=fake_stage,
+        )
+        return SliceScheduler(
+            project,
+            PreparedTables({load.name: table}),
+            parts,
+            {},
+            run_id="run",
+            jobs=[
                 SliceJob(planned(shard, connection, load, day))
                 for day in self.days
                 for connection, _, shard in names
-            ),
-            "pool": pool,
-            "breaker": CircuitBreaker(),
-            "groups": Groups("run", self.creator.open),
-            "publisher": publisher,
-            "store": self.store,
-        }
-        delivered = DeliveredColumns(self.store)
-        starter = Starter(project, "run", slots=slots, delivered=delivered, **parts)
-        table = TargetTable(warehouse, load.table, (), self.state)
-        prober = Prober(connections, slots, happenings.put)
-        return Dispatcher(
-            starter,
-            {load.name: table},
-            prober=prober,
-            closer=closer,
-            happenings=happenings,
-            stage=fake_stage,
-            **parts,
+            ],
+            attempts=Attempts(self.store, self.report, self.events.append, None),
+            slots=slots,
+            events=events,
         )
 
     # What came of it

@@ -1,8 +1,10 @@
-"""How a command ends: the one place that turns its errors into words and an exit code."""
+"""How a command ends: its errors become a message and an exit code; for a command from cron the channels are notified.
+
+`dwhctl --help` imports this module: what only a failure needs is imported when it happens.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
@@ -13,21 +15,20 @@ from typing import TextIO
 
 import click
 
-from dwhctl.cli.common.options import Settings
+from dwhctl.cli.common.options import Settings, use_project
 from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
 from dwhctl.core.waiting import Waiting, announced
 
 PROGRAM = "dwhctl"
 COMPLETION = "_DWHCTL_COMPLETE"
-CANNOT_WRITE = "the output cannot be written"
-_ACCESS = "give the user that runs dwhctl access, or name another path"
-#: What a file can be refused for without any defect of ours, with the remedy.
+_ACCESS = "give the user that runs dwhctl access, or use another path"
+#: Why the system refuses a file without any defect of dwhctl, with the remedy.
 _OF_THE_SYSTEM: Mapping[int | None, str] = {
     errno.EACCES: _ACCESS,
     errno.EPERM: _ACCESS,
     errno.EROFS: _ACCESS,
-    errno.EISDIR: "name a file, or move the folder away",
-    errno.ENOTDIR: "move the file away that stands for a folder in this path",
+    errno.EISDIR: "give a file, or move the folder away",
+    errno.ENOTDIR: "move the file away that is in the place of a folder of this path",
     errno.ELOOP: "put the file itself there, not a symbolic link",
     errno.EINVAL: "put a regular file there",
     errno.ENAMETOOLONG: "choose shorter names",
@@ -63,57 +64,47 @@ def exit_codes(*codes: ExitCode) -> Callable[[click.Command], click.Command]:
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
-    """Run a command to its end, tell on stderr what went wrong, and give the exit code."""
+    """Run a command, write on stderr what went wrong, and return the exit code."""
     settings = Settings()
     for stream in (sys.stdout, sys.stderr):
         _write_any_character(stream)
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with announced(lambda waiting: _tell_of_wait(waiting, settings)):
+        with announced(lambda waiting: _show_wait(waiting, settings)):
             code = _invoke(command, given, settings)
         sys.stdout.flush()
         return code
     except click.exceptions.Exit as ending:
         return ending.exit_code
     except click.ClickException as error:
-        said, message = _shown(error, given)
-        _tell(said)
-        return _told(error.exit_code, given, message, settings)
-    except (click.Abort, KeyboardInterrupt):
+        shown, message = _without_values(error, given)
+        _tell(shown)
+        return _notified(error.exit_code, given, message, settings)
+    except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
         _tell("Error: interrupted")
-        return ExitCode.INTERRUPTED
-    except Interrupted as stop:
-        _tell("Error: interrupted")
-        return stop.exit_code
+        return stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
     except Exception as error:
-        return _told(_end(error, debug=settings.debug), given, str(error), settings)
+        return _notified(_end(error, debug=settings.debug), given, str(error), settings)
 
 
-def _tell_of_wait(waiting: Waiting, settings: Settings) -> None:
-    """Say what a command waits for; a run shows it in its progress instead."""
+def _show_wait(waiting: Waiting, settings: Settings) -> None:
+    """Write what a command waits for; a run shows it in its progress instead."""
     if waiting.text and not settings.quiet:
         from dwhctl.core.words import one_line, shown_time
 
         _tell(f"{shown_time()} {one_line(waiting.text)}")
 
 
-def _shown(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:
-    """Return what click says of wrong usage, whole and as a message: arguments in it may be secrets."""
+def _without_values(error: click.ClickException, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return click's text on wrong usage, whole and as a message, without the arguments: they may be secrets."""
     from dwhctl.core.words import without_arguments
 
     text = io.StringIO()
     error.show(file=text)
-    said, message = (without_arguments(each, arguments) for each in (text.getvalue(), error.format_message()))
-    return said.rstrip("\n"), message
-
-
-def _told(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
-    """Notify the channels of a scheduled command that could not begin, and give its exit code."""
-    if code == ExitCode.USAGE:
-        from dwhctl.cli.common.unattended import tell_of_usage
-
-        tell_of_usage(arguments, message, settings)
-    return code
+    return (
+        without_arguments(text.getvalue(), arguments).rstrip("\n"),
+        without_arguments(error.format_message(), arguments),
+    )
 
 
 def _invoke(command: click.Command, arguments: Sequence[str], settings: Settings) -> int:
@@ -137,22 +128,24 @@ def _end(error: Exception, *, debug: bool) -> ExitCode:
     if isinstance(error, DwhctlError):
         _tell(_translate_error(error))
         return error.exit_code
-    if isinstance(error, PermissionError) and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
         from dwhctl.core.files import denied
 
-        _tell(f"Error: {error.filename}: {error.strerror}; {denied(Path(os.fsdecode(error.filename)))}")
-        return ExitCode.FAILED
-    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
-        _tell(f"Error: {os.fsdecode(error.filename)}: {error.strerror}; {_OF_THE_SYSTEM[error.errno]}")
+        path = os.fsdecode(error.filename)
+        remedy = denied(Path(path)) if isinstance(error, PermissionError) else _OF_THE_SYSTEM[error.errno]
+        _tell(f"Error: {path}: {error.strerror}; {remedy}")
         return ExitCode.FAILED
     hint = "" if debug else " (--debug shows where)"
-    _tell(f"Error: internal error, a defect in dwhctl: {type(error).__name__}: {_first_line(error)}{hint}")
+    first_line = str(error).partition("\n")[0]
+    _tell(f"Error: internal error, a defect in dwhctl: {type(error).__name__}: {first_line}{hint}")
     return ExitCode.FAILED
 
 
 def _without_output(error: OSError) -> ExitCode:
+    from dwhctl.cli.common.output import CANNOT_WRITE, silence
+
     silence(sys.stdout)
-    if isinstance(error, BrokenPipeError):  # the reader has seen enough
+    if isinstance(error, BrokenPipeError):  # the reader has gone
         return ExitCode.DONE
     _tell(f"Error: {CANNOT_WRITE}: {error.strerror}")
     return ExitCode.FAILED
@@ -166,10 +159,6 @@ def _translate_error(error: DwhctlError) -> str:
     return "\n".join([f"Error: {len(lines)} problems:", *(f"  {line}" for line in lines)])
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
 def _tell(text: str) -> None:
     from dwhctl.cli.common.output import tell
 
@@ -177,7 +166,7 @@ def _tell(text: str) -> None:
 
 
 def _came_from_writing(error: BaseException) -> bool:
-    """Tell whether click could not write its help or our last flush failed: commands write by `output.say`."""
+    """Return whether click could not write its help, or the last flush failed: commands write by `output.say`."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -186,9 +175,9 @@ def _came_from_writing(error: BaseException) -> bool:
 
 
 def hold_standard_streams() -> None:
-    """Take the places of standard streams that are closed: else the next file opened gets what is written to them.
+    """Open standard streams that are closed: else the next file opened gets what is written to them.
 
-    A closed stdout then refuses what is written, as a full disk does; a closed stderr takes all.
+    Writing to such a stdout fails, as on a full disk; such a stderr takes everything.
     """
     for number, name, flags in (
         (0, "stdin", os.O_RDONLY),
@@ -206,16 +195,76 @@ def hold_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
-def silence(stream: TextIO) -> None:
-    """From now on drop what is written to the stream: Python's own last flush is then quiet as well."""
-    with contextlib.suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-
-
 def _write_any_character(stream: TextIO) -> None:
     # A name that the terminal's encoding does not have must not end a run.
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="backslashreplace")
+
+
+# A scheduled command that could not begin
+
+#: The commands in the lines of `crontab install`, and the kind of run of each.
+_WORKING = {"load": "load", "refresh-reports": "refresh", "watch": "watch"}
+
+
+def _notified(code: int, arguments: Sequence[str], message: str, settings: Settings) -> int:
+    """Return the exit code; when it is 2 and a scheduler started the command, notify the channels first."""
+    if code == ExitCode.USAGE and _is_scheduled(arguments):
+        from dwhctl.core.words import one_line
+
+        try:
+            for line in _notify(arguments, message, settings):
+                _tell(one_line(line))
+        except (Interrupted, KeyboardInterrupt):
+            _tell("interrupted while the alerts were sent")
+        except Exception as error:
+            _tell(one_line(f"the alerts cannot be sent: {type(error).__name__}: {error}"))
+    return code
+
+
+def _is_scheduled(arguments: Sequence[str]) -> bool:
+    """Return whether a scheduler started this to do work: a person who types a command sees what is wrong with it."""
+    from dwhctl.core.words import SCHEDULED
+
+    given = set(arguments)
+    return (
+        SCHEDULED in given
+        and _command_and_project(arguments)[0] in _WORKING
+        and not {"--dry-run", "--help"} & given
+    )
+
+
+def _command_and_project(arguments: Sequence[str]) -> tuple[str | None, Path | None]:
+    """Return the command and the --project of arguments that click has refused."""
+    command, project = None, None
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--project":
+            project = next(left, project)
+        elif argument.startswith("--project="):
+            project = argument.partition("=")[2]
+        elif not argument.startswith("-"):
+            command = command or argument
+    return command, Path(project) if project is not None else None
+
+
+def _notify(arguments: Sequence[str], message: str, settings: Settings) -> list[str]:
+    from dwhctl.alerts.digest import RunKind
+    from dwhctl.core.errors import ConfigError
+    from dwhctl.core.words import shown_command
+    from dwhctl.notify import notify_usage_error
+    from dwhctl.project.find import find_project
+    from dwhctl.project.read import read_for_alerts
+
+    name, given = _command_and_project(arguments)
+    try:
+        root = find_project(settings.project or given)
+    except ConfigError:
+        return []  # without a project there is no channel
+    project = read_for_alerts(root)
+    if project is None or not project.alerts:
+        return []
+    use_project(project)
+    sent = notify_usage_error(project, shown_command(arguments), message, RunKind(_WORKING[name or ""]))
+    return [alert.words() for alert in sent]

@@ -1,40 +1,44 @@
-"""Progress on a terminal: a line for each server, and under them the first failures."""
+"""Progress on a terminal: a line for each server, and below them the first failures."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from dwhctl.cli.common.output import counted, packed, shown_seconds
-from dwhctl.cli.common.progress import Server, Tally, closed_line, running_shards, state_in_words, time_left
+from dwhctl.cli.common.progress import (
+    Server,
+    Tally,
+    closed_line,
+    reason_text,
+    running_shards,
+    state_in_words,
+    time_left,
+)
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line
 from dwhctl.runtime.events import Event, Notice, SliceClosed
 from dwhctl.runtime.failures import reason_of
+from dwhctl.runtime.messages import Failure
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from dwhctl.runtime.messages import Failure
 
 SHOWN_FAILURES = 3
 _LEAST_BAR = 8
-#: As many as fit: what is longer than the line is cut.
+#: What is longer than the line is cut.
 _NAMED_SHARDS = 10
 #: Lines of the terminal that the servers leave to the head, the sum, the failures and the prompt.
 _OTHER_LINES = 6 + SHOWN_FAILURES
 
 
 class LiveProgress:
-    """Redraws itself four times a second while the run works; its last picture stays."""
+    """A table that is drawn four times a second while the run works; the last one stays on the screen."""
 
     def __init__(self, *, verbose: bool = False, console: Console | None = None) -> None:
         self._console = console or Screen(stderr=True, highlight=False)
@@ -53,7 +57,6 @@ class LiveProgress:
         self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take an event in; some also leave a line above the picture."""
         self._tally.take(event)
         if isinstance(event, Waiting):
             self._note_wait(event)
@@ -68,13 +71,12 @@ class LiveProgress:
     def _fail(self, event: SliceClosed, failure: Failure) -> None:
         how = "in doubt" if event.state is State.RUNNING else "failed"
         key = (*reason_of(event.load, event.connection, failure), how)
-        reason = one_line(f"{failure.error_class}: {failure.message}")
+        reason = reason_text(failure)
         first = (how, f"{event.load} {event.shard} {event.day}: {reason}", 0)
         _, line, count = self._failures.get(key, first)
         self._failures[key] = (how, line, count + 1)
 
     def _note_wait(self, event: Waiting) -> None:
-        """Keep the wait in the picture until it is over."""
         with self._tally.lock:
             self._waits.pop(event.key, None)
             if event.text:
@@ -84,12 +86,12 @@ class LiveProgress:
         self._live.console.print(Text(mask(text)), soft_wrap=True)
 
     def picture(self) -> RenderableType:
-        """Draw how far the run is."""
+        """Return the table, the waits and the failures."""
         with self._tally.lock:
             every = self._tally.all()
             width = self._console.size.width
-            said = [line for text in self._waits.values() for line in packed(mask(text), width)]
-            waits = [Text(line, style="yellow") for line in said]
+            texts = [line for text in self._waits.values() for line in packed(mask(text), width)]
+            waits = [Text(line, style="yellow") for line in texts]
             if not every.total:
                 return Group(*waits) if waits else Text("")
             return Group(self._table(every), *waits, *self._failure_lines(every))
@@ -112,7 +114,7 @@ class LiveProgress:
         return table
 
     def _shown_servers(self) -> tuple[list[Server], int]:
-        """Choose the servers that fit the terminal's height: those with work left come first."""
+        """Return the servers that fit the terminal's height, those with work left first, and how many are hidden."""
         servers = list(self._tally.servers.values())
         room = max(self._console.size.height - _OTHER_LINES, 1)
         if len(servers) <= room:
@@ -140,14 +142,15 @@ class LiveProgress:
     def _failure_lines(self, every: Server) -> list[Text]:
         shown = list(self._failures.values())[:SHOWN_FAILURES]
         lines = [
-            Text(mask(f"{_how_many(how, count)}: {line}"), style="red", no_wrap=True, overflow="ellipsis")
+            Text(
+                mask(f"{how if count == 1 else f'{count:,} {how}, first'}: {line}"),
+                style="red",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
             for how, line, count in shown
         ]
         hidden = every.failed - sum(count for how, _, count in shown if how == "failed")
         if hidden > 0:
             lines.append(Text(f"and {counted(hidden, 'more failure')}", style="red"))
         return lines
-
-
-def _how_many(how: str, count: int) -> str:
-    return how if count == 1 else f"{count:,} {how}, first"

@@ -1,4 +1,4 @@
-"""What commands share: options, kinds of values, and what a shell may complete."""
+"""What commands share: options, types of values, completion, and groups that import a command when it runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from dwhctl.project.model import Project
@@ -25,13 +23,14 @@ else:
     _TimeType = click.ParamType  # click before 8.4 takes no type here
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+Option = Callable[[Any], Any]
 Completion = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 DATE_HELP = "YYYY-MM-DD, today, yesterday or -3d (three days ago), in the project's time zone."
 
 
 @dataclass
 class Settings:
-    """What the shared options say, for every command and for the end of all."""
+    """The values of the options that every command has."""
 
     project: Path | None = None
     verbose: bool = False
@@ -39,18 +38,24 @@ class Settings:
     debug: bool = False
 
     def open_project(self) -> Project:
-        """Find and read the project; what is written from then on is for whom it says. Raise ConfigError."""
-        from dwhctl.core.files import set_group_access
-        from dwhctl.core.words import use_zone
+        """Find and read the project, and use its group access and time zone from then on. Raise ConfigError."""
         from dwhctl.project.find import find_project
         from dwhctl.project.read import read_project
-        from dwhctl.runtime.messages import speak_plainly
+        from dwhctl.runtime.messages import make_logging_printable
 
-        speak_plainly()
+        make_logging_printable()
         project = read_project(find_project(self.project))
-        set_group_access(project.group_access)
-        use_zone(project.zone)
+        use_project(project)
         return project
+
+
+def use_project(project: Project) -> None:
+    """Write files for the project's group, and times in its zone, from now on."""
+    from dwhctl.core.files import set_group_access
+    from dwhctl.core.words import use_zone
+
+    set_group_access(project.group_access)
+    use_zone(project.zone)
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
@@ -58,7 +63,7 @@ pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     settings = context.ensure_object(Settings)
-    if value:  # what stands before the command holds unless the command says otherwise
+    if value:  # an option before the command holds unless the command has it too
         setattr(settings, str(parameter.name), value)
     if settings.verbose and settings.quiet:
         raise click.UsageError("--verbose and --quiet contradict each other; give one of them.", context)
@@ -73,41 +78,64 @@ _COMMON = (
         callback=_keep,
         help="The project; else DWHCTL_PROJECT, else the nearest one upwards from here.",
     ),
-    click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_keep, help="Tell more."),
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_keep, help="Only failures."),
+    click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_keep, help="Show more detail."
+    ),
+    click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=_keep, help="Show only failures."
+    ),
     click.option(
         "--debug", is_flag=True, expose_value=False, callback=_keep, help="Show where an error comes from."
     ),
 )
 
 
-def common_options(function: AnyFunction) -> AnyFunction:
-    """Give a command the options that every command has."""
-    for option in reversed(_COMMON):
-        function = option(function)
-    return function
+def with_options(*options: Option) -> Option:
+    """Return a decorator that gives a command these options, in this order."""
+
+    def decorate(function: AnyFunction) -> AnyFunction:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
-def scheduled_option(function: AnyFunction) -> AnyFunction:
-    """Give a command that cron starts the option by which the crontab's lines say so."""
+common_options = with_options(*_COMMON)
+scheduled_option = click.option(
+    "--scheduled",
+    is_flag=True,
+    help="In the lines of `crontab install`: send wrong usage, and a lock held three times in a row, to the alert"
+    " channels.",
+)
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "json", "csv")),
+    default="table",
+    show_default=True,
+    help="How the listing is written.",
+)
+
+
+def limit_option(default: int, help_text: str, most: int = 1_000_000) -> Option:
+    """Return the --limit of a listing."""
     return click.option(
-        "--scheduled",
-        is_flag=True,
-        help="In the lines of `crontab install`: send wrong usage, and a lock held three times in a row, to the alert"
-        " channels.",
-    )(function)
-
-
-def format_option(function: AnyFunction) -> AnyFunction:
-    """Give a listing its --format."""
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(("table", "json", "csv")),
-        default="table",
+        "--limit",
+        type=click.IntRange(1, most),
+        default=default,
         show_default=True,
-        help="How the listing is written.",
-    )(function)
+        metavar="N",
+        help=help_text,
+    )
+
+
+def days_option(help_text: str, most: int, default: int | None = None) -> Option:
+    """Return the --days of a report."""
+    days = click.IntRange(1, most)
+    return click.option(
+        "--days", type=days, default=default, show_default=default is not None, metavar="N", help=help_text
+    )
 
 
 class Duration(_TimeType):
@@ -116,7 +144,7 @@ class Duration(_TimeType):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        """Read the text in the words of the configuration."""
+        """Read the text as the configuration does."""
         from dwhctl.core.errors import UsageError
         from dwhctl.project.days import parse_duration
 
@@ -129,7 +157,7 @@ class Duration(_TimeType):
 
 
 def complete(names: Callable[[Project], Iterable[str]]) -> Completion:
-    """Complete with names of the project; whatever is wrong with it, a shell gets nothing and no noise."""
+    """Return a completion with names of the project; without a valid project it is empty and silent."""
 
     def completion(
         context: click.Context, _parameter: click.Parameter, incomplete: str
@@ -145,33 +173,40 @@ def complete(names: Callable[[Project], Iterable[str]]) -> Completion:
     return completion
 
 
-def shard_names(project: Project) -> Iterable[str]:
-    """Name every shard of the project."""
-    return (shard.name for group in project.shard_groups.values() for shard in group)
-
-
 complete_loads = complete(lambda project: project.loads)
 complete_loads_and_reports = complete(lambda project: (*project.loads, *project.reports))
 complete_reports = complete(lambda project: project.reports)
-complete_shards = complete(shard_names)
+complete_shards = complete(
+    lambda project: (shard.name for group in project.shard_groups.values() for shard in group)
+)
 complete_connections = complete(lambda project: project.connections)
+shards_option = click.option(
+    "--shard",
+    "shards",
+    multiple=True,
+    metavar="GLOB",
+    shell_complete=complete_shards,
+    help="Only shards whose name fits; may be given several times.",
+)
+wait_option = click.option(
+    "--wait", type=Duration(), default="0s", metavar="DURATION", help="Wait so long for a lock, such as 30m."
+)
 
 
 class CommandEntry(NamedTuple):
-    """The module of a command, its line in the help of the group, and the name it has in the module."""
+    """The module of a command within the group's package, and its line in the help of the group."""
 
     module: str
     summary: str
-    attribute: str = "command"
 
 
 class CommandGroup(click.Group):
-    """A group that says which command was probably meant."""
+    """A group whose error for an unknown command has the nearest one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the first argument; UsageError names the nearest one."""
+        """Return the command of the first argument. Raise UsageError with the nearest one."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
             from dwhctl.core.words import nearest, quoted
@@ -183,20 +218,21 @@ class CommandGroup(click.Group):
 class LazyGroup(CommandGroup):
     """A group that prints its help without importing its commands."""
 
+    package = "dwhctl.cli"
     table: Mapping[str, CommandEntry] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Name the commands in the table's order."""
+        """Return the commands in the table's order."""
         return list(self.table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import one command."""
+        """Import one command: the module's `<name>_command`, or its only `command`."""
         entry = self.table.get(cmd_name)
         if entry is None:
             return None
-        command = getattr(importlib.import_module(entry.module), entry.attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{entry.module}.{entry.attribute} is no command")
+        module = importlib.import_module(f"{self.package}.{entry.module}")
+        own = f"{cmd_name.replace('-', '_')}_command"
+        command: click.Command = getattr(module, own if hasattr(module, own) else "command")
         command.short_help = entry.summary
         return command
 

@@ -1,43 +1,43 @@
-"""How a run shows what it does while it works, on stderr: live on a terminal, plain lines elsewhere."""
+"""The progress of a run: the counts of its events, and plain lines on stderr where there is no terminal."""
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from datetime import date
+from typing import Self
 
 from dwhctl.cli.common.output import about, counted, shown_seconds, tell
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
-from dwhctl.runtime.events import Event, Notice, RunStarted, SliceClosed, SliceStaged, SliceStarted
+from dwhctl.runtime.events import (
+    Event,
+    Notice,
+    ReportClosed,
+    RunStarted,
+    SliceClosed,
+    SliceStaged,
+    SliceStarted,
+)
 from dwhctl.runtime.failures import reason_of
+from dwhctl.runtime.messages import Failure
 from dwhctl.sessions.values import State
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import date
-
-    from dwhctl.cli.common.options import Settings
-    from dwhctl.runtime.events import Listener
-
 
 Key = tuple[str, str, "date"]
 
-#: Workers take a second or two to come up: a pace taken earlier is none.
+#: Workers take a second or two to start: before that the speed means nothing.
 _FIRST_GUESS_SECONDS = 5.0
 _LEAST_SECONDS = 0.001
-#: A shorter run has no rate: its workers' start is most of it.
+#: A shorter run has no rate: most of its time is the start of its workers.
 _LEAST_RATED_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class Server:
-    """How far the slices of one connection are."""
+    """The counts of the slices of one connection."""
 
     connection: str
     total: int = 0
@@ -54,24 +54,24 @@ class Server:
 
 
 def rate_of(rows: int, seconds: float) -> int | None:
-    """Give rows a second; None for a run so short that its start is most of it."""
+    """Return rows per second; None for a run that is too short."""
     return round(rows / seconds) if seconds >= _LEAST_RATED_SECONDS else None
 
 
 def state_in_words(server: Server) -> str:
-    """Say how many slices are running, staged, and waiting for a retry; empty when none is."""
+    """Return how many slices are running, staged, and waiting for a retry; empty when none is."""
     counts = {"running": server.running, "staged": server.staged, "waiting for a retry": server.waiting}
     return ", ".join(f"{len(slices):,} {state}" for state, slices in counts.items() if slices)
 
 
 def running_shards(server: Server, most: int) -> str:
-    """Name the first shards that are running; empty when none is."""
+    """Return the first shards that are running; empty when none is."""
     names = list(dict.fromkeys(shard for _, shard, _ in server.running))
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 class Tally:
-    """Adds up events. Another thread may look while an event comes in: hold `lock` for more than one look."""
+    """Count events. Another thread may read meanwhile: hold `lock` for more than one read."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
@@ -84,34 +84,32 @@ class Tally:
     def take(self, event: Event) -> None:
         """Add one event."""
         with self.lock:
-            if isinstance(event, RunStarted):
-                self._begin(event)
-            elif isinstance(event, SliceStarted):
-                self._start(event)
-            elif isinstance(event, SliceStaged):
-                server = self._server(event.connection)
-                server.running.pop(_key(event), None)
-                server.staged.add(_key(event))
-            elif isinstance(event, SliceClosed):
-                self._close(event)
+            match event:
+                case RunStarted():
+                    self._begin(event)
+                case SliceStarted():
+                    server = self._server(event.connection)
+                    server.waiting.discard(_key(event))
+                    server.running[_key(event)] = None
+                case SliceStaged():
+                    server = self._server(event.connection)
+                    server.running.pop(_key(event), None)
+                    server.staged.add(_key(event))
+                case SliceClosed():
+                    self._close(event)
 
     def _begin(self, event: RunStarted) -> None:
         self._began = self._clock()
         self._past = event.seconds
-        # What was never loaded counts like the others.
+        # A task that was never loaded counts as the average.
         self._usual = sum(event.seconds.values()) / len(event.seconds) if event.seconds else 1.0
-        for one in sorted(event.plan.slices, key=lambda one: one.shard.connection):
-            server = self._server(one.shard.connection)
+        for planned in sorted(event.plan.slices, key=lambda planned: planned.shard.connection):
+            server = self._server(planned.shard.connection)
             server.total += 1
-            server.seconds_left += self._weight(one.load.name, one.shard.name)
+            server.seconds_left += self._weight(planned.load.name, planned.shard.name)
 
     def _weight(self, load: str, shard: str) -> float:
         return max(self._past.get((load, shard), self._usual), _LEAST_SECONDS)
-
-    def _start(self, event: SliceStarted) -> None:
-        server = self._server(event.connection)
-        server.waiting.discard(_key(event))
-        server.running[_key(event)] = None
 
     def _close(self, event: SliceClosed) -> None:
         server = self._server(event.connection)
@@ -134,18 +132,18 @@ class Tally:
         return self.servers.setdefault(connection, Server(connection))
 
     def seconds(self) -> float:
-        """Tell how long the run has taken so far."""
+        """Return how long the run has taken so far."""
         return self._clock() - self._began
 
     def rate(self, rows: int) -> int | None:
-        """Tell how many rows a second that is."""
+        """Return rows per second so far."""
         return rate_of(rows, self.seconds())
 
     def remaining(self) -> float | None:
-        """Guess the seconds that are left, by the pace so far; None while that says nothing.
+        """Return the seconds that are left, estimated by the speed so far; None while that means nothing.
 
-        Slices weigh what they took lately. One that failed is neither left nor done: fifty that a dead server
-        fails at once make no pace.
+        The weight of a slice is the time that it took lately. A failed one is neither left nor done: fifty failures of
+        a dead server are no speed.
         """
         every = self.all()
         seconds = self.seconds()
@@ -154,16 +152,12 @@ class Tally:
         return seconds * max(every.seconds_left, 0.0) / every.seconds_done
 
     def all(self) -> Server:
-        """Add up the servers."""
+        """Return the sum of the servers."""
         with self.lock:
             every = Server("all")
             for server in self.servers.values():
-                every.total += server.total
-                every.done += server.done
-                every.failed += server.failed
-                every.rows += server.rows
-                every.seconds_left += server.seconds_left
-                every.seconds_done += server.seconds_done
+                for name in ("total", "done", "failed", "rows", "seconds_left", "seconds_done"):
+                    setattr(every, name, getattr(every, name) + getattr(server, name))
                 every.running |= server.running
                 every.staged |= server.staged
                 every.waiting |= server.waiting
@@ -178,23 +172,8 @@ HEARTBEAT_SECONDS = 30.0
 _NAMED_SHARDS = 3
 
 
-def open_progress(settings: Settings) -> AbstractContextManager[Listener]:
-    """Give the progress that fits where stderr goes."""
-    if settings.quiet:
-        return nullcontext(_ignore)
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        from dwhctl.cli.common.live import LiveProgress
-
-        return LiveProgress(verbose=settings.verbose)
-    return PlainProgress(verbose=settings.verbose)
-
-
-def _ignore(_event: Event) -> None:
-    pass
-
-
 class PlainProgress:
-    """Timestamped lines: the start, what failed or is tried again, a sign of life, the end."""
+    """Timestamped lines: the start, failures and retries, the state every 30 seconds, the end."""
 
     def __init__(
         self, *, verbose: bool = False, write: Callable[[str], None] = tell, every: float = HEARTBEAT_SECONDS
@@ -220,7 +199,6 @@ class PlainProgress:
             self._line(f"{'finished' if every.done >= every.total else 'ended early'}: {self._state()}")
 
     def __call__(self, event: Event) -> None:
-        """Write the event's line, if it has one."""
         self._tally.take(event)
         if isinstance(event, RunStarted):
             self._started = bool(event.plan.slices)
@@ -232,7 +210,7 @@ class PlainProgress:
             self._line(closed_line(event))
 
     def _is_shown(self, event: SliceClosed) -> bool:
-        """Tell whether an end has a line: without --verbose the first failure of each reason."""
+        """Return whether an end has a line: without --verbose only the first failure of each reason."""
         if self._verbose or event.failure is None:
             return self._verbose
         key = (*reason_of(event.load, event.connection, event.failure), event.state, event.attempt)
@@ -240,7 +218,6 @@ class PlainProgress:
         return self._shown[key] == 1
 
     def _more(self) -> str:
-        """Say how many failures had no line of their own."""
         hidden = sum(count - 1 for key, count in list(self._shown.items()) if State.UP_FOR_RETRY not in key)
         return f" ({hidden:,} more like those above; -v shows each)" if hidden else ""
 
@@ -251,18 +228,17 @@ class PlainProgress:
 
     def _state(self, left: str = "") -> str:
         every = self._tally.all()
-        parts = [
+        rate = self._tally.rate(every.rows)
+        parts = (
             f"{every.done:,} of {counted(every.total, 'slice')}",
             f"{every.failed:,} failed{self._more()}",
-        ]
-        parts += [words] if (words := state_in_words(every)) else []
-        parts.append(counted(every.rows, "row"))
-        if (rate := self._tally.rate(every.rows)) is not None:
-            parts.append(f"{rate:,} rows/s")
-        names = running_shards(every, _NAMED_SHARDS)
-        return f"{', '.join(parts)}, {shown_seconds(self._tally.seconds())}{left}" + (
-            f": {names}" if names else ""
+            state_in_words(every),
+            counted(every.rows, "row"),
+            f"{rate:,} rows/s" if rate is not None else "",
+            f"{shown_seconds(self._tally.seconds())}{left}",
         )
+        names = running_shards(every, _NAMED_SHARDS)
+        return ", ".join(filter(None, parts)) + (f": {names}" if names else "")
 
     def _line(self, text: str) -> None:
         self._write(f"{shown_time()} {text}")
@@ -270,30 +246,39 @@ class PlainProgress:
 
 def _start_line(event: RunStarted) -> str:
     slices = event.plan.slices
-    days = sorted({one.slice.day for one in slices})
-    loads = counted(len({one.load.name for one in slices}), "load")
-    servers = counted(len({one.shard.connection for one in slices}), "server")
+    days = sorted({planned.slice.day for planned in slices})
+    loads = counted(len({planned.load.name for planned in slices}), "load")
+    servers = counted(len({planned.shard.connection for planned in slices}), "server")
     span = "" if not days else f", {days[0]}" if len(days) == 1 else f", {days[0]} to {days[-1]}"
     return f"started: {counted(len(slices), 'slice')} of {loads} from {servers}{span}; run {event.run_id}"
 
 
 def time_left(tally: Tally) -> str:
-    """Say about how long the run still takes; nothing when that cannot be told yet."""
+    """Return about how long the run still takes; nothing when that is not known yet."""
     seconds = tally.remaining()
     return "" if seconds is None else f", about {about(seconds)} left"
 
 
 def closed_line(event: SliceClosed) -> str:
-    """Say in one line how an attempt at a slice ended."""
+    """Return a line on the end of an attempt at a slice."""
     what = f"{event.load} {event.shard} {event.day} (from {event.connection})"
+    return end_line(event, what, event.state.value)
+
+
+def end_line(event: SliceClosed | ReportClosed, what: str, done: str) -> str:
+    """Return a line on the end of an attempt at a slice or a report; `done` is the word for a success."""
     took = shown_seconds(event.seconds)
     if event.failure is None:
-        return f"{event.state.value}: {what}: {counted(event.rows, 'row')} in {took}"
-    reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-    # A slice that no worker has seen took no time.
+        return f"{done}: {what}: {counted(event.rows, 'row')} in {took}"
+    # A slice that no worker had took no time.
     after = f" after {took}" if event.seconds else ""
-    ended = f"attempt {event.attempt} failed{after}: {reason}"
+    ended = f"{what}: attempt {event.attempt} failed{after}: {reason_text(event.failure)}"
     if event.state is State.UP_FOR_RETRY:
         again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
-        return f"will retry{again}: {what}: {ended}"
-    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {what}: {ended}"
+        return f"will retry{again}: {ended}"
+    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
+
+
+def reason_text(failure: Failure) -> str:
+    """Return the class and the message of a failure in one line."""
+    return one_line(f"{failure.error_class}: {failure.message}")

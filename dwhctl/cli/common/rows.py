@@ -1,7 +1,7 @@
-"""Rows of any query, written as they come: a table for people, JSON and CSV for programs.
+"""Rows of a query, written as they arrive: a table for people, JSON and CSV for programs.
 
-In JSON and CSV values are data: nothing in them is changed, but on a terminal what would act on it. A table makes
-control characters harmless and masks secrets.
+In JSON and CSV values are unchanged, except for control characters on a terminal. A table makes control characters
+printable and masks secrets.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ _NUMBERS = (int, float, Decimal)
 
 
 def open_writer(form: str) -> Writer:
-    """Give the writer of a form: table, json or csv."""
+    """Return the writer of a form: table, json or csv."""
     writers: dict[str, Callable[[], Writer]] = {"table": TableWriter, "json": JsonWriter, "csv": CsvWriter}
     return writers[form]()
 
 
 class Writer(ABC):
-    """Writes answers one after another to stdout."""
+    """Write answers one after another to stdout."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.answers = 0
 
     def begin(self, names: Sequence[str]) -> None:
-        """Begin an answer: columns without a name get one, and so do those whose name stands twice."""
+        """Begin an answer; columns without a name, and those of an equal name, get a distinct one."""
         self.names = distinct(names)
         self.answers += 1
         self._begin()
 
     @abstractmethod
     def _begin(self) -> None:
-        """Write what stands in front of the rows."""
+        """Write what comes before the rows."""
 
     @abstractmethod
     def rows(self, rows: Sequence[Row]) -> None:
-        """Take a batch of rows."""
+        """Write a batch of rows."""
 
     @abstractmethod
     def end(self) -> None:
@@ -61,7 +61,7 @@ class Writer(ABC):
 
 
 class TableWriter(Writer):
-    """A table. It is written at the end, for its widths are those of all rows."""
+    """A table. It is written at the end: its widths depend on all rows."""
 
     def _begin(self) -> None:
         self._cells: list[list[str]] = []
@@ -99,7 +99,7 @@ class JsonWriter(Writer):
 
 
 class _Null:
-    """NULL for the csv module: as a number it is not quoted, and so told from an empty text."""
+    """NULL for the csv module: a number is not quoted, and so NULL differs from an empty text."""
 
     def __float__(self) -> float:
         return math.nan
@@ -112,9 +112,9 @@ _NULL = _Null()
 
 
 class CsvWriter(Writer):
-    """CSV with a line of names. Numbers stand bare, all else in quotes; NULL is nothing, an empty text is `""`.
+    """CSV with a line of names. Only numbers have no quotes; NULL is nothing, an empty text is `""`.
 
-    Several answers are parted by an empty line. A row of one NULL is `""` too: an empty line would be no row.
+    An empty line separates answers. A row of a single NULL is `""` too: an empty line would be no row.
     """
 
     def _begin(self) -> None:
@@ -132,11 +132,11 @@ class CsvWriter(Writer):
         write_out(text.getvalue(), end="")
 
     def end(self) -> None:
-        """Nothing stands behind the rows."""
+        """Write nothing after the rows."""
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Name every column: `column_2` where there is no name, `id_2` where it stands there already."""
+    """Return a name for every column: `column_2` where there is none, `id_2` where it is taken."""
     found: list[str] = []
     for number, name in enumerate(names, 1):
         wanted = name or f"column_{number}"
@@ -149,7 +149,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def cell(value: object) -> str:
-    """A value for a person: NULL told from an empty text, a number without separators."""
+    """Return a value for a person: NULL differs from an empty text, numbers have no separators."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -158,7 +158,7 @@ def cell(value: object) -> str:
 
 
 def csv_value(value: object) -> object:
-    """A value for CSV: what is no number is a text."""
+    """Return a value for CSV: what is not a number is a text."""
     if value is None or isinstance(value, bool):
         return {None: _NULL, True: "true", False: "false"}[value]
     if isinstance(value, Decimal):
@@ -169,7 +169,7 @@ def csv_value(value: object) -> object:
 
 
 class _Bare(str):
-    """A number's own digits, which the csv module does not quote."""
+    """The digits of a number, which the csv module does not quote."""
 
     __slots__ = ()
 
@@ -178,7 +178,7 @@ class _Bare(str):
 
 
 def json_value(value: object) -> object:
-    """A value for JSON: decimals are texts, for a JSON number may lose digits where it is read."""
+    """Return a value for JSON: decimals are texts, because a reader of JSON may lose digits of a number."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -186,9 +186,9 @@ def json_value(value: object) -> object:
     if isinstance(value, Decimal):
         return f"{value:f}"
     if isinstance(value, Mapping):
-        return {str(json_value(key)): json_value(each) for key, each in value.items()}
+        return {str(json_value(key)): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [json_value(each) for each in value]
+        return [json_value(item) for item in value]
     return _text(value)
 
 
@@ -207,10 +207,10 @@ def _is_number(value: object) -> bool:
 def _converted(
     column: Sequence[object], plain: frozenset[type], convert: Callable[[object], object]
 ) -> Iterable[object]:
-    """The column as the format takes it: most are taken as they are, and cost nothing."""
+    """Return the column as the format takes it: most columns need no conversion."""
     kinds = set(map(type, column))
     if kinds == {Decimal} and Decimal in plain:
-        # 1E+3 and 0E-8 are numbers that few read.
+        # Not every program reads 1E+3 and 0E-8.
         return map(convert, column) if "E" in "".join(map(str, column)) else column
     return column if kinds <= plain else map(convert, column)
 

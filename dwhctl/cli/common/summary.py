@@ -1,172 +1,183 @@
-"""The last words of a run, on stdout: what it did, what failed and why, and what to do about it."""
+"""The plan of a run before it starts, and its summary after it: what it did, what failed and why, what to do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from datetime import date
 
-from dwhctl.cli.common.output import about, counted, say, show, shown_seconds, tell
-from dwhctl.cli.common.progress import rate_of
+from dwhctl.alerts.delivery import Delivery
+from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.options import Settings
+from dwhctl.cli.common.output import about, counted, say, shown_seconds, tell
+from dwhctl.cli.common.progress import end_line, rate_of, reason_text
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_time
+from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
-from dwhctl.runtime.events import Notice, RefreshStarted, ReportClosed, ReportStarted, ReportWaits, RunEnded
-from dwhctl.sessions.values import State
+from dwhctl.runtime.events import (
+    Event,
+    FailedSlice,
+    Notice,
+    RefreshStarted,
+    ReportClosed,
+    ReportStarted,
+    ReportWaits,
+    RunResult,
+)
+from dwhctl.runtime.failures import FailureGroup
+from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date
-
-    from dwhctl.alerts.delivery import Delivery
-    from dwhctl.cli.common.options import Settings
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice, RefreshEvent, RefreshResult, RunResult
-    from dwhctl.runtime.failures import FailureGroup
-    from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice, Readiness
-
-
-COLUMNS = ("load", "first_day", "last_day", "days", "shards", "slices")
-SLICE_COLUMNS = ("load", "shard", "day", "connection")
+_LOADS: Listing[tuple[object, ...]] = Listing("load", "first_day", "last_day", "days", "shards", "slices")
+_SLICES: Listing[PlannedSlice] = Listing(
+    ListingColumn("load", lambda planned: planned.load.name),
+    ListingColumn("shard", lambda planned: planned.shard.name),
+    ListingColumn("day", lambda planned: planned.slice.day),
+    ListingColumn("connection", lambda planned: planned.shard.connection),
+)
 
 
 def show_plan(project: Project, request: LoadRequest, settings: Settings) -> ExitCode:
-    """Show the plan of a request on stdout; with --verbose each slice of it."""
+    """Show the plan of a request on stdout; with --verbose every slice of it."""
     from dwhctl.load.run import plan_load
 
     plan = plan_load(project, request)
     if plan.slices:
-        show(COLUMNS, _rows_by_load(plan))
-    if plan.slices and settings.verbose:
-        show(SLICE_COLUMNS, [_slice_row(one) for one in plan.slices])
-    start = f"would load {counted(len(plan.slices), 'slice')}"
-    say(start + left_out(plan) if plan.slices else nothing_to_load(plan))
-    if plan.slices:
+        _LOADS.show(_rows_by_load(plan))
+        if settings.verbose:
+            _SLICES.show(plan.slices)
+        say(f"would load {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         say(_estimate(project, request, plan))
+    else:
+        say(nothing_to("load", plan))
     return ExitCode.DONE
 
 
 def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
-    """Tell on stderr what is about to be loaded."""
+    """Write on stderr what will be loaded."""
     for load, first, last, days, shards, slices in _rows_by_load(plan):
         span = f"{first} to {last}" if first != last else f"{first}"
         tell(
             f"plan: {load}: {span}, {counted(days, 'day')},"
             f" {counted(shards, 'shard')}, {counted(slices, 'slice')}"
         )
-    start = counted(len(plan.slices), "slice")
-    tell(f"plan: {start + left_out(plan) if plan.slices else nothing_to_load(plan)}")
     if plan.slices:
+        tell(f"plan: {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         tell(f"plan: {_estimate(project, request, plan)}")
+    else:
+        tell(f"plan: {nothing_to('load', plan)}")
 
 
 def _rows_by_load(plan: Plan) -> list[tuple[str, date, date, int, int, int]]:
-    groups: dict[str, list[PlannedSlice]] = {}
-    for one in plan.slices:
-        groups.setdefault(one.load.name, []).append(one)
-    return [(name, *_row(slices)) for name, slices in sorted(groups.items())]
+    rows = []
+    for name in sorted({planned.load.name for planned in plan.slices}):
+        slices = [planned for planned in plan.slices if planned.load.name == name]
+        days = {planned.slice.day for planned in slices}
+        shards = {planned.shard.name for planned in slices}
+        rows.append((name, min(days), max(days), len(days), len(shards), len(slices)))
+    return rows
 
 
-def _row(slices: list[PlannedSlice]) -> tuple[date, date, int, int, int]:
-    days = {one.slice.day for one in slices}
-    shards = {one.shard.name for one in slices}
-    return (min(days), max(days), len(days), len(shards), len(slices))
-
-
-def _slice_row(one: PlannedSlice) -> tuple[object, ...]:
-    return (one.load.name, one.shard.name, one.slice.day, one.shard.connection)
-
-
-def nothing_to_load(plan: Plan) -> str:
-    """Return why a plan has no slices."""
+def nothing_to(verb: str, plan: Plan) -> str:
+    """Return why a plan has no slices to load, or to adopt."""
     first = f"; the first day is {plan.first_day}" if plan.first_day else ""
-    return f"nothing to load{left_out(plan)}{first}"
+    return f"nothing to {verb}{left_out(plan)}{first}"
 
 
 def left_out(plan: Plan) -> str:
     """Return how many slices a plan leaves out, by reason."""
-    parts = [f"{plan.complete:,} complete"] if plan.complete else []
-    parts += [f"{plan.not_failed:,} not failed"] if plan.not_failed else []
-    parts += [f"{plan.before_start:,} before their start date"] if plan.before_start else []
-    parts += [f"{plan.after_end:,} after their shard's last day"] if plan.after_end else []
+    reasons = {
+        "complete": plan.complete,
+        "not failed": plan.not_failed,
+        "before their start date": plan.before_start,
+        "after their shard's last day": plan.after_end,
+    }
+    parts = [f"{count:,} {reason}" for reason, count in reasons.items() if count]
     return f"; left out: {', '.join(parts)}" if parts else ""
 
 
 def _estimate(project: Project, request: LoadRequest, plan: Plan) -> str:
     from dwhctl.load.run import foresee
 
-    seen = foresee(project, request, plan)
-    workers = counted(seen.workers, "worker")
-    if seen.seconds is None:
+    forecast = foresee(project, request, plan)
+    workers = counted(forecast.workers, "worker")
+    if forecast.seconds is None:
         return f"no past durations to tell how long {workers} will take"
-    return f"about {about(seen.seconds)} with {workers}, going by past durations"
+    return f"about {about(forecast.seconds)} with {workers}, going by past durations"
 
 
 SHOWN_REASONS = 5
 SHOWN_SHARDS = 5
 
 
-def show_summary(report: RunResult, settings: Settings) -> None:
-    """Say what the run did; with --quiet only what failed."""
+def show_summary(result: RunResult, settings: Settings) -> None:
+    """Show what the run did; with --quiet only what failed."""
     if not settings.quiet:
-        nothing = report.empty_plan if not report.stopped else None
-        say(_counts(report) if nothing is None else nothing_to_load(nothing))
-    if report.stopped:
-        say(f"stopped before its end: {one_line(report.stopped)}")
-    elif report.signal:
+        nothing = result.empty_plan if not result.stopped else None
+        say(_counts(result) if nothing is None else nothing_to("load", nothing))
+    if result.stopped:
+        say(f"stopped before its end: {one_line(result.stopped)}")
+    elif result.signal:
         say("interrupted before its end; the same command with --only-missing loads what is not complete")
-    if settings.verbose and report.step_seconds:
-        steps = sorted(report.step_seconds.items(), key=lambda step: -step[1])
+    if settings.verbose and result.step_seconds:
+        steps = sorted(result.step_seconds.items(), key=lambda step: -step[1])
         say("time: " + ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in steps))
-    for line in () if settings.quiet else _filled(report):
+    for line in () if settings.quiet else _filled(result):
         say(line)
-    for line in _failures(report, settings):
+    for line in _failures(result, settings):
         say(line)
-    show_pings(report.pings)
-    show_alerts(report.alerts, settings)
+    _show_pings_and_alerts(result, settings)
 
 
-def show_pings(failed: Iterable[str]) -> None:
-    """Say which pings failed: whoever waits for them outside takes the work for dead."""
-    for line in failed:
+def _show_pings_and_alerts(result: RunResult, settings: Settings) -> None:
+    for line in result.pings:  # a monitor outside that misses a ping reports a failure
         say(one_line(line))
+    show_alerts(result.alerts, settings)
 
 
 def show_alerts(alerts: Iterable[Delivery], settings: Settings) -> None:
-    """Say what became of the run's messages; with --quiet only of those that did not arrive."""
-    shown = [one for one in alerts if not settings.quiet or one.state.value != "sent"]
+    """Show the state of the run's messages; with --quiet only of those that did not arrive."""
+    shown = [alert for alert in alerts if not settings.quiet or alert.state.value != "sent"]
     if shown:
         say()
-    for one in shown:
-        say(one_line(one.words()))
+    for alert in shown:
+        say(one_line(alert.words()))
 
 
-def _counts(report: RunResult) -> str:
-    parts = [f"{counted(report.loaded, 'slice')} loaded", f"{report.skipped:,} skipped (no rows)"]
-    parts.append(f"{report.failed:,} failed")
-    if report.in_doubt:
-        parts.append(f"{report.in_doubt:,} in doubt")
-    if report.retried:
-        parts.append(counted(report.retried, "retry"))
-    rate = rate_of(report.rows, report.seconds)
-    done = f"{counted(report.rows, 'row')} in {shown_seconds(report.seconds)}"
+def _counts(result: RunResult) -> str:
+    parts = [f"{counted(result.loaded, 'slice')} loaded", f"{result.skipped:,} skipped (no rows)"]
+    parts += _ends(result.failed, result.in_doubt, result.retried)
+    rate = rate_of(result.rows, result.seconds)
+    done = f"{counted(result.rows, 'row')} in {shown_seconds(result.seconds)}"
     return f"{', '.join(parts)}; {done}" + (f" ({rate:,} rows/s)" if rate is not None else "")
 
 
-def _filled(report: RunResult) -> Iterable[str]:
-    """Say once of each column which shards lack it."""
-    for (load, column), shards in sorted(report.filled.items()):
+def _ends(failed: int, in_doubt: int, retried: int) -> Iterable[str]:
+    yield f"{failed:,} failed"
+    if in_doubt:
+        yield f"{in_doubt:,} in doubt"
+    if retried:
+        yield counted(retried, "retry")
+
+
+def _filled(result: RunResult) -> Iterable[str]:
+    for (load, column), shards in sorted(result.filled.items()):
         have = "shard has" if len(shards) == 1 else "shards have"
-        more = f" and {len(shards) - SHOWN_SHARDS:,} more" if len(shards) > SHOWN_SHARDS else ""
-        names = ", ".join(sorted(shards)[:SHOWN_SHARDS])
-        yield one_line(f"{load}: {len(shards):,} {have} no column {column}: NULL ({names}{more})")
+        yield one_line(
+            f"{load}: {len(shards):,} {have} no column {column}: NULL ({_first(sorted(shards), SHOWN_SHARDS)})"
+        )
 
 
-def _failures(report: RunResult, settings: Settings) -> Iterable[str]:
-    shown = report.groups if settings.verbose else report.groups[:SHOWN_REASONS]
+def _first(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _failures(result: RunResult, settings: Settings) -> Iterable[str]:
+    shown = result.groups if settings.verbose else result.groups[:SHOWN_REASONS]
     for group in shown:
-        yield ""
-        yield from failure_lines(group, "slice", settings)
-    hidden = report.groups[len(shown) :]
+        yield from _failure_lines(group, "slice", settings)
+    hidden = result.groups[len(shown) :]
     if hidden:
         yield ""
         count = sum(len(group.slices) for group in hidden)
@@ -174,41 +185,38 @@ def _failures(report: RunResult, settings: Settings) -> Iterable[str]:
         yield f"and {counted(count, 'slice')} more failed for {reasons} (-v shows them)"
 
 
-def failure_lines(group: FailureGroup, thing: str, settings: Settings) -> Iterable[str]:
-    """Say what failed for one reason: how many, an example, which, and what to do; with --verbose each of them."""
-    failure, count = group.failure, len(group.slices)
+def _failure_lines(group: FailureGroup, thing: str, settings: Settings) -> Iterable[str]:
+    """Yield what failed for one reason: how many, an example, which, and what to do; with --verbose each of them."""
+    yield ""
+    count = len(group.slices)
     where = f" on {group.connection}" if count > 1 and not group.of_load else ""
-    reason = one_line(f"{failure.error_class}: {failure.message}")
-    if group.example.in_doubt:
-        yield f"{counted(count, thing)} in doubt{where}: the next run looks: {reason}"
-    else:
-        yield f"{counted(count, thing)} failed{where}: {reason}"
+    how = f"in doubt{where}: the next run checks" if group.example.in_doubt else f"failed{where}"
+    yield f"{counted(count, thing)} {how}: {reason_text(group.failure)}"
     if settings.verbose and count > 1:
-        for one in group.slices:
-            message = one_line(f"{one.failure.error_class}: {one.failure.message}")
-            yield f"  {_name(one)} {one.day}: {message}"
+        for failed in group.slices:
+            yield f"  {_named(failed)}: {reason_text(failed.failure)}"
     else:
-        yield f"  {_names(group.slices)}"
+        yield f"  {_slices(group.slices)}"
     if group.advice:
         command = in_project(group.command, settings.project)
         yield f"  {group.advice}{': ' if command else ''}{command}"
 
 
-def _names(slices: Sequence[FailedSlice]) -> str:
-    """Name the slices, or the first of them; what all have in common once."""
-    more = len(slices) - SHOWN_SHARDS
-    end = f" and {more:,} more" if more > 0 else ""
-    if len({(one.load, one.day) for one in slices}) == 1 and slices[0].shard:
-        names = ", ".join(one.shard for one in slices[:SHOWN_SHARDS])
-        return f"{slices[0].load} {slices[0].day}: {names}{end}"
-    return ", ".join(f"{_name(one)} {one.day}" for one in slices[:SHOWN_SHARDS]) + end
+def _slices(slices: Sequence[FailedSlice]) -> str:
+    """Return the first of the slices; what all have in common only once."""
+    first = slices[0]
+    if len({(failed.load, failed.day) for failed in slices}) == 1 and first.shard:
+        return f"{first.load} {first.day}: {_first([failed.shard for failed in slices], SHOWN_SHARDS)}"
+    return _first([_named(failed) for failed in slices], SHOWN_SHARDS)
 
 
-def _name(one: FailedSlice) -> str:
-    return f"{one.load} {one.shard}".rstrip()
+def _named(failed: FailedSlice) -> str:
+    return " ".join(filter(None, (failed.load, failed.shard, str(failed.day))))
 
 
-_SHOWN_SHARDS = 20
+# A refresh of reports
+
+_SHOWN_MISSING = 20
 
 
 class RefreshLines:
@@ -217,15 +225,13 @@ class RefreshLines:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def __call__(self, event: RefreshEvent) -> None:
-        """Write the event's line, if it has one."""
+    def __call__(self, event: Event) -> None:
         if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
-            return
-        if isinstance(event, RunEnded):  # the summary tells
             return
         if isinstance(event, Waiting) and not event.text:
             return
-        tell(f"{shown_time()} {_line(event)}")
+        if isinstance(event, Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed):
+            tell(f"{shown_time()} {_line(event)}")
 
 
 def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted | ReportClosed) -> str:
@@ -234,65 +240,44 @@ def _line(event: Notice | Waiting | RefreshStarted | ReportWaits | ReportStarted
     if isinstance(event, RefreshStarted):
         return f"started: {counted(len(event.reports), 'report')} of {event.day}; run {event.run_id}"
     if isinstance(event, ReportWaits):
-        return f"waiting: {event.report}: " + "; ".join(str(one) for one in event.readiness if not one.is_met)
+        return f"waiting: {event.report}: " + "; ".join(
+            str(need) for need in event.readiness if not need.is_met
+        )
     if isinstance(event, ReportStarted):
-        return f"refreshing: {event.report} (on {event.connection})"
-    return _closed_line(event)
+        return f"refreshing: {event.load} (on {event.connection})"
+    return end_line(event, event.load, "refreshed")
 
 
-def _closed_line(event: ReportClosed) -> str:
-    took = shown_seconds(event.seconds)
-    if event.failure is None:
-        return f"refreshed: {event.report}: {counted(event.rows, 'row')} in {took}"
-    reason = one_line(f"{event.failure.error_class}: {event.failure.message}")
-    ended = f"{event.report}: attempt {event.attempt} failed after {took}: {reason}"
-    if event.state is State.UP_FOR_RETRY:
-        again = f" at {shown_time(event.retry_at)}" if event.retry_at else ""
-        return f"will retry{again}: {ended}"
-    return f"{'in doubt' if event.state is State.RUNNING else 'failed'}: {ended}"
-
-
-def show_refreshed(report: RefreshResult, settings: Settings) -> None:
-    """Say what the run did; with --quiet only what failed."""
+def show_refreshed(result: RunResult, settings: Settings) -> None:
+    """Show what the run did; with --quiet only what failed."""
     if not settings.quiet:
-        say(_refresh_counts(report))
-        for one in report.refreshed:
-            for line in _without(one):
-                say(line)
-    if report.stopped:
-        say(f"stopped before its end: {one_line(report.stopped)}")
-    elif report.signal:
+        say(_refresh_counts(result))
+        for line in _incomplete_needs(result):
+            say(line)
+    if result.stopped:
+        say(f"stopped before its end: {one_line(result.stopped)}")
+    elif result.signal:
         say("interrupted before its end; the same command again does the rest")
-    for line in _refresh_failures(report, settings):
-        say(line)
+    for group in result.groups:
+        for line in _failure_lines(group, "report", settings):
+            say(line)
+    _show_pings_and_alerts(result, settings)
 
 
-def _refresh_counts(report: RefreshResult) -> str:
-    failed = len(report.failures) - report.in_doubt
-    parts = [f"{counted(len(report.refreshed), 'report')} refreshed", f"{failed:,} failed"]
-    if report.in_doubt:
-        parts.append(f"{report.in_doubt:,} in doubt")
-    if report.retried:
-        parts.append(counted(report.retried, "retry"))
-    rows = sum(one.rows for one in report.refreshed)
-    return f"{', '.join(parts)}; {counted(rows, 'row')} in {shown_seconds(report.seconds)}"
+def _refresh_counts(result: RunResult) -> str:
+    parts = [
+        f"{counted(len(result.refreshed), 'report')} refreshed",
+        *_ends(result.failed, result.in_doubt, result.retried),
+    ]
+    return f"{', '.join(parts)}; {counted(result.rows, 'row')} in {shown_seconds(result.seconds)}"
 
 
-def _without(one: ReportClosed) -> Iterable[str]:
-    for need in one.without:
-        if not need.expected:
-            yield f"  {one.report} has no slice of {need.load}: none is expected on {one.day}"
-            continue
-        done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
-        yield f"  {one.report} has {done} of {need.load} {one.day}; it does without {_shards(need)}"
-
-
-def _shards(need: Readiness) -> str:
-    shown, more = need.missing[:_SHOWN_SHARDS], len(need.missing) - _SHOWN_SHARDS
-    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _refresh_failures(report: RefreshResult, settings: Settings) -> Iterable[str]:
-    for group in report.groups:
-        yield ""
-        yield from failure_lines(group, "report", settings)
+def _incomplete_needs(result: RunResult) -> Iterable[str]:
+    for closed in result.refreshed:
+        for need in closed.without:
+            if not need.expected:
+                yield f"  {closed.load} has no slice of {need.load}: none is expected on {closed.day}"
+                continue
+            done = f"{need.complete:,} of {counted(need.expected, 'slice')}"
+            missing = _first(need.missing, _SHOWN_MISSING)
+            yield f"  {closed.load} has {done} of {need.load} {closed.day}; it does without {missing}"

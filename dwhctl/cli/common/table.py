@@ -1,7 +1,7 @@
-"""A listing as a table: for a terminal as wide as it is, else plain and one line a row.
+"""A listing as a table: as wide as the terminal, elsewhere plain with one line for each row.
 
-No date, number, name or command is broken over two lines. Only texts of several words wrap; where the columns do not
-fit all the same, each row is shown below the other, a line for each of its values.
+No date, number, name or command is broken over two lines; only texts of several words wrap. Where the columns still do
+not fit, the rows are shown one below the other, a line for each value.
 """
 
 from __future__ import annotations
@@ -9,32 +9,28 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from dwhctl.cli.common.output import TableStyle
 from dwhctl.core.words import one_line, printable, shown_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import tzinfo
-
-    from rich.console import ConsoleOptions, RenderableType
+    from dwhctl.cli.common.listing import ListingColumn
 
 
 class Screen(Console):
-    """A console on which no text acts, whoever wrote it."""
+    """A console that makes every text printable, whoever wrote it."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Give the segments of what is drawn."""
+        """Yield the segments of what is drawn."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
@@ -50,96 +46,120 @@ _VALUE = re.compile(r"\S*\d\S*")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d [\d:.+ -]*")
 #: Columns that hold something to copy.
 _TO_COPY = ("command",)
-Rows = Sequence[Sequence[object]]
 
 
-def table_text(columns: Sequence[str], rows: Rows, look: TableStyle | None = None) -> str:
-    """The table, without a line's end behind it."""
-    look = look or TableStyle(short=False)
-    cells = [[_text(name, value, look) for name, value in zip(columns, row, strict=True)] for row in rows]
-    right = [_is_right(name, [row[index] for row in rows], look) for index, name in enumerate(columns)]
+def table_text(
+    columns: Sequence[ListingColumn[Any]],
+    rows: Sequence[Sequence[object]],
+    spare: Sequence[str] = (),
+    longest: int | None = None,
+) -> str:
+    """Return the table, without a line's end behind it; on a terminal cells are cut at `longest` characters."""
+    headers = [column.name.replace("_", " ") for column in columns]
+    texts = [[_text(column, value) for column, value in zip(columns, row, strict=True)] for row in rows]
+    right = [_is_right(column, [row[place] for row in rows]) for place, column in enumerate(columns)]
     if not sys.stdout.isatty():
-        return "\n".join(_lines([[name.replace("_", " ") for name in columns], *cells], right))
-    styled = [
-        [_styled(name, value, text, look) for name, value, text in zip(columns, row, texts, strict=True)]
-        for row, texts in zip(rows, cells, strict=True)
+        return "\n".join(_lines([headers, *texts], right))
+    has_texts = any(column.is_text for column in columns)
+    drawn = [
+        _Drawn(
+            headers[place],
+            [
+                _styled(column, row[place], text[place], longest)
+                for row, text in zip(rows, texts, strict=True)
+            ],
+            right[place],
+            spare=spare.index(column.name) + 1 if column.name in spare else 0,
+            is_text=column.is_text and column.name not in _TO_COPY if has_texts else None,
+            comes_last=column.is_text,
+        )
+        for place, column in enumerate(columns)
     ]
-    return _drawn(columns, styled, right, look)
+    return _drawn(drawn, len(rows))
 
 
 def draw(names: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Draw a table of texts; the columns of numbers stand to the right."""
+    """Return a table of texts; the columns of numbers are aligned to the right."""
     if not sys.stdout.isatty():
         return "\n".join(_lines([names, *cells], right))
-    return _drawn(names, [[Text(cell) for cell in row] for row in cells], right, None)
-
-
-def _drawn(
-    names: Sequence[str], cells: Sequence[Sequence[Text]], right: Sequence[bool], look: TableStyle | None
-) -> str:
-    console = Screen(file=sys.stdout)
-    shown = [name if look is None else name.replace("_", " ") for name in names]
     columns = [
-        _Column(name, shown[index], [row[index] for row in cells], right[index], look)
-        for index, name in enumerate(names)
+        _Drawn(name, [Text(row[place]) for row in cells], right[place]) for place, name in enumerate(names)
     ]
-    fitting = _that_fit(columns, look, console.width)
+    return _drawn(columns, len(cells))
+
+
+def _drawn(columns: list[_Drawn], rows: int) -> str:
+    console = Screen(file=sys.stdout)
+    fitting = _that_fit(columns, console.width)
     with console.capture() as captured:
         if fitting is None:
-            _print_below_each_other(console, columns, len(cells))
+            _print_below_each_other(console, columns, rows)
         else:
-            console.print(_table(fitting, len(cells)))
+            console.print(_table(fitting, rows))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-class _Column:
+class _Drawn:
     """A column and the widths it can have: `least` breaks no value, `width` is what it gets."""
 
     def __init__(
-        self, name: str, shown: str, cells: list[Text], right: bool, look: TableStyle | None
+        self,
+        header: str,
+        cells: list[Text],
+        right: bool,
+        *,
+        spare: int = 0,
+        is_text: bool | None = None,
+        comes_last: bool = False,
     ) -> None:
-        self.name, self.shown, self.cells, self.right = name, shown, cells, right
-        longest = max((cell.cell_len for cell in cells), default=cell_len(shown))
-        words = textwrap.wrap(shown, max(longest, _HEADER_WIDTH), break_long_words=False)
+        self.name, self.cells, self.right, self.spare, self.comes_last = (
+            header,
+            cells,
+            right,
+            spare,
+            comes_last,
+        )
+        longest = max((cell.cell_len for cell in cells), default=cell_len(header))
+        words = textwrap.wrap(header, max(longest, _HEADER_WIDTH), break_long_words=False)
         self.header = "\n".join(words)
         of_header = max(map(cell_len, words), default=1)
         self.width = self.least = max(longest, of_header, 1)
-        if look is not None and look.texts:
-            self.is_text = name in look.texts and name not in _TO_COPY
-        else:
-            words_in_it = any(" " in cell.plain and not _MOMENT.fullmatch(cell.plain) for cell in cells)
-            self.is_text = name not in _TO_COPY and not right and words_in_it
-        if self.is_text:
+        if is_text is None:
+            has_words = any(" " in cell.plain and not _MOMENT.fullmatch(cell.plain) for cell in cells)
+            is_text = header not in _TO_COPY and not right and has_words
+        self.is_text = is_text
+        if is_text:
             values = (cell_len(word) for cell in cells for word in _VALUE.findall(cell.plain))
             kept = max((width for width in values if width <= _LONGEST_VALUE), default=1)
             self.least = min(self.width, max(of_header, kept, _TEXT_WIDTH))
 
 
-def _that_fit(columns: Sequence[_Column], look: TableStyle | None, width: int) -> list[_Column] | None:
-    """The columns without those that must fall away, empty ones first; None when they do not fit either."""
+def _that_fit(columns: Sequence[_Drawn], width: int) -> list[_Drawn] | None:
+    """Return the columns without those that must fall away, empty ones first; None when they do not fit either."""
     left = list(columns)
     if _least(left) > width and any(column.cells for column in left):
         left = [column for column in left if any(cell.plain for cell in column.cells)]
-    for name in (None, *(look.spare if look else ())):
-        left = [column for column in left if column.name != name]
+    for column in sorted((column for column in left if column.spare), key=lambda column: column.spare):
         if _least(left) <= width:
             break
+        left.remove(column)
     if _least(left) > width:
         return None
     room = width - _GAP * (len(left) - 1)
     while (over := sum(column.width for column in left) - room) > 0:
-        widest = max((one for one in left if one.width > one.least), key=lambda one: one.width - one.least)
+        widest = max(
+            (column for column in left if column.width > column.least),
+            key=lambda column: column.width - column.least,
+        )
         widest.width -= max(1, min(over, (widest.width - widest.least + 1) // 2))
-    if look is not None:
-        left.sort(key=lambda column: column.name in look.texts)
-    return left
+    return sorted(left, key=lambda column: column.comes_last)
 
 
-def _least(columns: Sequence[_Column]) -> int:
+def _least(columns: Sequence[_Drawn]) -> int:
     return sum(column.least for column in columns) + _GAP * (len(columns) - 1)
 
 
-def _table(columns: Sequence[_Column], rows: int) -> Table:
+def _table(columns: Sequence[_Drawn], rows: int) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold"
     )
@@ -156,9 +176,9 @@ def _table(columns: Sequence[_Column], rows: int) -> Table:
     return table
 
 
-def _print_below_each_other(console: Screen, columns: Sequence[_Column], rows: int) -> None:
+def _print_below_each_other(console: Screen, columns: Sequence[_Drawn], rows: int) -> None:
     """Print each row as lines of name and value; only texts wrap, and a value longer than the line runs on."""
-    head = max((cell_len(column.shown) for column in columns), default=0) + _GAP
+    head = max((cell_len(column.name) for column in columns), default=0) + _GAP
     for number in range(rows):
         if number:
             console.print()
@@ -168,13 +188,12 @@ def _print_below_each_other(console: Screen, columns: Sequence[_Column], rows: i
             room = max(console.width - head, _TEXT_WIDTH)
             lines = cell.wrap(console, room, overflow="fold") if column.is_text else [cell]
             for place, line in enumerate(lines):
-                name = column.shown if place == 0 else ""
+                name = column.name if place == 0 else ""
                 text = Text.assemble((f"{name:<{head}}", "bold" if name else ""), line)
                 console.print(text, soft_wrap=True)
 
 
 def _lines(cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """The table for a file: nothing is wrapped or cut. (rich takes a second for every two thousand rows.)"""
     laid_out = []
     for column, to_the_right in zip(zip(*cells, strict=True), right, strict=True):
         widths = [cell_len(cell) for cell in column]
@@ -185,32 +204,27 @@ def _lines(cells: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     return [(" " * _GAP).join(line).rstrip() for line in zip(*laid_out, strict=True)]
 
 
-def _styled(name: str, value: object, text: str, look: TableStyle) -> Text:
-    if look.longest is not None and len(text) > look.longest:
-        text = f"{text[: look.longest - 1]}…"
-    style = look.styles.get(name)
-    return Text(text, style=style(value) if style and value is not None else "")
+def _styled(column: ListingColumn[Any], value: object, text: str, longest: int | None) -> Text:
+    if longest is not None and len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return Text(text, style=column.style(value) if column.style and value is not None else "")
 
 
-def _text(name: str, value: object, look: TableStyle) -> str:
-    if name in look.names and value is not None:
-        return one_line(str(value))
-    return f"{value:,.1f}" if isinstance(value, float) and look.short else _cell(value, look.zone)
-
-
-def _is_right(name: str, values: Sequence[object], look: TableStyle) -> bool:
-    return name not in look.names and all(value is None or _is_number(value) for value in values)
+def _is_right(column: ListingColumn[Any], values: Sequence[object]) -> bool:
+    return not column.is_id and all(value is None or _is_number(value) for value in values)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: object, zone: tzinfo | None) -> str:
+def _text(column: ListingColumn[Any], value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return shown_time(value, zone) if value.tzinfo else value.isoformat(sep=" ", timespec="seconds")
-    return one_line(f"{value:,}" if isinstance(value, int | float) else str(value))
+        return shown_time(value) if value.tzinfo else value.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, int | float) and not column.is_id:
+        return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+    return one_line(str(value))

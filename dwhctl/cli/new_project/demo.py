@@ -1,29 +1,32 @@
-"""`dwhctl demo`: a new project with data in it, a bad morning in it, and how the morning ends well."""
+"""`dwhctl demo`: a new project with data, a failure in it, and its repair."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from dwhctl.alerts.notifier import preview
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
-from dwhctl.cli.new_project.init import program_name
+from dwhctl.cli.common.output import counted, say
+from dwhctl.cli.load import load_and_show
+from dwhctl.cli.new_project.init import program_name, read_template, write_new_files
 from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
+from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX
+from dwhctl.project.find import VARIABLE
+from dwhctl.project.model import Project
+from dwhctl.project.read import read_project
+from dwhctl.runtime.events import RunResult
+from dwhctl.runtime.plan import LoadRequest
+from dwhctl.sessions import open_store
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import date
-
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.events import RunResult
-
-#: Where each file of the package stands in the project.
+#: The files of the project, and the templates that they are made from.
 FILES = {
     "config/dwhctl.toml": "dwhctl.toml",
     "config/loads/orders.toml": "orders.toml",
@@ -35,7 +38,7 @@ FILES = {
     "sql/reports/order_duration.sql": "order_duration.sql",
     "sql/reports/order_duration_query.sql": "order_duration_query.sql",
 }
-#: What the next commands are, and why one would type them.
+#: The commands to try next, and what they show.
 NEXT = (
     ("load --date today", "today's orders so far"),
     ("report timeline last", "what that run did, and when"),
@@ -54,7 +57,7 @@ DOWN = "omsk"
 @common_options
 @pass_settings
 def command(settings: Settings, directory: Path) -> ExitCode:
-    """Make a project in DIR (default: ./demo), fill it with data, and show a bad morning in it.
+    """Make a project in DIR (default: ./demo), fill it with data, and show a failure and its repair.
 
     Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR. A day was
     never loaded and a city is down. The demo shows the message about it, what is missing, and how to load it.
@@ -79,10 +82,7 @@ def command(settings: Settings, directory: Path) -> ExitCode:
 
 @contextmanager
 def _without_other_projects() -> Iterator[None]:
-    """Hide what the environment says of another project: its servers are no place for the demo's rows."""
-    from dwhctl.project.files import CONNECTION_PREFIX, VARIABLE_PREFIX
-    from dwhctl.project.find import VARIABLE
-
+    """Hide another project of the environment: the demo must not write to its servers."""
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
@@ -95,8 +95,6 @@ def _without_other_projects() -> Iterator[None]:
 
 
 class _Demo:
-    """The steps: each says what happens, shows the command, and runs it in the project's folder."""
-
     def __init__(self, project: Project, debug: bool) -> None:
         self._project = project
         self._debug = debug
@@ -128,27 +126,19 @@ class _Demo:
         return self._today - timedelta(days=days)
 
     def _load_with_a_city_down(self, yesterday: date) -> RunResult:
-        from dwhctl.cli.load import load_and_show
-        from dwhctl.load.run import exit_code_of
-        from dwhctl.runtime.plan import LoadRequest
-
         arguments = ("load", "--date", "yesterday")
         self._show_command(arguments)
-        # Two workers are started sooner than four.
+        # Two workers start faster than four.
         request = LoadRequest((yesterday,), jobs=2, command=_typed(arguments))
         with _is_down(self._project, DOWN):
             report = load_and_show(self._project, request, Settings())
-        self._check(arguments, exit_code_of(report), ExitCode.FAILED)
+        self._check(arguments, report.exit_code, ExitCode.FAILED)
         return report
 
     def _show_digest(self, report: RunResult) -> None:
         from rich.console import Console
         from rich.panel import Panel
         from rich.text import Text
-
-        from dwhctl.alerts.notifier import preview
-        from dwhctl.cli.common.output import say
-        from dwhctl.sessions import open_store
 
         assert report.outcome is not None
         with open_store(self._project.sessions) as store:
@@ -159,25 +149,20 @@ class _Demo:
         say(captured.get().rstrip("\n"))
 
     def _step(self, text: str) -> None:
-        from dwhctl.cli.common.output import say
-
         self._number += 1
-        say()
-        say(f"{self._number}. {text}")
+        say(f"\n{self._number}. {text}")
 
     def _show_command(self, arguments: tuple[str, ...]) -> None:
-        from dwhctl.cli.common.output import say
-
         say(f"$ {_typed(arguments)}")
 
     def _run(self, *arguments: str, quiet: bool = False) -> None:
-        """Run a command as it is shown, `quiet` without its progress. Raise DwhctlError when it does not end with 0."""
+        """Show a command and run it, `quiet` without its progress. Raise DwhctlError when it does not end with 0."""
         from dwhctl.cli.main import dwhctl
 
         self._show_command(arguments)
-        # To start workers would take longer than these small slices do.
+        # Starting workers takes longer than these small slices.
         inline = ("--inline",) if arguments[0] in ("load", "backfill") else ()
-        shell, sys.argv[1:] = sys.argv[1:], list(arguments)  # sessions and locks name the command by it
+        shell, sys.argv[1:] = sys.argv[1:], list(arguments)  # sessions and locks have the command from it
         try:
             with ExitStack() as stack:
                 if quiet:
@@ -203,8 +188,7 @@ def _typed(arguments: tuple[str, ...]) -> str:
 
 @contextmanager
 def _is_down(project: Project, city: str) -> Iterator[None]:
-    """Move a city's database away for a while."""
-    shard = next(one for group in project.shard_groups.values() for one in group if one.name == city)
+    shard = next(shard for group in project.shard_groups.values() for shard in group if shard.name == city)
     path: Path = getattr(project.connections[shard.connection], "path") / f"{shard.database}.duckdb"  # noqa: B009
     away = path.with_suffix(".down")
     path.rename(away)
@@ -216,15 +200,13 @@ def _is_down(project: Project, city: str) -> Iterator[None]:
 
 def make_project(folder: Path, settings: Settings, expected_days: int = EXPECTED_DAYS) -> Project:
     """Write the project's files and databases. Raise UsageError when the folder is in use."""
-    from dwhctl.cli.common.output import counted, say
     from dwhctl.cli.new_project.demo_data import first_day, make_shards
-    from dwhctl.cli.new_project.init import read_template, write_new_files
-    from dwhctl.project.read import read_project
 
     _refuse_used(folder)
     write_new_files(folder, {path: read_template("demo", name) for path, name in FILES.items()})
     now = datetime.now(read_project(folder).zone)
-    _set_start_date(folder / "config/loads/orders.toml", now.date() - timedelta(days=expected_days))
+    start, path = now.date() - timedelta(days=expected_days), folder / "config/loads/orders.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace("2020-02-08", f"{start}"), encoding="utf-8")
     project = read_project(folder)
     orders = make_shards(project, now)
     if not settings.quiet:
@@ -240,30 +222,20 @@ def _refuse_used(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UsageError(f"{folder.absolute()} is no folder; name another one: dwhctl demo DIR")
+        raise UsageError(f"{folder.absolute()} is not a folder; give another one: dwhctl demo DIR")
     if any(folder.iterdir()):
-        quoted = shlex.quote(str(folder))
         raise UsageError(
-            f"{folder.absolute()} is not empty; name another folder (dwhctl demo DIR),"
-            f" or remove this one first if it is an old demo: rm -r {quoted}"
+            f"{folder.absolute()} is not empty; give another folder (dwhctl demo DIR),"
+            f" or remove this one first if it is an old demo: rm -r {shlex.quote(str(folder))}"
         )
 
 
-def _set_start_date(path: Path, day: date) -> None:
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("2020-02-08", day.isoformat()), encoding="utf-8")
-
-
 def _say_next(folder: Path) -> None:
-    from dwhctl.cli.common.output import say
-    from dwhctl.project.find import VARIABLE
-
     program = program_name()
-    say()
-    say("What to try next:")
+    say("\nWhat to try next:")
     say(f"  cd {shlex.quote(str(folder))}")
     if os.environ.get(VARIABLE):
-        say(f"  unset {VARIABLE}   # it leads to another project")
+        say(f"  unset {VARIABLE}   # it is of another project")
     width = max(len(arguments) for arguments, _ in NEXT)
     lines = [f"  {program} {arguments:<{width}}  # {why}" for arguments, why in NEXT]
     if max(map(len, lines)) > WIDTH:

@@ -1,23 +1,19 @@
-"""The demonstration's data: a few weeks of taxi orders in three servers with several city databases each."""
+"""The data of the demo: a few weeks of taxi orders on three servers with several city databases each."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow as pa
 
+from dwhctl.project.loads import Shard
+from dwhctl.project.model import Project
 from dwhctl.systems.duckdb import client as engine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from dwhctl.project.loads import Shard
-    from dwhctl.project.model import Project
 
 DAYS = 21
 _CREATE = """
@@ -32,18 +28,6 @@ CREATE TABLE orders (
     comment     VARCHAR
 )
 """
-_COLUMNS = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("start_time", pa.timestamp("us")),
-        ("end_time", pa.timestamp("us")),
-        ("customer", pa.string()),
-        ("driver_id", pa.int32()),
-        ("distance_km", pa.float64()),
-        ("price", pa.decimal128(10, 2)),
-        ("comment", pa.string()),
-    ]
-)
 _NAMES = ("Анна", "Борис", "Вера", "Глеб", "Дарья", "Егор", "Жанна", "Зоя", "Илья", "Ксения", "Лев", "Пётр")
 _SURNAMES = ("Бондаренко", "Шевчук", "Кузьменко", "Черных", "Долгих", "Седых", "Коваленко", "Ткач")
 _COMMENTS = ("у подъезда №2", 'кафе "Ёлка"', "детское кресло", "C:\\чек | срочно", "позвонить за 5 минут")
@@ -51,7 +35,7 @@ _COMMENTS = ("у подъезда №2", 'кафе "Ёлка"', "детское 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One row of a city's database; the field's order is the table's."""
+    """One row of a city's database, in the order of the table's columns."""
 
     id: int
     start_time: datetime
@@ -64,12 +48,12 @@ class Order:
 
 
 def first_day(today: date) -> date:
-    """Give the first day that has orders."""
+    """Return the first day that has orders."""
     return today - timedelta(days=DAYS)
 
 
 def make_shards(project: Project, now: datetime) -> int:
-    """Make the database of every shard, filled up to now, and give the number of orders."""
+    """Make the database of every shard, with orders until now, and return the number of orders."""
     shards = [shard for group in project.shard_groups.values() for shard in group]
     return sum(_make(project, shard, now.replace(tzinfo=None)) for shard in shards)
 
@@ -78,20 +62,17 @@ def _make(project: Project, shard: Shard, now: datetime) -> int:
     connection = project.connections[shard.connection]
     path: Path = getattr(connection, "path") / f"{shard.database}.duckdb"  # noqa: B009
     path.parent.mkdir(parents=True, exist_ok=True)
-    orders = pa.table(_by_column(list(orders_of(shard.database, now))), schema=_COLUMNS)
+    orders = list(orders_of(shard.database, now))
     with engine.connect(str(path), {}) as db:
         db.execute(_CREATE)
-        db.register("new_orders", orders)
-        db.execute("INSERT INTO orders SELECT * FROM new_orders")
-    return int(orders.num_rows)
-
-
-def _by_column(orders: list[Order]) -> dict[str, list[object]]:
-    return {name: [getattr(order, name) for order in orders] for name in _COLUMNS.names}
+        schema = db.table("orders").to_arrow_table().schema
+        db.register("new_orders", pa.Table.from_pylist([asdict(order) for order in orders], schema))
+        db.execute("INSERT INTO orders FROM new_orders")
+    return len(orders)
 
 
 def orders_of(city: str, now: datetime) -> Iterator[Order]:
-    """Make up a city's orders: the same for the same city and day, whenever they are made."""
+    """Yield a city's orders: random, but always the same for the same city and day."""
     for back in range(DAYS, -1, -1):
         day = now.date() - timedelta(days=back)
         chance = random.Random(f"{city} {day}")  # noqa: S311 - made-up orders, no secrets

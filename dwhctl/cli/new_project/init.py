@@ -5,20 +5,17 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.output import say
 from dwhctl.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-#: Where each file of the package stands in a project.
+#: The files of a project, and the templates that they are made from.
 FILES = {
     "config/dwhctl.toml": "dwhctl.toml",
     "config/loads/orders.toml": "orders.toml",
@@ -53,15 +50,14 @@ TARGETS = {"vertica": ("DWH_PASSWORD",), "duckdb": ()}
 def command(settings: Settings, directory: Path, source: str, target: str) -> None:
     """Make a commented empty project in DIR (default: here).
 
-    Four places in it are marked EDIT: the addresses, the key, the query and the table. After them it loads. Files that
-    are there already are never overwritten.
+    Four places in it are marked EDIT: the addresses, the key, the query and the table. When they are edited, it loads.
+    Existing files are never overwritten.
 
     \b
     Examples:
       dwhctl init warehouse
       dwhctl init warehouse --source duckdb --target duckdb
     """
-
     texts = {
         path.format(target=target): fill_template("init", name, source=source, target=target)
         for path, name in FILES.items()
@@ -72,36 +68,30 @@ def command(settings: Settings, directory: Path, source: str, target: str) -> No
 
 
 def _say_what_next(directory: Path, written: list[str], passwords: tuple[str, ...]) -> None:
-    from dwhctl.cli.common.output import say
-
     program = program_name()
     say(f"A new project in {directory.absolute()}:")
     for path in written:
         say(f"  {path}")
-    say()
-    say("Next:")
-    if directory != Path():
-        say(f"  cd {shlex.quote(str(directory))}")
-    say("  # change what is marked EDIT 1 to EDIT 4: grep -rn EDIT config sql")
-    for name in passwords:
-        say(f"  export {name}=...")
-    say(f"  {program} config check")
-    say(f"  {program} connections test")
-    say(f"  {program} load --date yesterday --dry-run")
-    say(f"  {program} load --date yesterday")
+    say("\nNext:")
+    for line in (
+        *([f"cd {shlex.quote(str(directory))}"] if directory != Path() else []),
+        "# change what is marked EDIT 1 to EDIT 4: grep -rn EDIT config sql",
+        *(f"export {name}=..." for name in passwords),
+        f"{program} config check",
+        f"{program} connections test",
+        f"{program} load --date yesterday --dry-run",
+        f"{program} load --date yesterday",
+    ):
+        say(f"  {line}")
 
 
 def read_template(kind: str, name: str) -> str:
-    """Read a file that travels with the package."""
-    return (
-        resources.files("dwhctl.cli.new_project")
-        .joinpath("templates", kind, name)
-        .read_text(encoding="utf-8")
-    )
+    """Return a template of the package."""
+    return (resources.files(__package__) / "templates" / kind / name).read_text(encoding="utf-8")
 
 
 def fill_template(kind: str, name: str, **names: str) -> str:
-    """Render a file that travels with the package: <% %> and << >> are ours, {{ }} and {% %} stay for the project."""
+    """Render a template of the package: <% %> and << >> are its own, {{ }} and {% %} stay for the project."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # noqa: S701 - no HTML, and only our own values
@@ -119,31 +109,27 @@ def fill_template(kind: str, name: str, **names: str) -> str:
 
 
 def write_new_files(folder: Path, texts: Mapping[str, str]) -> list[str]:
-    """Write the files and name them; UsageError, and nothing written, when one is there already."""
-    there = [path for path in texts if (folder / path).exists()]
-    if there:
+    """Write the files and return their paths. Raise UsageError, and write nothing, when one exists already."""
+    existing = [path for path in texts if (folder / path).exists()]
+    if existing:
         raise UsageError(
-            f"{folder.absolute()} already has {', '.join(there)}, which dwhctl does not overwrite;"
-            " name another folder, or move these files away"
+            f"{folder.absolute()} already has {', '.join(existing)}, which dwhctl does not overwrite;"
+            " give another folder, or move these files away"
         )
     try:
         for path, text in texts.items():
-            _write(folder / path, text)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / path).open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
     except OSError as error:
         raise UsageError(
-            f"cannot write {error.filename}: {error.strerror}; name a folder that this user may write"
+            f"cannot write {error.filename}: {error.strerror}; give a folder that this user may write to"
         ) from None
     return list(texts)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-
-
 def program_name() -> str:
-    """Name dwhctl so that a shell in any folder finds the one that runs now."""
+    """Return the command by which a shell in any folder starts this dwhctl."""
     started = Path(sys.argv[0]).absolute()
     if started.name != "dwhctl":
         return f"{shlex.quote(sys.executable)} -P -m dwhctl"

@@ -1,34 +1,29 @@
-"""The grid as lines of text: names to the left, a coloured cell with a letter for each day."""
+"""The grid as lines of text: names on the left, a coloured cell with a letter for each day."""
 
 from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from datetime import date
+from typing import NamedTuple
 
 from rich.text import Text
 
 from dwhctl.cli.common.output import counted
-from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, SliceStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import date
-
-    from dwhctl.monitor.coverage import Cell, Coverage, Row
+from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, Cell, Coverage, Row, SliceStatus, grouped
 
 
 class StatusStyle(NamedTuple):
-    """A standing's look."""
+    """The letter of a status, its colours and its words in the legend."""
 
     letter: str
     style: str
     words: str
 
 
-LOOKS: Mapping[SliceStatus, StatusStyle] = {
+STYLES: Mapping[SliceStatus, StatusStyle] = {
     SliceStatus.LOADED: StatusStyle("L", "#dff5e3 on #2f7d4f", "loaded"),
     SliceStatus.SKIPPED: StatusStyle("S", "#dfeef0 on #55808a", "skipped, no rows"),
     SliceStatus.BEFORE_START: StatusStyle("-", "dim", "before its start"),
@@ -50,13 +45,10 @@ LOOKS: Mapping[SliceStatus, StatusStyle] = {
 
 
 def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[str] = ()) -> list[Text]:
-    """Give the lines that explain these statuses, the best first, no wider than the terminal."""
+    """Return lines that explain these statuses, the best first, no wider than the terminal."""
     lines = [Text()]
-    found = sorted(set(statuses), key=lambda standing: BADNESS[standing])
-    entries = [
-        Text.assemble((f" {look.letter} ", look.style), f" {look.words}")
-        for look in (LOOKS[standing] for standing in found)
-    ]
+    styles = [STYLES[status] for status in sorted(set(statuses), key=BADNESS.__getitem__)]
+    entries = [Text.assemble((f" {shown.letter} ", shown.style), f" {shown.words}") for shown in styles]
     for entry in [*entries, *map(Text, more)]:
         gap = "   " if lines[-1] else ""
         if width is not None and lines[-1] and lines[-1].cell_len + len(gap) + entry.cell_len > width:
@@ -66,16 +58,14 @@ def legend(statuses: Iterable[SliceStatus], width: int | None, more: Iterable[st
     return lines
 
 
-_K = TypeVar("_K")
-
-#: Where no terminal's height says how many lines are too many.
+#: More lines of shards are folded where there is no terminal.
 MOST_LINES = 1_000
 _LINES_AROUND = 8
-_TROUBLED, _FEW_TROUBLED, _MOST_TROUBLED = 10, 3, 15
+_WITH_GAPS, _FEWEST_WITH_GAPS, _MOST_WITH_GAPS = 10, 3, 15
 
 
 class GridFold(enum.IntEnum):
-    """What one line of the grid stands for."""
+    """What one line of the grid shows."""
 
     SHARD = 0
     SERVER = 1
@@ -84,7 +74,7 @@ class GridFold(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What one day of a line shows: how many of the slices expected are complete, and where the worst stands."""
+    """One day of a line: how many of the slices expected are complete, and the worst status."""
 
     worst: SliceStatus
     complete: int = 0
@@ -92,8 +82,8 @@ class Mark:
     gaps: int = 0
 
     def text(self, width: int) -> str:
-        """Give the letter, with counts where the mark stands for several slices and is not all complete."""
-        letter = LOOKS[self.worst].letter
+        """Return the letter; with counts for several slices that are not all complete."""
+        letter = STYLES[self.worst].letter
         if not self.gaps or self.expected <= 1:
             return letter
         whole = f"{self.complete}/{self.expected}{letter}"
@@ -110,7 +100,7 @@ class GridLine:
 
     @property
     def gaps(self) -> int:
-        """Count the slices that are over and not complete."""
+        """Return how many slices are over and not complete."""
         return sum(mark.gaps for mark in self.marks)
 
 
@@ -124,7 +114,7 @@ class Block:
 
 
 def choose_fold(coverage: Coverage, height: int | None, fold: bool | None) -> GridFold:
-    """Say what a line stands for: what was asked, else the finest that fits."""
+    """Return what a line shows: as the option says, else the finest that fits."""
     if fold is False:
         return GridFold.SHARD
     room = (height or MOST_LINES) - _LINES_AROUND
@@ -136,15 +126,15 @@ def choose_fold(coverage: Coverage, height: int | None, fold: bool | None) -> Gr
 
 
 def blocks_of(coverage: Coverage, fold: GridFold, height: int | None) -> list[Block]:
-    """Give what is to be drawn; under folded lines the shards with the most gaps, as many as there is room for."""
+    """Return what is drawn; below folded lines the shards with the most gaps, as many as there is room for."""
     if fold is GridFold.SHARD:
         return _blocks_by_load(coverage.rows)
     heads = ("load", "server") if fold is GridFold.SERVER else ("load",)
     lines = _folded(coverage.rows, len(heads))
     shards = {row.shard.name for row in coverage.rows}
     main = Block(f"{counted(len(shards), 'shard')}, {_completeness(coverage.rows)}", heads, lines)
-    room = _TROUBLED if height is None else min(height - len(lines) - 2 * _LINES_AROUND, _MOST_TROUBLED)
-    return [main, *_troubled(coverage.rows, max(room, _FEW_TROUBLED))]
+    room = _WITH_GAPS if height is None else min(height - len(lines) - 2 * _LINES_AROUND, _MOST_WITH_GAPS)
+    return [main, *_with_gaps(coverage.rows, max(room, _FEWEST_WITH_GAPS))]
 
 
 def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
@@ -154,26 +144,26 @@ def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
             ("server", "shard"),
             tuple(GridLine((row.shard.connection, row.shard.name), _marks([row])) for row in group),
         )
-        for name, group in _grouped(rows, lambda row: row.load.name).items()
+        for name, group in grouped(rows, lambda row: row.load.name).items()
     ]
 
 
 def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
-    groups = _grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
+    groups = grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
     return tuple(GridLine(key, _marks(group)) for key, group in groups.items())
 
 
-def _troubled(rows: Sequence[Row], room: int) -> list[Block]:
+def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
     gaps = [(sum(cell.is_gap for cell in row.cells), row) for row in rows]
-    troubled = sorted((one for one in gaps if one[0]), key=lambda one: -one[0])
-    if not troubled:
+    with_gaps = sorted((found for found in gaps if found[0]), key=lambda found: -found[0])
+    if not with_gaps:
         return []
     shown = [
         GridLine((row.load.name, row.shard.connection, row.shard.name), _marks([row]))
-        for _, row in troubled[:room]
+        for _, row in with_gaps[:room]
     ]
-    of = f"the {len(shown)} with the most gaps of {counted(len(troubled), 'shard')} that have any"
-    title = of if len(shown) < len(troubled) else f"{counted(len(shown), 'shard')} with gaps"
+    of = f"the {len(shown)} with the most gaps of {counted(len(with_gaps), 'shard')} that have any"
+    title = of if len(shown) < len(with_gaps) else f"{counted(len(shown), 'shard')} with gaps"
     return [Block(title, ("load", "server", "shard"), tuple(shown))]
 
 
@@ -182,21 +172,13 @@ def _completeness(rows: Iterable[Row]) -> str:
     return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
 
 
-def _grouped(rows: Sequence[Row], key: Callable[[Row], _K]) -> dict[_K, list[Row]]:
-    groups: dict[_K, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
-
-
 def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
-    """Put the rows' slices of each day together."""
     return tuple(_mark(cells) for cells in zip(*(row.cells for row in rows), strict=True))
 
 
 def _mark(cells: Sequence[Cell]) -> Mark:
-    statuses = Counter(cell.standing for cell in cells)
-    not_expected = {standing: statuses.pop(standing, 0) for standing in NOT_EXPECTED}
+    statuses = Counter(cell.status for cell in cells)
+    not_expected = {status: statuses.pop(status, 0) for status in NOT_EXPECTED}
     expected = len(cells) - sum(not_expected.values())
     if not expected:
         return Mark(max(not_expected, key=not_expected.__getitem__))
@@ -204,7 +186,7 @@ def _mark(cells: Sequence[Cell]) -> Mark:
     if worst is SliceStatus.SKIPPED and SliceStatus.LOADED in statuses:
         worst = SliceStatus.LOADED
     complete = [cell.complete for cell in cells]
-    over = sum([cell.over for cell in cells])
+    over = sum(cell.over for cell in cells)
     return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))
 
 
@@ -237,7 +219,7 @@ def grid_picture(
 
 
 def _narrowed(block: Block, width: int | None) -> Block:
-    """Cut the names that would leave no room for days, in the middle: their ends tell them apart."""
+    """Cut names that leave no room for days, in the middle: their ends differ."""
     if width is None:
         return block
     heads = len(block.heads)
@@ -252,10 +234,10 @@ def _cut(name: str, room: int) -> str:
 
 
 class _Paper:
-    """Where things stand on a page of this width: names, as many of the last days as fit, the count of gaps."""
+    """Lines of a width: names, as many of the last days as fit, the count of gaps."""
 
     def __init__(self, blocks: Sequence[Block], days: Sequence[date], width: int | None) -> None:
-        self._names = max(len(_joined(names, columns)) for names, columns in _all_names(blocks))
+        self._names = max(sum(widths) + 2 * (len(widths) - 1) for widths in map(_widths, blocks))
         room = len(days) * _CELL_OF_A_FILE if width is None else width - self._names - 2 - _GAPS
         self.left_out = max(len(days) - max(room, 1), 0)
         self.days = days[self.left_out :]
@@ -271,10 +253,10 @@ class _Paper:
             yield self._line(line, columns)
 
     def example(self, marks: Sequence[Mark]) -> list[str]:
-        """Explain a mark with counts, if there is one."""
+        """Return the explanation of a mark with counts, if there is one."""
         for mark in marks:
             text = mark.text(self._inner)
-            words = LOOKS[mark.worst].words.partition(",")[0]
+            words = STYLES[mark.worst].words.partition(",")[0]
             if "/" in text:
                 return [f"{text}: {mark.complete} of {mark.expected} complete, the worst {words}"]
             if len(text) > 1:
@@ -286,19 +268,17 @@ class _Paper:
         start = "".join(f"{name}  " for name in first)
         drawn = Text.assemble((start, "dim"), f"{last:{self._names - len(start)}}  ")
         for mark in line.marks[self.left_out :]:
-            look = LOOKS[mark.worst]
-            drawn.append(mark.text(self._inner).center(self._inner), look.style)
+            drawn.append(mark.text(self._inner).center(self._inner), STYLES[mark.worst].style)
             if self._inner < self._cell:
                 drawn.append(" ")
         return drawn.append(f"{line.gaps or '':>{_GAPS}}", "bold")
 
     @property
     def _inner(self) -> int:
-        """How much of a cell is coloured: the rest parts it from the next."""
+        """Return how much of a cell is coloured: the rest separates it from the next."""
         return self._cell - 1 if self._cell > 3 else self._cell
 
     def _months(self) -> str:
-        """Name each month above its first day, the first one with its year if there is room."""
         text = ""
         starts = [place for place, day in enumerate(self.days) if place == 0 or day.day == 1]
         for place, following in zip(starts, [*starts[1:], len(self.days)], strict=True):
@@ -310,7 +290,7 @@ class _Paper:
         return text
 
     def _labels(self) -> str:
-        """Number the days: each, or as many as there is room for, Mondays first."""
+        """Return the days of the month: all of them, or Mondays where there is no room."""
         form = "%a %d" if self._inner >= len("Mon 13") else "%d"
         labels = [day.strftime(form) for day in self.days]
         if self._cell >= 3:
@@ -320,11 +300,6 @@ class _Paper:
             if day.weekday() == 0 and place * self._cell + len(label) <= len(self.days) * self._cell:
                 text = f"{text:{place * self._cell}}{label}"
         return f"{text:{len(self.days) * self._cell}}"
-
-
-def _all_names(blocks: Sequence[Block]) -> Iterator[tuple[tuple[str, ...], list[int]]]:
-    for block in blocks:
-        yield block.heads, _widths(block)
 
 
 def _widths(block: Block) -> list[int]:

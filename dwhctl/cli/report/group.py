@@ -1,70 +1,54 @@
-"""`dwhctl report`: the past at a glance."""
+"""`dwhctl report`: the group, and what its reports share: options, the period, access to the sessions."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dwhctl.cli.common.options import (
-    AnyFunction,
     CommandEntry,
     LazyGroup,
+    Option,
+    Settings,
     common_options,
     complete,
-    complete_shards,
+    format_option,
+    pass_settings,
+    with_options,
 )
 
 if TYPE_CHECKING:
-    from dwhctl.cli.common.options import Settings
+    from dwhctl.cli.common.listing import Listing
+    from dwhctl.core.errors import ExitCode
     from dwhctl.project.model import Project
     from dwhctl.sessions import SessionStore
 
-
-COMMANDS: dict[str, CommandEntry] = {
-    # In the order in which a person needs them.
-    "failures": CommandEntry(
-        "dwhctl.cli.report.slices", "What is failing now, since when and why.", "failures_command"
-    ),
-    "gaps": CommandEntry(
-        "dwhctl.cli.report.slices", "What is missing, and the command that fills it.", "gaps_command"
-    ),
-    "sla": CommandEntry(
-        "dwhctl.cli.report.monitoring", "Deadlines and ages, and who keeps them.", "sla_command"
-    ),
-    "grid": CommandEntry(
-        "dwhctl.cli.report.slices", "Shards down, days across: where every slice stands.", "grid_command"
-    ),
-    "runs": CommandEntry("dwhctl.cli.report.history", "One line for each run.", "runs_command"),
-    "sessions": CommandEntry(
-        "dwhctl.cli.report.history", "Each attempt to load a slice.", "sessions_command"
-    ),
-    "timeline": CommandEntry(
-        "dwhctl.cli.report.monitoring", "What a run did when, on which worker.", "timeline_command"
-    ),
-    "log": CommandEntry(
-        "dwhctl.cli.report.monitoring", "What a run wrote down while it worked.", "log_command"
-    ),
-    "metrics": CommandEntry(
-        "dwhctl.cli.report.monitoring", "Numbers for Prometheus, as OpenMetrics text.", "metrics_command"
-    ),
-    "durations": CommandEntry(
-        "dwhctl.cli.report.history", "How long each shard takes, the slowest first.", "durations_command"
-    ),
-    "alerts": CommandEntry(
-        "dwhctl.cli.report.monitoring",
-        "What channels were told, and what could not be sent.",
-        "alerts_command",
-    ),
+T = TypeVar("T")
+#: In the order in which a person needs them.
+COMMANDS = {
+    "failures": CommandEntry("slices", "What is failing now, since when and why."),
+    "gaps": CommandEntry("slices", "What is missing, and the command that fills it."),
+    "sla": CommandEntry("monitoring", "Deadlines and ages, and whether they are kept."),
+    "grid": CommandEntry("slices", "Shards down, days across: the state of every slice."),
+    "runs": CommandEntry("history", "One line for each run."),
+    "sessions": CommandEntry("history", "Each attempt to load a slice."),
+    "timeline": CommandEntry("monitoring", "What a run did when, on which worker."),
+    "log": CommandEntry("monitoring", "What a run logged while it worked."),
+    "metrics": CommandEntry("monitoring", "Numbers for Prometheus, as OpenMetrics text."),
+    "durations": CommandEntry("history", "How long each shard takes, the slowest first."),
+    "alerts": CommandEntry("monitoring", "What was sent to the channels, and what could not be."),
 }
 
 
 class _Report(LazyGroup):
-    table = COMMANDS
+    package, table = "dwhctl.cli.report", COMMANDS
 
 
 @click.group("report", cls=_Report)
@@ -78,7 +62,6 @@ def command() -> None:
     """
 
 
-NO_SESSIONS = "no sessions yet: nothing was loaded in this project"
 STATE_STYLES = {
     "running": "cyan",
     "loaded": "green",
@@ -88,113 +71,126 @@ STATE_STYLES = {
     "abandoned": "magenta",
 }
 MOST_PAST_DAYS = 36_500
+#: So many days the grid and the gaps cover by default, and at most.
+DAYS = 14
+MOST_DAYS = 3660
+NO_SESSIONS = "no sessions yet: nothing was loaded in this project"
+#: Longer texts of a table are cut without --verbose.
+LONGEST = 160
+
+load_option = click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    metavar="LOAD",
+    shell_complete=complete(lambda project: [*project.loads, *project.reports]),
+    help="Only this load (or report); may be given several times.",
+)
+
+
+def exit_code_option(help_text: str) -> Option:
+    """Return the --exit-code of a report."""
+    return click.option("--exit-code", is_flag=True, help=help_text)
 
 
 def state_style(state: str) -> str:
-    """Give the colour of a state; the word stands there too."""
+    """Return the colour of a state."""
     return STATE_STYLES.get(state, "")
 
 
-def count_style(state: str, count: int) -> str:
-    """Give the colour of how many sessions ended so: none is nothing to look at."""
-    return STATE_STYLES[state] if count else "dim"
+def count_style(state: str) -> Callable[[int], str]:
+    """Return the colour of the number of sessions in a state, by the number."""
+    return lambda count: STATE_STYLES[state] if count else "dim"
 
 
-def load_filter(function: AnyFunction) -> AnyFunction:
-    """Give a report its --load."""
-    names = complete(lambda project: [*project.loads, *project.reports])
-    return click.option(
-        "--load",
-        "loads",
-        multiple=True,
-        metavar="LOAD",
-        shell_complete=names,
-        help="Only this load (or report); may be given several times.",
-    )(function)
+@dataclass(frozen=True, slots=True)
+class View:
+    """What every report has: the settings, the project, the moment, and the form of its listing."""
+
+    settings: Settings
+    project: Project
+    now: datetime
+    form: str
+
+    @property
+    def is_table(self) -> bool:
+        """Return whether the report is for people."""
+        return self.form == "table"
+
+    @property
+    def today(self) -> date:
+        """Return the day in the project's time zone."""
+        return self.now.astimezone(self.project.zone).date()
+
+    def tell(self, text: str) -> None:
+        """Write a line to stderr, but not with --quiet."""
+        from dwhctl.cli.common.output import tell
+
+        if not self.settings.quiet:
+            tell(text)
+
+    def show(
+        self, listing: Listing[T], rows: Iterable[T | tuple[object, ...]], empty: str, *, cut: bool = False
+    ) -> None:
+        """Show a listing; `cut` long texts without --verbose. A table without rows is the sentence `empty`."""
+        longest = LONGEST if cut and not self.settings.verbose else None
+        listing.show(rows, self.form, "" if self.settings.quiet else empty, longest)
+
+    @contextmanager
+    def history(self, empty: str = NO_SESSIONS) -> Iterator[SessionStore | None]:
+        """Open the project's sessions for reading; without any, write `empty` to stderr and yield None."""
+        from dwhctl.monitor.coverage import sessions_of
+
+        with sessions_of(self.project) as store:
+            if store is None and empty:
+                self.tell(empty)
+            yield store
+
+    def since(self, store: SessionStore, days: int | None) -> datetime:
+        """Return the moment so many days ago; by default 14 days, or the newest 200,000 sessions, which is shown."""
+        if days is not None:
+            return self.now - timedelta(days=days)
+        from dwhctl.core.words import shown_time
+        from dwhctl.sessions.history import USUAL_SESSIONS, usual_since
+
+        since, is_bound = usual_since(store)
+        if is_bound:
+            start = shown_time(since)
+            self.tell(f"the newest {USUAL_SESSIONS:,} sessions, since {start}; --days N shows older ones")
+        return since
+
+    def check_loads(self, names: Sequence[str]) -> None:
+        """Raise UsageError for a name that is of no load and of no report."""
+        known = [*self.project.loads, *self.project.reports]
+        self._refuse("there is no load", [name for name in names if name not in known], known)
+
+    def chosen_shards(self, loads: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
+        """Return the shards of these loads (or of all) that fit; none without a glob. Raise UsageError if none does."""
+        chosen = [load for load in self.project.loads.values() if not loads or load.name in loads]
+        names = sorted({shard.name for load in chosen for shard in self.project.shards_of(load)})
+        self._refuse("no shard matches", [glob for glob in globs if not fnmatch.filter(names, glob)], names)
+        return tuple(name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs))
+
+    def _refuse(self, problem: str, unknown: Sequence[str], known: Sequence[str]) -> None:
+        from dwhctl.core.errors import UsageError
+        from dwhctl.core.words import quoted
+        from dwhctl.project.names import meant
+
+        for text in unknown:
+            raise UsageError(f"{problem} {quoted(text)}; {meant(self.project, text, known)}")
 
 
-def shard_filter(function: AnyFunction) -> AnyFunction:
-    """Give a report its --shard."""
-    return click.option(
-        "--shard",
-        "globs",
-        multiple=True,
-        metavar="GLOB",
-        shell_complete=complete_shards,
-        help="Only shards whose name fits; may be given several times.",
-    )(function)
+def define_report(
+    name: str, *options: Option, form: Option | None = format_option
+) -> Callable[[Callable[..., ExitCode | None]], click.Command]:
+    """Make a command of a function of a View and of these options; every report has --format and the common ones."""
 
+    def decorate(function: Callable[..., ExitCode | None]) -> click.Command:
+        @functools.wraps(function)
+        def invoke(settings: Settings, /, form: str = "table", **values: Any) -> ExitCode | None:
+            return function(View(settings, settings.open_project(), datetime.now(UTC), form), **values)
 
-@contextmanager
-def open_history(project: Project, settings: Settings) -> Iterator[SessionStore | None]:
-    """Open the project's sessions for reading; without any, say so and give None."""
-    from dwhctl.cli.common.output import tell
-    from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+        every = with_options(*options, *([form] if form else []), common_options)
+        return click.command(name)(every(pass_settings(invoke)))
 
-    store = open_if_there(project.sessions, answer_timeout=REPORT_TIMEOUT)
-    if store is None:
-        if not settings.quiet:
-            tell(NO_SESSIONS)
-        yield None
-        return
-    with store:
-        yield store
-
-
-def days_ago(days: int) -> datetime:
-    """Give the moment so many times 24 hours ago."""
-    return datetime.now(UTC) - timedelta(days=days)
-
-
-def usual_since_told(store: SessionStore, settings: Settings) -> datetime:
-    """Give the moment from which on a report looks by default, and say so where the number of sessions bounds it."""
-    from dwhctl.cli.common.output import tell
-    from dwhctl.core.words import shown_time
-    from dwhctl.sessions.history import USUAL_SESSIONS, usual_since
-
-    since, is_bound = usual_since(store)
-    if is_bound and not settings.quiet:
-        tell(
-            f"the newest {USUAL_SESSIONS:,} sessions, since {shown_time(since)}; --days N looks further back"
-        )
-    return since
-
-
-def check_loads(project: Project, names: Sequence[str]) -> None:
-    """Raise UsageError for a name that no load and no report has."""
-    from dwhctl.core.errors import UsageError
-    from dwhctl.core.words import quoted
-    from dwhctl.project.names import meant
-
-    known = [*project.loads, *project.reports]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no load {quoted(name)}; {meant(project, name, known)}")
-
-
-def shards_that_fit(project: Project, loads: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
-    """Name the shards of these loads (or of all) that fit; none without a glob. Raise UsageError if none does."""
-    from dwhctl.core.errors import UsageError
-    from dwhctl.core.words import quoted
-    from dwhctl.project.names import meant
-
-    chosen = [load for load in project.loads.values() if not loads or load.name in loads]
-    names = sorted({shard.name for load in chosen for shard in project.shards_of(load)})
-    for glob in globs:
-        if not fnmatch.filter(names, glob):
-            raise UsageError(f"no shard matches {quoted(glob)}; {meant(project, glob, names)}")
-    return tuple(name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in globs))
-
-
-#: So many days a report looks at when nobody says how many.
-DAYS = 14
-MOST_DAYS = 3660
-
-shard_option = click.option(
-    "--shard",
-    "shards",
-    multiple=True,
-    metavar="GLOB",
-    shell_complete=complete_shards,
-    help="Only shards whose name fits; may be given several times.",
-)
+    return decorate

@@ -1,83 +1,77 @@
-"""`dwhctl report grid`: shards down, days across, a cell for each slice."""
+"""`dwhctl report failures`, `gaps` and `grid`: what fails, what is missing, and the state of every slice."""
 
 from __future__ import annotations
 
 import fnmatch
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from datetime import date, timedelta
 
 import click
 
-from dwhctl.cli.common.options import (
-    DATE_HELP,
-    Settings,
-    common_options,
-    complete_loads,
-    format_option,
-    pass_settings,
-)
+from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.options import complete_loads, days_option, shards_option
+from dwhctl.cli.common.output import counted, paint, say, screen
+from dwhctl.cli.common.period import chosen_day, end_option, start_option
 from dwhctl.cli.report.group import (
     DAYS,
     MOST_DAYS,
     MOST_PAST_DAYS,
-    check_loads,
+    View,
     count_style,
-    days_ago,
-    load_filter,
-    open_history,
-    shard_filter,
-    shard_option,
-    shards_that_fit,
+    define_report,
+    exit_code_option,
+    load_option,
 )
 from dwhctl.core.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from datetime import date
-
-    from dwhctl.cli.common.output import TableStyle
-    from dwhctl.monitor.coverage import Coverage, Gap, Tasks
-    from dwhctl.project.model import Project
-    from dwhctl.runtime.failures import Failures
-    from dwhctl.sessions.task_states import FailingTask
-
-
-GRID_COLUMNS = ("load", "shard", "connection", "day", "state", "complete", "started")
-
-
-@click.command("grid")
-@click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
-@click.option(
-    "--days",
-    type=click.IntRange(1, MOST_DAYS),
-    metavar="N",
-    help=f"So many days up to today. Default: {DAYS}, fewer where that is more than 100,000 slices.",
+from dwhctl.monitor.coverage import (
+    Cell,
+    Row,
+    Tasks,
+    bearable_days,
+    days_until,
+    fill_command,
+    find_gaps,
+    grouped,
+    look_back,
+    sliced_tasks,
 )
-@shard_option
-@click.option(
-    "--fold/--no-fold",
-    default=None,
-    help="A line for each server, or one for each shard. Default: what the terminal has room for.",
+from dwhctl.runtime.failures import DAYS as FAILING_DAYS
+from dwhctl.runtime.failures import Failures
+from dwhctl.sessions.task_states import FailingTask
+
+_FEWER = f"Default: {DAYS}, fewer where that is more than 100,000 slices."
+loads_argument = click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
+GRID: Listing[tuple[Row, date, Cell]] = Listing(
+    ListingColumn("load", lambda found: found[0].load.name),
+    ListingColumn("shard", lambda found: found[0].shard.name),
+    ListingColumn("connection", lambda found: found[0].shard.connection),
+    ListingColumn("day", lambda found: found[1]),
+    ListingColumn("state", lambda found: found[2].status.value),
+    ListingColumn("complete", lambda found: found[2].complete),
+    ListingColumn("started", lambda found: found[2].started),
 )
-@format_option
-@common_options
-@pass_settings
+
+
+@define_report(
+    "grid",
+    loads_argument,
+    days_option(f"So many days up to today. {_FEWER}", MOST_DAYS),
+    shards_option,
+    click.option(
+        "--fold/--no-fold",
+        default=None,
+        help="A line for each server, or one for each shard. Default: what the terminal has room for.",
+    ),
+)
 def grid_command(
-    settings: Settings,
-    /,
-    loads: tuple[str, ...],
-    days: int | None,
-    shards: tuple[str, ...],
-    fold: bool | None,
-    form: str,
+    view: View, *, loads: tuple[str, ...], days: int | None, shards: tuple[str, ...], fold: bool | None
 ) -> None:
-    """Show where every slice stands: shards down, days across, a letter and a colour for each slice.
+    """Show the state of every slice: shards down, days across, a letter and a colour for each slice.
 
-    A slice is complete when a session that began after its day was over has loaded it (or found no rows). A later
-    session that fails or is running leaves it complete: small letters, f and r, show that.
-    Where there are too many shards for the terminal, a line stands for a server, or for a load, with the shards that
-    have the most gaps below.
+    A slice is complete when a session that began after the end of its day has loaded it (or found no rows). A later
+    session that fails or is running leaves it complete: the small letters f and r show that.
+    With too many shards for the terminal, each line is a server, or a load, and the shards with the most gaps are
+    below.
 
     \b
     Examples:
@@ -86,71 +80,45 @@ def grid_command(
       dwhctl report grid --no-fold | less -S
       dwhctl report grid --format csv
     """
-    from dwhctl.cli.common.output import paint, screen, show
-    from dwhctl.monitor.coverage import bearable_days, days_until, look_back, sliced_tasks
+    tasks = sliced_tasks(view.project, loads, shards)
+    span = days_until(view.today, days or bearable_days(tasks, DAYS))
+    coverage = look_back(view.project, tasks, span, view.now)
+    if view.is_table:
+        from dwhctl.cli.report.grid_picture import grid_picture
 
-    project = settings.open_project()
-    now = datetime.now(UTC)
-    tasks = sliced_tasks(project, loads, shards)
-    span = days_until(now.astimezone(project.zone).date(), days or bearable_days(tasks, DAYS))
-    coverage = look_back(project, tasks, span, now)
-    if form != "table":
-        show(GRID_COLUMNS, _rows(coverage), form)
-        return
-    from dwhctl.cli.report.grid_picture import grid_picture
-
-    paint(grid_picture(coverage, screen(), fold))
+        paint(grid_picture(coverage, screen(), fold))
+    else:
+        GRID.show(coverage.slices(), view.form)
 
 
-def _rows(coverage: Coverage) -> Iterator[tuple[object, ...]]:
-    for row, day, cell in coverage.slices():
-        yield (
-            row.load.name,
-            row.shard.name,
-            row.shard.connection,
-            day,
-            cell.standing.value,
-            cell.complete,
-            cell.started,
-        )
+GAPS: Listing[tuple[object, ...]] = Listing("load", "shard", "start", "end", "slices", "command")
 
 
-GAPS_COLUMNS = ("load", "shard", "start", "end", "slices", "command")
-
-
-@click.command("gaps")
-@click.argument("loads", nargs=-1, metavar="[LOAD]...", shell_complete=complete_loads)
-@click.option("-s", "--start", metavar="D", help=f"The first day to look at: {DATE_HELP}")
-@click.option(
-    "-e", "--end", metavar="D", help="The last day, included, in the same forms; default: yesterday."
+@define_report(
+    "gaps",
+    loads_argument,
+    start_option("The first day to check"),
+    end_option("; default: yesterday."),
+    days_option(
+        f"Without --start: so many days up to --end, or up to today as in the grid. {_FEWER}", MOST_DAYS
+    ),
+    shards_option,
+    exit_code_option("End with 1 if there are gaps, for scripts."),
 )
-@click.option(
-    "--days",
-    type=click.IntRange(1, MOST_DAYS),
-    metavar="N",
-    help=f"Without --start: so many days up to --end, or up to today as in the grid. "
-    f"Default: {DAYS}, fewer where that is more than 100,000 slices.",
-)
-@shard_option
-@click.option("--exit-code", is_flag=True, help="End with 1 if there are gaps, for scripts.")
-@format_option
-@common_options
-@pass_settings
 def gaps_command(
-    settings: Settings,
-    /,
+    view: View,
+    *,
     loads: tuple[str, ...],
     start: str | None,
     end: str | None,
     days: int | None,
     shards: tuple[str, ...],
     exit_code: bool,
-    form: str,
 ) -> ExitCode:
     """Show the slices that are over and not complete, as ranges of days, each with the command that fills it.
 
     Days before a load's start_date or a shard's `from` are no gaps, nor is a day that is not over yet. JSON and CSV
-    have a line for each load, shard and range; the table puts shards that lack the same days into one.
+    have a line for each load, shard and range; the table has one line for shards that lack the same days.
 
     \b
     Examples:
@@ -158,93 +126,79 @@ def gaps_command(
       dwhctl report gaps orders -s 2020-07-01 -e 2020-07-13
       dwhctl report gaps --exit-code --quiet || echo 'something is missing'
     """
-    from dwhctl.cli.common.output import paint, screen, show
-    from dwhctl.monitor.coverage import fill_command, find_gaps, look_back, sliced_tasks
-
-    project = settings.open_project()
-    now = datetime.now(UTC)
-    tasks = sliced_tasks(project, loads, shards)
-    span = _span(project, tasks, (start, end, days), now)
-    gaps = find_gaps(look_back(project, tasks, span, now))
-    if form != "table":
-        show(GAPS_COLUMNS, [_gaps_row(gap, fill_command(gap, settings.project)) for gap in gaps], form)
-    else:
+    tasks = sliced_tasks(view.project, loads, shards)
+    span = _span(view, tasks, start, end, days)
+    gaps = find_gaps(look_back(view.project, tasks, span, view.now))
+    root = view.settings.project
+    if view.is_table:
         from dwhctl.cli.report.pictures import gaps_picture
 
         size = screen()
         width = size[0] if size else None
-        paint(gaps_picture(project, gaps, span, settings.project, some_shards=bool(shards), width=width))
+        paint(gaps_picture(view.project, gaps, span, root, some_shards=bool(shards), width=width))
+    else:
+        rows = [
+            (gap.load, *gap.shards, gap.start, gap.end, gap.slices, fill_command(gap, root)) for gap in gaps
+        ]
+        GAPS.show(rows, view.form)
     return ExitCode.FAILED if gaps and exit_code else ExitCode.DONE
 
 
-def _gaps_row(gap: Gap, command: str) -> tuple[object, ...]:
-    [shard] = gap.shards
-    return gap.load, shard, gap.start, gap.end, gap.slices, command
-
-
-def _span(
-    project: Project, tasks: Tasks, asked: tuple[str | None, str | None, int | None], now: datetime
-) -> tuple[date, ...]:
-    """Give the days to look at. Raise UsageError for a range that cannot be."""
-    from dwhctl.monitor.coverage import bearable_days, days_until
-    from dwhctl.project.days import resolve_day
-
-    start, end, days = asked
-    today = now.astimezone(project.zone).date()
-    last = resolve_day(end, project.zone, now) if end else today - timedelta(days=1)
-    if last > today:
-        raise UsageError(f"--end {last} lies in the future: today is {today} in {project.timezone}")
+def _span(view: View, tasks: Tasks, start: str | None, end: str | None, days: int | None) -> tuple[date, ...]:
+    yesterday = view.today - timedelta(days=1)
+    last = chosen_day(view.project, "--end", end, view.now, ahead=0) if end else yesterday
     if start is None:
         count = days or bearable_days(tasks, DAYS)
         # Today cannot be a gap yet.
         return days_until(last, count if end else max(count - 1, 1))
     if days is not None:
-        raise UsageError("--start and --days say both where to begin; give one of them")
-    first = resolve_day(start, project.zone, now)
+        raise UsageError("--start and --days both say where to begin; give one of them")
+    first = chosen_day(view.project, "--start", start, view.now)
     if first > last:
         raise UsageError(f"--start {first} lies after --end {last}")
     return days_until(last, (last - first).days + 1)
 
 
-#: Of a table; the commands are below it.
-TABLE_COLUMNS = (
-    "task_name", "load", "shard", "streak", "failed", "up_for_retry", "since", "last_failed", "last_error",
+FAILURES: Listing[tuple[object, ...]] = Listing(
+    "task_name", "load", "shard", "streak",
+    ListingColumn("failed", style=count_style("failed")),
+    ListingColumn("up_for_retry", style=count_style("up_for_retry")),
+    "since", "last_failed",
+    ListingColumn("last_error", is_text=True),
+    ListingColumn("failed_slices", in_table=False),
+    ListingColumn("command", in_table=False),  # in a table they are below it
+    spare=("shard", "load", "up_for_retry", "failed", "last_failed"),
 )  # fmt: skip
-FAILURES_COLUMNS = (*TABLE_COLUMNS, "failed_slices", "command")
 _MOST_COMMANDS = 5
 #: More letters of shards in a line of the table would leave no room for the rest.
 _LONGEST_NAMES = 40
 
 
-@click.command("failures")
-@click.option(
-    "--days",
-    type=click.IntRange(1, MOST_PAST_DAYS),
-    default=2,  # as runs.failures.DAYS, by which the metrics go
-    show_default=True,
-    metavar="N",
-    help="Slices whose last session ended in the last N days, whatever their date.",
+@define_report(
+    "failures",
+    days_option(
+        "Slices whose last session ended in the last N days, whatever their date.",
+        MOST_PAST_DAYS,
+        FAILING_DAYS,
+    ),
+    load_option,
+    shards_option,
+    click.option(
+        "--all",
+        "everything",
+        is_flag=True,
+        help="Also tasks and days that are no longer in the configuration.",
+    ),
+    exit_code_option("End with 1 if anything is failing."),
 )
-@load_filter
-@shard_filter
-@click.option(
-    "--all",
-    "everything",
-    is_flag=True,
-    help="Also tasks and days that are no longer in the configuration.",
-)
-@click.option("--exit-code", is_flag=True, help="End with 1 if anything is failing.")
-@format_option
-@common_options
-@pass_settings
 def failures_command(
-    settings: Settings,
+    view: View,
+    *,
     days: int,
     loads: tuple[str, ...],
-    globs: tuple[str, ...],
+    shards: tuple[str, ...],
     everything: bool,
     exit_code: bool,
-    form: str,
 ) -> ExitCode:
     """Show the tasks that are failing now, the longest streak first, and the commands that try them again.
 
@@ -265,115 +219,58 @@ def failures_command(
       dwhctl report failures
       dwhctl report failures --load orders --shard 'mos*' --exit-code
     """
-    from dwhctl.cli.common.output import show, tell
-    from dwhctl.runtime.failures import Failures
-
-    project = settings.open_project()
     if not everything:
-        check_loads(project, loads)
-    is_chosen = _chosen(project, loads, globs, everything=everything)
-    failures = Failures(project)
-    with open_history(project, settings) as store:
-        tasks = failures.read(store, days_ago(days), everything=everything) if store else ([], [])
-    found, left_out = ([task for task in each if is_chosen(task)] for each in tasks)
-    if form != "table":
-        show(FAILURES_COLUMNS, [_failures_row(failures, task, settings) for task in found], form)
-    elif found:
-        show(TABLE_COLUMNS, _rows_of_table(found, settings), form, _failures_style(project, settings))
-        _show_commands(failures, found, settings)
-    elif not settings.quiet:
-        tell("nothing is failing")
-    if left_out and not settings.quiet:
-        names = "task" if len(left_out) == 1 else "tasks"
-        tell(f"left out: {len(left_out):,} {names} that are no longer in the configuration; --all shows them")
+        view.check_loads(loads)
+        view.chosen_shards(loads, shards)
+    failures = Failures(view.project)
+    with view.history() as store:
+        since = view.now - timedelta(days=days)
+        tasks = failures.read(store, since, everything=everything) if store else ([], [])
+    found, left_out = ([task for task in kind if _is_chosen(task, loads, shards)] for kind in tasks)
+    root = view.settings.project
+    if not view.is_table:
+        FAILURES.show([_row([task], failures.command([task], root)) for task in found], view.form)
+    else:
+        each = view.settings.verbose
+        with_one_error = grouped(
+            found, lambda task: task.task_name if each or not task.shard else (task.load, task.last.error)
+        )
+        view.show(FAILURES, map(_row, with_one_error.values()), "nothing is failing", cut=True)
+        # One command is for all shards of a load that failed on the same days.
+        of_equal_days = grouped(found, lambda task: (task.load, tuple(failed.day for failed in task.slices)))
+        _show_commands([failures.command(group, root) for group in of_equal_days.values()])
+    if left_out:
+        names = counted(len(left_out), "task")
+        view.tell(f"left out: {names} that are no longer in the configuration; --all shows them")
     return ExitCode.FAILED if found and exit_code else ExitCode.DONE
 
 
-def _chosen(
-    project: Project, loads: tuple[str, ...], globs: tuple[str, ...], *, everything: bool
-) -> Callable[[FailingTask], bool]:
-    """Return whether a task is asked for. Raise UsageError for a glob that no shard of the configuration fits."""
-    shards = () if everything else shards_that_fit(project, loads, globs)
+def _is_chosen(task: FailingTask, loads: tuple[str, ...], globs: tuple[str, ...]) -> bool:
+    shard = task.shard
+    fits = shard is not None and any(fnmatch.fnmatchcase(shard, glob) for glob in globs)
+    return (not loads or task.load in loads) and (not globs or fits)
 
-    def is_chosen(task: FailingTask) -> bool:
-        fits = task.shard in shards or (
-            everything and any(fnmatch.fnmatchcase(task.shard or "", glob) for glob in globs)
+
+def _row(tasks: list[FailingTask], command: str | None = None) -> tuple[object, ...]:
+    """Return the row of a task, or of several shards of one load whose last error is the same."""
+    first, last = tasks[0], max((task.last for task in tasks), key=lambda failed: failed.finished)
+    name, shards = first.task_name, first.shard
+    if len(tasks) > 1:
+        name, shards = (
+            f"{first.load}: {counted(len(tasks), 'shard')}",
+            ", ".join(str(task.shard) for task in tasks),
         )
-        return (not loads or task.load in loads) and (not globs or fits)
-
-    return is_chosen
-
-
-def _failures_row(failures: Failures, task: FailingTask, settings: Settings) -> tuple[object, ...]:
-    return (*_failures_table_row(task), len(task.slices), failures.command([task], settings.project))
+        shards = shards if len(shards) <= _LONGEST_NAMES else f"{first.shard}, ..."
+    slices, retried = sum(len(task.slices) for task in tasks), sum(task.up_for_retry for task in tasks)
+    streak, since = max(task.streak for task in tasks), min(task.since for task in tasks)
+    counts = (streak, slices - retried, retried, since)
+    return (name, first.load, shards, *counts, last.finished, last.error, slices, command)
 
 
-def _failures_table_row(task: FailingTask) -> tuple[object, ...]:
-    failed, last = len(task.slices) - task.up_for_retry, task.last
-    counts = (task.streak, failed, task.up_for_retry, task.since)
-    return (task.task_name, task.load, task.shard, *counts, last.finished, last.error)
-
-
-def _rows_of_table(found: list[FailingTask], settings: Settings) -> list[tuple[object, ...]]:
-    """Give a row for each reason: what a dead server stops on fifty shards is one. With --verbose for each task."""
-    if settings.verbose:
-        return [_failures_table_row(task) for task in found]
-    groups: dict[object, list[FailingTask]] = {}
-    for task in found:
-        groups.setdefault((task.load, task.last.error) if task.shard else task.task_name, []).append(task)
-    return [
-        _row_of_group(group) if len(group) > 1 else _failures_table_row(group[0]) for group in groups.values()
-    ]
-
-
-def _row_of_group(tasks: list[FailingTask]) -> tuple[object, ...]:
-    """Give the row of several shards of one load, whose last error is the same."""
-    from dwhctl.cli.common.output import counted
-
-    load, last = tasks[0].load, max(tasks, key=lambda task: task.last.finished).last
-    shards = ", ".join(str(task.shard) for task in tasks)
-    if len(shards) > _LONGEST_NAMES:
-        shards = f"{tasks[0].shard}, ..."
-    retried = sum(task.up_for_retry for task in tasks)
-    counts = (
-        max(task.streak for task in tasks),
-        sum(len(task.slices) for task in tasks) - retried,
-        retried,
-        min(task.since for task in tasks),
-    )
-    name = f"{load}: {counted(len(tasks), 'shard')}"
-    return (name, load, shards, *counts, last.finished, last.error)
-
-
-def _show_commands(failures: Failures, found: list[FailingTask], settings: Settings) -> None:
-    """Show the commands that try the tasks again: one for the shards of a load that failed on the same days."""
-    from rich.text import Text
-
-    from dwhctl.cli.common.output import counted, paint
-
-    groups: dict[object, list[FailingTask]] = {}
-    for task in found:
-        groups.setdefault((task.load, tuple(one.day for one in task.slices)), []).append(task)
-    commands = [failures.command(group, settings.project) for group in groups.values()]
-    known = [one for one in commands if one is not None]
-    if not known:
-        return
-    paint([Text(), Text("try again:"), *(Text(f"  {one}") for one in known[:_MOST_COMMANDS])])
+def _show_commands(commands: Iterable[str | None]) -> None:
+    known = [command for command in commands if command is not None]
+    for line in ("", "try again:", *(f"  {command}" for command in known[:_MOST_COMMANDS])) if known else ():
+        say(line)
     if len(known) > _MOST_COMMANDS:
         more = counted(len(known) - _MOST_COMMANDS, "other command")
-        paint([Text(f"  and {more}; --format json shows the one of each task")])
-
-
-def _failures_style(project: Project, settings: Settings) -> TableStyle:
-    from dwhctl.cli.common.output import TableStyle
-
-    return TableStyle(
-        texts={"last_error"},
-        spare=("shard", "load", "up_for_retry", "failed", "last_failed"),
-        styles={
-            "failed": partial(count_style, "failed"),
-            "up_for_retry": partial(count_style, "up_for_retry"),
-        },
-        zone=project.zone,
-        longest=None if settings.verbose else 160,
-    )
+        say(f"  and {more}; --format json shows the one of each task")

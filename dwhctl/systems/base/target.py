@@ -3,8 +3,8 @@
 A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 
 - Workers only ever call `Target.stage`. A staged row is seen by nobody until the parent publishes its token.
-- The parent publishes in a `Publication`: one transaction. Nothing of it is visible before its commit, and all of
-  it is after. Leaving the block by an exception rolls back.
+- The parent publishes by `replace_slices`. An SQL system does it in a `Publication`: one transaction. Nothing of it is
+  visible before its commit, and all of it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
 - A `Refresh` replaces a report: one transaction that deletes all rows of a table and inserts those of a source. Readers
   see the old rows or the new ones: no statement of it commits (TRUNCATE does on some systems), and each is sent alone,
@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.systems.base.publication import Publication, ReplaceGuard, replace_in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import timedelta
-
     import pyarrow as pa
 
     from dwhctl.core.columns import Column
@@ -166,37 +166,6 @@ class Stage(ABC):
             self.discard()
 
 
-class Publication(ABC):
-    """One publishing transaction."""
-
-    @abstractmethod
-    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
-        """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
-
-    @abstractmethod
-    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
-
-    @abstractmethod
-    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
-        """Count the staged rows of each token."""
-
-    @abstractmethod
-    def delete(self, slices: Sequence[Slice]) -> None:
-        """Delete the target's rows of these slices."""
-
-    @abstractmethod
-    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
-        """Insert the rows staged under these tokens and give their number."""
-
-    @abstractmethod
-    def commit(self) -> None:
-        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` tells.
-
-        A target whose server may still be at the commit then ends it before it counts or publishes again.
-        """
-
-
 class Refresh(ABC):
     """One transaction that replaces all rows of a table."""
 
@@ -260,11 +229,26 @@ class Target(ABC):
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         """Begin to stage a slice (in a worker)."""
 
-    @abstractmethod
     def publication(
         self, table: str, slice_by: str | None, timeout: timedelta
     ) -> AbstractContextManager[Publication]:
         """Begin a publishing transaction on the table; no statement of it is waited for longer than `timeout`."""
+        raise NotImplementedError("a target without transactions replaces slices in its own way")
+
+    def replace_slices(
+        self,
+        table: str,
+        slice_by: str | None,
+        timeout: timedelta,
+        group: StagingGroup,
+        slices: Sequence[StagedSlice],
+        guard: ReplaceGuard,
+    ) -> None:
+        """Replace the slices' rows in the table by those staged under their tokens, all of them or none.
+
+        Raise AttemptError, with nothing changed, and UncertainCommitError: then `published_rows` tells.
+        """
+        replace_in_transaction(self.publication(table, slice_by, timeout), group, slices, guard)
 
     @abstractmethod
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> AbstractContextManager[Refresh]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -10,18 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.vertica.catalog import TOKEN, TableName
+from dwhctl.systems.vertica.catalog import TableName
 from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, rejection
-from dwhctl.systems.vertica.publication import gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.systems.vertica.client import VerticaClient
 
 
@@ -69,7 +67,6 @@ class CopyEncoder:
 
 
 def _writer(column: Column) -> Callable[[pa.Array], pa.Array]:
-    """Return the function that writes a column's values as texts; NULL stays NULL."""
     special: dict[Kind, Callable[[pa.Array], pa.Array]] = {
         Kind.TEXT: _escaped,
         Kind.BINARY: _hex,
@@ -137,7 +134,6 @@ def _offsets(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def _data(array: pa.Array) -> memoryview:
-    """Return the concatenated values of a string or binary array."""
     offsets = _offsets(array)
     data = array.buffers()[2]
     return memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]
@@ -146,10 +142,6 @@ def _data(array: pa.Array) -> memoryview:
 def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.Array:
     texts = pa.Array.from_buffers(pa.string(), len(array), [None, offsets, data])
     return pc.if_else(pc.is_valid(array), texts, pa.scalar(None, pa.string())) if array.null_count else texts
-
-
-#: How many duplicate hash_ids are checked for a duplicate key.
-_CANDIDATES = 10
 
 
 @dataclass
@@ -218,7 +210,7 @@ class VerticaStage(Stage):
         """Group by hash_id first: the warehouse compares eight bytes a row."""
         staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
         candidates = self._client.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {_CANDIDATES}"
+            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {CANDIDATES}"
         )
         if not candidates:
             return None
@@ -242,39 +234,3 @@ class VerticaStage(Stage):
                 self._client.query("COMMIT")
         finally:
             self._client.close()
-
-
-class BatchStream:
-    """The bytes of a COPY: it reads a batch when the one before is sent.
-
-    An exception of the batches is kept in `failure`; the driver, which sends its text to the server, gets another. The
-    driver reads no answer before the stream ends, so the stream ends early when the server `has_refused`.
-    """
-
-    def __init__(
-        self, batches: Iterator[pa.RecordBatch], encoder: CopyEncoder, has_refused: Callable[[], bool]
-    ) -> None:
-        self._pieces = self._encoded(batches, encoder)
-        self._has_refused = has_refused
-        self.stopped = False
-        self.rows = 0
-        self.bytes = 0
-        self.failure: Exception | None = None
-
-    def read(self, _size: int) -> bytes:
-        """Return about as many bytes as one message to the server holds; none at the end."""
-        if self._has_refused():
-            self.stopped = True
-            return b""
-        try:
-            piece = next(self._pieces, b"")
-        except Exception as error:
-            self.failure = error
-            raise RuntimeError("the rows ended by an error") from None
-        self.bytes += len(piece)
-        return piece
-
-    def _encoded(self, batches: Iterator[pa.RecordBatch], encoder: CopyEncoder) -> Iterator[bytes]:
-        for batch in batches:
-            yield from encoder.pieces(batch)
-            self.rows += batch.num_rows

@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from dwhctl.cli.common.output import counted, say, show, shown_seconds
+from dwhctl.cli.common.listing import Listing
+from dwhctl.cli.common.output import counted, say, shown_seconds
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
 
@@ -24,7 +25,7 @@ ROWS = [
 
 
 def shown(form: str, capsys: pytest.CaptureFixture[str]) -> str:
-    show(COLUMNS, ROWS, form)
+    Listing[object](*COLUMNS).show(ROWS, form)
     captured = capsys.readouterr()
     assert captured.err == ""
     return captured.out
@@ -55,19 +56,19 @@ def test_csv_is_read_back(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_a_listing_without_rows(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    show(("a", "b"), [], form)
+    Listing[object]("a", "b").show([], form)
     assert capsys.readouterr().out.strip() == {"json": "[]", "csv": "a,b", "table": "a  b"}[form]
 
 
 def test_a_moment_in_json_has_its_zone(capsys: pytest.CaptureFixture[str]) -> None:
-    show(("started",), [(datetime(2020, 7, 13, 1, 2, 3, 456789, tzinfo=UTC),)], "json")
+    Listing[object]("started").show([(datetime(2020, 7, 13, 1, 2, 3, 456789, tzinfo=UTC),)], "json")
     assert json.loads(capsys.readouterr().out) == [{"started": "2020-07-13T01:02:03.456789+00:00"}]
 
 
 def test_no_secret_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     Secret("correct-horse-battery")
     say("a correct-horse-battery")
-    show(("a",), [("a correct-horse-battery",)], "json")
+    Listing[object]("a").show([("a correct-horse-battery",)], "json")
     assert "correct-horse" not in capsys.readouterr().out
 
 

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from dwhctl.cli.common.live import LiveProgress
 from dwhctl.cli.common.options import Settings
-from dwhctl.cli.common.progress import PlainProgress, Tally, open_progress
+from dwhctl.cli.common.progress import PlainProgress, Tally
 from dwhctl.cli.common.summary import show_summary
+from dwhctl.cli.load import open_progress
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.project.find import find_project

@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 
 from dwhctl.cli.common.ending import run
-from dwhctl.cli.common.output import TableStyle, show
+from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.common.table import draw
 from dwhctl.cli.main import dwhctl
 from dwhctl.core.words import shown_time, use_zone
@@ -73,7 +73,7 @@ def test_columns_of_a_nasty_listing(screen: Callable[..., list[str]], width: int
         f"on {DAY} {ROWS:,} rows of {RUN_ID} were " + "lost " * 30,
     )
     columns = ("run_id", "started", "shard", "rows", "seconds", "day", "error")
-    lines = screen(width, lambda: show(columns, [row] * 3))
+    lines = screen(width, lambda: Listing[object](*columns).show([row] * 3))
     assert max(map(cell_len, lines)) <= width
     text = "\n".join(lines)
     for value in (RUN_ID, "2026-11-30 07:00:05 +00:00", SHARDS[0], f"{ROWS:,}", "2026-11-30", str(DAY)):
@@ -99,15 +99,17 @@ def test_a_moment_of_a_query_stays_on_one_line(screen: Callable[..., list[str]],
 
 
 def test_what_does_not_fit_is_shown_below_each_other(screen: Callable[..., list[str]]) -> None:
-    lines = screen(60, lambda: show(("load", "command"), [("orders", "dwhctl load " + "x" * 80)] * 2))
+    lines = screen(
+        60, lambda: Listing[object]("load", "command").show([("orders", "dwhctl load " + "x" * 80)] * 2)
+    )
     assert lines == ["load     orders", "command  dwhctl load " + "x" * 80, "", *lines[:2]]
 
 
 def test_a_listing_without_rows_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    show(("a", "b"), [], "table", TableStyle(), "no run yet")
+    Listing[object]("a", "b").show([], "table", "no run yet")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "no run yet\n")
-    show(("a", "b"), [], "json", TableStyle(), "no run yet")
+    Listing[object]("a", "b").show([], "json", "no run yet")
     assert capsys.readouterr().out == "[]\n"
 
 
@@ -117,9 +119,9 @@ def test_times_have_the_zone_of_the_project_and_its_offset(capsys: pytest.Captur
     at = datetime(2026, 11, 30, 4, 0, 5, 999, tzinfo=UTC)
     use_zone(ZoneInfo("Europe/Moscow"))
     assert shown_time(at) == "2026-11-30 07:00:05 +03:00"
-    show(("at",), [(at,)])
+    Listing[object]("at").show([(at,)])
     assert "2026-11-30 07:00:05 +03:00" in capsys.readouterr().out
-    show(("at",), [(at.astimezone(ZoneInfo("Asia/Tokyo")),)], "csv")
+    Listing[object]("at").show([(at.astimezone(ZoneInfo("Asia/Tokyo")),)], "csv")
     assert capsys.readouterr().out == "at\n2026-11-30T04:00:05.000999+00:00\n", "data stays in UTC"
 
 

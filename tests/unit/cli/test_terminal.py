@@ -19,12 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dwhctl.cli.common import ending
-from dwhctl.cli.common.output import TableStyle, paint, say, show, tell, write_out
+from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.output import paint, say, tell, write_out
 from dwhctl.cli.common.rows import open_writer
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.words import one_line, printable, printable_json
-from dwhctl.runtime.messages import heard, speak_plainly
+from dwhctl.runtime.messages import captured_log, make_logging_printable
 from tests.cli_support import dwh, small_project
 
 #: Every character that acts: C0 but the end of a line and the tab, DEL, C1, separators, marks of direction.
@@ -77,11 +78,11 @@ def test_people_can_read_what_people_write() -> None:
 
 
 def test_lines_and_listings(stdout: io.StringIO) -> None:
-    look = TableStyle(texts={"text"}, styles={"text": lambda _: "red"})
+    text: ListingColumn[object] = ListingColumn("text", is_text=True, style=lambda _: "red")
     with redirect_stdout(stdout):
         say(NASTY)
-        show((f"name{OSC}", "text"), [(NASTY, NASTY)], "table", look)
-        show((f"name{OSC}",), [(NASTY,)], "table")
+        Listing(f"name{OSC}", text).show([(NASTY, NASTY)], "table")
+        Listing[object](f"name{OSC}").show([(NASTY,)], "table")
         paint([Text(NASTY, style="bold red"), Text.assemble((NASTY, "on blue"), NASTY)])
     assert not FOUND.search(seen(stdout))
     assert r"\x1b]52;c;" in seen(stdout)
@@ -90,12 +91,12 @@ def test_lines_and_listings(stdout: io.StringIO) -> None:
 
 def test_json_is_the_same_data_and_csv_on_a_pipe_is_data(stdout: io.StringIO) -> None:
     with redirect_stdout(stdout):
-        show(("a",), [(NASTY,)], "json")
+        Listing[object]("a").show([(NASTY,)], "json")
     assert json.loads(stdout.getvalue()) == [{"a": NASTY}]
     assert not FOUND.search(stdout.getvalue())
     stdout.truncate(stdout.seek(0))
     with redirect_stdout(stdout):
-        show(("a",), [(CELL,)], "csv")
+        Listing[object]("a").show([(CELL,)], "csv")
     if stdout.isatty():
         assert not FOUND.search(stdout.getvalue())
     else:
@@ -140,9 +141,9 @@ def test_progress_is_drawn_on_a_screen_that_nothing_acts_on() -> None:
 
 def test_what_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     tell(NASTY)
-    speak_plainly()
+    make_logging_printable()
     logging.getLogger("driver").warning("the server said %s", NASTY)
-    with heard(lambda _: None, aloud=True):
+    with captured_log(lambda _: None, to_stderr=True):
         logging.getLogger("driver").warning("the server said %s", NASTY)
     assert not FOUND.search(capsys.readouterr().err)
 

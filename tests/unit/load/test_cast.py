@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import SchemaDriftError, ValueRefusedError
-from dwhctl.load.cast import Conform, cast, compare, first_failing, value_text
+from dwhctl.load.cast import TargetCast, cast, compare, first_failing, value_text
 
 ID = Column("id", Kind.INTEGER, pa.int64(), "BIGINT")
 SERVICE = [
@@ -83,7 +83,7 @@ def test_a_double_does_not_go_into_a_float() -> None:
 
 
 def conformed(values: list[Any], source: pa.DataType, column: Column) -> pa.Array:
-    conform = Conform([ID, column], ["ID"])
+    conform = TargetCast([ID, column], ["ID"])
     batch = pa.RecordBatch.from_arrays(
         [pa.array(range(len(values)), pa.int32()), pa.array(values, source)],
         names=["Id", column.name.upper()],
@@ -142,7 +142,9 @@ def test_null_where_none_may_be_is_refused() -> None:
 
 
 def test_a_composite_key_names_the_row_whole() -> None:
-    conform = Conform([ID, text("place"), Column("v", Kind.INTEGER, pa.int8(), "TINYINT")], ["id", "place"])
+    conform = TargetCast(
+        [ID, text("place"), Column("v", Kind.INTEGER, pa.int8(), "TINYINT")], ["id", "place"]
+    )
     batch = pa.RecordBatch.from_arrays(
         [pa.array([7]), pa.array(["ё"]), pa.array([300])], names=["id", "place", "v"]
     )
@@ -153,7 +155,7 @@ def test_a_composite_key_names_the_row_whole() -> None:
 
 
 def test_a_missing_column_is_null_of_its_type() -> None:
-    conform = Conform([ID, text("more")], ["id"])
+    conform = TargetCast([ID, text("more")], ["id"])
     found = conform(pa.RecordBatch.from_arrays([pa.array([1, 2])], names=["id"]), {})
     assert found.column(1).to_pylist() == [None, None]
     assert found.schema.types == [pa.int64(), pa.string()]

@@ -10,7 +10,7 @@ import pytest
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import ValueRefusedError
-from dwhctl.load.cast import Conform
+from dwhctl.load.cast import TargetCast
 
 VARCHAR = Column("v", Kind.TEXT, pa.string(), "varchar(4)", octets=4)
 CHAR = Column("v", Kind.TEXT, pa.string(), "char(4)", octets=4, padded=True)
@@ -26,7 +26,7 @@ def conformed(column: Column, values: list[Any]) -> list[Any]:
         {"id": pa.array(range(len(values))), "v": pa.array(values, column.type)}
     )
     key = Column("id", Kind.INTEGER, pa.int64(), "int")
-    found: list[Any] = Conform((key, column), ["id"])(batch, {}).column("v").to_pylist()
+    found: list[Any] = TargetCast((key, column), ["id"])(batch, {}).column("v").to_pylist()
     return found
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, ValueRefusedError
-from dwhctl.load.cast import Conform
-from dwhctl.load.hash_id import Stamp, key_form
+from dwhctl.load.cast import TargetCast
+from dwhctl.load.extract import ServiceFields, key_form
 
 GOLDEN = Path(__file__).parents[1] / "hash_id.golden.json"
 UTC_TIME = pa.timestamp("us", tz="UTC")
@@ -87,13 +87,13 @@ def _array(kind: Kind, type_: pa.DataType, values: Sequence[Any]) -> pa.Array:
 
 def stamp_and_batch(
     form: Sequence[tuple[Kind, pa.DataType, Sequence[Any]]], shard: str = "abakan"
-) -> tuple[Stamp, pa.RecordBatch]:
+) -> tuple[ServiceFields, pa.RecordBatch]:
     names = [f"k{number}" for number in range(len(form))]
     columns = [
         Column(name, kind, type_, str(type_)) for name, (kind, type_, _) in zip(names, form, strict=True)
     ]
     arrays = [_array(*one) for one in form]
-    stamp = Stamp(shard, 7, names, columns, Conform(columns, names))
+    stamp = ServiceFields(shard, 7, names, columns, TargetCast(columns, names))
     return stamp, pa.RecordBatch.from_arrays(arrays, names=names)
 
 
@@ -197,7 +197,7 @@ def test_service_fields_have_their_types() -> None:
 def test_floats_and_booleans_are_refused_as_keys(kind: Kind) -> None:
     columns = [Column("k", kind, pa.float64(), "DOUBLE")]
     with pytest.raises(QueryError, match="key column k is DOUBLE"):
-        Stamp("abakan", 1, ["K"], columns, Conform(columns, ["K"]))
+        ServiceFields("abakan", 1, ["K"], columns, TargetCast(columns, ["K"]))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -209,7 +209,7 @@ def test_a_null_in_the_key_is_refused_by_column_and_row(form: str) -> None:
         pa.array([Decimal(v) if kind is Kind.DECIMAL and v else v for v in values], type_)
         for kind, type_, values in columns
     ]
-    stamp = Stamp("abakan", 1, key, names, Conform(names, key))
+    stamp = ServiceFields("abakan", 1, key, names, TargetCast(names, key))
     with pytest.raises(ValueRefusedError, match=r"key column k0, row k0=None.*: NULL cannot be a key"):
         stamp(pa.RecordBatch.from_arrays(arrays, names=key))
 
@@ -224,7 +224,7 @@ def test_a_null_in_the_key_is_refused_by_column_and_row(form: str) -> None:
 )
 def test_a_key_without_a_form_is_refused_by_name(kind: Kind, type_: pa.DataType, value: int) -> None:
     columns = [Column("k", kind, type_, "x")]
-    stamp = Stamp("abakan", 1, ["k"], columns, Conform(columns, ["k"]))
+    stamp = ServiceFields("abakan", 1, ["k"], columns, TargetCast(columns, ["k"]))
     array = pa.array([value], pa.int32() if kind is Kind.DATE else type_).cast(type_)
     with pytest.raises(ValueRefusedError, match="key column k"):
         stamp(pa.RecordBatch.from_arrays([array], names=["k"]))

@@ -16,7 +16,7 @@ from dwhctl.core.errors import (
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.load.publish import PublishRules, look, publish
+from dwhctl.load.publish import PublishRules, look_up, publish
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import FREELY, GROUP, GUARDED, FakeTarget, staged
 
@@ -137,10 +137,10 @@ def test_a_commit_of_which_nobody_can_be_asked_is_in_doubt_until_somebody_has_lo
     assert {one.failure.error_class for one in found if one.failure} == {"CommitInDoubtError"}
     assert "(lost)" in str(found[0].failure)
     assert "still down" in str(found[0].failure)
-    found = look(target, LOAD, found)
+    found = look_up(target, LOAD, found)
     assert [one.in_doubt for one in found] == [True, True]
     target.faults.clear()
-    found = look(target, LOAD, found)
+    found = look_up(target, LOAD, found)
     assert [one.in_doubt for one in found] == [False, False]
     failures = [one.failure.error_class if one.failure else None for one in found]
     assert failures == ([None, None] if happened else ["TargetError"] * 2)

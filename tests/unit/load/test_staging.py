@@ -6,8 +6,9 @@ from datetime import date
 
 import pytest
 
+from dwhctl.engine.jobs import NameAndDay
 from dwhctl.load import staging as module
-from dwhctl.load.staging import Groups, PublishGroup, Work
+from dwhctl.load.staging import Groups, PublishGroup
 from dwhctl.project.loads import Load
 from dwhctl.runtime.slots import Slot
 from dwhctl.systems.base.target import StagedSlice
@@ -17,11 +18,11 @@ from tests.unit.runs_kit import DAY, staged
 LOAD = a_load()
 
 
-def none_queued(work: Work) -> int:
+def none_queued(work: NameAndDay) -> int:
     return 0
 
 
-def many_queued(work: Work) -> int:
+def many_queued(work: NameAndDay) -> int:
     return 100
 
 
@@ -34,7 +35,7 @@ class Bench:
     def take(self, token: str, now: float = 0.0, day: date = DAY, load: Load = LOAD) -> PublishGroup:
         group = self.groups.take(load, day, token, now)
         if group.opening and self.opens:
-            self.groups.opened(group, well=True)
+            self.groups.opened(group, ok=True)
         return group
 
     def due(self, now: float = 0.0, *, more: bool = False) -> list[list[StagedSlice]]:
@@ -95,9 +96,9 @@ def test_a_hanging_slice_does_not_hold_up_its_neighbours() -> None:
     group = bench.take("hangs")
     bench.take("b")
     bench.groups.report(group, "b", staged("chita", 6), 1.0)
-    assert bench.groups.next_due(2.0) == module.PATIENCE_SECONDS - 1.0
-    assert bench.due(1.0 + module.PATIENCE_SECONDS - 0.1) == []
-    assert len(bench.due(1.0 + module.PATIENCE_SECONDS)) == 1
+    assert bench.groups.next_due(2.0) == module.MAX_READY_SECONDS - 1.0
+    assert bench.due(1.0 + module.MAX_READY_SECONDS - 0.1) == []
+    assert len(bench.due(1.0 + module.MAX_READY_SECONDS)) == 1
     assert bench.groups.next_due(7.0) is None
     group.publishing -= 1
     assert list(bench.groups.done()) == [], "the hanging one may still report"
@@ -125,7 +126,7 @@ def test_a_group_of_failures_is_done_without_a_publication() -> None:
 def test_a_group_that_cannot_be_opened_leaves_nothing_behind() -> None:
     bench = Bench(opens=False)
     refused = bench.take("a")
-    bench.groups.opened(refused, well=False)
+    bench.groups.opened(refused, ok=False)
     assert not bench.groups.busy
     assert bench.take("a") is not refused
 
@@ -134,7 +135,7 @@ def test_a_group_is_open_when_it_is_told_so() -> None:
     bench = Bench(opens=False)
     group = bench.take("a")
     assert not group.is_open
-    bench.groups.opened(group, well=True)
+    bench.groups.opened(group, ok=True)
     assert bench.take("b").is_open
 
 
@@ -149,8 +150,8 @@ def test_a_load_whose_table_has_changed_begins_another_group() -> None:
     assert len(bench.due(0.0, more=True)) == 1, "what is staged in it is published all the same"
 
 
-@pytest.mark.parametrize("well", [True, False])
-def test_a_group_whose_slices_gave_up_while_it_was_opened_is_waited_for(well: bool) -> None:
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_group_whose_slices_gave_up_while_it_was_opened_is_waited_for(ok: bool) -> None:
     bench, released = Bench(opens=False), list[str]()
 
     class CountedSlot(Slot):
@@ -163,9 +164,9 @@ def test_a_group_whose_slices_gave_up_while_it_was_opened_is_waited_for(well: bo
     assert bench.due() == []
     assert list(bench.groups.done()) == [], "a session of the target still works for it"
     assert bench.groups.busy
-    bench.groups.opened(group, well=well)
+    bench.groups.opened(group, ok=ok)
     assert released == ["slot"]
-    assert list(bench.groups.done()) == ([group] if well else [])
+    assert list(bench.groups.done()) == ([group] if ok else [])
     assert not bench.groups.busy
 
 
@@ -186,7 +187,7 @@ def test_a_group_begun_ahead_waits_for_its_first_slice_however_long() -> None:
     bench.groups.begin_ahead(LOAD, DAY, 0.0, slot)
     assert not bench.groups.wants_ahead(LOAD, DAY, 0.0)
     (ahead,) = bench.begun
-    bench.groups.opened(ahead, well=True)
+    bench.groups.opened(ahead, ok=True)
     assert slot.released
     later = 100 * module.MAX_AGE_SECONDS
     assert bench.due(later, more=True) == []
@@ -199,7 +200,7 @@ def test_a_group_begun_ahead_waits_for_its_first_slice_however_long() -> None:
 def test_a_group_begun_ahead_for_slices_that_never_start_is_dropped() -> None:
     bench = Bench()
     bench.groups.begin_ahead(LOAD, DAY, 0.0, CountedSlot())
-    bench.groups.opened(bench.begun[0], well=True)
+    bench.groups.opened(bench.begun[0], ok=True)
     assert bench.due(1.0) == []
     assert list(bench.groups.done()) == bench.begun
     assert not bench.groups.busy
@@ -208,7 +209,7 @@ def test_a_group_begun_ahead_for_slices_that_never_start_is_dropped() -> None:
 def test_what_could_not_be_begun_ahead_is_left_to_the_slice_that_needs_it() -> None:
     bench, slot = Bench(), CountedSlot()
     bench.groups.begin_ahead(LOAD, DAY, 0.0, slot)
-    bench.groups.opened(bench.begun[0], well=False)
+    bench.groups.opened(bench.begun[0], ok=False)
     assert slot.released
     assert not bench.groups.busy
     assert not bench.groups.wants_ahead(LOAD, DAY, 0.0)
@@ -218,5 +219,5 @@ def test_what_could_not_be_begun_ahead_is_left_to_the_slice_that_needs_it() -> N
 def test_the_slots_of_groups_that_are_still_opening_are_given_back_at_the_end() -> None:
     bench, slot = Bench(), CountedSlot()
     bench.groups.begin_ahead(LOAD, DAY, 0.0, slot)
-    bench.groups.let_go()
+    bench.groups.release()
     assert slot.released

@@ -117,12 +117,12 @@ def check(
     end = make_slice(project, row.load, row.shard, day).end_at
     assert end is not None
     if first is None or day < first:
-        assert (cell.standing, cell.is_gap) == (SliceStatus.BEFORE_START, False)
+        assert (cell.status, cell.is_gap) == (SliceStatus.BEFORE_START, False)
         return
     over = end <= NOW
     assert cell.over == over
     if not sessions:
-        assert cell.standing is (SliceStatus.MISSING if over else SliceStatus.NOT_YET)
+        assert cell.status is (SliceStatus.MISSING if over else SliceStatus.NOT_YET)
         assert (cell.complete, cell.is_gap, cell.started) == (False, over, None)
         return
     good = (State.LOADED, State.SKIPPED)
@@ -135,19 +135,19 @@ def check(
     assert (cell.complete, cell.started, cell.is_gap) == (complete, started, over and not complete)
     if complete and state not in good:
         running = state is State.RUNNING
-        assert cell.standing is (SliceStatus.RELOADING if running else SliceStatus.RELOAD_FAILED)
+        assert cell.status is (SliceStatus.RELOADING if running else SliceStatus.RELOAD_FAILED)
     elif state in good and not complete:
-        assert cell.standing is (SliceStatus.EARLY if over else SliceStatus.OPEN)
+        assert cell.status is (SliceStatus.EARLY if over else SliceStatus.OPEN)
     else:
-        assert cell.standing.value == state.value
+        assert cell.status.value == state.value
 
 
 def test_without_a_table_nobody_has_tried_anything(project: Project) -> None:
     coverage = cover(project, None, sliced_tasks(project, ("orders", "events"), ("abakan",)), DAYS, NOW)
     orders, events = coverage.rows
     tried = [SliceStatus.MISSING if day < date(2020, 3, 4) else SliceStatus.NOT_YET for day in DAYS[1:]]
-    assert [cell.standing for cell in orders.cells] == [SliceStatus.BEFORE_START, *tried]
-    assert {cell.standing for cell in events.cells} == {SliceStatus.BEFORE_START}
+    assert [cell.status for cell in orders.cells] == [SliceStatus.BEFORE_START, *tried]
+    assert {cell.status for cell in events.cells} == {SliceStatus.BEFORE_START}
 
 
 def test_a_day_ends_by_the_clock_of_its_shard(project: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwhctl.monitor.freshness import Sla, SlaState, due_at, look, promised
+from dwhctl.monitor.freshness import Sla, SlaState, due_at, promised, read_slas
 from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Project
@@ -66,7 +66,7 @@ def fill(store: SessionStore, last: date, started: datetime, *shards: str, work:
 
 
 def the_one(project: Project, store: SessionStore | None, now: datetime) -> Sla:
-    [sla] = look(project, store, now)
+    [sla] = read_slas(project, store, now)
     return sla
 
 
@@ -139,7 +139,7 @@ def test_what_has_never_run_is_missed(store: SessionStore, now: datetime, with_s
         "whole": a_load(name="whole", slice_by=None, deadline=time(7)),
     }
     project = a_project(loads=loads, reports={"city_orders": REPORT}, shard_groups={"cities": SHARDS[:1]})
-    slas = {sla.name: sla for sla in look(project, store if with_store else None, now)}
+    slas = {sla.name: sla for sla in read_slas(project, store if with_store else None, now)}
     assert {sla.state for sla in slas.values()} == {SlaState.MISSED}
     assert {sla.last_success for sla in slas.values()} == {None}
     due = date(2020, 7, 13) if now == LATE else date(2020, 7, 12)
@@ -198,13 +198,13 @@ def test_a_closed_shard_is_late_with_its_own_days_only_and_never_old(store: Sess
     load = a_load(start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR)
     whole = a_load(name="whole", start_date=date(2020, 7, 9), deadline=time(7), max_age=HOUR, slice_by=None)
     project = a_project(loads={"orders": load, "whole": whole}, shard_groups={"cities": (closed,)})
-    orders, every = look(project, store, LATE)
+    orders, every = read_slas(project, store, LATE)
     assert late_of(orders) == {"abakan": (date(2020, 7, 9), date(2020, 7, 10), 2)}
     assert [task.is_old for task in orders.tasks] == [False]
     assert (every.tasks, every.state) == ((), SlaState.OPEN)
     for day in (date(2020, 7, 9), date(2020, 7, 10)):
         write(store, "orders", "abakan", day, EARLY)
-    orders, _ = look(project, store, LATE)
+    orders, _ = read_slas(project, store, LATE)
     assert (orders.tasks, orders.state) == ((), SlaState.OPEN)
 
 
@@ -219,7 +219,7 @@ def test_a_task_that_never_succeeded_is_as_old_as_it_is_expected(store: SessionS
 def test_only_what_promises_something_is_looked_at() -> None:
     project = a_work({}, REPORT.model_copy(update={"deadline": None}))
     assert promised(project) == []
-    assert look(project, None, LATE) == []
+    assert read_slas(project, None, LATE) == []
 
 
 _slices = st.lists(

@@ -290,7 +290,7 @@ def test_a_message_about_wrong_usage_does_not_hold_an_address(
         sent.extend((command, message))
         return []
 
-    monkeypatch.setattr("dwhctl.notify.run.tell_of_usage_error", take)
+    monkeypatch.setattr("dwhctl.notify.notify_usage_error", take)
     write_project(tmp_path, tomlkit.dumps(PROJECT))
     assert dwh(*arguments, "--scheduled", "--project", tmp_path) == 2
     assert len(sent) == 2

@@ -14,7 +14,7 @@ from dwhctl.core.errors import (
     TlsError,
     WorkerDiedError,
 )
-from dwhctl.load.queue import SliceJob
+from dwhctl.load.attempts import SliceJob
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.messages import Failure
 from tests.unit.projects import a_load

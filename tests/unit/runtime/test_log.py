@@ -23,7 +23,7 @@ from dwhctl.core.secrets import mask, remember
 from dwhctl.load import extract as stage_slice
 from dwhctl.load import workers
 from dwhctl.runtime import log as run_log
-from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerSaid
+from dwhctl.runtime.events import Event, Notice, RunEnded, RunResult, SliceClosed, WorkerLogged
 from dwhctl.runtime.locks import CRON_LOG, StateDir
 from dwhctl.runtime.log import RunLog, log_path, logged_run, rotate, rotate_cron_log
 from dwhctl.runtime.log_reader import (
@@ -33,7 +33,7 @@ from dwhctl.runtime.log_reader import (
     read_log,
     text_of,
 )
-from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, heard
+from dwhctl.runtime.messages import Failure, LogMessage, StageOrder, StageResult, captured_log
 from dwhctl.sessions import State
 from tests.support.faulty import tiny_disk
 from tests.unit.projects import a_project
@@ -117,7 +117,7 @@ def test_no_form_of_a_secret_gets_in(tmp_path: Path, secret: str) -> None:
     log = a_log(tmp_path)
     log.take(Notice(" | ".join(forms)))
     log.take(closed(1, State.FAILED, a_defect(f"refused {secret}")))
-    log.take_said(LogMessage(datetime.now(UTC), "warning", "lib", f"password={secret}"))
+    log.take_message(LogMessage(datetime.now(UTC), "warning", "lib", f"password={secret}"))
     log.close()
     text = log_path(tmp_path, RUN).read_text()
     kernel = base64.b64encode(octets).decode()[:6]
@@ -238,11 +238,11 @@ def test_what_a_library_says_in_a_worker_comes_back(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(stage_slice, "stage_slice", noisy)
     order: Any = type("Order", (), {"token": "t"})()
-    said = workers.stage_in_worker(order).said
+    said = workers.stage_in_worker(order).logged
     assert [one.message for one in said[:2]] == ["said 0 of t", "said 1 of t"]
     assert (len(said), said[-1].message) == (51, "and 11 more like these")
     log = a_log(tmp_path)
-    log.take(WorkerSaid("orders", "abakan", "server_0", DAY, 1, 7, said[0]))
+    log.take(WorkerLogged("orders", "abakan", "server_0", DAY, 1, 7, said[0]))
     log.close()
     [line] = lines(tmp_path)
     assert (line["event"], line["etl_id"], line["message"]) == ("library", 7, "said 0 of t")
@@ -256,15 +256,15 @@ def test_a_worker_that_is_the_parent_is_heard_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(stage_slice, "stage_slice", noisy)
     order: Any = type("Order", (), {"token": "t"})()
     parent: list[LogMessage] = []
-    with heard(parent.append):
-        assert workers.stage_in_worker(order).said == ()
+    with captured_log(parent.append):
+        assert workers.stage_in_worker(order).logged == ()
     LOG.warning("nobody listens")
     assert [one.message for one in parent] == ["said"]
 
 
 def test_a_record_whose_arguments_do_not_fit_is_heard_all_the_same() -> None:
     said: list[LogMessage] = []
-    with heard(said.append):
+    with captured_log(said.append):
         ear = logging.getLogger().handlers[-1]
         ear.handle(LOG.makeRecord("some.library", logging.ERROR, __file__, 1, "bad %d", ("argument",), None))
     assert [(one.level, one.message) for one in said] == [("error", "bad %d")]

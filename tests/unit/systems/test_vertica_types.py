@@ -22,11 +22,12 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.core.secrets import MASKED, remember
-from dwhctl.load.cast import limits
+from dwhctl.load.cast import constraints
 from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
-from dwhctl.systems.vertica.catalog import TableName, literals, staging_prefix, staging_table
+from dwhctl.systems.vertica.catalog import TableName, staging_table
 from dwhctl.systems.vertica.errors import connect_error, rejection, translate_error
 from dwhctl.systems.vertica.types import column, declaration
 
@@ -67,7 +68,7 @@ def test_a_type_is_known_and_a_new_column_of_it_is_the_same(
     again = column("v", declaration(described).lower())
     assert again is not None
     assert (again.kind, again.type, again.octets) == (kind, type_, described.octets)
-    assert limits(described) is not None
+    assert list(constraints(described)) is not None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from datetime import date
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwhctl.load.queue import JobQueue, SliceJob
+from dwhctl.engine.jobs import JobQueue
+from dwhctl.load.attempts import SliceJob
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import DAY, planned
 
@@ -46,12 +47,12 @@ def test_a_retry_waits_then_goes_first() -> None:
     retried = queue.pop(anyone)
     assert retried is not None
     queue.wait(retried, 10.0)
-    assert (len(queue), queue.next_retry()) == (2, 10.0)
+    assert (len(queue), queue.next_waking()) == (2, 10.0)
     queue.wake(9.9)
     assert queue.first("a").planned.shard.name == "2"
     queue.wake(10.0)
     assert name(queue.pop(anyone)) == "a/1"
-    assert queue.next_retry() is None
+    assert queue.next_waking() is None
 
 
 def test_queued_counts_what_only_waits_for_a_worker() -> None:
@@ -79,7 +80,7 @@ def test_draining_takes_the_waiting_too_and_leaves_the_others() -> None:
     assert [name(job) for job in queue.drain("a")] == ["a/2", "a/1"]
     assert queue.drain("a") == []
     assert queue.connections() == ["b", "dwh"]
-    assert (len(queue), queue.next_retry()) == (2, 3.0)
+    assert (len(queue), queue.next_waking()) == (2, 3.0)
 
 
 def test_the_first_job_of_a_connection_may_be_one_that_waits() -> None:
@@ -113,10 +114,20 @@ def test_a_warehouse_that_is_given_up_takes_the_jobs_of_every_source() -> None:
     assert queue.connections() == ["a", "lake"]
 
 
-def test_the_next_ones_are_one_of_each_route_in_their_turns() -> None:
+def test_the_next_of_routes_are_one_of_each_route_in_their_turns() -> None:
     queue = JobQueue(jobs("a/1", "a/2", "b/1", "c/1"))
-    assert [name(job) for job in queue.next_ones()] == ["a/1", "b/1", "c/1"]
+    assert [name(job) for job in queue.next_of_routes()] == ["a/1", "b/1", "c/1"]
     queue.pop(anyone)
-    assert [name(job) for job in queue.next_ones()] == ["b/1", "c/1", "a/2"]
+    assert [name(job) for job in queue.next_of_routes()] == ["b/1", "c/1", "a/2"]
     queue.drain("c")
-    assert [name(job) for job in queue.next_ones()] == ["b/1", "a/2"]
+    assert [name(job) for job in queue.next_of_routes()] == ["b/1", "a/2"]
+
+
+def test_jobs_that_wake_together_keep_their_order() -> None:
+    queue = JobQueue(jobs("a/1", "a/2", "a/3"))
+    for _ in range(2):
+        job = queue.pop(anyone)
+        assert job is not None
+        queue.wait(job, 1.0)
+    queue.wake(1.0)
+    assert [name(queue.pop(anyone)) for _ in range(3)] == ["a/1", "a/2", "a/3"]

@@ -1,0 +1,358 @@
+"""The loop over slices: it gives them to workers, and what they have staged to the publisher."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dwhctl.core import errors
+from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
+from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
+from dwhctl.load.publish import (
+    ColumnsAdded,
+    GroupPublished,
+    LookedUp,
+    Published,
+    PublisherDied,
+    PublisherEvent,
+)
+from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
+from dwhctl.runtime.circuit_breaker import Probed
+from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
+from dwhctl.runtime.messages import Failure, StageOrder, StageResult
+from dwhctl.sessions.values import State
+from dwhctl.systems.base.target import StagedSlice
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import Project
+    from dwhctl.runtime.prepare import PreparedTables
+
+#: A worker that has not started by then will not start: its attempt's time runs from then on.
+_START_UP_SECONDS = 60.0
+#: Workers with nothing to do for longer than this are dismissed: another run may want their slots.
+_LONG_PAUSE_SECONDS = 3.0
+_MOST_STAGED = 4 * MAX_SLICES
+_MAX_ADDITIONS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A worker has finished an attempt."""
+
+    attempt: SliceAttempt
+    future: Future[object]
+
+
+SliceEvent = Staged | PublisherEvent | GroupOpened | Probed
+
+
+class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
+    """One run's loop over slices. `filled` takes the shards that lack a column, by load and column."""
+
+    def __init__(
+        self,
+        project: Project,
+        prepared: PreparedTables,
+        parts: SliceParts,
+        filled: dict[tuple[str, str], set[str]],
+        *,
+        jobs: Sequence[SliceJob],
+        **base: Any,
+    ) -> None:
+        super().__init__(jobs=[job for job in jobs if job.config.name in prepared.tables], **base)
+        self._unprepared = [
+            ([job for job in jobs if job.config.name == load], failure)
+            for load, failure in prepared.failures.items()
+        ]
+        self._tables = prepared.tables
+        self._parts = parts
+        self._pool = parts.pool
+        self._breaker = parts.breaker
+        self._groups = parts.groups
+        self._publisher = parts.publisher
+        self._filled = filled
+        self._starter = SliceStarter(project, parts, self.jobs, self.attempts, self.slots)
+        #: Attempts that wait until their group is open, with their orders.
+        self._unordered: dict[str, tuple[SliceAttempt, StageOrder]] = {}
+        self._staged: dict[str, SliceAttempt] = {}
+        self._adding: list[SliceJob] = []
+        self._doubts = Doubts(self.attempts, self._publisher.look_up, self._decided)
+
+    def run(self) -> errors.ExitCode | None:
+        self._publisher.start()
+        for jobs, failure in self._unprepared:
+            self.attempts.fail_unstarted(jobs, failure)
+        return super().run()
+
+    def is_busy(self) -> bool:
+        return super().is_busy() or bool(self._staged or self._adding or self._doubts or self._groups.busy)
+
+    def advance(self, now: float) -> None:
+        self._give_up_parked()
+        for name in self._breaker.to_probe(self.jobs.connections(), now):
+            self._parts.prober.probe(name)
+        self._start(now)
+        for group, slices in self._groups.due(now, self.jobs.queued):
+            self._publisher.publish(group, slices)
+        for group in self._groups.done():
+            self._publisher.drop(group)
+        self._doubts.look_up(now)
+
+    def note_waits(self) -> None:
+        super().note_waits()
+        self._starter.note_start(self.running.values())
+        if not self.blocked and self._next_start() > time.monotonic() + _LONG_PAUSE_SECONDS:
+            self._pool.dismiss_idle()
+
+    def times(self, now: float) -> Iterator[float]:
+        yield from super().times(now)
+        if (next_look := self._doubts.next_look()) is not None:
+            yield next_look
+        if (probe := self._next_probe()) is not None:
+            # One that is due waits for a worker or a slot.
+            yield max(probe, now + SLOT_POLL_SECONDS)
+        if (due := self._groups.next_due(now)) is not None:
+            yield now + due
+
+    def _next_start(self) -> float:
+        """Return the time at which an idle worker may have something to do again."""
+        times = [at for at in (self.jobs.next_waking(), self._next_probe()) if at is not None]
+        return min(times, default=float("inf"))
+
+    def _next_probe(self) -> float | None:
+        probes = [self._breaker.next_probe(name) for name in self.jobs.connections()]
+        return min((at for at in probes if at is not None), default=None)
+
+    def _start(self, now: float) -> None:
+        """Give slices to workers as long as there are workers and slots."""
+        if len(self._staged) >= _MOST_STAGED:
+            return  # the publisher is behind: what is staged and open must not grow with the plan
+        for attempt in self._starter.start(now):
+            self._submit(attempt)
+        self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
+        self._starter.prepare_ahead(now)
+
+    def _submit(self, attempt: SliceAttempt) -> None:
+        runner = attempt.runner
+        self.attempts.listen(SliceStarted(*attempt.job.names, attempt.etl_id, runner.slots_waited))
+        self.running[attempt.token] = attempt
+        try:
+            order = self._starter.order(attempt, self._tables[attempt.job.config.name])
+        except (errors.AttemptError, errors.ConfigError) as error:
+            failure = Failure.of(
+                error if isinstance(error, errors.AttemptError) else errors.QueryError(str(error))
+            )
+            self._return(attempt, failure)
+            return
+        if runner.group is not None and runner.group.is_open:
+            self._give(attempt, order)
+        else:
+            self._unordered[attempt.token] = (attempt, order)
+
+    def _give(self, attempt: SliceAttempt, order: StageOrder) -> None:
+        """Give the order to the attempt's worker."""
+        future = attempt.runner.worker.submit(self._parts.stage, order)
+        future.add_done_callback(lambda done: self.events.put(Staged(attempt, done)))
+
+    def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
+        """Fail an attempt that its worker has not seen."""
+        self._pool.give_back(attempt.runner.worker)
+        self._breaker.not_asked(attempt.job)
+        self._finished(attempt, StageResult(attempt.token, failure=failure))
+
+    def handle(self, event: SliceEvent) -> None:
+        match event:
+            case Staged():
+                self._collect(event.attempt, event.future)
+            case GroupOpened():
+                self._group_opened(event.group, event.failure)
+            case Probed():
+                self._probed(event)
+            case GroupPublished():
+                self._published(event)
+            case LookedUp():
+                self._doubts.looked_up(event.doubt, event.outcomes)
+            case ColumnsAdded():
+                self._columns_added(event)
+            case PublisherDied():
+                if isinstance(event.error, errors.SessionsError | errors.StateDirError):
+                    raise event.error
+                raise errors.InternalError(f"the publisher died: {event.error!r}") from event.error
+
+    def _group_opened(self, group: PublishGroup, failure: Failure | None) -> None:
+        self._groups.opened(group, ok=failure is None)
+        waiting = [entry for entry in self._unordered.values() if entry[0].runner.group is group]
+        if failure is not None and waiting:
+            self._notify(self._breaker.target_refused(waiting[0][0].job, failure, time.monotonic()))
+        for attempt, order in waiting:
+            del self._unordered[attempt.token]
+            if failure is None:
+                self._give(attempt, order)
+            else:
+                self._return(attempt, failure)
+
+    def _probed(self, probed: Probed) -> None:
+        name, delay = probed.connection, 0.0
+        if name in self.jobs.connections():
+            delay = self.jobs.first(name).config.retry_delay.total_seconds()
+        self._notify(self._breaker.probed(name, probed.failure, time.monotonic(), delay))
+
+    def _collect(self, attempt: SliceAttempt, future: Future[object]) -> None:
+        if attempt.token not in self.running:
+            return  # its worker was killed when its time was over
+        error = future.exception()
+        result = future.result() if error is None else None
+        if isinstance(result, StageResult):
+            self._pool.give_back(attempt.runner.worker)
+        else:
+            self._pool.dismiss(attempt.runner.worker)
+            result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
+        now, used = time.monotonic(), result.rows > 0
+        self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
+        self._finished(attempt, result)
+
+    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
+        if not attempt.runner.worker.is_up and now < attempt.started + _START_UP_SECONDS:
+            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
+        return attempt.expires_at
+
+    def expire(self, attempt: SliceAttempt, now: float) -> None:
+        """Kill the worker: a driver's own timeout does not fire on a dead line."""
+        timeout = attempt.job.config.timeout
+        self._pool.dismiss(attempt.runner.worker)
+        failure = Failure.of(
+            errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
+        )
+        self._unordered.pop(attempt.token, None)
+        self._notify(self._breaker.finished(attempt.job, failure, now))
+        self._finished(attempt, StageResult(attempt.token, failure=failure))
+
+    def _finished(self, attempt: SliceAttempt, result: StageResult) -> None:
+        """Take the result of an attempt that no worker is busy with any more."""
+        job, runner, group = attempt.job, attempt.runner, attempt.runner.group
+        del self.running[attempt.token]
+        attempt.busy_seconds = time.monotonic() - attempt.opened
+        if group is not None and group.opening:
+            group.kept += attempt.slots
+        else:
+            attempt.release()
+        attempt.rows, attempt.bytes, attempt.steps = result.rows, result.bytes, dict(result.seconds)
+        runner.filled, runner.failed_in = result.filled, result.failed_in
+        self.attempts.add_seconds(result.seconds)
+        for message in result.logged:
+            self.attempts.listen(WorkerLogged(*attempt.job.names, attempt.etl_id, message))
+        staged = None
+        if result.failure is None:
+            self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
+            staged = StagedSlice(
+                job.planned.slice, attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
+            )
+            self._staged[attempt.token] = attempt
+        if group is not None:
+            self._groups.report(group, attempt.token, staged, time.monotonic())
+        if result.failure is not None:
+            self._failed(attempt, result.failure)
+
+    def _notify(self, notices: Iterable[str]) -> None:
+        for text in notices:
+            self.attempts.listen(Notice(text))
+
+    def _failed(self, attempt: SliceAttempt, failure: Failure) -> None:
+        job = attempt.job
+        if failure.new_columns and job.config.on_new_column == "add" and job.additions < _MAX_ADDITIONS:
+            job.additions += 1
+            self._adding.append(job)
+            self._publisher.add_columns(job.config, failure.new_columns)
+            self.close(attempt, State.UP_FOR_RETRY, failure, 0.0)
+        else:
+            self.retry_or_fail(attempt, failure)
+
+    def _give_up_parked(self) -> None:
+        for name in self.jobs.connections():
+            reason = self._breaker.reason(name)
+            if reason is None:
+                continue
+            retries = self.attempts.retries(self.jobs.first(name).config)
+            if self._breaker.is_given_up(name, retries):
+                failure = Failure.of(errors.ParkedError(f"connection {name} is parked: {reason.message}"))
+                failure = replace(failure, connection=name, cause=reason)
+                self.attempts.fail_unstarted(self.jobs.drain(name), failure)
+
+    def _published(self, event: GroupPublished) -> None:
+        load, outcomes = event.group.load, event.outcomes
+        event.group.publishing -= 1
+        self.attempts.add_seconds({"publish": event.seconds})
+        done = [outcome.staged.rows for outcome in outcomes if outcome.failure is None]
+        failed = len(outcomes) - len(done)
+        self.attempts.listen(
+            SlicesPublished(
+                load.name, load.target, event.group.day, len(done), sum(done), failed, event.seconds
+            )
+        )
+        # One publication is one failure of its target's connection, however many slices it costs.
+        refused = next((outcome for outcome in outcomes if outcome.failure is not None), None)
+        if refused is not None and refused.failure is not None:
+            job = self._staged[refused.staged.token].job
+            self._notify(self._breaker.target_refused(job, refused.failure, time.monotonic()))
+        slices = [(self._staged.pop(outcome.staged.token), outcome) for outcome in outcomes]
+        for attempt, outcome in slices:
+            attempt.steps["publish"] = event.seconds
+            if not outcome.in_doubt:
+                self._decided(attempt, outcome)
+        if doubted := [pair for pair in slices if pair[1].in_doubt]:
+            self._doubts.take(Doubt(load, doubted))
+
+    def _decided(self, attempt: SliceAttempt, outcome: Published) -> None:
+        """Close an attempt of which it is known whether it is published."""
+        if outcome.failure is not None:
+            self._failed(attempt, outcome.failure)
+            return
+        if attempt.rows:
+            for column in attempt.runner.filled:
+                name = attempt.job.config.name
+                self._filled.setdefault((name, column), set()).add(attempt.job.shard)
+        self.close(attempt, State.LOADED if attempt.rows else State.SKIPPED)
+
+    def _columns_added(self, event: ColumnsAdded) -> None:
+        # Events come in the order of the requests: this one is the first job's of its load.
+        job = next(job for job in self._adding if job.config.name == event.load.name)
+        self._adding.remove(job)
+        if event.failure is None:
+            table = self._tables[event.load.name]
+            self._tables[event.load.name] = replace(table, columns=event.columns)
+            self._groups.close(event.load)
+            self.jobs.put(job, first=True)
+        elif self.may_retry(job, event.failure):
+            self.jobs.wait(job, time.monotonic() + job.seconds_to_retry())
+        else:
+            self.attempts.fail_unstarted([job], event.failure)
+
+    def stop(self) -> None:
+        self._pool.dismiss_all()
+        self._publisher.stop()
+        while not self.events.empty():
+            event = self.events.get()
+            if not isinstance(event, errors.ExitCode) and isinstance(event, GroupPublished | LookedUp):
+                self.handle(event)
+        self._doubts.stop()
+        failure = Failure.of(errors.InterruptedAttemptError())
+        for attempt in self.running.values():
+            attempt.busy_seconds = time.monotonic() - attempt.opened
+        for attempt in (*self.running.values(), *self._staged.values()):
+            attempt.release()
+            self.close(attempt, State.FAILED, failure)
+        self.stopped(failure)
+
+    def finish(self) -> None:
+        self._publisher.finish()
+
+    def end(self) -> None:
+        self._pool.dismiss_all()
+        self._publisher.stop()
+        self._parts.creator.stop()
+        for attempt in (*self.running.values(), *self._staged.values()):
+            attempt.release()
+        self._groups.release()
