@@ -15,7 +15,7 @@ import vertica_python
 from dateutil.relativedelta import relativedelta  # type: ignore[import-untyped]
 from dateutil.tz import tzoffset  # type: ignore[import-untyped]
 
-from tests.integration.vertica_kit import ask, connect, connected, fails
+from tests.integration.vertica_kit import ask, connect, connected, fails, sockets_left_open
 from tests.servers.vertica import VerticaServer
 
 
@@ -128,11 +128,12 @@ def test_passwords_and_authentication_records(server: VerticaServer) -> None:
     )
     _logs_in(server, user="hashed", password="first")
     server.execute("ALTER USER hashed SECURITY_ALGORITHM 'MD5'")
-    with pytest.raises(vertica_python.errors.ConnectionError, match="has expired"):
+    with sockets_left_open(), pytest.raises(vertica_python.errors.ConnectionError, match="has expired"):
         _logs_in(server, user="hashed", password="first")
     server.execute("ALTER USER hashed IDENTIFIED BY 'second'")
     _logs_in(server, user="hashed", password="second")
-    with pytest.raises(vertica_python.errors.ConnectionError, match="Invalid username or password"):
+    wrong = pytest.raises(vertica_python.errors.ConnectionError, match="Invalid username or password")
+    with sockets_left_open(), wrong:
         _logs_in(server, user="hashed", password="first")
     server.execute("DROP USER hashed; DROP AUTHENTICATION net CASCADE")
 
@@ -151,5 +152,5 @@ def test_tls_with_certificates_of_the_server() -> None:
             state = "SELECT ssl_state FROM sessions WHERE session_id = current_session()"
             assert ask(connection, state) == [["Server"]]
         server.execute("ALTER TLS CONFIGURATION server ADD CA CERTIFICATES ca TLSMODE 'VERIFY_CA'")
-        with pytest.raises((vertica_python.errors.Error, OSError)):
+        with sockets_left_open(), pytest.raises((vertica_python.errors.Error, OSError)):
             vertica_python.connect(**keys)
