@@ -21,7 +21,9 @@ CASES = [
     for source in SOURCES
     for target in TARGETS
     for number, case in enumerate(target.types)
-    if case.declared in {one.declared for one in source.types}
+    for same in source.types
+    # HTTP has fewer values of a type: JSON has no infinity.
+    if same.declared == case.declared and (source.name != "http" or set(case.values) <= set(same.values))
 ]
 
 
