@@ -11,7 +11,13 @@ from tests.contract.kits import SOURCES, TARGETS
 from tests.contract.way import Way
 from tests.support.csv_system import install, registered
 
-IN_THE_GATE = {("duckdb", "duckdb"), ("mssql", "vertica"), ("http", "duckdb"), ("csv", "csv")}
+IN_THE_GATE = {
+    ("duckdb", "duckdb"),
+    ("mssql", "vertica"),
+    ("postgres", "postgres"),
+    ("http", "duckdb"),
+    ("csv", "csv"),
+}
 PAIRS = [
     pytest.param(
         (source, target),
