@@ -22,7 +22,11 @@ CASES = [
     for target in TARGETS
     for source in [kit for kit in SOURCES if kit.name == target.name] or SOURCES
     for number, case in enumerate(target.types)
-    if case.declared in {one.declared for one in source.types}
+    # HTTP has fewer values of a type: JSON has no infinity.
+    if any(
+        same.declared == case.declared and (source.name != "http" or set(case.values) <= set(same.values))
+        for same in source.types
+    )
 ]
 
 
