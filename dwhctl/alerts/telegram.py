@@ -16,8 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
-from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, cause_of, is_http_url
+from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, is_http_url
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.core.links import cause_of
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project, TelegramAlert, chat_problem
 from dwhctl.project.templates import render_text

@@ -199,7 +199,8 @@ class _ConnectionNames:
         if name.startswith("_"):
             raise AttributeError(name)
         where = f"conn.{self._connection.name}"
-        if name in {"password", "get_password", "get_uri", "extra", "extra_dejson"}:
+        secret = {key.partition(".")[0] for key in self._connection.secrets()}
+        if name in {"password", "get_password", "get_uri", "extra", "extra_dejson", *secret}:
             raise ConfigError(
                 f"'{where}.{name}' is refused: SQL is shown and logged, it must not have a password"
             )

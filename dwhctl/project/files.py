@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import did_you_mean, nearest
-from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.connections import SYSTEMS, usable_systems
 from dwhctl.project.fields import Table
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.problems import Place, Problems, line_of, source_text, types_in
@@ -88,7 +88,7 @@ def _translated(message: str, text: str) -> str:
 CONNECTION_PREFIX = "DWHCTL_CONN_"
 VARIABLE_PREFIX = "DWHCTL_VAR_"
 URL_FORMS = (
-    "vertica://user:password@host:5433/database?tlsmode=require, mssql://..., postgres://..., "
+    "vertica://user:password@host:5433/database?tlsmode=require, mssql://..., postgres://..., https://..., "
     "duckdb:path, sqlite:path"
 )
 _ENCODE = "percent-encode ':', '/', '?', '#' and '@' of a password"
@@ -121,7 +121,9 @@ def table_of_url(url: str) -> dict[str, Any]:
     address, _, query = rest.partition("?")
     model = SYSTEMS[kind].connection
     table: dict[str, Any] = {"type": kind}
-    if "path" in model.file_keys():
+    if "base_url" in model.file_keys():
+        table.update(_of_api(url.partition("?")[0]))
+    elif "path" in model.file_keys():
         table["path"] = unquote(address.removeprefix("//"))
     else:
         table.update(_address(address))
@@ -138,12 +140,25 @@ def _kind(url: str) -> str:
     scheme = match[1].lower() if match else ""
     if scheme in SYSTEMS:
         return scheme
-    schemes = {scheme: kind for kind, system in SYSTEMS.items() for scheme in (kind, *system.schemes)}
+    schemes = {scheme: kind for kind, system in usable_systems() for scheme in (kind, *system.schemes)}
     if scheme in schemes:
         return schemes[scheme]
     # The text is not shown: it may be a password in the wrong variable.
     hint = did_you_mean(scheme, schemes)
     raise ValueError(f"is not a URL of a connection; {hint}{' ' if hint else ''}write {URL_FORMS}")
+
+
+def _of_api(url: str) -> dict[str, Any]:
+    scheme, _, address = url.partition(":")
+    login, at, rest = address.removeprefix("//").rpartition("@")
+    if "/" in login:
+        raise ValueError(f"the URL has an '@' after its server; {_ENCODE}")
+    table: dict[str, Any] = {"base_url": f"{scheme}://{rest}"}
+    if at:
+        user, _, password = login.partition(":")
+        secret = Secret(unquote(password), kind="environment")
+        table["auth"] = {"type": "http_basic", "username": unquote(user), "password": secret}
+    return table
 
 
 def _address(address: str) -> dict[str, Any]:

@@ -244,7 +244,8 @@ def _of_data(project: Project, failed: FailedSlice, failure: Failure) -> str:
     load = load_of(project, failed.load) if failed.shard else None
     if load is None:
         return _of_report(project, failed.load, failure)
-    file, extract = f"config/loads/{load.shadow_of or load.name}.toml", shown_path(load.extract, project.root)
+    file = f"config/loads/{load.shadow_of or load.name}.toml"
+    extract = shown_path(load.extract, project.root) if load.extract else file
     if failure.is_a(errors.SchemaDriftError) and failure.new_columns:
         return f'add the columns to {load.table}, or set on_new_column = "add" in {file}'
     corrections = {

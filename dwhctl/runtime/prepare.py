@@ -45,6 +45,8 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
     found = load_of(project, load)
     if found is None:
         return ""
+    if found.extract is None:
+        return f"[endpoint] in config/loads/{found.shadow_of or found.name}.toml"
     by_name = {known.name: known for known in project.shards_of(found)}
     try:
         query = render_extract(

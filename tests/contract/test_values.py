@@ -16,30 +16,33 @@ from dwhctl.project.templates import Query
 from tests.contract.kits import NASTY_TEXTS, SOURCES, TARGETS, Kit, SourceKit, TargetKit, TypeCase
 from tests.contract.way import SELECT, TABLE, Way, filled
 
-CASES = [pytest.param(kit, case, id=f"{kit.name}-{case.declared}") for kit in TARGETS for case in kit.types]
+#: The values are in the target's SQL: a source of its own kind reads it, else one that has the type by that name.
+CASES = [
+    pytest.param(source, target, case, id=f"{source.name}-{target.name}-{number}-{case.declared}")
+    for target in TARGETS
+    for source in [kit for kit in SOURCES if kit.name == target.name] or SOURCES
+    for number, case in enumerate(target.types)
+    if case.declared in {one.declared for one in source.types}
+]
 
 
 # Values
 
 
-@pytest.mark.parametrize(("target", "case"), CASES)
+@pytest.mark.parametrize(("source", "target", "case"), CASES)
 def test_every_value_of_every_type_arrives_as_it_was(
-    target: TargetKit, case: TypeCase, tmp_path: Path
+    source: SourceKit, target: TargetKit, case: TypeCase, tmp_path: Path
 ) -> None:
-    # The values are in the target's SQL: a source of its own kind reads it, else one that has the type by that name.
-    for source in [kit for kit in SOURCES if kit.name == target.name] or SOURCES:
-        if case.declared not in {one.declared for one in source.types}:
-            continue
-        way = Way(source, target, tmp_path)
-        filled(way, *case.values, source.null(case), declared=case.declared)
-        assert way.carry(SELECT) == len(case.values) + 1
-        expected = target.texts(
-            way.warehouse,
-            " UNION ALL ".join(f"SELECT {n} AS id, {v} AS v" for n, v in enumerate(case.values)),
-        )
-        found = way.rows("id, v")
-        assert found[:-1] == sorted(expected, key=lambda row: int(row[0] or 0))
-        assert found[-1] == (str(len(case.values)), None)
+    way = Way(source, target, tmp_path)
+    filled(way, *case.values, source.null(case), declared=case.declared)
+    assert way.carry(SELECT) == len(case.values) + 1
+    expected = target.texts(
+        way.warehouse,
+        " UNION ALL ".join(f"SELECT {n} AS id, {v} AS v" for n, v in enumerate(case.values)),
+    )
+    found = way.rows("id, v")
+    assert found[:-1] == sorted(expected, key=lambda row: int(row[0] or 0))
+    assert found[-1] == (str(len(case.values)), None)
 
 
 def test_every_type_of_a_source_goes_to_every_target(way: Way) -> None:

@@ -68,14 +68,14 @@ class DuckdbTarget(Target):
             return described(db, table)
 
     def declaration(self, column: Column) -> str:
-        return _type_of(column)
+        return type_of(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
             for new in columns:
                 db.execute(
                     f"ALTER TABLE {quote_path(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {_type_of(new)}"
+                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {type_of(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -329,7 +329,8 @@ class DuckdbInspection(Inspection):
         return [f"${name}" for name in bound], bound
 
 
-def _type_of(column: Column) -> str:
+def type_of(column: Column) -> str:
+    """Return the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"
     for declared, (kind, arrow) in engine.KINDS.items():
