@@ -89,8 +89,20 @@ def _too_short(source: Column, target: Column) -> Iterator[_Reason]:
     elif target.octets is not None and (source.octets is None or source.octets > target.octets):
         need = "there is no limit at the source" if source.octets is None else f"there may be {source.octets}"
         yield f"a value of more than {target.octets} octets would be refused ({need})", room, False
+    elif _has_fewer_characters(source, target):
+        yield (
+            f"a value of more than {target.characters} characters would be refused",
+            replace(source, kind=target.kind, octets=None, characters=None, padded=False),
+            False,
+        )
     elif target.padded:
         yield from _padded(source, target)
+
+
+def _has_fewer_characters(source: Column, target: Column) -> bool:
+    """Return whether a text of the source may have more characters than fit. A place holds one character at most."""
+    most = source.places if source.characters is None else source.characters
+    return target.characters is not None and (most is None or most > target.characters)
 
 
 def _padded(source: Column, target: Column) -> Iterator[_Reason]:
