@@ -22,6 +22,7 @@ from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.problems import MAIN, line_of
 from dwhctl.project.templates import Query, render_extract, render_file, render_text
+from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import Statement, TableColumns, Target
@@ -178,15 +179,21 @@ class RenderedPart:
 
 
 def load_parts(
-    project: Project, load: Load, shard: Shard, day: date, *, online: bool
+    project: Project, load: Load, shards: Sequence[Shard], day: date, *, online: bool, describe: bool
 ) -> dict[str, Callable[[], RenderedPart]]:
-    """Return the parts of a load for a slice, each rendered when called.
+    """Return the parts of a load for a slice of the first shard, each rendered when called.
 
-    With `online` the table's columns are those of the warehouse. Raise AttemptError then.
+    With `online` the table's columns are those of the warehouse. With `describe` the first of the shards that can be
+    reached describes the table of a load without a `create`. Raise AttemptError then.
     """
+    shard = shards[0]
     return {
         "extract": lambda: _extract(project, load, shard, day),
-        "create": lambda: _create(load, _created(project, load)),
+        "create": lambda: (
+            _generated(project, load, shards, day)
+            if load.create is None and describe
+            else _create(load, _created(project, load))
+        ),
         "publish": lambda: _publish(project, load, shard, day, online=online),
     }
 
@@ -223,9 +230,28 @@ def _created(project: Project, load: Load) -> list[str]:
 
 
 def _create(work: Load | Report, statements: Sequence[str]) -> RenderedPart:
-    where = f"{work.warehouse}, each statement commits" if work.create else "none, the table has to exist"
     kind = "load" if isinstance(work, Load) else "report"
+    none = (
+        "none, the table has to exist"
+        if kind == "report"
+        else "none, the table is made from the columns of a shard; --create asks one and shows the statements"
+    )
+    where = f"{work.warehouse}, each statement commits" if work.create else none
     return RenderedPart("create", f"create of {kind} {work.name}: {where}", list(map(Statement, statements)))
+
+
+def _generated(project: Project, load: Load, shards: Sequence[Shard], day: date) -> RenderedPart:
+    expected_first = sorted(shards, key=lambda shard: shard.has_ended(day))
+    slices = ((shard, make_slice(project, load, shard, day)) for shard in expected_first)
+    table, shard = TableColumnsFinder(project, slots_of(project)).table_for(load, slices)
+    statements = _target(project, load).create_table(table)
+    about = (
+        f"create of load {load.name}: {load.target}, each statement commits, when there is no {load.table}"
+    )
+    notes = [
+        f"made of the columns that shard {shard.name} declares; to keep and change it, write it into a `create`"
+    ]
+    return RenderedPart("create", about, list(map(Statement, statements)), notes)
 
 
 def _target(project: Project, work: Load | Report) -> Target:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
 
 
@@ -208,6 +209,14 @@ class Target(ABC):
     @abstractmethod
     def declaration(self, column: Column) -> str:
         """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+
+    def create_table(self, table: NewTable) -> Sequence[str]:
+        """Return the statements that make a table, and its schema first, unless they exist. Does not connect.
+
+        Sort order, segmentation, partitions or indexes are those that suit the replacement of slices. Raise
+        TargetRefusedError for columns without a type here.
+        """
+        return table.statements(table.columns_sql(self.declaration))
 
     @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:

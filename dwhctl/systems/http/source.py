@@ -15,7 +15,6 @@ from dwhctl.systems.base.fingerprint import Dialect, Part, quote_name, read_fing
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
-from dwhctl.systems.duckdb.target import type_of
 from dwhctl.systems.http.client import Client
 from dwhctl.systems.http.paginators import Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records
@@ -242,7 +241,7 @@ def _fill(
     db: duckdb.DuckDBPyConnection, columns: Sequence[Column], batches: Iterator[pa.RecordBatch]
 ) -> None:
     try:
-        types = {column.name: type_of(column) for column in columns}
+        types = {column.name: engine.declaration(column) for column in columns}
     except TargetRefusedError as error:
         raise QueryError(str(error)) from error
     declared = ", ".join(f"{quote_name(name)} {word}" for name, word in types.items())
