@@ -13,6 +13,7 @@ import queue
 import time
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dwhctl.core.errors import ExitCode, InternalError, SessionsError, StateDirError, WorkersError
@@ -23,20 +24,21 @@ from dwhctl.runtime.events import RunEnded, RunResult
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import logged_run
+from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from dwhctl.alerts.digest import RunKind
+    from dwhctl.core.errors import NotReady
     from dwhctl.engine.jobs import Attempts
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Listener
-    from dwhctl.runtime.messages import Failure
+    from dwhctl.runtime.events import Event, Listener
     from dwhctl.sessions.store import SessionStore
 
 
@@ -178,6 +180,8 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
         self.running: dict[str, Attempt[JobT, RunnerT]] = {}
         self.blocked = False
         self.lacking: tuple[str, ...] = ()
+        #: When the jobs began to wait: the sessions of those that never start begin then.
+        self.began = datetime.now(UTC)
         self._slot_wait = Wait()
 
     def run(self) -> ExitCode | None:
@@ -226,6 +230,30 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
             self._slot_wait.note(lambda: self.slots.wanted(*self.lacking))
         else:
             self._slot_wait.end()
+
+    def wait_until_ready(
+        self,
+        jobs: JobQueue[JobT],
+        job: JobT,
+        now: float,
+        *,
+        until: float,
+        pause: float,
+        event: Event,
+        error: Callable[[], NotReady],
+    ) -> bool:
+        """Keep a job back in `jobs` that is not ready, or fail it when its time is over. Return whether it waits.
+
+        The first time, publish the event. It waits without a slot.
+        """
+        if now >= until:
+            self.attempts.fail_unstarted([job], Failure.of(error()), self.began)
+            return False
+        jobs.wait(job, min(now + pause, until))
+        if not job.announced:
+            job.announced = True
+            self.attempts.listen(event)
+        return True
 
     def may_retry(self, job: JobT, failure: Failure) -> bool:
         """Count a failure of the job, and return whether it is tried again."""

@@ -154,12 +154,24 @@ def _check_load(found: Found, load: Load) -> None:
     connection = _use(found, load.target, "is_target", "a warehouse", place.at("target"))
     if connection and (problem := connection.warehouse_problem()):
         found.problems.add(place.at("target"), f"'{load.target}' {problem}")
+    if load.ready is not None:
+        _check_ready(found, load)
     check_files(found.problems, load, place)
+
+
+def _check_ready(found: Found, load: Load) -> None:
+    """Add a problem if a source of the load runs no SQL."""
+    names = {shard.connection for shard, _ in found.shards.get(load.shards, [])} & found.connections.keys()
+    for kind in sorted({found.connections[name].type for name in names}):
+        if not SYSTEMS[kind].runs_sql:
+            what = f"is a query on the shards, and those of type {kind} run no SQL"
+            remedy = "drop it; if it is in [load_defaults], write it into the loads with SQL sources instead"
+            found.problems.add(found.place(load).at("ready"), f"{what}; {remedy}")
 
 
 def check_files(problems: Problems, table: Table, place: Place) -> None:
     """Add a problem for each missing file of a load, report, channel or the pings."""
-    for key in ("extract", "source", "create", "template", "tls_cafile"):
+    for key in ("extract", "ready", "source", "create", "template", "tls_cafile"):
         check_file(problems, getattr(table, key, None), place.at(key))
 
 

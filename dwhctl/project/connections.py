@@ -174,6 +174,8 @@ class SystemUses:
     is_source: ClassVar[bool] = False
     is_target: ClassVar[bool] = False
     is_sessions: ClassVar[bool] = False
+    #: A source that runs SQL: a load's `ready` is a query on it.
+    runs_sql: ClassVar[bool] = True
     #: A target with one writer at a time.
     one_writer: ClassVar[bool] = False
     #: A source with a probe, which needs no worker and no login.
