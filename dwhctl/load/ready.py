@@ -227,6 +227,8 @@ class ReadyChecks:
                 loop.attempts.listen(SliceReady(*job.names, now - since))
             loop.jobs.put(job)
         else:
+            # After a failure it waits anew: progress shows it again.
+            job.announced &= not job.failures
             job.failures = 0
             self._wait_on(job, now, until)
         return self._breaker.finished(check, event.failure, now)

@@ -97,7 +97,9 @@ class Tally:
                 case RunStarted():
                     self._begin(event)
                 case SliceWaits():
-                    self._server(event.connection).not_ready.add(_key(event))
+                    server = self._server(event.connection)
+                    server.waiting.discard(_key(event))
+                    server.not_ready.add(_key(event))
                 case SliceReady():
                     self._server(event.connection).not_ready.discard(_key(event))
                 case SliceStarted():

@@ -99,6 +99,7 @@ def test_slices_that_wait_until_they_are_ready_are_counted(plan: Plan) -> None:
     waits = ("server_0", DAY, 0, "sql/orders/ready.sql", datetime(2020, 7, 14, 7, tzinfo=UTC))
     with PlainProgress(write=written.append, every=0.05) as progress:
         progress(RunStarted("2", plan))
+        progress(closed("abakan", State.UP_FOR_RETRY))
         progress(SliceWaits("orders", "abakan", *waits))
         progress(SliceWaits("orders", "achinsk", *waits))
         wait_until(lambda: "2 waiting until ready" in written[-1], "both are shown")
