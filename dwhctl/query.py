@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,8 +26,6 @@ from dwhctl.systems.base.source import Cursor, Row, StatementResult, checked, wa
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
-
     from dwhctl.project.connections import Connection
     from dwhctl.project.loads import Shard
     from dwhctl.project.model import Project
@@ -129,8 +128,6 @@ def _hold_slot(project: Project, connection: Connection, wait: timedelta, stack:
 
 
 class _Execution:
-    """The statements in their thread, which starts at once."""
-
     def __init__(self, cursor: Cursor, statements: Sequence[str], request: QueryRequest) -> None:
         self._cursor = cursor
         self._statements = statements
@@ -177,7 +174,6 @@ class _Execution:
         self._put(end)
 
     def _put(self, part: Part | BaseException | None) -> bool:
-        """Pass a part to the caller; return False when the caller has stopped."""
         while not self._stopped.is_set():
             with suppress(queue.Full):
                 self._parts.put(part, timeout=0.1)
@@ -201,7 +197,6 @@ class _Execution:
             cursor.commit()
 
     def _answer(self, answer: StatementResult) -> Generator[Part, None, bool]:
-        """Yield the parts of an answer; return whether it has more rows than `limit`."""
         if not answer.columns:
             yield Changed(answer.changed)
             return False

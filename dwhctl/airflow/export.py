@@ -89,7 +89,6 @@ def read_exports(paths: list[Path]) -> Export:
 
 
 def _read(path: Path) -> Export:
-    """Read a file. Raise ValueError."""
     try:
         text = read_text(path, "utf-8-sig")
     except OSError as error:

@@ -107,7 +107,6 @@ def _check_text(name: str, value: Any) -> None:
 
 
 def _hide(value: Any, hint: str, known: Collection[str], *, sensitive: bool) -> Any:
-    """Return the tree with its secrets Hidden."""
     if isinstance(value, Mapping):
         return {
             key: _hide(inner, f"{hint}_{slug(key)}", known, sensitive=sensitive or is_sensitive(key))
@@ -157,7 +156,6 @@ def _read_literal(text: str) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """Return a literal of Python in the types of JSON."""
     if isinstance(value, dict):
         return {str(key): _as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

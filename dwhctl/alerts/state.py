@@ -240,7 +240,6 @@ def _row(channel: str, key: FailureKey, notified: Notified) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> list[tuple[str, FailureKey, Notified]]:
-    """Read a file; one that is missing or damaged holds nothing."""
     try:
         return [_parsed(row) for row in json.loads(read_text(path, follow=False))]
     except _UNREADABLE:

@@ -7,13 +7,14 @@ the same privileges as a load; an empty group is staged in the warehouse, and dr
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import SERVICE_FIELDS
+from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
     AttemptError,
     ConfigError,
@@ -28,8 +29,8 @@ from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
 from dwhctl.load.ready import is_true
 from dwhctl.project.days import make_slice, resolve_day
-from dwhctl.project.loads import Shard
-from dwhctl.project.names import report_sql
+from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.names import RowSource, report_sql
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
@@ -38,18 +39,11 @@ from dwhctl.runtime.prepare import DeliveredColumns, check_columns, dropped_erro
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.system import system_of
-from dwhctl.systems.base.target import StagingGroup
+from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-
-    from dwhctl.core.columns import Column
-    from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Target
 
 _TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5
@@ -133,7 +127,6 @@ class OnlineCheck:
             yield CheckFinding(self._project.sessions_connection, str(error))
 
     def _shards(self) -> dict[str, list[Shard]]:
-        """Return the shards of each connection."""
         shards: dict[str, list[Shard]] = {}
         for shard in dict.fromkeys(chain.from_iterable(self._project.shard_groups.values())):
             shards.setdefault(shard.connection, []).append(shard)
@@ -189,7 +182,6 @@ class OnlineCheck:
             yield CheckFinding(f"{load.name}: {load.target}", f"{what}: make it VARCHAR({longest})")
 
     def _of_report(self, report: Report, source: RowSource, where: str) -> Iterator[CheckFinding]:
-        """Check whether the source's columns are the table's; nothing is replaced."""
         timeout = timedelta(seconds=_TIMEOUT_SECONDS)
         try:
             with self._targets[report.connection].refresh(report.target, source, timeout) as refresh:
@@ -217,7 +209,6 @@ class OnlineCheck:
                 yield from of_connection[-1].found
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
-        """Collect what is wrong with a shard; `_folded` reports it."""
         for load in self._loads_of(shard):
             for attempt in (self._try_extract, self._try_ready):
                 try:

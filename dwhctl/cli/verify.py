@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,8 +29,6 @@ from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from dwhctl.project.model import Project
 
 
@@ -222,7 +221,6 @@ def _what(group: FoldedFinding) -> str:
 
 
 def _size(group: FoldedFinding) -> str:
-    """Count slices and rows, and only rows that were counted."""
     slices = counted(group.slices, "slice")
     if group.rows is None:
         return f"{slices}, rows not counted"

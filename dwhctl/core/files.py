@@ -11,11 +11,8 @@ import re
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO, cast
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from pathlib import Path
+from typing import BinaryIO, cast
 
 #: The largest configuration, SQL, secret or text of a lock.
 MOST_BYTES = 16 * 2**20

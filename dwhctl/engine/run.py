@@ -12,15 +12,16 @@ from __future__ import annotations
 import queue
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from dwhctl.core.errors import ExitCode, InternalError, SessionsError, StateDirError, WorkersError
+from dwhctl.core.errors import ExitCode, InternalError, NotReady, SessionsError, StateDirError, WorkersError
 from dwhctl.core.waiting import Wait, caught_signals
-from dwhctl.engine.jobs import Attempt, JobQueue, JobT, RunnerT
+from dwhctl.engine.jobs import Attempt, Attempts, JobQueue, JobT, RunnerT
 from dwhctl.notify import run_notifier
-from dwhctl.runtime.events import RunEnded, RunResult
+from dwhctl.runtime.events import Event, Listener, RunEnded, RunResult
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import logged_run
@@ -31,14 +32,9 @@ from dwhctl.runtime.slots import Slots
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     from dwhctl.alerts.digest import RunKind
-    from dwhctl.core.errors import NotReady
-    from dwhctl.engine.jobs import Attempts
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Event, Listener
     from dwhctl.sessions.store import SessionStore
 
 
@@ -127,7 +123,6 @@ class Run(ABC):
         self.blocked = context.blocked
 
     def _leaves_work(self) -> bool:
-        """Return whether the next run has something to reap."""
         return bool(self.leaves_lock or self.result.stopped is not None or self.result.in_doubt)
 
     def loop(self, scheduler: Scheduler[Any, Any, Any]) -> None:

@@ -6,18 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.load.cast import fits
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 UUID_OCTETS = 36
 _MOST_DIGITS, _MOST_DIGITS_256 = 38, 76

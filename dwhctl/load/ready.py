@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import AttemptError, ConfigError, NotReady, QueryError, TimedOutError
 from dwhctl.core.waiting import Wait
 from dwhctl.core.words import one_line, quoted, shown_path, shown_time
 from dwhctl.engine.jobs import JobQueue
-from dwhctl.project.templates import render_ready
+from dwhctl.project.templates import Query, render_ready
 from dwhctl.runtime.events import SliceReady, SliceWaits
 from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.prepare import ready_place
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
     from dwhctl.engine.run import Scheduler
     from dwhctl.load.attempts import SliceJob
     from dwhctl.project.connections import Connection
     from dwhctl.project.model import Project
-    from dwhctl.project.templates import Query
     from dwhctl.runtime.circuit_breaker import CircuitBreaker
     from dwhctl.runtime.slots import Slot
     from dwhctl.systems.base.source import Source

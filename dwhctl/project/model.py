@@ -56,8 +56,6 @@ def _chat(chat: str) -> str:
 
 
 class _Alert(NamedTable, TableWithoutUrls):
-    """The keys of every channel."""
-
     when: Annotated[tuple[Occasion, ...], Listed, Field(min_length=1)] = Field(
         examples=[["one_failed", "sla_miss"]]
     )

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,15 +16,12 @@ from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, quoted, shown_path
 from dwhctl.project.checks import TASK_NAME_LENGTH, task_name
 from dwhctl.project.fields import is_relation, table_problem
-from dwhctl.project.loads import Load
+from dwhctl.project.loads import Load, Report
 from dwhctl.project.problems import REPORTS, Place
 from dwhctl.project.templates import render_file, render_text
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from dwhctl.project.connections import Connection
-    from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
 
 Found = TypeVar("Found")
@@ -193,7 +191,6 @@ def _refuse_table(project: Project, load: Load, table: str) -> None:
 
 
 def _refuse_create(project: Project, load: Load, shadow: Load) -> None:
-    """Raise UsageError for a `create` without load.table, which would create the load's own table again."""
     if load.create is None:
         return
     if render_file(project, load.create, shadow) == render_file(project, load.create, load):

@@ -23,14 +23,7 @@ from dwhctl.project.files import (
     table_of_url,
 )
 from dwhctl.project.loads import Load, Refreshing, Report, Shard, ShardEntry
-from dwhctl.project.model import (
-    ALERT_TYPES,
-    PingsTable,
-    Project,
-    ProjectTable,
-    SessionsTable,
-    Variable,
-)
+from dwhctl.project.model import ALERT_TYPES, PingsTable, Project, ProjectTable, SessionsTable, Variable
 from dwhctl.project.problems import MAIN, REPORTS, Model, Place, Problems, one_of
 
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
@@ -55,8 +48,6 @@ def read_for_alerts(root: Path) -> Project | None:
 
 
 class _Reader:
-    """Read one project into `found`, with its `problems`."""
-
     def __init__(self, root: Path, environ: Mapping[str, str]) -> None:
         self.root = Path(os.path.normpath(root.absolute()))
         self.environ = environ
@@ -154,7 +145,6 @@ class _Reader:
     def _typed(
         self, types: Mapping[str, type[Model]], table: object, place: Place, name: str
     ) -> Model | None:
-        """Return a table whose key `type` decides its model."""
         values = self.problems.table(table, place)
         kind = values.get("type")
         if isinstance(kind, str) and kind in types:
@@ -287,7 +277,10 @@ class _Reader:
         placed = [(MAIN.at("pings", key), secret) for key, secret in pings.secrets().items()]
         for tables in (found.connections, found.alerts, found.loads, found.reports):
             for table in tables.values():
-                placed += [(found.place(table).at(key), secret) for key, secret in table.secrets().items()]
+                placed += [
+                    (found.place(table).at(*key.split(".")), secret)
+                    for key, secret in table.secrets().items()
+                ]
         for name, variable in variables.items():
             outside = Place("environment", f"{VARIABLE_PREFIX}{name.upper()}")
             for secret in leaves(variable):

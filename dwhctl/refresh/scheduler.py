@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
@@ -17,22 +18,17 @@ from dwhctl.engine.jobs import Attempt, Job
 from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.refresh.transaction import refresh_report
-from dwhctl.runtime.events import ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runtime.events import ClosedFacts, ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runtime.messages import Failure
-from dwhctl.runtime.plan import lacking, longest_wait, not_met, readiness
+from dwhctl.runtime.plan import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runtime.prepare import keep_report_place
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import timedelta
-
     from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
     from dwhctl.project.names import ReportSql
-    from dwhctl.runtime.events import ClosedFacts
-    from dwhctl.runtime.plan import Readiness
     from dwhctl.runtime.slots import Slot
     from dwhctl.systems.base.target import Target
 
@@ -121,7 +117,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
                 slot.release()
 
     def _slot(self, connection: str) -> Slot | None:
-        """Take a slot of the warehouse if one is free; a file has one writer at all."""
         is_used = any(attempt.job.connection == connection for attempt in self.running.values())
         if is_used and SYSTEMS[self._project.connections[connection].type].one_writer:
             return None
@@ -131,7 +126,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return slot
 
     def _start(self, job: ReportJob, slot: Slot, now: float) -> bool:
-        """Start an attempt if the report may start; else fail it, or let it wait."""
         if (error := self._rules.blocked.get(job.config.name)) is not None:
             self._fail(job, error)
             return False
@@ -181,7 +175,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return False
 
     def _refresh(self, attempt: ReportAttempt) -> None:
-        """Make the attempt, in its thread."""
         job, target = attempt.job, attempt.runner.target
         try:
             if job.unsettled is not None:

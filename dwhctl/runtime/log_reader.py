@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from dwhctl.core.errors import StateDirError
 from dwhctl.core.files import denied, open_regular
 from dwhctl.runtime.log import SUFFIX, log_path
 from dwhctl.sessions.history import find_run
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
-    from datetime import tzinfo
-
 
 LEVELS = ("info", "warning", "error")
 _HEAD = ("time", "level", "event", "run_id", "load", "shard", "day", "etl_id", "attempt", "state")

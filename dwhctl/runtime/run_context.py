@@ -8,7 +8,8 @@ import re
 import threading
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,20 +21,15 @@ from dwhctl.core.faults import reach
 from dwhctl.core.files import open_for_update, open_regular
 from dwhctl.core.waiting import waited
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.locks import Lock, held_in_sessions, held_work, shown_holder
+from dwhctl.runtime.locks import Lock, StateDir, held_in_sessions, held_work, shown_holder
 from dwhctl.runtime.recovery import Reaper
-from dwhctl.runtime.slots import WORKERS, connection_limits
+from dwhctl.runtime.slots import WORKERS, Slots, connection_limits
 from dwhctl.sessions import open_store
 from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import ExitStack
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.locks import StateDir
-    from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.target import Target
 
@@ -228,8 +224,9 @@ _LOCK_SECONDS = 30.0
 
 
 def new_run_id() -> str:
-    """Return the id of a new run: it begins with the time in UTC."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    """Return the id of a new run: it begins with the time in UTC, to 1/256 of a second, so that ids sort."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 256 // 1_000_000:02x}{uuid.uuid4().hex[:6]}"
 
 
 def limits_of(project: Project) -> dict[str, int | None]:
@@ -239,7 +236,6 @@ def limits_of(project: Project) -> dict[str, int | None]:
 
 @contextmanager
 def _with_remedy(wait: float) -> Iterator[None]:
-    """Add to the error of a held lock how to wait for it."""
     try:
         yield
     except LockHeldError as error:
@@ -312,7 +308,6 @@ class RunContext:
         return self.unknown(store) if store.recent(1) else list(self.project.loads.values())
 
     def _highest_in(self, loads: Iterable[Load]) -> int:
-        """Return the highest etl_id in the tables of these loads. Raise AttemptError."""
         tables = {(load.target, load.table) for load in loads}
         return max((self._highest_etl_id(target, table) for target, table in tables), default=0)
 

@@ -149,7 +149,6 @@ def read_durations(store: SessionStore, since: datetime) -> list[TaskDurations]:
 
 
 def _durations(load: str, shard: str | None, text: str) -> TaskDurations:
-    """Return the durations of a task from `id ms,id ms,...` in any order."""
     pairs = sorted((int(number), int(ms)) for number, ms in (pair.split(" ") for pair in text.split(",")))
     seconds = tuple(max(ms, 0) / 1000 for _, ms in pairs)
     return TaskDurations(load, shard, seconds, round(statistics.median(seconds), 3))

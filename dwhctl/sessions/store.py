@@ -329,7 +329,6 @@ class SessionStore(ABC):
         faults.reach(f"sessions.{what}.done")
 
     def _execute(self, statement: str, values: Mapping[str, object]) -> Rows:
-        """Execute a statement by its name. Return its rows, or how many it wrote."""
         encoded = {name: self._encode(value) for name, value in values.items()}
         cursor = self._connection.execute(self._sql[statement], encoded)
         return [(cursor.rowcount,)] if cursor.description is None else self._fetched(cursor)

@@ -10,16 +10,19 @@ nothing was published in between. Otherwise the slice is measured again. Nothing
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.project.days import FIRST_DAY, LAST_DAY
+from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
 from dwhctl.sessions.values import LastSession, State, is_complete
 from dwhctl.verify.checks import SliceReader
 from dwhctl.verify.findings import (
     Check,
+    Explanation,
     SliceComparison,
     SliceFinding,
     differences,
@@ -30,17 +33,12 @@ from dwhctl.verify.findings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-    from datetime import date
-
     from dwhctl.core.errors import AttemptError
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.verify.findings import Explanation
 
     Sessions = Mapping[Slice, LastSession | None]
 
@@ -132,7 +130,6 @@ class Comparison:
                 yield [self._results.pop(planned.slice) for planned in batch]
 
     def _describe(self, slices: Sequence[PlannedSlice]) -> list[PlannedSlice]:
-        """Return the slices that can be compared."""
         complete, _ = self._complete(slices)
         failed = self._sides.describe(slices, are_some_complete=bool(complete))
         for planned in complete:
@@ -141,7 +138,6 @@ class Comparison:
         return [planned for planned in complete if planned.load.name not in failed]
 
     def _complete(self, slices: Sequence[PlannedSlice]) -> tuple[list[PlannedSlice], Sessions]:
-        """Return the complete slices, and the sessions that show it; the others have their result."""
         if self._store is None:
             return list(slices), dict.fromkeys(planned.slice for planned in slices)
         last = last_sessions_of(self._project, self._store, slices)
@@ -154,7 +150,6 @@ class Comparison:
         return complete, last
 
     def _compare(self, slices: Sequence[PlannedSlice], *, explain: bool = False) -> list[PlannedSlice]:
-        """Compare the slices once; return those with findings that were loaded meanwhile."""
         chosen, before = self._complete(slices)
         if not chosen:
             return []

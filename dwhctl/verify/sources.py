@@ -6,12 +6,13 @@ says: duplicate keys, keys that are in other slices too, rows of no session, and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError
-from dwhctl.project.days import FIRST_DAY, LAST_DAY
+from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
 from dwhctl.runtime.prepare import check_columns
 from dwhctl.verify.checks import measure_of, without_slice
 from dwhctl.verify.compare import Pair, Sides
@@ -28,9 +29,6 @@ from dwhctl.verify.findings import (
 from dwhctl.verify.row_differences import Case, chosen_cases, find_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.project.templates import Query
@@ -141,7 +139,6 @@ class SourceAndWarehouse(Sides):
             yield slice_, _Content(fingerprint, etl_ids, duplicates.get(shard), elsewhere.get(shard))
 
     def _busy(self) -> set[tuple[str, str]]:
-        """Return the loads and shards of which some day is being loaded."""
         return set() if self._store is None else self._store.running_tasks()
 
     # What is wrong beside differences
@@ -177,7 +174,6 @@ class SourceAndWarehouse(Sides):
         return [*self._without_day(), *self._unknown]
 
     def _without_day(self) -> Iterator[SliceComparison]:
-        """Yield the results on rows whose day is NULL."""
         for (load, shard), rows in sorted(self._nulls.items(), key=lambda item: item[0]):
             column = self._project.loads[load].slice_by
             if isinstance(rows, AttemptError):
@@ -205,7 +201,6 @@ class SourceAndWarehouse(Sides):
 def _describe_table(
     group: Sequence[PlannedSlice], inspection: Inspection, heartbeat: Heartbeat
 ) -> tuple[Measure, Mapping[str, int]]:
-    """Return what is measured of the table, and how many rows each etl_source has."""
     load = group[0].load
     measure = measure_of(load, check_columns(load, tuple(inspection.columns())))
     heartbeat()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dwhctl.project.connections import SYSTEMS
 from dwhctl.runtime.events import Event, RunStarted, SliceWaits
 from dwhctl.sessions import State
 from tests.cli_support import dwh
@@ -169,16 +168,15 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path, capsys: Capt
     assert not (tmp_path / "state").exists()
 
 
-def test_a_source_without_sql_cannot_have_it(
-    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a_sandbox(tmp_path)
-    monkeypatch.setattr(type(SYSTEMS["duckdb"]), "runs_sql", False)
+def test_a_source_without_sql_cannot_have_it(tmp_path: Path, capsys: Captured) -> None:
+    sandbox = Sandbox(tmp_path, load_keys=KEYS).write()
+    sandbox.put("sql/orders/ready.sql", READY)
+    path = tmp_path / "config/dwhctl.toml"
+    keys = 'type = "http"\nbase_url = "http://127.0.0.1:1/"\n'
+    path.write_text(path.read_text().replace('type = "duckdb"\npath = "servers/server_1"\n', keys))
     assert dwh("config", "check", "--project", tmp_path) == 2
     shown = capsys.readouterr().err
-    assert (
-        "orders.toml: ready: is a query on the shards, and those of type duckdb run no SQL; drop it" in shown
-    )
+    assert "orders.toml: ready: is a query on the shards, and those of type http run no SQL; drop it" in shown
 
 
 @needs_faults

@@ -57,7 +57,6 @@ class LiveProgress:
         self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Count an event; write some of them above the table as well."""
         self._tally.take(event)
         if isinstance(event, Waiting):
             self._note_wait(event)

@@ -216,7 +216,6 @@ class PlainProgress:
             self._line(f"{'finished' if every.done >= every.total else 'ended early'}: {self._state()}")
 
     def __call__(self, event: Event) -> None:
-        """Write the event's line, if it has one."""
         self._tally.take(event)
         if isinstance(event, RunStarted):
             self._started = bool(event.plan.slices)

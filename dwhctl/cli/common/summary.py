@@ -238,7 +238,6 @@ class RefreshLines:
         self._settings = settings
 
     def __call__(self, event: Event) -> None:
-        """Write the event's line, if it has one."""
         if self._settings.quiet or (isinstance(event, ReportStarted) and not self._settings.verbose):
             return
         if isinstance(event, Waiting) and not event.text:

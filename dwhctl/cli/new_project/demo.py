@@ -95,8 +95,6 @@ def _without_other_projects() -> Iterator[None]:
 
 
 class _Demo:
-    """The steps: each shows what happens and the command, and runs it in the project's folder."""
-
     def __init__(self, project: Project, debug: bool) -> None:
         self._project = project
         self._debug = debug

@@ -140,7 +140,6 @@ class _Paper:
         return places
 
     def _label(self, bar: Bar, room: int) -> str:
-        """Return the letter, and as much of the slice's name as there is room for."""
         session, letter = bar.session, STYLES[_status(bar)].letter
         again = f" #{session.attempt}" if session.attempt > 1 else ""
         day = f" {session.day:%m-%d}" if self._has_many_days else ""

@@ -145,7 +145,6 @@ def gaps_command(
 
 
 def _span(view: View, tasks: Tasks, start: str | None, end: str | None, days: int | None) -> tuple[date, ...]:
-    """Return the days to check. Raise UsageError for a range that cannot be."""
     yesterday = view.today - timedelta(days=1)
     last = chosen_day(view.project, "--end", end, view.now, ahead=0) if end else yesterday
     if start is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,6 +20,7 @@ from dwhctl.systems.base.target import (
     HELD,
     INSERT,
     STAGED,
+    Narrowing,
     Refresh,
     RefreshColumn,
     RefreshColumns,
@@ -32,12 +35,8 @@ from dwhctl.systems.base.target import (
 from dwhctl.systems.duckdb import client as engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Narrowing
     from dwhctl.systems.duckdb.target import DuckdbTarget
 
 
@@ -220,8 +219,7 @@ def publish_statements(file: Path, slice: Slice, columns: TableColumns) -> list[
         unknown = {bound: f"<{bound}>" for bound in ("start", "end")}
         return [
             replace(
-                statement,
-                values={key: unknown.get(key, value) for key, value in statement.values.items()},
+                statement, values={key: unknown.get(key, value) for key, value in statement.values.items()}
             )
             for statement in statements
         ]
@@ -235,7 +233,6 @@ def _values(files: Sequence[Path]) -> dict[str, object]:
 def _conditions(
     slices: Sequence[Slice], slice_by: str | None, *, zoned: bool
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the condition of the slices' rows for each pair of bounds, and its values."""
     for shards, bounds, values in conditions(slices, slice_by, zoned=zoned):
         yield (f"{shards} AND {bounds}" if bounds else shards), values
 

@@ -201,7 +201,6 @@ def offers_tls(host: str, port: int, seconds: float) -> bool | None:
 
 
 def _prelogin(host: str, port: int, seconds: float, most: int) -> bytes:
-    """Send the packet that begins a login, and return the first octets of the answer."""
     heads, values = b"", b""
     start = _OPTION.size * len(_OPTIONS) + len(_END)
     for token, value in _OPTIONS:

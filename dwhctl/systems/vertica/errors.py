@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from vertica_python import errors as driver_errors
 
@@ -18,9 +19,6 @@ from dwhctl.core.errors import (
     TlsError,
 )
 from dwhctl.core.secrets import mask
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 #: SQLSTATEs by their names in the driver's errors.py.
 MISSING = ("3F000", "42V01")  # a schema or a table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import Stage
@@ -19,9 +20,6 @@ from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, 
 from dwhctl.systems.vertica.publication import gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.systems.vertica.client import VerticaClient
 
 
@@ -69,7 +67,6 @@ class CopyEncoder:
 
 
 def _writer(column: Column) -> Callable[[pa.Array], pa.Array]:
-    """Return the function that writes a column's values as texts; NULL stays NULL."""
     special: dict[Kind, Callable[[pa.Array], pa.Array]] = {
         Kind.TEXT: _escaped,
         Kind.BINARY: _hex,
@@ -137,7 +134,6 @@ def _offsets(array: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def _data(array: pa.Array) -> memoryview:
-    """Return the concatenated values of a string or binary array."""
     offsets = _offsets(array)
     data = array.buffers()[2]
     return memoryview(data if data is not None else b"")[offsets[0] : offsets[-1]]
