@@ -12,18 +12,20 @@ from __future__ import annotations
 import queue
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from dwhctl.core.errors import ExitCode, InternalError, SessionsError, StateDirError, WorkersError
+from dwhctl.core.errors import ExitCode, InternalError, NotReady, SessionsError, StateDirError, WorkersError
 from dwhctl.core.waiting import Wait, caught_signals
 from dwhctl.engine.jobs import Attempt, Attempts, JobQueue, JobT, RunnerT
 from dwhctl.notify import run_notifier
-from dwhctl.runtime.events import Listener, RunEnded, RunResult
+from dwhctl.runtime.events import Event, Listener, RunEnded, RunResult
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import logged_run
+from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from dwhctl.alerts.digest import RunKind
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
 
 
@@ -174,6 +175,8 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
         self.running: dict[str, Attempt[JobT, RunnerT]] = {}
         self.blocked = False
         self.lacking: tuple[str, ...] = ()
+        #: When the jobs began to wait: the sessions of those that never start begin then.
+        self.began = datetime.now(UTC)
         self._slot_wait = Wait()
 
     def run(self) -> ExitCode | None:
@@ -222,6 +225,30 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
             self._slot_wait.note(lambda: self.slots.wanted(*self.lacking))
         else:
             self._slot_wait.end()
+
+    def wait_until_ready(
+        self,
+        jobs: JobQueue[JobT],
+        job: JobT,
+        now: float,
+        *,
+        until: float,
+        pause: float,
+        event: Event,
+        error: Callable[[], NotReady],
+    ) -> bool:
+        """Keep a job back in `jobs` that is not ready, or fail it when its time is over. Return whether it waits.
+
+        The first time, publish the event. It waits without a slot.
+        """
+        if now >= until:
+            self.attempts.fail_unstarted([job], Failure.of(error()), self.began)
+            return False
+        jobs.wait(job, min(now + pause, until))
+        if not job.announced:
+            job.announced = True
+            self.attempts.listen(event)
+        return True
 
     def may_retry(self, job: JobT, failure: Failure) -> bool:
         """Count a failure of the job, and return whether it is tried again."""

@@ -20,7 +20,7 @@ from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.names import shadow_name
-from dwhctl.project.templates import render_extract
+from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
@@ -109,7 +109,7 @@ def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
 
 
 def check_templates(project: Project, plan: Plan) -> None:
-    """Render every load's `create`, and its query for each of its shards once. Raise ConfigError."""
+    """Render every load's `create`, and its queries for each of its shards once. Raise ConfigError."""
     check_create(project, plan)
     seen = set()
     for planned in plan.slices:
@@ -117,6 +117,8 @@ def check_templates(project: Project, plan: Plan) -> None:
         if (load.name, shard.name) not in seen:
             seen.add((load.name, shard.name))
             render_extract(project, load, shard, planned.slice)
+            if load.ready is not None:
+                render_ready(project, load, shard, planned.slice)
 
 
 def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
@@ -46,7 +46,6 @@ class ReportJob(Job):
     def __init__(self, report: Report, sql: ReportSql, day: date) -> None:
         super().__init__(report, "", day, (report.connection,))
         self.sql = sql
-        self.announced = False
         self.found: tuple[Readiness, ...] = ()
         self.wait = Wait(first=_NEEDS_AGAIN_SECONDS)
         #: What an attempt could not end on the server.
@@ -101,7 +100,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         super().__init__(*parts)
         self._project = project
         self._rules = rules
-        self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
     def advance(self, now: float) -> None:
@@ -151,7 +149,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return True
 
     def _fail(self, job: ReportJob, error: errors.AttemptError) -> None:
-        self.attempts.fail_unstarted([job], Failure.of(error), self._began)
+        self.attempts.fail_unstarted([job], Failure.of(error), self.began)
 
     def _is_ready(self, job: ReportJob, now: float) -> bool:
         """Return whether the job's needs are met; a job that is not ready in time fails."""
@@ -161,16 +159,19 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         if all(need.is_met for need in job.found):
             job.wait.end()
             return True
-        wait_until = self._rules.began + longest_wait(self._project, job.config, self._rules.wait)
-        if now >= wait_until:
+        waits = self.wait_until_ready(
+            self.jobs,
+            job,
+            now,
+            until=self._rules.began + longest_wait(self._project, job.config, self._rules.wait),
+            pause=_NEEDS_POLL_SECONDS,
+            event=ReportWaits(job.config.name, job.day, job.found),
+            error=lambda: errors.NotReady(not_met(job.found, job.day)),
+        )
+        if waits:
+            job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
+        else:
             job.wait.end()
-            self._fail(job, errors.NotReady(not_met(job.found, job.day)))
-            return False
-        self.jobs.wait(job, min(now + _NEEDS_POLL_SECONDS, wait_until))
-        job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
-        if not job.announced:
-            job.announced = True
-            self.attempts.listen(ReportWaits(job.config.name, job.day, job.found))
         return False
 
     def _refresh(self, attempt: ReportAttempt) -> None:

@@ -62,6 +62,21 @@ class AttemptEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceWaits(AttemptEvent):
+    """The `ready` of a slice is not true: it waits without a worker, at most `until`. `query` is the query's file."""
+
+    query: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReady(AttemptEvent):
+    """The `ready` of a slice that waited is true, after so many seconds of the run."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SliceStarted(AttemptEvent):
     """An attempt was given to a worker. `slots_waited` is how long it waited for connections to be free."""
 
@@ -164,6 +179,8 @@ class RunEnded:
 
 Event = (
     RunStarted
+    | SliceWaits
+    | SliceReady
     | SliceStarted
     | SliceStaged
     | WorkerLogged

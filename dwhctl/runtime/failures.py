@@ -209,7 +209,10 @@ def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str
     if failure.is_a(errors.InternalError):
         return "this is a defect in dwhctl: report it with what `dwhctl report log last` shows", False
     if failure.is_a(errors.NotReady):
-        return "load what it needs, then", True
+        load = load_of(project, failed.load) if failed.shard else None
+        query = load.ready if load is not None else None
+        correction = f"see why {shown_path(query, project.root)} is not true there" if query else ""
+        return f"{correction or 'load what it needs'}, then", True
     correction = _of_sql(project, failed, failure, connection) or _of_connection(failure, connection)
     return f"{correction or _of_data(project, failed, failure)}, then", True
 
