@@ -234,7 +234,7 @@ class TwoTables(Sides):
         return Explanation("", reasons, same_keys=not contrast.only_here and not contrast.only_there)
 
     def _duplicates(self, contrast: Contrast) -> Iterator[SliceFinding]:
-        sides = ((self._load.table, contrast.doubled_here), (self._table, contrast.doubled_there))
+        sides = ((self._load.table, contrast.duplicates_here), (self._table, contrast.duplicates_there))
         if not any(found for _, found in sides):
             return
         names = key_names(self._measures[0])
