@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RunStarted:
     """The locks are held, dead runs are reaped, the slices are about to start.
 
-    `seconds` is what slices took lately, by load and shard, as far as any were loaded.
+    `seconds` is what slices took recently, by load and shard, as far as any were loaded.
     """
 
     run_id: str
