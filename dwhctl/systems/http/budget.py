@@ -135,7 +135,7 @@ class Budget:
             else:
                 state["done"].append(now)
         state["open"] = waiting
-        state["done"] = [min(each, now) for each in state["done"]]
+        state["done"] = [min(ended, now) for ended in state["done"]]
 
     @contextmanager
     def _locked(self) -> Iterator[_State]:
