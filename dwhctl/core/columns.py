@@ -34,7 +34,8 @@ class Column:
     """A declared column: `type` is its Arrow type, `declared` its type in the system's own words.
 
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
-    below `least` or above `most` (as Python values). A `padded` column fills values up to its width: blanks at the end
+    below `least` or above `most` (as Python values), no text of more than `characters` characters, or with a NUL
+    character (`no_nul`). A `padded` column fills values up to its width: blanks at the end
     of a text are lost, and a binary value has all its `octets`.
 
     A source's column has more, where the system declares it: a text or binary value has at most `places` (bytes of a
@@ -54,3 +55,5 @@ class Column:
     places: int | None = None
     fixed: bool = False
     fraction: int | None = None
+    characters: int | None = None
+    no_nul: bool = False
