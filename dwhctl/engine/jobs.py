@@ -59,7 +59,7 @@ class Job(ABC):
 
     @property
     def names(self) -> tuple[str, str, str, date, int]:
-        """What its events begin with."""
+        """The first fields of its events."""
         return self.config.name, self.shard, self.connection, self.day, self.attempt
 
     @property
@@ -142,7 +142,7 @@ class JobQueue(Generic[JobT]):
         return [queue[0] for route in self._turns if (queue := self._queues[route])]
 
     def wait(self, job: JobT, until: float) -> None:
-        """Keep a job back until a time."""
+        """Hold a job back until a time."""
         self._serial += 1
         heapq.heappush(self._waiting, (until, self._serial, job))
         self._waiting_on[job.connections] += 1

@@ -1,4 +1,4 @@
-"""A run, of slices or of reports: the whole of it, and its loop.
+"""A run of slices or reports, from its plan to its alerts, and the loop over its attempts.
 
 plan ▶ take the locks ▶ reap dead runs ▶ loop ▶ result ▶ write the alerts ▶ release the locks ▶ send alerts and pings
 
@@ -65,13 +65,13 @@ class Run(ABC):
 
     @abstractmethod
     def work(self) -> None:
-        """Do it, with the locks held: publish the event of the start, make the loop, and give it to `loop`."""
+        """Do the work, with the locks held: publish the start event, make the scheduler and pass it to `loop`."""
 
     def check(self, store: SessionStore) -> None:  # noqa: B027 - few runs have something to check
         """Refuse the run, now that its locks are held."""
 
     def unknown_loads(self, store: SessionStore) -> Sequence[Load]:  # noqa: ARG002
-        """Return the loads whose tables may hold etl_ids that the sessions table does not know of."""
+        """Return the loads whose tables may hold etl_ids that the sessions table does not have."""
         return ()
 
     def carry_out(
@@ -104,7 +104,7 @@ class Run(ABC):
         return self.result
 
     def _enter(self, stack: ExitStack) -> None:
-        """Take what the run holds until its end: the locks of its work, sessions, its run lock. Reap dead runs."""
+        """Take what the run holds until its end: the locks of its work, its sessions, its run lock. Reap dead runs."""
         self.targets = targets_of(self.project, f"dwhctl:{self.id}")
         context = RunContext(
             self.id,
@@ -113,7 +113,7 @@ class Run(ABC):
             self.state,
             self.slots,
             self.targets,
-            tell=self.listen,
+            notify=self.listen,
             leaves_lock=self._leaves_work,
             check=self.check,
             unknown=self.unknown_loads,
@@ -141,7 +141,7 @@ class Run(ABC):
             scheduler.end()
 
     def _stop_soon(self, code: ExitCode) -> None:
-        """Take a signal: the loop may be waiting for the sessions database."""
+        """Pass a signal to the loop, which may be waiting for the sessions database."""
         self.store.hurry()
         self.events.put(code)
 
@@ -220,7 +220,7 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
             yield waking
 
     def note_waits(self) -> None:
-        """Say what the run waits for when nothing runs and only slots of other runs are missing."""
+        """Announce what the run waits for when nothing runs and only slots of other runs are missing."""
         if self.lacking and not self.running:
             self._slot_wait.note(lambda: self.slots.wanted(*self.lacking))
         else:
@@ -290,11 +290,11 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
 
     @abstractmethod
     def expire(self, attempt: Attempt[JobT, RunnerT], now: float) -> None:
-        """End an attempt whose time is over, or set another time."""
+        """End an attempt that is past its `expires_at`, or set a later time."""
 
     @abstractmethod
     def handle(self, event: EventT) -> None:
-        """Take an event."""
+        """Process an event."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -72,7 +72,7 @@ class Forecast:
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
-    """Return what a run would do. Touches nothing: the sessions are read only where the request goes by them."""
+    """Return what a run would do. Touches nothing; the sessions are read only where the request depends on them."""
     plan = candidates(project, request)
     check_templates(project, plan)
     if request.only_missing or request.only_failed:
@@ -122,7 +122,7 @@ def check_templates(project: Project, plan: Plan) -> None:
 
 
 def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:
-    """Leave out what the request does not want by the sessions; without a store there are none."""
+    """Leave out the slices that the request excludes by their sessions; without a store there are none."""
     last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
     if request.only_missing:
         done = (
@@ -150,7 +150,7 @@ def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
 
 
 def past_of(store: SessionStore, plan: Plan) -> Past:
-    """Read how long the plan's loads took lately."""
+    """Read how long the plan's loads took recently."""
     return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
 
 

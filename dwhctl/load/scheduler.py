@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.prepare import PreparedTables
 
-#: A worker that has not started by then will not start: its attempt's time runs from then on.
+#: The timeout of an attempt begins when its worker has started, but no later than this.
 _START_UP_SECONDS = 60.0
 #: Workers with nothing to do for longer than this are dismissed: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
@@ -182,7 +182,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         future.add_done_callback(lambda done: self.events.put(Staged(attempt, done)))
 
     def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
-        """Fail an attempt that its worker has not seen."""
+        """Fail an attempt whose order was not given to its worker."""
         self._pool.give_back(attempt.runner.worker)
         self._breaker.not_asked(attempt.job)
         self._finished(attempt, StageResult(attempt.token, failure=failure))
@@ -228,7 +228,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _collect(self, attempt: SliceAttempt, future: Future[object]) -> None:
         if attempt.token not in self.running:
-            return  # its worker was killed when its time was over
+            return  # its worker was killed: the attempt took too long
         error = future.exception()
         result = future.result() if error is None else None
         if isinstance(result, StageResult):
@@ -257,7 +257,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._finished(attempt, StageResult(attempt.token, failure=failure))
 
     def _finished(self, attempt: SliceAttempt, result: StageResult) -> None:
-        """Take the result of an attempt that no worker is busy with any more."""
+        """Process the result of an attempt that its worker has ended."""
         job, runner, group = attempt.job, attempt.runner, attempt.runner.group
         del self.running[attempt.token]
         attempt.busy_seconds = time.monotonic() - attempt.opened

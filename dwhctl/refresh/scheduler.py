@@ -1,4 +1,4 @@
-"""Refresh reports side by side: the attempts of the loop, each in a thread with one transaction in the warehouse.
+"""The loop over reports. An attempt is a thread with one transaction in the warehouse; several run at once.
 
 The loop checks what a report needs before it starts; until then the report waits without a slot.
 """
@@ -50,7 +50,7 @@ class ReportJob(Job):
         self.wait = Wait(first=_NEEDS_AGAIN_SECONDS)
         #: What an attempt could not end on the server.
         self.unsettled: Target | None = None
-        #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
+        #: The session whose commit may still happen: it stays open, and the next attempt continues it.
         self.doubted: int | None = None
 
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> ReportClosed:  # noqa: ARG002
@@ -71,7 +71,7 @@ ReportAttempt = Attempt[ReportJob, InThread]
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What came of an attempt: rows, or why not. `is_settled`: the server does no more of it."""
+    """The outcome of an attempt: rows, or the error. `is_settled`: the server does no more work for it."""
 
     attempt: ReportAttempt
     rows: int = 0
@@ -187,7 +187,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             self.events.put(Refreshed(attempt, rows))
 
     def expire(self, attempt: ReportAttempt, now: float) -> None:
-        # Again and again: it may be between two statements, and begin the next.
+        # Repeated until it ends: it may be between two statements, and begin the next.
         attempt.runner.timed_out = True
         attempt.runner.target.interrupt()
         attempt.expires_at = now + _INTERRUPT_AGAIN_SECONDS
@@ -215,7 +215,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         super().close(attempt, State.RUNNING if is_open else state, failure, retry_in)
 
     def _failure(self, attempt: ReportAttempt, error: BaseException, *, is_settled: bool) -> Failure:
-        """Describe what came of an attempt, and note whether its commit may still happen."""
+        """Return why an attempt failed, and record whether its commit may still happen."""
         job = attempt.job
         if attempt.runner.timed_out and not isinstance(error, errors.CommitInDoubtError):
             error = errors.TimedOutError(
@@ -259,7 +259,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         self._end_all()
 
     def _end_all(self) -> list[Refreshed]:
-        """Interrupt every attempt until its thread has ended, and return what came of them."""
+        """Interrupt every attempt until its thread has ended, and return their outcomes."""
         found: list[Refreshed] = []
         while self.running:
             for attempt in self.running.values():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RunStarted:
     """The locks are held, dead runs are reaped, the slices are about to start.
 
-    `seconds` is what slices took lately, by load and shard, as far as any were loaded.
+    `seconds` is what slices took recently, by load and shard, as far as any were loaded.
     """
 
     run_id: str
@@ -144,7 +144,7 @@ ClosedFacts = tuple[
 
 @dataclass(frozen=True, slots=True)
 class SlicesPublished:
-    """A publication of staged slices has ended: their own events say which were published."""
+    """A publication of staged slices has ended: the events of the slices show which were published."""
 
     load: str
     connection: str
@@ -157,14 +157,14 @@ class SlicesPublished:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know: a reaped run, a parked connection, an added column."""
+    """Something a person should know: a reaped run, an open circuit breaker, an added column."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunReaped(Notice):
-    """A dead run was reaped. `holder` is what its lock said of it, if anything."""
+    """A dead run was reaped. `holder` is what its lock's file describes, if anything."""
 
     run_id: str = ""
     holder: Holder | None = None

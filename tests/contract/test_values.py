@@ -163,7 +163,7 @@ def test_the_state_folders_name_changes_nothing(way: Way, folder: str, tmp_path:
         assert inside.carry(SELECT, batch_rows=1) == 2
     assert inside.rows("id, v") == [("0", "one"), ("1", "two")]
     inside.fill("INSERT INTO t VALUES (1, 'again')")
-    assert "the key id=1 stands twice" in inside.refusal(SELECT, batch_rows=1)
+    assert "the key id=1 occurs twice" in inside.refusal(SELECT, batch_rows=1)
 
 
 #: What a row of every kind may hold.

@@ -46,7 +46,7 @@ class Server:
     done: int = 0
     failed: int = 0
     rows: int = 0
-    #: Seconds that its slices took lately: of those to come, and of those that are done.
+    #: Seconds that its slices took recently: of those to come, and of those that are done.
     seconds_left: float = 0.0
     seconds_done: float = 0.0
     #: With a worker, in the order of their start; staged and not yet published; between two attempts.
@@ -158,8 +158,8 @@ class Tally:
     def remaining(self) -> float | None:
         """Return the seconds that are left, estimated by the speed so far; None while that means nothing.
 
-        The weight of a slice is the time that it took lately. A failed one is neither left nor done: fifty failures of
-        a dead server are no speed.
+        The weight of a slice is the time that it took recently. A failed slice is neither left nor done: fifty failures
+        of a dead server are no speed.
         """
         every = self.all()
         seconds = self.seconds()
