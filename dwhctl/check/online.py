@@ -20,15 +20,18 @@ from dwhctl.core.errors import (
     ConfigError,
     ConnectError,
     LoginRefusedError,
+    QueryError,
     SessionsError,
     TargetRefusedError,
 )
+from dwhctl.core.words import shown_path
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
+from dwhctl.load.ready import is_true
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.names import RowSource, report_sql
-from dwhctl.project.templates import render_extract
+from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
@@ -216,12 +219,13 @@ class OnlineCheck:
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
         for load in self._loads_of(shard):
-            try:
-                self._try_extract(load, shard)
-            except _CONNECTION:
-                raise
-            except (AttemptError, ConfigError) as error:
-                self._keep(load, shard, str(error))
+            for attempt in (self._try_extract, self._try_ready):
+                try:
+                    attempt(load, shard)
+                except _CONNECTION:
+                    raise
+                except (AttemptError, ConfigError) as error:
+                    self._keep(load, shard, str(error))
         return ()
 
     def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True) -> None:
@@ -288,6 +292,21 @@ class OnlineCheck:
                     types = " and ".join(f"{type_} in {_some(sorted(of))}" for type_, of in declared.items())
                     what = f"column {column} is {types}: the table is made from one shard; CAST it in the extract"
                     yield CheckFinding(f"{name}: {self._project.loads[name].target}", what, wrong=False)
+
+    def _try_ready(self, load: Load, shard: Shard) -> None:
+        """Run the load's `ready` query as a load would; whether it is true does not matter."""
+        if load.ready is None:
+            return
+        slice_ = make_slice(self._project, load, shard, self._day)
+        query = render_ready(self._project, load, shard, slice_)
+        connection = self._project.connections[shard.connection]
+        with system_of(connection).open_source(
+            connection, shard.database, slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
+        ) as source:
+            try:
+                is_true(source.first_value(query))
+            except QueryError as error:
+                raise QueryError(f"{shown_path(load.ready, self._project.root)}: {error}") from error
 
     def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
         """Return the columns without those that a load would add to its table, and collect these."""

@@ -191,7 +191,7 @@ def _write(settings: Settings, parts: Iterator[Part], form: str) -> None:
                 tell("done" if changed is None else f"{counted(changed, 'row')} changed")
 
 
-_PARTS = ("extract", "create", "source", "publish", "all")
+_PARTS = ("extract", "ready", "create", "source", "publish", "all")
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -225,10 +225,10 @@ def render_command(
 ) -> None:
     """Show the SQL of the load or report NAME for the day D as it would run, with its bound values.
 
-    A load has an extract, a create and what publishes a slice; a report has a create, a source and what replaces the
-    table's rows. Comments say where each runs. Without --online there is no connection: values that only the warehouse
-    knows, or that each attempt chooses, are shown as <...>, and COMMIT as a comment. With it, only the query for the
-    columns is run.
+    A load has an extract, a ready if it waits for one, a create and what publishes a slice; a report has a create, a
+    source and what replaces the table's rows. Comments say where each runs. Without --online there is no connection:
+    values that only the warehouse knows, or that each attempt chooses, are shown as <...>, and COMMIT as a comment.
+    With it, only the query for the columns is run.
 
     The table of a load without a create is made from the columns that a shard declares: --create asks the first shard
     that can be reached, or that of --shard, and shows the statements.
@@ -248,7 +248,7 @@ def render_command(
     for number, part in enumerate(shown):
         if number:
             say()
-        alone = not part.is_sql or (len(shown) == 1 and part.name in ("extract", "source"))
+        alone = not part.is_sql or (len(shown) == 1 and part.name in ("extract", "ready", "source"))
         _show_sql(part, comments=not settings.quiet, ended=not alone)
 
 

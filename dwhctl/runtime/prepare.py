@@ -25,7 +25,7 @@ from dwhctl.core.sql import split_statements
 from dwhctl.project.days import make_slice
 from dwhctl.project.names import ReportSql, load_of
 from dwhctl.project.problems import REPORTS
-from dwhctl.project.templates import place_of, render_extract, render_file
+from dwhctl.project.templates import place_of, render_extract, render_file, render_ready
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
@@ -34,7 +34,7 @@ from dwhctl.systems.base.system import system_of
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import Plan
+    from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.publication import HeldValues
@@ -60,6 +60,17 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
         ["dwhctl", "render", found.shadow_of or found.name, "--date", str(day), "--shard", shard, "--quiet"]
     )
     return place_of(found.extract, project.root, rendered, query, line, f"`{show}`")
+
+
+def ready_place(project: Project, planned: PlannedSlice, line: int | None) -> str:
+    """Return the place of a line of a slice's `ready` query."""
+    load, shard, day = planned.load, planned.shard, planned.slice.day
+    assert load.ready is not None
+    query = render_ready(project, load, shard, planned.slice).sql
+    rendered = render_file(project, load.ready, load, day, shard)
+    words = ["dwhctl", "render", load.shadow_of or load.name, "--date", str(day), "--shard", shard.name]
+    show = shlex.join([*words, "--part", "ready", "--quiet"])
+    return place_of(load.ready, project.root, rendered, query, line, f"`{show}`")
 
 
 def keep_create_place(project: Project, load: Load, error: errors.AttemptError) -> None:

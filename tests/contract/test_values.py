@@ -22,7 +22,11 @@ CASES = [
     for target in TARGETS
     for source in [kit for kit in SOURCES if kit.name == target.name] or SOURCES
     for number, case in enumerate(target.types)
-    if case.declared in {one.declared for one in source.types}
+    # HTTP has fewer values of a type: JSON has no infinity.
+    if any(
+        same.declared == case.declared and (source.name != "http" or set(case.values) <= set(same.values))
+        for same in source.types
+    )
 ]
 
 
@@ -159,7 +163,7 @@ def test_the_state_folders_name_changes_nothing(way: Way, folder: str, tmp_path:
         assert inside.carry(SELECT, batch_rows=1) == 2
     assert inside.rows("id, v") == [("0", "one"), ("1", "two")]
     inside.fill("INSERT INTO t VALUES (1, 'again')")
-    assert "the key id=1 stands twice" in inside.refusal(SELECT, batch_rows=1)
+    assert "the key id=1 occurs twice" in inside.refusal(SELECT, batch_rows=1)
 
 
 #: What a row of every kind may hold.

@@ -2,7 +2,7 @@
 
 A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 
-- Workers only ever call `Target.stage`. A staged row is seen by nobody until the parent publishes its token.
+- Workers only ever call `Target.stage`. No reader sees a staged row before the parent publishes its token.
 - The parent publishes by `replace_slices`. An SQL system does it in a `Publication`: one transaction. Nothing of it is
   visible before its commit, and all of it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
@@ -255,7 +255,7 @@ class Target(ABC):
     ) -> None:
         """Replace the slices' rows in the table by those staged under their tokens, all of them or none.
 
-        Raise AttemptError, with nothing changed, and UncertainCommitError: then `published_rows` tells.
+        Raise AttemptError, with nothing changed, and UncertainCommitError: then `published_rows` shows the outcome.
         """
         replace_in_transaction(self.publication(table, slice_by, timeout), group, slices, guard)
 

@@ -251,8 +251,8 @@ class DuckdbPublication(Publication):
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
-        for one in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
-            rows = self._send(one).fetchall()
+        for statement in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
+            rows = self._send(statement).fetchall()
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
@@ -270,8 +270,8 @@ class DuckdbPublication(Publication):
         }
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for one in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
-            self._send(one)
+        for statement in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
+            self._send(statement)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         files = self._target.staged_files(group, tokens)

@@ -106,7 +106,7 @@ class HttpSource(Source):
             return JsonRecords(endpoint, answer.body, answer.size, json_paths(endpoint.paginator))
         if not answer.is_whole:
             raise QueryError(
-                "the server gives no length of its CSV, so that nobody can see whether it is whole; have it send"
+                "the server gives no length of its CSV, so dwhctl cannot see whether it is whole; make it send"
                 " Content-Length, or chunks, or JSON"
             )
         names = {column.path or name: column.optional for name, column in request.columns.items()}
@@ -133,7 +133,7 @@ class HttpSource(Source):
     def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
         columns = self.columns(query)
         key, values = (
-            source_parts(wanted, columns, lambda one, _: (quote_name(one.name), {}))
+            source_parts(wanted, columns, lambda column, _: (quote_name(column.name), {}))
             for wanted in (measure.key, measure.values)
         )
         return key, values

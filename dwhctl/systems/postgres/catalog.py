@@ -12,7 +12,7 @@ from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import types
-from dwhctl.systems.postgres.system import NAME_OCTETS
+from dwhctl.systems.postgres.types import NAME_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
