@@ -289,7 +289,9 @@ class OnlineCheck:
         for name, columns in self._to_make.items():
             for column, declared in columns.items():
                 if len(declared) > 1:
-                    types = " and ".join(f"{type_} in {_some(sorted(of))}" for type_, of in declared.items())
+                    types = " and ".join(
+                        f"{type_} in {_some(sorted(of))}" for type_, of in sorted(declared.items())
+                    )
                     what = f"column {column} is {types}: the table is made from one shard; CAST it in the extract"
                     yield CheckFinding(f"{name}: {self._project.loads[name].target}", what, wrong=False)
 
