@@ -12,7 +12,6 @@ from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import types
-from dwhctl.systems.postgres.system import NAME_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.postgres.copy_client import CopyClient
 
+#: The most octets of a name, and of an application_name.
+NAME_OCTETS = 63
 _DIGEST_OCTETS = 4
 
 

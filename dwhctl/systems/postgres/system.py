@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
 
-#: The most octets of a name, and of an application_name.
-NAME_OCTETS = 63
-
 
 def _no_allow(word: object) -> object:
     if word == "allow":
@@ -90,6 +87,8 @@ class _Postgres(System[PostgresConnection]):
         return list_databases(connection, timeout)
 
     def table_problem(self, connection: PostgresConnection, table: str) -> str | None:
+        from dwhctl.systems.postgres.catalog import NAME_OCTETS
+
         schema, _, name = table.rpartition(".")
         if schema.lower().startswith("pg_") or schema.lower() == "information_schema":
             return f"the schema {schema} is PostgreSQL's own; name another one"

@@ -27,7 +27,7 @@ _AS_TEXT = "CAST({column} AS text)"
 
 
 @dataclass(frozen=True, slots=True)
-class TypeRow:
+class PostgresType:
     """One of PostgreSQL's types, by the name that `format_type` returns.
 
     `kind` is None for a type that is refused; `note` is what to write instead, or what the values become.
@@ -43,29 +43,29 @@ class TypeRow:
 _TEXT = "text as it is"
 
 #: The types that have a place. Any other (arrays, ranges, composites, an extension's) is refused.
-TYPES: tuple[TypeRow, ...] = (
-    TypeRow("smallint", Kind.INTEGER, "16-bit integer", "int16"),
-    TypeRow("integer", Kind.INTEGER, "32-bit integer", "int32"),
-    TypeRow("bigint", Kind.INTEGER, "64-bit integer", "int64"),
-    TypeRow("numeric", Kind.DECIMAL, "decimal of its own precision and scale, up to 76 digits; refused without them"),
-    TypeRow("real", Kind.FLOAT, "32-bit float", "float"),
-    TypeRow("double precision", Kind.FLOAT, "64-bit float", "double"),
-    TypeRow("boolean", Kind.BOOLEAN, "boolean", "bool"),
-    TypeRow("text", Kind.TEXT, _TEXT, "string"),
-    TypeRow("character varying", Kind.TEXT, _TEXT, "string"),
-    TypeRow("character", Kind.TEXT, "text without the blanks that fill it up", "string"),
-    TypeRow("name", Kind.TEXT, _TEXT, "string"),
-    TypeRow("json", Kind.TEXT, _TEXT, "string"),
-    TypeRow("jsonb", Kind.TEXT, "text as PostgreSQL writes it", "string"),
-    TypeRow("xml", Kind.TEXT, _TEXT, "string"),
-    TypeRow("enum", Kind.TEXT, "its label", "string"),
-    TypeRow("uuid", Kind.UUID, "uuid in lower case", "string"),
-    TypeRow("bytea", Kind.BINARY, "binary", "binary"),
-    TypeRow("date", Kind.DATE, "date of the years 1 to 9999; infinity is refused", "date32"),
-    TypeRow("time without time zone", Kind.TIME, "time in microseconds; 24:00:00 is refused", "time64[us]"),
-    TypeRow("timestamp without time zone", Kind.TIMESTAMP,
+TYPES: tuple[PostgresType, ...] = (
+    PostgresType("smallint", Kind.INTEGER, "16-bit integer", "int16"),
+    PostgresType("integer", Kind.INTEGER, "32-bit integer", "int32"),
+    PostgresType("bigint", Kind.INTEGER, "64-bit integer", "int64"),
+    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision and scale, up to 76 digits; refused without them"),
+    PostgresType("real", Kind.FLOAT, "32-bit float", "float"),
+    PostgresType("double precision", Kind.FLOAT, "64-bit float", "double"),
+    PostgresType("boolean", Kind.BOOLEAN, "boolean", "bool"),
+    PostgresType("text", Kind.TEXT, _TEXT, "string"),
+    PostgresType("character varying", Kind.TEXT, _TEXT, "string"),
+    PostgresType("character", Kind.TEXT, "text without the blanks that fill it up", "string"),
+    PostgresType("name", Kind.TEXT, _TEXT, "string"),
+    PostgresType("json", Kind.TEXT, _TEXT, "string"),
+    PostgresType("jsonb", Kind.TEXT, "text as PostgreSQL writes it", "string"),
+    PostgresType("xml", Kind.TEXT, _TEXT, "string"),
+    PostgresType("enum", Kind.TEXT, "its label", "string"),
+    PostgresType("uuid", Kind.UUID, "uuid in lower case", "string"),
+    PostgresType("bytea", Kind.BINARY, "binary", "binary"),
+    PostgresType("date", Kind.DATE, "date of the years 1 to 9999; infinity is refused", "date32"),
+    PostgresType("time without time zone", Kind.TIME, "time in microseconds; 24:00:00 is refused", "time64[us]"),
+    PostgresType("timestamp without time zone", Kind.TIMESTAMP,
             "timestamp in microseconds of the years 1 to 9999; infinity is refused", "timestamp[us]"),
-    TypeRow("timestamp with time zone", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; the same limits",
+    PostgresType("timestamp with time zone", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; the same limits",
             "timestamp[us, tz=UTC]"),
 )  # fmt: skip
 _BY_NAME = {row.name: row for row in TYPES}
@@ -81,7 +81,7 @@ _DECLARED = re.compile(r"([a-z][a-z ]*?)(?:\((\d+)(?:,(-?\d+))?\))?(?(2)( with(?
 
 
 @dataclass(frozen=True, slots=True)
-class ResultColumn:
+class AnswerColumn:
     """A column of an answer: `declared` is the type's name with precision or length; `is_enum` an enum's."""
 
     name: str
@@ -89,7 +89,7 @@ class ResultColumn:
     is_enum: bool = False
 
 
-def source_columns(described: Iterable[ResultColumn]) -> list[Column]:
+def source_columns(described: Iterable[AnswerColumn]) -> list[Column]:
     """Return a query's columns. Raise QueryError for a type that is refused, and a missing or duplicate name."""
     columns: dict[str, Column] = {}
     for number, one in enumerate(described, 1):
@@ -154,7 +154,7 @@ def _parts(declared: str) -> tuple[str, int | None, int | None]:
 _UNITS = {None: "us", 6: "us", 3: "ms", 0: "s"}
 
 
-def _arrow(row: TypeRow, first: int | None, second: int | None) -> pa.DataType | None:
+def _arrow(row: PostgresType, first: int | None, second: int | None) -> pa.DataType | None:
     import pyarrow as pa
 
     if row.kind is Kind.DECIMAL and first is not None:
@@ -183,11 +183,11 @@ _NUMERIC_OID, _SIZED = 1700, {1042: "character", 1043: "character varying"}
 _SCALE_BITS = 0x7FF
 
 
-def result_column(column: Any, names: Mapping[int, tuple[str, bool]]) -> ResultColumn:
+def result_column(column: Any, names: Mapping[int, tuple[str, bool]]) -> AnswerColumn:
     """Return a column of an answer from psycopg2's description and the types' names, by oid."""
     name, is_enum = names.get(column.type_code, (f"of oid {column.type_code}", False))
     written = declared(name, column.type_code, column.internal_size, column.precision, column.scale)
-    return ResultColumn(str(column.name), written, is_enum)
+    return AnswerColumn(str(column.name), written, is_enum)
 
 
 def declared(name: str, oid: int, size: int | None, precision: int | None, scale: int | None) -> str:
