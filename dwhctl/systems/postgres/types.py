@@ -47,7 +47,7 @@ TYPES: tuple[PostgresType, ...] = (
     PostgresType("smallint", Kind.INTEGER, "16-bit integer", "int16"),
     PostgresType("integer", Kind.INTEGER, "32-bit integer", "int32"),
     PostgresType("bigint", Kind.INTEGER, "64-bit integer", "int64"),
-    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision and scale, up to 76 digits; refused without them"),
+    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision and scale; refused without them"),
     PostgresType("real", Kind.FLOAT, "32-bit float", "float"),
     PostgresType("double precision", Kind.FLOAT, "64-bit float", "double"),
     PostgresType("boolean", Kind.BOOLEAN, "boolean", "bool"),
