@@ -1,7 +1,7 @@
 """Compare how large a source's declared columns are with the target's: what a load would refuse value by value.
 
 `cast.compare` refuses other columns and other kinds before data moves. Within a kind a load checks each value;
-`config check --online` says before the first load which columns have room for all of them, and which have not.
+`config check --online` lists before the first load the columns that have too little room for some of them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _too_few_digits(source: Column, target: Column) -> Iterator[_Reason]:
 
 
 def _digits(column: Column) -> tuple[int, int]:
-    """Return how many digits stand before and after the point."""
+    """Return the number of digits before and after the point."""
     if column.kind is Kind.INTEGER:
         return 20 if column.type == pa.uint64() else _DIGITS_OF_BITS[column.type.bit_width], 0
     return column.type.precision - column.type.scale, column.type.scale

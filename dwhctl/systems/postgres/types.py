@@ -6,6 +6,7 @@ Source: https://www.postgresql.org/docs/current/datatype.html
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -13,16 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.systems.base.type_map import SourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import pyarrow as pa
 
+    from dwhctl.systems.base.ddl import NewTable
+
+#: The most octets of a name, and of an application_name.
+NAME_OCTETS = 63
 #: NUMERIC's digits before it is no Arrow decimal; the octets of a character of UTF-8.
 MOST_DIGITS = 76
 _DIGITS_128 = 38
 _OCTETS_PER_CHARACTER = 4
+#: The most characters of varchar(n), and the octets of a table's name in that of its index.
+_MOST_CHARACTERS = 10_485_760
+_INDEX_OCTETS = 40
 _AS_TEXT = "CAST({column} AS text)"
 
 
@@ -47,7 +57,7 @@ TYPES: tuple[PostgresType, ...] = (
     PostgresType("smallint", Kind.INTEGER, "16-bit integer", "int16"),
     PostgresType("integer", Kind.INTEGER, "32-bit integer", "int32"),
     PostgresType("bigint", Kind.INTEGER, "64-bit integer", "int64"),
-    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision and scale; refused without them"),
+    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision, at most 76 digits; refused without one"),
     PostgresType("real", Kind.FLOAT, "32-bit float", "float"),
     PostgresType("double precision", Kind.FLOAT, "64-bit float", "double"),
     PostgresType("boolean", Kind.BOOLEAN, "boolean", "bool"),
@@ -106,6 +116,28 @@ def source_columns(described: Iterable[AnswerColumn]) -> list[Column]:
             )
         columns[one.name.lower()] = found
     return list(columns.values())
+
+
+_EXAMPLES = {
+    "numeric": "numeric(12,2)",
+    "character varying": "character varying(50)",
+    "character": "character(10)",
+}
+
+
+def source_types() -> list[SourceType]:
+    """Return the types for the type map."""
+    found = []
+    for row in TYPES:
+        declared = _EXAMPLES.get(row.name, row.name)
+        example = column("c", declared, is_enum=row.name == "enum")
+        found.append(SourceType(declared, example, row.note))
+    refused = [SourceType(name, None, remedy) for name, remedy in _REMEDIES.items()]
+    return [
+        *found,
+        *refused,
+        *(SourceType(name, None, _AS_TEXT) for name in ("inet", "integer[]", "int4range")),
+    ]
 
 
 def column(name: str, declared: str, *, nullable: bool = True, is_enum: bool = False) -> Column | None:
@@ -214,9 +246,31 @@ def declaration(column: Column) -> str:
         digits = {"s": "(0)", "ms": "(3)"}.get(type_.unit, "")
         word = "time" if kind is Kind.TIME else "timestamp"
         return f"{word}{digits}{' with time zone' if kind is Kind.TIMESTAMPTZ else ''}"
+    if kind is Kind.TEXT and column.places is not None and column.places <= _MOST_CHARACTERS:
+        # A unit of UTF-16 or a byte of a code page is one character at most.
+        return f"character varying({max(1, column.places)})"
     if (plain := _OTHERS.get(kind)) is None:
         raise TargetRefusedError(f"column {column.name}: no PostgreSQL type holds {column.declared}")
     return plain
+
+
+def create_table(table: NewTable) -> list[str]:
+    """Return the statements that make a table, with an index by which a slice is found.
+
+    Names of columns are written small: otherwise every query would have to quote them.
+    """
+    columns = table.columns_sql(declaration, small)
+    indexed = ", ".join(map(small, ("etl_source", *([table.slice_by] if table.slice_by else []))))
+    name = table.name.rpartition(".")[2]
+    mark = hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
+    index = f"{name.encode()[:_INDEX_OCTETS].decode(errors='ignore')}_{mark}_slice_idx"
+    sql = f"CREATE INDEX IF NOT EXISTS {quote_name(index)} ON {quote_path(table.name)} ({indexed})"
+    return [*table.statements(columns), sql]
+
+
+def small(name: str) -> str:
+    """Return a new column's quoted name."""
+    return quote_name(name.lower())
 
 
 _INTEGERS = {
