@@ -184,7 +184,7 @@ class SystemUses:
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
-_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica")
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "clickhouse")
 _GROUP = "dwhctl.systems"
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import date, timedelta
 
     from dwhctl.core.columns import Column
+    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
     from dwhctl.project.names import ReportSql
@@ -136,7 +137,8 @@ def describe_targets(
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
-            columns = _retried(load, retries(load), partial(_describe, project, load, targets, slots), tell)
+            slices = [planned.slice for planned in plan.slices if planned.load.name == load.name]
+            columns = _retried(load, retries(load), partial(_describe, project, load, slices, targets, slots), tell)
         except errors.AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
@@ -176,7 +178,7 @@ def _retried(
 
 
 def _describe(
-    project: Project, load: Load, targets: Mapping[str, Target], slots: Slots
+    project: Project, load: Load, slices: Sequence[Slice], targets: Mapping[str, Target], slots: Slots
 ) -> tuple[Column, ...]:
     target = targets[load.target]
     with slots.held(load.target):
@@ -187,7 +189,10 @@ def _describe(
             except errors.AttemptError as error:
                 keep_create_place(project, load, error)
                 raise
-        return check_columns(load, tuple(target.columns(load.table)))
+        columns = check_columns(load, tuple(target.columns(load.table)))
+        if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
+            raise errors.TargetRefusedError(problem)
+        return columns
 
 
 def _statements(project: Project, load: Load) -> list[str]:

@@ -6,6 +6,7 @@ A kit's own module imports from `kit_base`, never from here.
 from __future__ import annotations
 
 from tests.contract.kit_base import NASTY_TEXTS, Kit, SourceKit, TargetKit, TypeCase
+from tests.contract.kits_clickhouse import ClickHouseTargetKit
 from tests.contract.kits_duckdb import DuckdbSourceKit, DuckdbTargetKit
 from tests.contract.kits_mssql import MssqlSourceKit
 from tests.contract.kits_vertica import VerticaTargetKit
@@ -13,4 +14,4 @@ from tests.contract.kits_vertica import VerticaTargetKit
 __all__ = ["NASTY_TEXTS", "SOURCES", "TARGETS", "Kit", "SourceKit", "TargetKit", "TypeCase"]
 
 SOURCES: tuple[SourceKit, ...] = (DuckdbSourceKit(), MssqlSourceKit())
-TARGETS: tuple[TargetKit, ...] = (DuckdbTargetKit(), VerticaTargetKit())
+TARGETS: tuple[TargetKit, ...] = (DuckdbTargetKit(), VerticaTargetKit(), ClickHouseTargetKit())

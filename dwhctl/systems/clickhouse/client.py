@@ -1,0 +1,379 @@
+"""Connect to ClickHouse through clickhouse-connect, with a timeout for every wait.
+
+The driver shares one pool of connections between all clients, sends a request again when its connection breaks, and
+goes through a proxy of the environment. Here each client has a pool of its own, which does none of that, and whose
+sockets another thread can shut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import re
+import socket as net
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from clickhouse_connect.driver import exceptions as driver_errors
+from clickhouse_connect.driver.httpclient import HttpClient
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    ConnectError,
+    LoginRefusedError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+    TlsError,
+)
+from dwhctl.core.files import read_bytes
+from dwhctl.core.secrets import mask
+from dwhctl.systems.base import source
+from dwhctl.systems.clickhouse.types import literal
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from dwhctl.systems.clickhouse.system import ClickHouseConnection
+
+#: Makes the server say where it would otherwise change a value or leave out a row, and keeps SQL's meaning of NULL.
+#: Source: https://clickhouse.com/docs/operations/settings/settings
+_SETTINGS: dict[str, Any] = {
+    "aggregate_functions_null_for_empty": 1,
+    "alter_sync": 2,
+    "async_insert": 0,
+    "cast_keep_nullable": 1,
+    "date_time_overflow_behavior": "throw",
+    "except_default_mode": "DISTINCT",
+    "input_format_arrow_allow_missing_columns": 0,
+    "input_format_null_as_default": 0,
+    "insert_allow_materialized_columns": 1,
+    "insert_deduplicate": 0,
+    "insert_null_as_default": 0,
+    "join_use_nulls": 1,
+    "mutations_sync": 2,
+    "output_format_decimal_trailing_zeros": 0,
+    "prefer_column_name_to_alias": 1,
+    "transform_null_in": 0,
+}
+# What it logs is raised as well, and would be printed where nothing takes it.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+
+
+class ClickHouseClient:
+    """One connection to ClickHouse, used by one thread. `label` begins the ids of its queries.
+
+    `timeout` limits the silence of the server and the run time of a query; `readonly` has the server refuse what writes.
+    """
+
+    def __init__(
+        self, connection: ClickHouseConnection, label: str, timeout: timedelta | None, *, readonly: bool = False
+    ) -> None:
+        self.label = label
+        self.timeout = timeout.total_seconds() if timeout is not None else None
+        self._connection = connection
+        self._readonly = readonly
+        self._numbers = itertools.count()
+        self._driver: HttpClient | None = None
+        self._pool: _Pool | None = None
+        self._interrupted = False
+
+    def open(self) -> None:
+        """Connect to the first of the hosts that answers, in random order.
+
+        Raise LoginRefusedError, ConnectError when no host accepts, TlsError when all of them fail over TLS.
+        """
+        hosts = list(self._connection.addresses)
+        first = random.randrange(len(hosts))  # noqa: S311
+        failures: list[ConnectError] = []
+        for host, port in hosts[first:] + hosts[:first]:
+            try:
+                return self._connect(host, port)
+            except ConnectError as error:
+                if self._interrupted:
+                    raise TargetError("interrupted") from error
+                failures.append(error)
+        kind = TlsError if all(isinstance(failure, TlsError) for failure in failures) else ConnectError
+        raise kind("; ".join(map(str, failures)), connection=self._connection.name)
+
+    def _connect(self, host: str, port: int) -> None:
+        connection, password = self._connection, self._connection.password
+        where = f"connection {connection.name}, {host}:{port}"
+        seconds = connection.connect_timeout.total_seconds()
+        options: dict[str, Any] = {}
+        if connection.is_secure:
+            authorities = source.authorities(connection)
+            if authorities is not None:
+                read_bytes(authorities)  # ssl would wait on a FIFO without a timeout
+            options = {"cert_reqs": "CERT_REQUIRED", "ca_certs": str(authorities) if authorities else None}
+        self._pool = pool = _Pool(lambda: self._interrupted, **options)
+        settings = _SETTINGS | ({"readonly": 2} if self._readonly else {})
+        if self.timeout is not None:
+            settings["max_execution_time"] = max(1, round(self.timeout))
+        try:
+            self._driver = HttpClient(
+                "https" if connection.is_secure else "http", host, port, connection.user,
+                password.reveal() if password is not None else "", connection.database,
+                compress=False, query_retries=0, connect_timeout=max(1, round(seconds)),
+                send_receive_timeout=max(1, round(min(seconds, self.timeout or seconds))),
+                client_name="dwhctl", settings=settings, pool_mgr=pool, autogenerate_session_id=False,
+                show_clickhouse_errors=True,
+            )  # fmt: skip
+        except Exception as error:
+            self.close()
+            raise self._connect_error(error, where) from error
+        self._driver.timeout = urllib3.Timeout(connect=seconds, read=self.timeout)
+
+    def _connect_error(self, error: Exception, where: str) -> AttemptError:
+        name = self._connection.name
+        if isinstance(error, driver_errors.Error) and (code := code_of(error)) is not None:
+            text = f"{where}: {words(error)}"
+            if code in _LOGIN:
+                return LoginRefusedError(text, connection=name)
+            if code == _UNKNOWN_DATABASE:
+                return TargetRefusedError(f"{text}; create the database, or write another in connections.{name}")
+            return ConnectError(text, connection=name)
+        reason = _network_words(error)
+        if (hint := _tls_remedy(reason, self._connection)) is not None:
+            return TlsError(f"{where}: {reason}; {hint}", connection=name)
+        return ConnectError(f"{where}: {reason}", connection=name)
+
+    def query(self, sql: str, settings: Mapping[str, Any] | None = None) -> list[Sequence[Any]]:
+        """Run one query and return its rows. Raise AttemptError."""
+        with self._translate_error():
+            return list(self._open().query(sql, settings=self._with_id(settings)).result_rows)
+
+    def run(self, sql: str, settings: Mapping[str, Any] | None = None) -> int | None:
+        """Run one statement without an answer; return the rows that it wrote. Raise AttemptError."""
+        with self._translate_error():
+            answer = self._open().command(sql, settings=self._with_id(settings), use_database=True)
+        written = getattr(answer, "written_rows", None)
+        return int(written) if written is not None else None
+
+    def stream(self, sql: str) -> Iterator[tuple[tuple[str, ...], Sequence[Sequence[Any]]]]:
+        """Run one query; yield its columns with each block of rows, and once without rows at first. Raise AttemptError."""
+        with self._translate_error():
+            answer = self._open().query_row_block_stream(sql, settings=self._with_id(None))
+            with answer as blocks:
+                columns = tuple(answer.source.column_names)
+                yield columns, ()
+                for block in blocks:
+                    yield columns, block
+
+    def insert(self, table: str, columns: Sequence[str], body: Iterator[bytes]) -> None:
+        """Insert the Arrow stream whose bytes the body yields. What the body raises is raised as it is."""
+        failure: list[BaseException] = []
+
+        def pieces() -> Iterator[bytes]:
+            try:
+                yield from body
+            except BaseException as error:
+                failure.append(error)
+                raise
+
+        try:
+            with self._translate_error():
+                # The time that the source takes counts as well: only the attempt's deadline ends it.
+                settings = self._with_id({"max_execution_time": 0})
+                self._open().raw_insert(table, columns, pieces(), settings, "ArrowStream")
+        except BaseException:
+            if failure:
+                raise failure[0] from None
+            raise
+
+    def _with_id(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {"query_id": f"{self.label}:{next(self._numbers)}", **(settings or {})}
+
+    def interrupt(self) -> None:
+        """Fail every wait of this connection at once and from now on. Called from another thread."""
+        self._interrupted = True
+        if (pool := self._pool) is not None:
+            pool.shut()
+
+    def close(self) -> None:
+        """Close the connection. The server goes on with a statement that runs. Idempotent."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            with suppress(Exception):
+                driver.close()
+        if self._pool is not None:
+            self._pool.clear()
+
+    def _open(self) -> HttpClient:
+        if self._driver is None:
+            raise TargetError("the connection to the warehouse is closed")
+        return self._driver
+
+    @contextmanager
+    def _translate_error(self) -> Iterator[None]:
+        try:
+            yield
+        except driver_errors.Error as error:
+            if self._interrupted:
+                raise TargetError("interrupted") from error
+            raise translate_error(error, self._connection.name, self.timeout) from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if self._interrupted:
+                raise TargetError("interrupted") from error
+            raise lost(error, self._connection.name, self.timeout) from error
+
+
+class _Pool(urllib3.PoolManager):
+    """Connections whose sockets can be shut from another thread; none is made again for a request that failed."""
+
+    def __init__(self, interrupted: Callable[[], bool], **options: Any) -> None:
+        super().__init__(maxsize=1, block=False, retries=False, **options)
+        sockets = self._sockets = set[net.socket]()
+
+        def keep(made: net.socket | None) -> None:
+            if made is not None:
+                sockets.add(made)
+            if interrupted():
+                raise TimeoutError("interrupted")
+
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                keep(self.sock)
+
+        class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                keep(self.sock)
+
+        class PlainPool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class SecurePool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+        self.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
+
+    def shut(self) -> None:
+        """Shut the sockets, so that who waits on them fails."""
+        for made in list(self._sockets):
+            # Not through SSLSocket, which would take the lock that the reading thread holds.
+            with suppress(OSError):
+                net.socket.shutdown(made, net.SHUT_RDWR)
+
+
+# Errors. Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+
+UNKNOWN_TABLE, _UNKNOWN_DATABASE, TABLE_EXISTS, DATABASE_EXISTS, UNKNOWN_SETTING = 60, 81, 57, 82, 115
+MISSING = (UNKNOWN_TABLE, _UNKNOWN_DATABASE)
+_LOGIN = (192, 193, 194, 516)
+_BUSY = (473,)
+_PERMISSION, _MEMORY = 497, 241
+_ABOUT = {_PERMISSION: About.PERMISSION, _MEMORY: About.MEMORY, **dict.fromkeys(MISSING, About.TABLE)}
+#: Errors of a moment: time and load limits, the network, a part or table in use, replication, files.
+_TEMPORARY = {
+    3, 74, 75, 76, 159, 160, 173, 201, 202, 203, 209, 210, 225, 232, 236, 241, 242, 243, 244, 246, 252, 254, 265, 279, 285,
+    286, 319, 335, 384, 388, 394, 415, 425, 439, 455, 473, 518, 519, 600, 626, 668, 671, 689, 700, 731, 733, 735, 740, 745,
+    999, 1000, 1001, 1002,
+}  # fmt: skip
+_CODE = re.compile(r"\bCode: (\d+)")
+
+
+def code_of(error: BaseException) -> int | None:
+    """Return the code of ClickHouse's error."""
+    code = getattr(error, "code", None)
+    if isinstance(code, int) and code:
+        return code
+    match = _CODE.search(str(error)) if isinstance(error, driver_errors.Error) else None
+    return int(match[1]) if match else None
+
+
+def is_code(error: BaseException, codes: Sequence[int]) -> bool:
+    """Return whether ClickHouse raised the error with one of these codes."""
+    return error.__cause__ is not None and code_of(error.__cause__) in codes
+
+
+def translate_error(error: driver_errors.Error, name: str, timeout: float | None) -> AttemptError:
+    """Return the error that ClickHouse's answer means."""
+    code = code_of(error)
+    if code is None:
+        return lost(error, name, timeout)
+    text = words(error)
+    if code in _LOGIN:
+        return LoginRefusedError(f"connection {name}: {text}", connection=name)
+    if code in _BUSY:
+        return TargetBusyError(text)
+    kind = TargetError if code in _TEMPORARY else TargetRefusedError
+    found = kind(text)
+    found.about = _ABOUT.get(code, About.SQL)
+    return found
+
+
+_MOST_CHARACTERS = 600
+_NOISE = re.compile(
+    r"^(?:Received )?ClickHouse exception,? ?(?:code: \d+)?,?(?:, server response: )?|\(for url .*?\)$|\(version [^()]*(?:\([^()]*\))?[^()]*\)|Stack trace:.*",
+    re.DOTALL,
+)
+
+
+def words(error: BaseException) -> str:
+    """Return ClickHouse's message in one line, with its code."""
+    text = str(error)
+    if (at := _CODE.search(text)) is not None:
+        text = text[at.start() :]
+    text = " ".join(_NOISE.sub("", text).split()).replace("DB::Exception: ", "")
+    return mask(text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " ...")
+
+
+def lost(error: BaseException, name: str, timeout: float | None) -> TargetError:
+    """Return the error of a connection that broke, or of an answer that did not come."""
+    text = _network_words(error)
+    if "timed out" in text and timeout is not None:
+        return TargetError(f"no answer from {name} for {timeout:g} s; the connection is closed")
+    return TargetError(f"the connection to {name} is lost: {text}")
+
+
+def _network_words(error: BaseException) -> str:
+    first: BaseException = error
+    while (inner := first.__cause__ or first.__context__) is not None and isinstance(
+        inner, driver_errors.Error | urllib3.exceptions.HTTPError | OSError
+    ):
+        first = inner
+    reason = getattr(first, "strerror", None) or str(first)
+    return mask(" ".join(str(reason).split())) or type(first).__name__
+
+
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|wrong version number|record layer|UNEXPECTED_EOF|EOF occurred", re.IGNORECASE)
+
+
+def _tls_remedy(reason: str, connection: ClickHouseConnection) -> str | None:
+    key = f"connections.{connection.name}"
+    if connection.is_secure and _NO_TLS.search(reason):
+        return (
+            f"the server does not speak TLS on this port, and {key} asks for it (secure = true), so nothing was sent:"
+            f" turn TLS on at the server (its port is 8443 by default), or write secure = false in {key}; then password"
+            " and rows travel in clear"
+        )
+    return source.remedy(reason, connection) if connection.is_secure else None
+
+
+# Queries that the server still runs.
+
+_END_SECONDS, _POLL_SECONDS = 30.0, 0.05
+
+
+def end_queries(client: ClickHouseClient, label: str) -> None:
+    """End the queries whose ids begin with the label and a colon, and wait until they are gone.
+
+    Raise TargetError when they do not end within half a minute, or the client's timeout.
+    Source: https://clickhouse.com/docs/sql-reference/statements/kill
+    """
+    where = f"startsWith(query_id, {literal(label + ':')}) AND NOT startsWith(query_id, {literal(client.label + ':')})"
+    until = time.monotonic() + min(_END_SECONDS, client.timeout or _END_SECONDS)
+    while left := client.query(f"SELECT query_id FROM system.processes WHERE {where}"):
+        with suppress(TargetRefusedError):  # it has just ended
+            client.query(f"KILL QUERY WHERE {where} ASYNC")
+        if time.monotonic() > until:
+            raise TargetError(f"{len(left)} queries of {label} do not end")
+        time.sleep(_POLL_SECONDS)
