@@ -363,17 +363,36 @@ def _tls_remedy(reason: str, connection: ClickHouseConnection) -> str | None:
 _END_SECONDS, _POLL_SECONDS = 30.0, 0.05
 
 
-def end_queries(client: ClickHouseClient, label: str) -> None:
-    """End the queries whose ids begin with the label and a colon, and wait until they are gone.
+def kill_queries(client: ClickHouseClient, label: str) -> None:
+    """Have the server end the queries whose ids begin with the label and a colon, and do not wait for it.
 
-    Raise TargetError when they do not end within half a minute, or the client's timeout.
     Source: https://clickhouse.com/docs/sql-reference/statements/kill
     """
-    where = f"startsWith(query_id, {literal(label + ':')}) AND NOT startsWith(query_id, {literal(client.label + ':')})"
+    with suppress(TargetRefusedError):  # they have just ended, or the user may not end any
+        client.query(f"KILL QUERY WHERE {_others(client, label)} ASYNC")
+
+
+def end_queries(client: ClickHouseClient, label: str, *, but: str = ":stage:") -> None:
+    """End these queries, and wait until they are gone; not for those that stage, which wait for their client.
+
+    Raise TargetError when they do not end within half a minute, or the client's timeout.
+    """
+    where = f"{_others(client, label)} AND position(query_id, {literal(but)}) = 0"
     until = time.monotonic() + min(_END_SECONDS, client.timeout or _END_SECONDS)
+    kill_queries(client, label)
     while left := client.query(f"SELECT query_id FROM system.processes WHERE {where}"):
-        with suppress(TargetRefusedError):  # it has just ended
-            client.query(f"KILL QUERY WHERE {where} ASYNC")
         if time.monotonic() > until:
             raise TargetError(f"{len(left)} queries of {label} do not end")
         time.sleep(_POLL_SECONDS)
+        kill_queries(client, label)
+
+
+def has_queries(client: ClickHouseClient, label: str) -> bool:
+    """Return whether the server runs such queries."""
+    return bool(client.query(f"SELECT 1 FROM system.processes WHERE {_others(client, label)} LIMIT 1"))
+
+
+def _others(client: ClickHouseClient, label: str) -> str:
+    return (
+        f"startsWith(query_id, {literal(label + ':')}) AND NOT startsWith(query_id, {literal(client.label + ':')})"
+    )

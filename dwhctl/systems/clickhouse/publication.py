@@ -41,7 +41,7 @@ _REPLICATED = re.compile(r"^(?:Replicated|Shared)MergeTree(?:\((?:[^()']|'[^']*'
 #: An empty copy empties the partition.
 _FROM_EMPTY = "SETTINGS allow_replace_partition_from_empty_source = 1"
 #: A copy may be larger than what the server lets a DROP remove by default.
-DROP = "SYNC SETTINGS max_table_size_to_drop = 0, max_partition_size_to_drop = 0"
+ANY_SIZE = "SETTINGS max_table_size_to_drop = 0, max_partition_size_to_drop = 0"
 
 
 class ClickHousePublication(Publication):

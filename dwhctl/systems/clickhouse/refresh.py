@@ -22,7 +22,7 @@ from dwhctl.systems.base.target import (
     refresh_source,
 )
 from dwhctl.systems.clickhouse import types as types
-from dwhctl.systems.clickhouse.catalog import TableName, declared_columns, existing_columns
+from dwhctl.systems.clickhouse.catalog import TableName, existing_columns
 from dwhctl.systems.clickhouse.client import is_code
 
 if TYPE_CHECKING:
@@ -60,14 +60,13 @@ class ClickHouseRefresh(Refresh):
             self._made = True
 
     def insert(self, columns: Sequence[str], narrowed: Sequence[Narrowing] = ()) -> int:
-        if not declared_columns(self._client, self._table):
-            raise TargetRefusedError(f"there is no table {self._table}, or the user has no privilege on it")
+        known = self.columns()
         self.delete()
         source = refresh_source(self._source)
         if narrowed:
             self._check(columns, narrowed)
             source = self._raw.sql
-        self._client.run(_insert_sql(self._copy, columns, source))
+        self._client.run(_insert_sql(self._copy, columns, source, _values(columns, known)))
         ((rows,),) = self._client.query(f"SELECT count() FROM {self._copy.sql}")
         return int(rows)
 
@@ -133,8 +132,20 @@ def _raw_sql(raw: TableName, columns: Sequence[str], source: str) -> str:
     return f"CREATE TABLE {raw.sql} ENGINE = MergeTree ORDER BY tuple() AS SELECT {_listed(columns)} FROM {source}"
 
 
-def _insert_sql(copy: TableName, columns: Sequence[str], source: str) -> str:
-    return f"INSERT INTO {copy.sql} ({_listed(columns)}) SELECT {_listed(columns)} FROM {source}"
+def _insert_sql(copy: TableName, columns: Sequence[str], source: str, values: str = "") -> str:
+    return f"INSERT INTO {copy.sql} ({_listed(columns)}) SELECT {values or _listed(columns)} FROM {source}"
+
+
+def _values(columns: Sequence[str], known: RefreshColumns) -> str:
+    """Return the source's values for the columns: ClickHouse turns a text that is no number into NULL."""
+    source = {column.name.lower(): column.declared for column in known.source}
+    table = {column.name.lower(): column.declared for column in known.table}
+    values = []
+    for name in columns:
+        given, wanted = types.bare(source.get(name.lower(), "")), types.bare(table.get(name.lower(), ""))
+        strict = f"accurateCast({quote(name)}, {types.literal(f'Nullable({wanted})')})"
+        values.append(strict if given != wanted else quote(name))
+    return ", ".join(values)
 
 
 def _listed(columns: Sequence[str]) -> str:

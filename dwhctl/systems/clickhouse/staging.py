@@ -12,7 +12,7 @@ from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import Stage
 from dwhctl.systems.clickhouse.catalog import TOKEN, TableName
-from dwhctl.systems.clickhouse.client import MISSING, ClickHouseClient, end_queries, is_code
+from dwhctl.systems.clickhouse.client import MISSING, ClickHouseClient, is_code, kill_queries
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ class ClickHouseStage(Stage):
         return tuple(found[0]) if found else None
 
     def discard(self) -> None:
-        """End the INSERT, which may have written some of its blocks, and drop what it wrote."""
+        """End the INSERT, and drop the blocks that it has written: nobody publishes this token."""
         label, self._client.label = self._client.label, f"{self._client.label}-discard"
         # A server that is out of reach keeps them in the staging table, which is dropped whole.
         with suppress(AttemptError):
             self._client.open()
-            end_queries(self._client, label)
+            kill_queries(self._client, label)
             self._client.run(f"ALTER TABLE {self._table.sql} DROP PARTITION {literal(self._token)}")
 
     def __enter__(self) -> Self:

@@ -12,15 +12,22 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
+from dwhctl.core.errors import AttemptError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup, Target
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import TOKEN, TableName, described_column
-from dwhctl.systems.clickhouse.client import MISSING, ClickHouseClient, end_queries, is_code
+from dwhctl.systems.clickhouse.client import (
+    MISSING,
+    ClickHouseClient,
+    end_queries,
+    has_queries,
+    is_code,
+    kill_queries,
+)
 from dwhctl.systems.clickhouse.publication import (
-    DROP,
+    ANY_SIZE,
     ClickHouseInspection,
     ClickHousePublication,
     publish_statements,
@@ -57,6 +64,7 @@ class ClickHouseTarget(Target):
         self._clients: set[ClickHouseClient] = set()
         self._in_doubt: set[str] = set()
         self._interrupted = False
+        self._publishing: dict[TableName, threading.Lock] = {}
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._working("create") as client:
@@ -97,30 +105,29 @@ class ClickHouseTarget(Target):
             columns = ", ".join(f"{quote_name(column.name)} {column.type}" for column in declared)
             client.run(
                 f"CREATE TABLE IF NOT EXISTS {self._staging(group).sql} ({columns}, {TOKEN} String)"
-                f" ENGINE = MergeTree PARTITION BY {TOKEN} ORDER BY tuple()"
-                # Fewer parts than merges: it lives for minutes.
-                " SETTINGS non_replicated_deduplication_window = 0"
+                f" ENGINE = MergeTree PARTITION BY {TOKEN} ORDER BY tuple()",
+                {"data_type_default_nullable": 0},
             )
 
     def drop_group(self, group: StagingGroup) -> None:
         with self._connected("drop") as client:
             # All its slices have ended: a query that still works there has lost its connection.
-            end_queries(client, catalog.stage_label(group))
-            _drop(client, [self._staging(group)])
+            kill_queries(client, label := catalog.stage_label(group))
+            _drop(client, [self._staging(group)], at_once=not has_queries(client, label))
 
     def drop_run(self, run_id: str) -> None:
         """Drop what the run staged and copied, and end its queries, so that none stages or publishes any more."""
         if not catalog.is_plain_id(run_id):
             return  # no run has such queries and tables, and another run's could match
         with self._connected("drop", last=True) as client:
-            # What begins between the first end and the drop finds no table, or is ended by the second.
-            for _ in range(2):
-                end_queries(client, catalog.run_label(run_id))
-                left = client.query(
-                    "SELECT database, name FROM system.tables"
-                    f" WHERE startsWith(name, {literal(catalog.run_prefix(run_id))})"
-                )
-                _drop(client, [TableName(str(database), str(table)) for database, table in left])
+            label, prefix = catalog.run_label(run_id), catalog.run_prefix(run_id)
+            kill_queries(client, label)
+            left = client.query(f"SELECT database, name FROM system.tables WHERE startsWith(name, {literal(prefix)})")
+            # An INSERT that waits for its client keeps the table of a DROP ... SYNC.
+            tables = [TableName(str(database), str(table)) for database, table in left]
+            _drop(client, tables, at_once=not has_queries(client, label))
+            # What begins now finds no table; what began before has ended then.
+            end_queries(client, label)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         label = f"{catalog.stage_label(group)}:{token}"
@@ -131,7 +138,7 @@ class ClickHouseTarget(Target):
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
         name = self._name(table)
-        with self._working("publish", timeout) as client:
+        with self._one_at_a_time(name, timeout), self._working("publish", timeout) as client:
             bounds = described_column(client, name, slice_by) if slice_by else None
             copy = self._copy(name)
             try:
@@ -148,6 +155,18 @@ class ClickHouseTarget(Target):
                 yield refresh
             finally:
                 self._drop_last(*refresh.leftovers)
+
+    @contextmanager
+    def _one_at_a_time(self, table: TableName, timeout: timedelta) -> Iterator[None]:
+        """Hold the table: two copies of one partition would lose what one of them adds. Runs have locks of their own."""
+        with self._lock:
+            lock = self._publishing.setdefault(table, threading.Lock())
+        if not lock.acquire(timeout=timeout.total_seconds()):
+            raise TargetBusyError(f"{table} is being published by another thread")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _drop_last(self, *tables: TableName) -> None:
         """Drop what a publication or refresh leaves. What cannot be dropped now goes with the run."""
@@ -261,10 +280,11 @@ class ClickHouseTarget(Target):
                 self._clients.discard(client)
 
 
-def _drop(client: ClickHouseClient, tables: Sequence[TableName]) -> None:
+def _drop(client: ClickHouseClient, tables: Sequence[TableName], *, at_once: bool = True) -> None:
+    """Drop tables. Their files go at once, or, with a query that still uses them, minutes later."""
     for table in tables:
         try:
-            client.run(f"DROP TABLE IF EXISTS {table.sql} {DROP}")
+            client.run(f"DROP TABLE IF EXISTS {table.sql} {'SYNC ' if at_once else ''}{ANY_SIZE}")
         except TargetRefusedError as error:
             # Its database does not exist either.
             if not is_code(error, MISSING):

@@ -167,16 +167,17 @@ def would_change(name: str, source: Column, table: Column) -> str:
 
     NULL or false for NULL. The conversion there and back shows a value that it changes.
     """
-    there = f"accurateCastOrNull({name}, {literal(_bare(table.declared))})"
+    there = f"accurateCastOrNull({name}, {literal(bare(table.declared))})"
     if table.kind in (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        there = f"CAST({name} AS Nullable({_bare(table.declared)}))"
+        there = f"CAST({name} AS Nullable({bare(table.declared)}))"
     if table.kind is Kind.BINARY:
         return f"length({name}) != {table.octets}"
-    back = f"CAST({there} AS Nullable({_bare(source.declared)}))"
+    back = f"CAST({there} AS Nullable({bare(source.declared)}))"
     return f"{name} IS NOT NULL AND ({there} IS NULL OR {back} != {name})"
 
 
-def _bare(declared: str) -> str:
+def bare(declared: str) -> str:
+    """Return a type without LowCardinality and Nullable."""
     while match := _WRAPPED.fullmatch(declared):
         declared = match[2]
     return declared
