@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,8 +29,6 @@ from dwhctl.project.fields import SCHEDULE_WORDS
 from dwhctl.runtime.locks import CRON_LOG, StateDir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
 

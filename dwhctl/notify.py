@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.alerts.delivery import send_due
+from dwhctl.alerts.delivery import Delivery, send_due
 from dwhctl.alerts.digest import AlertFailure, Item, Outcome, RunKind, Stop
 from dwhctl.alerts.message import counted
 from dwhctl.alerts.notifier import notify, notify_directly, write
@@ -24,22 +25,16 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.project.names import in_project, is_proposed
 from dwhctl.runtime import events
-from dwhctl.runtime.failures import blamed, group_failures, said
+from dwhctl.runtime.failures import FailureGroup, blamed, group_failures, said
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import log_path
 from dwhctl.runtime.log_reader import last_lines
-from dwhctl.sessions import open_if_there, open_store
+from dwhctl.sessions import SessionStore, open_if_there, open_store
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import date
-
-    from dwhctl.alerts.delivery import Delivery
     from dwhctl.project.model import Project
-    from dwhctl.runtime.failures import FailureGroup
     from dwhctl.runtime.messages import Failure
-    from dwhctl.sessions import SessionStore
 
 #: A lock that is held so many times in a row is notified: once is a slow run, three times is a stuck one.
 HELD_IN_A_ROW = 3

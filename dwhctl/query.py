@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,8 +26,6 @@ from dwhctl.systems.base.source import Cursor, Row, StatementResult, checked, wa
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
-
     from dwhctl.project.connections import Connection
     from dwhctl.project.loads import Shard
     from dwhctl.project.model import Project

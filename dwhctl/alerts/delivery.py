@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,8 +17,6 @@ from dwhctl.core.words import shown_time
 from dwhctl.project.names import is_proposed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from dwhctl.alerts.digest import Digest
     from dwhctl.project.model import Project
     from dwhctl.sessions import SessionStore

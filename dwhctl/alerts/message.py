@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader, PrefixLoader, nodes
 from jinja2.meta import find_referenced_templates
 from markupsafe import Markup
 
-from dwhctl.alerts.digest import RunKind
+from dwhctl.alerts.digest import Digest, Reason, Recovery, RunKind, StillFailing
 from dwhctl.core.secrets import mask
 from dwhctl.core.words import ACTING, one_line
 from dwhctl.project.context import Names, context
@@ -27,9 +27,6 @@ from dwhctl.project.sandbox import TemplateSandbox
 from dwhctl.project.templates import new_environment, render_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dwhctl.alerts.digest import Digest, Reason, Recovery, StillFailing
     from dwhctl.project.model import Alert, Project
 
 TEMPLATES = Path(__file__).parent / "templates"

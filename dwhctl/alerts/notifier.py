@@ -7,6 +7,7 @@ another run, and the digest of a run that is killed in between is in the outbox,
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,22 +15,18 @@ from typing import TYPE_CHECKING
 
 from dwhctl.alerts.channels import REFUSED_PAUSE, render, send
 from dwhctl.alerts.delivery import Delivery, send_due
-from dwhctl.alerts.digest import RunKind
+from dwhctl.alerts.digest import Digest, Outcome, RunKind
 from dwhctl.alerts.message import fit_to_show
 from dwhctl.alerts.outbox import DeliveryState, outdated, put, undelivered, with_recoveries
 from dwhctl.alerts.rules import ChannelScope, Streak, Streaks, decide
 from dwhctl.alerts.state import AlertState, FailureKey, LocalState, Notified
 from dwhctl.core.errors import SessionsError
 from dwhctl.core.secrets import Secret, mask
-from dwhctl.project.model import TelegramAlert
+from dwhctl.project.model import Alert, Project, TelegramAlert
 from dwhctl.sessions.task_states import failing_tasks, read_newest, read_unsuccessful
 from dwhctl.sessions.values import FIRST, is_good
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from dwhctl.alerts.digest import Digest, Outcome
-    from dwhctl.project.model import Alert, Project
     from dwhctl.sessions import SessionStore
     from dwhctl.sessions.store import Execute
 

@@ -8,6 +8,7 @@ answer: sent once more, marked), `refused` (sent again after a while), `given_up
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -19,8 +20,6 @@ from dwhctl.alerts.digest import Digest, Recovery, merged
 from dwhctl.sessions.values import as_number
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
     from pydantic import TypeAdapter
 
     from dwhctl.alerts.rules import Decision

@@ -13,19 +13,16 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from dwhctl import __version__
 from dwhctl.alerts.message import listed
-from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, cause_of, is_http_url
+from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, is_http_url
 from dwhctl.core.errors import ConfigError
-from dwhctl.core.secrets import mask, remember
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dwhctl.core.secrets import Secret
+from dwhctl.core.links import cause_of
+from dwhctl.core.secrets import Secret, mask, remember
 
 Signal = Literal["start", "success", "fail", "log"]
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from dwhctl.alerts.digest import Digest, Reason, Recovery, StillFailing, Subject, merged
+from dwhctl.alerts.digest import (
+    AlertFailure,
+    Digest,
+    Outcome,
+    Reason,
+    Recovery,
+    StillFailing,
+    Subject,
+    merged,
+)
 from dwhctl.alerts.message import first_line
 from dwhctl.alerts.state import (
     AlertState,
@@ -21,17 +30,12 @@ from dwhctl.alerts.state import (
     without_unknown,
 )
 from dwhctl.core.errors import Missed, is_error
-from dwhctl.project.loads import is_expected
-from dwhctl.sessions.task_states import successful_slices, unsuccessful_slices
+from dwhctl.project.loads import Load, Shard, is_expected
+from dwhctl.sessions.task_states import UnsuccessfulSlice, successful_slices, unsuccessful_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dwhctl.alerts.digest import AlertFailure, Outcome
-    from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Alert, Occasion, Project
     from dwhctl.sessions.store import Execute
-    from dwhctl.sessions.task_states import UnsuccessfulSlice
 
 
 #: What failed longer ago, and was not tried again, is not mentioned beside a recovery.

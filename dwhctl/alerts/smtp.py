@@ -19,15 +19,8 @@ from email.utils import format_datetime, getaddresses, make_msgid
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.alerts.message import Message, Receipt, clipped, counted, shown
-from dwhctl.alerts.transport import (
-    AnswerTooLongError,
-    Exchange,
-    ExchangeFailure,
-    Timeouts,
-    cause_of,
-    check_authorities,
-)
+from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
+from dwhctl.alerts.transport import Exchange, ExchangeFailure, Timeouts, check_authorities
 from dwhctl.core.errors import (
     AlertError,
     AlertInDoubtError,
@@ -35,6 +28,7 @@ from dwhctl.core.errors import (
     AlertRefusedError,
     ConfigError,
 )
+from dwhctl.core.links import AnswerTooLongError, cause_of
 from dwhctl.core.secrets import remember
 from dwhctl.core.words import nothing_shown, quoted
 from dwhctl.project.templates import render_text
@@ -42,7 +36,6 @@ from dwhctl.project.templates import render_text
 if TYPE_CHECKING:
     from io import BufferedReader
 
-    from dwhctl.alerts.message import Page
     from dwhctl.project.model import EmailAlert, Project
 
 #: SMTP takes many round trips, and some servers make unknown senders wait.

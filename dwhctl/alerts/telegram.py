@@ -12,19 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from html import escape, unescape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from dwhctl.alerts.message import Message, Receipt, clipped, counted, shown
-from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, cause_of, is_http_url
+from dwhctl.alerts.message import Message, Page, Receipt, clipped, counted, shown
+from dwhctl.alerts.transport import ExchangeFailure, HttpSender, Timeouts, is_http_url
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
+from dwhctl.core.links import cause_of
 from dwhctl.project.days import format_duration
-from dwhctl.project.model import TelegramAlert, chat_problem
+from dwhctl.project.model import Project, TelegramAlert, chat_problem
 from dwhctl.project.templates import render_text
-
-if TYPE_CHECKING:
-    from dwhctl.alerts.message import Page
-    from dwhctl.project.model import Project
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53

@@ -7,28 +7,18 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
-import os
-import re
-import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.files import read_bytes
-from dwhctl.core.secrets import mask, remember
+from dwhctl.core.links import Links, mask_logs
+from dwhctl.core.secrets import Secret, remember
 from dwhctl.core.waiting import within
-
-if TYPE_CHECKING:
-    from requests.adapters import HTTPAdapter
-
-    from dwhctl.core.secrets import Secret
 
 Answer = TypeVar("Answer")
 
@@ -50,26 +40,15 @@ class ExchangeFailure(NamedTuple):
     in_doubt: bool
 
 
-class Exchange:
+class Exchange(Links):
     """One exchange: its sockets, and whether the message is on its way.
 
     The thread that sends and the one that ends the exchange share it. A thread in a read notices only a closed socket.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
+        super().__init__()
         self._is_sending = False
-        self._is_over = False
-
-    def add(self, connection: socket.socket) -> None:
-        """Register a new connection. Raise TimeoutError when the exchange is over."""
-        with self._lock:
-            if self._is_over:
-                connection.close()
-                raise TimeoutError
-            # A copy: TLS takes the socket away from its object.
-            self._sockets.append(connection.dup())
 
     def begin_sending(self) -> None:
         """Record that the message goes out now. Raise TimeoutError when the exchange is over."""
@@ -81,71 +60,12 @@ class Exchange:
     def run(self, seconds: float, work: Callable[[], Answer]) -> Answer | ExchangeFailure:
         """Do the work within so many seconds; return why it failed, so that the caller raises without a context."""
         try:
-            return within(seconds, work, self._end)
+            return within(seconds, work, self.cut)
         except Exception as error:
             failure = error
         finally:
-            self._end()
+            self.cut()
         return ExchangeFailure(failure, self._is_sending)
-
-    def _end(self) -> None:
-        with self._lock:
-            self._is_over = True
-            for connection in self._sockets:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-                connection.close()
-            self._sockets.clear()
-
-
-class AnswerTooLongError(OSError):
-    """The server's answer is longer than any valid one."""
-
-
-_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
-
-
-def cause_of(error: BaseException) -> str:
-    """Return the root of a failure, as `connection refused`, without the text of any library but TLS's reasons."""
-    chain = list(_chain(error))
-
-    def first(*kinds: type[BaseException]) -> BaseException | None:
-        return next((cause for cause in chain if isinstance(cause, kinds)), None)
-
-    # The most telling cause wins, wherever in the chain it is.
-    known = first(ssl.SSLCertVerificationError) or first(socket.gaierror, ssl.SSLError)
-    match known or first(AnswerTooLongError):
-        case ssl.SSLCertVerificationError(verify_message=message):
-            return f"the server's certificate is not trusted: {message}"
-        case ssl.SSLError(reason=reason):
-            return f"TLS failed: {reason or 'the server does not speak it'}"
-        case socket.gaierror():
-            return "the name cannot be resolved"
-        case AnswerTooLongError():
-            return "the answer is too long"
-    if refusal := next(filter(None, (_TUNNEL.search(str(cause)) for cause in chain)), None):
-        return f"the proxy refuses the connection ({refusal[1]})"
-    if any(isinstance(cause, TimeoutError) or "timed out" in str(cause) for cause in chain):
-        return "no answer in time"
-    for cause in chain:
-        if isinstance(cause, OSError) and cause.errno is not None:
-            return os.strerror(cause.errno).lower()
-    if isinstance(error, OSError):
-        return "the connection broke"
-    return f"a defect in dwhctl: {type(error).__name__}"
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, what it wraps in its arguments, and its causes, each once."""
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        cause = left.pop(0)
-        if id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            inner = (*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__)
-            left += [other for other in inner if isinstance(other, BaseException)]
 
 
 def check_authorities(path: Path, place: str) -> None:
@@ -221,18 +141,14 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
-        from requests import Session  # the time that the import takes does not count
+        from dwhctl.core.http import EndableSession  # the time that the import takes does not count
 
-        _mask_logs()
+        mask_logs()
         exchange = Exchange()
-        adapter = _adapter(exchange)
         proxy = self.proxy.reveal().strip() if self.proxy else None
 
         def work() -> HttpResponse:
-            with Session() as session:
-                session.trust_env = False
-                for scheme in ("http://", "https://"):
-                    session.mount(scheme, adapter)
+            with EndableSession(exchange) as session:
                 response = session.post(
                     url,
                     data=_Body(body, exchange) if body else b"",
@@ -250,45 +166,3 @@ class HttpSender:
                 return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
 
         return exchange.run(self.timeouts.total, work)
-
-
-def _adapter(exchange: Exchange) -> HTTPAdapter:
-    from requests.adapters import HTTPAdapter
-    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-
-    def pool(base: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
-        class Connection(base.ConnectionCls):  # type: ignore[name-defined,misc]
-            def _new_conn(self) -> socket.socket:
-                made: socket.socket = super()._new_conn()
-                exchange.add(made)
-                return made
-
-        class Pool(base):  # type: ignore[valid-type,misc]
-            ConnectionCls = Connection
-
-        return Pool
-
-    pools = {"http": pool(HTTPConnectionPool), "https": pool(HTTPSConnectionPool)}
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-            super().init_poolmanager(*arguments, **options)
-            self.poolmanager.pool_classes_by_scheme = pools
-
-        def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-            manager = super().proxy_manager_for(*arguments, **options)
-            manager.pool_classes_by_scheme = pools
-            return manager
-
-    return Adapter()
-
-
-def _masked(record: logging.LogRecord) -> bool:
-    record.msg, record.args, record.exc_info = mask(record.getMessage()), None, None
-    return True
-
-
-def _mask_logs() -> None:
-    """Hide secrets in urllib3's log, where the URL is."""
-    for name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
-        logging.getLogger(name).addFilter(_masked)

@@ -10,14 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
-from dwhctl.project.connections import BEYOND, SYSTEMS, NetworkConnection, TlsWords, is_local
+from dwhctl.project.connections import BEYOND, SYSTEMS, Connection, NetworkConnection, TlsWords, is_local
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.project.names import find_connection
@@ -30,12 +30,6 @@ from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.client import translate_error
 from dwhctl.systems.sqlite.system import SqliteConnection
-
-if TYPE_CHECKING:
-    from datetime import timedelta
-
-    from dwhctl.project.connections import Connection
-
 
 _CONNECTIONS_AT_ONCE = 8
 _SLOT_SECONDS = 30.0
@@ -125,6 +119,10 @@ def _trips(project: Project, connection: Connection) -> Iterator[_Trip]:
         yield _Trip(connection, None, lambda: _sessions_version(connection))
     if target:
         yield _Trip(connection, None, lambda: _target_version(project, connection))
+    if SYSTEMS[connection.type].takes_endpoint:
+        # One for all accounts, and counted by the rate limit.
+        yield _Trip(connection, None, lambda: _source_version(connection, "", "UTC", project.state_dir))
+        return
     for shard in (shard for shard in shards if not shard.has_ended(today)):
         yield _source_trip(connection, shard.database, shard.zone)
 
@@ -133,11 +131,12 @@ def _source_trip(connection: Connection, database: str, zone: str = "UTC") -> _T
     return _Trip(connection, database, lambda: _source_version(connection, database, zone))
 
 
-def _source_version(connection: Connection, database: str, zone: str) -> str:
+def _source_version(connection: Connection, database: str, zone: str, state_dir: Path | None = None) -> str:
     # Connected or not, a server may be silent for this time.
     timeout: timedelta | None = getattr(connection, "connect_timeout", None)
     seconds = timeout.total_seconds() if timeout is not None else None
-    with system_of(connection).open_source(connection, database, zone, seconds) as source:
+    system = system_of(connection)
+    with system.open_source(connection, database, zone, seconds, state_dir=state_dir) as source:
         return source.version()
 
 
@@ -183,6 +182,9 @@ def in_clear(project: Project) -> Iterator[str]:
             yield f'{names}: {words.key} = "{word}": password and rows travel in clear; {_remedy(words)}'
         elif word == words.local:
             yield f"{names}: {_half_way(words)}; {_remedy(words)}"
+    for connection in project.connections.values():
+        if (key := connection.in_clear()) is not None:
+            yield f'connection {connection.name}: {key}: login and rows travel in clear; write "https://..."'
     yield from _of_environment(project)
     for alert in project.alerts.values():
         yield from _transport_of_alert(alert)

@@ -8,6 +8,7 @@ import pwd
 import shlex
 import ssl
 import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,8 +27,6 @@ from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from dwhctl.project.model import Project
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,23 +17,18 @@ from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.load.staging import MAX_SLICES
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.fields import leaves
-from dwhctl.project.loads import Load, Report
+from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.problems import MAIN, line_of
-from dwhctl.project.templates import render_extract, render_file, render_text
+from dwhctl.project.templates import Query, render_extract, render_file, render_text
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import system_of
-from dwhctl.systems.base.target import Statement, TableColumns
+from dwhctl.systems.base.target import Statement, TableColumns, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import date
-
     from dwhctl.core.columns import Column
-    from dwhctl.project.loads import Shard
-    from dwhctl.project.templates import Query
-    from dwhctl.systems.base.target import Target
+    from dwhctl.project.problems import Place
 
 
 @contextmanager
@@ -83,21 +79,38 @@ def template_problems(project: Project) -> list[str]:
 
 
 def _check_load(project: Project, load: Load, day: date, found: list[str]) -> None:
-    place = line_of(load.extract, project.root, None)
+    place = line_of(load.extract, project.root, None) if load.extract else declared_at(load).at("endpoint")
     for shard in project.shards_of(load):
         with _collect(found):
             query = render_extract(project, load, shard, make_slice(project, load, shard, day))
-            if problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
+            if query.request is not None:
+                _check_requests_differ(project, load, shard, day, query)
+            elif problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
                 found.append(f"{place}: {problem}")
             elif load.slice_by is not None and not query.binds:
-                _check_days_differ(project, load, shard, day, query)
+                _check_days_differ(project, load, shard, day, query, place)
     _check_target(project, load, day, found)
 
 
-def _check_days_differ(project: Project, load: Load, shard: Shard, day: date, query: Query) -> None:
+def _check_requests_differ(project: Project, load: Load, shard: Shard, day: date, query: Query) -> None:
+    before = make_slice(project, load, shard, day - timedelta(days=1))
+    if load.slice_by is not None and render_extract(project, load, shard, before).request == query.request:
+        raise (
+            declared_at(load)
+            .at("endpoint")
+            .error(
+                "returns the same records for every day, but a slice has only those of its day; give it params with"
+                " {{ data_interval_start }} and {{ data_interval_end }}, or drop slice_by"
+            )
+        )
+
+
+def _check_days_differ(
+    project: Project, load: Load, shard: Shard, day: date, query: Query, place: Place
+) -> None:
     before = make_slice(project, load, shard, day - timedelta(days=1))
     if same_but_comments(render_extract(project, load, shard, before).sql, query.sql):
-        raise line_of(load.extract, project.root, None).error(
+        raise place.error(
             "returns the same rows for every day, but a slice has only the rows of its day;"
             f" write WHERE {load.slice_by} >= :start AND {load.slice_by} < :end, or drop slice_by"
         )
@@ -161,6 +174,7 @@ class RenderedPart:
     notes: Sequence[str] = ()
     #: Whether there are placeholders, so that the last statement, the COMMIT, must not be run.
     has_placeholders: bool = False
+    is_sql: bool = True
 
 
 def load_parts(
@@ -197,6 +211,10 @@ def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedP
     about = (
         f"load {load.name}, shard {shard.name}, day {day}: database {shard.database} on {shard.connection}"
     )
+    if query.request is not None:
+        connection = project.connections[shard.connection]
+        request = system_of(connection).shown_request(connection, query)
+        return RenderedPart("extract", about, [Statement(request)], is_sql=False)
     return RenderedPart("extract", about, [Statement(query.sql.rstrip(), values)])
 
 

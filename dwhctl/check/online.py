@@ -7,13 +7,14 @@ the same privileges as a load; an empty group is staged in the warehouse, and dr
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import SERVICE_FIELDS
+from dwhctl.core.columns import SERVICE_FIELDS, Column
 from dwhctl.core.errors import (
     AttemptError,
     ConfigError,
@@ -25,8 +26,8 @@ from dwhctl.core.errors import (
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
 from dwhctl.project.days import make_slice, resolve_day
-from dwhctl.project.loads import Shard
-from dwhctl.project.names import report_sql
+from dwhctl.project.loads import Load, Report, Shard
+from dwhctl.project.names import RowSource, report_sql
 from dwhctl.project.templates import render_extract
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
@@ -35,18 +36,11 @@ from dwhctl.runtime.prepare import DeliveredColumns, check_columns, dropped_erro
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.system import system_of
-from dwhctl.systems.base.target import StagingGroup
+from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import date
-
-    from dwhctl.core.columns import Column
-    from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Target
 
 _TIMEOUT_SECONDS = 30.0
 _SHOWN_SHARDS = 5
@@ -163,7 +157,9 @@ class OnlineCheck:
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
-        slices = [make_slice(self._project, load, shard, self._day) for shard in self._project.shards_of(load)]
+        slices = [
+            make_slice(self._project, load, shard, self._day) for shard in self._project.shards_of(load)
+        ]
         if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
             yield CheckFinding(where, problem)
         for warning in target.warnings(load.table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ from dwhctl.core.errors import DwhctlError, ExitCode, UsageError
 from dwhctl.core.words import nearest, one_line, quoted, shown_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from zoneinfo import ZoneInfo
 
     from dwhctl.alerts.digest import Digest

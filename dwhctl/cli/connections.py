@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dwhctl.airflow.importing import prepare_import
+from dwhctl.airflow.importing import Import, prepare_import
 from dwhctl.airflow.writing import EXPORTS
 from dwhctl.check.connections import in_clear, round_trips, unchecked
 from dwhctl.check.local import local_files, open_files, unread_files
@@ -30,9 +31,6 @@ from dwhctl.core.words import one_line
 from dwhctl.project.find import find_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from dwhctl.airflow.importing import Import
     from dwhctl.check.online import CheckFinding
     from dwhctl.project.connections import Connection
     from dwhctl.project.model import Project

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import islice
@@ -21,7 +22,6 @@ from dwhctl.core.errors import CrontabError, ExitCode
 from dwhctl.core.words import shown_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from zoneinfo import ZoneInfo
 
     from dwhctl.cron import CronJob

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,8 +26,6 @@ from dwhctl.core.errors import ExitCode
 from dwhctl.core.words import shown_command
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import Listener, RunResult
     from dwhctl.runtime.plan import LoadRequest, Plan

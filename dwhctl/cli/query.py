@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,6 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.words import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from datetime import date, timedelta
-
     from dwhctl.check.offline import RenderedPart
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
@@ -246,7 +244,7 @@ def render_command(
     for number, part in enumerate(shown):
         if number:
             say()
-        alone = len(shown) == 1 and part.name in ("extract", "source")
+        alone = not part.is_sql or (len(shown) == 1 and part.name in ("extract", "source"))
         _show_sql(part, comments=not settings.quiet, ended=not alone)
 
 

@@ -33,7 +33,8 @@ from dwhctl.project.fields import Table
 from dwhctl.project.files import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
 from dwhctl.project.model import ALERT_TYPES, PingsTable, ProjectTable, SessionsTable
-from dwhctl.project.problems import toml_value
+from dwhctl.project.problems import tables_in, toml_value
+from dwhctl.systems.http import types as http_types
 from dwhctl.systems.mssql import types as mssql_types
 from dwhctl.systems.vertica import types as vertica_types
 
@@ -111,6 +112,7 @@ def reference() -> str:
     page = template.render(
         {model.__name__: model for model in models},
         rows=_rows,
+        inner_tables=_inner_tables,
         commands=_help_of(dwhctl, click.Context(dwhctl, info_name="dwhctl", terminal_width=WIDTH)),
         exit_codes=EXIT_CODES,
         listings=LISTINGS,
@@ -125,6 +127,7 @@ def reference() -> str:
         alert_types=ALERT_TYPES,
         messages=(TEMPLATES / "messages.md").read_text(encoding="utf-8").rstrip(),
         mssql_types=mssql_types.TYPES,
+        http_types=http_types.TAKES,
         vertica_types=vertica_types,
     )
     body = page.rstrip().splitlines()
@@ -190,18 +193,29 @@ def _rows(model: type[Table]) -> Iterator[list[str]]:
         yield [cell.replace("|", "\\|") for cell in cells]
 
 
+def _inner_tables(model: type[Table], path: str = "") -> Iterator[tuple[str, type[Table]]]:
+    """Yield the tables that are values of a table's keys, with titles, by their types where they have some."""
+    for key, field in model.file_keys().items():
+        found = tables_in(field.annotation)
+        for inner in found:
+            kind = f' = {{ type = "{inner.model_fields["type"].default}" }}' if len(found) > 1 else ""
+            yield f"{path}{key}{kind}", inner
+            yield from _inner_tables(inner, f"{path}{key}.")
+
+
 def _type(annotation: object) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return _type(arguments[0])
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(_type(kind) for kind in arguments if kind is not type(None))
+        return " or ".join(dict.fromkeys(_type(kind) for kind in arguments if kind is not type(None)))
     if origin is Literal:
         return ", ".join(f'`"{value}"`' for value in arguments)
     if origin is tuple:
-        return f"list of {_type(arguments[0])}"
+        inner = _type(arguments[0])
+        return f"list of {inner}{'s' if inner == 'table' else ''}"
     if isinstance(annotation, type) and issubclass(annotation, Table):
-        return "tables"
+        return "table"
     return _TYPES.get(typing.cast("type", origin or annotation), "value")
 
 
@@ -213,6 +227,8 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
     tls = getattr(model, "tls_words", None)
     if tls is not None and key == tls.key:
         return f'`"{BEYOND}"`; on this machine `"{tls.local}"`'
+    if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
+        return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,8 +29,6 @@ from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from dwhctl.project.model import Project
 
 

@@ -7,12 +7,11 @@ The first line of a class's docstring is its default message. `permanent`: anoth
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import timedelta
-
     from dwhctl.core.columns import Column
 
 

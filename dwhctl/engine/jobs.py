@@ -7,21 +7,18 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dwhctl.core.secrets import mask
-from dwhctl.runtime.events import FailedSlice, ReportClosed
-from dwhctl.runtime.messages import retry_seconds
+from dwhctl.runtime.events import ClosedFacts, FailedSlice, Listener, ReportClosed, RunResult, SliceClosed
+from dwhctl.runtime.messages import Failure, retry_seconds
 from dwhctl.sessions.values import Closing, NewSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
     from dwhctl.project.loads import Load, Report
-    from dwhctl.runtime.events import ClosedFacts, Listener, RunResult, SliceClosed
-    from dwhctl.runtime.messages import Failure
     from dwhctl.runtime.slots import Slot
     from dwhctl.sessions.store import SessionStore
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 import queue
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from dwhctl.core.errors import ExitCode, InternalError, SessionsError, StateDirError, WorkersError
 from dwhctl.core.waiting import Wait, caught_signals
-from dwhctl.engine.jobs import Attempt, JobQueue, JobT, RunnerT
+from dwhctl.engine.jobs import Attempt, Attempts, JobQueue, JobT, RunnerT
 from dwhctl.notify import run_notifier
-from dwhctl.runtime.events import RunEnded, RunResult
+from dwhctl.runtime.events import Listener, RunEnded, RunResult
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import logged_run
@@ -29,13 +30,9 @@ from dwhctl.runtime.slots import Slots
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
     from dwhctl.alerts.digest import RunKind
-    from dwhctl.engine.jobs import Attempts
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Listener
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
 

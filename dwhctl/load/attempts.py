@@ -6,6 +6,7 @@ To start one is to find a slice that may start, take its slots, open its session
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,29 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
-from dwhctl.engine.jobs import Attempt, Job
-from dwhctl.load.workers import stage_in_worker
+from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
+from dwhctl.load.workers import Worker, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
-from dwhctl.runtime.events import SliceClosed
-from dwhctl.runtime.messages import Delivered, Failure, StageOrder, retry_seconds
-from dwhctl.runtime.slots import WORKERS
+from dwhctl.runtime.events import ClosedFacts, SliceClosed
+from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
+from dwhctl.runtime.slots import WORKERS, Slot, Slots
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-
-    from dwhctl.engine.jobs import Attempts, JobQueue
     from dwhctl.load.publish import Published, Publisher
     from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
-    from dwhctl.load.workers import Worker, WorkerPool
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
-    from dwhctl.runtime.events import ClosedFacts
-    from dwhctl.runtime.messages import StageResult, TargetTable
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.runtime.prepare import DeliveredColumns
-    from dwhctl.runtime.slots import Slot, Slots
 
 #: Workers that start within this are not worth a line.
 _SLOW_START_SECONDS = 5.0

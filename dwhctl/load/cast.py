@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,9 +17,6 @@ from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, ValueRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
-
     from dwhctl.project.days import Slice
     from dwhctl.runtime.messages import Delivered
 

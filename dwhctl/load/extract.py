@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import chain
@@ -21,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
@@ -29,9 +30,6 @@ from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Source
     from dwhctl.systems.base.target import Stage
 

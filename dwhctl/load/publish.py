@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,18 +21,15 @@ from dwhctl.core.faults import reach
 from dwhctl.core.waiting import waited
 from dwhctl.project.names import as_asked
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.base.publication import ReplaceGuard, UncertainCommitError
+from dwhctl.systems.base.publication import HeldValues, ReplaceGuard, UncertainCommitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from dwhctl.core.columns import Column
     from dwhctl.load.attempts import Doubt
     from dwhctl.load.staging import PublishGroup
     from dwhctl.project.loads import Load
     from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.runtime.slots import Slot, Slots
-    from dwhctl.systems.base.publication import HeldValues
     from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 
 _SLOT_POLL_SECONDS = 0.02

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
@@ -21,24 +22,26 @@ from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
-from dwhctl.runtime.events import RunStarted
+from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
-from dwhctl.runtime.plan import candidates, only_failed, slowest_first, without_complete
+from dwhctl.runtime.plan import (
+    LoadRequest,
+    Name,
+    Plan,
+    candidates,
+    only_failed,
+    slowest_first,
+    without_complete,
+)
 from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
-from dwhctl.sessions.values import is_complete, is_good
+from dwhctl.sessions.values import LastSession, is_complete, is_good
 from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Listener, RunResult
-    from dwhctl.runtime.plan import LoadRequest, Name, Plan
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.sessions.values import LastSession
 
 _DROP_TIMEOUT = timedelta(seconds=5)
 _LAST_TIMEOUT = timedelta(seconds=3)

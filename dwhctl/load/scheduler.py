@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
-from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceJob, SliceStarter
-from dwhctl.load.publish import ColumnsAdded, GroupPublished, LookedUp, PublisherDied, PublisherEvent
-from dwhctl.load.staging import MAX_SLICES, GroupOpened
+from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
+from dwhctl.load.publish import (
+    ColumnsAdded,
+    GroupPublished,
+    LookedUp,
+    Published,
+    PublisherDied,
+    PublisherEvent,
+)
+from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
@@ -19,11 +27,6 @@ from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagedSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from dwhctl.load.attempts import SliceAttempt, SliceParts
-    from dwhctl.load.publish import Published
-    from dwhctl.load.staging import PublishGroup
     from dwhctl.project.model import Project
     from dwhctl.runtime.prepare import PreparedTables
 

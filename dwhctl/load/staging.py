@@ -10,21 +10,19 @@ slices that start next is begun ahead; it ages only from its first slice on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING
 
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.base.target import StagedSlice, StagingGroup
+from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from datetime import date
-
     from dwhctl.engine.jobs import NameAndDay
     from dwhctl.project.loads import Load
     from dwhctl.runtime.slots import Slot
-    from dwhctl.systems.base.target import Target
 
 MAX_SLICES = 64
 MAX_ROWS = 2_000_000

@@ -13,26 +13,20 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.secrets import mask_python
-from dwhctl.runtime.messages import LogBuffer, captured_log
+from dwhctl.runtime.messages import LogBuffer, StageOrder, StageResult, captured_log
 from dwhctl.runtime.recovery import _SHARED_MEMORY
-from dwhctl.runtime.slots import WORKERS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from dwhctl.runtime.messages import StageOrder, StageResult
-    from dwhctl.runtime.slots import Slot, Slots
-
+from dwhctl.runtime.slots import WORKERS, Slot, Slots
 
 _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
+from dwhctl.core.columns import SERVICE_FIELDS
 from dwhctl.core.words import (
     did_you_mean,
     is_shown,
@@ -79,8 +80,9 @@ def check(found: Found, sessions: str | None) -> None:
 @nothing_shown()
 def _check_ca_files(found: Found) -> None:
     for connection in found.connections.values():
-        if isinstance(connection, NetworkConnection) and (key := connection.tls_words.ca_key):
-            check_file(found.problems, getattr(connection, key), found.place(connection).at(key))
+        key = connection.tls_words.ca_key if isinstance(connection, NetworkConnection) else "ca_file"
+        if key:
+            check_file(found.problems, getattr(connection, key, None), found.place(connection).at(key))
 
 
 def _use(found: Found, name: str, use: str, shown: str, place: Place) -> Connection | None:
@@ -155,6 +157,50 @@ def _check_load(found: Found, load: Load) -> None:
     if connection and (problem := connection.warehouse_problem()):
         found.problems.add(place.at("target"), f"'{load.target}' {problem}")
     check_files(found.problems, load, place)
+    kinds = {
+        found.connections[shard.connection].type
+        for shard, _ in found.shards.get(load.shards, [])
+        if shard.connection in found.connections
+    }
+    for kind in sorted(kinds):
+        _check_query(found.problems, load, kind, place)
+    if not kinds and load.extract is None and load.endpoint is None:
+        found.problems.add(place.at("extract"), _NO_EXTRACT)
+
+
+_NO_EXTRACT = 'is missing; add extract = "orders/extract.sql"'
+
+
+def _check_query(problems: Problems, load: Load, kind: str, place: Place) -> None:
+    """Add a problem unless the load has what its sources take: `extract`, or `endpoint` with `columns`."""
+    if SYSTEMS[kind].takes_endpoint:
+        if load.extract is not None:
+            problems.add(
+                place.at("extract"), f"is SQL, and the shards are of type {kind}; write an [endpoint]"
+            )
+        if load.endpoint is None:
+            problems.add(place.at("endpoint"), 'is missing; add [endpoint] with path = "orders"')
+        if not load.columns:
+            problems.add(place.at("columns"), 'is missing; add columns = { id = "bigint" }')
+        else:
+            _check_columns(problems, load, place)
+        return
+    if load.extract is None:
+        problems.add(place.at("extract"), _NO_EXTRACT)
+    for key in ("endpoint", "columns"):
+        if getattr(load, key):
+            problems.add(place.at(key), f"is for HTTP sources, and the shards are of type {kind}; drop it")
+
+
+def _check_columns(problems: Problems, load: Load, place: Place) -> None:
+    known = {name.lower() for name in load.columns}
+    for key, names in (("key", load.key), ("slice_by", (load.slice_by,) if load.slice_by else ())):
+        for name in names:
+            if name.lower() not in known:
+                problems.add(place.at(key), f"columns has no {quoted(name)}; {nearest(name, load.columns)}")
+    for name in load.columns:
+        if name.lower() in SERVICE_FIELDS:
+            problems.add(place.at("columns", name), "is a service field, which dwhctl adds; drop it")
 
 
 def check_files(problems: Problems, table: Table, place: Place) -> None:

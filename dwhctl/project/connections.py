@@ -6,13 +6,13 @@ The keys of all connections are here; those of one system are in `dwhctl/systems
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
-from functools import cached_property
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -46,6 +46,10 @@ class Connection(NamedTable, TableWithoutUrls):
 
     def warehouse_problem(self) -> str | None:
         """Return why the connection cannot be a warehouse, or None."""
+        return None
+
+    def in_clear(self) -> str | None:
+        """Return which key lets login and rows travel in clear beyond this machine, for systems without `tls_words`."""
         return None
 
     def address(self, root: Path) -> str:  # noqa: ARG002 - for connections to files
@@ -178,82 +182,67 @@ class SystemUses:
     one_writer: ClassVar[bool] = False
     #: A source with a probe, which needs no worker and no login.
     has_probe: ClassVar[bool] = False
+    #: As a source it takes a load's `endpoint` and `columns` in place of an `extract`.
+    takes_endpoint: ClassVar[bool] = False
     #: The module whose import takes time.
     driver: ClassVar[str] = ""
     #: The schemes of URLs, in addition to the type.
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
-_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "clickhouse")
-_GROUP = "dwhctl.systems"
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "clickhouse", "http")
+_Found = TypeVar("_Found")
 
 
-class _Systems(Mapping[str, SystemUses]):
-    """The systems by their type: those of dwhctl, then those of packages with an entry point in `dwhctl.systems`.
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {
+        point.name: point for point in entry_points(group="dwhctl.systems") if point.name not in _BUILT_IN
+    }
 
-    A system is imported when its type is first used.
+
+def _load(kind: str) -> SystemUses:
+    if kind in _BUILT_IN:
+        return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
+    point = _installed()[kind]
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise ConfigError(
+            f"the system {kind} of the package {point.dist.name if point.dist else point.value} cannot be"
+            f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
+        ) from error
+    if not isinstance(loaded, SystemUses):
+        raise ConfigError(f"the entry point {point.value} of the system {kind} is not a dwhctl System")
+    return loaded
+
+
+class _ByType(Mapping[str, _Found]):
+    """What is found by the type of a connection, when it is first used.
+
+    The types are those of dwhctl, then those of packages with an entry point in the group `dwhctl.systems`.
     """
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, SystemUses] = {}
+    def __init__(self, find: Callable[[str], _Found]) -> None:
+        self._find = cache(find)
 
-    @cached_property
-    def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=_GROUP) if point.name not in _BUILT_IN}
-
-    def __getitem__(self, kind: str) -> SystemUses:
-        if kind not in self._loaded:
-            self._loaded[kind] = self._load(kind)
-        return self._loaded[kind]
-
-    def _load(self, kind: str) -> SystemUses:
-        if kind in _BUILT_IN:
-            return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
-        point = self._installed[kind]
-        try:
-            loaded = point.load()
-        except Exception as error:
-            raise ConfigError(
-                f"the system {kind} of the package {point.dist.name if point.dist else point.value} cannot be"
-                f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
-            ) from error
-        if not isinstance(loaded, SystemUses):
-            raise ConfigError(f"the entry point {point.value} of the system {kind} is not a dwhctl System")
-        return loaded
+    def __getitem__(self, kind: str) -> _Found:
+        return self._find(kind)
 
     def __contains__(self, kind: object) -> bool:
-        return kind in _BUILT_IN or kind in self._installed
+        return kind in _BUILT_IN or kind in _installed()
 
     def __iter__(self) -> Iterator[str]:
-        yield from _BUILT_IN
-        yield from self._installed
+        yield from (*_BUILT_IN, *_installed())
 
     def __len__(self) -> int:
-        return len(_BUILT_IN) + len(self._installed)
+        return sum(1 for _ in self)
 
 
-SYSTEMS: Mapping[str, SystemUses] = _Systems()
+SYSTEMS: Mapping[str, SystemUses] = _ByType(_load)
+CONNECTION_TYPES: Mapping[str, type[Connection]] = _ByType(lambda kind: SYSTEMS[kind].connection)
 
 
 def types_for(use: str) -> list[str]:
     """Return the types that have a use: `is_source`, `is_target` or `is_sessions`."""
     return [kind for kind, system in SYSTEMS.items() if getattr(system, use)]
-
-
-class ConnectionTypes(Mapping[str, type[Connection]]):
-    """The class of each type of connection."""
-
-    def __getitem__(self, kind: str) -> type[Connection]:
-        return SYSTEMS[kind].connection
-
-    def __contains__(self, kind: object) -> bool:
-        return kind in SYSTEMS
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(SYSTEMS)
-
-    def __len__(self) -> int:
-        return len(SYSTEMS)
-
-
-CONNECTION_TYPES = ConnectionTypes()

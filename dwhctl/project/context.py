@@ -17,11 +17,10 @@ from dwhctl.core.secrets import Secret
 from dwhctl.core.words import nearest
 from dwhctl.project.days import start_of_day
 from dwhctl.project.fields import map_leaves
-from dwhctl.project.loads import Load
+from dwhctl.project.loads import Load, Report, Shard
 
 if TYPE_CHECKING:
     from dwhctl.project.connections import Connection
-    from dwhctl.project.loads import Report, Shard
     from dwhctl.project.model import Project
 
 _ONE_DAY = timedelta(days=1)
@@ -200,7 +199,8 @@ class _ConnectionNames:
         if name.startswith("_"):
             raise AttributeError(name)
         where = f"conn.{self._connection.name}"
-        if name in {"password", "get_password", "get_uri", "extra", "extra_dejson"}:
+        secret = {key.partition(".")[0] for key in self._connection.secrets()}
+        if name in {"password", "get_password", "get_uri", "extra", "extra_dejson", *secret}:
             raise ConfigError(
                 f"'{where}.{name}' is refused: SQL is shown and logged, it must not have a password"
             )

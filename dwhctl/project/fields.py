@@ -71,8 +71,14 @@ class Table(BaseModel):
         return {key: field for key, field in cls.file_keys().items() if key not in cls.own_keys}
 
     def secrets(self) -> dict[str, Secret]:
-        """Return the secrets of the table by key."""
-        return {key: value for key, value in self if isinstance(value, Secret)}
+        """Return the secrets of the table, and of the tables in it, by key."""
+        found: dict[str, Secret] = {}
+        for key, value in self:
+            inner = value.secrets() if isinstance(value, Table) else value if isinstance(value, dict) else {}
+            found |= {f"{key}.{name}": each for name, each in inner.items() if isinstance(each, Secret)}
+            if isinstance(value, Secret):
+                found[key] = value
+        return found
 
 
 class TableWithoutUrls(Table):
@@ -84,9 +90,9 @@ class TableWithoutUrls(Table):
     @classmethod
     def _no_url(cls, table: Any) -> Any:
         for key, value in table.items() if isinstance(table, dict) else ():
-            if key not in cls.url_keys and any(
-                "://" in text for text in leaves(value) if isinstance(text, str)
-            ):
+            # An unknown key has an error of its own, with the key that was meant.
+            is_text = key in cls.file_keys() and key not in cls.url_keys and not isinstance(value, dict)
+            if is_text and any("://" in text for text in leaves(value) if isinstance(text, str)):
                 raise ValueError(
                     f"{key}: is a URL; server, user, password and database have keys of their own"
                 )

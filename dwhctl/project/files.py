@@ -88,7 +88,7 @@ def _translated(message: str, text: str) -> str:
 CONNECTION_PREFIX = "DWHCTL_CONN_"
 VARIABLE_PREFIX = "DWHCTL_VAR_"
 URL_FORMS = (
-    "vertica://user:password@host:5433/database?tlsmode=require, mssql://..., postgres://..., "
+    "vertica://user:password@host:5433/database?tlsmode=require, mssql://..., postgres://..., https://..., "
     "duckdb:path, sqlite:path"
 )
 _ENCODE = "percent-encode ':', '/', '?', '#' and '@' of a password"
@@ -121,7 +121,9 @@ def table_of_url(url: str) -> dict[str, Any]:
     address, _, query = rest.partition("?")
     model = SYSTEMS[kind].connection
     table: dict[str, Any] = {"type": kind}
-    if "path" in model.file_keys():
+    if "base_url" in model.file_keys():
+        table.update(_of_api(url.partition("?")[0]))
+    elif "path" in model.file_keys():
         table["path"] = unquote(address.removeprefix("//"))
     else:
         table.update(_address(address))
@@ -144,6 +146,19 @@ def _kind(url: str) -> str:
     # The text is not shown: it may be a password in the wrong variable.
     hint = did_you_mean(scheme, schemes)
     raise ValueError(f"is not a URL of a connection; {hint}{' ' if hint else ''}write {URL_FORMS}")
+
+
+def _of_api(url: str) -> dict[str, Any]:
+    scheme, _, address = url.partition(":")
+    login, at, rest = address.removeprefix("//").rpartition("@")
+    if "/" in login:
+        raise ValueError(f"the URL has an '@' after its server; {_ENCODE}")
+    table: dict[str, Any] = {"base_url": f"{scheme}://{rest}"}
+    if at:
+        user, _, password = login.partition(":")
+        secret = Secret(unquote(password), kind="environment")
+        table["auth"] = {"type": "http_basic", "username": unquote(user), "password": secret}
+    return table
 
 
 def _address(address: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dwhctl.core.columns import SERVICE_FIELDS
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
+from dwhctl.project.endpoint import Endpoint, ResponseColumns
 from dwhctl.project.fields import (
     Day,
     Duration,
@@ -96,15 +97,23 @@ class Load(_Scheduled):
     """A named job: one extract query over a shard group into one target table."""
 
     warehouse_key, table_key = "target", "table"
-    own_keys: ClassVar[frozenset[str]] = frozenset({"extract", "table", "create", "ping_url"})
+    own_keys: ClassVar[frozenset[str]] = frozenset(
+        {"extract", "endpoint", "columns", "table", "create", "ping_url"}
+    )
 
     #: The load of which a shadow run loads the rows into another table; its own name is `orders@stage.orders_new`.
     shadow_of: str | None = given(default=None)
     shards: Text = Field(examples=["cities"])
     """The shard group to load from."""
-    extract: SqlFile = Field(examples=["orders/extract.sql"])
+    extract: SqlFile | None = Field(None, examples=["orders/extract.sql"])
     """The query that extracts a slice, one SELECT: Jinja, with `:start` and `:end` as bound values; relative to
-    `sql/`."""
+    `sql/`. Required, but not with an HTTP source."""
+    endpoint: Endpoint | None = Field(None, examples=[{"path": "calls", "data_selector": "$.items[*]"}])
+    """What is asked of an HTTP source, in place of `extract`."""
+    columns: ResponseColumns = Field(
+        default_factory=dict, examples=[{"id": "bigint", "called_at": "timestamptz"}]
+    )
+    """The columns of an HTTP source with their types; or tables with `type`, `path`, `optional`."""
     target: Text = Field(examples=["dwh"])
     """The connection of the warehouse."""
     table: TableName = Field(examples=["stage.orders"])

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,15 +16,12 @@ from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, quoted, shown_path
 from dwhctl.project.checks import TASK_NAME_LENGTH, task_name
 from dwhctl.project.fields import is_relation, table_problem
-from dwhctl.project.loads import Load
+from dwhctl.project.loads import Load, Report
 from dwhctl.project.problems import REPORTS, Place
 from dwhctl.project.templates import render_file, render_text
 
 if TYPE_CHECKING:
-    from datetime import date
-
     from dwhctl.project.connections import Connection
-    from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
 
 Found = TypeVar("Found")

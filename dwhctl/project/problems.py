@@ -150,7 +150,8 @@ class Problems:
                 if not steps:  # the message of a model's own check begins with the key
                     key, _, what = what.partition(": ")
                     steps = (key,)
-                self.add(place.at(*steps), what)
+                steps = _located(model, steps)[1]
+                self.add(place.at(*steps, *(["type"] if details["type"] in _TAGS else [])), what)
             return None
 
 
@@ -170,6 +171,8 @@ def _described(model: type[Table], error: ErrorDetails) -> str:
         return f"is missing; add {name} = {_example(_model_at(model, error['loc'][:-1]), name)}"
     if error["type"] == "literal_error":
         return one_of(value, re.findall(r"'([^']*)'", context["expected"]))
+    if error["type"] == "union_tag_invalid":
+        return one_of(context["tag"], re.findall(r"'([^']*)'", context["expected_tags"]))
     words = _WORDS.get(error["type"])
     if words is None:
         return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
@@ -180,7 +183,10 @@ def _described(model: type[Table], error: ErrorDetails) -> str:
 
 _DIGITS = "write it in digits, without quotes"
 _NO_TABLE = 'expected a table, got {shown}; write it as {{ name = "value" }}'
+#: The errors of a table whose `type` is missing or unknown.
+_TAGS = ("union_tag_not_found", "union_tag_invalid")
 _WORDS = {
+    "union_tag_not_found": 'is missing; add type = "..." (`dwhctl docs reference` lists them)',
     "string_type": "expected a text, got {shown}; put it in quotes",
     "int_type": "expected a whole number, got {shown}; {number}",
     "int_from_float": "expected a whole number, got {shown}; {number}",
@@ -200,10 +206,23 @@ _WORDS = {
 
 
 def _model_at(model: type[Table], steps: Sequence[str | int]) -> type[Table]:
+    return _located(model, steps)[0]
+
+
+def _located(model: type[Table], steps: Sequence[str | int]) -> tuple[type[Table], tuple[str | int, ...]]:
+    """Return the table at pydantic's steps, and the steps without the types of tables, which are not keys."""
+    kept: list[str | int] = []
+    kinds: Mapping[str | int, type[Table]] = {}
     for step in steps:
+        if step in kinds:
+            model, kinds = kinds[step], {}
+            continue
+        kept.append(step)
         if isinstance(step, str) and step in model.file_keys():
-            model = _table_in(model.file_keys()[step].annotation) or model
-    return model
+            found = tables_in(model.file_keys()[step].annotation)
+            kinds = {table.model_fields["type"].default: table for table in found} if len(found) > 1 else {}
+            model = found[0] if found else model
+    return model, tuple(kept)
 
 
 def types_in(annotation: object) -> set[Any]:
@@ -213,9 +232,11 @@ def types_in(annotation: object) -> set[Any]:
     return {annotation, origin}.union(*map(types_in, inner))
 
 
-def _table_in(annotation: object) -> type[Table] | None:
-    tables = (kind for kind in types_in(annotation) if isinstance(kind, type) and issubclass(kind, Table))
-    return next(tables, None)
+def tables_in(annotation: object) -> list[type[Table]]:
+    """Return the tables that a type is made of, in their order."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return [annotation]
+    return [table for inner in typing.get_args(annotation) for table in tables_in(inner)]
 
 
 def _example(model: type[Table], key: str) -> str:

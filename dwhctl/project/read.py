@@ -277,7 +277,10 @@ class _Reader:
         placed = [(MAIN.at("pings", key), secret) for key, secret in pings.secrets().items()]
         for tables in (found.connections, found.alerts, found.loads, found.reports):
             for table in tables.values():
-                placed += [(found.place(table).at(key), secret) for key, secret in table.secrets().items()]
+                placed += [
+                    (found.place(table).at(*key.split(".")), secret)
+                    for key, secret in table.secrets().items()
+                ]
         for name, variable in variables.items():
             outside = Place("environment", f"{VARIABLE_PREFIX}{name.upper()}")
             for secret in leaves(variable):

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from jinja2 import (
     BaseLoader,
@@ -30,12 +32,11 @@ from dwhctl.core.errors import AttemptError, ConfigError
 from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, shown_path
 from dwhctl.project.context import FILTERS, context
+from dwhctl.project.endpoint import Request
 from dwhctl.project.problems import line_of, source_text
 from dwhctl.project.sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project
@@ -46,18 +47,22 @@ class Query:
     """SQL with `:start` and `:end`, and the values of those that it uses.
 
     `slice_by` is the column of the bounds. If its type has instants, the source binds `instants`, the same bounds in
-    UTC: a clock that is set back shows some times twice, and `binds` do not say which is meant.
+    UTC: a clock that is set back shows some times twice, and `binds` do not say which is meant. An HTTP source has a
+    `request` in place of SQL.
     """
 
     sql: str
     binds: dict[str, datetime]
     slice_by: str | None = None
     instants: dict[str, datetime] = field(default_factory=dict)
+    request: Request | None = None
 
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
     """Return the extract query of this slice. Raise ConfigError with file and line."""
     names = context(project, load, shard, slice.day)
+    if load.extract is None:
+        return Query("", {}, load.slice_by, request=_request(project, load, slice, names))
     statements = split_statements(_rendered(project, load.extract, names))
     if len(statements) != 1:
         what = (
@@ -69,14 +74,54 @@ def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> 
     binds: dict[str, datetime] = {}
     for bind in find_binds(sql):
         if (bound := bounds.get(bind.name)) is None:
-            raise _bind_error(bind.name, load, project.root)
+            raise _bind_error(bind.name, load, load.extract, project.root)
         binds[bind.name] = bound
     known = {"start": slice.start_at, "end": slice.end_at}
     instants = {name: at for name in binds if (at := known[name]) is not None}
     return Query(sql, binds, load.slice_by, instants)
 
 
-def _bind_error(name: str, load: Load, root: Path) -> ConfigError:
+def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) -> Request:
+    """Render the endpoint of this slice. Raise ConfigError with file and key."""
+    endpoint = load.endpoint
+    assert endpoint is not None
+    if slice.start_at is not None and slice.end_at is not None:
+        # The bounds of the slice, which are not the project's midnights where its clock is another one.
+        zone = ZoneInfo(slice.zone)
+        bounds = {"start": slice.start_at.astimezone(zone), "end": slice.end_at.astimezone(zone)}
+        names |= {f"data_interval_{name}": bound for name, bound in bounds.items()}
+    place = f"config/loads/{load.shadow_of or load.name}.toml: endpoint"
+
+    def rendered(value: Any, key: str, finalize: Callable[[Any], Any] = _parameter) -> Any:
+        if isinstance(value, Mapping):
+            return {name: rendered(inner, f"{key}.{name}") for name, inner in value.items()}
+        if isinstance(value, list):
+            return [rendered(item, key) for item in value]
+        if not isinstance(value, str):
+            return _parameter(value)
+        environment = new_environment(FileSystemLoader(project.root / "sql"), finalize, autoescape=False)
+        try:
+            with environment.bounded():
+                return environment.from_string(value).render(names)
+        except Exception as error:
+            raise ConfigError(f"{place}.{key}: {_what(error, names, 'sql')}") from None
+
+    body_key = "json" if endpoint.json_ is not None else "data"
+    return Request(
+        endpoint,
+        load.columns,
+        rendered(endpoint.path, "path", lambda value: quote(str(_parameter(value)), safe="")),
+        rendered(endpoint.params, "params"),
+        rendered(endpoint.json_ if endpoint.json_ is not None else endpoint.data, body_key),
+    )
+
+
+def _parameter(value: Any) -> Any:
+    """Write dates and times as ISO 8601 does, a moment with a T."""
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
+def _bind_error(name: str, load: Load, extract: Path, root: Path) -> ConfigError:
     if name in {"start", "end"}:
         what = f"':{name}' has no value: '{load.name}' has no slice_by; set slice_by or drop the condition"
     else:
@@ -84,10 +129,10 @@ def _bind_error(name: str, load: Load, root: Path) -> ConfigError:
             f"':{name}' is not a bind parameter; {nearest(f':{name}', (':start', ':end'))} "
             "(put a text with a colon in quotes, and write a cast as CAST(x AS type) or x::type)"
         )
-    source = source_text(load.extract, root)
+    source = source_text(extract, root)
     found = re.search(rf"(?<![\w:]):{re.escape(name)}\b", source)
     line = source.count("\n", 0, found.start()) + 1 if found else None
-    return line_of(load.extract, root, line).error(what)
+    return line_of(extract, root, line).error(what)
 
 
 def render_file(

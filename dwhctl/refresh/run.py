@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.core.errors import UsageError
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
-from dwhctl.project.names import find_report, report_sql
+from dwhctl.project.names import ReportSql, find_report, report_sql
 from dwhctl.refresh.scheduler import RefreshRules, RefreshScheduler, ReportJob
-from dwhctl.runtime.events import RefreshStarted
+from dwhctl.runtime.events import Listener, RefreshStarted, RunResult
 from dwhctl.runtime.locks import report_names
 from dwhctl.runtime.plan import Readiness, readiness
 from dwhctl.sessions import open_if_there
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import date
-
     from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import ReportSql
-    from dwhctl.runtime.events import Listener, RunResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
@@ -17,22 +18,17 @@ from dwhctl.engine.jobs import Attempt, Job
 from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.refresh.transaction import refresh_report
-from dwhctl.runtime.events import ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runtime.events import ClosedFacts, ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runtime.messages import Failure
-from dwhctl.runtime.plan import lacking, longest_wait, not_met, readiness
+from dwhctl.runtime.plan import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runtime.prepare import keep_report_place
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import timedelta
-
     from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
     from dwhctl.project.names import ReportSql
-    from dwhctl.runtime.events import ClosedFacts
-    from dwhctl.runtime.plan import Readiness
     from dwhctl.runtime.slots import Slot
     from dwhctl.systems.base.target import Target
 

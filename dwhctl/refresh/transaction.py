@@ -7,6 +7,7 @@ Readers see the old rows or the new ones; a failure before the commit leaves the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
@@ -14,14 +15,11 @@ from dwhctl.core.columns import Kind
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import fits
 from dwhctl.load.column_fit import UUID_OCTETS
-from dwhctl.systems.base.target import Narrowing
+from dwhctl.systems.base.target import Narrowing, Refresh, RefreshColumns, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from dwhctl.project.loads import Report
     from dwhctl.project.names import ReportSql
-    from dwhctl.systems.base.target import Refresh, RefreshColumns, Target
 
 
 def refresh_report(target: Target, report: Report, sql: ReportSql, fence: Callable[[], None]) -> int:

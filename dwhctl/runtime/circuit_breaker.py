@@ -12,7 +12,9 @@ worker, no job starts before a probe has succeeded.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.core.errors import (
@@ -30,9 +32,6 @@ from dwhctl.runtime.messages import Failure
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
-    from datetime import timedelta
-
     from dwhctl.project.connections import Connection
     from dwhctl.runtime.slots import Slot, Slots
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
 from dwhctl.core.words import shown_path
-from dwhctl.project.loads import is_expected
+from dwhctl.project.loads import Load, Shard, is_expected
 from dwhctl.project.names import as_asked, in_project, load_of
 from dwhctl.runtime.prepare import extract_place
-from dwhctl.sessions.task_states import failing_tasks, read_unsuccessful
+from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice, failing_tasks, read_unsuccessful
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date
-    from pathlib import Path
-
-    from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import FailedSlice
     from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice
 
 
 #: The default of `--days`: what failed in so many days is failing now.
@@ -248,7 +244,8 @@ def _of_data(project: Project, failed: FailedSlice, failure: Failure) -> str:
     load = load_of(project, failed.load) if failed.shard else None
     if load is None:
         return _of_report(project, failed.load, failure)
-    file, extract = f"config/loads/{load.shadow_of or load.name}.toml", shown_path(load.extract, project.root)
+    file = f"config/loads/{load.shadow_of or load.name}.toml"
+    extract = shown_path(load.extract, project.root) if load.extract else file
     if failure.is_a(errors.SchemaDriftError) and failure.new_columns:
         return f'add the columns to {load.table}, or set on_new_column = "add" in {file}'
     corrections = {

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -23,11 +24,9 @@ from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.messages import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from dwhctl.runtime.slots import Slot, Slots
 
-    Heartbeat = Callable[[], None]
+Heartbeat = Callable[[], None]
 
 _POLL_SECONDS = 0.05
 _LAST_SECONDS = 2.0

@@ -15,9 +15,10 @@ import resource
 import socket
 import stat
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -31,9 +32,6 @@ from dwhctl.core.waiting import poll
 from dwhctl.core.words import shown_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from datetime import date
-
     from dwhctl.project.loads import Load
     from dwhctl.sessions.store import SessionStore
     from dwhctl.sessions.values import Held

@@ -14,9 +14,10 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,15 +29,11 @@ from dwhctl.core.waiting import Waiting, announced
 from dwhctl.core.words import printable_json
 from dwhctl.runtime import events
 from dwhctl.runtime.locks import CRON_LOG, StateDir
-from dwhctl.runtime.messages import captured_log
+from dwhctl.runtime.messages import Level, LogMessage, captured_log
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from datetime import timedelta
-
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Level, LogMessage
 
 
 RUN_ENDED = "run_ended"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import random
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dwhctl.core.errors import About, AttemptError, DwhctlError, InternalError, SchemaDriftError, is_error
@@ -15,9 +17,6 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.words import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
     from dwhctl.core.columns import Column
     from dwhctl.project.connections import Connection
     from dwhctl.project.days import Slice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from fractions import Fraction
@@ -15,8 +16,6 @@ from dwhctl.project.names import as_asked, find_load, meant
 from dwhctl.sessions.values import is_complete
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from dwhctl.project.loads import Load, Need, Report, Shard
     from dwhctl.project.model import Project
     from dwhctl.sessions.store import SessionStore

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,11 +19,11 @@ from tenacity import (
 )
 
 from dwhctl.core import errors
-from dwhctl.core.columns import SERVICE_FIELDS, Kind
+from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
-from dwhctl.project.days import make_slice
-from dwhctl.project.names import load_of
+from dwhctl.project.days import Slice, make_slice
+from dwhctl.project.names import ReportSql, load_of
 from dwhctl.project.problems import REPORTS
 from dwhctl.project.templates import place_of, render_extract, render_file
 from dwhctl.runtime.events import Notice
@@ -29,14 +31,8 @@ from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import date, timedelta
-
-    from dwhctl.core.columns import Column
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.project.names import ReportSql
     from dwhctl.runtime.plan import Plan
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
@@ -49,6 +45,8 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
     found = load_of(project, load)
     if found is None:
         return ""
+    if found.extract is None:
+        return f"[endpoint] in config/loads/{found.shadow_of or found.name}.toml"
     by_name = {known.name: known for known in project.shards_of(found)}
     try:
         query = render_extract(
@@ -138,7 +136,9 @@ def describe_targets(
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
             slices = [planned.slice for planned in plan.slices if planned.load.name == load.name]
-            columns = _retried(load, retries(load), partial(_describe, project, load, slices, targets, slots), tell)
+            columns = _retried(
+                load, retries(load), partial(_describe, project, load, slices, targets, slots), tell
+            )
         except errors.AttemptError as error:
             found.failures[load.name] = Failure.of(error)
             if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:

@@ -11,6 +11,7 @@ import os
 import shlex
 import socket
 import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,17 +25,13 @@ from dwhctl.core.faults import reach
 from dwhctl.core.files import is_run_id
 from dwhctl.project.names import load_of
 from dwhctl.runtime.events import Notice, RunReaped
-from dwhctl.runtime.locks import Holder, Lock, holder_of, report_names, work_name
-from dwhctl.sessions.values import Closing, State
+from dwhctl.runtime.locks import Holder, Lock, StateDir, holder_of, report_names, work_name
+from dwhctl.sessions.values import Closing, Session, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-
     from dwhctl.project.model import Project
-    from dwhctl.runtime.locks import StateDir
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.sessions.values import Session
     from dwhctl.systems.base.target import Target
 
 

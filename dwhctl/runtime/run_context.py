@@ -8,7 +8,8 @@ import re
 import threading
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,20 +21,15 @@ from dwhctl.core.faults import reach
 from dwhctl.core.files import open_for_update, open_regular
 from dwhctl.core.waiting import waited
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.locks import Lock, held_in_sessions, held_work, shown_holder
+from dwhctl.runtime.locks import Lock, StateDir, held_in_sessions, held_work, shown_holder
 from dwhctl.runtime.recovery import Reaper
-from dwhctl.runtime.slots import WORKERS, connection_limits
+from dwhctl.runtime.slots import WORKERS, Slots, connection_limits
 from dwhctl.sessions import open_store
 from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import ExitStack
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.locks import StateDir
-    from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.target import Target
 
@@ -228,8 +224,9 @@ _LOCK_SECONDS = 30.0
 
 
 def new_run_id() -> str:
-    """Return the id of a new run: it begins with the time in UTC."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    """Return the id of a new run: it begins with the time in UTC, to 1/256 of a second, so that ids sort."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond * 256 // 1_000_000:02x}{uuid.uuid4().hex[:6]}"
 
 
 def limits_of(project: Project) -> dict[str, int | None]:

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,6 @@ from dwhctl.core.waiting import poll
 from dwhctl.runtime.locks import Lock, StateDir, holder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
     from dwhctl.project.model import Project
 
 #: The name under which worker processes are counted: no connection can have it.

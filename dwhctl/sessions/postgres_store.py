@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import errors as pg_errors
 from psycopg2.extensions import PYDATE, PYDATETIMETZ, new_type
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from dwhctl.core import faults
@@ -29,8 +30,6 @@ from dwhctl.sessions.values import COMMENT_LENGTH, FIRST, LAST, Held, as_day, as
 from dwhctl.systems.postgres.client import BoundedConnection, connect, timeouts, translate_error, where
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import cursor as Cursor  # noqa: N812
-
     from dwhctl.systems.postgres.system import PostgresConnection
 
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.

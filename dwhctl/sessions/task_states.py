@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -12,8 +13,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from dwhctl.sessions.values import State, as_day, as_number, as_text, as_text_or_none, as_time, is_good
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from dwhctl.sessions.store import Execute, SessionStore
 
 

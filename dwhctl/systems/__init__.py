@@ -2,11 +2,11 @@
 
 Read in this order:
 - `base`: the contracts of a source, a target and a console, and what the systems share.
-- `duckdb`: source and target in files. `mssql`: source. `vertica`, `clickhouse`: targets.
+- `duckdb`: source and target in files. `mssql` and `http`: sources. `vertica`, `clickhouse`: targets.
 - `postgres` and `sqlite`: the sessions database, and consoles.
 A folder has `client` (connect, errors), `types`, `source`, `target`, `console` as far as the system has them.
 A folder's `system` has the keys of its connection and a `System`: what the system can do, and what opens it. Drivers
 are imported only then. The registry of the systems is `SYSTEMS` in `dwhctl/project/connections.py`.
 To add a system, add a folder and its name there, or an entry point `dwhctl.systems` of a package of your own, and run
-the suites in `tests/contract`. The folders import `base` only.
+the suites in `tests/contract`. The folders import `base` only; `http` measures in DuckDB.
 """

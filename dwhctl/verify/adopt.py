@@ -10,9 +10,10 @@ adopted whole batches, and the same command continues from there.
 from __future__ import annotations
 
 import time
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,10 @@ from dwhctl.core.errors import UsageError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import caught_signals
 from dwhctl.load.run import check_templates
-from dwhctl.runtime.events import Notice, RunEnded, RunResult, RunStarted
+from dwhctl.runtime.events import Listener, Notice, RunEnded, RunResult, RunStarted
 from dwhctl.runtime.locks import StateDir, work_names
 from dwhctl.runtime.log import logged_run
-from dwhctl.runtime.plan import LoadRequest, candidates, without_complete
+from dwhctl.runtime.plan import LoadRequest, Plan, PlannedSlice, candidates, without_complete
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
@@ -35,13 +36,8 @@ from dwhctl.verify.findings import Check, SliceComparison, not_compared, result_
 from dwhctl.verify.sources import SourceAndWarehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
-    from datetime import date
-
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import Listener
-    from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.sessions.store import SessionStore
 
 #: A batch takes whole days until it has so many slices: each shard is connected to once for each batch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -10,20 +11,17 @@ from dwhctl.core.errors import AttemptError, ConfigError, QueryError, SourceErro
 from dwhctl.core.sql import find_binds
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.templates import Query, render_extract
-from dwhctl.runtime.fanout import FanOut, RemoteCheck
+from dwhctl.runtime.fanout import AnyCheck, FanOut, Heartbeat, RemoteCheck
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.fingerprint import Measure
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Shard
     from dwhctl.project.model import Project
-    from dwhctl.runtime.fanout import AnyCheck, Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.systems.base.inspection import Inspection
     from dwhctl.systems.base.source import Source

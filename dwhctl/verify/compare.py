@@ -10,16 +10,19 @@ nothing was published in between. Otherwise the slice is measured again. Nothing
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import date
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from dwhctl.project.days import FIRST_DAY, LAST_DAY
+from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
 from dwhctl.sessions.values import LastSession, State, is_complete
 from dwhctl.verify.checks import SliceReader
 from dwhctl.verify.findings import (
     Check,
+    Explanation,
     SliceComparison,
     SliceFinding,
     differences,
@@ -30,17 +33,12 @@ from dwhctl.verify.findings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-    from datetime import date
-
     from dwhctl.core.errors import AttemptError
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.verify.findings import Explanation
 
     Sessions = Mapping[Slice, LastSession | None]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 import fnmatch
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,6 @@ from dwhctl.project.fields import name_problem
 from dwhctl.sessions.values import LastSession, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
-
     from dwhctl.core.errors import AttemptError
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project

@@ -10,26 +10,23 @@ rows is given only where all buckets that differ were read.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.systems.base.inspection import CUT_CHARACTERS, Differing, Example, read_pieces
-from dwhctl.verify.checks import batches
+from dwhctl.systems.base.inspection import CUT_CHARACTERS, Differing, Example, Inspection, Pieces, read_pieces
+from dwhctl.verify.checks import SliceReader, batches
 from dwhctl.verify.findings import KEYS_SHOWN, Explanation, column_differs, listed_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
     from dwhctl.core.errors import AttemptError
     from dwhctl.project.days import Slice
     from dwhctl.project.templates import Query
     from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.systems.base.fingerprint import Measure, Write
-    from dwhctl.systems.base.inspection import Inspection, Pieces
     from dwhctl.systems.base.source import Source
-    from dwhctl.verify.checks import SliceReader
 
     _Rows = Sequence[Sequence[Any]]
 

@@ -6,12 +6,13 @@ says: duplicate keys, keys that are in other slices too, rows of no session, and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError
-from dwhctl.project.days import FIRST_DAY, LAST_DAY
+from dwhctl.project.days import FIRST_DAY, LAST_DAY, Slice
 from dwhctl.runtime.prepare import check_columns
 from dwhctl.verify.checks import measure_of, without_slice
 from dwhctl.verify.compare import Pair, Sides
@@ -28,9 +29,6 @@ from dwhctl.verify.findings import (
 from dwhctl.verify.row_differences import Case, chosen_cases, find_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.project.templates import Query

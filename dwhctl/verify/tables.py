@@ -5,15 +5,17 @@ The sources are not read. The other tool has no sessions here: its table is take
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import Kind
-from dwhctl.core.errors import UsageError
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import AttemptError, UsageError
 from dwhctl.runtime.prepare import check_columns
-from dwhctl.systems.base.fingerprint import Measure
-from dwhctl.systems.base.inspection import Other
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
+from dwhctl.systems.base.inspection import Contrast, Inspection, Other
 from dwhctl.verify.checks import batches, measure_of
 from dwhctl.verify.compare import Pair, Sides
 from dwhctl.verify.findings import (
@@ -29,18 +31,11 @@ from dwhctl.verify.findings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import date
-
-    from dwhctl.core.columns import Column
-    from dwhctl.core.errors import AttemptError
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
-    from dwhctl.systems.base.fingerprint import Fingerprint
-    from dwhctl.systems.base.inspection import Contrast, Inspection
 
 #: Kinds whose values have the same canonical text where they are equal.
 _ALIKE = (

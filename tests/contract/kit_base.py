@@ -17,6 +17,7 @@ from typing import ClassVar
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.connections import Connection
+from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import Target
@@ -108,6 +109,8 @@ class SourceKit(Kit):
     many: tuple[int, int]
     #: Whether opening waits for a database that another has.
     waits: bool
+    #: Whether the system itself describes and refuses queries, and opening connects. Else the load declares columns.
+    describes: bool = True
 
     @abstractmethod
     def connection(self, root: Path, wait: float = 5) -> Connection:
@@ -124,6 +127,10 @@ class SourceKit(Kit):
     @abstractmethod
     def create_as(self, table: str, select: str) -> tuple[str, ...]:
         """Statements that make a table of the answer to a query, in the place of one that is there."""
+
+    def query(self, connection: Connection, database: str, query: Query, zone: str = "UTC") -> Query:
+        """Give what a load would ask for in place of the suite's SQL."""
+        return query
 
     def repeat(self, text: str, times: int) -> str:
         """An expression for a text so many times over."""

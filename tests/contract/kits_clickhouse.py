@@ -185,12 +185,19 @@ class ClickHouseTargetKit(TargetKit):
         assert isinstance(connection, ClickHouseConnection)
         return _PlainSql(connection, timedelta(seconds=30), "dwhctl")
 
-    def texts(self, connection: Connection, sql: str) -> list[tuple[str | None, ...]]:
+    def texts(self, connection: Connection, sql: str, **more: object) -> list[tuple[str | None, ...]]:
         assert isinstance(connection, ClickHouseConnection)
         (host, port), password = connection.addresses[0], connection.password
-        settings = {"default_format": "JSONCompactStringsEachRow", "cast_keep_nullable": 1, "max_query_size": 2**24}
+        settings = {
+            "default_format": "JSONCompactStringsEachRow",
+            "cast_keep_nullable": 1,
+            "max_query_size": 2**24,
+            **more,
+        }
         url = f"http://{host}:{port}/?{urlencode(settings)}"
-        return [tuple(row) for row in texts_of(url, sql, connection.user, password.reveal() if password else "")]
+        return [
+            tuple(row) for row in texts_of(url, sql, connection.user, password.reveal() if password else "")
+        ]
 
     def busy(self, connection: Connection) -> AbstractContextManager[None]:
         raise NotImplementedError("a server makes nobody wait")
@@ -198,5 +205,10 @@ class ClickHouseTargetKit(TargetKit):
     def broken(self, root: Path) -> Iterator[tuple[str, Connection, type[AttemptError], str]]:
         good: Any = self.connection(root)
         yield "no server", good.model_copy(update={"port": 1}), ConnectError, "dwh"
-        yield "wrong password", good.model_copy(update={"password": Secret("wrong")}), LoginRefusedError, "dwh"
+        yield (
+            "wrong password",
+            good.model_copy(update={"password": Secret("wrong")}),
+            LoginRefusedError,
+            "dwh",
+        )
         yield "no database", good.model_copy(update={"database": "nowhere"}), TargetRefusedError, "nowhere"

@@ -69,7 +69,7 @@ def _duckdb_types() -> tuple[TypeCase, ...]:
         TypeCase("BOOLEAN", Kind.BOOLEAN, _cast("BOOLEAN", "true", "false")),
         TypeCase("FLOAT", Kind.FLOAT, _cast("FLOAT", "1.1", "nan", "inf", "-inf", "-0.0", "1e-45", "3.4e38")),
         TypeCase("DOUBLE", Kind.FLOAT, _cast("DOUBLE", "0.1", "nan", "inf", "-inf", "-0.0", "5e-324", "1.7e308")),
-        TypeCase("VARCHAR", Kind.TEXT, tuple(map(_duckdb_text, NASTY_TEXTS))),
+        TypeCase("VARCHAR", Kind.TEXT, tuple(map(duckdb_text, NASTY_TEXTS))),
         TypeCase("JSON", Kind.TEXT, _cast("JSON", '{"b": 1,  "a": [null, "\\u0000"]}', "null", '""')),
         TypeCase("UUID", Kind.UUID, _cast("UUID", "0" * 8 + "-0000" * 3 + "-" + "0" * 12, "F" * 32)),
         TypeCase("BLOB", Kind.BINARY, ("''::BLOB", "'\\x00\\xFF\\x0A\\x5C'::BLOB", "encode('ё\\.')")),
@@ -85,13 +85,13 @@ def _duckdb_types() -> tuple[TypeCase, ...]:
     )  # fmt: skip
 
 
-def _duckdb_text(value: str | None) -> str:
+def duckdb_text(value: str | None) -> str:
     if value is None:
         return "NULL::VARCHAR"
     return " || chr(0) || ".join("'" + part.replace("'", "''") + "'" for part in value.split("\x00"))
 
 
-_DUCKDB_WORDS = {
+DUCKDB_WORDS = {
     Kind.INTEGER: "BIGINT",
     Kind.DECIMAL: "DECIMAL(38,10)",
     Kind.FLOAT: "DOUBLE",
@@ -106,17 +106,17 @@ _DUCKDB_WORDS = {
 }
 
 
-def _duckdb_literal(kind: Kind, value: object) -> str:
+def duckdb_literal(kind: Kind, value: object) -> str:
     if value is None:
-        return f"NULL::{_DUCKDB_WORDS[kind]}"
+        return f"NULL::{DUCKDB_WORDS[kind]}"
     if isinstance(value, str):
-        return _duckdb_text(value)
+        return duckdb_text(value)
     if isinstance(value, bytes):
         return "'" + "".join(f"\\x{byte:02X}" for byte in value) + "'::BLOB"
     if isinstance(value, datetime) and value.tzinfo is None and kind is Kind.TIMESTAMPTZ:
         value = f"{value}+00"
     # Without the cast DuckDB would take a decimal of its own precision.
-    return f"CAST('{value}' AS {_DUCKDB_WORDS[kind]})"
+    return f"CAST('{value}' AS {DUCKDB_WORDS[kind]})"
 
 
 @contextmanager
@@ -159,10 +159,10 @@ class DuckdbSourceKit(SourceKit):
     fails_midway = "CAST(CASE WHEN i = 150000 THEN 'x' ELSE '1' END AS INTEGER)"
     many = (1_500_000, 200)
     waits = True
-    words = _DUCKDB_WORDS
+    words = DUCKDB_WORDS
 
     def literal(self, kind: Kind, value: object) -> str:
-        return _duckdb_literal(kind, value)
+        return duckdb_literal(kind, value)
 
     def create_as(self, table: str, select: str) -> tuple[str, ...]:
         return (f"CREATE OR REPLACE TABLE {table} AS {select}",)
@@ -213,7 +213,7 @@ class DuckdbTargetKit(TargetKit):
     name = "duckdb"
     types = _duckdb_types()
     refused = ("INTERVAL", "INTEGER[]", "TIMETZ")
-    words = _DUCKDB_WORDS
+    words = DUCKDB_WORDS
     misfits = (
         (Kind.INTEGER, 2**31, "INTEGER"),
         (Kind.INTEGER, -1, "UBIGINT"),
@@ -226,12 +226,12 @@ class DuckdbTargetKit(TargetKit):
     )
 
     def literal(self, kind: Kind, value: object) -> str:
-        return _duckdb_literal(kind, value)
+        return duckdb_literal(kind, value)
 
     def word(self, column: Column) -> str:
         if column.kind is Kind.DECIMAL:
             return f"DECIMAL({column.type.precision},{column.type.scale})"
-        return _DUCKDB_WORDS[column.kind]
+        return DUCKDB_WORDS[column.kind]
 
     def connection(self, root: Path, wait: float = 5) -> Connection:
         return DuckdbConnection(name="dwh", path=root / "warehouse.duckdb", lock_wait=timedelta(seconds=wait))

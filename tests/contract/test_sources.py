@@ -29,6 +29,9 @@ CASES = [
     for number, case in enumerate(kit.types)
 ]
 
+#: Systems that describe queries themselves.
+DESCRIBING = [kit for kit in SOURCES if kit.describes]
+
 
 def orders(kit: SourceKit) -> str:
     return f"CREATE TABLE orders ({kit.columns(id=Kind.INTEGER, name=Kind.TEXT, moment=Kind.TIMESTAMP)})"
@@ -72,6 +75,7 @@ def test_what_cannot_be_opened_says_why(kit: SourceKit, tmp_path: Path) -> None:
         assert words in str(caught.value), why
 
 
+@pytest.mark.parametrize("kit", DESCRIBING, ids=lambda kit: kit.name)
 def test_a_busy_database_is_waited_for_so_long_and_no_longer(kit: SourceKit, tmp_path: Path) -> None:
     connection = kit.connection(tmp_path, wait=0.5)
     kit.run(connection, "abakan", orders(kit))
@@ -203,12 +207,14 @@ def test_a_type_without_a_place_is_refused_by_name(kit: SourceKit, declared: str
         assert "CAST" in str(caught.value)
 
 
+@pytest.mark.parametrize("kit", DESCRIBING, ids=lambda kit: kit.name)
 @pytest.mark.parametrize("second", ["id", "ID"])
 def test_two_columns_of_one_name_are_refused_by_name(source: Source, second: str) -> None:
     with pytest.raises(QueryError, match=r"column (id|ID) occurs twice"):
         source.columns(Query(f"SELECT id, name AS {second} FROM orders", {}))
 
 
+@pytest.mark.parametrize("kit", DESCRIBING, ids=lambda kit: kit.name)
 @pytest.mark.parametrize(
     "sql",
     [

@@ -82,7 +82,9 @@ class Way:
             slice=one,
             shard=Shard(shard, self.source_kit.database(shard), "server_0", self.zone),
             source=self.source,
-            query=Query(sql, _known(binds), self.slice_by, _known(instants)),
+            query=self.source_kit.query(
+                self.source, shard, Query(sql, _known(binds), self.slice_by, _known(instants)), self.zone
+            ),
             key=self.key,
             slice_by=self.slice_by,
             table=TargetTable(self.warehouse, TABLE, tuple(self.target.columns(TABLE)), self.root / "state"),

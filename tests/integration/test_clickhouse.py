@@ -58,7 +58,9 @@ def counts(server: Callable[[str], list[tuple[str | None, ...]]]) -> Counts:
 class Warehouse:
     """A table with rows of two days and two shards, and a run that replaces one slice."""
 
-    def __init__(self, connection: ClickHouseConnection, ask: Callable[[str], list[tuple[str | None, ...]]]) -> None:
+    def __init__(
+        self, connection: ClickHouseConnection, ask: Callable[[str], list[tuple[str | None, ...]]]
+    ) -> None:
         self.connection = connection
         self.ask = ask
         self.load = a_load(key=("id",), slice_by="start_time", table=TABLE, target="dwh")
@@ -115,7 +117,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
     kit = next(kit for kit in TARGETS if isinstance(kit, ClickHouseTargetKit))
     connection = kit.connection(tmp_path)
     assert isinstance(connection, ClickHouseConnection)
-    return Warehouse(connection, lambda sql: kit.texts(connection, sql))
+    return Warehouse(connection, lambda sql: kit.texts(connection, sql, data_type_default_nullable=0))
 
 
 def kill_at(point: str) -> Callable[[str], None]:
@@ -128,7 +130,9 @@ def kill_at(point: str) -> Callable[[str], None]:
     return reached
 
 
-def in_a_process(work: Callable[[], object], handler: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> int:
+def in_a_process(
+    work: Callable[[], object], handler: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> int:
     """Do it in a process that dies; its end as of os.waitpid."""
     monkeypatch.setattr("dwhctl.core.faults.handler", handler)
     pid = os.fork()
@@ -147,7 +151,9 @@ def test_a_kill_at_each_step_leaves_the_old_slice_or_the_new_one(
 ) -> None:
     first = warehouse.open()
     group, slice_ = warehouse.staged(first)
-    died = in_a_process(lambda: warehouse.publish(warehouse.open(), group, slice_), kill_at(step), monkeypatch)
+    died = in_a_process(
+        lambda: warehouse.publish(warehouse.open(), group, slice_), kill_at(step), monkeypatch
+    )
     assert os.WIFSIGNALED(died), f"{step} is not reached"
     happened = STEPS.index(step) > STEPS.index("clickhouse.replace")
     assert warehouse.counts() == (NEW if happened else OLD)
@@ -254,7 +260,11 @@ def test_slices_of_a_group_are_published_together_and_others_keep_their_rows(war
     group, abakan = warehouse.staged(target)
     _, omsk = warehouse.staged(target, shard="omsk", rows=2, etl_id=10)
     _, chita = warehouse.staged(target, shard="chita", rows=0, etl_id=11)
-    assert [one.failure for one in warehouse.publish(target, group, abakan, omsk, chita)] == [None, None, None]
+    assert [one.failure for one in warehouse.publish(target, group, abakan, omsk, chita)] == [
+        None,
+        None,
+        None,
+    ]
     assert warehouse.counts() == {
         ("2020-07-13", "abakan", 1): 4, ("2020-07-14", "abakan", 9): 3, ("2020-07-14", "omsk", 10): 2,
     }  # fmt: skip
@@ -304,7 +314,9 @@ def test_rows_that_come_while_the_partition_is_copied_are_not_lost(
 ) -> None:
     def insert(point: str) -> None:
         if point == "publish.fenced":
-            warehouse.ask(f"INSERT INTO {TABLE} SELECT 1, 'x', toDateTime64('2020-07-14 01:00:00', 6), 'omsk', 3, 1")
+            warehouse.ask(
+                f"INSERT INTO {TABLE} SELECT 1, 'x', toDateTime64('2020-07-14 01:00:00', 6), 'omsk', 3, 1"
+            )
 
     target = warehouse.open()
     group, slice_ = warehouse.staged(target)
@@ -317,7 +329,9 @@ def test_rows_that_come_while_the_partition_is_copied_are_not_lost(
 
 @needs_our_server
 @pytest.mark.parametrize(("fault", "happened"), [("lose", True), ("drop", False)])
-def test_an_answer_that_is_lost_is_decided_by_looking(warehouse: Warehouse, fault: str, happened: bool) -> None:
+def test_an_answer_that_is_lost_is_decided_by_looking(
+    warehouse: Warehouse, fault: str, happened: bool
+) -> None:
     kit = next(kit for kit in TARGETS if isinstance(kit, ClickHouseTargetKit))
     target = warehouse.open()
     group, slice_ = warehouse.staged(target)
@@ -437,7 +451,10 @@ def test_rows_in_two_partitions_are_not_replaced_at_once(warehouse: Warehouse) -
     group, slice_ = warehouse.staged(target)
     warehouse.ask("INSERT INTO stage.dwhctl_run1__group SELECT * REPLACE (start_time + INTERVAL 1 DAY AS start_time)"
                   " FROM stage.dwhctl_run1__group")  # fmt: skip
-    with pytest.raises(TargetRefusedError, match="only one"), target.publication(TABLE, "start_time", TIMEOUT) as one:
+    with (
+        pytest.raises(TargetRefusedError, match="only one"),
+        target.publication(TABLE, "start_time", TIMEOUT) as one,
+    ):
         one.insert(group, [slice_.token])
     assert warehouse.counts() == OLD
 
@@ -498,7 +515,9 @@ def test_a_refresh_refuses_a_value_that_clickhouse_would_change(
 def test_the_console_reads_and_does_not_write(warehouse: Warehouse) -> None:
     from dwhctl.systems.base.system import system_of
 
-    cursor = system_of(warehouse.connection).open_cursor(warehouse.connection, None, write=False, timeout=TIMEOUT)
+    cursor = system_of(warehouse.connection).open_cursor(
+        warehouse.connection, None, write=False, timeout=TIMEOUT
+    )
     cursor.open()
     try:
         (answer,) = cursor.execute(f"SELECT etl_source, count() AS n FROM {TABLE} GROUP BY 1 ORDER BY 1", 1)
@@ -516,7 +535,9 @@ def test_the_console_reads_and_does_not_write(warehouse: Warehouse) -> None:
 def test_the_console_writes_when_it_is_let(warehouse: Warehouse) -> None:
     from dwhctl.systems.base.system import system_of
 
-    cursor = system_of(warehouse.connection).open_cursor(warehouse.connection, None, write=True, timeout=TIMEOUT)
+    cursor = system_of(warehouse.connection).open_cursor(
+        warehouse.connection, None, write=True, timeout=TIMEOUT
+    )
     cursor.open()
     try:
         (answer,) = cursor.execute(f"ALTER TABLE {TABLE} DELETE WHERE etl_source = 'chita'", 1)

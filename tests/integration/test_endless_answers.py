@@ -102,6 +102,17 @@ def test_telegrams_answer_is_read_up_to_a_limit(answer: object) -> None:
     assert no_thread_is_left()
 
 
+def test_a_redirect_without_an_end_is_not_read() -> None:
+    head = b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n"
+    with Hostile(endless(head, b" " * 65_536)) as server:
+        begun = time.monotonic()
+        with pytest.raises(AlertError):
+            telegram(server.url).send(MESSAGE)
+        assert time.monotonic() - begun < 3
+        assert server.sent < BUFFERS
+    assert no_thread_is_left()
+
+
 @pytest.mark.parametrize(
     "answer",
     [

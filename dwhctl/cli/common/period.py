@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dwhctl.cli.common.options import DATE_HELP
+from dwhctl.cli.common.options import DATE_HELP, Option
 from dwhctl.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from datetime import date
-
-    from dwhctl.cli.common.options import Option
     from dwhctl.project.model import Project
 
 

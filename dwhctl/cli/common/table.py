@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +23,6 @@ from rich.text import Text
 from dwhctl.core.words import one_line, printable, shown_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
-
-    from rich.console import ConsoleOptions, RenderableType
-
     from dwhctl.cli.common.listing import ListingColumn
 
 

@@ -26,20 +26,14 @@ the first {n} characters of a text, `length` counts its characters.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
 from dwhctl.core.sql import named_sql
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from dwhctl.core.columns import Column
-
 
 _PLACE = re.compile(r"\{(\w+)\}")
 #: Kinds whose form is also what is compared.
@@ -263,13 +257,8 @@ def _blocks(dialect: str) -> Mapping[str, str]:
     return named_sql("dwhctl.systems.base", dialect)
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from dwhctl.core.columns import Column, Kind
-
-    #: From a column of the source and the target's kind to the value in SQL and what else its form needs.
-    Read = Callable[[Column, Kind], tuple[str, Mapping[str, str]]]
+#: From a column of the source and the target's kind to the value in SQL and what else its form needs.
+Read = Callable[[Column, Kind], tuple[str, Mapping[str, str]]]
 
 
 def source_parts(wanted: Sequence[Column], columns: Sequence[Column], read: Read) -> list[Part]:

@@ -6,16 +6,14 @@ The engine that holds the rows measures them, in canonical forms (`dwhctl/system
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.systems.base.fingerprint import Dialect, Fingerprint, Measure, Part, Write, part, read_fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
 
 #: How much of a value is fetched to be shown.

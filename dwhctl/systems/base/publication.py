@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import CountsDifferError
 from dwhctl.core.faults import reach
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from dwhctl.project.days import Slice
     from dwhctl.systems.base.target import StagedSlice, StagingGroup
 

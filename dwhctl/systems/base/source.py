@@ -29,18 +29,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from dwhctl.core.errors import QueryError, UsageError
+from dwhctl.core.errors import AttemptError, QueryError, UsageError
 from dwhctl.core.sql import first_word, split_statements
-from dwhctl.systems.base.fingerprint import Dialect, read_fingerprint, source_parts
+from dwhctl.systems.base.fingerprint import (
+    Dialect,
+    Fingerprint,
+    Measure,
+    Part,
+    Read,
+    Write,
+    read_fingerprint,
+    source_parts,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from dwhctl.core.columns import Column
-    from dwhctl.core.errors import AttemptError
     from dwhctl.project.connections import NetworkConnection
     from dwhctl.project.templates import Query
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Part, Read, Write
 
 
 class Source(ABC):

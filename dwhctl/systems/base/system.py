@@ -6,6 +6,7 @@ Drivers are imported when a source, target or cursor is opened.
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dwhctl.core.errors import InternalError, UsageError
@@ -13,8 +14,7 @@ from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import SYSTEMS, Connection, SystemUses
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
 
@@ -95,6 +95,10 @@ class System(SystemUses, Generic[AnyConnection]):
     def extract_problem(self, sql: str) -> str | None:
         """Return why a source would refuse the extract, as far as its text alone shows it."""
         return unclosed(sql)
+
+    def shown_request(self, connection: AnyConnection, query: Query) -> str:
+        """Return the first request of a source that `takes_endpoint`, as it would be sent, without its secrets."""
+        raise InternalError(f"connection {connection.name}: {connection.type} takes no endpoint")
 
     def table_problem(self, connection: AnyConnection, table: str) -> str | None:
         """Return why a target can have no table of this name."""

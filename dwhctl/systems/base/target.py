@@ -21,25 +21,23 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
-from dwhctl.systems.base.publication import replace_in_transaction
+from dwhctl.systems.base.publication import Publication, ReplaceGuard, replace_in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import timedelta
-
     import pyarrow as pa
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.publication import Publication, ReplaceGuard
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,9 @@ def described(client: ClickHouseClient, table: TableName) -> list[Column]:
     columns = [_described(table, column) for column in existing_columns(client, table)]
     twice = [name for name, times in Counter(column.name.lower() for column in columns).items() if times > 1]
     if twice:
-        raise TargetRefusedError(f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}")
+        raise TargetRefusedError(
+            f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}"
+        )
     if any(column.kind is Kind.TIMESTAMP for column in columns):
         _check_zone(client, table, columns)
     return columns
@@ -150,9 +152,13 @@ def described_column(client: ClickHouseClient, table: TableName, name: str) -> C
 def _described(table: TableName, declared: Declared) -> Column:
     column = types.column(declared.name, declared.type)
     if column is None:
-        raise TargetRefusedError(f"{table}.{declared.name}: dwhctl does not write ClickHouse's type {declared.type}")
+        raise TargetRefusedError(
+            f"{table}.{declared.name}: dwhctl does not write ClickHouse's type {declared.type}"
+        )
     if "\\" in declared.name:
-        raise TargetRefusedError(f"{table}.{declared.name}: a backslash in a name escapes in ClickHouse; rename it")
+        raise TargetRefusedError(
+            f"{table}.{declared.name}: a backslash in a name escapes in ClickHouse; rename it"
+        )
     return column
 
 
@@ -193,9 +199,13 @@ def layout_problem(
             " leave out rows: make the table with ENGINE = MergeTree"
         )
     if slice_by is None:
-        return None if not partition else (
-            f"{table} has PARTITION BY {partition}, and its load has no slice_by: its slices are replaced with the whole"
-            " table, as one partition; make the table without PARTITION BY, or give the load slice_by"
+        return (
+            None
+            if not partition
+            else (
+                f"{table} has PARTITION BY {partition}, and its load has no slice_by: its slices are replaced with the whole"
+                " table, as one partition; make the table without PARTITION BY, or give the load slice_by"
+            )
         )
     column = described_column(client, table, slice_by)
     wanted = f"make the table with PARTITION BY toDate({column.name}), in the time zone of the slices"
@@ -206,7 +216,9 @@ def layout_problem(
     return None
 
 
-def _is_one_partition(client: ClickHouseClient, column: Column, partition: str, slices: Sequence[Slice]) -> bool:
+def _is_one_partition(
+    client: ClickHouseClient, column: Column, partition: str, slices: Sequence[Slice]
+) -> bool:
     for bounds in {_bounds_of(slice, column) for slice in slices}:
         start, end = bounds
         tick = timedelta(days=1) if column.kind is Kind.DATE else _tick(column)
@@ -247,7 +259,8 @@ def table_warnings(client: ClickHouseClient, table: TableName) -> Iterator[Colum
             )
         if re.search(r"\bTTL\b", str(full)):
             yield ColumnWarning(
-                f"{table} has a TTL: a slice of which ClickHouse drops rows while it is published is refused", blocks=False
+                f"{table} has a TTL: a slice of which ClickHouse drops rows while it is published is refused",
+                blocks=False,
             )
 
 

@@ -73,7 +73,12 @@ class ClickHouseClient:
     """
 
     def __init__(
-        self, connection: ClickHouseConnection, label: str, timeout: timedelta | None, *, readonly: bool = False
+        self,
+        connection: ClickHouseConnection,
+        label: str,
+        timeout: timedelta | None,
+        *,
+        readonly: bool = False,
     ) -> None:
         self.label = label
         self.timeout = timeout.total_seconds() if timeout is not None else None
@@ -137,7 +142,9 @@ class ClickHouseClient:
             if code in _LOGIN:
                 return LoginRefusedError(text, connection=name)
             if code == _UNKNOWN_DATABASE:
-                return TargetRefusedError(f"{text}; create the database, or write another in connections.{name}")
+                return TargetRefusedError(
+                    f"{text}; create the database, or write another in connections.{name}"
+                )
             return ConnectError(text, connection=name)
         reason = _network_words(error)
         if (hint := _tls_remedy(reason, self._connection)) is not None:
@@ -344,7 +351,9 @@ def _network_words(error: BaseException) -> str:
     return mask(" ".join(str(reason).split())) or type(first).__name__
 
 
-_NO_TLS = re.compile("WRONG_VERSION_NUMBER|wrong version number|record layer|UNEXPECTED_EOF|EOF occurred", re.IGNORECASE)
+_NO_TLS = re.compile(
+    "WRONG_VERSION_NUMBER|wrong version number|record layer|UNEXPECTED_EOF|EOF occurred", re.IGNORECASE
+)
 
 
 def _tls_remedy(reason: str, connection: ClickHouseConnection) -> str | None:
@@ -393,6 +402,4 @@ def has_queries(client: ClickHouseClient, label: str) -> bool:
 
 
 def _others(client: ClickHouseClient, label: str) -> str:
-    return (
-        f"startsWith(query_id, {literal(label + ':')}) AND NOT startsWith(query_id, {literal(client.label + ':')})"
-    )
+    return f"startsWith(query_id, {literal(label + ':')}) AND NOT startsWith(query_id, {literal(client.label + ':')})"

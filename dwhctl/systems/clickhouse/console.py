@@ -57,7 +57,9 @@ class ClickHouseCursor(Cursor):
 
     def interrupt(self) -> None:
         self._client.interrupt()
-        killer = ClickHouseClient(self._connection, f"dwhctl-kill:{uuid.uuid4().hex[:12]}", _INTERRUPT_TIMEOUT)
+        killer = ClickHouseClient(
+            self._connection, f"dwhctl-kill:{uuid.uuid4().hex[:12]}", _INTERRUPT_TIMEOUT
+        )
         try:
             killer.open()
             end_queries(killer, self._label)
@@ -70,7 +72,9 @@ class ClickHouseCursor(Cursor):
         self._client.close()
 
 
-def _batches(blocks: Iterator[tuple[Any, Sequence[Sequence[Any]]]], rows: int) -> Iterator[Sequence[Sequence[Any]]]:
+def _batches(
+    blocks: Iterator[tuple[Any, Sequence[Sequence[Any]]]], rows: int
+) -> Iterator[Sequence[Sequence[Any]]]:
     for _, block in blocks:
         for start in range(0, len(block), rows):
             yield block[start : start + rows]

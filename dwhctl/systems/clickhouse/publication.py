@@ -75,7 +75,10 @@ class ClickHousePublication(Publication):
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
         for where in whole_conditions(slices, self._slice_by):
-            held.update((str(shard), int(count)) for shard, count in self._client.query(_held_sql(self._current, where)))
+            held.update(
+                (str(shard), int(count))
+                for shard, count in self._client.query(_held_sql(self._current, where))
+            )
         return held
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
@@ -151,7 +154,9 @@ class ClickHousePublication(Publication):
             )
         for partition in new:
             reach("clickhouse.kept")
-            columns = [one.name for one in declared_columns(self._client, self._table) if one.default in _STORED]
+            columns = [
+                one.name for one in declared_columns(self._client, self._table) if one.default in _STORED
+            ]
             names = ", ".join(map(quote, columns))
             before = self._count(self._copy)
             self._client.run(
@@ -179,7 +184,9 @@ class ClickHousePublication(Publication):
         if (parts := self._parts()) > 1:
             raise TargetError(f"{self._copy}: the server left {parts} parts; only one is replaced at once")
         if (merged := self._count(self._copy)) != rows:
-            raise CountsDifferError(f"{self._table}: of {rows} rows a merge left {merged}: a TTL, or another engine?")
+            raise CountsDifferError(
+                f"{self._table}: of {rows} rows a merge left {merged}: a TTL, or another engine?"
+            )
 
     def _parts(self) -> int:
         ((parts,),) = self._client.query(
@@ -197,11 +204,15 @@ class ClickHousePublication(Publication):
         (partition,) = self._partitions
         self._merge()
         if self._count(self._table, self._kept(partition)) != self._rows_kept:
-            raise TargetError(f"{self._table}: another client changed the partition {partition} while it was copied")
+            raise TargetError(
+                f"{self._table}: another client changed the partition {partition} while it was copied"
+            )
         reach("clickhouse.replace")
         empty = not self._count(self._copy)
         try:
-            self._client.run(_replace_sql(self._table, self._copy, partition) + (f" {_FROM_EMPTY}" if empty else ""))
+            self._client.run(
+                _replace_sql(self._table, self._copy, partition) + (f" {_FROM_EMPTY}" if empty else "")
+            )
         except TargetRefusedError as error:
             if not (empty and is_code(error, (UNKNOWN_SETTING,))):
                 raise
@@ -223,13 +234,19 @@ def publish_statements(
     return [
         Statement(_held_sql(table, where), about=HELD),
         Statement(_staged_sql(staging, tokens), about=STAGED),
-        Statement(f"CREATE TABLE {copy.sql} AS {table.sql} ENGINE = MergeTree ...", about="the copy of the partition"),
+        Statement(
+            f"CREATE TABLE {copy.sql} AS {table.sql} ENGINE = MergeTree ...",
+            about="the copy of the partition",
+        ),
         Statement(
             f"INSERT INTO {copy.sql} ({names}) SELECT {names} FROM {table.sql}"
             f" WHERE _partition_id = '<partition>' AND NOT ifNull({where}, 0)",
             about="the rows of other shards; another number than the table has fails the slice",
         ),
-        Statement(_insert_sql(copy, staging, names, tokens), about="another number of rows than was staged fails the slice"),
+        Statement(
+            _insert_sql(copy, staging, names, tokens),
+            about="another number of rows than was staged fails the slice",
+        ),
         Statement(f"OPTIMIZE TABLE {copy.sql} FINAL", about="until the copy is one part"),
         Statement(_replace_sql(table, copy, "<partition>"), about="readers see the new slice from here on"),
         Statement(f"DROP TABLE {copy.sql} SYNC"),

@@ -35,7 +35,9 @@ _NOT_IMPLEMENTED = 48
 class ClickHouseRefresh(Refresh):
     """A table like the report, filled and then exchanged for it. `raw` takes rows whose values may not fit."""
 
-    def __init__(self, client: ClickHouseClient, table: TableName, copy: TableName, source: RowSource) -> None:
+    def __init__(
+        self, client: ClickHouseClient, table: TableName, copy: TableName, source: RowSource
+    ) -> None:
         self._client = client
         self._table = table
         self._copy = copy
@@ -123,7 +125,9 @@ def refresh_statements(table: TableName, source: RowSource, columns: TableColumn
         Statement(f"CREATE TABLE {copy.sql} AS {table.sql}"),
         *([Statement(_raw_sql(raw, names, rows)), *checks] if checks else []),
         Statement(_insert_sql(copy, names, raw.sql if checks else rows)),
-        Statement(f"EXCHANGE TABLES {table.sql} AND {copy.sql}", about="readers see the new rows from here on"),
+        Statement(
+            f"EXCHANGE TABLES {table.sql} AND {copy.sql}", about="readers see the new rows from here on"
+        ),
         Statement(f"DROP TABLE {copy.sql} SYNC", about="the old rows"),
     ]
 
@@ -143,7 +147,8 @@ def _values(columns: Sequence[str], known: RefreshColumns) -> str:
     values = []
     for name in columns:
         given, wanted = types.bare(source.get(name.lower(), "")), types.bare(table.get(name.lower(), ""))
-        strict = f"accurateCast({quote(name)}, {types.literal(f'Nullable({wanted})')})"
+        cast = f"accurateCast(assumeNotNull({quote(name)}), {types.literal(wanted)})"
+        strict = f"if(isNull({quote(name)}), NULL, {cast})"
         values.append(strict if given != wanted else quote(name))
     return ", ".join(values)
 

@@ -91,7 +91,9 @@ class ClickHouseStage(Stage):
         sink = _Sink()
         writer: pa.RecordBatchStreamWriter | None = None
         for batch in batches:
-            tokens = pa.DictionaryArray.from_arrays(pa.nulls(batch.num_rows, pa.int8()).fill_null(0), [self._token])
+            tokens = pa.DictionaryArray.from_arrays(
+                pa.nulls(batch.num_rows, pa.int8()).fill_null(0), [self._token]
+            )
             named = batch.append_column(TOKEN, tokens.cast(pa.string()))
             if writer is None:
                 writer = pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), named.schema)

@@ -109,7 +109,7 @@ class _ClickHouse(System[ClickHouseConnection]):
 def _check_installed(connection: ClickHouseConnection) -> None:
     if find_spec("clickhouse_connect") is None:
         raise ConfigError(
-            f"connections.{connection.name}: type = \"clickhouse\" needs a package that is not installed;"
+            f'connections.{connection.name}: type = "clickhouse" needs a package that is not installed;'
             " pip install 'dwhctl[clickhouse]'"
         )
 

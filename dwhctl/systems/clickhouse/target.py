@@ -122,7 +122,9 @@ class ClickHouseTarget(Target):
         with self._connected("drop", last=True) as client:
             label, prefix = catalog.run_label(run_id), catalog.run_prefix(run_id)
             kill_queries(client, label)
-            left = client.query(f"SELECT database, name FROM system.tables WHERE startsWith(name, {literal(prefix)})")
+            left = client.query(
+                f"SELECT database, name FROM system.tables WHERE startsWith(name, {literal(prefix)})"
+            )
             # An INSERT that waits for its client keeps the table of a DROP ... SYNC.
             tables = [TableName(str(database), str(table)) for database, table in left]
             _drop(client, tables, at_once=not has_queries(client, label))

@@ -83,7 +83,9 @@ def _plain(name: str, inner: str) -> Column | None:
     if match := _FIXED.fullmatch(inner):
         return Column(name, Kind.BINARY, pa.binary(), inner, octets=int(match[1]), padded=True)
     if _ENUM.fullmatch(inner):
-        return Column(name, Kind.TEXT, pa.string(), inner, allowed=tuple(map(_unescaped, _ENUM_NAME.findall(inner))))
+        return Column(
+            name, Kind.TEXT, pa.string(), inner, allowed=tuple(map(_unescaped, _ENUM_NAME.findall(inner)))
+        )
     return None
 
 
@@ -102,7 +104,9 @@ def _moment(name: str, inner: str) -> Column | None:
         first = datetime.combine(_FIRST_DATE32, time.min)
         last = datetime.combine(_LAST_DATE32, time.max)
         last -= timedelta(microseconds=_TICKS[unit] - 1)
-        return _timestamp(name, inner, unit, match["zone"], first, _LAST_NANOSECONDS if unit == "ns" else last)
+        return _timestamp(
+            name, inner, unit, match["zone"], first, _LAST_NANOSECONDS if unit == "ns" else last
+        )
     if (match := _TIME64.fullmatch(inner)) and (unit := _UNITS.get(match[1])):
         type_ = pa.time64(unit) if unit in ("us", "ns") else pa.time32(unit)
         return Column(name, Kind.TIME, type_, inner)
@@ -119,7 +123,9 @@ def _timestamp(name: str, inner: str, unit: str, zone: str | None, least: dateti
 
 def holds(name: str) -> str:
     """Return what a type holds, for the reference page."""
-    sample = name.replace("P, S", "38, 10").replace("N", "16").replace("ZONE", "UTC").replace("...", "'a' = 1")
+    sample = (
+        name.replace("P, S", "38, 10").replace("N", "16").replace("ZONE", "UTC").replace("...", "'a' = 1")
+    )
     found = column("c", sample)
     if found is None:
         return "refused"

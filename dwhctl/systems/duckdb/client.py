@@ -6,7 +6,9 @@ import errno
 import os
 import re
 import threading
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -32,9 +34,6 @@ from dwhctl.systems.base.fingerprint import literal
 from dwhctl.systems.base.source import closed_on_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 #: DuckDB's types. Any other is refused (INTERVAL, BIT, TIME WITH TIME ZONE, nested types): its values would not arrive

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -16,10 +19,6 @@ from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
-    from pathlib import Path
-
     from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
     from dwhctl.systems.duckdb.system import DuckdbConnection

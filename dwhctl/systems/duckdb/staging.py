@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -18,6 +20,7 @@ from dwhctl.systems.base.target import (
     HELD,
     INSERT,
     STAGED,
+    Narrowing,
     Refresh,
     RefreshColumn,
     RefreshColumns,
@@ -32,12 +35,8 @@ from dwhctl.systems.base.target import (
 from dwhctl.systems.duckdb import client as engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Narrowing
     from dwhctl.systems.duckdb.target import DuckdbTarget
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.publication import Publication
-from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
 from dwhctl.systems.duckdb.spill import SpillFolder
@@ -34,14 +37,8 @@ from dwhctl.systems.duckdb.staging import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from datetime import timedelta
-    from pathlib import Path
-
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 _THREADS = 2
@@ -71,14 +68,14 @@ class DuckdbTarget(Target):
             return described(db, table)
 
     def declaration(self, column: Column) -> str:
-        return _type_of(column)
+        return type_of(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
             for new in columns:
                 db.execute(
                     f"ALTER TABLE {quote_path(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {_type_of(new)}"
+                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {type_of(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -332,7 +329,8 @@ class DuckdbInspection(Inspection):
         return [f"${name}" for name in bound], bound
 
 
-def _type_of(column: Column) -> str:
+def type_of(column: Column) -> str:
+    """Return the DuckDB type that holds the column's values."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision}, {column.type.scale})"
     for declared, (kind, arrow) in engine.KINDS.items():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,6 @@ from dwhctl.systems.mssql.errors import (
 from dwhctl.systems.mssql.types import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dwhctl.systems.mssql.system import MssqlConnection
 
 #: The driver ignores less severe messages. DB-Library reports a character that it could not convert, and replaced with

@@ -6,6 +6,7 @@ committed as it goes (READ COMMITTED): set ALLOW_SNAPSHOT_ISOLATION or READ_COMM
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -15,9 +16,9 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pymssql
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
-from dwhctl.project.templates import at_statement
+from dwhctl.project.templates import Query, at_statement
 from dwhctl.systems.base.source import SqlSource, closed_on_error
 from dwhctl.systems.mssql import types as engine
 from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
@@ -26,10 +27,6 @@ from dwhctl.systems.mssql.sql import UTF8, collation_for, one_select, read_part,
 from dwhctl.systems.mssql.types import can_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from dwhctl.core.columns import Column
-    from dwhctl.project.templates import Query
     from dwhctl.systems.base.fingerprint import Measure, Read, Write
     from dwhctl.systems.mssql.system import MssqlConnection
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
 from dwhctl.core.sql import comment_end, replace_binds, split_statements
-from dwhctl.systems.base.fingerprint import Dialect
+from dwhctl.systems.base.fingerprint import Dialect, Measure
 from dwhctl.systems.mssql.types import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
     from zoneinfo import ZoneInfo
 
-    from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
-    from dwhctl.systems.base.fingerprint import Measure
 
 
 _SKIPPED = re.compile(r"--|/\*|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]", re.DOTALL)

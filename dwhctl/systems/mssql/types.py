@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,6 @@ from dwhctl.systems.base.fingerprint import literal as literal_text
 from dwhctl.systems.base.fingerprint import quote_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import pyarrow as pa
 
 

@@ -8,13 +8,16 @@ import re
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, register_type
+from psycopg2.extensions import POLL_OK, POLL_READ, ConnectionInfo, register_type
+from psycopg2.extensions import connection as PgConnection  # noqa: N812
+from psycopg2.extensions import cursor as PgCursor  # noqa: N812
 
 from dwhctl.core.errors import SessionsError, SessionsLostError
 from dwhctl.core.secrets import mask
@@ -23,13 +26,6 @@ from dwhctl.project.days import format_duration
 from dwhctl.systems.base import source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import timedelta
-
-    from psycopg2.extensions import ConnectionInfo
-    from psycopg2.extensions import connection as PgConnection  # noqa: N812
-    from psycopg2.extensions import cursor as PgCursor  # noqa: N812
-
     from dwhctl.systems.postgres.system import PostgresConnection
 
 

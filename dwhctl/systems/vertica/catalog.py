@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
-from dwhctl.systems.base.target import ColumnWarning
+from dwhctl.systems.base.target import ColumnWarning, StagingGroup
 from dwhctl.systems.vertica import types as types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
-    from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.vertica.client import VerticaClient
 
 #: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/

@@ -16,7 +16,9 @@ import select
 import socket as net
 import ssl
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Never
 
 import vertica_python
@@ -30,9 +32,6 @@ from dwhctl.systems.vertica.errors import connect_error, lost, translate_error
 from dwhctl.systems.vertica.types import answer_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import timedelta
-
     from dwhctl.systems.vertica.staging import BatchStream
     from dwhctl.systems.vertica.system import VerticaConnection
 

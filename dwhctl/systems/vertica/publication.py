@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.fingerprint import literal
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure, literal
 from dwhctl.systems.base.fingerprint import quote_name as quote
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.publication import Publication
@@ -17,9 +18,11 @@ from dwhctl.systems.base.target import (
     HELD,
     INSERT,
     STAGED,
+    Narrowing,
     Refresh,
     RefreshColumn,
     RefreshColumns,
+    StagingGroup,
     Statement,
     TableColumns,
     carried,
@@ -44,13 +47,8 @@ from dwhctl.systems.vertica.errors import MISSING, is_sqlstate
 from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-    from dwhctl.systems.base.target import Narrowing, StagingGroup
     from dwhctl.systems.vertica.client import VerticaClient
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.target import Stage
@@ -19,9 +20,6 @@ from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, 
 from dwhctl.systems.vertica.publication import gone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from dwhctl.core.columns import Column
     from dwhctl.systems.vertica.client import VerticaClient
 
 

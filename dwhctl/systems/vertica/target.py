@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,15 @@ from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.publication import Publication
-from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.target import (
+    ColumnWarning,
+    Refresh,
+    Stage,
+    StagingGroup,
+    Statement,
+    TableColumns,
+    Target,
+)
 from dwhctl.systems.vertica import catalog, types
 from dwhctl.systems.vertica.catalog import TOKEN, TableName, described_column
 from dwhctl.systems.vertica.client import VerticaClient
@@ -33,12 +42,9 @@ from dwhctl.systems.vertica.publication import (
 from dwhctl.systems.vertica.staging import VerticaStage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
-    from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.vertica.system import VerticaConnection
 
 #: The timeout once the run is being stopped, when it still counts what was published.

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -85,6 +86,9 @@ class ClickHouseServer:
 def texts_of(url: str, sql: str, user: str, password: str) -> list[list[str | None]]:
     """Run a statement over HTTP; every value of the answer as the server's text."""
     headers = {"X-ClickHouse-User": user, "X-ClickHouse-Key": password}
-    with urlopen(Request(url, data=sql.encode(), headers=headers), timeout=60) as answer:  # noqa: S310
-        lines = answer.read().decode(errors="surrogateescape").splitlines()
+    try:
+        with urlopen(Request(url, data=sql.encode(), headers=headers), timeout=60) as answer:  # noqa: S310
+            lines = answer.read().decode(errors="surrogateescape").split("\n")
+    except HTTPError as error:
+        raise AssertionError(f"{error.read().decode()}: {sql}") from error
     return [[None if value == "ᴺᵁᴸᴸ" else value for value in json.loads(line)] for line in lines if line]

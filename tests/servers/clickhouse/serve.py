@@ -35,7 +35,10 @@ _OWN = {
 _ID_IN_COMMENT = r"extract(query, '^/\\*id=(.*?)\\*/')"
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE)
 _INSERT_FORMAT = re.compile(r"\A(INSERT\s+INTO\s.*?)\s+FORMAT\s+(\w+)\s*\Z", re.IGNORECASE | re.DOTALL)
-_ANSWERS = re.compile(r"\A\s*(?:--[^\n]*\n|/\*.*?\*/|\s)*\(?\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|KILL|CHECK)\b", re.I | re.S)
+_ANSWERS = re.compile(
+    r"\A\s*(?:--[^\n]*\n|/\*.*?\*/|\s)*\(?\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS|KILL|CHECK)\b",
+    re.I | re.S,
+)
 _CODE = re.compile(r"Code: (\d+)")
 
 

@@ -1,0 +1,80 @@
+"""How requests log in: bearer, api_key, http_basic and oauth2_client_credentials."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dwhctl.core.errors import LoginRefusedError
+from dwhctl.core.secrets import remember
+from dwhctl.systems.http.keys import ApiKeyAuth, BearerAuth, HttpBasicAuth, OAuth2Auth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dwhctl.systems.http.system import HttpConnection
+
+#: A token is fetched again so long before it expires, and after so long when the server does not say.
+_EARLY_SECONDS = 30.0
+_UNSAID_SECONDS = 3600.0
+
+
+class Login:
+    """The credentials of a connection as parts of a request."""
+
+    def __init__(self, connection: HttpConnection, post: Callable[[str, Mapping[str, str]], Any]) -> None:
+        self._name = connection.name
+        self._auth = connection.auth
+        self._post = post
+        self._token = ""
+        self._expires = 0.0
+
+    def headers(self) -> dict[str, str]:
+        """Give the headers that log in. Raise AttemptError when a token cannot be had."""
+        auth = self._auth
+        if isinstance(auth, BearerAuth):
+            return {"Authorization": f"Bearer {auth.token.reveal()}"}
+        if isinstance(auth, HttpBasicAuth):
+            pair = f"{auth.username}:{auth.password.reveal()}".encode()
+            return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+        if isinstance(auth, OAuth2Auth):
+            return {"Authorization": f"Bearer {self._access_token(auth)}"}
+        if isinstance(auth, ApiKeyAuth) and auth.location == "header":
+            return {auth.name: auth.api_key.reveal()}
+        if isinstance(auth, ApiKeyAuth) and auth.location == "cookie":
+            return {"Cookie": f"{auth.name}={quote(auth.api_key.reveal(), safe='')}"}
+        return {}
+
+    def params(self) -> dict[str, str]:
+        """Give the parameters of the query that log in."""
+        auth = self._auth
+        if isinstance(auth, ApiKeyAuth) and auth.location in ("query", "param"):
+            return {auth.name: auth.api_key.reveal()}
+        return {}
+
+    def forget_token(self) -> bool:
+        """Fetch another token for the next request; tell whether there was one to forget."""
+        had, self._token = bool(self._token), ""
+        return had
+
+    def _access_token(self, auth: OAuth2Auth) -> str:
+        if not self._token or time.monotonic() >= self._expires:
+            form = {
+                "grant_type": "client_credentials",
+                "client_id": auth.client_id,
+                "client_secret": auth.client_secret.reveal(),
+                **auth.access_token_request_data,
+            }
+            answer = self._post(auth.access_token_url, form)
+            token = answer.get("access_token") if isinstance(answer, dict) else None
+            if not isinstance(token, str) or not token:
+                raise LoginRefusedError(
+                    f"connection {self._name}: the answer of access_token_url has no access_token", self._name
+                )
+            remember(token)
+            lasts = answer.get("expires_in")
+            seconds = float(lasts) if isinstance(lasts, int) and 0 < lasts < 10**9 else _UNSAID_SECONDS
+            self._token, self._expires = token, time.monotonic() + max(seconds - _EARLY_SECONDS, seconds / 2)
+        return self._token

@@ -1,0 +1,398 @@
+"""One request at a time to an HTTP API: bounded in time and size, retried, and never answered by half a body.
+
+A body is read whole, checked against the length that the server gives, and decompressed into a file before anyone sees
+it. The environment is not asked: neither ~/.netrc nor HTTPS_PROXY nor REQUESTS_CA_BUNDLE.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import threading
+import time
+import zlib
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import requests
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+from urllib3.exceptions import HTTPError, NewConnectionError
+
+from dwhctl.core.errors import (
+    AttemptError,
+    ConnectError,
+    LoginRefusedError,
+    QueryError,
+    SourceBusyError,
+    SourceError,
+    TlsError,
+)
+from dwhctl.core.faults import reach
+from dwhctl.core.http import EndableSession
+from dwhctl.core.links import Links, cause_of, mask_logs
+from dwhctl.core.secrets import Secret, mask
+from dwhctl.core.waiting import within
+from dwhctl.core.words import one_line
+from dwhctl.systems.http.auth import Login
+from dwhctl.systems.http.budget import Budget
+from dwhctl.systems.http.keys import is_clear, parse_rate, parse_size
+from dwhctl.systems.http.request import Call, joined, origin, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from dwhctl.systems.http.system import HttpConnection
+
+_CHUNK = 64 * 1024
+#: A body stays in memory up to this size.
+_IN_MEMORY = 8 * 2**20
+_MOST_REDIRECTS = 5
+_ATTEMPTS = 6
+#: How much of a refusal's body is read, and how much of it is shown.
+_REFUSAL_OCTETS = 64 * 1024
+_SHOWN = 200
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_LOGIN = frozenset({401, 403})
+_TRANSIENT = frozenset({408, 425, 429})
+#: A server that refuses for a while, and does not say for how long, is asked again after some such time.
+_WAIT = wait_random_exponential(multiplier=0.5, max=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. Close its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: IO[bytes]
+    size: int
+    #: Whether the server gave the length, so that an early end would have been seen.
+    is_whole: bool
+    next_links: Mapping[str, str]
+
+    def text(self) -> str:
+        """Give the beginning of the body as text."""
+        self.body.seek(0)
+        return self.body.read(_REFUSAL_OCTETS).decode("utf-8", "replace")
+
+
+class Client:
+    """The requests of one source. Used by one thread, but for `interrupt`."""
+
+    def __init__(self, connection: HttpConnection, timeout: float | None, state_dir: Path | None) -> None:
+        self._connection = connection
+        longest = connection.answer_timeout.total_seconds()
+        self._seconds = longest if timeout is None else min(timeout, longest)
+        self._most = parse_size(connection.max_body)
+        self._give_up = threading.Event()
+        self._answered = False
+        #: The last error that another request right away would not change.
+        self._final: AttemptError | None = None
+        self._links = Links()
+        self._session: requests.Session | None = None
+        limit = parse_rate(connection.rate_limit) if connection.rate_limit else None
+        most_wait = math.inf if timeout is None else timeout
+        self._budget = Budget(connection.name, limit, state_dir, longest, self._give_up, most_wait)
+        self._folder = state_dir
+        self._login = Login(connection, self._post_form)
+        mask_logs()
+
+    def fetch(
+        self, method: str, call: Call, *, form: bool = False, accept: str = "application/json"
+    ) -> Answer:
+        """Send a request until it is answered by something that no retry changes. Raise AttemptError."""
+        attempts = Retrying(
+            retry=retry_if_exception(self._is_worth_another),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=_WAIT,
+            sleep=sleep_using_event(self._give_up),
+            reraise=True,
+        )
+        answer: Answer = attempts(self._fetch, method, call, form, accept)
+        return answer
+
+    def _is_worth_another(self, error: BaseException) -> bool:
+        if not isinstance(error, AttemptError) or error.permanent or self._give_up.is_set():
+            return False
+        # The first connection is the business of the circuit breaker.
+        return error is not self._final and (self._answered or not isinstance(error, ConnectError))
+
+    def _fetch(self, method: str, call: Call, form: bool, accept: str) -> Answer:
+        answer = self._logged_in(method, call, form, accept)
+        if answer.status == 401 and self._login.forget_token():
+            answer.body.close()
+            answer = self._logged_in(method, call, form, accept)
+        if answer.status in _LOGIN or answer.status in _TRANSIENT or answer.status >= 500:
+            with answer.body:
+                raise self._refusal(answer)
+        self._answered = True
+        return answer
+
+    def _logged_in(self, method: str, call: Call, form: bool, accept: str) -> Answer:
+        headers = {"Accept": accept, **self._own_headers(), **self._login.headers()}
+        present = {name for name, _ in parse_qsl(urlsplit(call.url).query)}
+        params = {name: value for name, value in self._login.params().items() if name not in present}
+        return self._send(method, replace(call, params={**call.params, **params}), headers, form=form)
+
+    def _own_headers(self) -> dict[str, str]:
+        headers: dict[str, str] = {}
+        for name, value in self._connection.headers.items():
+            headers[name] = value.reveal() if isinstance(value, Secret) else value
+        return headers
+
+    def _post_form(self, url: str, form: Mapping[str, str]) -> Any:
+        answer = self._send("POST", Call(url, {}, form), {"Accept": "application/json"}, form=True)
+        with answer.body:
+            if answer.status != 200:
+                raise self._refusal(answer, "access_token_url: ")
+            try:
+                return json.loads(answer.text())
+            except (ValueError, RecursionError):
+                raise SourceError(f"{self._where}: access_token_url gave no JSON") from None
+
+    def _send(self, method: str, call: Call, headers: Mapping[str, str], *, form: bool) -> Answer:
+        """Send one request, and follow redirects: the login stays with its server."""
+        for _ in range(_MOST_REDIRECTS + 1):
+            answer, location = self._exchange(method, call, headers, form=form)
+            if location is None:
+                return answer
+            answer.body.close()
+            url = joined(call.url, location)
+            here, there = origin(call.url), origin(url)
+            if there[0] not in ("http", "https"):
+                raise QueryError(f"{self._where}: a redirect to no HTTP server; correct base_url")
+            if here[0] == "https" and there[0] == "http":
+                raise QueryError(f"{self._where}: a redirect from https to http, which would travel in clear")
+            if method != "GET" and (answer.status not in (307, 308) or here != there):
+                raise QueryError(
+                    f"{self._where}: a redirect of a {method}; write base_url so that there is none"
+                )
+            if there != here:
+                self._refuse_in_clear(here[1], url)
+                headers = {name: value for name, value in headers.items() if name == "Accept"}
+            call = Call(url, {}, call.body)
+        raise QueryError(f"{self._where}: more than {_MOST_REDIRECTS} redirects; correct base_url or path")
+
+    def _refuse_in_clear(self, here: str, url: str) -> None:
+        """Refuse a redirect to another server without TLS, where that server is not of this machine like ours."""
+        if urlsplit(url).scheme == "http" and (is_clear(url) or is_clear(f"http://{here}/")):
+            raise QueryError(f"{self._where}: a redirect to another server without TLS; correct base_url")
+
+    def _exchange(
+        self, method: str, call: Call, headers: Mapping[str, str], *, form: bool
+    ) -> tuple[Answer, str | None]:
+        """Send one request and read its answer to the end; give it, and where a redirect leads."""
+        if self._give_up.is_set():
+            raise SourceError("interrupted")
+        try:
+            counted = self._budget.begin()
+        except SourceBusyError as error:
+            self._final = error
+            raise
+        ended = threading.Event()
+
+        def end() -> None:
+            if not ended.is_set():
+                ended.set()
+                self._budget.end(counted)
+
+        self._links.forget_closed()
+        folder = str(self._folder) if self._folder else None
+        body = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=folder)  # noqa: SIM115 - the answer's
+        try:
+            reach("http.request")
+            exchanged = within(
+                self._seconds,
+                lambda: self._transfer(method, call, headers, form, body, end),
+                self._links.cut,
+            )
+            if self._give_up.is_set():
+                # An ended connection may look like the end of the body.
+                raise SourceError("interrupted")
+            return exchanged
+        except TimeoutError:
+            body.close()
+            self._renew()
+            raise self._timed_out() from None
+        except BaseException as error:
+            body.close()
+            if isinstance(error, requests.RequestException | HTTPError | OSError | zlib.error):
+                raise self._translated(error) from None
+            raise
+        finally:
+            end()
+
+    def _transfer(
+        self,
+        method: str,
+        call: Call,
+        headers: Mapping[str, str],
+        form: bool,
+        body: IO[bytes],
+        end: Any,
+    ) -> tuple[Answer, str | None]:
+        with self._open_session().request(
+            method,
+            call.url,
+            params=plain(call.params),
+            json=None if form or call.body is None else call.body,
+            data=plain(call.body or {}) if form else None,
+            headers={**headers, "Accept-Encoding": "gzip"},
+            timeout=(self._connection.connect_timeout.total_seconds(), self._seconds),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            end()
+            known = {name.title(): value for name, value in response.headers.items()}
+            self._keep_hold(response.status_code, known)
+            most = self._most if response.status_code < 300 else _REFUSAL_OCTETS
+            size = self._read(response, body, most, cut=response.status_code >= 300)
+            is_whole = "Content-Length" in known or "chunked" in known.get("Transfer-Encoding", "").lower()
+            links = {name: link["url"] for name, link in response.links.items() if "url" in link}
+            answer = Answer(response.status_code, response.headers, body, size, is_whole, links)
+            return answer, known.get("Location") if response.status_code in _REDIRECTS else None
+
+    def _read(self, response: requests.Response, body: IO[bytes], most: int, *, cut: bool) -> int:
+        """Write the decompressed body; of a refusal the beginning will do."""
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        chunks = response.raw.stream(_CHUNK, decode_content=False)
+        if encoding in ("gzip", "x-gzip"):
+            chunks = _decompressed(chunks)
+        elif encoding not in ("identity", ""):
+            raise QueryError(
+                f"{self._where}: the answer is packed with {encoding[:20]!r}, which was not asked for"
+            )
+        size = 0
+        for chunk in chunks:
+            size += len(chunk)
+            if size > most:
+                if cut:
+                    break
+                raise QueryError(
+                    f"{self._where}: the answer is larger than max_body = {self._connection.max_body!r}; ask for"
+                    " smaller pages, or raise max_body"
+                )
+            body.write(chunk)
+        body.seek(0)
+        return size
+
+    def _keep_hold(self, status: int, headers: Mapping[str, str]) -> None:
+        """Let all processes leave the server alone for as long as it says."""
+        if status in (429, 503) and (seconds := retry_after(headers.get("Retry-After", ""))) is not None:
+            self._budget.hold(seconds)
+
+    def _open_session(self) -> requests.Session:
+        if self._session is None:
+            self._session = EndableSession(self._links)
+            ca_file = self._connection.ca_file
+            self._session.verify = str(ca_file) if ca_file is not None else True
+        return self._session
+
+    def _renew(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session, self._links = None, Links()
+        if self._give_up.is_set():
+            self._links.cut()
+
+    @property
+    def _where(self) -> str:
+        return f"connection {self._connection.name}"
+
+    def _timed_out(self) -> AttemptError:
+        if self._give_up.is_set():
+            return SourceError("interrupted")
+        words = f"{self._where}: no whole answer within {self._seconds:g} s (answer_timeout)"
+        self._final = SourceError(words)
+        return self._final
+
+    def _translated(self, error: BaseException) -> AttemptError:
+        """Tell what a failure means; the words of requests hold the URL, and with it its parameters."""
+        if self._give_up.is_set():
+            return SourceError("interrupted")
+        cause, name = cause_of(error), self._connection.name
+        if isinstance(error, requests.exceptions.SSLError):
+            remedy = "put the certificate of its authority into a file, and the file's path into ca_file"
+            return TlsError(f"{self._where}: {cause}; {remedy}", name)
+        refused = isinstance(error, requests.exceptions.ConnectionError) and _never_connected(error)
+        if refused or isinstance(error, requests.exceptions.ConnectTimeout):
+            return ConnectError(f"{self._where}: {cause}", name)
+        if isinstance(error, zlib.error):
+            cause = "the packed body is damaged"
+        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
+            return QueryError(f"{self._where}: the request has a URL or header that cannot be sent")
+        return SourceError(f"{self._where}: {cause}; the answer is not whole, and nothing of it is used")
+
+    def _refusal(self, answer: Answer, what: str = "") -> AttemptError:
+        """Return the error that an answer's status means."""
+        said = one_line(mask(answer.text()))[:_SHOWN]
+        words = f"{self._where}: {what}the server answered {answer.status}{f': {said}' if said else ''}"
+        if answer.status in _LOGIN or (
+            what and 400 <= answer.status < 500 and answer.status not in _TRANSIENT
+        ):
+            return LoginRefusedError(f"{words}; correct auth", self._connection.name)
+        if answer.status == 429:
+            return SourceBusyError(words)
+        if answer.status in _TRANSIENT or answer.status >= 500:
+            return SourceError(words)
+        return QueryError(words)
+
+    def refused(self, answer: Answer) -> AttemptError:
+        """Return the error for an answer that is no page."""
+        return self._refusal(answer)
+
+    def interrupt(self) -> None:
+        """From another thread: end the request that runs, and every wait."""
+        self._give_up.set()
+        self._links.cut()
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        self._links.release()
+        self._budget.close()
+
+
+def _never_connected(error: BaseException) -> bool:
+    return isinstance(getattr(error.args[0] if error.args else None, "reason", None), NewConnectionError)
+
+
+def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack gzip in pieces of bounded size. Raise zlib.error when it ends early."""
+    unpack = zlib.decompressobj(31)
+    for chunk in chunks:
+        data = chunk
+        while data or not unpack.eof:
+            if unpack.eof:
+                unpack = zlib.decompressobj(31)  # another member follows
+            piece = unpack.decompress(data, _CHUNK)
+            if piece:
+                yield piece
+            data = unpack.unused_data if unpack.eof else unpack.unconsumed_tail
+            if not piece and not data:
+                break
+    if not unpack.eof:
+        raise zlib.error("ends early")
+
+
+def retry_after(text: str) -> float | None:
+    """Read a Retry-After: seconds, or a date of HTTP. None for neither."""
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return None

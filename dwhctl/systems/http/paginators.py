@@ -1,0 +1,213 @@
+"""The seven paginators of dlt's rest_api, by their words, and what each refuses rather than lose or double records."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dwhctl.core.errors import QueryError, SourceError
+from dwhctl.project import endpoint as words
+from dwhctl.systems.http.records import find_first
+from dwhctl.systems.http.request import Call, joined, origin
+from dwhctl.systems.http.types import MISSING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dwhctl.project.endpoint import AnyPaginator
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What of an answer decides about the next page."""
+
+    call: Call
+    records: int
+    rest: Any
+    headers: Mapping[str, str]
+    next_links: Mapping[str, str]
+
+
+def json_paths(paginator: AnyPaginator) -> list[str]:
+    """List the paths that the paginator reads in a body."""
+    names = ("next_url_path", "cursor_path", "total_path", "has_more_path")
+    return [path for name in names if (path := getattr(paginator, name, None)) is not None]
+
+
+class Pages:
+    """The state of one slice's pages."""
+
+    def __init__(self, paginator: AnyPaginator, most: int) -> None:
+        self._paginator = paginator
+        self._most = most
+        self._count = 0
+        self._records = 0
+        self._short: int | None = None
+        self._seen: set[bytes] = set()
+
+    def first(self, call: Call) -> Call:
+        """Give the first request."""
+        paginator = self._paginator
+        if isinstance(paginator, words.OffsetPaginator):
+            limits = {paginator.offset_param: paginator.offset, paginator.limit_param: paginator.limit}
+            return replace(call, params={**call.params, **limits})
+        if isinstance(paginator, words.PageNumberPaginator):
+            number = paginator.base_page if paginator.page is None else paginator.page
+            return replace(call, params={**call.params, paginator.page_param: number})
+        return call
+
+    def after(self, page: Page) -> Call | None:
+        """Give the next request, None after the last page. Raise QueryError or SourceError."""
+        self._count += 1
+        self._records += page.records
+        following = self._after(page)
+        if following is not None and self._count >= self._most:
+            raise QueryError(
+                f"the answer has more than {self._most:,} pages; ask for larger ones, or raise max_pages"
+            )
+        return following
+
+    def _after(self, page: Page) -> Call | None:
+        paginator, call = self._paginator, page.call
+        if isinstance(paginator, words.JsonLinkPaginator):
+            return self._linked(call, find_first(page.rest, paginator.next_url_path))
+        if isinstance(paginator, words.HeaderLinkPaginator):
+            return self._linked(call, page.next_links.get(paginator.links_next_key))
+        if isinstance(paginator, words.HeaderCursorPaginator):
+            return self._with_cursor(call, paginator.cursor_param, page.headers.get(paginator.cursor_key))
+        if isinstance(paginator, words.CursorPaginator):
+            return self._after_cursor(paginator, page)
+        if isinstance(paginator, words.OffsetPaginator):
+            return self._after_offset(paginator, page)
+        if isinstance(paginator, words.PageNumberPaginator):
+            return self._after_number(paginator, page)
+        return None
+
+    def _linked(self, call: Call, link: Any) -> Call | None:
+        if link is MISSING or not link:
+            return None
+        if not isinstance(link, str):
+            raise QueryError("the link to the next page is no text; correct next_url_path")
+        url = joined(call.url, link)
+        if origin(url) != origin(call.url):
+            raise QueryError(
+                f"the next page is on another server ({urlsplit(url).hostname}), which gets neither login nor request"
+            )
+        self._once(url, "the link to the next page")
+        return Call(url, {}, call.body)
+
+    def _with_cursor(self, call: Call, param: str, cursor: Any) -> Call | None:
+        if not self._goes_on(cursor):
+            return None
+        return replace(call, params={**call.params, param: cursor})
+
+    def _goes_on(self, cursor: Any) -> bool:
+        if cursor is MISSING or not cursor:
+            return False
+        if isinstance(cursor, list | dict | bool):
+            raise QueryError("the cursor of the next page is no text or number; correct cursor_path")
+        self._once(str(cursor), "the cursor of the next page")
+        return True
+
+    def _after_cursor(self, paginator: words.CursorPaginator, page: Page) -> Call | None:
+        if paginator.stop_after_empty_page and not page.records:
+            return None
+        more = _has_more(page.rest, paginator.has_more_path)
+        if more is False:
+            return None
+        cursor = find_first(page.rest, paginator.cursor_path)
+        if more and (cursor is MISSING or not cursor):
+            raise SourceError("the answer says that there are more pages, and has no cursor for the next one")
+        if paginator.cursor_body_path is None:
+            return self._with_cursor(page.call, paginator.cursor_param or "cursor", cursor)
+        if not self._goes_on(cursor):
+            return None
+        return replace(page.call, body=_put(page.call.body or {}, paginator.cursor_body_path, cursor))
+
+    def _after_offset(self, paginator: words.OffsetPaginator, page: Page) -> Call | None:
+        if page.records > paginator.limit:
+            raise QueryError(
+                f"a page has {page.records:,} records, more than limit = {paginator.limit:,}: the server does not go by"
+                f" {paginator.limit_param}; correct limit_param"
+            )
+        if self._short is not None and page.records:
+            raise QueryError(
+                f"a page in the middle has {self._short:,} records, fewer than limit = {paginator.limit:,}: the next"
+                " offset would leave records out; set limit to what the server gives at most"
+            )
+        if page.records < paginator.limit:
+            self._short = page.records
+        total = self._total(page.rest, paginator.total_path)
+        following = int(page.call.params[paginator.offset_param]) + paginator.limit
+        ends = (
+            (paginator.stop_after_empty_page and not page.records)
+            or (total is not None and following >= total)
+            or (paginator.maximum_offset is not None and following >= paginator.maximum_offset)
+            or _has_more(page.rest, paginator.has_more_path) is False
+        )
+        if not ends:
+            return replace(page.call, params={**page.call.params, paginator.offset_param: following})
+        if (
+            total is not None
+            and paginator.maximum_offset is None
+            and self._records < total - paginator.offset
+        ):
+            raise SourceError(
+                f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
+                " while they were read"
+            )
+        return None
+
+    def _after_number(self, paginator: words.PageNumberPaginator, page: Page) -> Call | None:
+        total = self._total(page.rest, paginator.total_path)
+        following = int(page.call.params[paginator.page_param]) + 1
+        if (
+            (paginator.stop_after_empty_page and not page.records)
+            or (total is not None and following >= total + paginator.base_page)
+            or (paginator.maximum_page is not None and following >= paginator.maximum_page)
+            or _has_more(page.rest, paginator.has_more_path) is False
+        ):
+            return None
+        return replace(page.call, params={**page.call.params, paginator.page_param: following})
+
+    @staticmethod
+    def _total(rest: Any, path: str | None) -> int | None:
+        if path is None:
+            return None
+        total = find_first(rest, path)
+        if isinstance(total, str) and total.isascii() and total.isdigit():
+            total = int(total[:18])
+        if isinstance(total, bool) or not isinstance(total, int):
+            raise QueryError(f"the answer has no number at total_path {path}")
+        return total
+
+    def _once(self, text: str, what: str) -> None:
+        """Raise QueryError when a page would be asked for again: the pages had no end."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if digest in self._seen:
+            raise QueryError(f"{what} comes a second time: the pages of the server have no end")
+        self._seen.add(digest)
+
+
+def _has_more(rest: Any, path: str | None) -> bool | None:
+    if path is None:
+        return None
+    more = find_first(rest, path)
+    if isinstance(more, str):
+        more = {"true": True, "false": False}.get(more.lower(), more)
+    if not isinstance(more, bool):
+        raise QueryError(f"the answer has neither true nor false at has_more_path {path}")
+    return more
+
+
+def _put(body: Mapping[str, Any], path: str, value: Any) -> Mapping[str, Any]:
+    changed: dict[str, Any] = copy.deepcopy(dict(body))
+    *outer, last = path.removeprefix("$.").split(".")
+    inner = changed
+    for name in outer:
+        inner = inner.setdefault(name, {})
+    inner[last] = value
+    return changed
