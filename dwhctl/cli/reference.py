@@ -34,6 +34,7 @@ from dwhctl.project.files import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
 from dwhctl.project.model import ALERT_TYPES, PingsTable, ProjectTable, SessionsTable
 from dwhctl.project.problems import tables_in, toml_value
+from dwhctl.systems.clickhouse import types as clickhouse_types
 from dwhctl.systems.http import types as http_types
 from dwhctl.systems.mssql import types as mssql_types
 from dwhctl.systems.vertica import types as vertica_types
@@ -129,6 +130,7 @@ def reference() -> str:
         mssql_types=mssql_types.TYPES,
         http_types=http_types.TAKES,
         vertica_types=vertica_types,
+        clickhouse_types=clickhouse_types,
     )
     body = page.rstrip().splitlines()
     return "\n".join((*HEAD, *_contents(body), "", *body)) + "\n"
@@ -225,8 +227,10 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
     if key == "port" and not field.default:
         return f"`{getattr(model, 'default_port', None)}`"
     tls = getattr(model, "tls_words", None)
-    if tls is not None and key == tls.key:
+    if tls is not None and key == tls.key and tls.off != "false":
         return f'`"{BEYOND}"`; on this machine `"{tls.local}"`'
+    if tls is not None and key == tls.key:
+        return "`true`; on this machine `false`"
     if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
         return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})

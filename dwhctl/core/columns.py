@@ -35,7 +35,7 @@ class Column:
 
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
     below `least` or above `most` (as Python values). A `padded` column fills values up to its width: blanks at the end
-    of a text are lost, and a binary value has all its `octets`. A text column that takes `any_octets` is a binary column
+    of a text are lost, and a binary value has all its `octets`. A text column that takes `any_octets` is a binary one
     for binary values, and one with values `allowed` takes no other text.
 
     A source's column has more, where the system declares it: a text or binary value has at most `places` (bytes of a

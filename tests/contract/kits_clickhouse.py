@@ -2,8 +2,7 @@
 
     DWHCTL_TEST_CLICKHOUSE=clickhouse://user:password@host:8123/default
 
-On a real server the database `stage` and a few tables of `default` are dropped before each test. Its user needs the
-settings data_type_default_nullable = 1, create_table_empty_primary_key_by_default = 1, for the suites write plain SQL.
+On a real server the database `stage` and a few tables of `default` are dropped before each test.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from tests.contract.kit_base import NASTY_TEXTS, TargetKit, TypeCase
 from tests.servers.clickhouse import ClickHouseServer, texts_of
 
 REAL = os.environ.get("DWHCTL_TEST_CLICKHOUSE")
+#: The suites write plain SQL.
 PROFILE = {"data_type_default_nullable": 1, "create_table_empty_primary_key_by_default": 1}
 
 WORDS = {
@@ -96,7 +96,9 @@ class _PlainSql(ClickHouseTarget):
 
     def run_statements(self, statements: Sequence[str]) -> None:
         plain = (one.replace("CREATE SCHEMA", "CREATE DATABASE") for one in statements)
-        super().run_statements([re.sub(r"(ADD COLUMN \w+) (\w+)$", r"\1 Nullable(\2)", one) for one in plain])
+        with self._working("create") as client:
+            for one in plain:
+                client.run(re.sub(r"(ADD COLUMN \w+) (\w+)$", r"\1 Nullable(\2)", one), PROFILE)
 
 
 class ClickHouseTargetKit(TargetKit):
@@ -130,7 +132,7 @@ class ClickHouseTargetKit(TargetKit):
     def server(self) -> ClickHouseServer:
         """The server of the tests of this process."""
         folder = tempfile.TemporaryDirectory(prefix="dwhctl-clickhouse-")
-        server = ClickHouseServer(Path(folder.name), PROFILE).start()
+        server = ClickHouseServer(Path(folder.name)).start()
         atexit.register(folder.cleanup)
         atexit.register(server.stop)
         return server
@@ -185,7 +187,7 @@ class ClickHouseTargetKit(TargetKit):
         assert isinstance(connection, ClickHouseConnection)
         return _PlainSql(connection, timedelta(seconds=30), "dwhctl")
 
-    def texts(self, connection: Connection, sql: str, **more: object) -> list[tuple[str | None, ...]]:
+    def texts(self, connection: Connection, sql: str) -> list[tuple[str | None, ...]]:
         assert isinstance(connection, ClickHouseConnection)
         (host, port), password = connection.addresses[0], connection.password
         settings = {

@@ -5,8 +5,8 @@ Read in this order:
 - `client`: a connection over clickhouse-connect, with a timeout for every wait; what the server's errors mean.
 - `types`: the column of each type, with what it holds. `catalog`: names, columns, partitions, conditions of slices.
 - `staging`: one slice as one INSERT of Arrow batches into the group's staging table.
-- `publication`: copy the slice's partition, replace its rows in the copy, REPLACE PARTITION; refresh by EXCHANGE TABLES;
-  the inspection.
+- `publication`: copy the slice's partition, replace its rows in the copy, REPLACE PARTITION; the inspection.
+- `refresh`: fill a new table, EXCHANGE TABLES.
 - `target`: all of it behind `Target`. `console`: ad hoc statements.
 Data goes from `staging` (a worker) through `publication` (the parent) into the table.
 """

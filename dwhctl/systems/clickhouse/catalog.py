@@ -199,20 +199,18 @@ def layout_problem(
             " leave out rows: make the table with ENGINE = MergeTree"
         )
     if slice_by is None:
+        if not partition:
+            return None
         return (
-            None
-            if not partition
-            else (
-                f"{table} has PARTITION BY {partition}, and its load has no slice_by: its slices are replaced with the whole"
-                " table, as one partition; make the table without PARTITION BY, or give the load slice_by"
-            )
+            f"{table} has PARTITION BY {partition}, and its load has no slice_by: its slices are replaced with the"
+            " whole table, as one partition; make the table without PARTITION BY, or give the load slice_by"
         )
     column = described_column(client, table, slice_by)
     wanted = f"make the table with PARTITION BY toDate({column.name}), in the time zone of the slices"
     by_day = _BY_DAY.fullmatch(partition) or (column.kind is Kind.DATE and partition == column.name)
     if not by_day or not _is_one_partition(client, column, partition, slices):
         by = f"PARTITION BY {partition}" if partition else "no PARTITION BY"
-        return f"{table} has {by}: a day of {column.name} is not one partition, and only a partition is replaced; {wanted}"
+        return f"{table} has {by}: a day of {column.name} is not one partition, which is what is replaced; {wanted}"
     return None
 
 
@@ -254,12 +252,12 @@ def table_warnings(client: ClickHouseClient, table: TableName) -> Iterator[Colum
     for engine, full in rows:
         if engine != "MergeTree":
             yield ColumnWarning(
-                f"{table} is a {engine}: dwhctl publishes on one replica, and the others follow; see docs/clickhouse.md",
+                f"{table} is a {engine}: dwhctl publishes on one replica, the others follow; see docs/clickhouse.md",
                 blocks=False,
             )
         if re.search(r"\bTTL\b", str(full)):
             yield ColumnWarning(
-                f"{table} has a TTL: a slice of which ClickHouse drops rows while it is published is refused",
+                f"{table} has a TTL: a slice that loses rows to it while it is published is refused",
                 blocks=False,
             )
 

@@ -13,7 +13,7 @@ import random
 import re
 import socket as net
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 class ClickHouseClient:
     """One connection to ClickHouse, used by one thread. `label` begins the ids of its queries.
 
-    `timeout` limits the silence of the server and the run time of a query; `readonly` has the server refuse what writes.
+    `timeout` limits the silence of the server and the run time of a query. With `readonly` the server refuses writes.
     """
 
     def __init__(
@@ -164,11 +164,11 @@ class ClickHouseClient:
         return int(written) if written is not None else None
 
     def stream(self, sql: str) -> Iterator[tuple[tuple[str, ...], Sequence[Sequence[Any]]]]:
-        """Run one query; yield its columns with each block of rows, and once without rows at first. Raise AttemptError."""
+        """Run one query; yield its columns, first without rows, then with each block of them. Raise AttemptError."""
         with self._translate_error():
             answer = self._open().query_row_block_stream(sql, settings=self._with_id(None))
             with answer as blocks:
-                columns = tuple(answer.source.column_names)
+                columns = tuple(getattr(answer.source, "column_names", ()))
                 yield columns, ()
                 for block in blocks:
                     yield columns, block
@@ -177,7 +177,7 @@ class ClickHouseClient:
         """Insert the Arrow stream whose bytes the body yields. What the body raises is raised as it is."""
         failure: list[BaseException] = []
 
-        def pieces() -> Iterator[bytes]:
+        def pieces() -> Generator[bytes]:
             try:
                 yield from body
             except BaseException as error:
@@ -280,9 +280,8 @@ _PERMISSION, _MEMORY = 497, 241
 _ABOUT = {_PERMISSION: About.PERMISSION, _MEMORY: About.MEMORY, **dict.fromkeys(MISSING, About.TABLE)}
 #: Errors of a moment: time and load limits, the network, a part or table in use, replication, files.
 _TEMPORARY = {
-    3, 74, 75, 76, 159, 160, 173, 201, 202, 203, 209, 210, 225, 232, 236, 241, 242, 243, 244, 246, 252, 254, 265, 279, 285,
-    286, 319, 335, 384, 388, 394, 415, 425, 439, 455, 473, 518, 519, 600, 626, 668, 671, 689, 700, 731, 733, 735, 740, 745,
-    999, 1000, 1001, 1002,
+    3, 74, 75, 76, 159, 160, 173, 201, 202, 203, 209, 210, 225, 232, 236, 241, 242, 243, 244, 246, 252, 254, 265, 279,
+    285, 286, 319, 335, 384, 388, 394, 415, 425, 439, 455, 999, 1000, 1001, 1002,
 }  # fmt: skip
 _CODE = re.compile(r"\bCode: (\d+)")
 
@@ -318,10 +317,7 @@ def translate_error(error: driver_errors.Error, name: str, timeout: float | None
 
 
 _MOST_CHARACTERS = 600
-_NOISE = re.compile(
-    r"^(?:Received )?ClickHouse exception,? ?(?:code: \d+)?,?(?:, server response: )?|\(for url .*?\)$|\(version [^()]*(?:\([^()]*\))?[^()]*\)|Stack trace:.*",
-    re.DOTALL,
-)
+_NOISE = re.compile(r"\(for url .*?\)$|\(version [^()]*(?:\([^()]*\))?[^()]*\)|Stack trace:.*", re.DOTALL)
 
 
 def words(error: BaseException) -> str:

@@ -63,7 +63,7 @@ class ClickHouseCursor(Cursor):
         try:
             killer.open()
             end_queries(killer, self._label)
-        except Exception:  # noqa: BLE001, S110 - the wait here has ended, and the server's own limits end the query
+        except Exception:  # noqa: S110 - the wait here has ended, and the server's own limits end the query
             pass
         finally:
             killer.close()

@@ -1,7 +1,7 @@
 """Publish in ClickHouse: copy the partition, replace rows in the copy, REPLACE PARTITION from the copy's one part.
 
-Readers see the old partition or the new one. The copy is a table of the run: a later run drops it before it publishes the
-same slices, so that a late REPLACE PARTITION of a dead run fails.
+Readers see the old partition or the new one. The copy is a table of the run: a later run drops it before it publishes
+the same slices, so that a late REPLACE PARTITION of a dead run fails.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ ANY_SIZE = "SETTINGS max_table_size_to_drop = 0, max_partition_size_to_drop = 0"
 class ClickHousePublication(Publication):
     """A copy of one partition, and its exchange for the partition.
 
-    `slice_by` is the target's column by which it is sliced. `doubt` is called with the label of queries that may still
-    run when a commit was sent and no answer came.
+    `slice_by` is the target's column by which it is sliced.
     """
 
     def __init__(

@@ -83,13 +83,14 @@ class ClickHouseRefresh(Refresh):
             where = types.would_change(quote(pair.table.name), named, table)
             found = self._client.query(
                 f"SELECT leftUTF8(toString({quote(pair.table.name)}), {SHOWN_CHARACTERS}) FROM {self._raw.sql}"
-                f" WHERE {where} LIMIT 1"
+                f" WHERE {where} LIMIT 1",
+                {"date_time_overflow_behavior": "ignore"},  # the conversion there and back shows it
             )
             if found:
                 raise ValueRefusedError(
                     f"{self._table}.{pair.table.name}: the value {found[0][0]} does not fit {pair.table.declared} (the"
-                    f" source gives {pair.source.declared}); nothing was changed. Write the CAST or ROUND that is wanted"
-                    " into the source, or change the table's column"
+                    f" source gives {pair.source.declared}); nothing was changed. Write the CAST or ROUND that is"
+                    " wanted into the source, or change the table's column"
                 )
 
     def commit(self) -> None:
@@ -99,8 +100,8 @@ class ClickHouseRefresh(Refresh):
         except AttemptError as error:
             if is_code(error, (_NOT_IMPLEMENTED,)):
                 raise TargetRefusedError(
-                    f"the database {self._table.database} cannot exchange tables: a report's table must be in a database"
-                    f" with ENGINE = Atomic ({error})"
+                    f"the database {self._table.database} cannot exchange tables: a report's table must be in a"
+                    f" database with ENGINE = Atomic ({error})"
                 ) from error
             raise
         reach("clickhouse.exchanged")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dwhctl.core.errors import ConfigError
-from dwhctl.project.connections import NetworkConnection, TlsWords
+from dwhctl.project.connections import NetworkConnection, TlsWords, is_local
 from dwhctl.project.fields import ProjectPath, Text
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
 
@@ -44,6 +44,13 @@ class ClickHouseConnection(NetworkConnection):
         if self.secure is not None:
             return self.secure
         return self.ca_cert is not None or not self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        # Without the ports, which depend on it.
+        return all(
+            is_local(NetworkConnection._address(self, host)[0]) for host in (self.hosts or (self.host or "",))
+        )
 
     @property
     def tls(self) -> str:

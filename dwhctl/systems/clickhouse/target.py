@@ -1,7 +1,7 @@
 """Write to ClickHouse: stage by INSERT into a table of the publish group, publish by REPLACE PARTITION.
 
-ClickHouse has no transactions. What a run makes are tables with its id in their names, and what it runs are queries with
-its id in theirs, so that a later run can end and drop all that a dead run left.
+ClickHouse has no transactions. A run makes tables with its id in their names, and its queries have it in theirs, so
+that a later run can end and drop all that a dead run left.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class ClickHouseTarget(Target):
 
     @contextmanager
     def _one_at_a_time(self, table: TableName, timeout: timedelta) -> Iterator[None]:
-        """Hold the table: two copies of one partition would lose what one of them adds. Runs have locks of their own."""
+        """Hold the table: of two copies of one partition the first would be lost. Runs have locks of their own."""
         with self._lock:
             lock = self._publishing.setdefault(table, threading.Lock())
         if not lock.acquire(timeout=timeout.total_seconds()):

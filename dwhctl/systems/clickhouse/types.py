@@ -1,7 +1,7 @@
 """ClickHouse's types: the column that each makes, and the type that holds the values of another system's column.
 
-ClickHouse changes a value that does not fit without an error: an integer wraps, a decimal loses digits, NULL becomes the
-column's default. So each column has its exact Arrow type and its limits here, and dwhctl refuses what does not fit.
+ClickHouse changes a value that does not fit without an error: an integer wraps, a decimal loses digits, NULL becomes
+the column's default. So each column has its exact Arrow type and its limits here, and dwhctl refuses what does not fit.
 Source: https://clickhouse.com/docs/sql-reference/data-types
 """
 

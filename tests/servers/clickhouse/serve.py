@@ -28,7 +28,8 @@ ORDER: dict[str, Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
 FAULTS: list[dict[str, Any]] = []
 LOCK = threading.Lock()
 _OWN = {
-    "query", "query_id", "database", "default_format", "wait_end_of_query", "session_id", "user", "password", "compress",
+    "query", "query_id", "database", "default_format", "wait_end_of_query", "session_id", "user", "password",
+    "compress",
     "send_progress_in_http_headers", "http_headers_progress_interval_ms", "client_protocol_version", "decompress",
     "enable_http_compression", "role", "session_timeout", "session_check", "quota_key", "buffer_size", "stacktrace",
 }  # fmt: skip
@@ -42,7 +43,7 @@ _ANSWERS = re.compile(
 _CODE = re.compile(r"Code: (\d+)")
 
 
-class Lost(Exception):
+class LostError(Exception):
     """The connection is to be dropped."""
 
 
@@ -73,10 +74,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if not self._known(given):
                 b"".join(body)
-                text = "Code: 516. DB::Exception: dwh: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)"
+                text = "Code: 516. DB::Exception: dwh: Authentication failed. (AUTHENTICATION_FAILED)"
                 return self._refuse(text, 403)
             self._run(given, body)
-        except Lost:
+        except LostError:
             self.close_connection = True
         except (ChdbError, RuntimeError) as error:
             with suppress(OSError):
@@ -99,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             sql = f"{sql}\n{rest}" if sql else rest
         fault = _fault_of(sql)
         if fault == "drop":
-            raise Lost
+            raise LostError
         db = chdb.connect(ORDER["folder"] + "/data")
         try:
             _prepare(db, given)
@@ -112,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             db.close()
         if fault == "lose":
-            raise Lost
+            raise LostError
         if fault == "hang":
             time.sleep(3600)
         self._answer(200, answer, form, rows)
@@ -122,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
             while size := int(self.rfile.readline().strip() or b"0", 16):
                 piece = self.rfile.read(size)
                 if len(piece) < size:
-                    raise Lost
+                    raise LostError
                 yield piece
                 self.rfile.readline()
             self.rfile.readline()
