@@ -194,7 +194,6 @@ class ClickHouseTargetKit(TargetKit):
             "default_format": "JSONCompactStringsEachRow",
             "cast_keep_nullable": 1,
             "max_query_size": 2**24,
-            **more,
         }
         url = f"http://{host}:{port}/?{urlencode(settings)}"
         return [

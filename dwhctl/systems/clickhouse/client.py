@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import re
 import socket as net
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,18 +22,25 @@ from clickhouse_connect.driver.httpclient import HttpClient
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from dwhctl.core.errors import (
-    About,
     AttemptError,
     ConnectError,
     LoginRefusedError,
-    TargetBusyError,
     TargetError,
     TargetRefusedError,
     TlsError,
 )
 from dwhctl.core.files import read_bytes
-from dwhctl.core.secrets import mask
 from dwhctl.systems.base import source
+from dwhctl.systems.clickhouse.errors import (
+    LOGIN,
+    UNKNOWN_DATABASE,
+    code_of,
+    lost,
+    network_words,
+    tls_remedy,
+    translate_error,
+    words,
+)
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:
@@ -139,15 +145,15 @@ class ClickHouseClient:
         name = self._connection.name
         if isinstance(error, driver_errors.Error) and (code := code_of(error)) is not None:
             text = f"{where}: {words(error)}"
-            if code in _LOGIN:
+            if code in LOGIN:
                 return LoginRefusedError(text, connection=name)
-            if code == _UNKNOWN_DATABASE:
+            if code == UNKNOWN_DATABASE:
                 return TargetRefusedError(
                     f"{text}; create the database, or write another in connections.{name}"
                 )
             return ConnectError(text, connection=name)
-        reason = _network_words(error)
-        if (hint := _tls_remedy(reason, self._connection)) is not None:
+        reason = network_words(error)
+        if (hint := tls_remedy(reason, self._connection)) is not None:
             return TlsError(f"{where}: {reason}; {hint}", connection=name)
         return ConnectError(f"{where}: {reason}", connection=name)
 
@@ -268,99 +274,6 @@ class _Pool(urllib3.PoolManager):
             # Not through SSLSocket, which would take the lock that the reading thread holds.
             with suppress(OSError):
                 net.socket.shutdown(made, net.SHUT_RDWR)
-
-
-# Errors. Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
-
-UNKNOWN_TABLE, _UNKNOWN_DATABASE, TABLE_EXISTS, DATABASE_EXISTS, UNKNOWN_SETTING = 60, 81, 57, 82, 115
-MISSING = (UNKNOWN_TABLE, _UNKNOWN_DATABASE)
-_LOGIN = (192, 193, 194, 516)
-_BUSY = (473,)
-_PERMISSION, _MEMORY = 497, 241
-_ABOUT = {_PERMISSION: About.PERMISSION, _MEMORY: About.MEMORY, **dict.fromkeys(MISSING, About.TABLE)}
-#: Errors of a moment: time and load limits, the network, a part or table in use, replication, files.
-_TEMPORARY = {
-    3, 74, 75, 76, 159, 160, 173, 201, 202, 203, 209, 210, 225, 232, 236, 241, 242, 243, 244, 246, 252, 254, 265, 279,
-    285, 286, 319, 335, 384, 388, 394, 415, 425, 439, 455, 999, 1000, 1001, 1002,
-}  # fmt: skip
-_CODE = re.compile(r"\bCode: (\d+)")
-
-
-def code_of(error: BaseException) -> int | None:
-    """Return the code of ClickHouse's error."""
-    code = getattr(error, "code", None)
-    if isinstance(code, int) and code:
-        return code
-    match = _CODE.search(str(error)) if isinstance(error, driver_errors.Error) else None
-    return int(match[1]) if match else None
-
-
-def is_code(error: BaseException, codes: Sequence[int]) -> bool:
-    """Return whether ClickHouse raised the error with one of these codes."""
-    return error.__cause__ is not None and code_of(error.__cause__) in codes
-
-
-def translate_error(error: driver_errors.Error, name: str, timeout: float | None) -> AttemptError:
-    """Return the error that ClickHouse's answer means."""
-    code = code_of(error)
-    if code is None:
-        return lost(error, name, timeout)
-    text = words(error)
-    if code in _LOGIN:
-        return LoginRefusedError(f"connection {name}: {text}", connection=name)
-    if code in _BUSY:
-        return TargetBusyError(text)
-    kind = TargetError if code in _TEMPORARY else TargetRefusedError
-    found = kind(text)
-    found.about = _ABOUT.get(code, About.SQL)
-    return found
-
-
-_MOST_CHARACTERS = 600
-_NOISE = re.compile(r"\(for url .*?\)$|\(version [^()]*(?:\([^()]*\))?[^()]*\)|Stack trace:.*", re.DOTALL)
-
-
-def words(error: BaseException) -> str:
-    """Return ClickHouse's message in one line, with its code."""
-    text = str(error)
-    if (at := _CODE.search(text)) is not None:
-        text = text[at.start() :]
-    text = " ".join(_NOISE.sub("", text).split()).replace("DB::Exception: ", "")
-    return mask(text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + " ...")
-
-
-def lost(error: BaseException, name: str, timeout: float | None) -> TargetError:
-    """Return the error of a connection that broke, or of an answer that did not come."""
-    text = _network_words(error)
-    if "timed out" in text and timeout is not None:
-        return TargetError(f"no answer from {name} for {timeout:g} s; the connection is closed")
-    return TargetError(f"the connection to {name} is lost: {text}")
-
-
-def _network_words(error: BaseException) -> str:
-    first: BaseException = error
-    while (inner := first.__cause__ or first.__context__) is not None and isinstance(
-        inner, driver_errors.Error | urllib3.exceptions.HTTPError | OSError
-    ):
-        first = inner
-    reason = getattr(first, "strerror", None) or str(first)
-    return mask(" ".join(str(reason).split())) or type(first).__name__
-
-
-_NO_TLS = re.compile(
-    "WRONG_VERSION_NUMBER|wrong version number|record layer|UNEXPECTED_EOF|EOF occurred", re.IGNORECASE
-)
-
-
-def _tls_remedy(reason: str, connection: ClickHouseConnection) -> str | None:
-    key = f"connections.{connection.name}"
-    if connection.is_secure and _NO_TLS.search(reason):
-        return (
-            f"the server does not speak TLS on this port, and {key} asks for it (secure = true), so nothing was sent:"
-            f" turn TLS on at the server (its port is 8443 by default), or write secure = false in {key}; then password"
-            " and rows travel in clear"
-        )
-    return source.remedy(reason, connection) if connection.is_secure else None
 
 
 # Queries that the server still runs.

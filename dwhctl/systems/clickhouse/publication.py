@@ -25,7 +25,7 @@ from dwhctl.systems.clickhouse.catalog import (
     of_shards,
     whole_conditions,
 )
-from dwhctl.systems.clickhouse.client import MISSING, UNKNOWN_SETTING, is_code
+from dwhctl.systems.clickhouse.errors import MISSING, UNKNOWN_SETTING, is_code
 from dwhctl.systems.clickhouse.staging import gone
 from dwhctl.systems.clickhouse.types import literal
 

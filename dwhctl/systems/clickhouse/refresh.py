@@ -23,7 +23,7 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.clickhouse import types as types
 from dwhctl.systems.clickhouse.catalog import TableName, existing_columns
-from dwhctl.systems.clickhouse.client import is_code
+from dwhctl.systems.clickhouse.errors import is_code
 
 if TYPE_CHECKING:
     from dwhctl.project.names import RowSource

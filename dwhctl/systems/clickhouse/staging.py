@@ -12,7 +12,8 @@ from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import Stage
 from dwhctl.systems.clickhouse.catalog import TOKEN, TableName
-from dwhctl.systems.clickhouse.client import MISSING, ClickHouseClient, is_code, kill_queries
+from dwhctl.systems.clickhouse.client import ClickHouseClient, kill_queries
+from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:

@@ -18,14 +18,8 @@ from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup, Target
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import TOKEN, TableName, described_column
-from dwhctl.systems.clickhouse.client import (
-    MISSING,
-    ClickHouseClient,
-    end_queries,
-    has_queries,
-    is_code,
-    kill_queries,
-)
+from dwhctl.systems.clickhouse.client import ClickHouseClient, end_queries, has_queries, kill_queries
+from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.publication import (
     ANY_SIZE,
     ClickHouseInspection,

@@ -26,7 +26,7 @@ from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import TableName
-from dwhctl.systems.clickhouse.client import translate_error
+from dwhctl.systems.clickhouse.errors import translate_error
 from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
 
