@@ -33,14 +33,14 @@ _ZONE_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Universal", "Zulu", "GMT", "Et
 
 
 @dataclass(frozen=True, slots=True)
-class TableName:
+class ClickHouseTable:
     """A table. ClickHouse compares names by case."""
 
     database: str
     table: str
 
     @classmethod
-    def of(cls, text: str, database: str) -> TableName:
+    def of(cls, text: str, database: str) -> ClickHouseTable:
         """Read `table` or `database.table`."""
         before, _, table = text.rpartition(".")
         return cls(before or database, table)
@@ -79,19 +79,19 @@ def run_prefix(run_id: str) -> str:
     return f"dwhctl_{_plain(run_id)}__"
 
 
-def staging_table(group: StagingGroup, database: str) -> TableName:
+def staging_table(group: StagingGroup, database: str) -> ClickHouseTable:
     """Return the staging table of a group, beside its target."""
     prefix, rest = run_prefix(group.run_id), _plain(group.name)
     if len(prefix) + len(rest) > NAME_OCTETS:
         digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
         rest = rest[: NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
-    return TableName(TableName.of(group.table, database).database, prefix + rest)
+    return ClickHouseTable(ClickHouseTable.of(group.table, database).database, prefix + rest)
 
 
-def copy_table(label: str, table: TableName, mark: str) -> TableName:
+def copy_table(label: str, table: ClickHouseTable, mark: str) -> ClickHouseTable:
     """Return the name of a copy that a publication or refresh makes, by the label of its run."""
     _, _, run_id = label.partition(":")
-    return TableName(table.database, f"{run_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}")
+    return ClickHouseTable(table.database, f"{run_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}")
 
 
 def _plain(text: str) -> str:
@@ -112,7 +112,7 @@ class Declared:
         return self.default in ("", "DEFAULT")
 
 
-def declared_columns(client: ClickHouseClient, table: TableName) -> list[Declared]:
+def declared_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[Declared]:
     """Return all columns of a table; none when there is no table."""
     rows = client.query(
         f"SELECT name, type, default_kind FROM system.columns WHERE {table.condition} ORDER BY position"
@@ -120,7 +120,7 @@ def declared_columns(client: ClickHouseClient, table: TableName) -> list[Declare
     return [Declared(str(name), str(type_), str(default)) for name, type_, default in rows]
 
 
-def existing_columns(client: ClickHouseClient, table: TableName) -> list[Declared]:
+def existing_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[Declared]:
     """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
     found = [column for column in declared_columns(client, table) if column.written]
     if not found:
@@ -128,7 +128,7 @@ def existing_columns(client: ClickHouseClient, table: TableName) -> list[Declare
     return found
 
 
-def described(client: ClickHouseClient, table: TableName) -> list[Column]:
+def described(client: ClickHouseClient, table: ClickHouseTable) -> list[Column]:
     """Return the columns. Raise TargetRefusedError for a type that dwhctl does not write."""
     columns = [_described(table, column) for column in existing_columns(client, table)]
     twice = [name for name, times in Counter(column.name.lower() for column in columns).items() if times > 1]
@@ -141,7 +141,7 @@ def described(client: ClickHouseClient, table: TableName) -> list[Column]:
     return columns
 
 
-def described_column(client: ClickHouseClient, table: TableName, name: str) -> Column:
+def described_column(client: ClickHouseClient, table: ClickHouseTable, name: str) -> Column:
     """Return one column. Raise TargetRefusedError when it does not exist."""
     for column in declared_columns(client, table):
         if column.name.lower() == name.lower():
@@ -149,7 +149,7 @@ def described_column(client: ClickHouseClient, table: TableName, name: str) -> C
     raise TargetRefusedError(f"there is no {table}.{name}, or the user has no privilege on the table")
 
 
-def _described(table: TableName, declared: Declared) -> Column:
+def _described(table: ClickHouseTable, declared: Declared) -> Column:
     column = types.column(declared.name, declared.type)
     if column is None:
         raise TargetRefusedError(
@@ -162,7 +162,7 @@ def _described(table: TableName, declared: Declared) -> Column:
     return column
 
 
-def _check_zone(client: ClickHouseClient, table: TableName, columns: Sequence[Column]) -> None:
+def _check_zone(client: ClickHouseClient, table: ClickHouseTable, columns: Sequence[Column]) -> None:
     ((zone,),) = client.query("SELECT timezone()")
     if zone not in _ZONE_UTC:
         names = ", ".join(column.name for column in columns if column.kind is Kind.TIMESTAMP)
@@ -180,7 +180,7 @@ _BY_DAY = re.compile(r"(?:toDate|toDate32|toYYYYMMDD|toStartOfDay)\((.*)\)")
 
 
 def layout_problem(
-    client: ClickHouseClient, table: TableName, slice_by: str | None, slices: Sequence[Slice]
+    client: ClickHouseClient, table: ClickHouseTable, slice_by: str | None, slices: Sequence[Slice]
 ) -> str | None:
     """Return why slices of a table cannot be replaced, with what to do about it; None when they can.
 
@@ -243,7 +243,7 @@ def _tick(column: Column) -> timedelta:
     )
 
 
-def table_warnings(client: ClickHouseClient, table: TableName) -> Iterator[ColumnWarning]:
+def table_warnings(client: ClickHouseClient, table: ClickHouseTable) -> Iterator[ColumnWarning]:
     """Yield what makes loads into an existing table doubtful: replication, TTL."""
     rows = client.query(
         "SELECT engine, engine_full FROM system.tables"

@@ -17,7 +17,7 @@ from dwhctl.systems.base.publication import Publication
 from dwhctl.systems.base.target import HELD, STAGED, Statement, TableColumns
 from dwhctl.systems.clickhouse.catalog import (
     TOKEN,
-    TableName,
+    ClickHouseTable,
     conditions,
     declared_columns,
     described,
@@ -53,10 +53,10 @@ class ClickHousePublication(Publication):
     def __init__(
         self,
         client: ClickHouseClient,
-        table: TableName,
-        copy: TableName,
+        table: ClickHouseTable,
+        copy: ClickHouseTable,
         slice_by: Column | None,
-        staging: Callable[[StagingGroup], TableName],
+        staging: Callable[[StagingGroup], ClickHouseTable],
     ) -> None:
         self._client = client
         self._table = table
@@ -68,7 +68,7 @@ class ClickHousePublication(Publication):
         self._made = False
 
     @property
-    def _current(self) -> TableName:
+    def _current(self) -> ClickHouseTable:
         return self._copy if self._made else self._table
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
@@ -108,7 +108,7 @@ class ClickHousePublication(Publication):
         self._merge()
         return inserted
 
-    def _insert(self, staging: TableName, tokens: Sequence[str]) -> list[Sequence[Any]]:
+    def _insert(self, staging: ClickHouseTable, tokens: Sequence[str]) -> list[Sequence[Any]]:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
         columns = [column.name for column in declared_columns(self._client, staging) if column.name != TOKEN]
         if not columns:
@@ -117,7 +117,7 @@ class ClickHousePublication(Publication):
         return []
 
     def _of_staging(
-        self, group: StagingGroup, ask: Callable[[TableName], list[Sequence[Any]]]
+        self, group: StagingGroup, ask: Callable[[ClickHouseTable], list[Sequence[Any]]]
     ) -> list[Sequence[Any]]:
         table = self._staging(group)
         try:
@@ -193,7 +193,7 @@ class ClickHousePublication(Publication):
         )
         return int(parts)
 
-    def _count(self, table: TableName, where: str = "") -> int:
+    def _count(self, table: ClickHouseTable, where: str = "") -> int:
         ((rows,),) = self._client.query(f"SELECT count() FROM {table.sql}{' WHERE ' if where else ''}{where}")
         return int(rows)
 
@@ -224,10 +224,10 @@ _STORED = ("", "DEFAULT", "MATERIALIZED")
 
 
 def publish_statements(
-    table: TableName, staging: TableName, slice: Slice, columns: TableColumns
+    table: ClickHouseTable, staging: ClickHouseTable, slice: Slice, columns: TableColumns
 ) -> list[Statement]:
     """Return what a publication of one slice sends."""
-    copy, tokens = TableName(table.database, "<copy>"), ["<token>"]
+    copy, tokens = ClickHouseTable(table.database, "<copy>"), ["<token>"]
     (where,) = whole_conditions([slice], columns.slice_by)
     names = columns.listed(quote)
     return [
@@ -252,15 +252,15 @@ def publish_statements(
     ]
 
 
-def _held_sql(table: TableName, where: str) -> str:
+def _held_sql(table: ClickHouseTable, where: str) -> str:
     return f"SELECT etl_source, count() FROM {table.sql} WHERE {where} GROUP BY etl_source"
 
 
-def _staged_sql(staging: TableName, tokens: Sequence[str]) -> str:
+def _staged_sql(staging: ClickHouseTable, tokens: Sequence[str]) -> str:
     return f"SELECT {TOKEN}, count() FROM {staging.sql} WHERE {_of_tokens(tokens)} GROUP BY {TOKEN}"
 
 
-def _insert_sql(copy: TableName, staging: TableName, names: str, tokens: Sequence[str]) -> str:
+def _insert_sql(copy: ClickHouseTable, staging: ClickHouseTable, names: str, tokens: Sequence[str]) -> str:
     return f"INSERT INTO {copy.sql} ({names}) SELECT {names} FROM {staging.sql} WHERE {_of_tokens(tokens)}"
 
 
@@ -268,14 +268,14 @@ def _of_tokens(tokens: Sequence[str]) -> str:
     return f"{TOKEN} IN ({', '.join(map(literal, tokens))})"
 
 
-def _replace_sql(table: TableName, copy: TableName, partition: str) -> str:
+def _replace_sql(table: ClickHouseTable, copy: ClickHouseTable, partition: str) -> str:
     return f"ALTER TABLE {table.sql} REPLACE PARTITION ID {literal(partition)} FROM {copy.sql}"
 
 
 class ClickHouseInspection(Inspection):
     """Reads a table. `slice_by` is the column by which it is sliced."""
 
-    def __init__(self, client: ClickHouseClient, table: TableName, slice_by: Column | None) -> None:
+    def __init__(self, client: ClickHouseClient, table: ClickHouseTable, slice_by: Column | None) -> None:
         super().__init__("clickhouse", table.sql, sliced=slice_by is not None)
         self._client = client
         self._name = table
@@ -285,7 +285,7 @@ class ClickHouseInspection(Inspection):
         return described(self._client, self._name)
 
     def beside(self, table: str, slice_by: str | None) -> ClickHouseInspection:
-        name = TableName.of(table, self._name.database)
+        name = ClickHouseTable.of(table, self._name.database)
         column = described_column(self._client, name, slice_by) if slice_by else None
         return ClickHouseInspection(self._client, name, column)
 

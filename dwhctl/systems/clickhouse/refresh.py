@@ -22,7 +22,7 @@ from dwhctl.systems.base.target import (
     refresh_source,
 )
 from dwhctl.systems.clickhouse import types as types
-from dwhctl.systems.clickhouse.catalog import TableName, existing_columns
+from dwhctl.systems.clickhouse.catalog import ClickHouseTable, existing_columns
 from dwhctl.systems.clickhouse.errors import is_code
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class ClickHouseRefresh(Refresh):
     """A table like the report, filled and then exchanged for it. `raw` takes rows whose values may not fit."""
 
     def __init__(
-        self, client: ClickHouseClient, table: TableName, copy: TableName, source: RowSource
+        self, client: ClickHouseClient, table: ClickHouseTable, copy: ClickHouseTable, source: RowSource
     ) -> None:
         self._client = client
         self._table = table
         self._copy = copy
-        self._raw = TableName(copy.database, f"{copy.table}_raw")
+        self._raw = ClickHouseTable(copy.database, f"{copy.table}_raw")
         self._source = source
         self._made = False
 
@@ -107,14 +107,17 @@ class ClickHouseRefresh(Refresh):
         reach("clickhouse.exchanged")
 
     @property
-    def leftovers(self) -> tuple[TableName, ...]:
+    def leftovers(self) -> tuple[ClickHouseTable, ...]:
         """The tables to drop at the end."""
         return (self._copy, self._raw)
 
 
-def refresh_statements(table: TableName, source: RowSource, columns: TableColumns) -> list[Statement]:
+def refresh_statements(table: ClickHouseTable, source: RowSource, columns: TableColumns) -> list[Statement]:
     """Return the statements of a refresh."""
-    copy, raw = TableName(table.database, "<new table>"), TableName(table.database, "<source's rows>")
+    copy, raw = (
+        ClickHouseTable(table.database, "<new table>"),
+        ClickHouseTable(table.database, "<source's rows>"),
+    )
     names, rows = list(columns.names) or [f"<columns of {columns.table}>"], refresh_source(source)
     checks = []
     for pair in columns.narrowed:
@@ -133,11 +136,11 @@ def refresh_statements(table: TableName, source: RowSource, columns: TableColumn
     ]
 
 
-def _raw_sql(raw: TableName, columns: Sequence[str], source: str) -> str:
+def _raw_sql(raw: ClickHouseTable, columns: Sequence[str], source: str) -> str:
     return f"CREATE TABLE {raw.sql} ENGINE = MergeTree ORDER BY tuple() AS SELECT {_listed(columns)} FROM {source}"
 
 
-def _insert_sql(copy: TableName, columns: Sequence[str], source: str, values: str = "") -> str:
+def _insert_sql(copy: ClickHouseTable, columns: Sequence[str], source: str, values: str = "") -> str:
     return f"INSERT INTO {copy.sql} ({_listed(columns)}) SELECT {values or _listed(columns)} FROM {source}"
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.clickhouse.catalog import TOKEN, TableName
+from dwhctl.systems.clickhouse.catalog import TOKEN, ClickHouseTable
 from dwhctl.systems.clickhouse.client import ClickHouseClient, kill_queries
 from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.types import literal
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CANDIDATES = 10
 
 
-def gone(table: TableName) -> StagingError:
+def gone(table: ClickHouseTable) -> StagingError:
     """Tell that a staging table is not there: the run that made it has ended, or was ended."""
     return StagingError(f"the staging table {table} is gone: the run that made it has ended")
 
@@ -70,7 +70,7 @@ class ClickHouseStage(Stage):
     """
 
     _client: ClickHouseClient
-    _table: TableName
+    _table: ClickHouseTable
     _token: str
     _columns: Sequence[Column]
     _bytes: int = 0

@@ -17,7 +17,7 @@ from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup, Target
 from dwhctl.systems.clickhouse import catalog, types
-from dwhctl.systems.clickhouse.catalog import TOKEN, TableName, described_column
+from dwhctl.systems.clickhouse.catalog import TOKEN, ClickHouseTable, described_column
 from dwhctl.systems.clickhouse.client import ClickHouseClient, end_queries, has_queries, kill_queries
 from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.publication import (
@@ -58,7 +58,7 @@ class ClickHouseTarget(Target):
         self._clients: set[ClickHouseClient] = set()
         self._in_doubt: set[str] = set()
         self._interrupted = False
-        self._publishing: dict[TableName, threading.Lock] = {}
+        self._publishing: dict[ClickHouseTable, threading.Lock] = {}
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._working("create") as client:
@@ -120,7 +120,7 @@ class ClickHouseTarget(Target):
                 f"SELECT database, name FROM system.tables WHERE startsWith(name, {literal(prefix)})"
             )
             # An INSERT that waits for its client keeps the table of a DROP ... SYNC.
-            tables = [TableName(str(database), str(table)) for database, table in left]
+            tables = [ClickHouseTable(str(database), str(table)) for database, table in left]
             _drop(client, tables, at_once=not has_queries(client, label))
             # What begins now finds no table; what began before has ended then.
             end_queries(client, label)
@@ -153,7 +153,7 @@ class ClickHouseTarget(Target):
                 self._drop_last(*refresh.leftovers)
 
     @contextmanager
-    def _one_at_a_time(self, table: TableName, timeout: timedelta) -> Iterator[None]:
+    def _one_at_a_time(self, table: ClickHouseTable, timeout: timedelta) -> Iterator[None]:
         """Hold the table: of two copies of one partition the first would be lost. Runs have locks of their own."""
         with self._lock:
             lock = self._publishing.setdefault(table, threading.Lock())
@@ -164,7 +164,7 @@ class ClickHouseTarget(Target):
         finally:
             lock.release()
 
-    def _drop_last(self, *tables: TableName) -> None:
+    def _drop_last(self, *tables: ClickHouseTable) -> None:
         """Drop what a publication or refresh leaves. What cannot be dropped now goes with the run."""
         with suppress(AttemptError), self._connected("drop", last=True) as client:
             _drop(client, tables)
@@ -191,7 +191,7 @@ class ClickHouseTarget(Target):
 
     def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
         table = self._name(columns.table)
-        return publish_statements(table, TableName(table.database, "<staging table>"), slice, columns)
+        return publish_statements(table, ClickHouseTable(table.database, "<staging table>"), slice, columns)
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         return refresh_statements(self._name(columns.table), source, columns)
@@ -231,13 +231,13 @@ class ClickHouseTarget(Target):
         with self._connected("version") as client:
             return f"ClickHouse {client.query('SELECT version()')[0][0]}"
 
-    def _name(self, table: str) -> TableName:
-        return TableName.of(table, self._connection.database)
+    def _name(self, table: str) -> ClickHouseTable:
+        return ClickHouseTable.of(table, self._connection.database)
 
-    def _staging(self, group: StagingGroup) -> TableName:
+    def _staging(self, group: StagingGroup) -> ClickHouseTable:
         return catalog.staging_table(group, self._connection.database)
 
-    def _copy(self, table: TableName) -> TableName:
+    def _copy(self, table: ClickHouseTable) -> ClickHouseTable:
         return catalog.copy_table(self._label, table, uuid.uuid4().hex[:12])
 
     def _doubt(self, label: str) -> None:
@@ -276,7 +276,7 @@ class ClickHouseTarget(Target):
                 self._clients.discard(client)
 
 
-def _drop(client: ClickHouseClient, tables: Sequence[TableName], *, at_once: bool = True) -> None:
+def _drop(client: ClickHouseClient, tables: Sequence[ClickHouseTable], *, at_once: bool = True) -> None:
     """Drop tables. Their files go at once, or, with a query that still uses them, minutes later."""
     for table in tables:
         try:

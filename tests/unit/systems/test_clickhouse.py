@@ -25,7 +25,7 @@ from dwhctl.load.cast import TargetCast, fits, for_source
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
-from dwhctl.systems.clickhouse.catalog import TableName
+from dwhctl.systems.clickhouse.catalog import ClickHouseTable
 from dwhctl.systems.clickhouse.errors import translate_error
 from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
@@ -181,8 +181,8 @@ def test_tables_and_queries_of_a_run_are_no_other_runs() -> None:
     staging = catalog.staging_table(
         StagingGroup("20200714-ab", "orders 2020-07-14 1", "stage.orders"), "default"
     )
-    assert staging == TableName("stage", "dwhctl_20200714_ab__orders_2020_07_14_1")
-    copy = catalog.copy_table("dwhctl:20200714-ab", TableName.of("stage.orders", "default"), "1")
+    assert staging == ClickHouseTable("stage", "dwhctl_20200714_ab__orders_2020_07_14_1")
+    copy = catalog.copy_table("dwhctl:20200714-ab", ClickHouseTable.of("stage.orders", "default"), "1")
     assert copy.database == "stage"
     for table in (staging, copy):
         assert table.table.startswith(catalog.run_prefix("20200714-ab"))
