@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import trustme
 
+from dwhctl.core.columns import Kind
 from dwhctl.core.errors import (
     AttemptError,
     TargetError,
     TargetRefusedError,
+    TlsError,
     ValueRefusedError,
 )
 from dwhctl.load.publish import Published, PublishRules, publish
@@ -28,7 +31,7 @@ from dwhctl.systems.clickhouse.target import ClickHouseTarget
 from tests.contract.kits import TARGETS
 from tests.contract.kits_clickhouse import REAL, ClickHouseTargetKit
 from tests.contract.way import a_slice
-from tests.servers.clickhouse import ClickHouseServer
+from tests.servers.clickhouse import PASSWORD, ClickHouseServer
 from tests.unit.projects import a_load
 
 TABLE = "stage.orders"
@@ -463,6 +466,23 @@ def test_rows_in_two_partitions_are_not_replaced_at_once(warehouse: Warehouse) -
     assert warehouse.counts() == OLD
 
 
+@needs_our_server
+@pytest.mark.long
+def test_wall_clock_times_want_a_server_in_utc(tmp_path: Path) -> None:
+    server = ClickHouseServer(tmp_path / "server", zone="Europe/Moscow").start()
+    try:
+        server.query("CREATE TABLE default.wall (t DateTime64(6)) ENGINE = MergeTree ORDER BY t")
+        server.query(
+            "CREATE TABLE default.instants (t DateTime64(6, 'Europe/Moscow')) ENGINE = MergeTree ORDER BY t"
+        )
+        target = ClickHouseTarget(server.connection(), TIMEOUT, "dwhctl")
+        with pytest.raises(TargetRefusedError, match="run the server in UTC"):
+            target.columns("wall")
+        assert [column.kind for column in target.columns("instants")] == [Kind.TIMESTAMPTZ]
+    finally:
+        server.stop()
+
+
 # Reports
 
 
@@ -513,6 +533,33 @@ def test_a_refresh_refuses_a_value_that_clickhouse_would_change(
     assert warehouse.tables() == []
 
 
+# TLS
+
+
+@needs_our_server
+def test_a_certificate_is_checked_and_a_server_without_tls_gets_nothing(
+    tmp_path: Path, warehouse: Warehouse
+) -> None:
+    ours, other = trustme.CA(), trustme.CA()
+    for name, authority in (("ours", ours), ("other", other)):
+        authority.cert_pem.write_to_path(str(tmp_path / f"{name}.pem"))
+    certificate = tmp_path / "server.pem"
+    ours.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    server = ClickHouseServer(tmp_path / "server", certificate=certificate).start()
+    try:
+        good = server.connection(ca_cert=tmp_path / "ours.pem")
+        assert "ClickHouse" in ClickHouseTarget(good, TIMEOUT, "dwhctl").version()
+        wrong = server.connection(ca_cert=tmp_path / "other.pem")
+        with pytest.raises(TlsError, match=r"is not trusted.*ca_cert"):
+            ClickHouseTarget(wrong, TIMEOUT, "dwhctl").version()
+    finally:
+        server.stop()
+    clear = warehouse.connection.model_copy(update={"ca_cert": tmp_path / "ours.pem"})
+    with pytest.raises(TlsError, match="secure = true") as caught:
+        ClickHouseTarget(clear, TIMEOUT, "dwhctl").version()
+    assert PASSWORD not in str(caught.value)
+
+
 # The console
 
 
@@ -531,6 +578,8 @@ def test_the_console_reads_and_does_not_write(warehouse: Warehouse) -> None:
             next(cursor.execute(f"WITH 1 AS x INSERT INTO {TABLE} (id) SELECT x", 1))
         with pytest.raises(AttemptError, match=r"READONLY|readonly"):
             list(cursor.execute(f"TRUNCATE TABLE {TABLE}", 1))
+        with pytest.raises(AttemptError, match="readonly"):
+            next(cursor.execute("SELECT 1 SETTINGS readonly = 0", 1))
     finally:
         cursor.close()
     assert warehouse.counts() == OLD

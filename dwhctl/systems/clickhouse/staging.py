@@ -85,7 +85,21 @@ class ClickHouseStage(Stage):
             if is_code(error, MISSING):
                 raise gone(self._table) from error
             raise
+        self._check_count()
         return self._bytes
+
+    def _check_count(self) -> None:
+        """Count what is staged: an INSERT into a table that was dropped meanwhile ends without an error."""
+        try:
+            ((found,),) = self._client.query(
+                f"SELECT count() FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
+            )
+        except AttemptError as error:
+            if is_code(error, MISSING):
+                raise gone(self._table) from error
+            raise
+        if found != self._rows:
+            raise StagingError(f"{self._rows} rows were sent to {self._table}, and {found} are staged")
 
     def _stream(self, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
         """Yield the batches as an Arrow stream with the token as a last column."""

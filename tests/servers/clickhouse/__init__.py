@@ -28,6 +28,7 @@ class ClickHouseServer:
     folder: Path
     profile: dict[str, Any] = field(default_factory=dict)
     certificate: Path | None = None
+    zone: str = "UTC"
     port: int = 0
     _process: subprocess.Popen[str] | None = None
 
@@ -42,6 +43,7 @@ class ClickHouseServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.servers.clickhouse.serve", json.dumps(order)],
                 stdout=subprocess.PIPE, stderr=log, text=True, cwd=Path(__file__).parents[3],
+                env={**os.environ, "TZ": self.zone},
             )  # fmt: skip
         said: IO[str] | None = self._process.stdout
         assert said is not None
