@@ -17,7 +17,15 @@ from urllib.parse import SplitResult, urlsplit
 from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
-from dwhctl.project.connections import BEYOND, SYSTEMS, Connection, NetworkConnection, TlsWords, is_local
+from dwhctl.project.connections import (
+    BEYOND,
+    SYSTEMS,
+    Connection,
+    EmbeddedConnection,
+    NetworkConnection,
+    TlsWords,
+    is_local,
+)
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.project.names import find_connection
@@ -26,7 +34,6 @@ from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, system_of
-from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.client import translate_error
 from dwhctl.systems.sqlite.system import SqliteConnection
@@ -141,9 +148,9 @@ def _source_version(connection: Connection, database: str, zone: str, state_dir:
 
 
 def _target_version(project: Project, connection: Connection) -> str:
-    if isinstance(connection, DuckdbConnection):
-        if connection.is_folder:
-            raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
+    if isinstance(connection, EmbeddedConnection):
+        if (problem := connection.warehouse_problem()) is not None:
+            raise DwhctlError(f"{connection.path} {problem}, and no shard is in it")
         if not connection.path.exists():
             raise _NotThereYet
     timeout: timedelta = getattr(connection, "connect_timeout", ANSWER_TIMEOUT)

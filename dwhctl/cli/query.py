@@ -130,7 +130,6 @@ def _request(
     from dwhctl.project.names import find_connection, find_load
     from dwhctl.project.templates import render_file, render_text
     from dwhctl.query import QueryRequest, find_shard
-    from dwhctl.systems.duckdb.system import DuckdbConnection
 
     found = find_connection(project, connection)
     if shard is not None and database is not None:
@@ -138,8 +137,7 @@ def _request(
     shards = [item for group in project.shard_groups.values() for item in group]
     behind = (item for item in shards if item.connection == found.name)
     chosen = find_shard(project, behind, shard, f"behind {found.name}") if shard is not None else None
-    is_one_file = isinstance(found, DuckdbConnection) and not found.is_folder
-    if chosen is not None and not is_one_file:
+    if chosen is not None and found.shard_file(chosen.database) != getattr(found, "path", ...):
         database = chosen.database
     if (sql is None) == (file is None):
         raise UsageError("give the SQL once: as text, as - for stdin, or with -f FILE")

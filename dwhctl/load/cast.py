@@ -42,6 +42,17 @@ def constraints(column: Column) -> Iterator[Constraint]:
             lambda array: pc.greater(pc.binary_length(array), octets),
             f"the value has more than the {octets} octets of {column.declared}",
         )
+    characters = column.characters
+    if characters is not None:
+        yield Constraint(
+            lambda array: pc.greater(pc.utf8_length(array), characters),
+            f"the value has more than the {characters} characters of {column.declared}",
+        )
+    if column.no_nul:
+        yield Constraint(
+            lambda array: pc.match_substring(array, "\0"),
+            f"the value has a NUL character, which {column.declared} cannot hold",
+        )
     if column.padded and column.kind is Kind.BINARY:
         yield Constraint(
             lambda array: pc.less(pc.binary_length(array), octets),

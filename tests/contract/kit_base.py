@@ -140,6 +140,10 @@ class SourceKit(Kit):
         """A NULL of a type."""
         return f"nullif({case.values[0]}, {case.values[0]})"
 
+    def only_nulls(self, case: TypeCase) -> str:
+        """An expression of the type over the row number `i` that is NULL in every row."""
+        return f"CASE WHEN i < 0 THEN {case.values[0]} END"
+
     @abstractmethod
     def busy(self, connection: Connection, database: str) -> AbstractContextManager[None]:
         """Keep the database from being read."""

@@ -266,7 +266,7 @@ def test_opening_a_group_twice_keeps_what_is_in_it(staged: Way) -> None:
 
 
 def test_columns_are_in_their_order_with_their_words(way: Way) -> None:
-    way.create("z BIGINT NOT NULL, a DECIMAL(18,2), M VARCHAR")
+    way.create('z BIGINT NOT NULL, a DECIMAL(18,2), "M" VARCHAR')
     found = way.target.columns(TABLE)
     assert [(one.name, one.nullable) for one in found] == [
         ("z", False), ("a", True), ("M", True), ("etl_source", True), ("etl_id", True), ("hash_id", True),

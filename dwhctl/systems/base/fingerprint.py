@@ -123,7 +123,7 @@ def literal(text: str) -> str:
 
 
 class Dialect:
-    """Writes the SQL of one engine."""
+    """Writes the SQL of one engine, by the blocks of its file beside this module, or in a package: `package:name`."""
 
     def __init__(self, name: str) -> None:
         self._blocks = _blocks(name)
@@ -254,7 +254,8 @@ def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:
 
 @cache
 def _blocks(dialect: str) -> Mapping[str, str]:
-    return named_sql("dwhctl.systems.base", dialect)
+    package, _, name = dialect.rpartition(":")
+    return named_sql(package or __package__, name)
 
 
 #: From a column of the source and the target's kind to the value in SQL and what else its form needs.
