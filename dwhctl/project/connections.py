@@ -80,6 +80,10 @@ class TlsWords(NamedTuple):
     local: str
     off: str
 
+    def setting(self, value: str) -> str:
+        """Return the key with a value, as it is written."""
+        return f"{self.key} = {value}" if value in ("true", "false") else f'{self.key} = "{value}"'
+
 
 #: The value that every system has for: encrypted, or no connection.
 BEYOND = "require"

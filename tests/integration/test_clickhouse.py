@@ -515,6 +515,8 @@ def test_a_kill_in_a_refresh_leaves_the_old_rows_or_the_new_ones(
         ("toDecimal64('1.005', 3)", "Decimal(10, 2)", "1.005"),
         ("toDateTime64('2020-07-14 00:00:00.5', 6)", "DateTime64(0)", "2020-07-14 00:00:00.500000"),
         ("toDateTime64('2200-07-14 00:00:00', 0)", "DateTime", "2200"),
+        ("toDate32('2200-07-14')", "Date", "2200-07-14"),
+        ("'c'", "Enum8('a' = 1, 'b' = 2)", "c"),
     ],
 )
 def test_a_refresh_refuses_a_value_that_clickhouse_would_change(

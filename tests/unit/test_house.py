@@ -22,7 +22,6 @@ SMALLEST_LINES = 60
 SMALL = {
     "__main__.py": "`python -m dwhctl` needs it",
     "cli/common/period.py": "options of days, which six commands share and `options` would be too long with",
-    "core/columns.py": "every system imports it, and a worker nothing else with it",
     "core/faults.py": "the tests set its handler; nothing else may be in it",
     "systems/sqlite/system.py": "every system's folder has one",
     "core/start.py": "runs before any other import, and so imports nothing",

@@ -99,7 +99,7 @@ def _plain(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
+class CatalogColumn:
     """A column as the catalog describes it: `default` is DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL or empty."""
 
     name: str
@@ -112,15 +112,15 @@ class Declared:
         return self.default in ("", "DEFAULT")
 
 
-def declared_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[Declared]:
+def declared_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[CatalogColumn]:
     """Return all columns of a table; none when there is no table."""
     rows = client.query(
         f"SELECT name, type, default_kind FROM system.columns WHERE {table.condition} ORDER BY position"
     )
-    return [Declared(str(name), str(type_), str(default)) for name, type_, default in rows]
+    return [CatalogColumn(str(name), str(type_), str(default)) for name, type_, default in rows]
 
 
-def existing_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[Declared]:
+def existing_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[CatalogColumn]:
     """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
     found = [column for column in declared_columns(client, table) if column.written]
     if not found:
@@ -149,7 +149,7 @@ def described_column(client: ClickHouseClient, table: ClickHouseTable, name: str
     raise TargetRefusedError(f"there is no {table}.{name}, or the user has no privilege on the table")
 
 
-def _described(table: ClickHouseTable, declared: Declared) -> Column:
+def _described(table: ClickHouseTable, declared: CatalogColumn) -> Column:
     column = types.column(declared.name, declared.type)
     if column is None:
         raise TargetRefusedError(

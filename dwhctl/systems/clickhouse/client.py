@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import random
 import socket as net
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -96,14 +95,12 @@ class ClickHouseClient:
         self._interrupted = False
 
     def open(self) -> None:
-        """Connect to the first of the hosts that answers, in random order.
+        """Connect to the first of the hosts that answers, in their order: a staging table is on one of them only.
 
         Raise LoginRefusedError, ConnectError when no host accepts, TlsError when all of them fail over TLS.
         """
-        hosts = list(self._connection.addresses)
-        first = random.randrange(len(hosts))  # noqa: S311
         failures: list[ConnectError] = []
-        for host, port in hosts[first:] + hosts[:first]:
+        for host, port in self._connection.addresses:
             try:
                 return self._connect(host, port)
             except ConnectError as error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from dwhctl.core.errors import ConfigError
 from dwhctl.project.connections import NetworkConnection, TlsWords, is_local
-from dwhctl.project.fields import ProjectPath, Text
+from dwhctl.project.fields import Host, Listed, ProjectPath, Text
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class ClickHouseConnection(NetworkConnection):
     tls_words: ClassVar[TlsWords] = TlsWords("secure", "ca_cert", ("true",), local="false", off="false")
     type: Literal["clickhouse"] = Field("clickhouse", examples=["clickhouse"])
     """The kind of system."""
+    hosts: Annotated[tuple[Host, ...], Listed, Field(min_length=1)] | None = Field(
+        None, examples=[["ch_1", "ch_2:8444"]]
+    )
+    """Replicas; the first that answers is used. `server` or `server:port`."""
     port: int = Field(0, ge=0, le=65535, examples=[8443])
     """The HTTP port; default: 8443 with TLS, 8123 without."""
     database: Text = Field("default", examples=["stage"])
