@@ -65,6 +65,7 @@ class ClickHousePublication(Publication):
         self._staging = staging
         self._partitions: set[str] = set()
         self._deleted: list[str] = []
+        self._rows_kept = 0
         self._made = False
 
     @property
@@ -90,13 +91,17 @@ class ClickHousePublication(Publication):
         return {str(token): int(count) for token, count in rows}
 
     def delete(self, slices: Sequence[Slice]) -> None:
+        self._make()
+        found = set[str]()
         for where in whole_conditions(slices, self._slice_by):
-            self._make()
-            found = self._client.query(f"SELECT DISTINCT _partition_id FROM {self._table.sql} WHERE {where}")
+            rows = self._client.query(f"SELECT DISTINCT _partition_id FROM {self._table.sql} WHERE {where}")
+            found.update(str(partition) for (partition,) in rows)
             if self._partitions:
                 self._client.run(f"ALTER TABLE {self._copy.sql} DELETE WHERE {where}")
             self._deleted.append(where)
-            self._take({str(partition) for (partition,) in found})
+        for partition in self._partitions:
+            self._rows_kept = self._count(self._table, self._kept(partition))
+        self._take(found)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         self._make()
@@ -167,8 +172,6 @@ class ClickHousePublication(Publication):
                 raise CountsDifferError(f"{self._table}: {kept} rows are kept, but {copied} were copied")
             self._rows_kept = kept
 
-    _rows_kept = 0
-
     def _kept(self, partition: str) -> str:
         """Return the condition of the rows that stay; a condition that is NULL is not that of a slice."""
         deleted = "".join(f" AND NOT ifNull({where}, 0)" for where in self._deleted)
@@ -201,7 +204,8 @@ class ClickHousePublication(Publication):
         if not self._partitions:
             return
         (partition,) = self._partitions
-        self._merge()
+        if self._parts() > 1:  # without `insert`
+            self._merge()
         if self._count(self._table, self._kept(partition)) != self._rows_kept:
             raise TargetError(
                 f"{self._table}: another client changed the partition {partition} while it was copied"
