@@ -109,7 +109,7 @@ def compare(
     ours = {column.name.lower(): column for column in target}
     theirs = {column.name.lower(): column for column in source}
     differences = [
-        f"column {column.name} stands twice in the extract"
+        f"column {column.name} occurs twice in the extract"
         for column in source
         if column is not theirs[column.name.lower()]
     ]
@@ -284,7 +284,7 @@ def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 def _to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_integer(array.type):
-        # Arrow wants room for every 64-bit integer before it looks at the values.
+        # Arrow needs room for every 64-bit integer, whatever the values are.
         array = array.cast(pa.decimal128(20, 0))
     if array.type.precision == _MOST_DIGITS:
         # A HUGEINT of 39 digits reaches Arrow as a decimal that its type does not hold, and Arrow's own checks

@@ -158,7 +158,7 @@ class _Staging:
                 inside(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
-            # The ids of a slice of one batch are at hand; those of a longer one are checked where they are staged.
+            # The ids of a slice of one batch are in memory; those of a longer one are checked where they are staged.
             self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
             self._rows += batch.num_rows
             yield finished
@@ -185,13 +185,14 @@ class _Staging:
         reach("stage.finish")
 
     def _check_keys(self, stage: Stage) -> None:
+        """Raise DoubledKeyError for a key that two rows of the slice have."""
         ids = self._only_ids
         if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
             return
-        doubled = stage.duplicate_key(self._order.key)
-        if doubled is not None:
-            key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, doubled, strict=True))
-            raise DoubledKeyError(f"the key {key} stands twice in the slice")
+        duplicate = stage.duplicate_key(self._order.key)
+        if duplicate is not None:
+            key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, duplicate, strict=True))
+            raise DoubledKeyError(f"the key {key} occurs twice in the slice")
 
 
 def _declared(columns: Sequence[Column]) -> dict[str, str]:

@@ -110,6 +110,8 @@ def _may_change(pair: Narrowing) -> bool:
         # UUIDs are texts of 36 characters.
         octets = UUID_OCTETS if source.kind is Kind.UUID else source.octets
         shorter = table.octets is not None and (octets is None or octets > table.octets)
+        if table.characters is not None:
+            shorter |= source.characters is None or source.characters > table.characters
         return shorter or (table.padded and not (source.padded and source.octets == table.octets))
     if table.kind is Kind.DECIMAL and source.kind is Kind.DECIMAL:
         whole = [column.type.precision - column.type.scale for column in (source, table)]

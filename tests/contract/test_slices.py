@@ -90,7 +90,7 @@ def test_a_key_twice_is_refused_by_name_across_batches_too(way: Way, batch_rows:
     filled(way, *map(way.source_kit.text, "ab"))
     way.fill("INSERT INTO t VALUES (0, 'c'), (1, 'b')")
     said = way.refusal(SELECT, batch_rows=batch_rows)
-    assert said == "DoubledKeyError: the key id=1, v=b stands twice in the slice"
+    assert said == "DoubledKeyError: the key id=1, v=b occurs twice in the slice"
     assert way.rows("*") == []
 
 

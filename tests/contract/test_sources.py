@@ -18,7 +18,7 @@ import pytest
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
-from dwhctl.project.connections import Connection
+from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from tests.contract.kits import NASTY_TEXTS, SOURCES, SourceKit, TypeCase
@@ -62,6 +62,28 @@ def batches_of(source: Source, sql: str, rows: int = 10_000) -> list[pa.RecordBa
 
 def values_of(source: Source, sql: str) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for batch in batches_of(source, sql) for row in batch.to_pylist()]
+
+
+def test_the_first_value_of_an_answer(kit: SourceKit, server: Connection) -> None:
+    if SYSTEMS[server.type].takes_endpoint:
+        pytest.skip("takes no query")
+    rows = [f"({kit.literal(Kind.INTEGER, number)}, NULL, NULL)" for number in (7, 8)]
+    kit.run(server, "abakan", *(f"INSERT INTO orders VALUES {row}" for row in rows))
+
+    def first(sql: str, **binds: datetime) -> object:
+        with kit.open(server) as source:
+            return source.first_value(Query(sql, binds))
+
+    assert first("SELECT id, name FROM orders ORDER BY id DESC") == 8
+    assert first("SELECT name FROM orders") is None
+    assert first("SELECT id FROM orders WHERE id > 8") is None
+    assert first("SELECT COUNT(*) FROM orders") == 2, "a column needs no name"
+    day = datetime(2020, 7, 14)  # noqa: DTZ001 - bounds are naive
+    word = "SELECT CASE WHEN CAST('2020-07-14' AS DATE) >= :start THEN 'yes' ELSE 'no' END"
+    assert (first(word, start=day), first(word, start=day.replace(day=15))) == ("yes", "no")
+    for wrong in ("SELECT nothing FROM orders", "DELETE FROM orders"):
+        with pytest.raises(QueryError):
+            first(wrong)
 
 
 # Opening

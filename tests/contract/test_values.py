@@ -22,7 +22,11 @@ CASES = [
     for target in TARGETS
     for source in [kit for kit in SOURCES if kit.name == target.name] or SOURCES
     for number, case in enumerate(target.types)
-    if case.declared in {one.declared for one in source.types}
+    # HTTP has fewer values of a type: JSON has no infinity.
+    if any(
+        same.declared == case.declared and (source.name != "http" or set(case.values) <= set(same.values))
+        for same in source.types
+    )
 ]
 
 
@@ -45,7 +49,8 @@ def test_every_value_of_every_type_arrives_as_it_was(
     assert found[-1] == (str(len(case.values)), None)
 
 
-def test_every_type_of_a_source_goes_to_every_target(way: Way) -> None:
+@pytest.mark.parametrize("generated", [pytest.param(False, marks=pytest.mark.long), True])
+def test_every_type_of_a_source_goes_to_every_target(way: Way, generated: bool) -> None:
     source, target = way.source_kit, way.target_kit
     cases = {f"v{number}": case for number, case in enumerate(source.types) if case.expected}
     if not cases:
@@ -59,7 +64,10 @@ def test_every_type_of_a_source_goes_to_every_target(way: Way) -> None:
         described = {column.name: column for column in opened.columns(Query("SELECT * FROM t", {}))}
     words = {name: target.word(described[name]) for name in cases}
     declared = ", ".join(f"{name} {word}" for name, word in words.items())
-    way.create(f"{target.columns(id=Kind.INTEGER)}, {declared}")
+    if generated:
+        way.generate("SELECT * FROM t")
+    else:
+        way.create(f"{target.columns(id=Kind.INTEGER)}, {declared}")
     assert way.carry("SELECT * FROM t") == size
     for name, case in cases.items():
         wanted = (
@@ -67,7 +75,9 @@ def test_every_type_of_a_source_goes_to_every_target(way: Way) -> None:
             for n, (_, value) in enumerate(values[name])
         )
         expected = sorted(target.texts(way.warehouse, " UNION ALL ".join(wanted)), key=_first)
-        assert way.rows(f"id, {name}") == expected, case.declared
+        # A float of 32 bits is written with fewer digits.
+        shown = f"CAST({name} AS {words[name]}) AS {name}" if generated else name
+        assert way.rows(f"id, {shown}") == expected, case.declared
 
 
 def _held(source: SourceKit, target: TargetKit, case: TypeCase, size: int) -> list[tuple[str, object]]:
@@ -153,7 +163,7 @@ def test_the_state_folders_name_changes_nothing(way: Way, folder: str, tmp_path:
         assert inside.carry(SELECT, batch_rows=1) == 2
     assert inside.rows("id, v") == [("0", "one"), ("1", "two")]
     inside.fill("INSERT INTO t VALUES (1, 'again')")
-    assert "the key id=1 stands twice" in inside.refusal(SELECT, batch_rows=1)
+    assert "the key id=1 occurs twice" in inside.refusal(SELECT, batch_rows=1)
 
 
 #: What a row of every kind may hold.
@@ -181,17 +191,19 @@ _ROW = st.tuples(*(st.none() | values for values in _VALUES.values()))
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(rows=st.lists(_ROW, min_size=1, max_size=12), batch=st.integers(1, 13))
+@given(rows=st.lists(_ROW, min_size=1, max_size=12), batch=st.integers(1, 13), generated=st.booleans())
 def test_any_rows_go_the_whole_way_unchanged(
     rows: list[tuple[object, ...]],
     batch: int,
+    generated: bool,
     source: SourceKit,
     target: TargetKit,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     way = Way(source, target, tmp_path_factory.mktemp("way"))
     kinds = {f"c{number}": kind for number, kind in enumerate(_VALUES)}
-    way.create(target.columns(id=Kind.INTEGER, **kinds))
+    if not generated:
+        way.create(target.columns(id=Kind.INTEGER, **kinds))
     held = [
         [value if source.holds(kind, value) and target.holds(kind, value) else None
          for kind, value in zip(_VALUES, row, strict=True)]
@@ -202,6 +214,8 @@ def test_any_rows_go_the_whole_way_unchanged(
         f"CREATE TABLE t ({source.columns(id=Kind.INTEGER, **kinds)})",
         *(f"INSERT INTO t VALUES ({', '.join(one)})" for one in read),
     )
+    if generated:
+        way.generate("SELECT * FROM t")
     assert way.carry("SELECT * FROM t", batch_rows=batch) == len(rows)
     shown = ["id", *kinds]
     selects = (

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
+from dwhctl.core.errors import About, AttemptError, TargetError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.clickhouse import types as types
@@ -124,7 +124,9 @@ def existing_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[C
     """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
     found = [column for column in declared_columns(client, table) if column.written]
     if not found:
-        raise TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing = TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing.about = About.TABLE
+        raise missing
     return found
 
 

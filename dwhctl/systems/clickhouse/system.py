@@ -15,6 +15,7 @@ from dwhctl.project.fields import Host, Listed, ProjectPath, Text
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
 
 if TYPE_CHECKING:
+    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor
     from dwhctl.systems.base.target import Target
 
@@ -86,6 +87,11 @@ class _ClickHouse(System[ClickHouseConnection]):
         from dwhctl.systems.clickhouse.target import ClickHouseTarget
 
         return ClickHouseTarget(connection, timeout, label)
+
+    def declaration(self, column: Column) -> str:
+        from dwhctl.systems.clickhouse.types import declaration
+
+        return declaration(column, nullable=False)
 
     def open_cursor(
         self,

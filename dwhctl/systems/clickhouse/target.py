@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
     from dwhctl.systems.base.publication import Publication
     from dwhctl.systems.base.target import Refresh, Statement, TableColumns
@@ -80,6 +81,9 @@ class ClickHouseTarget(Target):
 
     def declaration(self, column: Column) -> str:
         return types.declaration(column)
+
+    def create_table(self, table: NewTable) -> Sequence[str]:
+        return types.create_table(table)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         name = self._name(table)

@@ -10,12 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dwhctl.core.columns import Column, Kind
+from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import TargetRefusedError
+from dwhctl.systems.base.fingerprint import quote_name
+
+if TYPE_CHECKING:
+    from dwhctl.systems.base.ddl import NewTable
 
 _INTEGERS = {
     **{f"Int{bits}": getattr(pa, f"int{bits}")() for bits in (8, 16, 32, 64)},
@@ -166,6 +170,27 @@ def declaration(column: Column, *, nullable: bool = True) -> str:
     if word is None:
         raise TargetRefusedError(f"column {column.name}: no ClickHouse type holds {column.declared}")
     return f"Nullable({word})" if nullable else word
+
+
+def create_table(table: NewTable) -> list[str]:
+    """Return the statements that make a table with a partition for each day of `slice_by`."""
+
+    def declared(column: Column) -> str:
+        word = declaration(column, nullable=column.nullable)
+        return f"LowCardinality({word})" if column.name == SERVICE_FIELDS[0] else word
+
+    order = ", ".join(map(quote_name, (SERVICE_FIELDS[0], *table.key)))
+    days = f"PARTITION BY {_day(table)}\n" if table.slice_by else ""
+    statements = table.statements(
+        table.columns_sql(declared), f"ENGINE = MergeTree\n{days}ORDER BY ({order})"
+    )
+    return [sql.replace("CREATE SCHEMA", "CREATE DATABASE", 1) for sql in statements]
+
+
+def _day(table: NewTable) -> str:
+    column = next(column for column in table.columns if column.name == table.slice_by)
+    name = quote_name(column.name)
+    return name if column.kind is Kind.DATE else f"toDate({name})"
 
 
 def would_change(name: str, source: Column, table: Column) -> str:

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import TargetError, TargetRefusedError
+from dwhctl.core.errors import About, TargetError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import types
-from dwhctl.systems.postgres.system import NAME_OCTETS
+from dwhctl.systems.postgres.types import NAME_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,10 +67,12 @@ def existing_columns(client: CopyClient, name: str) -> list[Declared]:
     """Return the columns of a table. Raise TargetRefusedError when there is no such table."""
     found = declared_columns(client, quote_path(name))
     if not found:
-        raise TargetRefusedError(
+        missing = TargetRefusedError(
             f"there is no table {name}, or the user has no privilege on it (PostgreSQL writes names that are not quoted"
             " in small letters)"
         )
+        missing.about = About.TABLE
+        raise missing
     return found
 
 

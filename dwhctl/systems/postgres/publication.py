@@ -190,7 +190,7 @@ def refresh_statements(source: RowSource, columns: TableColumns) -> list[Stateme
     return [Statement(BEGIN), Statement(lock_sql(table)), *map(Statement, sql), Statement(COMMIT)]
 
 
-def _answered(column: types.ResultColumn) -> RefreshColumn:
+def _answered(column: types.AnswerColumn) -> RefreshColumn:
     known = types.column(column.name, column.declared, is_enum=column.is_enum)
     return RefreshColumn(column.name, column.declared, known, column.declared == "unknown")
 

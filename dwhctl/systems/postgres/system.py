@@ -13,11 +13,12 @@ from dwhctl.project.fields import ProjectPath, SomeTime, Text
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
-
-#: The most octets of a name, and of an application_name.
-NAME_OCTETS = 63
+    from dwhctl.systems.base.type_map import SourceType
 
 
 def _no_allow(word: object) -> object:
@@ -84,12 +85,24 @@ class _Postgres(System[PostgresConnection]):
 
         return PostgresTarget(connection, timeout, label)
 
+    def source_types(self) -> Sequence[SourceType]:
+        from dwhctl.systems.postgres.types import source_types
+
+        return source_types()
+
+    def declaration(self, column: Column) -> str:
+        from dwhctl.systems.postgres.types import declaration
+
+        return declaration(column)
+
     def list_databases(self, connection: PostgresConnection, timeout: float) -> list[str]:
         from dwhctl.systems.postgres.source import list_databases
 
         return list_databases(connection, timeout)
 
     def table_problem(self, connection: PostgresConnection, table: str) -> str | None:
+        from dwhctl.systems.postgres.types import NAME_OCTETS
+
         schema, _, name = table.rpartition(".")
         if schema.lower().startswith("pg_") or schema.lower() == "information_schema":
             return f"the schema {schema} is PostgreSQL's own; name another one"

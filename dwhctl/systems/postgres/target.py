@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 
@@ -82,6 +83,9 @@ class PostgresTarget(Target):
     def declaration(self, column: Column) -> str:
         return types.declaration(column)
 
+    def create_table(self, table: NewTable) -> Sequence[str]:
+        return types.create_table(table)
+
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._connected("alter") as client:
             # dwhctl compares names without case.
@@ -90,7 +94,7 @@ class PostgresTarget(Target):
                 if new.name.lower() not in known:
                     client.query(
                         f"ALTER TABLE {quote_path(table)} ADD COLUMN IF NOT EXISTS"
-                        f" {quote_name(new.name)} {types.declaration(new)}"
+                        f" {types.small(new.name)} {types.declaration(new)}"
                     )
 
     def open_group(self, group: StagingGroup) -> None:

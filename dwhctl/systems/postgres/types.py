@@ -6,6 +6,7 @@ Source: https://www.postgresql.org/docs/current/datatype.html
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -13,21 +14,30 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.systems.base.type_map import SourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import pyarrow as pa
 
+    from dwhctl.systems.base.ddl import NewTable
+
+#: The most octets of a name, and of an application_name.
+NAME_OCTETS = 63
 #: NUMERIC's digits before it is no Arrow decimal; the octets of a character of UTF-8.
 MOST_DIGITS = 76
 _DIGITS_128 = 38
 _OCTETS_PER_CHARACTER = 4
+#: The most characters of varchar(n), and the octets of a table's name in that of its index.
+_MOST_CHARACTERS = 10_485_760
+_INDEX_OCTETS = 40
 _AS_TEXT = "CAST({column} AS text)"
 
 
 @dataclass(frozen=True, slots=True)
-class TypeRow:
+class PostgresType:
     """One of PostgreSQL's types, by the name that `format_type` returns.
 
     `kind` is None for a type that is refused; `note` is what to write instead, or what the values become.
@@ -43,29 +53,29 @@ class TypeRow:
 _TEXT = "text as it is"
 
 #: The types that have a place. Any other (arrays, ranges, composites, an extension's) is refused.
-TYPES: tuple[TypeRow, ...] = (
-    TypeRow("smallint", Kind.INTEGER, "16-bit integer", "int16"),
-    TypeRow("integer", Kind.INTEGER, "32-bit integer", "int32"),
-    TypeRow("bigint", Kind.INTEGER, "64-bit integer", "int64"),
-    TypeRow("numeric", Kind.DECIMAL, "decimal of its own precision and scale, up to 76 digits; refused without them"),
-    TypeRow("real", Kind.FLOAT, "32-bit float", "float"),
-    TypeRow("double precision", Kind.FLOAT, "64-bit float", "double"),
-    TypeRow("boolean", Kind.BOOLEAN, "boolean", "bool"),
-    TypeRow("text", Kind.TEXT, _TEXT, "string"),
-    TypeRow("character varying", Kind.TEXT, _TEXT, "string"),
-    TypeRow("character", Kind.TEXT, "text without the blanks that fill it up", "string"),
-    TypeRow("name", Kind.TEXT, _TEXT, "string"),
-    TypeRow("json", Kind.TEXT, _TEXT, "string"),
-    TypeRow("jsonb", Kind.TEXT, "text as PostgreSQL writes it", "string"),
-    TypeRow("xml", Kind.TEXT, _TEXT, "string"),
-    TypeRow("enum", Kind.TEXT, "its label", "string"),
-    TypeRow("uuid", Kind.UUID, "uuid in lower case", "string"),
-    TypeRow("bytea", Kind.BINARY, "binary", "binary"),
-    TypeRow("date", Kind.DATE, "date of the years 1 to 9999; infinity is refused", "date32"),
-    TypeRow("time without time zone", Kind.TIME, "time in microseconds; 24:00:00 is refused", "time64[us]"),
-    TypeRow("timestamp without time zone", Kind.TIMESTAMP,
+TYPES: tuple[PostgresType, ...] = (
+    PostgresType("smallint", Kind.INTEGER, "16-bit integer", "int16"),
+    PostgresType("integer", Kind.INTEGER, "32-bit integer", "int32"),
+    PostgresType("bigint", Kind.INTEGER, "64-bit integer", "int64"),
+    PostgresType("numeric", Kind.DECIMAL, "decimal of its own precision, at most 76 digits; refused without one"),
+    PostgresType("real", Kind.FLOAT, "32-bit float", "float"),
+    PostgresType("double precision", Kind.FLOAT, "64-bit float", "double"),
+    PostgresType("boolean", Kind.BOOLEAN, "boolean", "bool"),
+    PostgresType("text", Kind.TEXT, _TEXT, "string"),
+    PostgresType("character varying", Kind.TEXT, _TEXT, "string"),
+    PostgresType("character", Kind.TEXT, "text without the blanks that fill it up", "string"),
+    PostgresType("name", Kind.TEXT, _TEXT, "string"),
+    PostgresType("json", Kind.TEXT, _TEXT, "string"),
+    PostgresType("jsonb", Kind.TEXT, "text as PostgreSQL writes it", "string"),
+    PostgresType("xml", Kind.TEXT, _TEXT, "string"),
+    PostgresType("enum", Kind.TEXT, "its label", "string"),
+    PostgresType("uuid", Kind.UUID, "uuid in lower case", "string"),
+    PostgresType("bytea", Kind.BINARY, "binary", "binary"),
+    PostgresType("date", Kind.DATE, "date of the years 1 to 9999; infinity is refused", "date32"),
+    PostgresType("time without time zone", Kind.TIME, "time in microseconds; 24:00:00 is refused", "time64[us]"),
+    PostgresType("timestamp without time zone", Kind.TIMESTAMP,
             "timestamp in microseconds of the years 1 to 9999; infinity is refused", "timestamp[us]"),
-    TypeRow("timestamp with time zone", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; the same limits",
+    PostgresType("timestamp with time zone", Kind.TIMESTAMPTZ, "instant in UTC, in microseconds; the same limits",
             "timestamp[us, tz=UTC]"),
 )  # fmt: skip
 _BY_NAME = {row.name: row for row in TYPES}
@@ -81,7 +91,7 @@ _DECLARED = re.compile(r"([a-z][a-z ]*?)(?:\((\d+)(?:,(-?\d+))?\))?(?(2)( with(?
 
 
 @dataclass(frozen=True, slots=True)
-class ResultColumn:
+class AnswerColumn:
     """A column of an answer: `declared` is the type's name with precision or length; `is_enum` an enum's."""
 
     name: str
@@ -89,7 +99,7 @@ class ResultColumn:
     is_enum: bool = False
 
 
-def source_columns(described: Iterable[ResultColumn]) -> list[Column]:
+def source_columns(described: Iterable[AnswerColumn]) -> list[Column]:
     """Return a query's columns. Raise QueryError for a type that is refused, and a missing or duplicate name."""
     columns: dict[str, Column] = {}
     for number, one in enumerate(described, 1):
@@ -106,6 +116,28 @@ def source_columns(described: Iterable[ResultColumn]) -> list[Column]:
             )
         columns[one.name.lower()] = found
     return list(columns.values())
+
+
+_EXAMPLES = {
+    "numeric": "numeric(12,2)",
+    "character varying": "character varying(50)",
+    "character": "character(10)",
+}
+
+
+def source_types() -> list[SourceType]:
+    """Return the types for the type map."""
+    found = []
+    for row in TYPES:
+        declared = _EXAMPLES.get(row.name, row.name)
+        example = column("c", declared, is_enum=row.name == "enum")
+        found.append(SourceType(declared, example, row.note))
+    refused = [SourceType(name, None, remedy) for name, remedy in _REMEDIES.items()]
+    return [
+        *found,
+        *refused,
+        *(SourceType(name, None, _AS_TEXT) for name in ("inet", "integer[]", "int4range")),
+    ]
 
 
 def column(name: str, declared: str, *, nullable: bool = True, is_enum: bool = False) -> Column | None:
@@ -154,7 +186,7 @@ def _parts(declared: str) -> tuple[str, int | None, int | None]:
 _UNITS = {None: "us", 6: "us", 3: "ms", 0: "s"}
 
 
-def _arrow(row: TypeRow, first: int | None, second: int | None) -> pa.DataType | None:
+def _arrow(row: PostgresType, first: int | None, second: int | None) -> pa.DataType | None:
     import pyarrow as pa
 
     if row.kind is Kind.DECIMAL and first is not None:
@@ -183,11 +215,11 @@ _NUMERIC_OID, _SIZED = 1700, {1042: "character", 1043: "character varying"}
 _SCALE_BITS = 0x7FF
 
 
-def result_column(column: Any, names: Mapping[int, tuple[str, bool]]) -> ResultColumn:
+def result_column(column: Any, names: Mapping[int, tuple[str, bool]]) -> AnswerColumn:
     """Return a column of an answer from psycopg2's description and the types' names, by oid."""
     name, is_enum = names.get(column.type_code, (f"of oid {column.type_code}", False))
     written = declared(name, column.type_code, column.internal_size, column.precision, column.scale)
-    return ResultColumn(str(column.name), written, is_enum)
+    return AnswerColumn(str(column.name), written, is_enum)
 
 
 def declared(name: str, oid: int, size: int | None, precision: int | None, scale: int | None) -> str:
@@ -214,9 +246,31 @@ def declaration(column: Column) -> str:
         digits = {"s": "(0)", "ms": "(3)"}.get(type_.unit, "")
         word = "time" if kind is Kind.TIME else "timestamp"
         return f"{word}{digits}{' with time zone' if kind is Kind.TIMESTAMPTZ else ''}"
+    if kind is Kind.TEXT and column.places is not None and column.places <= _MOST_CHARACTERS:
+        # A unit of UTF-16 or a byte of a code page is one character at most.
+        return f"character varying({max(1, column.places)})"
     if (plain := _OTHERS.get(kind)) is None:
         raise TargetRefusedError(f"column {column.name}: no PostgreSQL type holds {column.declared}")
     return plain
+
+
+def create_table(table: NewTable) -> list[str]:
+    """Return the statements that make a table, with an index by which a slice is found.
+
+    Names of columns are written small: otherwise every query would have to quote them.
+    """
+    columns = table.columns_sql(declaration, small)
+    indexed = ", ".join(map(small, ("etl_source", *([table.slice_by] if table.slice_by else []))))
+    name = table.name.rpartition(".")[2]
+    mark = hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
+    index = f"{name.encode()[:_INDEX_OCTETS].decode(errors='ignore')}_{mark}_slice_idx"
+    sql = f"CREATE INDEX IF NOT EXISTS {quote_name(index)} ON {quote_path(table.name)} ({indexed})"
+    return [*table.statements(columns), sql]
+
+
+def small(name: str) -> str:
+    """Return a new column's quoted name."""
+    return quote_name(name.lower())
 
 
 _INTEGERS = {

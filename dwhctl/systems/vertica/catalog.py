@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column
-from dwhctl.core.errors import TargetError, TargetRefusedError
+from dwhctl.core.errors import About, TargetError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
@@ -48,7 +48,9 @@ def existing_columns(client: VerticaClient, table: TableName) -> list[Declared]:
     """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
     found = declared_columns(client, table)
     if not found:
-        raise TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing = TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing.about = About.TABLE
+        raise missing
     return found
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.vertica.system import VerticaConnection
 
 #: The timeout once the run is being stopped, when it still counts what was published.
@@ -85,6 +86,9 @@ class VerticaTarget(Target):
 
     def declaration(self, column: Column) -> str:
         return types.declaration(column)
+
+    def create_table(self, table: NewTable) -> Sequence[str]:
+        return types.create_table(table)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         name = TableName.of(table)

@@ -17,8 +17,12 @@ from dwhctl.project.fields import Duration, ProjectPath
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
+    from dwhctl.systems.base.type_map import SourceType
 
 
 class CsvConnection(EmbeddedConnection):
@@ -69,6 +73,16 @@ class _Csv(System[CsvConnection]):
         from dwhctl_csv.target import CsvTarget
 
         return CsvTarget(connection, state_dir)
+
+    def source_types(self) -> Sequence[SourceType]:
+        from dwhctl_csv.tables import source_types
+
+        return source_types()
+
+    def declaration(self, column: Column) -> str:
+        from dwhctl_csv.tables import declaration
+
+        return declaration(column)
 
     def open_cursor(
         self,

@@ -21,8 +21,9 @@ import pyarrow.csv
 import pyarrow.dataset as ds
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import ValueRefusedError
+from dwhctl.core.errors import TargetRefusedError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.systems.base.type_map import SourceType
 
 #: DuckDB's types that a table may have, beside DECIMAL(p,s).
 KINDS: dict[str, tuple[Kind, pa.DataType]] = {
@@ -121,13 +122,20 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
     return Column(name, *KINDS[declared], declared, nullable) if declared in KINDS else None
 
 
-def type_of(column: Column) -> str | None:
-    """Return the type that holds the column's values, or None."""
+def source_types() -> list[SourceType]:
+    """Return the types for dwhctl's type map."""
+    known = [column("c", name) for name in ("DECIMAL(18,2)", *KINDS)]
+    return [SourceType(one.declared, one, str(one.kind)) for one in known if one is not None]
+
+
+def declaration(column: Column) -> str:
+    """Return the type that holds the column's values. Raise TargetRefusedError when none does."""
     if column.kind is Kind.DECIMAL:
         return f"DECIMAL({column.type.precision},{column.type.scale})"
-    return next(
-        (name for name, (kind, arrow) in KINDS.items() if kind is column.kind and arrow == column.type), None
-    )
+    for name, (kind, arrow) in KINDS.items():
+        if kind is column.kind and arrow == column.type:
+            return name
+    raise TargetRefusedError(f"column {column.name}: no type of a CSV table holds {column.declared}")
 
 
 class Table:

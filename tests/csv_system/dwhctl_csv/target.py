@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 from dwhctl_csv.engine import Engine, locked, put
 from dwhctl_csv.statements import run_statement
-from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, type_of
+from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, declaration
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetBusyError, TargetError, TargetRefusedError
@@ -80,9 +80,7 @@ class CsvTarget(Target):
             return engine.table(table).described()
 
     def declaration(self, column: Column) -> str:
-        if (declared := type_of(column)) is None:
-            raise TargetRefusedError(f"column {column.name}: no type of a CSV table holds {column.declared}")
-        return declared
+        return declaration(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._locked(fcntl.LOCK_EX), self._engine() as engine:

@@ -1,0 +1,56 @@
+"""A table that is made from a source's columns has room for all of their values, in every target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dwhctl.core.columns import Column
+from dwhctl.load.cast import compare
+from dwhctl.load.column_fit import misfits
+from dwhctl.project.templates import Query
+from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.type_map import type_map
+from tests.contract.way import TABLE, Way
+
+
+def _columns(way: Way) -> Sequence[Column]:
+    """Make a source table with a column of each type, and return its columns."""
+    source = way.source_kit
+    values = ", ".join(f"{case.values[0]} AS v{number}" for number, case in enumerate(source.types))
+    way.fill(*source.create_as("t", f"SELECT {source.integer(1)} AS id, {values}"))
+    with source.open(way.source) as opened:
+        return opened.columns(Query("SELECT * FROM t", {}))
+
+
+def test_a_new_column_has_room_for_every_value_of_every_type(way: Way) -> None:
+    columns = _columns(way)
+    for _ in range(2):  # a table that stands is left as it is
+        way.generate("SELECT * FROM t")
+    made = way.target.columns(TABLE)
+    assert [column.name for column in made][:4] == ["etl_source", "etl_id", "hash_id", "id"]
+    assert [column.name for column in made if not column.nullable][:4] == [column.name for column in made[:4]]
+    assert compare(columns, made, fill_missing=False) == []
+    for misfit in misfits(columns, made, way.target.declaration, slice_by=None, declares_null=False):
+        # What no type of the target holds: a text without a limit, a nanosecond, Vertica's NULL among the integers.
+        assert not misfit.certain
+        assert any(
+            word in misfit.what for word in ("no limit", "TIMESTAMP_NS", "NUMERIC", "-922337203685477580")
+        ), misfit
+
+
+def test_the_type_map_says_what_a_new_column_is(way: Way) -> None:
+    rows = {row.source.name.partition("(")[0].lower(): row for row in type_map(way.source_kit.name)}
+    target = way.target_kit.name
+    for column in _columns(way):
+        row = rows[column.declared.partition("(")[0].lower()]
+        assert row.source.column is not None, column
+        assert row.source.column.kind is column.kind
+        assert (row.targets[target] or "").partition("(")[0] in (
+            way.target.declaration(column).partition("(")[0],
+            # A text is LONG VARCHAR or VARCHAR by its length.
+            f"LONG {way.target.declaration(column).partition('(')[0]}",
+        )
+        assert system_of(way.warehouse).declaration(column) == way.target.declaration(column)
+    for declared in way.source_kit.refused:
+        refused = rows.get(declared.partition("(")[0].lower())
+        assert refused is None or refused.source.column is None, declared
