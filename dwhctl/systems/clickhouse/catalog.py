@@ -254,7 +254,7 @@ def table_warnings(client: ClickHouseClient, table: ClickHouseTable) -> Iterator
     for engine, full in rows:
         if engine != "MergeTree":
             yield ColumnWarning(
-                f"{table} is a {engine}: dwhctl publishes on one replica, the others follow; see docs/clickhouse.md",
+                f"{table} is a {engine}: dwhctl publishes on one replica, the others follow: `dwhctl docs clickhouse`",
                 blocks=False,
             )
         if re.search(r"\bTTL\b", str(full)):

@@ -91,7 +91,7 @@ class _ClickHouse(System[ClickHouseConnection]):
     def declaration(self, column: Column) -> str:
         from dwhctl.systems.clickhouse.types import declaration
 
-        return declaration(column, nullable=False)
+        return declaration(column)
 
     def open_cursor(
         self,

@@ -93,7 +93,7 @@ class ClickHouseTarget(Target):
                 if new.name.lower() not in known:
                     client.run(
                         f"ALTER TABLE {name.sql} ADD COLUMN IF NOT EXISTS {quote_name(new.name)}"
-                        f" {types.declaration(new)}"
+                        f" {types.declaration(new, nullable=True)}"
                     )
 
     def open_group(self, group: StagingGroup) -> None:

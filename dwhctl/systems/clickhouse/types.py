@@ -151,7 +151,7 @@ _OTHERS = {
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
-def declaration(column: Column, *, nullable: bool = True) -> str:
+def declaration(column: Column, *, nullable: bool = False) -> str:
     """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
     word = _OTHERS.get(column.kind)
     if column.kind is Kind.INTEGER:
@@ -201,6 +201,8 @@ def would_change(name: str, source: Column, table: Column) -> str:
     there = f"accurateCastOrNull({name}, {literal(bare(table.declared))})"
     if table.kind in (Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
         there = f"CAST({name} AS Nullable({bare(table.declared)}))"
+    if table.allowed is not None:
+        return f"toString({name}) NOT IN ({', '.join(map(literal, table.allowed))})"
     if table.kind is Kind.BINARY:
         return f"length({name}) != {table.octets}"
     back = f"CAST({there} AS Nullable({bare(source.declared)}))"

@@ -130,7 +130,7 @@ def test_a_declaration_makes_the_column_that_it_is_for() -> None:
                      "DateTime64(3)", "DateTime64(6, 'UTC')", "FixedString(4)"):  # fmt: skip
         column = types.column("c", declared)
         assert column is not None
-        made = types.column("c", types.declaration(column))
+        made = types.column("c", types.declaration(column, nullable=True))
         assert made is not None
         assert (made.kind, made.type, made.octets) == (column.kind, column.type, column.octets)
         assert made.nullable
