@@ -71,9 +71,8 @@ class Way:
 
     def generate(self, sql: str, shard: str = "abakan") -> None:
         """Make the target table from the columns of a query, as a load without a `create` does."""
-        query = self.source_kit.query(self.source, shard, Query(sql, {}), self.zone)
         with self.source_kit.open(self.source, shard) as source:
-            columns = source.columns(query)
+            columns = source.columns(Query(sql, {}))
         self.target.run_statements(
             self.target.create_table(new_table(TABLE, columns, self.key, self.slice_by))
         )
