@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dwhctl.core.columns import Column
+from dwhctl.core.columns import Column, Kind
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
 from dwhctl.project.templates import Query
@@ -39,18 +39,17 @@ def test_a_new_column_has_room_for_every_value_of_every_type(way: Way) -> None:
 
 
 def test_the_type_map_says_what_a_new_column_is(way: Way) -> None:
-    rows = {row.source.name.partition("(")[0].lower(): row for row in type_map(way.source_kit.name)}
+    rows = type_map(way.source_kit.name)
+    known = {row.source.name.partition("(")[0].lower(): row for row in rows if row.source.column}
     target = way.target_kit.name
     for column in _columns(way):
-        row = rows[column.declared.partition("(")[0].lower()]
-        assert row.source.column is not None, column
+        row = known[column.declared.partition("(")[0].lower()]
+        assert row.source.column
         assert row.source.column.kind is column.kind
-        assert (row.targets[target] or "").partition("(")[0] in (
-            way.target.declaration(column).partition("(")[0],
-            # A text is LONG VARCHAR or VARCHAR by its length.
-            f"LONG {way.target.declaration(column).partition('(')[0]}",
-        )
-        assert system_of(way.warehouse).declaration(column) == way.target.declaration(column)
+        declared = way.target.declaration(column)
+        assert system_of(way.warehouse).declaration(column) == declared
+        # A text's type depends on its length.
+        if column.kind not in (Kind.TEXT, Kind.BINARY):
+            assert (row.targets[target] or "").partition("(")[0] == declared.partition("(")[0], column
     for declared in way.source_kit.refused:
-        refused = rows.get(declared.partition("(")[0].lower())
-        assert refused is None or refused.source.column is None, declared
+        assert declared not in {row.source.name for row in rows if row.source.column}
