@@ -2,7 +2,7 @@
 
 Read in this order:
 - `base`: the contracts of a source, a target and a console, and what the systems share.
-- `duckdb` (files), `postgres`: sources and targets. `mssql`, `http`: sources. `vertica`, `clickhouse`: targets.
+- `duckdb` (files) and `postgres`: sources and targets. `mssql`, `http`: sources. `vertica`, `clickhouse`: targets.
 - `postgres` and `sqlite` also have the connection of the sessions database.
 A folder has `client` (connect, errors), `types`, `source`, `target`, `console` as far as the system has them.
 A folder's `system` has the keys of its connection and a `System`: what the system can do, and what opens it. Drivers
