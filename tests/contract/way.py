@@ -64,8 +64,9 @@ class Way:
 
     def create(self, columns: str) -> None:
         """Make the target table, with the service fields."""
+        layout = self.target_kit.layout(self.slice_by, columns, self.zone)
         self.target.run_statements(
-            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE})"]
+            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE}){layout}"]
         )
 
     def generate(self, sql: str, shard: str = "abakan") -> None:
