@@ -142,7 +142,7 @@ class Wire(Sandbox):
             f"[connections.warehouse]\n{self._warehouse_toml()}{self.warehouse_keys}\n",
         ]
         lines += [
-            f"[connections.{name}]\n{_mssql_toml(server)}{self.source_keys}\n"
+            f"[connections.{name}]\n{mssql_toml(server)}{self.source_keys}\n"
             for name, server in self.sources.items()
         ]
         groups = "\n".join(
@@ -272,7 +272,9 @@ class Wire(Sandbox):
 
 
 @contextmanager
-def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> Iterator[Wire]:
+def a_wire(
+    root: Path, servers: Mapping[str, Sequence[str]], kind: type[Wire] = Wire, **keys: Any
+) -> Iterator[Wire]:
     """A project over these servers and shards, ours or the real ones; its shards are made, and empty."""
     with ExitStack() as stack:
         if REAL_MSSQL:
@@ -281,7 +283,7 @@ def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> Ite
             sources = {name: stack.enter_context(TdsServer(databases=())) for name in servers}
         dwh = None if REAL_VERTICA else stack.enter_context(VerticaServer())
         mark = f"dwhctl_{uuid.uuid4().hex[:8]}_"
-        wire = Wire(
+        wire = kind(
             root,
             servers,
             sources=sources,
@@ -304,7 +306,7 @@ def _tidy_up(wire: Wire) -> None:
         wire.warehouse(f"DROP SCHEMA IF EXISTS {wire.schema} CASCADE")
 
 
-def _mssql_toml(server: SqlServer) -> str:
+def mssql_toml(server: SqlServer) -> str:
     if isinstance(server, RealSqlServer):
         return _toml_keys({"type": "mssql", **server.keys()})
     assert isinstance(server, TdsServer)
