@@ -23,7 +23,7 @@ from tests.servers.http import Api, Asked, Reply, pages_of
 from tests.servers.tds import TdsServer
 from tests.support.flights import COLUMNS, DATE_COLUMN, Row, csv_rows, declared, row_key, type_of
 from tests.support.projects import Sandbox
-from tests.support.wire import Wire, a_wire, mssql_toml
+from tests.support.wire import Wire, mssql_toml, wire_of
 
 SOURCES = ("mssql", "postgres", "duckdb", "http")
 TARGETS = ("vertica", "postgres", "duckdb")
@@ -252,10 +252,10 @@ def flights_wire(
     """Start every server, and write the rows of each shard into every kind of source."""
     with ExitStack() as stack:
         api = stack.enter_context(Api(flights_api(rows)))
-        wire = stack.enter_context(
-            a_wire(root, {"mssql": list(rows)}, kind=FlightsWire, postgres=postgres, api=api.url, **keys)
+        made = wire_of(
+            FlightsWire, root, {"mssql": list(rows)}, {"postgres": postgres, "api": api.url, **keys}
         )
-        assert isinstance(wire, FlightsWire)
+        wire = stack.enter_context(made)
         stack.callback(wire.drop)
         wire.fill_sources(rows)
         yield wire

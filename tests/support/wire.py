@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pymssql
@@ -271,10 +271,13 @@ class Wire(Sandbox):
         return [*self.own_sources.values(), *([self.dwh] if self.dwh is not None else [])]
 
 
+W = TypeVar("W", bound=Wire)
+
+
 @contextmanager
-def a_wire(
-    root: Path, servers: Mapping[str, Sequence[str]], kind: type[Wire] = Wire, **keys: Any
-) -> Iterator[Wire]:
+def wire_of(
+    kind: type[W], root: Path, servers: Mapping[str, Sequence[str]], keys: Mapping[str, Any]
+) -> Iterator[W]:
     """A project over these servers and shards, ours or the real ones; its shards are made, and empty."""
     with ExitStack() as stack:
         if REAL_MSSQL:
@@ -293,7 +296,13 @@ def a_wire(
             **keys,
         )
         stack.callback(_tidy_up, wire)
-        yield wire.write().make_shards()
+        wire.write().make_shards()
+        yield wire
+
+
+def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> AbstractContextManager[Wire]:
+    """The plain project of `wire_of`."""
+    return wire_of(Wire, root, servers, keys)
 
 
 def _tidy_up(wire: Wire) -> None:
