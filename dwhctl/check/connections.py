@@ -186,7 +186,7 @@ def in_clear(project: Project) -> Iterator[str]:
     """Say what travels in clear beyond this machine."""
     for words, word, names in _by_word(project):
         if word == words.off:
-            yield f'{names}: {words.key} = "{word}": password and rows travel in clear; {_remedy(words)}'
+            yield f"{names}: {words.setting(word)}: password and rows travel in clear; {_remedy(words)}"
         elif word == words.local:
             yield f"{names}: {_half_way(words)}; {_remedy(words)}"
     for connection in project.connections.values():
@@ -236,14 +236,14 @@ def _listed(names: list[str]) -> str:
 
 def _half_way(words: TlsWords) -> str:
     if words.ca_key is None:
-        return f'{words.key} = "{words.local}": rows travel in clear, and the password where the server has no TLS'
-    return f'{words.key} = "{words.local}": password and rows travel in clear where the server has no TLS'
+        return f"{words.setting(words.local)}: rows travel in clear, and the password where the server has no TLS"
+    return f"{words.setting(words.local)}: password and rows travel in clear where the server has no TLS"
 
 
 def _remedy(words: TlsWords) -> str:
     if words.ca_key is None:
-        return f'write {words.key} = "{BEYOND}"'
-    return f'write {words.key} = "{words.checked[-1]}" with {words.ca_key}'
+        return f"write {words.setting(BEYOND)}"
+    return f"write {words.setting(words.checked[-1])} with {words.ca_key}"
 
 
 def _of_environment(project: Project) -> Iterator[str]:

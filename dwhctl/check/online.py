@@ -169,6 +169,11 @@ class OnlineCheck:
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
+        slices = [
+            make_slice(self._project, load, shard, self._day) for shard in self._project.shards_of(load)
+        ]
+        if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
+            yield CheckFinding(where, problem)
         for warning in target.warnings(load.table):
             yield CheckFinding(where, warning.text, warning.blocks)
         with target.inspection(load.table, load.slice_by) as inspection:

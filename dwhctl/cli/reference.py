@@ -35,6 +35,7 @@ from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
 from dwhctl.project.model import ALERT_TYPES, PingsTable, ProjectTable, SessionsTable
 from dwhctl.project.problems import tables_in, toml_value
 from dwhctl.systems.base.type_map import type_map
+from dwhctl.systems.clickhouse import types as clickhouse_types
 from dwhctl.systems.http import types as http_types
 from dwhctl.systems.vertica import types as vertica_types
 
@@ -130,6 +131,7 @@ def reference() -> str:
         targets=types_for("is_target"),
         http_types=http_types.TAKES,
         vertica_types=vertica_types,
+        clickhouse_types=clickhouse_types,
     )
     body = page.rstrip().splitlines()
     return "\n".join((*HEAD, *_contents(body), "", *body)) + "\n"
@@ -226,8 +228,10 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
     if key == "port" and not field.default:
         return f"`{getattr(model, 'default_port', None)}`"
     tls = getattr(model, "tls_words", None)
-    if tls is not None and key == tls.key:
+    if tls is not None and key == tls.key and tls.off != "false":
         return f'`"{BEYOND}"`; on this machine `"{tls.local}"`'
+    if tls is not None and key == tls.key:
+        return "`true`; on this machine `false`"
     if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
         return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})

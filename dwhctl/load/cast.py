@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,12 @@ def constraints(column: Column) -> Iterator[Constraint]:
         yield Constraint(
             lambda array: pc.ends_with(array, " "),
             f"the value ends in a blank, which {column.declared} does not keep; VARCHAR does",
+        )
+    if column.allowed is not None:
+        known = pa.array(column.allowed, pa.string())
+        yield Constraint(
+            lambda array: pc.and_(pc.is_valid(array), pc.invert(pc.is_in(array, known))),
+            f"the value is none of {column.declared}",
         )
     if column.least is not None:
         least = pa.scalar(column.least, column.type)
@@ -138,7 +144,20 @@ def fits(source: Column, target: Column) -> bool:
     """Return whether values of one declared type keep their meaning in the other; each value is checked later."""
     if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
         return bool(source.type.bit_width <= target.type.bit_width)
+    if source.kind is Kind.BINARY and target.any_octets:
+        return True
     return target.kind in _FITS[source.kind]
+
+
+def for_source(source: Sequence[Column], target: Sequence[Column]) -> list[Column]:
+    """Return the target's columns as they hold this source's values: a column of any octets as text or as binary."""
+    binary = {column.name.lower() for column in source if column.kind is Kind.BINARY}
+    return [
+        replace(column, kind=Kind.BINARY, type=pa.binary())
+        if column.any_octets and column.name.lower() in binary
+        else column
+        for column in target
+    ]
 
 
 class SliceCheck:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -118,11 +118,11 @@ class ReadyChecks:
     def __init__(
         self,
         project: Project,
-        jobs: Iterable[SliceJob],
+        jobs: JobQueue[SliceJob],
         breaker: CircuitBreaker,
         loop: Scheduler[SliceJob, Any, Any],
     ) -> None:
-        self.jobs: JobQueue[SliceJob] = JobQueue(jobs)
+        self.jobs = jobs
         self.blocked = False
         self._project = project
         self._breaker = breaker

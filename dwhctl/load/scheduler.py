@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
+from dwhctl.engine.jobs import JobQueue
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
 from dwhctl.load.publish import (
@@ -82,8 +83,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._groups = parts.groups
         self._publisher = parts.publisher
         self._filled = filled
-        sensed = [job for job in usable if job.config.ready is not None]
-        self._ready = ReadyChecks(project, sensed, parts.breaker, self)
+        self._unready: JobQueue[SliceJob] = JobQueue(job for job in usable if job.config.ready is not None)
+        self._ready = ReadyChecks(project, self._unready, parts.breaker, self) if self._unready else None
         self._starter = SliceStarter(project, parts, self.jobs, self.attempts, self.slots)
         #: Attempts that wait until their group is open, with their orders.
         self._unordered: dict[str, tuple[SliceAttempt, StageOrder]] = {}
@@ -103,20 +104,21 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _connections(self) -> list[str]:
         """List the connections that some slice needs, ready or not."""
-        return list(dict.fromkeys([*self.jobs.connections(), *self._ready.jobs.connections()]))
+        return list(dict.fromkeys([*self.jobs.connections(), *self._unready.connections()]))
 
     def _first(self, connection: str) -> SliceJob:
         """Return a slice that needs one of these connections."""
-        jobs = self.jobs if connection in self.jobs.connections() else self._ready.jobs
+        jobs = self.jobs if connection in self.jobs.connections() else self._unready
         return jobs.first(connection)
 
     def advance(self, now: float) -> None:
         self._give_up_parked()
         for name in self._breaker.to_probe(self._connections(), now):
             self._parts.prober.probe(name)
-        self._ready.start(now)
+        if self._ready is not None:
+            self._ready.start(now)
         self._start(now)
-        self.blocked |= self._ready.blocked
+        self.blocked |= self._ready is not None and self._ready.blocked
         for group, slices in self._groups.due(now, self.jobs.queued):
             self._publisher.publish(group, slices)
         for group in self._groups.done():
@@ -126,13 +128,15 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def note_waits(self) -> None:
         super().note_waits()
         self._starter.note_start(self.running.values())
-        self._ready.note_wait()
+        if self._ready is not None:
+            self._ready.note_wait()
         if not self.blocked and self._next_start() > time.monotonic() + _LONG_PAUSE_SECONDS:
             self._pool.dismiss_idle()
 
     def times(self, now: float) -> Iterator[float]:
         yield from super().times(now)
-        yield from self._ready.times()
+        if self._ready is not None:
+            yield from self._ready.times()
         if (next_look := self._doubts.next_look()) is not None:
             yield next_look
         if (probe := self._next_probe()) is not None:
@@ -195,7 +199,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
                 self._group_opened(event.group, event.failure)
             case Probed():
                 self._probed(event)
-            case ReadyChecked():
+            case ReadyChecked() if self._ready is not None:
                 self._notify(self._ready.checked(event, time.monotonic()))
             case GroupPublished():
                 self._published(event)
@@ -305,7 +309,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             if self._breaker.is_given_up(name, retries):
                 failure = Failure.of(errors.ParkedError(f"connection {name} is parked: {reason.message}"))
                 failure = replace(failure, connection=name, cause=reason)
-                jobs = [*self.jobs.drain(name), *self._ready.jobs.drain(name)]
+                jobs = [*self.jobs.drain(name), *self._unready.drain(name)]
                 self.attempts.fail_unstarted(jobs, failure)
 
     def _published(self, event: GroupPublished) -> None:
@@ -358,7 +362,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self.attempts.fail_unstarted([job], event.failure)
 
     def stop(self) -> None:
-        self._ready.stop()
+        if self._ready is not None:
+            self._ready.stop()
         self._pool.dismiss_all()
         self._publisher.stop()
         while not self.events.empty():
@@ -378,7 +383,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._publisher.finish()
 
     def end(self) -> None:
-        self._ready.stop()
+        if self._ready is not None:
+            self._ready.stop()
         self._pool.dismiss_all()
         self._publisher.stop()
         self._parts.creator.stop()

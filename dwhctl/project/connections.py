@@ -80,6 +80,10 @@ class TlsWords(NamedTuple):
     local: str
     off: str
 
+    def setting(self, value: str) -> str:
+        """Return the key with a value, as it is written."""
+        return f"{self.key} = {value}" if value in ("true", "false") else f'{self.key} = "{value}"'
+
 
 #: The value that every system has for: encrypted, or no connection.
 BEYOND = "require"
@@ -190,7 +194,7 @@ class SystemUses:
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
-_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "http")
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "clickhouse", "http")
 _Found = TypeVar("_Found")
 
 

@@ -108,7 +108,9 @@ def make_table(target: Target, load: Load, table: NewTable) -> None:
         target.run_statements(statements)
     except errors.TargetRefusedError as error:
         # A user without the right to make schemas may make a table in one that exists.
-        without_schema = [sql for sql in statements if not sql.startswith("CREATE SCHEMA")]
+        without_schema = [
+            sql for sql in statements if not sql.startswith(("CREATE SCHEMA", "CREATE DATABASE"))
+        ]
         try:
             target.run_statements(without_schema)
         except errors.TargetRefusedError:

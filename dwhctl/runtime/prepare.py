@@ -210,7 +210,7 @@ def _describe(
         with slots.held(load.target):
             if load.create is not None:
                 _run_create(project, load, target)
-            return check_columns(load, tuple(target.columns(load.table)))
+            return _described(load, plan, target)
     except errors.TargetRefusedError as error:
         if load.create is not None or not is_missing(error):
             raise
@@ -219,7 +219,16 @@ def _describe(
     table, _ = finder.table_for(load, slices)
     with slots.held(load.target):
         make_table(target, load, table)
-        return check_columns(load, tuple(target.columns(load.table)))
+        return _described(load, plan, target)
+
+
+def _described(load: Load, plan: Plan, target: Target) -> tuple[Column, ...]:
+    """Return the table's columns. Raise TargetRefusedError for a table in which slices cannot be replaced."""
+    columns = check_columns(load, tuple(target.columns(load.table)))
+    slices = [planned.slice for planned in plan.slices if planned.load.name == load.name]
+    if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
+        raise errors.TargetRefusedError(problem)
+    return columns
 
 
 def _run_create(project: Project, load: Load, target: Target) -> None:

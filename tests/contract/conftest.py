@@ -17,6 +17,7 @@ IN_THE_GATE = {
     ("postgres", "postgres"),
     ("http", "duckdb"),
     ("csv", "csv"),
+    ("duckdb", "clickhouse"),
 }
 PAIRS = [
     pytest.param(

@@ -171,6 +171,10 @@ class TargetKit(Kit):
     #: Values that do not fit into a column: of which kind, the value, and the column's type.
     misfits: Sequence[tuple[Kind, object, str]]
 
+    def layout(self, slice_by: str | None, columns: str, zone: str) -> str:
+        """What a CREATE TABLE of the table of slices ends with."""
+        return ""
+
     @abstractmethod
     def word(self, column: Column) -> str:
         """The type of a column that holds whatever a source's column holds."""

@@ -6,6 +6,7 @@ A kit's own module imports from `kit_base`, never from here.
 from __future__ import annotations
 
 from tests.contract.kit_base import NASTY_TEXTS, Kit, SourceKit, TargetKit, TypeCase
+from tests.contract.kits_clickhouse import ClickHouseTargetKit
 from tests.contract.kits_csv import CsvSourceKit, CsvTargetKit
 from tests.contract.kits_duckdb import DuckdbSourceKit, DuckdbTargetKit
 from tests.contract.kits_http import HttpSourceKit
@@ -22,4 +23,10 @@ SOURCES: tuple[SourceKit, ...] = (
     HttpSourceKit(),
     CsvSourceKit(),
 )
-TARGETS: tuple[TargetKit, ...] = (DuckdbTargetKit(), VerticaTargetKit(), PostgresTargetKit(), CsvTargetKit())
+TARGETS: tuple[TargetKit, ...] = (
+    DuckdbTargetKit(),
+    VerticaTargetKit(),
+    PostgresTargetKit(),
+    ClickHouseTargetKit(),
+    CsvTargetKit(),
+)

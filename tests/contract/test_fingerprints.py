@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError, TargetRefusedError
+from dwhctl.load.cast import for_source
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from tests.contract.kits import SOURCES, TARGETS, Kit, SourceKit, TargetKit
@@ -86,7 +88,8 @@ class Sides:
             ]
         )
         with target.inspection(TABLE, None) as inspection:
-            described = {column.name: column for column in inspection.columns()}
+            binary = [Column(name, kind, pa.binary(), "") for name, kind in self.kinds.items()]
+            described = {column.name: column for column in for_source(binary, inspection.columns())}
 
             def measured(key: Sequence[str], values: Sequence[str]) -> Fingerprint:
                 measure = _measure(described, key, values)

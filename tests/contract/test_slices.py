@@ -121,6 +121,8 @@ def test_an_unsliced_load_replaces_its_shards_whole_table(way: Way) -> None:
 @pytest.mark.parametrize("constraint", ["PRIMARY KEY", "UNIQUE"])
 def test_a_unique_column_does_not_stand_in_the_way_of_a_reload(way: Way, constraint: str) -> None:
     words, kit = way.target_kit.words, way.source_kit
+    if way.target_kit.name == "clickhouse":
+        pytest.skip("ClickHouse has no unique columns")
     way.create(f"id {words[Kind.INTEGER]} {constraint}, v {words[Kind.TEXT]}")
     way.fill(*kit.create_as("t", f"SELECT i AS id, {kit.text('first')} AS v FROM {kit.numbers(1000)}"))
     for text in ("first", "second", "third"):

@@ -64,15 +64,15 @@ class Way:
 
     def create(self, columns: str) -> None:
         """Make the target table, with the service fields."""
+        layout = self.target_kit.layout(self.slice_by, columns, self.zone)
         self.target.run_statements(
-            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE})"]
+            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE}){layout}"]
         )
 
     def generate(self, sql: str, shard: str = "abakan") -> None:
         """Make the target table from the columns of a query, as a load without a `create` does."""
-        query = self.source_kit.query(self.source, shard, Query(sql, {}), self.zone)
         with self.source_kit.open(self.source, shard) as source:
-            columns = source.columns(query)
+            columns = source.columns(Query(sql, {}))
         self.target.run_statements(
             self.target.create_table(new_table(TABLE, columns, self.key, self.slice_by))
         )

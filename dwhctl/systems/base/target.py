@@ -206,6 +206,10 @@ class Target(ABC):
         """Return what prevents or slows loads into the table: privileges, keys."""
         return ()
 
+    def layout_problem(self, table: str, slice_by: str | None, slices: Sequence[Slice]) -> str | None:  # noqa: ARG002
+        """Return why such slices of the table cannot be replaced, with what to do about it; None when they can."""
+        return None
+
     @abstractmethod
     def declaration(self, column: Column) -> str:
         """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""

@@ -130,7 +130,7 @@ def source_types() -> list[SourceType]:
 
 def declaration(column: Column) -> str:
     """Return the type that holds the column's values. Raise TargetRefusedError when none does."""
-    if column.kind is Kind.DECIMAL:
+    if column.kind is Kind.DECIMAL and column.type.precision <= 38:
         return f"DECIMAL({column.type.precision},{column.type.scale})"
     for name, (kind, arrow) in KINDS.items():
         if kind is column.kind and arrow == column.type:
