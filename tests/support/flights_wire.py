@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.postgres import PostgresServer
+from tests.servers.clickhouse import PASSWORD, USER, ClickHouseServer
 from tests.servers.http import Api, Asked, Reply, pages_of
 from tests.servers.tds import TdsServer
 from tests.support.flights import COLUMNS, DATE_COLUMN, Row, csv_rows, declared, row_key, type_of
@@ -26,7 +29,16 @@ from tests.support.projects import Sandbox
 from tests.support.wire import Wire, mssql_toml, wire_of
 
 SOURCES = ("mssql", "postgres", "duckdb", "http")
-TARGETS = ("vertica", "postgres", "duckdb")
+TARGETS = ("vertica", "postgres", "clickhouse", "duckdb")
+needs_chdb = pytest.mark.skipif(
+    find_spec("chdb") is None, reason="ClickHouse: its engine (chdb-core) is not installed"
+)
+_FROM_TEXT: dict[str, Callable[[str], Any]] = {
+    "DATE": date.fromisoformat,
+    "TIMESTAMP": datetime.fromisoformat,
+    "VARCHAR": str,
+    "SMALLINT": int,
+}
 _ROWS_AT_ONCE = 500
 _PAGE = 50
 _MSSQL_TYPES = {
@@ -130,7 +142,8 @@ class FlightsWire(Wire):
     postgres: PostgresServer | None = None
     databases: dict[str, str] = field(default_factory=dict)
     api: str = ""
-    targets: tuple[str, ...] = TARGETS
+    clickhouse: ClickHouseServer | None = None
+    targets: Sequence[str] = TARGETS
 
     def write(self) -> FlightsWire:
         for name in ("warehouse", *self.shards()):
@@ -166,7 +179,7 @@ class FlightsWire(Wire):
 
     def _keys(self) -> dict[str, str]:
         (mssql,) = self.sources.values()
-        return {
+        keys = {
             "mssql": mssql_toml(mssql),
             "postgres": self._postgres_toml(self._server.admin_database),
             "duckdb": 'type = "duckdb"\npath = "servers"',
@@ -175,6 +188,12 @@ class FlightsWire(Wire):
             "to_postgres": self._postgres_toml(self.databases["warehouse"]),
             "to_duckdb": 'type = "duckdb"\npath = "state/warehouse.duckdb"\nlock_wait = "30s"',
         }
+        if self.clickhouse is not None:
+            keys["to_clickhouse"] = (
+                f'type = "clickhouse"\nhost = "127.0.0.1"\nport = {self.clickhouse.port}\n'
+                f'user = "{USER}"\npassword = "{PASSWORD}"'
+            )
+        return keys
 
     def _postgres_toml(self, database: str) -> str:
         server = self._server
@@ -227,7 +246,12 @@ class FlightsWire(Wire):
     def held(self, source: str, target: str) -> list[Row]:
         """Give what a target holds from a source, read by its own client, in the form and order of `rows_of`."""
         sql = f"SELECT etl_source, {', '.join(COLUMNS)} FROM {self.schema}.{source}_{target}"
-        reading = {"vertica": self.warehouse, "postgres": self._in_postgres, "duckdb": self._in_duckdb}
+        reading: dict[str, Callable[[str], list[Row]]] = {
+            "vertica": self.warehouse,
+            "postgres": self._in_postgres,
+            "clickhouse": self._in_clickhouse,
+            "duckdb": super(Wire, self).warehouse,
+        }
         rows = reading[target](sql)
         return sorted(((row[0].removeprefix(f"{source}_"), *row[1:]) for row in rows), key=row_key)
 
@@ -236,8 +260,13 @@ class FlightsWire(Wire):
             cursor.execute(sql)
             return list(cursor.fetchall())
 
-    def _in_duckdb(self, sql: str) -> list[Row]:
-        return Sandbox.warehouse(self, sql)
+    def _in_clickhouse(self, sql: str) -> list[Row]:
+        assert self.clickhouse is not None
+        reading = (str, *(_FROM_TEXT[type_of(name, "SMALLINT")] for name in COLUMNS))
+        return [
+            tuple(None if text is None else read(text) for read, text in zip(reading, row, strict=True))
+            for row in self.clickhouse.query(sql)
+        ]
 
     def drop(self) -> None:
         """Drop the databases of PostgreSQL."""
@@ -247,14 +276,16 @@ class FlightsWire(Wire):
 
 @contextmanager
 def flights_wire(
-    root: Path, postgres: PostgresServer, rows: Mapping[str, Sequence[Row]], **keys: Any
+    root: Path, postgres: PostgresServer, rows: Mapping[str, Sequence[Row]], targets: Sequence[str]
 ) -> Iterator[FlightsWire]:
-    """Start every server, and write the rows of each shard into every kind of source."""
+    """Start the servers, and write the rows of each shard into every kind of source."""
     with ExitStack() as stack:
+        keys: dict[str, Any] = {"postgres": postgres, "targets": targets}
+        if "clickhouse" in targets:
+            keys["clickhouse"] = ClickHouseServer(root / "clickhouse").start()
+            stack.callback(keys["clickhouse"].stop)
         api = stack.enter_context(Api(flights_api(rows)))
-        made = wire_of(
-            FlightsWire, root, {"mssql": list(rows)}, {"postgres": postgres, "api": api.url, **keys}
-        )
+        made = wire_of(FlightsWire, root, {"mssql": list(rows)}, {**keys, "api": api.url})
         wire = stack.enter_context(made)
         stack.callback(wire.drop)
         wire.fill_sources(rows)
