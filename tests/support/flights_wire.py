@@ -25,7 +25,6 @@ from tests.servers.clickhouse import PASSWORD, USER, ClickHouseServer
 from tests.servers.http import Api, Asked, Reply, pages_of
 from tests.servers.tds import TdsServer
 from tests.support.flights import COLUMNS, DATE_COLUMN, Row, csv_rows, declared, row_key, type_of
-from tests.support.projects import Sandbox
 from tests.support.wire import Wire, mssql_toml, wire_of
 
 SOURCES = ("mssql", "postgres", "duckdb", "http")
@@ -262,7 +261,10 @@ class FlightsWire(Wire):
 
     def _in_clickhouse(self, sql: str) -> list[Row]:
         assert self.clickhouse is not None
-        reading = (str, *(_FROM_TEXT[type_of(name, "SMALLINT")] for name in COLUMNS))
+        reading: tuple[Callable[[str], Any], ...] = (
+            str,
+            *(_FROM_TEXT[type_of(name, "SMALLINT")] for name in COLUMNS),
+        )
         return [
             tuple(None if text is None else read(text) for read, text in zip(reading, row, strict=True))
             for row in self.clickhouse.query(sql)
