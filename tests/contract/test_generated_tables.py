@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-import pytest
-
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import TargetRefusedError
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.type_map import type_map
-from tests.contract.way import TABLE, Way
-
-#: Targets with decimals of 76 digits.
-_WIDE = ("vertica", "postgres", "clickhouse")
+from tests.contract.way import TABLE, Way, is_held
 
 
 def _columns(way: Way) -> tuple[str, Sequence[Column]]:
@@ -27,19 +20,10 @@ def _columns(way: Way) -> tuple[str, Sequence[Column]]:
     way.fill(*source.create_as("t", f"SELECT {source.integer(1)} AS id, {values}"))
     with source.open(way.source) as opened:
         held = [
-            column.name for column in opened.columns(Query("SELECT * FROM t", {})) if _is_held(way, column)
+            column.name for column in opened.columns(Query("SELECT * FROM t", {})) if is_held(way, column)
         ]
         sql = f"SELECT {', '.join(held)} FROM t"
         return sql, opened.columns(Query(sql, {}))
-
-
-def _is_held(way: Way, column: Column) -> bool:
-    # The only types of one system that another lacks.
-    if column.kind is not Kind.DECIMAL or column.type.precision <= 38 or way.target_kit.name in _WIDE:
-        return True
-    with pytest.raises(TargetRefusedError, match=f"column {column.name}: no .*{re.escape(column.declared)}"):
-        way.target.declaration(column)
-    return False
 
 
 def test_a_new_column_has_room_for_every_value_of_every_type(way: Way) -> None:
