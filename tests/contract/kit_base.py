@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
 
@@ -174,6 +175,10 @@ class TargetKit(Kit):
     def layout(self, slice_by: str | None, columns: str, zone: str) -> str:
         """What a CREATE TABLE of the table of slices ends with."""
         return ""
+
+    def decimal(self, value: Decimal | None, word: str) -> str:
+        """A decimal as an expression of a type, or of its text in that type."""
+        return f"CAST(NULL AS {word})" if value is None else f"CAST('{value:f}' AS {word})"
 
     @abstractmethod
     def word(self, column: Column) -> str:

@@ -82,8 +82,8 @@ def test_every_type_of_a_source_goes_to_every_target(way: Way, generated: bool) 
         )
         expected = sorted(target.texts(way.warehouse, " UNION ALL ".join(wanted)), key=_first)
         # A float of 32 bits is written with fewer digits.
-        wide = target.words[Kind.FLOAT] if case.kind is Kind.FLOAT else words[name]
-        shown = f"CAST({name} AS {wide}) AS {name}" if generated or case.kind is Kind.FLOAT else name
+        is_float = case.kind is Kind.FLOAT
+        shown = f"CAST({name} AS {target.words[case.kind]}) AS {name}" if is_float else name
         assert way.rows(f"id, {shown}") == expected, case.declared
 
 
@@ -96,11 +96,11 @@ def _held(source: SourceKit, target: TargetKit, case: TypeCase, size: int) -> li
     return [*pairs, *nulls]
 
 
-def _written(kit: Kit, case: TypeCase, value: object, word: str) -> str:
+def _written(kit: TargetKit, case: TypeCase, value: object, word: str) -> str:
     if case.kind is not Kind.DECIMAL:
         return kit.literal(case.kind, value)
     # No one decimal type holds the decimals of all.
-    return f"CAST('{value:f}' AS {word})" if isinstance(value, Decimal) else f"CAST(NULL AS {word})"
+    return kit.decimal(value if isinstance(value, Decimal) else None, word)
 
 
 def test_columns_of_nothing_but_nulls(way: Way) -> None:
