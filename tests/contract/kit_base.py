@@ -176,9 +176,12 @@ class TargetKit(Kit):
         """What a CREATE TABLE of the table of slices ends with."""
         return ""
 
-    def decimal(self, value: Decimal | None, word: str) -> str:
-        """A decimal as an expression of a type, or of its text in that type."""
-        return f"CAST(NULL AS {word})" if value is None else f"CAST('{value:f}' AS {word})"
+    def written(self, kind: Kind, value: object, word: str) -> str:
+        """A value as an expression of what a column of a type shows of it."""
+        if kind is not Kind.DECIMAL:
+            return self.literal(kind, value)
+        # No one decimal type holds the decimals of all.
+        return f"CAST('{value:f}' AS {word})" if isinstance(value, Decimal) else f"CAST(NULL AS {word})"
 
     @abstractmethod
     def word(self, column: Column) -> str:

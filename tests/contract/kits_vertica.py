@@ -177,12 +177,14 @@ class VerticaTargetKit(TargetKit):
             )
         return connection
 
-    def decimal(self, value: Decimal | None, word: str) -> str:
-        precision, scale = map(int, re.findall(r"\d+", word))
-        if REAL or precision <= 38:
-            return super().decimal(value, word)
-        # The test server's engine keeps wider decimals as texts.
-        return "CAST(NULL AS VARCHAR)" if value is None else f"'{value:.{scale}f}'"
+    def written(self, kind: Kind, value: object, word: str) -> str:
+        sizes = [int(size) for size in re.findall(r"\d+", word)]
+        if kind is Kind.DECIMAL and sizes[0] > 38 and REAL is None:
+            # The test server's engine keeps wider decimals as texts.
+            return f"'{value:.{sizes[1]}f}'" if isinstance(value, Decimal) else "CAST(NULL AS VARCHAR)"
+        if isinstance(value, str) and word.startswith("CHAR("):
+            value += " " * (sizes[0] - len(value.encode()))
+        return super().written(kind, value, word)
 
     def texts(self, connection: Connection, sql: str) -> list[tuple[Any, ...]]:
         return self.execute(connection, "SET TIME ZONE TO 'UTC'", sql)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from datetime import UTC
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,7 @@ def test_every_type_of_a_source_goes_to_every_target(way: Way, generated: bool) 
     assert way.carry(sql) == size
     for name, case in cases.items():
         wanted = (
-            f"SELECT {n} AS id, {_written(target, case, value, words[name])} AS v"
+            f"SELECT {n} AS id, {target.written(case.kind, value, words[name])} AS v"
             for n, (_, value) in enumerate(values[name])
         )
         expected = sorted(target.texts(way.warehouse, " UNION ALL ".join(wanted)), key=_first)
@@ -94,13 +93,6 @@ def _held(source: SourceKit, target: TargetKit, case: TypeCase, size: int) -> li
     ]
     nulls: list[tuple[str, object]] = [(source.null(case), None)] * (size - len(pairs))
     return [*pairs, *nulls]
-
-
-def _written(kit: TargetKit, case: TypeCase, value: object, word: str) -> str:
-    if case.kind is not Kind.DECIMAL:
-        return kit.literal(case.kind, value)
-    # No one decimal type holds the decimals of all.
-    return kit.decimal(value if isinstance(value, Decimal) else None, word)
 
 
 def test_columns_of_nothing_but_nulls(way: Way) -> None:
