@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,25 @@ def duckdb_way(tmp_path: Path) -> Way:
     return Way(SOURCES[0], TARGETS[0], tmp_path)
 
 
+#: Pairs whose staging files are read by the target's engine, which may see a pattern in the folder's name.
+_FOLDERS_IN_GATE = {("duckdb", "duckdb"), ("mssql", "vertica")}
+#: Sources whose long answers take seconds: each reads them through the same kind of stream as another in the gate.
+_SLOW_TO_READ = (
+    "test_memory_does_not_grow_with_the_rows[http]",
+    "test_memory_does_not_grow_with_the_rows[postgres]",
+)
+
+
+def _is_dear(item: pytest.Item, params: Mapping[str, Any]) -> bool:
+    """Return whether a test costs seconds and other pairs of the gate show the same."""
+    if item.name.startswith("test_any_rows"):
+        return (params["source"].name, params["target"].name) not in IN_THE_GATE
+    if item.name.startswith("test_the_state_folders_name"):
+        source, target = params["way"]
+        return params["folder"] != "it's" and (source.name, target.name) not in _FOLDERS_IN_GATE
+    return item.name in _SLOW_TO_READ
+
+
 #: The suites that the gate runs over the system of another package, whose commands have a test of their own there.
 _CSV_IN_GATE = (
     "test_a_failure",
@@ -98,9 +118,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # A request for each row.
         is_slow = item.path.name in ("test_targets.py", "test_slices.py") and "[http-" in item.name
         given = getattr(item, "callspec", None)
-        kits = [str(value) for value in (given.params.values() if given else ())]
+        params = given.params if given else {}
+        kits = [str(value) for value in params.values()]
         is_csv = any("Csv" in kit for kit in kits) and not item.name.startswith(_CSV_IN_GATE)
-        if is_slow or is_csv:
+        if is_slow or is_csv or _is_dear(item, params):
             item.add_marker(pytest.mark.long)
 
 
