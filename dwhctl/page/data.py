@@ -14,14 +14,17 @@ from dwhctl.monitor.timeline import Timeline, timeline_of
 from dwhctl.page.failing import FailingGroup, PageGap, failing_groups, gaps_of, with_details
 from dwhctl.page.grid import PageGrid, grid_of, sessions_with_reason
 from dwhctl.page.words import Headline, headline, stale_at
+from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Report
 from dwhctl.project.model import Project
+from dwhctl.project.names import in_project
 from dwhctl.runtime.failures import DAYS as FAILING_DAYS
-from dwhctl.runtime.failures import Failures
+from dwhctl.runtime.failures import Failures, retry_reports
 from dwhctl.runtime.plan import Readiness, readiness
 from dwhctl.sessions import Session, SessionStore
 from dwhctl.sessions.history import PastRun, TaskDurations, read_durations, read_runs, recent_since
 from dwhctl.sessions.task_states import NewestSession, read_newest
+from dwhctl.sessions.values import completes, is_good
 
 DAYS = 14
 #: More slices are shown of fewer days: the page is made in a second or two, at the end of every run.
@@ -30,6 +33,10 @@ MOST_SLICES = 42_000
 _MOST_REASONS = 400
 _RUNS, _TIMELINES, _MOST_BARS = 10, 3, 3_000
 _DURATIONS, _OF_SESSIONS = 15, 50_000
+#: Failures are shown of DAYS; in a project with more sessions of fewer days, of two at least, as in `report failures`.
+_OF_FAILING = 300_000
+#: With more sessions of a day it is not known which were loaded after a report's refresh.
+_MOST_OF_DAY = 5_000
 _ALERTS = 20
 
 
@@ -37,7 +44,8 @@ _ALERTS = 20
 class PageReport:
     """A report: its last session, what it needs of yesterday, and its deadline.
 
-    `is_current`: its last refresh succeeded, is for yesterday or a later day, and everything that it needs was complete.
+    `day` is the day of its last refresh if that succeeded. `loaded_after`: shards whose slices of yesterday were first
+    complete after the refresh began, so that it does not have them. `command` refreshes it.
     """
 
     report: Report
@@ -46,6 +54,8 @@ class PageReport:
     needs: tuple[Readiness, ...]
     sla: Sla | None
     yesterday: date
+    loaded_after: tuple[str, ...]
+    command: str
 
     @property
     def is_refreshed(self) -> bool:
@@ -54,8 +64,8 @@ class PageReport:
 
     @property
     def is_current(self) -> bool:
-        """Return whether it is refreshed for yesterday, and nothing that it needs is missing."""
-        return self.is_refreshed and all(not need.missing for need in self.needs)
+        """Return whether it is refreshed for yesterday, with everything that it needs."""
+        return self.is_refreshed and not self.loaded_after and all(not need.missing for need in self.needs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class Page:
     stale: datetime | None
     headline: Headline
     failing: tuple[FailingGroup, ...]
+    failing_days: int
     gaps: tuple[PageGap, ...]
     grid: PageGrid | None
     reports: tuple[PageReport, ...]
@@ -98,6 +109,8 @@ class _Reader:
         self._now = now
         self._today = now.astimezone(project.zone).date()
         self._yesterday = self._today - timedelta(days=1)
+        self._days_ago = now - timedelta(days=DAYS)
+        self._failing_days = DAYS
 
     def read(self) -> Page:
         project, now = self._project, self._now
@@ -114,6 +127,7 @@ class _Reader:
             stale=stale_at(project, now),
             headline=headline(project, now, coverage, groups, slas, runs[0].run if runs else None),
             failing=tuple(with_details(project, groups, sessions)),
+            failing_days=self._failing_days,
             gaps=tuple(gaps),
             grid=grid_of(coverage, project.zone) if coverage else None,
             reports=tuple(reports),
@@ -136,7 +150,9 @@ class _Reader:
     def _failing(self) -> list[FailingGroup]:
         if self._store is None:
             return []
-        since = self._now - timedelta(days=FAILING_DAYS)
+        since, _ = recent_since(self._store, self._days_ago, _OF_FAILING)
+        since = min(since, self._now - timedelta(days=FAILING_DAYS))
+        self._failing_days = max((self._now - since).days, 1)
         found, _ = Failures(self._project).read(self._store, since)
         return failing_groups(self._project, found)
 
@@ -162,34 +178,53 @@ class _Reader:
         return found
 
     def _reports(self, slas: Sequence[Sla]) -> list[PageReport]:
-        reports = list(self._project.reports.values())
         by_name = {sla.name: sla for sla in slas if sla.kind == "report"}
-        store = self._store
-        names = [report.name for report in reports]
+        store, names = self._store, list(self._project.reports)
         newest = read_newest(store, names) if store and names else {}
         known = [session.id for session in newest.values()]
         days = {session.id: session.day for session in store.of_ids(known)} if store and known else {}
         return [
-            PageReport(
-                report,
-                session := newest.get(report.name),
-                _refreshed_day(session, days),
-                readiness(self._project, store, report, self._yesterday),
-                by_name.get(report.name),
-                self._yesterday,
-            )
-            for report in reports
+            self._report(report, newest.get(name), days, by_name.get(name))
+            for name, report in self._project.reports.items()
         ]
+
+    def _report(
+        self, report: Report, newest: NewestSession | None, days: Mapping[int, date], sla: Sla | None
+    ) -> PageReport:
+        day = days.get(newest.id) if newest is not None and is_good(newest.state) else None
+        is_refreshed = newest is not None and day is not None and day >= self._yesterday
+        return PageReport(
+            report,
+            newest,
+            day,
+            readiness(self._project, self._store, report, self._yesterday),
+            sla,
+            self._yesterday,
+            self._loaded_after(report, newest.started) if newest is not None and is_refreshed else (),
+            in_project(retry_reports([report.name], self._yesterday), self._project.root),
+        )
+
+    def _loaded_after(self, report: Report, refreshed: datetime) -> tuple[str, ...]:
+        """Return the shards whose slices of yesterday were first complete after the refresh began."""
+        store, day = self._store, self._yesterday
+        late: dict[str, None] = {}
+        for load in (self._project.loads[need.load] for need in report.needs) if store else ():
+            ids = [id_ for _, id_ in store.successful_ids(load.name, day, day)] if store else []
+            if load.slice_by is None or not ids or len(ids) > _MOST_OF_DAY or store is None:
+                continue
+            ends = {
+                shard.name: make_slice(self._project, load, shard, day).end_at
+                for shard in self._project.shards_of(load)
+            }
+            first: dict[str, datetime] = {}
+            for session in store.of_ids(ids):
+                if session.shard in ends and completes(session.started, ends[session.shard]):
+                    first[session.shard] = min(session.started, first.get(session.shard, session.started))
+            late |= dict.fromkeys(shard for shard, began in sorted(first.items()) if began > refreshed)
+        return tuple(late)
 
     def _durations(self) -> tuple[TaskDurations, ...]:
         if self._store is None:
             return ()
-        since, _ = recent_since(self._store, DAYS, _OF_SESSIONS)
+        since, _ = recent_since(self._store, self._days_ago, _OF_SESSIONS)
         return tuple(read_durations(self._store, since)[:_DURATIONS])
-
-
-def _refreshed_day(session: NewestSession | None, days: Mapping[int, date]) -> date | None:
-    """Return the day of a report's newest session when it succeeded."""
-    from dwhctl.sessions.values import is_good
-
-    return days.get(session.id) if session is not None and is_good(session.state) else None

@@ -78,7 +78,7 @@ def _group(failures: Failures, project: Project, tasks: Sequence[FailingTask]) -
     last = max((task.last for task in tasks), key=lambda failed: (failed.finished, failed.id))
     return FailingGroup(
         work=tasks[0].load,
-        shards=tuple(task.shard for task in tasks if task.shard is not None),
+        shards=tuple(sorted(task.shard for task in tasks if task.shard is not None)),
         is_report=tasks[0].shard is None,
         slices=sum(len(task.slices) for task in tasks),
         streak=max(task.streak for task in tasks),

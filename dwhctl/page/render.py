@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,19 @@ def page_html(project: Project, now: datetime | None = None) -> str:
 
 
 def write_page(project: Project, path: Path) -> None:
-    """Replace the page's file at once: a reader sees the old one or the new. Raise SessionsError and DwhctlError."""
-    html = page_html(project)
+    """Replace the page's file at once: a reader sees the old one or the new. Raise SessionsError and DwhctlError.
+
+    A symbolic link stays, and the file that it leads to is replaced.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, html, MODE)
+        file = path.resolve()
+        if file.exists() and not file.is_file():
+            raise DwhctlError(
+                f"the page {path} cannot be written: it is not a regular file; give another path"
+            )
+        if not file.parent.is_dir():
+            raise DwhctlError(f"the page {path} cannot be written: make the folder {file.parent} first")
+        write_whole(file, page_html(project), MODE)
     except OSError as error:
         raise DwhctlError(f"the page {path} cannot be written: {error.strerror}") from error
 
@@ -213,9 +221,3 @@ def trend_points(values: Sequence[float]) -> str:
         for place, value in enumerate(values)
     ]
     return " ".join(pairs if len(pairs) > 1 else [*pairs, pairs[0].replace("0,", "100,", 1)])
-
-
-def days_of(days: Sequence[date]) -> Iterator[Mapping[str, str]]:
-    """Yield each day's label and its whole name."""
-    for day in days:
-        yield {"label": f"{day:%d}", "name": f"{day:%a %d %b %Y}"}

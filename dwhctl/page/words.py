@@ -39,15 +39,16 @@ def headline(
     """Return what a reader must know first: what is complete, what fails, what is late, whether runs start."""
     if last_run is None:
         return Headline("warn", ("Nothing was loaded yet.", *_first_start(project, now)))
-    overdue = _overdue(project, now, last_run)
-    bad = [*overdue, *_failing(failing), *_late(slas)]
+    overdue = list(_overdue(project, now, last_run))
+    bad = [*_failing(failing), *_late(slas)]
     gaps = list(_older_gaps(coverage, now, project)) if coverage else []
     complete = list(_complete(coverage, now, project)) if coverage else []
     is_short = any(not is_whole for _, is_whole in complete)
-    sentences = [text for text, _ in complete] + bad + gaps
-    if not bad:
+    sentences = [*overdue, *(text for text, _ in complete), *bad, *gaps]
+    if not failing:
         sentences.append("Nothing fails.")
-    mood: Literal["good", "warn", "bad"] = "bad" if bad or is_short else "warn" if gaps else "good"
+    is_bad = bool(overdue or bad or is_short)
+    mood: Literal["good", "warn", "bad"] = "bad" if is_bad else "warn" if gaps else "good"
     return Headline(mood, tuple(sentences))
 
 

@@ -51,12 +51,11 @@ def read_history(store: SessionStore, wanted: Wanted) -> list[Session]:
 
 def usual_since(store: SessionStore) -> tuple[datetime, bool]:
     """Return from when on a report goes by default, and whether the number of sessions limits it."""
-    return recent_since(store, USUAL_DAYS, USUAL_SESSIONS)
+    return recent_since(store, datetime.now(UTC) - timedelta(days=USUAL_DAYS), USUAL_SESSIONS)
 
 
-def recent_since(store: SessionStore, days: int, most: int) -> tuple[datetime, bool]:
-    """Return the moment so many days ago, or from which on so many sessions began, and whether that is later."""
-    days_ago = datetime.now(UTC) - timedelta(days=days)
+def recent_since(store: SessionStore, days_ago: datetime, most: int) -> tuple[datetime, bool]:
+    """Return that moment, or the one from which on so many sessions began, and whether that is later."""
     newest = store.read("reading the newest session", "newest_id", {})
     if not newest:
         return days_ago, False

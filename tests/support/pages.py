@@ -64,14 +64,23 @@ def fill(project: Project, outcome: Outcome = all_well, days: list[date] | None 
             run = f"{at:%Y%m%dT%H%M%S}-0a1b2c3d"
             new = [
                 NewSession(
-                    run, "orders", shard.name, day, 1, f"{day}-{number}", at + timedelta(seconds=number), number % 4 + 1
+                    run,
+                    "orders",
+                    shard.name,
+                    day,
+                    1,
+                    f"{day}-{number}",
+                    at + timedelta(seconds=number),
+                    number % 4 + 1,
                 )
                 for number, shard in enumerate(shards)
             ]
             store.close(list(_closings(store.open(new), new, outcome)))
             if project.reports:
                 begun = at + timedelta(minutes=20)
-                report = NewSession(f"{begun:%Y%m%dT%H%M%S}-0a1b2c3e", "city_orders", None, day, 1, f"r{day}", begun)
+                report = NewSession(
+                    f"{begun:%Y%m%dT%H%M%S}-0a1b2c3e", "city_orders", None, day, 1, f"r{day}", begun
+                )
                 [report_id] = store.open([report])
                 store.close([Closing(report_id, State.LOADED, begun + timedelta(seconds=9), 1000)])
 

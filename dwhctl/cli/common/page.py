@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.cli.common.output import tell
 from dwhctl.core.errors import DwhctlError, Interrupted, LockHeldError, UsageError
+from dwhctl.core.waiting import caught_signals
 from dwhctl.core.words import one_line
 
 if TYPE_CHECKING:
@@ -32,15 +33,16 @@ def page_afterwards(project: Project) -> Iterator[None]:
 
 
 def rewrite_page(project: Project) -> None:
-    """Write the page where the configuration has a path for it. Raise nothing but an interruption."""
+    """Write the page where the configuration has a path for it. Raise nothing."""
     if project.page.path is None:
         return
     try:
         from dwhctl.page.render import write_page
 
-        write_page(project, project.page.path)
+        with caught_signals():
+            write_page(project, project.page.path)
     except Interrupted:
-        raise
+        tell("interrupted while the page was written; the next run writes it")
     except DwhctlError as error:
         tell(one_line(f"warning: {_problem(error)}; the run itself is not affected"))
     except Exception as error:

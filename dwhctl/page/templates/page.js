@@ -14,7 +14,7 @@
   }
   function age() {
     var now = Date.now(), old = doc.getElementById("old"), late = stale > 0 && now > stale;
-    doc.getElementById("age").textContent = ageText + " " + (now < made - 60000 ? "This clock is behind." : span(now - made) + " ago.");
+    doc.getElementById("age").textContent = ageText + ", " + (now < made - 60000 ? "but this clock is behind" : span(now - made) + " ago");
     if (late) { old.textContent = "This page is " + span(now - made) + " old: no run has written it. Is cron running?"; }
     old.hidden = !late;
   }
