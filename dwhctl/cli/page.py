@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import click
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
 from dwhctl.cli.common.output import say, tell, write_out
-from dwhctl.core.errors import ExitCode, UsageError
+from dwhctl.core.errors import ExitCode, Interrupted, UsageError
 from dwhctl.core.words import shown_path
 
 if TYPE_CHECKING:
@@ -79,9 +78,11 @@ def _serve(project: Project, address: str, settings: Settings, *, allow_remote: 
     from dwhctl.page.server import parse_address, serving
 
     host, port = parse_address(address, allow_remote=allow_remote)
-    with caught_signals(), serving(project, host, port) as server:
-        if not settings.quiet:
-            tell(f"{server.url} shows the page; Ctrl-C ends it")
-            sys.stderr.flush()
-        server.serve_forever(poll_interval=0.2)
+    try:
+        with caught_signals(), serving(project, host, port) as server:
+            if not settings.quiet:
+                tell(f"{server.url} shows the page; Ctrl-C ends it")
+            server.serve_forever(poll_interval=0.2)
+    except Interrupted as stop:
+        return stop.exit_code
     return ExitCode.DONE

@@ -77,7 +77,7 @@ class PageRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageContent:
     """Everything that the page shows. `grid` is None where no load has days."""
 
     project: Project
@@ -96,7 +96,7 @@ class Page:
     sessions: Mapping[int, Session]
 
 
-def read_page(project: Project, now: datetime) -> Page:
+def read_page(project: Project, now: datetime) -> PageContent:
     """Read what the page shows. Raise SessionsError."""
     with sessions_of(project) as store:
         return _Reader(project, store, now).read()
@@ -112,7 +112,7 @@ class _Reader:
         self._days_ago = now - timedelta(days=DAYS)
         self._failing_days = DAYS
 
-    def read(self) -> Page:
+    def read(self) -> PageContent:
         project, now = self._project, self._now
         coverage = self._coverage()
         slas = read_slas(project, self._store, now, coverage)
@@ -121,7 +121,7 @@ class _Reader:
         gaps = gaps_of(project, coverage) if coverage else []
         runs = self._runs()
         reports = self._reports(slas)
-        return Page(
+        return PageContent(
             project=project,
             made=now,
             stale=stale_at(project, now),

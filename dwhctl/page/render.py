@@ -20,7 +20,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.words import printable, shown_time
 from dwhctl.monitor.coverage import BADNESS, LETTERS, status_of
 from dwhctl.monitor.timeline import Bar, Lane, Timeline
-from dwhctl.page.data import Page, read_page
+from dwhctl.page.data import PageContent, read_page
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
 from dwhctl.runtime.failures import AGAIN
@@ -69,8 +69,9 @@ def write_page(project: Project, path: Path) -> None:
         raise DwhctlError(f"the page {path} cannot be written: {error.strerror}") from error
 
 
-def render(page: Page) -> str:
+def render(page: PageContent) -> str:
     """Return the HTML of a page. Every value is escaped, masked and without control characters."""
+    visible.cache_clear()  # a secret may have been read since
     style, script = (_read(name) for name in ("page.css", "page.js"))
     environment = _environment(page)
     html = environment.get_template("page.jinja").render(
@@ -101,7 +102,7 @@ def _read(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8").strip()
 
 
-def _environment(page: Page) -> Environment:
+def _environment(page: PageContent) -> Environment:
     environment = Environment(
         autoescape=True,
         loader=FileSystemLoader(TEMPLATES),
@@ -141,7 +142,7 @@ def cut(text: str, most: int) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def _details(page: Page) -> dict[str, Any]:
+def _details(page: PageContent) -> dict[str, Any]:
     """Return what the script shows of a cell: the sessions with their reasons, each reason once."""
     reasons: dict[str, int] = {}
     sessions = {
@@ -158,7 +159,7 @@ def _details(page: Page) -> dict[str, Any]:
     }
 
 
-def _detail(session: Session, reasons: dict[str, int], page: Page) -> list[Any]:
+def _detail(session: Session, reasons: dict[str, int], page: PageContent) -> list[Any]:
     zone = page.project.zone
     text = ": ".join(filter(None, (session.error_class, session.comment)))
     reason = reasons.setdefault(cut(text, _LONGEST_TEXT), len(reasons))

@@ -13,11 +13,10 @@ from typing import Any
 
 from dwhctl.core.errors import DwhctlError, UsageError
 from dwhctl.core.words import quoted
-from dwhctl.page.render import page_html
+from dwhctl.page.render import page_html, visible
 from dwhctl.project.model import Project
 
 _HOST = "127.0.0.1"
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 #: Readers within so many seconds get the same page: a wall of screens costs one look at the sessions.
 _KEPT_SECONDS = 2.0
 #: A client that sends nothing for so long is dropped.
@@ -112,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             page = self.server.page()
         except DwhctlError as error:
-            self.send_error(503, "The page cannot be made", str(error))
+            self.send_error(503, "The page cannot be made", visible(str(error)))
             return
         self.send_response(200)
         for name, value in _HEADERS:
@@ -125,9 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_addressed(self) -> bool:
         if not self.server.is_local:
             return True
-        host = self.headers.get("Host", "").rpartition(":") if self.headers.get("Host") else ("", "", "")
-        name = host[0] if host[2].isdigit() else self.headers.get("Host", "")
-        return name.strip("[]") in _LOCAL_NAMES or _is_local(name.strip("[]"))
+        host = self.headers.get("Host", "")
+        name, _, port = host.rpartition(":")
+        return _is_local((name if port.isdigit() else host).strip("[]"))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: requests are no events of a project."""

@@ -21,6 +21,7 @@ SMALLEST_LINES = 60
 #: Files under 60 lines, and why each of them is a file of its own.
 SMALL = {
     "__main__.py": "`python -m dwhctl` needs it",
+    "cli/common/page.py": "the end of three commands: load, refresh-reports and watch",
     "cli/common/period.py": "options of days, which six commands share and `options` would be too long with",
     "core/columns.py": "every system imports it, and a worker nothing else with it",
     "core/faults.py": "the tests set its handler; nothing else may be in it",
