@@ -25,7 +25,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import caught_signals
 from dwhctl.project.names import in_project, is_proposed
 from dwhctl.runtime import events
-from dwhctl.runtime.failures import FailureGroup, blamed, group_failures, said
+from dwhctl.runtime.failures import FailureGroup, blamed, group_failures, root_cause
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import log_path
 from dwhctl.runtime.log_reader import last_lines
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.messages import Failure
 
-#: A lock that is held so many times in a row is notified: once is a slow run, three times is a stuck one.
+#: The channels are notified of a lock that is held so many times in a row: once is a slow run, three times a stuck one.
 HELD_IN_A_ROW = 3
 _LAST_LINES = 3
 _SHOWN_REASONS = 5
@@ -69,7 +69,7 @@ class RunPings:
         return self._send(dict.fromkeys(self._names, Ping("fail", mask(message))))
 
     def interrupted(self) -> list[str]:
-        """Leave a note that alerts no one: a person stopped the run."""
+        """Send a note that triggers no alert: a person stopped the run."""
         ping = Ping("log", "interrupted by a person or the system; it has not come to its end")
         return self._send(dict.fromkeys(self._names, ping), _INTERRUPTED_SECONDS)
 
@@ -100,7 +100,7 @@ def _reasons(items: Sequence[Item]) -> list[str]:
 
 
 class RunNotifier:
-    """What is notified of one run: it takes the run's events, then its result."""
+    """Collects the events and the result of one run, and notifies the channels and pings of it."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class RunNotifier:
     def _of_result(self, result: events.RunResult) -> Outcome:
         stops = self._deaths()
         if result.signal is not None:
-            # The person who interrupts a run knows of it, but not of dead runs that it found.
+            # Whoever interrupts a run needs no alert of that, but of the dead runs that it found.
             self._is_interrupted = True
             return self._outcome_of(stops, completed=False)
         if result.stopped is not None:
@@ -162,7 +162,7 @@ class RunNotifier:
         return self._outcome_of(stops, items, result.run_id, completed=not result.stopped)
 
     def _with_last_lines(self, run_id: str) -> list[Item]:
-        """Return the items, the failed ones with what the run's log says of their sessions."""
+        """Return the items, the failed ones with the last lines of their sessions in the run's log."""
         ids = {
             session
             for name, session in self._sessions.items()
@@ -289,8 +289,8 @@ def run_notifier(
     """Notify the channels of the run in the block, however it ends. The block calls `write` while it holds its locks.
 
     An error of usage or configuration is notified by the end of the command, for all commands. It sends no ping, nor
-    does a lock that is held: its holder pings. `pings` is False of a run that says nothing of the schedule.
-    A person sees that a lock is held: only runs that are `scheduled` are counted.
+    does a lock that is held: its holder pings. `pings` is False for a run that does not show whether the schedule is
+    kept. A person sees that a lock is held: only runs that are `scheduled` are counted.
     """
     run = RunNotifier(project, command, works, listen, kind, pings=pings)
     held = HeldInARow(project.state_dir, command)
@@ -322,7 +322,7 @@ def _count(held: HeldInARow) -> int:
 
 
 def notify_usage_error(project: Project, command: str, message: str, kind: RunKind) -> list[Delivery]:
-    """Notify the channels of a command that ended with 2; the project is what can be read of it.
+    """Notify the channels of a command that ended with exit code 2; `project` has as much as could be read.
 
     Raise SessionsError and Interrupted.
     """
@@ -372,8 +372,8 @@ def _ended(item: Item, state: State, failure: Failure | None, source: str, targe
 
 
 def alert_failure_of(failure: Failure, source: str, target: str) -> AlertFailure:
-    """Return what failed and the connection to blame; for a parked connection, what it was parked for."""
-    found = said(failure)
+    """Return what failed and the connection at fault; for an open circuit breaker, the failure that opened it."""
+    found = root_cause(failure)
     return AlertFailure(blamed(failure, source, target), found.error_class, mask(found.message))
 
 

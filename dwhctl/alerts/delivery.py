@@ -72,7 +72,7 @@ class Delivery:
 def send_due(project: Project, store: SessionStore, written: Collection[str] = ()) -> list[Delivery]:
     """Send what waits in the outbox, bounded in number and time. Raise SessionsError; an interruption ends it early.
 
-    `written` are the channels that this run has a digest for: the result also has those that refused one lately.
+    `written` are the channels that this run has a digest for: the result also has those that refused one recently.
     """
     if not project.alerts:
         return []

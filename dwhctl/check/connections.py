@@ -17,7 +17,15 @@ from urllib.parse import SplitResult, urlsplit
 from dwhctl.core.errors import AttemptError, ConfigError, DwhctlError, InternalError, TargetBusyError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import one_line
-from dwhctl.project.connections import BEYOND, SYSTEMS, Connection, NetworkConnection, TlsWords, is_local
+from dwhctl.project.connections import (
+    BEYOND,
+    SYSTEMS,
+    Connection,
+    EmbeddedConnection,
+    NetworkConnection,
+    TlsWords,
+    is_local,
+)
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.model import Alert, EmailAlert, Project
 from dwhctl.project.names import find_connection
@@ -26,7 +34,6 @@ from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, system_of
-from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.client import translate_error
 from dwhctl.systems.sqlite.system import SqliteConnection
@@ -141,9 +148,9 @@ def _source_version(connection: Connection, database: str, zone: str, state_dir:
 
 
 def _target_version(project: Project, connection: Connection) -> str:
-    if isinstance(connection, DuckdbConnection):
-        if connection.is_folder:
-            raise DwhctlError(f"{connection.path} is a folder of databases, and no shard names one of them")
+    if isinstance(connection, EmbeddedConnection):
+        if (problem := connection.warehouse_problem()) is not None:
+            raise DwhctlError(f"{connection.path} {problem}, and no shard is in it")
         if not connection.path.exists():
             raise _NotThereYet
     timeout: timedelta = getattr(connection, "connect_timeout", ANSWER_TIMEOUT)
@@ -179,7 +186,7 @@ def in_clear(project: Project) -> Iterator[str]:
     """Say what travels in clear beyond this machine."""
     for words, word, names in _by_word(project):
         if word == words.off:
-            yield f'{names}: {words.key} = "{word}": password and rows travel in clear; {_remedy(words)}'
+            yield f"{names}: {words.setting(word)}: password and rows travel in clear; {_remedy(words)}"
         elif word == words.local:
             yield f"{names}: {_half_way(words)}; {_remedy(words)}"
     for connection in project.connections.values():
@@ -229,14 +236,14 @@ def _listed(names: list[str]) -> str:
 
 def _half_way(words: TlsWords) -> str:
     if words.ca_key is None:
-        return f'{words.key} = "{words.local}": rows travel in clear, and the password where the server has no TLS'
-    return f'{words.key} = "{words.local}": password and rows travel in clear where the server has no TLS'
+        return f"{words.setting(words.local)}: rows travel in clear, and the password where the server has no TLS"
+    return f"{words.setting(words.local)}: password and rows travel in clear where the server has no TLS"
 
 
 def _remedy(words: TlsWords) -> str:
     if words.ca_key is None:
-        return f'write {words.key} = "{BEYOND}"'
-    return f'write {words.key} = "{words.checked[-1]}" with {words.ca_key}'
+        return f"write {words.setting(BEYOND)}"
+    return f"write {words.setting(words.checked[-1])} with {words.ca_key}"
 
 
 def _of_environment(project: Project) -> Iterator[str]:

@@ -23,7 +23,7 @@ from dwhctl.project.names import declared_at
 from dwhctl.project.problems import MAIN, Place
 from dwhctl.project.read import is_in_file
 from dwhctl.runtime.locks import CRON_LOG, StateDir
-from dwhctl.systems.duckdb.system import DuckdbConnection
+from dwhctl.systems.base.system import system_of
 from dwhctl.systems.sqlite.system import SqliteConnection
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 _SQLITE = b"SQLite format 3\0"
+#: For the databases of a folder; no server is asked here.
+_LIST_SECONDS = 1.0
 _READ = ("dwhctl.toml", "reports.toml")
 _LOOKS_READ = (".toml", ".yml", ".yaml")
 
@@ -56,13 +58,13 @@ def _sources(project: Project, found: LocalFiles) -> None:
     for group, shards in project.shard_groups.items():
         for shard in shards:
             connection = project.connections[shard.connection]
-            if not isinstance(connection, DuckdbConnection):
+            if (path := connection.shard_file(shard.database)) is None:
                 continue
-            path, place = connection.database_file(shard.database), f"shards.{group}.{connection.name}"
+            place = f"shards.{group}.{connection.name}"
             if _is_missing(path.parent):
                 missing.setdefault((place, connection.name), []).append(shard.name)
             elif _is_missing(path):
-                databases = (file.stem for file in path.parent.glob("*.duckdb"))
+                databases = system_of(connection).list_databases(connection, _LIST_SECONDS)
                 hint = did_you_mean(shard.database, databases) or "add it, or correct the path"
                 found.missing_shards.append(
                     f"{MAIN}: {place}: the file {_shown(project, path)} of the shard {shard.name} is"
@@ -84,7 +86,9 @@ def _warehouses(project: Project) -> Iterator[str]:
     for name, place in places.items():
         connection = project.connections[name]
         # The first run creates the state folder.
-        if not isinstance(connection, DuckdbConnection) or connection.path.is_relative_to(project.state_dir):
+        if not isinstance(connection, EmbeddedConnection) or connection.path.is_relative_to(
+            project.state_dir
+        ):
             continue
         folder = connection.path.parent
         if _is_missing(folder):

@@ -21,7 +21,8 @@ from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.problems import MAIN, line_of
-from dwhctl.project.templates import Query, render_extract, render_file, render_text
+from dwhctl.project.templates import Query, render_extract, render_file, render_ready, render_text
+from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import Statement, TableColumns, Target
@@ -89,7 +90,17 @@ def _check_load(project: Project, load: Load, day: date, found: list[str]) -> No
                 found.append(f"{place}: {problem}")
             elif load.slice_by is not None and not query.binds:
                 _check_days_differ(project, load, shard, day, query, place)
+        if load.ready is not None:
+            _check_ready(project, load, shard, day, found)
     _check_target(project, load, day, found)
+
+
+def _check_ready(project: Project, load: Load, shard: Shard, day: date, found: list[str]) -> None:
+    assert load.ready is not None
+    with _collect(found):
+        query = render_ready(project, load, shard, make_slice(project, load, shard, day))
+        if problem := system_of(project.connections[shard.connection]).extract_problem(query.sql):
+            raise line_of(load.ready, project.root, None).error(problem)
 
 
 def _check_requests_differ(project: Project, load: Load, shard: Shard, day: date, query: Query) -> None:
@@ -178,17 +189,25 @@ class RenderedPart:
 
 
 def load_parts(
-    project: Project, load: Load, shard: Shard, day: date, *, online: bool
+    project: Project, load: Load, shards: Sequence[Shard], day: date, *, online: bool, describe: bool
 ) -> dict[str, Callable[[], RenderedPart]]:
-    """Return the parts of a load for a slice, each rendered when called.
+    """Return the parts of a load for a slice of the first shard, each rendered when called.
 
-    With `online` the table's columns are those of the warehouse. Raise AttemptError then.
+    With `online` the table's columns are those of the warehouse. With `describe` the first of the shards that can be
+    reached describes the table of a load without a `create`. Raise AttemptError then.
     """
-    return {
+    shard = shards[0]
+    parts = {
         "extract": lambda: _extract(project, load, shard, day),
-        "create": lambda: _create(load, _created(project, load)),
+        "ready": lambda: _ready(project, load, shard, day),
+        "create": lambda: (
+            _generated(project, load, shards, day)
+            if load.create is None and describe
+            else _create(load, _created(project, load))
+        ),
         "publish": lambda: _publish(project, load, shard, day, online=online),
     }
+    return {name: render for name, render in parts.items() if name != "ready" or load.ready is not None}
 
 
 def report_parts(
@@ -207,15 +226,27 @@ def report_parts(
 
 def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:
     query = render_extract(project, load, shard, make_slice(project, load, shard, day))
-    values = {f":{name}": value for name, value in sorted(query.binds.items(), reverse=True)}
-    about = (
-        f"load {load.name}, shard {shard.name}, day {day}: database {shard.database} on {shard.connection}"
-    )
+    about = _about(load, shard, day)
     if query.request is not None:
         connection = project.connections[shard.connection]
         request = system_of(connection).shown_request(connection, query)
         return RenderedPart("extract", about, [Statement(request)], is_sql=False)
-    return RenderedPart("extract", about, [Statement(query.sql.rstrip(), values)])
+    return RenderedPart("extract", about, [_on_shard(query)])
+
+
+def _ready(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:
+    query = render_ready(project, load, shard, make_slice(project, load, shard, day))
+    about = f"ready of {_about(load, shard, day)}: every {load.ready_interval}, up to {load.ready_timeout}"
+    return RenderedPart("ready", about, [_on_shard(query)])
+
+
+def _about(load: Load, shard: Shard, day: date) -> str:
+    return f"load {load.name}, shard {shard.name}, day {day}: database {shard.database} on {shard.connection}"
+
+
+def _on_shard(query: Query) -> Statement:
+    values = {f":{name}": value for name, value in sorted(query.binds.items(), reverse=True)}
+    return Statement(query.sql.rstrip(), values)
 
 
 def _created(project: Project, load: Load) -> list[str]:
@@ -223,9 +254,28 @@ def _created(project: Project, load: Load) -> list[str]:
 
 
 def _create(work: Load | Report, statements: Sequence[str]) -> RenderedPart:
-    where = f"{work.warehouse}, each statement commits" if work.create else "none, the table has to exist"
     kind = "load" if isinstance(work, Load) else "report"
+    none = (
+        "none, the table has to exist"
+        if kind == "report"
+        else "none, the table is made from the columns of a shard; --create asks one and shows the statements"
+    )
+    where = f"{work.warehouse}, each statement commits" if work.create else none
     return RenderedPart("create", f"create of {kind} {work.name}: {where}", list(map(Statement, statements)))
+
+
+def _generated(project: Project, load: Load, shards: Sequence[Shard], day: date) -> RenderedPart:
+    expected_first = sorted(shards, key=lambda shard: shard.has_ended(day))
+    slices = ((shard, make_slice(project, load, shard, day)) for shard in expected_first)
+    table, shard = TableColumnsFinder(project, slots_of(project)).table_for(load, slices)
+    statements = _target(project, load).create_table(table)
+    about = (
+        f"create of load {load.name}: {load.target}, each statement commits, when there is no {load.table}"
+    )
+    notes = [
+        f"made of the columns that shard {shard.name} declares; to keep and change it, write it into a `create`"
+    ]
+    return RenderedPart("create", about, list(map(Statement, statements)), notes)
 
 
 def _target(project: Project, work: Load | Report) -> Target:

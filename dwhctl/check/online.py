@@ -20,21 +20,26 @@ from dwhctl.core.errors import (
     ConfigError,
     ConnectError,
     LoginRefusedError,
+    QueryError,
     SessionsError,
     TargetRefusedError,
 )
+from dwhctl.core.words import shown_path
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
+from dwhctl.load.ready import is_true
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.names import RowSource, report_sql
-from dwhctl.project.templates import render_extract
+from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.refresh.transaction import common_columns
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
+from dwhctl.runtime.new_tables import is_missing
 from dwhctl.runtime.prepare import DeliveredColumns, check_columns, dropped_error, lost_columns, targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
+from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.findings import unknown_rows, what_to_do
@@ -80,6 +85,8 @@ class OnlineCheck:
         self._added: dict[str, dict[tuple[str, str], list[str]]] = {}
         #: By load, what is wrong and how badly: the shards.
         self._of_shards: dict[tuple[str, str, bool], list[str]] = {}
+        #: By load whose table will be made: its columns in lower case, and the shards that declare each type.
+        self._to_make: dict[str, dict[str, dict[str, list[str]]]] = {}
         self._targets: Mapping[str, Target] = {}
         self._delivered: DeliveredColumns | None = None
 
@@ -91,6 +98,7 @@ class OnlineCheck:
         of_connections = list(self._of_sources())
         yield from self._folded()
         yield from of_connections
+        yield from self._different()
         for load in self._project.loads.values():
             for (column, declared), shards in self._added.get(load.name, {}).items():
                 new = f"column {column} ({declared}) is new in {_some(sorted(shards))}"
@@ -151,12 +159,21 @@ class OnlineCheck:
         try:
             columns = tuple(target.columns(load.table))
         except AttemptError as error:
-            if load.create is None or not error.permanent or isinstance(error, _CONNECTION):
+            # A warehouse in the state folder, which the first run makes, is not there either.
+            made = load.create is not None or is_missing(error) or not self._project.state_dir.exists()
+            if not made or not error.permanent or isinstance(error, _CONNECTION):
                 raise
+            if load.create is None:
+                self._to_make[load.name] = {}
             yield CheckFinding(where, f"{error}; the first load makes the table", wrong=False)
             return
         self._columns[load.name] = check_columns(load, columns)
         yield from self._long_names(load, columns)
+        slices = [
+            make_slice(self._project, load, shard, self._day) for shard in self._project.shards_of(load)
+        ]
+        if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
+            yield CheckFinding(where, problem)
         for warning in target.warnings(load.table):
             yield CheckFinding(where, warning.text, warning.blocks)
         with target.inspection(load.table, load.slice_by) as inspection:
@@ -207,12 +224,13 @@ class OnlineCheck:
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
         for load in self._loads_of(shard):
-            try:
-                self._try_extract(load, shard)
-            except _CONNECTION:
-                raise
-            except (AttemptError, ConfigError) as error:
-                self._keep(load, shard, str(error))
+            for attempt in (self._try_extract, self._try_ready):
+                try:
+                    attempt(load, shard)
+                except _CONNECTION:
+                    raise
+                except (AttemptError, ConfigError) as error:
+                    self._keep(load, shard, str(error))
         return ()
 
     def _keep(self, load: Load, shard: Shard, what: str, *, wrong: bool = True) -> None:
@@ -248,6 +266,8 @@ class OnlineCheck:
             columns = source.columns(query)
             if describe_only:
                 return
+            if load.name in self._to_make:
+                self._refuse_to_make(load, shard, columns)
             columns = self._without_added(load, shard, columns)
             if load.name in self._columns:
                 for misfit in misfits(
@@ -261,6 +281,37 @@ class OnlineCheck:
                 filled = compare(columns, self._columns[load.name], fill_missing=load.on_new_column == "add")
                 self._refuse_dropped(load, shard, {column.name.lower(): column.declared for column in filled})
             next(source.batches(query, 1), None)
+
+    def _refuse_to_make(self, load: Load, shard: Shard, columns: Sequence[Column]) -> None:
+        """Raise as a load would for columns that its new table cannot have, and collect their types."""
+        self._targets[load.target].create_table(new_table(load.table, columns, load.key, load.slice_by))
+        for column in columns:
+            declared = self._to_make[load.name].setdefault(column.name.lower(), {})
+            declared.setdefault(column.declared, []).append(shard.name)
+
+    def _different(self) -> Iterator[CheckFinding]:
+        """Yield the columns whose types differ from shard to shard, of tables that will be made from one of them."""
+        for name, columns in self._to_make.items():
+            for column, declared in columns.items():
+                if len(declared) > 1:
+                    types = " and ".join(f"{type_} in {_some(sorted(of))}" for type_, of in declared.items())
+                    what = f"column {column} is {types}: the table is made from one shard; CAST it in the extract"
+                    yield CheckFinding(f"{name}: {self._project.loads[name].target}", what, wrong=False)
+
+    def _try_ready(self, load: Load, shard: Shard) -> None:
+        """Run the load's `ready` query as a load would; whether it is true does not matter."""
+        if load.ready is None:
+            return
+        slice_ = make_slice(self._project, load, shard, self._day)
+        query = render_ready(self._project, load, shard, slice_)
+        connection = self._project.connections[shard.connection]
+        with system_of(connection).open_source(
+            connection, shard.database, slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
+        ) as source:
+            try:
+                is_true(source.first_value(query))
+            except QueryError as error:
+                raise QueryError(f"{shown_path(load.ready, self._project.root)}: {error}") from error
 
     def _without_added(self, load: Load, shard: Shard, columns: Sequence[Column]) -> Sequence[Column]:
         """Return the columns without those that a load would add to its table, and collect these."""

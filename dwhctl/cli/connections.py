@@ -28,6 +28,7 @@ from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
 from dwhctl.core.secrets import MASKED
 from dwhctl.core.words import one_line
+from dwhctl.project.connections import ignored_systems
 from dwhctl.project.find import find_project
 
 if TYPE_CHECKING:
@@ -205,8 +206,8 @@ def check(settings: Settings, online: bool) -> ExitCode:
 
     Files below config/ that are not read, folders of shards that are not on this machine, passwords that cannot be read
     here, passwords in the files themselves, passwords of fewer than 6 characters, files that other users can read or
-    write though they should not, and what travels in clear beyond this machine are warnings; servers whose certificate
-    is not checked are notes.
+    write though they should not, what travels in clear beyond this machine, and packages with a system that dwhctl has
+    itself are warnings; servers whose certificate is not checked are notes.
 
     With --online each shard and warehouse is checked too, with one line for each thing that is wrong: "all 150 shards",
     "149 of 150 shards", or their names. Warnings: databases that are in no shard group, keys of a target that make its
@@ -225,7 +226,7 @@ def check(settings: Settings, online: bool) -> ExitCode:
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
-    for warning in (*project.warnings, *secrets, *of_files, *in_clear(project)):
+    for warning in (*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)):
         tell(f"Warning: {warning}")
     for note in () if settings.quiet else unchecked(project):
         say(f"Note: {note}")

@@ -130,7 +130,6 @@ def _request(
     from dwhctl.project.names import find_connection, find_load
     from dwhctl.project.templates import render_file, render_text
     from dwhctl.query import QueryRequest, find_shard
-    from dwhctl.systems.duckdb.system import DuckdbConnection
 
     found = find_connection(project, connection)
     if shard is not None and database is not None:
@@ -138,8 +137,7 @@ def _request(
     shards = [item for group in project.shard_groups.values() for item in group]
     behind = (item for item in shards if item.connection == found.name)
     chosen = find_shard(project, behind, shard, f"behind {found.name}") if shard is not None else None
-    is_one_file = isinstance(found, DuckdbConnection) and not found.is_folder
-    if chosen is not None and not is_one_file:
+    if chosen is not None and found.shard_file(chosen.database) != getattr(found, "path", ...):
         database = chosen.database
     if (sql is None) == (file is None):
         raise UsageError("give the SQL once: as text, as - for stdin, or with -f FILE")
@@ -193,13 +191,15 @@ def _write(settings: Settings, parts: Iterator[Part], form: str) -> None:
                 tell("done" if changed is None else f"{counted(changed, 'row')} changed")
 
 
-_PARTS = ("extract", "create", "source", "publish", "all")
+_PARTS = ("extract", "ready", "create", "source", "publish", "all")
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @click.command("render")
 @click.argument("name", shell_complete=complete_loads_and_reports)
-@click.option("--date", "day", metavar="D", required=True, help=f"The day: {DATE_HELP}")
+@click.option(
+    "--date", "day", metavar="D", default="yesterday", show_default=True, help=f"The day: {DATE_HELP}"
+)
 @click.option(
     "--shard", metavar="S", shell_complete=complete_shards, help="A load's shard; default: the first."
 )
@@ -225,15 +225,19 @@ def render_command(
 ) -> None:
     """Show the SQL of the load or report NAME for the day D as it would run, with its bound values.
 
-    A load has an extract, a create and what publishes a slice; a report has a create, a source and what replaces the
-    table's rows. Comments say where each runs. Without --online there is no connection: values that only the warehouse
-    knows, or that each attempt chooses, are shown as <...>, and COMMIT as a comment. With it, only the query for the
-    columns is run.
+    A load has an extract, a ready if it waits for one, a create and what publishes a slice; a report has a create, a
+    source and what replaces the table's rows. Comments say where each runs. Without --online there is no connection:
+    values that only the warehouse knows, or that each attempt chooses, are shown as <...>, and COMMIT as a comment.
+    With it, only the query for the columns is run.
+
+    The table of a load without a create is made from the columns that a shard declares: --create asks the first shard
+    that can be reached, or that of --shard, and shows the statements.
 
     \b
     Examples:
       dwhctl render orders --date yesterday --shard abakan
       dwhctl render orders --date yesterday --part publish --online
+      dwhctl render orders --create > sql/orders/create.sql
       dwhctl render city_orders --date yesterday
     """
     from dwhctl.project.days import resolve_day
@@ -244,7 +248,7 @@ def render_command(
     for number, part in enumerate(shown):
         if number:
             say()
-        alone = not part.is_sql or (len(shown) == 1 and part.name in ("extract", "source"))
+        alone = not part.is_sql or (len(shown) == 1 and part.name in ("extract", "ready", "source"))
         _show_sql(part, comments=not settings.quiet, ended=not alone)
 
 
@@ -272,7 +276,10 @@ def _shown(
     found = find_load_or_report(project, name)
     if isinstance(found, Load):
         kind = "load"
-        rendered = load_parts(project, found, _shard(project, found, shard), day, online=online)
+        asked = online or "create" in parts
+        rendered = load_parts(
+            project, found, _shards(project, found, shard), day, online=online, describe=asked
+        )
         default = ["extract"]
     else:
         if shard is not None:
@@ -283,8 +290,8 @@ def _shown(
     for part in wanted:
         if part not in rendered:
             raise UsageError(f"{name} is a {kind}, which has no {part}; its parts are {', '.join(rendered)}")
-        if part == "create" and found.create is None and part in parts:
-            raise UsageError(f"the {kind} {name} has no create; its table has to be there")
+        if part == "create" and found.create is None and part in parts and kind == "report":
+            raise UsageError(f"the report {name} has no create; its table has to be there")
     return [render() for part, render in rendered.items() if part in wanted]
 
 
@@ -306,10 +313,10 @@ def _ended(sql: str) -> str:
     return f"{sql}\n;" if "--" in sql.rpartition("\n")[2] else f"{sql};"
 
 
-def _shard(project: Project, load: Load, name: str | None) -> Shard:
+def _shards(project: Project, load: Load, name: str | None) -> Sequence[Shard]:
     from dwhctl.query import find_shard
 
     shards = project.shards_of(load)
     if not shards:
         raise UsageError(f"the shard group '{load.shards}' of the load '{load.name}' is empty")
-    return shards[0] if name is None else find_shard(project, shards, name, f"in the load '{load.name}'")
+    return shards if name is None else [find_shard(project, shards, name, f"in the load '{load.name}'")]

@@ -27,15 +27,16 @@ from dwhctl.cli.main import dwhctl
 from dwhctl.cli.report import history, monitoring, slices
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.secrets import FORMS, Secret
-from dwhctl.project.connections import BEYOND, SYSTEMS
+from dwhctl.project.connections import BEYOND, SYSTEMS, types_for
 from dwhctl.project.days import DAY_FORMS, DURATION_FORMS, format_duration
 from dwhctl.project.fields import Table
 from dwhctl.project.files import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
 from dwhctl.project.model import ALERT_TYPES, PingsTable, ProjectTable, SessionsTable
 from dwhctl.project.problems import tables_in, toml_value
+from dwhctl.systems.base.type_map import type_map
+from dwhctl.systems.clickhouse import types as clickhouse_types
 from dwhctl.systems.http import types as http_types
-from dwhctl.systems.mssql import types as mssql_types
 from dwhctl.systems.vertica import types as vertica_types
 
 _TYPES = {
@@ -126,9 +127,11 @@ def reference() -> str:
         systems=SYSTEMS,
         alert_types=ALERT_TYPES,
         messages=(TEMPLATES / "messages.md").read_text(encoding="utf-8").rstrip(),
-        mssql_types=mssql_types.TYPES,
+        type_maps={source: type_map(source) for source in types_for("is_source")},
+        targets=types_for("is_target"),
         http_types=http_types.TAKES,
         vertica_types=vertica_types,
+        clickhouse_types=clickhouse_types,
     )
     body = page.rstrip().splitlines()
     return "\n".join((*HEAD, *_contents(body), "", *body)) + "\n"
@@ -225,8 +228,10 @@ def _default(model: type[Table], key: str, field: FieldInfo) -> str:
     if key == "port" and not field.default:
         return f"`{getattr(model, 'default_port', None)}`"
     tls = getattr(model, "tls_words", None)
-    if tls is not None and key == tls.key:
+    if tls is not None and key == tls.key and tls.off != "false":
         return f'`"{BEYOND}"`; on this machine `"{tls.local}"`'
+    if tls is not None and key == tls.key:
+        return "`true`; on this machine `false`"
     if isinstance(field.json_schema_extra, dict) and (words := field.json_schema_extra.get("default")):
         return str(words)
     default = field.get_default(call_default_factory=True, validated_data={})

@@ -34,8 +34,10 @@ class Column:
     """A declared column: `type` is its Arrow type, `declared` its type in the system's own words.
 
     A target's column may hold less than its Arrow type: no text or binary value of more than `octets` octets, none
-    below `least` or above `most` (as Python values). A `padded` column fills values up to its width: blanks at the end
-    of a text are lost, and a binary value has all its `octets`.
+    below `least` or above `most` (as Python values), no text of more than `characters` characters, with a NUL character
+    (`no_nul`), or other than those `allowed`. A `padded` column fills values up to its width: blanks at the end of a
+    text are lost, and a binary value has all its `octets`. A text column that takes `any_octets` is a binary one for
+    binary values.
 
     A source's column has more, where the system declares it: a text or binary value has at most `places` (bytes of a
     code page or units of UTF-16), each one octet or more in UTF-8, and exactly as many if it is `fixed`; a time has at
@@ -54,3 +56,7 @@ class Column:
     places: int | None = None
     fixed: bool = False
     fraction: int | None = None
+    characters: int | None = None
+    no_nul: bool = False
+    any_octets: bool = False
+    allowed: tuple[str, ...] | None = None

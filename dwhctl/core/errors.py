@@ -251,7 +251,7 @@ class TooFewRowsError(_PermanentError):
 
 
 class NotReady(_PermanentError):  # noqa: N818 - as in the sessions table
-    """What the report needs is not complete."""
+    """What the slice or report waits for was not there in time."""
 
 
 class WorkerDiedError(AttemptError):

@@ -5,7 +5,7 @@ nothing is a parameter and nothing ends a statement.
 
 `[` is a quoted name in T-SQL and a list or a subscript elsewhere. It is a subscript directly after a word or
 a closing bracket or quote (`a[:end]`), a list when a string, a parameter or another `[` comes first in it,
-when a parameter follows a comma in it, or when it stands in a list; else it is a quoted name.
+when a parameter follows a comma in it, or when it is in a list; else it is a quoted name.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -31,7 +31,8 @@ NameAndDay = tuple[str, date]
 class Job(ABC):
     """A slice or a report on its way through its attempts. `failures` are those that count against its retries.
 
-    `shard` is empty for a report. `connections` are those that it needs a slot of, its source first.
+    `shard` is empty for a report. `connections` are those that it needs a slot of, its source first. `announced`: it is
+    known that it waits until it is ready.
     """
 
     config: Load | Report
@@ -40,6 +41,7 @@ class Job(ABC):
     connections: tuple[str, ...]
     attempt: int = 0
     failures: int = 0
+    announced: bool = False
 
     @abstractmethod
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> SliceClosed | ReportClosed:
@@ -57,7 +59,7 @@ class Job(ABC):
 
     @property
     def names(self) -> tuple[str, str, str, date, int]:
-        """What its events begin with."""
+        """The first fields of its events."""
         return self.config.name, self.shard, self.connection, self.day, self.attempt
 
     @property
@@ -140,19 +142,19 @@ class JobQueue(Generic[JobT]):
         return [queue[0] for route in self._turns if (queue := self._queues[route])]
 
     def wait(self, job: JobT, until: float) -> None:
-        """Keep a job back until a time."""
+        """Hold a job back until a time."""
         self._serial += 1
         heapq.heappush(self._waiting, (until, self._serial, job))
         self._waiting_on[job.connections] += 1
 
-    def wake(self, now: float) -> None:
-        """Queue the jobs whose time has come, before those that were never tried."""
+    def wake(self, now: float, *, first: bool = True) -> None:
+        """Queue the jobs whose time has come, before those that were never tried, or with `first` off behind them."""
         due = []
         while self._waiting and self._waiting[0][0] <= now:
             due.append(heapq.heappop(self._waiting)[2])
-        for job in reversed(due):
+        for job in reversed(due) if first else due:
             self._waiting_on[job.connections] -= 1
-            self.put(job, first=True)
+            self.put(job, first=first)
 
     def drain(self, connection: str) -> list[JobT]:
         """Take out every job that needs a connection."""
@@ -191,6 +193,11 @@ class JobQueue(Generic[JobT]):
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values())) + len(self._waiting)
+
+    def __iter__(self) -> Iterator[JobT]:
+        for queue in self._queues.values():
+            yield from queue
+        yield from (job for _, _, job in self._waiting)
 
     def _taken(self, job: JobT) -> JobT:
         self._queued[job.name_and_day] -= 1
@@ -250,12 +257,22 @@ class Attempts:
         seconds = time.monotonic() - attempt.started
         self._close(attempt.job, attempt.etl_id, state, seconds, failure, attempt, retry_in)
 
-    def fail_unstarted(self, jobs: Sequence[Job], failure: Failure, since: datetime | None = None) -> None:
-        """Open and close a session for each job that is not started; `since` is when it began to wait."""
+    def fail_unstarted(
+        self,
+        jobs: Sequence[Job],
+        failure: Failure,
+        since: datetime | None = None,
+        retry_in: float | None = None,
+    ) -> None:
+        """Open and close a session for each job that is not started; `since` is when it began to wait.
+
+        With `retry_in` it is tried again after so many seconds.
+        """
+        state = State.FAILED if retry_in is None else State.UP_FOR_RETRY
         ids = self._open(jobs, [uuid.uuid4().hex for _ in jobs], [None] * len(jobs), since)
         seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
         for job, etl_id in zip(jobs, ids, strict=True):
-            self._close(job, etl_id, State.FAILED, seconds, failure)
+            self._close(job, etl_id, state, seconds, failure, retry_in=retry_in)
 
     def _close(
         self,

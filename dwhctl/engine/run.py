@@ -1,4 +1,4 @@
-"""A run, of slices or of reports: the whole of it, and its loop.
+"""A run of slices or reports, from its plan to its alerts, and the loop over its attempts.
 
 plan ▶ take the locks ▶ reap dead runs ▶ loop ▶ result ▶ write the alerts ▶ release the locks ▶ send alerts and pings
 
@@ -12,18 +12,20 @@ from __future__ import annotations
 import queue
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from dwhctl.core.errors import ExitCode, InternalError, SessionsError, StateDirError, WorkersError
+from dwhctl.core.errors import ExitCode, InternalError, NotReady, SessionsError, StateDirError, WorkersError
 from dwhctl.core.waiting import Wait, caught_signals
 from dwhctl.engine.jobs import Attempt, Attempts, JobQueue, JobT, RunnerT
 from dwhctl.notify import run_notifier
-from dwhctl.runtime.events import Listener, RunEnded, RunResult
+from dwhctl.runtime.events import Event, Listener, RunEnded, RunResult
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.log import logged_run
+from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.run_context import RunContext, limits_of, new_run_id
 from dwhctl.runtime.slots import Slots
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from dwhctl.alerts.digest import RunKind
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.messages import Failure
     from dwhctl.sessions.store import SessionStore
 
 
@@ -64,13 +65,13 @@ class Run(ABC):
 
     @abstractmethod
     def work(self) -> None:
-        """Do it, with the locks held: publish the event of the start, make the loop, and give it to `loop`."""
+        """Do the work, with the locks held: publish the start event, make the scheduler and pass it to `loop`."""
 
     def check(self, store: SessionStore) -> None:  # noqa: B027 - few runs have something to check
         """Refuse the run, now that its locks are held."""
 
     def unknown_loads(self, store: SessionStore) -> Sequence[Load]:  # noqa: ARG002
-        """Return the loads whose tables may hold etl_ids that the sessions table does not know of."""
+        """Return the loads whose tables may hold etl_ids that the sessions table does not have."""
         return ()
 
     def carry_out(
@@ -103,7 +104,7 @@ class Run(ABC):
         return self.result
 
     def _enter(self, stack: ExitStack) -> None:
-        """Take what the run holds until its end: the locks of its work, sessions, its run lock. Reap dead runs."""
+        """Take what the run holds until its end: the locks of its work, its sessions, its run lock. Reap dead runs."""
         self.targets = targets_of(self.project, f"dwhctl:{self.id}")
         context = RunContext(
             self.id,
@@ -112,7 +113,7 @@ class Run(ABC):
             self.state,
             self.slots,
             self.targets,
-            tell=self.listen,
+            notify=self.listen,
             leaves_lock=self._leaves_work,
             check=self.check,
             unknown=self.unknown_loads,
@@ -140,7 +141,7 @@ class Run(ABC):
             scheduler.end()
 
     def _stop_soon(self, code: ExitCode) -> None:
-        """Take a signal: the loop may be waiting for the sessions database."""
+        """Pass a signal to the loop, which may be waiting for the sessions database."""
         self.store.hurry()
         self.events.put(code)
 
@@ -174,6 +175,8 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
         self.running: dict[str, Attempt[JobT, RunnerT]] = {}
         self.blocked = False
         self.lacking: tuple[str, ...] = ()
+        #: When the jobs began to wait: the sessions of those that never start begin then.
+        self.began = datetime.now(UTC)
         self._slot_wait = Wait()
 
     def run(self) -> ExitCode | None:
@@ -217,11 +220,35 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
             yield waking
 
     def note_waits(self) -> None:
-        """Say what the run waits for when nothing runs and only slots of other runs are missing."""
+        """Announce what the run waits for when nothing runs and only slots of other runs are missing."""
         if self.lacking and not self.running:
             self._slot_wait.note(lambda: self.slots.wanted(*self.lacking))
         else:
             self._slot_wait.end()
+
+    def wait_until_ready(
+        self,
+        jobs: JobQueue[JobT],
+        job: JobT,
+        now: float,
+        *,
+        until: float,
+        pause: float,
+        event: Event,
+        error: Callable[[], NotReady],
+    ) -> bool:
+        """Keep a job back in `jobs` that is not ready, or fail it when its time is over. Return whether it waits.
+
+        The first time, publish the event. It waits without a slot.
+        """
+        if now >= until:
+            self.attempts.fail_unstarted([job], Failure.of(error()), self.began)
+            return False
+        jobs.wait(job, min(now + pause, until))
+        if not job.announced:
+            job.announced = True
+            self.attempts.listen(event)
+        return True
 
     def may_retry(self, job: JobT, failure: Failure) -> bool:
         """Count a failure of the job, and return whether it is tried again."""
@@ -263,11 +290,11 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
 
     @abstractmethod
     def expire(self, attempt: Attempt[JobT, RunnerT], now: float) -> None:
-        """End an attempt whose time is over, or set another time."""
+        """End an attempt that is past its `expires_at`, or set a later time."""
 
     @abstractmethod
     def handle(self, event: EventT) -> None:
-        """Take an event."""
+        """Process an event."""
 
     @abstractmethod
     def stop(self) -> None:

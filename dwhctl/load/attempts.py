@@ -1,6 +1,6 @@
 """Attempts at slices: start them, and keep those whose commit is in doubt.
 
-To start one is to find a slice that may start, take its slots, open its session and write the worker's order.
+`SliceStarter` finds a slice that may start, takes its slots, opens its session and writes the worker's order.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.runtime.prepare import DeliveredColumns
 
-#: Workers that start within this are not worth a line.
+#: A wait for workers to start is announced after this.
 _SLOW_START_SECONDS = 5.0
 _MAX_DEATHS = 2
 
 
 class SliceJob(Job):
-    """One slice to load. `deaths` counts workers that died over it, `additions` the columns added for it."""
+    """One slice to load. `deaths` counts workers that died at work on it, `additions` the columns added for it."""
 
     config: Load
     connections: tuple[str, str]
@@ -61,7 +61,7 @@ class SliceJob(Job):
         return 0.0 if wanted is None else now - wanted
 
     def killed_its_worker(self, error: BaseException | None) -> Failure:
-        """Count a worker that died over the job, and return what that means for it."""
+        """Count a worker that died while it worked on the job, and return the failure of the attempt."""
         self.deaths += 1
         if self.deaths >= _MAX_DEATHS:
             return Failure.of(QuarantinedError())
@@ -95,14 +95,14 @@ class Doubt:
 
     @property
     def outcomes(self) -> list[Published]:
-        """Return what is known of the slices."""
+        """Return the outcomes of the slices as far as they are known."""
         return [outcome for _, outcome in self.slices]
 
 
 class Doubts:
     """The commits in doubt of one run.
 
-    `request` has the publisher look one up; `decided` takes each attempt of which it is then known what became of it.
+    `request` makes the publisher look one up. `decided` is called with each attempt whose outcome is then known.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Doubts:
             self._open.append(doubt)
 
     def look_up(self, now: float) -> None:
-        """Have those looked up whose time has come."""
+        """Request the look-ups that are due."""
         for doubt in self._open:
             if doubt.look_at is not None and doubt.look_at <= now:
                 doubt.look_at = None
@@ -163,7 +163,7 @@ class Doubts:
 
 @dataclass(frozen=True, slots=True)
 class SliceParts:
-    """What the loop over slices works with."""
+    """The parts that the loop over slices uses."""
 
     pool: WorkerPool
     breaker: CircuitBreaker
@@ -213,14 +213,14 @@ class SliceStarter:
         return started
 
     def note_start(self, running: Collection[SliceAttempt]) -> None:
-        """Say that the run waits for its workers to start."""
+        """Announce that the run waits for its workers to start."""
         if running and not any(attempt.runner.worker.is_up for attempt in running):
             self._start_wait.note(lambda: f"{len(running):,} worker processes to start")
         else:
             self._start_wait.end()
 
     def prepare_ahead(self, now: float) -> None:
-        """Have the staging made for the slices that start next, as long as every worker is busy."""
+        """Create the staging of the slices that start next, while every worker is busy."""
         if self._pool.has_idle:
             return
         for job in self._jobs.next_of_routes():

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,17 @@ def constraints(column: Column) -> Iterator[Constraint]:
             lambda array: pc.greater(pc.binary_length(array), octets),
             f"the value has more than the {octets} octets of {column.declared}",
         )
+    characters = column.characters
+    if characters is not None:
+        yield Constraint(
+            lambda array: pc.greater(pc.utf8_length(array), characters),
+            f"the value has more than the {characters} characters of {column.declared}",
+        )
+    if column.no_nul:
+        yield Constraint(
+            lambda array: pc.match_substring(array, "\0"),
+            f"the value has a NUL character, which {column.declared} cannot hold",
+        )
     if column.padded and column.kind is Kind.BINARY:
         yield Constraint(
             lambda array: pc.less(pc.binary_length(array), octets),
@@ -51,6 +62,12 @@ def constraints(column: Column) -> Iterator[Constraint]:
         yield Constraint(
             lambda array: pc.ends_with(array, " "),
             f"the value ends in a blank, which {column.declared} does not keep; VARCHAR does",
+        )
+    if column.allowed is not None:
+        known = pa.array(column.allowed, pa.string())
+        yield Constraint(
+            lambda array: pc.and_(pc.is_valid(array), pc.invert(pc.is_in(array, known))),
+            f"the value is none of {column.declared}",
         )
     if column.least is not None:
         least = pa.scalar(column.least, column.type)
@@ -92,7 +109,7 @@ def compare(
     ours = {column.name.lower(): column for column in target}
     theirs = {column.name.lower(): column for column in source}
     differences = [
-        f"column {column.name} stands twice in the extract"
+        f"column {column.name} occurs twice in the extract"
         for column in source
         if column is not theirs[column.name.lower()]
     ]
@@ -127,7 +144,20 @@ def fits(source: Column, target: Column) -> bool:
     """Return whether values of one declared type keep their meaning in the other; each value is checked later."""
     if source.kind is Kind.FLOAT and target.kind is Kind.FLOAT:
         return bool(source.type.bit_width <= target.type.bit_width)
+    if source.kind is Kind.BINARY and target.any_octets:
+        return True
     return target.kind in _FITS[source.kind]
+
+
+def for_source(source: Sequence[Column], target: Sequence[Column]) -> list[Column]:
+    """Return the target's columns as they hold this source's values: a column of any octets as text or as binary."""
+    binary = {column.name.lower() for column in source if column.kind is Kind.BINARY}
+    return [
+        replace(column, kind=Kind.BINARY, type=pa.binary())
+        if column.any_octets and column.name.lower() in binary
+        else column
+        for column in target
+    ]
 
 
 class SliceCheck:
@@ -254,7 +284,7 @@ def cast(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 def _to_decimal(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_integer(array.type):
-        # Arrow wants room for every 64-bit integer before it looks at the values.
+        # Arrow needs room for every 64-bit integer, whatever the values are.
         array = array.cast(pa.decimal128(20, 0))
     if array.type.precision == _MOST_DIGITS:
         # A HUGEINT of 39 digits reaches Arrow as a decimal that its type does not hold, and Arrow's own checks

@@ -1,7 +1,7 @@
 """Compare how large a source's declared columns are with the target's: what a load would refuse value by value.
 
 `cast.compare` refuses other columns and other kinds before data moves. Within a kind a load checks each value;
-`config check --online` says before the first load which columns have room for all of them, and which have not.
+`config check --online` lists before the first load the columns that have too little room for some of them.
 """
 
 from __future__ import annotations
@@ -89,8 +89,20 @@ def _too_short(source: Column, target: Column) -> Iterator[_Reason]:
     elif target.octets is not None and (source.octets is None or source.octets > target.octets):
         need = "there is no limit at the source" if source.octets is None else f"there may be {source.octets}"
         yield f"a value of more than {target.octets} octets would be refused ({need})", room, False
+    elif _has_fewer_characters(source, target):
+        yield (
+            f"a value of more than {target.characters} characters would be refused",
+            replace(source, kind=target.kind, octets=None, characters=None, padded=False),
+            False,
+        )
     elif target.padded:
         yield from _padded(source, target)
+
+
+def _has_fewer_characters(source: Column, target: Column) -> bool:
+    """Return whether a text of the source may have more characters than fit. A place holds one character at most."""
+    most = source.places if source.characters is None else source.characters
+    return target.characters is not None and (most is None or most > target.characters)
 
 
 def _padded(source: Column, target: Column) -> Iterator[_Reason]:
@@ -115,7 +127,7 @@ def _too_few_digits(source: Column, target: Column) -> Iterator[_Reason]:
 
 
 def _digits(column: Column) -> tuple[int, int]:
-    """Return how many digits stand before and after the point."""
+    """Return the number of digits before and after the point."""
     if column.kind is Kind.INTEGER:
         return 20 if column.type == pa.uint64() else _DIGITS_OF_BITS[column.type.bit_width], 0
     return column.type.precision - column.type.scale, column.type.scale

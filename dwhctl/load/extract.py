@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
-from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare
+from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import system_of
 
@@ -123,8 +123,9 @@ class _Staging:
             )
             self._columns, self._filled = _declared(columns), _declared(filled)
             inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
-        to_target = TargetCast(order.table.columns, order.key)
-        fields = ServiceFields(order.shard.name, order.etl_id, order.key, order.table.columns, to_target)
+        held = for_source(columns, order.table.columns)
+        to_target = TargetCast(held, order.key)
+        fields = ServiceFields(order.shard.name, order.etl_id, order.key, held, to_target)
         batches = self._cast(source, inside, fields, to_target)
         first = next(batches, None)
         if first is None:
@@ -134,7 +135,7 @@ class _Staging:
             table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}"
         )
         reach("stage.open")
-        with target.stage(order.group, order.token, table.columns) as stage:
+        with target.stage(order.group, order.token, held) as stage:
             with closing(one_ahead(batches)) as following, self._clock.step("stage"):
                 reach("stage.write")
                 size = stage.write(self._timed(chain([first], following)))
@@ -157,7 +158,7 @@ class _Staging:
                 inside(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
-            # The ids of a slice of one batch are at hand; those of a longer one are checked where they are staged.
+            # The ids of a slice of one batch are in memory; those of a longer one are checked where they are staged.
             self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
             self._rows += batch.num_rows
             yield finished
@@ -184,13 +185,14 @@ class _Staging:
         reach("stage.finish")
 
     def _check_keys(self, stage: Stage) -> None:
+        """Raise DoubledKeyError for a key that two rows of the slice have."""
         ids = self._only_ids
         if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
             return
-        doubled = stage.duplicate_key(self._order.key)
-        if doubled is not None:
-            key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, doubled, strict=True))
-            raise DoubledKeyError(f"the key {key} stands twice in the slice")
+        duplicate = stage.duplicate_key(self._order.key)
+        if duplicate is not None:
+            key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, duplicate, strict=True))
+            raise DoubledKeyError(f"the key {key} occurs twice in the slice")
 
 
 def _declared(columns: Sequence[Column]) -> dict[str, str]:

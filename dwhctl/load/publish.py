@@ -1,4 +1,4 @@
-"""Publish staged slices: the one place where "nothing lost, nothing doubled" is decided.
+"""Publish staged slices. Only this module makes that no row is lost and no row is published twice.
 
 `publish` replaces the slices of a group by one operation of the target; a slice that the target or a guard refuses
 costs itself only. `Publisher` is the thread of the parent that does it, beside the loop.
@@ -38,7 +38,7 @@ _FINISH_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What came of one staged slice: published, or why not.
+    """The outcome of one staged slice: published, or the failure.
 
     `commit_error` is why COMMIT failed, while it is not known whether it happened: then the slice is neither loaded nor
     failed, and may be tried again only after `look_up`.
@@ -92,10 +92,10 @@ def _in_doubt(commit_error: Failure | None, error: errors.AttemptError) -> Failu
     failure = Failure.of(
         errors.CommitInDoubtError(
             f"COMMIT failed ({lost}), and the warehouse cannot be asked whether it happened: {error}; the next run"
-            " looks before it loads anything"
+            " finds out before it loads anything"
         )
     )
-    # Whether to look again in this run: who refuses a login refuses the next one.
+    # Whether this run looks it up again: a server that refuses a login refuses the next one.
     return replace(failure, permanent=error.permanent)
 
 
@@ -171,13 +171,13 @@ def _too_few(load: Load, rows: int, before: int) -> str | None:
 
 
 def _happened(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool:
-    """Return whether the transaction happened: all of its rows are in the target, or none. It does not happen later.
+    """Return whether the transaction happened: all of its rows are in the target, or none. After this it cannot happen.
 
     Raise AttemptError.
     """
     filled = {staged.etl_id: staged.rows for staged in slices if staged.rows}
     if not filled:
-        # Emptied slices leave nothing to look for: to empty them again is right in both cases.
+        # Emptied slices leave no rows to count. To empty them again is right in both cases.
         target.settle()
         return False
     return target.published_rows(table, list(filled)) == filled
@@ -185,7 +185,7 @@ def _happened(target: Target, table: str, slices: Sequence[StagedSlice]) -> bool
 
 @dataclass(frozen=True, slots=True)
 class GroupPublished:
-    """A part of a group was published, or not: slice by slice."""
+    """A part of a group was published, or not: the outcome of each slice."""
 
     group: PublishGroup
     outcomes: list[Published]
@@ -194,7 +194,7 @@ class GroupPublished:
 
 @dataclass(frozen=True, slots=True)
 class ColumnsAdded:
-    """The target's table was asked to take new columns; `columns` is what it has now."""
+    """New columns were added to the target's table, or could not be; `columns` are those that it has now."""
 
     load: Load
     columns: tuple[Column, ...]
@@ -203,7 +203,7 @@ class ColumnsAdded:
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """What became of a commit in doubt, slice by slice: some may still be in doubt."""
+    """The outcome of a commit in doubt, slice by slice: some may still be in doubt."""
 
     doubt: Doubt
     outcomes: list[Published]
@@ -211,7 +211,7 @@ class LookedUp:
 
 @dataclass(frozen=True, slots=True)
 class PublisherDied:
-    """The thread ended: the sessions database is lost, or by a defect."""
+    """The thread ended: the sessions database was lost, or dwhctl has a defect."""
 
     error: BaseException
 
@@ -222,9 +222,9 @@ PublisherEvent = GroupPublished | ColumnsAdded | LookedUp | PublisherDied
 class Publisher:
     """Publishes groups, adds columns and drops staging, each under a slot of its target's connection.
 
-    `sweepers` are the targets with little timeout: what they do not drop goes with the run.
-    `notify` takes its events, in its thread. While it waits for a slot, `waits_for` names the connection: the
-    loop leaves it that slot.
+    `sweepers` are the same targets with a short timeout, to drop staging; what they do not drop, the run drops at its
+    end. `notify` takes its events, in its thread. While it waits for a slot, `waits_for` is the connection: the loop
+    leaves that slot to it.
     """
 
     def __init__(
@@ -268,11 +268,11 @@ class Publisher:
         self._work.put((group.load.target, lambda: self._drop(group)))
 
     def finish(self) -> None:
-        """End, when everything is published: what may be left is to drop staging, and that is dropped with the run."""
+        """End the thread when everything is published. The run drops at its end what staging is left."""
         self._end(_FINISH_SECONDS)
 
     def stop(self) -> None:
-        """Stop within seconds: what runs is rolled back unless it commits just now; nothing more is begun."""
+        """Stop within seconds: a running transaction is rolled back unless it is at its commit; no other is begun."""
         self._end(0.0)
 
     def _end(self, seconds: float) -> None:

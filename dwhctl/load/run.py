@@ -20,7 +20,7 @@ from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.names import shadow_name
-from dwhctl.project.templates import render_extract
+from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
@@ -72,7 +72,7 @@ class Forecast:
 
 
 def plan_load(project: Project, request: LoadRequest) -> Plan:
-    """Return what a run would do. Touches nothing: the sessions are read only where the request goes by them."""
+    """Return what a run would do. Touches nothing; the sessions are read only where the request depends on them."""
     plan = candidates(project, request)
     check_templates(project, plan)
     if request.only_missing or request.only_failed:
@@ -109,7 +109,7 @@ def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
 
 
 def check_templates(project: Project, plan: Plan) -> None:
-    """Render every load's `create`, and its query for each of its shards once. Raise ConfigError."""
+    """Render every load's `create`, and its queries for each of its shards once. Raise ConfigError."""
     check_create(project, plan)
     seen = set()
     for planned in plan.slices:
@@ -117,10 +117,12 @@ def check_templates(project: Project, plan: Plan) -> None:
         if (load.name, shard.name) not in seen:
             seen.add((load.name, shard.name))
             render_extract(project, load, shard, planned.slice)
+            if load.ready is not None:
+                render_ready(project, load, shard, planned.slice)
 
 
 def narrowed(plan: Plan, request: LoadRequest, store: SessionStore | None) -> Plan:
-    """Leave out what the request does not want by the sessions; without a store there are none."""
+    """Leave out the slices that the request excludes by their sessions; without a store there are none."""
     last = _last_sessions(store, plan) if store and (request.only_missing or request.only_failed) else {}
     if request.only_missing:
         done = (
@@ -148,7 +150,7 @@ def _last_sessions(store: SessionStore, plan: Plan) -> dict[Name, LastSession]:
 
 
 def past_of(store: SessionStore, plan: Plan) -> Past:
-    """Read how long the plan's loads took lately."""
+    """Read how long the plan's loads took recently."""
     return Past(seconds_of(store, plan), open_at_once(store.run_durations(_OF_ALL)))
 
 

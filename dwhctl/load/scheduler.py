@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
+from dwhctl.engine.jobs import JobQueue
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
 from dwhctl.load.publish import (
@@ -19,9 +20,16 @@ from dwhctl.load.publish import (
     PublisherDied,
     PublisherEvent,
 )
+from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.runtime.circuit_breaker import Probed
-from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
+from dwhctl.runtime.events import (
+    Notice,
+    SlicesPublished,
+    SliceStaged,
+    SliceStarted,
+    WorkerLogged,
+)
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagedSlice
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.prepare import PreparedTables
 
-#: A worker that has not started by then will not start: its attempt's time runs from then on.
+#: The timeout of an attempt begins when its worker has started, but no later than this.
 _START_UP_SECONDS = 60.0
 #: Workers with nothing to do for longer than this are dismissed: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
@@ -46,7 +54,7 @@ class Staged:
     future: Future[object]
 
 
-SliceEvent = Staged | PublisherEvent | GroupOpened | Probed
+SliceEvent = Staged | PublisherEvent | GroupOpened | Probed | ReadyChecked
 
 
 class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
@@ -62,7 +70,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         jobs: Sequence[SliceJob],
         **base: Any,
     ) -> None:
-        super().__init__(jobs=[job for job in jobs if job.config.name in prepared.tables], **base)
+        usable = [job for job in jobs if job.config.name in prepared.tables]
+        super().__init__(jobs=[job for job in usable if job.config.ready is None], **base)
         self._unprepared = [
             ([job for job in jobs if job.config.name == load], failure)
             for load, failure in prepared.failures.items()
@@ -74,6 +83,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._groups = parts.groups
         self._publisher = parts.publisher
         self._filled = filled
+        self._unready: JobQueue[SliceJob] = JobQueue(job for job in usable if job.config.ready is not None)
+        self._ready = ReadyChecks(project, self._unready, parts.breaker, self) if self._unready else None
         self._starter = SliceStarter(project, parts, self.jobs, self.attempts, self.slots)
         #: Attempts that wait until their group is open, with their orders.
         self._unordered: dict[str, tuple[SliceAttempt, StageOrder]] = {}
@@ -88,13 +99,26 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         return super().run()
 
     def is_busy(self) -> bool:
-        return super().is_busy() or bool(self._staged or self._adding or self._doubts or self._groups.busy)
+        rest = self._ready or self._staged or self._adding or self._doubts or self._groups.busy
+        return super().is_busy() or bool(rest)
+
+    def _connections(self) -> list[str]:
+        """List the connections that some slice needs, ready or not."""
+        return list(dict.fromkeys([*self.jobs.connections(), *self._unready.connections()]))
+
+    def _first(self, connection: str) -> SliceJob:
+        """Return a slice that needs one of these connections."""
+        jobs = self.jobs if connection in self.jobs.connections() else self._unready
+        return jobs.first(connection)
 
     def advance(self, now: float) -> None:
         self._give_up_parked()
-        for name in self._breaker.to_probe(self.jobs.connections(), now):
+        for name in self._breaker.to_probe(self._connections(), now):
             self._parts.prober.probe(name)
+        if self._ready is not None:
+            self._ready.start(now)
         self._start(now)
+        self.blocked |= self._ready is not None and self._ready.blocked
         for group, slices in self._groups.due(now, self.jobs.queued):
             self._publisher.publish(group, slices)
         for group in self._groups.done():
@@ -104,11 +128,15 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def note_waits(self) -> None:
         super().note_waits()
         self._starter.note_start(self.running.values())
+        if self._ready is not None:
+            self._ready.note_wait()
         if not self.blocked and self._next_start() > time.monotonic() + _LONG_PAUSE_SECONDS:
             self._pool.dismiss_idle()
 
     def times(self, now: float) -> Iterator[float]:
         yield from super().times(now)
+        if self._ready is not None:
+            yield from self._ready.times()
         if (next_look := self._doubts.next_look()) is not None:
             yield next_look
         if (probe := self._next_probe()) is not None:
@@ -123,7 +151,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         return min(times, default=float("inf"))
 
     def _next_probe(self) -> float | None:
-        probes = [self._breaker.next_probe(name) for name in self.jobs.connections()]
+        probes = [self._breaker.next_probe(name) for name in self._connections()]
         return min((at for at in probes if at is not None), default=None)
 
     def _start(self, now: float) -> None:
@@ -158,7 +186,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         future.add_done_callback(lambda done: self.events.put(Staged(attempt, done)))
 
     def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
-        """Fail an attempt that its worker has not seen."""
+        """Fail an attempt whose order was not given to its worker."""
         self._pool.give_back(attempt.runner.worker)
         self._breaker.not_asked(attempt.job)
         self._finished(attempt, StageResult(attempt.token, failure=failure))
@@ -171,6 +199,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
                 self._group_opened(event.group, event.failure)
             case Probed():
                 self._probed(event)
+            case ReadyChecked() if self._ready is not None:
+                self._notify(self._ready.checked(event, time.monotonic()))
             case GroupPublished():
                 self._published(event)
             case LookedUp():
@@ -196,13 +226,13 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _probed(self, probed: Probed) -> None:
         name, delay = probed.connection, 0.0
-        if name in self.jobs.connections():
-            delay = self.jobs.first(name).config.retry_delay.total_seconds()
+        if name in self._connections():
+            delay = self._first(name).retry_delay.total_seconds()
         self._notify(self._breaker.probed(name, probed.failure, time.monotonic(), delay))
 
     def _collect(self, attempt: SliceAttempt, future: Future[object]) -> None:
         if attempt.token not in self.running:
-            return  # its worker was killed when its time was over
+            return  # its worker was killed: the attempt took too long
         error = future.exception()
         result = future.result() if error is None else None
         if isinstance(result, StageResult):
@@ -231,7 +261,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._finished(attempt, StageResult(attempt.token, failure=failure))
 
     def _finished(self, attempt: SliceAttempt, result: StageResult) -> None:
-        """Take the result of an attempt that no worker is busy with any more."""
+        """Process the result of an attempt that its worker has ended."""
         job, runner, group = attempt.job, attempt.runner, attempt.runner.group
         del self.running[attempt.token]
         attempt.busy_seconds = time.monotonic() - attempt.opened
@@ -271,15 +301,16 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self.retry_or_fail(attempt, failure)
 
     def _give_up_parked(self) -> None:
-        for name in self.jobs.connections():
+        for name in self._connections():
             reason = self._breaker.reason(name)
             if reason is None:
                 continue
-            retries = self.attempts.retries(self.jobs.first(name).config)
+            retries = self.attempts.retries(self._first(name).config)
             if self._breaker.is_given_up(name, retries):
                 failure = Failure.of(errors.ParkedError(f"connection {name} is parked: {reason.message}"))
                 failure = replace(failure, connection=name, cause=reason)
-                self.attempts.fail_unstarted(self.jobs.drain(name), failure)
+                jobs = [*self.jobs.drain(name), *self._unready.drain(name)]
+                self.attempts.fail_unstarted(jobs, failure)
 
     def _published(self, event: GroupPublished) -> None:
         load, outcomes = event.group.load, event.outcomes
@@ -331,6 +362,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self.attempts.fail_unstarted([job], event.failure)
 
     def stop(self) -> None:
+        if self._ready is not None:
+            self._ready.stop()
         self._pool.dismiss_all()
         self._publisher.stop()
         while not self.events.empty():
@@ -350,6 +383,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._publisher.finish()
 
     def end(self) -> None:
+        if self._ready is not None:
+            self._ready.stop()
         self._pool.dismiss_all()
         self._publisher.stop()
         self._parts.creator.stop()

@@ -5,7 +5,7 @@ when much is ready, or when it has waited long enough: one hanging slice must no
 The staging object is dropped whole when the attempts of all its slices have ended and are published.
 
 A warehouse takes time to make a staging object. So that no worker waits for it at the end of a day, the group of the
-slices that start next is begun ahead; it ages only from its first slice on.
+slices that start next is begun before they start; its age counts from its first slice.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ IDLE_SECONDS = 0.5
 class PublishGroup:
     """One group. `pending` are running attempts, `ready` is staged, `publishing` counts what the publisher has.
 
-    Nothing can be staged in it before it `is_open`. While it is `opening` a session of its target works for it, under
-    slots of its slices: those of a slice whose attempt ended meanwhile are `kept` until then.
+    Nothing can be staged in it before it `is_open`. While it is `opening`, a session of its target makes it, under
+    slots of its slices: those of a slice whose attempt has ended are `kept` until it is open.
     """
 
     load: Load
@@ -80,7 +80,7 @@ class PublishGroup:
 
 
 class Groups:
-    """The groups of one run. `create` has a group's staging object made; `opened` is called when it is."""
+    """The groups of one run. `create` begins to make a group's staging object; `opened` is called at its end."""
 
     def __init__(self, run_id: str, create: Callable[[PublishGroup], None]) -> None:
         self._run_id = run_id
@@ -217,7 +217,7 @@ class StagingCreator:
         self._making: list[Future[None]] = []
 
     def open(self, group: PublishGroup) -> None:
-        """Have the group's staging object made."""
+        """Begin to make the group's staging object."""
         made = self._threads.submit(self._targets[group.load.target].open_group, group.staging)
         self._making = [future for future in self._making if not future.done()] + [made]
         made.add_done_callback(lambda done: self._opened(group, done))

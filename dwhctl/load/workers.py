@@ -129,7 +129,7 @@ class InlineWorker:
         return future
 
     def kill(self) -> None:
-        """Nothing runs between two calls of `submit`."""
+        """Do nothing: no task runs between two calls of `submit`."""
 
     @property
     def is_up(self) -> bool:
@@ -174,7 +174,7 @@ def _settle(parent: int) -> None:
 
 
 _log = logging.getLogger(__name__)
-#: So long a run keeps its only worker while another has none, and so long it keeps the others after it gave one up.
+#: How long a run keeps its only worker while another run has none; how long it keeps the others after it gave one up.
 _TURN_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
 

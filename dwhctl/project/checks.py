@@ -178,6 +178,10 @@ def _check_query(problems: Problems, load: Load, kind: str, place: Place) -> Non
             problems.add(
                 place.at("extract"), f"is SQL, and the shards are of type {kind}; write an [endpoint]"
             )
+        if load.ready is not None:
+            what = f"is a query on the shards, and those of type {kind} run no SQL"
+            remedy = "drop it; if it is in [load_defaults], write it into the loads with SQL sources instead"
+            problems.add(place.at("ready"), f"{what}; {remedy}")
         if load.endpoint is None:
             problems.add(place.at("endpoint"), 'is missing; add [endpoint] with path = "orders"')
         if not load.columns:
@@ -205,7 +209,7 @@ def _check_columns(problems: Problems, load: Load, place: Place) -> None:
 
 def check_files(problems: Problems, table: Table, place: Place) -> None:
     """Add a problem for each missing file of a load, report, channel or the pings."""
-    for key in ("extract", "source", "create", "template", "tls_cafile"):
+    for key in ("extract", "ready", "source", "create", "template", "tls_cafile"):
         check_file(problems, getattr(table, key, None), place.at(key))
 
 

@@ -41,7 +41,7 @@ class Connection(NamedTable, TableWithoutUrls):
     """The most connections at once, over all dwhctl processes of this project."""
 
     def shard_file(self, database: str) -> Path | None:  # noqa: ARG002 - for systems whose databases are files
-        """Return the file that holds the database; None where databases are not files."""
+        """Return the file or folder that holds the database; None where databases are not files."""
         return None
 
     def warehouse_problem(self) -> str | None:
@@ -79,6 +79,10 @@ class TlsWords(NamedTuple):
     #: The default for a server on this machine, which may have no TLS, and the value for no encryption.
     local: str
     off: str
+
+    def setting(self, value: str) -> str:
+        """Return the key with a value, as it is written."""
+        return f"{self.key} = {value}" if value in ("true", "false") else f'{self.key} = "{value}"'
 
 
 #: The value that every system has for: encrypted, or no connection.
@@ -190,30 +194,42 @@ class SystemUses:
     schemes: ClassVar[tuple[str, ...]] = ()
 
 
-_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "http")
+_BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "clickhouse", "http")
 _Found = TypeVar("_Found")
 
 
 @cache
-def _installed() -> dict[str, EntryPoint]:
-    return {
-        point.name: point for point in entry_points(group="dwhctl.systems") if point.name not in _BUILT_IN
-    }
+def _installed() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group="dwhctl.systems"):
+        if point.name not in _BUILT_IN:
+            found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
 
 
 def _load(kind: str) -> SystemUses:
     if kind in _BUILT_IN:
         return cast("SystemUses", pkgutil.resolve_name(f"dwhctl.systems.{kind}.system:SYSTEM"))
-    point = _installed()[kind]
+    point, *others = _installed()[kind]
+    if others:
+        packages = ", ".join(sorted(map(_package, (point, *others))))
+        raise ConfigError(f"the system {kind} is in several packages, {packages}; uninstall all but one")
     try:
         loaded = point.load()
     except Exception as error:
         raise ConfigError(
-            f"the system {kind} of the package {point.dist.name if point.dist else point.value} cannot be"
+            f"the system {kind} of the package {_package(point)} cannot be"
             f" imported: {type(error).__name__}: {error}; correct or uninstall the package"
         ) from error
     if not isinstance(loaded, SystemUses):
-        raise ConfigError(f"the entry point {point.value} of the system {kind} is not a dwhctl System")
+        raise ConfigError(
+            f"the entry point {point.value} of the system {kind}, in the package {_package(point)}, is not an instance"
+            " of dwhctl.systems.base.system.System; correct or uninstall the package"
+        )
     return loaded
 
 
@@ -243,6 +259,25 @@ SYSTEMS: Mapping[str, SystemUses] = _ByType(_load)
 CONNECTION_TYPES: Mapping[str, type[Connection]] = _ByType(lambda kind: SYSTEMS[kind].connection)
 
 
+def usable_systems() -> Iterator[tuple[str, SystemUses]]:
+    """Yield the types with their systems, without a package that is broken: it concerns only who uses its type."""
+    for kind in SYSTEMS:
+        try:
+            system = SYSTEMS[kind]
+        except ConfigError:
+            continue
+        yield kind, system
+
+
+def ignored_systems() -> list[str]:
+    """Return what is wrong with packages whose system has the type of one of dwhctl's own."""
+    return sorted(
+        f"the package {_package(point)} has a system {point.name}, as dwhctl itself; the one of the package is ignored"
+        for point in entry_points(group="dwhctl.systems")
+        if point.name in _BUILT_IN
+    )
+
+
 def types_for(use: str) -> list[str]:
     """Return the types that have a use: `is_source`, `is_target` or `is_sessions`."""
-    return [kind for kind, system in SYSTEMS.items() if getattr(system, use)]
+    return [kind for kind, system in usable_systems() if getattr(system, use)]

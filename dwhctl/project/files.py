@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.core.words import did_you_mean, nearest
-from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.connections import SYSTEMS, usable_systems
 from dwhctl.project.fields import Table
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.problems import Place, Problems, line_of, source_text, types_in
@@ -140,7 +140,7 @@ def _kind(url: str) -> str:
     scheme = match[1].lower() if match else ""
     if scheme in SYSTEMS:
         return scheme
-    schemes = {scheme: kind for kind, system in SYSTEMS.items() for scheme in (kind, *system.schemes)}
+    schemes = {scheme: kind for kind, system in usable_systems() for scheme in (kind, *system.schemes)}
     if scheme in schemes:
         return schemes[scheme]
     # The text is not shown: it may be a password in the wrong variable.

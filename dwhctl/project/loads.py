@@ -122,6 +122,13 @@ class Load(_Scheduled):
     """Statements that make schema and table with the service fields, run before each load; relative to `sql/`."""
     key: Annotated[SomeTexts, AfterValidator(_columns)] = Field(examples=[["id"]])
     """The columns that are unique within a shard."""
+    ready: SqlFile | None = Field(None, examples=["orders/ready.sql"])
+    """A query on the shard, one SELECT: a slice starts when the first column of its first row is true. Jinja, with
+    `:start` and `:end`, as `extract`; relative to `sql/`."""
+    ready_interval: SomeTime = Field(timedelta(minutes=1), examples=["1m"])
+    """The time between two checks of `ready`."""
+    ready_timeout: Duration = Field(timedelta(hours=1), examples=["2h"])
+    """How long after the start of the run `ready` may be false before the slice fails as NotReady."""
     slice_by: Annotated[Text, AfterValidator(_column)] | None = Field(None, examples=["start_time"])
     """The column with a row's time, which decides its day; without it a slice is the shard's whole table."""
     slice_zone: SliceZone = Field("wall", examples=["UTC"])

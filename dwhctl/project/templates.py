@@ -60,21 +60,31 @@ class Query:
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
     """Return the extract query of this slice. Raise ConfigError with file and line."""
-    names = context(project, load, shard, slice.day)
     if load.extract is None:
+        names = context(project, load, shard, slice.day)
         return Query("", {}, load.slice_by, request=_request(project, load, slice, names))
-    statements = split_statements(_rendered(project, load.extract, names))
+    return _render_query(project, load, load.extract, shard, slice)
+
+
+def render_ready(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
+    """Return the query that says whether this slice may start. Raise ConfigError with file and line."""
+    assert load.ready is not None
+    return _render_query(project, load, load.ready, shard, slice)
+
+
+def _render_query(project: Project, load: Load, path: Path, shard: Shard, slice: Slice) -> Query:
+    names = context(project, load, shard, slice.day)
+    statements = split_statements(_rendered(project, path, names))
     if len(statements) != 1:
-        what = (
-            f"has {len(statements)} statements; an extract is one" if statements else "has no query; write a"
-        )
-        raise line_of(load.extract, project.root, None).error(f"{what} SELECT")
+        kind = "an extract" if path == load.extract else "a ready query"
+        what = f"has {len(statements)} statements; {kind} is one" if statements else "has no query; write a"
+        raise line_of(path, project.root, None).error(f"{what} SELECT")
     sql = statements[0]  # without a semicolon, so that it can be part of another query
     bounds = {"start": slice.start, "end": slice.end}
     binds: dict[str, datetime] = {}
     for bind in find_binds(sql):
         if (bound := bounds.get(bind.name)) is None:
-            raise _bind_error(bind.name, load, load.extract, project.root)
+            raise _bind_error(bind.name, load, path, project.root)
         binds[bind.name] = bound
     known = {"start": slice.start_at, "end": slice.end_at}
     instants = {name: at for name in binds if (at := known[name]) is not None}
@@ -121,7 +131,7 @@ def _parameter(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date | time) else value
 
 
-def _bind_error(name: str, load: Load, extract: Path, root: Path) -> ConfigError:
+def _bind_error(name: str, load: Load, path: Path, root: Path) -> ConfigError:
     if name in {"start", "end"}:
         what = f"':{name}' has no value: '{load.name}' has no slice_by; set slice_by or drop the condition"
     else:
@@ -129,10 +139,10 @@ def _bind_error(name: str, load: Load, extract: Path, root: Path) -> ConfigError
             f"':{name}' is not a bind parameter; {nearest(f':{name}', (':start', ':end'))} "
             "(put a text with a colon in quotes, and write a cast as CAST(x AS type) or x::type)"
         )
-    source = source_text(extract, root)
+    source = source_text(path, root)
     found = re.search(rf"(?<![\w:]):{re.escape(name)}\b", source)
     line = source.count("\n", 0, found.start()) + 1 if found else None
-    return line_of(extract, root, line).error(what)
+    return line_of(path, root, line).error(what)
 
 
 def render_file(

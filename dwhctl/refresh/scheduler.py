@@ -1,4 +1,4 @@
-"""Refresh reports side by side: the attempts of the loop, each in a thread with one transaction in the warehouse.
+"""The loop over reports. An attempt is a thread with one transaction in the warehouse; several run at once.
 
 The loop checks what a report needs before it starts; until then the report waits without a slot.
 """
@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core import errors
@@ -46,12 +46,11 @@ class ReportJob(Job):
     def __init__(self, report: Report, sql: ReportSql, day: date) -> None:
         super().__init__(report, "", day, (report.connection,))
         self.sql = sql
-        self.announced = False
         self.found: tuple[Readiness, ...] = ()
         self.wait = Wait(first=_NEEDS_AGAIN_SECONDS)
         #: What an attempt could not end on the server.
         self.unsettled: Target | None = None
-        #: The session whose commit may still happen: it stays open, and the next attempt goes on in it.
+        #: The session whose commit may still happen: it stays open, and the next attempt continues it.
         self.doubted: int | None = None
 
     def closed(self, facts: ClosedFacts, attempt: Attempt[Any, Any] | None) -> ReportClosed:  # noqa: ARG002
@@ -72,7 +71,7 @@ ReportAttempt = Attempt[ReportJob, InThread]
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What came of an attempt: rows, or why not. `is_settled`: the server does no more of it."""
+    """The outcome of an attempt: rows, or the error. `is_settled`: the server does no more work for it."""
 
     attempt: ReportAttempt
     rows: int = 0
@@ -101,7 +100,6 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         super().__init__(*parts)
         self._project = project
         self._rules = rules
-        self._began = datetime.now(UTC)
         self.leaves_unsettled = False
 
     def advance(self, now: float) -> None:
@@ -151,7 +149,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         return True
 
     def _fail(self, job: ReportJob, error: errors.AttemptError) -> None:
-        self.attempts.fail_unstarted([job], Failure.of(error), self._began)
+        self.attempts.fail_unstarted([job], Failure.of(error), self.began)
 
     def _is_ready(self, job: ReportJob, now: float) -> bool:
         """Return whether the job's needs are met; a job that is not ready in time fails."""
@@ -161,16 +159,19 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         if all(need.is_met for need in job.found):
             job.wait.end()
             return True
-        wait_until = self._rules.began + longest_wait(self._project, job.config, self._rules.wait)
-        if now >= wait_until:
+        waits = self.wait_until_ready(
+            self.jobs,
+            job,
+            now,
+            until=self._rules.began + longest_wait(self._project, job.config, self._rules.wait),
+            pause=_NEEDS_POLL_SECONDS,
+            event=ReportWaits(job.config.name, job.day, job.found),
+            error=lambda: errors.NotReady(not_met(job.found, job.day)),
+        )
+        if waits:
+            job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
+        else:
             job.wait.end()
-            self._fail(job, errors.NotReady(not_met(job.found, job.day)))
-            return False
-        self.jobs.wait(job, min(now + _NEEDS_POLL_SECONDS, wait_until))
-        job.wait.note(lambda: f"what report {job.config.name} needs: {lacking(job.found)}")
-        if not job.announced:
-            job.announced = True
-            self.attempts.listen(ReportWaits(job.config.name, job.day, job.found))
         return False
 
     def _refresh(self, attempt: ReportAttempt) -> None:
@@ -186,7 +187,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
             self.events.put(Refreshed(attempt, rows))
 
     def expire(self, attempt: ReportAttempt, now: float) -> None:
-        # Again and again: it may be between two statements, and begin the next.
+        # Repeated until it ends: it may be between two statements, and begin the next.
         attempt.runner.timed_out = True
         attempt.runner.target.interrupt()
         attempt.expires_at = now + _INTERRUPT_AGAIN_SECONDS
@@ -214,7 +215,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         super().close(attempt, State.RUNNING if is_open else state, failure, retry_in)
 
     def _failure(self, attempt: ReportAttempt, error: BaseException, *, is_settled: bool) -> Failure:
-        """Describe what came of an attempt, and note whether its commit may still happen."""
+        """Return why an attempt failed, and record whether its commit may still happen."""
         job = attempt.job
         if attempt.runner.timed_out and not isinstance(error, errors.CommitInDoubtError):
             error = errors.TimedOutError(
@@ -258,7 +259,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         self._end_all()
 
     def _end_all(self) -> list[Refreshed]:
-        """Interrupt every attempt until its thread has ended, and return what came of them."""
+        """Interrupt every attempt until its thread has ended, and return their outcomes."""
         found: list[Refreshed] = []
         while self.running:
             for attempt in self.running.values():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import fits
 from dwhctl.load.column_fit import UUID_OCTETS
@@ -104,10 +104,14 @@ def _may_change(pair: Narrowing) -> bool:
     source, table = pair.source.known, pair.table.known
     if source is None or table is None or pair.source.untyped:
         return False
+    if _has_tighter_bounds(source, table):
+        return True
     if table.kind in (Kind.TEXT, Kind.BINARY):
         # UUIDs are texts of 36 characters.
         octets = UUID_OCTETS if source.kind is Kind.UUID else source.octets
         shorter = table.octets is not None and (octets is None or octets > table.octets)
+        if table.characters is not None:
+            shorter |= source.characters is None or source.characters > table.characters
         return shorter or (table.padded and not (source.padded and source.octets == table.octets))
     if table.kind is Kind.DECIMAL and source.kind is Kind.DECIMAL:
         whole = [column.type.precision - column.type.scale for column in (source, table)]
@@ -115,6 +119,15 @@ def _may_change(pair: Narrowing) -> bool:
     if source.kind is not table.kind:
         return source.kind is not Kind.DATE
     return bool(source.type != table.type) and source.kind is not Kind.FLOAT
+
+
+def _has_tighter_bounds(source: Column, table: Column) -> bool:
+    """Return whether a value of the source's type may be beyond what the table's column holds."""
+    if table.allowed is not None:
+        return source.allowed != table.allowed
+    if source.kind is not table.kind or table.least is None or source.least is None:
+        return False
+    return bool(source.least < table.least or source.most > table.most)  # type: ignore[operator]
 
 
 def _commit(refresh: Refresh, report: Report) -> None:

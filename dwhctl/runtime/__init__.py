@@ -3,7 +3,7 @@
 Read in this order:
 - `plan`: which slices of which loads, and whether the data of a report is complete.
 - `run_context` begins a run: run id, locks, recovery. `locks` (and the state folder), `slots`, `recovery` of dead runs.
-- `prepare` creates and describes the target tables.
+- `prepare` creates and describes the target tables; `new_tables` makes those of loads without a `create`.
 - `events`: what a run publishes while it works, and its result. `messages`: what goes to workers and back.
 - `failures` groups failures and proposes the commands that retry them.
 - `circuit_breaker` stops attempts on a server that is down. `fanout` runs checks on many systems at once.

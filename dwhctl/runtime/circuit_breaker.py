@@ -223,20 +223,20 @@ class Probed:
 
 
 class Prober:
-    """Probes sources, each in a daemon thread, which passes a Probed to `tell`."""
+    """Probes sources, each in a daemon thread, which passes a Probed to `notify`."""
 
     def __init__(
-        self, connections: Mapping[str, Connection], slots: Slots, tell: Callable[[Probed], None]
+        self, connections: Mapping[str, Connection], slots: Slots, notify: Callable[[Probed], None]
     ) -> None:
         self._connections = connections
         self._slots = slots
-        self._tell = tell
+        self._notify = notify
 
     def probe(self, name: str) -> None:
         """Probe under a slot of the connection. If other runs use all slots, the server is taken to be up."""
         slot = self._slots.try_take(name)
         if slot is None:
-            self._tell(Probed(name))
+            self._notify(Probed(name))
             return
         threading.Thread(target=self._probe, args=(name, slot), name="prober", daemon=True).start()
 
@@ -245,10 +245,10 @@ class Prober:
         try:
             system_of(connection).probe(connection)
         except Exception as error:
-            # Whatever it was: the loop would wait without end for a probe without a result.
+            # Every error is a result: the loop would wait without end for a probe without one.
             reason = f"connection {name} cannot be reached: {type(error).__name__}: {error}"
             is_known = isinstance(error, AttemptError)
             failure = Failure.of(error if is_known else ConnectError(reason, connection=name))
         finally:
             slot.release()
-        self._tell(Probed(name, failure))
+        self._notify(Probed(name, failure))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class RunStarted:
     """The locks are held, dead runs are reaped, the slices are about to start.
 
-    `seconds` is what slices took lately, by load and shard, as far as any were loaded.
+    `seconds` is what slices took recently, by load and shard, as far as any were loaded.
     """
 
     run_id: str
@@ -59,6 +59,21 @@ class AttemptEvent:
     connection: str
     day: date
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceWaits(AttemptEvent):
+    """The `ready` of a slice is not true: it waits without a worker, at most `until`. `query` is the query's file."""
+
+    query: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReady(AttemptEvent):
+    """The `ready` of a slice that waited is true, after so many seconds of the run."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +144,7 @@ ClosedFacts = tuple[
 
 @dataclass(frozen=True, slots=True)
 class SlicesPublished:
-    """A publication of staged slices has ended: their own events say which were published."""
+    """A publication of staged slices has ended: the events of the slices show which were published."""
 
     load: str
     connection: str
@@ -142,14 +157,14 @@ class SlicesPublished:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something a person should know: a reaped run, a parked connection, an added column."""
+    """Something a person should know: a reaped run, an open circuit breaker, an added column."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunReaped(Notice):
-    """A dead run was reaped. `holder` is what its lock said of it, if anything."""
+    """A dead run was reaped. `holder` is what its lock's file describes, if anything."""
 
     run_id: str = ""
     holder: Holder | None = None
@@ -164,6 +179,8 @@ class RunEnded:
 
 Event = (
     RunStarted
+    | SliceWaits
+    | SliceReady
     | SliceStarted
     | SliceStaged
     | WorkerLogged

@@ -131,7 +131,7 @@ class FailureGroup:
     """Slices (or reports) that failed for one reason, with what to do.
 
     `advice` is `try again`, or what to correct first, as `correct sql/orders/extract.sql (line 3), then`; `command`
-    follows it. Without a command the advice, or the message itself, says all.
+    follows it. Without a command the advice, or the message itself, is complete.
     """
 
     slices: tuple[FailedSlice, ...]
@@ -153,10 +153,10 @@ class FailureGroup:
     @property
     def failure(self) -> Failure:
         """Return why they failed: for slices that were not tried, the failure that opened the circuit breaker."""
-        return said(self.example.failure)
+        return root_cause(self.example.failure)
 
 
-def said(failure: Failure) -> Failure:
+def root_cause(failure: Failure) -> Failure:
     """Return the cause of a failure: a slice behind an open circuit breaker was never tried."""
     return failure.cause or failure
 
@@ -168,7 +168,7 @@ def blamed(failure: Failure, source: str, target: str) -> str:
 
 def reason_of(load: str, connection: str, failure: Failure) -> tuple[str, str, str]:
     """Return what distinguishes reasons: the error, its subject, and the load or connection to correct."""
-    cause = said(failure)
+    cause = root_cause(failure)
     of_load = cause.is_a(*_OF_THE_LOAD) and cause.about in (errors.About.SQL, errors.About.TABLE)
     return cause.error_class, cause.about, f"load {load}" if of_load else connection
 
@@ -193,7 +193,7 @@ def blamed_of(project: Project, failed: FailedSlice) -> str:
 
 
 def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
-    # First one that was tried: its message says more than that of one that was not.
+    # First a slice that was tried: its message is more exact than that of one that was not.
     slices = sorted(slices, key=lambda slice: slice.failure.cause is not None)
     connection = blamed_of(project, slices[0])
     advice, has_command = _advice(project, slices[0], connection)
@@ -201,7 +201,7 @@ def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
 
 
 def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str, bool]:
-    failure = said(failed.failure)
+    failure = root_cause(failed.failure)
     if not failure.permanent:
         return AGAIN, True
     if failure.is_a(errors.ShrunkSourceError):
@@ -209,7 +209,10 @@ def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str
     if failure.is_a(errors.InternalError):
         return "this is a defect in dwhctl: report it with what `dwhctl report log last` shows", False
     if failure.is_a(errors.NotReady):
-        return "load what it needs, then", True
+        load = load_of(project, failed.load) if failed.shard else None
+        query = load.ready if load is not None else None
+        correction = f"see why {shown_path(query, project.root)} is not true there" if query else ""
+        return f"{correction or 'load what it needs'}, then", True
     correction = _of_sql(project, failed, failure, connection) or _of_connection(failure, connection)
     return f"{correction or _of_data(project, failed, failure)}, then", True
 

@@ -125,7 +125,7 @@ class FanOut:
         for check in checks:
             self._queues.setdefault(check.connections[0], _Queue()).waiting.append(check)
         try:
-            while self._running or any(one.waiting for one in self._queues.values()):
+            while self._running or any(checks.waiting for checks in self._queues.values()):
                 self._start()
                 self._handle()
                 self._abandon_silent()

@@ -117,7 +117,7 @@ class Lock:
         if not self.try_take():
             return False
         if not dry_run:
-            # Else a process that finds the lock taken now would report the dead holder.
+            # Otherwise a process that finds the lock taken now would report the dead holder.
             with suppress(OSError):
                 write_text(self.path, "")
         self.release(remove=not dry_run)

@@ -65,6 +65,11 @@ def line_of(event: events.Event, command: str) -> LogEntry | None:
             return _started(command, loads, len(slices), sorted({planned.slice.day for planned in slices}))
         case events.RefreshStarted():
             return _started(command, list(event.reports), len(event.reports), [event.day])
+        case events.SliceWaits():
+            more = {"message": f"{event.query} is not true", "until": event.until}
+            return LogEntry("info", "slice_waits", _values(event, _SLICE) | more)
+        case events.SliceReady():
+            return LogEntry("info", "slice_ready", _values(event, (*_SLICE, "seconds")))
         case events.SliceStarted():
             waited = {"slots_waited": event.slots_waited or None}
             return LogEntry("info", "slice_started", _values(event, _ATTEMPT) | waited)
@@ -130,7 +135,8 @@ def _started(command: str, loads: list[str], slices: int, days: list[date]) -> L
     return LogEntry("info", "run_started", values)
 
 
-_ATTEMPT = ("load", "shard", "connection", "day", "attempt", "etl_id")
+_SLICE = ("load", "shard", "connection", "day")
+_ATTEMPT = (*_SLICE, "attempt", "etl_id")
 
 
 def _values(source: object, names: Iterable[str]) -> dict[str, object]:

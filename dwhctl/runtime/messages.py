@@ -1,4 +1,4 @@
-"""What crosses the border between the parent and its workers: frozen, small, picklable."""
+"""The messages between the parent and its workers: frozen, small, picklable. And why an attempt failed: `Failure`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_TRACEBACK = 8000
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """The table that a load writes to, as it stood when the run looked; `timeout` is its load's timeout."""
+    """The table that a load writes to, as it was when the run described it; `timeout` is its load's timeout."""
 
     connection: Connection
     name: str
@@ -83,10 +83,10 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed, in words that may be shown.
+    """Why an attempt failed. Its message may be shown: secrets are masked.
 
-    `connection` is the one that could not be made, when that was the reason. `cause` is what stands behind this
-    failure: of a slice that was never tried because its connection is parked, what parked it. `about`, `line` and
+    `connection` is the one that could not be made, when that was the reason. `cause` is the failure behind this one: of
+    a slice that was never tried because a circuit breaker is open, the failure that opened it. `about`, `line` and
     `place` are those of the error. `traceback` is that of a defect.
     """
 
@@ -144,7 +144,7 @@ class LogMessage:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What came of a StageOrder. `seconds` says where its time went, by step; `failed_in` is the step that failed.
+    """The result of a StageOrder. `seconds` is the time of each step; `failed_in` is the step that failed.
 
     `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
     types by name in lower case.

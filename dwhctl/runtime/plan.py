@@ -141,7 +141,7 @@ def _kept(plan: Plan, known: set[Name], *, wanted: bool) -> tuple[PlannedSlice, 
 
 
 def slowest_first(plan: Plan, seconds: Mapping[tuple[str, str], float]) -> Plan:
-    """Sort each load's day by what its shards took lately, the unknown first: they may be the slowest."""
+    """Sort each load's day by what its shards took recently, the unknown first: they may be the slowest."""
     keys = dict.fromkeys(planned.load_and_day for planned in plan.slices)
     place = {key: number for number, key in enumerate(keys)}
 

@@ -1,4 +1,4 @@
-"""Make the targets ready: run each load's `create` once, read its columns; know which columns shards have delivered."""
+"""Make the targets ready: each load's `create` or new table, and its columns; know what shards have delivered."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from dwhctl.core.sql import split_statements
 from dwhctl.project.days import make_slice
 from dwhctl.project.names import ReportSql, load_of
 from dwhctl.project.problems import REPORTS
-from dwhctl.project.templates import place_of, render_extract, render_file
+from dwhctl.project.templates import place_of, render_extract, render_file, render_ready
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Delivered, Failure, TargetTable
+from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import system_of
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report
     from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import Plan
+    from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
     from dwhctl.systems.base.publication import HeldValues
@@ -59,6 +60,17 @@ def extract_place(project: Project, load: str, shard: str, day: date, line: int 
         ["dwhctl", "render", found.shadow_of or found.name, "--date", str(day), "--shard", shard, "--quiet"]
     )
     return place_of(found.extract, project.root, rendered, query, line, f"`{show}`")
+
+
+def ready_place(project: Project, planned: PlannedSlice, line: int | None) -> str:
+    """Return the place of a line of a slice's `ready` query."""
+    load, shard, day = planned.load, planned.shard, planned.slice.day
+    assert load.ready is not None
+    query = render_ready(project, load, shard, planned.slice).sql
+    rendered = render_file(project, load.ready, load, day, shard)
+    words = ["dwhctl", "render", load.shadow_of or load.name, "--date", str(day), "--shard", shard.name]
+    show = shlex.join([*words, "--part", "ready", "--quiet"])
+    return place_of(load.ready, project.root, rendered, query, line, f"`{show}`")
 
 
 def keep_create_place(project: Project, load: Load, error: errors.AttemptError) -> None:
@@ -127,18 +139,21 @@ def describe_targets(
 ) -> PreparedTables:
     """Prepare the table of each load of the plan; a permanent failure costs the slices of its load only.
 
-    A warehouse that is out of reach is waited for once, not once for each of its loads.
+    A warehouse that is out of reach is waited for once, not once for each of its loads. Shards out of reach, of which a
+    table should be made, are only waited for when no other load waits.
     """
     found = PreparedTables()
     down: dict[str, errors.AttemptError] = {}
-    for load in plan.loads():
+    finder = TableColumnsFinder(project, slots)
+    for load in (loads := plan.loads()):
+        describe = partial(_describe, project, load, plan, finder, targets[load.target], slots)
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
-            columns = _retried(load, retries(load), partial(_describe, project, load, targets, slots), tell)
+            columns = _retried(load, retries(load), describe, tell, waits=len(loads) == 1, finder=finder)
         except errors.AttemptError as error:
             found.failures[load.name] = Failure.of(error)
-            if isinstance(error, _OUT_OF_REACH) and load.name not in blocked:
+            if isinstance(error, _OUT_OF_REACH) and load.name not in blocked and error is not finder.failure:
                 down[load.target] = error
         else:
             found.tables[load.name] = TargetTable(
@@ -148,24 +163,33 @@ def describe_targets(
 
 
 def _retried(
-    load: Load, retries: int, describe: Callable[[], tuple[Column, ...]], tell: Callable[[Notice], None]
+    load: Load,
+    retries: int,
+    describe: Callable[[], tuple[Column, ...]],
+    tell: Callable[[Notice], None],
+    *,
+    waits: bool,
+    finder: TableColumnsFinder,
 ) -> tuple[Column, ...]:
-    """Try as often as the load's slices are tried, with a notice for each failure."""
+    """Try as often as the load's slices are tried, with a notice for each failure; `waits`: also for its shards."""
+
+    def is_tried_again(error: BaseException) -> bool:
+        passes = isinstance(error, errors.AttemptError) and not error.permanent
+        return passes and (waits or error is not finder.failure)
 
     def notify(attempt: RetryCallState) -> None:
         error = attempt.outcome.exception() if attempt.outcome else None
+        what = "a shard" if error is finder.failure else f"the warehouse {load.target}"
         tell(
             Notice(
-                f"the warehouse {load.target} is not ready for load {load.name}:"
+                f"{what} is not ready for load {load.name}:"
                 f" attempt {attempt.attempt_number} of {retries + 1} failed: {error};"
                 f" will retry in {attempt.upcoming_sleep:.0f} s"
             )
         )
 
     attempts = Retrying(
-        retry=retry_if_exception(
-            lambda error: isinstance(error, errors.AttemptError) and not error.permanent
-        ),
+        retry=retry_if_exception(is_tried_again),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(multiplier=load.retry_delay.total_seconds(), max=600) + wait_random(0, 1),
         before_sleep=notify,
@@ -175,18 +199,45 @@ def _retried(
 
 
 def _describe(
-    project: Project, load: Load, targets: Mapping[str, Target], slots: Slots
+    project: Project,
+    load: Load,
+    plan: Plan,
+    finder: TableColumnsFinder,
+    target: Target,
+    slots: Slots,
 ) -> tuple[Column, ...]:
-    target = targets[load.target]
+    try:
+        with slots.held(load.target):
+            if load.create is not None:
+                _run_create(project, load, target)
+            return _described(load, plan, target)
+    except errors.TargetRefusedError as error:
+        if load.create is not None or not is_missing(error):
+            raise
+    # Without the target's slot: a worker of another run takes both.
+    slices = ((planned.shard, planned.slice) for planned in plan.slices if planned.load.name == load.name)
+    table, _ = finder.table_for(load, slices)
     with slots.held(load.target):
-        if load.create is not None:
-            reach("prepare.create")
-            try:
-                target.run_statements(_statements(project, load))
-            except errors.AttemptError as error:
-                keep_create_place(project, load, error)
-                raise
-        return check_columns(load, tuple(target.columns(load.table)))
+        make_table(target, load, table)
+        return _described(load, plan, target)
+
+
+def _described(load: Load, plan: Plan, target: Target) -> tuple[Column, ...]:
+    """Return the table's columns. Raise TargetRefusedError for a table in which slices cannot be replaced."""
+    columns = check_columns(load, tuple(target.columns(load.table)))
+    slices = [planned.slice for planned in plan.slices if planned.load.name == load.name]
+    if (problem := target.layout_problem(load.table, load.slice_by, slices)) is not None:
+        raise errors.TargetRefusedError(problem)
+    return columns
+
+
+def _run_create(project: Project, load: Load, target: Target) -> None:
+    reach("prepare.create")
+    try:
+        target.run_statements(_statements(project, load))
+    except errors.AttemptError as error:
+        keep_create_place(project, load, error)
+        raise
 
 
 def _statements(project: Project, load: Load) -> list[str]:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 #: How long the sessions database may take to see the death of a run of this machine.
 _GONE_SECONDS = 3.0
-#: How long a run that had our work may take to end: another run may be reaping it, session by session of a warehouse.
+#: How long a run that had the same work may take to end: another run may be reaping it, one warehouse session at a
+#: time.
 _OUT_OF_THE_WAY_SECONDS = 60.0
 #: How many invalid ids a notice shows, and how much of each.
 _SHOWN_IDS, _LONGEST_ID = 5, 60
@@ -244,12 +245,12 @@ def _ending(run_id: str, sessions: Sequence[Session]) -> str:
     return f"run {run_id} had {'ended with a commit in doubt' if in_doubt else 'died'}"
 
 
-def _what_was_left(ending: str, closings: Sequence[Closing], waiting: int) -> str:
+def _what_was_left(beginning: str, closings: Sequence[Closing], waiting: int) -> str:
     if not closings and not waiting:
-        return f"{ending} after its last slice"
+        return f"{beginning} after its last slice"
     loaded = sum(closing.state is State.LOADED for closing in closings)
     return (
-        f"{ending}: {loaded} of its sessions turned out loaded,"
+        f"{beginning}: {loaded} of its sessions turned out loaded,"
         f" {len(closings) - loaded} abandoned, {waiting} waited for a retry"
     )
 

@@ -1,4 +1,7 @@
-"""How every run begins: take what it holds until its end, go on above the known etl_ids, reap dead runs."""
+"""Begin a run: take the locks of its work, its sessions and its run lock, never reuse an etl_id, reap dead runs.
+
+`RunContext.enter` does it. `EtlIds` is the file in which a machine remembers the highest etl_id that it handed out.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
 #: So many ids are handed out between two syncs of the file.
 _AT_ONCE = 10_000
-#: The file is not believed when it is so far above the ids of the sessions database and of the warehouse: a month of
+#: The file is ignored when it is so far above the ids of the sessions database and of the warehouse: a month of
 #: 336,000 sessions a day. An id is a 32-bit number in many sessions tables; one wrong line must not use them up.
 MOST_AHEAD = 10_000_000
 _FORM = re.compile(rb"([0-9]{19}) ([0-9]{19}) ([0-9a-f-]{36})\n")
@@ -48,7 +51,7 @@ _MOST_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The content of the file."""
+    """The content of the file `etl_ids`."""
 
     highest: int = 0
     reserved: int = 0
@@ -61,7 +64,7 @@ class Remembered:
 
 
 class EtlIds:
-    """The file of one state folder. Threads and processes may use it at once."""
+    """The file `etl_ids` of a state folder. Threads and processes may use it at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -132,18 +135,18 @@ def _locked(file: BinaryIO, how: int) -> Iterator[None]:
 
 
 def go_on_above(
-    store: SessionStore, ids: EtlIds, in_warehouse: Callable[[], int], tell: Callable[[Notice], None]
+    store: SessionStore, ids: EtlIds, in_warehouse: Callable[[], int], notify: Callable[[Notice], None]
 ) -> None:
     """Raise the ids of a sessions database that would hand out again what this machine has handed out.
 
     `in_warehouse` returns the highest etl_id of the loads' tables; it is called only where the file does not agree with
-    the database. Raise SessionsError when the file is not believed and the warehouse cannot be asked.
+    the database. Raise SessionsError when the file is ignored and the warehouse cannot be asked.
     """
     last = store.last_id()
 
     def correct(held: int, why: str) -> None:
         _raise_floor(store, last, held)
-        tell(Notice(why))
+        notify(Notice(why))
         ids.correct(max(last, held))
 
     try:
@@ -175,7 +178,7 @@ def go_on_above(
         return
     floor = max(known.floor, held)
     _raise_floor(store, last, floor)
-    tell(
+    notify(
         Notice(
             f"the sessions database would hand out the etl_id {last + 1} again: this machine has handed out"
             f" {known.highest}. It was restored from a backup, or is another one: etl_ids go on above {floor}."
@@ -245,7 +248,7 @@ def _with_remedy(wait: float) -> Iterator[None]:
 
 @dataclass(slots=True)
 class RunContext:
-    """How a run begins. `leaves_lock` returns at its end whether the next run has something to reap.
+    """What a run needs to begin. `leaves_lock` returns at its end whether the next run has something to reap.
 
     `check` may refuse the run once its locks are held; `unknown` returns loads whose tables may hold etl_ids that the
     sessions table does not know.
@@ -259,7 +262,7 @@ class RunContext:
     state: StateDir
     slots: Slots
     targets: Mapping[str, Target]
-    tell: Callable[[Notice], None]
+    notify: Callable[[Notice], None]
     leaves_lock: Callable[[], bool]
     check: Callable[[SessionStore], None] = lambda _store: None
     unknown: Callable[[SessionStore], Sequence[Load]] = lambda _store: ()
@@ -282,11 +285,11 @@ class RunContext:
         self.check(store)
         self._never_reuse_ids(store)
         ids = EtlIds(self.state.etl_ids)
-        go_on_above(store, ids, lambda: self._highest_in(self.project.loads.values()), self.tell)
+        go_on_above(store, ids, lambda: self._highest_in(self.project.loads.values()), self.notify)
         store.handed_out = ids.note
         self._hold_run(stack, store)
         reach("run.held")
-        reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.tell)
+        reaper = Reaper(self.project, self.state, store, self.targets, self.slots, self.notify)
         reaper.reap_dead_runs(self.run_id, work)
         self.blocked = reaper.blocked
         return store

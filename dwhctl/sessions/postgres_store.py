@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # How long everybody else may queue behind one attempt; the pause after it; the time for all attempts.
 ALONE_MILLISECONDS = 1000
 PAUSE_SECONDS = 2.0
-PATIENCE_SECONDS = 60.0
+UPGRADE_LOCK_SECONDS = 60.0
 # A build of an index waits for every transaction that began before it; no other program waits for the build.
 INDEX_MILLISECONDS = 30_000
 # How long one index may be built: some 100 million sessions take minutes.
@@ -89,7 +89,7 @@ class PostgresSchema(Schema):
             return False
 
         words = "it uses the table sessions, which is to get new columns"
-        if not poll(try_once, PATIENCE_SECONDS, PAUSE_SECONDS, lambda: f"{self._users()}: {words}"):
+        if not poll(try_once, UPGRADE_LOCK_SECONDS, PAUSE_SECONDS, lambda: f"{self._users()}: {words}"):
             raise SessionsError(
                 f"{self._place}: the table is to get dwhctl's columns, and {self._users()} "
                 "did not release it for a minute; nothing was changed. End that transaction and try again"

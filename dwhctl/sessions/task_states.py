@@ -139,7 +139,7 @@ class WorkState:
     `states` counts tasks by its state, those that were never tried as `missing`, and sessions that are running. `rows`
     are those of the successful ones. `seconds` is how long the newest run took that loaded some of them.
     `last_success` is None if no task succeeded on a slice of the last 90 days. `failing` counts the tasks of which a
-    slice failed lately, or whose newest one failed at any time: a task that is not tried any more has not recovered.
+    slice failed recently, or whose newest one failed at any time: a task that is not tried any more has not recovered.
     `streak` is the longest failing streak among them, in slices.
     """
 
@@ -167,7 +167,7 @@ class NewestSession(NamedTuple):
 def read_work(
     store: SessionStore, works: Sequence[Work], today: date, failing: Iterable[FailingTask] = ()
 ) -> list[WorkState]:
-    """Return the state of each load and report; `failing` are tasks that failed lately. Raise SessionsError."""
+    """Return the state of each load and report; `failing` are tasks that failed recently. Raise SessionsError."""
     newest = read_newest(store, list(chain.from_iterable(work.tasks for work in works)))
     bad = {task: session.id for task, session in newest.items() if not is_good(session.state)}
     counted = read_streaks(store, list(bad.values()), MOST_METRIC_STREAK)

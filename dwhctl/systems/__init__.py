@@ -2,8 +2,8 @@
 
 Read in this order:
 - `base`: the contracts of a source, a target and a console, and what the systems share.
-- `duckdb`: source and target in files. `mssql` and `http`: sources. `vertica`: target.
-- `postgres` and `sqlite`: the sessions database, and consoles.
+- `duckdb` (files) and `postgres`: sources and targets. `mssql`, `http`: sources. `vertica`, `clickhouse`: targets.
+- `postgres` and `sqlite` also have the connection of the sessions database.
 A folder has `client` (connect, errors), `types`, `source`, `target`, `console` as far as the system has them.
 A folder's `system` has the keys of its connection and a `System`: what the system can do, and what opens it. Drivers
 are imported only then. The registry of the systems is `SYSTEMS` in `dwhctl/project/connections.py`.

@@ -124,7 +124,7 @@ def adopt(project: Project, request: AdoptRequest, listen: Listener) -> AdoptRep
             StateDir(project.state_dir),
             Slots(StateDir(project.state_dir).slots, limits_of(project)),
             targets_of(project, f"dwhctl:{run_id}"),
-            tell=log,
+            notify=log,
             # It stages nothing and leaves no session open: there is nothing to reap.
             leaves_lock=lambda: False,
         )

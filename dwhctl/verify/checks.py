@@ -234,5 +234,7 @@ class SliceReader:
         tables = self.read_tables(slices, read, beside=sources)
         ours = {slice_: found for check in sources for slice_, found in check.answers.items()}
         failures = {slice_: error for check in sources for slice_, error in check.failures.items()}
-        failures |= {one.slice: check.failure for check in tables if check.failure for one in check.slices}
+        failures |= {
+            planned.slice: check.failure for check in tables if check.failure for planned in check.slices
+        }
         return {slice_: (ours[slice_], theirs[slice_]) for slice_ in ours.keys() & theirs.keys()}, failures

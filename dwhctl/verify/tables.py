@@ -63,7 +63,7 @@ def measures_of(
     by_name = {column.name.lower(): column for column in theirs}
     _check_names(load, table, by_name)
     key, values = (
-        tuple(by_name[one.name.lower()] for one in columns) for columns in (measure.key, measure.values)
+        tuple(by_name[column.name.lower()] for column in columns) for columns in (measure.key, measure.values)
     )
     for own, other in zip((*measure.key, *measure.values), (*key, *values), strict=True):
         if own.kind is not other.kind and {own.kind, other.kind} not in _ALIKE:
@@ -171,9 +171,9 @@ class TwoTables(Sides):
         return ours, theirs, {name: rows for name, rows in unknown.items() if name not in known}
 
     def _only_there(self, day: date, unknown: Mapping[str, int]) -> Iterator[SliceComparison]:
-        planned = {one.shard.name for one in self._planned if one.slice.day == day}
+        shards = {planned.shard.name for planned in self._planned if planned.slice.day == day}
         for name, rows in sorted(unknown.items()):
-            if name not in planned and fits(name, self._globs):
+            if name not in shards and fits(name, self._globs):
                 detail = f"the load has no such shard on that day, and {self._load.table} no such rows"
                 found = SliceFinding(Check.SHARD_ONLY_THERE, "0", str(rows), detail)
                 yield SliceComparison(self._load.name, name, day, [found])
@@ -222,7 +222,7 @@ class TwoTables(Sides):
             found[slice_] = replace(found[slice_], detail=keys)
 
     def _keys(self, slice_: Slice, side: Other, other: Other) -> str:
-        measure, beside = (replace(one.measure, values=()) for one in (side, other))
+        measure, beside = (replace(table.measure, values=()) for table in (side, other))
         keys = side.inspection.keys_only_here(
             slice_, measure, Other(other.inspection, beside), KEYS_SHOWN + 1
         )
@@ -230,11 +230,14 @@ class TwoTables(Sides):
 
     def _explanation(self, contrast: Contrast) -> Explanation:
         columns = contrast.columns.items()
-        reasons = [*self._duplicates(contrast), *(column_differs(self._measures[0], *one) for one in columns)]
+        reasons = [
+            *self._duplicates(contrast),
+            *(column_differs(self._measures[0], *column) for column in columns),
+        ]
         return Explanation("", reasons, same_keys=not contrast.only_here and not contrast.only_there)
 
     def _duplicates(self, contrast: Contrast) -> Iterator[SliceFinding]:
-        sides = ((self._load.table, contrast.doubled_here), (self._table, contrast.doubled_there))
+        sides = ((self._load.table, contrast.duplicates_here), (self._table, contrast.duplicates_there))
         if not any(found for _, found in sides):
             return
         names = key_names(self._measures[0])

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contract.kits import SOURCES, TARGETS
 from tests.contract.way import Way
+from tests.support.csv_system import install, registered
 
-IN_THE_GATE = {("duckdb", "duckdb"), ("mssql", "vertica"), ("http", "duckdb")}
+IN_THE_GATE = {
+    ("duckdb", "duckdb"),
+    ("mssql", "vertica"),
+    ("postgres", "postgres"),
+    ("http", "duckdb"),
+    ("csv", "csv"),
+    ("duckdb", "clickhouse"),
+}
 PAIRS = [
     pytest.param(
         (source, target),
@@ -35,9 +44,36 @@ def duckdb_way(tmp_path: Path) -> Way:
     return Way(SOURCES[0], TARGETS[0], tmp_path)
 
 
+#: The suites that the gate runs over the system of another package, whose commands have a test of their own there.
+_CSV_IN_GATE = (
+    "test_a_failure",
+    "test_a_query_that",
+    "test_bounds",
+    "test_every_form",
+    "test_nasty",
+    "test_what",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep out of the gate what the other sources show of targets and slices: a request for each row costs its time."""
+    """Keep out of the gate what the other systems show as well: these cost its time."""
     for item in items:
-        if item.path.name in ("test_targets.py", "test_slices.py") and "[http-" in item.name:
+        if item.path.parent != Path(__file__).parent:
+            continue
+        # A request for each row.
+        is_slow = item.path.name in ("test_targets.py", "test_slices.py") and "[http-" in item.name
+        given = getattr(item, "callspec", None)
+        kits = [str(value) for value in (given.params.values() if given else ())]
+        is_csv = any("Csv" in kit for kit in kits) and not item.name.startswith(_CSV_IN_GATE)
+        if is_slow or is_csv:
             item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def csv_is_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The suites run over a system of another package, too."""
+    folder = install(tmp_path_factory.mktemp("site"))
+    with pytest.MonkeyPatch.context() as patch, registered():
+        patch.syspath_prepend(folder)
+        yield

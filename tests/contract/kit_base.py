@@ -140,6 +140,10 @@ class SourceKit(Kit):
         """A NULL of a type."""
         return f"nullif({case.values[0]}, {case.values[0]})"
 
+    def only_nulls(self, case: TypeCase) -> str:
+        """An expression of the type over the row number `i` that is NULL in every row."""
+        return f"CASE WHEN i < 0 THEN {case.values[0]} END"
+
     @abstractmethod
     def busy(self, connection: Connection, database: str) -> AbstractContextManager[None]:
         """Keep the database from being read."""
@@ -166,6 +170,10 @@ class TargetKit(Kit):
     refused: Sequence[str]
     #: Values that do not fit into a column: of which kind, the value, and the column's type.
     misfits: Sequence[tuple[Kind, object, str]]
+
+    def layout(self, slice_by: str | None, columns: str, zone: str) -> str:
+        """What a CREATE TABLE of the table of slices ends with."""
+        return ""
 
     @abstractmethod
     def word(self, column: Column) -> str:

@@ -90,7 +90,7 @@ def test_a_key_twice_is_refused_by_name_across_batches_too(way: Way, batch_rows:
     filled(way, *map(way.source_kit.text, "ab"))
     way.fill("INSERT INTO t VALUES (0, 'c'), (1, 'b')")
     said = way.refusal(SELECT, batch_rows=batch_rows)
-    assert said == "DoubledKeyError: the key id=1, v=b stands twice in the slice"
+    assert said == "DoubledKeyError: the key id=1, v=b occurs twice in the slice"
     assert way.rows("*") == []
 
 
@@ -121,6 +121,8 @@ def test_an_unsliced_load_replaces_its_shards_whole_table(way: Way) -> None:
 @pytest.mark.parametrize("constraint", ["PRIMARY KEY", "UNIQUE"])
 def test_a_unique_column_does_not_stand_in_the_way_of_a_reload(way: Way, constraint: str) -> None:
     words, kit = way.target_kit.words, way.source_kit
+    if way.target_kit.name == "clickhouse":
+        pytest.skip("ClickHouse has no unique columns")
     way.create(f"id {words[Kind.INTEGER]} {constraint}, v {words[Kind.TEXT]}")
     way.fill(*kit.create_as("t", f"SELECT i AS id, {kit.text('first')} AS v FROM {kit.numbers(1000)}"))
     for text in ("first", "second", "third"):

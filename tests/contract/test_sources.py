@@ -18,7 +18,7 @@ import pytest
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
-from dwhctl.project.connections import Connection
+from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from tests.contract.kits import NASTY_TEXTS, SOURCES, SourceKit, TypeCase
@@ -64,6 +64,28 @@ def values_of(source: Source, sql: str) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for batch in batches_of(source, sql) for row in batch.to_pylist()]
 
 
+def test_the_first_value_of_an_answer(kit: SourceKit, server: Connection) -> None:
+    if SYSTEMS[server.type].takes_endpoint:
+        pytest.skip("takes no query")
+    rows = [f"({kit.literal(Kind.INTEGER, number)}, NULL, NULL)" for number in (7, 8)]
+    kit.run(server, "abakan", *(f"INSERT INTO orders VALUES {row}" for row in rows))
+
+    def first(sql: str, **binds: datetime) -> object:
+        with kit.open(server) as source:
+            return source.first_value(Query(sql, binds))
+
+    assert first("SELECT id, name FROM orders ORDER BY id DESC") == 8
+    assert first("SELECT name FROM orders") is None
+    assert first("SELECT id FROM orders WHERE id > 8") is None
+    assert first("SELECT COUNT(*) FROM orders") == 2, "a column needs no name"
+    day = datetime(2020, 7, 14)  # noqa: DTZ001 - bounds are naive
+    word = "SELECT CASE WHEN CAST('2020-07-14' AS DATE) >= :start THEN 'yes' ELSE 'no' END"
+    assert (first(word, start=day), first(word, start=day.replace(day=15))) == ("yes", "no")
+    for wrong in ("SELECT nothing FROM orders", "DELETE FROM orders"):
+        with pytest.raises(QueryError):
+            first(wrong)
+
+
 # Opening
 
 
@@ -85,7 +107,7 @@ def test_a_busy_database_is_waited_for_so_long_and_no_longer(kit: SourceKit, tmp
             kit.open(connection)
         assert (0.3 if kit.waits else 0) < time.monotonic() - started < 5
     assert not caught.value.permanent
-    assert "abakan" in str(caught.value)
+    assert kit.database("abakan") in str(caught.value)
 
 
 @pytest.mark.parametrize("kit", [kit for kit in SOURCES if kit.waits], ids=lambda kit: kit.name)
@@ -174,7 +196,7 @@ def test_a_type_is_what_was_declared_whatever_the_values(
 ) -> None:
     one = case.values[0]
     no_rows = f"SELECT {one} AS v FROM {kit.numbers(1)} WHERE i > 5"
-    only_nulls = f"SELECT CASE WHEN i < 0 THEN {one} END AS v FROM {kit.numbers(3)}"
+    only_nulls = f"SELECT {kit.only_nulls(case)} AS v FROM {kit.numbers(3)}"
     every_value = " UNION ALL ".join(f"SELECT {value} AS v" for value in (*case.values, kit.null(case)))
     with kit.open(server, zone="Asia/Chita") as source:
         for sql in (no_rows, only_nulls, every_value):
@@ -306,10 +328,11 @@ def test_instants_come_as_instants_whatever_the_zone(kit: SourceKit, server: Con
 
 
 def test_nasty_texts_come_as_they_are(kit: SourceKit, source: Source) -> None:
-    sql = " UNION ALL ".join(f"SELECT {n} AS n, {kit.text(text)} AS v" for n, text in enumerate(NASTY_TEXTS))
+    held = [text for text in NASTY_TEXTS if kit.holds(Kind.TEXT, text)]
+    sql = " UNION ALL ".join(f"SELECT {n} AS n, {kit.text(text)} AS v" for n, text in enumerate(held))
     assert [
         value for _, value in sorted(values_of(source, sql), key=lambda row: str(row[0]).zfill(3))
-    ] == list(NASTY_TEXTS)
+    ] == held
 
 
 def test_a_failure_in_mid_way_comes_after_the_rows_and_is_told(kit: SourceKit, source: Source) -> None:
@@ -318,7 +341,7 @@ def test_a_failure_in_mid_way_comes_after_the_rows_and_is_told(kit: SourceKit, s
     with pytest.raises((QueryError, SourceError)) as caught:  # noqa: PT012 - the rows before it count
         for batch in stream:
             seen += batch.num_rows
-    assert 0 < seen < 150_000
+    assert 0 < seen <= 150_000
     assert isinstance(caught.value, QueryError), "a value that cannot be converted does not go away by itself"
     assert "LINE 1" not in str(caught.value)
 

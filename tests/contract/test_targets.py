@@ -21,6 +21,7 @@ from dwhctl.core.errors import (
     TargetRefusedError,
     ValueRefusedError,
 )
+from dwhctl.load.cast import for_source
 from dwhctl.systems.base.target import StagingGroup
 from tests.contract.conftest import PAIRS
 from tests.contract.kits import SOURCES, TARGETS, TargetKit, TypeCase
@@ -265,7 +266,7 @@ def test_opening_a_group_twice_keeps_what_is_in_it(staged: Way) -> None:
 
 
 def test_columns_are_in_their_order_with_their_words(way: Way) -> None:
-    way.create("z BIGINT NOT NULL, a DECIMAL(18,2), M VARCHAR")
+    way.create('z BIGINT NOT NULL, a DECIMAL(18,2), "M" VARCHAR')
     found = way.target.columns(TABLE)
     assert [(one.name, one.nullable) for one in found] == [
         ("z", False), ("a", True), ("M", True), ("etl_source", True), ("etl_id", True), ("hash_id", True),
@@ -320,7 +321,7 @@ def test_new_columns_are_added_nullable_once(target: TargetKit, case: TypeCase, 
     dotted = Column("new.column", new.kind, new.type, new.declared, nullable=False)
     for _ in range(2):
         way.target.add_columns(TABLE, [dotted])
-    added = way.target.columns(TABLE)[-1]
+    added = for_source([dotted], way.target.columns(TABLE))[-1]
     assert (added.name, added.kind, added.type, added.nullable) == ("new.column", new.kind, new.type, True)
 
 

@@ -19,6 +19,7 @@ from dwhctl.project.days import Slice
 from dwhctl.project.loads import Load, Shard
 from dwhctl.project.templates import Query
 from dwhctl.runtime.messages import StageOrder, StageResult, TargetTable
+from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 from tests.contract.kits import SourceKit, TargetKit
 from tests.unit.projects import a_load
@@ -63,8 +64,17 @@ class Way:
 
     def create(self, columns: str) -> None:
         """Make the target table, with the service fields."""
+        layout = self.target_kit.layout(self.slice_by, columns, self.zone)
         self.target.run_statements(
-            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE})"]
+            ["CREATE SCHEMA IF NOT EXISTS stage", f"CREATE TABLE {TABLE} ({columns}, {SERVICE}){layout}"]
+        )
+
+    def generate(self, sql: str, shard: str = "abakan") -> None:
+        """Make the target table from the columns of a query, as a load without a `create` does."""
+        with self.source_kit.open(self.source, shard) as source:
+            columns = source.columns(Query(sql, {}))
+        self.target.run_statements(
+            self.target.create_table(new_table(TABLE, columns, self.key, self.slice_by))
         )
 
     def fill(self, *statements: str, shard: str = "abakan") -> None:

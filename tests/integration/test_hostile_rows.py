@@ -16,9 +16,9 @@ from dwhctl.alerts.outbox import as_json
 from dwhctl.runtime.events import Event, Notice
 from dwhctl.runtime.log_reader import find_log, read_log, text_of
 from dwhctl.sessions import State, open_store
+from dwhctl.systems.base.staging import is_plain_id
 from dwhctl.systems.duckdb.system import DuckdbConnection
 from dwhctl.systems.duckdb.target import DuckdbTarget
-from dwhctl.systems.vertica.catalog import is_plain_id
 from dwhctl.systems.vertica.client import VerticaClient as VerticaSession
 from tests.cli_support import dwh
 from tests.integration.alerts_kit import a_desk, slices

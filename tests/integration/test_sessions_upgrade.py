@@ -317,7 +317,7 @@ def test_postgres_names_who_does_not_let_go(postgres: Place, monkeypatch: pytest
     theirs(postgres)
     monkeypatch.setattr(postgres_store, "ALONE_MILLISECONDS", 50)
     monkeypatch.setattr(postgres_store, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(postgres_store, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(postgres_store, "UPGRADE_LOCK_SECONDS", 0.2)
     store = postgres.store(prepared=False)
     with postgres.other_program() as reader:
         cursor = reader.cursor()

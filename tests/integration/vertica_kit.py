@@ -74,13 +74,19 @@ def fails(sqlstate: str, code: int | None = None) -> Iterator[pytest.ExceptionIn
         assert int(caught.value.error_code) == code
 
 
+@contextmanager
+def sockets_left_open() -> Iterator[None]:
+    """Collect the sockets of refused logins, which vertica-python does not close, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
 def refused(server: VerticaServer, **keys: Any) -> tuple[str, int]:
     """SQLSTATE and number with which a login is refused."""
-    with warnings.catch_warnings():
-        # vertica-python does not close the socket of a refused login.
-        warnings.simplefilter("ignore", ResourceWarning)
+    with sockets_left_open():
         said = _refusal(server, keys)
-        gc.collect()
     found = re.search(r"Sqlstate: (\w+).*Error Code: (\d+)", said)
     assert found is not None, said
     return found[1], int(found[2])

@@ -78,6 +78,11 @@ class Link:
                 self._tls = tls
                 return
 
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The encryption; None without one."""
+        return self._tls
+
     def use_tls(self, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
         """Become encrypted by a handshake that was made elsewhere."""
         self._tls, self._incoming, self._outgoing = tls, incoming, outgoing

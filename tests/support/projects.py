@@ -60,11 +60,15 @@ class Sandbox:
         self.put(
             "config/loads/orders.toml",
             'shards = "cities"\nextract = "orders/extract.sql"\ntarget = "warehouse"\ntable = "stage.orders"\n'
-            f'create = "orders/create.sql"\nkey = ["id"]\nslice_by = "start_time"\n{self.load_keys}\n',
+            f'{self.create_key("orders")}key = ["id"]\nslice_by = "start_time"\n{self.load_keys}\n',
         )
         self.put("sql/orders/create.sql", self.create)
         self.put("sql/orders/extract.sql", self.extract)
         return self
+
+    def create_key(self, load: str) -> str:
+        """The line with a load's `create`; without statements it is left out."""
+        return f'create = "{load}/create.sql"\n' if self.create else ""
 
     def put(self, name: str, text: str) -> Path:
         """Write a file of the project."""

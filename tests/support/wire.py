@@ -131,7 +131,7 @@ class Wire(Sandbox):
         self.put(
             f"config/loads/{name}.toml",
             f'shards = "cities"\nextract = "orders/extract.sql"\ntarget = "warehouse"\n'
-            f'table = "{self.schema}.{table}"\ncreate = "{name}/create.sql"\nkey = ["id"]\n'
+            f'table = "{self.schema}.{table}"\n{self.create_key(name)}key = ["id"]\n'
             f'slice_by = "start_time"\n{self.load_keys}\n',
         )
 

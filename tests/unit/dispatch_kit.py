@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -32,7 +32,7 @@ from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.workers import ProcessWorker, WorkerPool
+from dwhctl.load.workers import ProcessWorker, Worker, WorkerPool
 from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
@@ -158,6 +158,7 @@ class Bench:
     keys: Mapping[str, Any] = field(default_factory=dict)
     stop_after: float | None = None
     days: Sequence[date] = (DAY,)
+    make: Callable[[], Worker] = ProcessWorker
 
     def __post_init__(self) -> None:
         self.state = self.root / "state"
@@ -214,7 +215,7 @@ class Bench:
         creator = StagingCreator({"dwh": self.target}, events.put)
         table = TargetTable(warehouse, load.table, (), self.state)
         parts = SliceParts(
-            pool=WorkerPool(self.jobs, ProcessWorker, slots),
+            pool=WorkerPool(self.jobs, self.make, slots),
             breaker=CircuitBreaker(),
             prober=Prober(connections, slots, events.put),
             groups=Groups("run", creator.open),

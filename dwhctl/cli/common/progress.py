@@ -19,8 +19,10 @@ from dwhctl.runtime.events import (
     ReportClosed,
     RunStarted,
     SliceClosed,
+    SliceReady,
     SliceStaged,
     SliceStarted,
+    SliceWaits,
 )
 from dwhctl.runtime.failures import reason_of
 from dwhctl.runtime.messages import Failure
@@ -44,13 +46,15 @@ class Server:
     done: int = 0
     failed: int = 0
     rows: int = 0
-    #: Seconds that its slices took lately: of those to come, and of those that are done.
+    #: Seconds that its slices took recently: of those to come, and of those that are done.
     seconds_left: float = 0.0
     seconds_done: float = 0.0
     #: With a worker, in the order of their start; staged and not yet published; between two attempts.
     running: dict[Key, None] = field(default_factory=dict)
     staged: set[Key] = field(default_factory=set)
     waiting: set[Key] = field(default_factory=set)
+    #: Until they are ready.
+    not_ready: set[Key] = field(default_factory=set)
 
 
 def rate_of(rows: int, seconds: float) -> int | None:
@@ -59,8 +63,13 @@ def rate_of(rows: int, seconds: float) -> int | None:
 
 
 def state_in_words(server: Server) -> str:
-    """Return how many slices are running, staged, and waiting for a retry; empty when none is."""
-    counts = {"running": server.running, "staged": server.staged, "waiting for a retry": server.waiting}
+    """Return how many slices are running, staged, and waiting; empty when none is."""
+    counts = {
+        "running": server.running,
+        "staged": server.staged,
+        "waiting for a retry": server.waiting,
+        "waiting until ready": server.not_ready,
+    }
     return ", ".join(f"{len(slices):,} {state}" for state, slices in counts.items() if slices)
 
 
@@ -87,6 +96,12 @@ class Tally:
             match event:
                 case RunStarted():
                     self._begin(event)
+                case SliceWaits():
+                    server = self._server(event.connection)
+                    server.waiting.discard(_key(event))
+                    server.not_ready.add(_key(event))
+                case SliceReady():
+                    self._server(event.connection).not_ready.discard(_key(event))
                 case SliceStarted():
                     server = self._server(event.connection)
                     server.waiting.discard(_key(event))
@@ -116,6 +131,7 @@ class Tally:
         server.running.pop(_key(event), None)
         server.staged.discard(_key(event))
         server.waiting.discard(_key(event))
+        server.not_ready.discard(_key(event))
         if event.state is State.UP_FOR_RETRY:
             server.waiting.add(_key(event))
             return
@@ -142,8 +158,8 @@ class Tally:
     def remaining(self) -> float | None:
         """Return the seconds that are left, estimated by the speed so far; None while that means nothing.
 
-        The weight of a slice is the time that it took lately. A failed one is neither left nor done: fifty failures of
-        a dead server are no speed.
+        The weight of a slice is the time that it took recently. A failed slice is neither left nor done: fifty failures
+        of a dead server are no speed.
         """
         every = self.all()
         seconds = self.seconds()
@@ -161,10 +177,11 @@ class Tally:
                 every.running |= server.running
                 every.staged |= server.staged
                 every.waiting |= server.waiting
+                every.not_ready |= server.not_ready
             return every
 
 
-def _key(event: SliceStarted | SliceStaged | SliceClosed) -> Key:
+def _key(event: SliceWaits | SliceReady | SliceStarted | SliceStaged | SliceClosed) -> Key:
     return (event.load, event.shard, event.day)
 
 

@@ -12,7 +12,7 @@ from dwhctl.cli.common.output import about, counted, say, shown_seconds, tell
 from dwhctl.cli.common.progress import end_line, rate_of, reason_text
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
-from dwhctl.core.words import one_line, shown_time
+from dwhctl.core.words import one_line, shown_path, shown_time
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
 from dwhctl.runtime.events import (
@@ -48,6 +48,8 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
             _SLICES.show(plan.slices)
         say(f"would load {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         say(_estimate(project, request, plan))
+        for line in _waits(project, plan):
+            say(line)
     else:
         say(nothing_to("load", plan))
     return ExitCode.DONE
@@ -64,6 +66,8 @@ def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
     if plan.slices:
         tell(f"plan: {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         tell(f"plan: {_estimate(project, request, plan)}")
+        for line in _waits(project, plan):
+            tell(f"plan: {line}")
     else:
         tell(f"plan: {nothing_to('load', plan)}")
 
@@ -104,6 +108,14 @@ def _estimate(project: Project, request: LoadRequest, plan: Plan) -> str:
     if forecast.seconds is None:
         return f"no past durations to tell how long {workers} will take"
     return f"about {about(forecast.seconds)} with {workers}, going by past durations"
+
+
+def _waits(project: Project, plan: Plan) -> Iterable[str]:
+    """Yield for which of the plan's loads slices wait until they are ready; a plan asks no server."""
+    for load in plan.loads():
+        if load.ready is not None:
+            path = shown_path(load.ready, project.root)
+            yield f"{load.name}: each slice waits until {path} is true, up to {load.ready_timeout}"
 
 
 SHOWN_REASONS = 5

@@ -123,7 +123,7 @@ def literal(text: str) -> str:
 
 
 class Dialect:
-    """Writes the SQL of one engine."""
+    """Writes the SQL of one engine, by the blocks of its file beside this module, or in a package: `package:name`."""
 
     def __init__(self, name: str) -> None:
         self._blocks = _blocks(name)
@@ -254,7 +254,8 @@ def read_fingerprint(row: Sequence[Any], key: Sequence[Part]) -> Fingerprint:
 
 @cache
 def _blocks(dialect: str) -> Mapping[str, str]:
-    return named_sql("dwhctl.systems.base", dialect)
+    package, _, name = dialect.rpartition(":")
+    return named_sql(package or __package__, name)
 
 
 #: From a column of the source and the target's kind to the value in SQL and what else its form needs.
@@ -268,6 +269,11 @@ def source_parts(wanted: Sequence[Column], columns: Sequence[Column], read: Read
     for column in wanted:
         if (found := by_name.get(column.name.lower())) is None:
             raise SchemaDriftError(f"the extract has no column {column.name}")
+        if found.kind is Kind.BINARY and column.kind is Kind.TEXT:
+            raise QueryError(
+                f"column {column.name} is {found.declared} at the source and {column.declared} in the table, which may"
+                " be text: octets and text are not compared; leave it out of verify_columns"
+            )
         sql, extras = read(found, column.kind)
         parts.append(part(found, column.kind, sql, **extras))
     return parts

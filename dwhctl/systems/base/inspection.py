@@ -65,14 +65,14 @@ class Differing:
 class Contrast:
     """How a slice of this table differs from the same slice of another.
 
-    `only_here` and `only_there` count rows whose key the other side lacks, `doubled_*` keys that a side has twice.
+    `only_here` and `only_there` count rows whose key the other side lacks, `duplicates_*` keys that a side has twice.
     `columns` has the columns that differ under a key that both sides have once.
     """
 
     only_here: int
     only_there: int
-    doubled_here: Duplicates | None
-    doubled_there: Duplicates | None
+    duplicates_here: Duplicates | None
+    duplicates_there: Duplicates | None
     columns: Mapping[str, Differing]
 
 
@@ -328,16 +328,18 @@ class Counts:
 
     only_here: int
     only_there: int
-    doubled: tuple[tuple[int, int], ...]
+    duplicates: tuple[tuple[int, int], ...]
     columns: Mapping[str, tuple[int, int]]
 
     def keys(self) -> list[int]:
         """Return the numbers of the keys to show."""
-        return sorted({key for count, key in (*self.doubled, *self.columns.values()) if count})
+        return sorted({key for count, key in (*self.duplicates, *self.columns.values()) if count})
 
     def contrast(self, ours: Mapping[int, Pieces], theirs: Mapping[int, Pieces]) -> Contrast:
         """Return the counts with the rows to show. A row may have gone since it was counted."""
-        here, there = (_example(*pair, rows) for pair, rows in zip(self.doubled, (ours, theirs), strict=True))
+        here, there = (
+            _example(*pair, rows) for pair, rows in zip(self.duplicates, (ours, theirs), strict=True)
+        )
         columns = {}
         for number, (name, (rows, key)) in enumerate(self.columns.items()):
             if rows:

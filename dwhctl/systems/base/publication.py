@@ -71,7 +71,7 @@ class Publication(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` tells.
+        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` shows it.
 
         A target whose server may still be at the commit then ends it before it counts or publishes again.
         """

@@ -78,6 +78,15 @@ class Source(ABC):
     def count_nulls(self, query: Query, column: str) -> int:
         """Count the rows of the answer in which the column is NULL. Raise QueryError or SourceError."""
 
+    def first_value(self, query: Query) -> object:
+        """Return the first column of the answer's first row; None without a row. Raise QueryError or SourceError."""
+        cells = (batch.column(0)[0] for batch in self.batches(query, 1) if batch.num_rows)
+        cell = next(cells, None)
+        try:
+            return None if cell is None else cell.as_py()
+        except (ValueError, OverflowError):
+            return repr(cell)  # a date that Python does not have
+
     def interrupt(self) -> None:  # noqa: B027 - most drivers cannot
         """Make the running statement fail soon, where the driver can. Called from another thread."""
 

@@ -5,18 +5,21 @@ Drivers are imported when a source, target or cursor is opened.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from dwhctl.core.errors import InternalError, UsageError
+from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
 from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import SYSTEMS, Connection, SystemUses
 
 if TYPE_CHECKING:
+    from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
+    from dwhctl.systems.base.type_map import SourceType
 
 #: How long an answer of the warehouse is waited for by default.
 ANSWER_TIMEOUT = timedelta(minutes=30)
@@ -91,6 +94,17 @@ class System(SystemUses, Generic[AnyConnection]):
 
     def probe(self, connection: AnyConnection) -> None:
         """Wait for the answer to a probe of a source that `has_probe`. Raise ConnectError."""
+
+    def source_types(self) -> Sequence[SourceType]:
+        """Return the types of a source, those with a length or precision by an example, and the refused ones."""
+        return ()
+
+    def declaration(self, column: Column) -> str:
+        """Return a target's type that holds the values of another system's column.
+
+        Raise TargetRefusedError when there is none.
+        """
+        raise TargetRefusedError(f"column {column.name}: no type is known that holds {column.declared}")
 
     def extract_problem(self, sql: str) -> str | None:
         """Return why a source would refuse the extract, as far as its text alone shows it."""

@@ -2,7 +2,7 @@
 
 A new system fulfils this contract and passes `tests/contract/test_targets.py`:
 
-- Workers only ever call `Target.stage`. A staged row is seen by nobody until the parent publishes its token.
+- Workers only ever call `Target.stage`. No reader sees a staged row before the parent publishes its token.
 - The parent publishes by `replace_slices`. An SQL system does it in a `Publication`: one transaction. Nothing of it is
   visible before its commit, and all of it is after. Leaving the block by an exception rolls back.
 - Staging is per group and dropped whole; `drop_run` drops all that a run ever staged, also when it died.
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
 
 
@@ -205,9 +206,21 @@ class Target(ABC):
         """Return what prevents or slows loads into the table: privileges, keys."""
         return ()
 
+    def layout_problem(self, table: str, slice_by: str | None, slices: Sequence[Slice]) -> str | None:  # noqa: ARG002
+        """Return why such slices of the table cannot be replaced, with what to do about it; None when they can."""
+        return None
+
     @abstractmethod
     def declaration(self, column: Column) -> str:
         """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+
+    def create_table(self, table: NewTable) -> Sequence[str]:
+        """Return the statements that make a table, and its schema first, unless they exist. Does not connect.
+
+        Sort order, segmentation, partitions or indexes are those that suit the replacement of slices. Raise
+        TargetRefusedError for columns without a type here.
+        """
+        return table.statements(table.columns_sql(self.declaration))
 
     @abstractmethod
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
@@ -246,7 +259,7 @@ class Target(ABC):
     ) -> None:
         """Replace the slices' rows in the table by those staged under their tokens, all of them or none.
 
-        Raise AttemptError, with nothing changed, and UncertainCommitError: then `published_rows` tells.
+        Raise AttemptError, with nothing changed, and UncertainCommitError: then `published_rows` shows the outcome.
         """
         replace_in_transaction(self.publication(table, slice_by, timeout), group, slices, guard)
 

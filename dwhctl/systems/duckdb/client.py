@@ -32,6 +32,7 @@ from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
 from dwhctl.systems.base.fingerprint import literal
 from dwhctl.systems.base.source import closed_on_error
+from dwhctl.systems.base.type_map import SourceType
 
 if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection
@@ -65,6 +66,7 @@ KINDS: dict[str, tuple[Kind, pa.DataType]] = {
     "TIMESTAMP_NS": (Kind.TIMESTAMP, pa.timestamp("ns")),
     "TIMESTAMP WITH TIME ZONE": (Kind.TIMESTAMPTZ, pa.timestamp("us", tz="UTC")),
 }
+_MOST_DIGITS = 38
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 
 
@@ -78,6 +80,35 @@ def column(name: str, declared: str, *, nullable: bool = True) -> Column | None:
     if declared not in KINDS:
         return None
     return Column(name, *KINDS[declared], declared, nullable)
+
+
+def declaration(column: Column) -> str:
+    """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+    if column.kind is Kind.DECIMAL and column.type.precision <= _MOST_DIGITS:
+        return f"DECIMAL({column.type.precision}, {column.type.scale})"
+    if column.kind is Kind.TIME:
+        return "TIME"
+    for declared, (kind, arrow) in KINDS.items():
+        if kind is column.kind and arrow == column.type:
+            return declared
+    if column.kind is Kind.TIMESTAMPTZ and column.type.unit in ("s", "ms"):
+        return "TIMESTAMP WITH TIME ZONE"
+    raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")
+
+
+#: Types that are refused: one of each group.
+_REFUSED = ("UHUGEINT", "INTERVAL", "BIT", "TIME WITH TIME ZONE", "INTEGER[]", "STRUCT", "MAP", "UNION")
+_NOTES = {
+    "ENUM": "text",
+    "HUGEINT": "decimal(38,0); a value of 39 digits is refused",
+}
+
+
+def source_types() -> list[SourceType]:
+    """Return the types for the type map."""
+    known = [column("c", name) for name in ("DECIMAL(18,2)", "ENUM('a')", *KINDS)]
+    found = [SourceType(one.declared, one, _NOTES.get(one.declared, str(one.kind))) for one in known if one]
+    return found + [SourceType(name, None, "CAST({column} AS VARCHAR)") for name in _REFUSED]
 
 
 def declared_columns(names: Sequence[str], types: Sequence[object]) -> list[Column]:

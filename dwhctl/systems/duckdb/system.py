@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,8 +19,10 @@ from dwhctl.project.fields import Duration
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
 
 if TYPE_CHECKING:
+    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
+    from dwhctl.systems.base.type_map import SourceType
 
 _OWN_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)
@@ -104,6 +107,16 @@ class _Duckdb(System[DuckdbConnection]):
         from dwhctl.systems.duckdb.target import DuckdbTarget
 
         return DuckdbTarget(connection, state_dir)
+
+    def source_types(self) -> Sequence[SourceType]:
+        from dwhctl.systems.duckdb.client import source_types
+
+        return source_types()
+
+    def declaration(self, column: Column) -> str:
+        from dwhctl.systems.duckdb.client import declaration
+
+        return declaration(column)
 
     def open_cursor(
         self,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from dwhctl.core.columns import Column, Kind
+from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
@@ -68,14 +68,14 @@ class DuckdbTarget(Target):
             return described(db, table)
 
     def declaration(self, column: Column) -> str:
-        return type_of(column)
+        return engine.declaration(column)
 
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         with self._open() as db:
             for new in columns:
                 db.execute(
                     f"ALTER TABLE {quote_path(table)}"
-                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {type_of(new)}"
+                    f" ADD COLUMN IF NOT EXISTS {quote_name(new.name)} {engine.declaration(new)}"
                 )
 
     def open_group(self, group: StagingGroup) -> None:
@@ -251,8 +251,8 @@ class DuckdbPublication(Publication):
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
-        for one in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
-            rows = self._send(one).fetchall()
+        for statement in sent.held(self._table, slices, self._slice_by, zoned=self._zoned):
+            rows = self._send(statement).fetchall()
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
@@ -270,8 +270,8 @@ class DuckdbPublication(Publication):
         }
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for one in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
-            self._send(one)
+        for statement in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
+            self._send(statement)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         files = self._target.staged_files(group, tokens)
@@ -327,13 +327,3 @@ class DuckdbInspection(Inspection):
     def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
         bound: dict[str, object] = {f"text{number}": text for number, text in enumerate(texts)}
         return [f"${name}" for name in bound], bound
-
-
-def type_of(column: Column) -> str:
-    """Return the DuckDB type that holds the column's values."""
-    if column.kind is Kind.DECIMAL:
-        return f"DECIMAL({column.type.precision}, {column.type.scale})"
-    for declared, (kind, arrow) in engine.KINDS.items():
-        if kind is column.kind and arrow == column.type:
-            return declared
-    raise TargetRefusedError(f"column {column.name}: no DuckDB type holds {column.declared}")

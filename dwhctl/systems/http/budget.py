@@ -2,7 +2,7 @@
 
 A file has the calls of the last window. A call is counted from before it is sent until a window after its answer began:
 whenever the server counts it, there are never more than the limit in any window. A call whose process died without an
-answer counts until a window after somebody saw that.
+answer counts until a window after another process saw that.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Budget:
         return _POLL_SECONDS / 10, False
 
     def _settle(self, state: _State, now: float) -> None:
-        """Count calls that nobody waits for any more, and leave out times of a clock that was put back."""
+        """Count calls whose process has died or that are too old, and leave out times of a clock that was put back."""
         waiting: list[tuple[float, int]] = []
         for began, pid in state["open"]:
             if _is_alive(pid) and now - self._longest - 60 < began <= now:
@@ -135,7 +135,7 @@ class Budget:
             else:
                 state["done"].append(now)
         state["open"] = waiting
-        state["done"] = [min(each, now) for each in state["done"]]
+        state["done"] = [min(ended, now) for ended in state["done"]]
 
     @contextmanager
     def _locked(self) -> Iterator[_State]:

@@ -15,7 +15,6 @@ from dwhctl.systems.base.fingerprint import Dialect, Part, quote_name, read_fing
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb.spill import SpillFolder
-from dwhctl.systems.duckdb.target import type_of
 from dwhctl.systems.http.client import Client
 from dwhctl.systems.http.paginators import Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records
@@ -107,7 +106,7 @@ class HttpSource(Source):
             return JsonRecords(endpoint, answer.body, answer.size, json_paths(endpoint.paginator))
         if not answer.is_whole:
             raise QueryError(
-                "the server gives no length of its CSV, so that nobody can see whether it is whole; have it send"
+                "the server gives no length of its CSV, so dwhctl cannot see whether it is whole; make it send"
                 " Content-Length, or chunks, or JSON"
             )
         names = {column.path or name: column.optional for name, column in request.columns.items()}
@@ -134,7 +133,7 @@ class HttpSource(Source):
     def _parts(self, query: Query, measure: Measure) -> tuple[list[Part], list[Part]]:
         columns = self.columns(query)
         key, values = (
-            source_parts(wanted, columns, lambda one, _: (quote_name(one.name), {}))
+            source_parts(wanted, columns, lambda column, _: (quote_name(column.name), {}))
             for wanted in (measure.key, measure.values)
         )
         return key, values
@@ -242,7 +241,7 @@ def _fill(
     db: duckdb.DuckDBPyConnection, columns: Sequence[Column], batches: Iterator[pa.RecordBatch]
 ) -> None:
     try:
-        types = {column.name: type_of(column) for column in columns}
+        types = {column.name: engine.declaration(column) for column in columns}
     except TargetRefusedError as error:
         raise QueryError(str(error)) from error
     declared = ", ".join(f"{quote_name(name)} {word}" for name, word in types.items())

@@ -16,8 +16,11 @@ from dwhctl.systems.base.system import System
 from dwhctl.systems.http.keys import Auth, Headers, HttpUrl, OAuth2Auth, Rate, Size, is_clear
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
+    from dwhctl.systems.base.type_map import SourceType
 
 
 class HttpConnection(Connection):
@@ -100,6 +103,11 @@ class _Http(System[HttpConnection]):
         from dwhctl.systems.http.source import HttpSource
 
         return HttpSource(connection, timeout, state_dir)
+
+    def source_types(self) -> Sequence[SourceType]:
+        from dwhctl.systems.http.types import source_types
+
+        return source_types()
 
     def open_cursor(
         self,

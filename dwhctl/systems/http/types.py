@@ -20,6 +20,7 @@ import pyarrow as pa
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.project.endpoint import ColumnType, parse_type
+from dwhctl.systems.base.type_map import SourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,6 +73,13 @@ def _column(name: str, declared: ColumnType, nullable: bool) -> Column:
             name, kind, arrow, f"varchar({declared.precision})", nullable, places=declared.precision
         )
     return Column(name, kind, arrow, declared.word, nullable)
+
+
+def source_types() -> list[SourceType]:
+    """Return the types for the type map."""
+    examples = ["decimal(12,2)", "varchar(50)", *_KINDS]
+    columns = [_column("c", *parse_type(example)) for example in examples]
+    return [SourceType(column.declared, column, str(column.kind)) for column in columns]
 
 
 class Missing:

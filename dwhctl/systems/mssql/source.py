@@ -261,6 +261,13 @@ class MssqlSource(SqlSource):
                 ) from error
             raise
 
+    def first_value(self, query: Query) -> object:
+        """Return the first value; unlike those of an extract, the columns need no names."""
+        sql = one_select(query.sql, "a ready query")
+        with at_statement(sql), translated():
+            row = self._executed(with_bounds(query, sql)).fetchone()
+        return row[0] if row else None
+
     def _read(self, measure: Measure, columns: Sequence[Column]) -> Read:
         return partial(read_part, collation=collation_for(measure, columns))
 

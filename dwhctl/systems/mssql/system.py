@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -16,6 +17,7 @@ from dwhctl.systems.base.system import System
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
+    from dwhctl.systems.base.type_map import SourceType
 
 
 class MssqlConnection(NetworkConnection):
@@ -52,6 +54,11 @@ class _Mssql(System[MssqlConnection]):
         from dwhctl.systems.mssql.source import MssqlSource
 
         return MssqlSource(connection, database, zone, timeout, login_known=login_known)
+
+    def source_types(self) -> Sequence[SourceType]:
+        from dwhctl.systems.mssql.types import source_types
+
+        return source_types()
 
     def open_cursor(
         self,

@@ -18,6 +18,7 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
 from dwhctl.systems.base.fingerprint import literal as literal_text
 from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.type_map import SourceType
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,6 +162,27 @@ def _fraction(row: TypeRow, first: str | None) -> int | None:
         return None
     # The driver cuts the seventh digit.
     return _FRACTIONS.get(row.name, min(int(first or 7), 6))
+
+
+#: Examples of the types that have a length or precision.
+_EXAMPLES = {
+    **{name: f"{name}(12,2)" for name in ("decimal", "numeric")},
+    **{name: f"{name}(10)" for name in ("char", "nchar")},
+    **{name: f"{name}(50) {name}(max)" for name in ("varchar", "nvarchar", "varbinary")},
+    "binary": "binary(8)",
+    "time": "time(7)",
+    "datetime2": "datetime2(7)",
+    "datetimeoffset": "datetimeoffset(7)",
+}
+
+
+def source_types() -> list[SourceType]:
+    """Return the types for the type map."""
+    return [
+        SourceType(declared, column(ResultColumn("c", declared)) if row.kind else None, row.note)
+        for row in TYPES
+        for declared in _EXAMPLES.get(row.name, row.name).split(" ")
+    ]
 
 
 def quote(name: str) -> str:

@@ -133,7 +133,7 @@ def connect_bounded(
     Raise psycopg2.OperationalError with the messages of all of them.
     """
     messages: list[str] = []
-    for attempt, name in _attempts(servers, timeout, messages.append):
+    for attempt, name in addresses(servers, timeout, messages.append):
         try:
             raw: PgConnection = psycopg2.connect(**{**options, **attempt}, async_=1)
             connection = BoundedConnection(raw, answer, name)
@@ -142,14 +142,19 @@ def connect_bounded(
                 connection.wait(timeout.total_seconds(), words)
         except psycopg2.OperationalError as error:
             messages.append(str(error))
-            if _REFUSAL.search(messages[-1]) and not _NOT_NOW.search(messages[-1]):
+            if refused_for_good(messages[-1]):
                 break
         else:
             return connection
     raise psycopg2.OperationalError("\n".join(messages))
 
 
-def _attempts(
+def refused_for_good(message: str) -> bool:
+    """Return whether a server refused the connection, so that no other one is tried."""
+    return bool(_REFUSAL.search(message)) and not _NOT_NOW.search(message)
+
+
+def addresses(
     servers: tuple[tuple[str, int], ...], timeout: timedelta, fail: Callable[[str], None]
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield libpq's options for each address. libpq would resolve a name in C, where signals are not handled."""

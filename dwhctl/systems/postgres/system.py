@@ -1,4 +1,4 @@
-"""PostgreSQL as a system: the sessions of several machines, and queries."""
+"""PostgreSQL as a system: its connection's keys, and what opens it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from pydantic import BeforeValidator, Field
 
 from dwhctl.project.connections import CHECKED_TLS, NetworkConnection, TlsWords
 from dwhctl.project.fields import ProjectPath, SomeTime, Text
-from dwhctl.systems.base.system import System
+from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
 
 if TYPE_CHECKING:
-    from dwhctl.systems.base.source import Cursor
+    from collections.abc import Sequence
+
+    from dwhctl.core.columns import Column
+    from dwhctl.systems.base.source import Cursor, Source
+    from dwhctl.systems.base.target import Target
+    from dwhctl.systems.base.type_map import SourceType
 
 
 def _no_allow(word: object) -> object:
@@ -45,13 +50,65 @@ class PostgresConnection(NetworkConnection):
     answer_timeout: SomeTime | None = Field(None, examples=["30s"])
     """How long to wait for one answer of the sessions database; then the connection counts as lost. Left out: 60s, and
     10s in commands that only report."""
+    staging_schema: Text | None = Field(None, examples=["staging"])
+    """The schema for staging tables; default: the target table's own."""
 
 
 class _Postgres(System[PostgresConnection]):
     connection = PostgresConnection
-    is_sessions = True
+    is_source = is_target = is_sessions = True
     driver = "psycopg2"
     schemes = ("postgresql",)
+
+    def open_source(
+        self,
+        connection: PostgresConnection,
+        database: str,
+        zone: str,
+        timeout: float | None = None,
+        *,
+        login_known: bool | None = None,
+        state_dir: Path | None = None,
+    ) -> Source:
+        from dwhctl.systems.postgres.source import PostgresSource
+
+        return PostgresSource(connection, database, zone, timeout)
+
+    def open_target(
+        self,
+        connection: PostgresConnection,
+        state_dir: Path,
+        timeout: timedelta = ANSWER_TIMEOUT,
+        label: str = "dwhctl",
+    ) -> Target:
+        from dwhctl.systems.postgres.target import PostgresTarget
+
+        return PostgresTarget(connection, timeout, label)
+
+    def source_types(self) -> Sequence[SourceType]:
+        from dwhctl.systems.postgres.types import source_types
+
+        return source_types()
+
+    def declaration(self, column: Column) -> str:
+        from dwhctl.systems.postgres.types import declaration
+
+        return declaration(column)
+
+    def list_databases(self, connection: PostgresConnection, timeout: float) -> list[str]:
+        from dwhctl.systems.postgres.source import list_databases
+
+        return list_databases(connection, timeout)
+
+    def table_problem(self, connection: PostgresConnection, table: str) -> str | None:
+        from dwhctl.systems.postgres.types import NAME_OCTETS
+
+        schema, _, name = table.rpartition(".")
+        if schema.lower().startswith("pg_") or schema.lower() == "information_schema":
+            return f"the schema {schema} is PostgreSQL's own; name another one"
+        if len(max(schema, name, key=len).encode()) > NAME_OCTETS:
+            return f"a name in PostgreSQL has at most {NAME_OCTETS} octets; shorten it"
+        return None
 
     def open_cursor(
         self,

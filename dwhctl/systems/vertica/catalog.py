@@ -1,23 +1,20 @@
-"""Read Vertica's catalog: columns, privileges, sessions; and name staging tables, sessions and slices in SQL."""
+"""Read Vertica's catalog: columns, privileges, sessions; and name tables in SQL."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import TargetError, TargetRefusedError
+from dwhctl.core.columns import Column
+from dwhctl.core.errors import About, TargetError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.systems.base.staging import literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
 from dwhctl.systems.vertica import types as types
 
 if TYPE_CHECKING:
-    from dwhctl.project.days import Slice
     from dwhctl.systems.vertica.client import VerticaClient
 
 #: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
@@ -51,7 +48,9 @@ def existing_columns(client: VerticaClient, table: TableName) -> list[Declared]:
     """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
     found = declared_columns(client, table)
     if not found:
-        raise TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing = TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing.about = About.TABLE
+        raise missing
     return found
 
 
@@ -76,10 +75,7 @@ def _described(table: TableName, declared: Declared) -> Column:
     return column
 
 
-#: The column of a staging table with the token of the attempt that staged the row.
-TOKEN = "dwhctl_token"  # noqa: S105
 _DEFAULT_SCHEMA = "public"
-_DIGEST_OCTETS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,37 +108,9 @@ class TableName:
         return f"{self.schema}.{self.table}"
 
 
-def is_plain_id(run_id: str) -> bool:
-    """Return whether labels and staging tables of this run id cannot be taken for those of another run."""
-    return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", run_id) is not None
-
-
-def staging_prefix(run_id: str) -> str:
-    """Return the prefix of the names of a run's staging tables, which no other run has."""
-    return f"dwhctl_{_plain(run_id)}__"
-
-
 def staging_table(group: StagingGroup, schema: str | None) -> TableName:
     """Return the staging table of a group: in the given schema, or that of the target."""
-    prefix, rest = staging_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > NAME_OCTETS:
-        digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
-    return TableName(schema or TableName.of(group.table).schema, prefix + rest)
-
-
-def run_label(run_id: str) -> str:
-    """Return the prefix of the labels of a run's sessions; a colon follows it."""
-    return f"dwhctl:{run_id}"
-
-
-def stage_label(group: StagingGroup) -> str:
-    """Return the prefix of the labels of the sessions that stage in a group; a colon follows it."""
-    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
-
-
-def _plain(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", text.lower())
+    return TableName(schema or TableName.of(group.table).schema, staging_name(group, NAME_OCTETS))
 
 
 _PRIVILEGES = ("SELECT", "INSERT", "DELETE")
@@ -219,51 +187,3 @@ def _sessions(client: VerticaClient, where: str) -> set[str]:
     except TargetRefusedError:
         return set()  # a user who may not see sessions cannot end any
     return {str(session_id) for (session_id,) in rows}
-
-
-def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
-    """Yield, for each pair of bounds, a condition of the shards, and one of the bounds ("" for none).
-
-    A column that is a name has no known type: its bounds are the placeholders `<start>` and `<end>`.
-    """
-    by_bounds: dict[str, list[str]] = {}
-    for slice in slices:
-        by_bounds.setdefault(_bounds(slice, slice_by), []).append(slice.shard)
-    for bounds, shards in by_bounds.items():
-        yield of_shards(shards), bounds
-
-
-def literals(texts: Sequence[str]) -> str:
-    """Return texts as a list for IN."""
-    return ", ".join(map(literal, texts))
-
-
-def of_shards(shards: Sequence[str]) -> str:
-    """Return the condition of the rows of these shards."""
-    return f"etl_source IN ({literals(shards)})"
-
-
-def _bounds(slice: Slice, slice_by: Column | str | None) -> str:
-    if slice_by is None:
-        return ""
-    if isinstance(slice_by, str):
-        return _between(slice_by, "<start>", "<end>")
-    kind = slice_by.kind
-    zoned = kind is Kind.TIMESTAMPTZ
-    start, end = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
-    if start is None or end is None:
-        raise TargetError(f"the slice {slice.day} of {slice.shard} has no bounds")
-    return _between(slice_by.name, _moment(start, kind), _moment(end, kind))
-
-
-def _between(column: str, start: str, end: str) -> str:
-    return f"{quote_name(column)} >= {start} AND {quote_name(column)} < {end}"
-
-
-def _moment(bound: datetime, kind: Kind) -> str:
-    if kind is Kind.DATE:
-        # The first date whose midnight is not before the bound.
-        bound += timedelta(days=1) - timedelta(microseconds=1)
-        return f"DATE {literal(bound.date().isoformat())}"
-    type_ = "TIMESTAMPTZ" if kind is Kind.TIMESTAMPTZ else "TIMESTAMP"
-    return f"{type_} {literal(bound.isoformat(sep=' '))}"

@@ -32,7 +32,7 @@ from dwhctl.systems.vertica.errors import connect_error, lost, translate_error
 from dwhctl.systems.vertica.types import answer_type
 
 if TYPE_CHECKING:
-    from dwhctl.systems.vertica.staging import BatchStream
+    from dwhctl.systems.base.staging import BatchStream
     from dwhctl.systems.vertica.system import VerticaConnection
 
 

@@ -7,17 +7,26 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import AttemptError, StagingError, TargetRefusedError
+from dwhctl.core.errors import AttemptError, TargetRefusedError
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure, literal
 from dwhctl.systems.base.fingerprint import quote_name as quote
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import (
+    TOKEN,
+    conditions,
+    delete_sql,
+    gone,
+    held_sql,
+    insert_sql,
+    literals,
+    of_shards,
+    publication_sql,
+    slice_conditions,
+    staged_sql,
+)
 from dwhctl.systems.base.target import (
-    DELETE,
-    HELD,
-    INSERT,
-    STAGED,
     Narrowing,
     Refresh,
     RefreshColumn,
@@ -32,16 +41,12 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.catalog import (
-    TOKEN,
     TableName,
-    conditions,
     declared_columns,
     described,
     described_column,
     existing_columns,
     filled_columns,
-    literals,
-    of_shards,
 )
 from dwhctl.systems.vertica.errors import MISSING, is_sqlstate
 from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
@@ -77,8 +82,8 @@ class VerticaPublication(Publication):
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
-        for where in self._conditions(slices):
-            rows = self._session.query(_held_sql(self._table, where))
+        for where in slice_conditions(slices, self._slice_by):
+            rows = self._session.query(held_sql(self._table.sql, where))
             held.update((str(shard), int(count)) for shard, count in rows)
         return held
 
@@ -89,7 +94,7 @@ class VerticaPublication(Publication):
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         table = self._staging(group)
         try:
-            rows = self._session.query(_staged_sql(table, tokens))
+            rows = self._session.query(staged_sql(table.sql, literals(tokens)))
         except AttemptError as error:
             if is_sqlstate(error, MISSING):
                 raise gone(table) from error
@@ -97,8 +102,8 @@ class VerticaPublication(Publication):
         return {str(token): int(count) for token, count in rows}
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for where in self._conditions(slices):
-            self._session.query(_delete_sql(self._table, where))
+        for where in slice_conditions(slices, self._slice_by):
+            self._session.query(delete_sql(self._table.sql, where))
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
@@ -107,7 +112,7 @@ class VerticaPublication(Publication):
         if not columns:
             raise gone(table)
         names = ", ".join(quote(name) for name, _, _ in columns if name != TOKEN)
-        answer = self._session.query(_insert_sql(self._table, table, names, tokens))
+        answer = self._session.query(insert_sql(self._table.sql, table.sql, names, literals(tokens)))
         if answer:
             return int(answer[0][0])
         ((inserted,),) = self._session.query(
@@ -123,50 +128,11 @@ class VerticaPublication(Publication):
             self._doubt(self._session.label)
             raise
 
-    def _conditions(self, slices: Sequence[Slice]) -> Iterator[str]:
-        yield from _conditions(slices, self._slice_by)
-
 
 def publish_statements(staging: TableName, slice: Slice, columns: TableColumns) -> list[Statement]:
     """Return what a publication of one slice sends."""
-    table, tokens = TableName.of(columns.table), ["<token>"]
-    (where,) = _conditions([slice], columns.slice_by)
-    insert = _insert_sql(table, staging, columns.listed(quote), tokens)
-    return [
-        Statement(_held_sql(table, where), about=HELD),
-        Statement(_staged_sql(staging, tokens), about=STAGED),
-        Statement(_delete_sql(table, where), about=DELETE),
-        Statement(insert, about=INSERT),
-        Statement(_COMMIT),
-    ]
-
-
-def _conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
-    for shards, bounds in conditions(slices, slice_by):
-        yield f"{shards} AND {bounds}" if bounds else shards
-
-
-def _held_sql(table: TableName, where: str) -> str:
-    return f"SELECT etl_source, COUNT(*) FROM {table.sql} WHERE {where} GROUP BY etl_source"
-
-
-def _staged_sql(staging: TableName, tokens: Sequence[str]) -> str:
-    return (
-        f"SELECT {TOKEN}, COUNT(*) FROM {staging.sql} WHERE {TOKEN} IN ({literals(tokens)}) GROUP BY {TOKEN}"
-    )
-
-
-def _delete_sql(table: TableName, where: str) -> str:
-    return f"DELETE FROM {table.sql} WHERE {where}"
-
-
-def _insert_sql(table: TableName, staging: TableName, names: str, tokens: Sequence[str]) -> str:
-    return f"INSERT INTO {table.sql} ({names}) SELECT {names} FROM {staging.sql} WHERE {TOKEN} IN ({literals(tokens)})"
-
-
-def gone(table: TableName) -> StagingError:
-    """Tell that a staging table is not there: the run that made it has ended, or was ended."""
-    return StagingError(f"the staging table {table} is gone: the run that made it has ended")
+    table = TableName.of(columns.table).sql
+    return [*publication_sql(table, staging.sql, slice, columns, "'<token>'"), Statement(_COMMIT)]
 
 
 class VerticaRefresh(Refresh):

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.vertica.catalog import TOKEN, TableName
+from dwhctl.systems.vertica.catalog import TableName
 from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, rejection
-from dwhctl.systems.vertica.publication import gone
 
 if TYPE_CHECKING:
     from dwhctl.systems.vertica.client import VerticaClient
@@ -144,10 +144,6 @@ def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.A
     return pc.if_else(pc.is_valid(array), texts, pa.scalar(None, pa.string())) if array.null_count else texts
 
 
-#: How many duplicate hash_ids are checked for a duplicate key.
-_CANDIDATES = 10
-
-
 @dataclass
 class VerticaStage(Stage):
     """The rows of one slice in the group's staging table, under their token.
@@ -214,7 +210,7 @@ class VerticaStage(Stage):
         """Group by hash_id first: the warehouse compares eight bytes a row."""
         staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
         candidates = self._client.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {_CANDIDATES}"
+            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {CANDIDATES}"
         )
         if not candidates:
             return None
@@ -238,39 +234,3 @@ class VerticaStage(Stage):
                 self._client.query("COMMIT")
         finally:
             self._client.close()
-
-
-class BatchStream:
-    """The bytes of a COPY: it reads a batch when the one before is sent.
-
-    An exception of the batches is kept in `failure`; the driver, which sends its text to the server, gets another. The
-    driver reads no answer before the stream ends, so the stream ends early when the server `has_refused`.
-    """
-
-    def __init__(
-        self, batches: Iterator[pa.RecordBatch], encoder: CopyEncoder, has_refused: Callable[[], bool]
-    ) -> None:
-        self._pieces = self._encoded(batches, encoder)
-        self._has_refused = has_refused
-        self.stopped = False
-        self.rows = 0
-        self.bytes = 0
-        self.failure: Exception | None = None
-
-    def read(self, _size: int) -> bytes:
-        """Return about as many bytes as one message to the server holds; none at the end."""
-        if self._has_refused():
-            self.stopped = True
-            return b""
-        try:
-            piece = next(self._pieces, b"")
-        except Exception as error:
-            self.failure = error
-            raise RuntimeError("the rows ended by an error") from None
-        self.bytes += len(piece)
-        return piece
-
-    def _encoded(self, batches: Iterator[pa.RecordBatch], encoder: CopyEncoder) -> Iterator[bytes]:
-        for batch in batches:
-            yield from encoder.pieces(batch)
-            self.rows += batch.num_rows

@@ -13,6 +13,7 @@ from dwhctl.project.fields import ProjectPath, Text
 from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
 
 if TYPE_CHECKING:
+    from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor
     from dwhctl.systems.base.target import Target
 
@@ -54,6 +55,11 @@ class _Vertica(System[VerticaConnection]):
         from dwhctl.systems.vertica.target import VerticaTarget
 
         return VerticaTarget(connection, timeout, label)
+
+    def declaration(self, column: Column) -> str:
+        from dwhctl.systems.vertica.types import declaration
+
+        return declaration(column)
 
     def open_cursor(
         self,

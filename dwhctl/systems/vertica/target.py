@@ -19,6 +19,7 @@ from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import TOKEN, is_plain_id, run_label, stage_label, staging_prefix
 from dwhctl.systems.base.target import (
     ColumnWarning,
     Refresh,
@@ -29,7 +30,7 @@ from dwhctl.systems.base.target import (
     Target,
 )
 from dwhctl.systems.vertica import catalog, types
-from dwhctl.systems.vertica.catalog import TOKEN, TableName, described_column
+from dwhctl.systems.vertica.catalog import TableName, described_column
 from dwhctl.systems.vertica.client import VerticaClient
 from dwhctl.systems.vertica.errors import COLUMN_EXISTS, EXISTS_ALREADY, MISSING, is_sqlstate
 from dwhctl.systems.vertica.publication import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
+    from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.vertica.system import VerticaConnection
 
 #: The timeout once the run is being stopped, when it still counts what was published.
@@ -85,6 +87,9 @@ class VerticaTarget(Target):
     def declaration(self, column: Column) -> str:
         return types.declaration(column)
 
+    def create_table(self, table: NewTable) -> Sequence[str]:
+        return types.create_table(table)
+
     def add_columns(self, table: str, columns: Sequence[Column]) -> None:
         name = TableName.of(table)
         with self._connected("alter") as client:
@@ -115,7 +120,7 @@ class VerticaTarget(Target):
     def drop_group(self, group: StagingGroup) -> None:
         with self._connected("drop") as client:
             # All its slices have ended: a session that still works there has lost its connection.
-            catalog.end_sessions(client, catalog.stage_label(group), and_longer=True)
+            catalog.end_sessions(client, stage_label(group), and_longer=True)
             try:
                 client.query(f"DROP TABLE IF EXISTS {self._staging(group).sql} CASCADE")
             except TargetRefusedError as error:
@@ -125,11 +130,11 @@ class VerticaTarget(Target):
 
     def drop_run(self, run_id: str) -> None:
         """Drop what the run staged, and end its sessions, so that none stages or commits any more."""
-        if not catalog.is_plain_id(run_id):
+        if not is_plain_id(run_id):
             return  # no run has such labels and tables, and another run's could match
         with self._connected("drop", last=True) as client:
-            catalog.end_sessions(client, catalog.run_label(run_id), and_longer=True)
-            prefix = catalog.staging_prefix(run_id)
+            catalog.end_sessions(client, run_label(run_id), and_longer=True)
+            prefix = staging_prefix(run_id)
             left = _rows_if_there(
                 client,
                 "SELECT table_schema, table_name FROM v_catalog.tables"
@@ -139,7 +144,7 @@ class VerticaTarget(Target):
                 client.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        client = VerticaClient(self._connection, f"{catalog.stage_label(group)}:{token}", self._timeout)
+        client = VerticaClient(self._connection, f"{stage_label(group)}:{token}", self._timeout)
         return VerticaStage(client, self._staging(group), token, columns)
 
     @contextmanager

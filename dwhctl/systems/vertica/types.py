@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
+from dwhctl.systems.base.fingerprint import quote_name
+
+if TYPE_CHECKING:
+    from dwhctl.systems.base.ddl import NewTable
 
 #: The most octets of VARCHAR and VARBINARY, and of their LONG forms.
 #: Source: https://docs.vertica.com/24.2.x/en/sql-reference/data-types/
@@ -169,10 +174,16 @@ _OTHERS = {
 }
 
 
+def _most_octets(column: Column) -> int | None:
+    """Return how many octets a text or binary value has at most; None where the source does not say."""
+    if column.octets is not None or column.kind is Kind.BINARY:
+        return column.octets
+    match = _SOURCE_TEXT.fullmatch(column.declared)
+    return int(match[1]) * _OCTETS_PER_CHARACTER if match else None
+
+
 def _text_declaration(column: Column) -> str:
-    octets = column.octets
-    if octets is None and (match := _SOURCE_TEXT.fullmatch(column.declared)):
-        octets = int(match[1]) * _OCTETS_PER_CHARACTER
+    octets = _most_octets(column)
     if column.padded and octets and octets <= VARCHAR_OCTETS:
         return f"CHAR({octets})"
     return _sized("VARCHAR", octets)
@@ -182,6 +193,39 @@ def _sized(word: str, octets: int | None) -> str:
     if octets is not None and octets <= VARCHAR_OCTETS:
         return f"{word}({max(1, octets)})"
     return f"LONG {word}({min(octets or _UNKNOWN_OCTETS, LONG_OCTETS)})"
+
+
+#: The most octets of a row, which is as long as its columns may be, and the room for a column of another kind.
+#: Source: https://docs.vertica.com/24.2.x/en/new-features/system-limits/
+_ROW_OCTETS = LONG_OCTETS
+_OTHER_OCTETS = 64
+#: The length of a key's text where the source declares none: Vertica groups and joins by VARCHAR, not LONG VARCHAR.
+_KEY_OCTETS = 1_000
+
+
+def create_table(table: NewTable) -> list[str]:
+    """Return the statements that make a table in the order in which slices are deleted and read."""
+    order = ", ".join(map(quote_name, ("etl_source", *([table.slice_by] if table.slice_by else []))))
+    after = f"ORDER BY {order}\nSEGMENTED BY HASH({quote_name('hash_id')}) ALL NODES"
+    sized = partial(_sized_in, table, _room(table))
+    return table.statements(table.columns_sql(lambda column: declaration(sized(column))), after)
+
+
+def _sized_in(table: NewTable, room: int, column: Column) -> Column:
+    """Return the column with a length where the source declares none."""
+    if column.kind not in (Kind.TEXT, Kind.BINARY) or _most_octets(column) is not None:
+        return column
+    return replace(column, octets=_KEY_OCTETS if column.name in table.key else room)
+
+
+def _room(table: NewTable) -> int:
+    """Return the length of each column whose length the source does not declare: all of them share a row."""
+    unknown, taken = 0, 0
+    for column in table.columns:
+        octets = _most_octets(column) if column.kind in (Kind.TEXT, Kind.BINARY) else _OTHER_OCTETS
+        unknown += octets is None and column.name not in table.key
+        taken += _KEY_OCTETS if octets is None else min(octets, LONG_OCTETS)
+    return max(1, min(_UNKNOWN_OCTETS, (_ROW_OCTETS - taken) // max(1, unknown)))
 
 
 #: Microseconds of the units that a column may keep.

@@ -76,6 +76,8 @@ class Database:
     versioned: bool = False
     online: bool = True
     tables: dict[str, Table] = field(default_factory=dict)
+    #: Tables whose DROP is not committed: DuckDB still has them for others.
+    dropped: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     denied: set[tuple[str, str]] = field(default_factory=set)
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -149,7 +151,7 @@ class Catalog:
         database, schema, name = self.locate(parts, current)
         found = database.tables.get(name.casefold()) if schema.casefold() == "dbo" else None
         if found is None and schema.casefold() == "dbo":
-            found = self._adopt(database, name)
+            found = self._adopt(database, name) if name.casefold() not in database.dropped else None
         if found is None:
             raise error(208, ".".join(parts))
         return database, found
@@ -166,6 +168,7 @@ class Catalog:
     def remove(self, database: Database, name: str) -> Callable[[], None]:
         """Forget a table; gives what undoes it."""
         table = database.tables.pop(name.casefold())
+        database.dropped.add(name.casefold())
 
         def undo() -> None:
             database.tables[name.casefold()] = table

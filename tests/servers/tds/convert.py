@@ -261,7 +261,7 @@ def _to_moment(value: Typed, target: SqlType, style: int | None, forgiving: bool
         raise error(206, kind.name, target.name)
     if kind.name == target.name and kind.scale <= target.scale and kind.has_ticks == target.has_ticks:
         return x
-    if {kind.name, target.name} == {"date", "datetime2"} and not target.has_ticks:
+    if {kind.name, target.name} == {"date", "datetime2"} and not (kind.has_ticks or target.has_ticks):
         return f"CAST({x} AS {target.stored})"
     offset = f"({x}).o" if kind.name == "datetimeoffset" else "0"
     return from_ticks(to_ticks(value), target, offset)

@@ -127,6 +127,10 @@ class BatchParser(QueryParser):
         if self.is_op("("):
             text = self.in_parentheses(self.expr)
             return Execute("EXEC", ((None, text[0]),))
+        result = None
+        if self.next.kind == "variable" and self.ahead().text == "=":
+            result = self.take().value
+            self.need_op("=")
         procedure = ".".join(self.parts()).lower()
         arguments: list[tuple[str | None, Expr]] = []
         while self.next.kind in ("string", "nstring", "number", "variable", "binary", "name") or (
@@ -135,7 +139,7 @@ class BatchParser(QueryParser):
             arguments.append(self._argument())
             if not self.op(","):
                 break
-        return Execute(procedure, tuple(arguments))
+        return Execute(procedure, tuple(arguments), result)
 
     def _argument(self) -> tuple[str | None, Expr]:
         if self.next.kind == "variable" and self.ahead().text == "=":
@@ -297,7 +301,8 @@ class BatchParser(QueryParser):
                 key = self._table_constraint() or key
             else:
                 columns.append(self._column(len(columns) + 1))
-            if not self.op(","):
+            # A comma behind the last column is taken (pymssql's test_connection_as_dict).
+            if not self.op(",") or self.is_op(")"):
                 break
         self.need_op(")")
         if self.word("ON"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trustme
 
 from ..base import Link, Server
+from .applocks import ApplicationLocks
 from .cache import Recorder, path_of
 from .catalog import Catalog, Database
 from .locks import Locks
@@ -48,6 +49,7 @@ class TdsServer(Server):
         self.users = {user: password}
         self.catalog = Catalog()
         self.locks = Locks()
+        self.application_locks = ApplicationLocks()
         self.last_login: Login | None = None
         #: Where the answers of queries are kept for the next time; None: nowhere.
         self.cache_answers: Path | None = None

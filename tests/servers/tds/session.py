@@ -16,8 +16,9 @@ from .errors import TdsError, error
 from .failures import translate
 from .parse_batch import parse
 from .scope import Context
+from .sink import Silent
 from .surroundings import surroundings
-from .syntax import Query
+from .syntax import Literal, Query
 from .syntax_statements import (
     AlterDatabase,
     Command,
@@ -70,6 +71,8 @@ class Session:
         self.xact_abort = False
         self.identity_insert = ""
         self.undo: list[Callable[[], None]] = []
+        #: Tables that the open transaction has dropped.
+        self.dropped: list[tuple[Database, str]] = []
         self._duck_open = False
         self._began_as = ""
         self._variables: dict[str, Typed] = {}
@@ -79,6 +82,7 @@ class Session:
         with suppress(duckdb.Error):
             self._end_transaction(commit=False)
         self.server.locks.release(self.number)
+        self.server.application_locks.release_all(self.number)
         with suppress(duckdb.Error):
             self.duck.close()
 
@@ -208,10 +212,14 @@ class Session:
             elif was_open:
                 self.duck.rollback()
         finally:
+            for database, table in self.dropped:
+                database.dropped.discard(table)
+            self.dropped.clear()
             if not commit:
                 for each in reversed(undo):
                     each()
             self.server.locks.release(self.number)
+            self.server.application_locks.release_all(self.number, "transaction")
 
     def _run_transaction(self, action: Transaction, sink: Sink) -> None:
         if action.word == "BEGIN":
@@ -341,6 +349,9 @@ class Session:
 
     def _run_execute(self, action: Execute, sink: Sink) -> None:
         name = action.procedure.rpartition(".")[2]
+        if action.result is not None and action.result not in self._variables:
+            raise error(137, action.result)
+        code = 0
         if name == "exec":
             self.run_inside(self.constant(action.arguments[0][1]) or "", sink)
         elif name == "sp_executesql":
@@ -352,8 +363,35 @@ class Session:
             sink.rows(rows, columns)
             sink.done(rows.num_rows, command=_ROWS_COMMAND)
             sink.status(0)
+        elif name in ("sp_getapplock", "sp_releaseapplock"):
+            code = self._application_lock(name, action)
+            sink.status(code)
         else:
             raise error(2812, action.procedure)
+        if action.result is not None:
+            self._run_setvariable(SetVariable(action.result, Literal("number", str(code))), Silent())
+
+    def _application_lock(self, name: str, action: Execute) -> int:
+        order = ["@resource", "@lockmode", "@lockowner", "@locktimeout"]
+        if name == "sp_releaseapplock":
+            order = ["@resource", "@lockowner"]
+        given = dict.fromkeys(order, "")
+        for position, (key, value) in zip(order, action.arguments, strict=False):
+            given[(key or position).casefold()] = self.constant(value) or ""
+        resource = (self.database.name.casefold(), given["@resource"])
+        owner = given["@lockowner"].casefold() or "transaction"
+        if owner == "transaction" and not self.depth:
+            raise TdsError(
+                1230,
+                "You attempted to acquire a transactional application lock without an active transaction.",
+            )
+        locks = self.server.application_locks
+        if name == "sp_releaseapplock":
+            return locks.release(self.number, resource, owner)
+        timeout = self.lock_timeout
+        if given["@locktimeout"]:
+            timeout = None if given["@locktimeout"].startswith("-") else int(given["@locktimeout"]) / 1000
+        return locks.take(self.number, resource, given["@lockmode"], owner, timeout, self.check)
 
     def run_inside(self, sql: str, sink: Sink) -> None:
         """Run a batch inside a batch."""

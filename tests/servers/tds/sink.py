@@ -42,6 +42,20 @@ class Sink(ABC):
         """A procedure's return status."""
 
 
+class Silent(Sink):
+    """Takes no notice."""
+
+    def columns(self, columns: Sequence[Output]) -> None:
+        """Nothing to do."""
+
+    def rows(self, batch: pa.RecordBatch, columns: Sequence[Output]) -> bool:
+        """Nothing to do."""
+        return True
+
+    def done(self, count: int | None = None, *, command: int = 0) -> None:
+        """Nothing to do."""
+
+
 class Memory(Sink):
     """Keeps the last answer; an error is raised."""
 

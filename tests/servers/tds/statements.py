@@ -340,6 +340,9 @@ def _drop(session: Session, action: DropTable, sink: Sink) -> None:
         undo = session.server.catalog.remove(database, table.name)
         if session.depth:
             session.undo.append(undo)
+            session.dropped.append((database, table.name.casefold()))
+        else:
+            database.dropped.discard(table.name.casefold())
     sink.done()
 
 

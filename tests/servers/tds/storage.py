@@ -41,7 +41,7 @@ CREATE MACRO m.iso(x) AS
 CREATE MACRO m.digit(x) AS coalesce(try_cast(regexp_extract(x, '\\.\\d{{6}}(\\d)', 1) AS BIGINT), 0);
 CREATE MACRO m.text_ticks(x) AS CASE
     WHEN trim(x) = '' THEN {DAYS_1900 * DAY_TICKS}
-    WHEN regexp_matches(m.iso(x), '^\\d\\d?:\\d\\d')
+    WHEN regexp_matches(m.iso(x), '^\\d\\d?:\\d\\d?')
         THEN {DAYS_1900 * DAY_TICKS} + epoch_us(try_cast(m.iso(x) AS TIME)) * 10 + m.digit(x)
     ELSE m.ticks(try_cast(m.iso(x) AS TIMESTAMP)) + m.digit(x) END;
 CREATE MACRO m.text_offset(x) AS coalesce(
@@ -63,8 +63,8 @@ CREATE MACRO m.fraction(ticks, digits) AS left(lpad((ticks % 10000000)::VARCHAR,
 """
 #: How DuckDB SQL names the macros from within any database.
 M = "memory.m"
-_DATE = r"(\d{4})-?(\d{2})-?(\d{2})"
-_CLOCK = r"(\d{1,2}):(\d{2})(?::(\d{2})(?:[.:](\d{1,9}))?)?\s*(Z|[+-]\d{2}:\d{2})?"
+_DATE = r"(\d{4})(?:(?=\d{4})|[-/.])(\d{1,2})(?:(?<=\d{6})|[-/.])(\d{1,2})"
+_CLOCK = r"(\d{1,2}):(\d{1,2})(?::(\d{1,2})(?:[.:](\d{1,9}))?)?\s*(Z|[+-]\d{2}:\d{2})?"
 _MOMENT = re.compile(rf"\s*(?:{_DATE})?(?:[T ]?\s*{_CLOCK})?\s*", re.ASCII)
 
 

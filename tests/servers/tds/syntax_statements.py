@@ -156,6 +156,8 @@ class Execute:
 
     procedure: str
     arguments: tuple[tuple[str | None, Expr], ...]
+    #: The variable that takes the return code.
+    result: str | None = None
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def _change(kind: int, new: bytes, old: bytes) -> bytes:
 
 def database_change(new: str, old: str) -> bytes:
     """ENVCHANGE and INFO after USE."""
-    info = TdsError(5701, f"Changed database context to '{new}'.", 0, 2)
+    info = TdsError(5701, f"Changed database context to '{new}'.", 0, 1)
     return _change(1, _short(new), _short(old)) + message(info)
 
 

@@ -18,6 +18,7 @@ COLLATIONS: dict[str, tuple[str, bytes]] = {
     "Latin1_General_CI_AS": ("cp1252", bytes.fromhex("0904d00000")),
     "Latin1_General_BIN2": ("cp1252", bytes.fromhex("0904200200")),
     CYRILLIC: ("cp1251", bytes.fromhex("1904d00000")),
+    "Thai_CI_AS": ("cp874", bytes.fromhex("1e04d00000")),
     UTF8: ("utf-8", bytes.fromhex("0904d02400")),
     # Flags fBinary2 and fUTF8, version 100.
     "Latin1_General_100_BIN2_UTF8": ("utf-8", bytes.fromhex("0904002600")),

@@ -104,6 +104,9 @@ class User:
     name: str
     password: str
     superuser: bool = False
+    #: What the password's hash is made by (docs: "Security Algorithm"); NONE is the server's default, SHA512.
+    algorithm: str = "NONE"
+    expired: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The grammar of COPY ... FROM STDIN (docs: "COPY", "COPY Parameters", "DELIMITED (Parser)")."""
+"""The grammar of COPY ... FROM [LOCAL] STDIN and FROM LOCAL files (docs: "COPY", "DELIMITED (Parser)")."""
 
 from __future__ import annotations
 
@@ -43,7 +43,14 @@ class Copy:
     enforce_length: bool = False
     abort_on_error: bool = False
     reject_max: int | None = None
+    local: bool = False
+    #: Files of the client, as the statement has them; none: STDIN.
+    files: list[str] = field(default_factory=list)
     rejected_table: tuple[str, ...] | None = None
+    #: Files of the client that take rejected records and the reasons.
+    rejected_file: str = ""
+    exceptions_file: str = ""
+    return_rejected: bool = False
     stream: str | None = None
     no_commit: bool = False
     skip: int = 0
@@ -66,10 +73,13 @@ def read_copy(sql: Sql) -> Copy:
         reader.expect_op("(")
         _column_options(reader, copy)
     reader.expect("FROM")
-    if reader.words("LOCAL"):
-        raise unsupported("COPY ... FROM LOCAL")
+    copy.local = reader.words("LOCAL")
     if not reader.words("STDIN"):
-        raise unsupported("COPY from anything but STDIN")
+        if not copy.local:
+            raise unsupported("COPY from a file of the server")
+        copy.files = [reader.string()]
+        while reader.op(","):
+            copy.files.append(reader.string())
     if reader.any_word("GZIP", "BZIP", "ZSTD", "LZO"):
         raise unsupported("Compressed input")
     reader.words("UNCOMPRESSED")
@@ -166,8 +176,14 @@ def _handling(reader: Reader, copy: Copy) -> bool:
     elif reader.words("REJECTMAX"):
         copy.reject_max = reader.number()
     elif reader.words("REJECTED", "DATA"):
-        reader.expect("AS", "TABLE")
-        copy.rejected_table = reader.path()
+        if reader.words("AS", "TABLE"):
+            copy.rejected_table = reader.path()
+        else:
+            copy.rejected_file = reader.string()
+    elif reader.words("EXCEPTIONS"):
+        copy.exceptions_file = reader.string()
+    elif reader.words("RETURNREJECTED"):
+        copy.return_rejected = True
     elif reader.words("STREAM", "NAME"):
         copy.stream = reader.string()
     elif reader.words("NO", "COMMIT"):
@@ -185,6 +201,14 @@ _OPTIONS = (_parsing, _handling)
 
 def _check(copy: Copy) -> None:
     form = copy.format
+    if copy.return_rejected and (copy.rejected_file or copy.exceptions_file):
+        raise VerticaError(
+            "0A000",
+            2742,
+            "COPY LOCAL does not support rejected row numbers with exceptions or rejected data options",
+        )
+    if not copy.local and (copy.rejected_file or copy.exceptions_file):
+        raise unsupported("A file of the server for rejected records")
     if form.delimiter == form.null:
         raise VerticaError("22023", 2737, "COPY: DELIMITER and NULL must differ")
     special = [each for each in (form.delimiter, form.enclosed, form.escape) if each is not None]

@@ -1,7 +1,8 @@
-"""COPY ... FROM STDIN, from the lock to the answer."""
+"""COPY ... FROM STDIN and FROM LOCAL, from the lock to the answer."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -18,6 +19,7 @@ from tests.servers.vertica.copy_rejected import save_rejected
 from tests.servers.vertica.copy_values import Field, Reject, convert
 from tests.servers.vertica.dialect import parse, plain
 from tests.servers.vertica.dml import check_key, coerce, default, lock_key
+from tests.servers.vertica.kinds import INT
 from tests.servers.vertica.lexer import Sql, split
 from tests.servers.vertica.problems import (
     VerticaError,
@@ -26,6 +28,7 @@ from tests.servers.vertica.problems import (
 )
 from tests.servers.vertica.rewrite import Rewriter
 from tests.servers.vertica.store import quote
+from tests.servers.vertica.wire import Shown
 
 if TYPE_CHECKING:
     from tests.servers.vertica.session import Session
@@ -47,9 +50,12 @@ def copy(session: Session, sql: Sql, waiting: Fault | None) -> None:
     session.lock(table, "I")
     load = _Load(session, written, table, fields)
     try:
-        session.put(wire.copy_in(len(fields)))
-        session.flush()
-        _receive(session, load, waiting)
+        if written.local:
+            _receive_local(session, load, waiting)
+        else:
+            session.put(wire.copy_in(len(fields)))
+            session.flush()
+            _receive(session, load, waiting)
         load.finish()
     except BaseException:
         load.undo()
@@ -59,10 +65,74 @@ def copy(session: Session, sql: Sql, waiting: Fault | None) -> None:
         save_rejected(session, written.rejected_table, load.rejected)
     if not written.no_commit:
         session.commit(sql.text)
+    if written.local:
+        session.put(wire.message(b"c"))
+        session.put_number(load.accepted)
     session.put(wire.complete("COPY"))
 
 
-def _receive(session: Session, load: _Load, waiting: Fault | None) -> None:
+def _receive_local(session: Session, load: _Load, waiting: Fault | None) -> None:
+    """Take the client's files one after the other, or its STDIN; each ends a batch."""
+    written = load.written
+    session.put_columns([Shown("Rows Loaded", INT)])
+    session.put(wire.verify_files(written))
+    session.flush()
+    files = _verified(session)
+    if not written.files:
+        session.put(wire.copy_in(len(load.fields)))
+        session.flush()
+        _receive(session, load, waiting)
+    for name in files:
+        load.file = name
+        session.put(wire.load_file(name))
+        session.flush()
+        _receive(session, load, waiting, until=b"j")
+
+
+def _verified(session: Session) -> list[str]:
+    """The files that the client will send."""
+    kind, body = wire.read(session.link)
+    if kind == b"e":
+        raise _refused_by_client(body)
+    if kind != b"F":
+        raise VerticaError("08P01", 5167, f"Unexpected message type {kind!r} instead of VerifiedFiles")
+    wide = session.protocol >= wire.PROTOCOL
+    (count,) = struct.unpack_from("!I" if wide else "!H", body)
+    at = 4 if wide else 2
+    names: list[str] = []
+    for _ in range(count):
+        end = body.index(b"\0", at)
+        names.append(body[at:end].decode())
+        # The size of the file follows.
+        at = end + 1 + 8
+    return names
+
+
+def _refused_by_client(body: bytes) -> VerticaError:
+    said = body.rstrip(b"\0").rpartition(b"\0")[2].decode(errors="replace")
+    return VerticaError("57014", 2036, f"COPY failed, the client says: {said}")
+
+
+def _end_batch(session: Session, load: _Load) -> None:
+    """The end of a file: what was rejected in it goes to the client."""
+    written, first = load.written, len(load.rejected) - load.end_file()
+    rejected = load.rejected[first:]
+    if rejected and written.rejected_file:
+        content = b"".join(raw + b"\n" for _, raw, _ in rejected)
+        session.put(wire.write_file(written.rejected_file, content))
+    if rejected and written.exceptions_file:
+        lines = [
+            f"COPY: Input record {row} has been rejected ({reason}). This record was record {row} from {load.file}\n"
+            for row, _, reason in rejected
+        ]
+        session.put(wire.write_file(written.exceptions_file, "".join(lines).encode()))
+    if rejected and written.return_rejected:
+        session.put(wire.write_file("", b"".join(struct.pack("<Q", row) for row, _, _ in rejected)))
+    session.put(wire.message(b"J"))
+    session.flush()
+
+
+def _receive(session: Session, load: _Load, waiting: Fault | None, *, until: bytes = b"c") -> None:
     """Take the data; after a failure what still comes is read and thrown away, as the client reads no answer before."""
     failure: VerticaError | None = None
     received = 0
@@ -79,10 +149,20 @@ def _receive(session: Session, load: _Load, waiting: Fault | None) -> None:
                     load.feed(body)
                 except VerticaError as error:
                     failure = error
+        elif kind == b"j" and load.written.local:
+            if failure is None:
+                failure = load.failure_of_file()
+            _end_batch(session, load)
+            if failure is not None:
+                raise failure
+            if until == b"j":
+                return
         elif kind == b"c":
             if failure is not None:
                 raise failure
             return
+        elif kind == b"e":
+            raise _refused_by_client(body)
         elif kind == b"f":
             said = body.rstrip(b"\0").decode(errors="replace")
             raise VerticaError("57014", 2036, f"COPY from stdin failed: {said}")
@@ -126,6 +206,9 @@ class _Load:
     def __init__(self, session: Session, written: Copy, table: Table, fields: Sequence[Field]) -> None:
         self.accepted = 0
         self.rejected: list[tuple[int, bytes, str]] = []
+        self.file = "STDIN"
+        self.written = written
+        self.fields = fields
         self._session = session
         self._written = written
         self._table = table
@@ -136,6 +219,7 @@ class _Load:
         self._cutter = Cutter(written.format)
         self._fast = FastReader(written, fields, session.zone)
         self._seen = 0
+        self._rejected_before = 0
         self._rows: list[list[object]] = []
         self._work = session.begin()
         self._number = session.server.store.number_for(self._work)
@@ -146,6 +230,22 @@ class _Load:
         self._buffer += data
         if len(self._buffer) >= _PIECE:
             self._parse(final=False)
+
+    def failure_of_file(self) -> VerticaError | None:
+        """Parse what is left of a file; the error where one ends the statement."""
+        try:
+            self._parse(final=True)
+        except VerticaError as error:
+            return error
+        return None
+
+    def end_file(self) -> int:
+        """Records are counted anew for the next file; how many of this one were rejected."""
+        self._seen = 0
+        self._records.ended = False
+        self._buffer.clear()
+        count, self._rejected_before = len(self.rejected) - self._rejected_before, len(self.rejected)
+        return count
 
     def finish(self) -> None:
         """The input is over: load what is left, check what is to be checked."""

@@ -183,8 +183,8 @@ def _string(field: Field, text: str) -> str:
         return value
     if field.enforce_length:
         raise Reject(
-            f"The {len(octets)}-byte value is too wide for column {field.number} ({field.column}), "
-            f"type {field.kind.shown}"
+            f"The {len(octets)}-byte value is too long for type {field.kind.shown.capitalize()}, "
+            f"column {field.number} ({field.column})"
         )
     # Cut silently, at the border of a character.
     return octets[:most].decode(errors="ignore")
@@ -204,7 +204,10 @@ def _octets(field: Field, text: str) -> bytes:
         value = _escaped(field, text)
     most = field.kind.length or 0
     if len(value) > most and field.enforce_length:
-        raise Reject(f"The {len(value)}-byte value is too wide for column {field.number} ({field.column})")
+        raise Reject(
+            f"The {len(value)}-byte value is too long for type {field.kind.shown.capitalize()}, "
+            f"column {field.number} ({field.column})"
+        )
     return value[:most]
 
 

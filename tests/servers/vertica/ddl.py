@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from tests.servers.vertica import wire
+from tests.servers.vertica import security, wire
 from tests.servers.vertica.catalog import Column, Grant, Key, Table, User, View
 from tests.servers.vertica.ddl_grammar import TableText, read_column, read_table, unless_exists
 from tests.servers.vertica.dialect import generate, parse, plain
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 def execute(session: Session, sql: Sql) -> None:
     """Run a definition."""
     reader = Reader(sql)
-    for words, run in _STATEMENTS:
+    for words, run in (*security.STATEMENTS, *_STATEMENTS):
         if reader.words(*words):
+            if (words, run) in security.STATEMENTS and not session.user.superuser:
+                raise VerticaError("42501", 4366, "Permission denied")
             if words[0] not in ("GRANT", "REVOKE"):
                 session.commit()
             try:
@@ -372,6 +374,8 @@ def _create_user(session: Session, reader: Reader) -> None:
     password = reader.string() if reader.words("IDENTIFIED", "BY") else ""
     if not session.user.superuser:
         raise VerticaError("42501", 4366, "Permission denied")
+    if name.casefold() in session.server.catalog.users:
+        raise duplicate_object(name)
     session.server.catalog.add_user(User(name, password))
 
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import sqlglot
 import sqlglot.errors
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
+from sqlglot.parsers.postgres import PostgresParser
 
-from tests.servers.vertica.lexer import Sql, split
+from tests.servers.vertica.kinds import MARKED, Kind, marked, read_kind, unmarked
+from tests.servers.vertica.lexer import Reader, Sql, split
 from tests.servers.vertica.problems import MARK, from_sqlglot, syntax_error
+
+
+class _Parser(PostgresParser):
+    """PostgreSQL's parser; templates of dates stay as they are written."""
+
+    FUNCTIONS: ClassVar[dict[str, Any]] = {
+        name: build
+        for name, build in PostgresParser.FUNCTIONS.items()
+        if name not in ("TO_DATE", "TO_TIMESTAMP")
+    }
 
 
 class Vertica(Postgres):
     """PostgreSQL's grammar, with a division that is not one of whole numbers."""
 
     TYPED_DIVISION = False
+    Parser = _Parser
 
 
 def plain(sql: Sql) -> str:
@@ -28,13 +43,52 @@ def plain(sql: Sql) -> str:
         first = sql.text[token.start]
         if token.kind == "string" and first in "eE$":
             new = "'" + token.value.replace("'", "''") + "'"
-        elif token.kind == "word" and token.value.upper() == "LONG" and "VAR" in sql.word(index + 1):
-            new = ""
+        elif (kind := _cast_kind(sql, index)) is not None:
+            new, end = kind
+            pieces += [sql.text[at : token.start], sql.text[token.start : token.end], f" {new}"]
+            at = end
+            continue
         else:
             continue
         pieces += [sql.text[at : token.start], new]
         at = token.end
     return "".join([*pieces, sql.text[at:]])
+
+
+#: Types that go through sqlglot under a name of their own.
+_OWN = (
+    "char", "varchar", "long varchar", "binary", "varbinary", "long varbinary", "interval", "intervalym", "timetz",
+    "time", "timestamp", "timestamptz",
+)  # fmt: skip
+
+
+def _cast_kind(sql: Sql, index: int) -> tuple[str, int] | None:
+    """For `::` or the AS of a CAST before a type of `_OWN`: the type's name for sqlglot, and where it ends."""
+    token = sql.tokens[index]
+    if not (token.kind == "op" and token.value == "::") and not _is_cast(sql, index):
+        return None
+    reader = Reader(sql)
+    reader.at = index + 1
+    kind = read_kind(reader)
+    if kind.name not in _OWN or (
+        kind.name in ("time", "timestamp", "timestamptz") and kind.precision is None
+    ):
+        return None
+    return marked(kind), sql.tokens[reader.at - 1].end
+
+
+def _is_cast(sql: Sql, index: int) -> bool:
+    """Whether this AS belongs to a CAST: the bracket around it follows that word."""
+    if sql.word(index) != "AS":
+        return False
+    depth = 0
+    for at in range(index - 1, -1, -1):
+        token = sql.tokens[at]
+        if token.kind == "op" and token.value in "()":
+            depth += 1 if token.value == ")" else -1
+            if depth < 0:
+                return sql.word(at - 1) == "CAST"
+    return False
 
 
 def _without_hints(sql: Sql) -> Sql:
@@ -54,9 +108,20 @@ def parse(text: str) -> exp.Expr:
         trees = [tree for tree in sqlglot.parse(text, dialect=Vertica) if tree is not None]
     except sqlglot.errors.SqlglotError as error:
         raise from_sqlglot(error) from None
+    _mark_order(trees, text)
     if len(trees) != 1:
         raise syntax_error(text[:20])
     return translate(trees[0])
+
+
+def _mark_order(trees: list[exp.Expr], text: str) -> None:
+    """Mark what ORDER BY leaves to the column's type (docs: "NULL Sort Order")."""
+    if re.search(r"\bNULLS\s+(FIRST|LAST)\b", text, re.IGNORECASE):
+        return
+    for tree in trees:
+        for ordered in tree.find_all(exp.Ordered):
+            if isinstance(ordered.parent, exp.Order) and isinstance(ordered.parent.parent, exp.Query):
+                ordered.meta["auto"] = True
 
 
 def generate(tree: exp.Expr) -> str:
@@ -84,6 +149,10 @@ def translate(tree: exp.Expr) -> exp.Expr:
 def _node(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.DataType):
         return _type(node)
+    if isinstance(node, exp.Div):
+        return _of_two("divided", node)
+    if isinstance(node, exp.Mod):
+        return _of_two("remainder", node)
     if isinstance(node, (exp.Cast, exp.TryCast)):
         return _cast(node)
     if isinstance(node, (exp.Like, exp.ILike)) and not isinstance(node.parent, exp.Escape):
@@ -95,6 +164,11 @@ def _node(node: exp.Expr) -> exp.Expr:
         node.set("db", None)
         node.set("catalog", None)
     return _known_function(node)
+
+
+def _of_two(macro: str, node: exp.Binary) -> exp.Expr:
+    """A division that fails on zero, as the engine's does not."""
+    return exp.Anonymous(this=macro, expressions=[node.this.copy(), node.expression.copy()])
 
 
 def _known_function(node: exp.Expr) -> exp.Expr:
@@ -165,6 +239,10 @@ def _throw_error(message: exp.Expr) -> exp.Expr:
 
 _FUNCTIONS: dict[str, Callable[..., exp.Expr]] = {
     "HEX_TO_BINARY": _from_hex,
+    "TO_DATE": lambda text, template: exp.cast(_call("vertica_to_date", text, template), "date"),
+    "TO_TIMESTAMP": lambda text, template: exp.cast(
+        _call("vertica_to_timestamp", text, template), "timestamp"
+    ),
     "HEX_TO_INTEGER": _from_hex_to_integer,
     "TO_HEX": _lower_hex,
     "OCTET_LENGTH": _octets,
@@ -203,8 +281,63 @@ def _type(node: exp.DataType) -> exp.DataType:
 
 def _cast(node: exp.Cast | exp.TryCast) -> exp.Expr:
     target = node.to
+    named = target.args.get("kind")
+    if target.this == _T.USERDEFINED and named is not None and named.name.startswith(MARKED):
+        return _own_cast(node, unmarked(named.name))
     length = target.meta.get("length")
     if length is None or not target.is_type("text"):
         return node
     target.meta.pop("length")
     return exp.Anonymous(this="cut_octets", expressions=[node.copy(), exp.Literal.number(length)])
+
+
+def _own_cast(node: exp.Cast | exp.TryCast, kind: Kind) -> exp.Expr:
+    """A cast that the original does in another way than the engine."""
+    value = node.this.copy()
+    made = _OWN_CASTS[kind.name](value, kind)
+    made.meta["kind"] = kind
+    return made
+
+
+def _call(name: str, *arguments: exp.Expr) -> exp.Expr:
+    return exp.Anonymous(this=name, expressions=list(arguments))
+
+
+def _to_text(value: exp.Expr, kind: Kind) -> exp.Expr:
+    text = exp.cast(value, "text")
+    return text if kind.length is None else _call("cut_octets", text, exp.Literal.number(kind.length))
+
+
+def _to_binary(value: exp.Expr, kind: Kind) -> exp.Expr:
+    return _call("cut_binary", _call("to_octets", value), exp.Literal.number(kind.length or 0))
+
+
+def _to_interval(value: exp.Expr, kind: Kind) -> exp.Expr:
+    number = _call(
+        "vertica_interval",
+        exp.cast(value, "text"),
+        exp.Literal.string(kind.span),
+        exp.Literal.number(kind.precision or 0),
+    )
+    return _call("to_months" if kind.name == "intervalym" else "to_span", number)
+
+
+def _to_timetz(value: exp.Expr, kind: Kind) -> exp.Expr:
+    zone = _call("current_setting", exp.Literal.string("TimeZone"))
+    precision = exp.Literal.number(6 if kind.precision is None else kind.precision)
+    return _call("vertica_timetz", exp.cast(value, "text"), precision, zone)
+
+
+def _to_rounded(value: exp.Expr, kind: Kind) -> exp.Expr:
+    return _call(
+        "rounded_" + kind.name, exp.cast(value, kind.engine), exp.Literal.number(kind.precision or 0)
+    )
+
+
+_OWN_CASTS: dict[str, Callable[[exp.Expr, Kind], exp.Expr]] = {
+    **dict.fromkeys(("char", "varchar", "long varchar"), _to_text),
+    **dict.fromkeys(("binary", "varbinary", "long varbinary"), _to_binary),
+    **dict.fromkeys(("interval", "intervalym"), _to_interval),
+    "timetz": _to_timetz,
+    **dict.fromkeys(("time", "timestamp", "timestamptz"), _to_rounded),
+}

@@ -111,7 +111,15 @@ def coerce(column: Column, value: str) -> str:
         text = f"CAST({value} AS VARCHAR)"
         return _short(f"rtrim({text}, ' ')" if kind.name == "char" else text, "strlen", kind)
     if kind.is_binary:
-        return _short(f"CAST({value} AS BLOB)", "octet_length", kind)
+        return _short(f"to_octets({value})", "octet_length", kind)
+    if kind.span:
+        number = f"vertica_interval(CAST({value} AS VARCHAR), '{kind.span}', {kind.precision or 0})"
+        return f"{'to_months' if kind.name == 'intervalym' else 'to_span'}({number})"
+    if kind.name == "timetz":
+        precision = 6 if kind.precision is None else kind.precision
+        return f"vertica_timetz(CAST({value} AS VARCHAR), {precision}, current_setting('TimeZone'))"
+    if kind.precision is not None and kind.name in ("time", "timestamp", "timestamptz"):
+        return f"rounded_{kind.name}(CAST({value} AS {kind.engine}), {kind.precision})"
     if kind.name == "int":
         whole = f"CAST({value} AS BIGINT)"
         failure = _error("22003", 5411, "'Value exceeds range of type int8'")

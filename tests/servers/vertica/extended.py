@@ -51,7 +51,9 @@ def _literal(value: str | None, kind: Kind) -> str:
     if value is None:
         return "NULL"
     quoted = "'" + value.replace("'", "''") + "'"
-    return quoted if kind.is_text or kind.is_binary else f"{quoted}::{kind.engine}"
+    # A text is made into the column's type as a literal is.
+    as_text = kind.is_text or kind.is_binary or kind.engine in ("VARCHAR", "INTERVAL")
+    return quoted if as_text else f"{quoted}::{kind.shown}"
 
 
 @dataclass
@@ -137,6 +139,10 @@ class Extended:
         self.session.put(wire.parameter_description(prepared.kinds if prepared is not None else []))
         if prepared is not None and tag in ("SELECT", "WITH"):
             self.session.put(wire.row_description(self._columns(prepared), self.session.binary))
+        elif tag == "SHOW":
+            text = Kind("varchar", MOST_OCTETS)
+            columns = [Shown("name", text), Shown("setting", text)]
+            self.session.put(wire.row_description(columns, self.session.binary))
         elif tag in _COUNTING:
             self.session.put(wire.row_description([Shown("OUTPUT", INT)], self.session.binary))
         else:

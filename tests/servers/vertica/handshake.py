@@ -17,6 +17,9 @@ from tests.servers.vertica.session import Session
 if TYPE_CHECKING:
     from tests.servers.vertica.server import VerticaServer
 
+_CLEAR = 3
+_CHANGE_PASSWORD = 9
+_HASH_MD5 = 65536 + 5
 _HASH_SHA512 = 65536 + 512
 
 
@@ -41,7 +44,8 @@ def _opening(server: VerticaServer, link: Link) -> bytes | None:
     while True:
         code, body = wire.read_start(link)
         if code == wire.LOAD_BALANCE_REQUEST:
-            link.send(b"Y" + _balanced(server))
+            balances = server.balance_to is not None or server.balance_policy != "NONE"
+            link.send(b"Y" + _balanced(server) if balances else b"N")
         elif code == wire.SSL_REQUEST:
             if server.tls_context is None:
                 link.send(b"N")
@@ -94,6 +98,8 @@ def welcome(session: Session) -> bytes:
             wire.parameter("timezone", session.zone),
             wire.parameter("request_complex_types", "on"),
             wire.parameter("client_label", session.label),
+            # There are no subclusters that would serve a workload: a wish is answered by none.
+            wire.parameter("workload", ""),
             wire.key_data(session.number, session.key),
             wire.ready(in_transaction=False),
         ]
@@ -102,23 +108,33 @@ def welcome(session: Session) -> bytes:
 
 def _authenticated(server: VerticaServer, link: Link, name: str) -> User:
     user = server.catalog.users.get(name.casefold())
-    if server.authentication == "hash":
-        salt, user_salt = secrets.token_bytes(4), secrets.token_bytes(16)
+    method = server.security.method(name) or server.authentication
+    if method == "trust" and user is not None:
+        return user
+    stored = user.password if user else ""
+    salt, user_salt = secrets.token_bytes(4), secrets.token_bytes(16)
+    if method == "hash" and user is not None and user.algorithm == "MD5":
+        link.send(wire.authentication(_HASH_MD5, salt))
+        expected = _hashed("md5", stored, name.encode(), salt)
+    elif method == "hash":
         link.send(wire.authentication(_HASH_SHA512, salt + struct.pack("!I", 16) + user_salt))
-        expected = _hashed(user.password if user else "", salt, user_salt)
+        expected = _hashed("sha512", stored, user_salt, salt)
     else:
-        link.send(wire.authentication(3))
-        expected = (user.password if user else "").encode()
+        link.send(wire.authentication(_CLEAR))
+        expected = stored.encode()
     kind, body = wire.read(link)
     if kind != b"p":
         raise Gone("no password")
-    if not hmac.compare_digest(body.rstrip(b"\0"), expected) or user is None:
+    if not hmac.compare_digest(body.rstrip(b"\0"), expected) or user is None or method == "reject":
         raise bad_login()
+    if user.expired:
+        link.send(wire.authentication(_CHANGE_PASSWORD))
+        raise Gone("an expired password")
     return user
 
 
-def _hashed(password: str, salt: bytes, user_salt: bytes) -> bytes:
+def _hashed(algorithm: str, password: str, *keys: bytes) -> bytes:
     value = password.encode()
-    for key in (user_salt, salt):
-        value = hashlib.sha512(value + key).hexdigest().encode()
-    return b"sha512" + value
+    for key in keys:
+        value = hashlib.new(algorithm, value + key).hexdigest().encode()
+    return algorithm.encode() + value

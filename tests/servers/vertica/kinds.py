@@ -24,6 +24,9 @@ _OIDS = {
     "time": 11,
     "timestamp": 12,
     "timestamptz": 13,
+    "interval": 14,
+    "timetz": 15,
+    "intervalym": 114,
     "numeric": 16,
     "varbinary": 17,
     "uuid": 20,
@@ -43,6 +46,10 @@ _ENGINE = {
     "time": "TIME",
     "timestamp": "TIMESTAMP",
     "timestamptz": "TIMESTAMPTZ",
+    # With its offset, which the engine's own type does not hand out.
+    "timetz": "VARCHAR",
+    "interval": "INTERVAL",
+    "intervalym": "INTERVAL",
     "uuid": "UUID",
     "varbinary": "BLOB",
     "long varbinary": "BLOB",
@@ -59,12 +66,16 @@ class Kind:
     length: int | None = None
     precision: int | None = None
     scale: int | None = None
+    #: The range of an interval, "day to second".
+    span: str = ""
 
     @property
     def shown(self) -> str:
         """As v_catalog.columns.data_type has it."""
         if self.name == "numeric":
             return f"numeric({self.precision},{self.scale})"
+        if self.span:
+            return f"interval {self.span}"
         return self.name if self.length is None else f"{self.name}({self.length})"
 
     @property
@@ -85,6 +96,13 @@ class Kind:
         """Its modifier on the wire: what vertica_python.datatypes takes precision, scale and length from."""
         if self.name == "numeric" and self.precision is not None and self.scale is not None:
             return ((self.precision << 16) | self.scale) + 4
+        if self.span:
+            first, _, last = self.span.partition(" to ")
+            names = _FIELDS if self.name == "interval" else _YEAR_FIELDS
+            used = names[names.index(first) : names.index(last or first) + 1]
+            return sum(_MASKS[name] for name in used) | (self.precision or 0)
+        if self.name in _TIMES:
+            return -1 if self.precision is None else self.precision
         return -1 if self.length is None else self.length + 4
 
     @property
@@ -114,6 +132,14 @@ class Kind:
 
 INT = Kind("int")
 UNKNOWN = Kind("unknown")
+_FIELDS = ("day", "hour", "minute", "second")
+_YEAR_FIELDS = ("year", "month")
+#: Bits of an interval's modifier (client: datatypes.py).
+_MASKS = {
+    "month": 1 << 17, "year": 1 << 18, "day": 1 << 19, "hour": 1 << 26, "minute": 1 << 27, "second": 1 << 28,
+}  # fmt: skip
+#: Types whose precision is that of their seconds.
+_TIMES = ("time", "timetz", "timestamp", "timestamptz")
 _ALIASES = {
     "INT": "int",
     "INTEGER": "int",
@@ -133,6 +159,7 @@ _ALIASES = {
     "DATETIME": "timestamp",
     "SMALLDATETIME": "timestamp",
     "TIMESTAMPTZ": "timestamptz",
+    "TIMETZ": "timetz",
     "UUID": "uuid",
 }
 _STRINGS = {
@@ -156,27 +183,55 @@ def read_kind(reader: Reader) -> Kind:
         return _string(word, reader)
     if word in _NUMERICS:
         return _numeric(word, reader)
+    if word == "INTERVAL":
+        return _interval(reader)
     name = _ALIASES.get(word)
     if name is None:
         raise VerticaError("42704", 5108, f'Type "{word.lower()}" does not exist')
     if word == "DOUBLE":
         reader.expect("PRECISION")
-    if reader.op("("):
-        # FLOAT(n) and TIMESTAMP(n): taken, and without effect here.
-        reader.number()
-        reader.expect_op(")")
-    return _zoned(name, reader)
+    # FLOAT(n) is taken, and without effect.
+    precision = _seconds(reader)
+    return _zoned(name, reader, precision if name in _TIMES else None)
 
 
-def _zoned(name: str, reader: Reader) -> Kind:
+def _seconds(reader: Reader) -> int | None:
+    if not reader.op("("):
+        return None
+    precision = reader.number()
+    reader.expect_op(")")
+    return precision
+
+
+def _interval(reader: Reader) -> Kind:
+    """INTERVAL [(p)] [field [TO field]] [(p)] (docs: "INTERVAL"); DAY TO SECOND when no field is given."""
+    precision = _seconds(reader)
+    first = reader.any_word("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND").lower() or "day to second"
+    span = first
+    if first in ("year", "day", "hour", "minute") and reader.words("TO"):
+        names = _YEAR_FIELDS if first == "year" else _FIELDS
+        last = reader.any_word(*(each.upper() for each in names[names.index(first) + 1 :])).lower()
+        if not last:
+            raise reader.fail()
+        span = f"{first} to {last}"
+    if first in _YEAR_FIELDS:
+        return Kind("intervalym", precision=0, span=span)
+    given = _seconds(reader) if span.endswith("second") else None
+    precision = given if given is not None else precision
+    if precision is not None and precision > 6:
+        raise VerticaError("22023", 4151, f"INTERVAL precision {precision} is out of range")
+    return Kind("interval", precision=6 if precision is None else precision, span=span)
+
+
+def _zoned(name: str, reader: Reader, precision: int | None) -> Kind:
     if name in ("time", "timestamp"):
         if reader.words("WITH", "TIME", "ZONE") or reader.words("WITH", "TIMEZONE"):
             name += "tz"
         elif not reader.words("WITHOUT", "TIME", "ZONE"):
             reader.words("WITHOUT", "TIMEZONE")
-    if name == "timetz":
-        raise VerticaError("0A000", 4213, "TIMETZ is not supported by this test server")
-    return Kind(name)
+    if precision is not None and precision > 6:
+        raise VerticaError("22023", 4151, f"{name.upper()} precision {precision} is out of range")
+    return Kind(name, precision=precision)
 
 
 def _long(reader: Reader) -> Kind:
@@ -224,6 +279,8 @@ def of_engine(text: str) -> Kind:
     if text.startswith("DECIMAL("):
         precision, scale = text[8:-1].split(",")
         return Kind("numeric", None, int(precision), int(scale))
+    if text.endswith("]") or text.startswith(("STRUCT", "TUPLE", "MAP")):
+        raise VerticaError("0A000", 4213, "ARRAY, SET and ROW are not supported by this test server")
     return _BY_ENGINE.get(text, Kind("varchar", MOST_OCTETS))
 
 
@@ -240,6 +297,29 @@ _BY_ENGINE = {
     "TIMESTAMP_MS": Kind("timestamp"),
     "TIMESTAMP WITH TIME ZONE": Kind("timestamptz"),
     "UUID": Kind("uuid"),
+    "INTERVAL": Kind("interval", precision=6, span="day to second"),
     "BLOB": Kind("varbinary", MOST_OCTETS),
     '"NULL"': UNKNOWN,
 }
+
+
+#: How a type that sqlglot does not know as the original does goes through it: as a type of the user's.
+MARKED = "vertica_kind__"
+
+
+def marked(kind: Kind) -> str:
+    """The name of the user's type for a kind."""
+    parts = (kind.name, kind.length, kind.precision, kind.span)
+    return MARKED + "__".join("" if part is None else str(part).replace(" ", "_") for part in parts)
+
+
+def unmarked(name: str) -> Kind:
+    """The kind of such a name."""
+    kind, length, precision, span = name.removeprefix(MARKED).split("__")
+    return Kind(
+        kind.replace("_", " "),
+        int(length) if length else None,
+        int(precision) if precision else None,
+        None,
+        span.replace("_", " "),
+    )

@@ -87,6 +87,14 @@ def _has_privilege(session: Session, arguments: list[str]) -> object:
     return any(catalog.may_use(user, relation.schema) and catalog.may(user, each, relation) for each in asked)
 
 
+def _balance_policy(session: Session, arguments: list[str]) -> object:
+    policy = arguments[0].upper()
+    if policy not in ("NONE", "ROUNDROBIN", "RANDOM"):
+        raise VerticaError("22023", 5447, f"Invalid load balance policy: {arguments[0]}")
+    session.server.balance_policy = policy
+    return f"Successfully changed the client initiator load balancing policy to: {policy.lower()}"
+
+
 def _schema(session: Session, arguments: list[str]) -> object:
     return "public"
 
@@ -113,6 +121,7 @@ _FUNCTIONS: dict[str, Callable[[Session, list[str]], object]] = {
     "GET_NUM_REJECTED_ROWS": _rejected,
     "CLOSE_SESSION": _close_session,
     "HAS_TABLE_PRIVILEGE": _has_privilege,
+    "SET_LOAD_BALANCE_POLICY": _balance_policy,
     "CURRENT_SCHEMA": _schema,
     "CURRENT_DATABASE": _database,
     "DBNAME": _database,

@@ -49,6 +49,8 @@ class Rewriter:
     def tree(self, tree: exp.Expr) -> Rewritten:
         """A query that is parsed already."""
         tree = self._functions(tree)
+        for select in tree.find_all(exp.Select):
+            self._place_nulls(select)
         shape = self._shape(tree)
         return Rewritten(generate(self.tables(tree)), shape)
 
@@ -112,6 +114,17 @@ class Rewriter:
     def _functions(self, tree: exp.Expr) -> exp.Expr:
         return tree.transform(lambda node: meta_functions.replace(self.session, node), copy=False)
 
+    def _place_nulls(self, select: exp.Select) -> None:
+        """NULL before other values in whole numbers, numerics, dates and times, behind them in other types."""
+        order = select.args.get("order")
+        if order is None or not any(each.meta.get("auto") for each in order.expressions):
+            return
+        sources = self._sources(select)
+        for ordered in order.expressions:
+            kind = _kind(_selected(select, ordered.this), sources)
+            if ordered.meta.get("auto") and kind is not None:
+                ordered.set("nulls_first", (kind.name in _NULLS_FIRST) != bool(ordered.args.get("desc")))
+
     def _shape(self, tree: exp.Expr) -> Shape | None:
         select = tree.this if isinstance(tree, exp.Subquery) else tree
         if not isinstance(select, exp.Select):
@@ -156,6 +169,32 @@ class Rewriter:
         return None
 
 
+#: Types whose NULL comes first in ascending order (docs: "NULL Sort Order").
+_NULLS_FIRST = (
+    "int",
+    "numeric",
+    "date",
+    "time",
+    "timetz",
+    "timestamp",
+    "timestamptz",
+    "interval",
+    "intervalym",
+)
+
+
+def _selected(select: exp.Select, node: exp.Expr) -> exp.Expr:
+    """What an item of ORDER BY stands for: a number or an alias of the select list, or itself."""
+    if isinstance(node, exp.Literal) and not node.is_string:
+        index = int(node.this) - 1
+        return select.expressions[index] if index < len(select.expressions) else node
+    if isinstance(node, exp.Column) and not node.table:
+        for each in select.expressions:
+            if isinstance(each, exp.Alias) and each.alias.casefold() == node.name.casefold():
+                return each
+    return node
+
+
 def _path(table: exp.Table) -> tuple[str, ...]:
     return (table.db, table.name) if table.db else (table.name,)
 
@@ -172,6 +211,9 @@ def _name(node: exp.Expr) -> str:
 
 def _kind(node: exp.Expr, sources: dict[str, Shape | None]) -> Kind | None:
     inner = node.this if isinstance(node, exp.Alias) else node
+    if "kind" in inner.meta:
+        known: Kind = inner.meta["kind"]
+        return known
     if not isinstance(inner, exp.Column):
         return None
     wanted = inner.table.casefold()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,6 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tests.servers.vertica import temporal
 from tests.servers.vertica.kinds import Kind
 from tests.servers.vertica.wire import Shown
 
@@ -20,8 +20,8 @@ from tests.servers.vertica.wire import Shown
 _NULL = struct.pack("!i", -1)
 #: Microseconds from 1970 to 2000, where the binary format's time begins.
 _EPOCH = 946_684_800_000_000
-#: The Julian day of the day before 0001-01-01.
-_JULIAN = 1_721_425
+#: The Julian day of 1970-01-01; what a date counts from here.
+_JULIAN = 2_440_588
 #: A piece of an answer, at least, octets.
 _PIECE = 1 << 18
 
@@ -53,13 +53,51 @@ def _text(kind: Kind, column: Any, zone: str) -> Sequence[bytes | None]:
     if kind.name == "timestamptz":
         return _zoned(column, zone)
     by_value = _TEXTS.get(kind.name)
+    if kind.name == "binary":
+        width = kind.length or 0
+        return [
+            None if value is None else _escaped(value.ljust(width, b"\0")) for value in column.to_pylist()
+        ]
     if by_value is not None:
         return [None if value is None else by_value(value) for value in column.to_pylist()]
-    if kind.name in ("timestamp", "time"):
+    if kind.name == "date":
+        return [None if value is None else _christian(value).encode() for value in _strings(column)]
+    if kind.name == "timestamp":
+        strings = _trim(pc.cast(column, pa.string())).to_pylist()
+        return [None if value is None else _christian(value).encode() for value in strings]
+    if kind.span:
+        shown = temporal.show_months if kind.name == "intervalym" else temporal.show_interval
+        return [None if value is None else shown(value, kind.span).encode() for value in _spans(kind, column)]
+    if kind.name == "time":
         return _octets(_trim(pc.cast(column, pa.string())))
     if kind.name == "char":
         return [_padded(value, kind) for value in column.to_pylist()]
     return _octets(pc.cast(column, pa.string()))
+
+
+def _strings(column: Any) -> list[str | None]:
+    found: list[str | None] = pc.cast(column, pa.string()).to_pylist()
+    return found
+
+
+def _christian(text: str) -> str:
+    """A date with the year that the original writes: 1 BC is Arrow's year 0."""
+    year, mark, rest = text[1:].partition("-") if text.startswith("-") else text.partition("-")
+    before = int(year) + 1 if text.startswith("-") else 1
+    return f"{before:04}{mark}{rest} BC" if text.startswith("-") or int(year) == 0 else text
+
+
+def _spans(kind: Kind, column: Any) -> list[int | None]:
+    """Months, or microseconds, of intervals."""
+    found: list[int | None] = []
+    for value in column.to_pylist():
+        if value is None:
+            found.append(None)
+        elif kind.name == "intervalym":
+            found.append(value.months)
+        else:
+            found.append((value.months * 30 + value.days) * 86_400_000_000 + value.nanoseconds // 1000)
+    return found
 
 
 def _octets(strings: Any) -> Sequence[bytes | None]:
@@ -118,7 +156,6 @@ _TEXTS: dict[str, Callable[[Any], bytes]] = {
     "boolean": lambda value: b"t" if value else b"f",
     "float": _float,
     "numeric": _numeric,
-    "binary": _escaped,
     "varbinary": _escaped,
     "long varbinary": _escaped,
 }
@@ -131,6 +168,10 @@ def _binary(kind: Kind, column: Any) -> Sequence[bytes | None]:
         column = pc.subtract(pc.cast(column, pa.int64()), _EPOCH)
     elif kind.name == "time":
         column = pc.cast(column, pa.int64())
+    elif kind.name == "date":
+        column = pc.cast(pc.cast(column, pa.int32()), pa.int64())
+    if kind.span:
+        return [None if value is None else _LONG(value) for value in _spans(kind, column)]
     by_value = _BINARIES[kind.name]
     return [None if value is None else by_value(value, kind) for value in column.to_pylist()]
 
@@ -149,12 +190,13 @@ _BINARIES: dict[str, Callable[[Any, Kind], bytes]] = {
     "int": lambda value, kind: _LONG(int(value)),
     "float": lambda value, kind: struct.pack("!d", value),
     "numeric": _wide,
-    "date": lambda value, kind: _LONG(date.toordinal(value) + _JULIAN),
+    "date": lambda value, kind: _LONG(value + _JULIAN),
     "time": lambda value, kind: _LONG(value),
     "timestamp": lambda value, kind: _LONG(value),
     "timestamptz": lambda value, kind: _LONG(value),
     "uuid": lambda value, kind: UUID(value).bytes if isinstance(value, str) else bytes(value),
-    "binary": lambda value, kind: value,
+    "timetz": lambda value, kind: _LONG(temporal.timetz_binary(value)),
+    "binary": lambda value, kind: value.ljust(kind.length or 0, b"\0"),
     "varbinary": lambda value, kind: value,
     "long varbinary": lambda value, kind: value,
     "unknown": lambda value, kind: str(value).encode(),

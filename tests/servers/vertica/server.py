@@ -21,6 +21,7 @@ from tests.servers.vertica.extended import Extended
 from tests.servers.vertica.lexer import split
 from tests.servers.vertica.locks import Locks
 from tests.servers.vertica.problems import VerticaError
+from tests.servers.vertica.security import Security
 from tests.servers.vertica.session import Session
 from tests.servers.vertica.store import Store
 
@@ -51,6 +52,9 @@ class VerticaServer(Server):
         self.authentication = authentication
         #: Where a LoadBalanceRequest sends the client; None: here.
         self.balance_to: tuple[str, int] | None = None
+        #: What SET_LOAD_BALANCE_POLICY says.
+        self.balance_policy = "NONE"
+        self.security = Security()
         self.tls_context: ssl.SSLContext | None = None
         self.tls_cafile: Path | None = None
         self.catalog = Catalog()

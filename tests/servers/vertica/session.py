@@ -46,6 +46,9 @@ class Session:
         self.user = user
         self.label = given.get("client_label", "")
         self.client_type = given.get("client_type", "")
+        self.given = given
+        self.os_user = given.get("client_os_user_name", "")
+        self.os_host = given.get("client_os_hostname", "")
         self.protocol = int(given.get("protocol_version", "0"))
         self.client_pid = int(given.get("client_pid", "0") or 0)
         self.binary = given.get("binary_data_protocol") == "1"
@@ -76,6 +79,14 @@ class Session:
     def transaction_id(self) -> int | None:
         """The number of the open transaction."""
         return self.work.number if self.work is not None else None
+
+    @property
+    def ssl_state(self) -> str:
+        """As v_monitor.sessions has it: None, Server or Mutual."""
+        tls = self.link.tls
+        if tls is None:
+            return "None"
+        return "Mutual" if tls.getpeercert(binary_form=True) else "Server"
 
     # --- sending
 
@@ -109,10 +120,14 @@ class Session:
 
     def put_count(self, tag: str, count: int) -> None:
         """The answer to INSERT, UPDATE and DELETE: one row with the number of rows."""
-        columns = [Shown("OUTPUT", INT)]
-        self.put_columns(columns)
-        self.put_batches(columns, iter([pa.record_batch([pa.array([count], pa.int64())], names=["OUTPUT"])]))
+        self.put_columns([Shown("OUTPUT", INT)])
+        self.put_number(count)
         self.put(wire.complete(tag))
+
+    def put_number(self, count: int) -> None:
+        """A row with one number."""
+        batch = pa.record_batch([pa.array([count], pa.int64())], names=["OUTPUT"])
+        self.put_batches([Shown("OUTPUT", INT)], iter([batch]))
 
     # --- being ended or canceled
 

@@ -170,6 +170,7 @@ def _show(session: Session, sql: Sql) -> None:
         "autocommit": "on" if session.autocommit else "off",
         "timezone": session.zone,
         "search_path": '"$user", public, v_catalog, v_monitor, v_internal',
+        "workload": "",
         "transaction_isolation": "READ COMMITTED",
         "transaction_read_only": "true" if session.read_only else "false",
     }

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from tests.servers.vertica import temporal
 from tests.servers.vertica.catalog import ENGINE_SCHEMA, Table
 from tests.servers.vertica.problems import too_many_containers
 
@@ -77,6 +78,7 @@ class Store:
             self._root.execute(setting)
         self._root.execute(f"CREATE SCHEMA {ENGINE_SCHEMA}")
         self._root.execute(_CUT)
+        temporal.register(self._root)
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._active: set[int] = set()

@@ -24,7 +24,7 @@ Rows = Iterable[tuple[object, ...]]
 def find(session: Session, path: tuple[str, ...]) -> Any:
     """The rows of a system table as an Arrow table; None when there is none of this name."""
     schema = path[0].casefold() if len(path) == 2 else None
-    for home in ("v_catalog", "v_monitor"):
+    for home in ("v_catalog", "v_monitor", "v_internal"):
         made = _TABLES.get((home, path[-1].casefold()))
         if made is not None and schema in (None, home):
             return _table(made[0], made[1](session))
@@ -115,15 +115,39 @@ def _sessions(session: Session) -> Rows:
         if session.user.superuser or each.user.name == session.user.name:
             yield (
                 _NODE, each.user.name, each.label, datetime.fromtimestamp(each.since, UTC), each.identifier,
-                each.transaction_id, each.current_statement, each.client_pid, each.client_type,
+                each.transaction_id, each.current_statement, each.client_pid, each.client_type, each.os_user,
+                each.os_host, each.ssl_state,
             )  # fmt: skip
 
 
 def _current_session(session: Session) -> Rows:
     yield (
         _NODE, session.user.name, session.label, session.identifier, session.transaction_id,
-        session.current_statement, session.autocommit,
+        session.current_statement, session.autocommit, session.os_user, session.os_host, session.ssl_state,
     )  # fmt: skip
+
+
+def _messages(session: Session) -> Rows:
+    # Only the parameters of the startup message are kept.
+    for each in session.server.sessions():
+        for name, value in each.given.items():
+            yield each.identifier, "^+", f"{name}: {value}"
+
+
+def _keys(session: Session) -> Rows:
+    for name in session.server.security.keys if session.user.superuser else ():
+        yield name, "RSA", session.server.security.key_text(name)
+
+
+def _certificates(session: Session) -> Rows:
+    for name, each in session.server.security.certificates.items():
+        yield name, each.text
+
+
+def _parameters(session: Session) -> Rows:
+    for number in range(4000):
+        # The original has many hundreds; their names and values are not known here.
+        yield _NODE, f"Parameter{number:03}", ""
 
 
 def _locks(session: Session) -> Rows:
@@ -149,6 +173,7 @@ _PRIVILEGES = {
     "grantor": _TEXT, "privileges_description": _TEXT, "object_schema": _TEXT, "object_name": _TEXT,
     "object_type": _TEXT, "grantee": _TEXT,
 }  # fmt: skip
+_CLIENT = {"client_os_user_name": _TEXT, "client_os_hostname": _TEXT, "ssl_state": _TEXT}
 _KEY = {"constraint_name": _TEXT, "table_schema": _TEXT, "table_name": _TEXT, "column_name": _TEXT}
 _TABLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Session], Rows]]] = {
     ("v_catalog", "columns"): (
@@ -202,13 +227,37 @@ _TABLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Session], Rows]]]
         {
             "node_name": _TEXT, "user_name": _TEXT, "client_label": _TEXT, "login_timestamp": _TIME,
             "session_id": _TEXT, "transaction_id": _INT, "current_statement": _TEXT, "client_pid": _INT,
-            "client_type": _TEXT,
+            "client_type": _TEXT, **_CLIENT,
         },
         _sessions,
     ),
+    ("v_monitor", "user_sessions"): (
+        {
+            "node_name": _TEXT, "user_name": _TEXT, "client_label": _TEXT, "session_start_timestamp": _TIME,
+            "session_id": _TEXT, "transaction_id": _INT, "current_statement": _TEXT, "client_pid": _INT,
+            "client_type": _TEXT, **_CLIENT,
+        },
+        _sessions,
+    ),
+    ("v_internal", "dc_session_starts"): (
+        {
+            "node_name": _TEXT, "user_name": _TEXT, "client_label": _TEXT, "time": _TIME,
+            "session_id": _TEXT, "transaction_id": _INT, "current_statement": _TEXT, "client_pid": _INT,
+            "client_type": _TEXT, **_CLIENT,
+        },
+        _sessions,
+    ),
+    ("v_internal", "dc_client_server_messages"): (
+        {"session_id": _TEXT, "message_type": _TEXT, "contents": _TEXT}, _messages,
+    ),
+    ("v_catalog", "cryptographic_keys"): ({"name": _TEXT, "type": _TEXT, "key": _TEXT}, _keys),
+    ("v_catalog", "certificates"): ({"name": _TEXT, "certificate_text": _TEXT}, _certificates),
+    ("v_monitor", "configuration_parameters"): (
+        {"node_name": _TEXT, "parameter_name": _TEXT, "current_value": _TEXT}, _parameters,
+    ),
     ("v_monitor", "current_session"): (
         {"node_name": _TEXT, "user_name": _TEXT, "client_label": _TEXT, "session_id": _TEXT,
-         "transaction_id": _INT, "current_statement": _TEXT, "autocommit": _BOOL},
+         "transaction_id": _INT, "current_statement": _TEXT, "autocommit": _BOOL, **_CLIENT},
         _current_session,
     ),
     ("v_monitor", "locks"): (

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.servers.base import Gone, Link
+from tests.servers.vertica.copy_grammar import Copy
 from tests.servers.vertica.kinds import Kind
 from tests.servers.vertica.problems import VerticaError
 
@@ -134,6 +135,23 @@ def command_description(tag: str) -> bytes:
 def copy_in(columns: int) -> bytes:
     """CopyInResponse, all columns as text."""
     return message(b"G", struct.pack(f"!BH{columns}H", 0, columns, *[0] * columns))
+
+
+def verify_files(copy: Copy) -> bytes:
+    """VerifyFiles of COPY LOCAL: what the client is to read and to write."""
+    body = struct.pack("!H", len(copy.files))
+    names = (*copy.files, copy.rejected_file, copy.exceptions_file)
+    return message(b"F", body + b"".join(text(name) for name in names))
+
+
+def load_file(name: str) -> bytes:
+    """LoadFile: the client sends this file."""
+    return message(b"H", text(name))
+
+
+def write_file(name: str, content: bytes) -> bytes:
+    """WriteFile: the client adds this to a file; without a name: rejected row numbers."""
+    return message(b"O", text(name) + struct.pack("!I", len(content)) + content)
 
 
 def startup_parameters(body: bytes) -> dict[str, str]:

@@ -29,14 +29,17 @@ from dwhctl.runtime.events import (
     RunResult,
     RunStarted,
     SliceClosed,
+    SliceReady,
     SliceStaged,
     SliceStarted,
+    SliceWaits,
 )
 from dwhctl.runtime.failures import group_failures
 from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.plan import LoadRequest, Plan, candidates
 from dwhctl.sessions.values import State
 from tests.cli_support import small_project
+from tests.support.faulty import wait_until
 
 DAY = date(2020, 7, 13)
 REFUSED = Failure("ConnectError", "the server\ndoes not answer", permanent=False)
@@ -89,6 +92,21 @@ def test_the_tally_counts_each_slice_once(plan: Plan) -> None:
         ("server_0", 2, 2),
         ("server_1", 1, 1),
     ]
+
+
+def test_slices_that_wait_until_they_are_ready_are_counted(plan: Plan) -> None:
+    written: list[str] = []
+    waits = ("server_0", DAY, 0, "sql/orders/ready.sql", datetime(2020, 7, 14, 7, tzinfo=UTC))
+    with PlainProgress(write=written.append, every=0.05) as progress:
+        progress(RunStarted("2", plan))
+        progress(closed("abakan", State.UP_FOR_RETRY))
+        progress(SliceWaits("orders", "abakan", *waits))
+        progress(SliceWaits("orders", "achinsk", *waits))
+        wait_until(lambda: "2 waiting until ready" in written[-1], "both are shown")
+        progress(SliceReady("orders", "abakan", "server_0", DAY, 0, 61.5))
+        wait_until(lambda: "1 waiting until ready" in written[-1], "one is shown")
+        progress(closed("achinsk", State.FAILED))
+    assert "waiting" not in written[-1]
 
 
 def test_running_staged_and_done_are_different_numbers(plan: Plan) -> None:

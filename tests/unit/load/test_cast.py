@@ -54,7 +54,7 @@ def test_new_columns_are_handed_over_only_when_they_are_the_only_difference() ->
 
 
 def test_a_column_twice_is_named() -> None:
-    assert "column id stands twice" in str(drift([ID, Column("ID", ID.kind, ID.type, "BIGINT")], [ID]))
+    assert "column id occurs twice" in str(drift([ID, Column("ID", ID.kind, ID.type, "BIGINT")], [ID]))
 
 
 def test_missing_columns_are_filled_where_that_is_asked_and_they_may_be_null() -> None:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from dwhctl.core.columns import Column, Kind
+from dwhctl.systems.base.staging import BatchStream
 from dwhctl.systems.vertica.client import VerticaClient
-from dwhctl.systems.vertica.staging import BatchStream, CopyEncoder
+from dwhctl.systems.vertica.staging import CopyEncoder
 from dwhctl.systems.vertica.system import VerticaConnection
 
 COLUMNS = [Column("id", Kind.INTEGER, pa.int64(), "int")]

@@ -24,9 +24,10 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import MASKED, remember
 from dwhctl.load.cast import constraints
 from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
-from dwhctl.systems.vertica.catalog import TableName, literals, staging_prefix, staging_table
+from dwhctl.systems.vertica.catalog import TableName, staging_table
 from dwhctl.systems.vertica.errors import connect_error, rejection, translate_error
 from dwhctl.systems.vertica.types import column, declaration
 

@@ -1,0 +1,319 @@
+"""Names of tables and queries, columns of tables, partitions, and the conditions of slices."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import About, AttemptError, TargetError, TargetRefusedError
+from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.target import ColumnWarning
+from dwhctl.systems.clickhouse import types as types
+from dwhctl.systems.clickhouse.types import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dwhctl.core.columns import Column
+    from dwhctl.project.days import Slice
+    from dwhctl.systems.base.target import StagingGroup
+    from dwhctl.systems.clickhouse.client import ClickHouseClient
+
+#: A table's name is that of a file `NAME.sql.tmp_move_...`.
+NAME_OCTETS = 180
+#: The column of a staging table with the token of the attempt that staged the row.
+TOKEN = "dwhctl_token"  # noqa: S105
+_DIGEST_OCTETS = 8
+_ZONE_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Universal", "Zulu", "GMT", "Etc/GMT")
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseTable:
+    """A table. ClickHouse compares names by case."""
+
+    database: str
+    table: str
+
+    @classmethod
+    def of(cls, text: str, database: str) -> ClickHouseTable:
+        """Read `table` or `database.table`."""
+        before, _, table = text.rpartition(".")
+        return cls(before or database, table)
+
+    @property
+    def sql(self) -> str:
+        """The quoted name."""
+        return f"{quote_name(self.database)}.{quote_name(self.table)}"
+
+    @property
+    def condition(self) -> str:
+        """The condition of the table's rows in `system.columns` and `system.parts`."""
+        return f"database = {literal(self.database)} AND table = {literal(self.table)}"
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.table}"
+
+
+def is_plain_id(run_id: str) -> bool:
+    """Return whether queries and tables of this run id cannot be taken for those of another run."""
+    return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", run_id) is not None
+
+
+def run_label(run_id: str) -> str:
+    """Return the prefix of the ids of a run's queries; a colon follows it."""
+    return f"dwhctl:{run_id}"
+
+
+def stage_label(group: StagingGroup) -> str:
+    """Return the prefix of the ids of the queries that stage in a group; a colon follows it."""
+    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
+
+
+def run_prefix(run_id: str) -> str:
+    """Return the prefix of the names of the tables that a run makes for itself, which no other run has."""
+    return f"dwhctl_{_plain(run_id)}__"
+
+
+def staging_table(group: StagingGroup, database: str) -> ClickHouseTable:
+    """Return the staging table of a group, beside its target."""
+    prefix, rest = run_prefix(group.run_id), _plain(group.name)
+    if len(prefix) + len(rest) > NAME_OCTETS:
+        digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
+        rest = rest[: NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
+    return ClickHouseTable(ClickHouseTable.of(group.table, database).database, prefix + rest)
+
+
+def copy_table(label: str, table: ClickHouseTable, mark: str) -> ClickHouseTable:
+    """Return the name of a copy that a publication or refresh makes, by the label of its run."""
+    _, _, run_id = label.partition(":")
+    return ClickHouseTable(table.database, f"{run_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}")
+
+
+def _plain(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", text.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogColumn:
+    """A column as the catalog describes it: `default` is DEFAULT, MATERIALIZED, ALIAS, EPHEMERAL or empty."""
+
+    name: str
+    type: str
+    default: str
+
+    @property
+    def written(self) -> bool:
+        """Whether dwhctl writes the column: the server computes the others."""
+        return self.default in ("", "DEFAULT")
+
+
+def declared_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[CatalogColumn]:
+    """Return all columns of a table; none when there is no table."""
+    rows = client.query(
+        f"SELECT name, type, default_kind FROM system.columns WHERE {table.condition} ORDER BY position"
+    )
+    return [CatalogColumn(str(name), str(type_), str(default)) for name, type_, default in rows]
+
+
+def existing_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[CatalogColumn]:
+    """Return the columns that dwhctl writes. Raise TargetRefusedError when there is no such table."""
+    found = [column for column in declared_columns(client, table) if column.written]
+    if not found:
+        missing = TargetRefusedError(f"there is no table {table}, or the user has no privilege on it")
+        missing.about = About.TABLE
+        raise missing
+    return found
+
+
+def described(client: ClickHouseClient, table: ClickHouseTable) -> list[Column]:
+    """Return the columns. Raise TargetRefusedError for a type that dwhctl does not write."""
+    columns = [_described(table, column) for column in existing_columns(client, table)]
+    twice = [name for name, times in Counter(column.name.lower() for column in columns).items() if times > 1]
+    if twice:
+        raise TargetRefusedError(
+            f"{table}: columns that differ by case only are taken for one: {', '.join(twice)}"
+        )
+    if any(column.kind is Kind.TIMESTAMP for column in columns):
+        _check_zone(client, table, columns)
+    return columns
+
+
+def described_column(client: ClickHouseClient, table: ClickHouseTable, name: str) -> Column:
+    """Return one column. Raise TargetRefusedError when it does not exist."""
+    for column in declared_columns(client, table):
+        if column.name.lower() == name.lower():
+            return _described(table, column)
+    raise TargetRefusedError(f"there is no {table}.{name}, or the user has no privilege on the table")
+
+
+def _described(table: ClickHouseTable, declared: CatalogColumn) -> Column:
+    column = types.column(declared.name, declared.type)
+    if column is None:
+        raise TargetRefusedError(
+            f"{table}.{declared.name}: dwhctl does not write ClickHouse's type {declared.type}"
+        )
+    if "\\" in declared.name:
+        raise TargetRefusedError(
+            f"{table}.{declared.name}: a backslash in a name escapes in ClickHouse; rename it"
+        )
+    return column
+
+
+def _check_zone(client: ClickHouseClient, table: ClickHouseTable, columns: Sequence[Column]) -> None:
+    ((zone,),) = client.query("SELECT timezone()")
+    if zone not in _ZONE_UTC:
+        names = ", ".join(column.name for column in columns if column.kind is Kind.TIMESTAMP)
+        raise TargetRefusedError(
+            f"{table}: {names} shows times in the server's time zone {zone}, in which not every wall clock time exists:"
+            " run the server in UTC (<timezone>UTC</timezone>), or declare DateTime64(6, 'UTC') and load instants"
+        )
+
+
+# Partitions.
+
+#: Engines that keep every row as it was inserted.
+_ENGINES = ("MergeTree", "ReplicatedMergeTree", "SharedMergeTree")
+_BY_DAY = re.compile(r"(?:toDate|toDate32|toYYYYMMDD|toStartOfDay)\((.*)\)")
+
+
+def layout_problem(
+    client: ClickHouseClient, table: ClickHouseTable, slice_by: str | None, slices: Sequence[Slice]
+) -> str | None:
+    """Return why slices of a table cannot be replaced, with what to do about it; None when they can.
+
+    A slice of the table must be one partition, or the whole table without `slice_by`.
+    """
+    rows = client.query(
+        "SELECT engine, partition_key FROM system.tables"
+        f" WHERE database = {literal(table.database)} AND name = {literal(table.table)}"
+    )
+    if not rows:
+        return None
+    ((engine, partition),) = rows
+    if engine not in _ENGINES:
+        return (
+            f"{table} has the engine {engine}; dwhctl replaces partitions of a MergeTree, and other engines change or"
+            " leave out rows: make the table with ENGINE = MergeTree"
+        )
+    if slice_by is None:
+        if not partition:
+            return None
+        return (
+            f"{table} has PARTITION BY {partition}, and its load has no slice_by: its slices are replaced with the"
+            " whole table, as one partition; make the table without PARTITION BY, or give the load slice_by"
+        )
+    column = described_column(client, table, slice_by)
+    wanted = f"make the table with PARTITION BY toDate({column.name}), in the time zone of the slices"
+    by_day = _BY_DAY.fullmatch(partition) or (column.kind is Kind.DATE and partition == column.name)
+    if not by_day or not _is_one_partition(client, column, partition, slices):
+        by = f"PARTITION BY {partition}" if partition else "no PARTITION BY"
+        return f"{table} has {by}: a day of {column.name} is not one partition, which is what is replaced; {wanted}"
+    return None
+
+
+def _is_one_partition(
+    client: ClickHouseClient, column: Column, partition: str, slices: Sequence[Slice]
+) -> bool:
+    for bounds in {_bounds_of(slice, column) for slice in slices}:
+        start, end = bounds
+        tick = timedelta(days=1) if column.kind is Kind.DATE else _tick(column)
+        moments = ", ".join(_moment(at, column.kind) for at in (start - tick, start, end - tick, end))
+        declared = column.declared
+        try:
+            rows = client.query(
+                f"SELECT toString({partition}) FROM"
+                f" (SELECT CAST(arrayJoin([{moments}]) AS {declared}) AS {quote_name(column.name)})"
+            )
+        except AttemptError as error:
+            if error.permanent:
+                return False  # the partition depends on another column
+            raise
+        before, first, last, after = (str(value) for (value,) in rows)
+        if first != last or before == first or after == last:
+            return False
+    return True
+
+
+def _tick(column: Column) -> timedelta:
+    return {"s": timedelta(seconds=1), "ms": timedelta(milliseconds=1)}.get(
+        column.type.unit, timedelta(microseconds=1)
+    )
+
+
+def table_warnings(client: ClickHouseClient, table: ClickHouseTable) -> Iterator[ColumnWarning]:
+    """Yield what makes loads into an existing table doubtful: replication, TTL."""
+    rows = client.query(
+        "SELECT engine, engine_full FROM system.tables"
+        f" WHERE database = {literal(table.database)} AND name = {literal(table.table)}"
+    )
+    for engine, full in rows:
+        if engine != "MergeTree":
+            yield ColumnWarning(
+                f"{table} is a {engine}: dwhctl publishes on one replica, the others follow: `dwhctl docs clickhouse`",
+                blocks=False,
+            )
+        if re.search(r"\bTTL\b", str(full)):
+            yield ColumnWarning(
+                f"{table} has a TTL: a slice that loses rows to it while it is published is refused",
+                blocks=False,
+            )
+
+
+# Conditions of slices.
+
+
+def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
+    """Yield, for each pair of bounds, a condition of the shards, and one of the bounds ("" for none).
+
+    A column that is a name has no known type: its bounds are the placeholders `<start>` and `<end>`.
+    """
+    by_bounds: dict[str, list[str]] = {}
+    for slice in slices:
+        by_bounds.setdefault(_between(slice, slice_by), []).append(slice.shard)
+    for bounds, shards in by_bounds.items():
+        yield of_shards(shards), bounds
+
+
+def whole_conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
+    """Yield the conditions, each as one."""
+    for shards, bounds in conditions(slices, slice_by):
+        yield f"{shards} AND {bounds}" if bounds else shards
+
+
+def of_shards(shards: Sequence[str]) -> str:
+    """Return the condition of the rows of these shards."""
+    return f"etl_source IN ({', '.join(map(literal, shards))})"
+
+
+def _between(slice: Slice, slice_by: Column | str | None) -> str:
+    if slice_by is None:
+        return ""
+    if isinstance(slice_by, str):
+        name, start, end = slice_by, "<start>", "<end>"
+    else:
+        name = slice_by.name
+        start, end = (_moment(at, slice_by.kind) for at in _bounds_of(slice, slice_by))
+    return f"{quote_name(name)} >= {start} AND {quote_name(name)} < {end}"
+
+
+def _bounds_of(slice: Slice, column: Column) -> tuple[datetime, datetime]:
+    zoned = column.kind is Kind.TIMESTAMPTZ
+    start, end = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
+    if start is None or end is None:
+        raise TargetError(f"the slice {slice.day} of {slice.shard} has no bounds")
+    return start, end
+
+
+def _moment(bound: datetime, kind: Kind) -> str:
+    if kind is Kind.DATE:
+        # The first date whose midnight is not before the bound.
+        bound += timedelta(days=1) - timedelta(microseconds=1)
+        return f"toDate32({literal(bound.date().isoformat())})"
+    if bound.tzinfo is not None:
+        bound = bound.astimezone(UTC).replace(tzinfo=None)
+    return f"toDateTime64({literal(bound.isoformat(sep=' ', timespec='microseconds'))}, 6, 'UTC')"

@@ -1,0 +1,206 @@
+"""Read PostgreSQL's catalog: columns, privileges, indexes, sessions of other runs; and find staging tables."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dwhctl.core.errors import About, TargetError, TargetRefusedError
+from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
+from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
+from dwhctl.systems.base.target import ColumnWarning
+from dwhctl.systems.postgres import types
+from dwhctl.systems.postgres.types import NAME_OCTETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dwhctl.core.columns import Column
+    from dwhctl.systems.base.target import StagingGroup
+    from dwhctl.systems.postgres.copy_client import CopyClient
+
+_DIGEST_OCTETS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A column in the catalog: `base` is its type, a domain's base type; `staged` a type without constraints."""
+
+    name: str
+    declared: str
+    base: str
+    nullable: bool
+    is_enum: bool
+    is_filled: bool
+    is_generated: bool
+
+    def column(self) -> Column | None:
+        """Return the column; None when dwhctl does not write the type."""
+        return types.column(self.name, self.base, nullable=self.nullable, is_enum=self.is_enum)
+
+
+#: A domain's base type is found through as many domains as there are.
+_COLUMNS = """
+WITH RECURSIVE declared AS (
+    SELECT attnum, attname, atttypid AS own, atttypmod AS own_mod, atttypid AS type, atttypmod AS mod, attnotnull,
+           atthasdef, attidentity, attgenerated
+      FROM pg_attribute WHERE attrelid = to_regclass({table}) AND attnum > 0 AND NOT attisdropped
+  UNION ALL
+    SELECT attnum, attname, own, own_mod, typbasetype, typtypmod, attnotnull OR typnotnull, atthasdef, attidentity,
+           attgenerated
+      FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype = 'd'
+)
+SELECT attname, format_type(own, own_mod), format_type(type, mod), NOT attnotnull, typtype = 'e',
+       atthasdef OR attidentity <> '', attidentity = 'a' OR attgenerated <> ''
+  FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype <> 'd' ORDER BY attnum
+"""
+
+
+def declared_columns(client: CopyClient, table: str) -> list[Declared]:
+    """Return the columns of the (quoted) table in order; none when there is no such table."""
+    return [Declared(*row) for row in client.query(_COLUMNS.replace("{table}", literal(table)))]
+
+
+def existing_columns(client: CopyClient, name: str) -> list[Declared]:
+    """Return the columns of a table. Raise TargetRefusedError when there is no such table."""
+    found = declared_columns(client, quote_path(name))
+    if not found:
+        missing = TargetRefusedError(
+            f"there is no table {name}, or the user has no privilege on it (PostgreSQL writes names that are not quoted"
+            " in small letters)"
+        )
+        missing.about = About.TABLE
+        raise missing
+    return found
+
+
+def described(client: CopyClient, name: str) -> list[Column]:
+    """Return the columns that dwhctl writes; PostgreSQL fills generated ones. Raise TargetRefusedError for a type."""
+    return [_described(name, column) for column in existing_columns(client, name) if not column.is_generated]
+
+
+def described_column(client: CopyClient, name: str, column: str) -> Column:
+    """Return one column. Raise TargetRefusedError when it does not exist."""
+    for found in existing_columns(client, name):
+        if found.name.lower() == column.lower():
+            return _described(name, found)
+    raise TargetRefusedError(f"there is no {name}.{column}")
+
+
+def _described(table: str, declared: Declared) -> Column:
+    column = declared.column()
+    if column is None:
+        hint = "; give it precision and scale, as in numeric(18,2)" if declared.base == "numeric" else ""
+        raise TargetRefusedError(
+            f"{table}.{declared.name}: dwhctl does not write PostgreSQL's type {declared.declared}{hint}"
+        )
+    return column
+
+
+def type_names(client: CopyClient, oids: set[int]) -> dict[int, tuple[str, bool]]:
+    """Return the names of types by oid, and whether each is an enum."""
+    listed = ", ".join(map(str, sorted(oids))) or "0"
+    rows = client.query(
+        f"SELECT oid, format_type(oid, NULL), typtype = 'e' FROM pg_type WHERE oid IN ({listed})"
+    )
+    return {int(oid): (str(name), bool(is_enum)) for oid, name, is_enum in rows}
+
+
+def staging_table(client: CopyClient, group: StagingGroup, schema: str | None) -> str:
+    """Return the quoted name of a group's staging table: in the given schema, or in that of the target."""
+    if schema is None:
+        *before, _ = group.table.split(".")
+        schema = before[-1] if before else _schema_of(client, group.table)
+    return f"{quote_name(schema)}.{quote_name(staging_name(group, NAME_OCTETS))}"
+
+
+def _schema_of(client: CopyClient, table: str) -> str:
+    rows = client.query(
+        "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        f" WHERE pg_class.oid = to_regclass({literal(quote_path(table))})"
+    )
+    return str(rows[0][0]) if rows else "public"
+
+
+def staging_tables(client: CopyClient, run_id: str) -> list[str]:
+    """Return the quoted names of the staging tables that a run left."""
+    prefix = staging_prefix(run_id)
+    rows = client.query(
+        "SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        f" WHERE relkind = 'r' AND left(relname, {len(prefix)}) = {literal(prefix)}"
+    )
+    return [f"{quote_name(schema)}.{quote_name(table)}" for schema, table in rows]
+
+
+def label(text: str) -> str:
+    """Return a label that PostgreSQL does not cut."""
+    if len(text.encode()) <= NAME_OCTETS:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
+    cut = text.encode()[: NAME_OCTETS - len(digest) - 1].decode(errors="ignore")
+    return f"{cut}~{digest}"
+
+
+def group_label(group: StagingGroup) -> str:
+    """Return the prefix of the labels of the sessions that stage in a group; a colon follows it."""
+    digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
+    return f"{run_label(group.run_id)}:{digest}"
+
+
+_PRIVILEGES = ("SELECT", "INSERT", "DELETE")
+
+
+def table_warnings(client: CopyClient, name: str, schema: str | None) -> Iterator[ColumnWarning]:
+    """Yield what prevents or slows loads into an existing table: privileges, no index by shard."""
+    table = literal(quote_path(name))
+    checks = ", ".join(f"has_table_privilege({table}, {literal(one)})" for one in _PRIVILEGES)
+    ((*granted, creates, where),) = client.query(
+        f"SELECT {checks}, has_schema_privilege(nspname, 'CREATE'), nspname FROM pg_namespace WHERE nspname ="
+        f" coalesce({literal(schema) if schema else 'NULL'}, (SELECT nspname FROM pg_class JOIN pg_namespace ON"
+        f" pg_namespace.oid = relnamespace WHERE pg_class.oid = to_regclass({table})))"
+    ) or [(True,) * len(_PRIVILEGES) + (False, schema)]
+    lacking = [one for one, held in zip(_PRIVILEGES, granted, strict=True) if not held]
+    if lacking:
+        yield ColumnWarning(f"the user has no {', '.join(lacking)} on {name}: GRANT it", blocks=True)
+    if not creates:
+        yield ColumnWarning(
+            f"the user may not create staging tables in the schema {where}: GRANT CREATE ON SCHEMA, or set"
+            " staging_schema of the connection",
+            blocks=True,
+        )
+    indexed = client.query(
+        "SELECT 1 FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)"
+        f" WHERE indrelid = to_regclass({table}) AND attname = 'etl_source' AND indpred IS NULL LIMIT 1"
+    )
+    if not indexed:
+        yield ColumnWarning(
+            f"{name} has no index with etl_source: each publication reads the whole table; CREATE INDEX ON {name}"
+            " (etl_source, and the column of slice_by)",
+            blocks=False,
+        )
+
+
+#: How long the server may take to end a session, which rolls back first.
+_END_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+
+
+def end_sessions(client: CopyClient, wanted: str, *, and_longer: bool = False) -> None:
+    """End the other sessions with this label, and wait until they are gone.
+
+    With `and_longer` also those whose label continues with a colon. A user can always end its own role's sessions.
+    Raise TargetError when they do not end within half a minute, or the client's timeout.
+    """
+    where = f"application_name = {literal(wanted)}"
+    if and_longer:
+        where += f" OR left(application_name, {len(wanted) + 1}) = {literal(wanted + ':')}"
+    until = time.monotonic() + min(_END_SECONDS, client.timeout or _END_SECONDS)
+    while left := client.query(
+        "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND"
+        f" usename = current_user AND pid <> pg_backend_pid() AND ({where})"
+    ):
+        if time.monotonic() > until:
+            raise TargetError(f"{len(left)} sessions of {wanted} do not end")
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,104 @@
+"""Translate PostgreSQL's errors by their SQLSTATE: refused, or worth another attempt."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dwhctl.core.errors import (
+    About,
+    AttemptError,
+    ConnectError,
+    DatabaseMissingError,
+    LoginRefusedError,
+    QueryError,
+    SourceBusyError,
+    SourceError,
+    TargetBusyError,
+    TargetError,
+    TargetRefusedError,
+    TlsError,
+)
+from dwhctl.core.secrets import mask
+from dwhctl.systems.base import source
+from dwhctl.systems.postgres.client import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from dwhctl.systems.postgres.system import PostgresConnection
+
+#: SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
+MISSING = ("3F000", "42P01")
+MISSING_COLUMN = "42703"
+EXISTS_ALREADY = ("42P06", "42P07", "42701", "42710", "23505")
+LOCK_TIMEOUT = "55P03"
+#: Serialization, resources, operator intervention, the system: a later attempt may succeed.
+_TEMPORARY_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")
+_ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION, "53200": About.MEMORY}
+
+#: The client library gives no code of a refused connection; these are the server's words.
+_LOGIN = re.compile(
+    r"authentication failed|no pg_hba\.conf entry|role \".*\" does not exist|not permitted to log in"
+)
+_NO_DATABASE = re.compile(r"database \".*\" does not exist|permission denied for database")
+_BUSY = re.compile(
+    "not currently accepting connections|too many clients|too many connections|remaining connection slots"
+)
+
+
+def sqlstate(error: BaseException) -> str:
+    """Return PostgreSQL's code of an error, or of its cause; "" for none."""
+    found = getattr(error, "pgcode", None) or getattr(error.__cause__, "pgcode", None)
+    return str(found or "")
+
+
+def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
+    """Return whether PostgreSQL raised the error with one of these SQLSTATEs."""
+    return sqlstate(error) in sqlstates
+
+
+def translate_error(
+    error: Exception, name: str, sql: str | None, *, is_lost: bool, target: bool
+) -> AttemptError:
+    """Return the error that one of psycopg2's means; `sql` is the statement as it was sent."""
+    code = getattr(error, "pgcode", None) or ""
+    text = mask(f"{reason(error)}{f' ({code})' if code else ''}")
+    if is_lost:
+        lost = f"the connection to {name} is lost: {text}"
+        return TargetError(lost) if target else SourceError(lost)
+    if code == LOCK_TIMEOUT and target:
+        return TargetBusyError(text)
+    if code.startswith(_TEMPORARY_CLASSES) or not code:
+        return TargetError(text) if target else SourceError(text)
+    refused = TargetRefusedError(text) if target else QueryError(text)
+    refused.about = _ABOUT.get(code, About.SQL)
+    position = getattr(getattr(error, "diag", None), "statement_position", None)
+    if sql is not None and position:
+        refused.line = sql.count("\n", 0, int(position) - 1) + 1
+    return refused
+
+
+def copy_place(error: BaseException) -> tuple[int | None, str | None]:
+    """Return row (from 1) and column at which a COPY failed, as far as the server says."""
+    context = getattr(getattr(error.__cause__, "diag", None), "context", None) or ""
+    match = re.search(r"^COPY .*?, line (\d+)(?:, column ([^:\n]+))?", context, re.MULTILINE)
+    return (int(match[1]), match[2]) if match else (None, None)
+
+
+def connect_error(error: Exception, connection: PostgresConnection, *, target: bool) -> AttemptError:
+    """Return why a connection failed, with a remedy."""
+    message, password = reason(error), connection.password
+    if password is not None and (secret := password.reveal()):
+        message = message.replace(secret, "********")
+    servers = ", ".join(f"{host}:{port}" for host, port in connection.addresses)
+    text = mask(f"connection {connection.name}, {servers}: {message}")
+    if _LOGIN.search(message):
+        return LoginRefusedError(text, connection=connection.name)
+    if _NO_DATABASE.search(message):
+        return TargetRefusedError(text) if target else DatabaseMissingError(text)
+    if _BUSY.search(message):
+        return TargetBusyError(text) if target else SourceBusyError(text)
+    remedy = source.remedy(message, connection)
+    kind = TlsError if remedy else ConnectError
+    return kind(f"{text}; {remedy}" if remedy else text, connection=connection.name)

@@ -1,0 +1,205 @@
+"""Stage one slice in PostgreSQL: one session, one binary COPY that reads the batches as it sends them."""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from typing import TYPE_CHECKING, Self
+
+import pgpq
+import pyarrow as pa
+import pyarrow.compute as pc
+from pgpq import encoders, schema
+
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
+from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
+from dwhctl.systems.base.target import Stage
+from dwhctl.systems.postgres import catalog
+from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, is_sqlstate, sqlstate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dwhctl.core.columns import Column
+    from dwhctl.systems.base.target import StagingGroup
+    from dwhctl.systems.postgres.copy_client import CopyClient
+
+_UUID_OCTETS = 16
+#: About how many bytes of a batch are encoded at a time.
+_PIECE_BYTES = 2**20
+
+
+def token_number(token: str) -> int:
+    """Return the number by which a token's rows are marked: eight octets a row, not a text."""
+    return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+class BinaryEncoder:
+    """Writes the rows of batches of these columns in the format of a binary COPY, with the token's number."""
+
+    def __init__(self, columns: Sequence[Column], token: str) -> None:
+        self._columns = columns
+        self._names = [column.name for column in columns]
+        fields = [pa.field(str(number), _sent_type(column)) for number, column in enumerate(columns)]
+        self._schema = pa.schema([*fields, pa.field("token", pa.int64())])
+        builders = {
+            field.name: pgpq.ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in self._schema
+        }
+        for field, column in zip(fields, columns, strict=True):
+            if column.declared == "jsonb":
+                builders[field.name] = encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
+        self._encoder = pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(self._schema, builders)
+        self._token = pa.scalar(token_number(token), pa.int64())
+
+    def begin(self) -> bytes:
+        """Return what comes before the rows."""
+        return self._encoder.write_header()
+
+    def pieces(self, batch: pa.RecordBatch) -> Iterator[bytes]:
+        """Yield a batch's bytes, about a megabyte at a time. Raise ValueError when its columns differ."""
+        if batch.schema.names != self._names:
+            raise ValueError(f"the batch has the columns {batch.schema.names}, not {self._names}")
+        rows = max(1, batch.num_rows * _PIECE_BYTES // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            part = batch.slice(start, rows)
+            arrays = [_sent(array, column) for array, column in zip(part.columns, self._columns, strict=True)]
+            arrays.append(pa.repeat(self._token, part.num_rows))
+            yield self._encoder.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+
+    def end(self) -> bytes:
+        """Return what comes after the rows."""
+        return self._encoder.finish()
+
+
+def staged_type(declared: catalog.Declared) -> str:
+    """Return the type of a column in a staging table: what is sent has a binary form there."""
+    column = declared.column()
+    return "text" if column is not None and pa.types.is_decimal256(column.type) else declared.base
+
+
+def _sent_type(column: Column) -> pa.DataType:
+    if column.kind is Kind.UUID:
+        return pa.binary(_UUID_OCTETS)
+    return pa.string() if pa.types.is_decimal256(column.type) else column.type
+
+
+def _sent(array: pa.Array, column: Column) -> pa.Array:
+    if column.kind is Kind.UUID:
+        return _uuids(array)
+    return array.cast(pa.string()) if pa.types.is_decimal256(column.type) else array
+
+
+def _uuids(array: pa.Array) -> pa.Array:
+    """Return uuids as their sixteen octets."""
+    digits = pc.replace_substring(pc.fill_null(array, "0" * 32), "-", "")
+    octets = binascii.unhexlify(
+        pc.binary_join(pa.ListArray.from_arrays([0, len(digits)], digits), "")[0].as_py()
+    )
+    values = pa.Array.from_buffers(pa.binary(_UUID_OCTETS), len(array), [None, pa.py_buffer(octets)])
+    return pc.if_else(pc.is_valid(array), values, pa.scalar(None, pa.binary(_UUID_OCTETS)))
+
+
+class _BinaryStream(BatchStream):
+    """The bytes of a binary COPY, with its header and trailer."""
+
+    def __init__(
+        self, batches: Iterator[pa.RecordBatch], encoder: BinaryEncoder, has_refused: Callable[[], bool]
+    ) -> None:
+        super().__init__(batches, encoder, has_refused)
+        self._pieces = self._framed(encoder, self._pieces)
+
+    @staticmethod
+    def _framed(encoder: BinaryEncoder, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        yield encoder.begin()
+        # The encoder holds small pieces back, and an empty one would end the stream.
+        yield from (piece for piece in pieces if piece)
+        yield encoder.end()
+
+
+class PostgresStage(Stage):
+    """The rows of one slice in the group's staging table, under their token.
+
+    It connects to write, commits when its block ends without an error, and else rolls back. It never creates the table:
+    where that is missing, the run has ended.
+    """
+
+    def __init__(
+        self,
+        client: CopyClient,
+        group: StagingGroup,
+        schema: str | None,
+        token: str,
+        columns: Sequence[Column],
+    ) -> None:
+        self._client = client
+        self._group = group
+        self._schema = schema
+        self._token = token
+        self._columns = columns
+        self._table = ""
+        self._written = False
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> int:
+        encoder = BinaryEncoder(self._columns, self._token)
+        stream = _BinaryStream(batches, encoder, self._client.has_refused)
+        self._client.open()
+        self._table = catalog.staging_table(self._client, self._group, self._schema)
+        names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), TOKEN))
+        self._client.query("BEGIN")
+        try:
+            accepted = self._client.copy_in(
+                f"COPY {self._table} ({names}) FROM STDIN (FORMAT binary)", stream
+            )
+        except AttemptError as error:
+            if stream.failure is None:
+                raise self._translate_error(error) from error
+        if stream.failure is not None:
+            raise stream.failure
+        if stream.stopped or accepted != stream.rows:
+            raise StagingError(f"{stream.rows} rows were sent to {self._table}, {accepted} were taken")
+        self._written = True
+        return stream.bytes
+
+    def _translate_error(self, error: AttemptError) -> AttemptError:
+        if is_sqlstate(error, MISSING):
+            return gone(self._table)
+        if is_sqlstate(error, (MISSING_COLUMN,)):
+            return StagingError(
+                f"the staging table {self._table} is older than a column of its target: {error}"
+            )
+        row, column = copy_place(error)
+        if row is not None and sqlstate(error).startswith(("22", "23")):
+            where = f"column {column}, row {row}" if column else f"row {row}"
+            return ValueRefusedError(f"{where} of the slice: PostgreSQL refused it: {error}")
+        return error
+
+    def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
+        """Group by hash_id first: the server compares eight bytes a row."""
+        staged = f"FROM {self._table} WHERE {TOKEN} = {token_number(self._token)}"
+        candidates = self._client.query(
+            f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {CANDIDATES}"
+        )
+        if not candidates:
+            return None
+        names = ", ".join(map(quote_name, key))
+        shown = ", ".join(f"CAST({quote_name(name)} AS text)" for name in key)
+        ids = ", ".join(str(int(hash_id)) for (hash_id,) in candidates)
+        found = self._client.query(
+            f"SELECT {shown} {staged} AND hash_id IN ({ids}) GROUP BY {names} HAVING COUNT(*) > 1 LIMIT 1"
+        )
+        return found[0] if found else None
+
+    def discard(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        try:
+            if kind is None and self._written:
+                self._client.query("COMMIT")
+        finally:
+            self._client.close()

@@ -1,0 +1,372 @@
+"""PostgreSQL as source and as target when things go wrong: locks, lost connections, odd values, what others left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwhctl.core.columns import Kind
+from dwhctl.core.errors import (
+    AttemptError,
+    QueryError,
+    SourceError,
+    StagingError,
+    TargetBusyError,
+    TargetError,
+    ValueRefusedError,
+)
+from dwhctl.core.secrets import Secret
+from dwhctl.project.names import RowSource
+from dwhctl.project.templates import Query
+from dwhctl.systems.base.target import Narrowing, StagingGroup
+from dwhctl.systems.postgres.copy_client import CopyClient
+from dwhctl.systems.postgres.errors import connect_error
+from dwhctl.systems.postgres.source import PostgresSource, last_row_end
+from dwhctl.systems.postgres.system import PostgresConnection
+from dwhctl.systems.postgres.target import PostgresTarget
+from tests.contract.way import a_slice
+from tests.postgres import PostgresServer, any_server
+
+TABLE, GROUP = "stage.t", StagingGroup("run", "group", "stage.t")
+TIMEOUT = timedelta(seconds=20)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server."""
+    with any_server() as running:
+        yield running
+
+
+@pytest.fixture
+def database(server: PostgresServer) -> Iterator[str]:
+    """A database."""
+    name = server.make_database()
+    yield name
+    server.drop_database(name)
+
+
+@pytest.fixture
+def connection(server: PostgresServer, database: str) -> PostgresConnection:
+    """A connection to it."""
+    return server.connection(database, "dwh")
+
+
+@pytest.fixture
+def target(connection: PostgresConnection) -> PostgresTarget:
+    """A warehouse with a table and an open group."""
+    made = PostgresTarget(connection, TIMEOUT, "dwhctl:run")
+    made.run_statements(
+        [
+            "CREATE SCHEMA stage",
+            f"CREATE TABLE {TABLE} (id bigint, v jsonb, etl_source text, etl_id bigint, hash_id bigint)",
+        ]
+    )
+    made.open_group(GROUP)
+    return made
+
+
+def batch(*ids: int, value: str = "1") -> pa.RecordBatch:
+    size = len(ids)
+    arrays = [pa.array(ids, pa.int64()), pa.array([value] * size), pa.array(["abakan"] * size)]
+    arrays += [pa.array([1] * size), pa.array(ids)]
+    return pa.RecordBatch.from_arrays(arrays, names=["id", "v", "etl_source", "etl_id", "hash_id"])
+
+
+def stage(target: PostgresTarget, token: str, *batches: pa.RecordBatch) -> None:
+    with target.stage(GROUP, token, target.columns(TABLE)) as opened:
+        opened.write(iter(batches))
+
+
+def publish(target: PostgresTarget, token: str) -> None:
+    with target.publication(TABLE, None, TIMEOUT) as publication:
+        publication.insert(GROUP, [token])
+        publication.commit()
+
+
+def sessions(server: PostgresServer, database: str) -> list[str]:
+    with closing(server.connect(database)) as db, db.cursor() as cursor:
+        cursor.execute(
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid()"
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
+# The target
+
+
+def test_a_locked_table_is_waited_for_so_long_and_no_longer(
+    server: PostgresServer, database: str, target: PostgresTarget
+) -> None:
+    with closing(server.connect(database)) as other:
+        other.cursor().execute(f"BEGIN; LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE")
+        began = time.monotonic()
+        with pytest.raises(TargetBusyError) as caught, target.publication(TABLE, None, timedelta(seconds=1)):
+            pass
+    assert 0.3 < time.monotonic() - began < 5
+    assert not caught.value.permanent
+
+
+def test_readers_are_not_locked_out(server: PostgresServer, database: str, target: PostgresTarget) -> None:
+    stage(target, "one", batch(1, 2))
+    with target.publication(TABLE, None, TIMEOUT) as publication, closing(server.connect(database)) as reader:
+        publication.delete([a_slice(sliced=False)])
+        publication.insert(GROUP, ["one"])
+        cursor = reader.cursor()
+        cursor.execute(f"SET lock_timeout = 200; SELECT count(*) FROM {TABLE}")
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_commit_in_doubt_is_ended_and_looked_at(
+    server: PostgresServer,
+    database: str,
+    target: PostgresTarget,
+    happened: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage(target, "one", batch(1, 2))
+    query, close = CopyClient.query, CopyClient.close
+    left: list[CopyClient] = []
+
+    def lost(self: CopyClient, sql: str) -> list[tuple[object, ...]]:
+        if sql != "COMMIT":
+            return query(self, sql)
+        if happened:
+            query(self, sql)
+        left.append(self)
+        raise TargetError("the answer to COMMIT was lost")
+
+    monkeypatch.setattr(CopyClient, "query", lost)
+    monkeypatch.setattr(CopyClient, "close", lambda self: None if self in left else close(self))
+    with pytest.raises(TargetError):
+        publish(target, "one")
+    # The old session stands, with its transaction and its lock on the table.
+    assert [name for name in sessions(server, database) if ":publish:" in name]
+    assert target.published_rows(TABLE, [1]) == ({1: 2} if happened else {})
+    assert not [name for name in sessions(server, database) if ":publish:" in name]
+    monkeypatch.undo()
+    close(left[0])
+
+
+def test_a_session_that_is_ended_in_copy_costs_its_slice(
+    server: PostgresServer, database: str, target: PostgresTarget
+) -> None:
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield batch(*range(1000))
+        with closing(server.connect(database)) as other:
+            other.cursor().execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'COPY%'"
+            )
+        for _ in range(50):
+            yield batch(*range(100_000))
+
+    with (
+        pytest.raises((TargetError, StagingError)) as caught,
+        target.stage(GROUP, "one", target.columns(TABLE)) as opened,
+    ):
+        opened.write(batches())
+    assert not caught.value.permanent
+    with suppress(AttemptError), target.publication(TABLE, None, TIMEOUT) as publication:
+        assert not publication.staged_rows(GROUP, ["one"])
+
+
+def test_a_staging_table_that_a_crash_emptied_costs_another_attempt(
+    server: PostgresServer, database: str, target: PostgresTarget
+) -> None:
+    stage(target, "one", batch(1))
+    with closing(server.connect(database)) as other:
+        other.cursor().execute("DO 'BEGIN EXECUTE (SELECT ''TRUNCATE '' || oid::regclass FROM pg_class"
+                               " WHERE relpersistence = ''u'' AND relkind = ''r''); END'")  # fmt: skip
+    with (
+        pytest.raises(StagingError, match="after a crash") as caught,
+        target.publication(TABLE, None, TIMEOUT) as publication,
+    ):
+        publication.staged_rows(GROUP, ["one"])
+    assert not caught.value.permanent
+
+
+def test_a_value_that_the_server_refuses_names_column_and_row(target: PostgresTarget) -> None:
+    with pytest.raises(ValueRefusedError, match=r"column v, row 3 of the slice"):
+        stage(target, "one", batch(1, 2), batch(3, value="{no json"))
+
+
+def test_what_a_dead_run_left_is_ended_and_dropped(
+    server: PostgresServer, database: str, target: PostgresTarget, connection: PostgresConnection
+) -> None:
+    stage(target, "one", batch(1))
+    dead = CopyClient(connection, "dwhctl:run:publish:x", 10.0, target=True)
+    dead.open()
+    dead.query(f"BEGIN; LOCK TABLE {TABLE}")
+    other = CopyClient(connection, "dwhctl:running:publish:x", 10.0, target=True)
+    other.open()
+    PostgresTarget(connection, TIMEOUT, "dwhctl:later").drop_run("run")
+    left = sessions(server, database)
+    assert "dwhctl:running:publish:x" in left
+    assert not [name for name in left if name.startswith("dwhctl:run:")]
+    with pytest.raises(TargetError):
+        dead.query("COMMIT")
+    with closing(server.connect(database)) as db, db.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'dwhctl%'")
+        assert cursor.fetchone() == (0,)
+    other.close()
+    dead.close()
+
+
+def test_a_missing_index_and_missing_privileges_are_warned_of(
+    server: PostgresServer, database: str, target: PostgresTarget, connection: PostgresConnection
+) -> None:
+    [warning] = target.warnings(TABLE)
+    assert "no index with etl_source" in warning.text
+    assert not warning.blocks
+    role = f"reader_{database}"
+    with closing(server.connect(database)) as db:
+        db.cursor().execute(f"CREATE INDEX ON {TABLE} (etl_source); CREATE ROLE {role} LOGIN")
+        db.cursor().execute(f"GRANT USAGE ON SCHEMA stage TO {role}; GRANT SELECT ON {TABLE} TO {role}")
+    try:
+        reader = PostgresTarget(connection.model_copy(update={"user": role}), TIMEOUT, "dwhctl:run")
+        texts = [warning.text for warning in reader.warnings(TABLE)]
+        assert texts[0] == f"the user has no INSERT, DELETE on {TABLE}: GRANT it"
+        assert "may not create staging tables in the schema stage" in texts[1]
+    finally:
+        with closing(server.connect(database)) as db:
+            db.cursor().execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("numeric(10,2)", "1.005"), ("varchar(3)", "'ёлка'"), ("char(3)", "'x  '"), ("smallint", "40000"),
+     ("timestamp(0)", "TIMESTAMP '2020-07-14 12:00:00.5'")],
+)  # fmt: skip
+def test_a_report_does_not_round_or_cut(
+    target: PostgresTarget, server: PostgresServer, database: str, column: str, value: str
+) -> None:
+    wide = {"n": "numeric(20,6)", "v": "text", "c": "text", "s": "bigint", "t": "timestamp"}[column[0]]
+    target.run_statements(
+        [
+            f"CREATE TABLE report (v {column})",
+            f"CREATE VIEW seen AS SELECT CAST({value} AS {wide}) AS v",
+        ]
+    )
+    with (  # noqa: PT012
+        pytest.raises(ValueRefusedError, match="does not fit") as caught,
+        target.refresh("report", RowSource("seen"), TIMEOUT) as refresh,
+    ):
+        columns = refresh.columns()
+        refresh.delete()
+        refresh.insert(["v"], [Narrowing(columns.source[0], columns.table[0])])
+    assert f"report.v: the value {value.strip(chr(39)).removeprefix('TIMESTAMP ').strip(chr(39))}" in str(
+        caught.value
+    )
+
+
+# The source
+
+
+@pytest.fixture
+def source(connection: PostgresConnection, database: str) -> Iterator[PostgresSource]:
+    """The database as a shard."""
+    with PostgresSource(connection, database, "Asia/Kolkata") as opened:
+        yield opened
+
+
+def read(source: PostgresSource, sql: str) -> list[object]:
+    return [row["v"] for got in source.batches(Query(sql, {}), 100) for row in got.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'infinity'::timestamp", "'-infinity'::timestamptz", "'0044-03-15 BC'::date", "'12020-01-01'::date",
+     "'infinity'::date", "'24:00'::time", "'NaN'::numeric(10,2)", "'12020-01-01'::timestamptz"],
+)  # fmt: skip
+def test_a_value_without_a_place_is_refused_by_column_and_row(source: PostgresSource, value: str) -> None:
+    type_ = value.rpartition("::")[2]
+    sql = f"SELECT CASE WHEN i = 777 THEN {value} END::{type_} AS v FROM generate_series(1, 2000) AS i"
+    with pytest.raises(ValueRefusedError, match=r"column v, row 777 of the answer: the value "):
+        read(source, sql)
+
+
+def test_instants_of_odd_old_offsets_domains_and_enums(
+    source: PostgresSource, target: PostgresTarget
+) -> None:
+    target.run_statements(["CREATE DOMAIN price AS numeric(10,2)", "CREATE TYPE mood AS ENUM ('ok', '')"])
+    (moment,) = read(source, "SELECT '1900-01-01 00:00:00+00'::timestamptz AS v")
+    assert str(moment) == "1900-01-01 00:00:00+00:00"
+    (priced,) = source.columns(Query("SELECT CAST(1 AS price) AS v", {}))
+    assert (priced.kind, str(priced.type)) == (Kind.DECIMAL, "decimal128(10, 2)")
+    assert read(source, "SELECT unnest(enum_range(NULL::mood)) AS v") == ["ok", ""]
+
+
+def test_the_source_cannot_write(source: PostgresSource, target: PostgresTarget) -> None:
+    target.run_statements(
+        [
+            "CREATE FUNCTION add() RETURNS bigint LANGUAGE sql AS 'INSERT INTO stage.t (id) VALUES (1) RETURNING id'"
+        ]
+    )
+    with pytest.raises(QueryError, match="read-only transaction"):
+        read(source, "SELECT add() AS v")
+
+
+def test_a_silent_server_is_given_up(
+    connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the server's own limits: the watch must end it.
+    monkeypatch.setattr(CopyClient, "_timeouts", lambda self: "SELECT 1")
+    with PostgresSource(connection, database, "UTC", timeout=0.5) as source:
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="no answer"):
+            read(source, "SELECT 1 AS v FROM pg_sleep(30)")
+    with (
+        PostgresSource(connection, database, "UTC", timeout=0.5) as source,
+        pytest.raises(SourceError, match="no answer"),
+    ):
+        source.count_nulls(Query("SELECT CAST(pg_sleep(30) AS text) AS v", {}), "v")
+    assert time.monotonic() - began < 10
+
+
+def test_a_server_that_ends_the_session_in_mid_copy(
+    server: PostgresServer, database: str, source: PostgresSource
+) -> None:
+    stream = source.batches(
+        Query("SELECT i AS v, repeat('x', 1000) AS w FROM generate_series(1, 1000000) i", {}), 100
+    )
+    next(stream)
+    server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
+    with pytest.raises(SourceError) as caught:
+        list(stream)
+    assert not caught.value.permanent
+
+
+def test_a_line_of_the_extract_is_named(source: PostgresSource) -> None:
+    with pytest.raises(QueryError) as caught:
+        source.columns(Query("SELECT 1 AS v,\n       nothing\nFROM pg_class", {}))
+    assert caught.value.line == 2
+
+
+def test_no_password_in_an_error(connection: PostgresConnection) -> None:
+    known = connection.model_copy(update={"password": Secret("pass'word 7")})
+    text = "invalid dsn: password=pass'word 7 FATAL: no"
+    assert "pass" not in str(connect_error(ValueError(text), known, target=True)).partition("password=")[2]
+
+
+_CELLS = st.none() | st.text(st.sampled_from('a",\n\r\\'), max_size=8)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(_CELLS, _CELLS), max_size=12), cut=st.integers(0, 200))
+def test_the_end_of_the_last_whole_row(rows: list[tuple[str | None, str | None]], cut: int) -> None:
+    lines = []
+    for row in rows:
+        cells = ("" if one is None else '"' + one.replace('"', '""') + '"' for one in row)
+        lines.append(",".join(cells) + "\n")
+    ends = [len("".join(lines[:count]).encode()) for count in range(len(lines) + 1)]
+    data = "".join(lines).encode()[:cut]
+    assert last_row_end(data) == max(end for end in ends if end <= len(data))

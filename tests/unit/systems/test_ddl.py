@@ -1,0 +1,84 @@
+"""The table that a load without a `create` makes, and what no load can have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pytest
+
+from dwhctl.core.columns import Column, Kind
+from dwhctl.core.errors import QueryError, TargetRefusedError
+from dwhctl.systems.base.ddl import new_table
+from dwhctl.systems.duckdb.client import declaration as in_duckdb
+from dwhctl.systems.mssql.types import ResultColumn, column
+from dwhctl.systems.vertica.types import LONG_OCTETS, create_table
+
+ID = Column("ID", Kind.INTEGER, pa.int64(), "bigint")
+DAY = Column("StartTime", Kind.TIMESTAMP, pa.timestamp("us"), "datetime2(3)")
+
+
+def texts(count: int, declared: str = "nvarchar(max)") -> list[Column]:
+    return [column(ResultColumn(f"t{number}", declared)) for number in range(count)]
+
+
+def lengths(columns: Sequence[Column], key: Sequence[str] = ("id",)) -> list[int]:
+    """The lengths in Vertica of the columns after the service fields."""
+    sql = create_table(new_table("stage.t", columns, key, None))[-1]
+    return [int(octets) for octets in re.findall(r'"t\d+" (?:LONG )?VAR(?:CHAR|BINARY)\((\d+)\)', sql)]
+
+
+def test_the_statements_for_vertica() -> None:
+    name = column(ResultColumn("name", "nvarchar(50)"))
+    price = column(ResultColumn("price", "decimal(12,2)", nullable=False))
+    schema, table = create_table(new_table("stage.orders", [ID, name, price, DAY], ["id"], "starttime"))
+    assert schema == 'CREATE SCHEMA IF NOT EXISTS "stage"'
+    assert table == (
+        'CREATE TABLE IF NOT EXISTS "stage"."orders" (\n'
+        '    "etl_source" VARCHAR(200) NOT NULL,\n'
+        '    "etl_id" INTEGER NOT NULL,\n'
+        '    "hash_id" INTEGER NOT NULL,\n'
+        '    "ID" INTEGER NOT NULL,\n'
+        '    "name" VARCHAR(150),\n'
+        '    "price" NUMERIC(12,2) NOT NULL,\n'
+        '    "StartTime" TIMESTAMP NOT NULL\n'
+        ')\nORDER BY "etl_source", "StartTime"\nSEGMENTED BY HASH("hash_id") ALL NODES'
+    )
+    [alone] = create_table(new_table("orders", [ID], ["id"], None))
+    assert '"orders"' in alone
+    assert 'ORDER BY "etl_source"\n' in alone
+
+
+def test_columns_without_a_length_share_verticas_row() -> None:
+    assert lengths([ID, *texts(3)]) == [2**20] * 3
+    wide = lengths([ID, *texts(60)])
+    assert len(set(wide)) == 1
+    assert LONG_OCTETS * 0.9 < sum(wide) < LONG_OCTETS
+    beside = lengths([ID, *texts(1, "varbinary(8000)"), *texts(60)[1:]])
+    assert beside[0] == 8000
+    assert sum(beside) < LONG_OCTETS
+    # Vertica does not group and join by LONG VARCHAR.
+    assert lengths(texts(2), ["t0"]) == [1000, 2**20]
+
+
+def test_every_column_without_a_place_is_in_the_error() -> None:
+    wide = [Column(name, Kind.DECIMAL, pa.decimal256(76, 2), "numeric(76,2)") for name in ("a", "b")]
+    with pytest.raises(TargetRefusedError, match=r"^column a: no DuckDB type .*; column b: no DuckDB type"):
+        new_table("t", [ID, *wide], ["id"], None).columns_sql(in_duckdb)
+
+
+@pytest.mark.parametrize(
+    ("columns", "key", "slice_by", "words"),
+    [
+        ([ID], ["id", "code"], "day", "the extract has no column code, day"),
+        ([ID, Column("etl_ID", Kind.TEXT, pa.string(), "text")], ["id"], None, "column etl_ID is dwhctl's own"),
+        ([Column("f", Kind.FLOAT, pa.float64(), "float")], ["f"], None, "key column f is float: a float cannot"),
+        ([ID], ["id"], "id", "slice_by column ID is bigint, not a date or time"),
+    ],
+)  # fmt: skip
+def test_columns_that_no_load_can_have_make_no_table(
+    columns: list[Column], key: list[str], slice_by: str | None, words: str
+) -> None:
+    with pytest.raises(QueryError, match=re.escape(words)):
+        new_table("stage.t", columns, key, slice_by)
