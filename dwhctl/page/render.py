@@ -54,17 +54,16 @@ def page_html(project: Project, now: datetime | None = None) -> str:
 def write_page(project: Project, path: Path) -> None:
     """Replace the page's file at once: a reader sees the old one or the new. Raise SessionsError and DwhctlError.
 
-    A symbolic link stays, and the file that it leads to is replaced.
+    A symbolic link is replaced, not followed: another user may have put it there.
     """
     try:
-        file = path.resolve()
-        if file.exists() and not file.is_file():
+        if (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev"):
             raise DwhctlError(
                 f"the page {path} cannot be written: it is not a regular file; give another path"
             )
-        if not file.parent.is_dir():
-            raise DwhctlError(f"the page {path} cannot be written: make the folder {file.parent} first")
-        write_whole(file, page_html(project), MODE)
+        if not path.parent.is_dir():
+            raise DwhctlError(f"the page {path} cannot be written: make the folder {path.parent} first")
+        write_whole(path, page_html(project), MODE)
     except OSError as error:
         raise DwhctlError(f"the page {path} cannot be written: {error.strerror}") from error
 

@@ -55,7 +55,8 @@ def browser() -> Iterator[Any]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, outcome in CASES.items():
-        root = tmp_path_factory.mktemp(name)
+        root = tmp_path_factory.mktemp(name) / "flights"
+        root.mkdir()
         project = pages.make(root).project()
         pages.fill(project, outcome)
         found[name] = root / "page.html"
@@ -98,6 +99,21 @@ def test_it_fits_and_axe_finds_nothing(
         page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
         found = axe.Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize(("name", "width", "height"), [("page", 1_000, 1_250), ("page_phone", 360, 720)])
+def test_pictures(
+    browser: Any, files: dict[str, Path], tmp_path: Path, name: str, width: int, height: int
+) -> None:
+    folder = os.environ.get("DWHCTL_PICTURES")
+    if folder is None:
+        pytest.skip("makes the pictures of docs/page.md: DWHCTL_PICTURES=docs/pictures")
+    file = tmp_path / "page.html"
+    shown = files["server_down"]
+    file.write_text(shown.read_text().replace(str(shown.parent), "/srv/flights"))
+    with opened(browser, file, width=width) as page:
+        page.set_viewport_size({"width": width, "height": height})
+        page.screenshot(path=f"{folder}/{name}.png")
 
 
 def test_without_script_everything_can_be_read(browser: Any, files: dict[str, Path]) -> None:

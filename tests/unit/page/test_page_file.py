@@ -86,17 +86,17 @@ def test_the_command_says_where_it_wrote(tmp_path: Path, capsys: pytest.CaptureF
     assert dwh("page", "--allow-remote", *options) == 2
 
 
-def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+def test_only_regular_files_and_links_are_replaced(tmp_path: Path) -> None:
     project = Sandbox(tmp_path / "project").write().project()
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(DwhctlError, match="not a regular file"):
         write_page(project, tmp_path / "fifo")
-    (tmp_path / "www").mkdir()
-    (tmp_path / "www/real.html").write_text("old")
-    (tmp_path / "link.html").symlink_to(tmp_path / "www/real.html")
+    (tmp_path / "theirs").write_text("kept")
+    (tmp_path / "link.html").symlink_to(tmp_path / "theirs")
     write_page(project, tmp_path / "link.html")
-    assert (tmp_path / "link.html").is_symlink()
-    assert (tmp_path / "www/real.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "theirs").read_text() == "kept"
+    assert (tmp_path / "link.html").read_text().startswith("<!doctype html>")
+    assert not (tmp_path / "link.html").is_symlink()
 
 
 # Over HTTP
