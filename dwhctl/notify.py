@@ -179,6 +179,8 @@ class RunNotifier:
 
     def _with_advice(self, items: Iterable[Item], result: events.RunResult) -> list[Item]:
         """Return the items, the failed ones with what to do about their reason."""
+        if not result.failures:
+            return list(items)
         groups = group_failures(self._project, result.failures, by_load=True)
         by_slice = {
             (failed.load, failed.shard, failed.day): group for group in groups for failed in group.slices

@@ -95,7 +95,8 @@ class Run(ABC):
                 began = time.monotonic()
                 self.work()
                 self.result.seconds = time.monotonic() - began
-                self.result.groups = group_failures(self.project, self.result.failures)
+                if self.result.failures:
+                    self.result.groups = group_failures(self.project, self.result.failures)
                 self.listen(RunEnded(self.result))
                 notifier.write(self.store, self.result)
             # Its locks are free: a channel that hangs holds up no other run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
@@ -30,6 +31,7 @@ _SHOWN = 3
 _CONNECTION = (errors.ConnectError, errors.LoginRefusedError)
 
 
+@dataclass(slots=True)
 class TableColumnsFinder:
     """Describes extracts at the first of their shards that can be reached.
 
@@ -37,11 +39,10 @@ class TableColumnsFinder:
     lock an account. `failure` is the last error that it raised.
     """
 
-    def __init__(self, project: Project, slots: Slots) -> None:
-        self._project = project
-        self._slots = slots
-        self._failed: dict[str, errors.AttemptError] = {}
-        self.failure: errors.AttemptError | None = None
+    _project: Project
+    _slots: Slots
+    _failed: dict[str, errors.AttemptError] = field(default_factory=dict)
+    failure: errors.AttemptError | None = None
 
     def table_for(self, load: Load, slices: Iterable[tuple[Shard, Slice]]) -> tuple[NewTable, Shard]:
         """Return the table for a load, and the shard that was described.

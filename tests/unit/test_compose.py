@@ -75,7 +75,8 @@ def test_every_connection_is_a_service_that_this_machine_reaches(
         assert connection.host == "127.0.0.1"
         published = f"127.0.0.1:{connection.port}:{connection.default_port}"
         assert services[name]["ports"] == [published]
-    assert set(services) == {*project.connections, "fill"}
+    # The reference project has no ClickHouse: that service is for the tests alone.
+    assert set(services) == {*project.connections, "fill", "clickhouse"}
 
 
 def test_users_databases_and_passwords_are_those_of_the_services(
@@ -120,7 +121,7 @@ def test_what_stays_up_has_a_health_check_and_keeps_its_data(
     kept = [volume.split(":")[0] for service in staying.values() for volume in service["volumes"]]
     assert sorted(kept) == sorted(compose["volumes"])
     assert services["dwh"]["profiles"] == ["vertica"]
-    assert [name for name, service in services.items() if "profiles" in service] == ["dwh"]
+    assert [name for name, service in services.items() if "profiles" in service] == ["dwh", "clickhouse"]
 
 
 def test_the_filling_waits_for_every_sql_server(

@@ -64,7 +64,9 @@ def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_tou
     assert before in main
     sandbox.put(
         "config/dwhctl.toml",
-        main.replace(before, 'type = "postgres"\nhost = "h"\nuser = "sa"\ndatabase = "d"'),
+        main.replace(before, 'type = "vertica"\nhost = "h"\nuser = "sa"\ndatabase = "d"'),
     )
-    with pytest.raises(ConfigError, match=r"server_1: 'server_1' is of type postgres, .* type duckdb, mssql"):
+    with pytest.raises(
+        ConfigError, match=r"server_1: 'server_1' is of type vertica, .* type duckdb, postgres, mssql"
+    ):
         plan_load(sandbox.project(), LoadRequest((DAY,)))
