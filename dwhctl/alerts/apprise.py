@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import AppriseAlert, Project
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://\S+", re.IGNORECASE | re.ASCII)
+_FURTHER = re.compile(r",[a-z][a-z0-9+.-]*://", re.IGNORECASE | re.ASCII)
 _STATUS = re.compile(r"error=(\d{3})\b")
 #: What urllib3 says of a connection that did not come about. Apprise writes the error into its log.
 _NOT_CONNECTED = re.compile(
@@ -54,7 +56,7 @@ class AppriseChannel:
         url = alert.url.reveal().strip()
         hide_address(url)
         match = _SCHEME.fullmatch(url)
-        if match is None or len(_SCHEME.findall(url)) != 1:
+        if match is None or _FURTHER.search(url):
             raise ConfigError(
                 f"{place}.url: is no URL of Apprise for one service, as discord://ID/TOKEN; correct it"
             )
@@ -96,18 +98,24 @@ class AppriseChannel:
         """Return the service of the URL. Raise AlertRefusedError when Apprise cannot read it."""
         _LOGGER.propagate = False  # no handler of dwhctl or of a library shows what it says
         _LOGGER.setLevel(logging.DEBUG)
-        from apprise import Apprise, AppriseAsset, OverflowMode, PersistentStoreMode
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # its plugins import what Python has deprecated
+            from apprise import Apprise, AppriseAsset, OverflowMode, PersistentStoreMode
 
-        asset = AppriseAsset(
-            app_id="dwhctl",
-            http_redirects=False,
-            storage_mode=PersistentStoreMode.MEMORY,
-            plugin_paths=[],
-            async_mode=False,
-            secure_logging=True,
-        )
-        service = Apprise(asset=asset)
-        added = Apprise.instantiate(self.alert.url.reveal().strip(), asset=asset, suppress_exceptions=True)
+            asset = AppriseAsset(
+                app_id="dwhctl",
+                http_redirects=False,
+                storage_mode=PersistentStoreMode.MEMORY,
+                plugin_paths=[],
+                async_mode=False,
+                secure_logging=True,
+            )
+            service = Apprise(asset=asset)
+            added = Apprise.instantiate(
+                self.alert.url.reveal().strip(), asset=asset, suppress_exceptions=True
+            )
         if added is None:
             raise AlertRefusedError(
                 f"Apprise cannot read the URL ({self.scheme}://...);"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,28 @@ def test_alert_test_shows_the_answer_and_no_part_of_the_address(
     assert "/workflows/" not in said.out + said.err
 
 
+class Shown(logging.Handler):
+    """Keeps what every program's handler would show. pytest's own also listens to loggers that do not propagate."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += f"{record.name}: {record.getMessage()}\n"
+
+
+@pytest.fixture
+def logs() -> Iterator[Shown]:
+    root, handler = logging.getLogger(), Shown()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield handler
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
 def service(api: Api, timeouts: Timeouts = LONG, path: str = "qzqzqzqzqzqzqzqzqz") -> AppriseChannel:
     url = f"json://ann:pa55word-of-ann@127.0.0.1:{api.port}/{path}"
     channel = open_channel(PROJECT, AppriseAlert(name="a", when=("one_failed",), url=Secret(url)), timeouts)
@@ -214,13 +237,14 @@ def service(api: Api, timeouts: Timeouts = LONG, path: str = "qzqzqzqzqzqzqzqzqz
     return channel
 
 
-def test_apprise_sends_the_text_within_its_url(caplog: pytest.LogCaptureFixture) -> None:
-    with Api(lambda asked: Reply()) as api, caplog.at_level(logging.DEBUG):
+def test_apprise_sends_the_text_within_its_url(logs: Shown) -> None:
+    with Api(lambda asked: Reply()) as api:
         assert service(api).send(MESSAGE).answer == "accepted"
     (asked,) = api.requests
     assert asked.path == "/qzqzqzqzqzqzqzqzqz"
     assert asked.json["message"] == MESSAGE.text
-    assert "qzqz" not in caplog.text
+    assert "urllib3" in logs.text, "the handler listens"
+    assert "qzqz" not in logs.text
     assert service(api).address == "json://"
 
 
@@ -234,13 +258,13 @@ def test_apprise_sends_the_text_within_its_url(caplog: pytest.LogCaptureFixture)
     ],
 )
 def test_what_apprise_meets(
-    reply: Reply, kind: type[Exception], said: str, caplog: pytest.LogCaptureFixture, capfd: Any
+    reply: Reply, kind: type[Exception], said: str, logs: Shown, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Api(lambda asked: reply) as api, caplog.at_level(logging.DEBUG):
+    with Api(lambda asked: reply) as api:
         assert said in failure(service(api), kind)
     assert len(api.requests) == 1, "no redirect is followed"
     captured = capfd.readouterr()
-    assert "qzqz" not in caplog.text + captured.out + captured.err
+    assert "qzqz" not in logs.text + captured.out + captured.err
 
 
 def test_apprise_waits_no_longer_than_it_may() -> None:
@@ -252,17 +276,17 @@ def test_apprise_waits_no_longer_than_it_may() -> None:
 
 @pytest.mark.parametrize("url", ["no-url-of-apprise", "json://a/,json://b/", "json://a/ json://b/"])
 def test_apprise_takes_one_url(url: str) -> None:
-    with pytest.raises(ConfigError, match="alerts.a.url: is no URL of Apprise for one service") as caught:
+    with pytest.raises(ConfigError, match=r"alerts\.a\.url: is no URL of Apprise for one service") as caught:
         open_channel(PROJECT, AppriseAlert(name="a", when=("one_failed",), url=Secret(url)))
     assert url not in str(caught.value)
 
 
-def test_a_url_that_apprise_does_not_know_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_url_that_apprise_does_not_know_is_refused(logs: Shown) -> None:
     alert = AppriseAlert(name="a", when=("one_failed",), url=Secret("nosuchservice://qzqzqzqzqzqzqzqzqz"))
     result = send(PROJECT, alert, DIGEST)
     assert result.state is DeliveryState.REFUSED
     assert "Apprise cannot read the URL (nosuchservice://...)" in result.answer
-    assert "qzqz" not in caplog.text + result.answer
+    assert "qzqz" not in logs.text + result.answer
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
