@@ -110,9 +110,10 @@ class OnlineCheck:
         chosen = {name: shards for name, shards in self._shards().items() if name in names}
         checks = [_Check(name, partial(self._ungrouped, name, shards)) for name, shards in chosen.items()]
         self._run(checks)
-        for check in checks:
-            check.result()
+        for name, check in zip(chosen, checks, strict=True):
             yield from check.found
+            if check.failure is not None:
+                yield CheckFinding(name, str(check.failure))
 
     def _run(self, checks: Sequence[_Check]) -> None:
         connections = {check.connections for check in checks}
@@ -208,19 +209,20 @@ class OnlineCheck:
     # Sources
 
     def _of_sources(self) -> Iterator[CheckFinding]:
-        checks = {}
+        checks: dict[str, dict[str, _Check]] = {}
         for name, shards in self._shards().items():
             running = [shard for shard in shards if not shard.has_ended(self._day)]
-            checks[name] = [_Check(name, partial(self._of_shard, shard)) for shard in running]
-            checks[name].append(_Check(name, partial(self._ungrouped, name, shards)))
-        self._run([check for of_connection in checks.values() for check in of_connection])
+            checks[name] = {shard.name: _Check(name, partial(self._of_shard, shard)) for shard in running}
+            checks[name][""] = _Check(name, partial(self._ungrouped, name, shards))
+        self._run([check for of_connection in checks.values() for check in of_connection.values()])
         for name, of_connection in checks.items():
-            failure = next((check.failure for check in of_connection if check.failure is not None), None)
-            if isinstance(failure, _CONNECTION):
-                yield CheckFinding(name, f"{failure}; its other databases were not tried")
+            failures = [check.failure for check in of_connection.values() if check.failure is not None]
+            lost = next((failure for failure in failures if isinstance(failure, _CONNECTION)), None)
+            if lost is not None:
+                yield CheckFinding(name, f"{lost}; its other databases were not tried")
             else:
-                of_connection[-1].result()
-                yield from of_connection[-1].found
+                yield from of_connection[""].found
+        yield from _unexpected(checks)
 
     def _of_shard(self, shard: Shard) -> Sequence[CheckFinding]:
         for load in self._loads_of(shard):
@@ -294,7 +296,9 @@ class OnlineCheck:
         for name, columns in self._to_make.items():
             for column, declared in columns.items():
                 if len(declared) > 1:
-                    types = " and ".join(f"{type_} in {_some(sorted(of))}" for type_, of in declared.items())
+                    types = " and ".join(
+                        f"{type_} in {_some(sorted(of))}" for type_, of in sorted(declared.items())
+                    )
                     what = f"column {column} is {types}: the table is made from one shard; CAST it in the extract"
                     yield CheckFinding(f"{name}: {self._project.loads[name].target}", what, wrong=False)
 
@@ -359,6 +363,21 @@ class OnlineCheck:
                     continue
                 what = f"database {database} has what the load {load.name} reads, but is in no shard group"
                 yield CheckFinding(name, what, wrong=False)
+
+
+def _unexpected(checks: Mapping[str, Mapping[str, _Check]]) -> Iterator[CheckFinding]:
+    """Yield what ended checks beside refusals and connection failures, which are defects of dwhctl."""
+    shards: dict[str, list[str]] = {}
+    for name, of_connection in checks.items():
+        for shard, check in of_connection.items():
+            if check.failure is not None and not isinstance(check.failure, _CONNECTION):
+                if shard:
+                    shards.setdefault(str(check.failure), []).append(shard)
+                else:
+                    yield CheckFinding(name, str(check.failure))
+    total = sum(len(of_connection) - 1 for of_connection in checks.values())
+    for what, ended in shards.items():
+        yield CheckFinding(_whom(ended, total), what)
 
 
 def _whom(shards: Sequence[str], of: int) -> str:

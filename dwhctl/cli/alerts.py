@@ -50,12 +50,14 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
     Example:
       dwhctl watch
     """
+    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.summary import show_alerts
     from dwhctl.monitor.watch import run_watch
 
     project = settings.open_project()
     typed = shown_command(sys.argv[1:])
-    report = run_watch(project, typed, lambda notice: tell(one_line(notice.text)), scheduled=scheduled)
+    with page_afterwards(project):
+        report = run_watch(project, typed, lambda notice: tell(one_line(notice.text)), scheduled=scheduled)
     for sla in report.missed:
         _say_missed(sla, project.zone)
     if not report.slas:

@@ -90,9 +90,11 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
     if shown or not settings.quiet:
         TEST.show(map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
+    is_right = all(trip.ok for trip in trips)
     for finding in OnlineCheck(project).ungrouped(reached):
-        tell(f"Warning: {_line(finding)}")
-    return ExitCode.DONE if all(trip.ok for trip in trips) else ExitCode.FAILED
+        tell(f"{'Error' if finding.wrong else 'Warning'}: {_line(finding)}")
+        is_right = is_right and not finding.wrong
+    return ExitCode.DONE if is_right else ExitCode.FAILED
 
 
 @command.command("import", short_help="Add connections and variables that Airflow exported.")

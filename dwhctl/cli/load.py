@@ -78,12 +78,14 @@ def load_and_show(
     project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
 ) -> RunResult:
     """Load with progress on stderr and a summary on stdout."""
+    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.summary import show_summary
     from dwhctl.load.run import run_load
 
-    with open_progress(settings) as progress:
-        result = run_load(project, request, progress, plan)
-    show_summary(result, settings)
+    with page_afterwards(project):
+        with open_progress(settings) as progress:
+            result = run_load(project, request, progress, plan)
+        show_summary(result, settings)
     return result
 
 

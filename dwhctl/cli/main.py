@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": CommandEntry("verify", "Compare sources and warehouse slice by slice."),
     "adopt": CommandEntry("sessions", "Mark days that another tool loaded as complete."),
     "report": CommandEntry("report.group", "Show what was loaded, what fails, what is missing."),
+    "page": CommandEntry("page", "Write the state of everything as one HTML page, or show it."),
     "watch": CommandEntry("alerts", "Notify the channels of what is not loaded in time."),
     "crontab": CommandEntry("crontab", "Put the schedules into the crontab."),
     "sessions": CommandEntry("sessions", "Prune old sessions and what runs left in the state folder."),

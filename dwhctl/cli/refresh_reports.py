@@ -62,6 +62,7 @@ def command(
       dwhctl refresh-reports city_orders --date 2020-07-14
       dwhctl refresh-reports --date yesterday --wait 2h
     """
+    from dwhctl.cli.common.page import page_afterwards
     from dwhctl.cli.common.summary import RefreshLines, show_refreshed
     from dwhctl.refresh.run import RefreshRequest, run_refresh
 
@@ -74,8 +75,9 @@ def command(
     )
     if dry_run:
         return _show_plan(project, request)
-    result = run_refresh(project, request, RefreshLines(settings))
-    show_refreshed(result, settings)
+    with page_afterwards(project):
+        result = run_refresh(project, request, RefreshLines(settings))
+        show_refreshed(result, settings)
     return result.exit_code
 
 

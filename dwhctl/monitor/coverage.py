@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import enum
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dwhctl.core.errors import UsageError
 from dwhctl.project.days import make_slice
@@ -59,17 +60,45 @@ NOT_EXPECTED = (SliceStatus.BEFORE_START, SliceStatus.AFTER_END)
 BADNESS: Mapping[SliceStatus, int] = {status: place for place, status in enumerate(SliceStatus)}
 
 
+class StatusLetter(NamedTuple):
+    """The letter of a status in a grid, and its words in the legend."""
+
+    letter: str
+    words: str
+
+
+LETTERS: Mapping[SliceStatus, StatusLetter] = {
+    SliceStatus.LOADED: StatusLetter("L", "loaded"),
+    SliceStatus.SKIPPED: StatusLetter("S", "skipped, no rows"),
+    SliceStatus.BEFORE_START: StatusLetter("-", "before its start"),
+    SliceStatus.AFTER_END: StatusLetter("/", "after its shard's last day"),
+    SliceStatus.NOT_YET: StatusLetter(".", "day not over, not tried"),
+    SliceStatus.OPEN: StatusLetter("o", "day not over, loaded so far"),
+    SliceStatus.RELOADING: StatusLetter("r", "complete, being loaded again"),
+    SliceStatus.RELOAD_FAILED: StatusLetter("f", "complete, its last reload failed"),
+    SliceStatus.RUNNING: StatusLetter("R", "running"),
+    SliceStatus.EARLY: StatusLetter("E", "loaded early, before the day was over"),
+    SliceStatus.UP_FOR_RETRY: StatusLetter("U", "up for retry"),
+    SliceStatus.MISSING: StatusLetter("M", "missing, never tried"),
+    SliceStatus.UNKNOWN: StatusLetter("?", "in a state that this version does not know"),
+    SliceStatus.ABANDONED: StatusLetter("A", "abandoned, its run died"),
+    SliceStatus.FAILED: StatusLetter("F", "failed"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One slice.
 
-    `over`: it is expected, and its day has ended. `started`: its latest session's start, if it has one.
+    `over`: it is expected, and its day has ended. `started` and `session`: the start and the id of its latest session,
+    if it has one.
     """
 
     status: SliceStatus
     complete: bool
     over: bool
     started: datetime | None
+    session: int | None = None
 
     @property
     def is_expected(self) -> bool:
@@ -194,7 +223,7 @@ def _cell(latest: Latest | None, end: datetime, now: datetime) -> Cell:
     over = end <= now
     if latest is None:
         return _MISSING if over else _NOT_YET
-    state, started, last_success = latest
+    state, started, last_success, session = latest
     complete = completes(last_success, end)
     if complete is is_good(state):
         status = status_of(state)
@@ -202,7 +231,45 @@ def _cell(latest: Latest | None, end: datetime, now: datetime) -> Cell:
         status = SliceStatus.RELOADING if state is State.RUNNING else SliceStatus.RELOAD_FAILED
     else:
         status = SliceStatus.EARLY if over else SliceStatus.OPEN
-    return Cell(status, complete, over, started)
+    return Cell(status, complete, over, started, session)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One day of several slices: how many of those expected are complete, and the worst status."""
+
+    worst: SliceStatus
+    complete: int = 0
+    expected: int = 0
+    gaps: int = 0
+
+    def text(self, width: int) -> str:
+        """Return the letter; with counts for several slices that are not all complete."""
+        letter = LETTERS[self.worst].letter
+        if not self.gaps or self.expected <= 1:
+            return letter
+        whole = f"{self.complete}/{self.expected}{letter}"
+        short = f"{self.gaps}{letter}"
+        return next((text for text in (whole, short) if len(text) <= width), letter)
+
+
+def marks_of(rows: Sequence[Row]) -> tuple[Mark, ...]:
+    """Return a mark for each day of these rows."""
+    return tuple(_mark(cells) for cells in zip(*(row.cells for row in rows), strict=True))
+
+
+def _mark(cells: Sequence[Cell]) -> Mark:
+    statuses = Counter(cell.status for cell in cells)
+    not_expected = {status: statuses.pop(status, 0) for status in NOT_EXPECTED}
+    expected = len(cells) - sum(not_expected.values())
+    if not expected:
+        return Mark(max(not_expected, key=not_expected.__getitem__))
+    worst = max(statuses, key=BADNESS.__getitem__)
+    if worst is SliceStatus.SKIPPED and SliceStatus.LOADED in statuses:
+        worst = SliceStatus.LOADED
+    complete = [cell.complete for cell in cells]
+    over = sum(cell.over for cell in cells)
+    return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,17 @@ from datetime import date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from dwhctl.monitor.coverage import Gap, bearable_days, cover, days_until, fill_command, first_day
+from dwhctl.monitor.coverage import (
+    Coverage,
+    Gap,
+    Row,
+    bearable_days,
+    cover,
+    days_until,
+    fill_command,
+    first_day,
+    grouped,
+)
 from dwhctl.project.checks import task_name
 from dwhctl.project.days import first_showing, make_slice, start_of_day
 from dwhctl.project.loads import Load, Report, Shard
@@ -138,10 +148,15 @@ def promised(project: Project) -> list[Load | Report]:
     return [work for work in works if work.deadline is not None or work.max_age is not None]
 
 
-def read_slas(project: Project, store: SessionStore | None, now: datetime) -> list[Sla]:
-    """Check all of them, in the order of the configuration. Without a store nothing was ever loaded."""
+def read_slas(
+    project: Project, store: SessionStore | None, now: datetime, known: Coverage | None = None
+) -> list[Sla]:
+    """Check all of them, in the order of the configuration. Without a store nothing was ever loaded.
+
+    `known`: a coverage of all loads up to today that the caller has read already; its days are checked.
+    """
     works = promised(project)
-    check = _Check(project, store, now, works)
+    check = _Check(project, store, now, works, known)
     return [check.load(work) if isinstance(work, Load) else check.report(work) for work in works]
 
 
@@ -151,7 +166,12 @@ _Good = tuple[tuple["date", "datetime"], ...]
 
 class _Check:
     def __init__(
-        self, project: Project, store: SessionStore | None, now: datetime, works: Sequence[Load | Report]
+        self,
+        project: Project,
+        store: SessionStore | None,
+        now: datetime,
+        works: Sequence[Load | Report],
+        known: Coverage | None = None,
     ) -> None:
         self._project = project
         self._store = store
@@ -162,7 +182,9 @@ class _Check:
         with_slices = [
             task for task in loads if task[0].deadline is not None and task[0].slice_by is not None
         ]
-        self._days = days_until(self._yesterday, bearable_days(with_slices, DAYS))
+        days = bearable_days(with_slices, DAYS) if known is None else max(len(known.days) - 1, 1)
+        self._days = days_until(self._yesterday, days)
+        self._known = grouped(known.rows, lambda row: row.load.name) if known else {}
         tasks = [task_name(load.name, shard.name) for load, shards in loads for shard in shards]
         reports = [work.name for work in works if not isinstance(work, Load)]
         self._good = self._read_good([*tasks, *reports])
@@ -256,17 +278,14 @@ class _Check:
         self, load: Load, shards: list[Shard], clock: time, begins: Callable[[Shard], date]
     ) -> dict[str, Late | None]:
         """Return the shards that have a slice whose deadline is over, each with its late slices."""
-        first = min(map(begins, shards), default=self._yesterday)
-        expected = load.model_copy(update={"start_date": first})
-        coverage = cover(self._project, self._store, [(expected, shards)], self._days, self._now)
         found: dict[str, Late | None] = {}
         dues: dict[str, list[datetime]] = {}
-        for row in coverage.rows:
+        for row in self._rows(load, shards, begins):
             if row.shard.zone not in dues:
                 dues[row.shard.zone] = self._dues(load, row.shard, clock)
             due_cells = [
                 (day, due, cell)
-                for day, due, cell in zip(self._days, dues[row.shard.zone], row.cells, strict=True)
+                for day, due, cell in zip(self._days, dues[row.shard.zone], row.cells, strict=False)
                 if cell.is_expected and due <= self._now
             ]
             lacking = [(day, due) for day, due, cell in due_cells if not cell.complete]
@@ -276,6 +295,17 @@ class _Check:
             elif due_cells:
                 found[row.shard.name] = None
         return found
+
+    def _rows(self, load: Load, shards: list[Shard], begins: Callable[[Shard], date]) -> Sequence[Row]:
+        """Return the shards' slices; of a coverage that is known already, today's are the last."""
+        names = {shard.name for shard in shards}
+        known = [row for row in self._known.get(load.name, ()) if row.shard.name in names]
+        # Of a load that never ran the caller does not know the first day.
+        if any(cell.is_expected for row in known for cell in row.cells):
+            return known
+        first = min(map(begins, shards), default=self._yesterday)
+        expected = load.model_copy(update={"start_date": first})
+        return cover(self._project, self._store, [(expected, shards)], self._days, self._now).rows
 
     def _dues(self, load: Load, shard: Shard, clock: time) -> list[datetime]:
         ends = (make_slice(self._project, load, shard, day).end_at for day in self._days)

@@ -119,7 +119,8 @@ class Load(_Scheduled):
     table: TableName = Field(examples=["stage.orders"])
     """The target table with its schema."""
     create: SqlFile | None = Field(None, examples=["orders/create.vertica.sql"])
-    """Statements that make schema and table with the service fields, run before each load; relative to `sql/`."""
+    """Statements that make schema and table with the service fields, run before each load; relative to `sql/`. Left
+    out: a table that does not exist is made from the source's columns."""
     key: Annotated[SomeTexts, AfterValidator(_columns)] = Field(examples=[["id"]])
     """The columns that are unique within a shard."""
     ready: SqlFile | None = Field(None, examples=["orders/ready.sql"])

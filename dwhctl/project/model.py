@@ -205,6 +205,14 @@ class PingsTable(Table):
     """The CA certificates for the service's certificate; default: those of the package certifi."""
 
 
+class PageTable(Table):
+    """The page that shows the state of the project."""
+
+    path: ProjectPath | None = Field(None, examples=["/var/www/dwh/index.html"])
+    """An HTML file that every run writes at its end, and `watch` too; relative to the project. Every user of the
+    machine may read it."""
+
+
 @dataclass(frozen=True)
 class Project:
     """A project: its configuration with every name resolved and every path absolute."""
@@ -226,6 +234,7 @@ class Project:
     watch_schedule: str = WATCH_SCHEDULE
     group_access: bool = False
     pings: PingsTable = field(default_factory=PingsTable)
+    page: PageTable = field(default_factory=PageTable)
 
     @property
     def zone(self) -> ZoneInfo:

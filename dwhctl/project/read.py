@@ -23,12 +23,20 @@ from dwhctl.project.files import (
     table_of_url,
 )
 from dwhctl.project.loads import Load, Refreshing, Report, Shard, ShardEntry
-from dwhctl.project.model import ALERT_TYPES, PingsTable, Project, ProjectTable, SessionsTable, Variable
+from dwhctl.project.model import (
+    ALERT_TYPES,
+    PageTable,
+    PingsTable,
+    Project,
+    ProjectTable,
+    SessionsTable,
+    Variable,
+)
 from dwhctl.project.problems import MAIN, REPORTS, Model, Place, Problems, one_of
 
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
 _ROOT_TABLES = (
-    *("project", "sessions", "connections", "shards", "variables", "alerts", "pings"),
+    *("project", "sessions", "connections", "shards", "variables", "alerts", "pings", "page"),
     *("load_defaults", "report_defaults"),
 )
 Kind = TypeVar("Kind", bound=NamedTable)
@@ -67,6 +75,7 @@ class _Reader:
         self._read_alerts()
         pings = self._single(PingsTable, "pings") or PingsTable()
         check_files(self.problems, pings, MAIN.at("pings"))
+        page = self._single(PageTable, "page")
         self._read_loads()
         refreshing = self._read_reports()
         if self.is_read:
@@ -74,7 +83,7 @@ class _Reader:
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
-        return self._project(project, sessions, variables, refreshing, pings)
+        return self._project(project, sessions, variables, refreshing, pings, page)
 
     def read_for_alerts(self) -> Project | None:
         if not self.is_read:
@@ -96,6 +105,7 @@ class _Reader:
         variables: dict[str, Variable],
         refreshing: Refreshing | None = None,
         pings: PingsTable | None = None,
+        page: PageTable | None = None,
     ) -> Project:
         found, pings = self.found, pings or PingsTable()
         return Project(
@@ -111,6 +121,7 @@ class _Reader:
             refreshing=refreshing or Refreshing(),
             warnings=self._place_secrets(variables, pings),
             pings=pings,
+            page=page or PageTable(),
         )
 
     def _single(self, model: type[Model], key: str) -> Model | None:

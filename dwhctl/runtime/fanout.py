@@ -185,7 +185,7 @@ class FanOut:
         except AttemptError as error:
             failure = error
         except Exception as error:
-            failure = InternalError(mask(f"{type(error).__name__}: {error}"))
+            failure = InternalError(mask(f"a defect in dwhctl: {type(error).__name__}: {error}"))
         self._events.put((check, True, failure))
 
     def _handle(self) -> None:

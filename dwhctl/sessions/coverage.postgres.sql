@@ -1,11 +1,11 @@
 -- name: latest_of_slices
 -- The latest session of every slice of a load, and when its last successful one started: two index look-ups for each
 -- slice, however many sessions it has. `days` and `shards` are arrays; the result has the positions in them.
-SELECT days.place - 1, shards.place - 1, latest.state, latest.started, good.started AS last_success
+SELECT days.place - 1, shards.place - 1, latest.state, latest.started, good.started AS last_success, latest.id
 FROM unnest(:days::date[]) WITH ORDINALITY AS days (day, place)
 CROSS JOIN unnest(:shards::text[]) WITH ORDINALITY AS shards (shard, place)
 CROSS JOIN LATERAL (
-    SELECT task_name, state, started FROM sessions
+    SELECT id, task_name, state, started FROM sessions
     WHERE run_id IS NOT NULL AND load = :load AND slice_date = days.day AND shard = shards.shard
     ORDER BY id DESC LIMIT 1
 ) AS latest

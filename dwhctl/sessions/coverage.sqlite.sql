@@ -6,7 +6,7 @@ SELECT days.key, shards.key, latest.state, latest.started, (
     WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
       AND slice_date = days.value
     ORDER BY slice_date DESC, started DESC LIMIT 1
-) AS last_success
+) AS last_success, latest.id
 FROM json_each(:days) AS days CROSS JOIN json_each(:shards) AS shards CROSS JOIN sessions AS latest
 WHERE latest.id = (
     SELECT id FROM sessions

@@ -28,3 +28,6 @@ SELECT max(load), max(shard), string_agg(id || ' ' || round(extract(epoch FROM f
 FROM sessions
 WHERE run_id IS NOT NULL AND started >= :since AND attempt > 0 AND successful AND isfinite(finished) AND isfinite(started)
 GROUP BY task_name
+
+-- name: of_ids
+SELECT $columns FROM sessions WHERE run_id IS NOT NULL AND id = ANY(:ids::bigint[])

@@ -51,13 +51,17 @@ def read_history(store: SessionStore, wanted: Wanted) -> list[Session]:
 
 def usual_since(store: SessionStore) -> tuple[datetime, bool]:
     """Return from when on a report goes by default, and whether the number of sessions limits it."""
-    days_ago = datetime.now(UTC) - timedelta(days=USUAL_DAYS)
+    return recent_since(store, datetime.now(UTC) - timedelta(days=USUAL_DAYS), USUAL_SESSIONS)
+
+
+def recent_since(store: SessionStore, days_ago: datetime, most: int) -> tuple[datetime, bool]:
+    """Return that moment, or the one from which on so many sessions began, and whether that is later."""
     newest = store.read("reading the newest session", "newest_id", {})
     if not newest:
         return days_ago, False
-    row = store.read("reading sessions", "started_of", {"id": newest[0][0] - USUAL_SESSIONS})
+    row = store.read("reading sessions", "started_of", {"id": newest[0][0] - most})
     started: datetime = row[0][0]
-    is_limited = newest[0][0] > USUAL_SESSIONS and started > days_ago
+    is_limited = newest[0][0] > most and started > days_ago
     return (started, True) if is_limited else (days_ago, False)
 
 
@@ -161,8 +165,8 @@ def first_day(store: SessionStore, load: str) -> date | None:
     return day
 
 
-#: The state and the start of a slice's latest session, and the start of its last successful one.
-Latest = tuple[State, datetime, datetime | None]
+#: The state and the start of a slice's latest session, the start of its last successful one, and the latest one's id.
+Latest = tuple[State, datetime, datetime | None, int]
 
 
 def latest_of_slices(
@@ -172,9 +176,9 @@ def latest_of_slices(
     found: dict[int, dict[int, Latest]] = {}
     values = {"load": load, "days": list(days), "shards": list(shards)}
     rows = store.read(f"reading the latest sessions of {load}", "latest_of_slices", values)
-    for day, shard, state, started, success in rows:
+    for day, shard, state, started, success, session in rows:
         last_success = None if success is None else as_time(success)
-        found.setdefault(shard, {})[day] = (State(state), as_time(started), last_success)
+        found.setdefault(shard, {})[day] = (State(state), as_time(started), last_success, session)
     return found
 
 

@@ -27,3 +27,6 @@ SELECT max(load), max(shard),
 FROM sessions
 WHERE run_id IS NOT NULL AND started >= :since AND attempt > 0 AND successful AND finished IS NOT NULL
 GROUP BY task_name || ''
+
+-- name: of_ids
+SELECT $columns FROM sessions WHERE run_id IS NOT NULL AND id IN (SELECT value FROM json_each(:ids))

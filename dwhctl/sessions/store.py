@@ -239,6 +239,10 @@ class SessionStore(ABC):
         """Return the run's sessions, oldest first."""
         return self.sessions("of_run", {"run_id": run_id})
 
+    def of_ids(self, ids: Sequence[int]) -> list[Session]:
+        """Return the sessions of these ids, those that exist, in no order."""
+        return self.sessions("of_ids", {"ids": list(ids)})
+
     def recent(self, limit: int) -> list[Session]:
         """Return the newest sessions, newest first."""
         return self.sessions("recent", {"limit": limit})

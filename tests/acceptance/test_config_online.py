@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Never
 
 import pytest
 
+from dwhctl.check.online import OnlineCheck
+from tests.cli_support import dwh
 from tests.support.projects import DAY, Sandbox
 
 
@@ -105,3 +108,41 @@ def test_a_database_in_no_shard_group_is_named(sandbox: Sandbox) -> None:
     assert (code, warnings) == (0, [expected])
     done = sandbox.run("connections", "test")
     assert (done.returncode, done.stderr.splitlines()) == (0, [expected])
+
+
+def _break(_: object) -> Never:
+    raise NameError("name 'lost' is not defined")
+
+
+@pytest.mark.parametrize(
+    ("broken", "wheres"),
+    [
+        ("_try_extract", ["all 3 shards"]),
+        ("_try_ready", ["all 3 shards"]),
+        ("_ungrouped", ["server_0", "server_1"]),
+    ],
+)
+def test_a_defect_in_a_check_is_an_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    broken: str,
+    wheres: list[str],
+) -> None:
+    sandbox = Sandbox(tmp_path).write().fill()
+    monkeypatch.setattr(OnlineCheck, broken, lambda *_, **__: _break(_))
+    assert dwh("config", "check", "--online", "--project", sandbox.root) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{where}: a defect in dwhctl: NameError: name 'lost' is not defined" for where in wheres
+    ]
+
+
+def test_a_defect_in_the_search_for_databases_fails_the_connection_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox = Sandbox(tmp_path).write().fill()
+    monkeypatch.setattr(OnlineCheck, "_ungrouped", lambda *_: _break(_))
+    assert dwh("connections", "test", "--project", sandbox.root) == 1
+    shown = capsys.readouterr()
+    assert "abakan" in shown.out
+    assert "Error: server_0: a defect in dwhctl: NameError: name 'lost' is not defined" in shown.err

@@ -18,7 +18,7 @@ from tests.support.flights import (
     HOUR_COLUMN,
     ROWS,
     FlightsSandbox,
-    Row,
+    assert_same,
     build_servers,
     csv_rows,
     row_key,
@@ -53,13 +53,6 @@ def load(project: FlightsSandbox, name: str, *arguments: str, timeout: float = 1
     done = project.run("load", name, *arguments, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def assert_same(held: list[Row], wanted: list[Row]) -> None:
-    """Compare values and their types; the first difference says more than two long lists."""
-    assert len(held) == len(wanted)
-    assert next((pair for pair in zip(held, wanted, strict=True) if pair[0] != pair[1]), None) is None
-    assert [type(value) for row in held for value in row] == [type(value) for row in wanted for value in row]
 
 
 @pytest.mark.long

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from tests.servers.tds import TdsServer
 from tests.support.flights import (
     AIRPORTS,
     COLUMNS,
-    DATE_COLUMN,
     HOUR_COLUMN,
     Row,
     csv_rows,
@@ -24,18 +19,12 @@ from tests.support.flights import (
     shards,
     type_of,
 )
+from tests.support.flights_wire import by_shard, fill_mssql
 from tests.support.projects import days_from
 from tests.support.wire import Wire, a_wire
 
 #: A snow storm: many flights were cancelled, and have NULLs for what they did not do.
 STORM = days_from(date(2013, 2, 7), 3)
-_ROWS_AT_ONCE = 500
-_SOURCE_TYPES = {
-    "DATE": "date",
-    "TIMESTAMP": "datetime2(0)",
-    "VARCHAR": "nvarchar(10)",
-    "SMALLINT": "smallint",
-}
 _TARGET_TYPES = {"DATE": "DATE", "TIMESTAMP": "TIMESTAMP", "VARCHAR": "VARCHAR(40)", "SMALLINT": "INT"}
 
 
@@ -64,7 +53,8 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
                 f'slice_by = "{by}"\n{keys}',
             )
         (wire.root / "config" / "loads" / "orders.toml").unlink()
-        _fill(wire)
+        for shard, rows in by_shard(wire.shards(), days_from(date(2013, 2, 6), 5)).items():
+            fill_mssql(wire, shard, rows)
         yield wire
 
 
@@ -74,46 +64,6 @@ def _create() -> str:
         "CREATE SCHEMA IF NOT EXISTS {schema};\nCREATE TABLE IF NOT EXISTS {schema}.{table} ("
         f"etl_source VARCHAR(100), etl_id INT, hash_id INT, {columns});\n"
     )
-
-
-def _fill(wire: Wire) -> None:
-    """Write the storm and the days around it into every shard."""
-    days = set(days_from(date(2013, 2, 6), 5))
-    of_shard: dict[str, list[Row]] = {shard: [] for shard in wire.shards()}
-    for row in csv_rows():
-        if row[DATE_COLUMN] in days:
-            of_shard[row[0]].append(row)
-    columns = ", ".join(f"{name} {_SOURCE_TYPES[type_of(name, 'SMALLINT')]}" for name in COLUMNS)
-    for shard, rows in of_shard.items():
-        wire.in_shard(shard, f"CREATE TABLE dbo.flights ({columns})")
-        server = wire.server_of(shard)
-        if isinstance(server, TdsServer):
-            _copy_in(server, shard, rows, wire.root / "flights.parquet")
-        else:
-            _insert(wire, shard, rows)
-
-
-def _copy_in(server: TdsServer, shard: str, rows: Sequence[Row], file: Path) -> None:
-    """Fill a table of ours by its back door: thousands of literals of T-SQL take long to read."""
-    if rows:
-        columns = [list(values) for values in zip(*(row[1:] for row in rows), strict=True)]
-        pq.write_table(pa.table(dict(zip(COLUMNS, columns, strict=True))), file)
-        server.duckdb(shard, f"INSERT INTO dbo.flights SELECT * FROM read_parquet('{file}')")
-
-
-def _insert(wire: Wire, shard: str, rows: Sequence[Row]) -> None:
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        some = rows[start : start + _ROWS_AT_ONCE]
-        values = ", ".join(f"({', '.join(map(_literal, row[1:]))})" for row in some)
-        wire.in_shard(shard, f"INSERT INTO dbo.flights ({', '.join(COLUMNS)}) VALUES {values}")
-
-
-def _literal(value: object) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, date):  # a datetime is one
-        return f"'{value.isoformat()}'"
-    return str(value) if isinstance(value, int) else f"N'{value}'"
 
 
 def held(wire: Wire, load: str) -> list[Row]:

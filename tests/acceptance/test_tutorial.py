@@ -58,4 +58,4 @@ def test_the_tutorial_does_what_it_says(
             files += 1
             Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
             Path(file[1]).write_text(body, encoding="utf-8")
-    assert (files, compared) == (6, 7)
+    assert (files, compared) == (5, 8)

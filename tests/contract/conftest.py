@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contract.kits import SOURCES, TARGETS
+from tests.contract.pairs import RESULTS, PairResult, pair_of, read_results, write_results
 from tests.contract.way import Way
 from tests.support.csv_system import install, registered
 
@@ -31,6 +34,38 @@ PAIRS = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the results of the pairs."""
+    parser.addoption("--write-pairs", action="store_true", help=f"write {RESULTS.name}")
+
+
+class PairRecorder:
+    """Counts what passed and failed of each pair, and writes it into RESULTS; pairs that did not run stay there."""
+
+    def __init__(self) -> None:
+        self._results = read_results()
+        self._counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test of a pair; one that passed also ended well."""
+        if (report.when == "call" or report.outcome != "passed") and (pair := pair_of(report.nodeid)):
+            self._counts[pair][report.outcome] += 1
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the file."""
+        self._results |= {
+            pair: PairResult(counts["passed"], counts["skipped"], counts["failed"])
+            for pair, counts in self._counts.items()
+        }
+        write_results(self._results)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record the pairs in the process that all reports come to."""
+    if config.getoption("--write-pairs", False) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(PairRecorder())
+
+
 @pytest.fixture(params=PAIRS)
 def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
     """The way from a source to a target, over every pair of them."""
@@ -42,6 +77,25 @@ def way(request: pytest.FixtureRequest, tmp_path: Path) -> Way:
 def duckdb_way(tmp_path: Path) -> Way:
     """From DuckDB to DuckDB: for what is said in DuckDB's own types."""
     return Way(SOURCES[0], TARGETS[0], tmp_path)
+
+
+#: Pairs whose staging files are read by the target's engine, which may see a pattern in the folder's name.
+_FOLDERS_IN_GATE = {("duckdb", "duckdb"), ("mssql", "vertica")}
+#: Sources whose long answers take seconds: each reads them through the same kind of stream as another in the gate.
+_SLOW_TO_READ = (
+    "test_memory_does_not_grow_with_the_rows[http]",
+    "test_memory_does_not_grow_with_the_rows[postgres]",
+)
+
+
+def _is_dear(item: pytest.Item, params: Mapping[str, Any]) -> bool:
+    """Return whether a test costs seconds and other pairs of the gate show the same."""
+    if item.name.startswith("test_any_rows"):
+        return (params["source"].name, params["target"].name) not in IN_THE_GATE
+    if item.name.startswith("test_the_state_folders_name"):
+        source, target = params["way"]
+        return params["folder"] != "it's" and (source.name, target.name) not in _FOLDERS_IN_GATE
+    return item.name in _SLOW_TO_READ
 
 
 #: The suites that the gate runs over the system of another package, whose commands have a test of their own there.
@@ -64,9 +118,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # A request for each row.
         is_slow = item.path.name in ("test_targets.py", "test_slices.py") and "[http-" in item.name
         given = getattr(item, "callspec", None)
-        kits = [str(value) for value in (given.params.values() if given else ())]
+        params = given.params if given else {}
+        kits = [str(value) for value in params.values()]
         is_csv = any("Csv" in kit for kit in kits) and not item.name.startswith(_CSV_IN_GATE)
-        if is_slow or is_csv:
+        if is_slow or is_csv or _is_dear(item, params):
             item.add_marker(pytest.mark.long)
 
 

@@ -48,7 +48,13 @@ def test_the_latest_session_of_each_slice(place: Place) -> None:
     place.rows(FOREIGN_ROW)
     values: dict[str, object] = {"load": "orders", "days": DAYS, "shards": ["chita", "abakan", "tomsk"]}
     rows = store.read("looking", "latest_of_slices", values)
-    assert sorted(rows, key=str) == [(0, 1, "failed", later, START), (2, 0, "running", START, None)]
+    assert sorted((row[:-1] for row in rows), key=str) == [
+        (0, 1, "failed", later, START),
+        (2, 0, "running", START, None),
+    ]
+    assert {session.id: session.shard for session in store.of_ids([row[-1] for row in rows])} == {
+        row[-1]: "chita" if row[1] == 0 else "abakan" for row in rows
+    }
     assert store.read("looking", "latest_of_slices", {**values, "days": []}) == []
     assert store.read("looking", "first_day", {"load": "orders"}) == [(DAYS[0],)]
     assert store.read("looking", "first_day", {"load": "nothing"}) == []

@@ -114,6 +114,13 @@ def row_key(row: Row) -> Row:
     return row[0], row[DATE_COLUMN], row[1 + COLUMNS.index("flight")]
 
 
+def assert_same(held: list[Row], wanted: list[Row]) -> None:
+    """Compare values and their types; the first difference says more than two long lists."""
+    assert len(held) == len(wanted)
+    assert next((pair for pair in zip(held, wanted, strict=True) if pair[0] != pair[1]), None) is None
+    assert [type(value) for row in held for value in row] == [type(value) for row in wanted for value in row]
+
+
 def shards() -> list[tuple[str, str]]:
     """Give the airport and carrier of every shard."""
     place = 1 + COLUMNS.index("origin"), 1 + COLUMNS.index("carrier")

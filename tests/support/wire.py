@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pymssql
@@ -142,7 +142,7 @@ class Wire(Sandbox):
             f"[connections.warehouse]\n{self._warehouse_toml()}{self.warehouse_keys}\n",
         ]
         lines += [
-            f"[connections.{name}]\n{_mssql_toml(server)}{self.source_keys}\n"
+            f"[connections.{name}]\n{mssql_toml(server)}{self.source_keys}\n"
             for name, server in self.sources.items()
         ]
         groups = "\n".join(
@@ -271,8 +271,13 @@ class Wire(Sandbox):
         return [*self.own_sources.values(), *([self.dwh] if self.dwh is not None else [])]
 
 
+W = TypeVar("W", bound=Wire)
+
+
 @contextmanager
-def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> Iterator[Wire]:
+def wire_of(
+    kind: type[W], root: Path, servers: Mapping[str, Sequence[str]], keys: Mapping[str, Any]
+) -> Iterator[W]:
     """A project over these servers and shards, ours or the real ones; its shards are made, and empty."""
     with ExitStack() as stack:
         if REAL_MSSQL:
@@ -281,7 +286,7 @@ def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> Ite
             sources = {name: stack.enter_context(TdsServer(databases=())) for name in servers}
         dwh = None if REAL_VERTICA else stack.enter_context(VerticaServer())
         mark = f"dwhctl_{uuid.uuid4().hex[:8]}_"
-        wire = Wire(
+        wire = kind(
             root,
             servers,
             sources=sources,
@@ -291,7 +296,13 @@ def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> Ite
             **keys,
         )
         stack.callback(_tidy_up, wire)
-        yield wire.write().make_shards()
+        wire.write().make_shards()
+        yield wire
+
+
+def a_wire(root: Path, servers: Mapping[str, Sequence[str]], **keys: Any) -> AbstractContextManager[Wire]:
+    """The plain project of `wire_of`."""
+    return wire_of(Wire, root, servers, keys)
 
 
 def _tidy_up(wire: Wire) -> None:
@@ -304,7 +315,7 @@ def _tidy_up(wire: Wire) -> None:
         wire.warehouse(f"DROP SCHEMA IF EXISTS {wire.schema} CASCADE")
 
 
-def _mssql_toml(server: SqlServer) -> str:
+def mssql_toml(server: SqlServer) -> str:
     if isinstance(server, RealSqlServer):
         return _toml_keys({"type": "mssql", **server.keys()})
     assert isinstance(server, TdsServer)

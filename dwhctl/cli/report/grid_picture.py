@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from dwhctl.cli.common.output import counted
-from dwhctl.monitor.coverage import BADNESS, NOT_EXPECTED, Cell, Coverage, Row, SliceStatus, grouped
+from dwhctl.monitor.coverage import BADNESS, LETTERS, Coverage, Mark, Row, SliceStatus, grouped, marks_of
 
 
 class StatusStyle(NamedTuple):
@@ -23,24 +22,25 @@ class StatusStyle(NamedTuple):
     words: str
 
 
+_COLOURS: Mapping[SliceStatus, str] = {
+    SliceStatus.LOADED: "#dff5e3 on #2f7d4f",
+    SliceStatus.SKIPPED: "#dfeef0 on #55808a",
+    SliceStatus.BEFORE_START: "dim",
+    SliceStatus.AFTER_END: "dim",
+    SliceStatus.NOT_YET: "dim",
+    SliceStatus.OPEN: "#10243a on #8fb8de",
+    SliceStatus.RELOADING: "#dff5e3 on #1f5fbf",
+    SliceStatus.RELOAD_FAILED: "#ffe3e3 on #a3543a",
+    SliceStatus.RUNNING: "bold #ffffff on #1f5fbf",
+    SliceStatus.EARLY: "#2a2500 on #e0cf5a",
+    SliceStatus.UP_FOR_RETRY: "#2b1600 on #f0a23a",
+    SliceStatus.MISSING: "bold #ffd9d9 on #6b2230",
+    SliceStatus.UNKNOWN: "bold #ffffff on #5a5a5a",
+    SliceStatus.ABANDONED: "bold #ffffff on #8b3fa8",
+    SliceStatus.FAILED: "bold #ffffff on #d22f2f",
+}
 STYLES: Mapping[SliceStatus, StatusStyle] = {
-    SliceStatus.LOADED: StatusStyle("L", "#dff5e3 on #2f7d4f", "loaded"),
-    SliceStatus.SKIPPED: StatusStyle("S", "#dfeef0 on #55808a", "skipped, no rows"),
-    SliceStatus.BEFORE_START: StatusStyle("-", "dim", "before its start"),
-    SliceStatus.AFTER_END: StatusStyle("/", "dim", "after its shard's last day"),
-    SliceStatus.NOT_YET: StatusStyle(".", "dim", "day not over, not tried"),
-    SliceStatus.OPEN: StatusStyle("o", "#10243a on #8fb8de", "day not over, loaded so far"),
-    SliceStatus.RELOADING: StatusStyle("r", "#dff5e3 on #1f5fbf", "complete, being loaded again"),
-    SliceStatus.RELOAD_FAILED: StatusStyle("f", "#ffe3e3 on #a3543a", "complete, its last reload failed"),
-    SliceStatus.RUNNING: StatusStyle("R", "bold #ffffff on #1f5fbf", "running"),
-    SliceStatus.EARLY: StatusStyle("E", "#2a2500 on #e0cf5a", "loaded early, before the day was over"),
-    SliceStatus.UP_FOR_RETRY: StatusStyle("U", "#2b1600 on #f0a23a", "up for retry"),
-    SliceStatus.MISSING: StatusStyle("M", "bold #ffd9d9 on #6b2230", "missing, never tried"),
-    SliceStatus.UNKNOWN: StatusStyle(
-        "?", "bold #ffffff on #5a5a5a", "in a state that this version does not know"
-    ),
-    SliceStatus.ABANDONED: StatusStyle("A", "bold #ffffff on #8b3fa8", "abandoned, its run died"),
-    SliceStatus.FAILED: StatusStyle("F", "bold #ffffff on #d22f2f", "failed"),
+    status: StatusStyle(letter, _COLOURS[status], words) for status, (letter, words) in LETTERS.items()
 }
 
 
@@ -70,25 +70,6 @@ class GridFold(enum.IntEnum):
     SHARD = 0
     SERVER = 1
     LOAD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One day of a line: how many of the slices expected are complete, and the worst status."""
-
-    worst: SliceStatus
-    complete: int = 0
-    expected: int = 0
-    gaps: int = 0
-
-    def text(self, width: int) -> str:
-        """Return the letter; with counts for several slices that are not all complete."""
-        letter = STYLES[self.worst].letter
-        if not self.gaps or self.expected <= 1:
-            return letter
-        whole = f"{self.complete}/{self.expected}{letter}"
-        short = f"{self.gaps}{letter}"
-        return next((text for text in (whole, short) if len(text) <= width), letter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +123,7 @@ def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
         Block(
             f"{name}: {counted(len(group), 'shard')}, {_completeness(group)}",
             ("server", "shard"),
-            tuple(GridLine((row.shard.connection, row.shard.name), _marks([row])) for row in group),
+            tuple(GridLine((row.shard.connection, row.shard.name), marks_of([row])) for row in group),
         )
         for name, group in grouped(rows, lambda row: row.load.name).items()
     ]
@@ -150,7 +131,7 @@ def _blocks_by_load(rows: Sequence[Row]) -> list[Block]:
 
 def _folded(rows: Sequence[Row], names: int) -> tuple[GridLine, ...]:
     groups = grouped(rows, lambda row: (row.load.name, row.shard.connection)[:names])
-    return tuple(GridLine(key, _marks(group)) for key, group in groups.items())
+    return tuple(GridLine(key, marks_of(group)) for key, group in groups.items())
 
 
 def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
@@ -159,7 +140,7 @@ def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
     if not with_gaps:
         return []
     shown = [
-        GridLine((row.load.name, row.shard.connection, row.shard.name), _marks([row]))
+        GridLine((row.load.name, row.shard.connection, row.shard.name), marks_of([row]))
         for _, row in with_gaps[:room]
     ]
     of = f"the {len(shown)} with the most gaps of {counted(len(with_gaps), 'shard')} that have any"
@@ -170,24 +151,6 @@ def _with_gaps(rows: Sequence[Row], room: int) -> list[Block]:
 def _completeness(rows: Iterable[Row]) -> str:
     over = [cell.complete for row in rows for cell in row.cells if cell.over]
     return f"{sum(over):,} of {counted(len(over), 'slice')} complete"
-
-
-def _marks(rows: Sequence[Row]) -> tuple[Mark, ...]:
-    return tuple(_mark(cells) for cells in zip(*(row.cells for row in rows), strict=True))
-
-
-def _mark(cells: Sequence[Cell]) -> Mark:
-    statuses = Counter(cell.status for cell in cells)
-    not_expected = {status: statuses.pop(status, 0) for status in NOT_EXPECTED}
-    expected = len(cells) - sum(not_expected.values())
-    if not expected:
-        return Mark(max(not_expected, key=not_expected.__getitem__))
-    worst = max(statuses, key=BADNESS.__getitem__)
-    if worst is SliceStatus.SKIPPED and SliceStatus.LOADED in statuses:
-        worst = SliceStatus.LOADED
-    complete = [cell.complete for cell in cells]
-    over = sum(cell.over for cell in cells)
-    return Mark(worst, sum(complete), expected, max(over - sum(complete), 0))
 
 
 _WIDEST_CELL = 8

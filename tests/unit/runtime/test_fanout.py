@@ -99,7 +99,12 @@ def test_a_failure_is_the_checks_own(tmp_path: Path) -> None:
         Asked("c"),
     ]
     run(checks, tmp_path)
-    assert [str(one.failure) for one in checks] == ["None", "no", "ValueError: odd", "None"]
+    assert [str(one.failure) for one in checks] == [
+        "None",
+        "no",
+        "a defect in dwhctl: ValueError: odd",
+        "None",
+    ]
     assert [one.asked for one in checks] == [1] * 4
 
 

@@ -1,0 +1,223 @@
+"""The page as HTML: the template, its pictures, the Content-Security-Policy; and the file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dwhctl.core.errors import DwhctlError
+from dwhctl.core.files import write_whole
+from dwhctl.core.secrets import mask
+from dwhctl.core.words import printable, shown_time
+from dwhctl.monitor.coverage import BADNESS, LETTERS, status_of
+from dwhctl.monitor.timeline import Bar, Lane, Timeline
+from dwhctl.page.data import PageContent, read_page
+from dwhctl.project.days import format_duration
+from dwhctl.project.model import Project
+from dwhctl.runtime.failures import AGAIN
+from dwhctl.sessions import Session
+
+TEMPLATES = Path(__file__).with_name("templates")
+#: A web server's user may read the file: it is for everyone who may open the page.
+MODE = 0o644
+#: Texts of other programs may be of any length.
+_LONGEST_TEXT = 600
+_LONGEST_SQL = 6_000
+_WIDTH = 1_000
+#: Bars of a timeline that begin this close to each other, in a thousandth of its width, are one.
+_CLOSE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBar:
+    """A bar of a timeline in thousandths of its width, and the class of its colour."""
+
+    x: int
+    width: int
+    kind: str
+
+
+def page_html(project: Project, now: datetime | None = None) -> str:
+    """Read the sessions and return the page. Raise SessionsError."""
+    return render(read_page(project, now or datetime.now(UTC)))
+
+
+def write_page(project: Project, path: Path) -> None:
+    """Replace the page's file at once: a reader sees the old one or the new. Raise SessionsError and DwhctlError.
+
+    A symbolic link is replaced, not followed: another user may have put it there.
+    """
+    try:
+        if (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev"):
+            raise DwhctlError(
+                f"the page {path} cannot be written: it is not a regular file; give another path"
+            )
+        if not path.parent.is_dir():
+            raise DwhctlError(f"the page {path} cannot be written: make the folder {path.parent} first")
+        write_whole(path, page_html(project), MODE)
+    except OSError as error:
+        raise DwhctlError(f"the page {path} cannot be written: {error.strerror}") from error
+
+
+def render(page: PageContent) -> str:
+    """Return the HTML of a page. Every value is escaped, masked and without control characters."""
+    visible.cache_clear()  # a secret may have been read since
+    style, script = (_read(name) for name in ("page.css", "page.js"))
+    environment = _environment(page)
+    html = environment.get_template("page.jinja").render(
+        page=page,
+        policy=policy(style, script),
+        style=Markup(style),  # noqa: S704 - of the package
+        script=Markup(script),  # noqa: S704 - of the package
+        details=_details(page),
+        letters=LETTERS,
+        again=AGAIN,
+    )
+    return html.encode("utf-8", "replace").decode()
+
+
+def policy(style: str, script: str) -> str:
+    """Return the Content-Security-Policy: this style, this script, pictures in the file, and nothing else."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:;"
+        " base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _read(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
+
+
+def _environment(page: PageContent) -> Environment:
+    environment = Environment(
+        autoescape=True,
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
+    )
+    zone = page.project.zone
+    environment.filters |= {
+        "time": lambda at: "" if at is None else shown_time(at, zone)[:16],
+        "ms": lambda at: "" if at is None else int(at.timestamp() * 1000),
+        "cut": lambda text, most=_LONGEST_TEXT: cut(text, most),
+        "sql": lambda text: cut(text, _LONGEST_SQL),
+        "short": format_duration,
+        "seconds": _seconds,
+        "bars": drawn_bars,
+        "points": trend_points,
+        "status": status_class,
+    }
+    return environment
+
+
+def _safe(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+@lru_cache(maxsize=4096)
+def visible(text: str) -> str:
+    """Return a text as the page shows it: no secret, and no character that turns or hides other text."""
+    return printable(mask(text))
+
+
+def cut(text: str, most: int) -> str:
+    """Return the text, masked first: half a secret would not be found."""
+    shown = visible(text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def _details(page: PageContent) -> dict[str, Any]:
+    """Return what the script shows of a cell: the sessions with their reasons, each reason once."""
+    reasons: dict[str, int] = {}
+    sessions = {
+        str(session.id): _detail(session, reasons, page)
+        for session in page.sessions.values()
+        if session.shard
+    }
+    letters = dict(LETTERS.values())
+    return {
+        "root": visible(str(page.project.root)),
+        "letters": letters,
+        "sessions": sessions,
+        "reasons": list(reasons),
+    }
+
+
+def _detail(session: Session, reasons: dict[str, int], page: PageContent) -> list[Any]:
+    zone = page.project.zone
+    text = ": ".join(filter(None, (session.error_class, session.comment)))
+    reason = reasons.setdefault(cut(text, _LONGEST_TEXT), len(reasons))
+    ended = shown_time(session.finished, zone)[:19] if session.finished else ""
+    return [cut(session.run_id, 80), session.attempt, shown_time(session.started, zone)[:19], ended, reason]
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
+
+
+#: The class of a session's colour, by its state.
+_KINDS = {"loaded": "o", "skipped": "o", "running": "r", "up_for_retry": "w"}
+
+
+def status_class(state: str) -> str:
+    """Return the class of a state, which has its colour."""
+    return _KINDS.get(state, "b")
+
+
+def drawn_bars(lane: Lane, timeline: Timeline) -> list[DrawnBar]:
+    """Return a lane's bars; those that are too close to be seen apart are one, with the worst colour."""
+    span = max((timeline.end - timeline.start).total_seconds(), 0.001)
+
+    def place(at: datetime) -> int:
+        return min(max(int((at - timeline.start).total_seconds() / span * _WIDTH), 0), _WIDTH - 1)
+
+    found: list[DrawnBar] = []
+    worst = -1
+    for bar in sorted(lane.bars, key=lambda bar: bar.start):
+        first, last, badness = place(bar.start), max(place(bar.end), place(bar.start) + 1), _badness(bar)
+        kind = status_class(bar.session.state)
+        if found and first < found[-1].x + found[-1].width + _CLOSE and last - first <= _CLOSE * 2:
+            kept = found.pop()
+            kind = kind if badness > worst else kept.kind
+            found.append(DrawnBar(kept.x, max(kept.width, last - kept.x), kind))
+            worst = max(worst, badness)
+        else:
+            found.append(DrawnBar(first, last - first, kind))
+            worst = badness
+    return found
+
+
+def _badness(bar: Bar) -> int:
+    return BADNESS[status_of(bar.session.state)]
+
+
+def trend_points(values: Sequence[float]) -> str:
+    """Return the points of a line in a picture of 100 by 20, from the oldest value to the last."""
+    greatest = max([*values, 0.001])
+    step = 100 / max(len(values) - 1, 1)
+    pairs = [
+        f"{round(place * step)},{round(19 - value / greatest * 18, 1):g}"
+        for place, value in enumerate(values)
+    ]
+    return " ".join(pairs if len(pairs) > 1 else [*pairs, pairs[0].replace("0,", "100,", 1)])
