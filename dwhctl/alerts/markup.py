@@ -28,14 +28,14 @@ _STYLES = {
 _LIMITS = (LIMIT, 2500, 1500, 800, 400, 200)
 
 
-class Piece(NamedTuple):
+class StyledText(NamedTuple):
     """A text, without markup, and its styles."""
 
     text: str
     styles: frozenset[str]
 
 
-def pieces(html: str) -> Iterator[Piece]:
+def pieces(html: str) -> Iterator[StyledText]:
     """Yield the texts between the tags."""
     tags: list[str] = []
     start = 0
@@ -43,7 +43,7 @@ def pieces(html: str) -> Iterator[Piece]:
         text = html[start : tag.start() if tag else len(html)]
         if text:
             found = frozenset(_STYLES[name] for name in tags if name in _STYLES)
-            yield Piece(ENTITY.sub(lambda entity: unescape(entity[0]), text), found)
+            yield StyledText(ENTITY.sub(lambda entity: unescape(entity[0]), text), found)
         if tag is None:
             return
         start, name = tag.end(), tag[2].lower()
@@ -85,12 +85,12 @@ def slack(message: Message) -> Payload:
                 blocks.append({"type": "rich_text", "elements": []})
                 room = SLACK_BLOCK
             room -= len(text)
-            _add_to_slack(blocks[-1]["elements"], Piece(text, piece.styles))
+            _add_to_slack(blocks[-1]["elements"], StyledText(text, piece.styles))
     shown = message.subject.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return {"text": shown, "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
 
 
-def _add_to_slack(elements: list[Payload], piece: Piece) -> None:
+def _add_to_slack(elements: list[Payload], piece: StyledText) -> None:
     kind = "rich_text_preformatted" if "pre" in piece.styles else "rich_text_section"
     if not elements or elements[-1]["type"] != kind:
         elements.append({"type": kind, "elements": []})
@@ -165,7 +165,7 @@ def mattermost(message: Message) -> Payload:
     return {"text": "".join(map(_markdown, pieces(message.html)))}
 
 
-def _markdown(piece: Piece) -> str:
+def _markdown(piece: StyledText) -> str:
     text, styles = piece
     if "pre" in styles:
         fence = _fence(text, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,14 @@ def test_a_template_of_your_own_writes_the_document(tmp_path: Path) -> None:
     assert document["why"] == 'a "quote" & \\ <b>'
     assert document["n"] == 150
     assert message.subject.startswith('a "quote" & \\ <b>: orders')
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    project = project_with(tmp_path, OWN, mine=example)
+    document = json.loads(render(project, project.alerts["pager"], DIGEST).html)
+    assert (document["failed"], document["who"]) == (41, ["orders", "orders", "calls"])
 
 
 def test_a_template_that_renders_no_json_is_an_error_of_config_check(tmp_path: Path) -> None:
