@@ -9,10 +9,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dwhctl.alerts.apprise import AppriseChannel
 from dwhctl.alerts.message import Message, Page, Receipt, page_of
 from dwhctl.alerts.outbox import DeliveryState, Result
 from dwhctl.alerts.smtp import MailChannel
 from dwhctl.alerts.telegram import TelegramChannel
+from dwhctl.alerts.webhook import WebhookChannel
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.core.secrets import mask
 
@@ -39,7 +41,7 @@ class Channel(Protocol):
         ...
 
     @staticmethod
-    def message(page: Page) -> Message:
+    def message(page: Page, alert: Any) -> Message:
         """Render the page as the channel's message. Raise ConfigError for a wrong template of the user's."""
         ...
 
@@ -52,7 +54,12 @@ class Channel(Protocol):
 
 
 #: By the `type` of the channel's table.
-CHANNELS: dict[str, type[Channel]] = {"telegram": TelegramChannel, "email": MailChannel}
+CHANNELS: dict[str, type[Channel]] = {
+    "telegram": TelegramChannel,
+    "email": MailChannel,
+    "webhook": WebhookChannel,
+    "apprise": AppriseChannel,
+}
 
 
 def open_channel(project: Project, alert: Alert, timeouts: Timeouts | None = None) -> Channel:
@@ -64,7 +71,7 @@ def open_channel(project: Project, alert: Alert, timeouts: Timeouts | None = Non
 
 def render(project: Project, alert: Alert, digest: Digest) -> Message:
     """Render the digest for the channel. Raise ConfigError for a wrong template of the user's."""
-    return CHANNELS[alert.type].message(page_of(project, alert, digest))
+    return CHANNELS[alert.type].message(page_of(project, alert, digest), alert)
 
 
 def send(project: Project, alert: Alert, digest: Digest) -> Result:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -93,6 +94,14 @@ def finalized(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return "\n".join(mask(line).translate(_ACTING) for line in mask(value).split("\n"))
+
+
+def in_json(value: Any) -> Any:
+    """Return what a template prints within a text of JSON, escaped for it. Markup, as of `tojson`, stays markup."""
+    shown_value = finalized(value if isinstance(value, Markup) else str(value))
+    if isinstance(shown_value, Markup):
+        return shown_value
+    return Markup(json.dumps(shown_value, ensure_ascii=False)[1:-1])  # noqa: S704 - escaped for JSON
 
 
 def first_line(text: str) -> str:
@@ -276,12 +285,17 @@ def _trees(environment: TemplateSandbox, folder: Path, path: Path) -> Iterator[t
         ]
 
 
+def is_json(alert: Alert) -> bool:
+    """Return whether the channel's template renders JSON, and not the HTML of chats and mails."""
+    return getattr(alert, "service", None) == "json"
+
+
 def page_of(project: Project, alert: Alert, digest: Digest) -> Page:
     """Return the channel's template for the digest. The page raises ConfigError where the user's template is wrong."""
     digest = fit_to_show(digest)
     folder = project.root / "config" / "alerts"
-    environment = _environment(folder)
-    path, only = TEMPLATES / f"{alert.type}.jinja", None
+    environment = _environment(folder, in_json if is_json(alert) else finalized)
+    path, only = TEMPLATES / f"{'json' if is_json(alert) else alert.type}.jinja", None
     if alert.template is not None:
         is_recovery = digest.subject == "recovered"
         trees = list(_trees(environment, folder, alert.template))
@@ -308,11 +322,11 @@ def page_of(project: Project, alert: Alert, digest: Digest) -> Page:
 
 
 @functools.lru_cache(maxsize=8)
-def _environment(folder: Path) -> TemplateSandbox:
+def _environment(folder: Path, finalize: Callable[[Any], Any]) -> TemplateSandbox:
     # A template of the user's may take in the package's: {% include "dwhctl/telegram.jinja" %}.
     package = PrefixLoader({"dwhctl": FileSystemLoader(TEMPLATES)})
     environment = new_environment(
-        ChoiceLoader([FileSystemLoader(folder), package]), finalized, autoescape=True
+        ChoiceLoader([FileSystemLoader(folder), package]), finalize, autoescape=True
     )
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update({function.__name__: function for function in _FILTERS})

@@ -134,7 +134,7 @@ class MailChannel:
         return f"{names[0]} and {counted(len(names) - 1, 'other')}" if len(names) > 3 else ", ".join(names)
 
     @staticmethod
-    def message(page: Page) -> Message:
+    def message(page: Page, alert: EmailAlert) -> Message:  # noqa: ARG004
         """Render the page; its title is the subject."""
         html = page(_REASONS)
         title, text = read(html)

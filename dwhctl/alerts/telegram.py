@@ -99,16 +99,9 @@ class TelegramChannel:
         return f"chat {self.chat_id}{f', topic {topic}' if topic is not None else ''}"
 
     @staticmethod
-    def message(page: Page) -> Message:
+    def message(page: Page, alert: TelegramAlert) -> Message:  # noqa: ARG004
         """Render the page for as many reasons as a message has room for."""
-        html = ""
-        for most in _REASONS:
-            html = tidied(page(most))
-            if length(html) <= LIMIT:
-                break
-        html = cut(html)
-        text = plain(html)
-        return Message.titled(text, html, text)
+        return chat_message(page)
 
     def send(self, message: Message) -> Receipt:
         """Send the message, as plain text when Telegram cannot parse it, and to the group's new id when it has one."""
@@ -201,16 +194,28 @@ def _content(body: bytes) -> dict[str, Any]:
 LIMIT = 3500
 #: How many reasons a message has, and shards of each; where that is too long, fewer.
 _REASONS = (8, 5, 3, 1)
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)[^>]*>")
-_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|lt|gt|amp|quot);")
+TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9-]*)[^>]*>")
+ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|lt|gt|amp|quot);")
 _EMPTY_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+\n")
 #: Room for "... and 12,345 more lines".
 _TAIL = 40
 
 
+def chat_message(page: Page) -> Message:
+    """Return the page as a message of a chat, with as many reasons as it has room for."""
+    html = ""
+    for most in _REASONS:
+        html = tidied(page(most))
+        if length(html) <= LIMIT:
+            break
+    html = cut(html)
+    text = plain(html)
+    return Message.titled(text, html, text)
+
+
 def plain(html: str) -> str:
     """Return the text that Telegram shows."""
-    return _ENTITY.sub(lambda entity: unescape(entity[0]), _TAG.sub("", html))
+    return ENTITY.sub(lambda entity: unescape(entity[0]), TAG.sub("", html))
 
 
 def length(html: str) -> int:
@@ -239,7 +244,7 @@ def cut(html: str, limit: int = LIMIT) -> str:
         if room < 0:
             break
         kept += 1
-        for tag in _TAG.finditer(line):
+        for tag in TAG.finditer(line):
             if not tag[1]:
                 tags.append(tag[2].lower())
             elif tags:

@@ -102,10 +102,14 @@ class _Body(io.BytesIO):
 
 
 class HttpResponse(NamedTuple):
-    """What came back. `body` is empty when it was longer than allowed, or compressed without our asking."""
+    """What came back. `body` is empty when it was longer than allowed, or compressed without our asking.
+
+    `retry_after`: the seconds of the header Retry-After.
+    """
 
     status: int
     body: bytes = b""
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,10 @@ class HttpSender:
         self, url: str, body: bytes, headers: Mapping[str, str], most: int = 0
     ) -> HttpResponse | ExchangeFailure:
         """Send the body and read at most `most` bytes of the answer, within `timeouts.total` seconds."""
-        from dwhctl.core.http import EndableSession  # the time that the import takes does not count
+        from dwhctl.core.http import (
+            EndableSession,
+            retry_after,
+        )  # the time that the import takes does not count
 
         mask_logs()
         exchange = Exchange()
@@ -159,10 +166,12 @@ class HttpSender:
                     allow_redirects=False,  # a redirect would carry the secret in the URL to another host
                     stream=True,
                 )
+                pause = retry_after(response.headers.get("Retry-After", ""))
                 encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
                 if not most or encoding != "identity":
-                    return HttpResponse(response.status_code)
+                    return HttpResponse(response.status_code, retry_after=pause)
                 answer: bytes = response.raw.read(most + 1, decode_content=False)
-                return HttpResponse(response.status_code, answer if len(answer) <= most else b"")
+                body_read = answer if len(answer) <= most else b""
+                return HttpResponse(response.status_code, body_read, pause)
 
         return exchange.run(self.timeouts.total, work)

@@ -27,7 +27,7 @@ from dwhctl.project.connections import (
     is_local,
 )
 from dwhctl.project.loads import Load, Report
-from dwhctl.project.model import Alert, EmailAlert, Project
+from dwhctl.project.model import Alert, AppriseAlert, EmailAlert, Project, WebhookAlert
 from dwhctl.project.names import find_connection
 from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
@@ -263,7 +263,12 @@ def _transport_of_alert(alert: Alert) -> Iterator[str]:
         if alert.security == "none" and alert.password is not None and not is_local(alert.host):
             yield f'{place}.security: "none": the password travels in clear; write "starttls" or "tls"'
         return
-    if _is_clear(_url(alert.api_base)):
+    if isinstance(alert, AppriseAlert):
+        return
+    if isinstance(alert, WebhookAlert):
+        if _is_clear(_url(alert.url)):
+            yield f'{place}.url: the address, which is the secret, travels in clear; write "https://..."'
+    elif _is_clear(_url(alert.api_base)):
         yield f'{place}.api_base: the token travels in clear; write "https://..."'
     proxy = _url(alert.proxy)
     if proxy is not None and proxy.password and _is_clear(proxy):

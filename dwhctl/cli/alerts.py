@@ -87,7 +87,8 @@ type    = "telegram"
 when    = ["one_failed"]
 token   = { env = "TG_TOKEN" }
 chat_id = "-1001762374628"
-or one of type "email" with host, from and to; dwhctl docs alerts explains them"""
+or one of type "email" with host, from and to, "webhook" (Slack, Mattermost, Teams) or "apprise" with url;
+dwhctl docs alerts explains them"""
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from dwhctl.core.errors import UsageError
-from dwhctl.core.secrets import Secret
+from dwhctl.core.secrets import Secret, is_sensitive
 from dwhctl.core.words import did_you_mean, quoted, shown_value
 from dwhctl.project.days import DURATION_FORMS, parse_date, parse_duration
 
@@ -335,3 +335,31 @@ ProjectPath = Annotated[Path, _path_in("")]
 TableName = Annotated[str, _accept(table_problem)]
 Rows = Annotated[Path | str, BeforeValidator(_rows_of)]
 Schedule = Annotated[str, AfterValidator(_schedule)]
+
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: Headers that dwhctl or the protocol writes.
+_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection"})
+
+
+def _headers(headers: dict[str, Any]) -> dict[str, Secret | str]:
+    checked: dict[str, Secret | str] = {}
+    for name, value in headers.items():
+        if not _HEADER.fullmatch(name):
+            raise ValueError(f"{quoted(name)} is no name of a header")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"{quoted(name)} is written by dwhctl itself; leave it out")
+        # Most headers are no secrets: a text in the file is one where its name says so.
+        is_plain = isinstance(value, str) and not is_secret_header(name)
+        checked[name] = value if is_plain else Secret.of(value)
+        if isinstance(value, str) and not (value.isprintable() and value.isascii()):
+            raise ValueError(f"the value of {name} has characters that a header cannot hold")
+    return checked
+
+
+Headers = Annotated[dict[str, Any], AfterValidator(_headers)]
+
+
+def is_secret_header(name: str) -> bool:
+    """Return whether people put a secret under this name."""
+    return is_sensitive(name) or name.lower() in ("authorization", "cookie", "proxy-authorization")

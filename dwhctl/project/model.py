@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -16,6 +16,7 @@ from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.fields import (
     AlertFile,
+    Headers,
     Host,
     Listed,
     NamedTable,
@@ -123,9 +124,46 @@ class EmailAlert(_Alert):
         return self
 
 
-Alert = TelegramAlert | EmailAlert
+class WebhookAlert(_Alert):
+    """A POST of JSON to a URL: a chat of Slack, Mattermost or Teams, or a program of yours."""
 
-ALERT_TYPES: dict[str, type[Alert]] = {"telegram": TelegramAlert, "email": EmailAlert}
+    url_keys: ClassVar[frozenset[str]] = TableWithoutUrls.url_keys | {"url"}
+
+    type: Literal["webhook"] = Field("webhook", examples=["webhook"])
+    """The kind of channel."""
+    service: Literal["slack", "mattermost", "teams", "json"] = Field("json", examples=["slack"])
+    """Whose message it is; `json` sends the document of the template."""
+    url: Secret = Field(examples=[{"env": "SLACK_WEBHOOK"}])
+    """The address, which is a secret: who has it can write."""
+    headers: Headers = Field({}, examples=[{"Authorization": {"env": "HOOK_AUTHORIZATION"}}])
+    """Further headers; a value may be a secret."""
+    allow_http: bool = Field(False, examples=[True])
+    """Whether the address may be `http://` beyond this machine, where others can read it."""
+    proxy: Secret | None = Field(None, examples=[{"env": "HOOK_PROXY"}])
+    """A proxy's URL, which may hold a password; the environment's HTTPS_PROXY is not used."""
+    tls_cafile: ProjectPath | None = Field(None, examples=["config/proxy-ca.pem"])
+    """The CA certificates for the host's certificate; default: those of the package certifi."""
+
+
+class AppriseAlert(_Alert):
+    """A service that the package Apprise knows; needs `dwhctl[apprise]`."""
+
+    url_keys: ClassVar[frozenset[str]] = TableWithoutUrls.url_keys | {"url"}
+
+    type: Literal["apprise"] = Field("apprise", examples=["apprise"])
+    """The kind of channel."""
+    url: Secret = Field(examples=[{"env": "DISCORD_URL"}])
+    """Apprise's URL of one service, which is a secret."""
+
+
+Alert = TelegramAlert | EmailAlert | WebhookAlert | AppriseAlert
+
+ALERT_TYPES: dict[str, type[Alert]] = {
+    "telegram": TelegramAlert,
+    "email": EmailAlert,
+    "webhook": WebhookAlert,
+    "apprise": AppriseAlert,
+}
 
 
 WATCH_SCHEDULE = "*/5 * * * *"

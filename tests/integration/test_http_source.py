@@ -31,6 +31,7 @@ from dwhctl.core.errors import (
     TlsError,
     ValueRefusedError,
 )
+from dwhctl.core.http import retry_after
 from dwhctl.core.secrets import Secret
 from dwhctl.systems.http import client
 from dwhctl.systems.http.budget import Budget
@@ -311,7 +312,7 @@ def test_a_long_retry_after_fails_the_attempt_and_every_other_one(tmp_path: Path
     ],
 )
 def test_retry_after_is_read(text: str, seconds: float | None) -> None:
-    assert client.retry_after(text) == seconds
+    assert retry_after(text) == seconds
 
 
 # Bodies

@@ -10,10 +10,8 @@ import json
 import math
 import tempfile
 import threading
-import time
 import zlib
 from dataclasses import dataclass, replace
-from email.utils import parsedate_to_datetime
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -37,7 +35,7 @@ from dwhctl.core.errors import (
     TlsError,
 )
 from dwhctl.core.faults import reach
-from dwhctl.core.http import EndableSession
+from dwhctl.core.http import EndableSession, retry_after
 from dwhctl.core.links import Links, cause_of, mask_logs
 from dwhctl.core.secrets import Secret, mask
 from dwhctl.core.waiting import within
@@ -385,14 +383,3 @@ def _decompressed(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 break
     if not unpack.eof:
         raise zlib.error("ends early")
-
-
-def retry_after(text: str) -> float | None:
-    """Read a Retry-After: seconds, or a date of HTTP. None for neither."""
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from dwhctl.core.secrets import Secret, is_sensitive
+from dwhctl.core.secrets import Secret
 from dwhctl.core.words import quoted
 from dwhctl.project.connections import is_local
 from dwhctl.project.fields import Table, Text
@@ -65,32 +65,6 @@ def _http_url(value: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: Headers that dwhctl or the protocol writes.
-_OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "connection"})
-
-
-def _headers(headers: dict[str, Any]) -> dict[str, Secret | str]:
-    checked: dict[str, Secret | str] = {}
-    for name, value in headers.items():
-        if not _HEADER.fullmatch(name):
-            raise ValueError(f"{quoted(name)} is no name of a header")
-        if name.lower() in _OWN_HEADERS:
-            raise ValueError(f"{quoted(name)} is written by dwhctl itself; leave it out")
-        # Most headers are no secrets: a text in the file is one where its name says so.
-        is_plain = isinstance(value, str) and not is_secret_header(name)
-        checked[name] = value if is_plain else Secret.of(value)
-        if isinstance(value, str) and not (value.isprintable() and value.isascii()):
-            raise ValueError(f"the value of {name} has characters that a header cannot hold")
-    return checked
-
-
-Headers = Annotated[dict[str, Any], AfterValidator(_headers)]
-
-
-def is_secret_header(name: str) -> bool:
-    """Tell whether people put a secret under this name."""
-    return is_sensitive(name) or name.lower() in ("authorization", "cookie", "proxy-authorization")
 
 
 class BearerAuth(Table):

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from dwhctl.core.errors import UsageError
 from dwhctl.project.connections import Connection
-from dwhctl.project.fields import ProjectPath, SomeTime
+from dwhctl.project.fields import Headers, ProjectPath, SomeTime
 from dwhctl.systems.base.system import System
-from dwhctl.systems.http.keys import Auth, Headers, HttpUrl, OAuth2Auth, Rate, Size, is_clear
+from dwhctl.systems.http.keys import Auth, HttpUrl, OAuth2Auth, Rate, Size, is_clear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -39,7 +39,7 @@ class Board:
         return f"board {self.name}"
 
     @staticmethod
-    def message(page: Page) -> Message:
+    def message(page: Page, alert: Any) -> Message:
         html = page(2)
         return Message.titled(html, html, html)
 
