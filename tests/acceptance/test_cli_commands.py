@@ -250,10 +250,10 @@ def test_connections_test_asks_a_dead_server_once(project: Path, capsys: pytest.
 def test_connections_test_refuses_a_connection_that_cannot_be_what_it_is_used_for(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DWHCTL_CONN_SERVER_1", "postgres://sa:pass-word-9@127.0.0.1:1/chita")
+    monkeypatch.setenv("DWHCTL_CONN_SERVER_1", "vertica://sa:pass-word-9@127.0.0.1:1/chita")
     assert dwh("connections", "test", "server_1") == 2
     shown = capsys.readouterr().err
-    assert "'server_1' is of type postgres, which cannot be a shard's server; use one of type duckdb" in shown
+    assert "'server_1' is of type vertica, which cannot be a shard's server; use one of type duckdb" in shown
     assert "pass-word-9" not in shown
 
 

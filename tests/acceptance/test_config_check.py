@@ -12,7 +12,7 @@ from tests.support.projects import EXTRACT, Sandbox
 Captured = pytest.CaptureFixture[str]
 VERTICA = 'type = "vertica"\nhost = "127.0.0.1"\ndatabase = "d"\nuser = "u"\ntlsmode = "disable"\n'
 MSSQL = 'type = "mssql"\nhost = "127.0.0.1"\nuser = "u"\nencryption = "off"\n'
-POSTGRES = 'type = "postgres"\nhost = "127.0.0.1"\ndatabase = "d"\nuser = "u"\nsslmode = "disable"\n'
+SQLITE = 'type = "sqlite"\npath = "state/other.sqlite"\n'
 WAREHOUSE = 'type = "duckdb"\npath = "state/warehouse.duckdb"\nlock_wait = "5s"\n'
 SERVER = 'type = "duckdb"\npath = "servers/server_1"\n'
 
@@ -45,9 +45,9 @@ def test_a_right_project_is_accepted_without_a_warning(sandbox: Sandbox, capsys:
 @pytest.mark.parametrize(
     ("before", "after", "problem"),
     [
-        (SERVER, POSTGRES, "shards.cities.server_1: 'server_1' is of type postgres, which cannot be a shard's server"),
+        (SERVER, SQLITE, "shards.cities.server_1: 'server_1' is of type sqlite, which cannot be a shard's server"),
         (SERVER, VERTICA, "'server_1' is of type vertica, which cannot be a shard's server; use one of"),
-        (WAREHOUSE, POSTGRES, "orders.toml: target: 'warehouse' is of type postgres, which cannot be a warehouse"),
+        (WAREHOUSE, SQLITE, "orders.toml: target: 'warehouse' is of type sqlite, which cannot be a warehouse"),
         (WAREHOUSE, WAREHOUSE.replace("warehouse.duckdb", "stage.duckdb"), "takes stage for the file stage.duckdb"),
         (WAREHOUSE, WAREHOUSE.replace("state/", "data/"), "there is no folder data for the file of warehouse"),
         ('path = "state/sessions.sqlite"', 'path = "servers"', "sessions.path: servers is a folder; choose a file"),

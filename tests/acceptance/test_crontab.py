@@ -86,7 +86,7 @@ def test_a_broken_expression_is_refused_by_file_and_key(sandbox: Sandbox) -> Non
     path.write_text(path.read_text().replace("* * * * *", "61 * * * *"))
     refused = sandbox.run("crontab", "install")
     assert refused.returncode == 2
-    assert "config/loads/orders.toml: schedule: '61 * * * *': '61' is no minute" in refused.stderr
+    assert "config/loads/orders.toml: schedule: '61 * * * *': '61' is not a valid minute" in refused.stderr
     assert crontab("-l").stdout == OURS
 
 

@@ -115,11 +115,16 @@ def api() -> Iterator[Api]:
         yield server
 
 
-def test_killed_in_the_middle_of_the_pages_nothing_is_half(api: Api, tmp_path: Path) -> None:
+#: Where a load that reads pages is killed: before a request, and after a page.
+KILL_POINTS = ("http.request", "http.page")
+
+
+@pytest.mark.parametrize("point", [pytest.param("http.request", marks=pytest.mark.long), "http.page"])
+def test_killed_in_the_middle_of_the_pages_nothing_is_half(api: Api, tmp_path: Path, point: str) -> None:
     write_project(tmp_path, api.url, "1000/s")
     assert dwh("load", "--date", DAYS[0], "--project", tmp_path, "--inline") == 0
     assert counts(tmp_path) == [(DAYS[0], 3000, 3000)]
-    faults = Faults(tmp_path / "faults.log").at("http.page", "kill group", nth=17)
+    faults = Faults(tmp_path / "faults.log").at(point, "kill group", nth=17)
     for day in DAYS[:2]:
         with started(tmp_path, day, faults.env()) as process:
             process.communicate(timeout=60)

@@ -47,6 +47,7 @@ STEPS = (
     "publish.insert", "clickhouse.merge", "publish.commit", "publish.fenced", "clickhouse.replace",
     "clickhouse.replaced", "publish.committed",
 )  # fmt: skip
+REFRESH_STEPS = ("clickhouse.exchange", "clickhouse.exchanged")
 IN_THE_GATE = ("clickhouse.kept", "clickhouse.replace", "clickhouse.replaced")
 OLD = {("2020-07-13", "abakan", 1): 4, ("2020-07-14", "abakan", 1): 7, ("2020-07-14", "chita", 2): 5}
 NEW = {("2020-07-13", "abakan", 1): 4, ("2020-07-14", "abakan", 9): 3, ("2020-07-14", "chita", 2): 5}
@@ -486,7 +487,7 @@ def test_wall_clock_times_want_a_server_in_utc(tmp_path: Path) -> None:
 # Reports
 
 
-@pytest.mark.parametrize("point", ["clickhouse.exchange", "clickhouse.exchanged"])
+@pytest.mark.parametrize("point", REFRESH_STEPS)
 def test_a_kill_in_a_refresh_leaves_the_old_rows_or_the_new_ones(
     warehouse: Warehouse, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
