@@ -40,7 +40,6 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
 }
 _ROWS_AT_ONCE = 500
 _PAGE = 50
-KEY = ("flight_date", "flight")
 _MSSQL_TYPES = {
     "DATE": "date",
     "TIMESTAMP": "datetime2(0)",
@@ -210,8 +209,7 @@ class FlightsWire(Wire):
     def _load(self, source: str, target: str) -> str:
         keys = (
             f'shards = "{source}"\ntarget = "to_{target}"\ntable = "{self.schema}.{source}_{target}"\n'
-            f'key = {list(KEY)}\nslice_by = "flight_date"\n'
-            f"verify_columns = {[name for name in COLUMNS if name not in KEY]}\n{self.load_keys}\n"
+            f'key = ["flight_date", "flight"]\nslice_by = "flight_date"\n{self.load_keys}\n'
         )
         if source != "http":
             return f'{keys}extract = "{source}.sql"\n'
