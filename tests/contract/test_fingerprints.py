@@ -220,14 +220,22 @@ def test_many_rows_in_any_order_measure_the_same_everywhere(
 def _measure_the_same(rows: list[tuple[object, ...]], dice: random.Random, root: Path) -> None:
     sides = Sides(root, _KINDS, key=2)
     found = []
-    for kit in ALL:
+    changed = _changed(rows, dice)
+    # A text with a NUL has no place in some systems.
+    kits = [kit for kit in ALL if _holds(kit, [*rows, *changed])]
+    for kit in kits:
         shuffled = list(rows)
         dice.shuffle(shuffled)
         found.append(sides.measured(kit, shuffled))
     assert found == [found[0]] * len(found)
-    changed = _changed(rows, dice)
-    for kit in ALL:
+    for kit in kits:
         assert sides.measured(kit, changed) != found[0]
+
+
+def _holds(kit: Kit, rows: list[tuple[object, ...]]) -> bool:
+    return all(
+        kit.holds(kind, value) for row in rows for kind, value in zip(_KINDS.values(), row, strict=True)
+    )
 
 
 def _changed(rows: list[tuple[object, ...]], dice: random.Random) -> list[tuple[object, ...]]:
