@@ -69,8 +69,6 @@ _SETTINGS: dict[str, Any] = {
 }
 # What it logs is raised as well, and would be printed where nothing takes it.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-# Its import makes urllib3 silent for the whole process; alerts and HTTP sources use urllib3 too.
-logging.getLogger("urllib3").setLevel(logging.NOTSET)
 
 
 class ClickHouseClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
+# The import of its client makes urllib3 silent for the whole process; alerts and HTTP sources use urllib3 too.
+logging.getLogger("urllib3").setLevel(logging.NOTSET)
 # Source: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE, UNKNOWN_SETTING = 60, 81, 115
