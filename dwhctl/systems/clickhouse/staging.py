@@ -138,7 +138,7 @@ class ClickHouseStage(Stage):
         return tuple(found[0]) if found else None
 
     def discard(self) -> None:
-        """End the INSERT, and drop the blocks that it has written: nobody publishes this token."""
+        """End the INSERT, and drop the blocks that it has written: this token is never published."""
         label, self._client.label = self._client.label, f"{self._client.label}-discard"
         # A server that is out of reach keeps them in the staging table, which is dropped whole.
         with suppress(AttemptError):
