@@ -15,9 +15,10 @@ from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher, PublishRules
-from dwhctl.load.scheduler import SliceScheduler, WorkersReady
+from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.workers import InlineWorker, WorkerPool, WorkerServer, modules_of
+from dwhctl.load.worker_server import WorkerServer, WorkersReady, modules_of
+from dwhctl.load.workers import InlineWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract, render_ready
@@ -252,11 +253,12 @@ class _Load(Run):
     def work(self) -> None:
         # Again, now that the locks are held: another run may have completed what was missing before.
         plan = narrowed(self._plan, self._request, self.store)
-        if not plan.slices:
-            self.result.empty_plan = plan
         seconds = seconds_of(self.store, plan)
         plan = slowest_first(plan, seconds)
         self.listen(RunStarted(self.id, plan, seconds))
+        if not plan.slices:
+            self.result.empty_plan = plan
+            return
         creator = StagingCreator(self.targets, self.events.put)
         groups = Groups(self.id, creator.open)
         scheduler = self._scheduler(plan, groups, creator)

@@ -22,6 +22,7 @@ from dwhctl.load.publish import (
 )
 from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
+from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import (
     Notice,
@@ -50,11 +51,6 @@ class Staged:
 
     attempt: SliceAttempt
     future: Future[object]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkersReady:
-    """Workers can be made now, or it is known that they cannot."""
 
 
 SliceEvent = Staged | WorkersReady | PublisherEvent | GroupOpened | Probed | ReadyChecked
@@ -164,16 +160,12 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         """Give slices to workers as long as there are workers and slots."""
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
-        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, self._given(), now))
+        began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
+        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, began, now))
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
         self._starter.prepare_ahead(now)
-
-    def _given(self) -> Iterator[float]:
-        """Yield the times at which the workers were given what they work on."""
-        times = (attempt.runner.given for attempt in self.running.values())
-        return (at for at in times if at is not None)
 
     def _submit(self, attempt: SliceAttempt) -> None:
         runner = attempt.runner

@@ -34,7 +34,8 @@ from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.workers import Worker, WorkerPool, WorkerServer
+from dwhctl.load.worker_server import WorkerServer
+from dwhctl.load.workers import Worker, WorkerPool
 from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober

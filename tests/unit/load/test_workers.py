@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from dwhctl.core.errors import WorkersError
-from dwhctl.load import worker_process
+from dwhctl.load import worker_server
 from dwhctl.load import workers as module
-from dwhctl.load.workers import Demand, ProcessWorker, Worker, WorkerPool, WorkerServer, modules_of
+from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
+from dwhctl.load.workers import Demand, Worker, WorkerPool
 from dwhctl.project.connections import types_for
 from dwhctl.runtime.slots import WORKERS, Slots
 from tests.support.faulty import wait_until
@@ -250,7 +251,7 @@ def test_a_server_that_is_killed_costs_its_workers_and_is_started_again(server: 
     with pytest.raises(BrokenExecutor):
         sleeps.result(60)
     assert forked(server).submit(len, "abc").result(60) == 3
-    for _ in range(module._MAX_RESTARTS):
+    for _ in range(worker_server._MAX_RESTARTS):
         again = psutil.Process(forked(server).pid).parent()
         assert again is not None
         again.kill()
@@ -262,7 +263,7 @@ def test_a_server_that_is_killed_costs_its_workers_and_is_started_again(server: 
 def test_a_server_that_cannot_import_is_said_in_words(
     server: WorkerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PROGRAM", "raise SystemExit(1)")
+    monkeypatch.setattr(worker_server, "_PROGRAM", "raise SystemExit(1)")
     with pytest.raises(WorkersError, match="ended, or was not ready"):
         forked(server)
 
@@ -273,12 +274,12 @@ def test_a_fork_that_is_refused_is_said_with_its_remedy(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fork", refuse)
     ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=worker_process._Server(theirs).run)
+    thread = threading.Thread(target=worker_server._Server(theirs).run)
     thread.start()
     server = WorkerServer(lambda: None)
     server._control, server._is_ready = ours, True
     monkeypatch.setattr(server, "_process", object())
-    assert ours.recv(worker_process.REPLY.size) == worker_process.REPLY.pack(0, 0)
+    assert ours.recv(worker_server.REPLY.size) == worker_server.REPLY.pack(0, 0)
     with pytest.raises(WorkersError, match=r"Resource temporarily unavailable; raise the limit of processes"):
         server.fork()
     monkeypatch.setattr(server, "_process", None)
