@@ -22,6 +22,7 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.load.cast import TargetCast, fits, for_source
+from dwhctl.systems.base.staging import staging_prefix
 from dwhctl.systems.base.system import system_of
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
@@ -185,8 +186,8 @@ def test_tables_and_queries_of_a_run_are_no_other_runs() -> None:
     copy = catalog.copy_table("dwhctl:20200714-ab", ClickHouseTable.of("stage.orders", "default"), "1")
     assert copy.database == "stage"
     for table in (staging, copy):
-        assert table.table.startswith(catalog.run_prefix("20200714-ab"))
-        assert not table.table.startswith(catalog.run_prefix("20200714-a"))
+        assert table.table.startswith(staging_prefix("20200714-ab"))
+        assert not table.table.startswith(staging_prefix("20200714-a"))
     long = catalog.staging_table(StagingGroup("run", "x" * 300, "t"), "default")
     assert len(long.table) <= catalog.NAME_OCTETS
 
