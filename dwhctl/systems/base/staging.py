@@ -322,7 +322,7 @@ class ServerTarget(Target, Generic[AnyServer, AnyClient]):
 
     def highest_etl_id(self, table: str) -> int:
         with self._connected("count") as client:
-            rows = self._rows_if_there(client, f"SELECT MAX(etl_id) FROM {self._sql_name(table)}")
+            rows = self._rows_if_there(client, f"SELECT max(etl_id) FROM {self._sql_name(table)}")
         return int(rows[0][0] or 0) if rows else 0
 
     def _rows_if_there(self, client: AnyClient, sql: str) -> Sequence[Sequence[Any]]:

@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
 )
 from dwhctl.load.cast import TargetCast, fits, for_source
 from dwhctl.systems.base.staging import staging_prefix
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import CursorOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable
@@ -166,9 +166,9 @@ def test_without_the_package_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("dwhctl.systems.clickhouse.system.find_spec", lambda _name: None)
     system = system_of(_connection())
     with pytest.raises(ConfigError, match=r"pip install 'dwhctl\[clickhouse\]'"):
-        system.open_target(_connection(), Path())
+        system.open_target(_connection(), TargetOptions(Path()))
     with pytest.raises(ConfigError, match=r"pip install 'dwhctl\[clickhouse\]'"):
-        system.open_cursor(_connection(), None, write=False, timeout=None)
+        system.open_cursor(_connection(), None, CursorOptions(write=False))
     assert importlib.util.find_spec("clickhouse_connect") is not None
 
 
