@@ -21,7 +21,7 @@ from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError,
 from dwhctl.core.files import SpillFolder, inside
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import Publication
 from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.duckdb import staging as sent
