@@ -106,7 +106,7 @@ class NoopTarget:
         guard: Any,
     ) -> None:
         """Go through all steps of a publication."""
-        from dwhctl.systems.base.target import replace_in_transaction
+        from dwhctl.systems.base.staging import replace_in_transaction
 
         transaction: Any = self.publication(table, slice_by, timeout)
         replace_in_transaction(transaction, group, slices, guard)
