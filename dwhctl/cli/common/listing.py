@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -89,11 +89,27 @@ class Listing(Generic[T]):
             # On a terminal it has colours, and a screen made it printable.
             write(sys.stdout, table_text(columns, cells, self._spare, longest), as_it_is=sys.stdout.isatty())
         elif form == "json":
-            objects = [dict(zip(self.names, row, strict=True)) for row in cells]
-            text = json.dumps(objects, ensure_ascii=False, indent=2, default=_plain)
-            write(sys.stdout, printable_json(text))
+            _write_json([dict(zip(self.names, row, strict=True)) for row in cells])
         else:
             write(sys.stdout, _csv(self.names, cells), as_it_is=not sys.stdout.isatty())
+
+
+def show_json(value: object) -> None:
+    """Write a value to stdout as JSON: secrets masked, times in UTC as ISO 8601, nothing that acts on a terminal."""
+    _write_json(_all_masked(value))
+
+
+def _write_json(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
+    write(sys.stdout, printable_json(text))
+
+
+def _all_masked(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _all_masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_all_masked(item) for item in value]
+    return _masked(value)
 
 
 def _masked(value: object) -> object:
