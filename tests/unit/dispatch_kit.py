@@ -101,7 +101,7 @@ def ready_server() -> WorkerServer:
     """Give the server process of all benches: its imports take longer than most of their runs."""
     is_ready = threading.Event()
     server = WorkerServer(is_ready.set)
-    server.start()
+    server.start([__name__])
     atexit.register(server.close)
     assert is_ready.wait(60)
     return server
