@@ -6,7 +6,7 @@ Read in this order:
   runs ad hoc statements. It also explains failures of TLS.
 - `target`: `Target` stages slices in many workers and replaces them in one place. `publication` has the transaction in
   which SQL systems do it.
-- `staging`: what systems share that stage in a table of the group: names, SQL of a publication, the bytes of a COPY.
+- `staging`: `ServerTarget` and what else targets on servers share: names, SQL of a publication, the bytes of a COPY.
 - `ddl`: the table that a load without a `create` makes. `type_map`: every source's types in every target.
 - `inspection`: the queries of a target's table, and of two tables key by key. Warehouses differ in their dialect.
 - `fingerprint`: row count, key range and checksums of a slice, computed by the system (`fingerprint.<dialect>.sql`).

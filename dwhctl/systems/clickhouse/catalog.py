@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, AttemptError, TargetError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.staging import staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.clickhouse import types as types
 from dwhctl.systems.clickhouse.types import literal
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 #: A table's name is that of a file `NAME.sql.tmp_move_...`.
 NAME_OCTETS = 180
-#: The column of a staging table with the token of the attempt that staged the row.
-TOKEN = "dwhctl_token"  # noqa: S105
-_DIGEST_OCTETS = 8
 _ZONE_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Universal", "Zulu", "GMT", "Etc/GMT")
 
 
@@ -59,43 +56,18 @@ class ClickHouseTable:
         return f"{self.database}.{self.table}"
 
 
-def is_plain_id(run_id: str) -> bool:
-    """Return whether queries and tables of this run id cannot be taken for those of another run."""
-    return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", run_id) is not None
-
-
-def run_label(run_id: str) -> str:
-    """Return the prefix of the ids of a run's queries; a colon follows it."""
-    return f"dwhctl:{run_id}"
-
-
-def stage_label(group: StagingGroup) -> str:
-    """Return the prefix of the ids of the queries that stage in a group; a colon follows it."""
-    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
-
-
-def run_prefix(run_id: str) -> str:
-    """Return the prefix of the names of the tables that a run makes for itself, which no other run has."""
-    return f"dwhctl_{_plain(run_id)}__"
-
-
 def staging_table(group: StagingGroup, database: str) -> ClickHouseTable:
     """Return the staging table of a group, beside its target."""
-    prefix, rest = run_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > NAME_OCTETS:
-        digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
-    return ClickHouseTable(ClickHouseTable.of(group.table, database).database, prefix + rest)
+    database = ClickHouseTable.of(group.table, database).database
+    return ClickHouseTable(database, staging_name(group, NAME_OCTETS))
 
 
 def copy_table(label: str, table: ClickHouseTable, mark: str) -> ClickHouseTable:
     """Return the name of a copy that a publication or refresh makes, by the label of its run."""
     _, _, run_id = label.partition(":")
-    return ClickHouseTable(table.database, f"{run_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}")
-
-
-def _plain(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", text.lower())
+    return ClickHouseTable(
+        table.database, f"{staging_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

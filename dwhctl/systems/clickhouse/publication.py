@@ -14,9 +14,9 @@ from dwhctl.core.faults import reach
 from dwhctl.systems.base.fingerprint import quote_name as quote
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import TOKEN
 from dwhctl.systems.base.target import HELD, STAGED, Statement, TableColumns
 from dwhctl.systems.clickhouse.catalog import (
-    TOKEN,
     ClickHouseTable,
     conditions,
     declared_columns,

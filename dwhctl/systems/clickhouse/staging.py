@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.staging import TOKEN
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.clickhouse.catalog import TOKEN, ClickHouseTable
+from dwhctl.systems.clickhouse.catalog import ClickHouseTable
 from dwhctl.systems.clickhouse.client import ClickHouseClient, kill_queries
 from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.types import literal
