@@ -59,8 +59,8 @@ CREATE TABLE IF NOT EXISTS stage.{table} (
     id INT NOT NULL, customer VARCHAR(400), amount NUMERIC(18, 2), start_time TIMESTAMP, status INT
 )
 """
-_LOGIN = {"user": "sa", "password": "Secret_123"}
-_DWH = {"user": "dbadmin", "password": "Secret_456", "database": "docker"}
+_LOGIN: dict[str, Any] = {"user": "sa", "password": "Secret_123"}
+_DWH: dict[str, Any] = {"user": "dbadmin", "password": "Secret_456", "database": "docker"}
 
 
 @dataclass
@@ -155,7 +155,9 @@ def naive(shards: int, vertica: int, sources: list[int]) -> None:
             target.commit()
 
 
-def project(root: Path, shards: int, jobs: int, sources: list[Served], vertica: Served, sessions: str) -> Path:
+def project(
+    root: Path, shards: int, jobs: int, sources: list[Served], vertica: Served, sessions: str
+) -> Path:
     """Write the project."""
     lines = [
         f'[project]\ntimezone = "UTC"\nmax_workers = {jobs}\n[sessions]\nconnection = "sessions"\n'

@@ -111,6 +111,7 @@ class _Staging:
         self._rows = 0
         self._columns: dict[str, str] = {}
         self._filled: dict[str, str] = {}
+        self._is_last = False
         self._only_ids: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
 
     def run(self, source: Source) -> StageResult:
@@ -136,7 +137,9 @@ class _Staging:
         )
         reach("stage.open")
         with target.stage(order.group, order.token, held) as stage:
-            with closing(one_ahead(batches)) as following, self._clock.step("stage"):
+            # Nothing follows a batch that is not full: no thread needs to wait for it.
+            ahead = batches if self._is_last else one_ahead(batches)
+            with closing(ahead) as following, self._clock.step("stage"):
                 reach("stage.write")
                 size = stage.write(self._timed(chain([first], following)))
             with self._clock.step("check"):
@@ -151,7 +154,7 @@ class _Staging:
 
     def _cast(
         self, source: Source, inside: SliceCheck, fields: ServiceFields, to_target: TargetCast
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch]:
         """Yield the batches as they are staged."""
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
@@ -160,6 +163,7 @@ class _Staging:
                 finished = to_target(batch, service)
             # The ids of a slice of one batch are in memory; those of a longer one are checked where they are staged.
             self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
+            self._is_last = batch.num_rows < BATCH_ROWS and batch.nbytes < BATCH_BYTES
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
