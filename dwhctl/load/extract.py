@@ -65,6 +65,7 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 _T = TypeVar("_T")
+_Values = np.ndarray[Any, Any]
 
 
 _END: Final = object()
@@ -112,7 +113,7 @@ class _Staging:
         self._columns: dict[str, str] = {}
         self._filled: dict[str, str] = {}
         self._is_last = False
-        self._only_ids: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+        self._ids = SliceIds()
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -161,8 +162,7 @@ class _Staging:
                 inside(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
-            # The ids of a slice of one batch are in memory; those of a longer one are checked where they are staged.
-            self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
+            self._ids.add(service["hash_id"].to_numpy())
             self._is_last = batch.num_rows < BATCH_ROWS and batch.nbytes < BATCH_BYTES
             self._rows += batch.num_rows
             yield finished
@@ -190,8 +190,7 @@ class _Staging:
 
     def _check_keys(self, stage: Stage) -> None:
         """Raise DoubledKeyError for a key that two rows of the slice have."""
-        ids = self._only_ids
-        if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
+        if not self._ids.may_repeat():
             return
         duplicate = stage.duplicate_key(self._order.key)
         if duplicate is not None:
@@ -203,7 +202,35 @@ def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
 
 
-_Values = np.ndarray[Any, Any]
+#: So many hash ids are kept, eight octets each: 128 MiB.
+MOST_IDS = 2**24
+
+
+class SliceIds:
+    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows none is kept."""
+
+    def __init__(self, most: int = MOST_IDS) -> None:
+        self._most = most
+        self._rows = 0
+        self._ids = np.empty(0, np.int64)
+
+    def add(self, ids: _Values) -> None:
+        """Take the ids of a batch."""
+        first, self._rows = self._rows, self._rows + len(ids)
+        kept = self._rows <= self._most
+        # Grown in place: the system moves the pages, it does not copy them.
+        self._ids.resize(self._rows if kept else 0, refcheck=False)
+        if kept:
+            self._ids[first:] = ids
+
+    def may_repeat(self) -> bool:
+        """Return whether two rows may have the same key; only the engine knows it of more rows than are kept."""
+        if self._rows > self._most:
+            return True
+        self._ids.sort()
+        return bool((self._ids[1:] == self._ids[:-1]).any())
+
+
 _MIN = np.iinfo(np.int64).min
 
 
