@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.publication import HeldValues
+    from dwhctl.systems.base.staging import HeldValues
     from dwhctl.systems.base.target import StagedSlice, Target
 
 

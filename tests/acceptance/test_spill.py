@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from dwhctl.core.files import SpillFolder, remove_left_behind
 from dwhctl.project.names import RowSource
 from dwhctl.project.templates import Query
 from dwhctl.query import QueryRequest, running_query
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
-from dwhctl.systems.duckdb.spill import SpillFolder, remove_left_behind
 from tests.support.projects import DAY, ORDERS, Sandbox
 
 ROWS = 600_000

@@ -1,34 +1,37 @@
-"""Stage in a table of the publish group: what the targets on servers share.
+"""Stage in a table of the publish group, and replace slices by the staged rows in one transaction.
 
-Their connections and labels; the names of staging tables, by which a later run finds what a dead run left; the SQL of a
-publication; the conditions of slices; and the bytes of a COPY.
+The names of staging tables and the labels of sessions, by which a later run finds what a dead run left; the SQL of a
+publication; the conditions of slices; the bytes of a COPY; and the transaction that the SQL systems share.
+
+`Target.replace_slices` is the operation. A system without such transactions has one of its own, and keeps the same
+promises: a slice appears whole or not at all, exactly the rows of the given tokens are published, what `guard` refuses
+keeps its old rows, and nothing is published after `guard.permit` has raised.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import threading
-import uuid
-from abc import abstractmethod
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import AttemptError, StagingError, TargetError, TargetRefusedError
-from dwhctl.project.templates import at_statement
+from dwhctl.core.errors import CountsDifferError, StagingError, TargetError
+from dwhctl.core.faults import reach
 from dwhctl.systems.base.fingerprint import literal, quote_name
-from dwhctl.systems.base.target import DELETE, HELD, INSERT, STAGED, Statement, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     import pyarrow as pa
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
-    from dwhctl.systems.base.target import StagingGroup, TableColumns
+    from dwhctl.systems.base.target import StagedSlice, StagingGroup
 
 #: The column of a staging table with the token of the attempt that staged the row.
 TOKEN = "dwhctl_token"  # noqa: S105
@@ -68,16 +71,41 @@ def _plain(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower())
 
 
-def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
+def _moment(bound: datetime, kind: Kind) -> str:
+    if kind is Kind.DATE:
+        return f"DATE {literal(first_date(bound))}"
+    type_ = "TIMESTAMPTZ" if kind is Kind.TIMESTAMPTZ else "TIMESTAMP"
+    return f"{type_} {literal(bound.isoformat(sep=' '))}"
+
+
+def first_date(bound: datetime) -> str:
+    """Return the first date whose midnight is not before the bound."""
+    return (bound + timedelta(days=1) - timedelta(microseconds=1)).date().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Literals:
+    """How a system writes a text, and a bound of a column of some kind."""
+
+    text: Callable[[str], str] = literal
+    moment: Callable[[datetime, Kind], str] = _moment
+
+
+STANDARD = Literals()
+
+
+def conditions(
+    slices: Sequence[Slice], slice_by: Column | str | None, form: Literals = STANDARD
+) -> Iterator[tuple[str, str]]:
     """Yield, for each pair of bounds, a condition of the shards, and one of the bounds ("" for none).
 
     A column that is a name has no known type: its bounds are the placeholders `<start>` and `<end>`.
     """
     by_bounds: dict[str, list[str]] = {}
     for slice in slices:
-        by_bounds.setdefault(_bounds(slice, slice_by), []).append(slice.shard)
+        by_bounds.setdefault(_bounds(slice, slice_by, form), []).append(slice.shard)
     for bounds, shards in by_bounds.items():
-        yield of_shards(shards), bounds
+        yield of_shards(shards, form), bounds
 
 
 def literals(texts: Sequence[str]) -> str:
@@ -85,40 +113,38 @@ def literals(texts: Sequence[str]) -> str:
     return ", ".join(map(literal, texts))
 
 
-def of_shards(shards: Sequence[str]) -> str:
+def of_shards(shards: Sequence[str], form: Literals = STANDARD) -> str:
     """Return the condition of the rows of these shards."""
-    return f"etl_source IN ({literals(shards)})"
+    return f"etl_source IN ({', '.join(map(form.text, shards))})"
 
 
-def _bounds(slice: Slice, slice_by: Column | str | None) -> str:
+def _bounds(slice: Slice, slice_by: Column | str | None, form: Literals) -> str:
     if slice_by is None:
         return ""
     if isinstance(slice_by, str):
         return _between(slice_by, "<start>", "<end>")
-    kind = slice_by.kind
-    zoned = kind is Kind.TIMESTAMPTZ
+    start, end = (form.moment(bound, slice_by.kind) for bound in bounds_of(slice, slice_by))
+    return _between(slice_by.name, start, end)
+
+
+def bounds_of(slice: Slice, column: Column) -> tuple[datetime, datetime]:
+    """Return the bounds of a slice as the column holds times. Raise TargetError for a slice without bounds."""
+    zoned = column.kind is Kind.TIMESTAMPTZ
     start, end = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
     if start is None or end is None:
         raise TargetError(f"the slice {slice.day} of {slice.shard} has no bounds")
-    return _between(slice_by.name, _moment(start, kind), _moment(end, kind))
+    return start, end
 
 
 def _between(column: str, start: str, end: str) -> str:
     return f"{quote_name(column)} >= {start} AND {quote_name(column)} < {end}"
 
 
-def _moment(bound: datetime, kind: Kind) -> str:
-    if kind is Kind.DATE:
-        # The first date whose midnight is not before the bound.
-        bound += timedelta(days=1) - timedelta(microseconds=1)
-        return f"DATE {literal(bound.date().isoformat())}"
-    type_ = "TIMESTAMPTZ" if kind is Kind.TIMESTAMPTZ else "TIMESTAMP"
-    return f"{type_} {literal(bound.isoformat(sep=' '))}"
-
-
-def slice_conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
+def slice_conditions(
+    slices: Sequence[Slice], slice_by: Column | str | None, form: Literals = STANDARD
+) -> Iterator[str]:
     """Yield the condition of the slices' rows for each pair of bounds."""
-    for shards, bounds in conditions(slices, slice_by):
+    for shards, bounds in conditions(slices, slice_by, form):
         yield f"{shards} AND {bounds}" if bounds else shards
 
 
@@ -142,17 +168,6 @@ def insert_sql(table: str, staging: str, names: str, tokens: str, values: str = 
     return (
         f"INSERT INTO {table} ({names}) SELECT {values or names} FROM {staging} WHERE {TOKEN} IN ({tokens})"
     )
-
-
-def publication_sql(
-    table: str, staging: str, slice: Slice, columns: TableColumns, token: str
-) -> Iterator[Statement]:
-    """Yield the statements of a publication of one slice between BEGIN and COMMIT, to be shown."""
-    (where,) = slice_conditions([slice], columns.slice_by)
-    yield Statement(held_sql(table, where), about=HELD)
-    yield Statement(staged_sql(staging, token), about=STAGED)
-    yield Statement(delete_sql(table, where), about=DELETE)
-    yield Statement(insert_sql(table, staging, columns.listed(quote_name), token), about=INSERT)
 
 
 def gone(table: object) -> StagingError:
@@ -207,184 +222,121 @@ class BatchStream:
             self.rows += batch.num_rows
 
 
-class ServerClient(Protocol):
-    """One connection to a server, used by one thread, except for `interrupt`."""
-
-    @property
-    def label(self) -> str:
-        """What the server calls the session, or its queries."""
-
-    def open(self) -> None:
-        """Connect. Raise AttemptError."""
-
-    def query(self, sql: str, /) -> Sequence[Sequence[Any]]:
-        """Run one statement and return its rows. Raise AttemptError."""
-
-    def interrupt(self) -> None:
-        """Fail every wait of this connection at once and from now on. Called from another thread."""
-
-    def close(self) -> None:
-        """End the session. Idempotent."""
+#: Finds which of these columns hold a value in any row of these shards, by shard.
+HeldValues = Callable[[Sequence[str], Sequence[str]], Mapping[str, frozenset[str]]]
 
 
-AnyServer = TypeVar("AnyServer")
-AnyClient = TypeVar("AnyClient", bound=ServerClient)
+class ReplaceGuard(ABC):
+    """Decides which slices may be replaced, and whether they still may."""
 
-#: The timeout once the run is being stopped, when it still counts what was published.
-_LAST_TIMEOUT = timedelta(seconds=5)
-#: How many etl_ids one query counts.
-_IDS_AT_ONCE = 5_000
-_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
+    @abstractmethod
+    def allowed(
+        self, slices: Sequence[StagedSlice], held: Mapping[str, int], held_values: HeldValues
+    ) -> Sequence[StagedSlice]:
+        """Return the slices that may be replaced. `held` are the rows that the table has of each, by shard."""
+
+    @abstractmethod
+    def permit(self, slices: Sequence[StagedSlice]) -> None:
+        """Raise when these slices may not be published any more. Called right before they become visible."""
 
 
-class ServerTarget(Target, Generic[AnyServer, AnyClient]):
-    """A target on a server. Any thread may use it; `timeout` limits every wait for an answer.
+class UncertainCommitError(Exception):
+    """The commit of these slices gave an error: it may have happened all the same."""
 
-    Each piece of work has a connection of its own. Its label begins with the run's, so that a later run can end the
-    sessions that a dead run, or a lost connection, left on the server.
+    def __init__(self, error: Exception, slices: Sequence[StagedSlice]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.slices = slices
+
+
+class Publication(ABC):
+    """One publishing transaction."""
+
+    @abstractmethod
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
+
+    @abstractmethod
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        """Count the staged rows of each token."""
+
+    @abstractmethod
+    def delete(self, slices: Sequence[Slice]) -> None:
+        """Delete the target's rows of these slices."""
+
+    @abstractmethod
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        """Insert the rows staged under these tokens and return their number."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` shows it.
+
+        A target whose server may still be at the commit then ends it before it counts or publishes again.
+        """
+
+
+def replace_in_transaction(
+    transaction: AbstractContextManager[Publication],
+    group: StagingGroup,
+    slices: Sequence[StagedSlice],
+    guard: ReplaceGuard,
+) -> None:
+    """Count what the table holds, delete the old rows, insert the staged ones, compare the counts, commit.
+
+    Raise AttemptError, with nothing changed, and UncertainCommitError.
     """
+    reach("publish.begin")
+    with transaction as publication:
+        reach("publish.held")
+        held = publication.held_rows([staged.slice for staged in slices])
+        allowed = guard.allowed(slices, held, publication.held_values)
+        changes = [staged for staged in allowed if staged.rows or held.get(staged.slice.shard)]
+        if changes:
+            _replace(publication, group, changes, held)
+            _commit(publication, changes, guard)
 
-    #: Whether a session may hold locks for a moment after a statement of it was refused.
-    holds_locks: ClassVar[bool] = True
 
-    def __init__(self, connection: AnyServer, timeout: timedelta, label: str) -> None:
-        self._connection = connection
-        self._timeout = timeout
-        self._label = label
-        self._lock = threading.Lock()
-        self._clients: set[AnyClient] = set()
-        self._in_doubt: set[str] = set()
-        self._interrupted = False
+def _replace(
+    publication: Publication, group: StagingGroup, slices: Sequence[StagedSlice], held: Mapping[str, int]
+) -> None:
+    filled = [staged for staged in slices if staged.rows]
+    tokens = [staged.token for staged in filled]
+    if tokens:
+        reach("publish.staged")
+        compare_staged(filled, publication.staged_rows(group, tokens))
+    old = [staged.slice for staged in slices if held.get(staged.slice.shard)]
+    if old:
+        reach("publish.delete")
+        publication.delete(old)
+    if tokens:
+        reach("publish.insert")
+        inserted, wanted = publication.insert(group, tokens), sum(staged.rows for staged in filled)
+        if inserted != wanted:
+            raise CountsDifferError(f"{wanted} rows were staged, but {inserted} inserted")
 
-    @abstractmethod
-    def _client(self, label: str, timeout: timedelta) -> AnyClient:
-        """Return a client that is not open yet."""
 
-    @abstractmethod
-    def _end(self, client: AnyClient, label: str) -> None:
-        """End the other sessions with this label, and wait until they are gone. Raise TargetError."""
+def compare_staged(slices: Sequence[StagedSlice], found: Mapping[str, int]) -> None:
+    """Raise CountsDifferError unless as many rows are staged under each token as were extracted."""
+    for staged in slices:
+        rows = found.get(staged.token, 0)
+        if rows != staged.rows:
+            raise CountsDifferError(
+                f"{staged.slice.shard}: {staged.rows} rows were extracted, but {rows} are staged"
+            )
 
-    @abstractmethod
-    def _drop_run(self, client: AnyClient, run_id: str) -> None:
-        """End the run's sessions, and drop its tables."""
 
-    @abstractmethod
-    def _sql_name(self, table: str) -> str:
-        """Return a table's name for a statement."""
-
-    @abstractmethod
-    def _is_missing(self, error: TargetRefusedError) -> bool:
-        """Return whether a statement was refused because a table or its schema does not exist."""
-
-    def _exists_already(self, error: TargetRefusedError) -> bool:  # noqa: ARG002
-        """Return whether a statement was refused because what it creates exists already."""
-        return False
-
-    def run_statements(self, statements: Sequence[str]) -> None:
-        with self._writing("create") as client:
-            for statement in statements:
-                with at_statement(statement):
-                    self._create(client, statement)
-
-    def _create(self, client: AnyClient, statement: str) -> None:
-        """Run a statement and commit."""
-        try:
-            client.query(statement)
-        except TargetRefusedError as error:
-            # Another run created it at the same moment.
-            if not (self._exists_already(error) and _IF_NOT_EXISTS.search(statement)):
-                raise
-
-    def drop_run(self, run_id: str) -> None:
-        """Drop what the run staged, and end its sessions, so that none stages or commits any more."""
-        if not is_plain_id(run_id):
-            return  # no run has such labels and tables, and another run's could match
-        with self._connected("drop", last=True) as client:
-            self._drop_run(client, run_id)
-
-    def settle(self) -> None:
-        if self._in_doubt:
-            with self._connected("settle", last=True) as client:
-                self._settle(client)
-
-    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
-        found: dict[int, int] = {}
-        with self._connected("count", last=True) as client:
-            self._settle(client)
-            for start in range(0, len(etl_ids), _IDS_AT_ONCE):
-                ids = ", ".join(str(int(etl_id)) for etl_id in etl_ids[start : start + _IDS_AT_ONCE])
-                rows = self._rows_if_there(
-                    client,
-                    f"SELECT etl_id, COUNT(*) FROM {self._sql_name(table)} WHERE etl_id IN ({ids}) GROUP BY etl_id",
-                )
-                found.update((int(etl_id), int(count)) for etl_id, count in rows)
-        return found
-
-    def highest_etl_id(self, table: str) -> int:
-        with self._connected("count") as client:
-            rows = self._rows_if_there(client, f"SELECT max(etl_id) FROM {self._sql_name(table)}")
-        return int(rows[0][0] or 0) if rows else 0
-
-    def _rows_if_there(self, client: AnyClient, sql: str) -> Sequence[Sequence[Any]]:
-        """Query a table that may not exist yet."""
-        try:
-            return client.query(sql)
-        except TargetRefusedError as error:
-            if self._is_missing(error):
-                return []
-            raise
-
-    def interrupt(self) -> None:
-        with self._lock:
-            self._interrupted = True
-            running = list(self._clients)
-        for client in running:
-            client.interrupt()
-
-    def _doubt(self, label: str) -> None:
-        with self._lock:
-            self._in_doubt.add(label)
-
-    def _settle(self, client: AnyClient) -> None:
-        """End the sessions that may still commit, so that the warehouse changes no more."""
-        with self._lock:
-            labels = sorted(self._in_doubt)
-        for label in labels:
-            self._end(client, label)
-            with self._lock:
-                self._in_doubt.discard(label)
-
-    @contextmanager
-    def _writing(self, what: str, timeout: timedelta | None = None) -> Iterator[AnyClient]:
-        """Connect for statements that write, once no lost session can."""
-        with self._connected(what, timeout) as client:
-            self._settle(client)
-            try:
-                yield client
-            except AttemptError as error:
-                # The server may still run a statement whose answer did not come, and hold its locks.
-                if self.holds_locks or not error.permanent:
-                    self._doubt(client.label)
-                raise
-
-    @contextmanager
-    def _connected(
-        self, what: str, timeout: timedelta | None = None, *, last: bool = False
-    ) -> Iterator[AnyClient]:
-        """Connect for one piece of work. With `last` it is done, with a short timeout, after an interrupt too."""
-        timeout = timeout or self._timeout
-        label = f"{self._label}:{what}:{uuid.uuid4().hex[:12]}"
-        with self._lock:
-            if self._interrupted and not last:
-                raise TargetError("interrupted")
-            timeout = min(timeout, _LAST_TIMEOUT) if self._interrupted else timeout
-            client = self._client(label, timeout)
-            if not self._interrupted:
-                self._clients.add(client)
-        try:
-            client.open()
-            yield client
-        finally:
-            client.close()
-            with self._lock:
-                self._clients.discard(client)
+def _commit(publication: Publication, slices: Sequence[StagedSlice], guard: ReplaceGuard) -> None:
+    reach("publish.commit")
+    guard.permit(slices)
+    # Stopped here for long, this run may be reaped: its session on the server is ended before its sessions are closed.
+    reach("publish.fenced")
+    try:
+        publication.commit()
+    except Exception as error:  # a defect, too, may have let it happen
+        raise UncertainCommitError(error, slices) from error
+    reach("publish.committed")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name
-from dwhctl.systems.base.staging import TOKEN, ServerTarget, run_label, stage_label, staging_prefix
+from dwhctl.systems.base.server import ServerTarget
+from dwhctl.systems.base.staging import TOKEN, run_label, stage_label, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable, described_column
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.publication import Publication
+    from dwhctl.systems.base.staging import Publication
     from dwhctl.systems.base.target import Refresh, Statement, TableColumns
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.publication import Publication
-from dwhctl.systems.base.staging import TOKEN, ServerTarget, run_label
+from dwhctl.systems.base.server import ServerTarget
+from dwhctl.systems.base.staging import TOKEN, Publication, run_label
 from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
