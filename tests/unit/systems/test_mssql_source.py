@@ -378,12 +378,15 @@ def test_a_failure_in_the_answer_comes_after_its_rows_and_is_transient(
     assert time.monotonic() - started < 6
 
 
-def test_a_failure_of_the_description_is_transient(server: TdsServer) -> None:
-    server.faults.add(Fault("reset", statement="sp_describe", times=1))
+@pytest.mark.parametrize("kind", ["reset", "close"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_failure_of_the_description_is_transient(server: TdsServer, kind: str, after: int) -> None:
+    # After one row: the database's, or the first column's.
+    server.faults.add(Fault(kind, statement="sp_describe", after_rows=after, times=1))
     with opened(server) as source, pytest.raises(SourceError):
-        source.columns(Query("SELECT id FROM orders", {}))
+        source.columns(Query("SELECT id, name, moment FROM orders", {}))
     with opened(server) as source:
-        assert len(source.columns(Query("SELECT id FROM orders", {}))) == 1
+        assert len(source.columns(Query("SELECT id, name, moment FROM orders", {}))) == 3
 
 
 @pytest.mark.parametrize("number", [1222, 701, 40501])
