@@ -134,6 +134,15 @@ def staging_tables(client: CopyClient, run_id: str) -> list[str]:
     return [f"{quote_name(schema)}.{quote_name(table)}" for schema, table in rows]
 
 
+def takes_copy(client: CopyClient, table: str) -> bool:
+    """Return whether COPY writes to the (quoted) table what INSERT would: no view, rules or row-level security."""
+    rows = client.query(
+        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid) FROM pg_class"
+        f" WHERE oid = to_regclass({literal(table)})"
+    )
+    return bool(rows and rows[0][0])
+
+
 def label(text: str) -> str:
     """Return a label that PostgreSQL does not cut."""
     if len(text.encode()) <= NAME_OCTETS:

@@ -19,7 +19,7 @@ from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.publication import Publication
 from dwhctl.systems.base.staging import TOKEN, is_plain_id, run_label
-from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.target import ColumnWarning, DirectStage, Refresh, Stage, StagingGroup, Target
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, is_sqlstate
@@ -32,7 +32,7 @@ from dwhctl.systems.postgres.publication import (
     publish_statements,
     refresh_statements,
 )
-from dwhctl.systems.postgres.staging import PostgresStage, staged_type
+from dwhctl.systems.postgres.staging import DirectPostgresStage, PostgresStage, staged_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +55,8 @@ _SETTINGS = "SET TimeZone = 'UTC'"
 
 class PostgresTarget(Target):
     """A PostgreSQL database. Any thread may use it; `timeout` bounds every wait for an answer."""
+
+    writes_directly = True
 
     def __init__(self, connection: PostgresConnection, timeout: timedelta, label: str) -> None:
         self._connection = connection
@@ -123,9 +125,19 @@ class PostgresTarget(Target):
                 client.query(f"DROP TABLE IF EXISTS {table}")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        label = catalog.label(f"{catalog.group_label(group)}:{token}")
-        client = CopyClient(self._connection, label, self._timeout.total_seconds(), _SETTINGS, target=True)
-        return PostgresStage(client, group, self._schema, token, columns)
+        return PostgresStage(self._stage_client(group, token), group, self._schema, token, columns)
+
+    def write_slice(
+        self, group: StagingGroup, token: str, columns: Sequence[Column], slice: Slice, slice_by: str | None
+    ) -> DirectStage:
+        return DirectPostgresStage(self._stage_client(group, token), group, token, columns, slice, slice_by)
+
+    def distrust(self, group: StagingGroup, token: str) -> None:
+        self._doubt(_stage_label(group, token))
+
+    def _stage_client(self, group: StagingGroup, token: str) -> CopyClient:
+        timeout = self._timeout.total_seconds()
+        return CopyClient(self._connection, _stage_label(group, token), timeout, _SETTINGS, target=True)
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
@@ -240,6 +252,10 @@ class PostgresTarget(Target):
             client.close()
             with self._lock:
                 self._clients.discard(client)
+
+
+def _stage_label(group: StagingGroup, token: str) -> str:
+    return catalog.label(f"{catalog.group_label(group)}:{token}")
 
 
 def _create(client: CopyClient, statement: str) -> None:
