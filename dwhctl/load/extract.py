@@ -12,12 +12,11 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
+from dwhctl.core.waiting import ahead
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
 from dwhctl.load.direct import keep_open
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
@@ -70,23 +70,7 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-_T = TypeVar("_T")
 _Values = np.ndarray[Any, Any]
-
-
-_END: Final = object()
-
-
-def one_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield the items, while a thread makes the next one.
-
-    Close it: then nothing of `items` runs any more. An error of `items` is raised in the place of its item.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        following = thread.submit(next, items, _END)
-        while (item := following.result()) is not _END:
-            following = thread.submit(next, items, _END)
-            yield cast("_T", item)
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -116,6 +100,7 @@ class _Staging:
         self._order = order
         self._clock = clock
         self._rows = 0
+        self._waited = 0.0
         self._columns: dict[str, str] = {}
         self._filled: dict[str, str] = {}
         self._ids = ids
@@ -143,9 +128,12 @@ class _Staging:
         )
         reach("stage.open")
         with self._stage(target, held) as stage:
-            with closing(one_ahead(batches)) as following, self._clock.step("stage"):
+            with closing(ahead(batches)) as following, self._clock.step("stage"):
                 reach("stage.write")
-                size = stage.write(self._timed(chain([first], following)))
+                try:
+                    size = stage.write(self._timed(chain([first], following)))
+                finally:
+                    self._clock.add("wait", self._waited)
             with self._clock.step("check"):
                 self._check_keys(stage)
             reach("stage.finished")
@@ -191,9 +179,11 @@ class _Staging:
             yield batch
 
     def _timed(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        # The stage may read them in a thread of its own.
         while True:
-            with self._clock.step("wait"):
-                batch = next(batches, None)
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - started
             if batch is None:
                 break
             yield batch
@@ -382,6 +372,11 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self.failed_in: str | None = None
         self._of_thread = threading.local()
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add the seconds of a step within the current one."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._of_thread.inner = getattr(self._of_thread, "inner", 0.0) + seconds
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
 import pgpq
@@ -17,6 +18,7 @@ from pgpq import encoders, schema
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.core.faults import reach
+from dwhctl.core.waiting import ahead
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, delete_sql, gone, slice_conditions
 from dwhctl.systems.base.target import DirectStage, Stage
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 _UUID_OCTETS = 16
 #: About how many bytes of a batch are encoded at a time.
 _PIECE_BYTES = 2**20
+_PIECES_AHEAD = 8
+#: The server reads a message to its end before it takes the rows in it.
+_MESSAGE_BYTES = 2**16
 
 
 def token_number(token: str) -> int:
@@ -109,13 +114,24 @@ def _uuids(array: pa.Array) -> pa.Array:
 
 
 class _BinaryStream(BatchStream):
-    """The bytes of a binary COPY, with its header and trailer."""
+    """The bytes of a binary COPY, with its header and trailer. A thread encodes ahead of what is sent. Close it."""
 
     def __init__(
         self, batches: Iterator[pa.RecordBatch], encoder: BinaryEncoder, has_refused: Callable[[], bool]
     ) -> None:
         super().__init__(batches, encoder, has_refused)
-        self._pieces = self._framed(encoder, self._pieces)
+        self._ahead = ahead(self._framed(encoder, self._pieces), _PIECES_AHEAD)
+        self._pieces = self._messages(self._ahead)
+
+    @staticmethod
+    def _messages(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            for start in range(0, len(piece), _MESSAGE_BYTES):
+                yield piece[start : start + _MESSAGE_BYTES]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ahead.close()
 
     @staticmethod
     def _framed(encoder: BinaryEncoder, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -152,9 +168,15 @@ class PostgresStage(Stage):
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         encoder = BinaryEncoder(self._columns, self._mark)
-        stream = _BinaryStream(batches, encoder, self._client.has_refused)
         self._client.open()
         self._begin()
+        with closing(_BinaryStream(batches, encoder, self._client.has_refused)) as stream:
+            self._copy(stream)
+        self._written = True
+        self._rows = stream.rows
+        return stream.bytes
+
+    def _copy(self, stream: _BinaryStream) -> None:
         marks = [] if self._mark is None else [TOKEN]
         names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), *marks))
         try:
@@ -168,9 +190,6 @@ class PostgresStage(Stage):
             raise stream.failure
         if stream.stopped or accepted != stream.rows:
             raise StagingError(f"{stream.rows} rows were sent to {self._table}, {accepted} were taken")
-        self._written = True
-        self._rows = stream.rows
-        return stream.bytes
 
     def _begin(self) -> None:
         """Begin the transaction, and set the table that is copied into."""
@@ -256,20 +275,18 @@ class DirectPostgresStage(PostgresStage, DirectStage):
 
     def _begin(self) -> None:
         target = quote_path(self._group.table)
-        self._client.query("BEGIN")
         reach("direct.delete")
-        self.held = self._client.run(delete_sql(target, self._of_slice))
+        self.held = self._client.run(f"BEGIN; {delete_sql(target, self._of_slice)}")
         self._table, self._where = target, self._of_slice
+        as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
+        if as_text or not catalog.takes_copy(self._client, target):
+            self._copy_first(target)
+
+    def _copy_first(self, target: str) -> None:
+        """Copy into a temporary table, from which the rows are inserted."""
         sent = {column.name for column in self._columns}
         declared = catalog.existing_columns(self._client, self._group.table)
         written = [one for one in declared if one.name in sent]
-        if any(staged_type(one) != one.base for one in written) or not catalog.takes_copy(
-            self._client, target
-        ):
-            self._copy_first(written, target)
-
-    def _copy_first(self, written: Sequence[catalog.Declared], target: str) -> None:
-        """Copy into a temporary table, from which the rows are inserted."""
         self._table, self._where = f"pg_temp.{_TEMPORARY}", "true"
         staged = ", ".join(f"{quote_name(one.name)} {staged_type(one)}" for one in written)
         self._client.query(f"CREATE TEMPORARY TABLE {_TEMPORARY} ({staged}) ON COMMIT DROP")
