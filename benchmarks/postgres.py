@@ -57,8 +57,9 @@ def copy_alone(copy: Copy) -> Usage:
 def load(sandbox: PostgresSandbox) -> Usage:
     """Load the day into tables that do not exist yet."""
     sandbox.change_warehouse("DROP SCHEMA IF EXISTS stage CASCADE")
-    command = [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "--project", str(sandbox.root)]
-    return measure(command)
+    return measure(
+        [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "--project", str(sandbox.root)]
+    )
 
 
 def with_tables(sandbox: PostgresSandbox, tables: int, rows: int) -> list[str]:
@@ -85,7 +86,9 @@ def main(arguments: argparse.Namespace) -> None:
     create = "" if arguments.index else CREATE
     with any_server() as server, tempfile.TemporaryDirectory() as folder:
         root, servers = Path(folder) / "project", {"server_0": ["abakan"]}
-        sandbox = PostgresSandbox(root, servers=servers, server=server, create=create).write()
+        sandbox = PostgresSandbox(
+            root, servers=servers, server=server, create=create, max_workers=arguments.jobs
+        ).write()
         try:
             names = with_tables(sandbox, arguments.tables, arguments.rows)
             sandbox.in_shard("abakan", "VACUUM ANALYZE")
@@ -97,6 +100,8 @@ def main(arguments: argparse.Namespace) -> None:
             print(floor.row("COPY out and binary COPY in", floor.seconds))
             print(ours.row("dwhctl", floor.seconds), flush=True)
             if arguments.tools:
+                # Several of ingestr's processes at once cannot make it.
+                sandbox.change_warehouse("CREATE SCHEMA ingestr_copy")
                 _tools(arguments, copy, floor.seconds, choose)
         finally:
             sandbox.drop()
@@ -124,6 +129,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--tables", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=4)
     parser.add_argument("--tools", type=Path)
     parser.add_argument("--airflow", type=Path)
     parser.add_argument("--index", action="store_true")

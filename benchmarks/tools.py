@@ -64,7 +64,14 @@ def _dlt(python: Path, copy: Copy) -> list[str] | str:
     if not python.exists():
         return f"not installed in {python.parent.parent}"
     state = str(copy.folder / "dlt")
-    command = ["env", "RUNTIME__DLTHUB_TELEMETRY=false", str(python), "-c", _DLT]
+    command = [
+        "env",
+        "RUNTIME__DLTHUB_TELEMETRY=false",
+        "EXTRACT__NEXT_ITEM_MODE=fifo",
+        str(python),
+        "-c",
+        _DLT,
+    ]
     return [*command, copy.url(copy.source), copy.url(copy.target), state, *copy.tables]
 
 

@@ -99,13 +99,22 @@ def _described(table: str, declared: Declared) -> Column:
     return column
 
 
+#: The types that every server has by the same oid, once they were asked for.
+_built_in: dict[int, tuple[str, bool]] = {}
+_FIRST_OF_USERS = 10_000
+
+
 def type_names(client: CopyClient, oids: set[int]) -> dict[int, tuple[str, bool]]:
     """Return the names of types by oid, and whether each is an enum."""
-    listed = ", ".join(map(str, sorted(oids))) or "0"
-    rows = client.query(
-        f"SELECT oid, format_type(oid, NULL), typtype = 'e' FROM pg_type WHERE oid IN ({listed})"
-    )
-    return {int(oid): (str(name), bool(is_enum)) for oid, name, is_enum in rows}
+    known = {oid: _built_in[oid] for oid in oids if oid in _built_in}
+    if asked := oids - known.keys():
+        listed = ", ".join(map(str, sorted(asked)))
+        rows = client.query(
+            f"SELECT oid, format_type(oid, NULL), typtype = 'e' FROM pg_type WHERE oid IN ({listed})"
+        )
+        known |= {int(oid): (str(name), bool(is_enum)) for oid, name, is_enum in rows}
+        _built_in.update({oid: known[oid] for oid in asked & known.keys() if oid < _FIRST_OF_USERS})
+    return known
 
 
 def staging_table(client: CopyClient, group: StagingGroup, schema: str | None) -> str:

@@ -66,7 +66,17 @@ class PostgresTarget(Target):
         self._lock = threading.Lock()
         self._clients: set[CopyClient] = set()
         self._in_doubt: set[str] = set()
+        self._of_thread = threading.local()
         self._interrupted = False
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self._connected("session") as client:
+            self._of_thread.client = client
+            try:
+                yield
+            finally:
+                self._of_thread.client = None
 
     def run_statements(self, statements: Sequence[str]) -> None:
         with self._settled("create") as client:
@@ -235,7 +245,13 @@ class PostgresTarget(Target):
     def _connected(
         self, what: str, timeout: timedelta | None = None, *, last: bool = False
     ) -> Iterator[CopyClient]:
-        """Connect for one piece of work. With `last` it is done, with a short timeout, after an interrupt too."""
+        """Connect for one piece of work. With `last` it is done, with a short timeout, after an interrupt too.
+
+        In a `session` of this thread the connection is the session's.
+        """
+        if (shared := getattr(self._of_thread, "client", None)) is not None:
+            yield shared
+            return
         timeout = timeout or self._timeout
         label = catalog.label(f"{self._label}:{what}:{uuid.uuid4().hex[:12]}")
         with self._lock:
