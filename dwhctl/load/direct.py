@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from dwhctl.core.errors import StagingError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -30,7 +30,7 @@ from dwhctl.core.waiting import ahead
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
 from dwhctl.load.direct import keep_open
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def stage_slice(order: StageOrder) -> StageResult:
             source = system_of(order.source).open_source(
                 order.source,
                 order.shard.database,
-                order.slice.zone,
-                login_known=order.login_known,
-                state_dir=order.table.state_dir,
+                SourceOptions(
+                    order.slice.zone, login_known=order.login_known, state_dir=order.table.state_dir
+                ),
             )
         with source, closing(SliceIds(order.table.state_dir)) as ids:
             return _Staging(order, clock, ids).run(source)
@@ -124,7 +124,7 @@ class _Staging:
             return self._result()
         table = order.table
         target = system_of(table.connection).open_target(
-            table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}"
+            table.connection, TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
         )
         reach("stage.open")
         with self._stage(target, held) as stage:
