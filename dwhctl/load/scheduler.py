@@ -25,13 +25,7 @@ from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
-from dwhctl.runtime.events import (
-    Notice,
-    SlicesPublished,
-    SliceStaged,
-    SliceStarted,
-    WorkerLogged,
-)
+from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagedSlice
