@@ -73,7 +73,6 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._tables = prepared.tables
         self._parts = parts
         self._pool = parts.pool
-        self._demand = parts.demand
         self._breaker = parts.breaker
         self._groups = parts.groups
         self._publisher = parts.publisher
@@ -141,7 +140,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if (due := self._groups.next_due(now)) is not None:
             yield now + due
         if self._pool.may_grow_later and self.jobs.has_queued:
-            yield max(self._demand.stalled_at(), now + SLOT_POLL_SECONDS)
+            yield max(self._parts.demand.stalled_at(), now + SLOT_POLL_SECONDS)
 
     def _next_start(self) -> float:
         """Return the time at which an idle worker may have something to do again."""
@@ -157,7 +156,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
         began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
-        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, began, now))
+        self._pool.limit(self._parts.demand.workers(self.jobs.waiting_for_worker, began, now))
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
@@ -198,8 +197,6 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         match event:
             case Staged():
                 self._collect(event.attempt, event.future)
-            case WorkersReady():
-                pass  # the next step takes them
             case GroupOpened():
                 self._group_opened(event.group, event.failure)
             case Probed():
@@ -246,7 +243,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         elif result.held is None:
             self._pool.give_back(attempt.runner.worker)
         now, used = time.monotonic(), result.rows > 0
-        self._demand.finished(now - (attempt.runner.given or now), now)
+        self._parts.demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
 
