@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.system import SourceOptions, system_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
@@ -133,3 +134,32 @@ def _refused(load: Load, error: errors.TargetRefusedError) -> errors.TargetRefus
 def is_missing(error: errors.AttemptError) -> bool:
     """Return whether a target's error says that the table does not exist."""
     return isinstance(error, errors.TargetRefusedError) and error.about is errors.About.TABLE
+
+
+class Connected:
+    """A connection to the target of one load after another, under its slot, while no other run waits for that."""
+
+    def __init__(self, targets: Mapping[str, Target], slots: Slots) -> None:
+        self._targets = targets
+        self._slots = slots
+        self._held = ExitStack()
+        self._name: str | None = None
+
+    @contextmanager
+    def to(self, name: str) -> Iterator[None]:
+        """Be connected in the block, and after it unless it raises."""
+        try:
+            if self._name != name or self._slots.is_wanted(name):
+                self.end()
+                self._held.enter_context(self._slots.held(name))
+                self._held.enter_context(self._targets[name].session())
+                self._name = name
+            yield
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Disconnect. Idempotent."""
+        self._name = None
+        self._held.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -29,7 +29,7 @@ from dwhctl.project.problems import REPORTS
 from dwhctl.project.templates import place_of, render_extract, render_file, render_ready
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Delivered, Failure, TargetTable
-from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
+from dwhctl.runtime.new_tables import Connected, TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
@@ -109,10 +109,31 @@ class PreparedTables:
     failures: dict[str, Failure] = field(default_factory=dict)
 
 
+class _Targets(Mapping[str, "Target"]):
+    """Targets by connection, each opened when it is first used: that imports its driver."""
+
+    def __init__(self, openers: Mapping[str, Callable[[], Target]]) -> None:
+        self._openers = openers
+        self._opened: dict[str, Target] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Target:
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = self._openers[name]()
+            return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._openers)
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+
 def targets_of(
     project: Project, label: str = "dwhctl", timeout: timedelta | None = None
-) -> dict[str, Target]:
-    """Open the target of every load and report.
+) -> Mapping[str, Target]:
+    """Return the target of every load and report.
 
     No answer of a warehouse is waited for longer than `timeout`, or the longest timeout of its loads and reports.
     """
@@ -121,12 +142,16 @@ def targets_of(
     uses += [(report.connection, report.timeout) for report in project.reports.values()]
     for name, seconds in uses:
         longest[name] = timeout or max(seconds, longest.get(name, seconds))
-    return {
-        name: system_of(project.connections[name]).open_target(
-            project.connections[name], TargetOptions(project.state_dir, longest[name], label)
-        )
-        for name in sorted(longest)
-    }
+    return _Targets(
+        {
+            name: partial(
+                system_of(project.connections[name]).open_target,
+                project.connections[name],
+                TargetOptions(project.state_dir, longest[name], label),
+            )
+            for name in sorted(longest)
+        }
+    )
 
 
 def describe_targets(
@@ -146,7 +171,7 @@ def describe_targets(
     found = PreparedTables()
     down: dict[str, errors.AttemptError] = {}
     finder = TableColumnsFinder(project, slots)
-    connected = _Connected(targets, slots)
+    connected = Connected(targets, slots)
     for load in (loads := plan.loads()):
         describe = partial(_describe, project, load, plan, finder, targets[load.target], connected)
         try:
@@ -163,35 +188,6 @@ def describe_targets(
             )
     connected.end()
     return found
-
-
-class _Connected:
-    """A connection to the target of one load after another, under its slot, while no other run waits for that."""
-
-    def __init__(self, targets: Mapping[str, Target], slots: Slots) -> None:
-        self._targets = targets
-        self._slots = slots
-        self._held = ExitStack()
-        self._name: str | None = None
-
-    @contextmanager
-    def to(self, name: str) -> Iterator[None]:
-        """Be connected in the block, and after it unless it raises."""
-        try:
-            if self._name != name or self._slots.is_wanted(name):
-                self.end()
-                self._held.enter_context(self._slots.held(name))
-                self._held.enter_context(self._targets[name].session())
-                self._name = name
-            yield
-        except BaseException:
-            self.end()
-            raise
-
-    def end(self) -> None:
-        """Disconnect. Idempotent."""
-        self._name = None
-        self._held.close()
 
 
 def _retried(
@@ -236,7 +232,7 @@ def _describe(
     plan: Plan,
     finder: TableColumnsFinder,
     target: Target,
-    connected: _Connected,
+    connected: Connected,
 ) -> tuple[Column, ...]:
     try:
         with connected.to(load.target):
