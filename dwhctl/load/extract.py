@@ -128,8 +128,8 @@ class _Staging:
         reach("stage.open")
         with self._stage(target, held) as stage:
             # Nothing follows a batch that is not full: no thread needs to wait for it.
-            rest = batches if self._is_last else ahead(batches)
-            with closing(rest) as following, self._clock.step("stage"):
+            following = batches if self._is_last else ahead(batches)
+            with closing(following), self._clock.step("stage"):
                 reach("stage.write")
                 try:
                     size = stage.write(self._timed(chain([first], following)))
