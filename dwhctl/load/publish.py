@@ -276,8 +276,9 @@ class Publisher:
         self._work.put((doubt.load.target, lambda: self._look_up(doubt)))
 
     def drop(self, group: PublishGroup) -> None:
-        """Drop a group's staging; there is no event."""
-        self._work.put((group.load.target, lambda: self._drop(group)))
+        """Drop a group's staging, if it has one; there is no event."""
+        if not group.direct:
+            self._work.put((group.load.target, lambda: self._drop(group)))
 
     def finish(self) -> None:
         """End the thread when everything is published. The run drops at its end what staging is left."""

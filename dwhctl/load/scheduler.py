@@ -113,11 +113,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._ready.start(now)
         self._start(now)
         self.blocked |= self._ready is not None and self._ready.blocked
-        for group, slices in self._groups.due(now, self.jobs.queued):
-            self._publisher.publish(group, slices)
+        for due in self._groups.due(now, self.jobs.queued):
+            self._publisher.publish(*due)
         for group in self._groups.done():
-            if not group.direct:
-                self._publisher.drop(group)
+            self._publisher.drop(group)
         self._doubts.look_up(now)
 
     def note_waits(self) -> None:
@@ -273,13 +272,12 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         runner.filled, runner.failed_in = result.filled, result.failed_in
         self.attempts.add_seconds(result.seconds)
         for message in result.logged:
-            self.attempts.listen(WorkerLogged(*attempt.job.names, attempt.etl_id, message))
+            self.attempts.listen(WorkerLogged(*job.names, attempt.etl_id, message))
         staged = None
         if result.failure is None:
             self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
-            ids = attempt.token, attempt.etl_id
-            columns = result.columns, result.filled
-            staged = StagedSlice(job.planned.slice, *ids, result.rows, *columns, direct=runner.direct)
+            facts = attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
+            staged = StagedSlice(job.planned.slice, *facts, direct=runner.direct)
             self._staged[attempt.token] = attempt
         if group is not None:
             self._groups.report(group, attempt.token, staged, time.monotonic())
@@ -317,17 +315,13 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         event.group.publishing -= 1
         self.attempts.add_seconds({"publish": event.seconds})
         done = [outcome.staged.rows for outcome in outcomes if outcome.failure is None]
-        failed = len(outcomes) - len(done)
-        self.attempts.listen(
-            SlicesPublished(
-                load.name, load.target, event.group.day, len(done), sum(done), failed, event.seconds
-            )
-        )
+        counts = len(done), sum(done), len(outcomes) - len(done)
+        self.attempts.listen(SlicesPublished(load.name, load.target, event.group.day, *counts, event.seconds))
         # One publication is one failure of its target's connection, however many slices it costs.
-        refused = next((outcome for outcome in outcomes if outcome.failure is not None), None)
-        if refused is not None and refused.failure is not None:
-            job = self._staged[refused.staged.token].job
-            self._notify(self._breaker.target_refused(job, refused.failure, time.monotonic()))
+        refused = next((outcome for outcome in outcomes if outcome.failure), None)
+        if refused and refused.failure:
+            job, now = self._staged[refused.staged.token].job, time.monotonic()
+            self._notify(self._breaker.target_refused(job, refused.failure, now))
         slices = [(self._staged.pop(outcome.staged.token), outcome) for outcome in outcomes]
         for attempt, outcome in slices:
             attempt.steps["publish"] = event.seconds
