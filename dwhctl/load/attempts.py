@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
-from dwhctl.load.workers import Worker, WorkerPool, stage_in_worker
+from dwhctl.load.workers import Worker, WorkerLostError, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
 from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
@@ -67,6 +67,7 @@ class SliceJob(Job):
             return Failure.of(QuarantinedError())
         killed = error is None or isinstance(error, BrokenExecutor)
         why = "killed, out of memory, or crashed" if killed else f"{type(error).__name__}: {error}"
+        why += f" ({error})" if isinstance(error, WorkerLostError) else ""
         return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
@@ -15,10 +16,11 @@ from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher, PublishRules
-from dwhctl.load.scheduler import SliceScheduler
+from dwhctl.load.scheduler import ClusterChanged, SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
-from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.connections import SYSTEMS, NetworkConnection
+from dwhctl.project.model import ExecutorTable
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
@@ -74,6 +76,7 @@ class Forecast:
 def plan_load(project: Project, request: LoadRequest) -> Plan:
     """Return what a run would do. Touches nothing; the sessions are read only where the request depends on them."""
     plan = candidates(project, request)
+    refuse_local_files(project, request, plan)
     check_templates(project, plan)
     if request.only_missing or request.only_failed:
         store = open_if_there(project.sessions)
@@ -106,6 +109,48 @@ def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
     """Return how many workers the run has at most."""
     wanted = request.jobs or project.max_workers
     return max(1, min(wanted, project.max_workers, len(plan.slices)))
+
+
+def executor_of(project: Project, request: LoadRequest) -> ExecutorTable:
+    """Return where the attempts run: as the request says, else the project. Raise UsageError."""
+    if request.inline:
+        return ExecutorTable()
+    executor = project.executor
+    if request.executor == "dask" or request.scheduler is not None:
+        given = {
+            "type": request.executor or executor.type,
+            "scheduler": request.scheduler or executor.scheduler,
+        }
+        executor = executor.model_copy(update=given)
+        if executor.type == "local":
+            raise UsageError("--scheduler is the address of a Dask cluster; add --executor dask")
+        if problem := executor.problem():
+            key, what = problem
+            raise UsageError(f"{'--scheduler' if key == 'scheduler' else f'[executor] {key}'} {what}")
+    elif request.executor == "local":
+        return ExecutorTable()
+    if executor.type == "dask" and find_spec("distributed") is None:
+        raise UsageError(
+            "the executor dask needs a package that is not installed; pip install 'dwhctl[dask]', or run with"
+            " --executor local"
+        )
+    return executor
+
+
+def refuse_local_files(project: Project, request: LoadRequest, plan: Plan) -> None:
+    """Raise UsageError for a source or target in files of this machine, when the workers are on others."""
+    executor = executor_of(project, request)
+    if executor.type == "local" or executor.is_local or executor.shared_state:
+        return
+    names = {name for planned in plan.slices for name in (planned.shard.connection, planned.load.target)}
+    for connection in (project.connections[name] for name in sorted(names)):
+        if not isinstance(connection, NetworkConnection):
+            raise UsageError(
+                f"connection {connection.name} is of type {connection.type}, which keeps files in this machine's state"
+                f" folder or beside it, and the workers of {executor.scheduler} are on other machines; put the project"
+                " on a file system that they share and write shared_state = true in [executor], or run with"
+                " --executor local"
+            )
 
 
 def check_templates(project: Project, plan: Plan) -> None:
@@ -272,7 +317,7 @@ class _Load(Run):
         )
         with_probe = (name for name, keys in project.connections.items() if SYSTEMS[keys.type].has_probe)
         parts = SliceParts(
-            pool=WorkerPool(jobs, InlineWorker if request.inline else ProcessWorker, slots),
+            pool=self._pool(jobs),
             breaker=CircuitBreaker(frozenset(with_probe)),
             prober=Prober(project.connections, slots, self.events.put),
             groups=groups,
@@ -291,6 +336,15 @@ class _Load(Run):
             slots=slots,
             events=self.events,
         )
+
+    def _pool(self, jobs: int) -> WorkerPool:
+        executor = executor_of(self.project, self._request)
+        if executor.type == "local":
+            return WorkerPool(jobs, InlineWorker if self._request.inline else ProcessWorker, self.slots)
+        from dwhctl.load.cluster import ClusterPool, DaskCluster
+
+        cluster = DaskCluster(executor, self.id, lambda: self.events.put(ClusterChanged()))
+        return ClusterPool(jobs, cluster, self.slots)
 
     def _drop_staging(self, used: Iterable[str]) -> None:
         timeout = _DROP_TIMEOUT if self.result.signal is None else _LAST_TIMEOUT

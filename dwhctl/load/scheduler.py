@@ -54,7 +54,12 @@ class Staged:
     future: Future[object]
 
 
-SliceEvent = Staged | PublisherEvent | GroupOpened | Probed | ReadyChecked
+@dataclass(frozen=True, slots=True)
+class ClusterChanged:
+    """The cluster has more or fewer workers than before: slices may start."""
+
+
+SliceEvent = Staged | ClusterChanged | PublisherEvent | GroupOpened | Probed | ReadyChecked
 
 
 class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
@@ -252,7 +257,9 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""
         timeout = attempt.job.config.timeout
-        self._pool.dismiss(attempt.runner.worker)
+        ended = self._pool.dismiss(attempt.runner.worker)
+        if ended is not None:
+            attempt.release_after(ended)
         failure = Failure.of(
             errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
         )

@@ -53,12 +53,16 @@ class Worker(Protocol):
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         """Start a task."""
 
-    def kill(self) -> None:
-        """End the worker now, whatever it does."""
+    def kill(self) -> Future[object] | None:
+        """End the worker now, whatever it does. A future is done when it has ended; None: it has."""
 
     @property
     def is_up(self) -> bool:
         """Whether the worker has started: until then its task has not begun."""
+
+
+class WorkerLostError(BrokenExecutor):
+    """A worker on another machine died while it worked on an attempt; the text says which."""
 
 
 class ProcessWorker:
@@ -232,11 +236,12 @@ class WorkerPool:
         turn = _PAUSE_SECONDS if len(self._held) > 1 else _TURN_SECONDS
         return time.monotonic() - self._changed >= turn
 
-    def dismiss(self, worker: Worker) -> None:
-        """Kill a worker; its slot is free for another."""
-        worker.kill()
+    def dismiss(self, worker: Worker) -> Future[object] | None:
+        """Kill a worker; its slot is free for another. Return what its `kill` returns."""
+        ended = worker.kill()
         self._held.pop(worker).release()
         del self._numbers[worker]
+        return ended
 
     def dismiss_idle(self) -> None:
         """End the workers that have nothing to do: another run may want their slots."""

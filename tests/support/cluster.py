@@ -1,0 +1,178 @@
+"""A Dask cluster of processes on loopback, with TLS: a scheduler, and workers with a nanny each."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import trustme
+
+#: One process for the scheduler and the nannies: each would take a second of imports.
+_ALL_IN_ONE = """
+import asyncio, json, sys
+from distributed import Nanny, Scheduler, Security
+
+async def main(port, workers, folder, threads, files):
+    keys = {f"tls_{role}_{name}": files[name] for role in ("scheduler", "worker", "client") for name in ("cert", "key")}
+    common = {"host": "127.0.0.1", "protocol": "tls", "dashboard": False}
+    common["security"] = Security(require_encryption=True, tls_ca_file=files["ca"], **keys)
+    async with Scheduler(port=port, **common) as scheduler:
+        keys = {"nthreads": threads, "local_directory": folder, "memory_limit": 0}
+        await asyncio.gather(*(Nanny(scheduler.address, name=number, **keys, **common) for number in range(workers)))
+        print("ready", flush=True)
+        await scheduler.finished()
+
+if __name__ == "__main__":
+    asyncio.run(main(*json.loads(sys.argv[1])))
+"""
+
+
+@dataclass
+class Cluster:
+    """A running cluster, and how a project reaches it."""
+
+    root: Path
+    port: int
+    env: dict[str, str] = field(default_factory=dict)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"tls://127.0.0.1:{self.port}"
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {name: str(self.root / f"{name}.pem") for name in ("ca", "cert", "key")}
+
+    @property
+    def toml(self) -> str:
+        """The table of the configuration."""
+        files = "".join(f'{name} = "{path}"\n' for name, path in self.files.items())
+        return f'\n[executor]\ntype = "dask"\nscheduler = "{self.address}"\nwait = "20s"\n{files}'
+
+    def make_certificates(self) -> None:
+        """Make an authority, and a certificate for all parts of the cluster."""
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1", "localhost")
+        authority.cert_pem.write_to_path(self.files["ca"])
+        certificate.private_key_pem.write_to_path(self.files["key"])
+        for number, blob in enumerate(certificate.cert_chain_pems):
+            blob.write_to_path(self.files["cert"], append=number > 0)
+
+    def start(self, workers: int, threads: int = 1) -> None:
+        """Start scheduler and workers in one go, and wait until they are there."""
+        script = self.root / "dask_cluster.py"
+        script.write_text(_ALL_IN_ONE)
+        keys = [self.port, workers, str(self.root), threads, self.files]
+        process = self._spawn([sys.executable, str(script), json.dumps(keys)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", (self.root / "dask.log").read_text()
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        """Start only a scheduler, as `dask scheduler` does."""
+        tls = self._tls_options()
+        options = ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--protocol", "tls"]
+        return self._spawn([sys.executable, "-m", "distributed.cli.dask_scheduler", *options, *tls])
+
+    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a worker with a nanny of its own, as `dask worker` does."""
+        options = ["--nthreads", "1", "--name", name, "--local-directory", str(self.root), "--no-dashboard"]
+        options += ["--host", "127.0.0.1", "--protocol", "tls", "--death-timeout", "60"]
+        return self._spawn(
+            [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_worker",
+                self.address,
+                *options,
+                *self._tls_options(),
+            ]
+        )
+
+    def _tls_options(self) -> list[str]:
+        files = self.files
+        return ["--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"]]
+
+    def _spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0", **self.env}
+        with (self.root / "dask.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True, **options
+            )
+        self.processes.append(process)
+        return process
+
+    def log(self) -> str:
+        """What scheduler, nannies and workers wrote."""
+        return (self.root / "dask.log").read_text()
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes: those that the nannies spawned."""
+        found = []
+        for process in self.processes:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        if any("spawn_main" in part for part in child.cmdline()):
+                            found.append(child)
+        return found
+
+    def worker_of(self, port: int) -> psutil.Process:
+        """The worker that is connected to a server of the test."""
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            for worker in self.workers():
+                with suppress(psutil.NoSuchProcess):
+                    if any(link.raddr and link.raddr.port == port for link in worker.net_connections("tcp")):
+                        return worker
+            time.sleep(0.05)
+        raise AssertionError(f"no worker is connected to {port}")
+
+    def stop(self) -> None:
+        """Kill all of it."""
+        for process in self.processes:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        self.processes.clear()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+@contextmanager
+def a_cluster(
+    root: Path,
+    workers: int = 3,
+    *,
+    threads: int = 1,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Cluster]:
+    """A cluster for a block; without workers nothing is started."""
+    cluster = Cluster(root, _free_port(), dict(env or {}))
+    cluster.make_certificates()
+    try:
+        if workers:
+            cluster.start(workers, threads)
+        yield cluster
+    finally:
+        cluster.stop()
