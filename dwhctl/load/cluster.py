@@ -138,21 +138,27 @@ class DaskCluster:
 
     async def _run(self) -> None:
         try:
+            error = await self._serve()
+        finally:
+            self.size = 0
+            await self._client.close()
+        self._error = error
+        self._lose(str(error))
+        self._wake()
+
+    async def _serve(self) -> WorkersError:
+        """Keep the connection, and make a new one when it is lost. Return why that is not possible."""
+        try:
             while True:
                 await self._client.connect()
                 await self._observe()
                 self._lose(_CONNECTION_LOST)
                 await self._client.close()
         except WorkersError as error:
-            self._error = error
+            return error
         except Exception as error:
             what = mask(f"{type(error).__name__}: {error}")
-            self._error = WorkersError(f"the Dask cluster {self} cannot be used: {what}")
-        finally:
-            self.size = 0
-            await self._client.close()
-        self._lose(str(self._error))
-        self._wake()
+            return WorkersError(f"the Dask cluster {self} cannot be used: {what}")
 
     async def _observe(self) -> None:
         """Follow the number of workers until the connection is lost. Raise WorkersError after a time without any."""

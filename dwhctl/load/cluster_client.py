@@ -48,7 +48,8 @@ class ClusterClient:
         from distributed import Client
 
         _log_as_libraries_do()
-        until = time.monotonic() + self._executor.wait.total_seconds()
+        seconds = self._executor.wait.total_seconds()
+        until = time.monotonic() + seconds
         make: Any = Client
         while self._client is None:
             client = make(
@@ -56,19 +57,21 @@ class ClusterClient:
                 security=self._security(),
                 asynchronous=True,
                 set_as_default=False,
-                timeout=_CONNECT_SECONDS,
+                timeout=min(seconds, _CONNECT_SECONDS),
                 name=self._name,
             )
             try:
                 self._client = await client
             except LOST as error:
-                await client.close()
                 if time.monotonic() >= until:
                     raise WorkersError(
                         f"the Dask scheduler {self._executor.scheduler} did not answer within {self._waited}:"
                         f" {mask(str(error))}; start it, correct [executor], or run with --executor local"
                     ) from None
                 await asyncio.sleep(_PAUSE_SECONDS)
+            finally:
+                if self._client is None:
+                    await _close(client)
         await self._check_scheduler()
         workers = await self._identities()
         self._check_workers(workers)
@@ -78,8 +81,7 @@ class ClusterClient:
         """Close the connection. Idempotent."""
         client, self._client = self._client, None
         if client is not None:
-            with suppress(Exception):
-                await asyncio.wait_for(client.close(timeout=_CLOSE_SECONDS), 2 * _CLOSE_SECONDS)
+            await _close(client)
 
     @property
     def is_connected(self) -> bool:
@@ -189,6 +191,14 @@ class ClusterClient:
         answer = await asyncio.wait_for(restarted, _END_SECONDS + _ANSWER_SECONDS)
         if unended := [address for address in addresses if answer.get(address, "OK") != "OK"]:
             raise TimeoutError(f"{', '.join(unended)} did not end within {_END_SECONDS:.0f} s")
+
+
+async def _close(client: Any) -> None:
+    try:
+        with suppress(Exception):
+            await asyncio.wait_for(client.close(timeout=_CLOSE_SECONDS), 2 * _CLOSE_SECONDS)
+    finally:
+        client.status = "closed"  # it would close again, when it is collected
 
 
 async def _in_time(question: Coroutine[Any, Any, Any]) -> Any:

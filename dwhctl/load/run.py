@@ -19,8 +19,8 @@ from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import ClusterChanged, SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
-from dwhctl.project.connections import SYSTEMS, NetworkConnection
-from dwhctl.project.model import ExecutorTable
+from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.model import DASK_REMEDY, ExecutorTable
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
@@ -130,27 +130,16 @@ def executor_of(project: Project, request: LoadRequest) -> ExecutorTable:
     elif request.executor == "local":
         return ExecutorTable()
     if executor.type == "dask" and find_spec("distributed") is None:
-        raise UsageError(
-            "the executor dask needs a package that is not installed; pip install 'dwhctl[dask]', or run with"
-            " --executor local"
-        )
+        raise UsageError(f"the executor dask needs a package that is not installed; {DASK_REMEDY}")
     return executor
 
 
 def refuse_local_files(project: Project, request: LoadRequest, plan: Plan) -> None:
     """Raise UsageError for a source or target in files of this machine, when the workers are on others."""
-    executor = executor_of(project, request)
-    if executor.type == "local" or executor.is_local or executor.shared_state:
-        return
     names = {name for planned in plan.slices for name in (planned.shard.connection, planned.load.target)}
-    for connection in (project.connections[name] for name in sorted(names)):
-        if not isinstance(connection, NetworkConnection):
-            raise UsageError(
-                f"connection {connection.name} is of type {connection.type}, which keeps files in this machine's state"
-                f" folder or beside it, and the workers of {executor.scheduler} are on other machines; put the project"
-                " on a file system that they share and write shared_state = true in [executor], or run with"
-                " --executor local"
-            )
+    used = (project.connections[name] for name in sorted(names))
+    if problem := executor_of(project, request).files_problem(used):
+        raise UsageError(problem)
 
 
 def check_templates(project: Project, plan: Plan) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import SYSTEMS, Connection, is_local
+from dwhctl.project.connections import SYSTEMS, Connection, NetworkConnection, is_local
 from dwhctl.project.fields import (
     AlertFile,
     Headers,
@@ -168,6 +169,7 @@ ALERT_TYPES: dict[str, type[Alert]] = {
 
 
 WATCH_SCHEDULE = "*/5 * * * *"
+DASK_REMEDY = "pip install 'dwhctl[dask]', or run with --executor local"
 _SCHEDULER = re.compile(r"(tls|tcp)://(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 
 Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Variable"]
@@ -272,12 +274,33 @@ class ExecutorTable(Table):
             raise ValueError(": ".join(problem))
         return self
 
-    def warnings(self) -> tuple[str, ...]:
-        """Return what is allowed, but should not stay."""
-        if self.type == "local" or self.is_encrypted or self.is_local:
+    def files_problem(self, connections: Iterable[Connection]) -> str | None:
+        """Return which of these keeps files that the workers do not have, and the remedies, or None."""
+        if self.type == "local" or self.is_local or self.shared_state:
+            return None
+        for connection in connections:
+            if not isinstance(connection, NetworkConnection):
+                return (
+                    f"connection {connection.name} is of type {connection.type}, which keeps files in this machine's"
+                    f" state folder or beside it, and the workers of {self.scheduler} are on other machines; put the"
+                    " project on a file system that they share and write shared_state = true in [executor], or run"
+                    " with --executor local"
+                )
+        return None
+
+    def warnings(self, connections: Iterable[Connection]) -> tuple[str, ...]:
+        """Return what is allowed but should not stay, and what a load over these connections would refuse."""
+        if self.type == "local":
             return ()
-        risk = "passwords go to the Dask cluster unencrypted, and anyone who reaches its ports runs programs on it"
-        return (f"{MAIN.at('executor', 'insecure')}: {risk}; use tls://",)
+        table, found = MAIN.at("executor"), []
+        if not (self.is_encrypted or self.is_local):
+            risk = "passwords go to the Dask cluster unencrypted, and anyone who reaches its ports runs programs on it"
+            found.append(f"{table.at('insecure')}: {risk}; use tls://")
+        if find_spec("distributed") is None:
+            found.append(f"{table.at('type')}: needs a package that is not installed; {DASK_REMEDY}")
+        if problem := self.files_problem(connections):
+            found.append(f"{table}: {problem}")
+        return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,10 @@ class _Reader:
         assert project is not None
         assert sessions is not None
         read = self._project(project, sessions, variables, refreshing, pings, page)
-        return replace(read, executor=executor, warnings=(*read.warnings, *executor.warnings()))
+        used = {shard.connection for load in read.loads.values() for shard in read.shards_of(load)}
+        used |= {load.target for load in read.loads.values()}
+        warnings = executor.warnings(read.connections[name] for name in sorted(used))
+        return replace(read, executor=executor, warnings=(*read.warnings, *warnings))
 
     def read_for_alerts(self) -> Project | None:
         if not self.is_read:

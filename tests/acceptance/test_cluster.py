@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,8 @@ def test_the_scheduler_is_killed_and_comes_back(wire: Wire, tmp_path: Path) -> N
         wire.executor = cluster.toml.replace("20s", "40s")
         fault = hang(wire.write())
         scheduler = cluster.start_scheduler()
-        for name in ("a", "b"):
-            cluster.start_worker(name)
+        for _ in range(2):
+            cluster.start_worker()
         gone: list[psutil.Process] = []
 
         def restart() -> None:
@@ -214,7 +215,7 @@ def test_the_scheduler_is_killed_and_comes_back(wire: Wire, tmp_path: Path) -> N
             scheduler.wait()
             wait_until(lambda: not gone[0].is_running(), "the attempt ends with its scheduler", seconds=20)
             cluster.start_scheduler()
-            cluster.start_worker("c")
+            cluster.start_worker()
 
         restarting = later(restart)
         check_loaded(wire, wire.load(inline=False))
@@ -226,7 +227,7 @@ def test_the_scheduler_is_killed_and_comes_back(wire: Wire, tmp_path: Path) -> N
 
 @pytest.mark.long
 def test_the_scheduler_is_killed_and_stays_away(wire: Wire, tmp_path: Path) -> None:
-    with a_cluster(tmp_path, workers=1) as cluster:
+    with a_cluster(tmp_path, workers=2) as cluster:
         wire.executor = cluster.toml.replace("20s", "3s")
         fault = hang(wire.write())
 
@@ -291,6 +292,8 @@ def test_the_fault_table_at_one_server(table: Wire, line: Line) -> None:
 @pytest.mark.parametrize("line", each(WAREHOUSE))
 def test_the_fault_table_at_the_warehouse(table: Wire, line: Line) -> None:
     assert table.dwh is not None
+    if line.name == "copy: hangs":
+        line = replace(line, says="")  # of two time-outs of three seconds, the driver's may be first
     fault_table.staying(table, line, table.dwh.faults.add)
 
 

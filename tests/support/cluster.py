@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,12 @@ _ALL_IN_ONE = """
 import asyncio, json, sys
 from distributed import Nanny, Scheduler, Security
 
-async def main(port, workers, folder, threads, files):
+async def main(port, workers, folder, files):
     keys = {f"tls_{role}_{name}": files[name] for role in ("scheduler", "worker", "client") for name in ("cert", "key")}
     common = {"host": "127.0.0.1", "protocol": "tls", "dashboard": False}
     common["security"] = Security(require_encryption=True, tls_ca_file=files["ca"], **keys)
-    async with Scheduler(port=port, **common) as scheduler:
-        keys = {"nthreads": threads, "local_directory": folder, "memory_limit": 0}
+    async with Scheduler(port=port, dashboard_address="127.0.0.1:0", **common) as scheduler:
+        keys = {"nthreads": 1, "local_directory": folder, "memory_limit": 0}
         await asyncio.gather(*(Nanny(scheduler.address, name=number, **keys, **common) for number in range(workers)))
         print("ready", flush=True)
         await scheduler.finished()
@@ -43,7 +43,6 @@ class Cluster:
 
     root: Path
     port: int
-    env: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -69,42 +68,47 @@ class Cluster:
         for number, blob in enumerate(certificate.cert_chain_pems):
             blob.write_to_path(self.files["cert"], append=number > 0)
 
-    def start(self, workers: int, threads: int = 1) -> None:
+    def start(self, workers: int) -> None:
         """Start scheduler and workers in one go, and wait until they are there."""
         script = self.root / "dask_cluster.py"
         script.write_text(_ALL_IN_ONE)
-        keys = [self.port, workers, str(self.root), threads, self.files]
+        keys = [self.port, workers, str(self.root), self.files]
         process = self._spawn([sys.executable, str(script), json.dumps(keys)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n", (self.root / "dask.log").read_text()
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
-        """Start only a scheduler, as `dask scheduler` does."""
-        tls = self._tls_options()
-        options = ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--protocol", "tls"]
-        return self._spawn([sys.executable, "-m", "distributed.cli.dask_scheduler", *options, *tls])
+        """Start only a scheduler, as docs/cluster.md says."""
+        options = ["--protocol", "tls", "--port", str(self.port), "--host", "127.0.0.1"]
+        options += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+        return self._spawn([sys.executable, "-m", "dask", "scheduler", *options])
 
-    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
-        """Start a worker with a nanny of its own, as `dask worker` does."""
-        options = ["--nthreads", "1", "--name", name, "--local-directory", str(self.root), "--no-dashboard"]
-        options += ["--host", "127.0.0.1", "--protocol", "tls", "--death-timeout", "60"]
-        return self._spawn(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_worker",
-                self.address,
-                *options,
-                *self._tls_options(),
-            ]
-        )
-
-    def _tls_options(self) -> list[str]:
-        files = self.files
-        return ["--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"]]
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """Start a worker with a nanny of its own, as docs/cluster.md says."""
+        options = [
+            "--protocol",
+            "tls",
+            "--nthreads",
+            "1",
+            "--nworkers",
+            "1",
+            "--no-dashboard",
+            "--death-timeout",
+            "60",
+        ]
+        options += ["--host", "127.0.0.1", "--local-directory", str(self.root)]
+        return self._spawn([sys.executable, "-m", "dask", "worker", self.address, *options])
 
     def _spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        env = {**os.environ, "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0", **self.env}
+        tls = "DASK_DISTRIBUTED__COMM__TLS__"
+        parts = [(part, name) for part in ("SCHEDULER", "WORKER") for name in ("CERT", "KEY")]
+        env = {
+            **os.environ,
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+            "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+            f"{tls}CA_FILE": self.files["ca"],
+            **{f"{tls}{part}__{name}": self.files[name.lower()] for part, name in parts},
+        }
         with (self.root / "dask.log").open("ab") as log:
             process = subprocess.Popen(
                 command, env=env, stdin=subprocess.DEVNULL, stderr=log, start_new_session=True, **options
@@ -163,16 +167,13 @@ def _free_port() -> int:
 def a_cluster(
     root: Path,
     workers: int = 3,
-    *,
-    threads: int = 1,
-    env: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster for a block; without workers nothing is started."""
-    cluster = Cluster(root, _free_port(), dict(env or {}))
+    cluster = Cluster(root, _free_port())
     cluster.make_certificates()
     try:
         if workers:
-            cluster.start(workers, threads)
+            cluster.start(workers)
         yield cluster
     finally:
         cluster.stop()
