@@ -14,6 +14,11 @@ _is_forgotten = False
 def begin() -> None:
     """Protect this process and all that it starts: its imports, its files, and its core dumps."""
     forget_current_folder()
+    protect_memory_and_files()
+
+
+def protect_memory_and_files() -> None:
+    """Make files for this user only, and no core dump. Idempotent."""
     import resource
 
     from dwhctl.core.files import use_private_umask

@@ -162,15 +162,22 @@ class DaskCluster:
 
     async def _observe(self) -> None:
         """Follow the number of workers until the connection is lost. Raise WorkersError after a time without any."""
-        had_worker = time.monotonic()
+        answered = had_worker = time.monotonic()
+        most = self._executor.wait.total_seconds()
         while self._client.is_connected:
             try:
                 size = await self._client.size()
-            except LOST:
+            except TimeoutError:
+                # A scheduler that is busy is not gone: its workers go on.
+                if time.monotonic() - answered > most:
+                    break
+                continue
+            except OSError:
                 break
+            answered = time.monotonic()
             if size:
-                had_worker = time.monotonic()
-            elif time.monotonic() - had_worker > self._executor.wait.total_seconds():
+                had_worker = answered
+            elif answered - had_worker > most:
                 raise WorkersError(
                     f"the Dask scheduler {self} has had no worker for {format_duration(self._executor.wait)};"
                     " start workers, or run with --executor local"

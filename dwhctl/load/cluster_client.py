@@ -45,33 +45,42 @@ class ClusterClient:
 
     async def connect(self) -> None:
         """Connect to the scheduler, as soon as it answers, and check it. Raise WorkersError."""
-        from distributed import Client
-
         _log_as_libraries_do()
         seconds = self._executor.wait.total_seconds()
         until = time.monotonic() + seconds
-        make: Any = Client
-        while self._client is None:
-            client = make(
-                self._executor.scheduler,
-                security=self._security(),
-                asynchronous=True,
-                set_as_default=False,
-                timeout=min(seconds, _CONNECT_SECONDS),
-                name=self._name,
-            )
+        while True:
             try:
-                self._client = await client
+                await self._open(min(seconds, _CONNECT_SECONDS))
+                await self._check()
+                return
             except LOST as error:
+                await self.close()
                 if time.monotonic() >= until:
                     raise WorkersError(
                         f"the Dask scheduler {self._executor.scheduler} did not answer within {self._waited}:"
                         f" {mask(str(error))}; start it, correct [executor], or run with --executor local"
                     ) from None
-                await asyncio.sleep(_PAUSE_SECONDS)
-            finally:
-                if self._client is None:
-                    await _close(client)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _open(self, seconds: float) -> None:
+        from distributed import Client
+
+        make: Any = Client
+        client = make(
+            self._executor.scheduler,
+            security=self._security(),
+            asynchronous=True,
+            set_as_default=False,
+            timeout=seconds,
+            name=self._name,
+        )
+        try:
+            self._client = await client
+        finally:
+            if self._client is None:
+                await _close(client)
+
+    async def _check(self) -> None:
         await self._check_scheduler()
         workers = await self._identities()
         self._check_workers(workers)
@@ -158,6 +167,8 @@ class ClusterClient:
 
     async def has_started(self, sealed: SealedOrder) -> bool:
         """Return whether a worker has begun with an order. Raise one of `LOST`."""
+        if not self.is_connected:
+            raise OSError("the connection to the scheduler was lost")
         return bool(await _in_time(self._client.scheduler.event_is_set(name=sealed.claim)))
 
     async def forget(self, sealed: SealedOrder) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl import __version__
 from dwhctl.core.secrets import Secret, mask, mask_python
+from dwhctl.core.start import protect_memory_and_files
 from dwhctl.load.workers import stage_in_worker
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def run_order(sealed: SealedOrder) -> StageResult | Refusal:
     if refusal is not None:
         return refusal
     mask_python()
+    protect_memory_and_files()
     with _watched(worker):
         return stage_in_worker(pickle.loads(sealed.data))  # noqa: S301 - the parent's, over TLS
 

@@ -113,6 +113,8 @@ def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
 
 def executor_of(project: Project, request: LoadRequest) -> ExecutorTable:
     """Return where the attempts run: as the request says, else the project. Raise UsageError."""
+    if request.inline and (request.executor == "dask" or request.scheduler):
+        raise UsageError("--inline works in this process, and --executor dask on a cluster; give one of them")
     if request.inline:
         return ExecutorTable()
     executor = project.executor

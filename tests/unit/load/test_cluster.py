@@ -102,6 +102,7 @@ def test_the_options_win(sandbox: Sandbox) -> None:
     [
         ({"executor": "dask"}, "--scheduler is missing"),
         ({"scheduler": "tls://dask:8786"}, "add --executor dask"),
+        ({"executor": "dask", "inline": True}, "give one of them"),
         ({"executor": "dask", "scheduler": "tls://dask:8786"}, r"\[executor\] ca is missing"),
         ({"executor": "dask", "scheduler": "tcp://dask:8786"}, "runs programs on the workers"),
     ],
@@ -214,6 +215,9 @@ def test_workers_with_another_version_are_refused(found: object, says: str) -> N
 def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask runs a task again whose result is lost with its worker; the rows would be staged twice."""
     monkeypatch.setattr(cluster_worker, "stage_in_worker", lambda order: f"staged {order}")
+    # The worker is this process.
+    for name in ("mask_python", "protect_memory_and_files"):
+        monkeypatch.setattr(cluster_worker, name, lambda: None)
     cluster.scale(1)
     sealed = seal("the slice", "claim")  # type: ignore[arg-type]
     with distributed.Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
