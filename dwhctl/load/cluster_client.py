@@ -204,6 +204,25 @@ class ClusterClient:
             raise TimeoutError(f"{', '.join(unended)} did not end within {_END_SECONDS:.0f} s")
 
 
+def cluster_problem(executor: ExecutorTable) -> str | None:
+    """Connect to a cluster as a load does, and return why it could not use it, or None."""
+
+    async def look() -> None:
+        client = ClusterClient(executor, "dwhctl-check")
+        try:
+            await client.connect()
+            if not await client.size():
+                raise WorkersError(f"the Dask scheduler {executor.scheduler} has no worker; start workers")
+        finally:
+            await client.close()
+
+    try:
+        asyncio.run(look())
+    except WorkersError as error:
+        return str(error)
+    return None
+
+
 async def _close(client: Any) -> None:
     try:
         with suppress(Exception):

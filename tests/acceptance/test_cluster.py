@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dwhctl.load.cluster_client import cluster_problem
 from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import Session, State
 from tests.acceptance import test_fault_table as fault_table
@@ -120,6 +121,7 @@ def test_a_load_over_the_cluster_is_what_a_load_is(
     text = path.read_text().replace(f'"{password}"', '{ env = "ONLY_THE_PARENT_HAS_IT" }')
     assert "ONLY_THE_PARENT_HAS_IT" in text
     path.write_text(text)
+    assert cluster_problem(wire.project().executor) is None
     check_loaded(wire, wire.load(inline=False))
     check_limits(wire)
     sessions = wire.sessions_newest_first()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -24,7 +25,7 @@ from dwhctl.core.errors import ConfigError, UsageError, WorkersError
 from dwhctl.core.secrets import Secret
 from dwhctl.load import cluster_worker, run
 from dwhctl.load.cluster import DaskCluster
-from dwhctl.load.cluster_client import ClusterClient
+from dwhctl.load.cluster_client import ClusterClient, cluster_problem
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, run_order, seal
 from dwhctl.load.run import executor_of, plan_load
 from dwhctl.project.model import ExecutorTable, Project
@@ -157,11 +158,13 @@ def cluster() -> Iterator[distributed.LocalCluster]:
         yield cluster
 
 
-def refusal(address: str, wait: str = "1s") -> str:
-    """Connect as a run does, and return why the cluster cannot be used."""
-    from dwhctl.project.days import parse_duration
+def executor_at(address: str) -> ExecutorTable:
+    return ExecutorTable(type="dask", scheduler=address, wait=timedelta(seconds=1))
 
-    table = ExecutorTable(type="dask", scheduler=address, wait=parse_duration(wait), insecure=True)
+
+def refusal(address: str) -> str:
+    """Connect as a run does, and return why the cluster cannot be used."""
+    table = executor_at(address)
     changed = threading.Event()
     connected = DaskCluster(table, "run", changed.set)
     try:
@@ -180,8 +183,10 @@ def refusal(address: str, wait: str = "1s") -> str:
 def test_clusters_that_cannot_do_the_work(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     address = cluster.scheduler_address
     assert "ALLOWED_FAILURES=0" in refusal(address)
+    assert "ALLOWED_FAILURES=0" in str(cluster_problem(executor_at(address)))
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         assert "has had no worker for 1s; start workers" in refusal(address)
+        assert "has no worker; start workers" in str(cluster_problem(executor_at(address)))
         cluster.scale(1)
         cluster.wait_for_workers(1)
         assert "has no nanny" in refusal(address)
