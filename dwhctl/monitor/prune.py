@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dwhctl.core.errors import StateDirError, UsageError
+from dwhctl.core.files import left_behind
 from dwhctl.core.waiting import caught_signals
 from dwhctl.project.connections import EmbeddedConnection
 from dwhctl.project.model import Project
@@ -21,7 +22,6 @@ from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.history import prunable
 from dwhctl.sessions.store import SessionStore
-from dwhctl.systems.duckdb.spill import left_behind
 
 #: What is younger may belong to a run that is about to begin.
 _OLD = timedelta(days=7)

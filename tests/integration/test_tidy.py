@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from dwhctl.core.files import SpillFolder
 from dwhctl.load.run import plan_load
 from dwhctl.monitor.prune import clean_up_state
 from dwhctl.runtime.locks import Lock, StateDir, held_work, work_names
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Closing, State, open_store
-from dwhctl.systems.duckdb.spill import SpillFolder
 from tests.cli_support import dwh
 from tests.integration.sessions_kit import new
 from tests.support.faulty import flocked

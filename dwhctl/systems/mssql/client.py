@@ -35,7 +35,7 @@ from dwhctl.systems.mssql.errors import (
     translate_error,
     unreached,
 )
-from dwhctl.systems.mssql.types import literal
+from dwhctl.systems.mssql.sql import literal
 
 if TYPE_CHECKING:
     from dwhctl.systems.mssql.system import MssqlConnection

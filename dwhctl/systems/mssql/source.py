@@ -20,11 +20,20 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.project.templates import Query, at_statement
 from dwhctl.systems.base.source import SqlSource, closed_on_error
-from dwhctl.systems.mssql import types as engine
 from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
 from dwhctl.systems.mssql.errors import one_line, read, translate_error
-from dwhctl.systems.mssql.sql import UTF8, collation_for, one_select, read_part, with_bounds, wrapped
-from dwhctl.systems.mssql.types import can_read
+from dwhctl.systems.mssql.sql import (
+    UTF8,
+    ResultColumn,
+    can_read,
+    collation_for,
+    declared_columns,
+    literal,
+    one_select,
+    read_part,
+    with_bounds,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.fingerprint import Measure, Read, Write
@@ -172,17 +181,17 @@ class MssqlSource(SqlSource):
         """Let SQL Server describe the query, which does not run it."""
         sql = one_select(query.sql)
         if sql not in self._described:
-            text = engine.literal(with_bounds(query, sql))
+            text = literal(with_bounds(query, sql))
             with at_statement(sql):
                 described = self._describe(f"EXEC sp_describe_first_result_set {text}")
             if not described:
                 raise QueryError("the extract returns no rows: it must be a SELECT")
-            columns = engine.declared_columns(described)
+            columns = declared_columns(described)
             self._check_code_pages(described)
             self._described[sql] = columns
         return self._described[sql]
 
-    def _describe(self, sql: str) -> list[engine.ResultColumn]:
+    def _describe(self, sql: str) -> list[ResultColumn]:
         with translated():
             cursor = self._cursor(sql)
             names = [str(column[0]) for column in cursor.description or ()]
@@ -190,7 +199,7 @@ class MssqlSource(SqlSource):
                 dict(zip(names, row, strict=True)) for row in (cursor.fetchall() if names else [])
             ]
         return [
-            engine.ResultColumn(
+            ResultColumn(
                 row["name"],
                 row["system_type_name"],
                 nullable=bool(row["is_nullable"]),
@@ -201,7 +210,7 @@ class MssqlSource(SqlSource):
             if not row.get("is_hidden")
         ]
 
-    def _check_code_pages(self, described: Sequence[engine.ResultColumn]) -> None:
+    def _check_code_pages(self, described: Sequence[ResultColumn]) -> None:
         for column in described:
             if column.collation is None or not (column.declared or "").startswith(
                 ("char", "varchar", "text")
@@ -217,7 +226,7 @@ class MssqlSource(SqlSource):
 
     def _code_page(self, collation: str) -> int | None:
         if collation not in CODE_PAGES:
-            property_ = f"COLLATIONPROPERTY({engine.literal(collation)}, 'CodePage')"
+            property_ = f"COLLATIONPROPERTY({literal(collation)}, 'CodePage')"
             CODE_PAGES[collation] = None
             with suppress(QueryError):
                 ((CODE_PAGES[collation],),) = self._rows(f"SELECT CAST({property_} AS int)")

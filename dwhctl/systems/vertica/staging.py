@@ -16,8 +16,7 @@ from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.vertica.catalog import TableName
-from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, rejection
+from dwhctl.systems.vertica.catalog import MISSING, MISSING_COLUMN, TableName, is_sqlstate, rejection
 
 if TYPE_CHECKING:
     from dwhctl.systems.vertica.client import VerticaClient
