@@ -51,9 +51,17 @@ class History:
         """Give the number of first attempts."""
         return self.loads * self.shards * self.hours
 
+    @property
+    def _digits(self) -> int:
+        return max(2, len(str(self.shards - 1)))
+
+    def shard(self, number: int) -> str:
+        """Give the name of a shard."""
+        return f"city_{number:0{self._digits}}"
+
     def project(self, root: Path, sessions: str) -> Sandbox:
         """Write a project with these loads and shards; nothing of it can be loaded."""
-        shards = [f"city_{number:02}" for number in range(self.shards)]
+        shards = [self.shard(number) for number in range(self.shards)]
         sandbox = Sandbox(root, servers={"server_0": shards}, sessions=sessions).write()
         load = (root / "config" / "loads" / "orders.toml").read_text()
         for number in range(self.loads):
@@ -76,7 +84,7 @@ class History:
             _RUN[dialect].format(f"({first} + 3600 * ({hour}))") + " || '-00000000'",
         )
         load = "'load_' || " + _PADDED[dialect].format(f"n / {self.shards} % {self.loads}", 3)
-        shard = "'city_' || " + _PADDED[dialect].format(f"n % {self.shards}", 2)
+        shard = "'city_' || " + _PADDED[dialect].format(f"n % {self.shards}", self._digits)
         is_dead = (
             f"n % {self.shards} >= {self.shards - self.dead} AND {hour} >= {self.hours - self.dead_hours}"
         )

@@ -103,8 +103,10 @@ class Attempt(Generic[JobT, RunnerT]):
         for slot in self.slots:
             slot.release()
 
-    def release_after(self, ended: Future[object]) -> None:
-        """Release its slots when `ended` is done: until then its worker uses the connections."""
+    def release_after(self, ended: Future[object] | None) -> None:
+        """Keep its slots until `ended` is done: until then its worker uses the connections. None: it has ended."""
+        if ended is None:
+            return
         held, self.slots = self.slots, ()
 
         def release(_: Future[object]) -> None:
@@ -197,6 +199,11 @@ class JobQueue(Generic[JobT]):
         """List the connections that some job needs, queued or kept back."""
         routes = [route for route, queue in self._queues.items() if queue or self._waiting_on[route]]
         return list(dict.fromkeys(name for route in routes for name in route))
+
+    @property
+    def waiting_for_worker(self) -> int:
+        """Return how many jobs only wait for a worker."""
+        return sum(map(len, self._queues.values()))
 
     @property
     def has_queued(self) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
-from dwhctl.load.workers import Worker, WorkerLostError, WorkerPool, stage_in_worker
+from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
 from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: A wait for workers to start is announced after this.
 _SLOW_START_SECONDS = 5.0
 _MAX_DEATHS = 2
+#: The timeout of an attempt begins when its worker on a cluster has begun with it, but no later than this.
+_MOST_QUEUED_SECONDS = 60.0
 
 
 class SliceJob(Job):
@@ -73,10 +75,14 @@ class SliceJob(Job):
 
 @dataclass(slots=True, eq=False)
 class InWorker:
-    """What works on an attempt: a worker process; then its rows wait in a group to be published."""
+    """What works on an attempt: a worker process; then its rows wait in a group to be published.
+
+    `given` is when the worker was given the order.
+    """
 
     worker: Worker
     slots_waited: float = 0.0
+    given: float | None = None
     group: PublishGroup | None = None
     filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
@@ -173,6 +179,7 @@ class SliceParts:
     creator: StagingCreator
     publisher: Publisher
     delivered: DeliveredColumns
+    demand: Demand = field(default_factory=Demand)
     stage: Callable[[StageOrder], StageResult] = stage_in_worker
 
 
@@ -206,17 +213,17 @@ class SliceStarter:
                 break
             started.append(attempt)
         # No event says that another run has released a slot: try again soon.
-        if self._jobs.has_queued and self._pool.may_grow:
+        if self._jobs.has_queued and self._pool.may_grow and not self._pool.is_starting:
             self.blocked, self.lacking = True, self.lacking or (WORKERS,)
         self.blocked &= self._jobs.has_queued
         if started:
             self._attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
         return started
 
-    def note_start(self, running: Collection[SliceAttempt]) -> None:
-        """Announce that the run waits for its workers to start."""
-        if running and not any(attempt.runner.worker.is_up for attempt in running):
-            self._start_wait.note(lambda: f"{len(running):,} worker processes to start")
+    def note_start(self) -> None:
+        """Announce that the run waits for its first worker."""
+        if self._jobs.has_queued and self._pool.is_starting:
+            self._start_wait.note(lambda: "the worker processes to start")
         else:
             self._start_wait.end()
 
@@ -257,6 +264,12 @@ class SliceStarter:
             delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
         )
+
+    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
+        """Return when the attempt is past its timeout, which begins when a worker has begun."""
+        if not self._pool.has_begun(attempt.runner.worker) and now < attempt.started + _MOST_QUEUED_SECONDS:
+            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
+        return attempt.expires_at
 
     def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []

@@ -272,7 +272,12 @@ class DaskWorker:
         return self._attempt.result
 
     @property
-    def is_up(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether it can take a task: the cluster decides where."""
+        return True
+
+    @property
+    def has_begun(self) -> bool:
         """Whether a worker of the cluster has begun with the attempt."""
         return self._attempt is None or self._attempt.started or self._attempt.result.done()
 
@@ -303,6 +308,13 @@ class ClusterPool(WorkerPool):
     @property
     def _busy(self) -> int:
         return len(self._held) - len(self._idle)
+
+    def limit(self, workers: int) -> None:
+        """Set no limit: a place costs nothing."""
+
+    def has_begun(self, worker: Worker) -> bool:
+        """Return whether a worker of the cluster has begun with the attempt of a place."""
+        return not isinstance(worker, DaskWorker) or worker.has_begun
 
     @property
     def may_grow(self) -> bool:

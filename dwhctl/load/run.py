@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
 from importlib.util import find_spec
@@ -17,9 +17,10 @@ from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher, PublishRules
-from dwhctl.load.scheduler import ClusterChanged, SliceScheduler
+from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
+from dwhctl.load.worker_server import WorkerServer, WorkersReady, modules_of
+from dwhctl.load.workers import InlineWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.model import DASK_REMEDY, ExecutorTable
 from dwhctl.project.names import shadow_name
@@ -100,9 +101,11 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     """
     # A part of the shards or slices, or a backfill, does not show that the load is up to date.
     pings = request.pings and not request.shards and not request.only_failed
-    return _Load(project, request, plan).carry_out(
-        listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
-    )
+    run = _Load(project, request, plan)
+    with closing(run.workers):
+        return run.carry_out(
+            listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
+        )
 
 
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
@@ -261,9 +264,19 @@ class _Load(Run):
         super().__init__(project, request.command, request.wait.total_seconds())
         self._request = request
         self._planned = plan
+        self.workers = WorkerServer(lambda: self.events.put(WorkersReady()))
 
     def prepare(self) -> None:
         self._plan = self._planned or plan_load(self.project, self._request)
+        self._executor = executor_of(self.project, self._request)
+        if self._plan.slices and self._executor.type == "local" and not self._request.inline:
+            connections = self.project.connections
+            self.workers.start(
+                modules_of(
+                    {connections[planned.shard.connection].type for planned in self._plan.slices},
+                    {connections[load.target].type for load in self._plan.loads()},
+                )
+            )
 
     def locks(self) -> Mapping[str, str]:
         return work_names(self._plan.work())
@@ -277,17 +290,19 @@ class _Load(Run):
     def work(self) -> None:
         # Again, now that the locks are held: another run may have completed what was missing before.
         plan = narrowed(self._plan, self._request, self.store)
-        if not plan.slices:
-            self.result.empty_plan = plan
         seconds = seconds_of(self.store, plan)
         plan = slowest_first(plan, seconds)
         self.listen(RunStarted(self.id, plan, seconds))
+        if not plan.slices:
+            self.result.empty_plan = plan
+            return
         creator = StagingCreator(self.targets, self.events.put)
         groups = Groups(self.id, creator.open)
         scheduler = self._scheduler(plan, groups, creator)
         try:
             self.loop(scheduler)
         finally:
+            self.workers.close()
             # Workers that were ended in the middle of their work.
             remove_left_behind(self.state.path)
             self._drop_staging(groups.targets)
@@ -329,12 +344,11 @@ class _Load(Run):
         )
 
     def _pool(self, jobs: int) -> WorkerPool:
-        executor = executor_of(self.project, self._request)
-        if executor.type == "local":
-            return WorkerPool(jobs, InlineWorker if self._request.inline else ProcessWorker, self.slots)
+        if self._executor.type == "local":
+            return WorkerPool(jobs, InlineWorker if self._request.inline else self.workers.fork, self.slots)
         from dwhctl.load.cluster import ClusterPool, DaskCluster
 
-        cluster = DaskCluster(executor, self.id, lambda: self.events.put(ClusterChanged()))
+        cluster = DaskCluster(self._executor, self.id, lambda: self.events.put(WorkersReady()))
         return ClusterPool(jobs, cluster, self.slots)
 
     def _drop_staging(self, used: Iterable[str]) -> None:

@@ -77,7 +77,7 @@ def check_loaded(wire: Wire, report: RunResult | None = None) -> None:
 def check_limits(wire: Wire) -> None:
     """No server had more sessions at once than its connection allows."""
     assert wire.dwh is not None
-    assert max(server.sessions_most for server in wire.own_sources.values()) == 2
+    assert max(server.sessions_most for server in wire.own_sources.values()) <= 2
     assert wire.dwh.sessions_most <= 4
 
 
@@ -122,8 +122,11 @@ def test_a_load_over_the_cluster_is_what_a_load_is(
     assert "ONLY_THE_PARENT_HAS_IT" in text
     path.write_text(text)
     assert cluster_problem(wire.project().executor) is None
+    busy = wire.own_sources["mssql_1"]
+    busy.faults.add(Fault("slow", statement=ROWS_OF_EXTRACT, seconds=0.3))
     check_loaded(wire, wire.load(inline=False))
     check_limits(wire)
+    assert busy.sessions_most == 2, "three workers would have had three"
     sessions = wire.sessions_newest_first()
     assert {session.worker for session in sessions} <= {1, 2, 3}, "max_workers is six, the cluster has three"
     assert password not in cluster.log()

@@ -1,0 +1,92 @@
+"""What a run costs before and beside its rows: twelve tiny slices, and a day that is already complete.
+
+    python -m benchmarks.start 3
+
+Each case is measured so many times, and the one with the least wall time is printed. CPU is that of the run and all
+its processes. `--dwhctl PATH` measures the checkout in another folder with its own interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.projects import DAY, Sandbox
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, order=True)
+class Cost:
+    """Seconds by the clock, and of CPU."""
+
+    wall: float
+    cpu: float
+
+
+def measure(checkout: Path, sandbox: Sandbox, *arguments: str) -> Cost:
+    """Run `dwhctl load`. Raise RuntimeError when it does not end with 0."""
+    python = checkout / ".venv/bin/python"
+    command = [str(python) if python.exists() else sys.executable, "-m", "dwhctl", "load", *arguments]
+    before, began = _children(), time.perf_counter()
+    done = subprocess.run(
+        [*command, "--date", str(DAY), "--project", str(sandbox.root)],
+        cwd=checkout,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return Cost(wall, _children() - before)
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def sandbox_of(folder: Path, shards: int, rows: int) -> Sandbox:
+    """Make a project of so many shards on three servers."""
+    servers = {
+        f"server_{number}": [f"city_{shard}" for shard in range(shards) if shard % 3 == number]
+        for number in range(3)
+    }
+    return Sandbox(folder, servers=servers, max_workers=4).write().fill(rows)
+
+
+def main(times: int, checkouts: list[Path]) -> None:
+    """Print a line for each case and checkout; the checkouts take turns."""
+    cases = {"12 tiny slices": (12, ()), "nothing to do, 150 shards": (150, ("--only-missing",))}
+    for name, (shards, arguments) in cases.items():
+        with tempfile.TemporaryDirectory() as folder:
+            sandbox = sandbox_of(Path(folder), shards, 10)
+            measure(checkouts[0], sandbox)
+            costs: dict[Path, list[Cost]] = {checkout: [] for checkout in checkouts}
+            for _ in range(times):
+                for checkout, found in costs.items():
+                    found.append(measure(checkout, sandbox, *arguments))
+        for checkout, found in costs.items():
+            best = min(found)
+            least = min(cost.cpu for cost in found)
+            print(
+                f"{name}: {best.wall:.2f} s, {best.cpu:.2f} s of CPU (least {least:.2f})  {checkout}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("times", nargs="?", type=int, default=3)
+    parser.add_argument("--dwhctl", action="append", type=Path, help="a checkout to compare with")
+    chosen = parser.parse_args()
+    main(chosen.times, [_ROOT, *(chosen.dwhctl or [])])
