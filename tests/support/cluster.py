@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +73,9 @@ class Cluster:
         script = self.root / "dask_cluster.py"
         script.write_text(_ALL_IN_ONE)
         keys = [self.port, workers, str(self.root), self.files]
-        process = self._spawn([sys.executable, str(script), json.dumps(keys)], stdout=subprocess.PIPE)
+        # Its workers are forked from a process that has imported what they need: a spawned one imports for seconds.
+        forked = {"DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "forkserver"}
+        process = self._spawn([sys.executable, str(script), json.dumps(keys)], forked, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n", (self.root / "dask.log").read_text()
 
@@ -99,7 +101,9 @@ class Cluster:
         options += ["--host", "127.0.0.1", "--local-directory", str(self.root)]
         return self._spawn([sys.executable, "-m", "dask", "worker", self.address, *options])
 
-    def _spawn(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, command: list[str], more: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
         tls = "DASK_DISTRIBUTED__COMM__TLS__"
         parts = [(part, name) for part in ("SCHEDULER", "WORKER") for name in ("CERT", "KEY")]
         env = {
@@ -107,6 +111,7 @@ class Cluster:
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
             "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
             f"{tls}CA_FILE": self.files["ca"],
+            **(more or {}),
             **{f"{tls}{part}__{name}": self.files[name.lower()] for part, name in parts},
         }
         with (self.root / "dask.log").open("ab") as log:
@@ -127,7 +132,7 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(process.pid).children(recursive=True):
                     with suppress(psutil.NoSuchProcess):
-                        if any("spawn_main" in part for part in child.cmdline()):
+                        if _is_worker(child):
                             found.append(child)
         return found
 
@@ -161,6 +166,13 @@ def _free_port() -> int:
         port = server.getsockname()[1]
     assert isinstance(port, int)
     return port
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether a nanny started it: by spawn, or by a fork of multiprocessing's server."""
+    command, parent = " ".join(process.cmdline()), process.parent()
+    forked = parent is not None and "forkserver" in " ".join(parent.cmdline())
+    return "spawn_main" in command or ("forkserver" in command and forked)
 
 
 @contextmanager
