@@ -38,13 +38,14 @@ _RUN = {
 
 @dataclass(frozen=True)
 class History:
-    """How much there is. `dead` shards fail in each load, for the last `dead_hours`."""
+    """How much there is. `dead` shards fail in each load, for the last `dead_hours`; with `ended` nothing runs."""
 
     loads: int = 200
     shards: int = 70
     hours: int = 352
     dead: int = 3
     dead_hours: int = 50
+    ended: bool = False
 
     @property
     def slices(self) -> int:
@@ -96,7 +97,7 @@ class History:
                 SELECT n, {load} AS load, {shard} AS shard, {run} AS run_id, {_DATE[dialect].format(day)} AS slice_date,
                     {begins} AS begins, {seconds} AS seconds,
                     CASE WHEN {is_dead} THEN 'failed'
-                         WHEN {hour} = {self.hours - 1} AND n % 200 = 3 THEN 'running'
+                         WHEN {int(not self.ended)} = 1 AND {hour} = {self.hours - 1} AND n % 200 = 3 THEN 'running'
                          WHEN n % 1009 = 5 THEN 'failed'
                          WHEN n % 5003 = 9 THEN 'abandoned'
                          WHEN n % 10 = 1 THEN 'skipped'

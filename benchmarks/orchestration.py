@@ -49,7 +49,7 @@ def main(counts: list[int], history: int, *, sqlite: bool) -> None:
 
 
 def _run(server: PostgresServer | None, count: int, sessions: int) -> Figures:
-    history = History(loads=1, shards=count, hours=max(1, sessions // count), dead=0)
+    history = History(loads=1, shards=count, hours=max(1, sessions // count), dead=0, ended=True)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         connection = Sandbox.sessions
         if server is not None:

@@ -1,9 +1,9 @@
-"""What a run costs before and beside its rows: twelve tiny slices, and a day that is already complete.
+"""What a run costs before and beside its rows: twelve tiny slices (DuckDB; SQL Server to Vertica), and a complete day.
 
     python -m benchmarks.start 3
 
-Each case is measured so many times, and the one with the least wall time is printed. CPU is that of the run and all
-its processes. `--dwhctl PATH` measures the checkout in another folder with its own interpreter.
+Each case is measured so many times, and the least of each is printed. CPU is that of the run and all its processes.
+`--dwhctl PATH` measures the checkout in another folder with its own interpreter.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.projects import DAY, Sandbox
+from tests.support.wire import a_wire
 
 _ROOT = Path(__file__).resolve().parent.parent
+_ROWS = 10
 
 
 @dataclass(frozen=True, order=True)
@@ -55,33 +57,36 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def sandbox_of(folder: Path, shards: int, rows: int) -> Sandbox:
-    """Make a project of so many shards on three servers."""
-    servers = {
+def servers_of(shards: int) -> dict[str, list[str]]:
+    """Return so many shards on three servers."""
+    return {
         f"server_{number}": [f"city_{shard}" for shard in range(shards) if shard % 3 == number]
         for number in range(3)
     }
-    return Sandbox(folder, servers=servers, max_workers=4).write().fill(rows)
+
+
+def compare(name: str, sandbox: Sandbox, times: int, checkouts: list[Path], *arguments: str) -> None:
+    """Load once, then measure so many times; the checkouts take turns. Print a line for each."""
+    measure(checkouts[0], sandbox)
+    costs: dict[Path, list[Cost]] = {checkout: [] for checkout in checkouts}
+    for _ in range(times):
+        for checkout, found in costs.items():
+            found.append(measure(checkout, sandbox, *arguments))
+    for checkout, found in costs.items():
+        cpu = min(cost.cpu for cost in found)
+        print(f"{name}: {min(found).wall:.2f} s, {cpu:.2f} s of CPU  {checkout}", flush=True)
 
 
 def main(times: int, checkouts: list[Path]) -> None:
-    """Print a line for each case and checkout; the checkouts take turns."""
-    cases = {"12 tiny slices": (12, ()), "nothing to do, 150 shards": (150, ("--only-missing",))}
-    for name, (shards, arguments) in cases.items():
-        with tempfile.TemporaryDirectory() as folder:
-            sandbox = sandbox_of(Path(folder), shards, 10)
-            measure(checkouts[0], sandbox)
-            costs: dict[Path, list[Cost]] = {checkout: [] for checkout in checkouts}
-            for _ in range(times):
-                for checkout, found in costs.items():
-                    found.append(measure(checkout, sandbox, *arguments))
-        for checkout, found in costs.items():
-            best = min(found)
-            least = min(cost.cpu for cost in found)
-            print(
-                f"{name}: {best.wall:.2f} s, {best.cpu:.2f} s of CPU (least {least:.2f})  {checkout}",
-                flush=True,
-            )
+    """Print the lines of all cases."""
+    with tempfile.TemporaryDirectory() as folder:
+        few = Sandbox(Path(folder) / "few", servers=servers_of(12), max_workers=4).write().fill(_ROWS)
+        compare("12 tiny slices", few, times, checkouts)
+        many = Sandbox(Path(folder) / "many", servers=servers_of(150), max_workers=4).write().fill(_ROWS)
+        compare("nothing to do, 150 shards", many, times, checkouts, "--only-missing")
+        with a_wire(Path(folder) / "wire", servers_of(12), max_workers=4) as wire:
+            wire.fill(_ROWS)
+            compare("12 tiny slices over the wire", wire, times, checkouts)
 
 
 if __name__ == "__main__":

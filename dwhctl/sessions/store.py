@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -374,7 +375,12 @@ class SessionStore(ABC):
 
 def _values_of(record: DataclassInstance) -> dict[str, Any]:
     # asdict copies each value, which takes longer than the rest of the write.
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: getattr(record, name) for name in _names_of(type(record))}
+
+
+@cache
+def _names_of(kind: type[DataclassInstance]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 #: What each column of `$columns` becomes; ids and `finished` are what the store makes of them.
