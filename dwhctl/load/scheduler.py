@@ -246,10 +246,14 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
 
+    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
+        return self._starter.expires_at(attempt, now)
+
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""
         timeout = attempt.job.config.timeout
-        self._pool.dismiss(attempt.runner.worker)
+        ended = self._pool.dismiss(attempt.runner.worker)
+        attempt.release_after(ended)
         failure = Failure.of(
             errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
         )
