@@ -56,7 +56,7 @@ class _Mssql(System[MssqlConnection]):
         return MssqlSource(connection, database, zone, timeout, login_known=login_known)
 
     def source_types(self) -> Sequence[SourceType]:
-        from dwhctl.systems.mssql.types import source_types
+        from dwhctl.systems.mssql.sql import source_types
 
         return source_types()
 

@@ -41,14 +41,15 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.catalog import (
+    MISSING,
     TableName,
     declared_columns,
     described,
     described_column,
     existing_columns,
     filled_columns,
+    is_sqlstate,
 )
-from dwhctl.systems.vertica.errors import MISSING, is_sqlstate
 from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
 
 if TYPE_CHECKING:

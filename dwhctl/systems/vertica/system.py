@@ -76,7 +76,7 @@ class _Vertica(System[VerticaConnection]):
         return VerticaCursor(connection, write=write, timeout=timeout)
 
     def table_problem(self, connection: VerticaConnection, table: str) -> str | None:
-        from dwhctl.systems.vertica.catalog import NAME_OCTETS
+        from dwhctl.systems.vertica.types import NAME_OCTETS
 
         schema, _, name = table.lower().partition(".")
         if schema.startswith("v_"):

@@ -30,9 +30,15 @@ from dwhctl.systems.base.target import (
     Target,
 )
 from dwhctl.systems.vertica import catalog, types
-from dwhctl.systems.vertica.catalog import TableName, described_column
+from dwhctl.systems.vertica.catalog import (
+    COLUMN_EXISTS,
+    EXISTS_ALREADY,
+    MISSING,
+    TableName,
+    described_column,
+    is_sqlstate,
+)
 from dwhctl.systems.vertica.client import VerticaClient
-from dwhctl.systems.vertica.errors import COLUMN_EXISTS, EXISTS_ALREADY, MISSING, is_sqlstate
 from dwhctl.systems.vertica.publication import (
     VerticaInspection,
     VerticaPublication,

@@ -70,13 +70,39 @@ def rows_of(source: Source, sql: str, rows: int = 1000) -> list[dict[str, object
 
 
 def test_a_session_gives_way_and_says_who_it_is(server: TdsServer) -> None:
-    with opened(server):
-        pass
+    with opened(server) as source:
+        source.columns(Query("SELECT id FROM orders", {}))
     said = " ".join(one.sql for one in server.statements)
     assert "DEADLOCK_PRIORITY LOW" in said
     assert "LOCK_TIMEOUT 30000" in said
     assert "BEGIN TRAN" not in said
     assert {(one.application, one.database) for one in server.statements} == {("dwhctl", "abakan")}
+
+
+def test_settings_and_description_are_one_batch(server: TdsServer) -> None:
+    query = Query("SELECT id, name FROM orders", {})
+    with opened(server, "abakan") as source:
+        assert [batch.num_rows for batch in source.batches(query, 10)] == [1]
+    first, second = (one.sql for one in server.statements)
+    for part in (
+        "TEXTSIZE 2147483647",
+        "LOCK_TIMEOUT 30000",
+        "sys.databases",
+        "sp_describe_first_result_set",
+    ):
+        assert part in first
+    assert second == query.sql
+    assert server.traffic.logins == 1
+
+
+@pytest.mark.parametrize("refused", ["LOCK_TIMEOUT", "snapshot_isolation_state"])
+def test_a_server_that_refuses_a_part_of_the_first_batch_gets_each_part_alone(
+    server: TdsServer, refused: str
+) -> None:
+    server.faults.add(Fault("error", statement=refused, error=(229, 14, "denied")))
+    with opened(server) as source:
+        assert rows_of(source, "SELECT id FROM orders") == [{"id": 1}]
+    assert len(server.statements) == 6
 
 
 def test_snapshot_isolation_where_the_database_allows_it(server: TdsServer) -> None:
