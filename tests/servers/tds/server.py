@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trustme
 
-from ..base import Link, Server
+from ..base import Fault, Link, Server
 from .applocks import ApplicationLocks
 from .cache import Recorder, path_of
 from .catalog import Catalog, Database
@@ -99,18 +99,15 @@ class TdsServer(Server):
 
     def connection(self, name: str = "mssql_0", **keys: Any) -> MssqlConnection:
         """The project's connection to this server."""
-        from dwhctl.systems.mssql.system import MssqlConnection
+        return connection_to(self.port, name, **{"user": self.user, "password": self.users[self.user], **keys})
 
-        given: dict[str, Any] = {
-            "name": name,
-            "host": self.host,
-            "port": self.port,
-            "user": self.user,
-            "password": self.users[self.user],
-            "max_connections": 4,
-            "connect_timeout": timedelta(seconds=5),
-        }
-        return MssqlConnection.model_validate({**given, **keys})
+    def add_fault(self, fault: Fault) -> None:
+        """Switch a fault on."""
+        self.faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """Switch all faults off."""
+        self.faults.clear()
 
     def converse(self, link: Link) -> None:
         """Talk to a client."""
@@ -185,6 +182,22 @@ class TdsServer(Server):
         if self.cache_answers is None or not sql.lstrip().upper().startswith("SELECT"):
             return None
         return path_of(Path(self.cache_answers), session.database.name, sql)
+
+
+def connection_to(port: int, name: str, **keys: Any) -> MssqlConnection:
+    """A project's connection to a server on this machine."""
+    from dwhctl.systems.mssql.system import MssqlConnection
+
+    given: dict[str, Any] = {
+        "name": name,
+        "host": TdsServer.host,
+        "port": port,
+        "user": "sa",
+        "password": "Secret_123",
+        "max_connections": 4,
+        "connect_timeout": timedelta(seconds=5),
+    }
+    return MssqlConnection.model_validate({**given, **keys})
 
 
 def _certified() -> ssl.SSLContext:

@@ -262,6 +262,7 @@ class Conversation:
 
     def _break_off(self, failure: TdsError, sink: WireSink) -> None:
         self.session.abandon(failure)
+        self.session.error = failure.number
         sink.message(failure)
         sink.failed()
 
