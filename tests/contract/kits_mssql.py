@@ -21,12 +21,18 @@ import pymssql
 import pytest
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import AttemptError, ConfigError, ConnectError, DatabaseMissingError, LoginRefusedError
+from dwhctl.core.errors import (
+    AttemptError,
+    ConfigError,
+    ConnectError,
+    DatabaseMissingError,
+    LoginRefusedError,
+)
 from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import Connection
-from dwhctl.systems.mssql.sql import quote
 from dwhctl.systems.mssql.arrow_client import log_in
 from dwhctl.systems.mssql.client import Address
+from dwhctl.systems.mssql.sql import quote
 from dwhctl.systems.mssql.system import MssqlConnection
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TypeCase
 from tests.servers.base import Fault

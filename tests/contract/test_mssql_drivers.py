@@ -88,7 +88,20 @@ def test_the_whole_suite_with_the_provider_in_rust(suite: str) -> None:
         pytest.skip("this is that process, or one of a chosen provider")
     path = Path(__file__).with_name(suite)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0", str(path), "-k", "mssql-arrow", "-m", ""],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n0",
+            str(path),
+            "-k",
+            "mssql-arrow",
+            "-m",
+            "",
+        ],
         env={**os.environ, PROVIDER: "mssql-odbc"},
         capture_output=True,
         text=True,

@@ -58,7 +58,7 @@ def readers() -> Iterator[dict[str, Reader]]:
 
 def check(server: TdsServer, reads: Reader, driver: str, sql: str, cuts: int | None) -> list[Answer]:
     """Read with every cut, or with so many of each kind: each reading fails, and may be tried again."""
-    rng = random.Random(7)  # noqa: S311
+    rng = random.Random(7)
     answers = []
     with CuttingProxy(server.port) as proxy:
         # The first reading of a process asks for code pages, too.

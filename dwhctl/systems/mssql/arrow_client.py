@@ -88,6 +88,8 @@ class ArrowCursor:
     def __init__(self, driver: Any, opened: Any) -> None:
         self._driver = driver
         self._opened = opened
+        self._is_over = False
+        self._changed = -1
         with self._translated():
             self._cursor = opened.cursor()
 
@@ -100,7 +102,7 @@ class ArrowCursor:
     @property
     def rowcount(self) -> int:
         """The number of rows that the statement wrote; -1 when it is not known."""
-        return int(self._cursor.rowcount)
+        return self._changed
 
     @property
     def is_lost(self) -> bool:
@@ -111,8 +113,9 @@ class ArrowCursor:
         """Run a batch, and go to its first result with columns."""
         with self._translated():
             self._cursor.execute(sql)
-            while not self._cursor.description and self._cursor.nextset():
-                pass
+            self._changed = int(self._cursor.rowcount)
+            if not self._cursor.description:
+                self._next()
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """Return the next row; None at the end."""
@@ -137,9 +140,14 @@ class ArrowCursor:
     def nextset(self) -> bool:
         """Go to the next result with columns; return whether there is one."""
         with self._translated():
-            while self._cursor.nextset():
-                if self._cursor.description:
-                    return True
+            return self._next()
+
+    def _next(self) -> bool:
+        while not self._is_over:
+            # At the end the driver must not be asked again.
+            self._is_over = not self._cursor.nextset()
+            if not self._is_over and self._cursor.description:
+                return True
         return False
 
     def close(self) -> None:
@@ -201,7 +209,7 @@ class ArrowConnection:
         """Whether every statement is committed."""
         return bool(self._opened.autocommit)
 
-    def autocommit(self, on: bool) -> None:  # noqa: FBT001 - as pymssql's
+    def autocommit(self, on: bool) -> None:
         """Commit every statement, or begin a transaction."""
         with _connection_errors(self._driver):
             self._opened.setautocommit(on)

@@ -25,7 +25,12 @@ class MssqlConnection(NetworkConnection):
 
     default_port: ClassVar[int | None] = 1433
     tls_words: ClassVar[TlsWords] = TlsWords(
-        "encryption", "tls_cafile", ("verify-full",), local="request", off="off"
+        "encryption",
+        "tls_cafile",
+        ("verify-full",),
+        local="request",
+        off="off",
+        needs='driver = "mssql-python"',
     )
     type: Literal["mssql"] = Field("mssql", examples=["mssql"])
     """The kind of system."""

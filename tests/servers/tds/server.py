@@ -99,7 +99,9 @@ class TdsServer(Server):
 
     def connection(self, name: str = "mssql_0", **keys: Any) -> MssqlConnection:
         """The project's connection to this server."""
-        return connection_to(self.port, name, **{"user": self.user, "password": self.users[self.user], **keys})
+        return connection_to(
+            self.port, name, **{"user": self.user, "password": self.users[self.user], **keys}
+        )
 
     def add_fault(self, fault: Fault) -> None:
         """Switch a fault on."""
@@ -184,7 +186,7 @@ class TdsServer(Server):
         return path_of(Path(self.cache_answers), session.database.name, sql)
 
 
-def connection_to(port: int, name: str, **keys: Any) -> MssqlConnection:
+def connection_to(port: int, name: str, /, **keys: Any) -> MssqlConnection:
     """A project's connection to a server on this machine."""
     from dwhctl.systems.mssql.system import MssqlConnection
 
