@@ -34,6 +34,7 @@ COMMANDS = {
     "sessions": CommandEntry("sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": CommandEntry("connections", "List, test and import the connections."),
     "config": CommandEntry("connections", "Check the configuration."),
+    "schema": CommandEntry("schema", "Print the JSON Schema of --format json."),
     "docs": CommandEntry("docs", "Show the documentation."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n" + exit_codes_help(EXIT_CODES)

@@ -27,7 +27,7 @@ from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Source
@@ -91,9 +91,9 @@ def stage_slice(order: StageOrder) -> StageResult:
             source = system_of(order.source).open_source(
                 order.source,
                 order.shard.database,
-                order.slice.zone,
-                login_known=order.login_known,
-                state_dir=order.table.state_dir,
+                SourceOptions(
+                    order.slice.zone, login_known=order.login_known, state_dir=order.table.state_dir
+                ),
             )
         with source:
             return _Staging(order, clock).run(source)
@@ -132,7 +132,7 @@ class _Staging:
             return self._result()
         table = order.table
         target = system_of(table.connection).open_target(
-            table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}"
+            table.connection, TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
         )
         reach("stage.open")
         with target.stage(order.group, order.token, held) as stage:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.core.files import remove_left_behind
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
@@ -36,7 +37,6 @@ from dwhctl.runtime.plan import (
 from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import LastSession, is_complete, is_good
-from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load

@@ -29,7 +29,7 @@ from dwhctl.project.templates import place_of, render_extract, render_file, rend
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.publication import HeldValues
+    from dwhctl.systems.base.staging import HeldValues
     from dwhctl.systems.base.target import StagedSlice, Target
 
 
@@ -122,7 +122,7 @@ def targets_of(
         longest[name] = timeout or max(seconds, longest.get(name, seconds))
     return {
         name: system_of(project.connections[name]).open_target(
-            project.connections[name], project.state_dir, longest[name], label
+            project.connections[name], TargetOptions(project.state_dir, longest[name], label)
         )
         for name in sorted(longest)
     }

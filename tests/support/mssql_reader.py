@@ -73,14 +73,14 @@ def _read(order: dict[str, Any]) -> Answer:
     import pyarrow as pa
 
     from dwhctl.project.templates import Query
-    from dwhctl.systems.base.system import system_of
+    from dwhctl.systems.base.system import SourceOptions, system_of
     from dwhctl.systems.mssql.system import MssqlConnection
 
     connection = MssqlConnection.model_validate(order["keys"])
     query = Query(order["sql"], {})
     columns = rows = 0
     try:
-        with system_of(connection).open_source(connection, "abakan", "UTC", 10) as source:
+        with system_of(connection).open_source(connection, "abakan", SourceOptions("UTC", 10)) as source:
             declared = source.columns(query)
             columns = len(declared)
             schema = pa.schema([pa.field(column.name, column.type) for column in declared])

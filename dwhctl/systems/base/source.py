@@ -305,8 +305,8 @@ def wants_transaction(statements: Sequence[str]) -> bool:
     return len(statements) > 1 and _OWN_TRANSACTION.isdisjoint(map(first_word, statements))
 
 
-#: Messages of libpq, vertica-python and mssql-python for a server without TLS; of libpq and OpenSSL for a certificate of
-#: another server and for one that is not trusted; of OpenSSL for sides without a common version or cipher. A lost
+#: Messages of libpq, vertica-python and mssql-python for a server without TLS; of libpq and OpenSSL for a certificate
+#: of another server and for one that is not trusted; of OpenSSL for sides without a common version or cipher. A lost
 #: connection matches none.
 _NO_TLS = re.compile(
     "does not support (?:SSL|encryption)|SSL requested but disabled|Encryption not supported"

@@ -31,7 +31,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import Secret
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import CursorOptions, SourceOptions, system_of
 from dwhctl.systems.mssql import arrow_client
 from dwhctl.systems.mssql.arrow_source import ArrowReader, ArrowSource
 from dwhctl.systems.mssql.source import CODE_PAGES
@@ -67,7 +67,7 @@ def connection(server: TdsServer, **keys: Any) -> MssqlConnection:
 
 def opened(server: TdsServer, database: str = "abakan", **keys: Any) -> Source:
     made = connection(server, **keys)
-    return system_of(made).open_source(made, database, "UTC")
+    return system_of(made).open_source(made, database, SourceOptions("UTC"))
 
 
 def rows_of(source: Source, sql: str, rows: int = 1000) -> list[dict[str, object]]:
@@ -237,7 +237,7 @@ def test_a_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "mssql_python", None)
     made = MssqlConnection(name="m", host="127.0.0.1", user="sa", driver="mssql-python")
     with pytest.raises(ConfigError, match=r"pip install 'dwhctl\[mssql-arrow\]'"):
-        system_of(made).open_source(made, "abakan", "UTC")
+        system_of(made).open_source(made, "abakan", SourceOptions("UTC"))
 
 
 def test_missing_libraries_are_said_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ def test_a_server_without_tls_gets_no_password(server: TdsServer) -> None:
 def test_a_console_reads_and_writes(server: TdsServer) -> None:
     made = connection(server)
     for write in (False, True):
-        console = system_of(made).open_cursor(made, "abakan", write=write, timeout=None)
+        console = system_of(made).open_cursor(made, "abakan", CursorOptions(write=write))
         console.open()
         if write:
             console.begin()

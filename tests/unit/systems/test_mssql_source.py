@@ -24,7 +24,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import Secret
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.mssql import client as mssql_link
 from dwhctl.systems.mssql.client import LoginCheck
 from dwhctl.systems.mssql.source import CODE_PAGES
@@ -58,7 +58,7 @@ def connection(server: TdsServer, **keys: Any) -> MssqlConnection:
 
 def opened(server: TdsServer, database: str = "abakan", timeout: float | None = 1, **keys: Any) -> Source:
     return system_of(connection(server, **keys)).open_source(
-        connection(server, **keys), database, "UTC", timeout
+        connection(server, **keys), database, SourceOptions("UTC", timeout)
     )
 
 
