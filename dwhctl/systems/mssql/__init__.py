@@ -6,7 +6,7 @@ Read in this order:
 - `errors` gives the meaning of an error number, and probes a server without a login. It imports no driver.
 - `sql`: the Arrow type of each SQL Server type, quoting, and the extract's SELECT with its bounds.
 - `source` streams a query as record batches and refuses a value that does not fit its column.
-- `arrow_client` and `arrow_source`: the same through mssql-python, whose batches are Arrow, with checks of what it may lose.
+- `arrow_client` and `arrow_source`: the same through mssql-python, with checks of what it may lose.
 - `console`: ad hoc statements, and the list of databases.
 Data goes from the driver's tuples through `source` to record batches.
 """
