@@ -14,6 +14,7 @@ bytes to all of them from a file that it filled before (`--cache`), so that its 
 from __future__ import annotations
 
 import io
+import resource
 import subprocess
 import sys
 import tempfile
@@ -175,7 +176,7 @@ def project(root: Path, servers: Servers, driver: str) -> Path:
 
 def timed(name: str, command: list[str], rows: int) -> float:
     """Run a way as a process of its own and print what it took."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _cpu()
     with (
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=_ROOT
@@ -186,10 +187,20 @@ def timed(name: str, command: list[str], rows: int) -> float:
     seconds = time.perf_counter() - started
     if process.returncode:
         raise RuntimeError(output)
-    print(f"{name}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s; {_memory(watch)}", flush=True)
+    cpu = _cpu() - before
+    print(
+        f"{name}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, CPU {cpu:.1f} s; {_memory(watch)}",
+        flush=True,
+    )
     if name.startswith("dwhctl"):
         print("    " + output.strip().replace("\n", "\n    "))
     return seconds
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of all processes that have ended; the servers run on."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(watch: Watch) -> str:
