@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -79,4 +80,6 @@ def main() -> NoReturn:
         code = ExitCode.INTERRUPTED
     # Python waits for threads now; another Ctrl-C would print a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    # After that Python resets the handler, and Ctrl-C would change the exit code.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
-from dwhctl.load.workers import Worker, WorkerPool, stage_in_worker
+from dwhctl.load.workers import Demand, Worker, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
 from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
@@ -23,13 +24,15 @@ from dwhctl.runtime.slots import WORKERS, Slot, Slots
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
+    from dwhctl.load.direct import DirectPublication
     from dwhctl.load.publish import Published, Publisher
     from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
-    from dwhctl.runtime.plan import PlannedSlice
+    from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.prepare import DeliveredColumns
+    from dwhctl.systems.base.target import Target
 
 #: A wait for workers to start is announced after this.
 _SLOW_START_SECONDS = 5.0
@@ -37,15 +40,19 @@ _MAX_DEATHS = 2
 
 
 class SliceJob(Job):
-    """One slice to load. `deaths` counts workers that died at work on it, `additions` the columns added for it."""
+    """One slice to load. `deaths` counts workers that died at work on it, `additions` the columns added for it.
+
+    `direct`: its worker writes into the table itself.
+    """
 
     config: Load
     connections: tuple[str, str]
 
-    def __init__(self, planned: PlannedSlice) -> None:
+    def __init__(self, planned: PlannedSlice, *, direct: bool = False) -> None:
         connections = planned.shard.connection, planned.load.target
         super().__init__(planned.load, planned.shard.name, planned.slice.day, connections)
         self.planned = planned
+        self.direct = direct
         self.deaths = 0
         self.additions = 0
         self.slots_wanted: float | None = None
@@ -72,16 +79,35 @@ class SliceJob(Job):
 
 @dataclass(slots=True, eq=False)
 class InWorker:
-    """What works on an attempt: a worker process; then its rows wait in a group to be published."""
+    """What works on an attempt: a worker process; then its rows wait in a group to be published.
+
+    The worker and the slots of a `direct` attempt are busy until then. `given` is when the worker was given the order.
+    """
 
     worker: Worker
     slots_waited: float = 0.0
+    given: float | None = None
     group: PublishGroup | None = None
     filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
+    direct: DirectPublication | None = None
 
 
 SliceAttempt = Attempt[SliceJob, InWorker]
+
+
+def slice_jobs(plan: Plan, targets: Mapping[str, Target]) -> list[SliceJob]:
+    """Return the jobs of a plan: a slice that is the only one of its load is written directly where the target can.
+
+    Not where new columns are added to the table: whether a shard lost one is found out from what the table holds.
+    """
+    slices = Counter(planned.load.name for planned in plan.slices)
+
+    def is_direct(load: Load) -> bool:
+        alone = slices[load.name] == 1 and load.on_new_column != "add"
+        return alone and targets[load.target].writes_directly
+
+    return [SliceJob(planned, direct=is_direct(planned.load)) for planned in plan.slices]
 
 
 @dataclass(slots=True, eq=False)
@@ -172,6 +198,7 @@ class SliceParts:
     creator: StagingCreator
     publisher: Publisher
     delivered: DeliveredColumns
+    demand: Demand = field(default_factory=Demand)
     stage: Callable[[StageOrder], StageResult] = stage_in_worker
 
 
@@ -205,17 +232,17 @@ class SliceStarter:
                 break
             started.append(attempt)
         # No event says that another run has released a slot: try again soon.
-        if self._jobs.has_queued and self._pool.may_grow:
+        if self._jobs.has_queued and self._pool.may_grow and not self._pool.is_starting:
             self.blocked, self.lacking = True, self.lacking or (WORKERS,)
         self.blocked &= self._jobs.has_queued
         if started:
             self._attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
         return started
 
-    def note_start(self, running: Collection[SliceAttempt]) -> None:
-        """Announce that the run waits for its workers to start."""
-        if running and not any(attempt.runner.worker.is_up for attempt in running):
-            self._start_wait.note(lambda: f"{len(running):,} worker processes to start")
+    def note_start(self) -> None:
+        """Announce that the run waits for its first worker."""
+        if self._jobs.has_queued and self._pool.is_starting:
+            self._start_wait.note(lambda: "the worker processes to start")
         else:
             self._start_wait.end()
 
@@ -225,7 +252,11 @@ class SliceStarter:
             return
         for job in self._jobs.next_of_routes():
             load = job.config
-            if not self._groups.wants_ahead(load, job.day, now) or not self._breaker.may_start(job, now):
+            if (
+                job.direct
+                or not self._groups.wants_ahead(load, job.day, now)
+                or not self._breaker.may_start(job, now)
+            ):
                 continue
             if self._publisher.waits_for == load.target:
                 continue
@@ -237,7 +268,8 @@ class SliceStarter:
         planned = attempt.job.planned
         load = planned.load
         query = render_extract(self._project, load, planned.shard, planned.slice)
-        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic())
+        direct = attempt.job.direct
+        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic(), direct=direct)
         attempt.runner.group = group
         fills = load.on_new_column == "add"
         shard = planned.shard.name
@@ -255,7 +287,15 @@ class SliceStarter:
             fill_missing=fills,
             delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
+            direct=direct,
         )
+
+    def end_direct(self, attempt: SliceAttempt) -> None:
+        """Release the worker and the slots of an attempt after its publication, if it was direct."""
+        runner = attempt.runner
+        if runner.direct is not None:
+            (self._pool.give_back if runner.direct.is_ended else self._pool.dismiss)(runner.worker)
+            attempt.release()
 
     def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []

@@ -12,6 +12,7 @@ from dwhctl.core import errors
 from dwhctl.engine.jobs import JobQueue
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
+from dwhctl.load.direct import DirectPublication
 from dwhctl.load.publish import (
     ColumnsAdded,
     GroupPublished,
@@ -22,6 +23,7 @@ from dwhctl.load.publish import (
 )
 from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
+from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import (
     Notice,
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.prepare import PreparedTables
 
-#: The timeout of an attempt begins when its worker has started, but no later than this.
-_START_UP_SECONDS = 60.0
 #: Workers with nothing to do for longer than this are dismissed: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
 _MOST_STAGED = 4 * MAX_SLICES
@@ -54,7 +54,7 @@ class Staged:
     future: Future[object]
 
 
-SliceEvent = Staged | PublisherEvent | GroupOpened | Probed | ReadyChecked
+SliceEvent = Staged | WorkersReady | PublisherEvent | GroupOpened | Probed | ReadyChecked
 
 
 class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
@@ -79,6 +79,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._tables = prepared.tables
         self._parts = parts
         self._pool = parts.pool
+        self._demand = parts.demand
         self._breaker = parts.breaker
         self._groups = parts.groups
         self._publisher = parts.publisher
@@ -122,12 +123,13 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         for group, slices in self._groups.due(now, self.jobs.queued):
             self._publisher.publish(group, slices)
         for group in self._groups.done():
-            self._publisher.drop(group)
+            if not group.direct:
+                self._publisher.drop(group)
         self._doubts.look_up(now)
 
     def note_waits(self) -> None:
         super().note_waits()
-        self._starter.note_start(self.running.values())
+        self._starter.note_start()
         if self._ready is not None:
             self._ready.note_wait()
         if not self.blocked and self._next_start() > time.monotonic() + _LONG_PAUSE_SECONDS:
@@ -144,6 +146,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             yield max(probe, now + SLOT_POLL_SECONDS)
         if (due := self._groups.next_due(now)) is not None:
             yield now + due
+        if self._pool.may_grow_later and self.jobs.has_queued:
+            yield max(self._demand.stalled_at(), now + SLOT_POLL_SECONDS)
 
     def _next_start(self) -> float:
         """Return the time at which an idle worker may have something to do again."""
@@ -158,6 +162,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         """Give slices to workers as long as there are workers and slots."""
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
+        began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
+        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, began, now))
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
@@ -182,7 +188,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _give(self, attempt: SliceAttempt, order: StageOrder) -> None:
         """Give the order to the attempt's worker."""
-        future = attempt.runner.worker.submit(self._parts.stage, order)
+        runner = attempt.runner
+        runner.worker = self._pool.replace_dead(runner.worker)
+        runner.given = time.monotonic()
+        future = runner.worker.submit(self._parts.stage, order)
         future.add_done_callback(lambda done: self.events.put(Staged(attempt, done)))
 
     def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
@@ -195,6 +204,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         match event:
             case Staged():
                 self._collect(event.attempt, event.future)
+            case WorkersReady():
+                pass  # the next step takes them
             case GroupOpened():
                 self._group_opened(event.group, event.failure)
             case Probed():
@@ -235,19 +246,15 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             return  # its worker was killed: the attempt took too long
         error = future.exception()
         result = future.result() if error is None else None
-        if isinstance(result, StageResult):
-            self._pool.give_back(attempt.runner.worker)
-        else:
+        if not isinstance(result, StageResult):
             self._pool.dismiss(attempt.runner.worker)
             result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
+        elif result.held is None:
+            self._pool.give_back(attempt.runner.worker)
         now, used = time.monotonic(), result.rows > 0
+        self._demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
-
-    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
-        if not attempt.runner.worker.is_up and now < attempt.started + _START_UP_SECONDS:
-            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
-        return attempt.expires_at
 
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""
@@ -267,8 +274,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         attempt.busy_seconds = time.monotonic() - attempt.opened
         if group is not None and group.opening:
             group.kept += attempt.slots
-        else:
+        elif result.held is None:
             attempt.release()
+        else:
+            runner.direct = DirectPublication(runner.worker, result, job.config.timeout)
         attempt.rows, attempt.bytes, attempt.steps = result.rows, result.bytes, dict(result.seconds)
         runner.filled, runner.failed_in = result.filled, result.failed_in
         self.attempts.add_seconds(result.seconds)
@@ -277,9 +286,9 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         staged = None
         if result.failure is None:
             self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
-            staged = StagedSlice(
-                job.planned.slice, attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
-            )
+            ids = attempt.token, attempt.etl_id
+            columns = result.columns, result.filled
+            staged = StagedSlice(job.planned.slice, *ids, result.rows, *columns, direct=runner.direct)
             self._staged[attempt.token] = attempt
         if group is not None:
             self._groups.report(group, attempt.token, staged, time.monotonic())
@@ -331,6 +340,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         slices = [(self._staged.pop(outcome.staged.token), outcome) for outcome in outcomes]
         for attempt, outcome in slices:
             attempt.steps["publish"] = event.seconds
+            self._starter.end_direct(attempt)
             if not outcome.in_doubt:
                 self._decided(attempt, outcome)
         if doubted := [pair for pair in slices if pair[1].in_doubt]:

@@ -213,12 +213,12 @@ class MssqlSource(SqlSource):
             if not row.get("is_hidden")
         ]
 
-    def _set_and_describe(self, sql: str) -> list[dict[str, Any]]:
-        """Send the session's settings and the description of a query in one batch."""
+    def _set_and_describe(self, sql: str) -> list[dict[str, Any]] | None:
+        """Send the session's settings and the description of a query in one batch; None without a description."""
         with translated():
             cursor = self._sent(f"{SETTINGS} {_LOW_PRIORITY} {_DATABASE}; {sql}")
             self._check_database(cursor.fetchall())
-            rows = _dicts(cursor) if cursor.nextset() else []
+            rows = _dicts(cursor) if cursor.nextset() else None
             while cursor.nextset():
                 pass  # raises an error that follows
         self._is_set = True

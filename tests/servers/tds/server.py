@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from dwhctl.systems.mssql.system import MssqlConnection
 
 _PIECE = 1 << 20
+#: A query; or a description behind settings, which a session that only reads kept answers does not need.
+_CHANGES_NOTHING = re.compile(
+    r"\s*SELECT\b|\s*SET\b.*\bsp_describe_first_result_set\b", re.IGNORECASE | re.DOTALL
+)
 
 
 class TdsServer(Server):
@@ -162,6 +167,7 @@ class TdsServer(Server):
         with path.open("rb") as file:
             while piece := file.read(_PIECE):
                 conversation.packets.write(piece)
+        conversation.session.row_count = int(_rows_of(path).read_text(encoding="ascii"))
         return True
 
     @contextmanager
@@ -178,12 +184,18 @@ class TdsServer(Server):
             whole = not sink.spoilt
         finally:
             sink.recorder = None
+            _rows_of(path).write_text(str(session.row_count), encoding="ascii")
             recorder.close(whole=whole)
 
     def _kept(self, session: Session, sql: str) -> Path | None:
-        if self.cache_answers is None or not sql.lstrip().upper().startswith("SELECT"):
+        if self.cache_answers is None or "@@" in sql or not _CHANGES_NOTHING.match(sql):
             return None
         return path_of(Path(self.cache_answers), session.database.name, sql)
+
+
+def _rows_of(answer: Path) -> Path:
+    """The file with @@ROWCOUNT after a kept answer."""
+    return answer.with_suffix(".rows")
 
 
 def connection_to(port: int, name: str, /, **keys: Any) -> MssqlConnection:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import pymssql
 import pytest
 
 from dwhctl.core.errors import (
@@ -26,7 +27,7 @@ from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.mssql import client as mssql_link
-from dwhctl.systems.mssql.client import LoginCheck
+from dwhctl.systems.mssql.client import SETTINGS, LoginCheck
 from dwhctl.systems.mssql.source import CODE_PAGES
 from dwhctl.systems.mssql.system import MssqlConnection
 from tests.servers.base import Fault
@@ -93,6 +94,18 @@ def test_settings_and_description_are_one_batch(server: TdsServer) -> None:
         assert part in first
     assert second == query.sql
     assert server.traffic.logins == 1
+
+
+def test_the_settings_are_those_of_the_driver(server: TdsServer) -> None:
+    """pymssql 2.4.6; a new version is looked at when this fails."""
+    plain = pymssql.connect(
+        server=server.host, port=str(server.port), user="sa", password="Secret_123", database="abakan",
+        tds_version="7.4", autocommit=True,
+    )  # fmt: skip
+    plain.close()
+    settings, use = (one.sql for one in server.statements)
+    assert {one.strip() for one in settings.split(";")} == {one.strip() for one in SETTINGS.split(";")}
+    assert use == "use [abakan]"
 
 
 @pytest.mark.parametrize("refused", ["LOCK_TIMEOUT", "snapshot_isolation_state"])
@@ -365,12 +378,15 @@ def test_a_failure_in_the_answer_comes_after_its_rows_and_is_transient(
     assert time.monotonic() - started < 6
 
 
-def test_a_failure_of_the_description_is_transient(server: TdsServer) -> None:
-    server.faults.add(Fault("reset", statement="sp_describe", times=1))
+@pytest.mark.parametrize("kind", ["reset", "close"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_failure_of_the_description_is_transient(server: TdsServer, kind: str, after: int) -> None:
+    # After one row: the database's, or the first column's.
+    server.faults.add(Fault(kind, statement="sp_describe", after_rows=after, times=1))
     with opened(server) as source, pytest.raises(SourceError):
-        source.columns(Query("SELECT id FROM orders", {}))
+        source.columns(Query("SELECT id, name, moment FROM orders", {}))
     with opened(server) as source:
-        assert len(source.columns(Query("SELECT id FROM orders", {}))) == 1
+        assert len(source.columns(Query("SELECT id, name, moment FROM orders", {}))) == 3
 
 
 @pytest.mark.parametrize("number", [1222, 701, 40501])
