@@ -1,18 +1,20 @@
-"""One big slice over the wire, from a SQL Server to a Vertica, three ways in one run:
+"""One big slice over the wire, from a SQL Server to a Vertica, several ways in one run:
 
     python -m benchmarks.wire 5000000
 
 - `fetchmany`: pymssql alone, which only reads the rows: nobody can be faster with this driver;
-- `dwhctl load`, whole: sessions, checks, hash_id, COPY, publish;
+- `dwhctl load`, whole: sessions, checks, hash_id, COPY, publish; with pymssql, and with mssql-python where its
+  extra is installed;
 - the naive pipeline: pandas.read_sql_query, DataFrame.to_csv, cursor.copy.
 
 The servers are those of `tests/servers`, each a process of its own on loopback. The SQL Server sends the same
-bytes to all three from a file that it filled before (`--cache`), so that its own work is small.
+bytes to all of them from a file that it filled before (`--cache`), so that its own work is small.
 """
 
 from __future__ import annotations
 
 import io
+import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +144,12 @@ def _vertica(servers: Servers) -> Any:
     )
 
 
-def project(root: Path, servers: Servers) -> Path:
+def project(root: Path, servers: Servers, driver: str) -> Path:
     """Write the project of one shard."""
-    mssql = f'type = "mssql"\nhost = "127.0.0.1"\nport = {servers.mssql}\nuser = "{_USER}"\npassword = "{_PASSWORD}"'
+    mssql = (
+        f'type = "mssql"\nhost = "127.0.0.1"\nport = {servers.mssql}\nuser = "{_USER}"\npassword = "{_PASSWORD}"\n'
+        f'driver = "{driver}"'
+    )
     dwh = (
         f'type = "vertica"\nhost = "127.0.0.1"\nport = {servers.vertica}\nuser = "{_DWH_USER}"\n'
         f'password = "{_DWH_PASSWORD}"\ndatabase = "{_DWH}"\ntlsmode = "disable"'
@@ -170,7 +176,7 @@ def project(root: Path, servers: Servers) -> Path:
 
 def timed(name: str, command: list[str], rows: int) -> float:
     """Run a way as a process of its own and print what it took."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _cpu()
     with (
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=_ROOT
@@ -181,10 +187,20 @@ def timed(name: str, command: list[str], rows: int) -> float:
     seconds = time.perf_counter() - started
     if process.returncode:
         raise RuntimeError(output)
-    print(f"{name}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s; {_memory(watch)}", flush=True)
+    cpu = _cpu() - before
+    print(
+        f"{name}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, CPU {cpu:.1f} s; {_memory(watch)}",
+        flush=True,
+    )
     if name.startswith("dwhctl"):
         print("    " + output.strip().replace("\n", "\n    "))
     return seconds
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of all processes that have ended; the servers run on."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(watch: Watch) -> str:
@@ -192,7 +208,7 @@ def _memory(watch: Watch) -> str:
 
 
 def main(rows: int) -> None:
-    """Print the figures of the three ways, and their ratios."""
+    """Print the figures of the ways, and their ratios."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cache = folder / "answers"
@@ -202,19 +218,32 @@ def main(rows: int) -> None:
             stack.enter_context(served("tests.servers.vertica")),
         )
         fill(servers, rows)
-        root = project(folder / "project", servers)
         me = [sys.executable, "-m", "benchmarks.wire", "--way"]
         ports = [str(servers.mssql), str(servers.vertica)]
-        load = [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "-v", "--project", str(root)]
+
+        def load(driver: str) -> list[str]:
+            root = project(folder / driver, servers, driver)
+            return [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "-v", "--project", str(root)]
+
         timed("fetchmany, the first time (the server fills its cache)", [*me, "fetchmany", *ports], rows)
         alone = timed("fetchmany", [*me, "fetchmany", *ports], rows)
-        first = timed("dwhctl load, first", load, rows)
-        second = timed("dwhctl load, again: replaces every row", load, rows)
+        first = timed("dwhctl load, first", load("pymssql"), rows)
+        second = timed("dwhctl load, again: replaces every row", load("pymssql"), rows)
+        arrow = None
+        if find_spec("mssql_python") is not None:
+            timed(
+                "dwhctl load with mssql-python, first (the server fills its cache)",
+                load("mssql-python"),
+                rows,
+            )
+            arrow = timed("dwhctl load with mssql-python, again", load("mssql-python"), rows)
         slow = timed("naive", [*me, "naive", *ports], rows)
         print(
             f"dwhctl / fetchmany alone: {first / alone:.2f} (again: {second / alone:.2f});"
             f" naive / dwhctl: {slow / first:.2f}"
         )
+        if arrow is not None:
+            print(f"naive / dwhctl with mssql-python: {slow / arrow:.2f}")
 
 
 if __name__ == "__main__":

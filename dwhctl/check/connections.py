@@ -213,10 +213,7 @@ def unchecked(project: Project) -> Iterator[str]:
     for words, word, names in _by_word(project):
         if word != BEYOND:
             continue
-        remedy = f"; {_remedy(words)}"
-        if words.ca_key is None:
-            remedy = ": dwhctl has no key for it; dwhctl docs security#tls says what the driver can do"
-        yield f"{names}: encrypted, but the server's certificate is not checked{remedy}"
+        yield f"{names}: encrypted, but the server's certificate is not checked; {_remedy(words)}"
 
 
 def _by_word(project: Project) -> Iterator[tuple[TlsWords, str, str]]:
@@ -242,7 +239,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _half_way(words: TlsWords) -> str:
-    if words.ca_key is None:
+    if words.local == "request":
         return f"{words.setting(words.local)}: rows travel in clear, and the password where the server has no TLS"
     return f"{words.setting(words.local)}: password and rows travel in clear where the server has no TLS"
 
@@ -250,7 +247,8 @@ def _half_way(words: TlsWords) -> str:
 def _remedy(words: TlsWords) -> str:
     if words.ca_key is None:
         return f"write {words.setting(BEYOND)}"
-    return f"write {words.setting(words.checked[-1])} with {words.ca_key}"
+    needs = f" and {words.needs}" if words.needs else ""
+    return f"write {words.setting(words.checked[-1])} with {words.ca_key}{needs}"
 
 
 def _of_environment(project: Project) -> Iterator[str]:

@@ -79,6 +79,8 @@ class TlsWords(NamedTuple):
     #: The default for a server on this machine, which may have no TLS, and the value for no encryption.
     local: str
     off: str
+    #: The setting without which no value checks the certificate.
+    needs: str = ""
 
     def setting(self, value: str) -> str:
         """Return the key with a value, as it is written."""

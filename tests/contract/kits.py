@@ -10,11 +10,11 @@ from tests.contract.kits_clickhouse import ClickHouseTargetKit
 from tests.contract.kits_csv import CsvSourceKit, CsvTargetKit
 from tests.contract.kits_duckdb import DuckdbSourceKit, DuckdbTargetKit
 from tests.contract.kits_http import HttpSourceKit
-from tests.contract.kits_mssql import MssqlSourceKit
+from tests.contract.kits_mssql import MssqlArrowSourceKit, MssqlSourceKit
 from tests.contract.kits_postgres import PostgresSourceKit, PostgresTargetKit
 from tests.contract.kits_vertica import VerticaTargetKit
 
-__all__ = ["NASTY_TEXTS", "SOURCES", "TARGETS", "Kit", "SourceKit", "TargetKit", "TypeCase"]
+__all__ = ["NASTY_TEXTS", "READERS", "SOURCES", "TARGETS", "Kit", "SourceKit", "TargetKit", "TypeCase"]
 
 SOURCES: tuple[SourceKit, ...] = (
     DuckdbSourceKit(),
@@ -23,6 +23,8 @@ SOURCES: tuple[SourceKit, ...] = (
     HttpSourceKit(),
     CsvSourceKit(),
 )
+#: The sources with each of their drivers, for the suites that read only.
+READERS: tuple[SourceKit, ...] = (*SOURCES, MssqlArrowSourceKit())
 TARGETS: tuple[TargetKit, ...] = (
     DuckdbTargetKit(),
     VerticaTargetKit(),

@@ -6,6 +6,7 @@ may create and drop databases, and those whose names begin with dwhctl_contract_
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -17,18 +18,29 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import pymssql
+import pytest
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, LoginRefusedError
+from dwhctl.core.errors import (
+    AttemptError,
+    ConfigError,
+    ConnectError,
+    DatabaseMissingError,
+    LoginRefusedError,
+)
 from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import Connection
+from dwhctl.systems.mssql.arrow_client import log_in
+from dwhctl.systems.mssql.client import Address
 from dwhctl.systems.mssql.sql import quote
 from dwhctl.systems.mssql.system import MssqlConnection
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TypeCase
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
+from tests.servers.tds.apart import TdsApart
 
 _REAL = os.environ.get("DWHCTL_TEST_MSSQL")
+RUST = os.environ.get("MSSQL_PYTHON_NATIVE_PROVIDER") == "mssql-odbc"
 _PREFIX = "dwhctl_contract_"
 #: Servers of tests that are over are stopped when there are so many younger ones.
 _SERVERS_AT_ONCE = 4
@@ -48,6 +60,24 @@ _WORDS = {
 _SMALLEST_FLOAT = 2.3e-308
 #: Behind it, among the private characters of the last plane, the test server keeps halves of surrogate pairs.
 LAST_CHARACTER = 0x10C7FF
+
+
+@functools.cache
+def _why_not() -> str | None:
+    address = Address("127.0.0.1", 1, "sa", "", 1, "off", read_only=False)
+    try:
+        log_in(address, "master", None, "")
+    except ConfigError as error:
+        return str(error)
+    except pymssql.Error:  # nothing listens there
+        return None
+    return None
+
+
+def skip_without_driver() -> None:
+    """Skip the test where mssql-python cannot be loaded."""
+    if (why := _why_not()) is not None:
+        pytest.skip(why)
 
 
 def text_literal(value: str) -> str:
@@ -156,7 +186,7 @@ class MssqlSourceKit(SourceKit):
     name = "mssql"
     real = _REAL is not None
     types = (*_numbers(), *_texts(), *_moments())
-    refused: ClassVar[Mapping[str, str]] = {
+    refused: ClassVar[dict[str, str]] = {
         "xml": "CAST('<a/>' AS xml)",
         "sql_variant": "CAST(1 AS sql_variant)",
         "hierarchyid": "CAST(NULL AS hierarchyid)",
@@ -169,7 +199,7 @@ class MssqlSourceKit(SourceKit):
     words = _WORDS
 
     def __init__(self) -> None:
-        self._servers: dict[Path, TdsServer] = {}
+        self._servers: dict[Path, TdsServer | TdsApart] = {}
         self._made: set[tuple[int, str]] = set()
 
     def literal(self, kind: Kind, value: object) -> str:
@@ -202,12 +232,16 @@ class MssqlSourceKit(SourceKit):
         if _REAL is not None:
             return self._real(_REAL)
         if root not in self._servers:
-            server = self._servers[root] = TdsServer().start()
+            server = self._servers[root] = self.started()
             # It may listen where a stopped one did.
             self._made = {one for one in self._made if one[0] != server.port}
             while len(self._servers) > _SERVERS_AT_ONCE:
                 self._servers.pop(next(iter(self._servers))).stop()
         return self._servers[root].connection(name="server_0")
+
+    def started(self) -> TdsServer | TdsApart:
+        """A server."""
+        return TdsServer().start()
 
     def _real(self, url: str) -> MssqlConnection:
         parts = urlsplit(url)
@@ -244,9 +278,9 @@ class MssqlSourceKit(SourceKit):
             return
         (server,) = (each for each in self._servers.values() if each.port == connection.port)
         words = f"Database '{database}' is being recovered. Waiting until recovery is finished."
-        fault = server.faults.add(Fault("refuse_login", database=database, error=(922, 14, words)))
+        server.add_fault(Fault("refuse_login", database=database, error=(922, 14, words)))
         yield
-        server.faults.remove(fault)
+        server.clear_faults()
 
     def broken(self, root: Path) -> Iterator[tuple[str, Connection, str, type[AttemptError], str]]:
         here = self.connection(root)
@@ -259,6 +293,21 @@ class MssqlSourceKit(SourceKit):
         yield "no database", here, "missing", DatabaseMissingError, "missing"
         other = here.model_copy(update={"password": Secret("another_1")})
         yield "wrong password", other, "abakan", LoginRefusedError, "server_0"
+
+
+class MssqlArrowSourceKit(MssqlSourceKit):
+    """The same through mssql-python, with the provider of MSSQL_PYTHON_NATIVE_PROVIDER (the default is ODBC)."""
+
+    name = "mssql-arrow"
+    types = tuple(case for case in MssqlSourceKit.types if case.declared != "image" or not RUST)
+    refused = MssqlSourceKit.refused | ({"image": "CAST(NULL AS image)"} if RUST else {})
+
+    def connection(self, root: Path, wait: float = 5) -> Connection:
+        skip_without_driver()
+        return super().connection(root, wait).model_copy(update={"driver": "mssql-python"})
+
+    def started(self) -> TdsServer | TdsApart:
+        return TdsApart()
 
 
 def _link(connection: MssqlConnection, database: str) -> Any:

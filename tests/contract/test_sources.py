@@ -21,23 +21,23 @@ from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, S
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
-from tests.contract.kits import NASTY_TEXTS, SOURCES, SourceKit, TypeCase
+from tests.contract.kits import NASTY_TEXTS, READERS, SourceKit, TypeCase
 
 CASES = [
     pytest.param(kit, case, id=f"{kit.name}-{number}-{case.declared}")
-    for kit in SOURCES
+    for kit in READERS
     for number, case in enumerate(kit.types)
 ]
 
 #: Systems that describe queries themselves.
-DESCRIBING = [kit for kit in SOURCES if kit.describes]
+DESCRIBING = [kit for kit in READERS if kit.describes]
 
 
 def orders(kit: SourceKit) -> str:
     return f"CREATE TABLE orders ({kit.columns(id=Kind.INTEGER, name=Kind.TEXT, moment=Kind.TIMESTAMP)})"
 
 
-@pytest.fixture(params=SOURCES, ids=lambda kit: kit.name)
+@pytest.fixture(params=READERS, ids=lambda kit: kit.name)
 def kit(request: pytest.FixtureRequest) -> SourceKit:
     found: SourceKit = request.param
     return found
@@ -110,7 +110,7 @@ def test_a_busy_database_is_waited_for_so_long_and_no_longer(kit: SourceKit, tmp
     assert kit.database("abakan") in str(caught.value)
 
 
-@pytest.mark.parametrize("kit", [kit for kit in SOURCES if kit.waits], ids=lambda kit: kit.name)
+@pytest.mark.parametrize("kit", [kit for kit in READERS if kit.waits], ids=lambda kit: kit.name)
 def test_a_database_that_is_given_free_in_time_opens(kit: SourceKit, tmp_path: Path) -> None:
     connection = kit.connection(tmp_path, wait=20)
     kit.run(connection, "abakan", orders(kit))
@@ -143,7 +143,7 @@ def as_nobody() -> Iterator[None]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
 @pytest.mark.parametrize("closed", ["abakan.duckdb", "."])
 def test_a_file_that_may_not_be_read(closed: str) -> None:
-    kit = next(one for one in SOURCES if one.name == "duckdb")
+    kit = next(one for one in READERS if one.name == "duckdb")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
@@ -218,7 +218,7 @@ def test_a_type_is_what_was_declared_whatever_the_values(
 
 @pytest.mark.parametrize(
     ("kit", "declared"),
-    [pytest.param(kit, each, id=f"{kit.name}-{each}") for kit in SOURCES for each in kit.refused],
+    [pytest.param(kit, each, id=f"{kit.name}-{each}") for kit in READERS for each in kit.refused],
 )
 def test_a_type_without_a_place_is_refused_by_name(kit: SourceKit, declared: str, source: Source) -> None:
     for action in (source.columns, lambda query: list(source.batches(query, 10))):

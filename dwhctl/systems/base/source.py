@@ -305,11 +305,13 @@ def wants_transaction(statements: Sequence[str]) -> bool:
     return len(statements) > 1 and _OWN_TRANSACTION.isdisjoint(map(first_word, statements))
 
 
-#: Messages of libpq and vertica-python for a server without TLS; of libpq and OpenSSL for a certificate of another
-#: server and for one that is not trusted; of OpenSSL for sides without a common version or cipher. A lost connection
-#: matches none.
-_NO_TLS = re.compile("does not support SSL|SSL requested but disabled")
-_WRONG_NAME = re.compile("does not match host name|(?:Hostname|IP address) mismatch|is not valid for")
+#: Messages of libpq, vertica-python and mssql-python for a server without TLS; of libpq and OpenSSL for a certificate
+#: of another server and for one that is not trusted; of OpenSSL for sides without a common version or cipher. A lost
+#: connection matches none.
+_NO_TLS = re.compile(
+    "does not support (?:SSL|encryption)|SSL requested but disabled|Encryption not supported"
+)
+_WRONG_NAME = re.compile("does not match host name|(?:[Hh]ostname|IP address) mismatch|is not valid for")
 _NOT_TRUSTED = re.compile("certificate verify failed|root certificate file")
 _NO_HANDSHAKE = re.compile(
     "(?i:handshake failure|protocol version|unsupported protocol|wrong version number)"

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pymssql
 from pymssql import _mssql
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _mssql.min_error_severity = 4
 
 APPLICATION = "dwhctl"
+ARROW_DRIVER = "mssql-python"
 _TDS_VERSION = "7.4"
 _LOGIN_LOCK = threading.Lock()
 _CALLS = itertools.count()
@@ -83,6 +84,10 @@ class Address:
     seconds: int
     encryption: str
     read_only: bool
+    driver: str = "pymssql"
+    #: For a check of the server's certificate: the file of authorities, and the name in it where it is not the host.
+    authorities: str | None = None
+    tls_name: str | None = None
 
     @property
     def server(self) -> str:
@@ -150,6 +155,9 @@ def addresses(connection: MssqlConnection, database: str) -> Iterator[Address]:
             seconds=max(1, math.ceil(connection.connect_timeout.total_seconds())),
             encryption=connection.tls,
             read_only=connection.read_only,
+            driver=connection.driver,
+            authorities=None if (authorities := source.authorities(connection)) is None else str(authorities),
+            tls_name=connection.tls_hostname,
         )
 
 
@@ -163,7 +171,12 @@ class _Session(_mssql.MSSQLConnection):
 def log_in(
     address: Address, database: str, timeout: float | None = None, settings: str = SETTINGS
 ) -> pymssql.Connection:
-    """Log in, as `pymssql.connect` does. Raise pymssql.Error."""
+    """Log in with the connection's driver. Raise pymssql.Error."""
+    if address.driver == ARROW_DRIVER:
+        from dwhctl.systems.mssql import arrow_client
+
+        # It has what dwhctl uses of pymssql's connection.
+        return cast("pymssql.Connection", arrow_client.log_in(address, database, timeout, settings))
     seconds = math.ceil(timeout) if timeout else 0
     with _LOGIN_LOCK:
         for variable in _IGNORED:
@@ -279,6 +292,8 @@ class _LoginFailure:
     def _tls_remedy(self, message: ServerMessage) -> str | None:
         """Return what to do when TLS is the reason: the driver does not report it, the server's greeting does."""
         address = self.address
+        if address.driver == ARROW_DRIVER:
+            return source.remedy(message.words, self.connection)
         if address.encryption != "require" or _NO_LOGIN not in message.db_lib:
             return None
         if "\\" not in address.host and offers_tls(address.host, address.port, address.seconds) is False:

@@ -1,4 +1,4 @@
-"""Translate pymssql's errors by SQL Server's numbers, and probe a server without a login.
+"""Translate the drivers' errors by SQL Server's numbers, and probe a server without a login.
 
 The number of an error alone is not reliable. pymssql keeps the last number and severity of a failed login for the whole
 process: a later failure that is no more severe has the old number, and not the server's message. The text is reliable:
@@ -73,7 +73,8 @@ _LONGEST = 400
 class ServerMessage:
     """The server's number, severity and message in an error of the driver, and DB-Library's numbers.
 
-    `number` is None without a message of the server: none came, or the driver hides it.
+    `number` is None without a message of the server: none came, or the driver hides it. It is 0 when only the message
+    is known.
     """
 
     number: int | None
@@ -89,7 +90,9 @@ class ServerMessage:
 
 
 def read(error: BaseException) -> ServerMessage:
-    """Return the message in an error of pymssql."""
+    """Return the message in an error of a driver."""
+    if isinstance(message := getattr(error, "message", None), ServerMessage):
+        return message
     arguments = error.args
     while len(arguments) == 1 and isinstance(arguments[0], tuple):
         arguments = arguments[0]
@@ -116,7 +119,8 @@ def translate_error(error: BaseException) -> AttemptError:
     if message.number is None:
         return SourceError(f"SQL Server broke off: {message.words}{_numbers(message)}")
     kind = QUERY_ERRORS.get(message.number, QueryError if message.severity < _SEVERE else SourceError)
-    found = kind(f"SQL Server {message.number}: {message.words}")
+    number = f" {message.number}" if message.number else ""
+    found = kind(f"SQL Server{number}: {message.words}")
     found.about = _ABOUT.get(message.number, About.SQL)
     # The driver's own error has the line of the statement that was sent.
     line = getattr(error.__context__, "line", None)
@@ -172,17 +176,23 @@ def probe(connection: MssqlConnection) -> None:
     for host, port in connection.addresses:
         if "\\" in host:
             return  # a named instance: the driver looks up its port
-        try:
-            _prelogin(host, port, seconds, 1)
-        except TimeoutError:
-            reasons.append(f"{host}:{port} did not answer within {seconds:g} s")
-        except (OSError, UnicodeError) as error:
-            reasons.append(f"{host}:{port}: {getattr(error, 'strerror', None) or error}")
-        else:
+        if (problem := network_problem(host, port, seconds)) is None:
             return
+        reasons.append(f"{host}:{port}: {problem}")
     raise ConnectError(
         f"connection {connection.name} cannot be reached: {'; '.join(reasons)}", connection=connection.name
     )
+
+
+def network_problem(host: str, port: int, seconds: float) -> str | None:
+    """Return why a server does not answer; None when it does."""
+    try:
+        _prelogin(host, port, seconds, 1)
+    except TimeoutError:
+        return f"did not answer within {seconds:g} s"
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
 
 
 def offers_tls(host: str, port: int, seconds: float) -> bool | None:

@@ -263,7 +263,6 @@ class MssqlSource(SqlSource):
 
     def batches(self, query: Query, rows: int) -> Iterator[pa.RecordBatch]:
         columns = self.columns(query)
-        reader = Reader(columns)
         with at_statement(one_select(query.sql)):
             cursor = self._executed(self._bound(query, columns))
         with translated():
@@ -271,21 +270,25 @@ class MssqlSource(SqlSource):
                 raise QueryError(
                     "the extract's answer does not have the columns that SQL Server declared for it"
                 )
-            size = first_size(columns, rows)
-            while True:
-                values, error = fetched(cursor, size)
-                octets = 0
-                for batch in reader.batches(values):
-                    octets += batch.nbytes
-                    yield batch
-                if error is not None:
-                    reader.refuse(error)
-                if len(values) < size:
-                    break
-                size = next_size(size, octets, rows)
+            yield from self._stream(cursor, columns, rows)
             # Raises an error that follows the first result; another result is an error too.
             if cursor.nextset():
                 raise QueryError("an extract is one SELECT; this one gives a second answer")
+
+    def _stream(self, cursor: Any, columns: Sequence[Column], rows: int) -> Iterator[pa.RecordBatch]:
+        reader = Reader(columns)
+        size = first_size(columns, rows)
+        while True:
+            values, error = fetched(cursor, size)
+            octets = 0
+            for batch in reader.batches(values):
+                octets += batch.nbytes
+                yield batch
+            if error is not None:
+                reader.refuse(error)
+            if len(values) < size:
+                return
+            size = next_size(size, octets, rows)
 
     def measured(self, query: Query, measure: Measure, write: Write) -> Sequence[Sequence[Any]]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,6 +22,19 @@ _END = b"\0\0\0\0"
 _POINTER = b"\x10" + b"dummy textptr\0\0\0" + b"dummyTS\0"
 #: Where the stand-ins of lone surrogates begin in UTF-8: F4 80 and up; see `lone_surrogate`.
 _HIGHEST = 0xF4
+
+
+#: The best fit of Windows's code pages: a control character for a byte that stands for nothing.
+_BEST_FIT = "windows_best_fit"
+
+
+def _best_fit(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return bytes(ord(sign) if 0x80 <= ord(sign) <= 0x9F else 0x3F for sign in signs), error.end
+
+
+codecs.register_error(_BEST_FIT, _best_fit)
 
 
 def texts(array: pa.Array, kind: SqlType) -> list[Piece]:
@@ -108,11 +122,14 @@ def _strings(data: bytes, offsets: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _coded(array: pa.Array, codec: str) -> tuple[npt.NDArray[np.int64], bytes]:
-    """Offsets and bytes in a code page; what it does not have is a question mark, as in the original."""
+    """Offsets and bytes in a code page.
+
+    What it does not have is a question mark, as in the original, or where the code page has a hole the byte itself.
+    """
     data, offsets = _data(array), _offsets(array)
     if codec == "utf-8" or data.isascii():
         return offsets, data
-    converted = [text.encode(codec, "replace") for text in _strings(data, offsets)]
+    converted = [text.encode(codec, _BEST_FIT) for text in _strings(data, offsets)]
     lengths = [len(each) for each in converted]
     return np.concatenate(([0], np.cumsum(lengths))).astype(np.int64), b"".join(converted)
 

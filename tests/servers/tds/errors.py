@@ -28,6 +28,11 @@ def _read() -> dict[int, tuple[int, str]]:
 _TEXTS = _read()
 
 
+def messages() -> dict[int, tuple[int, str]]:
+    """Severity and text of every message, by number."""
+    return _TEXTS
+
+
 def error(number: int, *words: object, state: int = 1) -> TdsError:
     """The error of this number with the words that its text has holes for."""
     severity, text = _TEXTS[number]

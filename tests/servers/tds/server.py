@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trustme
 
-from ..base import Link, Server
+from ..base import Fault, Link, Server
 from .applocks import ApplicationLocks
 from .cache import Recorder, path_of
 from .catalog import Catalog, Database
@@ -104,18 +104,17 @@ class TdsServer(Server):
 
     def connection(self, name: str = "mssql_0", **keys: Any) -> MssqlConnection:
         """The project's connection to this server."""
-        from dwhctl.systems.mssql.system import MssqlConnection
+        return connection_to(
+            self.port, name, **{"user": self.user, "password": self.users[self.user], **keys}
+        )
 
-        given: dict[str, Any] = {
-            "name": name,
-            "host": self.host,
-            "port": self.port,
-            "user": self.user,
-            "password": self.users[self.user],
-            "max_connections": 4,
-            "connect_timeout": timedelta(seconds=5),
-        }
-        return MssqlConnection.model_validate({**given, **keys})
+    def add_fault(self, fault: Fault) -> None:
+        """Switch a fault on."""
+        self.faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """Switch all faults off."""
+        self.faults.clear()
 
     def converse(self, link: Link) -> None:
         """Talk to a client."""
@@ -168,6 +167,7 @@ class TdsServer(Server):
         with path.open("rb") as file:
             while piece := file.read(_PIECE):
                 conversation.packets.write(piece)
+        conversation.session.row_count = int(_rows_of(path).read_text(encoding="ascii"))
         return True
 
     @contextmanager
@@ -184,12 +184,34 @@ class TdsServer(Server):
             whole = not sink.spoilt
         finally:
             sink.recorder = None
+            _rows_of(path).write_text(str(session.row_count), encoding="ascii")
             recorder.close(whole=whole)
 
     def _kept(self, session: Session, sql: str) -> Path | None:
-        if self.cache_answers is None or not _CHANGES_NOTHING.match(sql):
+        if self.cache_answers is None or "@@" in sql or not _CHANGES_NOTHING.match(sql):
             return None
         return path_of(Path(self.cache_answers), session.database.name, sql)
+
+
+def _rows_of(answer: Path) -> Path:
+    """The file with @@ROWCOUNT after a kept answer."""
+    return answer.with_suffix(".rows")
+
+
+def connection_to(port: int, name: str, /, **keys: Any) -> MssqlConnection:
+    """A project's connection to a server on this machine."""
+    from dwhctl.systems.mssql.system import MssqlConnection
+
+    given: dict[str, Any] = {
+        "name": name,
+        "host": TdsServer.host,
+        "port": port,
+        "user": "sa",
+        "password": "Secret_123",
+        "max_connections": 4,
+        "connect_timeout": timedelta(seconds=5),
+    }
+    return MssqlConnection.model_validate({**given, **keys})
 
 
 def _certified() -> ssl.SSLContext:

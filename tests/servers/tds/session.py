@@ -66,6 +66,8 @@ class Session:
         self.isolation = "READ COMMITTED"
         self.lock_timeout: float | None = None
         self.row_count = 0
+        #: @@ERROR: the number of the last statement's error, 0 without one.
+        self.error = 0
         self.batch = ""
         self.quoted_identifier = True
         self.xact_abort = False
@@ -92,6 +94,7 @@ class Session:
         try:
             commands = parse(sql, quoted_identifier=self.quoted_identifier)
         except TdsError as failure:
+            self.error = failure.number
             sink.message(failure)
             sink.failed()
             return
@@ -102,6 +105,7 @@ class Session:
             try:
                 if not self._run_one(command, sink):
                     return False
+                self.error = 0
             except TdsError as failure:
                 self._failed(failure, sink)
                 if failure.number not in _GO_ON or self.xact_abort:
@@ -109,6 +113,7 @@ class Session:
         return True
 
     def _failed(self, failure: TdsError, sink: Sink) -> None:
+        self.error = failure.number
         if self.abandon(failure):
             sink.transaction(10)
         sink.message(failure)

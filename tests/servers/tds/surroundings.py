@@ -31,7 +31,7 @@ def surroundings(session: Session, variables: dict[str, Typed]) -> Context:
         "@@SPID": session.number,
         "@@TRANCOUNT": session.depth,
         "@@ROWCOUNT": session.row_count,
-        "@@ERROR": 0,
+        "@@ERROR": session.error,
         "@@MAX_PRECISION": 38,
         "@@MICROSOFTVERSION": 0x10001045,
         "@@DATEFIRST": 7,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from .catalog import Database
-from .errors import error
+from .errors import error, messages
 from .scope import Context, Output
 from .storage import quoted
 from .syntax import Parts
@@ -135,6 +135,11 @@ def _sessions(context: Context, database: Database) -> Iterator[Row]:
     yield from context.sessions()
 
 
+def _messages(context: Context, database: Database) -> Iterator[Row]:
+    for number, (severity, text) in messages().items():
+        yield number, 1033, severity, False, text
+
+
 _NAME = ("name", SYSNAME)
 _OBJECTS = (
     _NAME, ("object_id", INT), ("schema_id", INT), ("parent_object_id", INT), ("type", _KIND), ("type_desc", _TEXT60),
@@ -179,6 +184,13 @@ _VIEWS: dict[str, View] = {
             ("database_id", _SMALL), ("status", nvarchar(30)), ("is_user_process", BIT),
         ),
         _sessions,
+    ),
+    "sys.messages": (
+        (
+            ("message_id", INT), ("language_id", _SMALL), ("severity", _TINY), ("is_event_logged", BIT),
+            ("text", nvarchar(2048)),
+        ),
+        _messages,
     ),
     "information_schema.tables": ((*_WHERE, ("TABLE_TYPE", varchar(10))), _information_tables),
     "information_schema.columns": (

@@ -14,7 +14,7 @@ from . import tokens
 from .cache import Recorder
 from .encode import encode
 from .errors import TdsError, error
-from .packets import ATTENTION, LOGIN7, PRELOGIN, RPC, SQL_BATCH, Packets
+from .packets import ATTENTION, LOGIN7, PRELOGIN, RPC, SQL_BATCH, TRANSACTION, Packets
 from .session import Session
 from .sink import Sink
 from .storage import from_utf16
@@ -31,6 +31,9 @@ _SLOW_EVERY = 1000
 _LOOK = 0.1
 #: https://learn.microsoft.com/sql/relational-databases/errors-events/database-engine-error-severities
 _FATAL = 20
+_BEGIN, _AND_BEGIN = 5, 1
+_TRANSACTIONS = {_BEGIN: "BEGIN TRANSACTION", 7: "COMMIT TRANSACTION", 8: "ROLLBACK TRANSACTION"}
+_LEVELS = {1: "READ UNCOMMITTED", 2: "READ COMMITTED", 3: "REPEATABLE READ", 4: "SERIALIZABLE", 5: "SNAPSHOT"}
 _MID = ("reset", "close", "error", "deadlock", "hang_query", "slow")
 
 
@@ -225,6 +228,8 @@ class Conversation:
         elif kind == SQL_BATCH:
             (headers,) = (int.from_bytes(body[:4], "little"),)
             self._batch(from_utf16(body[headers:]))
+        elif kind == TRANSACTION:
+            self._transaction(body[int.from_bytes(body[:4], "little") :])
         elif kind == RPC:
             refused = TdsError(50000, "the protocol server knows no RPC")
             self.packets.reply(tokens.message(refused) + tokens.done(tokens.FAILED))
@@ -235,6 +240,21 @@ class Conversation:
         self._cancelled = False
         self.packets.write(tokens.done(tokens.ATTENTION_SEEN))
         self.packets.flush()
+
+    def _transaction(self, request: bytes) -> None:
+        """TM_BEGIN_XACT, TM_COMMIT_XACT, TM_ROLLBACK_XACT, as the statements that do the same. [MS-TDS] 2.2.6.9"""
+        kind = int.from_bytes(request[:2], "little")
+        if kind not in _TRANSACTIONS:
+            self.link.close()
+        batches = [_TRANSACTIONS[kind]]
+        if kind == _BEGIN:
+            if level := _LEVELS.get(request[2]):
+                batches.insert(0, f"SET TRANSACTION ISOLATION LEVEL {level}")
+        else:
+            flags_at = 3 + request[2]
+            if request[flags_at] & _AND_BEGIN:
+                batches.append(_TRANSACTIONS[_BEGIN])
+        self._batch("; ".join(batches))
 
     def _batch(self, sql: str) -> None:
         self._cancelled = False
@@ -262,6 +282,7 @@ class Conversation:
 
     def _break_off(self, failure: TdsError, sink: WireSink) -> None:
         self.session.abandon(failure)
+        self.session.error = failure.number
         sink.message(failure)
         sink.failed()
 
