@@ -44,15 +44,22 @@ _SLOT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """The result of one round trip; the fields are the columns of the listing."""
+    """The result of one round trip; the fields are the columns of the listing, and of the JSON result."""
 
     connection: str
+    """The connection."""
     type: str
+    """Its type."""
     database: str | None
+    """The database; null when the connection has only one."""
     ok: bool
+    """Whether it answered."""
     latency_ms: float | None = None
+    """How long that took."""
     version: str | None = None
+    """The version of the server."""
     reason: str | None = None
+    """Why it did not answer, or was not tried."""
 
 
 class _NotThereYet(Exception):  # noqa: N818 - no error: the first load makes the file

@@ -31,12 +31,16 @@ _ANY_AGE = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One kind of thing: how many were examined, how many removed (or would be), and the octets of their files."""
+    """One kind of thing that is removed. The JSON result has these fields."""
 
     what: str
+    """The kind: `sessions`, `work locks`, `staging`, `spill`, `logs`."""
     looked_at: int = 0
+    """How many were examined."""
     removed: int = 0
+    """How many were removed, or would be."""
     bytes: int | None = None
+    """The octets of their files; null for sessions."""
 
 
 def clean_up_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Removal]:

@@ -148,7 +148,7 @@ def test_the_command_prunes_sessions_and_says_what_it_did(
     sandbox = Sandbox(tmp_path).write().fill(3)
     prune = ("sessions", "prune", "--project", tmp_path, "--keep", "400d", "--format", "json")
     assert dwh(*prune) == 0
-    nothing = {one["what"]: one["removed"] for one in json.loads(capsys.readouterr().out)}
+    nothing = {one["what"]: one["removed"] for one in json.loads(capsys.readouterr().out)["removals"]}
     assert nothing == {"sessions": 0, "work locks": 0, "staging": 0, "spill": 0, "logs": 0}
     assert not (tmp_path / "state" / "sessions.sqlite").exists()
     old = datetime(2020, 7, 15, tzinfo=UTC)
@@ -160,9 +160,11 @@ def test_the_command_prunes_sessions_and_says_what_it_did(
     assert dwh(*prune, "--dry-run") == 0
     captured = capsys.readouterr()
     assert captured.err == "dry run: nothing was removed\n"
-    assert json.loads(captured.out)[0] == {"what": "sessions", "looked_at": 2, "removed": 1, "bytes": None}
+    counted = json.loads(captured.out)
+    assert counted["dry_run"] is True
+    assert counted["removals"][0] == {"what": "sessions", "looked_at": 2, "removed": 1, "bytes": None}
     assert dwh(*prune) == 0
-    assert json.loads(capsys.readouterr().out)[0]["removed"] == 1
+    assert json.loads(capsys.readouterr().out)["removals"][0]["removed"] == 1
     missing = plan_load(sandbox.project(), LoadRequest(days=(DAY,), only_missing=True))
     assert [one.shard.name for one in missing.slices] == ["achinsk", "chita"]
     assert (
