@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
-
 from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
+from tests.support.duckdb_files import opened
 
 PROJECT = """\
 [project]
@@ -104,6 +103,6 @@ def make_databases(folder: Path) -> None:
     """Make the small project's databases: two orders on 2020-07-13 in each, none on other days."""
     for server, city in SHARDS:
         (folder / server).mkdir(exist_ok=True)
-        with duckdb.connect(str(folder / server / f"{city}.duckdb")) as db:
+        with opened(folder / server / f"{city}.duckdb") as db:
             db.execute("CREATE TABLE orders (id BIGINT, ordered TIMESTAMP)")
             db.execute("INSERT INTO orders VALUES (1, '2020-07-13 00:00:00'), (2, '2020-07-13 23:59:59')")

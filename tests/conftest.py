@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,9 +17,26 @@ from dwhctl.core import secrets
 from dwhctl.core import words as times
 from tests.postgres import PostgresServer, any_server
 
+# The tests start hundreds of processes: keep what the first of them compiles of dwhctl for the others.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # The tests share two cores with processes that they start: how long an example takes says nothing.
 settings.register_profile("dwhctl", deadline=None)
 settings.load_profile("dwhctl")
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import this worker's share of all test modules first: the workers compile each module once, not each of them."""
+    config = session.config
+    if not hasattr(config, "workerinput") or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    tests = Path(__file__).parent
+    number = int(config.workerinput["workerid"].removeprefix("gw"))
+    for file in sorted(tests.rglob("test_*.py"))[number :: config.workerinput["workercount"]]:
+        # What is wrong with a module is said when it is collected.
+        with suppress(Exception, pytest.skip.Exception):
+            import_module(".".join(file.relative_to(tests.parent).with_suffix("").parts))
 
 
 @pytest.fixture(autouse=True)

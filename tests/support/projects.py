@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from dwhctl.project.read import read_project
 from dwhctl.runtime.events import Event, RunResult
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Session, open_store
+from tests.support.duckdb_files import opened
 
 DAY = date(2020, 7, 14)
 
@@ -104,7 +104,7 @@ class Sandbox:
     def in_shard(self, shard: str, *statements: str) -> None:
         """Run statements in a shard's database."""
         self.shard_file(shard).parent.mkdir(parents=True, exist_ok=True)
-        with closing(duckdb.connect(str(self.shard_file(shard)))) as db:
+        with opened(self.shard_file(shard)) as db:
             for statement in statements:
                 db.execute(statement)
 
@@ -119,7 +119,6 @@ class Sandbox:
             for day in days
         ]
         for shard in shards or self.shards():
-            # To open a file costs more than the rows: once for each shard.
             self.in_shard(shard, ORDERS.replace("TABLE", "TABLE IF NOT EXISTS", 1), *inserts)
         return self
 
@@ -129,7 +128,7 @@ class Sandbox:
         """Give what the warehouse should hold: shard, id, customer, amount, start_time of each row."""
         rows: list[tuple[Any, ...]] = []
         for shard in shards or self.shards():
-            with closing(duckdb.connect(str(self.shard_file(shard)), read_only=True)) as db:
+            with opened(self.shard_file(shard), read_only=True) as db:
                 found = db.execute("SELECT id, customer, amount, start_time FROM orders").fetchall()
             rows += [(shard, *row) for row in found if days is None or row[3].date() in days]
         return sorted(rows, key=lambda row: (row[0], row[1], row[4]))
@@ -145,7 +144,7 @@ class Sandbox:
         """Query the warehouse; nothing there yet is no rows."""
         if not self.warehouse_file.exists():
             return []
-        with closing(duckdb.connect(str(self.warehouse_file), read_only=True)) as db:
+        with opened(self.warehouse_file, read_only=True) as db:
             try:
                 return db.execute(sql).fetchall()
             except duckdb.CatalogException:
@@ -153,7 +152,7 @@ class Sandbox:
 
     def change_warehouse(self, *statements: str) -> None:
         """Change the warehouse by hand."""
-        with closing(duckdb.connect(str(self.warehouse_file))) as db:
+        with opened(self.warehouse_file) as db:
             for statement in statements:
                 db.execute(statement)
 

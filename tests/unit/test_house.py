@@ -6,6 +6,7 @@ import ast
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,13 @@ SMALL = {
 }
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _functions(path: Path) -> list[tuple[str, int]]:
-    tree = ast.parse(path.read_text())
+    tree = _tree(path)
     return [
         (f"{path.relative_to(PACKAGE)}:{node.name}", (node.end_lineno or 0) - node.lineno + 1)
         for node in ast.walk(tree)
@@ -49,7 +55,7 @@ def test_functions_are_short() -> None:
 def test_a_file_is_short_and_says_what_it_is(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 400
-    assert ast.get_docstring(ast.parse(text)) or not text.strip()
+    assert ast.get_docstring(_tree(path)) or not text.strip()
 
 
 def _name(path: Path) -> str:
@@ -84,10 +90,10 @@ def _own(imported: str) -> str | None:
     return name if name in NAMES else name.rpartition(".")[0] if name.rpartition(".")[0] in NAMES else None
 
 
+@cache
 def _graph(*, late: bool) -> dict[str, set[str]]:
     return {
-        name: {own for found in _imports(ast.parse(path.read_text()), late=late) if (own := _own(found))}
-        - {name}
+        name: {own for found in _imports(_tree(path), late=late) if (own := _own(found))} - {name}
         for name, path in NAMES.items()
     }
 
@@ -135,7 +141,7 @@ def test_a_package_is_small_and_has_a_map() -> None:
         modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         inner = [path.parent for path in folder.glob("*/__init__.py")]
         assert len(modules) <= MOST_MODULES, folder
-        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        text = ast.get_docstring(_tree(folder / "__init__.py"))
         assert text is not None, folder
         # The root's map names packages; any other names all that is in it.
         named = [path.stem for path in (*modules, *inner) if path.stem != "__main__"]
@@ -146,7 +152,7 @@ def test_a_package_is_small_and_has_a_map() -> None:
 
 
 def test_public_classes_have_names_of_their_own() -> None:
-    trees = [ast.parse(path.read_text()) for path in MODULES]
+    trees = [_tree(path) for path in MODULES]
     names = [node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     counted = Counter(name for name in names if not name.startswith("_"))
     assert [name for name, count in counted.items() if count > 1] == []
