@@ -270,8 +270,8 @@ def check(settings: Settings, online: bool, form: str) -> ExitCode:
     With --online each shard and warehouse is checked too, with one line for each thing that is wrong: "all 150 shards",
     "149 of 150 shards", or their names. Warnings: databases that are in no shard group, keys of a target that make its
     loads wait for each other, and columns that may hold values that the target's width, precision or NOT NULL refuses;
-    where no value fits, it is an error. Columns that the next load will add (on_new_column) are notes. Nothing is
-    loaded.
+    where no value fits, it is an error. Columns that the next load will add (on_new_column) are notes. A Dask cluster
+    is checked as at the start of a load. Nothing is loaded.
 
     \b
     Examples:
@@ -348,10 +348,14 @@ def _by_weight(findings: Iterable[CheckFinding]) -> tuple[tuple[str, ...], ...]:
 
 
 def _check_online(project: Project, *, quiet: bool) -> int:
-    """Show what is wrong with the databases; return how many errors there are."""
+    """Show what is wrong with the databases and the cluster; return how many errors there are."""
     from dwhctl.check.online import OnlineCheck  # imports pyarrow
+    from dwhctl.load.cluster_client import cluster_problem
 
     wrong, notes = 0, list[str]()
+    if project.executor.type == "dask" and (problem := cluster_problem(project.executor)):
+        wrong += 1
+        say(one_line(f"executor: {problem}"))
     for finding in OnlineCheck(project).findings():
         if finding.wrong:
             wrong += 1

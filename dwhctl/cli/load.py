@@ -61,6 +61,12 @@ loading_options = with_options(
     ),
     wait_option,
     click.option(
+        "--executor",
+        type=click.Choice(("local", "dask")),
+        help="Where attempts run: in processes of this machine, or on a Dask cluster. Default: that of [executor].",
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="The Dask scheduler, as tls://HOST:8786."),
+    click.option(
         "--inline",
         is_flag=True,
         help="Work in this process, for debugging: a worker's crash ends the run and no deadline holds.",

@@ -27,7 +27,14 @@ from dwhctl.project.days import DAY_FORMS, DURATION_FORMS, format_duration
 from dwhctl.project.fields import Table
 from dwhctl.project.files import CONNECTION_PREFIX, URL_FORMS, VARIABLE_PREFIX
 from dwhctl.project.loads import Load, Need, Refreshing, Report, ShardEntry
-from dwhctl.project.model import ALERT_TYPES, PageTable, PingsTable, ProjectTable, SessionsTable
+from dwhctl.project.model import (
+    ALERT_TYPES,
+    ExecutorTable,
+    PageTable,
+    PingsTable,
+    ProjectTable,
+    SessionsTable,
+)
 from dwhctl.project.problems import tables_in, toml_value
 from dwhctl.systems.base.type_map import type_map
 from dwhctl.systems.clickhouse import types as clickhouse_types
@@ -82,7 +89,8 @@ def reference() -> str:
         "refused": _refused,
     }
     template = environment.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8"))
-    models = (ProjectTable, SessionsTable, PingsTable, PageTable, Load, Report, Need, Refreshing, ShardEntry)
+    singles = (ProjectTable, SessionsTable, ExecutorTable, PingsTable, PageTable)
+    models = (*singles, Load, Report, Need, Refreshing, ShardEntry)
     page = template.render(
         {model.__name__: model for model in models},
         rows=_rows,

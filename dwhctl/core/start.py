@@ -18,6 +18,16 @@ def begin() -> None:
     forget_current_folder()
     import atexit
     import gc
+
+    protect_memory_and_files()
+    # Imports make many objects and no garbage: to look through them all the time takes a tenth of a short run.
+    gc.set_threshold(_GC_OBJECTS)
+    # The end of the process frees everything: no search for garbage before it.
+    atexit.register(gc.freeze)
+
+
+def protect_memory_and_files() -> None:
+    """Make files for this user only, and no core dump. Idempotent."""
     import resource
 
     from dwhctl.core.files import use_private_umask
@@ -25,10 +35,6 @@ def begin() -> None:
     use_private_umask()
     # A core file has the passwords that were in memory.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Imports make many objects and no garbage: to look through them all the time takes a tenth of a short run.
-    gc.set_threshold(_GC_OBJECTS)
-    # The end of the process frees everything: no search for garbage before it.
-    atexit.register(gc.freeze)
 
 
 def forget_current_folder() -> None:

@@ -18,6 +18,8 @@ from dwhctl.runtime.messages import Failure, retry_seconds
 from dwhctl.sessions.values import Closing, NewSession, State
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from dwhctl.project.loads import Load, Report
     from dwhctl.runtime.slots import Slot
     from dwhctl.sessions.store import SessionStore
@@ -100,6 +102,18 @@ class Attempt(Generic[JobT, RunnerT]):
         """Release its slots. Idempotent."""
         for slot in self.slots:
             slot.release()
+
+    def release_after(self, ended: Future[object] | None) -> None:
+        """Keep its slots until `ended` is done: until then its worker uses the connections. None: it has ended."""
+        if ended is None:
+            return
+        held, self.slots = self.slots, ()
+
+        def release(_: Future[object]) -> None:
+            for slot in held:
+                slot.release()
+
+        ended.add_done_callback(release)
 
 
 _Route = tuple[str, ...]

@@ -6,6 +6,8 @@ Read in this order:
   workers a run has, `worker_server` has the processes.
 - In a worker: `extract` streams a slice from its source to the staging and adds the service fields, `cast` checks the
   rows and fits them to the target's columns.
+- `cluster` has workers on other machines in their place: `cluster_client` speaks with a Dask scheduler,
+  `cluster_worker` is what its workers do with an order.
 - `staging`: publish groups. `publish`: the thread that publishes, its rules, and commits in doubt.
 - `direct`: a slice that its worker writes into the table itself, and the parent commits.
 - `column_fit` compares the sizes of columns in source and target, before data moves.

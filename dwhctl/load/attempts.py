@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
-from dwhctl.load.workers import Demand, Worker, WorkerPool, stage_in_worker
+from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
 from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
+    from dwhctl.runtime.new_tables import DeliveredColumns
     from dwhctl.runtime.plan import Plan, PlannedSlice
-    from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.systems.base.target import Target
 
 #: A wait for workers to start is announced after this.
 _SLOW_START_SECONDS = 5.0
 _MAX_DEATHS = 2
+#: The timeout of an attempt begins when its worker on a cluster has begun with it, but no later than this.
+_MOST_QUEUED_SECONDS = 60.0
 
 
 class SliceJob(Job):
@@ -74,6 +76,7 @@ class SliceJob(Job):
             return Failure.of(QuarantinedError())
         killed = error is None or isinstance(error, BrokenExecutor)
         why = "killed, out of memory, or crashed" if killed else f"{type(error).__name__}: {error}"
+        why += f" ({error})" if isinstance(error, WorkerLostError) else ""
         return Failure.of(WorkerDiedError(f"the worker process died: {why}"))
 
 
@@ -96,16 +99,17 @@ class InWorker:
 SliceAttempt = Attempt[SliceJob, InWorker]
 
 
-def slice_jobs(plan: Plan, targets: Mapping[str, Target]) -> list[SliceJob]:
+def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, local: bool) -> list[SliceJob]:
     """Return the jobs of a plan: a slice that is the only one of its load is written directly where the target can.
 
-    Not where new columns are added to the table: whether a shard lost one is found out from what the table holds.
+    Only by a `local` worker, which keeps its process until the publication; and not where new columns are added to the
+    table: whether a shard lost one is found out from what the table holds.
     """
     slices = Counter(planned.load.name for planned in plan.slices)
 
     def is_direct(load: Load) -> bool:
         alone = slices[load.name] == 1 and load.on_new_column != "add"
-        return alone and targets[load.target].writes_directly
+        return local and alone and targets[load.target].writes_directly
 
     return [SliceJob(planned, direct=is_direct(planned.load)) for planned in plan.slices]
 
@@ -296,6 +300,12 @@ class SliceStarter:
         if runner.direct is not None:
             (self._pool.give_back if runner.direct.is_ended else self._pool.dismiss)(runner.worker)
             attempt.release()
+
+    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
+        """Return when the attempt is past its timeout, which begins when a worker has begun."""
+        if not self._pool.has_begun(attempt.runner.worker) and now < attempt.started + _MOST_QUEUED_SECONDS:
+            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
+        return attempt.expires_at
 
     def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []

@@ -9,14 +9,13 @@ It touches neither the target table nor the sessions table, and it never raises.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,15 +26,13 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import ahead
-from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
+from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, by_lower_name, compare, for_source
 from dwhctl.load.direct import keep_open
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dwhctl.systems.base.source import Source
     from dwhctl.systems.base.target import Stage, Target
 
@@ -205,72 +202,6 @@ class _Staging:
 
 def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
-
-
-#: So many hash ids are held in memory, eight octets each.
-MOST_IDS = 2**21
-
-
-class SliceIds:
-    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows they are in a file.
-
-    The file is in `folder`, without a name: the system removes it with the process.
-    """
-
-    def __init__(self, folder: Path, most: int = MOST_IDS) -> None:
-        self._folder = folder
-        self._most = most
-        self._rows = 0
-        self._held: list[_Values] = []
-        self._file: BinaryIO | None = None
-        self._is_full = False
-
-    def add(self, ids: _Values) -> None:
-        """Take the ids of a batch."""
-        self._rows += len(ids)
-        self._held.append(ids)
-        if self._rows > self._most and not self._is_full:
-            try:
-                self._write()
-            except OSError:
-                self._is_full = True
-        if self._file is not None or self._is_full:
-            self._held.clear()
-
-    def _write(self) -> None:
-        if self._file is None:
-            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 - `close`
-        for ids in self._held:
-            self._file.write(ids.data)
-
-    def close(self) -> None:
-        """Remove the file. Idempotent."""
-        if self._file is not None:
-            self._file.close()
-
-    def may_repeat(self) -> bool:
-        """Return whether two rows may have the same key; where the disk is full, only the engine knows."""
-        if self._is_full:
-            return True
-        # Each pass over the file takes the ids of one remainder, about as many as may be held.
-        parts = 1 << (-(-self._rows // self._most) - 1).bit_length() if self._file is not None else 1
-        return any(_repeats(self._chosen(part, parts)) for part in range(parts))
-
-    def _chosen(self, part: int, parts: int) -> list[_Values]:
-        if self._file is None:
-            return self._held
-        self._file.seek(0)
-        chosen = []
-        while piece := self._file.read(8 * BATCH_ROWS):
-            ids = np.frombuffer(piece, np.int64)
-            chosen.append(ids[ids & (parts - 1) == part])
-        return chosen
-
-
-def _repeats(batches: Sequence[_Values]) -> bool:
-    ids = np.concatenate([np.empty(0, np.int64), *batches])
-    ids.sort()
-    return bool((ids[1:] == ids[:-1]).any())
 
 
 _MIN = np.iinfo(np.int64).min

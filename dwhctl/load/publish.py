@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dwhctl.load.attempts import Doubt
     from dwhctl.load.staging import PublishGroup
     from dwhctl.project.loads import Load
-    from dwhctl.runtime.prepare import DeliveredColumns
+    from dwhctl.runtime.new_tables import DeliveredColumns
     from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 
@@ -276,8 +276,9 @@ class Publisher:
         self._work.put((doubt.load.target, lambda: self._look_up(doubt)))
 
     def drop(self, group: PublishGroup) -> None:
-        """Drop a group's staging; there is no event."""
-        self._work.put((group.load.target, lambda: self._drop(group)))
+        """Drop a group's staging, if it has one; there is no event."""
+        if not group.direct:
+            self._work.put((group.load.target, lambda: self._drop(group)))
 
     def finish(self) -> None:
         """End the thread when everything is published. The run drops at its end what staging is left."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
@@ -21,11 +22,13 @@ from dwhctl.load.staging import Groups, StagingCreator
 from dwhctl.load.worker_server import WorkerServer, WorkersReady, modules_of
 from dwhctl.load.workers import InlineWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.model import DASK_REMEDY, ExecutorTable
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
+from dwhctl.runtime.new_tables import DeliveredColumns
 from dwhctl.runtime.plan import (
     LoadRequest,
     Name,
@@ -35,7 +38,7 @@ from dwhctl.runtime.plan import (
     slowest_first,
     without_complete,
 )
-from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
+from dwhctl.runtime.prepare import check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import LastSession, is_complete, is_good
 
@@ -75,6 +78,7 @@ class Forecast:
 def plan_load(project: Project, request: LoadRequest) -> Plan:
     """Return what a run would do. Touches nothing; the sessions are read only where the request depends on them."""
     plan = candidates(project, request)
+    refuse_local_files(project, request, plan)
     check_templates(project, plan)
     if request.only_missing or request.only_failed:
         store = open_if_there(project.sessions)
@@ -109,6 +113,39 @@ def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
     """Return how many workers the run has at most."""
     wanted = request.jobs or project.max_workers
     return max(1, min(wanted, project.max_workers, len(plan.slices)))
+
+
+def executor_of(project: Project, request: LoadRequest) -> ExecutorTable:
+    """Return where the attempts run: as the request says, else the project. Raise UsageError."""
+    if request.inline and (request.executor == "dask" or request.scheduler):
+        raise UsageError("--inline works in this process, and --executor dask on a cluster; give one of them")
+    if request.inline:
+        return ExecutorTable()
+    executor = project.executor
+    if request.executor == "dask" or request.scheduler is not None:
+        given = {
+            "type": request.executor or executor.type,
+            "scheduler": request.scheduler or executor.scheduler,
+        }
+        executor = executor.model_copy(update=given)
+        if executor.type == "local":
+            raise UsageError("--scheduler is the address of a Dask cluster; add --executor dask")
+        if problem := executor.problem():
+            key, what = problem
+            raise UsageError(f"{'--scheduler' if key == 'scheduler' else f'[executor] {key}'} {what}")
+    elif request.executor == "local":
+        return ExecutorTable()
+    if executor.type == "dask" and find_spec("distributed") is None:
+        raise UsageError(f"the executor dask needs a package that is not installed; {DASK_REMEDY}")
+    return executor
+
+
+def refuse_local_files(project: Project, request: LoadRequest, plan: Plan) -> None:
+    """Raise UsageError for a source or target in files of this machine, when the workers are on others."""
+    names = {name for planned in plan.slices for name in (planned.shard.connection, planned.load.target)}
+    used = (project.connections[name] for name in sorted(names))
+    if problem := executor_of(project, request).files_problem(used):
+        raise UsageError(problem)
 
 
 def check_templates(project: Project, plan: Plan) -> None:
@@ -232,7 +269,8 @@ class _Load(Run):
 
     def prepare(self) -> None:
         self._plan = self._planned or plan_load(self.project, self._request)
-        if self._plan.slices and not self._request.inline:
+        self._executor = executor_of(self.project, self._request)
+        if self._plan.slices and self._executor.type == "local" and not self._request.inline:
             connections = self.project.connections
             self.workers.start(
                 modules_of(
@@ -286,7 +324,7 @@ class _Load(Run):
         )
         with_probe = (name for name, keys in project.connections.items() if SYSTEMS[keys.type].has_probe)
         parts = SliceParts(
-            pool=WorkerPool(jobs, InlineWorker if request.inline else self.workers.fork, slots),
+            pool=self._pool(jobs),
             breaker=CircuitBreaker(frozenset(with_probe)),
             prober=Prober(project.connections, slots, self.events.put),
             groups=groups,
@@ -300,11 +338,19 @@ class _Load(Run):
             parts,
             self.result.filled,
             run_id=self.id,
-            jobs=slice_jobs(plan, self.targets),
+            jobs=slice_jobs(plan, self.targets, local=self._executor.type == "local"),
             attempts=attempts,
             slots=slots,
             events=self.events,
         )
+
+    def _pool(self, jobs: int) -> WorkerPool:
+        if self._executor.type == "local":
+            return WorkerPool(jobs, InlineWorker if self._request.inline else self.workers.fork, self.slots)
+        from dwhctl.load.cluster import ClusterPool, DaskCluster
+
+        cluster = DaskCluster(self._executor, self.id, lambda: self.events.put(WorkersReady()))
+        return ClusterPool(jobs, cluster, self.slots)
 
     def _drop_staging(self, used: Iterable[str]) -> None:
         timeout = _DROP_TIMEOUT if self.result.signal is None else _LAST_TIMEOUT

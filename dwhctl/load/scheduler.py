@@ -25,13 +25,7 @@ from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
-from dwhctl.runtime.events import (
-    Notice,
-    SlicesPublished,
-    SliceStaged,
-    SliceStarted,
-    WorkerLogged,
-)
+from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagedSlice
@@ -79,7 +73,6 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._tables = prepared.tables
         self._parts = parts
         self._pool = parts.pool
-        self._demand = parts.demand
         self._breaker = parts.breaker
         self._groups = parts.groups
         self._publisher = parts.publisher
@@ -120,11 +113,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._ready.start(now)
         self._start(now)
         self.blocked |= self._ready is not None and self._ready.blocked
-        for group, slices in self._groups.due(now, self.jobs.queued):
-            self._publisher.publish(group, slices)
+        for due in self._groups.due(now, self.jobs.queued):
+            self._publisher.publish(*due)
         for group in self._groups.done():
-            if not group.direct:
-                self._publisher.drop(group)
+            self._publisher.drop(group)
         self._doubts.look_up(now)
 
     def note_waits(self) -> None:
@@ -147,7 +139,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if (due := self._groups.next_due(now)) is not None:
             yield now + due
         if self._pool.may_grow_later and self.jobs.has_queued:
-            yield max(self._demand.stalled_at(), now + SLOT_POLL_SECONDS)
+            yield max(self._parts.demand.stalled_at(), now + SLOT_POLL_SECONDS)
 
     def _next_start(self) -> float:
         """Return the time at which an idle worker may have something to do again."""
@@ -163,7 +155,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
         began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
-        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, began, now))
+        self._pool.limit(self._parts.demand.workers(self.jobs.waiting_for_worker, began, now))
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
@@ -204,8 +196,6 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         match event:
             case Staged():
                 self._collect(event.attempt, event.future)
-            case WorkersReady():
-                pass  # the next step takes them
             case GroupOpened():
                 self._group_opened(event.group, event.failure)
             case Probed():
@@ -252,14 +242,18 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         elif result.held is None:
             self._pool.give_back(attempt.runner.worker)
         now, used = time.monotonic(), result.rows > 0
-        self._demand.finished(now - (attempt.runner.given or now), now)
+        self._parts.demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
+
+    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
+        return self._starter.expires_at(attempt, now)
 
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""
         timeout = attempt.job.config.timeout
-        self._pool.dismiss(attempt.runner.worker)
+        ended = self._pool.dismiss(attempt.runner.worker)
+        attempt.release_after(ended)
         failure = Failure.of(
             errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
         )
@@ -282,13 +276,12 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         runner.filled, runner.failed_in = result.filled, result.failed_in
         self.attempts.add_seconds(result.seconds)
         for message in result.logged:
-            self.attempts.listen(WorkerLogged(*attempt.job.names, attempt.etl_id, message))
+            self.attempts.listen(WorkerLogged(*job.names, attempt.etl_id, message))
         staged = None
         if result.failure is None:
             self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
-            ids = attempt.token, attempt.etl_id
-            columns = result.columns, result.filled
-            staged = StagedSlice(job.planned.slice, *ids, result.rows, *columns, direct=runner.direct)
+            facts = attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
+            staged = StagedSlice(job.planned.slice, *facts, direct=runner.direct)
             self._staged[attempt.token] = attempt
         if group is not None:
             self._groups.report(group, attempt.token, staged, time.monotonic())
@@ -326,17 +319,13 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         event.group.publishing -= 1
         self.attempts.add_seconds({"publish": event.seconds})
         done = [outcome.staged.rows for outcome in outcomes if outcome.failure is None]
-        failed = len(outcomes) - len(done)
-        self.attempts.listen(
-            SlicesPublished(
-                load.name, load.target, event.group.day, len(done), sum(done), failed, event.seconds
-            )
-        )
+        counts = len(done), sum(done), len(outcomes) - len(done)
+        self.attempts.listen(SlicesPublished(load.name, load.target, event.group.day, *counts, event.seconds))
         # One publication is one failure of its target's connection, however many slices it costs.
-        refused = next((outcome for outcome in outcomes if outcome.failure is not None), None)
-        if refused is not None and refused.failure is not None:
-            job = self._staged[refused.staged.token].job
-            self._notify(self._breaker.target_refused(job, refused.failure, time.monotonic()))
+        refused = next((outcome for outcome in outcomes if outcome.failure), None)
+        if refused and refused.failure:
+            job, now = self._staged[refused.staged.token].job, time.monotonic()
+            self._notify(self._breaker.target_refused(job, refused.failure, now))
         slices = [(self._staged.pop(outcome.staged.token), outcome) for outcome in outcomes]
         for attempt, outcome in slices:
             attempt.steps["publish"] = event.seconds

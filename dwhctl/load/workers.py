@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from itertools import count
 from math import ceil, inf, sqrt
@@ -27,12 +27,16 @@ class Worker(Protocol):
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         """Start a task."""
 
-    def kill(self) -> None:
-        """End the worker now, whatever it does."""
+    def kill(self) -> Future[object] | None:
+        """End the worker now, whatever it does. A future is done when it has ended; None: it has."""
 
     @property
     def is_alive(self) -> bool:
         """Whether it can take a task."""
+
+
+class WorkerLostError(BrokenExecutor):
+    """A worker on another machine died while it worked on an attempt; the text says which."""
 
 
 class InlineWorker:
@@ -194,11 +198,16 @@ class WorkerPool:
         turn = _PAUSE_SECONDS if len(self._held) > 1 else _TURN_SECONDS
         return time.monotonic() - self._changed >= turn
 
-    def dismiss(self, worker: Worker) -> None:
-        """Kill a worker; its slot is free for another."""
-        worker.kill()
+    def dismiss(self, worker: Worker) -> Future[object] | None:
+        """Kill a worker; its slot is free for another. Return what its `kill` returns."""
+        ended = worker.kill()
         self._held.pop(worker).release()
         del self._numbers[worker]
+        return ended
+
+    def has_begun(self, worker: Worker) -> bool:  # noqa: ARG002
+        """Return whether a worker has begun with its task. On a cluster it may have to wait for a machine."""
+        return True
 
     def dismiss_idle(self) -> None:
         """End the workers that have nothing to do: another run may want their slots."""

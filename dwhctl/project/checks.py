@@ -208,8 +208,8 @@ def _check_columns(problems: Problems, load: Load, place: Place) -> None:
 
 
 def check_files(problems: Problems, table: Table, place: Place) -> None:
-    """Add a problem for each missing file of a load, report, channel or the pings."""
-    for key in ("extract", "ready", "source", "create", "template", "tls_cafile"):
+    """Add a problem for each missing file of a load, report, channel, the pings or the executor."""
+    for key in ("extract", "ready", "source", "create", "template", "tls_cafile", "ca", "cert", "key"):
         check_file(problems, getattr(table, key, None), place.at(key))
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dwhctl.core.secrets import Secret
-from dwhctl.project.connections import SYSTEMS, Connection
+from dwhctl.project.connections import SYSTEMS, Connection, NetworkConnection, is_local
 from dwhctl.project.fields import (
     AlertFile,
     Headers,
@@ -167,6 +169,8 @@ ALERT_TYPES: dict[str, type[Alert]] = {
 
 
 WATCH_SCHEDULE = "*/5 * * * *"
+DASK_REMEDY = "pip install 'dwhctl[dask]', or run with --executor local"
+_SCHEDULER = re.compile(r"(tls|tcp)://(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}")
 
 Variable = str | int | float | bool | Secret | list["Variable"] | dict[str, "Variable"]
 
@@ -213,6 +217,92 @@ class PageTable(Table):
     machine may read it."""
 
 
+class ExecutorTable(Table):
+    """Where the attempts of `load` and `backfill` run: in worker processes of this machine, or on a Dask cluster."""
+
+    type: Literal["local", "dask"] = Field("local", examples=["dask"])
+    """`dask` needs `dwhctl[dask]`; [cluster.md](cluster.md) says how to set a cluster up."""
+    scheduler: Text | None = Field(None, examples=["tls://dask.example.com:8786"])
+    """The address of the Dask scheduler. `tcp://` is refused beyond this machine: who reaches an open scheduler runs
+    programs on the workers, and the passwords of the connections travel to them."""
+    ca: ProjectPath | None = Field(None, examples=["config/dask-ca.pem"])
+    """The CA certificates of the cluster, for `tls://`."""
+    cert: ProjectPath | None = Field(None, examples=["config/dask-client.pem"])
+    """The certificate that this machine shows to the cluster."""
+    key: ProjectPath | None = Field(None, examples=["config/dask-client-key.pem"])
+    """The private key of `cert`."""
+    insecure: bool = Field(False, examples=[True])
+    """Whether `tcp://` may be used beyond this machine, in a network where nobody else can reach the cluster."""
+    shared_state: bool = Field(False, examples=[True])
+    """Whether the workers have the state folder and the database files at the same paths as this machine, on a shared
+    file system: sources and targets in files need that."""
+    wait: SomeTime = Field(timedelta(minutes=1), examples=["5m"])
+    """How long a run waits for the scheduler, and for a worker when there is none."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection to the scheduler is encrypted."""
+        return (self.scheduler or "").startswith("tls://")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the scheduler is on this machine, and its workers are taken to be as well."""
+        return is_local(urlsplit(self.scheduler or "").hostname or "")
+
+    def problem(self) -> tuple[str, str] | None:
+        """Return the key with a problem and what it is, or None."""
+        if self.type == "local":
+            return None
+        if self.scheduler is None:
+            return "scheduler", 'is missing; write the address of the Dask scheduler, as "tls://HOST:8786"'
+        if not _SCHEDULER.fullmatch(self.scheduler):
+            return "scheduler", 'is not an address of a Dask scheduler; write "tls://HOST:PORT"'
+        if self.is_encrypted:
+            missing = [key for key in ("ca", "cert", "key") if getattr(self, key) is None]
+            if missing:
+                return missing[0], "is missing; tls:// needs the files of ca, cert and key"
+        elif not (self.is_local or self.insecure):
+            return "scheduler", (
+                "tcp:// is not encrypted, and anyone who reaches the port runs programs on the workers; use tls:// with"
+                " ca, cert and key, or write insecure = true in a network of your own"
+            )
+        return None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> ExecutorTable:
+        if problem := self.problem():
+            raise ValueError(": ".join(problem))
+        return self
+
+    def files_problem(self, connections: Iterable[Connection]) -> str | None:
+        """Return which of these keeps files that the workers do not have, and the remedies, or None."""
+        if self.type == "local" or self.is_local or self.shared_state:
+            return None
+        for connection in connections:
+            if not isinstance(connection, NetworkConnection):
+                return (
+                    f"connection {connection.name} is of type {connection.type}, which keeps files in this machine's"
+                    f" state folder or beside it, and the workers of {self.scheduler} are on other machines; put the"
+                    " project on a file system that they share and write shared_state = true in [executor], or run"
+                    " with --executor local"
+                )
+        return None
+
+    def warnings(self, connections: Iterable[Connection]) -> tuple[str, ...]:
+        """Return what is allowed but should not stay, and what a load over these connections would refuse."""
+        if self.type == "local":
+            return ()
+        table, found = MAIN.at("executor"), []
+        if not (self.is_encrypted or self.is_local):
+            risk = "passwords go to the Dask cluster unencrypted, and anyone who reaches its ports runs programs on it"
+            found.append(f"{table.at('insecure')}: {risk}; use tls://")
+        if find_spec("distributed") is None:
+            found.append(f"{table.at('type')}: needs a package that is not installed; {DASK_REMEDY}")
+        if problem := self.files_problem(connections):
+            found.append(f"{table}: {problem}")
+        return tuple(found)
+
+
 @dataclass(frozen=True)
 class Project:
     """A project: its configuration with every name resolved and every path absolute."""
@@ -235,6 +325,7 @@ class Project:
     group_access: bool = False
     pings: PingsTable = field(default_factory=PingsTable)
     page: PageTable = field(default_factory=PageTable)
+    executor: ExecutorTable = field(default_factory=ExecutorTable)
 
     @property
     def zone(self) -> ZoneInfo:

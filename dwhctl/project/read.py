@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from dwhctl.project.files import (
 from dwhctl.project.loads import Load, Refreshing, Report, Shard, ShardEntry
 from dwhctl.project.model import (
     ALERT_TYPES,
+    ExecutorTable,
     PageTable,
     PingsTable,
     Project,
@@ -36,7 +38,7 @@ from dwhctl.project.problems import MAIN, REPORTS, Model, Place, Problems, one_o
 
 _SHARD_TABLE = '{ name = "abakan", database = "Abakan" }'
 _ROOT_TABLES = (
-    *("project", "sessions", "connections", "shards", "variables", "alerts", "pings", "page"),
+    *("project", "sessions", "connections", "shards", "variables", "alerts", "pings", "page", "executor"),
     *("load_defaults", "report_defaults"),
 )
 Kind = TypeVar("Kind", bound=NamedTable)
@@ -76,6 +78,8 @@ class _Reader:
         pings = self._single(PingsTable, "pings") or PingsTable()
         check_files(self.problems, pings, MAIN.at("pings"))
         page = self._single(PageTable, "page")
+        executor = self._single(ExecutorTable, "executor") or ExecutorTable()
+        check_files(self.problems, executor, MAIN.at("executor"))
         self._read_loads()
         refreshing = self._read_reports()
         if self.is_read:
@@ -83,7 +87,11 @@ class _Reader:
         self.problems.raise_any()
         assert project is not None
         assert sessions is not None
-        return self._project(project, sessions, variables, refreshing, pings, page)
+        read = self._project(project, sessions, variables, refreshing, pings, page)
+        used = {shard.connection for load in read.loads.values() for shard in read.shards_of(load)}
+        used |= {load.target for load in read.loads.values()}
+        warnings = executor.warnings(read.connections[name] for name in sorted(used))
+        return replace(read, executor=executor, warnings=(*read.warnings, *warnings))
 
     def read_for_alerts(self) -> Project | None:
         if not self.is_read:

@@ -39,6 +39,8 @@ class LoadRequest:
     wait: timedelta = timedelta(0)
     command: str = "dwhctl load"
     inline: bool = False
+    executor: str | None = None
+    scheduler: str | None = None
     pings: bool = True
     scheduled: bool = False
 

@@ -127,9 +127,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
 @pytest.fixture
 def wire(servers: Wire, tmp_path: Path) -> Iterator[Wire]:
     """A project over them whose slices were loaded once, with other rows than the sources have now."""
+    yield from prepare(servers, tmp_path)
+
+
+def prepare(servers: Wire, root: Path) -> Iterator[Wire]:
+    """The project of the fixture, in this folder; other executors run the same lines."""
     for server in servers.own_servers:
         server.faults.clear()
-    servers.root = tmp_path
+    servers.root = root
     servers.load_keys = 'retries = 0\nretry_delay = "1s"\ntimeout = "3s"'
     servers.warehouse(f"DROP SCHEMA IF EXISTS {servers.schema} CASCADE")
     servers.write()

@@ -115,6 +115,7 @@ class Wire(Sandbox):
     warehouse_keys: str = "max_connections = 8"
     create: str = CREATE
     extract: str = EXTRACT
+    executor: str = ""
 
     def write(self) -> Wire:
         """Write the configuration and SQL files."""
@@ -149,7 +150,7 @@ class Wire(Sandbox):
             f"{server} = [{', '.join(map(self._shard_toml, shards))}]"
             for server, shards in self.servers.items()
         )
-        return "\n".join([*lines, f"[shards.cities]\n{groups}\n"])
+        return "\n".join([*lines, f"[shards.cities]\n{groups}\n", self.executor])
 
     def _shard_toml(self, shard: str) -> str:
         return f'{{ name = "{shard}", database = "{self.prefix}{shard}" }}'

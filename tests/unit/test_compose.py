@@ -53,7 +53,15 @@ def example() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def test_it_fits_the_compose_specification() -> None:
+def in_the_docs(tmp_path: Path) -> Path:
+    """The file of docs/cluster.md."""
+    page = (REPOSITORY / "docs/cluster.md").read_text(encoding="utf-8")
+    path = tmp_path / "docker-compose.dask.yml"
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    return path
+
+
+def test_they_fit_the_compose_specification(tmp_path: Path) -> None:
     # The schema is the one that check-jsonschema carries; it asks no network for it.
     command = [
         sys.executable,
@@ -62,9 +70,20 @@ def test_it_fits_the_compose_specification() -> None:
         "--builtin-schema",
         "vendor.compose-spec",
         str(COMPOSE),
+        str(in_the_docs(tmp_path)),
     ]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+def test_the_cluster_of_the_docs_has_the_environment_of_the_docs(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/cluster.md").read_text(encoding="utf-8")
+    written = dict(re.findall(r"^(DASK_\w+)=(\S+)", page, re.MULTILINE))
+    services = yaml.safe_load(in_the_docs(tmp_path).read_text(encoding="utf-8"))["services"]
+    assert {name: service["environment"] for name, service in services.items()} == {
+        "scheduler": written,
+        "worker": written,
+    }
 
 
 def test_every_connection_is_a_service_that_this_machine_reaches(

@@ -19,7 +19,18 @@ from dwhctl.core.errors import ConfigError, ExitCode, Interrupted, LockHeldError
 from dwhctl.core.secrets import Secret
 from tests.cli_support import dwh, dwh_process
 
-HEAVY = ("rich", "pydantic", "pandas", "pyarrow", "duckdb", "psycopg2", "pymssql", "vertica_python", "jinja2")
+HEAVY = (
+    "rich",
+    "pydantic",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "psycopg2",
+    "pymssql",
+    "vertica_python",
+    "jinja2",
+    "distributed",
+)
 
 
 def every_command() -> Iterator[list[str]]:

@@ -1,0 +1,243 @@
+"""What a run asks of a Dask scheduler: connect and check, place an order, see where it is worked on, end that.
+
+Source: https://distributed.dask.org/en/stable/ and the package distributed, 2026.8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, Any
+
+from dwhctl.core.errors import WorkersError
+from dwhctl.core.secrets import mask
+from dwhctl.load.cluster_worker import SealedOrder, run_order
+from dwhctl.project.days import format_duration
+
+if TYPE_CHECKING:
+    from dwhctl.project.model import ExecutorTable
+
+#: What a connection to Dask raises that is lost, hangs or was never made.
+LOST = (OSError, TimeoutError)
+_ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
+_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0
+_PAUSE_SECONDS = 1.0
+_CLOSE_SECONDS = 2.0
+#: The longest wait until Dask has ended a worker: the nanny kills it after four seconds.
+_END_SECONDS = 20.0
+_LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
+
+
+class ClusterClient:
+    """A connection to a scheduler. Its methods are for one event loop."""
+
+    def __init__(self, executor: ExecutorTable, name: str) -> None:
+        self._executor = executor
+        self._name = name
+        self._waited = format_duration(executor.wait)
+        self._client: Any = None
+
+    async def connect(self) -> None:
+        """Connect to the scheduler, as soon as it answers, and check it. Raise WorkersError."""
+        _log_as_libraries_do()
+        seconds = self._executor.wait.total_seconds()
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                await self._open(min(seconds, _CONNECT_SECONDS))
+                await self._check()
+                return
+            except LOST as error:
+                await self.close()
+                if time.monotonic() >= until:
+                    raise WorkersError(
+                        f"the Dask scheduler {self._executor.scheduler} did not answer within {self._waited}:"
+                        f" {mask(str(error))}; start it, correct [executor], or run with --executor local"
+                    ) from None
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _open(self, seconds: float) -> None:
+        from distributed import Client
+
+        make: Any = Client
+        client = make(
+            self._executor.scheduler,
+            security=self._security(),
+            asynchronous=True,
+            set_as_default=False,
+            timeout=seconds,
+            name=self._name,
+        )
+        try:
+            self._client = await client
+        finally:
+            if self._client is None:
+                await _close(client)
+
+    async def _check(self) -> None:
+        await self._check_scheduler()
+        workers = await self._identities()
+        self._check_workers(workers)
+        await asyncio.gather(*(self._check_version(address) for address in workers))
+
+    async def close(self) -> None:
+        """Close the connection. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection was not lost since it was made."""
+        return self._client is not None and self._client.status == "running"
+
+    def _security(self) -> Any:
+        from distributed import Security
+
+        table, make = self._executor, Security
+        if not table.is_encrypted:
+            return None
+        files = {"tls_ca_file": table.ca, "tls_client_cert": table.cert, "tls_client_key": table.key}
+        made: Any = make(**{key: str(path) for key, path in files.items()}, require_encryption=True)  # type: ignore[no-untyped-call]
+        return made
+
+    async def _check_scheduler(self) -> None:
+        """Raise WorkersError for a scheduler that repeats tasks."""
+        from dask import config
+
+        allowed = await _in_time(self._client.run_on_scheduler(config.get, _ALLOWED_FAILURES))
+        if allowed != 0:
+            raise WorkersError(
+                f"the Dask scheduler {self._executor.scheduler} repeats the task of a dead worker up to {allowed}"
+                f" times, but dwhctl itself decides on retries; start the scheduler with {_ALLOWED_FAILURES}: 0 (in its"
+                " environment: DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0)"
+            )
+
+    @staticmethod
+    def _check_workers(workers: dict[str, Any]) -> None:
+        """Raise WorkersError for a worker that works on several attempts at once, or cannot be ended."""
+        for address, worker in workers.items():
+            if worker["nthreads"] != 1:
+                raise WorkersError(
+                    f"the Dask worker {address} has {worker['nthreads']} threads, and one attempt is one process;"
+                    " start the workers with --nthreads 1, and more of them with --nworkers"
+                )
+            if worker["nanny"] is None:
+                raise WorkersError(
+                    f"the Dask worker {address} has no nanny, so no deadline could end its work; start the workers"
+                    " without --no-nanny"
+                )
+
+    async def _check_version(self, address: str) -> None:
+        own = version_of("dwhctl")
+        try:
+            answers = await _in_time(
+                self._client.run(version_of, "dwhctl", workers=[address], on_error="return")
+            )
+        except LOST:
+            return  # it hangs or has just left: an attempt there ends at its deadline
+        found = answers.get(address, own)
+        if isinstance(found, PackageNotFoundError):
+            raise WorkersError(
+                f"the Dask worker {address} has no dwhctl; install dwhctl {own} in the worker's environment"
+            )
+        if isinstance(found, str) and found != own:
+            raise WorkersError(
+                f"the Dask worker {address} has dwhctl {found}, this run has {own}; install the same version on all"
+            )
+
+    async def _identities(self) -> dict[str, Any]:
+        answer = await _in_time(self._client.scheduler.identity(n_workers=-1))
+        return dict(answer["workers"])
+
+    async def size(self) -> int:
+        """Return how many workers can take an attempt. Raise one of `LOST`."""
+        workers = await self._identities()
+        return sum(worker["status"] == "running" for worker in workers.values())
+
+    def place(self, sealed: SealedOrder, key: str) -> Any:
+        """Give an order to the scheduler, and return Dask's future."""
+        return self._client.submit(run_order, sealed, key=key, pure=False, retries=0)
+
+    async def has_started(self, sealed: SealedOrder) -> bool:
+        """Return whether a worker has begun with an order. Raise one of `LOST`."""
+        if not self.is_connected:
+            raise OSError("the connection to the scheduler was lost")
+        return bool(await _in_time(self._client.scheduler.event_is_set(name=sealed.claim)))
+
+    async def forget(self, sealed: SealedOrder) -> None:
+        """Remove the claim of an order that no worker works on any more."""
+        if self.is_connected:
+            with suppress(*LOST):
+                await _in_time(self._client.scheduler.event_clear(name=sealed.claim))
+
+    async def end(self, task: Any, sealed: SealedOrder) -> None:
+        """Cancel a task, and restart the worker that executes it. Raise one of `LOST` when it may still be executed."""
+        if not self.is_connected:
+            return  # a worker ends itself when it has lost the scheduler
+        places = await _in_time(self._client.processing())
+        at = [address for address, keys in places.items() if task.key in keys]
+        started = await self.has_started(sealed)
+        await _in_time(task.cancel())
+        if at and started:
+            await self._restart(at)
+        await self.forget(sealed)
+
+    async def _restart(self, addresses: list[str]) -> None:
+        """Restart workers, and return when their processes have ended."""
+        # Client.restart_workers would also wait until the new processes are ready.
+        restarted = self._client.scheduler.restart_workers(
+            workers=addresses,
+            timeout=_END_SECONDS,
+            wait_for_workers=False,
+            on_error="return",
+            stimulus_id=f"dwhctl-{time.time()}",
+        )
+        answer = await asyncio.wait_for(restarted, _END_SECONDS + _ANSWER_SECONDS)
+        if unended := [address for address in addresses if answer.get(address, "OK") != "OK"]:
+            raise TimeoutError(f"{', '.join(unended)} did not end within {_END_SECONDS:.0f} s")
+
+
+def cluster_problem(executor: ExecutorTable) -> str | None:
+    """Connect to a cluster as a load does, and return why it could not use it, or None."""
+
+    async def look() -> None:
+        client = ClusterClient(executor, "dwhctl-check")
+        try:
+            await client.connect()
+            if not await client.size():
+                raise WorkersError(f"the Dask scheduler {executor.scheduler} has no worker; start workers")
+        finally:
+            await client.close()
+
+    try:
+        asyncio.run(look())
+    except WorkersError as error:
+        return str(error)
+    return None
+
+
+async def _close(client: Any) -> None:
+    try:
+        with suppress(Exception):
+            await asyncio.wait_for(client.close(timeout=_CLOSE_SECONDS), 2 * _CLOSE_SECONDS)
+    finally:
+        client.status = "closed"  # it would close again, when it is collected
+
+
+async def _in_time(question: Coroutine[Any, Any, Any]) -> Any:
+    return await asyncio.wait_for(question, _ANSWER_SECONDS)
+
+
+def _log_as_libraries_do() -> None:
+    """Have Dask log into the run's log: it gives its loggers handlers for stderr."""
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True

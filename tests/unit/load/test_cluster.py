@@ -1,0 +1,271 @@
+"""The executor's configuration, what an order carries to a Dask worker, and what a cluster is refused for."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dask
+import distributed
+import pytest
+
+from dwhctl.core.errors import ConfigError, UsageError, WorkersError
+from dwhctl.core.secrets import Secret
+from dwhctl.load import cluster_worker, run
+from dwhctl.load.cluster import DaskCluster
+from dwhctl.load.cluster_client import ClusterClient, cluster_problem
+from dwhctl.load.cluster_worker import Refusal, SealedOrder, run_order, seal
+from dwhctl.load.run import executor_of, plan_load
+from dwhctl.project.model import ExecutorTable, Project
+from dwhctl.runtime.plan import LoadRequest
+from tests.support.projects import DAY, Sandbox
+
+FILES = 'ca = "config/ca.pem"\ncert = "config/cert.pem"\nkey = "config/key.pem"\n'
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    sandbox = Sandbox(tmp_path).write()
+    for name in ("ca", "cert", "key"):
+        sandbox.put(f"config/{name}.pem", "")
+    return sandbox
+
+
+def project_with(sandbox: Sandbox, executor: str) -> Project:
+    path = sandbox.root / "config/dwhctl.toml"
+    path.write_text(path.read_text() + f"\n[executor]\n{executor}\n")
+    return sandbox.project()
+
+
+def request(**options: Any) -> LoadRequest:
+    return LoadRequest(days=(DAY,), **options)
+
+
+def dask_at(address: str) -> str:
+    return f'type = "dask"\nscheduler = "{address}"\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('type = "dask"', "executor.scheduler: is missing"),
+        (dask_at("dask:8786"), "executor.scheduler: is not an address"),
+        (dask_at("http://dask:8786"), "executor.scheduler: is not an address"),
+        (dask_at("tls://user:password@dask:8786"), "executor.scheduler: is not an address"),
+        (dask_at("tls://dask:8786"), "executor.ca: is missing"),
+        (dask_at("tls://dask:8786") + FILES.replace("key.pem", "nokey.pem"), "nokey.pem is missing"),
+        (dask_at("tcp://dask:8786"), "anyone who reaches the port runs programs"),
+        (dask_at("tcp://10.0.0.1:8786") + FILES, "use tls://"),
+        ('type = "ray"', 'expected one of "local", "dask"'),
+    ],
+)
+def test_what_is_refused_in_the_configuration(sandbox: Sandbox, table: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        project_with(sandbox, table)
+    assert says in str(caught.value)
+    assert "password" not in str(caught.value)
+
+
+def test_what_is_not_encrypted_is_warned_of(sandbox: Sandbox) -> None:
+    warnings = project_with(sandbox, dask_at("tcp://dask:8786") + "insecure = true").warnings
+    assert [line for line in warnings if "executor.insecure" in line]
+
+
+@pytest.mark.parametrize("table", [dask_at("tcp://127.0.0.1:8786"), dask_at("tls://dask:8786") + FILES])
+def test_loopback_and_tls_are_good(sandbox: Sandbox, table: str) -> None:
+    project = project_with(sandbox, table)
+    assert not [line for line in project.warnings if "insecure" in line]
+    assert executor_of(project, request()).type == "dask"
+
+
+def test_the_options_win(sandbox: Sandbox) -> None:
+    project = project_with(sandbox, dask_at("tls://dask:8786") + FILES)
+    assert executor_of(project, request(executor="local")).type == "local"
+    assert executor_of(project, request(inline=True)).type == "local"
+    moved = executor_of(project, request(scheduler="tls://other:8786"))
+    assert (moved.scheduler, moved.ca) == ("tls://other:8786", project.root / "config/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"executor": "dask"}, "--scheduler is missing"),
+        ({"scheduler": "tls://dask:8786"}, "add --executor dask"),
+        ({"executor": "dask", "inline": True}, "give one of them"),
+        ({"executor": "dask", "scheduler": "tls://dask:8786"}, r"\[executor\] ca is missing"),
+        ({"executor": "dask", "scheduler": "tcp://dask:8786"}, "runs programs on the workers"),
+    ],
+)
+def test_options_that_do_not_fit(sandbox: Sandbox, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        executor_of(sandbox.project(), request(**options))
+
+
+def test_without_the_package_it_says_what_to_install(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'dwhctl\[dask\]'"):
+        executor_of(project_with(sandbox, dask_at("tcp://localhost:8786")), request())
+
+
+def test_files_of_this_machine_are_refused_for_workers_on_others(sandbox: Sandbox) -> None:
+    project = project_with(sandbox, dask_at("tls://dask:8786") + FILES)
+    assert "shared_state" in project.warnings[-1]
+    with pytest.raises(UsageError, match=r"connection server_0 is of type duckdb.*shared_state = true"):
+        plan_load(project, request())
+    assert plan_load(project, request(executor="local")).slices
+
+
+def test_a_shared_file_system_may_be_declared(sandbox: Sandbox) -> None:
+    project = project_with(sandbox, dask_at("tls://dask:8786") + FILES + "shared_state = true")
+    assert plan_load(project, request()).slices
+
+
+def test_an_order_travels_with_its_secrets_and_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_THE_PARENT", "Geheim_of_the_parent")
+    secret = Secret.of({"env": "OF_THE_PARENT"})
+    secret.place = "connections.dwh.password"
+    order: Any = {"source": {"password": secret}}
+    sealed = seal(order, "claim")
+    monkeypatch.delenv("OF_THE_PARENT")
+    arrived = pickle.loads(sealed.data)["source"]["password"]
+    assert (arrived.reveal(), arrived.place) == ("Geheim_of_the_parent", "connections.dwh.password")
+    assert "Geheim" not in repr(sealed) + repr(arrived)
+    with pytest.raises(ConfigError, match=r"connections\.dwh\.password"):
+        seal(order, "claim")
+
+
+@pytest.fixture
+def cluster() -> Iterator[distributed.LocalCluster]:
+    """A scheduler and one worker in this process, as Dask starts them when nothing is configured."""
+    made: Any = partial(
+        distributed.LocalCluster, host="127.0.0.1", protocol="tcp", worker_dashboard_address=None
+    )
+    with made(n_workers=0, processes=False, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster
+
+
+def executor_at(address: str) -> ExecutorTable:
+    return ExecutorTable(type="dask", scheduler=address, wait=timedelta(seconds=1))
+
+
+def refusal(address: str) -> str:
+    """Connect as a run does, and return why the cluster cannot be used."""
+    table = executor_at(address)
+    changed = threading.Event()
+    connected = DaskCluster(table, "run", changed.set)
+    try:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            connected.check()
+            time.sleep(0.02)
+    except WorkersError as error:
+        assert changed.wait(5), "the loop over slices is woken"
+        return str(error)
+    finally:
+        connected.close()
+    raise AssertionError("the cluster is not refused")
+
+
+def test_clusters_that_cannot_do_the_work(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = cluster.scheduler_address
+    assert "ALLOWED_FAILURES=0" in refusal(address)
+    assert "ALLOWED_FAILURES=0" in str(cluster_problem(executor_at(address)))
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        assert "has had no worker for 1s; start workers" in refusal(address)
+        assert "has no worker; start workers" in str(cluster_problem(executor_at(address)))
+        cluster.scale(1)
+        cluster.wait_for_workers(1)
+        assert "has no nanny" in refusal(address)
+    cluster.close()
+    assert "did not answer within 1s" in refusal(address)
+
+
+@pytest.mark.parametrize(
+    ("worker", "says"),
+    [({"nthreads": 4, "nanny": "tls://x"}, "--nthreads 1"), ({"nthreads": 1, "nanny": None}, "--no-nanny")],
+)
+def test_workers_that_cannot_do_the_work(worker: dict[str, Any], says: str) -> None:
+    with pytest.raises(WorkersError, match=f"tls://10.0.0.2:4711 has .*{says}"):
+        ClusterClient._check_workers({"tls://10.0.0.2:4711": worker})
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [("0.0.9", "has dwhctl 0.0.9, this run has"), (PackageNotFoundError("dwhctl"), "has no dwhctl")],
+)
+def test_workers_with_another_version_are_refused(found: object, says: str) -> None:
+    async def answer(*_: Any, workers: list[str], **__: Any) -> dict[str, object]:
+        return {workers[0]: found}
+
+    client = ClusterClient(ExecutorTable(), "run")
+    client._client = SimpleNamespace(run=answer)
+    with pytest.raises(WorkersError, match=says):
+        asyncio.run(client._check_version("tls://10.0.0.2:4711"))
+
+
+def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask runs a task again whose result is lost with its worker; the rows would be staged twice."""
+    monkeypatch.setattr(cluster_worker, "stage_in_worker", lambda order: f"staged {order}")
+    # The worker is this process.
+    for name in ("mask_python", "protect_memory_and_files"):
+        monkeypatch.setattr(cluster_worker, name, lambda: None)
+    cluster.scale(1)
+    sealed = seal("the slice", "claim")  # type: ignore[arg-type]
+    with distributed.Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+        first, second = (client.submit(run_order, sealed, pure=False).result() for _ in range(2))
+        assert first == "staged the slice"
+        assert isinstance(second, Refusal)
+        assert "does not work on it again" in second.why
+        other = SealedOrder("0.0.9", "another claim", sealed.data)
+        third = client.submit(run_order, other, pure=False).result()
+        assert "install the same version" in third.why
+
+
+def test_a_cancelled_attempt_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    ended = threading.Event()
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        ended.set()
+        raise SystemExit  # of this thread
+
+    monkeypatch.setattr(os, "_exit", leave)
+    wanted = True
+    watch = cluster_worker._Watch(lambda: wanted)
+
+    def run() -> None:
+        with suppress(SystemExit):
+            watch.run()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.4)
+    assert not codes
+    wanted = False
+    assert ended.wait(5)
+    thread.join()
+    done = cluster_worker._Watch(lambda: False)
+    done.end()
+    done.run()
+    assert len(codes) == 1, "a task that has ended ends no process"
+
+
+def test_what_is_not_a_secret_is_pickled_as_always() -> None:
+    data = io.BytesIO()
+    cluster_worker._Pickler(data).dump({"a": Path("b"), "c": (1, None)})
+    assert pickle.loads(data.getvalue()) == {"a": Path("b"), "c": (1, None)}
