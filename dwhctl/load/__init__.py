@@ -9,6 +9,7 @@ Read in this order:
 - `cluster` has workers on other machines in their place: `cluster_client` speaks with a Dask scheduler,
   `cluster_worker` is what its workers do with an order.
 - `staging`: publish groups. `publish`: the thread that publishes, its rules, and commits in doubt.
+- `direct`: a slice that its worker writes into the table itself, and the parent commits.
 - `column_fit` compares the sizes of columns in source and target, before data moves.
 Data goes from `extract` to the staging and by `publish` into the table; results go back through `scheduler`.
 """

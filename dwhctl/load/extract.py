@@ -12,10 +12,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,16 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
-from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
+from dwhctl.core.waiting import ahead
+from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, by_lower_name, compare, for_source
+from dwhctl.load.direct import keep_open
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
+from dwhctl.systems.base.target import DirectStage
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Source
-    from dwhctl.systems.base.target import Stage
+    from dwhctl.systems.base.target import Stage, Target
 
 
 #: Rows that are read from a source at a time: even rows of a megabyte fit in memory then.
@@ -64,22 +67,7 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-_T = TypeVar("_T")
-
-
-_END: Final = object()
-
-
-def one_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield the items, while a thread makes the next one.
-
-    Close it: then nothing of `items` runs any more. An error of `items` is raised in the place of its item.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        following = thread.submit(next, items, _END)
-        while (item := following.result()) is not _END:
-            following = thread.submit(next, items, _END)
-            yield cast("_T", item)
+_Values = np.ndarray[Any, Any]
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -95,8 +83,8 @@ def stage_slice(order: StageOrder) -> StageResult:
                     order.slice.zone, login_known=order.login_known, state_dir=order.table.state_dir
                 ),
             )
-        with source:
-            return _Staging(order, clock).run(source)
+        with source, closing(SliceIds(order.table.state_dir)) as ids:
+            return _Staging(order, clock, ids).run(source)
     except Exception as error:
         failure = Failure.of(error)
         return StageResult(order.token, failure=failure, seconds=clock.seconds, failed_in=clock.failed_in)
@@ -105,13 +93,15 @@ def stage_slice(order: StageOrder) -> StageResult:
 class _Staging:
     """One execution of an order."""
 
-    def __init__(self, order: StageOrder, clock: Clock) -> None:
+    def __init__(self, order: StageOrder, clock: Clock, ids: SliceIds) -> None:
         self._order = order
         self._clock = clock
         self._rows = 0
+        self._waited = 0.0
         self._columns: dict[str, str] = {}
         self._filled: dict[str, str] = {}
-        self._only_ids: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+        self._is_last = False
+        self._ids = ids
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -135,14 +125,28 @@ class _Staging:
             table.connection, TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
         )
         reach("stage.open")
-        with target.stage(order.group, order.token, held) as stage:
-            with closing(one_ahead(batches)) as following, self._clock.step("stage"):
+        with self._stage(target, held) as stage:
+            # Nothing follows a batch that is not full: no thread needs to wait for it.
+            following = batches if self._is_last else ahead(batches)
+            with closing(following), self._clock.step("stage"):
                 reach("stage.write")
-                size = stage.write(self._timed(chain([first], following)))
+                try:
+                    size = stage.write(self._timed(chain([first], following)))
+                finally:
+                    self._clock.add("wait", self._waited)
             with self._clock.step("check"):
                 self._check_keys(stage)
             reach("stage.finished")
-        return self._result(size)
+        if not isinstance(stage, DirectStage):
+            return self._result(size)
+        keep_open(order.token, stage)
+        return replace(self._result(size), held=stage.held)
+
+    def _stage(self, target: Target, columns: Sequence[Column]) -> Stage:
+        order = self._order
+        if not order.direct:
+            return target.stage(order.group, order.token, columns)
+        return target.write_slice(order.group, order.token, columns, order.slice, order.slice_by)
 
     def _result(self, size: int = 0) -> StageResult:
         return StageResult(
@@ -151,15 +155,15 @@ class _Staging:
 
     def _cast(
         self, source: Source, inside: SliceCheck, fields: ServiceFields, to_target: TargetCast
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch]:
         """Yield the batches as they are staged."""
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
                 inside(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
-            # The ids of a slice of one batch are in memory; those of a longer one are checked where they are staged.
-            self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
+            self._ids.add(service["hash_id"].to_numpy())
+            self._is_last = batch.num_rows < BATCH_ROWS and batch.nbytes < BATCH_BYTES
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
@@ -176,9 +180,11 @@ class _Staging:
             yield batch
 
     def _timed(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        # The stage may read them in a thread of its own.
         while True:
-            with self._clock.step("wait"):
-                batch = next(batches, None)
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - started
             if batch is None:
                 break
             yield batch
@@ -186,8 +192,7 @@ class _Staging:
 
     def _check_keys(self, stage: Stage) -> None:
         """Raise DoubledKeyError for a key that two rows of the slice have."""
-        ids = self._only_ids
-        if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
+        if not self._ids.may_repeat():
             return
         duplicate = stage.duplicate_key(self._order.key)
         if duplicate is not None:
@@ -199,7 +204,6 @@ def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
 
 
-_Values = np.ndarray[Any, Any]
 _MIN = np.iinfo(np.int64).min
 
 
@@ -217,6 +221,7 @@ class ServiceFields:
     ) -> None:
         by_name = {column.name.lower(): column for column in target}
         self._shard = shard
+        self._source = int(pd.util.hash_array(np.array([shard], object), categorize=False)[0])
         self._etl_id = etl_id
         self._key = [by_name[name.lower()] for name in key]
         self._cast = cast
@@ -237,19 +242,36 @@ class ServiceFields:
 
     def hash_ids(self, batch: pa.RecordBatch) -> _Values:
         """Hash etl_source and key of each row."""
-        codes: _Values = np.zeros(batch.num_rows, np.int8)
-        frame: dict[str, Any] = {"etl_source": pd.Categorical.from_codes(codes, pd.Index([self._shard]))}
+        forms = []
         for column in self._key:
             array = self._cast.column(batch, column.name)
             if array.null_count:
                 row = self._cast.describe(by_lower_name(batch), pc.index(pc.is_null(array), True).as_py())
                 raise ValueRefusedError(f"key column {column.name}, {row}: NULL cannot be a key")
             try:
-                frame[column.name] = key_form(column.kind, array)
+                forms.append(key_form(column.kind, array))
             except pa.ArrowInvalid as error:
                 raise ValueRefusedError(f"key column {column.name}: {error}") from error
-        hashes = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy().view(np.int64)
+        hashes = hash_rows(self._source, forms).view(np.int64)
         return np.where(hashes == _MIN, _MIN + 1, hashes)
+
+
+def hash_rows(source: int, columns: Sequence[_Values]) -> _Values:
+    """Hash rows as `pandas.util.hash_pandas_object` does, by the hash of their first value and their other columns.
+
+    pandas combines the hashes of a frame's columns like those of a tuple's items, and needs a millisecond to make the
+    frame: as long as a small slice takes.
+    """
+    combined: Any = np.uint64((0x345678 ^ source) * 1_000_003 % 2**64)
+    factor = 1_000_003 + 82_520 + 2 * (len(columns) + 1)
+    for number, values in enumerate(columns):
+        hashes = pd.util.hash_array(values, categorize=len(columns) > 1)
+        hashes ^= combined
+        hashes *= np.uint64(factor)
+        combined, factor = hashes, factor + 82_520 + 2 * (len(columns) - number)
+    combined += np.uint64(97_531)
+    hashed: _Values = combined
+    return hashed
 
 
 def key_form(kind: Kind, array: pa.Array) -> _Values:
@@ -303,6 +325,11 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self.failed_in: str | None = None
         self._of_thread = threading.local()
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add the seconds of a step within the current one."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._of_thread.inner = getattr(self._of_thread, "inner", 0.0) + seconds
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

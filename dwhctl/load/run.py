@@ -15,7 +15,7 @@ from dwhctl.core.errors import AttemptError, UsageError
 from dwhctl.core.files import remove_left_behind
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
-from dwhctl.load.attempts import SliceJob, SliceParts
+from dwhctl.load.attempts import SliceParts, slice_jobs
 from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
@@ -28,6 +28,7 @@ from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
+from dwhctl.runtime.new_tables import DeliveredColumns
 from dwhctl.runtime.plan import (
     LoadRequest,
     Name,
@@ -37,7 +38,7 @@ from dwhctl.runtime.plan import (
     slowest_first,
     without_complete,
 )
-from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
+from dwhctl.runtime.prepare import check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import LastSession, is_complete, is_good
 
@@ -337,7 +338,7 @@ class _Load(Run):
             parts,
             self.result.filled,
             run_id=self.id,
-            jobs=[SliceJob(planned) for planned in plan.slices],
+            jobs=slice_jobs(plan, self.targets, here=self._executor.type == "local"),
             attempts=attempts,
             slots=slots,
             events=self.events,

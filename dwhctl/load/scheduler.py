@@ -12,6 +12,7 @@ from dwhctl.core import errors
 from dwhctl.engine.jobs import JobQueue
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
+from dwhctl.load.direct import DirectPublication
 from dwhctl.load.publish import (
     ColumnsAdded,
     GroupPublished,
@@ -24,13 +25,7 @@ from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
-from dwhctl.runtime.events import (
-    Notice,
-    SlicesPublished,
-    SliceStaged,
-    SliceStarted,
-    WorkerLogged,
-)
+from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagedSlice
@@ -78,7 +73,6 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._tables = prepared.tables
         self._parts = parts
         self._pool = parts.pool
-        self._demand = parts.demand
         self._breaker = parts.breaker
         self._groups = parts.groups
         self._publisher = parts.publisher
@@ -119,8 +113,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._ready.start(now)
         self._start(now)
         self.blocked |= self._ready is not None and self._ready.blocked
-        for group, slices in self._groups.due(now, self.jobs.queued):
-            self._publisher.publish(group, slices)
+        for due in self._groups.due(now, self.jobs.queued):
+            self._publisher.publish(*due)
         for group in self._groups.done():
             self._publisher.drop(group)
         self._doubts.look_up(now)
@@ -145,7 +139,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if (due := self._groups.next_due(now)) is not None:
             yield now + due
         if self._pool.may_grow_later and self.jobs.has_queued:
-            yield max(self._demand.stalled_at(), now + SLOT_POLL_SECONDS)
+            yield max(self._parts.demand.stalled_at(), now + SLOT_POLL_SECONDS)
 
     def _next_start(self) -> float:
         """Return the time at which an idle worker may have something to do again."""
@@ -161,7 +155,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
         began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
-        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, began, now))
+        self._pool.limit(self._parts.demand.workers(self.jobs.waiting_for_worker, began, now))
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
@@ -242,13 +236,13 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             return  # its worker was killed: the attempt took too long
         error = future.exception()
         result = future.result() if error is None else None
-        if isinstance(result, StageResult):
-            self._pool.give_back(attempt.runner.worker)
-        else:
+        if not isinstance(result, StageResult):
             self._pool.dismiss(attempt.runner.worker)
             result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
+        elif result.held is None:
+            self._pool.give_back(attempt.runner.worker)
         now, used = time.monotonic(), result.rows > 0
-        self._demand.finished(now - (attempt.runner.given or now), now)
+        self._parts.demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
 
@@ -274,19 +268,20 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         attempt.busy_seconds = time.monotonic() - attempt.opened
         if group is not None and group.opening:
             group.kept += attempt.slots
-        else:
+        elif result.held is None:
             attempt.release()
+        else:
+            runner.direct = DirectPublication(runner.worker, result, job.config.timeout)
         attempt.rows, attempt.bytes, attempt.steps = result.rows, result.bytes, dict(result.seconds)
         runner.filled, runner.failed_in = result.filled, result.failed_in
         self.attempts.add_seconds(result.seconds)
         for message in result.logged:
-            self.attempts.listen(WorkerLogged(*attempt.job.names, attempt.etl_id, message))
+            self.attempts.listen(WorkerLogged(*job.names, attempt.etl_id, message))
         staged = None
         if result.failure is None:
             self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
-            staged = StagedSlice(
-                job.planned.slice, attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
-            )
+            facts = attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
+            staged = StagedSlice(job.planned.slice, *facts, direct=runner.direct)
             self._staged[attempt.token] = attempt
         if group is not None:
             self._groups.report(group, attempt.token, staged, time.monotonic())
@@ -324,20 +319,17 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         event.group.publishing -= 1
         self.attempts.add_seconds({"publish": event.seconds})
         done = [outcome.staged.rows for outcome in outcomes if outcome.failure is None]
-        failed = len(outcomes) - len(done)
-        self.attempts.listen(
-            SlicesPublished(
-                load.name, load.target, event.group.day, len(done), sum(done), failed, event.seconds
-            )
-        )
+        counts = len(done), sum(done), len(outcomes) - len(done)
+        self.attempts.listen(SlicesPublished(load.name, load.target, event.group.day, *counts, event.seconds))
         # One publication is one failure of its target's connection, however many slices it costs.
-        refused = next((outcome for outcome in outcomes if outcome.failure is not None), None)
-        if refused is not None and refused.failure is not None:
-            job = self._staged[refused.staged.token].job
-            self._notify(self._breaker.target_refused(job, refused.failure, time.monotonic()))
+        refused = next((outcome for outcome in outcomes if outcome.failure), None)
+        if refused and refused.failure:
+            job, now = self._staged[refused.staged.token].job, time.monotonic()
+            self._notify(self._breaker.target_refused(job, refused.failure, now))
         slices = [(self._staged.pop(outcome.staged.token), outcome) for outcome in outcomes]
         for attempt, outcome in slices:
             attempt.steps["publish"] = event.seconds
+            self._starter.end_direct(attempt)
             if not outcome.in_doubt:
                 self._decided(attempt, outcome)
         if doubted := [pair for pair in slices if pair[1].in_doubt]:

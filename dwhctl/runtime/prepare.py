@@ -1,10 +1,11 @@
-"""Make the targets ready: each load's `create` or new table, and its columns; know what shards have delivered."""
+"""Make the targets ready: each load's `create` or new table, and its columns."""
 
 from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -28,7 +29,7 @@ from dwhctl.project.names import ReportSql, load_of
 from dwhctl.project.problems import REPORTS
 from dwhctl.project.templates import place_of, render_extract, render_file, render_ready
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.messages import Delivered, Failure, TargetTable
+from dwhctl.runtime.messages import Failure, TargetTable
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
-    from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.staging import HeldValues
-    from dwhctl.systems.base.target import StagedSlice, Target
+    from dwhctl.systems.base.target import Target
 
 
 def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
@@ -171,8 +170,9 @@ def describe_targets(
     found = PreparedTables()
     down: dict[str, errors.AttemptError] = {}
     finder = TableColumnsFinder(project, slots)
+    connected = _Connected(targets, slots)
     for load in (loads := plan.loads()):
-        describe = partial(_describe, project, load, plan, finder, targets[load.target], slots)
+        describe = partial(_describe, project, load, plan, finder, targets[load.target], connected)
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
@@ -185,7 +185,37 @@ def describe_targets(
             found.tables[load.name] = TargetTable(
                 project.connections[load.target], load.table, columns, project.state_dir, load.timeout
             )
+    connected.end()
     return found
+
+
+class _Connected:
+    """A connection to the target of one load after another, under its slot, while no other run waits for that."""
+
+    def __init__(self, targets: Mapping[str, Target], slots: Slots) -> None:
+        self._targets = targets
+        self._slots = slots
+        self._held = ExitStack()
+        self._name: str | None = None
+
+    @contextmanager
+    def to(self, name: str) -> Iterator[None]:
+        """Be connected in the block, and after it unless it raises."""
+        try:
+            if self._name != name or self._slots.is_wanted(name):
+                self.end()
+                self._held.enter_context(self._slots.held(name))
+                self._held.enter_context(self._targets[name].session())
+                self._name = name
+            yield
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Disconnect. Idempotent."""
+        self._name = None
+        self._held.close()
 
 
 def _retried(
@@ -230,10 +260,10 @@ def _describe(
     plan: Plan,
     finder: TableColumnsFinder,
     target: Target,
-    slots: Slots,
+    connected: _Connected,
 ) -> tuple[Column, ...]:
     try:
-        with slots.held(load.target):
+        with connected.to(load.target):
             if load.create is not None:
                 _run_create(project, load, target)
             return _described(load, plan, target)
@@ -241,9 +271,10 @@ def _describe(
         if load.create is not None or not is_missing(error):
             raise
     # Without the target's slot: a worker of another run takes both.
+    connected.end()
     slices = ((planned.shard, planned.slice) for planned in plan.slices if planned.load.name == load.name)
     table, _ = finder.table_for(load, slices)
-    with slots.held(load.target):
+    with connected.to(load.target):
         make_table(target, load, table)
         return _described(load, plan, target)
 
@@ -298,77 +329,3 @@ def check_create(project: Project, plan: Plan) -> None:
     for load in plan.loads():
         if load.create is not None:
             render_file(project, load.create, load)
-
-
-class DeliveredColumns:
-    """The columns that shards have delivered, in lower case, with their declared types. Any thread may use it.
-
-    `on_new_column = "add"` fills only the others with NULL. They are in the table `dwhctl_columns` of the sessions
-    database. A column is delivered when a slice with it, and with rows, is published. For a shard without an entry (an
-    upgrade, a new sessions database) the target is asked.
-    """
-
-    def __init__(self, store: SessionStore) -> None:
-        self._store = store
-        self._known: dict[str, dict[str, dict[str, str]]] = {}
-
-    def of(self, load: Load, shard: str) -> Mapping[str, str]:
-        """Return the columns that a shard has delivered; none when it has delivered nothing yet."""
-        own = self._of_name(load.name).get(shard, {})
-        # A shadow run reads the same shards with the same extract.
-        return self._of_name(load.shadow_of).get(shard, {}) | own if load.shadow_of else own
-
-    def dropped(
-        self, held_values: HeldValues, load: Load, slices: Sequence[StagedSlice]
-    ) -> dict[str, Failure]:
-        """Return the failure of each slice, by token, in which NULL would replace a column that its shard delivered."""
-        filled = [staged for staged in slices if staged.filled]
-        if filled:
-            # Other runs may have published since it was read.
-            for name in (load.name, load.shadow_of):
-                self._known.pop(name or "", None)
-        return {
-            staged.token: Failure.of(dropped_error(staged.slice.shard, gone))
-            for staged in filled
-            if (gone := lost_columns(self, load, staged.slice.shard, staged.filled, held_values))
-        }
-
-    def remember(self, load: Load, slices: Sequence[StagedSlice]) -> None:
-        """Remember the columns of slices that are about to be committed: a crash after the commit forgets none."""
-        known = self._of_name(load.name)
-        new = [
-            (staged.slice.shard, name, declared)
-            for staged in slices
-            if staged.rows
-            for name, declared in staged.columns.items()
-            if known.get(staged.slice.shard, {}).get(name) != declared
-        ]
-        if not new:
-            return
-        self._store.remember_columns(load.name, new)
-        for shard, name, declared in new:
-            known.setdefault(shard, {})[name] = declared
-
-    def _of_name(self, load: str) -> dict[str, dict[str, str]]:
-        if load not in self._known:
-            self._known[load] = self._store.delivered_columns(load)
-        return self._known[load]
-
-
-def lost_columns(
-    delivered: DeliveredColumns | None,
-    load: Load,
-    shard: str,
-    filled: Mapping[str, str],
-    held_values: HeldValues,
-) -> dict[str, str]:
-    """Return those of the columns to be filled with NULL that the shard has delivered before."""
-    if delivered is not None and (known := delivered.of(load, shard)):
-        return {name: known[name] for name in filled if name in known}
-    held = held_values([shard], list(filled)).get(shard, frozenset())
-    return {name: declared for name, declared in filled.items() if name in held}
-
-
-def dropped_error(shard: str, columns: Mapping[str, str]) -> errors.SchemaDriftError:
-    """Return the error of a shard that lacks columns which it delivered before."""
-    return errors.SchemaDriftError(Delivered(shard, columns).dropped(columns))

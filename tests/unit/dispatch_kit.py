@@ -41,7 +41,8 @@ from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
-from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables
+from dwhctl.runtime.new_tables import DeliveredColumns
+from dwhctl.runtime.prepare import PreparedTables
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.schema import Schema
 from dwhctl.sessions.store import SessionStore
@@ -101,7 +102,7 @@ def ready_server() -> WorkerServer:
     """Give the server process of all benches: its imports take longer than most of their runs."""
     is_ready = threading.Event()
     server = WorkerServer(is_ready.set)
-    server.start()
+    server.start([__name__])
     atexit.register(server.close)
     assert is_ready.wait(60)
     return server

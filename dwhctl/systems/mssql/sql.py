@@ -240,6 +240,7 @@ _NO_SELECT = frozenset(
 )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=64)
 def one_select(sql: str, what: str = "an extract") -> str:
     """Return the one statement of `what`. Raise QueryError when it is not one SELECT."""
     statements = split_statements(sql)

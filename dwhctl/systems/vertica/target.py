@@ -37,7 +37,6 @@ from dwhctl.systems.vertica.publication import (
     publish_statements,
     refresh_statements,
 )
-from dwhctl.systems.vertica.staging import VerticaStage
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -135,6 +134,9 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
             client.query(f"DROP TABLE IF EXISTS {TableName(schema, table).sql} CASCADE")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        # The parent never stages: it needs no kernels of Arrow.
+        from dwhctl.systems.vertica.staging import VerticaStage
+
         client = self._client(f"{stage_label(group)}:{token}", self._timeout)
         return VerticaStage(client, self._staging(group), token, columns)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -16,10 +18,11 @@ from dwhctl.core import faults
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, SourceError
 from dwhctl.core.secrets import Secret
-from dwhctl.load.cast import SliceCheck
+from dwhctl.load.cast import SliceCheck, SliceIds
 from dwhctl.load.extract import stage_slice
 from dwhctl.project.days import Slice
 from dwhctl.runtime.messages import Failure
+from dwhctl.systems.duckdb.staging import ParquetStage
 from tests.contract.kits import SOURCES, TARGETS
 from tests.contract.way import Way
 
@@ -61,6 +64,46 @@ def test_the_batch_size_changes_nothing(way: Way, batch_rows: int) -> None:
     before = way.rows("id, v, hash_id")
     assert way.carry(SELECT, batch_rows=batch_rows) == 10
     assert way.rows("id, v, hash_id") == before
+
+
+def test_the_keys_of_many_batches_are_compared_in_the_worker(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_args: object) -> None:
+        raise AssertionError("the target was asked for duplicate keys")
+
+    monkeypatch.setattr(ParquetStage, "duplicate_key", asked)
+    assert way.carry(SELECT, batch_rows=1) == 10
+
+
+@pytest.mark.parametrize("most", [2, 4, 100])
+@pytest.mark.parametrize(
+    ("batches", "repeats"),
+    [
+        ([], False),
+        ([[]], False),
+        ([[3, 1], [2]], False),
+        ([[-3, 1, 2, 5, -6], [4, 0, 6, 7, -8]], False),
+        ([[3, 1], [3]], True),
+        ([[-3, 1, 2, 5, -6], [4, 0, 6, 7, -3]], True),
+        ([[1, 2, 4, 6, 8, 10], [], [10]], True),
+    ],
+)
+def test_ids_repeat_within_and_across_batches_held_or_in_a_file(
+    tmp_path: Path, batches: list[list[int]], repeats: bool, most: int
+) -> None:
+    with closing(SliceIds(tmp_path, most)) as ids:
+        for batch in batches:
+            ids.add(np.array(batch, np.int64))
+        assert ids.may_repeat() is repeats
+    assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
+def test_where_ids_cannot_be_written_the_engine_is_asked(tmp_path: Path) -> None:
+    ids = SliceIds(tmp_path / "missing", most=1)
+    for number in range(3):
+        ids.add(np.array([number]))
+    assert ids.may_repeat()
 
 
 def test_no_rows_are_a_success_without_rows(way: Way) -> None:
