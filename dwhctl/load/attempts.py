@@ -102,8 +102,8 @@ SliceAttempt = Attempt[SliceJob, InWorker]
 def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, here: bool = True) -> list[SliceJob]:
     """Return the jobs of a plan: a slice that is the only one of its load is written directly where the target can.
 
-    Not by workers that are not `here`, on this machine: they take no orders during an attempt. Not where new columns are
-    added to the table: whether a shard lost one is found out from what the table holds.
+    Not by workers that are not `here`, on this machine: they take no orders during an attempt. Not where new columns
+    are added to the table: whether a shard lost one is found out from what the table holds.
     """
     slices = Counter(planned.load.name for planned in plan.slices)
 
