@@ -99,17 +99,17 @@ class InWorker:
 SliceAttempt = Attempt[SliceJob, InWorker]
 
 
-def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, here: bool = True) -> list[SliceJob]:
+def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, local: bool) -> list[SliceJob]:
     """Return the jobs of a plan: a slice that is the only one of its load is written directly where the target can.
 
-    Not by workers that are not `here`, on this machine: they take no orders during an attempt. Not where new columns
-    are added to the table: whether a shard lost one is found out from what the table holds.
+    Only by a `local` worker, which keeps its process until the publication; and not where new columns are added to the
+    table: whether a shard lost one is found out from what the table holds.
     """
     slices = Counter(planned.load.name for planned in plan.slices)
 
     def is_direct(load: Load) -> bool:
         alone = slices[load.name] == 1 and load.on_new_column != "add"
-        return here and alone and targets[load.target].writes_directly
+        return local and alone and targets[load.target].writes_directly
 
     return [SliceJob(planned, direct=is_direct(planned.load)) for planned in plan.slices]
 
@@ -294,18 +294,18 @@ class SliceStarter:
             direct=direct,
         )
 
-    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
-        """Return when the attempt is past its timeout, which begins when a worker has begun."""
-        if not self._pool.has_begun(attempt.runner.worker) and now < attempt.started + _MOST_QUEUED_SECONDS:
-            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
-        return attempt.expires_at
-
     def end_direct(self, attempt: SliceAttempt) -> None:
         """Release the worker and the slots of an attempt after its publication, if it was direct."""
         runner = attempt.runner
         if runner.direct is not None:
             (self._pool.give_back if runner.direct.is_ended else self._pool.dismiss)(runner.worker)
             attempt.release()
+
+    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
+        """Return when the attempt is past its timeout, which begins when a worker has begun."""
+        if not self._pool.has_begun(attempt.runner.worker) and now < attempt.started + _MOST_QUEUED_SECONDS:
+            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
+        return attempt.expires_at
 
     def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []

@@ -338,7 +338,7 @@ class _Load(Run):
             parts,
             self.result.filled,
             run_id=self.id,
-            jobs=slice_jobs(plan, self.targets, here=self._executor.type == "local"),
+            jobs=slice_jobs(plan, self.targets, local=self._executor.type == "local"),
             attempts=attempts,
             slots=slots,
             events=self.events,

@@ -139,8 +139,8 @@ def test_a_slice_that_is_alone_is_staged_by_a_worker_on_another_machine(sandbox:
     """A direct write waits in its worker for the parent's order to commit, and a task of Dask takes none."""
     plan = plan_load(sandbox.project(), request(shards=("abakan",)))
     targets: Any = {"warehouse": SimpleNamespace(writes_directly=True)}
-    assert [job.direct for job in slice_jobs(plan, targets)] == [True]
-    assert [job.direct for job in slice_jobs(plan, targets, here=False)] == [False]
+    assert [job.direct for job in slice_jobs(plan, targets, local=True)] == [True]
+    assert [job.direct for job in slice_jobs(plan, targets, local=False)] == [False]
 
 
 def test_an_order_travels_with_its_secrets_and_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
