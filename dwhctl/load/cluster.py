@@ -192,9 +192,10 @@ class DaskCluster:
             self._wake()
 
     def _lose(self, why: str) -> None:
-        """End the attempts whose results can no longer come."""
+        """End the attempts whose results can no longer come. Those that have no place yet wait for the connection."""
         for attempt in list(self._attempts):
-            attempt.fail(why)
+            if attempt.task is not None:
+                attempt.fail(why)
 
     async def _follow(self, attempt: _Attempt) -> None:
         """Have an attempt worked on, and set its result."""
@@ -215,8 +216,11 @@ class DaskCluster:
         from distributed.client import FutureCancelledError
 
         for number in range(_MOST_PLACES):
-            if not self._client.is_connected:
-                break
+            while not self._client.is_connected:
+                if self._error is not None or attempt.ending:
+                    attempt.fail(str(self._error or _CONNECTION_LOST))
+                    return
+                await asyncio.sleep(_PAUSE_SECONDS)
             attempt.task = self._client.place(attempt.sealed, f"{attempt.key}-{number}")
             try:
                 result = await attempt.task
@@ -227,6 +231,8 @@ class DaskCluster:
                     return
                 continue
             except FutureCancelledError:
+                if not attempt.ending:
+                    self._resize(0)  # the connection is lost; else the next look sets it
                 break
             finally:
                 attempt.task.release()

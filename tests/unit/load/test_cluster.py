@@ -24,6 +24,7 @@ import pytest
 from dwhctl.core.errors import ConfigError, UsageError, WorkersError
 from dwhctl.core.secrets import Secret
 from dwhctl.load import cluster_worker, run
+from dwhctl.load.attempts import slice_jobs
 from dwhctl.load.cluster import DaskCluster
 from dwhctl.load.cluster_client import ClusterClient, cluster_problem
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, run_order, seal
@@ -132,6 +133,14 @@ def test_files_of_this_machine_are_refused_for_workers_on_others(sandbox: Sandbo
 def test_a_shared_file_system_may_be_declared(sandbox: Sandbox) -> None:
     project = project_with(sandbox, dask_at("tls://dask:8786") + FILES + "shared_state = true")
     assert plan_load(project, request()).slices
+
+
+def test_a_slice_that_is_alone_is_staged_by_a_worker_on_another_machine(sandbox: Sandbox) -> None:
+    """A direct write waits in its worker for the parent's order to commit, and a task of Dask takes none."""
+    plan = plan_load(sandbox.project(), request(shards=("abakan",)))
+    targets: Any = {"warehouse": SimpleNamespace(writes_directly=True)}
+    assert [job.direct for job in slice_jobs(plan, targets, local=True)] == [True]
+    assert [job.direct for job in slice_jobs(plan, targets, local=False)] == [False]
 
 
 def test_an_order_travels_with_its_secrets_and_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
