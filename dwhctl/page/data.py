@@ -123,12 +123,15 @@ class _Reader:
         sessions = self._sessions(coverage, groups)
         gaps = gaps_of(project, coverage) if coverage else []
         runs = self._runs()
-        reports = self._reports(slas)
+        reports, verified = self._reports(slas), read_last(project)
+        current = {item.report.name: item.is_current for item in reports}
         return PageContent(
             project=project,
             made=now,
             stale=stale_at(project, now),
-            headline=headline(project, now, coverage, groups, slas, runs[0].run if runs else None),
+            headline=headline(
+                project, now, coverage, groups, slas, runs[0].run if runs else None, current, verified
+            ),
             failing=tuple(groups),
             failing_days=self._failing_days,
             gaps=tuple(gaps),
@@ -140,7 +143,7 @@ class _Reader:
             alerts=tuple(Outbox(self._store).newest(_ALERTS, only_open=True)) if self._store else (),
             sessions=sessions,
             details=read_details(project, sessions, groups),
-            verified=read_last(project),
+            verified=verified,
         )
 
     def _coverage(self) -> Coverage | None:

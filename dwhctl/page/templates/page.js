@@ -149,6 +149,7 @@
       if (!item.hidden && item.tagName === "TR" && item.dataset.s) { shown += 1; }
     });
     all(doc, ".fine").forEach(function (fold) { fold.open = Boolean(any && fold.querySelector("tbody tr:not([hidden])")); });
+    form.querySelector("[type=reset]").hidden = !any;
     doc.getElementById("count").textContent = any ? shown + " lines" : "";
   }
   function keep() {

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -26,7 +25,6 @@ from dwhctl.page.data import PageContent, read_page
 from dwhctl.page.grid import MOST_ROWS
 from dwhctl.page.render import cut, render, trend_points
 from dwhctl.page.words import stale_at
-from dwhctl.project.model import Project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from dwhctl.verify.findings import Check, SliceComparison, SliceFinding
 from dwhctl.verify.last import keep_last, read_last
@@ -89,7 +87,9 @@ def down(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
 def test_all_well_is_one_look(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert page.headline.mood == "good"
-    assert sentences(page) == "12 of 12 slices of 2020-07-13 complete. Nothing fails."
+    assert (
+        sentences(page) == "12 of 12 slices of 2020-07-13 complete. The report is up to date. Nothing fails."
+    )
     assert [report.is_current for report in page.reports] == [True]
     assert page.grid
     assert not page.grid.tables[0].with_gaps
@@ -98,7 +98,8 @@ def test_all_well_is_one_look(tmp_path: Path) -> None:
 def test_three_shards_fail_with_reason_since_when_and_command(down: PageContent) -> None:
     assert down.headline.mood == "bad"
     assert sentences(down).startswith(
-        "9 of 12 slices of 2020-07-13 complete. 3 shards fail, since 2020-07-11."
+        "9 of 12 slices of 2020-07-13 complete. The report city_orders is not up to date. 3 shards fail, since"
+        " 2020-07-11."
     )
     [group] = down.failing
     assert group.shards == ("city_000", "city_001", "city_002")
@@ -124,7 +125,8 @@ def test_three_shards_fail_with_reason_since_when_and_command(down: PageContent)
 def test_an_outage_of_everything_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path, pages.outage)
     assert sentences(page).startswith(
-        "0 of 12 slices of 2020-07-13 complete. 12 shards fail, since 2020-07-11."
+        "0 of 12 slices of 2020-07-13 complete. The report city_orders is not up to date. 12 shards fail, since"
+        " 2020-07-11."
     )
     assert [report.is_current for report in page.reports] == [False]
     assert [need.complete for need in page.reports[0].needs] == [0]
@@ -158,27 +160,6 @@ def test_a_report_does_not_have_what_was_loaded_after_its_refresh(tmp_path: Path
     assert report.command.startswith("dwhctl refresh-reports city_orders --date 2020-07-13 --project ")
 
 
-def write_log(project: Project, run_id: str, ids: Iterable[int], text: str = "no route to host") -> None:
-    """Write the log of a run: lines that are no news, then the failure of each of these sessions."""
-    folder = project.state_dir / "logs"
-    folder.mkdir(exist_ok=True)
-    lines = [
-        {
-            "time": "2020-07-13T03:00:01+00:00",
-            "level": level,
-            "event": event,
-            "etl_id": id_,
-            "message": message,
-        }
-        for id_ in ids
-        for level, event, message in (
-            ("info", "session opened", ""),
-            ("error", "attempt failed", f"{text} ({id_})"),
-        )
-    ]
-    (folder / f"{run_id}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-
-
 def cells_of(page: PageContent) -> dict[int, list[str]]:
     """The reason, the log, the bounds and the query that the script shows of each session."""
     details = json.loads(Seen(render(page)).raw[1][1])
@@ -190,7 +171,9 @@ def test_each_failing_cell_has_its_log_and_its_query(tmp_path: Path) -> None:
     page = page_of(tmp_path, pages.server_down)
     runs = {session.run_id for session in page.sessions.values()}
     for run_id in runs:
-        write_log(page.project, run_id, [id_ for id_ in page.sessions if page.sessions[id_].run_id == run_id])
+        pages.write_log(
+            page.project, run_id, [id_ for id_ in page.sessions if page.sessions[id_].run_id == run_id]
+        )
     cells = cells_of(read_page(page.project, NOW))
     assert len(cells) == 9
     for id_, (reason, log, bounds, sql) in cells.items():
@@ -216,8 +199,7 @@ def a_result(day: date | None, *findings: SliceFinding, shard: str = "city_001")
 
 
 def test_the_last_result_of_verify_is_on_the_page_with_its_age(tmp_path: Path) -> None:
-    project = pages.make(tmp_path, shards=3).project()
-    project.state_dir.mkdir()
+    project = page_of(tmp_path, days=DAYS[-1:]).project
     assert "Nothing was verified on this machine yet" in render(read_page(project, NOW))
     days = [date(2020, 7, 12), date(2020, 7, 13)]
     equal = [a_result(day) for day in days]
@@ -240,6 +222,7 @@ def test_the_last_result_of_verify_is_on_the_page_with_its_age(tmp_path: Path) -
     [last] = read_page(project, NOW).verified
     html = Seen(render(read_page(project, NOW))).text
     assert not last.is_fine
+    assert "orders of 2020-07-13 differs from its sources, by the last verify." in html
     assert (
         "1 of 3 slices equal (10 rows), 1 different, 1 not compared, 1 with rows of no day or shard." in html
     )
@@ -306,7 +289,7 @@ def test_a_hostile_text_in_any_field_changes_nothing(tmp_path: Path) -> None:
             for place, column in enumerate(columns):
                 rows = f"rowid % {len(columns)} = {place}"
                 db.execute(f"UPDATE {table} SET {column} = ? WHERE {rows}", (f"{column}: {HOSTILE[:2_000]}",))
-    write_log(project, page.sessions[page.failing[0].last].run_id, page.sessions, HOSTILE[:2_000])
+    pages.write_log(project, page.sessions[page.failing[0].last].run_id, page.sessions, HOSTILE[:2_000])
     found = SliceFinding(Check.VALUES, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     keep_last(project, "orders", DAYS, (HOSTILE,), [a_result(DAYS[-1], found, shard=HOSTILE)])
     html = render(read_page(project, NOW))
@@ -387,7 +370,7 @@ def test_its_size_at_150_shards_and_14_days(tmp_path: Path) -> None:
     assert len(sessions) == 400
     for run_id in {session.run_id for session in sessions.values()}:
         ids = [id_ for id_, session in sessions.items() if session.run_id == run_id]
-        write_log(project, run_id, ids, "the server cannot be reached: connection refused; " * 6)
+        pages.write_log(project, run_id, ids, "the server cannot be reached: connection refused; " * 6)
     html = render(read_page(project, NOW)).encode()
     assert html.count(b"connection refused; the server") > 100
     assert len(html) < 400 * 1024
