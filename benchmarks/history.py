@@ -38,22 +38,31 @@ _RUN = {
 
 @dataclass(frozen=True)
 class History:
-    """How much there is. `dead` shards fail in each load, for the last `dead_hours`."""
+    """How much there is. `dead` shards fail in each load, for the last `dead_hours`; with `ended` nothing runs."""
 
     loads: int = 200
     shards: int = 70
     hours: int = 352
     dead: int = 3
     dead_hours: int = 50
+    ended: bool = False
 
     @property
     def slices(self) -> int:
         """Give the number of first attempts."""
         return self.loads * self.shards * self.hours
 
+    @property
+    def _digits(self) -> int:
+        return max(2, len(str(self.shards - 1)))
+
+    def shard(self, number: int) -> str:
+        """Give the name of a shard."""
+        return f"city_{number:0{self._digits}}"
+
     def project(self, root: Path, sessions: str) -> Sandbox:
         """Write a project with these loads and shards; nothing of it can be loaded."""
-        shards = [f"city_{number:02}" for number in range(self.shards)]
+        shards = [self.shard(number) for number in range(self.shards)]
         sandbox = Sandbox(root, servers={"server_0": shards}, sessions=sessions).write()
         load = (root / "config" / "loads" / "orders.toml").read_text()
         for number in range(self.loads):
@@ -76,7 +85,7 @@ class History:
             _RUN[dialect].format(f"({first} + 3600 * ({hour}))") + " || '-00000000'",
         )
         load = "'load_' || " + _PADDED[dialect].format(f"n / {self.shards} % {self.loads}", 3)
-        shard = "'city_' || " + _PADDED[dialect].format(f"n % {self.shards}", 2)
+        shard = "'city_' || " + _PADDED[dialect].format(f"n % {self.shards}", self._digits)
         is_dead = (
             f"n % {self.shards} >= {self.shards - self.dead} AND {hour} >= {self.hours - self.dead_hours}"
         )
@@ -88,7 +97,7 @@ class History:
                 SELECT n, {load} AS load, {shard} AS shard, {run} AS run_id, {_DATE[dialect].format(day)} AS slice_date,
                     {begins} AS begins, {seconds} AS seconds,
                     CASE WHEN {is_dead} THEN 'failed'
-                         WHEN {hour} = {self.hours - 1} AND n % 200 = 3 THEN 'running'
+                         WHEN {int(not self.ended)} = 1 AND {hour} = {self.hours - 1} AND n % 200 = 3 THEN 'running'
                          WHEN n % 1009 = 5 THEN 'failed'
                          WHEN n % 5003 = 9 THEN 'abandoned'
                          WHEN n % 10 = 1 THEN 'skipped'

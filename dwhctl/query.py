@@ -23,7 +23,7 @@ from dwhctl.project.names import find_connection, meant
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.slots import Slots
 from dwhctl.systems.base.source import Cursor, Row, StatementResult, checked, wants_transaction
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import CursorOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.project.connections import Connection
@@ -99,11 +99,7 @@ def running_query(project: Project, request: QueryRequest) -> Iterator[Iterator[
     """
     connection = find_connection(project, request.connection)
     cursor = system_of(connection).open_cursor(
-        connection,
-        request.database,
-        write=request.write,
-        timeout=request.timeout,
-        state_dir=project.state_dir,
+        connection, request.database, CursorOptions(request.write, request.timeout, project.state_dir)
     )
     statements = checked(cursor, request.sql)
     with caught_signals(), ExitStack() as stack:

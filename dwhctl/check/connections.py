@@ -33,7 +33,7 @@ from dwhctl.runtime.circuit_breaker import CircuitBreaker
 from dwhctl.runtime.fanout import FanOut, RemoteCheck
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT
-from dwhctl.systems.base.system import ANSWER_TIMEOUT, system_of
+from dwhctl.systems.base.system import ANSWER_TIMEOUT, SourceOptions, TargetOptions, system_of
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.sqlite.client import translate_error
 from dwhctl.systems.sqlite.system import SqliteConnection
@@ -44,15 +44,22 @@ _SLOT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
-    """The result of one round trip; the fields are the columns of the listing."""
+    """The result of one round trip; the fields are the columns of the listing, and of the JSON result."""
 
     connection: str
+    """The connection."""
     type: str
+    """Its type."""
     database: str | None
+    """The database; null when the connection has only one."""
     ok: bool
+    """Whether it answered."""
     latency_ms: float | None = None
+    """How long that took."""
     version: str | None = None
+    """The version of the server."""
     reason: str | None = None
+    """Why it did not answer, or was not tried."""
 
 
 class _NotThereYet(Exception):  # noqa: N818 - no error: the first load makes the file
@@ -142,8 +149,8 @@ def _source_version(connection: Connection, database: str, zone: str, state_dir:
     # Connected or not, a server may be silent for this time.
     timeout: timedelta | None = getattr(connection, "connect_timeout", None)
     seconds = timeout.total_seconds() if timeout is not None else None
-    system = system_of(connection)
-    with system.open_source(connection, database, zone, seconds, state_dir=state_dir) as source:
+    options = SourceOptions(zone, seconds, state_dir=state_dir)
+    with system_of(connection).open_source(connection, database, options) as source:
         return source.version()
 
 
@@ -154,7 +161,7 @@ def _target_version(project: Project, connection: Connection) -> str:
         if not connection.path.exists():
             raise _NotThereYet
     timeout: timedelta = getattr(connection, "connect_timeout", ANSWER_TIMEOUT)
-    return system_of(connection).open_target(connection, project.state_dir, timeout).version()
+    return system_of(connection).open_target(connection, TargetOptions(project.state_dir, timeout)).version()
 
 
 def _sessions_version(connection: Connection) -> str:

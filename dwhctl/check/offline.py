@@ -24,7 +24,7 @@ from dwhctl.project.problems import MAIN, line_of
 from dwhctl.project.templates import Query, render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import TargetOptions, system_of
 from dwhctl.systems.base.target import Statement, TableColumns, Target
 
 if TYPE_CHECKING:
@@ -280,7 +280,9 @@ def _generated(project: Project, load: Load, shards: Sequence[Shard], day: date)
 
 def _target(project: Project, work: Load | Report) -> Target:
     connection = project.connections[work.warehouse]
-    return system_of(connection).open_target(connection, project.state_dir, _TIMEOUT, "dwhctl:render")
+    return system_of(connection).open_target(
+        connection, TargetOptions(project.state_dir, _TIMEOUT, "dwhctl:render")
+    )
 
 
 def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: bool) -> RenderedPart:

@@ -40,7 +40,7 @@ from dwhctl.runtime.prepare import DeliveredColumns, check_columns, dropped_erro
 from dwhctl.runtime.slots import slots_of
 from dwhctl.sessions import REPORT_TIMEOUT, open_if_there
 from dwhctl.systems.base.ddl import new_table
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.verify.findings import unknown_rows, what_to_do
 
@@ -262,9 +262,8 @@ class OnlineCheck:
             binds, instants = (dict.fromkeys(query.binds, at) for at in (slice_.start, slice_.start_at))
             query = replace(query, binds=binds, instants=instants)
         connection = self._project.connections[shard.connection]
-        with system_of(connection).open_source(
-            connection, shard.database, slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
-        ) as source:
+        options = SourceOptions(slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir)
+        with system_of(connection).open_source(connection, shard.database, options) as source:
             columns = source.columns(query)
             if describe_only:
                 return
@@ -309,9 +308,8 @@ class OnlineCheck:
         slice_ = make_slice(self._project, load, shard, self._day)
         query = render_ready(self._project, load, shard, slice_)
         connection = self._project.connections[shard.connection]
-        with system_of(connection).open_source(
-            connection, shard.database, slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
-        ) as source:
+        options = SourceOptions(slice_.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir)
+        with system_of(connection).open_source(connection, shard.database, options) as source:
             try:
                 is_true(source.first_value(query))
             except QueryError as error:

@@ -7,6 +7,7 @@ Read in this order:
 - `alerts` (watch, alert-test), `crontab`, `sessions` (and adopt), `connections` (and config), `docs`: operation.
 - `page`: the state of everything as one HTML file.
 - `report`: the group of reports on the past. `new_project`: `init` and `demo`.
+- `schema`: the JSON Schema of what all of these write with --format json.
 - `reference` writes docs/reference.md from all of these.
 Options go down to the job as one request; events and results come back.
 """

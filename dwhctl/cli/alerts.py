@@ -6,19 +6,22 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing
+from dwhctl.cli.common.objects import AlertPart, ErrorObject, ErrorPart, ResultObject, show_object
 from dwhctl.cli.common.options import (
     Settings,
     common_options,
     complete,
     format_option,
     pass_settings,
+    result_option,
     scheduled_option,
 )
 from dwhctl.cli.common.output import say, tell
@@ -30,17 +33,63 @@ if TYPE_CHECKING:
 
     from dwhctl.alerts.digest import Digest
     from dwhctl.monitor.freshness import Sla
+    from dwhctl.monitor.watch import WatchReport
     from dwhctl.project.model import Alert, Project
 
 # `--help` imports neither the configuration's classes nor the channels.
 
 
+@dataclass(frozen=True, slots=True)
+class SlaPart:
+    """A load or report that has a `deadline` or a `max_age`. The fields are columns of `report sla`."""
+
+    kind: Literal["load", "report"]
+    """What it is."""
+    name: str
+    """Its name."""
+    state: Literal["met", "missed", "open"]
+    """Whether it keeps them; `open`: nothing of it is expected yet."""
+    missing: int
+    """How many shards lack something."""
+    expected: int
+    """How many shards it has; 1 of a report."""
+    oldest: date | None
+    """The oldest day that missed the deadline."""
+    since: datetime | None
+    """Since when something is missed, if that is known."""
+    deadline: str | None
+    """The time of day, such as `07:00`, by the project's clock."""
+    next_deadline: datetime | None
+    """The next deadline."""
+    max_age: str | None
+    """The longest permitted time since the last success, such as `6h`."""
+    last_success: datetime | None
+    """The start of the last success of the shard that is furthest behind."""
+    messages: tuple[str, ...]
+    """What is missed, in words."""
+    command: str | None
+    """The command that loads what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchObject(ResultObject):
+    """The result of `watch`; its exit code is 1 when something is missed."""
+
+    missed: int
+    """How many loads and reports are not in time."""
+    slas: tuple[SlaPart, ...]
+    """Every load and report that has a deadline or a max_age."""
+    alerts: tuple[AlertPart, ...]
+    """The messages to the channels."""
+
+
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 @click.command("watch")
+@result_option
 @scheduled_option
 @common_options
 @pass_settings
-def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
+def watch_command(settings: Settings, scheduled: bool, form: str) -> ExitCode:
     """Check that every load and report keeps its `deadline` and its `max_age`; end with 1 if one does not.
 
     Channels with "sla_miss" are notified of what is missed: once, again after their repeat_after, and when it has
@@ -58,6 +107,9 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
     typed = shown_command(sys.argv[1:])
     with page_afterwards(project):
         report = run_watch(project, typed, lambda notice: tell(one_line(notice.text)), scheduled=scheduled)
+    code = ExitCode.FAILED if report.missed else ExitCode.DONE
+    if form == "json":
+        return show_object(_watch_object(report, project.zone, code))
     for sla in report.missed:
         _say_missed(sla, project.zone)
     if not report.slas:
@@ -65,15 +117,50 @@ def watch_command(settings: Settings, scheduled: bool) -> ExitCode:
     elif not report.missed and not settings.quiet:
         say(f"all in time: {', '.join(sla.name for sla in report.slas)}")
     show_alerts(report.alerts, settings)
-    return ExitCode.FAILED if report.missed else ExitCode.DONE
+    return code
+
+
+def _messages(sla: Sla, zone: ZoneInfo) -> tuple[str, ...]:
+    from dwhctl.monitor.watch import words_of_late, words_of_old
+
+    return tuple(filter(None, (words_of_late(sla, zone), words_of_old(sla, zone))))
 
 
 def _say_missed(sla: Sla, zone: ZoneInfo) -> None:
-    from dwhctl.monitor.watch import words_of_late, words_of_old
-
-    for words in filter(None, (words_of_late(sla, zone), words_of_old(sla, zone))):
+    for words in _messages(sla, zone):
         say(f"{sla.name}: {words}")
     say(f"  {sla.command}")
+
+
+def _watch_object(report: WatchReport, zone: ZoneInfo, code: ExitCode) -> WatchObject:
+    from dwhctl.cli.common.results import alert_parts
+
+    return WatchObject(
+        exit_code=code.value,
+        missed=len(report.missed),
+        slas=tuple(_sla(sla, zone) for sla in report.slas),
+        alerts=alert_parts(report.alerts),
+    )
+
+
+def _sla(sla: Sla, zone: ZoneInfo) -> SlaPart:
+    from dwhctl.project.days import format_duration
+
+    return SlaPart(
+        sla.kind,
+        sla.name,
+        sla.state.value,
+        len(sla.missed),
+        len(sla.tasks),
+        sla.oldest,
+        sla.since,
+        f"{sla.deadline:%H:%M}" if sla.deadline is not None else None,
+        sla.next_deadline,
+        format_duration(sla.max_age) if sla.max_age is not None else None,
+        sla.last_success,
+        _messages(sla, zone),
+        sla.command,
+    )
 
 
 ALERT_TEST: Listing[tuple[object, ...]] = Listing(
@@ -81,7 +168,7 @@ ALERT_TEST: Listing[tuple[object, ...]] = Listing(
 )
 DRY_RUN: Listing[tuple[object, ...]] = Listing("channel", "type", "to", "ok", "subject", "text", "reason")
 NO_CHANNELS = """\
-Error: no channel is configured; add one to config/dwhctl.toml, for instance
+no channel is configured; add one to config/dwhctl.toml, for instance
 [alerts.failures]
 type    = "telegram"
 when    = ["one_failed"]
@@ -114,7 +201,10 @@ def alert_test_command(settings: Settings, names: Sequence[str], dry_run: bool, 
 
     project = settings.open_project()
     if not project.alerts:
-        tell(NO_CHANNELS)
+        tell(f"Error: {NO_CHANNELS}")
+        if form == "json":
+            part = ErrorPart(UsageError.__name__, NO_CHANNELS, (NO_CHANNELS,))
+            show_object(ErrorObject(exit_code=ExitCode.USAGE.value, error=part))
         return ExitCode.USAGE
     for name in names:
         if name not in project.alerts:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
 from dwhctl.airflow.importing import Import, prepare_import
 from dwhctl.airflow.writing import EXPORTS
-from dwhctl.check.connections import in_clear, round_trips, unchecked
+from dwhctl.check.connections import RoundTrip, in_clear, round_trips, unchecked
 from dwhctl.check.local import local_files, open_files, unread_files
 from dwhctl.check.offline import short_secrets, template_problems, unreadable_secrets
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing
+from dwhctl.cli.common.objects import ResultObject, show_object
 from dwhctl.cli.common.options import (
     CommandGroup,
     Settings,
@@ -23,6 +24,7 @@ from dwhctl.cli.common.options import (
     complete_connections,
     format_option,
     pass_settings,
+    result_option,
 )
 from dwhctl.cli.common.output import counted, say, tell
 from dwhctl.core.errors import ConfigError, ExitCode
@@ -41,9 +43,53 @@ LIST: Listing[tuple[object, ...]] = Listing(
     "name", "type", "address", "user", "password", "max_connections", "used_for"
 )
 IMPORT: Listing[tuple[object, ...]] = Listing("kind", "airflow_name", "name", "result", "note")
-TEST: Listing[tuple[object, ...]] = Listing(
-    "connection", "type", "database", "ok", "latency_ms", "version", "reason"
-)
+TEST: Listing[RoundTrip] = Listing("connection", "type", "database", "ok", "latency_ms", "version", "reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionTestObject(ResultObject):
+    """The result of `connections test`; its exit code is 1 when a round trip failed, or there are errors."""
+
+    connections: tuple[RoundTrip, ...]
+    """A round trip for each way in which the project uses a connection."""
+    errors: tuple[str, ...]
+    """What else is wrong with the databases."""
+    warnings: tuple[str, ...]
+    """Databases in which a load's extract would run, but which are in no shard group."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentsPart:
+    """How many things a configuration has."""
+
+    connections: int
+    """Connections."""
+    shards: int
+    """Shards of all groups."""
+    loads: int
+    """Loads."""
+    reports: int
+    """Reports."""
+    alerts: int
+    """Channels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckObject(ResultObject):
+    """The result of `config check`; its exit code is 2 with errors in the files, 1 with errors of the databases."""
+
+    project: str | None
+    """The folder of the project; null when its files cannot be read."""
+    contents: ContentsPart | None
+    """What the configuration has; null when its files cannot be read."""
+    online: bool
+    """Whether the databases were checked: with `--online`, when the files have no error."""
+    errors: tuple[str, ...]
+    """What is wrong, each with file and key, or shard."""
+    warnings: tuple[str, ...]
+    """What works, and should be corrected."""
+    notes: tuple[str, ...]
+    """What needs no correction."""
 
 
 @click.group("connections", cls=CommandGroup, epilog="\b\nExample:\n  dwhctl connections test dwh")
@@ -86,12 +132,21 @@ def test(settings: Settings, names: Sequence[str], form: str) -> ExitCode:
 
     project = settings.open_project()
     trips = round_trips(project, names)
-    shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
-    if shown or not settings.quiet:
-        TEST.show(map(astuple, shown), form)
     reached = {trip.connection for trip in trips if trip.ok}
     is_right = all(trip.ok for trip in trips)
-    for finding in OnlineCheck(project).ungrouped(reached):
+    ungrouped = OnlineCheck(project).ungrouped(reached)
+    if form == "json":
+        errors, warnings, _ = _by_weight(ungrouped)
+        code = ExitCode.DONE if is_right and not errors else ExitCode.FAILED
+        return show_object(
+            ConnectionTestObject(
+                exit_code=code.value, connections=tuple(trips), errors=errors, warnings=warnings
+            )
+        )
+    shown = [trip for trip in trips if not (settings.quiet and trip.ok)]
+    if shown or not settings.quiet:
+        TEST.show(shown, form)
+    for finding in ungrouped:
         tell(f"{'Error' if finding.wrong else 'Warning'}: {_line(finding)}")
         is_right = is_right and not finding.wrong
     return ExitCode.DONE if is_right else ExitCode.FAILED
@@ -197,9 +252,10 @@ def config_command() -> None:
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
 @config_command.command("check", short_help="Validate every file and render every template.")
 @click.option("--online", is_flag=True, help="Check the databases too: tables, columns, sizes, privileges.")
+@result_option
 @common_options
 @pass_settings
-def check(settings: Settings, online: bool) -> ExitCode:
+def check(settings: Settings, online: bool, form: str) -> ExitCode:
     """Validate every file and render every template; each error with file, key and remedy.
 
     What a load or refresh would refuse is an error, as far as it shows without a server: SQL that is not one statement
@@ -222,23 +278,73 @@ def check(settings: Settings, online: bool) -> ExitCode:
       dwhctl config check --project /srv/warehouse
       dwhctl config check --online
     """
+    if form == "json":
+        return show_object(_check_object(settings, online=online))
     project = settings.open_project()
+    found = _check_files(project, online=online)
+    for warning in found.warnings:
+        tell(f"Warning: {warning}")
+    for note in () if settings.quiet else found.notes:
+        say(f"Note: {note}")
+    if found.problems:
+        raise ConfigError("\n".join(found.problems))
+    wrong = _check_online(project, quiet=settings.quiet) if online else 0
+    if not wrong and not settings.quiet:
+        say(f"{project.root}: the configuration is right: {_contents_text(project)}")
+    return ExitCode.FAILED if wrong else ExitCode.DONE
+
+
+class _OfFiles(NamedTuple):
+    """What is wrong with the files, and what could be better."""
+
+    problems: list[str]
+    warnings: list[str]
+    notes: list[str]
+
+
+def _check_files(project: Project, *, online: bool) -> _OfFiles:
     secrets = (*unreadable_secrets(project), *short_secrets(project))
     local = local_files(project)
     # The check of the databases reports each shard's file, and continues with the others.
     folders, shards = ([], []) if online else (local.warnings, local.missing_shards)
     of_files = (*open_files(project), *unread_files(project), *folders)
-    for warning in (*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)):
-        tell(f"Warning: {warning}")
-    for note in () if settings.quiet else unchecked(project):
-        say(f"Note: {note}")
-    problems = [*local.problems, *shards, *template_problems(project)]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    wrong = _check_online(project, quiet=settings.quiet) if online else 0
-    if not wrong and not settings.quiet:
-        say(f"{project.root}: the configuration is right: {_contents(project)}")
-    return ExitCode.FAILED if wrong else ExitCode.DONE
+    return _OfFiles(
+        [*local.problems, *shards, *template_problems(project)],
+        [*project.warnings, *ignored_systems(), *secrets, *of_files, *in_clear(project)],
+        list(unchecked(project)),
+    )
+
+
+def _check_object(settings: Settings, *, online: bool) -> CheckObject:
+    try:
+        project = settings.open_project()
+    except ConfigError as error:
+        return CheckObject(
+            exit_code=error.exit_code.value, project=None, contents=None, online=False,
+            errors=tuple(str(error).split("\n")), warnings=(), notes=(),
+        )  # fmt: skip
+    problems, warnings, notes = _check_files(project, online=online)
+    code, is_online = ExitCode.USAGE if problems else ExitCode.DONE, online and not problems
+    if is_online:
+        from dwhctl.check.online import OnlineCheck  # imports pyarrow
+
+        of_databases = _by_weight(OnlineCheck(project).findings())
+        code = ExitCode.FAILED if of_databases[0] else ExitCode.DONE
+        problems += of_databases[0]
+        warnings += of_databases[1]
+        notes += of_databases[2]
+    return CheckObject(
+        exit_code=code.value, project=str(project.root), contents=_contents(project), online=is_online,
+        errors=tuple(problems), warnings=tuple(warnings), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _by_weight(findings: Iterable[CheckFinding]) -> tuple[tuple[str, ...], ...]:
+    """Return the lines of errors, of warnings and of notes."""
+    lines: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for finding in findings:
+        lines[0 if finding.wrong else 2 if finding.note else 1].append(_line(finding))
+    return tuple(map(tuple, lines))
 
 
 def _check_online(project: Project, *, quiet: bool) -> int:
@@ -263,13 +369,12 @@ def _line(finding: CheckFinding) -> str:
     return one_line(f"{finding.where}: {finding.what}")
 
 
-def _contents(project: Project) -> str:
+def _contents(project: Project) -> ContentsPart:
     shards = sum(len(group) for group in project.shard_groups.values())
-    things = (
-        (len(project.connections), "connection"),
-        (shards, "shard"),
-        (len(project.loads), "load"),
-        (len(project.reports), "report"),
-        (len(project.alerts), "alert"),
+    return ContentsPart(
+        len(project.connections), shards, len(project.loads), len(project.reports), len(project.alerts)
     )
-    return ", ".join(counted(number, thing) for number, thing in things)
+
+
+def _contents_text(project: Project) -> str:
+    return ", ".join(counted(number, name[:-1]) for name, number in asdict(_contents(project)).items())

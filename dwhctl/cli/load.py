@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.objects import show_object
 from dwhctl.cli.common.options import (
     Settings,
     common_options,
     complete_loads,
     pass_settings,
+    result_option,
     scheduled_option,
     shards_option,
     wait_option,
@@ -63,6 +65,7 @@ loading_options = with_options(
         is_flag=True,
         help="Work in this process, for debugging: a worker's crash ends the run and no deadline holds.",
     ),
+    result_option,
 )
 
 
@@ -75,17 +78,22 @@ def _open(settings: Settings, loads: tuple[str, ...], table: str | None) -> tupl
 
 
 def load_and_show(
-    project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None
+    project: Project, request: LoadRequest, settings: Settings, plan: Plan | None = None, form: str = "text"
 ) -> RunResult:
-    """Load with progress on stderr and a summary on stdout."""
+    """Load with progress on stderr and the result on stdout."""
     from dwhctl.cli.common.page import page_afterwards
+    from dwhctl.cli.common.results import RunWatcher, load_object
     from dwhctl.cli.common.summary import show_summary
     from dwhctl.load.run import run_load
 
     with page_afterwards(project):
         with open_progress(settings) as progress:
-            result = run_load(project, request, progress, plan)
-        show_summary(result, settings)
+            run = RunWatcher(progress)
+            result = run_load(project, request, run, plan)
+        if form == "json":
+            show_object(load_object(result, run, request.command, settings.project))
+        else:
+            show_summary(result, settings)
     return result
 
 
@@ -107,18 +115,23 @@ def _run(
     request: LoadRequest,
     settings: Settings,
     *,
+    form: str,
     dry_run: bool,
     show_plan_first: bool = False,
 ) -> ExitCode:
+    from dwhctl.cli.common.results import plan_object
     from dwhctl.cli.common.summary import show_plan, tell_plan
     from dwhctl.load.run import plan_load
 
+    if dry_run and form == "json":
+        plan = plan_load(project, request)
+        return show_object(plan_object(project, request, plan, every_slice=settings.verbose))
     if dry_run:
         return show_plan(project, request, settings)
-    plan = plan_load(project, request) if show_plan_first else None
-    if plan and not settings.quiet:
-        tell_plan(project, request, plan)
-    return load_and_show(project, request, settings, plan).exit_code
+    first = plan_load(project, request) if show_plan_first else None
+    if first and not settings.quiet:
+        tell_plan(project, request, first)
+    return load_and_show(project, request, settings, first, form).exit_code
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -139,6 +152,7 @@ def command(
     day: str,
     lookback: int,
     dry_run: bool,
+    form: str,
     table: str | None,
     **options: Any,
 ) -> ExitCode:
@@ -159,7 +173,7 @@ def command(
     project, loads = _open(settings, loads, table)
     days = days_back(chosen_day(project, "--date", day), lookback)
     request = LoadRequest(days=days, loads=loads, command=shown_command(sys.argv[1:]), **options)
-    return _run(project, request, settings, dry_run=dry_run)
+    return _run(project, request, settings, form=form, dry_run=dry_run)
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
@@ -179,6 +193,7 @@ def backfill_command(
     end: str,
     reverse: bool,
     dry_run: bool,
+    form: str,
     table: str | None,
     **options: Any,
 ) -> ExitCode:
@@ -204,4 +219,4 @@ def backfill_command(
     # A ping would say that the day's load succeeded; a backfill does not know that.
     command = shown_command(sys.argv[1:])
     request = LoadRequest(days=days, loads=filled, command=command, pings=False, **options)
-    return _run(project, request, settings, dry_run=dry_run, show_plan_first=True)
+    return _run(project, request, settings, form=form, dry_run=dry_run, show_plan_first=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ COMMANDS = {
     "sessions": CommandEntry("sessions", "Prune old sessions and what runs left in the state folder."),
     "connections": CommandEntry("connections", "List, test and import the connections."),
     "config": CommandEntry("connections", "Check the configuration."),
+    "schema": CommandEntry("schema", "Print the JSON Schema of --format json."),
     "docs": CommandEntry("docs", "Show the documentation."),
 }
 EPILOG = "\b\nExample:\n  dwhctl load --date yesterday\n\n" + exit_codes_help(EXIT_CODES)
@@ -78,4 +80,6 @@ def main() -> NoReturn:
         code = ExitCode.INTERRUPTED
     # Python waits for threads now; another Ctrl-C would print a traceback.
     signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+    # After that Python resets the handler, and Ctrl-C would change the exit code.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

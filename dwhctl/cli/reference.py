@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import types
 import typing
 from collections.abc import Iterator, Sequence
 from datetime import date, time, timedelta
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +16,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dwhctl.alerts.message import TEMPLATES
-from dwhctl.cli import alerts, connections, crontab, sessions, verify
 from dwhctl.cli.common.ending import COMPLETION, EXIT_CODES
-from dwhctl.cli.common.listing import Listing
 from dwhctl.cli.docs import headings
 from dwhctl.cli.main import dwhctl
-from dwhctl.cli.report import history, monitoring, slices
+from dwhctl.cli.schema import LISTINGS, OBJECTS, field_texts, schema_of
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.secrets import FORMS, Secret
 from dwhctl.project.connections import BEYOND, SYSTEMS, types_for
@@ -58,28 +53,6 @@ HEAD = (
     "Made from the code by `python -m dwhctl.cli.reference`; do not edit.",
     "",
 )
-#: The columns of the listings, as JSON and CSV write them.
-LISTINGS: dict[str, Listing[Any]] = {
-    "alert-test": alerts.ALERT_TEST,
-    "alert-test --dry-run": alerts.DRY_RUN,
-    "connections list": connections.LIST,
-    "connections test": connections.TEST,
-    "connections import": connections.IMPORT,
-    "crontab next": crontab.NEXT,
-    "sessions prune": sessions.PRUNE,
-    "report grid": slices.GRID,
-    "report gaps": slices.GAPS,
-    "report sla": monitoring.SLA,
-    "report timeline": monitoring.TIMELINE,
-    "report failures": slices.FAILURES,
-    "report runs": history.RUNS,
-    "report sessions": history.SESSIONS,
-    "report durations": history.DURATIONS,
-    "report alerts": monitoring.ALERTS,
-    "adopt": sessions.ADOPT,
-    "verify": verify.VERIFY,
-    "verify --against": verify.AGAINST,
-}
 
 
 @click.command()
@@ -117,6 +90,8 @@ def reference() -> str:
         commands=_help_of(dwhctl, click.Context(dwhctl, info_name="dwhctl", terminal_width=WIDTH)),
         exit_codes=EXIT_CODES,
         listings=LISTINGS,
+        objects=OBJECTS,
+        object_fields=dict(_object_fields()),
         completion=COMPLETION,
         secret_forms=FORMS,
         duration_forms=DURATION_FORMS,
@@ -168,22 +143,33 @@ def _help_of(command: click.Command, context: click.Context) -> Iterator[tuple[s
 
 def descriptions(model: type[Table]) -> dict[str, str]:
     """Return the descriptions of a table's keys: the texts below its fields in the code."""
-    found: dict[str, str] = {}
-    for kind in reversed(model.__mro__):
-        if not (issubclass(kind, Table) and kind is not Table):
-            continue
-        (definition,) = ast.parse(inspect.getsource(kind)).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, text in pairwise(definition.body):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-            ):
-                name = ast.unparse(field.target)
-                alias = model.model_fields[name].alias or name
-                found[alias] = " ".join(str(text.value.value).split())
-    return found
+    texts = field_texts(model, Table)
+    return {model.model_fields[name].alias or name: text for name, text in texts.items()}
+
+
+def _object_fields() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each JSON object, its description and its fields, from the schema."""
+    for name, part in sorted(schema_of()["$defs"].items()):
+        if "properties" in part:
+            fields = part["properties"].items()
+            rows = [(field, _json_type(found), found["description"]) for field, found in fields]
+            yield name, {"description": part["description"], "rows": rows}
+
+
+def _json_type(part: dict[str, Any]) -> str:
+    """Return the type of a field in words."""
+    if "anyOf" in part:
+        return " or ".join(map(_json_type, part["anyOf"]))
+    if "$ref" in part:
+        name = part["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in part:
+        return ", ".join(f'`"{value}"`' for value in part["enum"])
+    if part["type"] == "array":
+        return f"array of {_json_type(part['items'])}"
+    if part["type"] == "object":
+        return f"object of {_json_type(part['additionalProperties'])} by name"
+    return {"date": "date", "date-time": "time"}.get(part.get("format", ""), str(part["type"]))
 
 
 def _rows(model: type[Table]) -> Iterator[list[str]]:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dwhctl.cli.common.ending import exit_codes
+from dwhctl.cli.common.objects import PlannedReportPart, RefreshPlanObject, show_object
 from dwhctl.cli.common.options import (
     Duration,
     Settings,
     common_options,
     complete_reports,
     pass_settings,
+    result_option,
     scheduled_option,
 )
 from dwhctl.cli.common.output import counted, say
@@ -44,11 +46,12 @@ _SHOWN_QUERY = 40
 )
 @click.option("--retries", type=click.IntRange(0, 1000), metavar="N", help="Attempts after a report's first.")
 @click.option("--dry-run", is_flag=True, help="Show what would be refreshed, and touch nothing.")
+@result_option
 @scheduled_option
 @common_options
 @pass_settings
 def command(
-    settings: Settings, /, reports: tuple[str, ...], day: str, dry_run: bool, **options: Any
+    settings: Settings, /, reports: tuple[str, ...], day: str, dry_run: bool, form: str, **options: Any
 ) -> ExitCode:
     """Refresh every REPORT (or those given) from its view or query.
 
@@ -63,6 +66,7 @@ def command(
       dwhctl refresh-reports --date yesterday --wait 2h
     """
     from dwhctl.cli.common.page import page_afterwards
+    from dwhctl.cli.common.results import RunWatcher, refresh_object
     from dwhctl.cli.common.summary import RefreshLines, show_refreshed
     from dwhctl.refresh.run import RefreshRequest, run_refresh
 
@@ -74,14 +78,18 @@ def command(
         **options,
     )
     if dry_run:
-        return _show_plan(project, request)
+        return _show_plan(project, request, form)
     with page_afterwards(project):
-        result = run_refresh(project, request, RefreshLines(settings))
-        show_refreshed(result, settings)
+        run = RunWatcher(RefreshLines(settings))
+        result = run_refresh(project, request, run)
+        if form == "json":
+            show_object(refresh_object(result, run, request.command, settings.project))
+        else:
+            show_refreshed(result, settings)
     return result.exit_code
 
 
-def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
+def _show_plan(project: Project, request: RefreshRequest, form: str) -> ExitCode:
     from dwhctl.cli.common.listing import Listing, ListingColumn
     from dwhctl.refresh.run import plan_refresh
 
@@ -94,11 +102,23 @@ def _show_plan(project: Project, request: RefreshRequest) -> ExitCode:
         ListingColumn("ready", _is_ready),
     )
     plan = plan_refresh(project, request)
+    if form == "json":
+        reports = tuple(_planned(project, planned) for planned in plan)
+        return show_object(RefreshPlanObject(exit_code=ExitCode.DONE.value, day=request.day, reports=reports))
     listing.show(plan)
     waiting = sum(not _is_ready(planned) for planned in plan)
     ready = counted(len(plan) - waiting, "report")
     say(f"would refresh {ready} of {request.day}" + (f"; {waiting:,} not ready" if waiting else ""))
     return ExitCode.DONE
+
+
+def _planned(project: Project, planned: PlannedReport) -> PlannedReportPart:
+    from dwhctl.cli.common.results import need_parts
+
+    report = planned.report
+    source = report.source if isinstance(report.source, str) else shown_path(report.source, project.root)
+    needs = need_parts(planned.readiness)
+    return PlannedReportPart(report.name, report.connection, source, report.target, needs, _is_ready(planned))
 
 
 def _source(project: Project, planned: PlannedReport) -> str:

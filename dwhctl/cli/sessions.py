@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import click
 
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing, ListingColumn
+from dwhctl.cli.common.objects import ResultObject, show_object
 from dwhctl.cli.common.options import (
     CommandGroup,
     Duration,
@@ -45,6 +47,16 @@ ADOPT: Listing[tuple[object, ...]] = Listing(
     ListingColumn("command", in_table=False),  # they are below the table: one for many slices
 )  # fmt: skip
 _SHOWN_COMMANDS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneObject(ResultObject):
+    """The result of `sessions prune`."""
+
+    dry_run: bool
+    """Whether nothing was removed (`--dry-run`)."""
+    removals: tuple[Removal, ...]
+    """What was removed, or would be."""
 
 
 @click.group(
@@ -92,7 +104,10 @@ def prune(settings: Settings, keep: timedelta, everything: bool, dry_run: bool, 
     removals = run_prune(project, PruneRequest(keep, everything=everything, dry_run=dry_run))
     if dry_run:
         tell("dry run: nothing was removed")
-    PRUNE.show(removals, form, "nothing to remove")
+    if form == "json":
+        show_object(PruneObject(exit_code=ExitCode.DONE.value, dry_run=dry_run, removals=tuple(removals)))
+    else:
+        PRUNE.show(removals, form, "nothing to remove")
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.LOCK_HELD, ExitCode.INTERRUPTED, ExitCode.TERMINATED)

@@ -6,10 +6,14 @@ A project's files may be symbolic links; those of the state folder may not (`fol
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+import shutil
 import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -195,3 +199,78 @@ def denied(path: Path) -> str:
         f"{owner_of(path)}, and this is {user_name(os.geteuid())}: run dwhctl as the user who owns the project's state,"
         " or share it between users of one group: [project] group_access = true (dwhctl docs security)"
     )
+
+
+#: The folder in the state folder that holds them.
+SPILL = "spill"
+
+
+class SpillFolder:
+    """A private folder for what DuckDB spills to disk: rows of customers, which no other user may read.
+
+    It has the mode 0700, is in the state folder, and belongs to one open connection. Its process holds a lock on it,
+    which ends with the process: a folder without a lock was left by a killed process, and is removed with the next new
+    one. `path` is "" without a state folder: then DuckDB does not spill.
+    """
+
+    def __init__(self, state_dir: Path | None) -> None:
+        self.path = ""
+        self._lock = -1
+        if state_dir is None:
+            return
+        # A state folder that is missing, or that this user may only read, stays as it is.
+        with suppress(OSError):
+            (state_dir / SPILL).mkdir(exist_ok=True)
+            remove_left_behind(state_dir)
+            while not self.path:
+                self._make(state_dir / SPILL)
+
+    def _make(self, root: Path) -> None:
+        path = tempfile.mkdtemp(dir=root)
+        lock = _lock_folder(path)
+        # Before the lock another process may have removed it as left behind.
+        if lock is not None and Path(path).is_dir():
+            self.path, self._lock = path, lock
+        elif lock is not None:
+            os.close(lock)
+
+    def close(self) -> None:
+        """Remove the folder with its content. Idempotent."""
+        path, self.path = self.path, ""
+        if path:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(self._lock)
+
+
+def remove_left_behind(state_dir: Path) -> None:
+    """Remove the spill folders whose process is dead."""
+    for path in left_behind(state_dir):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def left_behind(state_dir: Path) -> Iterator[Path]:
+    """Yield the spill folders whose process is dead; each is locked until the next."""
+    try:
+        found = sorted((state_dir / SPILL).iterdir())
+    except OSError:
+        return
+    for path in found:
+        if (lock := _lock_folder(path)) is not None:
+            try:
+                yield path
+            finally:
+                os.close(lock)
+
+
+def _lock_folder(path: str | Path) -> int | None:
+    """Lock a folder; None when it is gone, cannot be opened, or is locked by another process."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle

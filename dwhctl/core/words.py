@@ -167,6 +167,11 @@ def shown_command(arguments: Sequence[str]) -> str:
     return shlex.join(["dwhctl", *(_not_shown(word) if _may_be_secret(word) else word for word in words)])
 
 
+def is_whole_command(command: str) -> bool:
+    """Return whether a command that `shown_command` returned can be run: no value of it was replaced."""
+    return not re.search(r"<(1 character|\d+ characters), not shown>", command)
+
+
 def without_arguments(text: str, arguments: Sequence[str]) -> str:
     """Return another program's text about the command line without the arguments that may be secrets."""
     parts = {part for argument in arguments for part in (argument, argument.partition("=")[2]) if part}
@@ -190,7 +195,9 @@ ACTING = frozenset(
 )
 _ESCAPED = {code: repr(chr(code))[1:-1] for code in ACTING}
 _ESCAPED_IN_LINES = {code: text for code, text in _ESCAPED.items() if chr(code) not in "\n\t"}
-_ESCAPED_IN_JSON = {code: f"\\u{code:04x}" for code in ACTING if chr(code) not in "\n\t\r"}
+#: Half a pair, as in the name of a file that is not UTF-8: no stream can write it.
+_SURROGATES = range(0xD800, 0xE000)
+_ESCAPED_IN_JSON = {code: f"\\u{code:04x}" for code in (*ACTING, *_SURROGATES) if chr(code) not in "\n\t\r"}
 
 
 def printable(text: str) -> str:

@@ -187,6 +187,11 @@ class JobQueue(Generic[JobT]):
         return list(dict.fromkeys(name for route in routes for name in route))
 
     @property
+    def waiting_for_worker(self) -> int:
+        """Return how many jobs only wait for a worker."""
+        return sum(map(len, self._queues.values()))
+
+    @property
     def has_queued(self) -> bool:
         """Return whether any job only waits for a worker."""
         return any(self._queues.values())

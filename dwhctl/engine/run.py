@@ -184,16 +184,22 @@ class Scheduler(ABC, Generic[JobT, RunnerT, EventT]):
         """Work until every job has ended, or a signal comes: then return its exit code."""
         while self.is_busy():
             self._step(time.monotonic())
-            try:
-                # After the last step there is nothing left to wait for.
-                event = self.events.get(timeout=self._timeout() if self.is_busy() else 0.0)
-            except queue.Empty:
-                continue
-            if isinstance(event, ExitCode):
-                return event
-            self.handle(event)
+            # After the last step there is nothing left to wait for.
+            timeout = self._timeout() if self.is_busy() else 0.0
+            # What has come is handled before the next step: it opens and closes the sessions of all in one transaction.
+            while (event := self._next_event(timeout)) is not None:
+                if isinstance(event, ExitCode):
+                    return event
+                self.handle(event)
+                timeout = 0.0
         self.attempts.flush()
         return None
+
+    def _next_event(self, timeout: float) -> EventT | ExitCode | None:
+        try:
+            return self.events.get(timeout=timeout)
+        except queue.Empty:
+            return None
 
     def is_busy(self) -> bool:
         """Return whether any job has not ended."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
-from dwhctl.load.workers import Worker, WorkerPool, stage_in_worker
+from dwhctl.load.workers import Demand, Worker, WorkerPool, stage_in_worker
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
 from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
@@ -72,10 +72,14 @@ class SliceJob(Job):
 
 @dataclass(slots=True, eq=False)
 class InWorker:
-    """What works on an attempt: a worker process; then its rows wait in a group to be published."""
+    """What works on an attempt: a worker process; then its rows wait in a group to be published.
+
+    `given` is when the worker was given the order.
+    """
 
     worker: Worker
     slots_waited: float = 0.0
+    given: float | None = None
     group: PublishGroup | None = None
     filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
@@ -172,6 +176,7 @@ class SliceParts:
     creator: StagingCreator
     publisher: Publisher
     delivered: DeliveredColumns
+    demand: Demand = field(default_factory=Demand)
     stage: Callable[[StageOrder], StageResult] = stage_in_worker
 
 
@@ -205,17 +210,17 @@ class SliceStarter:
                 break
             started.append(attempt)
         # No event says that another run has released a slot: try again soon.
-        if self._jobs.has_queued and self._pool.may_grow:
+        if self._jobs.has_queued and self._pool.may_grow and not self._pool.is_starting:
             self.blocked, self.lacking = True, self.lacking or (WORKERS,)
         self.blocked &= self._jobs.has_queued
         if started:
             self._attempts.open(started, [self._pool.number(attempt.runner.worker) for attempt in started])
         return started
 
-    def note_start(self, running: Collection[SliceAttempt]) -> None:
-        """Announce that the run waits for its workers to start."""
-        if running and not any(attempt.runner.worker.is_up for attempt in running):
-            self._start_wait.note(lambda: f"{len(running):,} worker processes to start")
+    def note_start(self) -> None:
+        """Announce that the run waits for its first worker."""
+        if self._jobs.has_queued and self._pool.is_starting:
+            self._start_wait.note(lambda: "the worker processes to start")
         else:
             self._start_wait.end()
 

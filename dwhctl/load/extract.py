@@ -27,7 +27,7 @@ from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Source
@@ -65,6 +65,7 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 
 _T = TypeVar("_T")
+_Values = np.ndarray[Any, Any]
 
 
 _END: Final = object()
@@ -91,9 +92,9 @@ def stage_slice(order: StageOrder) -> StageResult:
             source = system_of(order.source).open_source(
                 order.source,
                 order.shard.database,
-                order.slice.zone,
-                login_known=order.login_known,
-                state_dir=order.table.state_dir,
+                SourceOptions(
+                    order.slice.zone, login_known=order.login_known, state_dir=order.table.state_dir
+                ),
             )
         with source:
             return _Staging(order, clock).run(source)
@@ -111,7 +112,8 @@ class _Staging:
         self._rows = 0
         self._columns: dict[str, str] = {}
         self._filled: dict[str, str] = {}
-        self._only_ids: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None
+        self._is_last = False
+        self._ids = SliceIds()
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -132,11 +134,13 @@ class _Staging:
             return self._result()
         table = order.table
         target = system_of(table.connection).open_target(
-            table.connection, table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}"
+            table.connection, TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
         )
         reach("stage.open")
         with target.stage(order.group, order.token, held) as stage:
-            with closing(one_ahead(batches)) as following, self._clock.step("stage"):
+            # Nothing follows a batch that is not full: no thread needs to wait for it.
+            ahead = batches if self._is_last else one_ahead(batches)
+            with closing(ahead) as following, self._clock.step("stage"):
                 reach("stage.write")
                 size = stage.write(self._timed(chain([first], following)))
             with self._clock.step("check"):
@@ -151,15 +155,15 @@ class _Staging:
 
     def _cast(
         self, source: Source, inside: SliceCheck, fields: ServiceFields, to_target: TargetCast
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch]:
         """Yield the batches as they are staged."""
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
                 inside(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
-            # The ids of a slice of one batch are in memory; those of a longer one are checked where they are staged.
-            self._only_ids = service["hash_id"].to_numpy() if self._rows == 0 else None
+            self._ids.add(service["hash_id"].to_numpy())
+            self._is_last = batch.num_rows < BATCH_ROWS and batch.nbytes < BATCH_BYTES
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
@@ -186,8 +190,7 @@ class _Staging:
 
     def _check_keys(self, stage: Stage) -> None:
         """Raise DoubledKeyError for a key that two rows of the slice have."""
-        ids = self._only_ids
-        if self._rows == 0 or (ids is not None and len(np.unique(ids)) == len(ids)):
+        if not self._ids.may_repeat():
             return
         duplicate = stage.duplicate_key(self._order.key)
         if duplicate is not None:
@@ -199,7 +202,35 @@ def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
 
 
-_Values = np.ndarray[Any, Any]
+#: So many hash ids are kept, eight octets each: 128 MiB.
+MOST_IDS = 2**24
+
+
+class SliceIds:
+    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows none is kept."""
+
+    def __init__(self, most: int = MOST_IDS) -> None:
+        self._most = most
+        self._rows = 0
+        self._ids = np.empty(0, np.int64)
+
+    def add(self, ids: _Values) -> None:
+        """Take the ids of a batch."""
+        first, self._rows = self._rows, self._rows + len(ids)
+        kept = self._rows <= self._most
+        # Grown in place: the system moves the pages, it does not copy them.
+        self._ids.resize(self._rows if kept else 0, refcheck=False)
+        if kept:
+            self._ids[first:] = ids
+
+    def may_repeat(self) -> bool:
+        """Return whether two rows may have the same key; only the engine knows it of more rows than are kept."""
+        if self._rows > self._most:
+            return True
+        self._ids.sort()
+        return bool((self._ids[1:] == self._ids[:-1]).any())
+
+
 _MIN = np.iinfo(np.int64).min
 
 
@@ -217,6 +248,7 @@ class ServiceFields:
     ) -> None:
         by_name = {column.name.lower(): column for column in target}
         self._shard = shard
+        self._source = int(pd.util.hash_array(np.array([shard], object), categorize=False)[0])
         self._etl_id = etl_id
         self._key = [by_name[name.lower()] for name in key]
         self._cast = cast
@@ -237,19 +269,36 @@ class ServiceFields:
 
     def hash_ids(self, batch: pa.RecordBatch) -> _Values:
         """Hash etl_source and key of each row."""
-        codes: _Values = np.zeros(batch.num_rows, np.int8)
-        frame: dict[str, Any] = {"etl_source": pd.Categorical.from_codes(codes, pd.Index([self._shard]))}
+        forms = []
         for column in self._key:
             array = self._cast.column(batch, column.name)
             if array.null_count:
                 row = self._cast.describe(by_lower_name(batch), pc.index(pc.is_null(array), True).as_py())
                 raise ValueRefusedError(f"key column {column.name}, {row}: NULL cannot be a key")
             try:
-                frame[column.name] = key_form(column.kind, array)
+                forms.append(key_form(column.kind, array))
             except pa.ArrowInvalid as error:
                 raise ValueRefusedError(f"key column {column.name}: {error}") from error
-        hashes = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy().view(np.int64)
+        hashes = hash_rows(self._source, forms).view(np.int64)
         return np.where(hashes == _MIN, _MIN + 1, hashes)
+
+
+def hash_rows(source: int, columns: Sequence[_Values]) -> _Values:
+    """Hash rows as `pandas.util.hash_pandas_object` does, by the hash of their first value and their other columns.
+
+    pandas combines the hashes of a frame's columns like those of a tuple's items, and needs a millisecond to make the
+    frame: as long as a small slice takes.
+    """
+    combined: Any = np.uint64((0x345678 ^ source) * 1_000_003 % 2**64)
+    factor = 1_000_003 + 82_520 + 2 * (len(columns) + 1)
+    for number, values in enumerate(columns):
+        hashes = pd.util.hash_array(values, categorize=len(columns) > 1)
+        hashes ^= combined
+        hashes *= np.uint64(factor)
+        combined, factor = hashes, factor + 82_520 + 2 * (len(columns) - number)
+    combined += np.uint64(97_531)
+    hashed: _Values = combined
+    return hashed
 
 
 def key_form(kind: Kind, array: pa.Array) -> _Values:

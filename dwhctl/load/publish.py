@@ -21,7 +21,7 @@ from dwhctl.core.faults import reach
 from dwhctl.core.waiting import waited
 from dwhctl.project.names import as_asked
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.base.publication import HeldValues, ReplaceGuard, UncertainCommitError
+from dwhctl.systems.base.staging import HeldValues, ReplaceGuard, UncertainCommitError
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column

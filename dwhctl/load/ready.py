@@ -23,7 +23,7 @@ from dwhctl.project.templates import Query, render_ready
 from dwhctl.runtime.events import SliceReady, SliceWaits
 from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.prepare import ready_place
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.engine.run import Scheduler
@@ -90,10 +90,7 @@ class ReadyCheck:
         with system_of(connection).open_source(
             connection,
             planned.shard.database,
-            planned.slice.zone,
-            CHECK_SECONDS,
-            login_known=login_known,
-            state_dir=state_dir,
+            SourceOptions(planned.slice.zone, CHECK_SECONDS, login_known, state_dir),
         ) as source:
             self._source = source
             return is_true(source.first_value(query))

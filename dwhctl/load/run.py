@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
 from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.core.files import remove_left_behind
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
 from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.workers import InlineWorker, ProcessWorker, WorkerPool
+from dwhctl.load.worker_server import WorkerServer, WorkersReady, modules_of
+from dwhctl.load.workers import InlineWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.names import shadow_name
 from dwhctl.project.templates import render_extract, render_ready
@@ -36,7 +38,6 @@ from dwhctl.runtime.plan import (
 from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import LastSession, is_complete, is_good
-from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load
@@ -97,9 +98,11 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
     """
     # A part of the shards or slices, or a backfill, does not show that the load is up to date.
     pings = request.pings and not request.shards and not request.only_failed
-    return _Load(project, request, plan).carry_out(
-        listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
-    )
+    run = _Load(project, request, plan)
+    with closing(run.workers):
+        return run.carry_out(
+            listen, request.loads or tuple(project.loads), pings=pings, scheduled=request.scheduled
+        )
 
 
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
@@ -225,9 +228,18 @@ class _Load(Run):
         super().__init__(project, request.command, request.wait.total_seconds())
         self._request = request
         self._planned = plan
+        self.workers = WorkerServer(lambda: self.events.put(WorkersReady()))
 
     def prepare(self) -> None:
         self._plan = self._planned or plan_load(self.project, self._request)
+        if self._plan.slices and not self._request.inline:
+            connections = self.project.connections
+            self.workers.start(
+                modules_of(
+                    {connections[planned.shard.connection].type for planned in self._plan.slices},
+                    {connections[load.target].type for load in self._plan.loads()},
+                )
+            )
 
     def locks(self) -> Mapping[str, str]:
         return work_names(self._plan.work())
@@ -241,17 +253,19 @@ class _Load(Run):
     def work(self) -> None:
         # Again, now that the locks are held: another run may have completed what was missing before.
         plan = narrowed(self._plan, self._request, self.store)
-        if not plan.slices:
-            self.result.empty_plan = plan
         seconds = seconds_of(self.store, plan)
         plan = slowest_first(plan, seconds)
         self.listen(RunStarted(self.id, plan, seconds))
+        if not plan.slices:
+            self.result.empty_plan = plan
+            return
         creator = StagingCreator(self.targets, self.events.put)
         groups = Groups(self.id, creator.open)
         scheduler = self._scheduler(plan, groups, creator)
         try:
             self.loop(scheduler)
         finally:
+            self.workers.close()
             # Workers that were ended in the middle of their work.
             remove_left_behind(self.state.path)
             self._drop_staging(groups.targets)
@@ -272,7 +286,7 @@ class _Load(Run):
         )
         with_probe = (name for name, keys in project.connections.items() if SYSTEMS[keys.type].has_probe)
         parts = SliceParts(
-            pool=WorkerPool(jobs, InlineWorker if request.inline else ProcessWorker, slots),
+            pool=WorkerPool(jobs, InlineWorker if request.inline else self.workers.fork, slots),
             breaker=CircuitBreaker(frozenset(with_probe)),
             prober=Prober(project.connections, slots, self.events.put),
             groups=groups,

@@ -22,6 +22,7 @@ from dwhctl.load.publish import (
 )
 from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
+from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import (
     Notice,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from dwhctl.project.model import Project
     from dwhctl.runtime.prepare import PreparedTables
 
-#: The timeout of an attempt begins when its worker has started, but no later than this.
-_START_UP_SECONDS = 60.0
 #: Workers with nothing to do for longer than this are dismissed: another run may want their slots.
 _LONG_PAUSE_SECONDS = 3.0
 _MOST_STAGED = 4 * MAX_SLICES
@@ -54,7 +53,7 @@ class Staged:
     future: Future[object]
 
 
-SliceEvent = Staged | PublisherEvent | GroupOpened | Probed | ReadyChecked
+SliceEvent = Staged | WorkersReady | PublisherEvent | GroupOpened | Probed | ReadyChecked
 
 
 class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
@@ -79,6 +78,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._tables = prepared.tables
         self._parts = parts
         self._pool = parts.pool
+        self._demand = parts.demand
         self._breaker = parts.breaker
         self._groups = parts.groups
         self._publisher = parts.publisher
@@ -127,7 +127,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def note_waits(self) -> None:
         super().note_waits()
-        self._starter.note_start(self.running.values())
+        self._starter.note_start()
         if self._ready is not None:
             self._ready.note_wait()
         if not self.blocked and self._next_start() > time.monotonic() + _LONG_PAUSE_SECONDS:
@@ -144,6 +144,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             yield max(probe, now + SLOT_POLL_SECONDS)
         if (due := self._groups.next_due(now)) is not None:
             yield now + due
+        if self._pool.may_grow_later and self.jobs.has_queued:
+            yield max(self._demand.stalled_at(), now + SLOT_POLL_SECONDS)
 
     def _next_start(self) -> float:
         """Return the time at which an idle worker may have something to do again."""
@@ -158,6 +160,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         """Give slices to workers as long as there are workers and slots."""
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
+        began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
+        self._pool.limit(self._demand.workers(self.jobs.waiting_for_worker, began, now))
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
@@ -182,7 +186,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _give(self, attempt: SliceAttempt, order: StageOrder) -> None:
         """Give the order to the attempt's worker."""
-        future = attempt.runner.worker.submit(self._parts.stage, order)
+        runner = attempt.runner
+        runner.worker = self._pool.replace_dead(runner.worker)
+        runner.given = time.monotonic()
+        future = runner.worker.submit(self._parts.stage, order)
         future.add_done_callback(lambda done: self.events.put(Staged(attempt, done)))
 
     def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
@@ -195,6 +202,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         match event:
             case Staged():
                 self._collect(event.attempt, event.future)
+            case WorkersReady():
+                pass  # the next step takes them
             case GroupOpened():
                 self._group_opened(event.group, event.failure)
             case Probed():
@@ -241,13 +250,9 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._pool.dismiss(attempt.runner.worker)
             result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
         now, used = time.monotonic(), result.rows > 0
+        self._demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
         self._finished(attempt, result)
-
-    def expires_at(self, attempt: SliceAttempt, now: float) -> float:
-        if not attempt.runner.worker.is_up and now < attempt.started + _START_UP_SECONDS:
-            attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
-        return attempt.expires_at
 
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""

@@ -1,50 +1,24 @@
-"""Worker processes: one executor of one process each.
+"""Workers: what they do, and how many a run has.
 
-In a shared pool a killed worker ends all running tasks, and a hung one cannot be killed alone.
+Each is a process that can fail or be killed alone: in a shared pool a killed worker ends all running tasks.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import logging
-import os
-import signal
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
-from multiprocessing import resource_tracker
+from math import ceil, inf, sqrt
 from typing import Protocol, TypeVar
 
 from dwhctl.core.errors import WorkersError
-from dwhctl.core.secrets import mask_python
 from dwhctl.runtime.messages import LogBuffer, StageOrder, StageResult, captured_log
-from dwhctl.runtime.recovery import _SHARED_MEMORY
 from dwhctl.runtime.slots import WORKERS, Slot, Slots
 
 _T = TypeVar("_T")
-_PR_SET_PDEATHSIG = 1
-_UP_SECONDS = 5.0
-#: For the resource trackers of Python and loky, which outlive a killed run: they clean up after it, and warn of it on
-#: the run's stderr, cron's log; the next run reports the death. They read the filter from `sys.warnoptions`.
-_QUIET_TRACKERS = "ignore:resource_tracker:UserWarning"
-_REMEDIES = {
-    errno.ENOSPC: f"{_SHARED_MEMORY} is full: remove what is not needed there, or make it larger (mount -o"
-    f" remount,size=64m {_SHARED_MEMORY}; a container: --shm-size=64m)",
-    errno.EROFS: f"{_SHARED_MEMORY} is read-only: mount -o remount,rw {_SHARED_MEMORY}",
-    errno.EACCES: f"this user may not write {_SHARED_MEMORY}: chmod 1777 {_SHARED_MEMORY}",
-    errno.ENOENT: f"{_SHARED_MEMORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {_SHARED_MEMORY}",
-    errno.ENOSYS: f"{_SHARED_MEMORY} is missing: mount -t tmpfs -o mode=1777 tmpfs {_SHARED_MEMORY}",
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or use fewer workers (--jobs)",
-    errno.EAGAIN: "raise the limit of processes (ulimit -u), or use fewer workers (--jobs)",
-    errno.ENOMEM: "the machine has no memory left: use fewer workers (--jobs)",
-}
 
 
 class Worker(Protocol):
@@ -57,68 +31,14 @@ class Worker(Protocol):
         """End the worker now, whatever it does."""
 
     @property
-    def is_up(self) -> bool:
-        """Whether the worker has started: until then its task has not begun."""
-
-
-class ProcessWorker:
-    """A process of its own, from loky: a fresh interpreter that shares no handle with the parent."""
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        with warnings.catch_warnings():
-            # joblib warns that it goes on in one process without semaphores; the error below says what is wrong.
-            warnings.simplefilter("ignore", UserWarning)
-            from joblib.externals.loky import ProcessPoolExecutor
-
-        if _QUIET_TRACKERS not in sys.warnoptions:
-            sys.warnoptions.append(_QUIET_TRACKERS)
-        try:
-            self._executor = ProcessPoolExecutor(
-                max_workers=1, timeout=None, initializer=_settle, initargs=(os.getpid(),)
-            )
-            # Submitted at once: the process starts and imports what it needs while the parent goes on.
-            with _without_ctrl_c():
-                self._pid: Future[int] = self._executor.submit(os.getpid)
-        except OSError as error:
-            raise WorkersError(_translate_error(error)) from error
-
-    def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
-        try:
-            future: Future[object] = self._executor.submit(function, task)
-        except BrokenExecutor:
-            # It died while it had nothing to do: the task did not kill it.
-            self._executor.shutdown(wait=False)
-            self._start()
-            future = self._executor.submit(function, task)
-        return future
-
-    @property
-    def is_up(self) -> bool:
-        return self._pid.done()
-
-    def kill(self) -> None:
-        try:
-            # loky's manager thread fails when its process ends while it starts.
-            pid = self._pid.result(timeout=_UP_SECONDS)
-        except (BrokenExecutor, FutureTimeoutError):
-            self._executor.shutdown(wait=False, kill_workers=True)
-            return
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        self._executor.shutdown(wait=False)
-
-
-def _translate_error(error: OSError) -> str:
-    remedy = _REMEDIES.get(error.errno or 0)
-    text = f"worker processes cannot be started: {error.strerror or error}"
-    return f"{text}; {remedy}" if remedy else text
+    def is_alive(self) -> bool:
+        """Whether it can take a task."""
 
 
 class InlineWorker:
     """Runs the task in the parent, before `submit` returns: for breakpoints. Isolation and deadlines do not hold."""
+
+    is_alive = True
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         future: Future[object] = Future()
@@ -131,10 +51,6 @@ class InlineWorker:
     def kill(self) -> None:
         """Do nothing: no task runs between two calls of `submit`."""
 
-    @property
-    def is_up(self) -> bool:
-        return True
-
 
 def stage_in_worker(order: StageOrder) -> StageResult:
     """Stage a slice. The parent never imports what this needs: pandas and pyarrow."""
@@ -146,68 +62,114 @@ def stage_in_worker(order: StageOrder) -> StageResult:
     return replace(result, logged=log.messages())
 
 
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Block SIGINT while a process starts, until it ignores the signal itself."""
-    # It would let SIGINT through again if it started in the block.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _settle(parent: int) -> None:
-    """Make the process die with its parent, ignore the terminal's Ctrl-C, and be ready for its first slice.
-
-    The kernel sends the signal when the thread that started the process ends (prctl(2), PR_SET_PDEATHSIG): that is
-    the parent's main thread. A parent that died before the call is recognized by its pid.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    mask_python()
-    import dwhctl.load.extract  # noqa: F401 - imported ahead of the first slice
-
-
 _log = logging.getLogger(__name__)
 #: How long a run keeps its only worker while another run has none; how long it keeps the others after it gave one up.
 _TURN_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
 
 
-class WorkerPool:
-    """Up to `jobs` workers, each under a slot of this machine's worker processes."""
+#: What one more worker costs in seconds: its fork, its first imports and connections.
+_WORKER_SECONDS = 0.1
+#: With no result for so long, and slices that wait, the run gets all its workers.
+_STALL_SECONDS = 0.3
 
-    def __init__(self, jobs: int, make: Callable[[], Worker], slots: Slots) -> None:
+
+class Demand:
+    """How many workers the queue is worth: one more is worth it while it saves more time than it costs.
+
+    `seconds` is how long a slice takes as far as it is known.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
+        self._results = 0
+        self._since: float | None = None
+
+    def finished(self, seconds: float, now: float) -> None:
+        """Take how long a slice took in its worker."""
+        # The mean of about the last ten.
+        self._results = min(self._results + 1, 10)
+        known = self._seconds if self._results > 1 and self._seconds is not None else seconds
+        self._seconds = known + (seconds - known) / self._results
+        self._since = now
+
+    def workers(self, queued: int, running: Collection[float], now: float) -> int:
+        """Return how many workers to have for the slices that wait; `running` are the start times of the others."""
+        self._since = self._since or now if running else now
+        if self.stalled_at() <= now:
+            return len(running) + queued
+        # With work of W seconds and workers that cost C each, W / n + n * C is least for the root of W / C.
+        worth = ceil(sqrt(queued * (self._seconds or 0.0) / _WORKER_SECONDS))
+        slow = sum(now - start > _STALL_SECONDS for start in running)
+        return max(1, worth) + slow
+
+    def stalled_at(self) -> float:
+        """Return the time at which the slices that wait get more workers if there is no result before."""
+        return inf if self._since is None else self._since + _STALL_SECONDS
+
+
+class WorkerPool:
+    """Up to `jobs` workers, each under a slot of this machine's worker processes.
+
+    `make` returns None as long as no worker can be made yet. `limit` sets how many there should be for now.
+    """
+
+    def __init__(self, jobs: int, make: Callable[[], Worker | None], slots: Slots) -> None:
         self._jobs = jobs
+        self._limit = jobs
         self._make = make
         self._slots = slots
         self._idle: list[Worker] = []
         self._held: dict[Worker, Slot] = {}
         self._changed = 0.0
+        #: No worker can be made yet: the process that they are forked from imports.
+        self.is_starting = False
         self._numbers: dict[Worker, int] = {}
 
     def take(self) -> Worker | None:
         """Return an idle worker, or a new one if there may be one more."""
-        if self._idle:
-            return self._idle.pop()
-        if len(self._held) >= self._jobs or (slot := self._slots.try_take(WORKERS)) is None:
+        while self._idle:
+            if (worker := self._idle.pop()).is_alive:
+                return worker
+            self.dismiss(worker)
+        if not self.may_grow or (slot := self._slots.try_take(WORKERS)) is None:
             return None
         try:
-            worker = self._make()
+            new = self._make()
         except WorkersError as error:
             slot.release()
             self._go_on_with_fewer(error)
             return None
+        self.is_starting = new is None
+        if new is None:
+            slot.release()
+            return None
+        self._hold(new, slot)
+        return new
+
+    def limit(self, workers: int) -> None:
+        """Have no more than so many workers; those that there are stay."""
+        self._limit = workers
+
+    def replace_dead(self, worker: Worker) -> Worker:
+        """Return the worker, or a new one in its place when it died before it had a task."""
+        if worker.is_alive:
+            return worker
+        try:
+            new = self._make()
+        except WorkersError:
+            new = None
+        if new is None:
+            return worker  # its death counts as that of the attempt
+        slot, number = self._held.pop(worker), self._numbers.pop(worker)
+        self._held[new], self._numbers[new] = slot, number
+        return new
+
+    def _hold(self, worker: Worker, slot: Slot) -> None:
         self._held[worker] = slot
         self._changed = time.monotonic()
         taken = self._numbers.values()
         self._numbers[worker] = next(number for number in count(1) if number not in taken)
-        return worker
 
     def _go_on_with_fewer(self, error: WorkersError) -> None:
         """Have no more workers than there are. Raise the error when there are none."""
@@ -257,4 +219,9 @@ class WorkerPool:
     @property
     def may_grow(self) -> bool:
         """Whether the run could use one more worker."""
-        return not self._idle and len(self._held) < self._jobs
+        return not self._idle and len(self._held) < min(self._jobs, self._limit)
+
+    @property
+    def may_grow_later(self) -> bool:
+        """Whether the run could use one more worker when the demand rises."""
+        return not self._idle and self._limit <= len(self._held) < self._jobs

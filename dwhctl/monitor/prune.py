@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dwhctl.core.errors import StateDirError, UsageError
+from dwhctl.core.files import left_behind
 from dwhctl.core.waiting import caught_signals
 from dwhctl.project.connections import EmbeddedConnection
 from dwhctl.project.model import Project
@@ -21,7 +22,6 @@ from dwhctl.runtime.locks import Lock, StateDir
 from dwhctl.sessions import open_if_there, open_store
 from dwhctl.sessions.history import prunable
 from dwhctl.sessions.store import SessionStore
-from dwhctl.systems.duckdb.spill import left_behind
 
 #: What is younger may belong to a run that is about to begin.
 _OLD = timedelta(days=7)
@@ -31,12 +31,16 @@ _ANY_AGE = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """One kind of thing: how many were examined, how many removed (or would be), and the octets of their files."""
+    """One kind of thing that is removed. The JSON result has these fields."""
 
     what: str
+    """The kind: `sessions`, `work locks`, `staging`, `spill`, `logs`."""
     looked_at: int = 0
+    """How many were examined."""
     removed: int = 0
+    """How many were removed, or would be."""
     bytes: int | None = None
+    """The octets of their files; null for sessions."""
 
 
 def clean_up_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Removal]:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -107,6 +108,7 @@ def context(
     return names | (_days(day, project.zone) if day is not None else {})
 
 
+@lru_cache(maxsize=64)
 def _days(day: date, zone: ZoneInfo) -> dict[str, Any]:
     before, after = day - _ONE_DAY, day + _ONE_DAY
     start, end, previous = (start_of_day(at, zone).astimezone(zone) for at in (day, after, before))

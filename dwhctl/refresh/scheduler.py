@@ -23,7 +23,7 @@ from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.plan import Readiness, lacking, longest_wait, not_met, readiness
 from dwhctl.runtime.prepare import keep_report_place
 from dwhctl.sessions.values import State
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Report
@@ -134,7 +134,8 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         report = job.config
         label = f"dwhctl:{self.run_id}:{report.name}"
         connection = self._project.connections[report.connection]
-        target = system_of(connection).open_target(connection, self._project.state_dir, report.timeout, label)
+        options = TargetOptions(self._project.state_dir, report.timeout, label)
+        target = system_of(connection).open_target(connection, options)
         expires_at = now + report.timeout.total_seconds()
         attempt = ReportAttempt(job, InThread(target), (slot,), now, expires_at)
         if job.doubted is None:

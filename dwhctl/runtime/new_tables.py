@@ -11,7 +11,7 @@ from dwhctl.core import errors
 from dwhctl.core.faults import reach
 from dwhctl.project.templates import render_extract
 from dwhctl.systems.base.ddl import new_table
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,7 +79,9 @@ class TableColumnsFinder:
         with (
             self._slots.held(shard.connection),
             system_of(connection).open_source(
-                connection, shard.database, slice.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir
+                connection,
+                shard.database,
+                SourceOptions(slice.zone, _TIMEOUT_SECONDS, state_dir=self._project.state_dir),
             ) as source,
         ):
             columns = source.columns(query)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -29,7 +30,7 @@ from dwhctl.project.templates import place_of, render_extract, render_file, rend
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load, Report
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.slots import Slots
     from dwhctl.sessions.store import SessionStore
-    from dwhctl.systems.base.publication import HeldValues
+    from dwhctl.systems.base.staging import HeldValues
     from dwhctl.systems.base.target import StagedSlice, Target
 
 
@@ -108,10 +109,31 @@ class PreparedTables:
     failures: dict[str, Failure] = field(default_factory=dict)
 
 
+class _Targets(Mapping[str, "Target"]):
+    """Targets by connection, each opened when it is first used: that imports its driver."""
+
+    def __init__(self, openers: Mapping[str, Callable[[], Target]]) -> None:
+        self._openers = openers
+        self._opened: dict[str, Target] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Target:
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = self._openers[name]()
+            return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._openers)
+
+    def __len__(self) -> int:
+        return len(self._openers)
+
+
 def targets_of(
     project: Project, label: str = "dwhctl", timeout: timedelta | None = None
-) -> dict[str, Target]:
-    """Open the target of every load and report.
+) -> Mapping[str, Target]:
+    """Return the target of every load and report.
 
     No answer of a warehouse is waited for longer than `timeout`, or the longest timeout of its loads and reports.
     """
@@ -120,12 +142,16 @@ def targets_of(
     uses += [(report.connection, report.timeout) for report in project.reports.values()]
     for name, seconds in uses:
         longest[name] = timeout or max(seconds, longest.get(name, seconds))
-    return {
-        name: system_of(project.connections[name]).open_target(
-            project.connections[name], project.state_dir, longest[name], label
-        )
-        for name in sorted(longest)
-    }
+    return _Targets(
+        {
+            name: partial(
+                system_of(project.connections[name]).open_target,
+                project.connections[name],
+                TargetOptions(project.state_dir, longest[name], label),
+            )
+            for name in sorted(longest)
+        }
+    )
 
 
 def describe_targets(

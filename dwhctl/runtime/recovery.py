@@ -7,17 +7,14 @@ target, else as abandoned. A run that ended with a commit in doubt left sessions
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
@@ -74,8 +71,6 @@ class Reaper:
             done = False
             try:
                 holder = holder_of(lock.path)
-                if holder is not None and holder.host == socket.gethostname():
-                    remove_semaphores_of(holder.pid)
                 done = self._reap(run_id, holder)
                 self._store.release_run(run_id)
             finally:
@@ -264,19 +259,3 @@ def _closing(session: Session, rows: int | None) -> Closing:
             error_class, comment = str(session.error_class), f"its commit was in doubt: {rest}"
         return Closing(session.id, State.ABANDONED, now, error_class=error_class, comment=comment)
     return Closing(session.id, State.LOADED, now, loaded_rows=rows, extracted_rows=rows)
-
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps named semaphores, of which a worker has seven
-
-
-def remove_semaphores_of(pid: int) -> None:
-    """Remove the semaphores that loky left in /dev/shm for a run that was killed with all its workers."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        for path in _SHARED_MEMORY.glob(f"sem.loky-{pid}-*"):
-            with suppress(OSError):
-                if path.lstat().st_uid == os.geteuid():
-                    path.unlink()
-    except PermissionError:
-        return  # the pid is of another user by now

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from dwhctl.core.errors import AttemptError, LockHeldError, SessionsError, StateDirError
 from dwhctl.core.faults import reach
-from dwhctl.core.files import open_for_update, open_regular
+from dwhctl.core.files import open_for_update, open_regular, remove_left_behind
 from dwhctl.core.waiting import waited
 from dwhctl.runtime.events import Notice
 from dwhctl.runtime.locks import Lock, StateDir, held_in_sessions, held_work, shown_holder
 from dwhctl.runtime.recovery import Reaper
 from dwhctl.runtime.slots import WORKERS, Slots, connection_limits
 from dwhctl.sessions import open_store
-from dwhctl.systems.duckdb.spill import remove_left_behind
 
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load

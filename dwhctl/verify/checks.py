@@ -15,7 +15,7 @@ from dwhctl.runtime.fanout import AnyCheck, FanOut, Heartbeat, RemoteCheck
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.fingerprint import Measure
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -114,10 +114,8 @@ class SourceCheck(RemoteCheck[None], Generic[Found]):
         for zone, slices in groupby(by_zone, key=lambda planned: planned.slice.zone):
             left = list(slices)
             while left:
-                state_dir = self._project.state_dir
-                with system.open_source(
-                    connection, self._shard.database, zone, self._timeout, state_dir=state_dir
-                ) as self._source:
+                options = SourceOptions(zone, self._timeout, state_dir=self._project.state_dir)
+                with system.open_source(connection, self._shard.database, options) as self._source:
                     heartbeat()
                     self._read_over(self._source, left, heartbeat)
 

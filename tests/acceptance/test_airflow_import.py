@@ -58,6 +58,6 @@ def test_connections_of_a_real_airflow_work_after_the_import(
         assert not [each for each in PASSWORDS.values() if each in said]
         assert "the configuration is right" in invoke(root, "config", "check")
         names = ("mssql_0", "mssql_1", "dwh", "etl")
-        rows = json.loads(invoke(root, "connections", "test", *names, "--format", "json"))
+        rows = json.loads(invoke(root, "connections", "test", *names, "--format", "json"))["connections"]
     assert {row["connection"] for row in rows if row["ok"]} == set(names)
     assert all(row["version"] for row in rows)

@@ -204,7 +204,9 @@ def test_connections_list_counts_each_use_once(project: Path, capsys: pytest.Cap
 
 def trips(capsys: pytest.CaptureFixture[str], *names: str, code: int) -> list[dict[str, object]]:
     assert dwh("connections", "test", *names, "--format", "json") == code
-    rows: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
+    assert result["exit_code"] == code
+    rows: list[dict[str, object]] = result["connections"]
     return rows
 
 

@@ -114,7 +114,7 @@ def test_check_load_verify_and_query(project: CsvProject) -> None:
 
 @pytest.mark.long
 def test_connections(project: CsvProject) -> None:
-    tested = json.loads(project.run("connections", "test", "--format", "json"))
+    tested = json.loads(project.run("connections", "test", "--format", "json"))["connections"]
     assert {(trip["connection"], trip["database"], trip["ok"]) for trip in tested} == {
         ("sessions", None, True), ("dwh", None, True), ("server_0", "abakan", True), ("server_0", "chita", True),
     }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from dwhctl.core.errors import About, AttemptError, QueryError, TargetRefusedError
 from dwhctl.project.templates import Query
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 from tests.cli_support import dwh
 from tests.integration.vertica_target_kit import a_server, a_target
 from tests.servers.bot_api import TOKEN, BotApi
@@ -133,7 +133,7 @@ def refused_by_sql_server(sql: str) -> AttemptError:
         server.execute("abakan", "CREATE TABLE orders (id bigint, name nvarchar(50))")
         with (
             system_of(server.connection(name="mssql_0")).open_source(
-                server.connection(name="mssql_0"), "abakan", "UTC", 5
+                server.connection(name="mssql_0"), "abakan", SourceOptions("UTC", 5)
             ) as source,
             pytest.raises(QueryError) as caught,
         ):

@@ -14,7 +14,7 @@ import pytest
 from dwhctl.core.errors import QueryError
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.duckdb import client as engine
 from tests.support.projects import DAY, ORDERS, Sandbox
 
@@ -48,7 +48,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
 def source_of(sandbox: Sandbox) -> Source:
     project = sandbox.project()
     return system_of(project.connections["server_0"]).open_source(
-        project.connections["server_0"], "abakan", "UTC", state_dir=project.state_dir
+        project.connections["server_0"], "abakan", SourceOptions("UTC", state_dir=project.state_dir)
     )
 
 

@@ -211,7 +211,8 @@ def test_what_commands_show_of_it(project: Path, api: Api, capsys: pytest.Captur
     assert listed["crm"]["address"] == f"{api.url}api/"
     assert TOKEN not in repr(listed)
     assert dwh("connections", "test", "--project", project, "--format", "json") == 0
-    tried = [one for one in json.loads(capsys.readouterr().out) if one["connection"] == "crm"]
+    trips = json.loads(capsys.readouterr().out)["connections"]
+    tried = [one for one in trips if one["connection"] == "crm"]
     assert [(one["ok"], one["version"]) for one in tried] == [(True, "HTTP 404, test")]
     assert dwh("query", "crm", "SELECT 1", "--project", project) == 2
     assert "is an HTTP API, which takes no SQL" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,22 @@ def test_a_quiet_run_says_nothing(late: Sandbox, capsys: pytest.CaptureFixture[s
     assert dwh("load", "--date", DAY, "--quiet", "--project", late.root) == 0
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("", "")
+
+
+_SHOWING_MODULES = """\
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from dwhctl.cli.main import main
+main()
+"""
+
+
+def test_a_load_with_nothing_to_do_imports_no_driver(late: Sandbox) -> None:
+    command = ("load", "--date", "2020-07-15", "--only-missing", "--project", str(late.root))
+    assert dwh(*command, "--inline") == 0
+    done = subprocess.run(
+        [sys.executable, "-c", _SHOWING_MODULES, *command], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("nothing to load")
+    imported = set(done.stderr.split())
+    assert {"duckdb", "pyarrow", "numpy", "pandas", "dwhctl.systems.duckdb.target"} & imported == set()

@@ -18,15 +18,15 @@ import pytest
 
 from dwhctl.core import files as private
 from dwhctl.core.errors import WorkersError
-from dwhctl.load import workers
+from dwhctl.load.worker_server import WorkerServer
 from dwhctl.load.workers import Worker, WorkerPool
 from dwhctl.runtime.locks import StateDir
-from dwhctl.runtime.recovery import remove_semaphores_of
 from dwhctl.runtime.slots import WORKERS, Slots
 from tests.cli_support import dwh
 from tests.support.faulty import REPOSITORY, Faults, wait_for_end
 from tests.support.projects import DAY, Sandbox
 from tests.support.users import OTHER, open_folder, other_user
+from tests.unit.dispatch_kit import ready_server
 
 LOAD = ("load", "--date", str(DAY))
 SHARED_MEMORY = Path("/dev/shm")
@@ -58,7 +58,7 @@ def programs() -> list[list[str]]:
 def test_nothing_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     sandbox, here = one_shard(tmp_path / "project"), tmp_path / "shared"
     here.mkdir()
-    names = "__future__ click duckdb joblib json loky multiprocessing pathlib pickle psycopg2 pyarrow pydantic queue"
+    names = "__future__ click duckdb json multiprocessing pathlib pickle psycopg2 pyarrow pydantic queue"
     for name in [*names.split(), "pymssql", "resource", "sitecustomize", "sqlite3", "subprocess", "typing"]:
         (here / f"{name}.py").write_text(f"open({str(here / 'marker')!r}, 'a').write('{name} ')")
     for program in programs():
@@ -352,16 +352,13 @@ def test_a_project_that_cannot_be_read_is_said_in_words(
 
 
 @pytest.mark.parametrize(
-    ("mount", "said"),
+    "mount",
     [
-        (
-            "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full",
-            "No space left on device; /dev/shm is full: remove what is not needed there, or make it larger",
-        ),
-        ("mount -t tmpfs -o ro tmpfs /dev/shm", "/dev/shm is read-only: mount -o remount,rw /dev/shm"),
+        "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full",
+        "mount -t tmpfs -o ro tmpfs /dev/shm",
     ],
 )
-def test_a_full_or_read_only_shared_memory_is_said_in_words(tmp_path: Path, mount: str, said: str) -> None:
+def test_a_full_or_read_only_shared_memory_does_not_matter(tmp_path: Path, mount: str) -> None:
     if os.geteuid() or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("a mount namespace cannot be made here")
     sandbox = one_shard(tmp_path / "project")
@@ -380,11 +377,8 @@ def test_a_full_or_read_only_shared_memory_is_said_in_words(tmp_path: Path, moun
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 99:
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr}")
-    assert done.returncode == 1, done.stderr
-    assert said in done.stdout
-    assert "internal error" not in done.stderr
-    assert "serial mode" not in done.stderr
-    assert sandbox.load().failed == 0
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     assert sandbox.target_rows() == sandbox.source_rows()
 
 
@@ -420,45 +414,30 @@ def test_a_run_goes_on_with_the_workers_that_it_could_start(
         WorkerPool(3, _Scarce, slots).take()
 
 
-def test_a_run_that_was_killed_with_its_workers_leaves_no_semaphore(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_with_its_workers_leaves_nothing_in_shared_memory(tmp_path: Path) -> None:
     sandbox = one_shard(tmp_path / "project")
     faults = Faults(tmp_path / "log").at("stage.write", "pause")
+    before = set(SHARED_MEMORY.iterdir())
     with sandbox.start(*LOAD, env=faults.env()) as process:
         faults.wait_for("stage.write")
+        mine = [path for path in set(SHARED_MEMORY.iterdir()) - before if str(process.pid) in path.name]
         os.killpg(process.pid, signal.SIGKILL)
         wait_for_end(process)
-    left = f"sem.loky-{process.pid}-*"
-    assert list(SHARED_MEMORY.glob(left)), "the attack leaves nothing to clean up"
-    assert sandbox.load().failed == 0
-    assert list(SHARED_MEMORY.glob(left)) == []
+    assert mine == []
 
 
-def test_semaphores_of_the_living_and_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dwhctl.runtime.recovery._SHARED_MEMORY", tmp_path)
-    with subprocess.Popen(["true"]) as dead:
-        dead.wait()
-    files = [tmp_path / f"sem.loky-{pid}-abc" for pid in (os.getpid(), dead.pid, int(f"{dead.pid}0"))]
-    for file in files:
-        file.touch()
-    remove_semaphores_of(os.getpid())
-    remove_semaphores_of(dead.pid)
-    assert [file.exists() for file in files] == [True, False, True]
-    if os.geteuid() == 0:
-        files[1].touch()
-        os.chown(files[1], OTHER, OTHER)
-        remove_semaphores_of(dead.pid)
-        assert files[1].exists()
+def test_a_worker_that_cannot_be_made_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ready_server()
 
-
-def test_a_worker_that_cannot_be_forked_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: Any, **_options: Any) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("joblib.externals.loky.ProcessPoolExecutor", refuse)
-    with pytest.raises(
-        WorkersError, match=r"cannot be started: Too many open files; raise the limit .*--jobs"
-    ):
-        workers.ProcessWorker()
+    monkeypatch.setattr("socket.socketpair", refuse)
+    said = r"cannot be started: Too many open files; raise the limit .*--jobs"
+    with pytest.raises(WorkersError, match=said):
+        server.fork()
+    with pytest.raises(WorkersError, match=said):
+        WorkerServer(lambda: None).start()
 
 
 # Files that are written where others may write

@@ -25,7 +25,7 @@ from dwhctl.core.errors import AttemptError, LockHeldError, QueryError, TimedOut
 from dwhctl.query import AnswerEnd, Changed, QueryColumns, QueryRequest, Rows, running_query
 from dwhctl.runtime.locks import StateDir
 from dwhctl.runtime.slots import Slots
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import CursorOptions, system_of
 from tests.cli_support import dwh
 from tests.postgres import PostgresServer
 from tests.servers.faults import Fault
@@ -78,7 +78,7 @@ def ask(sandbox: Sandbox, connection: str, sql: str, **more: Any) -> list[tuple[
 def run_unchecked(sandbox: Sandbox, connection: str, sql: str) -> None:
     """Run a statement as a query that only reads runs it, whatever it begins with."""
     cursor = system_of(sandbox.project().connections[connection]).open_cursor(
-        sandbox.project().connections[connection], None, write=False, timeout=None
+        sandbox.project().connections[connection], None, CursorOptions(write=False)
     )
     try:
         cursor.open()

@@ -217,7 +217,7 @@ def test_a_second_signal_changes_nothing(sandbox: Sandbox, faults: Faults) -> No
     load_well(sandbox)
 
 
-# What is left in cron's log and in /dev/shm
+# What is left in cron's log
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -229,7 +229,7 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 def interrupt_again_and_again(process: subprocess.Popen[str]) -> None:
-    """Also while Python waits for the threads of loky, at the end of the process."""
+    """Also at the end of the process."""
     while process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.02)
@@ -268,4 +268,3 @@ def test_cron_s_log_holds_no_warning_of_python(
     for bad in ("Warning", "leaked", "Traceback", "Exception ignored"):
         assert bad not in text
     load_well(sandbox)
-    assert list(Path("/dev/shm").glob(f"sem.loky-{process.pid}-*")) == []

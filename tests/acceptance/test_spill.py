@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from dwhctl.core.files import SpillFolder, remove_left_behind
 from dwhctl.project.names import RowSource
 from dwhctl.project.templates import Query
 from dwhctl.query import QueryRequest, running_query
-from dwhctl.systems.base.system import system_of
-from dwhctl.systems.duckdb.spill import SpillFolder, remove_left_behind
+from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from tests.support.projects import DAY, ORDERS, Sandbox
 
 ROWS = 600_000
@@ -30,11 +30,11 @@ import os, signal, sys
 from pathlib import Path
 from dwhctl.project.read import read_project
 from dwhctl.project.templates import Query
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 
 project = read_project(Path(sys.argv[1]))
 server = project.connections["server_0"]
-source = system_of(server).open_source(server, "abakan", "UTC", state_dir=project.state_dir)
+source = system_of(server).open_source(server, "abakan", SourceOptions("UTC", state_dir=project.state_dir))
 next(source.batches(Query(sys.argv[2], {}), 1000))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -85,7 +85,7 @@ def test_a_source_spills_into_a_private_folder_that_goes_with_it(sandbox: Sandbo
     project = sandbox.project()
     with nothing_after(sandbox):
         source = system_of(project.connections["server_0"]).open_source(
-            project.connections["server_0"], "abakan", "UTC", state_dir=project.state_dir
+            project.connections["server_0"], "abakan", SourceOptions("UTC", state_dir=project.state_dir)
         )
         with source:
             batches = source.batches(Query(SORTED, {}), 1000)
@@ -106,7 +106,7 @@ def test_a_query_spills_into_a_private_folder_that_goes_with_it(sandbox: Sandbox
 def test_a_refresh_spills_into_a_private_folder_that_goes_with_it(sandbox: Sandbox) -> None:
     project = sandbox.project()
     connection = project.connections["warehouse"].model_copy(update={"memory_limit": "80MiB"})
-    target = system_of(connection).open_target(connection, project.state_dir)
+    target = system_of(connection).open_target(connection, TargetOptions(project.state_dir))
     target.run_statements(
         [
             f"CREATE TABLE wide AS SELECT range AS id, repeat(md5(range::VARCHAR), 3) AS text FROM range({ROWS})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.contract.kits import SOURCES, TARGETS
+from tests.contract.pairs import RESULTS, PairResult, pair_of, read_results, write_results
 from tests.contract.way import Way
 from tests.support.csv_system import install, registered
 
@@ -30,6 +32,38 @@ PAIRS = [
     for source in SOURCES
     for target in TARGETS
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the results of the pairs."""
+    parser.addoption("--write-pairs", action="store_true", help=f"write {RESULTS.name}")
+
+
+class PairRecorder:
+    """Counts what passed and failed of each pair, and writes it into RESULTS; pairs that did not run stay there."""
+
+    def __init__(self) -> None:
+        self._results = read_results()
+        self._counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test of a pair; one that passed also ended well."""
+        if (report.when == "call" or report.outcome != "passed") and (pair := pair_of(report.nodeid)):
+            self._counts[pair][report.outcome] += 1
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the file."""
+        self._results |= {
+            pair: PairResult(counts["passed"], counts["skipped"], counts["failed"])
+            for pair, counts in self._counts.items()
+        }
+        write_results(self._results)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record the pairs in the process that all reports come to."""
+    if config.getoption("--write-pairs", False) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(PairRecorder())
 
 
 @pytest.fixture(params=PAIRS)

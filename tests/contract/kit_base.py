@@ -20,7 +20,7 @@ from dwhctl.core.errors import AttemptError
 from dwhctl.project.connections import Connection
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import Target
 
 #: Texts that some system somewhere mistakes for something else.
@@ -159,7 +159,7 @@ class SourceKit(Kit):
 
     def open(self, connection: Connection, database: str = "abakan", zone: str = "UTC") -> Source:
         """Open a database."""
-        return system_of(connection).open_source(connection, self.database(database), zone)
+        return system_of(connection).open_source(connection, self.database(database), SourceOptions(zone))
 
 
 class TargetKit(Kit):
@@ -205,4 +205,4 @@ class TargetKit(Kit):
 
     def open(self, connection: Connection, root: Path) -> Target:
         """Open the warehouse with the state folder of this test."""
-        return system_of(connection).open_target(connection, root / "state")
+        return system_of(connection).open_target(connection, TargetOptions(root / "state"))

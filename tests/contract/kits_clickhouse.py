@@ -96,7 +96,7 @@ class _PlainSql(ClickHouseTarget):
 
     def run_statements(self, statements: Sequence[str]) -> None:
         plain = (one.replace("CREATE SCHEMA", "CREATE DATABASE") for one in statements)
-        with self._working("create") as client:
+        with self._writing("create") as client:
             for one in plain:
                 client.run(re.sub(r"(ADD COLUMN \w+) (\w+)$", r"\1 Nullable(\2)", one), PROFILE)
 

@@ -22,8 +22,8 @@ from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, LoginRefusedError
 from dwhctl.core.secrets import Secret
 from dwhctl.project.connections import Connection
+from dwhctl.systems.mssql.sql import quote
 from dwhctl.systems.mssql.system import MssqlConnection
-from dwhctl.systems.mssql.types import quote
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TypeCase
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer

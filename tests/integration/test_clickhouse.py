@@ -567,10 +567,10 @@ def test_a_certificate_is_checked_and_a_server_without_tls_gets_nothing(
 
 
 def test_the_console_reads_and_does_not_write(warehouse: Warehouse) -> None:
-    from dwhctl.systems.base.system import system_of
+    from dwhctl.systems.base.system import CursorOptions, system_of
 
     cursor = system_of(warehouse.connection).open_cursor(
-        warehouse.connection, None, write=False, timeout=TIMEOUT
+        warehouse.connection, None, CursorOptions(write=False, timeout=TIMEOUT)
     )
     cursor.open()
     try:
@@ -589,10 +589,10 @@ def test_the_console_reads_and_does_not_write(warehouse: Warehouse) -> None:
 
 
 def test_the_console_writes_when_it_is_let(warehouse: Warehouse) -> None:
-    from dwhctl.systems.base.system import system_of
+    from dwhctl.systems.base.system import CursorOptions, system_of
 
     cursor = system_of(warehouse.connection).open_cursor(
-        warehouse.connection, None, write=True, timeout=TIMEOUT
+        warehouse.connection, None, CursorOptions(write=True, timeout=TIMEOUT)
     )
     cursor.open()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from dwhctl.alerts.digest import Digest, Reason
 from dwhctl.alerts.outbox import as_json
+from dwhctl.cli.schema import schema_of
 from dwhctl.runtime.events import Event, Notice
 from dwhctl.runtime.log_reader import find_log, read_log, text_of
 from dwhctl.sessions import State, open_store
@@ -250,8 +253,11 @@ def test_reports_runs_and_prune_bear_every_value(attacked: tuple[Sandbox, Place]
             assert code in (0, 1), (report, text)
             assert "internal error" not in text, (report, text)
             assert "the sessions" not in text or "Error" not in text, (report, text)
-            if form == "table":
+            if form != "csv":
                 assert not ACTING.search(text), (report, text)
+            if form == "json":
+                value, _ = json.JSONDecoder(parse_constant=pytest.fail).raw_decode(text)
+                Draft202012Validator(schema_of(" ".join(report[:2]))).validate(value)
     for row in sandbox.sessions_newest_first():
         code, text = seen(sandbox, "report", "timeline", row.run_id)
         assert (code, "internal error" in text) == (0, False) or "there is no run" in text, text

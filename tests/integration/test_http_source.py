@@ -653,6 +653,8 @@ def test_a_damaged_file_of_the_rate_limit_does_no_harm(tmp_path: Path) -> None:
         kept = Budget("crm", RateLimit(5, 1), tmp_path, 300, threading.Event())
         kept.end(kept.begin())
         kept.close()
+        kept_file = json.loads((tmp_path / "rates" / "crm.json").read_bytes())
+        assert (len(kept_file["done"]), kept_file["open"]) == (1, [])
 
 
 # What verify asks

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from dwhctl.core.files import SpillFolder
 from dwhctl.load.run import plan_load
 from dwhctl.monitor.prune import clean_up_state
 from dwhctl.runtime.locks import Lock, StateDir, held_work, work_names
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Closing, State, open_store
-from dwhctl.systems.duckdb.spill import SpillFolder
 from tests.cli_support import dwh
 from tests.integration.sessions_kit import new
 from tests.support.faulty import flocked
@@ -151,7 +151,7 @@ def test_the_command_prunes_sessions_and_says_what_it_did(
     sandbox = Sandbox(tmp_path).write().fill(3)
     prune = ("sessions", "prune", "--project", tmp_path, "--keep", "400d", "--format", "json")
     assert dwh(*prune) == 0
-    nothing = {one["what"]: one["removed"] for one in json.loads(capsys.readouterr().out)}
+    nothing = {one["what"]: one["removed"] for one in json.loads(capsys.readouterr().out)["removals"]}
     assert nothing == {
         "sessions": 0,
         "work locks": 0,
@@ -170,9 +170,11 @@ def test_the_command_prunes_sessions_and_says_what_it_did(
     assert dwh(*prune, "--dry-run") == 0
     captured = capsys.readouterr()
     assert captured.err == "dry run: nothing was removed\n"
-    assert json.loads(captured.out)[0] == {"what": "sessions", "looked_at": 2, "removed": 1, "bytes": None}
+    counted = json.loads(captured.out)
+    assert counted["dry_run"] is True
+    assert counted["removals"][0] == {"what": "sessions", "looked_at": 2, "removed": 1, "bytes": None}
     assert dwh(*prune) == 0
-    assert json.loads(capsys.readouterr().out)[0]["removed"] == 1
+    assert json.loads(capsys.readouterr().out)["removals"][0]["removed"] == 1
     missing = plan_load(sandbox.project(), LoadRequest(days=(DAY,), only_missing=True))
     assert [one.shard.name for one in missing.slices] == ["achinsk", "chita"]
     assert (

@@ -387,3 +387,19 @@ def test_closing_a_session_that_waits_for_a_lock(server: VerticaServer, one: Any
         with pytest.raises(errors.ConnectionError):
             waiting.end()
     assert ask(one, "SELECT current_session() = session_id FROM v_monitor.current_session") == [[True]]
+
+
+def test_a_statement_sees_nothing_of_a_transaction_that_begins_after_it(
+    server: VerticaServer, one: Any, other: Any
+) -> None:
+    ask(one, "INSERT INTO stage.t VALUES (1, 'old')")
+    ask(one, "COMMIT")
+    table = server.catalog.table(("stage", "t"))
+    with server.store.statement(None) as visible:
+        query = f"SELECT name FROM {table.engine_name} AS v WHERE {visible.condition('v')}"
+        ask(other, "INSERT INTO stage.t VALUES (2, 'new')")
+        ask(other, "DELETE FROM stage.t WHERE id = 1")
+        assert server.store.connect().execute(query).fetchall() == [("old",)]
+        ask(other, "COMMIT")
+        assert server.store.connect().execute(query).fetchall() == [("old",)]
+    assert ask(one, "SELECT name FROM stage.t") == [["new"]]

@@ -10,7 +10,7 @@ import pytest
 
 from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, TargetError
 from dwhctl.core.secrets import Secret
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import TargetOptions, system_of
 from dwhctl.systems.vertica.client import VerticaClient
 from dwhctl.systems.vertica.system import VerticaConnection
 from tests.integration.vertica_target_kit import (
@@ -92,10 +92,10 @@ def test_hosts_stand_in_for_each_other(server: VerticaServer) -> None:
             password=Secret("Secret_456"), tlsmode="disable",
         )  # fmt: skip
         for _ in range(6):
-            assert system_of(connection).open_target(connection, NO_STATE).version()
+            assert system_of(connection).open_target(connection, TargetOptions(NO_STATE)).version()
         both_dead = connection.model_copy(update={"hosts": (dead, dead)})
         with pytest.raises(ConnectError) as caught:
-            system_of(both_dead).open_target(both_dead, NO_STATE).version()
+            system_of(both_dead).open_target(both_dead, TargetOptions(NO_STATE)).version()
     assert str(caught.value).count(dead) == 2
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dwhctl.core.columns import Column
 from dwhctl.project.days import Slice
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import TargetOptions, system_of
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica.target import VerticaTarget
 from tests.servers.vertica import VerticaServer
@@ -50,7 +50,8 @@ def a_prepared_target(server: VerticaServer) -> VerticaTarget:
 
 def a_target(server: VerticaServer, timeout: float = 20, **keys: Any) -> VerticaTarget:
     connection = server.connection(**keys)
-    target = system_of(connection).open_target(connection, NO_STATE, timedelta(seconds=timeout), "dwhctl:run")
+    options = TargetOptions(NO_STATE, timedelta(seconds=timeout), "dwhctl:run")
+    target = system_of(connection).open_target(connection, options)
     assert isinstance(target, VerticaTarget)
     return target
 

@@ -7,6 +7,7 @@ thread; every wait of it ends when the client goes, when the server stops and wh
 from __future__ import annotations
 
 import atexit
+import json
 import socket
 import sys
 import threading
@@ -15,13 +16,13 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, Self
 
 from .faults import KINDS, Fault, Faults
 from .link import Gone, Link
 
-__all__ = ["KINDS", "Fault", "Faults", "Gone", "Link", "Server", "Statement"]
+__all__ = ["KINDS", "Fault", "Faults", "Gone", "Link", "Server", "Statement", "Traffic"]
 
 #: How long `stop` and `kill` wait for the threads of connections, seconds.
 _PATIENCE = 10.0
@@ -38,6 +39,20 @@ class Statement:
     session: int
     at: float
     """Seconds, by time.monotonic."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What reached a server since `forget`.
+
+    A round trip is what a client sends after an answer: a prelogin, a step of a handshake, a login, a batch, the rows
+    of a COPY, the end of a session. Opening a connection is another one.
+    """
+
+    connections: int = 0
+    logins: int = 0
+    statements: int = 0
+    round_trips: int = 0
 
 
 @dataclass
@@ -68,6 +83,8 @@ class Server(ABC):
         self.faults = Faults()
         self.statements: list[Statement] = []
         self.logins = 0
+        self._connected = self._round_trips = 0
+        self._logins_before = 0
         self._lock = threading.RLock()
         self._sessions = _Counts()
         self._connections = _Counts()
@@ -130,11 +147,24 @@ class Server(ABC):
         return self._connections.most
 
     def forget(self) -> None:
-        """Forget the statements and what were the most sessions and connections."""
+        """Forget the statements, the traffic, and what were the most sessions and connections."""
         with self._lock:
             self.statements = []
+            self._connected = self._round_trips = 0
+            self._logins_before = self.logins
             self._sessions.most = self._sessions.now
             self._connections.most = self._connections.now
+
+    @property
+    def traffic(self) -> Traffic:
+        """What reached the server since `forget`."""
+        with self._lock:
+            logins = self.logins - self._logins_before
+            return Traffic(self._connected, logins, len(self.statements), self._round_trips)
+
+    def _note_trip(self) -> None:
+        with self._lock:
+            self._round_trips += 1
 
     def note(self, sql: str, *, database: str, user: str, application: str, session: int) -> None:
         """Keep a statement."""
@@ -167,10 +197,15 @@ class Server(ABC):
         return live is not None
 
     def run_alone(self) -> None:
-        """Be a process: print the port as the first line on stdout, serve until stdin closes."""
+        """Be a process: print the port as the first line on stdout, serve until stdin closes.
+
+        Each line of stdin is answered by a line of JSON with the traffic since the last one.
+        """
         with self:
             print(self.port, flush=True)
-            sys.stdin.read()
+            for _ in sys.stdin:
+                print(json.dumps(asdict(self.traffic)), flush=True)
+                self.forget()
 
     def _end(self, how: Literal["reset", "close"]) -> None:
         with self._lock:
@@ -200,7 +235,8 @@ class Server(ABC):
             with self._lock:
                 self._numbers += 1
                 number = self._numbers
-                live = _Live(Link(connection, number))
+                live = _Live(Link(connection, number, self._note_trip))
+                self._connected += 1
                 live.thread = threading.Thread(target=self._serve, args=(live.link,), daemon=True)
                 self._live[number] = live
                 self._connections.enter()

@@ -22,12 +22,17 @@ class Gone(Exception):  # noqa: N818 - the end of a conversation is no error
 class Link:
     """One TCP connection, used by its own thread; `end` may be called from any thread."""
 
-    def __init__(self, connection: socket.socket, number: int) -> None:
+    def __init__(
+        self, connection: socket.socket, number: int, note_trip: Callable[[], object] = lambda: None
+    ) -> None:
+        """`note_trip` is called when the client has sent something after an answer: a round trip begins."""
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.number = number
         self._on_end: Callable[[], object] | None = None
         self._socket = connection
+        self._note_trip = note_trip
+        self._answered = True
         self._buffer = bytearray()
         self._tls: ssl.SSLObject | None = None
         self._incoming = ssl.MemoryBIO()
@@ -188,9 +193,13 @@ class Link:
             else:
                 if not data:
                     raise Gone("the client went")
+                if self._answered:
+                    self._answered = False
+                    self._note_trip()
                 return data
 
     def _send_plain(self, view: memoryview) -> None:
+        self._answered = True
         while view:
             self._check()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from dwhctl.load.attempts import SliceJob, SliceParts
 from dwhctl.load.publish import Publisher
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
-from dwhctl.load.workers import ProcessWorker, Worker, WorkerPool
+from dwhctl.load.worker_server import WorkerServer
+from dwhctl.load.workers import Worker, WorkerPool
 from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
@@ -91,6 +94,17 @@ def read_log(state: Path, what: str | None = None) -> list[dict[str, Any]]:
     path = state / "log"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in lines if what in (None, line["what"])]
+
+
+@cache
+def ready_server() -> WorkerServer:
+    """Give the server process of all benches: its imports take longer than most of their runs."""
+    is_ready = threading.Event()
+    server = WorkerServer(is_ready.set)
+    server.start([__name__])
+    atexit.register(server.close)
+    assert is_ready.wait(60)
+    return server
 
 
 class AcceptingTarget(FakeTarget):
@@ -158,7 +172,7 @@ class Bench:
     keys: Mapping[str, Any] = field(default_factory=dict)
     stop_after: float | None = None
     days: Sequence[date] = (DAY,)
-    make: Callable[[], Worker] = ProcessWorker
+    make: Callable[[], Worker] | None = None
 
     def __post_init__(self) -> None:
         self.state = self.root / "state"
@@ -215,7 +229,7 @@ class Bench:
         creator = StagingCreator({"dwh": self.target}, events.put)
         table = TargetTable(warehouse, load.table, (), self.state)
         parts = SliceParts(
-            pool=WorkerPool(self.jobs, self.make, slots),
+            pool=WorkerPool(self.jobs, self.make or ready_server().fork, slots),
             breaker=CircuitBreaker(),
             prober=Prober(connections, slots, events.put),
             groups=Groups("run", creator.open),

@@ -16,7 +16,7 @@ from dwhctl.project.loads import Load, Shard
 from dwhctl.project.names import RowSource
 from dwhctl.runtime.plan import PlannedSlice
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import Publication
 from dwhctl.systems.base.target import (
     Refresh,
     Stage,

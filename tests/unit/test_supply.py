@@ -77,11 +77,3 @@ def test_the_tests_run_with_the_versions_that_users_get(python: str) -> None:
 def test_every_entry_has_hashes_and_no_line_says_where_it_is_from(name: str) -> None:
     assert all(locked(name).values())
     assert "/" not in (ROOT / name).read_text().replace("#    .ci/lock", "")
-
-
-def test_loky_can_kill_workers_without_a_program() -> None:
-    """Without psutil it starts pgrep, which a slim image has not: workers stayed, and SIGTERM did not end the run."""
-    from joblib.externals.loky.backend import utils
-
-    assert "psutil" in {requirement.name for requirement in wanted(test=False)}
-    assert utils.psutil is not None

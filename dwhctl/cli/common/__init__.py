@@ -5,6 +5,7 @@ Read in this order:
 - `ending` turns errors into messages and exit codes, and notifies when a command from cron could not begin.
 - `output` writes results to stdout and messages to stderr. `listing` declares columns and writes them as a table
   (drawn by `table`), JSON or CSV; `rows` writes the rows of a query.
+- `objects`: the result objects of `--format json`; `results` fills them from what runs return.
 - `page` writes the page at the end of a run.
 - `progress` (plain lines) and `live` (on a terminal) show a run; `summary` shows the plan and the result.
 rich is imported only to draw: `table` and `live`.

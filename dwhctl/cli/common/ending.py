@@ -10,13 +10,14 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 import click
 
 from dwhctl.cli.common.options import Settings, use_project
-from dwhctl.core.errors import DwhctlError, ExitCode, Interrupted
+from dwhctl.core.errors import DwhctlError, ExitCode, InternalError, Interrupted, UsageError
 from dwhctl.core.waiting import Waiting, announced
 
 PROGRAM = "dwhctl"
@@ -69,6 +70,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         _write_any_character(stream)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _begin_output()
     try:
         with announced(lambda waiting: _show_wait(waiting, settings)):
             code = _invoke(command, given, settings)
@@ -79,12 +81,19 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         shown, message = _without_values(error, given)
         _tell(shown)
+        _show_error(given, UsageError.__name__, message, error.exit_code)
         return _notified(error.exit_code, given, message, settings)
     except (click.Abort, KeyboardInterrupt, Interrupted) as stop:
         _tell("Error: interrupted")
-        return stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
+        code = stop.exit_code if isinstance(stop, Interrupted) else ExitCode.INTERRUPTED
+        _show_error(given, Interrupted.__name__, "interrupted", code)
+        return code
     except Exception as error:
-        return _notified(_end(error, debug=settings.debug), given, str(error), settings)
+        code, problems = _end(error, debug=settings.debug)
+        if problems:
+            _tell(_listed(problems))
+            _show_error(given, _class_of(error), "\n".join(problems), code)
+        return _notified(code, given, str(error), settings)
 
 
 def _show_wait(waiting: Waiting, settings: Settings) -> None:
@@ -118,7 +127,8 @@ def _invoke(command: click.Command, arguments: Sequence[str], settings: Settings
     return result if isinstance(result, int) else ExitCode.DONE
 
 
-def _end(error: Exception, *, debug: bool) -> ExitCode:
+def _end(error: Exception, *, debug: bool) -> tuple[ExitCode, list[str]]:
+    """Return the exit code of a command that an error ended, and what is wrong; nothing when the reader has gone."""
     if isinstance(error, OSError) and _came_from_writing(error):
         return _without_output(error)
     if debug:
@@ -126,37 +136,71 @@ def _end(error: Exception, *, debug: bool) -> ExitCode:
 
         _tell("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, DwhctlError):
-        _tell(_translate_error(error))
-        return error.exit_code
+        # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
+        lines = [line for line in str(error).split("\n") if line.strip()]
+        return error.exit_code, lines or [type(error).__name__]
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM and error.filename is not None:
         from dwhctl.core.files import denied
 
         path = os.fsdecode(error.filename)
         remedy = denied(Path(path)) if isinstance(error, PermissionError) else _OF_THE_SYSTEM[error.errno]
-        _tell(f"Error: {path}: {error.strerror}; {remedy}")
-        return ExitCode.FAILED
+        return ExitCode.FAILED, [f"{path}: {error.strerror}; {remedy}"]
     hint = "" if debug else " (--debug shows where)"
     first_line = str(error).partition("\n")[0]
-    _tell(f"Error: internal error, a defect in dwhctl: {type(error).__name__}: {first_line}{hint}")
-    return ExitCode.FAILED
+    problem = f"internal error, a defect in dwhctl: {type(error).__name__}: {first_line}{hint}"
+    return ExitCode.FAILED, [problem]
 
 
-def _without_output(error: OSError) -> ExitCode:
+def _without_output(error: OSError) -> tuple[ExitCode, list[str]]:
     from dwhctl.cli.common.output import CANNOT_WRITE, silence
 
     silence(sys.stdout)
     if isinstance(error, BrokenPipeError):  # the reader has gone
-        return ExitCode.DONE
-    _tell(f"Error: {CANNOT_WRITE}: {error.strerror}")
-    return ExitCode.FAILED
+        return ExitCode.DONE, []
+    return ExitCode.FAILED, [f"{CANNOT_WRITE}: {error.strerror}"]
 
 
-def _translate_error(error: DwhctlError) -> str:
-    # Not `splitlines`: a separator of lines in a server's text begins no problem of its own.
-    lines = [line for line in str(error).split("\n") if line.strip()] or [type(error).__name__]
-    if len(lines) == 1:
-        return f"Error: {lines[0]}"
-    return "\n".join([f"Error: {len(lines)} problems:", *(f"  {line}" for line in lines)])
+def _listed(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return f"Error: {problems[0]}"
+    return "\n".join([f"Error: {len(problems)} problems:", *(f"  {line}" for line in problems)])
+
+
+def _class_of(error: Exception) -> str:
+    """Return the class of an error as a result has it: a defect is an InternalError."""
+    return type(error).__name__ if isinstance(error, DwhctlError | OSError) else InternalError.__name__
+
+
+def _show_error(arguments: Sequence[str], error_class: str, message: str, code: int) -> None:
+    """With `--format json` write the error to stdout as an object, unless the command has written its result."""
+    from dwhctl.cli.common.output import has_result
+
+    if not _wants_json(arguments) or has_result():
+        return
+    from dwhctl.cli.common.objects import ErrorObject, ErrorPart, show_object
+
+    part = ErrorPart(error_class, message, tuple(message.split("\n")))
+    # Where stdout cannot be written, stderr has the error.
+    with suppress(DwhctlError):
+        show_object(ErrorObject(exit_code=code, error=part))
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Return whether the last --format is json; click may have refused the arguments before it read them."""
+    form = None
+    words = iter(arguments)
+    for word in words:
+        if word == "--format":
+            form = next(words, None)
+        elif word.startswith("--format="):
+            form = word.partition("=")[2]
+    return form == "json"
+
+
+def _begin_output() -> None:
+    from dwhctl.cli.common.output import begin_output
+
+    begin_output()
 
 
 def _tell(text: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Generic, TypeVar, cast
@@ -72,12 +73,13 @@ class Listing(Generic[T]):
         are cut at `longest` characters.
         """
         is_table = form == "table"
+        shown = _for_json if form == "json" else _masked
         places = [number for number, column in enumerate(self.columns) if column.in_table or not is_table]
         columns = [self.columns[place] for place in places]
         cells = [
-            [_masked(row[place]) for place in places]
+            [shown(row[place]) for place in places]
             if isinstance(row, tuple) and self._takes_tuples
-            else [_masked(column.of(cast("T", row), for_table=is_table)) for column in columns]
+            else [shown(column.of(cast("T", row), for_table=is_table)) for column in columns]
             for row in rows
         ]
         if is_table and not cells and empty is not None:
@@ -89,11 +91,28 @@ class Listing(Generic[T]):
             # On a terminal it has colours, and a screen made it printable.
             write(sys.stdout, table_text(columns, cells, self._spare, longest), as_it_is=sys.stdout.isatty())
         elif form == "json":
-            objects = [dict(zip(self.names, row, strict=True)) for row in cells]
-            text = json.dumps(objects, ensure_ascii=False, indent=2, default=_plain)
-            write(sys.stdout, printable_json(text))
+            _write_json([dict(zip(self.names, row, strict=True)) for row in cells])
         else:
             write(sys.stdout, _csv(self.names, cells), as_it_is=not sys.stdout.isatty())
+
+
+def show_json(value: object) -> None:
+    """Write a value to stdout as JSON: secrets masked, times in UTC as ISO 8601, nothing that acts on a terminal."""
+    _write_json(_for_json(value))
+
+
+def _write_json(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
+    write(sys.stdout, printable_json(text))
+
+
+def _for_json(value: object) -> object:
+    """Return a value, secrets masked; JSON has no infinite numbers."""
+    if isinstance(value, Mapping):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else _masked(value)
 
 
 def _masked(value: object) -> object:

@@ -117,6 +117,15 @@ format_option = click.option(
     help="How the listing is written.",
 )
 
+result_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="How the result is written: as text, or as one JSON object (dwhctl docs json).",
+)
+
 
 def limit_option(default: int, help_text: str, most: int = 1_000_000) -> Option:
     """Return the --limit of a listing."""

@@ -99,8 +99,24 @@ def write_out(text: str, end: str = "\n", *, drawn: bool = False) -> None:
         raise BrokenPipeError
 
 
+#: Whether the command has written to stdout: by the stream, because a test or the demo may put another in its place.
+_used: set[int] = set()
+
+
+def has_result() -> bool:
+    """Return whether anything was written to stdout since `begin_output`."""
+    return id(sys.stdout) in _used
+
+
+def begin_output() -> None:
+    """Forget what was written to stdout: a command begins."""
+    _used.clear()
+
+
 def write(stream: TextIO, text: str, end: str = "\n", *, as_it_is: bool = False) -> bool:
     """Write, and return whether the reader is still there. `as_it_is`: the text is printable already, or data."""
+    if stream is sys.stdout:
+        _used.add(id(stream))
     try:
         stream.write(f"{text if as_it_is else printable(text)}{end}")
         stream.flush()

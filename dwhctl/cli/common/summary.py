@@ -43,7 +43,7 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
 
     plan = plan_load(project, request)
     if plan.slices:
-        _LOADS.show(_rows_by_load(plan))
+        _LOADS.show(rows_by_load(plan))
         if settings.verbose:
             _SLICES.show(plan.slices)
         say(f"would load {counted(len(plan.slices), 'slice')}{left_out(plan)}")
@@ -57,7 +57,7 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
 
 def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
     """Write on stderr what will be loaded."""
-    for load, first, last, days, shards, slices in _rows_by_load(plan):
+    for load, first, last, days, shards, slices in rows_by_load(plan):
         span = f"{first} to {last}" if first != last else f"{first}"
         tell(
             f"plan: {load}: {span}, {counted(days, 'day')},"
@@ -72,7 +72,8 @@ def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
         tell(f"plan: {nothing_to('load', plan)}")
 
 
-def _rows_by_load(plan: Plan) -> list[tuple[str, date, date, int, int, int]]:
+def rows_by_load(plan: Plan) -> list[tuple[str, date, date, int, int, int]]:
+    """Return load, first day, last day, days, shards and slices of each load of a plan."""
     rows = []
     for name in sorted({planned.load.name for planned in plan.slices}):
         slices = [planned for planned in plan.slices if planned.load.name == name]

@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from dwhctl.alerts.notifier import preview
-from dwhctl.cli.common.options import Settings, common_options, pass_settings
+from dwhctl.cli.common.objects import DemoCommandPart, DemoObject, show_object
+from dwhctl.cli.common.options import Settings, common_options, pass_settings, result_option
 from dwhctl.cli.common.output import counted, say
 from dwhctl.cli.load import load_and_show
 from dwhctl.cli.new_project.init import program_name, read_template, write_new_files
@@ -54,9 +55,10 @@ DOWN = "omsk"
 
 @click.command("demo")
 @click.argument("directory", metavar="[DIR]", type=click.Path(path_type=Path), default="demo")
+@result_option
 @common_options
 @pass_settings
-def command(settings: Settings, directory: Path) -> ExitCode:
+def command(settings: Settings, directory: Path, form: str) -> ExitCode:
     """Make a project in DIR (default: ./demo), fill it with data, and show a failure and its repair.
 
     Three servers with four city databases each, a warehouse and the sessions table: all of them files in DIR. A day was
@@ -72,10 +74,16 @@ def command(settings: Settings, directory: Path) -> ExitCode:
             nowhere = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
+        elif form == "json":
+            stack.enter_context(redirect_stdout(sys.stderr))
         project = make_project(directory, settings)
         stack.enter_context(chdir(directory))
-        _Demo(project, settings.debug).play()
-    if not settings.quiet:
+        demo = _Demo(project, settings.debug)
+        demo.play()
+    if form == "json":
+        done = ExitCode.DONE.value
+        show_object(DemoObject(exit_code=done, project=str(project.root), commands=tuple(demo.commands)))
+    elif not settings.quiet:
         _say_next(directory)
     return ExitCode.DONE
 
@@ -100,6 +108,7 @@ class _Demo:
         self._debug = debug
         self._today = datetime.now(project.zone).date()
         self._number = 0
+        self.commands: list[DemoCommandPart] = []
 
     def play(self) -> None:
         """Run every step. Raise DwhctlError when one does not end as it should."""
@@ -175,6 +184,7 @@ class _Demo:
         self._check(arguments, code or ExitCode.DONE)
 
     def _check(self, arguments: tuple[str, ...], code: ExitCode, expected: ExitCode = ExitCode.DONE) -> None:
+        self.commands.append(DemoCommandPart(_typed(arguments), code.value))
         if code is not expected:
             raise DwhctlError(
                 f"the demo stops here: {_typed(arguments)} ended with {code.value}, not with {expected.value};"

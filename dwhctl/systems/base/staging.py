@@ -1,29 +1,37 @@
-"""Stage in a table of the publish group: what the systems share that do so.
+"""Stage in a table of the publish group, and replace slices by the staged rows in one transaction.
 
 The names of staging tables and the labels of sessions, by which a later run finds what a dead run left; the SQL of a
-publication; the conditions of slices; and the bytes of a COPY.
+publication; the conditions of slices; the bytes of a COPY; and the transaction that the SQL systems share.
+
+`Target.replace_slices` is the operation. A system without such transactions has one of its own, and keeps the same
+promises: a slice appears whole or not at all, exactly the rows of the given tokens are published, what `guard` refuses
+keeps its old rows, and nothing is published after `guard.permit` has raised.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import StagingError, TargetError
+from dwhctl.core.errors import CountsDifferError, StagingError, TargetError
+from dwhctl.core.faults import reach
 from dwhctl.systems.base.fingerprint import literal, quote_name
-from dwhctl.systems.base.target import DELETE, HELD, INSERT, STAGED, Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
     import pyarrow as pa
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
-    from dwhctl.systems.base.target import StagingGroup, TableColumns
+    from dwhctl.systems.base.target import StagedSlice, StagingGroup
 
 #: The column of a staging table with the token of the attempt that staged the row.
 TOKEN = "dwhctl_token"  # noqa: S105
@@ -63,16 +71,41 @@ def _plain(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower())
 
 
-def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
+def _moment(bound: datetime, kind: Kind) -> str:
+    if kind is Kind.DATE:
+        return f"DATE {literal(first_date(bound))}"
+    type_ = "TIMESTAMPTZ" if kind is Kind.TIMESTAMPTZ else "TIMESTAMP"
+    return f"{type_} {literal(bound.isoformat(sep=' '))}"
+
+
+def first_date(bound: datetime) -> str:
+    """Return the first date whose midnight is not before the bound."""
+    return (bound + timedelta(days=1) - timedelta(microseconds=1)).date().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Literals:
+    """How a system writes a text, and a bound of a column of some kind."""
+
+    text: Callable[[str], str] = literal
+    moment: Callable[[datetime, Kind], str] = _moment
+
+
+STANDARD = Literals()
+
+
+def conditions(
+    slices: Sequence[Slice], slice_by: Column | str | None, form: Literals = STANDARD
+) -> Iterator[tuple[str, str]]:
     """Yield, for each pair of bounds, a condition of the shards, and one of the bounds ("" for none).
 
     A column that is a name has no known type: its bounds are the placeholders `<start>` and `<end>`.
     """
     by_bounds: dict[str, list[str]] = {}
     for slice in slices:
-        by_bounds.setdefault(_bounds(slice, slice_by), []).append(slice.shard)
+        by_bounds.setdefault(_bounds(slice, slice_by, form), []).append(slice.shard)
     for bounds, shards in by_bounds.items():
-        yield of_shards(shards), bounds
+        yield of_shards(shards, form), bounds
 
 
 def literals(texts: Sequence[str]) -> str:
@@ -80,40 +113,38 @@ def literals(texts: Sequence[str]) -> str:
     return ", ".join(map(literal, texts))
 
 
-def of_shards(shards: Sequence[str]) -> str:
+def of_shards(shards: Sequence[str], form: Literals = STANDARD) -> str:
     """Return the condition of the rows of these shards."""
-    return f"etl_source IN ({literals(shards)})"
+    return f"etl_source IN ({', '.join(map(form.text, shards))})"
 
 
-def _bounds(slice: Slice, slice_by: Column | str | None) -> str:
+def _bounds(slice: Slice, slice_by: Column | str | None, form: Literals) -> str:
     if slice_by is None:
         return ""
     if isinstance(slice_by, str):
         return _between(slice_by, "<start>", "<end>")
-    kind = slice_by.kind
-    zoned = kind is Kind.TIMESTAMPTZ
+    start, end = (form.moment(bound, slice_by.kind) for bound in bounds_of(slice, slice_by))
+    return _between(slice_by.name, start, end)
+
+
+def bounds_of(slice: Slice, column: Column) -> tuple[datetime, datetime]:
+    """Return the bounds of a slice as the column holds times. Raise TargetError for a slice without bounds."""
+    zoned = column.kind is Kind.TIMESTAMPTZ
     start, end = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
     if start is None or end is None:
         raise TargetError(f"the slice {slice.day} of {slice.shard} has no bounds")
-    return _between(slice_by.name, _moment(start, kind), _moment(end, kind))
+    return start, end
 
 
 def _between(column: str, start: str, end: str) -> str:
     return f"{quote_name(column)} >= {start} AND {quote_name(column)} < {end}"
 
 
-def _moment(bound: datetime, kind: Kind) -> str:
-    if kind is Kind.DATE:
-        # The first date whose midnight is not before the bound.
-        bound += timedelta(days=1) - timedelta(microseconds=1)
-        return f"DATE {literal(bound.date().isoformat())}"
-    type_ = "TIMESTAMPTZ" if kind is Kind.TIMESTAMPTZ else "TIMESTAMP"
-    return f"{type_} {literal(bound.isoformat(sep=' '))}"
-
-
-def slice_conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
+def slice_conditions(
+    slices: Sequence[Slice], slice_by: Column | str | None, form: Literals = STANDARD
+) -> Iterator[str]:
     """Yield the condition of the slices' rows for each pair of bounds."""
-    for shards, bounds in conditions(slices, slice_by):
+    for shards, bounds in conditions(slices, slice_by, form):
         yield f"{shards} AND {bounds}" if bounds else shards
 
 
@@ -137,17 +168,6 @@ def insert_sql(table: str, staging: str, names: str, tokens: str, values: str = 
     return (
         f"INSERT INTO {table} ({names}) SELECT {values or names} FROM {staging} WHERE {TOKEN} IN ({tokens})"
     )
-
-
-def publication_sql(
-    table: str, staging: str, slice: Slice, columns: TableColumns, token: str
-) -> Iterator[Statement]:
-    """Yield the statements of a publication of one slice between BEGIN and COMMIT, to be shown."""
-    (where,) = slice_conditions([slice], columns.slice_by)
-    yield Statement(held_sql(table, where), about=HELD)
-    yield Statement(staged_sql(staging, token), about=STAGED)
-    yield Statement(delete_sql(table, where), about=DELETE)
-    yield Statement(insert_sql(table, staging, columns.listed(quote_name), token), about=INSERT)
 
 
 def gone(table: object) -> StagingError:
@@ -200,3 +220,123 @@ class BatchStream:
         for batch in batches:
             yield from encoder.pieces(batch)
             self.rows += batch.num_rows
+
+
+#: Finds which of these columns hold a value in any row of these shards, by shard.
+HeldValues = Callable[[Sequence[str], Sequence[str]], Mapping[str, frozenset[str]]]
+
+
+class ReplaceGuard(ABC):
+    """Decides which slices may be replaced, and whether they still may."""
+
+    @abstractmethod
+    def allowed(
+        self, slices: Sequence[StagedSlice], held: Mapping[str, int], held_values: HeldValues
+    ) -> Sequence[StagedSlice]:
+        """Return the slices that may be replaced. `held` are the rows that the table has of each, by shard."""
+
+    @abstractmethod
+    def permit(self, slices: Sequence[StagedSlice]) -> None:
+        """Raise when these slices may not be published any more. Called right before they become visible."""
+
+
+class UncertainCommitError(Exception):
+    """The commit of these slices gave an error: it may have happened all the same."""
+
+    def __init__(self, error: Exception, slices: Sequence[StagedSlice]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.slices = slices
+
+
+class Publication(ABC):
+    """One publishing transaction."""
+
+    @abstractmethod
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        """Count the rows that the target holds of each slice, by shard; a shard without rows may be left out."""
+
+    @abstractmethod
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        """Find which of these columns hold a value in any row of each shard; a shard with none may be left out."""
+
+    @abstractmethod
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        """Count the staged rows of each token."""
+
+    @abstractmethod
+    def delete(self, slices: Sequence[Slice]) -> None:
+        """Delete the target's rows of these slices."""
+
+    @abstractmethod
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        """Insert the rows staged under these tokens and return their number."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit. Any AttemptError of it leaves the outcome in doubt: `published_rows` shows it.
+
+        A target whose server may still be at the commit then ends it before it counts or publishes again.
+        """
+
+
+def replace_in_transaction(
+    transaction: AbstractContextManager[Publication],
+    group: StagingGroup,
+    slices: Sequence[StagedSlice],
+    guard: ReplaceGuard,
+) -> None:
+    """Count what the table holds, delete the old rows, insert the staged ones, compare the counts, commit.
+
+    Raise AttemptError, with nothing changed, and UncertainCommitError.
+    """
+    reach("publish.begin")
+    with transaction as publication:
+        reach("publish.held")
+        held = publication.held_rows([staged.slice for staged in slices])
+        allowed = guard.allowed(slices, held, publication.held_values)
+        changes = [staged for staged in allowed if staged.rows or held.get(staged.slice.shard)]
+        if changes:
+            _replace(publication, group, changes, held)
+            _commit(publication, changes, guard)
+
+
+def _replace(
+    publication: Publication, group: StagingGroup, slices: Sequence[StagedSlice], held: Mapping[str, int]
+) -> None:
+    filled = [staged for staged in slices if staged.rows]
+    tokens = [staged.token for staged in filled]
+    if tokens:
+        reach("publish.staged")
+        compare_staged(filled, publication.staged_rows(group, tokens))
+    old = [staged.slice for staged in slices if held.get(staged.slice.shard)]
+    if old:
+        reach("publish.delete")
+        publication.delete(old)
+    if tokens:
+        reach("publish.insert")
+        inserted, wanted = publication.insert(group, tokens), sum(staged.rows for staged in filled)
+        if inserted != wanted:
+            raise CountsDifferError(f"{wanted} rows were staged, but {inserted} inserted")
+
+
+def compare_staged(slices: Sequence[StagedSlice], found: Mapping[str, int]) -> None:
+    """Raise CountsDifferError unless as many rows are staged under each token as were extracted."""
+    for staged in slices:
+        rows = found.get(staged.token, 0)
+        if rows != staged.rows:
+            raise CountsDifferError(
+                f"{staged.slice.shard}: {staged.rows} rows were extracted, but {rows} are staged"
+            )
+
+
+def _commit(publication: Publication, slices: Sequence[StagedSlice], guard: ReplaceGuard) -> None:
+    reach("publish.commit")
+    guard.permit(slices)
+    # Stopped here for long, this run may be reaped: its session on the server is ended before its sessions are closed.
+    reach("publish.fenced")
+    try:
+        publication.commit()
+    except Exception as error:  # a defect, too, may have let it happen
+        raise UncertainCommitError(error, slices) from error
+    reach("publish.committed")

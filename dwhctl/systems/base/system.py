@@ -6,6 +6,7 @@ Drivers are imported when a source, target or cursor is opened.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -24,6 +25,46 @@ if TYPE_CHECKING:
 #: How long an answer of the warehouse is waited for by default.
 ANSWER_TIMEOUT = timedelta(minutes=30)
 
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How a source is opened. Naive bounds of a query are read in `zone`.
+
+    A server that is silent for `timeout` seconds is given up; None leaves that to the deadline of the attempt.
+    `login_known` says whether the connection's login was accepted, or refused, a moment ago. An embedded source spills
+    into `state_dir`; without one it keeps to its memory.
+    """
+
+    zone: str
+    timeout: float | None = None
+    login_known: bool | None = None
+    state_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """How a target is opened. What it stages outside of the warehouse is in the state folder.
+
+    `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
+    """
+
+    state_dir: Path
+    timeout: timedelta = ANSWER_TIMEOUT
+    label: str = "dwhctl"
+
+
+@dataclass(frozen=True, slots=True)
+class CursorOptions:
+    """How a cursor is opened. `timeout` is how long the server may be silent, where the driver supports it.
+
+    DuckDB spills into `state_dir`; without one it keeps to its memory.
+    """
+
+    write: bool
+    timeout: timedelta | None = None
+    state_dir: Path | None = None
+
+
 AnyConnection = TypeVar("AnyConnection", bound=Connection)
 
 
@@ -34,54 +75,18 @@ class System(SystemUses, Generic[AnyConnection]):
     suites in `tests/contract` over it.
     """
 
-    def open_source(
-        self,
-        connection: AnyConnection,
-        database: str,
-        zone: str,
-        timeout: float | None = None,
-        *,
-        login_known: bool | None = None,
-        state_dir: Path | None = None,
-    ) -> Source:
-        """Open a shard's database; naive bounds of a query are read in `zone`.
-
-        A server that is silent for `timeout` seconds is given up; None leaves that to the deadline of the attempt.
-        `login_known` says whether the connection's login was accepted, or refused, a moment ago. An embedded source
-        spills into `state_dir`; without one it keeps to its memory.
-
-        Raise AttemptError.
-        """
+    def open_source(self, connection: AnyConnection, database: str, options: SourceOptions) -> Source:
+        """Open a shard's database. Raise AttemptError."""
         raise InternalError(f"connection {connection.name}: {connection.type} is no source")
 
-    def open_target(
-        self,
-        connection: AnyConnection,
-        state_dir: Path,
-        timeout: timedelta = ANSWER_TIMEOUT,
-        label: str = "dwhctl",
-    ) -> Target:
-        """Return the target behind a connection; what it stages outside of the warehouse is in the state folder.
-
-        `timeout` bounds every wait for an answer of a server; `label` begins the labels of the sessions there.
-        """
+    def open_target(self, connection: AnyConnection, options: TargetOptions) -> Target:
+        """Return the target behind a connection."""
         raise InternalError(f"connection {connection.name}: {connection.type} is no target")
 
-    def open_cursor(
-        self,
-        connection: AnyConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
-    ) -> Cursor:
+    def open_cursor(self, connection: AnyConnection, database: str | None, options: CursorOptions) -> Cursor:
         """Return the cursor for a connection; it does not connect before `open`.
 
-        `database` is one behind the connection, None for its own. `timeout` is how long the server may be silent,
-        where the driver supports it. DuckDB spills into `state_dir`; without one it keeps to its memory.
-
-        Raise UsageError for a database that the connection cannot have.
+        `database` is one behind the connection, None for its own. Raise UsageError for one that it cannot have.
         """
         raise UsageError(f"connection {connection.name}: {connection.type} takes no queries")
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Self
 
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
-from dwhctl.systems.base.publication import Publication, ReplaceGuard, replace_in_transaction
+from dwhctl.systems.base.staging import Publication, ReplaceGuard, replace_in_transaction
 
 if TYPE_CHECKING:
     import pyarrow as pa

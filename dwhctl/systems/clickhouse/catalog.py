@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -10,8 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Kind
-from dwhctl.core.errors import About, AttemptError, TargetError, TargetRefusedError
+from dwhctl.core.errors import About, AttemptError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.staging import (
+    Literals,
+    bounds_of,
+    first_date,
+    slice_conditions,
+    staging_name,
+    staging_prefix,
+)
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.clickhouse import types as types
 from dwhctl.systems.clickhouse.types import literal
@@ -26,9 +33,6 @@ if TYPE_CHECKING:
 
 #: A table's name is that of a file `NAME.sql.tmp_move_...`.
 NAME_OCTETS = 180
-#: The column of a staging table with the token of the attempt that staged the row.
-TOKEN = "dwhctl_token"  # noqa: S105
-_DIGEST_OCTETS = 8
 _ZONE_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Universal", "Zulu", "GMT", "Etc/GMT")
 
 
@@ -59,43 +63,18 @@ class ClickHouseTable:
         return f"{self.database}.{self.table}"
 
 
-def is_plain_id(run_id: str) -> bool:
-    """Return whether queries and tables of this run id cannot be taken for those of another run."""
-    return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", run_id) is not None
-
-
-def run_label(run_id: str) -> str:
-    """Return the prefix of the ids of a run's queries; a colon follows it."""
-    return f"dwhctl:{run_id}"
-
-
-def stage_label(group: StagingGroup) -> str:
-    """Return the prefix of the ids of the queries that stage in a group; a colon follows it."""
-    return f"{run_label(group.run_id)}:stage:{_plain(group.name)}"
-
-
-def run_prefix(run_id: str) -> str:
-    """Return the prefix of the names of the tables that a run makes for itself, which no other run has."""
-    return f"dwhctl_{_plain(run_id)}__"
-
-
 def staging_table(group: StagingGroup, database: str) -> ClickHouseTable:
     """Return the staging table of a group, beside its target."""
-    prefix, rest = run_prefix(group.run_id), _plain(group.name)
-    if len(prefix) + len(rest) > NAME_OCTETS:
-        digest = hashlib.blake2b(group.name.encode(), digest_size=_DIGEST_OCTETS).hexdigest()
-        rest = rest[: NAME_OCTETS - len(prefix) - len(digest) - 1] + "_" + digest
-    return ClickHouseTable(ClickHouseTable.of(group.table, database).database, prefix + rest)
+    database = ClickHouseTable.of(group.table, database).database
+    return ClickHouseTable(database, staging_name(group, NAME_OCTETS))
 
 
 def copy_table(label: str, table: ClickHouseTable, mark: str) -> ClickHouseTable:
     """Return the name of a copy that a publication or refresh makes, by the label of its run."""
     _, _, run_id = label.partition(":")
-    return ClickHouseTable(table.database, f"{run_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}")
-
-
-def _plain(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", text.lower())
+    return ClickHouseTable(
+        table.database, f"{staging_prefix(run_id.partition(':')[0] or 'dwhctl')}copy_{mark}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +198,7 @@ def layout_problem(
 def _is_one_partition(
     client: ClickHouseClient, column: Column, partition: str, slices: Sequence[Slice]
 ) -> bool:
-    for bounds in {_bounds_of(slice, column) for slice in slices}:
+    for bounds in {bounds_of(slice, column) for slice in slices}:
         start, end = bounds
         tick = timedelta(days=1) if column.kind is Kind.DATE else _tick(column)
         moments = ", ".join(_moment(at, column.kind) for at in (start - tick, start, end - tick, end))
@@ -267,53 +246,17 @@ def table_warnings(client: ClickHouseClient, table: ClickHouseTable) -> Iterator
 # Conditions of slices.
 
 
-def conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[tuple[str, str]]:
-    """Yield, for each pair of bounds, a condition of the shards, and one of the bounds ("" for none).
-
-    A column that is a name has no known type: its bounds are the placeholders `<start>` and `<end>`.
-    """
-    by_bounds: dict[str, list[str]] = {}
-    for slice in slices:
-        by_bounds.setdefault(_between(slice, slice_by), []).append(slice.shard)
-    for bounds, shards in by_bounds.items():
-        yield of_shards(shards), bounds
-
-
-def whole_conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
-    """Yield the conditions, each as one."""
-    for shards, bounds in conditions(slices, slice_by):
-        yield f"{shards} AND {bounds}" if bounds else shards
-
-
-def of_shards(shards: Sequence[str]) -> str:
-    """Return the condition of the rows of these shards."""
-    return f"etl_source IN ({', '.join(map(literal, shards))})"
-
-
-def _between(slice: Slice, slice_by: Column | str | None) -> str:
-    if slice_by is None:
-        return ""
-    if isinstance(slice_by, str):
-        name, start, end = slice_by, "<start>", "<end>"
-    else:
-        name = slice_by.name
-        start, end = (_moment(at, slice_by.kind) for at in _bounds_of(slice, slice_by))
-    return f"{quote_name(name)} >= {start} AND {quote_name(name)} < {end}"
-
-
-def _bounds_of(slice: Slice, column: Column) -> tuple[datetime, datetime]:
-    zoned = column.kind is Kind.TIMESTAMPTZ
-    start, end = (slice.start_at, slice.end_at) if zoned else (slice.start, slice.end)
-    if start is None or end is None:
-        raise TargetError(f"the slice {slice.day} of {slice.shard} has no bounds")
-    return start, end
-
-
 def _moment(bound: datetime, kind: Kind) -> str:
     if kind is Kind.DATE:
-        # The first date whose midnight is not before the bound.
-        bound += timedelta(days=1) - timedelta(microseconds=1)
-        return f"toDate32({literal(bound.date().isoformat())})"
+        return f"toDate32({literal(first_date(bound))})"
     if bound.tzinfo is not None:
         bound = bound.astimezone(UTC).replace(tzinfo=None)
     return f"toDateTime64({literal(bound.isoformat(sep=' ', timespec='microseconds'))}, 6, 'UTC')"
+
+
+LITERALS = Literals(literal, _moment)
+
+
+def whole_conditions(slices: Sequence[Slice], slice_by: Column | str | None) -> Iterator[str]:
+    """Yield the condition of the slices' rows for each pair of bounds."""
+    return slice_conditions(slices, slice_by, LITERALS)

@@ -12,25 +12,23 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.systems.base.fingerprint import quote_name as quote
-from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.inspection import held_values_sql, read_held_values
+from dwhctl.systems.base.server import ServerInspection
+from dwhctl.systems.base.staging import TOKEN, Publication, gone, of_shards
 from dwhctl.systems.base.target import HELD, STAGED, Statement, TableColumns
 from dwhctl.systems.clickhouse.catalog import (
-    TOKEN,
+    LITERALS,
     ClickHouseTable,
-    conditions,
     declared_columns,
     described,
     described_column,
-    of_shards,
     whole_conditions,
 )
 from dwhctl.systems.clickhouse.errors import MISSING, UNKNOWN_SETTING, is_code
-from dwhctl.systems.clickhouse.staging import gone
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
@@ -83,7 +81,7 @@ class ClickHousePublication(Publication):
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
         table = self._table if self._slice_by is not None else self._current
-        sql = held_values_sql(table.sql, of_shards(shards), list(map(quote, columns)))
+        sql = held_values_sql(table.sql, of_shards(shards, LITERALS), list(map(quote, columns)))
         return read_held_values(self._client.query(sql), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
@@ -276,14 +274,14 @@ def _replace_sql(table: ClickHouseTable, copy: ClickHouseTable, partition: str) 
     return f"ALTER TABLE {table.sql} REPLACE PARTITION ID {literal(partition)} FROM {copy.sql}"
 
 
-class ClickHouseInspection(Inspection):
+class ClickHouseInspection(ServerInspection["ClickHouseClient"]):
     """Reads a table. `slice_by` is the column by which it is sliced."""
 
+    literals = LITERALS
+
     def __init__(self, client: ClickHouseClient, table: ClickHouseTable, slice_by: Column | None) -> None:
-        super().__init__("clickhouse", table.sql, sliced=slice_by is not None)
-        self._client = client
+        super().__init__("clickhouse", client, table.sql, slice_by)
         self._name = table
-        self._slice_by = slice_by
 
     def columns(self) -> Sequence[Column]:
         return described(self._client, self._name)
@@ -292,16 +290,3 @@ class ClickHouseInspection(Inspection):
         name = ClickHouseTable.of(table, self._name.database)
         column = described_column(self._client, name, slice_by) if slice_by else None
         return ClickHouseInspection(self._client, name, column)
-
-    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002
-        return self._client.query(sql)
-
-    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
-        for shards, bounds in conditions(slices, self._slice_by):
-            yield shards, bounds, {}
-
-    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
-        return of_shards(shards), {}
-
-    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
-        return [literal(text) for text in texts], {}

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.systems.base.staging import CANDIDATES, TOKEN, gone
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.clickhouse.catalog import TOKEN, ClickHouseTable
+from dwhctl.systems.clickhouse.catalog import ClickHouseTable
 from dwhctl.systems.clickhouse.client import ClickHouseClient, kill_queries
 from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.types import literal
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dwhctl.core.columns import Column
-
-_CANDIDATES = 10
-
-
-def gone(table: ClickHouseTable) -> StagingError:
-    """Tell that a staging table is not there: the run that made it has ended, or was ended."""
-    return StagingError(f"the staging table {table} is gone: the run that made it has ended")
 
 
 class _Sink:
@@ -126,7 +120,7 @@ class ClickHouseStage(Stage):
         """Group by hash_id first: the warehouse compares eight bytes a row."""
         staged = f"FROM {self._table.sql} WHERE {TOKEN} = {literal(self._token)}"
         candidates = self._client.query(
-            f"SELECT hash_id {staged} GROUP BY hash_id HAVING count() > 1 LIMIT {_CANDIDATES}"
+            f"SELECT hash_id {staged} GROUP BY hash_id HAVING count() > 1 LIMIT {CANDIDATES}"
         )
         if not candidates:
             return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +10,7 @@ from pydantic import Field, model_validator
 from dwhctl.core.errors import ConfigError
 from dwhctl.project.connections import NetworkConnection, TlsWords, is_local
 from dwhctl.project.fields import Host, Listed, ProjectPath, Text
-from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
+from dwhctl.systems.base.system import CursorOptions, System, TargetOptions, refuse_other_database
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -76,17 +74,11 @@ class _ClickHouse(System[ClickHouseConnection]):
     is_target = True
     driver = "clickhouse_connect"
 
-    def open_target(
-        self,
-        connection: ClickHouseConnection,
-        state_dir: Path,
-        timeout: timedelta = ANSWER_TIMEOUT,
-        label: str = "dwhctl",
-    ) -> Target:
+    def open_target(self, connection: ClickHouseConnection, options: TargetOptions) -> Target:
         _check_installed(connection)
         from dwhctl.systems.clickhouse.target import ClickHouseTarget
 
-        return ClickHouseTarget(connection, timeout, label)
+        return ClickHouseTarget(connection, options.timeout, options.label)
 
     def declaration(self, column: Column) -> str:
         from dwhctl.systems.clickhouse.types import declaration
@@ -94,19 +86,13 @@ class _ClickHouse(System[ClickHouseConnection]):
         return declaration(column)
 
     def open_cursor(
-        self,
-        connection: ClickHouseConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
+        self, connection: ClickHouseConnection, database: str | None, options: CursorOptions
     ) -> Cursor:
         refuse_other_database(connection, database)
         _check_installed(connection)
         from dwhctl.systems.clickhouse.console import ClickHouseCursor
 
-        return ClickHouseCursor(connection, write=write, timeout=timeout)
+        return ClickHouseCursor(connection, write=options.write, timeout=options.timeout)
 
     def table_problem(self, connection: ClickHouseConnection, table: str) -> str | None:
         from dwhctl.systems.clickhouse.catalog import NAME_OCTETS

@@ -10,14 +10,15 @@ import threading
 import uuid
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import AttemptError, TargetBusyError, TargetError, TargetRefusedError
-from dwhctl.project.templates import at_statement
+from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name
-from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup, Target
+from dwhctl.systems.base.server import ServerTarget
+from dwhctl.systems.base.staging import TOKEN, run_label, stage_label, staging_prefix
+from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
-from dwhctl.systems.clickhouse.catalog import TOKEN, ClickHouseTable, described_column
+from dwhctl.systems.clickhouse.catalog import ClickHouseTable, described_column
 from dwhctl.systems.clickhouse.client import ClickHouseClient, end_queries, has_queries, kill_queries
 from dwhctl.systems.clickhouse.errors import MISSING, is_code
 from dwhctl.systems.clickhouse.publication import (
@@ -31,41 +32,48 @@ from dwhctl.systems.clickhouse.staging import ClickHouseStage
 from dwhctl.systems.clickhouse.types import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.base.ddl import NewTable
     from dwhctl.systems.base.inspection import Inspection
-    from dwhctl.systems.base.publication import Publication
+    from dwhctl.systems.base.staging import Publication
     from dwhctl.systems.base.target import Refresh, Statement, TableColumns
     from dwhctl.systems.clickhouse.system import ClickHouseConnection
 
-#: The timeout once the run is being stopped, when it still counts what was published.
-_LAST_TIMEOUT = timedelta(seconds=5)
-#: How many etl_ids one query counts.
-_IDS_AT_ONCE = 5_000
 
-
-class ClickHouseTarget(Target):
+class ClickHouseTarget(ServerTarget["ClickHouseConnection", ClickHouseClient]):
     """A ClickHouse server. Any thread may use it; `timeout` bounds every wait for an answer."""
 
+    holds_locks = False
+
     def __init__(self, connection: ClickHouseConnection, timeout: timedelta, label: str) -> None:
-        self._connection = connection
-        self._timeout = timeout
-        self._label = label
-        self._lock = threading.Lock()
-        self._clients: set[ClickHouseClient] = set()
-        self._in_doubt: set[str] = set()
-        self._interrupted = False
+        super().__init__(connection, timeout, label)
         self._publishing: dict[ClickHouseTable, threading.Lock] = {}
 
-    def run_statements(self, statements: Sequence[str]) -> None:
-        with self._working("create") as client:
-            for statement in statements:
-                with at_statement(statement):
-                    client.run(statement)
+    def _client(self, label: str, timeout: timedelta) -> ClickHouseClient:
+        return ClickHouseClient(self._connection, label, timeout)
+
+    def _end(self, client: ClickHouseClient, label: str) -> None:
+        end_queries(client, label)
+
+    def _sql_name(self, table: str) -> str:
+        return self._name(table).sql
+
+    def _is_missing(self, error: TargetRefusedError) -> bool:
+        return is_code(error, MISSING)
+
+    def _create(self, client: ClickHouseClient, statement: str) -> None:
+        client.run(statement)
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._interrupted = True
+            # The server goes on with a query whose client is gone.
+            self._in_doubt.update(client.label for client in self._clients)
+        super().interrupt()
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
@@ -110,35 +118,30 @@ class ClickHouseTarget(Target):
     def drop_group(self, group: StagingGroup) -> None:
         with self._connected("drop") as client:
             # All its slices have ended: a query that still works there has lost its connection.
-            kill_queries(client, label := catalog.stage_label(group))
+            kill_queries(client, label := stage_label(group))
             _drop(client, [self._staging(group)], at_once=not has_queries(client, label))
 
-    def drop_run(self, run_id: str) -> None:
+    def _drop_run(self, client: ClickHouseClient, run_id: str) -> None:
         """Drop what the run staged and copied, and end its queries, so that none stages or publishes any more."""
-        if not catalog.is_plain_id(run_id):
-            return  # no run has such queries and tables, and another run's could match
-        with self._connected("drop", last=True) as client:
-            label, prefix = catalog.run_label(run_id), catalog.run_prefix(run_id)
-            kill_queries(client, label)
-            left = client.query(
-                f"SELECT database, name FROM system.tables WHERE startsWith(name, {literal(prefix)})"
-            )
-            # An INSERT that waits for its client keeps the table of a DROP ... SYNC.
-            tables = [ClickHouseTable(str(database), str(table)) for database, table in left]
-            _drop(client, tables, at_once=not has_queries(client, label))
-            # What begins now finds no table; what began before has ended then.
-            end_queries(client, label)
+        label, prefix = run_label(run_id), staging_prefix(run_id)
+        kill_queries(client, label)
+        left = client.query(
+            f"SELECT database, name FROM system.tables WHERE startsWith(name, {literal(prefix)})"
+        )
+        # An INSERT that waits for its client keeps the table of a DROP ... SYNC.
+        tables = [ClickHouseTable(str(database), str(table)) for database, table in left]
+        _drop(client, tables, at_once=not has_queries(client, label))
+        # What begins now finds no table; what began before has ended then.
+        end_queries(client, label)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        label = f"{catalog.stage_label(group)}:{token}"
-        return ClickHouseStage(
-            ClickHouseClient(self._connection, label, self._timeout), self._staging(group), token, columns
-        )
+        client = self._client(f"{stage_label(group)}:{token}", self._timeout)
+        return ClickHouseStage(client, self._staging(group), token, columns)
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
         name = self._name(table)
-        with self._one_at_a_time(name, timeout), self._working("publish", timeout) as client:
+        with self._one_at_a_time(name, timeout), self._writing("publish", timeout) as client:
             bounds = described_column(client, name, slice_by) if slice_by else None
             copy = self._copy(name)
             try:
@@ -149,7 +152,7 @@ class ClickHouseTarget(Target):
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
         name = self._name(table)
-        with self._working("refresh", timeout) as client:
+        with self._writing("refresh", timeout) as client:
             refresh = ClickHouseRefresh(client, name, self._copy(name), source)
             try:
                 yield refresh
@@ -174,19 +177,6 @@ class ClickHouseTarget(Target):
             _drop(client, tables)
 
     @contextmanager
-    def _working(self, what: str, timeout: timedelta | None = None) -> Iterator[ClickHouseClient]:
-        """Connect for statements that write."""
-        with self._connected(what, timeout) as client:
-            self._settle(client)
-            try:
-                yield client
-            except AttemptError as error:
-                # The server goes on with a statement whose answer did not come.
-                if not error.permanent:
-                    self._doubt(client.label)
-                raise
-
-    @contextmanager
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
         name = self._name(table)
         with self._connected("inspect") as client:
@@ -199,37 +189,6 @@ class ClickHouseTarget(Target):
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         return refresh_statements(self._name(columns.table), source, columns)
-
-    def settle(self) -> None:
-        if self._in_doubt:
-            with self._connected("settle", last=True) as client:
-                self._settle(client)
-
-    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
-        found: dict[int, int] = {}
-        with self._connected("count", last=True) as client:
-            self._settle(client)
-            for start in range(0, len(etl_ids), _IDS_AT_ONCE):
-                ids = ", ".join(str(int(etl_id)) for etl_id in etl_ids[start : start + _IDS_AT_ONCE])
-                rows = _rows_if_there(
-                    client,
-                    f"SELECT etl_id, count() FROM {self._name(table).sql} WHERE etl_id IN ({ids}) GROUP BY etl_id",
-                )
-                found.update((int(etl_id), int(count)) for etl_id, count in rows)
-        return found
-
-    def highest_etl_id(self, table: str) -> int:
-        with self._connected("count") as client:
-            rows = _rows_if_there(client, f"SELECT max(etl_id) FROM {self._name(table).sql}")
-        return int(rows[0][0] or 0) if rows else 0
-
-    def interrupt(self) -> None:
-        with self._lock:
-            self._interrupted = True
-            running = list(self._clients)
-            self._in_doubt.update(client.label for client in running)
-        for client in running:
-            client.interrupt()
 
     def version(self) -> str:
         with self._connected("version") as client:
@@ -244,41 +203,6 @@ class ClickHouseTarget(Target):
     def _copy(self, table: ClickHouseTable) -> ClickHouseTable:
         return catalog.copy_table(self._label, table, uuid.uuid4().hex[:12])
 
-    def _doubt(self, label: str) -> None:
-        with self._lock:
-            self._in_doubt.add(label)
-
-    def _settle(self, client: ClickHouseClient) -> None:
-        """End the queries that may still write, so that the warehouse changes no more."""
-        with self._lock:
-            labels = sorted(self._in_doubt)
-        for label in labels:
-            end_queries(client, label)
-            with self._lock:
-                self._in_doubt.discard(label)
-
-    @contextmanager
-    def _connected(
-        self, what: str, timeout: timedelta | None = None, *, last: bool = False
-    ) -> Iterator[ClickHouseClient]:
-        """Connect for one piece of work. With `last` it is done, with a short timeout, after an interrupt too."""
-        timeout = timeout or self._timeout
-        label = f"{self._label}:{what}:{uuid.uuid4().hex[:12]}"
-        with self._lock:
-            if self._interrupted and not last:
-                raise TargetError("interrupted")
-            timeout = min(timeout, _LAST_TIMEOUT) if self._interrupted else timeout
-            client = ClickHouseClient(self._connection, label, timeout)
-            if not self._interrupted:
-                self._clients.add(client)
-        try:
-            client.open()
-            yield client
-        finally:
-            client.close()
-            with self._lock:
-                self._clients.discard(client)
-
 
 def _drop(client: ClickHouseClient, tables: Sequence[ClickHouseTable], *, at_once: bool = True) -> None:
     """Drop tables. Their files go at once, or, with a query that still uses them, minutes later."""
@@ -289,13 +213,3 @@ def _drop(client: ClickHouseClient, tables: Sequence[ClickHouseTable], *, at_onc
             # Its database does not exist either.
             if not is_code(error, MISSING):
                 raise
-
-
-def _rows_if_there(client: ClickHouseClient, sql: str) -> list[Sequence[Any]]:
-    """Query a table that may not exist yet."""
-    try:
-        return client.query(sql)
-    except TargetRefusedError as error:
-        if is_code(error, MISSING):
-            return []
-        raise

@@ -5,7 +5,6 @@ Read in this order:
 - `client` opens files with a bounded wait; column types, errors, syntax checks.
 - `source` streams a query. `target` stages and publishes in one transaction.
 - `staging` writes a slice as a Parquet file, and has the statements that replace the rows of slices and reports.
-- `spill`: private folders for what DuckDB writes to disk; it imports no driver.
 - `console`: ad hoc statements.
 Data goes from Parquet files in the state folder into the table.
 """

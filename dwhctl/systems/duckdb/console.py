@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from dwhctl.core.errors import AttemptError, DatabaseMissingError
+from dwhctl.core.files import SpillFolder
 from dwhctl.core.secrets import mask
 from dwhctl.core.sql import first_word
 from dwhctl.systems.base.source import DriverCursor, StatementResult
 from dwhctl.systems.duckdb import client as engine
-from dwhctl.systems.duckdb.spill import SpillFolder
 
 if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection

@@ -13,10 +13,10 @@ import duckdb
 import pyarrow as pa
 
 from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, QueryError
+from dwhctl.core.files import SpillFolder
 from dwhctl.core.sql import replace_binds, split_statements
 from dwhctl.systems.base.source import SqlSource
 from dwhctl.systems.duckdb import client as engine
-from dwhctl.systems.duckdb.spill import SpillFolder
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column

@@ -16,7 +16,7 @@ from dwhctl.core.sql import replace_binds
 from dwhctl.core.words import quoted
 from dwhctl.project.connections import Database, EmbeddedConnection
 from dwhctl.project.fields import Duration
-from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
+from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, TargetOptions
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -83,30 +83,15 @@ class _Duckdb(System[DuckdbConnection]):
     is_source = is_target = one_writer = True
     driver = "dwhctl.systems.duckdb.client"
 
-    def open_source(
-        self,
-        connection: DuckdbConnection,
-        database: str,
-        zone: str,
-        timeout: float | None = None,
-        *,
-        login_known: bool | None = None,
-        state_dir: Path | None = None,
-    ) -> Source:
+    def open_source(self, connection: DuckdbConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.duckdb.source import DuckdbSource
 
-        return DuckdbSource(connection, database, zone, state_dir)
+        return DuckdbSource(connection, database, options.zone, options.state_dir)
 
-    def open_target(
-        self,
-        connection: DuckdbConnection,
-        state_dir: Path,
-        timeout: timedelta = ANSWER_TIMEOUT,
-        label: str = "dwhctl",
-    ) -> Target:
+    def open_target(self, connection: DuckdbConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.duckdb.target import DuckdbTarget
 
-        return DuckdbTarget(connection, state_dir)
+        return DuckdbTarget(connection, options.state_dir)
 
     def source_types(self) -> Sequence[SourceType]:
         from dwhctl.systems.duckdb.client import source_types
@@ -119,17 +104,13 @@ class _Duckdb(System[DuckdbConnection]):
         return declaration(column)
 
     def open_cursor(
-        self,
-        connection: DuckdbConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
+        self, connection: DuckdbConnection, database: str | None, options: CursorOptions
     ) -> Cursor:
         from dwhctl.systems.duckdb.console import DuckdbCursor
 
-        return DuckdbCursor(connection, _file(connection, database), write=write, state_dir=state_dir)
+        return DuckdbCursor(
+            connection, _file(connection, database), write=options.write, state_dir=options.state_dir
+        )
 
     def list_databases(self, connection: DuckdbConnection, timeout: float) -> list[str]:
         return _databases(connection) if connection.is_folder else []

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from dwhctl.core.errors import QueryError, SourceError, TargetRefusedError
 from dwhctl.core.faults import reach
+from dwhctl.core.files import SpillFolder
 from dwhctl.systems.base.fingerprint import Dialect, Part, quote_name, read_fingerprint, source_parts
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
-from dwhctl.systems.duckdb.spill import SpillFolder
 from dwhctl.systems.http.client import Client
 from dwhctl.systems.http.paginators import Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records

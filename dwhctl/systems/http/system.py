@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from dwhctl.core.errors import UsageError
 from dwhctl.project.connections import Connection
 from dwhctl.project.fields import Headers, ProjectPath, SomeTime
-from dwhctl.systems.base.system import System
+from dwhctl.systems.base.system import CursorOptions, SourceOptions, System
 from dwhctl.systems.http.keys import Auth, HttpUrl, OAuth2Auth, Rate, Size, is_clear
 
 if TYPE_CHECKING:
@@ -90,34 +90,17 @@ class _Http(System[HttpConnection]):
     driver = "dwhctl.systems.http.source"
     schemes = ("https",)
 
-    def open_source(
-        self,
-        connection: HttpConnection,
-        database: str,
-        zone: str,
-        timeout: float | None = None,
-        *,
-        login_known: bool | None = None,
-        state_dir: Path | None = None,
-    ) -> Source:
+    def open_source(self, connection: HttpConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.http.source import HttpSource
 
-        return HttpSource(connection, timeout, state_dir)
+        return HttpSource(connection, options.timeout, options.state_dir)
 
     def source_types(self) -> Sequence[SourceType]:
         from dwhctl.systems.http.types import source_types
 
         return source_types()
 
-    def open_cursor(
-        self,
-        connection: HttpConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
-    ) -> Cursor:
+    def open_cursor(self, connection: HttpConnection, database: str | None, options: CursorOptions) -> Cursor:
         raise UsageError(
             f"connection {connection.name} is an HTTP API, which takes no SQL; `dwhctl render LOAD` shows its requests"
         )

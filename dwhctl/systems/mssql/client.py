@@ -35,7 +35,7 @@ from dwhctl.systems.mssql.errors import (
     translate_error,
     unreached,
 )
-from dwhctl.systems.mssql.types import literal
+from dwhctl.systems.mssql.sql import literal
 
 if TYPE_CHECKING:
     from dwhctl.systems.mssql.system import MssqlConnection
@@ -53,6 +53,13 @@ _START_SECONDS = 10.0
 #: Variables that override the arguments of FreeTDS: another server, an older protocol, a file with every packet that
 #: all users may read. https://www.freetds.org/userguide/envvar.html
 _IGNORED = ("TDSHOST", "TDSPORT", "TDSVER", "TDSDUMP", "TDSDUMPCONFIG")
+
+#: What the driver sets after a login: without TEXTSIZE a text ends after 4,096 octets.
+SETTINGS = (
+    "SET ARITHABORT ON; SET CONCAT_NULL_YIELDS_NULL ON; SET ANSI_NULLS ON; SET ANSI_NULL_DFLT_ON ON;"
+    " SET ANSI_PADDING ON; SET ANSI_WARNINGS ON; SET CURSOR_CLOSE_ON_COMMIT ON; SET QUOTED_IDENTIFIER ON;"
+    " SET TEXTSIZE 2147483647;"
+)
 
 #: DB-Library's numbers of a login that failed, and beside it of a connection that the process lost earlier.
 _NO_LOGIN, _LOST_BEFORE = 20002, 20047
@@ -95,18 +102,24 @@ def translated() -> Iterator[None]:
 
 
 def connect(
-    connection: MssqlConnection, database: str, timeout: float | None, login_known: bool | None = None
+    connection: MssqlConnection,
+    database: str,
+    timeout: float | None,
+    login_known: bool | None = None,
+    *,
+    settings: str = SETTINGS,
 ) -> pymssql.Connection:
     """Log in to a database on the first of the connection's servers that answers.
 
     `timeout` is the seconds without an answer after which the driver gives up, None for no limit. `login_known` is
-    whether the server accepted the login a moment ago, None when that is not known. Raise ConnectError when no server
-    can be reached (TlsError when TLS is the reason), LoginRefusedError, DatabaseMissingError or SourceBusyError.
+    whether the server accepted the login a moment ago, None when that is not known. With empty `settings` the caller
+    sends SETTINGS with its first batch. Raise ConnectError when no server can be reached (TlsError when TLS is the
+    reason), LoginRefusedError, DatabaseMissingError or SourceBusyError.
     """
     failures: list[ConnectError] = []
     for address in addresses(connection, database):
         try:
-            return log_in(address, database, timeout)
+            return log_in(address, database, timeout, settings)
         except pymssql.Error as error:
             failure = _LoginFailure(connection, address, database, login_known).translate_error(read(error))
             if not isinstance(failure, ConnectError):
@@ -140,31 +153,43 @@ def addresses(connection: MssqlConnection, database: str) -> Iterator[Address]:
         )
 
 
-def log_in(address: Address, database: str, timeout: float | None = None) -> pymssql.Connection:
-    """Log in. Raise pymssql.Error."""
+class _Session(_mssql.MSSQLConnection):
+    """The driver's connection without its USE after the login, which has opened the database or was refused."""
+
+    def select_db(self, dbname: str) -> None:
+        """Send nothing."""
+
+
+def log_in(
+    address: Address, database: str, timeout: float | None = None, settings: str = SETTINGS
+) -> pymssql.Connection:
+    """Log in, as `pymssql.connect` does. Raise pymssql.Error."""
     seconds = math.ceil(timeout) if timeout else 0
     with _LOGIN_LOCK:
         for variable in _IGNORED:
             os.environ.pop(variable, None)
-        opened = pymssql.connect(
-            server=address.server,
-            port=str(address.port),
-            user=address.user,
-            password=address.password,
-            database=database,
-            login_timeout=address.seconds,
-            timeout=seconds,
-            appname=APPLICATION,
-            encryption=address.encryption,
-            read_only=address.read_only,
-            autocommit=True,
-            tds_version=_TDS_VERSION,
-            charset="UTF-8",
-        )
+        _mssql.login_timeout = address.seconds
+        try:
+            session = _Session(
+                server=address.server,
+                port=str(address.port),
+                user=address.user,
+                password=address.password,
+                database=database,
+                appname=APPLICATION,
+                encryption=address.encryption,
+                read_only=address.read_only,
+                tds_version=_TDS_VERSION,
+                charset="UTF-8",
+                conn_properties=settings,
+            )
+        except _mssql.MSSQLDatabaseException as error:
+            raise pymssql.OperationalError(error.args[0]) from error
+        except _mssql.MSSQLDriverException as error:
+            raise pymssql.InterfaceError(error.args[0]) from error
         # Without a timeout the driver would keep the one of an earlier connection.
-        with suppress(AttributeError):
-            opened._conn.query_timeout = seconds
-    return opened
+        session.query_timeout = seconds
+    return pymssql.Connection(session, False, True)
 
 
 def close(opened: pymssql.Connection) -> None:

@@ -19,12 +19,21 @@ import pymssql
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.project.templates import Query, at_statement
-from dwhctl.systems.base.source import SqlSource, closed_on_error
-from dwhctl.systems.mssql import types as engine
-from dwhctl.systems.mssql.client import check_server_database, close, connect, translated
+from dwhctl.systems.base.source import SqlSource
+from dwhctl.systems.mssql.client import SETTINGS, check_server_database, close, connect, translated
 from dwhctl.systems.mssql.errors import one_line, read, translate_error
-from dwhctl.systems.mssql.sql import UTF8, collation_for, one_select, read_part, with_bounds, wrapped
-from dwhctl.systems.mssql.types import can_read
+from dwhctl.systems.mssql.sql import (
+    UTF8,
+    ResultColumn,
+    can_read,
+    collation_for,
+    declared_columns,
+    literal,
+    one_select,
+    read_part,
+    with_bounds,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.fingerprint import Measure, Read, Write
@@ -126,8 +135,10 @@ def _fits(value: object, type_: pa.DataType) -> bool:
 
 
 #: In a deadlock the load is the victim, not the shop's own work; and it does not wait for a lock without end.
-_LOW_PRIORITY = "SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 30000"
+_LOW_PRIORITY = "SET DEADLOCK_PRIORITY LOW; SET LOCK_TIMEOUT 30000;"
 _DATABASE = "SELECT name, snapshot_isolation_state FROM sys.databases WHERE name = DB_NAME()"
+#: Sent on the first line of the next query, so that the server's line numbers stay those of the query.
+_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL SNAPSHOT; "
 _SNAPSHOT_ON = 1
 #: The query also reads a database that does not allow snapshots.
 _NO_SNAPSHOT_THERE = 3952
@@ -139,6 +150,9 @@ CODE_PAGES: dict[str, int | None] = {}
 
 class MssqlSource(SqlSource):
     """One database of a SQL Server, over a connection of its own.
+
+    A slice costs two batches after the login: settings, the database's name and state, and the description of the
+    query; then the query. Where the server refuses a part of the first, each part is sent alone.
 
     `timeout` is the seconds without an answer after which the driver gives up, for all connections of the process. With
     None the caller limits the time.
@@ -156,41 +170,39 @@ class MssqlSource(SqlSource):
         login_known: bool | None = None,
     ) -> None:
         self._zone = zone
+        self._name = connection.name
+        self._database = database
         self._described: dict[str, list[Column]] = {}
-        self._connection: pymssql.Connection | None = connect(connection, database, timeout, login_known)
-        with closed_on_error(self):
-            # A server that refuses these statements can still be read.
-            with suppress(QueryError):
-                self._rows(_LOW_PRIORITY)
-            with suppress(QueryError):
-                for here, snapshot in self._rows(_DATABASE):
-                    check_server_database(connection.name, here, database)
-                    if snapshot == _SNAPSHOT_ON:
-                        self._rows("SET TRANSACTION ISOLATION LEVEL SNAPSHOT")
+        self._is_set = False
+        self._level = ""
+        self._connection: pymssql.Connection | None = connect(
+            connection, database, timeout, login_known, settings=""
+        )
 
     def columns(self, query: Query) -> Sequence[Column]:
         """Let SQL Server describe the query, which does not run it."""
         sql = one_select(query.sql)
         if sql not in self._described:
-            text = engine.literal(with_bounds(query, sql))
+            text = literal(with_bounds(query, sql))
             with at_statement(sql):
                 described = self._describe(f"EXEC sp_describe_first_result_set {text}")
             if not described:
                 raise QueryError("the extract returns no rows: it must be a SELECT")
-            columns = engine.declared_columns(described)
+            columns = declared_columns(described)
             self._check_code_pages(described)
             self._described[sql] = columns
         return self._described[sql]
 
-    def _describe(self, sql: str) -> list[engine.ResultColumn]:
-        with translated():
-            cursor = self._cursor(sql)
-            names = [str(column[0]) for column in cursor.description or ()]
-            rows: list[dict[str, Any]] = [
-                dict(zip(names, row, strict=True)) for row in (cursor.fetchall() if names else [])
-            ]
+    def _describe(self, sql: str) -> list[ResultColumn]:
+        rows: list[dict[str, Any]] | None = None
+        if not self._is_set:
+            with suppress(QueryError):
+                rows = self._set_and_describe(sql)
+        if rows is None:
+            with translated():
+                rows = _dicts(self._cursor(sql))
         return [
-            engine.ResultColumn(
+            ResultColumn(
                 row["name"],
                 row["system_type_name"],
                 nullable=bool(row["is_nullable"]),
@@ -201,7 +213,33 @@ class MssqlSource(SqlSource):
             if not row.get("is_hidden")
         ]
 
-    def _check_code_pages(self, described: Sequence[engine.ResultColumn]) -> None:
+    def _set_and_describe(self, sql: str) -> list[dict[str, Any]] | None:
+        """Send the session's settings and the description of a query in one batch; None without a description."""
+        with translated():
+            cursor = self._sent(f"{SETTINGS} {_LOW_PRIORITY} {_DATABASE}; {sql}")
+            self._check_database(cursor.fetchall())
+            rows = _dicts(cursor) if cursor.nextset() else None
+            while cursor.nextset():
+                pass  # raises an error that follows
+        self._is_set = True
+        return rows
+
+    def _set(self) -> None:
+        """Send the session's settings. A server that refuses some of them can still be read."""
+        with translated():
+            self._sent(SETTINGS)
+        for sql in (_LOW_PRIORITY, _DATABASE):
+            with suppress(QueryError), translated():
+                cursor = self._sent(sql)
+                self._check_database(cursor.fetchall() if cursor.description else [])
+        self._is_set = True
+
+    def _check_database(self, rows: Sequence[Any]) -> None:
+        for here, snapshot in rows:
+            check_server_database(self._name, here, self._database)
+            self._level = _SNAPSHOT if snapshot == _SNAPSHOT_ON else ""
+
+    def _check_code_pages(self, described: Sequence[ResultColumn]) -> None:
         for column in described:
             if column.collation is None or not (column.declared or "").startswith(
                 ("char", "varchar", "text")
@@ -217,7 +255,7 @@ class MssqlSource(SqlSource):
 
     def _code_page(self, collation: str) -> int | None:
         if collation not in CODE_PAGES:
-            property_ = f"COLLATIONPROPERTY({engine.literal(collation)}, 'CodePage')"
+            property_ = f"COLLATIONPROPERTY({literal(collation)}, 'CodePage')"
             CODE_PAGES[collation] = None
             with suppress(QueryError):
                 ((CODE_PAGES[collation],),) = self._rows(f"SELECT CAST({property_} AS int)")
@@ -277,14 +315,18 @@ class MssqlSource(SqlSource):
             return [tuple(row) for row in self._executed(sql).fetchall()]
 
     def _executed(self, sql: str) -> pymssql.Cursor:
+        """Run a query under snapshot isolation, where the database allows it."""
         with translated():
             try:
-                return self._cursor(sql)
+                self._ready()
+                cursor = self._sent(self._level + sql)
             except pymssql.Error as error:
                 if read(error).number != _NO_SNAPSHOT_THERE:
                     raise
-            self._cursor("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            return self._cursor(sql)
+                self._sent("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                cursor = self._sent(sql)
+        self._level = ""
+        return cursor
 
     def _bound(self, query: Query, columns: Sequence[Column]) -> str:
         by = (query.slice_by or "").lower()
@@ -300,7 +342,15 @@ class MssqlSource(SqlSource):
         if connection is not None:
             close(connection)
 
+    def _ready(self) -> None:
+        if not self._is_set:
+            self._set()
+
     def _cursor(self, sql: str) -> pymssql.Cursor:
+        self._ready()
+        return self._sent(sql)
+
+    def _sent(self, sql: str) -> pymssql.Cursor:
         if self._connection is None:
             raise SourceError("the connection is closed")
         cursor = self._connection.cursor()
@@ -311,3 +361,9 @@ class MssqlSource(SqlSource):
         with translated():
             cursor = self._cursor(sql)
             return list(cursor.fetchall()) if cursor.description else []
+
+
+def _dicts(cursor: pymssql.Cursor) -> list[dict[str, Any]]:
+    """Return the rows of a result by column name."""
+    names = [str(column[0]) for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in (cursor.fetchall() if names else [])]

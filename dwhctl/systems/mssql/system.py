@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +11,7 @@ from dwhctl.core.errors import QueryError
 from dwhctl.core.sql import unclosed
 from dwhctl.project.connections import NetworkConnection, TlsWords
 from dwhctl.project.fields import Text
-from dwhctl.systems.base.system import System
+from dwhctl.systems.base.system import CursorOptions, SourceOptions, System
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
@@ -41,37 +39,24 @@ class _Mssql(System[MssqlConnection]):
     is_source = has_probe = True
     driver = "pymssql"
 
-    def open_source(
-        self,
-        connection: MssqlConnection,
-        database: str,
-        zone: str,
-        timeout: float | None = None,
-        *,
-        login_known: bool | None = None,
-        state_dir: Path | None = None,
-    ) -> Source:
+    def open_source(self, connection: MssqlConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.mssql.source import MssqlSource
 
-        return MssqlSource(connection, database, zone, timeout, login_known=login_known)
+        return MssqlSource(
+            connection, database, options.zone, options.timeout, login_known=options.login_known
+        )
 
     def source_types(self) -> Sequence[SourceType]:
-        from dwhctl.systems.mssql.types import source_types
+        from dwhctl.systems.mssql.sql import source_types
 
         return source_types()
 
     def open_cursor(
-        self,
-        connection: MssqlConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
+        self, connection: MssqlConnection, database: str | None, options: CursorOptions
     ) -> Cursor:
         from dwhctl.systems.mssql.console import MssqlCursor
 
-        return MssqlCursor(connection, database or connection.database, write=write)
+        return MssqlCursor(connection, database or connection.database, write=options.write)
 
     def list_databases(self, connection: MssqlConnection, timeout: float) -> list[str]:
         from dwhctl.systems.mssql import console

@@ -101,7 +101,7 @@ class CopyClient:
         *,
         target: bool,
     ) -> None:
-        self.label = label
+        self.label = label or ""
         self.timeout = timeout
         self._connection = connection
         self._settings = settings

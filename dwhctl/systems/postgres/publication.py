@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
-from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.systems.base.inspection import held_values_sql, read_held_values
+from dwhctl.systems.base.server import ServerInspection, publication_sql
 from dwhctl.systems.base.staging import (
     TOKEN,
-    conditions,
+    Publication,
     delete_sql,
     gone,
     held_sql,
     insert_sql,
     of_shards,
-    publication_sql,
     slice_conditions,
     staged_sql,
 )
@@ -37,7 +36,7 @@ from dwhctl.systems.postgres.errors import MISSING, is_sqlstate
 from dwhctl.systems.postgres.staging import token_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
@@ -206,14 +205,12 @@ def _checked(number: int, one: Narrowing) -> str:
     return f"CASE WHEN {types.would_change(name, table)} THEN {error} ELSE {name} END"
 
 
-class PostgresInspection(Inspection):
+class PostgresInspection(ServerInspection["CopyClient"]):
     """Reads a table in one session. `slice_by` is the column by which it is sliced."""
 
     def __init__(self, client: CopyClient, table: str, slice_by: Column | None) -> None:
-        super().__init__("postgres", quote_path(table), sliced=slice_by is not None)
-        self._client = client
+        super().__init__("postgres", client, quote_path(table), slice_by)
         self._name = table
-        self._slice_by = slice_by
 
     def columns(self) -> Sequence[Column]:
         return catalog.described(self._client, self._name)
@@ -221,16 +218,3 @@ class PostgresInspection(Inspection):
     def beside(self, table: str, slice_by: str | None) -> PostgresInspection:
         column = catalog.described_column(self._client, table, slice_by) if slice_by else None
         return PostgresInspection(self._client, table, column)
-
-    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002
-        return self._client.query(sql)
-
-    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
-        for shards, bounds in conditions(slices, self._slice_by):
-            yield shards, bounds, {}
-
-    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
-        return of_shards(shards), {}
-
-    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
-        return [literal(text) for text in texts], {}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from dwhctl.project.connections import CHECKED_TLS, NetworkConnection, TlsWords
 from dwhctl.project.fields import ProjectPath, SomeTime, Text
-from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
+from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, TargetOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,30 +58,15 @@ class _Postgres(System[PostgresConnection]):
     driver = "psycopg2"
     schemes = ("postgresql",)
 
-    def open_source(
-        self,
-        connection: PostgresConnection,
-        database: str,
-        zone: str,
-        timeout: float | None = None,
-        *,
-        login_known: bool | None = None,
-        state_dir: Path | None = None,
-    ) -> Source:
+    def open_source(self, connection: PostgresConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.postgres.source import PostgresSource
 
-        return PostgresSource(connection, database, zone, timeout)
+        return PostgresSource(connection, database, options.zone, options.timeout)
 
-    def open_target(
-        self,
-        connection: PostgresConnection,
-        state_dir: Path,
-        timeout: timedelta = ANSWER_TIMEOUT,
-        label: str = "dwhctl",
-    ) -> Target:
+    def open_target(self, connection: PostgresConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.postgres.target import PostgresTarget
 
-        return PostgresTarget(connection, timeout, label)
+        return PostgresTarget(connection, options.timeout, options.label)
 
     def source_types(self) -> Sequence[SourceType]:
         from dwhctl.systems.postgres.types import source_types
@@ -111,18 +94,12 @@ class _Postgres(System[PostgresConnection]):
         return None
 
     def open_cursor(
-        self,
-        connection: PostgresConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
+        self, connection: PostgresConnection, database: str | None, options: CursorOptions
     ) -> Cursor:
         from dwhctl.systems.postgres.console import PostgresCursor
 
         own = connection if database is None else connection.model_copy(update={"database": database})
-        return PostgresCursor(own, write=write)
+        return PostgresCursor(own, write=options.write)
 
 
 SYSTEM = _Postgres()

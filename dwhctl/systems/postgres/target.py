@@ -1,25 +1,20 @@
 """Write to PostgreSQL: stage by a binary COPY into an UNLOGGED table of the publish group, publish in one transaction.
 
-Each piece of work has a session of its own. Its label, the application_name, begins with the run's, so that a later run
-can end the sessions that a dead run, or a lost connection, left on the server.
+The label of a session is its application_name.
 """
 
 from __future__ import annotations
 
-import re
-import threading
-import uuid
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
-from dwhctl.project.templates import at_statement
+from dwhctl.core.errors import TargetRefusedError
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.publication import Publication
-from dwhctl.systems.base.staging import TOKEN, is_plain_id, run_label
-from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup, Target
+from dwhctl.systems.base.server import ServerTarget
+from dwhctl.systems.base.staging import TOKEN, Publication, run_label
+from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, is_sqlstate
@@ -35,7 +30,7 @@ from dwhctl.systems.postgres.publication import (
 from dwhctl.systems.postgres.staging import PostgresStage, staged_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
@@ -44,33 +39,32 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import Statement, TableColumns
     from dwhctl.systems.postgres.system import PostgresConnection
 
-#: The timeout once the run is being stopped, when it still counts what was published.
-_LAST_TIMEOUT = timedelta(seconds=5)
-#: How many etl_ids one query counts.
-_IDS_AT_ONCE = 5_000
 _TOKEN_TYPE = "bigint"  # noqa: S105
-_IF_NOT_EXISTS = re.compile(r"\bIF\s+NOT\s+EXISTS\b", re.IGNORECASE)
 _SETTINGS = "SET TimeZone = 'UTC'"
 
 
-class PostgresTarget(Target):
+class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     """A PostgreSQL database. Any thread may use it; `timeout` bounds every wait for an answer."""
 
     def __init__(self, connection: PostgresConnection, timeout: timedelta, label: str) -> None:
-        self._connection = connection
-        self._timeout = timeout
-        self._label = label
+        super().__init__(connection, timeout, label)
         self._schema = connection.staging_schema
-        self._lock = threading.Lock()
-        self._clients: set[CopyClient] = set()
-        self._in_doubt: set[str] = set()
-        self._interrupted = False
 
-    def run_statements(self, statements: Sequence[str]) -> None:
-        with self._settled("create") as client:
-            for statement in statements:
-                with at_statement(statement):
-                    _create(client, statement)
+    def _client(self, label: str, timeout: timedelta) -> CopyClient:
+        seconds = timeout.total_seconds()
+        return CopyClient(self._connection, catalog.label(label), seconds, _SETTINGS, target=True)
+
+    def _end(self, client: CopyClient, label: str) -> None:
+        catalog.end_sessions(client, label)
+
+    def _sql_name(self, table: str) -> str:
+        return quote_path(table)
+
+    def _is_missing(self, error: TargetRefusedError) -> bool:
+        return is_sqlstate(error, MISSING)
+
+    def _exists_already(self, error: TargetRefusedError) -> bool:
+        return is_sqlstate(error, EXISTS_ALREADY)
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
@@ -105,7 +99,9 @@ class PostgresTarget(Target):
                 f"{quote_name(one.name)} {staged_type(one)}, " for one in declared if not one.is_generated
             )
             table = catalog.staging_table(client, group, self._schema)
-            _create(client, f"CREATE UNLOGGED TABLE IF NOT EXISTS {table} ({columns}{TOKEN} {_TOKEN_TYPE})")
+            self._create(
+                client, f"CREATE UNLOGGED TABLE IF NOT EXISTS {table} ({columns}{TOKEN} {_TOKEN_TYPE})"
+            )
 
     def drop_group(self, group: StagingGroup) -> None:
         with self._connected("drop") as client:
@@ -113,18 +109,13 @@ class PostgresTarget(Target):
             catalog.end_sessions(client, catalog.group_label(group), and_longer=True)
             client.query(f"DROP TABLE IF EXISTS {catalog.staging_table(client, group, self._schema)}")
 
-    def drop_run(self, run_id: str) -> None:
-        """Drop what the run staged, and end its sessions, so that none stages or commits any more."""
-        if not is_plain_id(run_id):
-            return  # no run has such labels and tables, and another run's could match
-        with self._connected("drop", last=True) as client:
-            catalog.end_sessions(client, run_label(run_id), and_longer=True)
-            for table in catalog.staging_tables(client, run_id):
-                client.query(f"DROP TABLE IF EXISTS {table}")
+    def _drop_run(self, client: CopyClient, run_id: str) -> None:
+        catalog.end_sessions(client, run_label(run_id), and_longer=True)
+        for table in catalog.staging_tables(client, run_id):
+            client.query(f"DROP TABLE IF EXISTS {table}")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        label = catalog.label(f"{catalog.group_label(group)}:{token}")
-        client = CopyClient(self._connection, label, self._timeout.total_seconds(), _SETTINGS, target=True)
+        client = self._client(f"{catalog.group_label(group)}:{token}", self._timeout)
         return PostgresStage(client, group, self._schema, token, columns)
 
     @contextmanager
@@ -141,21 +132,10 @@ class PostgresTarget(Target):
     @contextmanager
     def _transaction(self, what: str, table: str, timeout: timedelta) -> Iterator[CopyClient]:
         """Begin a transaction that alone writes to the table; leaving the block without a commit rolls back."""
-        with self._settled(what, timeout) as client:
+        with self._writing(what, timeout) as client:
             catalog.existing_columns(client, table)
             client.query(f"{BEGIN}; {lock_sql(quote_path(table))}")
             yield client
-
-    @contextmanager
-    def _settled(self, what: str, timeout: timedelta | None = None) -> Iterator[CopyClient]:
-        with self._connected(what, timeout) as client:
-            self._settle(client)
-            try:
-                yield client
-            except AttemptError:
-                # The server may still run a statement whose answer did not come, and hold its locks.
-                self._doubt(client.label or "")
-                raise
 
     @contextmanager
     def inspection(self, table: str, slice_by: str | None) -> Iterator[Inspection]:
@@ -172,90 +152,6 @@ class PostgresTarget(Target):
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         return refresh_statements(source, columns)
 
-    def settle(self) -> None:
-        if self._in_doubt:
-            with self._connected("settle", last=True) as client:
-                self._settle(client)
-
-    def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
-        found: dict[int, int] = {}
-        with self._connected("count", last=True) as client:
-            self._settle(client)
-            for start in range(0, len(etl_ids), _IDS_AT_ONCE):
-                ids = ", ".join(str(int(etl_id)) for etl_id in etl_ids[start : start + _IDS_AT_ONCE])
-                rows = _rows_if_there(
-                    client,
-                    f"SELECT etl_id, COUNT(*) FROM {quote_path(table)} WHERE etl_id IN ({ids}) GROUP BY etl_id",
-                )
-                found.update((int(etl_id), int(count)) for etl_id, count in rows)
-        return found
-
-    def highest_etl_id(self, table: str) -> int:
-        with self._connected("count") as client:
-            rows = _rows_if_there(client, f"SELECT MAX(etl_id) FROM {quote_path(table)}")
-        return int(rows[0][0] or 0) if rows else 0
-
-    def interrupt(self) -> None:
-        with self._lock:
-            self._interrupted = True
-            running = list(self._clients)
-        for client in running:
-            client.interrupt()
-
     def version(self) -> str:
         with self._connected("version") as client:
             return f"PostgreSQL {client.query('SHOW server_version')[0][0]}"
-
-    def _doubt(self, label: str) -> None:
-        with self._lock:
-            self._in_doubt.add(label)
-
-    def _settle(self, client: CopyClient) -> None:
-        """End the sessions that may still commit, so that the warehouse changes no more."""
-        with self._lock:
-            labels = sorted(self._in_doubt)
-        for label in labels:
-            catalog.end_sessions(client, label)
-            with self._lock:
-                self._in_doubt.discard(label)
-
-    @contextmanager
-    def _connected(
-        self, what: str, timeout: timedelta | None = None, *, last: bool = False
-    ) -> Iterator[CopyClient]:
-        """Connect for one piece of work. With `last` it is done, with a short timeout, after an interrupt too."""
-        timeout = timeout or self._timeout
-        label = catalog.label(f"{self._label}:{what}:{uuid.uuid4().hex[:12]}")
-        with self._lock:
-            if self._interrupted and not last:
-                raise TargetError("interrupted")
-            timeout = min(timeout, _LAST_TIMEOUT) if self._interrupted else timeout
-            client = CopyClient(self._connection, label, timeout.total_seconds(), _SETTINGS, target=True)
-            if not self._interrupted:
-                self._clients.add(client)
-        try:
-            client.open()
-            yield client
-        finally:
-            client.close()
-            with self._lock:
-                self._clients.discard(client)
-
-
-def _create(client: CopyClient, statement: str) -> None:
-    try:
-        client.query(statement)
-    except TargetRefusedError as error:
-        # Another run created it at the same moment.
-        if not (is_sqlstate(error, EXISTS_ALREADY) and _IF_NOT_EXISTS.search(statement)):
-            raise
-
-
-def _rows_if_there(client: CopyClient, sql: str) -> list[tuple[Any, ...]]:
-    """Query a table that may not exist yet."""
-    try:
-        return client.query(sql)
-    except TargetRefusedError as error:
-        if is_sqlstate(error, MISSING):
-            return []
-        raise

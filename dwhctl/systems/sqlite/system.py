@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from dwhctl.project.connections import Database, EmbeddedConnection
-from dwhctl.systems.base.system import System, refuse_other_database
+from dwhctl.systems.base.system import CursorOptions, System, refuse_other_database
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor
@@ -29,18 +27,12 @@ class _Sqlite(System[SqliteConnection]):
     is_sessions = True
 
     def open_cursor(
-        self,
-        connection: SqliteConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
+        self, connection: SqliteConnection, database: str | None, options: CursorOptions
     ) -> Cursor:
         refuse_other_database(connection, database)
         from dwhctl.systems.sqlite.client import SqliteCursor
 
-        return SqliteCursor(connection, write=write)
+        return SqliteCursor(connection, write=options.write)
 
 
 SYSTEM = _Sqlite()

@@ -1,24 +1,26 @@
-"""Read Vertica's catalog: columns, privileges, sessions; and name tables in SQL."""
+"""Read Vertica's catalog: columns, privileges, sessions; name tables in SQL; and translate errors by their SQLSTATE."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vertica_python import errors as driver_errors
+
 from dwhctl.core.columns import Column
-from dwhctl.core.errors import About, TargetError, TargetRefusedError
+from dwhctl.core.errors import About, AttemptError, TargetBusyError, TargetError, TargetRefusedError
+from dwhctl.core.secrets import mask
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
-from dwhctl.systems.vertica import types as types
+from dwhctl.systems.vertica import types
+from dwhctl.systems.vertica.types import NAME_OCTETS
 
 if TYPE_CHECKING:
     from dwhctl.systems.vertica.client import VerticaClient
-
-#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
-NAME_OCTETS = 128
 
 
 #: Name, type as Vertica writes it, and whether NULL is allowed.
@@ -187,3 +189,56 @@ def _sessions(client: VerticaClient, where: str) -> set[str]:
     except TargetRefusedError:
         return set()  # a user who may not see sessions cannot end any
     return {str(session_id) for (session_id,) in rows}
+
+
+#: SQLSTATEs by their names in the driver's errors.py.
+MISSING = ("3F000", "42V01")  # a schema or a table
+MISSING_COLUMN = "42703"
+EXISTS_ALREADY, COLUMN_EXISTS = "42710", "42701"
+COPY_REJECTED = "22V04"
+LOCK_TIMEOUT = "55V03"
+
+#: Classes of SQLSTATEs that every later attempt meets too: not supported, wrong values, broken constraints, wrong
+#: names, no permission, syntax. Source: https://docs.vertica.com/24.2.x/en/error-codes/
+_PERMANENT_CLASSES = (
+    "0A", "0L", "0P", "21", "22", "23", "26", "28", "2B", "2F", "34", "3D", "3F", "42", "44",
+)  # fmt: skip
+_ABOUT = {**dict.fromkeys(MISSING, About.TABLE), "42501": About.PERMISSION}
+
+
+def is_sqlstate(error: BaseException, sqlstates: Collection[str]) -> bool:
+    """Return whether Vertica raised the error with one of these SQLSTATEs."""
+    cause = error.__cause__
+    return isinstance(cause, driver_errors.QueryError) and cause.sqlstate in sqlstates
+
+
+def translate_error(error: Any) -> AttemptError:
+    """Return the error that Vertica's answer to a statement means."""
+    sqlstate = error.sqlstate or ""
+    text = words(error)
+    if sqlstate == LOCK_TIMEOUT:
+        return TargetBusyError(text)
+    if sqlstate.startswith(_PERMANENT_CLASSES):
+        refused = TargetRefusedError(text)
+        refused.about = _ABOUT.get(sqlstate, About.SQL)
+        return refused
+    return TargetError(text)
+
+
+def words(error: Any) -> str:
+    """Return Vertica's message in one line with its SQLSTATE and number, without the statement."""
+    message = " ".join((error.message or type(error).__name__).split())
+    marks = [f"SQLSTATE {error.sqlstate}"] if error.sqlstate else []
+    marks += [f"error {error.error_code}"] if error.error_code else []
+    return mask(f"{message} ({', '.join(marks)})" if marks else message)
+
+
+def rejection(error: BaseException) -> tuple[int | None, str] | None:
+    """Return the number (from 1) of a row that COPY rejected, and the reason without the value."""
+    cause = error.__cause__
+    if not isinstance(cause, driver_errors.QueryError) or cause.sqlstate != COPY_REJECTED:
+        return None
+    message = " ".join((cause.message or "").split())
+    match = re.search(r"record (\d+) has been rejected \((.*)\)", message)
+    reason = re.sub(r"'[^']*'|\[[^\]]*\]", "...", match[2] if match else message)
+    return (int(match[1]) if match else None), mask(reason)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, TargetRefusedError
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.fingerprint import Fingerprint, Measure, literal
+from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.fingerprint import quote_name as quote
-from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.inspection import held_values_sql, read_held_values
+from dwhctl.systems.base.server import ServerInspection, publication_sql
 from dwhctl.systems.base.staging import (
     TOKEN,
-    conditions,
+    Publication,
     delete_sql,
     gone,
     held_sql,
     insert_sql,
     literals,
     of_shards,
-    publication_sql,
     slice_conditions,
     staged_sql,
 )
@@ -41,14 +40,15 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.catalog import (
+    MISSING,
     TableName,
     declared_columns,
     described,
     described_column,
     existing_columns,
     filled_columns,
+    is_sqlstate,
 )
-from dwhctl.systems.vertica.errors import MISSING, is_sqlstate
 from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
 
 if TYPE_CHECKING:
@@ -211,41 +211,26 @@ _LOCALE = "SET LOCALE TO 'en_US@collation=binary'"
 _OTHER_OCTETS, _FRAME_OCTETS = 100, 10
 
 
-class VerticaInspection(Inspection):
+class VerticaInspection(ServerInspection["VerticaClient"]):
     """Looks at a table in one session. `slice_by` is the column by which it is sliced."""
 
     def __init__(self, session: VerticaClient, table: TableName, slice_by: Column | None) -> None:
-        super().__init__("vertica", table.sql, sliced=slice_by is not None)
-        self._session = session
+        super().__init__("vertica", session, table.sql, slice_by)
         self._name = table
-        self._slice_by = slice_by
         session.query(_LOCALE)
 
     def columns(self) -> Sequence[Column]:
-        return described(self._session, self._name)
+        return described(self._client, self._name)
 
     def beside(self, table: str, slice_by: str | None) -> VerticaInspection:
         name = TableName.of(table)
-        column = described_column(self._session, name, slice_by) if slice_by else None
-        return VerticaInspection(self._session, name, column)
+        column = described_column(self._client, name, slice_by) if slice_by else None
+        return VerticaInspection(self._client, name, column)
 
     def fingerprints(self, slices: Sequence[Slice], measure: Measure) -> Mapping[str, Fingerprint]:
         """Measure. Raise TargetRefusedError for columns whose texts are longer than Vertica hashes."""
         _check_octets([*measure.key, *measure.values])
         return super().fingerprints(slices, measure)
-
-    def _ask(self, sql: str, values: dict[str, object]) -> Sequence[Sequence[Any]]:  # noqa: ARG002
-        return self._session.query(sql)
-
-    def _conditions(self, slices: Sequence[Slice]) -> Iterator[tuple[str, str, dict[str, object]]]:
-        for shards, bounds in conditions(slices, self._slice_by):
-            yield shards, bounds, {}
-
-    def _of_shards(self, shards: Sequence[str]) -> tuple[str, dict[str, object]]:
-        return of_shards(shards), {}
-
-    def _texts(self, texts: Sequence[str]) -> tuple[list[str], dict[str, object]]:
-        return [literal(text) for text in texts], {}
 
 
 def _check_octets(columns: Sequence[Column]) -> None:

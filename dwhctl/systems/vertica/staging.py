@@ -16,8 +16,7 @@ from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
 from dwhctl.systems.base.target import Stage
-from dwhctl.systems.vertica.catalog import TableName
-from dwhctl.systems.vertica.errors import MISSING, MISSING_COLUMN, is_sqlstate, rejection
+from dwhctl.systems.vertica.catalog import MISSING, MISSING_COLUMN, TableName, is_sqlstate, rejection
 
 if TYPE_CHECKING:
     from dwhctl.systems.vertica.client import VerticaClient
@@ -40,7 +39,7 @@ class CopyEncoder:
     def __init__(self, columns: Sequence[Column], token: str) -> None:
         self._names = [column.name for column in columns]
         self._writers = [(_writer(column), column.kind is Kind.TEXT) for column in columns]
-        self._end = f"'{_escaped(pa.scalar(token))}'\n"
+        self._end = f"'{_escaped(pa.array([token]))[0]}'\n"
 
     def pieces(self, batch: pa.RecordBatch) -> Iterator[bytes]:
         """Yield a batch's bytes, about a megabyte at a time. Raise ValueError when its columns differ."""
@@ -79,8 +78,11 @@ def _writer(column: Column) -> Callable[[pa.Array], pa.Array]:
 
 
 def _escaped(array: pa.Array) -> pa.Array:
+    # To look through all octets at once is much faster than to look through each text.
+    octets = _data(array).tobytes()
     for special in _ESCAPED:
-        array = pc.replace_substring(array, special, "\\" + special)
+        if special.encode() in octets:
+            array = pc.replace_substring(array, special, "\\" + special)
     return array
 
 
@@ -148,8 +150,10 @@ def _with_nulls_of(array: pa.Array, offsets: pa.Buffer, data: pa.Buffer) -> pa.A
 class VerticaStage(Stage):
     """The rows of one slice in the group's staging table, under their token.
 
-    It connects to write, commits when its block ends without an error, and else rolls back. It never creates the table:
-    where that is missing, the run has ended.
+    It connects to write, commits when its block ends without an error, and else rolls back: two statements. It never
+    creates the table: where that is missing, the run has ended. How many rows the COPY took is not asked here: a
+    rejected row fails it (ABORT ON ERROR), and the publication compares the rows under each token with those that were
+    extracted.
     """
 
     _client: VerticaClient
@@ -171,7 +175,6 @@ class VerticaStage(Stage):
             raise stream.failure
         if stream.stopped:
             raise StagingError(f"{self._table}: the server ended the COPY without an error")
-        self._check_counts(stream.rows)
         self._written = True
         return stream.bytes
 
@@ -196,15 +199,6 @@ class VerticaStage(Stage):
             row, reason = rejected
             return ValueRefusedError(f"row {row} of the slice: Vertica refused it: {reason}")
         return error
-
-    def _check_counts(self, sent: int) -> None:
-        ((accepted, rejected),) = self._client.query(
-            "SELECT GET_NUM_ACCEPTED_ROWS(), GET_NUM_REJECTED_ROWS()"
-        )
-        if (accepted, rejected) != (sent, 0):
-            raise StagingError(
-                f"{sent} rows were sent to {self._table}, {accepted} were taken and {rejected} rejected"
-            )
 
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first: the warehouse compares eight bytes a row."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from dwhctl.project.connections import CHECKED_TLS, NetworkConnection, TlsWords
 from dwhctl.project.fields import ProjectPath, Text
-from dwhctl.systems.base.system import ANSWER_TIMEOUT, System, refuse_other_database
+from dwhctl.systems.base.system import CursorOptions, System, TargetOptions, refuse_other_database
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -45,16 +43,10 @@ class _Vertica(System[VerticaConnection]):
     is_target = True
     driver = "vertica_python"
 
-    def open_target(
-        self,
-        connection: VerticaConnection,
-        state_dir: Path,
-        timeout: timedelta = ANSWER_TIMEOUT,
-        label: str = "dwhctl",
-    ) -> Target:
+    def open_target(self, connection: VerticaConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.vertica.target import VerticaTarget
 
-        return VerticaTarget(connection, timeout, label)
+        return VerticaTarget(connection, options.timeout, options.label)
 
     def declaration(self, column: Column) -> str:
         from dwhctl.systems.vertica.types import declaration
@@ -62,21 +54,15 @@ class _Vertica(System[VerticaConnection]):
         return declaration(column)
 
     def open_cursor(
-        self,
-        connection: VerticaConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
+        self, connection: VerticaConnection, database: str | None, options: CursorOptions
     ) -> Cursor:
         refuse_other_database(connection, database)
         from dwhctl.systems.vertica.console import VerticaCursor
 
-        return VerticaCursor(connection, write=write, timeout=timeout)
+        return VerticaCursor(connection, write=options.write, timeout=options.timeout)
 
     def table_problem(self, connection: VerticaConnection, table: str) -> str | None:
-        from dwhctl.systems.vertica.catalog import NAME_OCTETS
+        from dwhctl.systems.vertica.types import NAME_OCTETS
 
         schema, _, name = table.lower().partition(".")
         if schema.startswith("v_"):

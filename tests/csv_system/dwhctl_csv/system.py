@@ -14,7 +14,7 @@ from dwhctl.core.sql import replace_binds
 from dwhctl.core.words import quoted
 from dwhctl.project.connections import EmbeddedConnection
 from dwhctl.project.fields import Duration, ProjectPath
-from dwhctl.systems.base.system import ANSWER_TIMEOUT, System
+from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, TargetOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,30 +49,15 @@ class _Csv(System[CsvConnection]):
     is_source = is_target = one_writer = True
     driver = "dwhctl_csv.engine"
 
-    def open_source(
-        self,
-        connection: CsvConnection,
-        database: str,
-        zone: str,
-        timeout: float | None = None,
-        *,
-        login_known: bool | None = None,
-        state_dir: Path | None = None,
-    ) -> Source:
+    def open_source(self, connection: CsvConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl_csv.source import CsvSource
 
-        return CsvSource(connection, database, zone)
+        return CsvSource(connection, database, options.zone)
 
-    def open_target(
-        self,
-        connection: CsvConnection,
-        state_dir: Path,
-        timeout: timedelta = ANSWER_TIMEOUT,
-        label: str = "dwhctl",
-    ) -> Target:
+    def open_target(self, connection: CsvConnection, options: TargetOptions) -> Target:
         from dwhctl_csv.target import CsvTarget
 
-        return CsvTarget(connection, state_dir)
+        return CsvTarget(connection, options.state_dir)
 
     def source_types(self) -> Sequence[SourceType]:
         from dwhctl_csv.tables import source_types
@@ -84,18 +69,10 @@ class _Csv(System[CsvConnection]):
 
         return declaration(column)
 
-    def open_cursor(
-        self,
-        connection: CsvConnection,
-        database: str | None,
-        *,
-        write: bool,
-        timeout: timedelta | None,
-        state_dir: Path | None = None,
-    ) -> Cursor:
+    def open_cursor(self, connection: CsvConnection, database: str | None, options: CursorOptions) -> Cursor:
         from dwhctl_csv.console import CsvCursor
 
-        if write:
+        if options.write:
             raise UsageError(f"connection {connection.name}: CSV files are read only here; leave --write out")
         try:
             folder = connection.path if database is None else inside(connection.path, database)

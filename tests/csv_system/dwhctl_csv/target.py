@@ -25,7 +25,7 @@ from dwhctl.core.files import inside
 from dwhctl.core.words import quoted
 from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
-from dwhctl.systems.base.publication import Publication
+from dwhctl.systems.base.staging import Publication
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,

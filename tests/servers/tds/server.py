@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from dwhctl.systems.mssql.system import MssqlConnection
 
 _PIECE = 1 << 20
+#: A query; or a description behind settings, which a session that only reads kept answers does not need.
+_CHANGES_NOTHING = re.compile(
+    r"\s*SELECT\b|\s*SET\b.*\bsp_describe_first_result_set\b", re.IGNORECASE | re.DOTALL
+)
 
 
 class TdsServer(Server):
@@ -182,7 +187,7 @@ class TdsServer(Server):
             recorder.close(whole=whole)
 
     def _kept(self, session: Session, sql: str) -> Path | None:
-        if self.cache_answers is None or not sql.lstrip().upper().startswith("SELECT"):
+        if self.cache_answers is None or not _CHANGES_NOTHING.match(sql):
             return None
         return path_of(Path(self.cache_answers), session.database.name, sql)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -53,18 +53,25 @@ class Work:
 
 @dataclass(frozen=True)
 class View:
-    """What a statement sees: everything but the rows of these transactions, which are others' and not over."""
+    """What a statement sees: everything but the rows of transactions of others that are not over, or begin later.
 
+    A transaction may begin, and write, between the moment of the view and that at which the engine reads.
+    """
+
+    moment: int
     others: tuple[int, ...]
+    mine: Set[int]
 
     def condition(self, alias: str) -> str:
         """SQL that holds for the visible rows of a stored table."""
-        if not self.others:
-            return f"{alias}.__del IS NULL"
-        numbers = ", ".join(map(str, self.others))
-        return (
-            f"({alias}.__ins NOT IN ({numbers}) AND ({alias}.__del IS NULL OR {alias}.__del IN ({numbers})))"
-        )
+        made, deleted = f"{alias}.__ins", f"{alias}.__del"
+        return f"(NOT {self._hidden(made)} AND ({deleted} IS NULL OR {self._hidden(deleted)}))"
+
+    def _hidden(self, number: str) -> str:
+        later = f"{number} > {self.moment}"
+        if self.mine:
+            later = f"({later} AND {number} NOT IN ({', '.join(map(str, self.mine))}))"
+        return f"({number} IN ({', '.join(map(str, self.others))}) OR {later})" if self.others else later
 
 
 class Store:
@@ -94,8 +101,9 @@ class Store:
 
     def begin(self) -> Work:
         """A new transaction."""
-        work = Work(next(self._numbers))
-        self.number_for(work, work.number)
+        with self._lock:
+            work = Work(next(self._numbers))
+            self.number_for(work, work.number)
         return work
 
     def number_for(self, work: Work, number: int | None = None) -> int:
@@ -109,11 +117,11 @@ class Store:
     @contextmanager
     def statement(self, work: Work | None) -> Iterator[View]:
         """A statement's time: what it sees stays in the store until it is over."""
-        mine = work.numbers if work is not None else set()
+        mine: Set[int] = work.numbers if work is not None else frozenset()
         with self._lock:
             token = next(self._numbers)
             self._running[token] = token
-            view = View(tuple(sorted(self._active - mine)))
+            view = View(token, tuple(sorted(self._active - mine)), mine)
         try:
             yield view
         finally:

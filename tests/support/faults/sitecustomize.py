@@ -15,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-_ROLE = "worker" if any("loky" in argument for argument in sys.orig_argv) else "parent"
+#: The run: a worker is forked from a child of it that has imported this file.
+_RUN = os.getppid()
+_ROLE = "worker" if any("worker_server" in argument for argument in sys.orig_argv) else "parent"
 
 
 class Faults:
@@ -41,7 +43,7 @@ class Faults:
             return sum(line.split()[0] == point for line in log)
 
     def _do(self, action: str) -> None:
-        parent = os.getppid() if _ROLE == "worker" else os.getpid()
+        parent = _RUN if _ROLE == "worker" else os.getpid()
         if action == "kill":
             os.kill(parent, signal.SIGKILL)
         elif action == "kill group":

@@ -65,6 +65,11 @@ def test_a_moment_in_json_has_its_zone(capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out) == [{"started": "2020-07-13T01:02:03.456789+00:00"}]
 
 
+def test_json_has_no_number_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
+    Listing[object]("a", "b").show([(float("inf"), float("nan"))], "json")
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"a": None, "b": None}]
+
+
 def test_no_secret_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     Secret("correct-horse-battery")
     say("a correct-horse-battery")

@@ -8,7 +8,7 @@ from dwhctl.core.columns import Column
 from dwhctl.load.column_fit import misfits
 from dwhctl.systems.duckdb import client as duckdb
 from dwhctl.systems.duckdb.target import DuckdbTarget
-from dwhctl.systems.mssql import types as mssql
+from dwhctl.systems.mssql import sql as mssql
 from dwhctl.systems.vertica import types as vertica_types
 
 CYRILLIC, UTF8 = "Cyrillic_General_CI_AS", "Latin1_General_100_CI_AS_SC_UTF8"

@@ -353,3 +353,28 @@ def test_a_signal_leaves_a_commit_in_doubt_open(tmp_path: Path) -> None:
     bench.run()
     assert bench.states() == {"shard0": ["running CommitInDoubtError"]}
     assert bench.report.in_doubt == 1
+
+
+class FirstOpenedLast(AcceptingTarget):
+    """A warehouse that makes the first staging object when a slice of another one has ended."""
+
+    def __init__(self, state: Path) -> None:
+        super().__init__()
+        self._state = state
+        self._calls = itertools.count()
+
+    def open_group(self, group: StagingGroup) -> None:
+        if next(self._calls) == 0:
+            wait_until(lambda: bool(read_log(self._state, "end")), "another slice to end")
+
+
+def test_a_slice_that_waits_for_its_staging_holds_up_no_other(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {"server_0/abakan": ["ok"]}, jobs=2, days=days_from(DAY, 2))
+    bench.target = bench.store.target = FirstOpenedLast(bench.state)
+    bench.run()
+    assert bench.count(State.LOADED) == 2
+
+
+def test_slices_that_wait_get_the_other_workers_when_the_first_shows_no_result(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, many(4, "ok 3"), jobs=4).run()
+    assert bench.most_at_once() == 4

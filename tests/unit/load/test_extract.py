@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -17,9 +18,10 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, SourceError
 from dwhctl.core.secrets import Secret
 from dwhctl.load.cast import SliceCheck
-from dwhctl.load.extract import stage_slice
+from dwhctl.load.extract import SliceIds, stage_slice
 from dwhctl.project.days import Slice
 from dwhctl.runtime.messages import Failure
+from dwhctl.systems.duckdb.staging import ParquetStage
 from tests.contract.kits import SOURCES, TARGETS
 from tests.contract.way import Way
 
@@ -61,6 +63,35 @@ def test_the_batch_size_changes_nothing(way: Way, batch_rows: int) -> None:
     before = way.rows("id, v, hash_id")
     assert way.carry(SELECT, batch_rows=batch_rows) == 10
     assert way.rows("id, v, hash_id") == before
+
+
+def test_the_keys_of_many_batches_are_compared_in_the_worker(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*_args: object) -> None:
+        raise AssertionError("the target was asked for duplicate keys")
+
+    monkeypatch.setattr(ParquetStage, "duplicate_key", asked)
+    assert way.carry(SELECT, batch_rows=1) == 10
+
+
+@pytest.mark.parametrize(
+    ("batches", "repeats"),
+    [
+        ([], False),
+        ([[]], False),
+        ([[3, 1], [2]], False),
+        ([[3, 1], [3]], True),
+        ([[1, 2], [3, 4], [5]], True),
+    ],
+)
+def test_ids_repeat_within_and_across_batches_or_may_when_there_are_too_many(
+    batches: list[list[int]], repeats: bool
+) -> None:
+    ids = SliceIds(most=4)
+    for batch in batches:
+        ids.add(np.array(batch, np.int64))
+    assert ids.may_repeat() is repeats
 
 
 def test_no_rows_are_a_success_without_rows(way: Way) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, ValueRefusedError
 from dwhctl.load.cast import TargetCast
-from dwhctl.load.extract import ServiceFields, key_form
+from dwhctl.load.extract import ServiceFields, hash_rows, key_form
 
 GOLDEN = Path(__file__).parents[1] / "hash_id.golden.json"
 UTC_TIME = pa.timestamp("us", tz="UTC")
@@ -176,8 +176,8 @@ def test_a_uuids_letters_are_lower_whatever_the_driver_says() -> None:
 
 
 def test_the_smallest_integer_is_never_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashes = pd.Series(np.array([2**63, 2**63 + 1, 5], dtype="uint64"))
-    monkeypatch.setattr(pd.util, "hash_pandas_object", lambda frame, index: hashes)
+    hashes = np.array([2**63, 2**63 + 1, 5], dtype="uint64")
+    monkeypatch.setattr("dwhctl.load.extract.hash_rows", lambda source, columns: hashes)
     assert ids([(Kind.INTEGER, pa.int64(), [1, 2, 3])]) == [-(2**63) + 1, -(2**63) + 1, 5]
 
 
@@ -243,3 +243,17 @@ def test_any_key_has_one_id_however_it_is_cut(rows: list[tuple[int, str]], cut: 
     parts = [part for part in (batch.slice(0, cut), batch.slice(cut)) if part.num_rows]
     assert [one for part in parts for one in stamp.hash_ids(part)] == whole
     assert len(set(whole)) == len(set(rows))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.text(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=3)), max_size=20))
+def test_rows_are_hashed_as_pandas_hashes_a_frame(rows: list[tuple[str, int, str]]) -> None:
+    texts, numbers, others = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    columns = [np.array(texts, object), np.array(numbers, np.int64), np.array(others, object)]
+    for count in (1, 2, 3):
+        named: dict[str, Any] = {"etl_source": ["abakan"] * len(rows)}
+        named |= {str(number): column for number, column in enumerate(columns[:count])}
+        frame = pd.DataFrame(named)
+        wanted = pd.util.hash_pandas_object(frame, index=False).to_numpy()
+        source = int(pd.util.hash_array(np.array(["abakan"], object))[0])
+        assert hash_rows(source, columns[:count]).tolist() == wanted.tolist()

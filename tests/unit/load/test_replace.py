@@ -10,7 +10,7 @@ import pytest
 
 from dwhctl.core.errors import SessionsLostError, TargetError
 from dwhctl.load.publish import PublishRules, publish
-from dwhctl.systems.base.publication import ReplaceGuard, UncertainCommitError, compare_staged
+from dwhctl.systems.base.staging import ReplaceGuard, UncertainCommitError, compare_staged
 from dwhctl.systems.base.target import StagedSlice, StagingGroup
 from tests.unit.projects import a_load
 from tests.unit.runs_kit import FREELY, GROUP, GUARDED, FakeTarget, staged

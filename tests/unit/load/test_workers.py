@@ -1,23 +1,37 @@
-"""Workers of two runs over one number of places."""
+"""Worker processes: their server, how many a run has, and workers of two runs over one number of places."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psutil
 import pytest
 
+from dwhctl.core.errors import WorkersError
+from dwhctl.load import worker_server
 from dwhctl.load import workers as module
-from dwhctl.load.workers import Worker, WorkerPool
+from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
+from dwhctl.load.workers import Demand, Worker, WorkerPool
+from dwhctl.project.connections import types_for
 from dwhctl.runtime.slots import WORKERS, Slots
+from tests.support.faulty import wait_until
+from tests.unit.dispatch_kit import ready_server
 
 
 class Nobody(Worker):
     """A worker that does nothing."""
 
     killed = False
+    is_alive = True
 
     def submit(self, function: Callable[..., object], *arguments: Any) -> Future[object]:
         raise AssertionError
@@ -87,3 +101,195 @@ def test_the_only_worker_goes_when_it_had_its_turn(tmp_path: Path, clock: Clock)
     assert small.take() is None
     large.give_back(only)
     assert len(all_of(small)) == 1
+
+
+# How many workers a queue is worth
+
+
+def test_a_run_begins_with_one_worker_and_few_tiny_slices_get_no_more() -> None:
+    demand = Demand()
+    assert demand.workers(12, [], 0.0) == 1
+    demand.finished(0.01, 0.1)
+    assert demand.workers(11, [0.1], 0.1) <= 2
+
+
+def test_many_slices_or_long_ones_get_more_workers_after_the_first_result() -> None:
+    demand = Demand()
+    demand.workers(150, [], 0.0)
+    demand.finished(0.1, 0.1)
+    assert 10 <= demand.workers(149, [0.1], 0.1) <= 20
+    demand.finished(30.0, 30.0)
+    assert demand.workers(148, [], 30.0) >= 100
+
+
+def test_without_a_result_the_slices_that_wait_get_all_workers() -> None:
+    demand = Demand()
+    assert demand.workers(50, [], 7.0) == 1
+    assert demand.workers(49, [7.0], 7.2) == 1
+    assert demand.stalled_at() == pytest.approx(7.3)
+    assert demand.workers(49, [7.0], 7.31) == 50
+
+
+def test_a_hung_slice_does_not_count_as_a_worker_of_the_others() -> None:
+    demand = Demand()
+    demand.workers(2, [], 0.0)
+    for number in range(1, 20):
+        demand.finished(0.01, number / 10)
+    assert demand.workers(20, [], 1.9) == 2
+    assert demand.workers(20, [0.0], 1.9) == 3
+
+
+# The server process
+
+
+@pytest.fixture
+def server() -> Iterator[WorkerServer]:
+    """A server that is not started."""
+    server = WorkerServer(lambda: None)
+    yield server
+    server.close()
+
+
+def forked(server: WorkerServer) -> ProcessWorker:
+    while (worker := server.fork()) is None:
+        time.sleep(0.02)
+    assert isinstance(worker, ProcessWorker)
+    return worker
+
+
+def ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def every_system() -> list[str]:
+    return modules_of(types_for("is_source"), types_for("is_target"))
+
+
+def test_what_the_server_imports_starts_no_thread_and_opens_nothing(server: WorkerServer) -> None:
+    server.start(every_system())
+    worker = forked(server)
+    process = psutil.Process(worker.pid).parent()
+    assert process is not None
+    assert process.num_threads() == 1
+    links = [path.readlink() for path in Path(f"/proc/{process.pid}/fd").iterdir()]
+    assert sum(str(link).startswith("socket:") for link in links) == 1
+    assert [str(link) for link in links if "anon_inode" in str(link)] == []
+    assert {"dwhctl.systems.mssql.source", "dwhctl.systems.vertica.staging"} <= imported_in(worker)
+
+
+def test_a_worker_imports_no_driver_that_its_run_has_no_use_for(server: WorkerServer) -> None:
+    server.start(modules_of(["duckdb"], ["duckdb"]))
+    imported = imported_in(forked(server))
+    assert {"pandas", "pyarrow", "duckdb"} <= imported
+    assert {"pymssql", "psycopg2", "vertica_python", "clickhouse_connect"} & imported == set()
+
+
+def imported_in(worker: ProcessWorker) -> set[str]:
+    """Ask by a function of Python's own: one of this file would import what the tests need."""
+    return set(cast("list[str]", worker.submit(eval, "list(__import__('sys').modules)").result(60)))
+
+
+def test_where_an_import_starts_a_thread_the_workers_import_it_themselves(
+    server: WorkerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "busy_driver.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    server.start(["busy_driver", "dwhctl.systems.duckdb.source"])
+    worker = forked(server)
+    assert "busy_driver" not in imported_in(worker)
+    parent = psutil.Process(worker.pid).parent()
+    assert parent is not None
+    assert parent.num_threads() == 1
+
+
+def test_results_and_errors_come_back_and_a_result_that_cannot_be_pickled_is_an_error() -> None:
+    worker = forked(ready_server())
+    assert worker.submit(len, "abc").result(60) == 3
+    with pytest.raises(ZeroDivisionError):
+        worker.submit(divide, 0).result(60)
+    with pytest.raises(RuntimeError, match="pickle"):
+        worker.submit(a_lock, "").result(60)
+    assert worker.submit(len, "x" * 5_000_000).result(60) == 5_000_000
+    worker.kill()
+    wait_until(lambda: not worker.is_alive, "it is killed")
+
+
+def divide(number: int) -> float:
+    return 1 / number
+
+
+def a_lock(_text: str) -> object:
+    return threading.Lock()
+
+
+def test_a_worker_that_dies_idle_is_replaced_at_the_next_slice(tmp_path: Path) -> None:
+    pool = WorkerPool(1, ready_server().fork, Slots(tmp_path, {WORKERS: 1}))
+    first = pool.take()
+    assert isinstance(first, ProcessWorker)
+    pool.give_back(first)
+    os.kill(first.pid, signal.SIGKILL)
+    wait_until(lambda: not first.is_alive, "it is dead")
+    second = pool.take()
+    assert isinstance(second, ProcessWorker)
+    os.kill(second.pid, signal.SIGKILL)
+    wait_until(lambda: not second.is_alive, "it is dead")
+    third = pool.replace_dead(second)
+    assert third is not second
+    assert third.submit(len, "abc").result(60) == 3
+    assert pool.number(third) == 1
+    pool.dismiss_all()
+
+
+def test_a_server_that_is_killed_costs_its_workers_and_is_started_again(server: WorkerServer) -> None:
+    worker = forked(server)
+    sleeps = worker.submit(time.sleep, 60)
+    process = psutil.Process(worker.pid).parent()
+    assert process is not None
+    process.kill()
+    with pytest.raises(BrokenExecutor):
+        sleeps.result(60)
+    assert forked(server).submit(len, "abc").result(60) == 3
+    for _ in range(worker_server._MAX_RESTARTS):
+        again = psutil.Process(forked(server).pid).parent()
+        assert again is not None
+        again.kill()
+        again.wait(60)
+    with pytest.raises(WorkersError, match="was killed 4 times"):
+        server.fork()
+
+
+def test_a_server_that_cannot_import_is_said_in_words(
+    server: WorkerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_server, "_PROGRAM", "raise SystemExit(1)")
+    with pytest.raises(WorkersError, match="ended, or was not ready"):
+        forked(server)
+
+
+def test_a_fork_that_is_refused_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", refuse)
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=worker_server._Server(theirs).run)
+    thread.start()
+    server = WorkerServer(lambda: None)
+    server._control, server._is_ready = ours, True
+    monkeypatch.setattr(server, "_process", object())
+    assert ours.recv(worker_server.REPLY.size) == worker_server.REPLY.pack(0, 0)
+    with pytest.raises(WorkersError, match=r"Resource temporarily unavailable; raise the limit of processes"):
+        server.fork()
+    monkeypatch.setattr(server, "_process", None)
+    ours.close()
+    thread.join(60)
+    theirs.close()
+
+
+def test_the_end_of_a_server_is_the_end_of_its_workers(server: WorkerServer) -> None:
+    workers = [forked(server) for _ in range(3)]
+    workers[0].submit(time.sleep, 60)
+    server.close()
+    assert all(ended(worker.pid) for worker in workers)

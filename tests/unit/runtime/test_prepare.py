@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import pytest
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import ConfigError, TargetBusyError
 from dwhctl.load.run import plan_load
+from dwhctl.project.connections import SYSTEMS, Connection
+from dwhctl.project.read import read_project
 from dwhctl.runtime.plan import LoadRequest, Plan
-from dwhctl.runtime.prepare import describe_targets
+from dwhctl.runtime.prepare import describe_targets, targets_of
 from dwhctl.runtime.slots import Slots
 from tests.support.projects import CREATE, DAY, Sandbox
 from tests.unit.projects import a_load, a_project
@@ -70,3 +74,21 @@ def test_a_shard_that_this_version_cannot_read_is_refused_before_anything_is_tou
         ConfigError, match=r"server_1: 'server_1' is of type vertica, .* type duckdb, postgres, mssql"
     ):
         plan_load(sandbox.project(), LoadRequest((DAY,)))
+
+
+def test_a_target_is_opened_once_when_it_is_first_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def open_target(_system: object, connection: Connection, *_how: object) -> FakeTarget:
+        opened.append(connection.name)
+        time.sleep(0.02)
+        return FakeTarget()
+
+    monkeypatch.setattr(type(SYSTEMS["duckdb"]), "open_target", open_target)
+    targets = targets_of(read_project(Sandbox(tmp_path).write().root))
+    assert (list(targets), len(targets), opened) == (["warehouse"], 1, [])
+    with ThreadPoolExecutor(4) as threads:
+        found = set(map(id, threads.map(lambda _: targets["warehouse"], range(4))))
+    assert (len(found), opened) == (1, ["warehouse"])

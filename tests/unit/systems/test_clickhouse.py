@@ -22,7 +22,8 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.load.cast import TargetCast, fits, for_source
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.staging import staging_prefix
+from dwhctl.systems.base.system import CursorOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.clickhouse import catalog, types
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable
@@ -165,9 +166,9 @@ def test_without_the_package_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("dwhctl.systems.clickhouse.system.find_spec", lambda _name: None)
     system = system_of(_connection())
     with pytest.raises(ConfigError, match=r"pip install 'dwhctl\[clickhouse\]'"):
-        system.open_target(_connection(), Path())
+        system.open_target(_connection(), TargetOptions(Path()))
     with pytest.raises(ConfigError, match=r"pip install 'dwhctl\[clickhouse\]'"):
-        system.open_cursor(_connection(), None, write=False, timeout=None)
+        system.open_cursor(_connection(), None, CursorOptions(write=False))
     assert importlib.util.find_spec("clickhouse_connect") is not None
 
 
@@ -185,8 +186,8 @@ def test_tables_and_queries_of_a_run_are_no_other_runs() -> None:
     copy = catalog.copy_table("dwhctl:20200714-ab", ClickHouseTable.of("stage.orders", "default"), "1")
     assert copy.database == "stage"
     for table in (staging, copy):
-        assert table.table.startswith(catalog.run_prefix("20200714-ab"))
-        assert not table.table.startswith(catalog.run_prefix("20200714-a"))
+        assert table.table.startswith(staging_prefix("20200714-ab"))
+        assert not table.table.startswith(staging_prefix("20200714-a"))
     long = catalog.staging_table(StagingGroup("run", "x" * 300, "t"), "default")
     assert len(long.table) <= catalog.NAME_OCTETS
 

@@ -12,7 +12,7 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
 from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.duckdb.client import declaration as in_duckdb
-from dwhctl.systems.mssql.types import ResultColumn, column
+from dwhctl.systems.mssql.sql import ResultColumn, column
 from dwhctl.systems.vertica.types import LONG_OCTETS, create_table
 
 ID = Column("ID", Kind.INTEGER, pa.int64(), "bigint")

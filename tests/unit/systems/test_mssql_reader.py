@@ -13,7 +13,7 @@ import pytest
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.systems.mssql.source import Reader, fetched, first_size, next_size
-from dwhctl.systems.mssql.types import ResultColumn, declared_columns
+from dwhctl.systems.mssql.sql import ResultColumn, declared_columns
 
 COLUMNS = declared_columns(
     [ResultColumn("id", "int"), ResultColumn("name", "nvarchar(50)"), ResultColumn("day", "date")]

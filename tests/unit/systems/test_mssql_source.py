@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import pymssql
 import pytest
 
 from dwhctl.core.errors import (
@@ -24,9 +25,9 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import Secret
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
-from dwhctl.systems.base.system import system_of
+from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.mssql import client as mssql_link
-from dwhctl.systems.mssql.client import LoginCheck
+from dwhctl.systems.mssql.client import SETTINGS, LoginCheck
 from dwhctl.systems.mssql.source import CODE_PAGES
 from dwhctl.systems.mssql.system import MssqlConnection
 from tests.servers.base import Fault
@@ -58,7 +59,7 @@ def connection(server: TdsServer, **keys: Any) -> MssqlConnection:
 
 def opened(server: TdsServer, database: str = "abakan", timeout: float | None = 1, **keys: Any) -> Source:
     return system_of(connection(server, **keys)).open_source(
-        connection(server, **keys), database, "UTC", timeout
+        connection(server, **keys), database, SourceOptions("UTC", timeout)
     )
 
 
@@ -70,13 +71,51 @@ def rows_of(source: Source, sql: str, rows: int = 1000) -> list[dict[str, object
 
 
 def test_a_session_gives_way_and_says_who_it_is(server: TdsServer) -> None:
-    with opened(server):
-        pass
+    with opened(server) as source:
+        source.columns(Query("SELECT id FROM orders", {}))
     said = " ".join(one.sql for one in server.statements)
     assert "DEADLOCK_PRIORITY LOW" in said
     assert "LOCK_TIMEOUT 30000" in said
     assert "BEGIN TRAN" not in said
     assert {(one.application, one.database) for one in server.statements} == {("dwhctl", "abakan")}
+
+
+def test_settings_and_description_are_one_batch(server: TdsServer) -> None:
+    query = Query("SELECT id, name FROM orders", {})
+    with opened(server, "abakan") as source:
+        assert [batch.num_rows for batch in source.batches(query, 10)] == [1]
+    first, second = (one.sql for one in server.statements)
+    for part in (
+        "TEXTSIZE 2147483647",
+        "LOCK_TIMEOUT 30000",
+        "sys.databases",
+        "sp_describe_first_result_set",
+    ):
+        assert part in first
+    assert second == query.sql
+    assert server.traffic.logins == 1
+
+
+def test_the_settings_are_those_of_the_driver(server: TdsServer) -> None:
+    """pymssql 2.4.6; a new version is looked at when this fails."""
+    plain = pymssql.connect(
+        server=server.host, port=str(server.port), user="sa", password="Secret_123", database="abakan",
+        tds_version="7.4", autocommit=True,
+    )  # fmt: skip
+    plain.close()
+    settings, use = (one.sql for one in server.statements)
+    assert {one.strip() for one in settings.split(";")} == {one.strip() for one in SETTINGS.split(";")}
+    assert use == "use [abakan]"
+
+
+@pytest.mark.parametrize("refused", ["LOCK_TIMEOUT", "snapshot_isolation_state"])
+def test_a_server_that_refuses_a_part_of_the_first_batch_gets_each_part_alone(
+    server: TdsServer, refused: str
+) -> None:
+    server.faults.add(Fault("error", statement=refused, error=(229, 14, "denied")))
+    with opened(server) as source:
+        assert rows_of(source, "SELECT id FROM orders") == [{"id": 1}]
+    assert len(server.statements) == 6
 
 
 def test_snapshot_isolation_where_the_database_allows_it(server: TdsServer) -> None:
@@ -339,12 +378,15 @@ def test_a_failure_in_the_answer_comes_after_its_rows_and_is_transient(
     assert time.monotonic() - started < 6
 
 
-def test_a_failure_of_the_description_is_transient(server: TdsServer) -> None:
-    server.faults.add(Fault("reset", statement="sp_describe", times=1))
+@pytest.mark.parametrize("kind", ["reset", "close"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_failure_of_the_description_is_transient(server: TdsServer, kind: str, after: int) -> None:
+    # After one row: the database's, or the first column's.
+    server.faults.add(Fault(kind, statement="sp_describe", after_rows=after, times=1))
     with opened(server) as source, pytest.raises(SourceError):
-        source.columns(Query("SELECT id FROM orders", {}))
+        source.columns(Query("SELECT id, name, moment FROM orders", {}))
     with opened(server) as source:
-        assert len(source.columns(Query("SELECT id FROM orders", {}))) == 1
+        assert len(source.columns(Query("SELECT id, name, moment FROM orders", {}))) == 3
 
 
 @pytest.mark.parametrize("number", [1222, 701, 40501])

@@ -10,7 +10,7 @@ import pytest
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError
-from dwhctl.systems.mssql.types import TYPES, ResultColumn, declared_columns, literal, quote
+from dwhctl.systems.mssql.sql import TYPES, ResultColumn, declared_columns, literal, quote
 
 #: sys.types of SQL Server 2025, and the words by which sp_describe_first_result_set and people call them besides.
 SERVER_TYPES = (
@@ -89,5 +89,5 @@ def test_quoting() -> None:
 
 
 def test_the_table_needs_neither_driver_nor_pyarrow() -> None:
-    code = "import sys, dwhctl.systems.mssql.types; print(sorted({'pymssql', 'pyarrow'} & set(sys.modules)))"
+    code = "import sys, dwhctl.systems.mssql.sql; print(sorted({'pymssql', 'pyarrow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -27,8 +27,8 @@ from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica
-from dwhctl.systems.vertica.catalog import TableName, staging_table
-from dwhctl.systems.vertica.errors import connect_error, rejection, translate_error
+from dwhctl.systems.vertica.catalog import TableName, rejection, staging_table, translate_error
+from dwhctl.systems.vertica.client import connect_error
 from dwhctl.systems.vertica.types import column, declaration
 
 TYPES: tuple[tuple[str, Kind, pa.DataType], ...] = (
@@ -232,13 +232,14 @@ def test_the_driver_still_calls_what_is_overridden() -> None:
     }
     assert ours == {
         "establish_socket_connection", "enable_ssl", "read_message", "reset_values", "cancel", "close",
-        "close_socket",
+        "close_socket", "write",
     }  # fmt: skip
     for name in ours:
         assert callable(getattr(vertica_python.Connection, name))
     source = SimpleNamespace(**vars(vertica_python.Connection))
     assert "establish_socket_connection" in _names(source._socket)
     assert "enable_ssl" in _names(source._socket)
+    assert "write" in _names(vertica_python.vertica.cursor.Cursor._send_copy_data)
     assert "notice_handler" in str(source.handle_asynchronous_message.__code__.co_consts)
 
 

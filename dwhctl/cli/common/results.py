@@ -1,0 +1,201 @@
+"""The result objects of a load and a refresh, and of their plans, from what the runs return."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dwhctl.alerts.delivery import Delivery
+from dwhctl.cli.common.objects import (
+    AlertPart,
+    FailurePart,
+    LeftOutPart,
+    LoadObject,
+    NeedPart,
+    NullColumnPart,
+    PlannedLoadPart,
+    PlannedSlicePart,
+    PlanObject,
+    ReadyPart,
+    RefreshObject,
+    ReportPart,
+    RunState,
+    SlicePart,
+)
+from dwhctl.cli.common.summary import rows_by_load
+from dwhctl.core.errors import ExitCode
+from dwhctl.core.words import is_whole_command, shown_path
+from dwhctl.load.run import foresee
+from dwhctl.project.model import Project
+from dwhctl.project.names import in_project
+from dwhctl.runtime.events import Event, FailedSlice, Listener, ReportClosed, RunResult, RunStarted
+from dwhctl.runtime.failures import FailureGroup
+from dwhctl.runtime.plan import LoadRequest, Plan, Readiness
+from dwhctl.sessions.values import State
+
+_REST = {"--only-missing", "--only-failed"}
+
+
+class RunWatcher:
+    """Keep when a run began and what its plan was, and pass its events on."""
+
+    def __init__(self, listen: Listener) -> None:
+        self._listen = listen
+        self.began = datetime.now(UTC)
+        self.plan = Plan(())
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self.plan = event.plan
+        self._listen(event)
+
+
+def load_object(result: RunResult, run: RunWatcher, command: str, place: Path | None) -> LoadObject:
+    """Return the result of a load; `place` is the value of --project, if it was given."""
+    filled = sorted(result.filled.items())
+    # What the plan leaves out is not complete when the run is interrupted.
+    rest = command if _REST & set(shlex.split(command)) else f"{command} --only-missing"
+    return LoadObject(
+        **_of_run(result, run, rest, place),
+        slices=len(run.plan.slices),
+        loaded=result.loaded,
+        skipped=result.skipped,
+        left_out=_left_out(run.plan),
+        step_seconds={name: round(seconds, 3) for name, seconds in result.step_seconds.items()},
+        null_columns=tuple(
+            NullColumnPart(load, column, tuple(sorted(shards))) for (load, column), shards in filled
+        ),
+    )
+
+
+def refresh_object(result: RunResult, run: RunWatcher, command: str, place: Path | None) -> RefreshObject:
+    """Return the result of a refresh of reports."""
+    assert result.day is not None
+    closed = {event.load: event for event in result.closed}
+    return RefreshObject(
+        **_of_run(result, run, command, place),
+        day=result.day,
+        refreshed=len(result.refreshed),
+        reports=tuple(_report(name, closed.get(name)) for name in result.reports),
+    )
+
+
+def _of_run(result: RunResult, run: RunWatcher, rest: str, place: Path | None) -> dict[str, Any]:
+    state = state_of(result)
+    return {
+        "exit_code": result.exit_code.value,
+        "run_id": result.run_id,
+        "state": state,
+        "started": run.began,
+        "finished": datetime.now(UTC),
+        "seconds": round(result.seconds, 3),
+        "failed": result.failed,
+        "in_doubt": result.in_doubt,
+        "retried": result.retried,
+        "rows": result.rows,
+        "failures": tuple(_failure(group, place) for group in result.groups),
+        "stopped": result.stopped,
+        "command": rest if state in ("stopped", "interrupted") and is_whole_command(rest) else None,
+        "alerts": alert_parts(result.alerts),
+        "pings": tuple(result.pings),
+    }
+
+
+def state_of(result: RunResult) -> RunState:
+    """Return the state of a run that has ended."""
+    if result.signal is not None:
+        return "interrupted"
+    if result.stopped is not None:
+        return "stopped"
+    if result.exit_code is not ExitCode.DONE:
+        return "failed"
+    return "done" if result.empty_plan is None else "nothing_to_do"
+
+
+def _failure(group: FailureGroup, place: Path | None) -> FailurePart:
+    failure = group.failure
+    return FailurePart(
+        failure.error_class,
+        failure.message,
+        group.connection,
+        failure.permanent,
+        group.advice.removesuffix(", then") or None,
+        in_project(group.command, place) or None,
+        tuple(map(_slice, group.slices)),
+    )
+
+
+def _slice(failed: FailedSlice) -> SlicePart:
+    return SlicePart(
+        failed.load,
+        failed.shard or None,
+        failed.day,
+        failed.etl_id,
+        failed.in_doubt,
+        failed.failure.error_class,
+        failed.failure.message,
+    )
+
+
+def alert_parts(alerts: Iterable[Delivery]) -> tuple[AlertPart, ...]:
+    """Return the messages to the channels."""
+    return tuple(AlertPart(alert.channel, alert.subject, alert.state.value, alert.answer) for alert in alerts)
+
+
+def _report(name: str, closed: ReportClosed | None) -> ReportPart:
+    if closed is None:
+        return ReportPart(name, "not_done", None, None, None, None, None, ())
+    is_refreshed = closed.failure is None
+    failed = "in_doubt" if closed.state is State.RUNNING else "failed"
+    return ReportPart(
+        name,
+        "refreshed" if is_refreshed else failed,  # type: ignore[arg-type] # both are in the Literal
+        closed.connection,
+        closed.etl_id,
+        closed.attempt,
+        closed.rows if is_refreshed else None,
+        round(closed.seconds, 3),
+        need_parts(closed.without),
+    )
+
+
+def need_parts(needs: Iterable[Readiness]) -> tuple[NeedPart, ...]:
+    """Return how far the loads are that a report needs."""
+    return tuple(
+        NeedPart(need.load, need.expected, need.complete, need.missing, need.at_least, need.is_met)
+        for need in needs
+    )
+
+
+def _left_out(plan: Plan) -> LeftOutPart:
+    return LeftOutPart(plan.complete, plan.not_failed, plan.before_start, plan.after_end)
+
+
+def plan_object(project: Project, request: LoadRequest, plan: Plan, *, every_slice: bool) -> PlanObject:
+    """Return what a load would do. The sessions are read for the estimate."""
+    forecast = foresee(project, request, plan)
+    waiting = [(load, load.ready) for load in plan.loads() if load.ready is not None]
+    return PlanObject(
+        exit_code=ExitCode.DONE.value,
+        slices=len(plan.slices),
+        loads=tuple(PlannedLoadPart(*row) for row in rows_by_load(plan)),
+        planned=_planned(plan) if every_slice else None,
+        left_out=_left_out(plan),
+        first_day=plan.first_day,
+        workers=forecast.workers,
+        estimated_seconds=None if forecast.seconds is None else round(forecast.seconds, 1),
+        waits=tuple(
+            ReadyPart(load.name, shown_path(ready, project.root), load.ready_timeout.total_seconds())
+            for load, ready in waiting
+        ),
+    )
+
+
+def _planned(plan: Plan) -> tuple[PlannedSlicePart, ...]:
+    return tuple(
+        PlannedSlicePart(planned.load.name, planned.shard.name, planned.slice.day, planned.shard.connection)
+        for planned in plan.slices
+    )
