@@ -1,12 +1,14 @@
-"""Run `dwhctl load` as a process and measure it: wall time, CPU, peak memory (PSS) of parent and workers."""
+"""Run a command and measure it: wall time, CPU, peak memory (PSS) of the process and of those below it."""
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,3 +79,63 @@ def _sample(process: psutil.Process, memory: dict[int, float], cpu: dict[int, fl
         memory[process.pid] = max(memory.get(process.pid, 0.0), process.memory_full_info().pss / 2**20)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took: seconds, CPU seconds of its processes, and the most MiB (PSS) of all of them at once."""
+
+    seconds: float
+    cpu: float
+    mib: float
+
+    @staticmethod
+    def head(of: str) -> str:
+        """Return the head of the table in Markdown."""
+        return f"| {of} | seconds | client CPU s | peak PSS MiB | times the floor |\n| --- | --- | --- | --- | --- |"
+
+    def row(self, name: str, floor: float) -> str:
+        """Return the row of the table."""
+        mib = f"{self.mib:,.0f}" if self.mib else "-"
+        return f"| {name} | {self.seconds:.1f} | {self.cpu:.1f} | {mib} | {self.seconds / floor:.2f} |"
+
+
+def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usage:
+    """Run a command to its end. Raise RuntimeError with the end of its output unless it ends with 0."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryFile("w+") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "NO_COLOR": "1", **(env or {})},
+        )
+        parent = psutil.Process(process.pid)
+        cpu: dict[int, float] = {}
+        peak = 0.0
+        while process.poll() is None:
+            memory: dict[int, float] = {}
+            for one in [parent, *_children(parent)]:
+                _sample(one, memory, cpu)
+            peak = max(peak, sum(memory.values()))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - started
+        if process.returncode != 0:
+            output.seek(0)
+            raise RuntimeError(f"{command[0]} ended with {process.returncode}: {output.read()[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    waited_for = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    # A killed worker may not be waited for; a short process may not be sampled.
+    return Usage(seconds, max(waited_for, sum(cpu.values())), peak)
+
+
+def best(runs: Sequence[Usage]) -> Usage:
+    """Return the fastest of several runs."""
+    return min(runs, key=lambda usage: usage.seconds)
+
+
+def median(runs: Sequence[Usage]) -> Usage:
+    """Return the middle one of several runs."""
+    return sorted(runs, key=lambda usage: usage.seconds)[len(runs) // 2]

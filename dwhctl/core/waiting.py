@@ -1,4 +1,4 @@
-"""Waits: work with a time limit, loops that poll, their announcement to the user, and signals."""
+"""Waits: work with a time limit or ahead, loops that poll, their announcement to the user, and signals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from dwhctl.core.errors import ExitCode, Interrupted
 
@@ -186,3 +187,26 @@ def caught_signals() -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_END = object()
+_Item = TypeVar("_Item")
+
+
+def ahead(items: Iterator[_Item], most: int = 1) -> Generator[_Item]:
+    """Yield the items, while a thread makes up to `most` of the next ones.
+
+    Close it: then nothing of `items` runs any more. An error of `items` is raised in the place of its item.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # not at start-up
+
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        following = deque(thread.submit(next, items, _END) for _ in range(most))
+        try:
+            while (item := following.popleft().result()) is not _END:
+                following.append(thread.submit(next, items, _END))
+                yield cast("_Item", item)
+        finally:
+            # The first may be running; its end is waited for.
+            for future in list(following)[1:]:
+                future.cancel()

@@ -7,6 +7,7 @@ Read in this order:
 - In a worker: `extract` streams a slice from its source to the staging and adds the service fields, `cast` checks the
   rows and fits them to the target's columns.
 - `staging`: publish groups. `publish`: the thread that publishes, its rules, and commits in doubt.
+- `direct`: a slice that its worker writes into the table itself, and the parent commits.
 - `column_fit` compares the sizes of columns in source and target, before data moves.
 Data goes from `extract` to the staging and by `publish` into the table; results go back through `scheduler`.
 """

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
@@ -23,13 +24,15 @@ from dwhctl.runtime.slots import WORKERS, Slot, Slots
 from dwhctl.sessions.values import State
 
 if TYPE_CHECKING:
+    from dwhctl.load.direct import DirectPublication
     from dwhctl.load.publish import Published, Publisher
     from dwhctl.load.staging import Groups, PublishGroup, StagingCreator
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
-    from dwhctl.runtime.plan import PlannedSlice
+    from dwhctl.runtime.plan import Plan, PlannedSlice
     from dwhctl.runtime.prepare import DeliveredColumns
+    from dwhctl.systems.base.target import Target
 
 #: A wait for workers to start is announced after this.
 _SLOW_START_SECONDS = 5.0
@@ -37,15 +40,19 @@ _MAX_DEATHS = 2
 
 
 class SliceJob(Job):
-    """One slice to load. `deaths` counts workers that died at work on it, `additions` the columns added for it."""
+    """One slice to load. `deaths` counts workers that died at work on it, `additions` the columns added for it.
+
+    `direct`: its worker writes into the table itself.
+    """
 
     config: Load
     connections: tuple[str, str]
 
-    def __init__(self, planned: PlannedSlice) -> None:
+    def __init__(self, planned: PlannedSlice, *, direct: bool = False) -> None:
         connections = planned.shard.connection, planned.load.target
         super().__init__(planned.load, planned.shard.name, planned.slice.day, connections)
         self.planned = planned
+        self.direct = direct
         self.deaths = 0
         self.additions = 0
         self.slots_wanted: float | None = None
@@ -74,7 +81,7 @@ class SliceJob(Job):
 class InWorker:
     """What works on an attempt: a worker process; then its rows wait in a group to be published.
 
-    `given` is when the worker was given the order.
+    The worker and the slots of a `direct` attempt are busy until then. `given` is when the worker was given the order.
     """
 
     worker: Worker
@@ -83,9 +90,24 @@ class InWorker:
     group: PublishGroup | None = None
     filled: Mapping[str, str] = field(default_factory=dict)
     failed_in: str | None = None
+    direct: DirectPublication | None = None
 
 
 SliceAttempt = Attempt[SliceJob, InWorker]
+
+
+def slice_jobs(plan: Plan, targets: Mapping[str, Target]) -> list[SliceJob]:
+    """Return the jobs of a plan: a slice that is the only one of its load is written directly where the target can.
+
+    Not where new columns are added to the table: whether a shard lost one is found out from what the table holds.
+    """
+    slices = Counter(planned.load.name for planned in plan.slices)
+
+    def is_direct(load: Load) -> bool:
+        alone = slices[load.name] == 1 and load.on_new_column != "add"
+        return alone and targets[load.target].writes_directly
+
+    return [SliceJob(planned, direct=is_direct(planned.load)) for planned in plan.slices]
 
 
 @dataclass(slots=True, eq=False)
@@ -230,7 +252,11 @@ class SliceStarter:
             return
         for job in self._jobs.next_of_routes():
             load = job.config
-            if not self._groups.wants_ahead(load, job.day, now) or not self._breaker.may_start(job, now):
+            if (
+                job.direct
+                or not self._groups.wants_ahead(load, job.day, now)
+                or not self._breaker.may_start(job, now)
+            ):
                 continue
             if self._publisher.waits_for == load.target:
                 continue
@@ -242,7 +268,8 @@ class SliceStarter:
         planned = attempt.job.planned
         load = planned.load
         query = render_extract(self._project, load, planned.shard, planned.slice)
-        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic())
+        direct = attempt.job.direct
+        group = self._groups.take(load, planned.slice.day, attempt.token, time.monotonic(), direct=direct)
         attempt.runner.group = group
         fills = load.on_new_column == "add"
         shard = planned.shard.name
@@ -260,7 +287,15 @@ class SliceStarter:
             fill_missing=fills,
             delivered=Delivered(shard, self._delivered.of(load, shard)) if fills else None,
             login_known=self._breaker.login_known(planned.shard.connection),
+            direct=direct,
         )
+
+    def end_direct(self, attempt: SliceAttempt) -> None:
+        """Release the worker and the slots of an attempt after its publication, if it was direct."""
+        runner = attempt.runner
+        if runner.direct is not None:
+            (self._pool.give_back if runner.direct.is_ended else self._pool.dismiss)(runner.worker)
+            attempt.release()
 
     def _next(self, worker: Worker, now: float) -> SliceAttempt | None:
         taken: list[Slot] = []

@@ -9,13 +9,14 @@ It touches neither the target table nor the sessions table, and it never raises.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import pandas as pd
@@ -25,13 +26,18 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
 from dwhctl.core.faults import reach
+from dwhctl.core.waiting import ahead
 from dwhctl.load.cast import SliceCheck, TargetCast, by_lower_name, compare, for_source
+from dwhctl.load.direct import keep_open
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
+from dwhctl.systems.base.target import DirectStage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dwhctl.systems.base.source import Source
-    from dwhctl.systems.base.target import Stage
+    from dwhctl.systems.base.target import Stage, Target
 
 
 #: Rows that are read from a source at a time: even rows of a megabyte fit in memory then.
@@ -64,23 +70,7 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-_T = TypeVar("_T")
 _Values = np.ndarray[Any, Any]
-
-
-_END: Final = object()
-
-
-def one_ahead(items: Iterator[_T]) -> Generator[_T]:
-    """Yield the items, while a thread makes the next one.
-
-    Close it: then nothing of `items` runs any more. An error of `items` is raised in the place of its item.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        following = thread.submit(next, items, _END)
-        while (item := following.result()) is not _END:
-            following = thread.submit(next, items, _END)
-            yield cast("_T", item)
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -96,8 +86,8 @@ def stage_slice(order: StageOrder) -> StageResult:
                     order.slice.zone, login_known=order.login_known, state_dir=order.table.state_dir
                 ),
             )
-        with source:
-            return _Staging(order, clock).run(source)
+        with source, closing(SliceIds(order.table.state_dir)) as ids:
+            return _Staging(order, clock, ids).run(source)
     except Exception as error:
         failure = Failure.of(error)
         return StageResult(order.token, failure=failure, seconds=clock.seconds, failed_in=clock.failed_in)
@@ -106,14 +96,15 @@ def stage_slice(order: StageOrder) -> StageResult:
 class _Staging:
     """One execution of an order."""
 
-    def __init__(self, order: StageOrder, clock: Clock) -> None:
+    def __init__(self, order: StageOrder, clock: Clock, ids: SliceIds) -> None:
         self._order = order
         self._clock = clock
         self._rows = 0
+        self._waited = 0.0
         self._columns: dict[str, str] = {}
         self._filled: dict[str, str] = {}
         self._is_last = False
-        self._ids = SliceIds()
+        self._ids = ids
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -137,16 +128,28 @@ class _Staging:
             table.connection, TargetOptions(table.state_dir, table.timeout, f"dwhctl:{order.group.run_id}")
         )
         reach("stage.open")
-        with target.stage(order.group, order.token, held) as stage:
+        with self._stage(target, held) as stage:
             # Nothing follows a batch that is not full: no thread needs to wait for it.
-            ahead = batches if self._is_last else one_ahead(batches)
-            with closing(ahead) as following, self._clock.step("stage"):
+            following = batches if self._is_last else ahead(batches)
+            with closing(following), self._clock.step("stage"):
                 reach("stage.write")
-                size = stage.write(self._timed(chain([first], following)))
+                try:
+                    size = stage.write(self._timed(chain([first], following)))
+                finally:
+                    self._clock.add("wait", self._waited)
             with self._clock.step("check"):
                 self._check_keys(stage)
             reach("stage.finished")
-        return self._result(size)
+        if not isinstance(stage, DirectStage):
+            return self._result(size)
+        keep_open(order.token, stage)
+        return replace(self._result(size), held=stage.held)
+
+    def _stage(self, target: Target, columns: Sequence[Column]) -> Stage:
+        order = self._order
+        if not order.direct:
+            return target.stage(order.group, order.token, columns)
+        return target.write_slice(order.group, order.token, columns, order.slice, order.slice_by)
 
     def _result(self, size: int = 0) -> StageResult:
         return StageResult(
@@ -180,9 +183,11 @@ class _Staging:
             yield batch
 
     def _timed(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        # The stage may read them in a thread of its own.
         while True:
-            with self._clock.step("wait"):
-                batch = next(batches, None)
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - started
             if batch is None:
                 break
             yield batch
@@ -202,33 +207,70 @@ def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
 
 
-#: So many hash ids are kept, eight octets each: 128 MiB.
-MOST_IDS = 2**24
+#: So many hash ids are held in memory, eight octets each.
+MOST_IDS = 2**21
 
 
 class SliceIds:
-    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows none is kept."""
+    """The hash ids of a slice's rows: equal keys have equal ids. Of more than `most` rows they are in a file.
 
-    def __init__(self, most: int = MOST_IDS) -> None:
+    The file is in `folder`, without a name: the system removes it with the process.
+    """
+
+    def __init__(self, folder: Path, most: int = MOST_IDS) -> None:
+        self._folder = folder
         self._most = most
         self._rows = 0
-        self._ids = np.empty(0, np.int64)
+        self._held: list[_Values] = []
+        self._file: BinaryIO | None = None
+        self._is_full = False
 
     def add(self, ids: _Values) -> None:
         """Take the ids of a batch."""
-        first, self._rows = self._rows, self._rows + len(ids)
-        kept = self._rows <= self._most
-        # Grown in place: the system moves the pages, it does not copy them.
-        self._ids.resize(self._rows if kept else 0, refcheck=False)
-        if kept:
-            self._ids[first:] = ids
+        self._rows += len(ids)
+        self._held.append(ids)
+        if self._rows > self._most and not self._is_full:
+            try:
+                self._write()
+            except OSError:
+                self._is_full = True
+        if self._file is not None or self._is_full:
+            self._held.clear()
+
+    def _write(self) -> None:
+        if self._file is None:
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115 - `close`
+        for ids in self._held:
+            self._file.write(ids.data)
+
+    def close(self) -> None:
+        """Remove the file. Idempotent."""
+        if self._file is not None:
+            self._file.close()
 
     def may_repeat(self) -> bool:
-        """Return whether two rows may have the same key; only the engine knows it of more rows than are kept."""
-        if self._rows > self._most:
+        """Return whether two rows may have the same key; where the disk is full, only the engine knows."""
+        if self._is_full:
             return True
-        self._ids.sort()
-        return bool((self._ids[1:] == self._ids[:-1]).any())
+        # Each pass over the file takes the ids of one remainder, about as many as may be held.
+        parts = 1 << (-(-self._rows // self._most) - 1).bit_length() if self._file is not None else 1
+        return any(_repeats(self._chosen(part, parts)) for part in range(parts))
+
+    def _chosen(self, part: int, parts: int) -> list[_Values]:
+        if self._file is None:
+            return self._held
+        self._file.seek(0)
+        chosen = []
+        while piece := self._file.read(8 * BATCH_ROWS):
+            ids = np.frombuffer(piece, np.int64)
+            chosen.append(ids[ids & (parts - 1) == part])
+        return chosen
+
+
+def _repeats(batches: Sequence[_Values]) -> bool:
+    ids = np.concatenate([np.empty(0, np.int64), *batches])
+    ids.sort()
+    return bool((ids[1:] == ids[:-1]).any())
 
 
 _MIN = np.iinfo(np.int64).min
@@ -352,6 +394,11 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self.failed_in: str | None = None
         self._of_thread = threading.local()
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add the seconds of a step within the current one."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._of_thread.inner = getattr(self._of_thread, "inner", 0.0) + seconds
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -21,7 +21,7 @@ from dwhctl.core.faults import reach
 from dwhctl.core.waiting import waited
 from dwhctl.project.names import as_asked
 from dwhctl.runtime.messages import Failure
-from dwhctl.systems.base.staging import HeldValues, ReplaceGuard, UncertainCommitError
+from dwhctl.systems.base.staging import HeldValues, ReplaceGuard, UncertainCommitError, replace_in_transaction
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -104,10 +104,16 @@ def _publish_together(
 ) -> list[Published]:
     guard = _Guard(load, rules)
     found: dict[str, Published] = {}
+    direct = slices[0].direct
     try:
-        target.replace_slices(load.table, load.slice_by, load.timeout, group, slices, guard)
+        if direct is not None:
+            replace_in_transaction(direct, group, slices, guard)
+        else:
+            target.replace_slices(load.table, load.slice_by, load.timeout, group, slices, guard)
     except UncertainCommitError as doubt:
         commit_error = Failure.of(doubt.error)
+        if direct is not None:
+            target.distrust(group, slices[0].token)
         # On a new connection, once the old one is gone.
         outcomes = look_up(
             target, load, [Published(staged, commit_error=commit_error) for staged in doubt.slices]
@@ -217,6 +223,8 @@ class PublisherDied:
 
 
 PublisherEvent = GroupPublished | ColumnsAdded | LookedUp | PublisherDied
+_Action = Callable[[], PublisherEvent | None]
+_DIRECT: tuple[str, _Action] = ("", lambda: None)
 
 
 class Publisher:
@@ -240,9 +248,9 @@ class Publisher:
         self._slots = slots
         self._notify = notify
         self._rules = rules
-        self._work: queue.SimpleQueue[tuple[str, Callable[[], PublisherEvent | None]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._work: queue.SimpleQueue[tuple[str, _Action] | None] = queue.SimpleQueue()
+        #: Slices that workers wrote directly have their slots: they are published while others wait for one.
+        self._direct: queue.SimpleQueue[_Action] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="publisher")
         self.waits_for: str | None = None
@@ -253,7 +261,11 @@ class Publisher:
 
     def publish(self, group: PublishGroup, slices: Sequence[StagedSlice]) -> None:
         """Publish what is ready of a group; its event is GroupPublished."""
-        self._work.put((group.load.target, lambda: self._publish(group, slices)))
+        if group.direct:
+            self._direct.put(lambda: self._publish(group, slices))
+            self._work.put(_DIRECT)
+        else:
+            self._work.put((group.load.target, lambda: self._publish(group, slices)))
 
     def add_columns(self, load: Load, columns: Sequence[Column]) -> None:
         """Add new columns to the load's table; its event is ColumnsAdded."""
@@ -287,7 +299,10 @@ class Publisher:
     def _loop(self) -> None:
         try:
             while (item := self._work.get()) is not None:
+                self._publish_direct()
                 connection, action = item
+                if item is _DIRECT:
+                    continue
                 slot = self._slot(connection)
                 try:
                     event = action()
@@ -305,6 +320,7 @@ class Publisher:
         try:
             with waited() as waiting:
                 while not self._stopping.is_set():
+                    self._publish_direct()
                     if (slot := self._slots.try_take(connection)) is not None:
                         return slot
                     waiting.note(partial(self._slots.wanted, connection))
@@ -312,6 +328,11 @@ class Publisher:
             return None
         finally:
             self.waits_for = None
+
+    def _publish_direct(self) -> None:
+        with suppress(queue.Empty):
+            while (event := self._direct.get_nowait()()) is not None:
+                self._notify(event)
 
     def _publish(self, group: PublishGroup, slices: Sequence[StagedSlice]) -> GroupPublished:
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from dwhctl.core.errors import AttemptError, UsageError
 from dwhctl.core.files import remove_left_behind
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
-from dwhctl.load.attempts import SliceJob, SliceParts
+from dwhctl.load.attempts import SliceParts, slice_jobs
 from dwhctl.load.publish import Publisher, PublishRules
 from dwhctl.load.scheduler import SliceScheduler
 from dwhctl.load.staging import Groups, StagingCreator
@@ -300,7 +300,7 @@ class _Load(Run):
             parts,
             self.result.filled,
             run_id=self.id,
-            jobs=[SliceJob(planned) for planned in plan.slices],
+            jobs=slice_jobs(plan, self.targets),
             attempts=attempts,
             slots=slots,
             events=self.events,

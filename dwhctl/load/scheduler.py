@@ -12,6 +12,7 @@ from dwhctl.core import errors
 from dwhctl.engine.jobs import JobQueue
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
+from dwhctl.load.direct import DirectPublication
 from dwhctl.load.publish import (
     ColumnsAdded,
     GroupPublished,
@@ -122,7 +123,8 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         for group, slices in self._groups.due(now, self.jobs.queued):
             self._publisher.publish(group, slices)
         for group in self._groups.done():
-            self._publisher.drop(group)
+            if not group.direct:
+                self._publisher.drop(group)
         self._doubts.look_up(now)
 
     def note_waits(self) -> None:
@@ -244,11 +246,11 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             return  # its worker was killed: the attempt took too long
         error = future.exception()
         result = future.result() if error is None else None
-        if isinstance(result, StageResult):
-            self._pool.give_back(attempt.runner.worker)
-        else:
+        if not isinstance(result, StageResult):
             self._pool.dismiss(attempt.runner.worker)
             result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
+        elif result.held is None:
+            self._pool.give_back(attempt.runner.worker)
         now, used = time.monotonic(), result.rows > 0
         self._demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
@@ -272,8 +274,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         attempt.busy_seconds = time.monotonic() - attempt.opened
         if group is not None and group.opening:
             group.kept += attempt.slots
-        else:
+        elif result.held is None:
             attempt.release()
+        else:
+            runner.direct = DirectPublication(runner.worker, result, job.config.timeout)
         attempt.rows, attempt.bytes, attempt.steps = result.rows, result.bytes, dict(result.seconds)
         runner.filled, runner.failed_in = result.filled, result.failed_in
         self.attempts.add_seconds(result.seconds)
@@ -282,9 +286,9 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         staged = None
         if result.failure is None:
             self.attempts.listen(SliceStaged(*attempt.job.names, result.rows))
-            staged = StagedSlice(
-                job.planned.slice, attempt.token, attempt.etl_id, result.rows, result.columns, result.filled
-            )
+            ids = attempt.token, attempt.etl_id
+            columns = result.columns, result.filled
+            staged = StagedSlice(job.planned.slice, *ids, result.rows, *columns, direct=runner.direct)
             self._staged[attempt.token] = attempt
         if group is not None:
             self._groups.report(group, attempt.token, staged, time.monotonic())
@@ -336,6 +340,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         slices = [(self._staged.pop(outcome.staged.token), outcome) for outcome in outcomes]
         for attempt, outcome in slices:
             attempt.steps["publish"] = event.seconds
+            self._starter.end_direct(attempt)
             if not outcome.in_doubt:
                 self._decided(attempt, outcome)
         if doubted := [pair for pair in slices if pair[1].in_doubt]:

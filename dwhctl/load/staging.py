@@ -37,7 +37,8 @@ class PublishGroup:
     """One group. `pending` are running attempts, `ready` is staged, `publishing` counts what the publisher has.
 
     Nothing can be staged in it before it `is_open`. While it is `opening`, a session of its target makes it, under
-    slots of its slices: those of a slice whose attempt has ended are `kept` until it is open.
+    slots of its slices: those of a slice whose attempt has ended are `kept` until it is open. A `direct` group has one
+    slice, which its worker writes into the table itself, and no staging object.
     """
 
     load: Load
@@ -53,6 +54,7 @@ class PublishGroup:
     ready_since: float = 0.0
     idle_since: float = 0.0
     publishing: int = 0
+    direct: bool = False
 
     @property
     def name_and_day(self) -> NameAndDay:
@@ -91,11 +93,11 @@ class Groups:
         self._not_ahead: set[NameAndDay] = set()
         self.targets: set[str] = set()
 
-    def take(self, load: Load, day: date, token: str, now: float) -> PublishGroup:
-        """Find or begin the group in which the slice of `token` is staged."""
+    def take(self, load: Load, day: date, token: str, now: float, *, direct: bool = False) -> PublishGroup:
+        """Find or begin the group in which the slice of `token` is staged; begin one that is `direct`."""
         group = self._taking.get((load.name, day))
-        if group is None or not group.takes(now):
-            group = self._begin(load, day, now)
+        if group is None or direct or not group.takes(now):
+            group = self._begin(load, day, now, direct=direct)
         if not group.taken:
             group.opened = now
         group.taken += 1
@@ -111,14 +113,16 @@ class Groups:
         """Begin the group of the load and day that starts next, under a slot of its target."""
         self._begin(load, day, now).kept.append(slot)
 
-    def _begin(self, load: Load, day: date, now: float) -> PublishGroup:
+    def _begin(self, load: Load, day: date, now: float, *, direct: bool = False) -> PublishGroup:
         self._opened += 1
         name = f"{load.name}.{day:%Y%m%d}.{self._opened}"
-        group = PublishGroup(load, day, StagingGroup(self._run_id, name, load.table), now)
+        staging = StagingGroup(self._run_id, name, load.table)
+        group = PublishGroup(load, day, staging, now, is_open=direct, opening=not direct, direct=direct)
         self._alive.append(group)
         self.targets.add(load.target)
         self._taking[group.name_and_day] = group
-        self._create(group)
+        if not direct:
+            self._create(group)
         return group
 
     def opened(self, group: PublishGroup, *, ok: bool) -> None:

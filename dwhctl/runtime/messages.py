@@ -64,7 +64,10 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
-    """All that a worker needs to stage one slice: one attempt, one session, one token."""
+    """All that a worker needs to stage one slice: one attempt, one session, one token.
+
+    `direct`: the worker replaces the slice in the table itself, in a transaction that the parent ends.
+    """
 
     slice: Slice
     shard: Shard
@@ -79,6 +82,7 @@ class StageOrder:
     fill_missing: bool = False
     delivered: Delivered | None = None
     login_known: bool | None = None
+    direct: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ class StageResult:
     """The result of a StageOrder. `seconds` is the time of each step; `failed_in` is the step that failed.
 
     `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
-    types by name in lower case.
+    types by name in lower case. `held` is how many rows a direct slice replaces in its transaction, which is open.
     """
 
     token: str
@@ -159,6 +163,7 @@ class StageResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     failed_in: str | None = None
     logged: tuple[LogMessage, ...] = ()
+    held: int | None = None
 
 
 _LONGEST_SECONDS = 600.0

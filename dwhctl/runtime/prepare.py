@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
@@ -171,8 +172,9 @@ def describe_targets(
     found = PreparedTables()
     down: dict[str, errors.AttemptError] = {}
     finder = TableColumnsFinder(project, slots)
+    connected = _Connected(targets, slots)
     for load in (loads := plan.loads()):
-        describe = partial(_describe, project, load, plan, finder, targets[load.target], slots)
+        describe = partial(_describe, project, load, plan, finder, targets[load.target], connected)
         try:
             if (known := blocked.get(load.name) or down.get(load.target)) is not None:
                 raise known
@@ -185,7 +187,37 @@ def describe_targets(
             found.tables[load.name] = TargetTable(
                 project.connections[load.target], load.table, columns, project.state_dir, load.timeout
             )
+    connected.end()
     return found
+
+
+class _Connected:
+    """A connection to the target of one load after another, under its slot, while no other run waits for that."""
+
+    def __init__(self, targets: Mapping[str, Target], slots: Slots) -> None:
+        self._targets = targets
+        self._slots = slots
+        self._held = ExitStack()
+        self._name: str | None = None
+
+    @contextmanager
+    def to(self, name: str) -> Iterator[None]:
+        """Be connected in the block, and after it unless it raises."""
+        try:
+            if self._name != name or self._slots.is_wanted(name):
+                self.end()
+                self._held.enter_context(self._slots.held(name))
+                self._held.enter_context(self._targets[name].session())
+                self._name = name
+            yield
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """Disconnect. Idempotent."""
+        self._name = None
+        self._held.close()
 
 
 def _retried(
@@ -230,10 +262,10 @@ def _describe(
     plan: Plan,
     finder: TableColumnsFinder,
     target: Target,
-    slots: Slots,
+    connected: _Connected,
 ) -> tuple[Column, ...]:
     try:
-        with slots.held(load.target):
+        with connected.to(load.target):
             if load.create is not None:
                 _run_create(project, load, target)
             return _described(load, plan, target)
@@ -241,9 +273,10 @@ def _describe(
         if load.create is not None or not is_missing(error):
             raise
     # Without the target's slot: a worker of another run takes both.
+    connected.end()
     slices = ((planned.shard, planned.slice) for planned in plan.slices if planned.load.name == load.name)
     table, _ = finder.table_for(load, slices)
-    with slots.held(load.target):
+    with connected.to(load.target):
         make_table(target, load, table)
         return _described(load, plan, target)
 

@@ -13,6 +13,7 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
   `dwhctl/systems/base/fingerprint.py`; only example keys are fetched.
 - Every wait has a limit: no answer within the target's `timeout` is an error.
 - Several threads open groups and publish at the same time.
+- Where it `writes_directly`, a worker may write a slice into the table itself, in a transaction that the parent ends.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a limited wait), TargetRefusedError
   (the statement or a value, permanent), TargetError (temporary), StagingError. No error text contains a secret.
 """
@@ -22,10 +23,10 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.systems.base.fingerprint import quote_name, quote_path
@@ -55,7 +56,7 @@ class StagedSlice:
     """A slice whose rows are staged under `token`.
 
     `columns` are those of the source, `filled` those of the target that are NULL because the source lacks them:
-    declared types by name in lower case.
+    declared types by name in lower case. `direct` is the open transaction in which a worker wrote the rows.
     """
 
     slice: Slice
@@ -64,6 +65,7 @@ class StagedSlice:
     rows: int
     columns: Mapping[str, str] = field(default_factory=dict, hash=False)
     filled: Mapping[str, str] = field(default_factory=dict, hash=False)
+    direct: AbstractContextManager[Publication] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,19 @@ class Stage(ABC):
             self.discard()
 
 
+class DirectStage(Stage):
+    """The replacement of one slice in the table itself, in one transaction. Its end leaves the transaction open.
+
+    `write` deletes the slice's old rows first; `held` is their number. No reader sees the rows before `commit`.
+    """
+
+    held: int = 0
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit and disconnect. After an AttemptError the commit may have happened."""
+
+
 class Refresh(ABC):
     """One transaction that replaces all rows of a table."""
 
@@ -193,6 +208,13 @@ class Refresh(ABC):
 
 class Target(ABC):
     """One warehouse. It connects when a method needs to."""
+
+    #: Whether it has `write_slice`. Such a transaction lets readers go on, and only a lost one needs `distrust`.
+    writes_directly: ClassVar[bool] = False
+
+    def session(self) -> AbstractContextManager[None]:
+        """Use one connection for the pieces of work of this thread in the block, where that saves time."""
+        return nullcontext()
 
     @abstractmethod
     def run_statements(self, statements: Sequence[str]) -> None:
@@ -241,6 +263,15 @@ class Target(ABC):
     @abstractmethod
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
         """Begin to stage a slice (in a worker)."""
+
+    def write_slice(
+        self, group: StagingGroup, token: str, columns: Sequence[Column], slice: Slice, slice_by: str | None
+    ) -> DirectStage:
+        """Begin to replace a slice in the table itself (in a worker). The group has no staging object."""
+        raise NotImplementedError("this target is written by its publisher only")
+
+    def distrust(self, group: StagingGroup, token: str) -> None:  # noqa: B027 - only for `write_slice`
+        """Record that the transaction of a `write_slice` may still commit: `settle` and `published_rows` end it."""
 
     def publication(
         self, table: str, slice_by: str | None, timeout: timedelta

@@ -99,13 +99,22 @@ def _described(table: str, declared: Declared) -> Column:
     return column
 
 
+#: The types that every server has by the same oid, once they were asked for.
+_built_in: dict[int, tuple[str, bool]] = {}
+_FIRST_OF_USERS = 10_000
+
+
 def type_names(client: CopyClient, oids: set[int]) -> dict[int, tuple[str, bool]]:
     """Return the names of types by oid, and whether each is an enum."""
-    listed = ", ".join(map(str, sorted(oids))) or "0"
-    rows = client.query(
-        f"SELECT oid, format_type(oid, NULL), typtype = 'e' FROM pg_type WHERE oid IN ({listed})"
-    )
-    return {int(oid): (str(name), bool(is_enum)) for oid, name, is_enum in rows}
+    known = {oid: _built_in[oid] for oid in oids if oid in _built_in}
+    if asked := oids - known.keys():
+        listed = ", ".join(map(str, sorted(asked)))
+        rows = client.query(
+            f"SELECT oid, format_type(oid, NULL), typtype = 'e' FROM pg_type WHERE oid IN ({listed})"
+        )
+        known |= {int(oid): (str(name), bool(is_enum)) for oid, name, is_enum in rows}
+        _built_in.update({oid: known[oid] for oid in asked & known.keys() if oid < _FIRST_OF_USERS})
+    return known
 
 
 def staging_table(client: CopyClient, group: StagingGroup, schema: str | None) -> str:
@@ -132,6 +141,15 @@ def staging_tables(client: CopyClient, run_id: str) -> list[str]:
         f" WHERE relkind = 'r' AND left(relname, {len(prefix)}) = {literal(prefix)}"
     )
     return [f"{quote_name(schema)}.{quote_name(table)}" for schema, table in rows]
+
+
+def takes_copy(client: CopyClient, table: str) -> bool:
+    """Return whether COPY writes to the (quoted) table what INSERT would: no view, rules or row-level security."""
+    rows = client.query(
+        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid) FROM pg_class"
+        f" WHERE oid = to_regclass({literal(table)})"
+    )
+    return bool(rows and rows[0][0])
 
 
 def label(text: str) -> str:

@@ -42,13 +42,13 @@ _COPY_BYTES = 2**20
 _ERROR_RESPONSE = b"E"
 #: psycopg2 raises its own errors, and these for a text or a bound that it cannot send or read.
 _FAILURES = (psycopg2.Error, UnicodeError, ValueError, OverflowError)
-#: The same texts whatever the server's settings. A server older than 14 has no client_connection_check_interval: there
-#: a statement whose client is gone runs to its next row.
+#: The same texts whatever the server's settings.
 _SETTINGS = (
     "SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET DateStyle = 'ISO, YMD';"
-    " SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET xmloption = 'content';"
-    " SELECT set_config(name, '10s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'"
+    " SET IntervalStyle = 'postgres'; SET extra_float_digits = 1; SET xmloption = 'content'"
 )
+#: In older versions a statement whose client is gone runs to its next row.
+_CHECKS_CLIENT = 140_000
 
 
 class _Watch:
@@ -124,7 +124,10 @@ class CopyClient:
         if self._interrupted:
             self.interrupt()
         with source.closed_on_error(self):
-            self.query(f"{_SETTINGS}; {self._timeouts()}; {self._settings}")
+            # Not by a query on pg_settings: it takes as long as the login.
+            checks = self._raw.server_version >= _CHECKS_CLIENT
+            check = "SET client_connection_check_interval = '10s'; " if checks else ""
+            self.query(f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}")
 
     def _connected(self) -> PgConnection:
         password = self._connection.password.reveal() if self._connection.password else None

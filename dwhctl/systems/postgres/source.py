@@ -1,16 +1,16 @@
 """Read a shard that is a PostgreSQL database: COPY ... TO STDOUT as CSV, parsed into batches of the declared types.
 
-psycopg2 pushes the bytes of a COPY from a thread into a pipe, which bounds how far it is ahead. Every statement is a
+psycopg2 pushes the bytes of a COPY from a thread into a queue, which bounds how far it is ahead. Every statement is a
 transaction of its own, REPEATABLE READ and READ ONLY: an answer is one state of the database.
 """
 
 from __future__ import annotations
 
 import binascii
-import fcntl
-import os
-import select
+import io
+import queue
 import threading
+import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 #: About how much is parsed at a time, and how far the server's rows are read ahead.
 _BLOCK_BYTES = 4 * 2**20
-_PIPE_BYTES = 2**20
+_PIECE_BYTES, _PIECES = 2**18, 32
 _READ_ONLY = "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 #: How long the end of a COPY that was shut down is waited for.
-_END_SECONDS = 5.0
+_END_SECONDS, _POLL_SECONDS = 5.0, 0.02
 _SHOWN_OCTETS = 80
 
 
@@ -169,33 +169,51 @@ def _value(column: Column) -> str:
     return name
 
 
+class _Pieces(io.RawIOBase):
+    """A file whose pieces another thread takes; it blocks while so many are not taken yet."""
+
+    def __init__(self) -> None:
+        self.queue: queue.Queue[bytes] = queue.Queue(_PIECES)
+        self.has_reader = True
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Hand over a copy: the buffer is used again."""
+        if not self.has_reader:
+            raise BrokenPipeError
+        self.queue.put(bytes(data))
+        return len(data)
+
+
 class _CopyOut:
-    """A running COPY ... TO STDOUT; a thread reads it into a pipe, in C but for a call a row."""
+    """A running COPY ... TO STDOUT; a thread reads it ahead, in C but for a call a row."""
 
     def __init__(self, client: CopyClient, sql: str) -> None:
         self._client = client
         self._sql = sql
         self._failure: BaseException | None = None
-        self._reader, self._writer = os.pipe()
-        with suppress(OSError):  # a user may have little memory for pipes
-            fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._pieces = _Pieces()
         self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            with open(self._writer, "wb", buffering=_PIPE_BYTES // 4) as file:  # noqa: PTH123 - a descriptor
+            with io.BufferedWriter(self._pieces, _PIECE_BYTES) as file:
                 self._client.copy_out(self._sql, file)
         except BaseException as error:
             self._failure = error
+        finally:
+            self._pieces.queue.put(b"")
 
     def blocks(self) -> Iterator[bytes]:
         """Yield whole rows, about a block at a time; those that came before an error too. Raise SourceError."""
         held: list[bytes] = []
         size, wanted = 0, _BLOCK_BYTES
-        while chunk := self._chunk():
-            held.append(chunk)
-            size += len(chunk)
+        while piece := self._piece():
+            held.append(piece)
+            size += len(piece)
             if size < wanted:
                 continue
             data = b"".join(held)
@@ -208,14 +226,13 @@ class _CopyOut:
         data = b"".join(held)
         yield data[: last_row_end(data)]
 
-    def _chunk(self) -> bytes:
-        poller = select.poll()
-        poller.register(self._reader, select.POLLIN)
+    def _piece(self) -> bytes:
         limit = self._client.timeout
-        if not poller.poll(None if limit is None else limit * 1000):
+        try:
+            return self._pieces.queue.get(timeout=limit)
+        except queue.Empty:
             self._client.sever()
-            raise SourceError(f"no answer for {limit:g} s; the connection is closed")
-        return os.read(self._reader, _PIPE_BYTES)
+            raise SourceError(f"no answer for {limit:g} s; the connection is closed") from None
 
     def check(self) -> None:
         """Raise the error that ended the COPY, if any."""
@@ -225,13 +242,14 @@ class _CopyOut:
 
     def close(self) -> None:
         """End the COPY: one that still runs ends with its connection. Idempotent."""
-        reader, self._reader = self._reader, -1
-        if reader < 0:
-            return
-        if self._thread.is_alive():
+        if self._pieces.has_reader and self._thread.is_alive():
             self._client.sever()
-        os.close(reader)
-        self._thread.join(_END_SECONDS)
+        self._pieces.has_reader = False
+        until = time.monotonic() + _END_SECONDS
+        while self._thread.is_alive() and time.monotonic() < until:
+            # The thread may wait for room.
+            with suppress(queue.Empty):
+                self._pieces.queue.get(timeout=_POLL_SECONDS)
 
 
 def last_row_end(data: bytes) -> int:

@@ -1,9 +1,13 @@
-"""Stage one slice in PostgreSQL: one session, one binary COPY that reads the batches as it sends them."""
+"""Stage one slice in PostgreSQL: one session, one binary COPY that reads the batches as it sends them.
+
+Into the group's staging table, or into the target's table in a transaction that the parent ends.
+"""
 
 from __future__ import annotations
 
 import binascii
 import hashlib
+from contextlib import closing
 from typing import TYPE_CHECKING, Self
 
 import pgpq
@@ -13,9 +17,11 @@ from pgpq import encoders, schema
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
-from dwhctl.systems.base.fingerprint import quote_name
-from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
-from dwhctl.systems.base.target import Stage
+from dwhctl.core.faults import reach
+from dwhctl.core.waiting import ahead
+from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, delete_sql, gone, slice_conditions
+from dwhctl.systems.base.target import DirectStage, Stage
 from dwhctl.systems.postgres import catalog
 from dwhctl.systems.postgres.errors import MISSING, MISSING_COLUMN, copy_place, is_sqlstate, sqlstate
 
@@ -23,12 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from dwhctl.core.columns import Column
+    from dwhctl.project.days import Slice
     from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.postgres.copy_client import CopyClient
 
 _UUID_OCTETS = 16
 #: About how many bytes of a batch are encoded at a time.
 _PIECE_BYTES = 2**20
+_PIECES_AHEAD = 8
+#: The server reads a message to its end before it takes the rows in it.
+_MESSAGE_BYTES = 2**16
 
 
 def token_number(token: str) -> int:
@@ -37,13 +47,14 @@ def token_number(token: str) -> int:
 
 
 class BinaryEncoder:
-    """Writes the rows of batches of these columns in the format of a binary COPY, with the token's number."""
+    """Writes the rows of batches of these columns in the format of a binary COPY, with the token's number if any."""
 
-    def __init__(self, columns: Sequence[Column], token: str) -> None:
+    def __init__(self, columns: Sequence[Column], token: str | None) -> None:
         self._columns = columns
         self._names = [column.name for column in columns]
         fields = [pa.field(str(number), _sent_type(column)) for number, column in enumerate(columns)]
-        self._schema = pa.schema([*fields, pa.field("token", pa.int64())])
+        marks = [] if token is None else [pa.field("token", pa.int64())]
+        self._schema = pa.schema([*fields, *marks])
         builders = {
             field.name: pgpq.ArrowToPostgresBinaryEncoder.infer_encoder(field) for field in self._schema
         }
@@ -51,7 +62,7 @@ class BinaryEncoder:
             if column.declared == "jsonb":
                 builders[field.name] = encoders.StringEncoderBuilder.new_with_output(field, schema.Jsonb())
         self._encoder = pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(self._schema, builders)
-        self._token = pa.scalar(token_number(token), pa.int64())
+        self._token = None if token is None else pa.scalar(token_number(token), pa.int64())
 
     def begin(self) -> bytes:
         """Return what comes before the rows."""
@@ -65,7 +76,8 @@ class BinaryEncoder:
         for start in range(0, batch.num_rows, rows):
             part = batch.slice(start, rows)
             arrays = [_sent(array, column) for array, column in zip(part.columns, self._columns, strict=True)]
-            arrays.append(pa.repeat(self._token, part.num_rows))
+            if self._token is not None:
+                arrays.append(pa.repeat(self._token, part.num_rows))
             yield self._encoder.write_batch(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
 
     def end(self) -> bytes:
@@ -102,13 +114,24 @@ def _uuids(array: pa.Array) -> pa.Array:
 
 
 class _BinaryStream(BatchStream):
-    """The bytes of a binary COPY, with its header and trailer."""
+    """The bytes of a binary COPY, with its header and trailer. A thread encodes ahead of what is sent. Close it."""
 
     def __init__(
         self, batches: Iterator[pa.RecordBatch], encoder: BinaryEncoder, has_refused: Callable[[], bool]
     ) -> None:
         super().__init__(batches, encoder, has_refused)
-        self._pieces = self._framed(encoder, self._pieces)
+        self._ahead = ahead(self._framed(encoder, self._pieces), _PIECES_AHEAD)
+        self._pieces = self._messages(self._ahead)
+
+    @staticmethod
+    def _messages(pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            for start in range(0, len(piece), _MESSAGE_BYTES):
+                yield piece[start : start + _MESSAGE_BYTES]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ahead.close()
 
     @staticmethod
     def _framed(encoder: BinaryEncoder, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -138,16 +161,24 @@ class PostgresStage(Stage):
         self._schema = schema
         self._token = token
         self._columns = columns
-        self._table = ""
+        self._mark: str | None = token
+        self._table = self._where = ""
         self._written = False
+        self._rows = 0
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
-        encoder = BinaryEncoder(self._columns, self._token)
-        stream = _BinaryStream(batches, encoder, self._client.has_refused)
+        encoder = BinaryEncoder(self._columns, self._mark)
         self._client.open()
-        self._table = catalog.staging_table(self._client, self._group, self._schema)
-        names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), TOKEN))
-        self._client.query("BEGIN")
+        self._begin()
+        with closing(_BinaryStream(batches, encoder, self._client.has_refused)) as stream:
+            self._copy(stream)
+        self._written = True
+        self._rows = stream.rows
+        return stream.bytes
+
+    def _copy(self, stream: _BinaryStream) -> None:
+        marks = [] if self._mark is None else [TOKEN]
+        names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), *marks))
         try:
             accepted = self._client.copy_in(
                 f"COPY {self._table} ({names}) FROM STDIN (FORMAT binary)", stream
@@ -159,8 +190,12 @@ class PostgresStage(Stage):
             raise stream.failure
         if stream.stopped or accepted != stream.rows:
             raise StagingError(f"{stream.rows} rows were sent to {self._table}, {accepted} were taken")
-        self._written = True
-        return stream.bytes
+
+    def _begin(self) -> None:
+        """Begin the transaction, and set the table that is copied into."""
+        self._table = catalog.staging_table(self._client, self._group, self._schema)
+        self._where = f"{TOKEN} = {token_number(self._token)}"
+        self._client.query("BEGIN")
 
     def _translate_error(self, error: AttemptError) -> AttemptError:
         if is_sqlstate(error, MISSING):
@@ -177,7 +212,7 @@ class PostgresStage(Stage):
 
     def duplicate_key(self, key: Sequence[str]) -> tuple[object, ...] | None:
         """Group by hash_id first: the server compares eight bytes a row."""
-        staged = f"FROM {self._table} WHERE {TOKEN} = {token_number(self._token)}"
+        staged = f"FROM {self._table} WHERE {self._where}"
         candidates = self._client.query(
             f"SELECT hash_id {staged} GROUP BY hash_id HAVING COUNT(*) > 1 LIMIT {CANDIDATES}"
         )
@@ -203,3 +238,71 @@ class PostgresStage(Stage):
                 self._client.query("COMMIT")
         finally:
             self._client.close()
+
+
+_TEMPORARY = "dwhctl_rows"
+
+
+class DirectPostgresStage(PostgresStage, DirectStage):
+    """The replacement of one slice in the target's table: DELETE of its old rows, COPY of the new ones, no COMMIT.
+
+    What COPY cannot write (a view, a table with rules or row-level security, a value that is sent as text) goes through
+    a temporary table. Other sessions read the table meanwhile; one that publishes into it waits.
+    """
+
+    def __init__(
+        self,
+        client: CopyClient,
+        group: StagingGroup,
+        token: str,
+        columns: Sequence[Column],
+        slice: Slice,
+        slice_by: str | None,
+    ) -> None:
+        super().__init__(client, group, None, token, columns)
+        by = next((one for one in columns if slice_by and one.name.lower() == slice_by.lower()), None)
+        (self._of_slice,) = slice_conditions([slice], by)
+        self._mark = None
+        self._insert = ""
+
+    def write(self, batches: Iterator[pa.RecordBatch]) -> int:
+        size = super().write(batches)
+        if self._insert:
+            rows = self._client.run(self._insert)
+            if rows != self._rows:
+                raise StagingError(f"{self._rows} rows were sent to {self._group.table}, {rows} were taken")
+        return size
+
+    def _begin(self) -> None:
+        target = quote_path(self._group.table)
+        reach("direct.delete")
+        self.held = self._client.run(f"BEGIN; {delete_sql(target, self._of_slice)}")
+        self._table, self._where = target, self._of_slice
+        as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
+        if as_text or not catalog.takes_copy(self._client, target):
+            self._copy_first(target)
+
+    def _copy_first(self, target: str) -> None:
+        """Copy into a temporary table, from which the rows are inserted."""
+        sent = {column.name for column in self._columns}
+        declared = catalog.existing_columns(self._client, self._group.table)
+        written = [one for one in declared if one.name in sent]
+        self._table, self._where = f"pg_temp.{_TEMPORARY}", "true"
+        staged = ", ".join(f"{quote_name(one.name)} {staged_type(one)}" for one in written)
+        self._client.query(f"CREATE TEMPORARY TABLE {_TEMPORARY} ({staged}) ON COMMIT DROP")
+        names = ", ".join(quote_name(one.name) for one in written)
+        values = ", ".join(f"CAST({quote_name(one.name)} AS {one.base})" for one in written)
+        self._insert = f"INSERT INTO {target} ({names}) SELECT {values} FROM {self._table}"
+
+    def _translate_error(self, error: AttemptError) -> AttemptError:
+        return error if is_sqlstate(error, (*MISSING, MISSING_COLUMN)) else super()._translate_error(error)
+
+    def commit(self) -> None:
+        try:
+            self._client.query("COMMIT")
+        finally:
+            self._client.close()
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if kind is not None:
+            self.discard()

@@ -5,6 +5,7 @@ The label of a session is its application_name.
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.server import ServerTarget
 from dwhctl.systems.base.staging import TOKEN, Publication, run_label
-from dwhctl.systems.base.target import ColumnWarning, Refresh, Stage, StagingGroup
+from dwhctl.systems.base.target import ColumnWarning, DirectStage, Refresh, Stage, StagingGroup
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import EXISTS_ALREADY, MISSING, is_sqlstate
@@ -27,7 +28,7 @@ from dwhctl.systems.postgres.publication import (
     publish_statements,
     refresh_statements,
 )
-from dwhctl.systems.postgres.staging import PostgresStage, staged_type
+from dwhctl.systems.postgres.staging import DirectPostgresStage, PostgresStage, staged_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,9 +47,12 @@ _SETTINGS = "SET TimeZone = 'UTC'"
 class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     """A PostgreSQL database. Any thread may use it; `timeout` bounds every wait for an answer."""
 
+    writes_directly = True
+
     def __init__(self, connection: PostgresConnection, timeout: timedelta, label: str) -> None:
         super().__init__(connection, timeout, label)
         self._schema = connection.staging_schema
+        self._of_thread = threading.local()
 
     def _client(self, label: str, timeout: timedelta) -> CopyClient:
         seconds = timeout.total_seconds()
@@ -65,6 +69,27 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
 
     def _exists_already(self, error: TargetRefusedError) -> bool:
         return is_sqlstate(error, EXISTS_ALREADY)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self._connected("session") as client:
+            self._of_thread.client = client
+            try:
+                yield
+            finally:
+                self._of_thread.client = None
+
+    @contextmanager
+    def _connected(
+        self, what: str, timeout: timedelta | None = None, *, last: bool = False
+    ) -> Iterator[CopyClient]:
+        """Use the connection of this thread's `session`, if there is one."""
+        shared: CopyClient | None = getattr(self._of_thread, "client", None)
+        if shared is not None:
+            yield shared
+            return
+        with super()._connected(what, timeout, last=last) as client:
+            yield client
 
     def columns(self, table: str) -> Sequence[Column]:
         with self._connected("columns") as client:
@@ -115,8 +140,17 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             client.query(f"DROP TABLE IF EXISTS {table}")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        client = self._client(f"{catalog.group_label(group)}:{token}", self._timeout)
+        client = self._client(_stage_label(group, token), self._timeout)
         return PostgresStage(client, group, self._schema, token, columns)
+
+    def write_slice(
+        self, group: StagingGroup, token: str, columns: Sequence[Column], slice: Slice, slice_by: str | None
+    ) -> DirectStage:
+        client = self._client(_stage_label(group, token), self._timeout)
+        return DirectPostgresStage(client, group, token, columns, slice, slice_by)
+
+    def distrust(self, group: StagingGroup, token: str) -> None:
+        self._doubt(_stage_label(group, token))
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
@@ -155,3 +189,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
     def version(self) -> str:
         with self._connected("version") as client:
             return f"PostgreSQL {client.query('SHOW server_version')[0][0]}"
+
+
+def _stage_label(group: StagingGroup, token: str) -> str:
+    return catalog.label(f"{catalog.group_label(group)}:{token}")

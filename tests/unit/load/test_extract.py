@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,23 +76,34 @@ def test_the_keys_of_many_batches_are_compared_in_the_worker(
     assert way.carry(SELECT, batch_rows=1) == 10
 
 
+@pytest.mark.parametrize("most", [2, 4, 100])
 @pytest.mark.parametrize(
     ("batches", "repeats"),
     [
         ([], False),
         ([[]], False),
         ([[3, 1], [2]], False),
+        ([[-3, 1, 2, 5, -6], [4, 0, 6, 7, -8]], False),
         ([[3, 1], [3]], True),
-        ([[1, 2], [3, 4], [5]], True),
+        ([[-3, 1, 2, 5, -6], [4, 0, 6, 7, -3]], True),
+        ([[1, 2, 4, 6, 8, 10], [], [10]], True),
     ],
 )
-def test_ids_repeat_within_and_across_batches_or_may_when_there_are_too_many(
-    batches: list[list[int]], repeats: bool
+def test_ids_repeat_within_and_across_batches_held_or_in_a_file(
+    tmp_path: Path, batches: list[list[int]], repeats: bool, most: int
 ) -> None:
-    ids = SliceIds(most=4)
-    for batch in batches:
-        ids.add(np.array(batch, np.int64))
-    assert ids.may_repeat() is repeats
+    with closing(SliceIds(tmp_path, most)) as ids:
+        for batch in batches:
+            ids.add(np.array(batch, np.int64))
+        assert ids.may_repeat() is repeats
+    assert list(tmp_path.iterdir()) == [], "the file has no name"
+
+
+def test_where_ids_cannot_be_written_the_engine_is_asked(tmp_path: Path) -> None:
+    ids = SliceIds(tmp_path / "missing", most=1)
+    for number in range(3):
+        ids.add(np.array([number]))
+    assert ids.may_repeat()
 
 
 def test_no_rows_are_a_success_without_rows(way: Way) -> None:

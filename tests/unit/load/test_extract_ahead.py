@@ -1,4 +1,4 @@
-"""One item ahead: order, overlap, errors, and that nothing runs on when it is closed."""
+"""Items made ahead: order, overlap, errors, and that nothing runs on when it is closed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import closing
 
 import pytest
 
-from dwhctl.load.extract import one_ahead
+from dwhctl.core.waiting import ahead
 
 
 def test_it_gives_what_it_was_given() -> None:
-    assert list(one_ahead(iter([1, None, 3]))) == [1, None, 3]
-    assert list(one_ahead(iter(()))) == []
+    assert list(ahead(iter([1, None, 3]))) == [1, None, 3]
+    assert list(ahead(iter(()))) == []
 
 
 def test_the_next_is_made_while_one_is_used() -> None:
@@ -24,12 +24,12 @@ def test_the_next_is_made_while_one_is_used() -> None:
             yield number
 
     started = time.perf_counter()
-    for _ in one_ahead(slow()):
+    for _ in ahead(slow()):
         time.sleep(0.1)
     assert time.perf_counter() - started < 0.7
 
 
-def test_it_makes_no_more_than_one_ahead() -> None:
+def test_it_makes_no_more_than_ahead() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -37,8 +37,8 @@ def test_it_makes_no_more_than_one_ahead() -> None:
             made.append(number)
             yield number
 
-    with closing(one_ahead(items())) as ahead:
-        assert next(ahead) == 0
+    with closing(ahead(items())) as made_ahead:
+        assert next(made_ahead) == 0
         time.sleep(0.05)
         assert made == [0, 1]
 
@@ -53,7 +53,7 @@ def test_an_error_comes_where_its_item_would_have() -> None:
 
     found: list[int] = []
     with pytest.raises(ValueError, match="row 3") as raised:
-        found.extend(one_ahead(failing()))
+        found.extend(ahead(failing()))
     assert found == [1, 2]
     assert raised.value is problem
 
@@ -67,8 +67,25 @@ def test_nothing_runs_any_more_when_it_is_closed() -> None:
         ended.set()
         yield 2
 
-    ahead = one_ahead(slow())
-    assert next(ahead) == 1
-    ahead.close()
+    running = ahead(slow())
+    assert next(running) == 1
+    running.close()
     assert ended.is_set()
     assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
+def test_of_several_ahead_one_at_most_runs_after_the_end() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10):
+            made.append(number)
+            time.sleep(0.01)
+            yield number
+
+    with closing(ahead(items(), 4)) as running:
+        assert next(running) == 0
+        time.sleep(0.2)
+        assert made == [0, 1, 2, 3, 4]
+        assert [next(running), next(running)] == [1, 2]
+    assert len(made) <= 8

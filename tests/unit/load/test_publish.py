@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,9 +21,10 @@ from dwhctl.core.errors import (
     TargetError,
     TargetRefusedError,
 )
-from dwhctl.load.publish import PublishRules, look_up, publish
+from dwhctl.load.publish import Publisher, PublishRules, look_up, publish
+from dwhctl.load.staging import PublishGroup
 from tests.unit.projects import a_load
-from tests.unit.runs_kit import FREELY, GROUP, GUARDED, FakeTarget, staged
+from tests.unit.runs_kit import DAY, FREELY, GROUP, GUARDED, FakeTarget, staged
 
 LOAD = a_load()
 
@@ -293,3 +299,36 @@ def test_the_guard_holds_one_by_one_too() -> None:
     three = target.put(staged("abakan", 1, 1), staged("chita", 3, 2), staged("omsk", 4, 3))
     assert classes(target, *three, rules=GUARDED) == ["ShrunkSourceError", "TargetRefusedError", None]
     assert target.held == {"abakan": 1000, "omsk": 4}
+
+
+class _OneSlot:
+    """A limit of one connection, which a direct slice holds until it is published."""
+
+    def __init__(self) -> None:
+        self.is_free = threading.Event()
+
+    def try_take(self, _connection: str) -> _OneSlot | None:
+        return self if self.is_free.is_set() else None
+
+    def wanted(self, _connection: str) -> str:
+        return "a connection"
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_direct_slice_is_published_while_another_group_waits_for_its_slot() -> None:
+    slots, target, events = _OneSlot(), FakeTarget(), queue.SimpleQueue[Any]()
+    publisher = Publisher({"dwh": target}, slots, events.put, FREELY)  # type: ignore[arg-type]
+    groups = [PublishGroup(a_load(), DAY, GROUP, 0.0, direct=direct) for direct in (False, True)]
+    alone, grouped = target.put(staged("chita", 1, 1), staged("abakan", 1, 2))
+    direct = replace(alone, direct=target.publication("stage.orders", None, timedelta(seconds=1)))
+    publisher.start()
+    publisher.publish(groups[0], [grouped])
+    while publisher.waits_for is None:
+        time.sleep(0.01)
+    publisher.publish(groups[1], [direct])
+    assert events.get(timeout=5).group is groups[1]
+    slots.is_free.set()
+    assert events.get(timeout=5).group is groups[0]
+    publisher.finish()
