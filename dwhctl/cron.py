@@ -73,6 +73,14 @@ def jobs_of(project: Project) -> list[CronJob]:
     ]
 
 
+def scheduled_jobs(project: Project) -> list[CronJob]:
+    """Return the jobs of a project, and that of `watch` where a load or a report has a deadline."""
+    jobs = jobs_of(project)
+    if promised(project):
+        jobs.append(CronJob(project.watch_schedule, (), "watch", ()))
+    return jobs
+
+
 def _load_options(load: Load) -> tuple[str, ...]:
     options = ("--date", "today")
     if load.slice_by is None:
@@ -141,7 +149,7 @@ _SECONDS = 30
 _NOTE = "# Made by `dwhctl crontab install`: edits here are lost."
 _NO_CRONTAB = re.compile(rb"(crontab: )?no crontab for \S+")
 #: Categories of control characters, and of others that end a line somewhere.
-_LINE_BREAKING = ("Cc", "Zl", "Zp")
+LINE_BREAKING = ("Cc", "Zl", "Zp")
 
 
 def block_of(project: Project, program: Sequence[str]) -> list[str]:
@@ -149,14 +157,11 @@ def block_of(project: Project, program: Sequence[str]) -> list[str]:
 
     `program` starts dwhctl from anywhere. Raise UsageError when a line would hold a control character.
     """
-    jobs = jobs_of(project)
-    if promised(project):
-        jobs.append(CronJob(project.watch_schedule, (), "watch", ()))
-    lines = [line for job in jobs for line in _lines(project, job, program)]
+    lines = [line for job in scheduled_jobs(project) for line in _lines(project, job, program)]
     begin, end = _markers(project.root)
     block = [begin, _NOTE, *lines, end] if lines else []
     for line in block:
-        if any(unicodedata.category(character) in _LINE_BREAKING for character in line):
+        if any(unicodedata.category(character) in LINE_BREAKING for character in line):
             raise UsageError(
                 f"a control character cannot be in a crontab: {_visible(os.fsencode(line))}; move the project,"
                 " its state_dir or dwhctl to a path without one"

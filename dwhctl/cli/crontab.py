@@ -1,4 +1,4 @@
-"""`dwhctl crontab`: the schedules of the project in the user's crontab."""
+"""`dwhctl crontab`: the schedules of the project in the user's crontab, or as files for other schedulers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dwhctl.cli.common.ending import exit_codes
 from dwhctl.cli.common.listing import Listing, ListingColumn
 from dwhctl.cli.common.options import CommandGroup, Settings, common_options, format_option, pass_settings
-from dwhctl.cli.common.output import say, tell
-from dwhctl.core.errors import CrontabError, ExitCode
+from dwhctl.cli.common.output import say, tell, write_out
+from dwhctl.core.errors import CrontabError, ExitCode, UsageError
 from dwhctl.core.words import shown_time
 
 if TYPE_CHECKING:
@@ -34,6 +34,12 @@ NEXT: Listing[tuple[object, ...]] = Listing(
 )
 #: How far ahead clock changes are reported: the next two are within it.
 _DAYS_AHEAD = 366
+#: The formats beside the crontab, and their options.
+_OPTIONS_OF = {
+    "systemd": ("output", "name", "user", "env_file"),
+    "kubernetes": ("output", "name", "image", "config_map", "state_claim", "secret"),
+}
+_NO_SCHEDULE = 'no load and no report has a schedule: add schedule = "0 */6 * * *" to config/loads/NAME.toml'
 _dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would change.")
 
 
@@ -43,24 +49,94 @@ def command() -> None:
     """Put the schedules of loads and reports into the crontab."""
 
 
-@command.command("show", short_help="Show the block as it would be installed.")
+@command.command("show", short_help="Show the block as it would be installed; or units of systemd, CronJobs.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("crontab", *_OPTIONS_OF)),
+    default="crontab",
+    show_default=True,
+    help="For whom: cron, systemd (a service and a timer each) or Kubernetes (a CronJob each).",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="systemd, kubernetes: write the files there; those of other programs are left alone.",
+)
+@click.option(
+    "--name", help="systemd, kubernetes: how their names begin. Default: dwhctl-FOLDER of the project."
+)
+@click.option("--user", help="systemd: who runs it. Default: the owner of the project's folder.")
+@click.option(
+    "--env-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="systemd: secrets as NAME=value. Default: /etc/dwhctl.env.",
+)
+@click.option("--image", help="kubernetes: the image. Default: dwhctl:VERSION.")
+@click.option(
+    "--config-map",
+    metavar="NAME",
+    help="kubernetes: has the files of the project. Default: the image has them.",
+)
+@click.option(
+    "--state-claim", metavar="NAME", help="kubernetes: the volume claim of state_dir. Default: NAME-state."
+)
+@click.option("--secret", metavar="NAME", help="kubernetes: has the secrets. Default: NAME.")
 @common_options
 @pass_settings
-def show_block(settings: Settings) -> ExitCode:
+def show_block(settings: Settings, /, form: str, output: Path | None, **options: Any) -> ExitCode:
     """Show the lines that `install` puts into the crontab, made from the `schedule` of loads and reports.
 
+    For systemd and Kubernetes it shows or writes files instead, with the times in the project's time zone.
+
     \b
-    Example:
+    Examples:
       dwhctl crontab show
+      dwhctl crontab show --format systemd --output /etc/systemd/system
+      dwhctl crontab show --format kubernetes --image registry.example.com/dwhctl:1 | kubectl apply -f -
     """
     from dwhctl.cron import block_of
 
+    given = {name: value for name, value in options.items() if value is not None}
+    known = _OPTIONS_OF.get(form, ())
+    for name in [*given, *(["output"] if output else [])]:
+        if name not in known:
+            formats = " or ".join(other for other, names in _OPTIONS_OF.items() if name in names)
+            raise UsageError(f"--{name.replace('_', '-')} belongs to --format {formats}")
     project = settings.open_project()
+    if form != "crontab":
+        return _show_files(project, form, output, given)
     block = block_of(project, program())
     for line in block:
         say(line)
     _tell_installed_differs(project, block)
     _tell_what_cron_lacks(project)
+    return ExitCode.DONE
+
+
+def _show_files(project: Project, form: str, folder: Path | None, options: dict[str, Any]) -> ExitCode:
+    from dwhctl import __version__
+    from dwhctl.deploy.files import PodOptions, UnitOptions, kubernetes_jobs, systemd_units, write_files
+
+    if form == "systemd":
+        files = systemd_units(project, UnitOptions(program(), **options))
+    else:
+        files = kubernetes_jobs(project, PodOptions(**{"image": f"dwhctl:{__version__}"} | options))
+    if not files.texts:
+        tell(_NO_SCHEDULE)
+    for hint in files.hints:
+        tell(hint)
+    if folder is None:
+        between = "---\n" if form == "kubernetes" else "\n"
+        parts = (f"# {name}\n{text}" for name, text in files.texts.items())
+        write_out(between.join(parts), end="")
+        return ExitCode.DONE
+    for old in write_files(files, folder):
+        tell(f"{old} has no schedule any more: stop it, then remove the file")
+    for name in files.texts:
+        say(str(folder / name))
     return ExitCode.DONE
 
 
@@ -196,7 +272,7 @@ def _tell_what_cron_lacks(project: Project) -> None:
     from dwhctl.cron import jobs_of
 
     if not jobs_of(project):
-        tell('no load and no report has a schedule: add schedule = "0 */6 * * *" to config/loads/NAME.toml')
+        tell(_NO_SCHEDULE)
     for name in dict.fromkeys(secret.variable for secret in project.secrets() if secret.variable):
         tell(
             f"cron does not know {name}, which a secret is read from: keep the secret in a file"

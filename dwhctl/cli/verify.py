@@ -152,7 +152,7 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against:
             f"load {load}: rows without a day were not looked for: its extract does not say"
             " `column >= :start AND column < :end`"
         )
-    different = [result for result in report.results if _word(result) == "different" and result.day]
+    different = [result for result in report.results if result.word == "different" and result.day]
     # Of two tables only the sources show which is wrong.
     if different and form == "table" and not settings.quiet and against is None:
         first = different[0]
@@ -166,7 +166,7 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against:
 def _summary(report: VerifyReport) -> str:
     found = Counter(finding.check for result in report.results for finding in result.findings)
     slices = [result for result in report.results if result.day and not result.has(Check.SHARD_ONLY_THERE)]
-    counts = Counter(map(_word, slices))
+    counts = Counter(result.word for result in slices)
     equal_rows = sum(result.rows or 0 for result in slices if result.is_equal)
     parts = [f"{counts['equal']:,} equal ({counted(equal_rows, 'row')})"]
     parts += [
@@ -181,14 +181,6 @@ def _summary(report: VerifyReport) -> str:
     parts += [f"{report.before_start:,} before their start date"] if report.before_start else []
     parts += [f"{report.after_end:,} after their shard's last day"] if report.after_end else []
     return f"{counted(len(slices), 'slice')}: {', '.join(parts)}"
-
-
-def _word(result: SliceComparison) -> str:
-    if result.is_equal:
-        return "equal"
-    if result.has(Check.INCOMPLETE):
-        return "incomplete"
-    return "not compared" if result.has(Check.NOT_COMPARED) else "different"
 
 
 def folded_rows(results: Iterable[SliceComparison], *, everything: bool) -> list[tuple[str, str, str]]:

@@ -44,7 +44,7 @@ class Removal:
 
 
 def clean_up_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Removal]:
-    """Remove old files from the state folder, and logs last written before that moment. Raise StateDirError."""
+    """Remove old files from the state folder; logs and results of `verify` if older than that. Raise StateDirError."""
     state = StateDir(folder)
     old = datetime.now(UTC) - _OLD
     try:
@@ -53,6 +53,7 @@ def clean_up_state(folder: Path, before: datetime, *, dry_run: bool) -> list[Rem
             _removed("staging", _staging(state), old, _remove, dry_run=dry_run),
             _removed("spill", left_behind(folder), _ANY_AGE, _remove, dry_run=dry_run),
             _removed("logs", _files(state.logs, "*"), before, _remove, dry_run=dry_run),
+            _removed("verify results", _files(state.verified, "*"), before, _remove, dry_run=dry_run),
         ]
     except OSError as error:
         raise StateDirError(f"the state folder {folder} cannot be cleaned up: {error}") from error

@@ -11,7 +11,7 @@ from dwhctl.core.errors import UsageError
 from dwhctl.monitor.coverage import Coverage, cover, days_until, sessions_of, sliced_tasks
 from dwhctl.monitor.freshness import Sla, read_slas
 from dwhctl.monitor.timeline import Timeline, timeline_of
-from dwhctl.page.failing import FailingGroup, PageGap, failing_groups, gaps_of, with_details
+from dwhctl.page.failing import FailingGroup, PageGap, SessionDetails, failing_groups, gaps_of, read_details
 from dwhctl.page.grid import PageGrid, grid_of, sessions_with_reason
 from dwhctl.page.words import Headline, headline, stale_at
 from dwhctl.project.days import make_slice
@@ -25,6 +25,7 @@ from dwhctl.sessions import Session, SessionStore
 from dwhctl.sessions.history import PastRun, TaskDurations, read_durations, read_runs, recent_since
 from dwhctl.sessions.task_states import NewestSession, read_newest
 from dwhctl.sessions.values import completes, is_good
+from dwhctl.verify.last import LastVerify, read_last
 
 DAYS = 14
 #: More slices are shown of fewer days: the page is made in a second or two, at the end of every run.
@@ -94,6 +95,8 @@ class PageContent:
     durations: tuple[TaskDurations, ...]
     alerts: tuple[Listed, ...]
     sessions: Mapping[int, Session]
+    details: Mapping[int, SessionDetails]
+    verified: tuple[LastVerify, ...]
 
 
 def read_page(project: Project, now: datetime) -> PageContent:
@@ -120,13 +123,16 @@ class _Reader:
         sessions = self._sessions(coverage, groups)
         gaps = gaps_of(project, coverage) if coverage else []
         runs = self._runs()
-        reports = self._reports(slas)
+        reports, verified = self._reports(slas), read_last(project)
+        current = {item.report.name: item.is_current for item in reports}
         return PageContent(
             project=project,
             made=now,
             stale=stale_at(project, now),
-            headline=headline(project, now, coverage, groups, slas, runs[0].run if runs else None),
-            failing=tuple(with_details(project, groups, sessions)),
+            headline=headline(
+                project, now, coverage, groups, slas, runs[0].run if runs else None, current, verified
+            ),
+            failing=tuple(groups),
             failing_days=self._failing_days,
             gaps=tuple(gaps),
             grid=grid_of(coverage, project.zone) if coverage else None,
@@ -136,6 +142,8 @@ class _Reader:
             durations=self._durations(),
             alerts=tuple(Outbox(self._store).newest(_ALERTS, only_open=True)) if self._store else (),
             sessions=sessions,
+            details=read_details(project, sessions, groups),
+            verified=verified,
         )
 
     def _coverage(self) -> Coverage | None:

@@ -1,9 +1,9 @@
-"""The problems of the page: what fails, with reason, log, SQL and command; and the gaps, each with its command."""
+"""The problems of the page: what fails, with reason and command; gaps with theirs; log and SQL of sessions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 
 from dwhctl.core.errors import DwhctlError
@@ -24,16 +24,15 @@ MOST_GAPS = 40
 #: Shards that a gap's command lists; with more it fills the other gaps of its days as well.
 _MOST_NAMED = 5
 _LOG_LINES = 6
-#: A longer log is not read for the page; nor are the logs of more runs.
-_LONGEST_LOG = 8 * 2**20
-_MOST_LOGS = 5
+#: So many octets of logs are read for the page.
+_MOST_LOG = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class FailingGroup:
     """Tasks of one load that fail for the same reason, or a report: since when, why, and what to type.
 
-    `last` is the session that failed last. `lines` are of the run's log, `sql` is the query of that session's slice.
+    `last` is the session that failed last.
     """
 
     work: str
@@ -48,8 +47,14 @@ class FailingGroup:
     last: int
     day: date
     retried: bool
-    run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDetails:
+    """What is known of a session beside its row: the end of its log, the bounds and the text of its query."""
+
     lines: tuple[str, ...] = ()
+    bounds: str = ""
     sql: str = ""
 
 
@@ -92,54 +97,50 @@ def _group(failures: Failures, project: Project, tasks: Sequence[FailingTask]) -
     )
 
 
-def with_details(
-    project: Project, groups: Sequence[FailingGroup], sessions: Mapping[int, Session]
-) -> list[FailingGroup]:
-    """Return the groups with their run, the last lines of its log on this machine, and their SQL."""
-    runs = {group.last: sessions[group.last].run_id for group in groups if group.last in sessions}
-    lines = _log_lines(project, runs)
-    return [
-        replace(
-            group,
-            run_id=runs.get(group.last, ""),
-            lines=lines.get(group.last, ()),
-            sql=_sql(project, group, sessions.get(group.last)),
-        )
-        for group in groups
-    ]
+def read_details(
+    project: Project, sessions: Mapping[int, Session], groups: Sequence[FailingGroup]
+) -> dict[int, SessionDetails]:
+    """Return the last log lines on this machine, and the query, of each session; those of `groups` come first."""
+    first = [group.last for group in groups if group.last in sessions]
+    order = dict.fromkeys([*first, *sorted(sessions, reverse=True)])
+    lines = _log_lines(project, {id_: sessions[id_].run_id for id_ in order})
+    return {id_: SessionDetails(lines.get(id_, ()), *_query(project, sessions[id_])) for id_ in order}
 
 
 def _log_lines(project: Project, runs: Mapping[int, str]) -> dict[int, tuple[str, ...]]:
     found: dict[int, tuple[str, ...]] = {}
     logs = StateDir(project.state_dir).logs
-    for run_id in sorted(set(runs.values()), reverse=True)[:_MOST_LOGS]:
+    sessions: dict[str, set[int]] = {}
+    for id_, run_id in runs.items():
+        sessions.setdefault(run_id, set()).add(id_)
+    left = _MOST_LOG
+    for run_id, ids in sessions.items():
         try:
             # The run's id comes from the sessions table, and may be anything.
             path = log_path(logs, run_id)
-            is_short = path.stat().st_size <= _LONGEST_LOG
+            size = path.stat().st_size
         except (OSError, ValueError):
             continue
-        if is_short:
-            ids = {session for session, run in runs.items() if run == run_id}
+        if size <= left:
+            left -= size
             found |= last_lines(path, ids, _LOG_LINES, project.zone)
     return found
 
 
-def _sql(project: Project, group: FailingGroup, session: Session | None) -> str:
-    """Return the query of the session's slice with its bounds; empty where it cannot be rendered, or is no SQL."""
+def _query(project: Project, session: Session) -> tuple[str, str]:
+    """Return the bounds and the SQL of the session's slice; empty where it cannot be rendered, or is no SQL."""
     try:
-        if group.is_report:
-            return report_sql(project, project.reports[group.work], group.day).source.text
-        load = load_of(project, group.work)
-        shards = project.shards_of(load) if load is not None and session is not None else ()
-        shard = next((shard for shard in shards if session and shard.name == session.shard), None)
+        if session.shard is None:
+            return "", report_sql(project, project.reports[session.load], session.day).source.text
+        load = load_of(project, session.load)
+        shards = project.shards_of(load) if load is not None else ()
+        shard = next((shard for shard in shards if shard.name == session.shard), None)
         if load is None or shard is None:
-            return ""
-        query = render_extract(project, load, shard, make_slice(project, load, shard, group.day))
+            return "", ""
+        query = render_extract(project, load, shard, make_slice(project, load, shard, session.day))
     except (DwhctlError, KeyError):
-        return ""
-    bounds = "".join(f"-- :{name} = {value}\n" for name, value in query.binds.items())
-    return f"{bounds}{query.sql}" if query.sql else ""
+        return "", ""
+    return "".join(f"-- :{name} = {value}\n" for name, value in query.binds.items()), query.sql
 
 
 def gaps_of(project: Project, coverage: Coverage) -> list[PageGap]:

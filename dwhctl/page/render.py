@@ -6,10 +6,11 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,10 +22,13 @@ from dwhctl.core.words import printable, shown_time
 from dwhctl.monitor.coverage import BADNESS, LETTERS, status_of
 from dwhctl.monitor.timeline import Bar, Lane, Timeline
 from dwhctl.page.data import PageContent, read_page
+from dwhctl.page.failing import SessionDetails
 from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
+from dwhctl.project.names import in_project
 from dwhctl.runtime.failures import AGAIN
 from dwhctl.sessions import Session
+from dwhctl.verify.last import LastVerify
 
 TEMPLATES = Path(__file__).with_name("templates")
 #: A web server's user may read the file: it is for everyone who may open the page.
@@ -32,6 +36,10 @@ MODE = 0o644
 #: Texts of other programs may be of any length.
 _LONGEST_TEXT = 600
 _LONGEST_SQL = 6_000
+_LONGEST_LOG = 1_500
+_LONGEST_CELL_SQL = 3_000
+#: Characters of logs, and of SQL, in the details of cells.
+_MOST_TEXT = 60_000
 _WIDTH = 1_000
 #: Bars of a timeline that begin this close to each other, in a thousandth of its width, are one.
 _CLOSE = 2
@@ -80,6 +88,7 @@ def render(page: PageContent) -> str:
         script=Markup(script),  # noqa: S704 - of the package
         details=_details(page),
         letters=LETTERS,
+        verify_command=in_project("dwhctl verify --date yesterday", page.project.root),
         again=AGAIN,
     )
     return html.encode("utf-8", "replace").decode()
@@ -117,6 +126,8 @@ def _environment(page: PageContent) -> Environment:
         "cut": lambda text, most=_LONGEST_TEXT: cut(text, most),
         "sql": lambda text: cut(text, _LONGEST_SQL),
         "short": format_duration,
+        "found": verify_result,
+        "age": _age,
         "seconds": _seconds,
         "bars": drawn_bars,
         "points": trend_points,
@@ -141,29 +152,72 @@ def cut(text: str, most: int) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
+class _Texts(dict[str, int]):
+    """The texts that the script shows, each once, as many as fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = dict.fromkeys(("log", "sql"), _MOST_TEXT)
+
+    def place(self, text: str, kind: str | None = None) -> int:
+        """Return the number of a text; -1 for none, and for one of a kind of which the page holds enough."""
+        if text and text not in self and kind is not None:
+            self._left[kind] -= len(text)
+            if self._left[kind] < 0:
+                return -1
+        return self.setdefault(text, len(self)) if text else -1
+
+
 def _details(page: PageContent) -> dict[str, Any]:
-    """Return what the script shows of a cell: the sessions with their reasons, each reason once."""
-    reasons: dict[str, int] = {}
+    """Return what the script shows of a cell: the sessions, with reason, log and query; each text once."""
+    texts = _Texts()
     sessions = {
-        str(session.id): _detail(session, reasons, page)
-        for session in page.sessions.values()
-        if session.shard
+        str(id_): _detail(page.sessions[id_], of_session, texts, page.project.zone)
+        for id_, of_session in page.details.items()
+        if page.sessions[id_].shard
     }
     letters = dict(LETTERS.values())
     return {
         "root": visible(str(page.project.root)),
         "letters": letters,
         "sessions": sessions,
-        "reasons": list(reasons),
+        "texts": list(texts),
     }
 
 
-def _detail(session: Session, reasons: dict[str, int], page: PageContent) -> list[Any]:
-    zone = page.project.zone
+def _detail(session: Session, details: SessionDetails, texts: _Texts, zone: ZoneInfo) -> list[Any]:
     text = ": ".join(filter(None, (session.error_class, session.comment)))
-    reason = reasons.setdefault(cut(text, _LONGEST_TEXT), len(reasons))
     ended = shown_time(session.finished, zone)[:19] if session.finished else ""
-    return [cut(session.run_id, 80), session.attempt, shown_time(session.started, zone)[:19], ended, reason]
+    return [
+        cut(session.run_id, 80),
+        session.attempt,
+        shown_time(session.started, zone)[:19],
+        ended,
+        texts.place(cut(text, _LONGEST_TEXT)),
+        texts.place(cut("\n".join(details.lines), _LONGEST_LOG), "log"),
+        texts.place(visible(details.bounds), "sql"),
+        texts.place(cut(details.sql, _LONGEST_CELL_SQL), "sql"),
+    ]
+
+
+def verify_result(last: LastVerify) -> str:
+    """Return what `verify` found, as a sentence."""
+    counts = [
+        (last.equal, f"{last.equal:,} of {last.slices:,} slices equal ({last.rows:,} rows)"),
+        (last.different, f"{last.different:,} different"),
+        (last.not_compared, f"{last.not_compared:,} not compared"),
+        (last.incomplete, f"{last.incomplete:,} incomplete"),
+        (last.others, f"{last.others:,} with rows of no day or shard"),
+    ]
+    return f"{', '.join(text for count, text in counts if count) or 'nothing to compare'}."
+
+
+def _age(age: timedelta) -> str:
+    minutes = max(int(age.total_seconds() // 60), 0)
+    for size, noun in ((1440, "day"), (60, "hour")):
+        if minutes >= 2 * size:
+            return f"{minutes // size} {noun}s"
+    return f"{minutes} minute{'' if minutes == 1 else 's'}"
 
 
 def _seconds(seconds: float | None) -> str:

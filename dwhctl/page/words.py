@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
@@ -15,6 +15,7 @@ from dwhctl.monitor.freshness import Sla, promised
 from dwhctl.page.failing import FailingGroup
 from dwhctl.project.model import Project
 from dwhctl.sessions.history import PastRun
+from dwhctl.verify.last import LastVerify
 
 #: So many starts of a schedule are looked at for its shortest interval.
 _STARTS = 12
@@ -35,20 +36,26 @@ def headline(
     failing: Sequence[FailingGroup],
     slas: Sequence[Sla],
     last_run: PastRun | None,
+    reports: Mapping[str, bool],
+    verified: Sequence[LastVerify],
 ) -> Headline:
-    """Return what a reader must know first: what is complete, what fails, what is late, whether runs start."""
+    """Return what a reader must know first: what is complete, fails, is late or wrong, and whether runs start.
+
+    `reports` says of each whether it is up to date.
+    """
     if last_run is None:
         return Headline("warn", ("Nothing was loaded yet.", *_first_start(project, now)))
     overdue = list(_overdue(project, now, last_run))
-    bad = [*_failing(failing), *_late(slas)]
+    bad = [*_failing(failing), *_late(slas), *_different(verified)]
     gaps = list(_older_gaps(coverage, now, project)) if coverage else []
     complete = list(_complete(coverage, now, project)) if coverage else []
     is_short = any(not is_whole for _, is_whole in complete)
-    sentences = [*overdue, *(text for text, _ in complete), *bad, *gaps]
+    old = [name for name, is_current in reports.items() if not is_current]
+    sentences = [*overdue, *(text for text, _ in complete), *_reports(reports, old), *bad, *gaps]
     if not failing:
         sentences.append("Nothing fails.")
     is_bad = bool(overdue or bad or is_short)
-    mood: Literal["good", "warn", "bad"] = "bad" if is_bad else "warn" if gaps else "good"
+    mood: Literal["good", "warn", "bad"] = "bad" if is_bad else "warn" if gaps or old else "good"
     return Headline(mood, tuple(sentences))
 
 
@@ -94,6 +101,28 @@ def _late(slas: Sequence[Sla]) -> Iterator[str]:
         missed = [sla for sla in slas if sla.kind == kind and sla.missed]
         if missed:
             yield f"{_counted(len(missed), kind)} late: {_first(sla.name for sla in missed)}."
+
+
+def _reports(reports: Mapping[str, bool], old: Sequence[str]) -> Iterator[str]:
+    """Yield whether the reports are up to date."""
+    if old and len(reports) == 1:
+        yield f"The report {old[0]} is not up to date."
+    elif old:
+        yield f"{len(old)} of {len(reports)} reports not up to date: {_first(iter(old))}."
+    elif reports:
+        yield (
+            "The report is up to date."
+            if len(reports) == 1
+            else f"All {len(reports)} reports are up to date."
+        )
+
+
+def _different(verified: Sequence[LastVerify]) -> Iterator[str]:
+    """Yield what differed from the sources when it was verified last."""
+    for last in verified:
+        if last.different or last.others:
+            days = f"{last.start}" if last.start == last.end else f"{last.start} to {last.end}"
+            yield f"{last.load} of {days} differs from its sources, by the last verify."
 
 
 def _overdue(project: Project, now: datetime, last_run: PastRun) -> Iterator[str]:

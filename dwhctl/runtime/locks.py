@@ -268,6 +268,7 @@ class StateDir:
         self.staging = path / "staging"
         self.logs = path / "logs"
         self.etl_ids = path / "etl_ids"
+        self.verified = path / "verify"
 
     def run_lock(self, run_id: str) -> Path:
         """Return the path of a run's lock. Raise ValueError for an id that leads out of the folder."""

@@ -112,6 +112,15 @@ class SliceComparison:
         """Return whether nothing is to be done: equal, or not complete yet."""
         return all(finding.check is Check.INCOMPLETE for finding in self.findings)
 
+    @property
+    def word(self) -> str:
+        """Return the result in a word or two: equal, incomplete, not compared, different."""
+        if self.is_equal:
+            return "equal"
+        if self.has(Check.INCOMPLETE):
+            return "incomplete"
+        return "not compared" if self.has(Check.NOT_COMPARED) else "different"
+
     def has(self, check: Check) -> bool:
         """Return whether it was found."""
         return any(finding.check is check for finding in self.findings)

@@ -15,6 +15,7 @@ from dwhctl.runtime.plan import LoadRequest, Plan, candidates, chosen_loads
 from dwhctl.sessions import open_if_there
 from dwhctl.verify.compare import Comparison, Sides
 from dwhctl.verify.findings import Check, SliceComparison, incomplete, result_of
+from dwhctl.verify.last import keep_last
 from dwhctl.verify.sources import SourceAndWarehouse
 from dwhctl.verify.tables import TwoTables
 
@@ -57,18 +58,33 @@ class VerifyReport:
 def verify(
     project: Project, request: VerifyRequest, listen: Callable[[str], None] = lambda _: None
 ) -> VerifyReport:
-    """Compare sources and warehouse. `listen` gets messages on the progress.
+    """Compare sources and warehouse, and keep the result for the page. `listen` gets messages on the progress.
 
     Raise ConfigError, UsageError, SessionsError when the sessions cannot be read, and Interrupted.
     """
     plan = candidates(project, LoadRequest(request.days, request.loads, request.shards))
     check_templates(project, plan)
-    return _compared(
+    report = _compared(
         project,
         plan,
         lambda store: SourceAndWarehouse(project, request.jobs, store, request.shards, listen),
         listen,
     )
+    _keep(project, request, report, listen)
+    return report
+
+
+def _keep(
+    project: Project, request: VerifyRequest, report: VerifyReport, listen: Callable[[str], None]
+) -> None:
+    for load in chosen_loads(project, request.loads):
+        results = [result for result in report.results if result.load == load.name]
+        try:
+            if results:
+                keep_last(project, load.name, request.days, request.shards, results)
+        except OSError as error:
+            # Whoever may only read the state folder verifies as well.
+            listen(f"load {load.name}: the result is not kept for the page: {error.strerror}")
 
 
 def verify_against(

@@ -150,7 +150,7 @@ def test_systemd_accepts_the_units_of_the_page(tmp_path: Path) -> None:
     blocks = re.findall(
         r"^```ini\n# (\S+)\n(.*?)^```$", pages()["deploy"].read_text(), re.MULTILINE | re.DOTALL
     )
-    assert [name for name, _ in blocks] == ["dwhctl-load.service", "dwhctl-load.timer"]
+    assert [name for name, _ in blocks] == [f"dwhctl-dwh-load-orders.{kind}" for kind in ("service", "timer")]
     for name, text in blocks:
         # systemd-analyze looks for the command, which is not installed there.
         (tmp_path / name).write_text(text.replace("/opt/dwhctl/bin/dwhctl", sys.executable))

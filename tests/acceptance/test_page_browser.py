@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,13 @@ pytestmark = [
     # Of playwright's own event loop.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
-CASES: dict[str, pages.Outcome] = {
-    "all_well": pages.all_well,
-    "server_down": pages.server_down,
-    "outage": pages.outage,
+#: What happened, and on which days runs started: all, none, or none of the last three.
+CASES: dict[str, tuple[pages.Outcome, list[date]]] = {
+    "all_well": (pages.all_well, pages.DAYS),
+    "server_down": (pages.server_down, pages.DAYS),
+    "outage": (pages.outage, pages.DAYS),
+    "first_day": (pages.all_well, []),
+    "dead_cron": (pages.all_well, pages.DAYS[:-3]),
 }
 Opened = Callable[..., Any]
 
@@ -54,11 +57,14 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
-    for name, outcome in CASES.items():
+    for name, (outcome, days) in CASES.items():
         root = tmp_path_factory.mktemp(name) / "flights"
         root.mkdir()
         project = pages.make(root).project()
-        pages.fill(project, outcome)
+        if days:
+            pages.fill(project, outcome, days)
+            pages.write_logs(project)
+            pages.verified(project, is_equal=name != "server_down")
         found[name] = root / "page.html"
         found[name].write_text(render(read_page(project, NOW)))
     return found
@@ -101,18 +107,27 @@ def test_it_fits_and_axe_finds_nothing(
         assert found.violations_count == 0, found.generate_report()
 
 
-@pytest.mark.parametrize(("name", "width", "height"), [("page", 1_000, 1_250), ("page_phone", 360, 720)])
-def test_pictures(
-    browser: Any, files: dict[str, Path], tmp_path: Path, name: str, width: int, height: int
-) -> None:
+#: The pictures of docs/page.md: the case, width and height; a cell is opened in one of them.
+PICTURES = {
+    "page": ("server_down", 1_000, 1_250),
+    "page_phone": ("server_down", 360, 720),
+    "page_cell_phone": ("server_down", 360, 720),
+    **{f"page_{case}_phone": (case, 360, 720) for case in CASES if case != "server_down"},
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures(browser: Any, files: dict[str, Path], tmp_path: Path, name: str) -> None:
     folder = os.environ.get("DWHCTL_PICTURES")
     if folder is None:
         pytest.skip("makes the pictures of docs/page.md: DWHCTL_PICTURES=docs/pictures")
-    file = tmp_path / "page.html"
-    shown = files["server_down"]
+    case, width, height = PICTURES[name]
+    file, shown = tmp_path / "page.html", files[case]
     file.write_text(shown.read_text().replace(str(shown.parent), "/srv/flights"))
     with opened(browser, file, width=width) as page:
         page.set_viewport_size({"width": width, "height": height})
+        if "cell" in name:
+            page.locator(".grid td.b").first.click()
         page.screenshot(path=f"{folder}/{name}.png")
 
 
@@ -166,6 +181,12 @@ def test_a_cell_opens_its_session_by_keyboard_alone(browser: Any, files: dict[st
         assert commands[0].startswith("dwhctl load orders --date 2020-07-13 --shard city_001 --project ")
         assert commands[1].startswith("dwhctl render orders --date 2020-07-13 --shard city_001 ")
         assert commands[2].startswith("dwhctl report log 20200714T030000-0a1b2c3d --session ")
+        assert "no route to host" in dialog.locator("#cell-log pre").inner_text()
+        assert not dialog.locator("#cell-sql pre").is_visible()
+        dialog.locator("#cell-sql summary").press("Enter")
+        sql = dialog.locator("#cell-sql pre").inner_text()
+        assert "-- :start = 2020-07-13 00:00:00" in sql
+        assert "start_time >= :start" in sql
         page.keyboard.press("Escape")
         assert not dialog.is_visible()
         page.keyboard.press("ArrowUp")

@@ -49,6 +49,7 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
         aged(state.work_locks / "orders.2020-01-01.lock", 8, "pid 1 on dead"),
         aged(state.staging / "20200101T000000-dead" / "g" / "t.parquet", 8, "x" * 100),
         aged(state.logs / "20200101.log", 31, "y" * 10),
+        aged(state.verified / "sales.json", 31, "y" * 10),
     ]
     stays = [
         aged(state.work_locks / "orders.2020-01-02.lock", 6),
@@ -56,6 +57,7 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
         aged(state.run_locks / "20200102T000000-alive.lock", 9),
         aged(state.staging / "20200103T000000-new" / "g" / "t.parquet", 6),
         aged(state.logs / "20200102.log", 29),
+        aged(state.verified / "orders.json", 29),
         aged(state.slots / "warehouse.0.lock", 900),
     ]
     held = aged(state.work_locks / "orders.2020-01-03.lock", 9)
@@ -76,6 +78,7 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
         ("staging", 2, 1, 100),
         ("spill", 1, 1, 1000),
         ("logs", 2, 1, 10),
+        ("verify results", 2, 1, 10),
     ]
     assert not any(path.exists() for path in goes)
     assert all(path.exists() for path in (*stays, held))
@@ -83,7 +86,7 @@ def test_old_leftovers_go_and_what_is_in_use_stays(state: StateDir) -> None:
 
 
 def test_a_state_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    assert [one.removed for one in clean_up_state(tmp_path / "none", BEFORE, dry_run=False)] == [0, 0, 0, 0]
+    assert [one.removed for one in clean_up_state(tmp_path / "none", BEFORE, dry_run=False)] == [0] * 5
     assert not (tmp_path / "none").exists()
 
 
@@ -149,7 +152,14 @@ def test_the_command_prunes_sessions_and_says_what_it_did(
     prune = ("sessions", "prune", "--project", tmp_path, "--keep", "400d", "--format", "json")
     assert dwh(*prune) == 0
     nothing = {one["what"]: one["removed"] for one in json.loads(capsys.readouterr().out)["removals"]}
-    assert nothing == {"sessions": 0, "work locks": 0, "staging": 0, "spill": 0, "logs": 0}
+    assert nothing == {
+        "sessions": 0,
+        "work locks": 0,
+        "staging": 0,
+        "spill": 0,
+        "logs": 0,
+        "verify results": 0,
+    }
     assert not (tmp_path / "state" / "sessions.sqlite").exists()
     old = datetime(2020, 7, 15, tzinfo=UTC)
     with open_store(sandbox.project().sessions) as store:

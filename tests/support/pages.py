@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import time_machine
+
+from dwhctl.monitor.coverage import grouped
 from dwhctl.project.model import Project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from dwhctl.sessions.values import is_good
+from dwhctl.verify.findings import Check, SliceComparison, SliceFinding
+from dwhctl.verify.last import keep_last
 from tests.support.projects import Sandbox
 
 #: 07:05 in Moscow, the time zone of the sandbox.
@@ -92,3 +98,42 @@ def _closings(ids: list[int], sessions: list[NewSession], outcome: Outcome) -> I
         ended = session.started + timedelta(seconds=2 + number % 7)
         error = None if is_good(state) else "SourceUnavailableError"
         yield Closing(id_, state, ended, rows, rows, 1000, error, comment, busy_seconds=1.5)
+
+
+def write_log(project: Project, run_id: str, ids: Iterable[int], text: str = "no route to host") -> None:
+    """Write the log of a run: lines that are no news, then the failure of each of these sessions."""
+    folder = project.state_dir / "logs"
+    folder.mkdir(exist_ok=True)
+    lines = [
+        {
+            "time": "2020-07-13T03:00:01+00:00",
+            "level": level,
+            "event": event,
+            "etl_id": id_,
+            "message": message,
+        }
+        for id_ in ids
+        for level, event, message in (
+            ("info", "session opened", ""),
+            ("error", "attempt failed", f"{text} ({id_})"),
+        )
+    ]
+    (folder / f"{run_id}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def write_logs(project: Project) -> None:
+    """Write the logs of all runs of loads."""
+    with open_store(project.sessions) as store:
+        sessions = store.recent(10_000)
+    for run_id, of_run in grouped(sessions, lambda session: session.run_id).items():
+        write_log(project, run_id, [session.id for session in of_run if not is_good(session.state)])
+
+
+def verified(project: Project, *, is_equal: bool) -> None:
+    """Keep what `verify` found two hours ago: everything equal, or a shard with a row too few."""
+    shards = [shard for group in project.shard_groups.values() for shard in group]
+    results = [SliceComparison("orders", shard.name, DAYS[-1], rows=1000) for shard in shards]
+    if not is_equal:
+        results[7].findings.append(SliceFinding(Check.ROWS, "1,000", "999"))
+    with time_machine.travel(NOW - timedelta(hours=2), tick=False):
+        keep_last(project, "orders", DAYS[-1:], (), results)

@@ -76,11 +76,19 @@
     fact("Server", row.c);
     fact("Started", found ? found[2] : cell.dataset.t);
     if (found) { fact("Ended", found[3]); fact("Attempt", found[1]); fact("Session", cell.dataset.i); fact("Run", found[0]); }
-    dialog.querySelector(".why").textContent = found ? data.reasons[found[4]] : "";
+    function text(place) { return found && found[place] >= 0 ? data.texts[found[place]] : ""; }
+    function fold(id, content) {
+      var box = doc.getElementById(id);
+      box.hidden = !content;
+      box.querySelector("pre").textContent = content;
+    }
+    dialog.querySelector(".why").textContent = text(4);
+    fold("cell-log", text(5));
+    fold("cell-sql", text(6) + text(7));
     if (row.s) {
       if (letter !== "-" && letter !== "/") { addCommand(box, "Load it again", ["dwhctl", "load", row.l, "--date", day, "--shard", row.s]); }
-      addCommand(box, "Its SQL", ["dwhctl", "render", row.l, "--date", day, "--shard", row.s]);
-      if (found) { addCommand(box, "Its log", ["dwhctl", "report", "log", found[0], "--session", cell.dataset.i]); }
+      addCommand(box, "The whole SQL", ["dwhctl", "render", row.l, "--date", day, "--shard", row.s]);
+      if (found) { addCommand(box, "The whole log", ["dwhctl", "report", "log", found[0], "--session", cell.dataset.i]); }
       addCommand(box, "Its sessions", ["dwhctl", "report", "sessions", "--load", row.l, "--shard", row.s]);
     } else if (row.l) {
       addCommand(box, "Its shards", ["dwhctl", "report", "grid", row.l, "--no-fold"]);
@@ -141,6 +149,7 @@
       if (!item.hidden && item.tagName === "TR" && item.dataset.s) { shown += 1; }
     });
     all(doc, ".fine").forEach(function (fold) { fold.open = Boolean(any && fold.querySelector("tbody tr:not([hidden])")); });
+    form.querySelector("[type=reset]").hidden = !any;
     doc.getElementById("count").textContent = any ? shown + " lines" : "";
   }
   function keep() {

@@ -7,13 +7,16 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import time_machine
 
 from dwhctl.core.secrets import Secret
 from dwhctl.monitor.coverage import cover, days_until, sessions_of, sliced_tasks
@@ -23,6 +26,9 @@ from dwhctl.page.grid import MOST_ROWS
 from dwhctl.page.render import cut, render, trend_points
 from dwhctl.page.words import stale_at
 from dwhctl.sessions import Closing, NewSession, State, open_store
+from dwhctl.verify.findings import Check, SliceComparison, SliceFinding
+from dwhctl.verify.last import keep_last, read_last
+from dwhctl.verify.run import VerifyRequest, verify
 from tests.support import pages
 from tests.support.pages import DAYS, NOW, TODAY
 
@@ -30,6 +36,12 @@ HOSTILE = (
     '</script><script>alert(1)</script><img src=x onerror=alert(2)> " onmouseover="alert(3) \' {{ 7 * 7 }} \x1b[31m'
     "red\x1b[0m \u202egnp.exe\u202c \u2066 \x00\x07 <!-- <![CDATA[ &lt; \u2028 " + "x" * 100_000
 )
+AN_ALERT = (
+    "INSERT INTO dwhctl_alerts (created, channel, kind, subject, digest, state, answer, attempts, doubts)"
+    " VALUES ('2020-07-14 01:00:00.000000+00:00', ?, 'failed', ?, '{}', 'refused', ?, 1, 0)"
+)
+#: What acts on a terminal, or turns and hides other text.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Seen(HTMLParser):
@@ -75,7 +87,9 @@ def down(tmp_path_factory: pytest.TempPathFactory) -> PageContent:
 def test_all_well_is_one_look(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert page.headline.mood == "good"
-    assert sentences(page) == "12 of 12 slices of 2020-07-13 complete. Nothing fails."
+    assert (
+        sentences(page) == "12 of 12 slices of 2020-07-13 complete. The report is up to date. Nothing fails."
+    )
     assert [report.is_current for report in page.reports] == [True]
     assert page.grid
     assert not page.grid.tables[0].with_gaps
@@ -84,7 +98,8 @@ def test_all_well_is_one_look(tmp_path: Path) -> None:
 def test_three_shards_fail_with_reason_since_when_and_command(down: PageContent) -> None:
     assert down.headline.mood == "bad"
     assert sentences(down).startswith(
-        "9 of 12 slices of 2020-07-13 complete. 3 shards fail, since 2020-07-11."
+        "9 of 12 slices of 2020-07-13 complete. The report city_orders is not up to date. 3 shards fail, since"
+        " 2020-07-11."
     )
     [group] = down.failing
     assert group.shards == ("city_000", "city_001", "city_002")
@@ -92,8 +107,8 @@ def test_three_shards_fail_with_reason_since_when_and_command(down: PageContent)
     assert group.error == f"SourceUnavailableError: {pages.LOST}"
     assert group.command
     assert group.command.startswith("dwhctl backfill orders -s 2020-07-11 -e 2020-07-13 --shard city_0")
-    assert "start_time >= :start" in group.sql
-    assert "-- :start = 2020-07-13 00:00:00" in group.sql
+    assert "start_time >= :start" in down.details[group.last].sql
+    assert "-- :start = 2020-07-13 00:00:00" in down.details[group.last].bounds
     [gap] = down.gaps
     assert gap.command.startswith("dwhctl backfill orders -s 2020-07-11 -e 2020-07-13 --only-missing --shard")
     assert down.grid
@@ -110,7 +125,8 @@ def test_three_shards_fail_with_reason_since_when_and_command(down: PageContent)
 def test_an_outage_of_everything_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path, pages.outage)
     assert sentences(page).startswith(
-        "0 of 12 slices of 2020-07-13 complete. 12 shards fail, since 2020-07-11."
+        "0 of 12 slices of 2020-07-13 complete. The report city_orders is not up to date. 12 shards fail, since"
+        " 2020-07-11."
     )
     assert [report.is_current for report in page.reports] == [False]
     assert [need.complete for need in page.reports[0].needs] == [0]
@@ -144,6 +160,101 @@ def test_a_report_does_not_have_what_was_loaded_after_its_refresh(tmp_path: Path
     assert report.command.startswith("dwhctl refresh-reports city_orders --date 2020-07-13 --project ")
 
 
+def cells_of(page: PageContent) -> dict[int, list[str]]:
+    """The reason, the log, the bounds and the query that the script shows of each session."""
+    details = json.loads(Seen(render(page)).raw[1][1])
+    texts = ["", *details["texts"]]
+    return {int(id_): [texts[place + 1] for place in of[4:]] for id_, of in details["sessions"].items()}
+
+
+def test_each_failing_cell_has_its_log_and_its_query(tmp_path: Path) -> None:
+    page = page_of(tmp_path, pages.server_down)
+    runs = {session.run_id for session in page.sessions.values()}
+    for run_id in runs:
+        pages.write_log(
+            page.project, run_id, [id_ for id_ in page.sessions if page.sessions[id_].run_id == run_id]
+        )
+    cells = cells_of(read_page(page.project, NOW))
+    assert len(cells) == 9
+    for id_, (reason, log, bounds, sql) in cells.items():
+        assert reason == f"SourceUnavailableError: {pages.LOST}"
+        assert log.endswith(f"no route to host ({id_})")
+        assert "session opened" in log
+        assert f"-- :start = {page.sessions[id_].day} 00:00:00" in bounds
+        assert "start_time >= :start" in sql
+
+
+def test_cells_without_a_log_here_or_of_a_load_that_is_gone_have_the_rest(tmp_path: Path) -> None:
+    project = page_of(tmp_path, pages.server_down).project
+    gone = replace(project, shard_groups={"cities": project.shard_groups["cities"][1:]})
+    cells = cells_of(read_page(gone, NOW))
+    assert {tuple(map(bool, texts)) for texts in cells.values()} >= {(True, False, True, True)}
+
+
+# What verify found
+
+
+def a_result(day: date | None, *findings: SliceFinding, shard: str = "city_001") -> SliceComparison:
+    return SliceComparison("orders", shard, day, list(findings), 10)
+
+
+def test_the_last_result_of_verify_is_on_the_page_with_its_age(tmp_path: Path) -> None:
+    project = page_of(tmp_path, days=DAYS[-1:]).project
+    assert "Nothing was verified on this machine yet" in render(read_page(project, NOW))
+    days = [date(2020, 7, 12), date(2020, 7, 13)]
+    equal = [a_result(day) for day in days]
+    with time_machine.travel(NOW - timedelta(hours=3), tick=False):
+        keep_last(project, "orders", days, (), equal)
+    html = Seen(render(read_page(project, NOW))).text
+    assert "orders 2020-07-12 to 2020-07-13:\n2 of 2 slices equal (20 rows)." in html
+    assert "Verified 2020-07-14 04:05, 3 hours before this page." in html
+    assert "dwhctl verify" not in html
+    found = SliceFinding(Check.ROWS, "10", "9")
+    lost = SliceFinding(Check.NOT_COMPARED, None, None, "no route to host")
+    unknown = SliceFinding(Check.UNKNOWN_SOURCE, None, "7")
+    results = [
+        a_result(days[1], found),
+        a_result(days[1], lost),
+        a_result(None, unknown, shard="old"),
+        *equal[:1],
+    ]
+    keep_last(project, "orders", days[1:], ("city_*",), results)
+    [last] = read_page(project, NOW).verified
+    html = Seen(render(read_page(project, NOW))).text
+    assert not last.is_fine
+    assert "orders of 2020-07-13 differs from its sources, by the last verify." in html
+    assert (
+        "1 of 3 slices equal (10 rows), 1 different, 1 not compared, 1 with rows of no day or shard." in html
+    )
+    assert "city_001 2020-07-13: rows 10 / 9" in html
+    assert f"dwhctl verify orders --date 2020-07-13 --shard 'city_*' --project {project.root}" in html
+
+
+def test_verify_keeps_its_result_and_never_fails_by_it(tmp_path: Path) -> None:
+    project = pages.make(tmp_path, shards=3).project()
+    request = VerifyRequest((date(2020, 7, 13),))
+    verify(project, request)
+    assert read_last(project) == (), "without a state folder nothing is made"
+    project.state_dir.mkdir()
+    verify(project, request)
+    [last] = read_last(project)
+    assert (last.load, last.incomplete, last.equal, last.is_fine) == ("orders", 3, 0, True)
+    path = project.state_dir / "verify" / "orders.json"
+    for damaged in (
+        "",
+        "{",
+        path.read_text().replace("2020", "x"),
+        path.read_text().replace("orders", "sales"),
+    ):
+        path.write_text(damaged)
+        assert read_last(project) == ()
+    shutil.rmtree(path.parent)
+    path.parent.write_text("in the way")
+    told: list[str] = []
+    assert verify(project, request, told.append).is_fine
+    assert "the result is not kept for the page" in told[-1]
+
+
 # Escaping
 
 
@@ -155,10 +266,47 @@ def test_hostile_texts_change_nothing(tmp_path: Path) -> None:
     assert seen.elements == Seen(plain).elements
     assert [name for name, _ in seen.raw] == ["style", "script", "script"]
     details = json.loads(seen.raw[1][1])
-    assert any("<script>alert(1)</script>" in reason for reason in details["reasons"])
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]", hostile)
+    assert any("<script>alert(1)</script>" in text for text in details["texts"])
+    assert not CONTROL.search(hostile)
     assert "<script>alert(1)</script>" in seen.text
     assert len(hostile.encode()) < len(plain.encode()) + 40_000
+
+
+def test_a_hostile_text_in_any_field_changes_nothing(tmp_path: Path) -> None:
+    """In every column of the sessions database, each in rows of its own; in the logs; in what verify found."""
+    page = page_of(tmp_path, pages.server_down)
+    project = page.project
+    known = {
+        *Seen(_spoiled(tmp_path / "known", "words")).elements,
+        *Seen(_verified(tmp_path / "seen")).elements,
+    }
+    with closing(sqlite3.connect(tmp_path / "state" / "sessions.sqlite", isolation_level=None)) as db:
+        for _ in range(20):
+            db.execute(AN_ALERT, ("telegram", "subject", "answer"))
+        for table in ("sessions", "dwhctl_alerts"):
+            columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if not row[5]]
+            assert len(columns) > 10
+            for place, column in enumerate(columns):
+                rows = f"rowid % {len(columns)} = {place}"
+                db.execute(f"UPDATE {table} SET {column} = ? WHERE {rows}", (f"{column}: {HOSTILE[:2_000]}",))
+    pages.write_log(project, page.sessions[page.failing[0].last].run_id, page.sessions, HOSTILE[:2_000])
+    found = SliceFinding(Check.VALUES, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+    keep_last(project, "orders", DAYS, (HOSTILE,), [a_result(DAYS[-1], found, shard=HOSTILE)])
+    html = render(read_page(project, NOW))
+    seen = Seen(html)
+    assert set(seen.elements) <= known
+    assert [name for name, _ in seen.raw] == ["style", "script", "script"]
+    assert not CONTROL.search(html)
+    texts = json.loads(seen.raw[1][1])["texts"]
+    assert sum("<script>alert(1)</script>" in text for text in texts) > 2
+    assert all(f"{name}: </script>" in seen.text for name in ("channel", "subject", "answer"))
+    assert len(html) < 200 * 1024
+
+
+def _verified(root: Path, text: str = "words") -> str:
+    project = page_of(root, pages.server_down).project
+    keep_last(project, "orders", DAYS, (text,), [a_result(DAYS[-1], SliceFinding(Check.VALUES, text, text))])
+    return render(read_page(project, NOW))
 
 
 def _spoiled(root: Path, text: str) -> str:
@@ -175,11 +323,7 @@ def _spoiled(root: Path, text: str) -> str:
         db.execute(
             "UPDATE sessions SET load = ?, shard = ?, task_name = ? WHERE run_id LIKE '20200710T03%'", names
         )
-        db.execute(
-            "INSERT INTO dwhctl_alerts (created, channel, kind, subject, digest, state, answer, attempts, doubts)"
-            " VALUES ('2020-07-14 01:00:00.000000+00:00', ?, 'failed', ?, '{}', 'refused', ?, 1, 0)",
-            (text,) * 3,
-        )
+        db.execute(AN_ALERT, (text,) * 3)
     return render(read_page(project, NOW))
 
 
@@ -222,7 +366,13 @@ def test_the_file_needs_no_other_and_allows_none(down: PageContent) -> None:
 def test_its_size_at_150_shards_and_14_days(tmp_path: Path) -> None:
     project = pages.make(tmp_path).project()
     pages.fill(project, pages.outage)
+    sessions = read_page(project, NOW).sessions
+    assert len(sessions) == 400
+    for run_id in {session.run_id for session in sessions.values()}:
+        ids = [id_ for id_, session in sessions.items() if session.run_id == run_id]
+        pages.write_log(project, run_id, ids, "the server cannot be reached: connection refused; " * 6)
     html = render(read_page(project, NOW)).encode()
+    assert html.count(b"connection refused; the server") > 100
     assert len(html) < 400 * 1024
     assert len(gzip.compress(html)) < 60 * 1024
     assert html.count(b"<td class=") >= 150 * 14
