@@ -90,6 +90,10 @@ class NoopTarget:
         ]
         return [*_columns(), *service]
 
+    def session(self) -> AbstractContextManager[NoopTarget]:
+        """Itself: there is no connection."""
+        return nullcontext(self)
+
     def publication(
         self, _table: str, _slice_by: str | None, _timeout: timedelta
     ) -> AbstractContextManager[NoopTarget]:

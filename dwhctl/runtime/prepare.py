@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -111,22 +111,23 @@ class PreparedTables:
 class _Targets(Mapping[str, "Target"]):
     """Targets by connection, each opened when it is first used: that imports its driver."""
 
-    def __init__(self, openers: Mapping[str, Callable[[], Target]]) -> None:
-        self._openers = openers
+    def __init__(self, names: Sequence[str], open_target: Callable[[str], Target]) -> None:
+        self._names = names
+        self._open = open_target
         self._opened: dict[str, Target] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Target:
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = self._openers[name]()
+                self._opened[name] = self._open(name)
             return self._opened[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._openers)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._openers)
+        return len(self._names)
 
 
 def targets_of(
@@ -141,16 +142,12 @@ def targets_of(
     uses += [(report.connection, report.timeout) for report in project.reports.values()]
     for name, seconds in uses:
         longest[name] = timeout or max(seconds, longest.get(name, seconds))
-    return _Targets(
-        {
-            name: partial(
-                system_of(project.connections[name]).open_target,
-                project.connections[name],
-                TargetOptions(project.state_dir, longest[name], label),
-            )
-            for name in sorted(longest)
-        }
-    )
+
+    def opened(name: str) -> Target:
+        options = TargetOptions(project.state_dir, longest[name], label)
+        return system_of(project.connections[name]).open_target(project.connections[name], options)
+
+    return _Targets(sorted(longest), opened)
 
 
 def describe_targets(
