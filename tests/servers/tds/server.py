@@ -184,7 +184,8 @@ class TdsServer(Server):
             whole = not sink.spoilt
         finally:
             sink.recorder = None
-            _rows_of(path).write_text(str(session.row_count), encoding="ascii")
+            if whole:
+                _rows_of(path).write_text(str(session.row_count), encoding="ascii")
             recorder.close(whole=whole)
 
     def _kept(self, session: Session, sql: str) -> Path | None:
