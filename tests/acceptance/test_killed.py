@@ -24,6 +24,7 @@ from dwhctl.sessions import Session, State
 from tests.acceptance.test_http_limits import KILL_POINTS as HTTP_KILL_POINTS
 from tests.integration.test_clickhouse import REFRESH_STEPS as CLICKHOUSE_REFRESH_STEPS
 from tests.integration.test_clickhouse import STEPS as CLICKHOUSE_STEPS
+from tests.integration.test_postgres_direct import POINTS as DIRECT_POINTS
 from tests.postgres import PostgresServer
 from tests.support.faulty import Faults, held_locks, postgres_sessions, wait_for_end
 from tests.support.projects import DAY, Sandbox
@@ -218,7 +219,12 @@ def test_no_point_of_the_code_is_left_out() -> None:
         for part in path.read_text().split('reach(f"')[1:]:
             found.add(part.partition('"')[0])
     named = {*REPLACING, *PREPARING, *REAPING, *REFRESH, *TELLING, *ADOPTING}
-    named |= {*CLICKHOUSE_STEPS, *CLICKHOUSE_REFRESH_STEPS, *HTTP_KILL_POINTS}  # tried in those files
+    named |= {
+        *CLICKHOUSE_STEPS,
+        *CLICKHOUSE_REFRESH_STEPS,
+        *HTTP_KILL_POINTS,
+        *DIRECT_POINTS,
+    }  # tried in those files
     templates = {point for point in found if "{what}" in point}
     assert templates == {"sessions.{what}.begin", "sessions.{what}.commit", "sessions.{what}.done"}
     assert found - templates <= named
