@@ -7,6 +7,7 @@ at no time is anything lost, doubled or half there.
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -97,7 +98,7 @@ WAREHOUSE = (
     Line("copy: error", at("error", "^COPY", error=("53000", 3587, "Insufficient memory")), "Insufficient",
          EVERYONE),
     Line("copy: reset in the middle", at("reset", "^COPY", after_bytes=20_000), "", EVERYONE),
-    Line("copy: hangs", at("hang_query", "^COPY"), "timeout", EVERYONE),
+    Line("copy: hangs", at("hang_query", "^COPY"), "timeout|no answer from warehouse for 3 s", EVERYONE),
     Line("stage: lost before its commit", at("lost_before_commit", application=":stage:"), "", EVERYONE),
     Line("stage: lost after its commit", at("lost_after_commit", application=":stage:"), "", EVERYONE),
     Line("publish: error at the count", at("error", "GROUP BY etl_source", error=("53000", 3587, "no memory")),
@@ -184,7 +185,7 @@ def staying(wire: Wire, line: Line, switch_on: Callable[[Fault], object], **keys
         server.faults.clear()
     assert sorted(one.shard for one in report.failures) == sorted(line.costs)
     for one in report.failures:
-        assert line.says in one.failure.message, one.failure
+        assert re.search(line.says, one.failure.message), one.failure
         assert "Traceback" not in one.failure.message
         assert "Secret" not in one.failure.message
     check_after(wire, before, line.costs)
