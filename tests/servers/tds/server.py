@@ -104,9 +104,8 @@ class TdsServer(Server):
 
     def connection(self, name: str = "mssql_0", **keys: Any) -> MssqlConnection:
         """The project's connection to this server."""
-        return connection_to(
-            self.port, name, **{"user": self.user, "password": self.users[self.user], **keys}
-        )
+        own = {"host": self.host, "user": self.user, "password": self.users[self.user]}
+        return connection_to(self.port, name, **{**own, **keys})
 
     def add_fault(self, fault: Fault) -> None:
         """Switch a fault on."""
