@@ -83,7 +83,8 @@ class ProcessWorker:
         self._lock = threading.Lock()
         self._future: Future[object] | None = None
         self.is_alive = True
-        threading.Thread(target=self._receive, name=f"worker {pid}", daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive, name=f"worker {pid}", daemon=True)
+        self._receiver.start()
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         future: Future[object] = Future()
@@ -99,6 +100,8 @@ class ProcessWorker:
 
     def kill(self) -> None:
         self._kill(self.pid)
+        # Its slot may be another run's at once: the limit is of processes that there are.
+        self._receiver.join(_END_SECONDS)
 
     def _receive(self) -> None:
         """Pass each result on, until the worker ends."""

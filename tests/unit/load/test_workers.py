@@ -216,6 +216,16 @@ def test_results_and_errors_come_back_and_a_result_that_cannot_be_pickled_is_an_
     wait_until(lambda: not worker.is_alive, "it is killed")
 
 
+def test_a_killed_worker_has_ended_when_its_slot_is_free(server: WorkerServer) -> None:
+    server.start()
+    for _ in range(10):
+        worker = forked(server)
+        process = psutil.Process(worker.pid)
+        worker.submit(time.sleep, 60)
+        worker.kill()
+        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def divide(number: int) -> float:
     return 1 / number
 
