@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -83,8 +84,7 @@ class ProcessWorker:
         self._lock = threading.Lock()
         self._future: Future[object] | None = None
         self.is_alive = True
-        self._receiver = threading.Thread(target=self._receive, name=f"worker {pid}", daemon=True)
-        self._receiver.start()
+        threading.Thread(target=self._receive, name=f"worker {pid}", daemon=True).start()
 
     def submit(self, function: Callable[[_T], object], task: _T) -> Future[object]:
         future: Future[object] = Future()
@@ -99,9 +99,16 @@ class ProcessWorker:
         return future
 
     def kill(self) -> None:
+        process = None
+        with suppress(OSError):  # it has ended
+            process = os.pidfd_open(self.pid)
         self._kill(self.pid)
-        # Its slot may be another run's at once: the limit is of processes that there are.
-        self._receiver.join(_END_SECONDS)
+        if process is not None:
+            # Its slot may be another run's at once: the limit is of processes that there are.
+            ended = select.poll()
+            ended.register(process, select.POLLIN)
+            ended.poll(1000 * _END_SECONDS)
+            os.close(process)
 
     def _receive(self) -> None:
         """Pass each result on, until the worker ends."""
