@@ -26,6 +26,7 @@ from dwhctl.core.errors import ExitCode, UsageError
 from dwhctl.project.days import resolve_day
 from dwhctl.project.names import with_shadow
 from dwhctl.verify.findings import Check, FoldedFinding, SliceComparison, fold
+from dwhctl.verify.last import repair_command
 from dwhctl.verify.run import VerifyReport, VerifyRequest, verify, verify_against
 
 if TYPE_CHECKING:
@@ -156,8 +157,9 @@ def _tell_the_rest(report: VerifyReport, settings: Settings, form: str, against:
     # Of two tables only the sources show which is wrong.
     if different and form == "table" and not settings.quiet and against is None:
         first = different[0]
-        again = f"dwhctl load {first.load} --date {first.day} --shard {first.shard}"
-        tell(f"to repair a slice, load it again: {again}")
+        if first.day is not None:
+            again = repair_command(first.load, first.shard, first.day)
+            tell(f"to repair a slice, load it again: {again}")
     if not settings.quiet:
         # With JSON and CSV nothing else is on stdout.
         (say if form == "table" else tell)(_summary(report))

@@ -28,7 +28,7 @@ _MOST_SHARDS = 5
 class LastVerify:
     """What `verify` found in a load, and when: slices by result, and those of `others` that belong to no day.
 
-    `patterns` are those of --shard: empty for all shards. `examples` are slices that differ.
+    `patterns` are those of --shard: empty for all shards. `examples` are slices that differ, `differs` is the first.
     """
 
     load: str
@@ -43,6 +43,7 @@ class LastVerify:
     incomplete: int
     others: int
     examples: tuple[str, ...]
+    differs: tuple[str, date] | None = None
 
     @property
     def is_fine(self) -> bool:
@@ -61,6 +62,18 @@ class LastVerify:
         shards = "".join(f" --shard {shlex.quote(pattern)}" for pattern in self.patterns)
         return in_project(f"dwhctl verify {self.load} {days}{shards}", root)
 
+    def repair(self, project: Project) -> str | None:
+        """Return the command that loads the first slice that differs again, if the project still has its shard."""
+        known = {shard.name for shard in project.shards_of(project.loads[self.load])}
+        if self.differs is None or self.differs[0] not in known:
+            return None
+        return in_project(repair_command(self.load, *self.differs), project.root)
+
+
+def repair_command(load: str, shard: str, day: date) -> str:
+    """Return the command that loads a slice again."""
+    return f"dwhctl load {shlex.quote(load)} --date {day} --shard {shlex.quote(shard)}"
+
 
 _FORM = TypeAdapter(LastVerify)
 
@@ -75,6 +88,7 @@ def keep_last(
     """Keep the result of a load, in place of the one before. Raise OSError."""
     words = Counter(result.word for result in results if result.day is not None)
     bad = [result for result in results if not result.is_fine]
+    differ = ((result.shard, result.day) for result in bad if result.day and result.word == "different")
     last = LastVerify(
         load=load,
         finished=datetime.now(UTC),
@@ -88,6 +102,7 @@ def keep_last(
         incomplete=words["incomplete"],
         others=sum(result.day is None for result in bad),
         examples=tuple(_example(result) for result in bad[:_MOST_SHARDS]),
+        differs=next(differ, None),
     )
     folder = StateDir(project.state_dir).verified
     folder.mkdir(exist_ok=True)  # without a state folder nothing ever ran: it is not made

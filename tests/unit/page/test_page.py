@@ -227,6 +227,7 @@ def test_the_last_result_of_verify_is_on_the_page_with_its_age(tmp_path: Path) -
         "1 of 3 slices equal (10 rows), 1 different, 1 not compared, 1 with rows of no day or shard." in html
     )
     assert "city_001 2020-07-13: rows 10 / 9" in html
+    assert f"dwhctl load orders --date 2020-07-13 --shard city_001 --project {project.root}" in html
     assert f"dwhctl verify orders --date 2020-07-13 --shard 'city_*' --project {project.root}" in html
 
 
