@@ -92,14 +92,14 @@ class DirectPublication(Publication):
         return {}
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:  # noqa: ARG002
-        return dict.fromkeys(tokens, self._result.rows)
+        return dict.fromkeys(tokens, self._result.written)
 
     def delete(self, slices: Sequence[Slice]) -> None:
         """Do nothing: the worker deleted the old rows before it wrote."""
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:  # noqa: ARG002
-        """Return the number of the rows that the worker wrote, as the target counted them."""
-        return self._result.rows
+        """Return the number of the rows that the worker wrote."""
+        return self._result.written
 
     def commit(self) -> None:
         self._ordered = True

@@ -140,7 +140,7 @@ class _Staging:
         if not isinstance(stage, DirectStage):
             return self._result(size)
         keep_open(order.token, stage)
-        return replace(self._result(size), held=stage.held)
+        return replace(self._result(size), held=stage.held, written=stage.written)
 
     def _stage(self, target: Target, columns: Sequence[Column]) -> Stage:
         order = self._order

@@ -232,7 +232,7 @@ class ExecutorTable(Table):
     key: ProjectPath | None = Field(None, examples=["config/dask-client-key.pem"])
     """The private key of `cert`."""
     insecure: bool = Field(False, examples=[True])
-    """Whether `tcp://` may be used beyond this machine, in a network where nobody else can reach the cluster."""
+    """Whether `tcp://` may be used beyond this machine, in a network that only these machines are in."""
     shared_state: bool = Field(False, examples=[True])
     """Whether the workers have the state folder and the database files at the same paths as this machine, on a shared
     file system: sources and targets in files need that."""

@@ -151,7 +151,8 @@ class StageResult:
     """The result of a StageOrder. `seconds` is the time of each step; `failed_in` is the step that failed.
 
     `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
-    types by name in lower case. `held` is how many rows a direct slice replaces in its transaction, which is open.
+    types by name in lower case. `held` is how many rows a direct slice replaces in its transaction, which is open, and
+    `written` how many it wrote, as the target counts them.
     """
 
     token: str
@@ -164,6 +165,7 @@ class StageResult:
     failed_in: str | None = None
     logged: tuple[LogMessage, ...] = ()
     held: int | None = None
+    written: int = 0
 
 
 _LONGEST_SECONDS = 600.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dwhctl.load.direct import EndOrder, end_in_worker
 from dwhctl.runtime.messages import Failure
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.postgres.copy_client import CopyClient
+from dwhctl.systems.postgres.staging import DirectPostgresStage
 from dwhctl.systems.postgres.target import PostgresTarget
 from tests.contract.way import a_slice
 from tests.postgres import PostgresServer, any_server
@@ -142,6 +144,21 @@ def test_a_commit_whose_answer_is_lost_is_looked_up(
     assert (result.exit_code, result.loaded, result.retried) == (ExitCode.DONE, 1, 0 if happened else 1)
     assert sandbox.target_rows() == sandbox.source_rows()
     close(lost[0])
+
+
+def test_a_slice_of_which_a_batch_was_lost_is_rolled_back(
+    sandbox: PostgresSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the target counted is compared with what was read, as of a staged slice."""
+    assert sandbox.load().exit_code == ExitCode.DONE
+    before = sandbox.target_rows()
+    write = DirectPostgresStage.write
+    monkeypatch.setattr(
+        DirectPostgresStage, "write", lambda self, batches: write(self, islice(batches, 1, None))
+    )
+    (failed,) = sandbox.load().failures
+    assert failed.failure.error_class == "CountsDifferError"
+    assert sandbox.target_rows() == before
 
 
 def test_a_run_that_was_reaped_commits_no_more(sandbox: PostgresSandbox, server: PostgresServer) -> None:

@@ -172,10 +172,12 @@ class Stage(ABC):
 class DirectStage(Stage):
     """The replacement of one slice in the table itself, in one transaction. Its end leaves the transaction open.
 
-    `write` deletes the slice's old rows first; `held` is their number. No reader sees the rows before `commit`.
+    `write` deletes the slice's old rows first; `held` is their number, `written` that of the new rows as the target
+    counts them. No reader sees the rows before `commit`.
     """
 
     held: int = 0
+    written: int = 0
 
     @abstractmethod
     def commit(self) -> None:

@@ -173,7 +173,6 @@ class PostgresStage(Stage):
         with closing(_BinaryStream(batches, encoder, self._client.has_refused)) as stream:
             self._copy(stream)
         self._written = True
-        self._rows = stream.rows
         return stream.bytes
 
     def _copy(self, stream: _BinaryStream) -> None:
@@ -190,6 +189,7 @@ class PostgresStage(Stage):
             raise stream.failure
         if stream.stopped or accepted != stream.rows:
             raise StagingError(f"{stream.rows} rows were sent to {self._table}, {accepted} were taken")
+        self._rows = accepted
 
     def _begin(self) -> None:
         """Begin the transaction, and set the table that is copied into."""
@@ -271,6 +271,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
             rows = self._client.run(self._insert)
             if rows != self._rows:
                 raise StagingError(f"{self._rows} rows were sent to {self._group.table}, {rows} were taken")
+        self.written = self._rows
         return size
 
     def _begin(self) -> None:
