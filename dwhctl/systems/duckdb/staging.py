@@ -69,6 +69,15 @@ def _claimed(first: Path) -> Path:
     raise AssertionError
 
 
+def _rows_in(file: Path) -> int | None:
+    """Return the number of rows of a staged file; None while it is written."""
+    try:
+        rows: int = pq.read_metadata(file).num_rows
+    except pa.ArrowInvalid:
+        return None
+    return rows
+
+
 class ParquetStage(Stage):
     """A Parquet file that grows by one row group a batch.
 
@@ -102,14 +111,13 @@ class ParquetStage(Stage):
         # As text: DuckDB needs pytz to return a TIMESTAMPTZ.
         shown = ", ".join(f"{quote_name(name)}::VARCHAR" for name in key)
         names = ", ".join(map(quote_name, key))
-        files = [*files_of(self._first)]
-        values: dict[str, object] = _values(files)
+        counts = {file: _rows_in(file) for file in files_of(self._first)}
+        values: dict[str, object] = _values([file for file, rows in counts.items() if rows is not None])
         staged = "read_parquet($files, hive_partitioning = false)"
         folder = self._path.parent
         config: engine.Config = {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(folder)}
         # The parts are even: by the last bits of the hash_ids.
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
-        parts = 1 << (rows // _IDS_AT_ONCE).bit_length()
+        parts = 1 << (sum(filter(None, counts.values())) // _IDS_AT_ONCE).bit_length()
         try:
             with closing(engine.connect(":memory:", config, folders=[folder])) as db:
                 candidates = [
