@@ -247,7 +247,7 @@ def test_a_part_whose_worker_is_killed_fails_the_attempt(tmp_path: Path, point: 
     assert (first.state, first.error_class, first.attempt) == (State.UP_FOR_RETRY, "WorkerDiedError", 1)
     assert (second.state, second.attempt, second.loaded_rows) == (State.LOADED, 2, 24)
     # All parts were read again, and nothing is left.
-    assert log.count("stage.describe") >= 4
+    assert log.count("stage.describe") >= 3 + (point != "stage.cut")
     assert not list((tmp_path / "state" / "staging").rglob("*.parquet"))
 
 

@@ -16,7 +16,8 @@ from tests.support.wire import Wire, a_wire, needs_faults
 
 pytestmark = needs_faults
 
-ROWS = 800
+#: More than 300 in each of three parts: that many are sent before a fault in the middle.
+ROWS = 1200
 SPLITS = {"time": "split = 2", "range": 'split = 3\nsplit_by = "id"'}
 #: In the gate: an error in the middle of a part, a part that hangs, and one whose COPY is cut off.
 OF_THE_GATE = {
