@@ -314,3 +314,12 @@ def test_a_signal_ends_all_parts(tmp_path: Path) -> None:
     (session,) = sandbox.sessions_newest_first()
     assert (session.state, session.error_class) == (State.FAILED, "InterruptedAttemptError")
     assert held_locks(tmp_path / "state") == []
+
+
+def test_a_slice_by_dates_has_all_rows_in_the_first_part(tmp_path: Path) -> None:
+    create = CREATE.replace("start_time TIMESTAMP", "start_time DATE")
+    dates = "(SELECT * REPLACE (start_time::DATE AS start_time) FROM orders)"
+    extract = EXTRACT.replace("FROM orders", f"FROM {dates}")
+    sandbox = a_project(tmp_path, "split = 2", create=create, extract=extract)
+    report = sandbox.load()
+    assert (report.rows, report.failed) == (24, 0)
