@@ -5,6 +5,7 @@ https://learn.microsoft.com/sql/relational-databases/system-stored-procedures/sp
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -86,7 +87,8 @@ def describe(
     declared = next((value for name, value in given if name == "@params"), None)
     if declared is None and len(given) > 1 and given[1][0] is None:
         declared = given[1][1]
-    described = first_columns(session, sql, dict(parameters(declared or "")))
+    known = {each.name: each.null for each in parameters(declared or "")}
+    described = first_columns(session, sql, known)
     outputs = tuple(Output(name, kind, nullable) for name, kind, nullable in _COLUMNS)
     rows = [_row(at, each, session) for at, each in enumerate(described, 1)]
     arrays = [
@@ -96,20 +98,42 @@ def describe(
     return outputs, pa.RecordBatch.from_arrays(arrays, names=[f"c{at}" for at in range(len(arrays))])
 
 
-def parameters(declared: str) -> list[tuple[str, Typed]]:
-    """The parameters of `@a int, @b datetime2(7) = ...`, each a NULL of its type."""
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a statement."""
+
+    name: str
+    type: SqlType
+    output: bool = False
+
+    @property
+    def null(self) -> Typed:
+        """NULL in its place."""
+        return Typed(f"CAST(NULL AS {self.type.stored})", self.type)
+
+
+def parameters(declared: str) -> list[Parameter]:
+    """The parameters of `@a int, @b datetime2(7) OUTPUT`."""
     if not declared.strip():
         return []
-    parser = BatchParser("DECLARE " + declared)
-    found = parser.batch()[0].action
-    commands = found.then if isinstance(found, If) else (Command(found, ""),)
-    made = []
-    for each in commands:
-        assert isinstance(each.action, SetVariable)
-        assert each.action.type is not None
-        kind = each.action.type
-        made.append((each.action.name, Typed(f"CAST(NULL AS {kind.stored})", kind)))
-    return made
+    parser = BatchParser(declared)
+
+    def one() -> Parameter:
+        token = parser.take()
+        if token.kind != "variable":
+            raise token.near()
+        parser.word("AS")
+        kind = parser.type_name(ordinal=len(found) + 1)
+        if any(each.name == token.value for each in found):
+            raise error(134, token.text)
+        found.append(Parameter(token.value, kind, parser.word("OUTPUT") or parser.word("OUT")))
+        return found[-1]
+
+    found: list[Parameter] = []
+    parser.listed(one)
+    if parser.next.kind != "end":
+        raise parser.next.near()
+    return found
 
 
 def first_columns(session: Session, sql: str, variables: dict[str, Typed]) -> tuple[Output, ...]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from . import describe, statements
+from . import procedures, statements
 from .catalog import Database
 from .convert import Typed, convert
 from .errors import TdsError, error
 from .failures import translate
 from .parse_batch import parse
+from .rpc import Given, Request
 from .scope import Context
 from .sink import Silent
 from .surroundings import surroundings
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _GO_ON = frozenset({220, 515, 544, 547, 1222, 2627, 2628, 3701, 3902, 3903, 8115, 8134})
 #: Errors that undo the transaction too.
 _ROLL_BACK = frozenset({241, 245, 1205, 3951, 3952})
-_ROWS_COMMAND, _BEGIN, _COMMIT, _ROLLBACK, _USE = 0xC1, 0xD4, 0xD5, 0xD2, 0xE1
+_BEGIN, _COMMIT, _ROLLBACK, _USE = 0xD4, 0xD5, 0xD2, 0xE1
 
 
 class Session:
@@ -75,9 +76,14 @@ class Session:
         self.undo: list[Callable[[], None]] = []
         #: Tables that the open transaction has dropped.
         self.dropped: list[tuple[Database, str]] = []
+        self.variables: dict[str, Typed] = {}
+        #: Statements that sp_prepare and sp_prepexec have prepared, by handle.
+        self.prepared: dict[int, procedures.Prepared] = {}
+        #: Whether sp_prepexec runs its first statement.
+        self.preparing = False
+        self._handles = 0
         self._duck_open = False
         self._began_as = ""
-        self._variables: dict[str, Typed] = {}
 
     def close(self) -> None:
         """Roll back what is open and let go."""
@@ -90,7 +96,7 @@ class Session:
 
     def run(self, sql: str, sink: Sink) -> None:
         """Run a batch; errors go to the sink as messages."""
-        self._variables = {}
+        self.variables = {}
         try:
             commands = parse(sql, quoted_identifier=self.quoted_identifier)
         except TdsError as failure:
@@ -106,18 +112,22 @@ class Session:
                 if not self._run_one(command, sink):
                     return False
                 self.error = 0
+                self.preparing = False
             except TdsError as failure:
                 self._failed(failure, sink)
                 if failure.number not in _GO_ON or self.xact_abort:
                     return False
         return True
 
-    def _failed(self, failure: TdsError, sink: Sink) -> None:
+    def _failed(self, failure: TdsError, sink: Sink, *, called: bool = False) -> None:
         self.error = failure.number
         if self.abandon(failure):
             sink.transaction(10)
         sink.message(failure)
-        sink.failed()
+        if self.preparing and failure.number in procedures.COMPILING:
+            sink.message(error(8180))
+        self.preparing = False
+        sink.failed(called=called)
 
     def abandon(self, failure: TdsError) -> bool:
         """Roll back where an error does so; whether there was something."""
@@ -169,7 +179,7 @@ class Session:
 
     def context(self) -> Context:
         """What a statement of this session is compiled in."""
-        return surroundings(self, self._variables)
+        return surroundings(self, self.variables)
 
     def before_reading(self, context: Context) -> None:
         """Refuse or wait as SQL Server does at the first look at data; then see one state under snapshot isolation."""
@@ -278,14 +288,14 @@ class Session:
         from .compile_query import QueryCompiler
         from .scope import Scope
 
-        if action.type is None and action.name not in self._variables:
+        if action.type is None and action.name not in self.variables:
             raise error(137, action.name)
-        kind = action.type or self._variables[action.name].type
+        kind = action.type or self.variables[action.name].type
         value = Typed(f"CAST(NULL AS {kind.stored})", kind)
         if action.value is not None:
             made = convert(QueryCompiler(self.context(), Scope()).expr(action.value), kind, explicit=True)
             value = Typed(f"({made.sql})", kind)
-        self._variables = {**self._variables, action.name: value}
+        self.variables = {**self.variables, action.name: value}
 
     def _run_waitfor(self, action: WaitFor, sink: Sink) -> None:
         from .storage import read_moment
@@ -353,75 +363,40 @@ class Session:
         sink.done()
 
     def _run_execute(self, action: Execute, sink: Sink) -> None:
-        name = action.procedure.rpartition(".")[2]
-        if action.result is not None and action.result not in self._variables:
+        if action.result is not None and action.result not in self.variables:
             raise error(137, action.result)
-        code = 0
-        if name == "exec":
+        if action.procedure == "EXEC":
             self.run_inside(self.constant(action.arguments[0][1]) or "", sink)
-        elif name == "sp_executesql":
-            self._executesql(action, sink)
-        elif name == "sp_describe_first_result_set":
-            given = [(each, self.constant(value)) for each, value in action.arguments]
-            columns, rows = describe.describe(self, given)
-            sink.columns(columns)
-            sink.rows(rows, columns)
-            sink.done(rows.num_rows, command=_ROWS_COMMAND)
-            sink.status(0)
-        elif name in ("sp_getapplock", "sp_releaseapplock"):
-            code = self._application_lock(name, action)
-            sink.status(code)
-        else:
-            raise error(2812, action.procedure)
+            return
+        status = procedures.run(self, action.procedure, self._given(action), sink)
         if action.result is not None:
-            self._run_setvariable(SetVariable(action.result, Literal("number", str(code))), Silent())
+            self._run_setvariable(SetVariable(action.result, Literal("number", str(status))), Silent())
 
-    def _application_lock(self, name: str, action: Execute) -> int:
-        order = ["@resource", "@lockmode", "@lockowner", "@locktimeout"]
-        if name == "sp_releaseapplock":
-            order = ["@resource", "@lockowner"]
-        given = dict.fromkeys(order, "")
-        for position, (key, value) in zip(order, action.arguments, strict=False):
-            given[(key or position).casefold()] = self.constant(value) or ""
-        resource = (self.database.name.casefold(), given["@resource"])
-        owner = given["@lockowner"].casefold() or "transaction"
-        if owner == "transaction" and not self.depth:
-            raise TdsError(
-                1230,
-                "You attempted to acquire a transactional application lock without an active transaction.",
-            )
-        locks = self.server.application_locks
-        if name == "sp_releaseapplock":
-            return locks.release(self.number, resource, owner)
-        timeout = self.lock_timeout
-        if given["@locktimeout"]:
-            timeout = None if given["@locktimeout"].startswith("-") else int(given["@locktimeout"]) / 1000
-        return locks.take(self.number, resource, given["@lockmode"], owner, timeout, self.check)
-
-    def run_inside(self, sql: str, sink: Sink) -> None:
-        """Run a batch inside a batch."""
-        self._run_all(parse(sql, quoted_identifier=self.quoted_identifier), sink)
-
-    def _executesql(self, action: Execute, sink: Sink) -> None:
+    def _given(self, action: Execute) -> tuple[Given, ...]:
         from .compile_query import QueryCompiler
         from .scope import Scope
 
         compiler = QueryCompiler(self.context(), Scope())
-        declared = self.constant(action.arguments[1][1]) if len(action.arguments) > 1 else ""
-        inner = dict(describe.parameters(declared or ""))
-        values = iter(action.arguments[2:])
-        for at, (name, kind) in enumerate(describe.parameters(declared or "")):
-            given = next(values, (None, None))
-            named = [value for key, value in action.arguments[2:] if key == name]
-            expr = named[0] if named else given[1]
-            if expr is None:
-                raise error(201, "sp_executesql", f"@{at}")
-            inner[name] = convert(compiler.expr(expr), kind.type, explicit=True)
-        outer, self._variables = self._variables, inner
-        try:
-            self.run_inside(self.constant(action.arguments[0][1]) or "", sink)
-        finally:
-            self._variables = outer
+        return tuple(Given(name, compiler.expr(value)) for name, value in action.arguments)
 
+    def call(self, request: Request, sink: Sink) -> None:
+        """Run a remote procedure call; errors go to the sink as messages."""
+        self.variables = {}
+        try:
+            if request.refused is not None:
+                raise request.refused
+            procedures.run(self, request.procedure, request.given, sink)
+        except TdsError as failure:
+            self._failed(failure, sink, called=True)
+
+    def keep(self, prepared: procedures.Prepared) -> int:
+        """Keep a prepared statement; return its handle."""
+        self._handles += 1
+        self.prepared[self._handles] = prepared
+        return self._handles
+
+    def run_inside(self, sql: str, sink: Sink) -> None:
+        """Run a batch inside a batch."""
+        self._run_all(parse(sql, quoted_identifier=self.quoted_identifier), sink)
 
 __all__ = ["INT", "Query", "Session", "declare"]
