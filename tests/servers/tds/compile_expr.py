@@ -276,6 +276,9 @@ def common(values: list[Typed]) -> SqlType:
 
 def comparable(left: Typed, right: Typed, sign: str) -> tuple[str, str]:
     """Both sides in a form in which DuckDB compares them as SQL Server does."""
+    for one, other in ((left, right), (right, left)):
+        if one.deduce is not None and not other.null:
+            one.deduce(other.type)
     if left.null or right.null:
         return (left.sql, "NULL") if right.null else ("NULL", right.sql)
     kind = higher(left.type, right.type)

@@ -6,6 +6,7 @@ https://learn.microsoft.com/sql/t-sql/functions/cast-and-convert-transact-sql
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .errors import TdsError, error
@@ -22,6 +23,8 @@ class Typed:
     nullable: bool = True
     text: str | None = None
     null: bool = False
+    #: Called with the type that a parameter without a declaration is converted to; such a parameter is NULL.
+    deduce: Callable[[SqlType], object] | None = None
 
 
 #: From a family to a family: i implicitly too, e only explicitly; what is not there is refused.
@@ -71,6 +74,8 @@ def convert(
     forgiving: bool = False,
 ) -> Typed:
     """The value as the target type. Raises 529, 257 or 206 where there is no such conversion."""
+    if value.deduce is not None:
+        value.deduce(target)
     if value.null:
         return Typed(f"CAST(NULL AS {target.stored})", target)
     if value.type == target:
@@ -273,8 +278,13 @@ def _text_to_moment(x: str, target: SqlType, forgiving: bool) -> str:
         # More digits than a datetime has, and an offset, are refused; so it is documented.
         odd = f"regexp_matches({x}, '(\\.\\d{{4,}})|([+-]\\d\\d:\\d\\d\\s*$)')"
         ticks = f"CASE WHEN {odd} THEN NULL ELSE {ticks} END"
-    offset = f"{M}.text_offset(trim({x}))" if target.name == "datetimeoffset" else "0"
-    return checked(x, from_ticks(ticks, target, offset), 241, quoted(error(241).message), forgiving=forgiving)
+    made = from_ticks(ticks, target)
+    if target.name == "datetimeoffset":
+        offset = f"{M}.text_offset(trim({x}))"
+        # A structure of NULLs is not NULL.
+        wrong = f"({ticks}) IS NULL OR {offset} NOT BETWEEN -840 AND 840"
+        made = f"CASE WHEN {wrong} THEN NULL ELSE {from_ticks(ticks, target, offset)} END"
+    return checked(x, made, 241, quoted(error(241).message), forgiving=forgiving)
 
 
 def _constant(text: str, target: SqlType, *, forgiving: bool) -> str:

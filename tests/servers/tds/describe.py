@@ -6,17 +6,20 @@ https://learn.microsoft.com/sql/relational-databases/system-stored-procedures/sp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from . import statements
 from .compile_query import compile_query
 from .convert import Typed
 from .errors import error
+from .lexer import tokens
 from .parse_batch import BatchParser, parse
 from .scope import Output
 from .syntax import Query
-from .syntax_statements import Command, If, SetVariable
+from .syntax_statements import Command, Delete, If, Insert, SetVariable, Update
 from .types import BIT, CLR, INT, LATIN, SYSNAME, SqlType, nvarchar
 
 if TYPE_CHECKING:
@@ -89,11 +92,16 @@ def describe(
         declared = given[1][1]
     known = {each.name: each.null for each in parameters(declared or "")}
     described = first_columns(session, sql, known)
-    outputs = tuple(Output(name, kind, nullable) for name, kind, nullable in _COLUMNS)
-    rows = [_row(at, each, session) for at, each in enumerate(described, 1)]
+    return _answered(_COLUMNS, [_row(at, each, session) for at, each in enumerate(described, 1)])
+
+
+def _answered(
+    columns: tuple[tuple[str, SqlType, bool], ...], rows: list[dict[str, object]]
+) -> tuple[tuple[Output, ...], pa.RecordBatch]:
+    outputs = tuple(Output(name, kind, nullable) for name, kind, nullable in columns)
     arrays = [
         pa.array([row.get(name) for row in rows], _ARROW.get(kind.name, pa.string()))
-        for name, kind, _ in _COLUMNS
+        for name, kind, _ in columns
     ]
     return outputs, pa.RecordBatch.from_arrays(arrays, names=[f"c{at}" for at in range(len(arrays))])
 
@@ -192,4 +200,88 @@ def _row(ordinal: int, column: Output, session: Session) -> dict[str, object]:
         "tds_length": kind.octets,
         "tds_collation_id": 13632521 if kind.is_text else None,
         "tds_collation_sort_id": 52 if kind.is_text else None,
+    }
+
+
+_UNDECLARED: tuple[tuple[str, SqlType, bool], ...] = (
+    ("parameter_ordinal", INT, False),
+    ("name", SYSNAME, False),
+    ("suggested_system_type_id", INT, False),
+    ("suggested_system_type_name", nvarchar(256), True),
+    ("suggested_max_length", _SMALL, False),
+    ("suggested_precision", _TINY, False),
+    ("suggested_scale", _TINY, False),
+    ("suggested_user_type_id", INT, True),
+    ("suggested_user_type_database", SYSNAME, True),
+    ("suggested_user_type_schema", SYSNAME, True),
+    ("suggested_user_type_name", SYSNAME, True),
+    ("suggested_assembly_qualified_type_name", nvarchar(4000), True),
+    ("suggested_xml_collection_id", INT, True),
+    ("suggested_xml_collection_database", SYSNAME, True),
+    ("suggested_xml_collection_schema", SYSNAME, True),
+    ("suggested_xml_collection_name", SYSNAME, True),
+    ("suggested_is_xml_document", BIT, False),
+    ("suggested_is_case_sensitive", BIT, False),
+    ("suggested_is_fixed_length_clr_type", BIT, False),
+    ("suggested_is_input", BIT, False),
+    ("suggested_is_output", BIT, False),
+    ("formal_parameter_name", SYSNAME, True),
+    ("suggested_tds_type_id", INT, False),
+    ("suggested_tds_length", INT, False),
+)
+
+
+def undeclared(session: Session, sql: str, declared: str) -> tuple[tuple[Output, ...], pa.RecordBatch]:
+    """The answer of sp_describe_undeclared_parameters: a row for each variable that `declared` does not declare.
+
+    Its type is that of the column that it is stored in or compared with; where there is none: 11501.
+    https://learn.microsoft.com/sql/relational-databases/system-stored-procedures/sp-describe-undeclared-parameters-transact-sql
+    """
+    commands = _flat(parse(sql, quoted_identifier=session.quoted_identifier))
+    known = {each.name: each.null for each in parameters(declared)}
+    known.update({
+        each.action.name: Typed(f"CAST(NULL AS {each.action.type.stored})", each.action.type)
+        for each in commands
+        if isinstance(each.action, SetVariable) and each.action.type is not None
+    })  # fmt: skip
+    found = {
+        each.value: each.text
+        for each in tokens(sql)
+        if each.kind == "variable" and not each.value.startswith("@@") and each.value not in known
+    }
+    deduced: dict[str, SqlType] = {}
+    context = session.context()
+    context.variables = {
+        **known,
+        **{name: Typed("NULL", INT, null=True, deduce=partial(deduced.setdefault, name)) for name in found},
+    }
+    for command in commands:
+        action = command.action
+        if isinstance(action, Query):
+            compile_query(action, context, None)
+        elif isinstance(action, Insert | Update | Delete):
+            statements.compile_change(session, action, context)
+    if any(name not in deduced for name in found):
+        raise error(11501)
+    rows = [_suggested(at, text, deduced[name]) for at, (name, text) in enumerate(found.items(), 1)]
+    return _answered(_UNDECLARED, rows)
+
+
+def _suggested(ordinal: int, name: str, kind: SqlType) -> dict[str, object]:
+    precision, scale = kind.digits
+    return {
+        "parameter_ordinal": ordinal,
+        "name": name,
+        "suggested_system_type_id": kind.ids[0],
+        "suggested_system_type_name": kind.declared,
+        "suggested_max_length": kind.octets,
+        "suggested_precision": precision,
+        "suggested_scale": scale,
+        "suggested_is_xml_document": 0,
+        "suggested_is_case_sensitive": 0,
+        "suggested_is_fixed_length_clr_type": 0,
+        "suggested_is_input": 1,
+        "suggested_is_output": 0,
+        "suggested_tds_type_id": kind.ids[0],
+        "suggested_tds_length": 65535 if kind.octets == -1 else kind.octets,
     }

@@ -15,7 +15,6 @@ from . import describe
 from .convert import Typed, convert
 from .describe import Parameter
 from .errors import TdsError, error
-from .failures import translate
 from .parse_batch import parse
 from .rpc import Given, Request
 from .sink import Silent
@@ -278,6 +277,16 @@ def _describe(call: Call) -> int:
     return 0
 
 
+def _undeclared(call: Call) -> int:
+    first = call.arranged("@tsql", "@params")
+    sql = call.statement(first.get("@tsql"), "@tsql") or ""
+    columns, rows = describe.undeclared(call.session, sql, call.text(first.get("@params")) or "")
+    call.sink.columns(columns)
+    call.sink.rows(rows, columns)
+    call.sink.done(rows.num_rows, command=_ROWS)
+    return 0
+
+
 def _get_lock(call: Call) -> int:
     first = call.arranged("@resource", "@lockmode", "@lockowner", "@locktimeout", "@dbprincipal")
     session = call.session
@@ -308,6 +317,7 @@ def _locked(call: Call, first: dict[str, Given]) -> tuple[tuple[str, str], str]:
 
 _KNOWN: dict[str, Callable[[Call], int]] = {
     "sp_describe_first_result_set": _describe,
+    "sp_describe_undeclared_parameters": _undeclared,
     "sp_execute": _execute,
     "sp_executesql": _executesql,
     "sp_getapplock": _get_lock,

@@ -330,7 +330,7 @@ def _day(data: bytes) -> int:
 
 
 def _clock(kind: SqlType, data: bytes) -> int:
-    ticks = int.from_bytes(data, "little") * 10 ** (7 - kind.scale)
+    ticks: int = int.from_bytes(data, "little") * 10 ** (7 - kind.scale)
     if ticks >= DAY_TICKS:
         raise ValueError(ticks)
     return ticks

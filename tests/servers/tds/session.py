@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _GO_ON = frozenset({220, 515, 544, 547, 1222, 2627, 2628, 3701, 3902, 3903, 8115, 8134})
 #: Errors that undo the transaction too.
 _ROLL_BACK = frozenset({241, 245, 1205, 3951, 3952})
+#: https://learn.microsoft.com/sql/t-sql/language-elements/raiserror-transact-sql and print-transact-sql
+_LONGEST_ERROR, _LONGEST_PRINT = 2047, 8000
 _BEGIN, _COMMIT, _ROLLBACK, _USE = 0xD4, 0xD5, 0xD2, 0xE1
 
 
@@ -59,31 +61,47 @@ class Session:
         self.number = number
         self.user = user
         self.application = application
-        self.database = database
+        self.database = self._first_database = database
         self.duck = server.catalog.root.cursor()
         self.check: Callable[[], None] = lambda: None
         self.sleep: Callable[[float], None] = time.sleep
         self.depth = 0
-        self.isolation = "READ COMMITTED"
-        self.lock_timeout: float | None = None
         self.row_count = 0
         #: @@ERROR: the number of the last statement's error, 0 without one.
         self.error = 0
         self.batch = ""
-        self.quoted_identifier = True
-        self.xact_abort = False
-        self.identity_insert = ""
         self.undo: list[Callable[[], None]] = []
         #: Tables that the open transaction has dropped.
         self.dropped: list[tuple[Database, str]] = []
         self.variables: dict[str, Typed] = {}
-        #: Statements that sp_prepare and sp_prepexec have prepared, by handle.
-        self.prepared: dict[int, procedures.Prepared] = {}
         #: Whether sp_prepexec runs its first statement.
         self.preparing = False
         self._handles = 0
+        self._default_options()
         self._duck_open = False
         self._began_as = ""
+
+    def _default_options(self) -> None:
+        self.isolation = "READ COMMITTED"
+        self.lock_timeout: float | None = None
+        self.quoted_identifier = True
+        self.no_count = False
+        self.xact_abort = False
+        self.identity_insert = ""
+        #: Statements that sp_prepare and sp_prepexec have prepared, by handle.
+        self.prepared: dict[int, procedures.Prepared] = {}
+
+    def reset(self, *, keep_transaction: bool) -> None:
+        """Be as after the login: what RESETCONNECTION of a pooled connection asks for. [MS-TDS] 2.2.3.1.2
+
+        https://learn.microsoft.com/sql/connect/odbc/windows/driver-aware-connection-pooling-in-the-odbc-driver-for-sql-server
+        """
+        if not keep_transaction:
+            with suppress(duckdb.Error):
+                self._end_transaction(commit=False)
+        self.server.application_locks.release_all(self.number, "session")
+        self.database = self._first_database
+        self._default_options()
 
     def close(self) -> None:
         """Roll back what is open and let go."""
@@ -280,6 +298,8 @@ class Session:
             self.identity_insert = table.split(".")[-1].casefold() if value == "ON" else ""
         if "QUOTED_IDENTIFIER" in names:
             self.quoted_identifier = action.value == "ON"
+        if "NOCOUNT" in names:
+            self.no_count = action.value == "ON"
         if "XACT_ABORT" in names:
             self.xact_abort = action.value == "ON"
         sink.done()
@@ -324,11 +344,13 @@ class Session:
         return self.duck.execute(sql).fetchall()
 
     def _run_print(self, action: Print, sink: Sink) -> None:
-        sink.message(TdsError(0, self.constant(action.text) or "", 0))
+        sink.message(TdsError(0, (self.constant(action.text) or "")[:_LONGEST_PRINT], 0))
         sink.done()
 
     def _run_raise(self, action: Raise, sink: Sink) -> None:
         words = [self.constant(each) or "" for each in action.arguments]
+        if len(words[0]) > _LONGEST_ERROR:
+            words[0] = words[0][: _LONGEST_ERROR - 3] + "..."
         if action.word == "THROW":
             raise TdsError(int(words[0]), words[1], 16, int(words[2]))
         severity = int(words[1])
@@ -398,5 +420,6 @@ class Session:
     def run_inside(self, sql: str, sink: Sink) -> None:
         """Run a batch inside a batch."""
         self._run_all(parse(sql, quoted_identifier=self.quoted_identifier), sink)
+
 
 __all__ = ["INT", "Query", "Session", "declare"]

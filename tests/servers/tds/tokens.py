@@ -38,7 +38,14 @@ _NULLABLE = {
     "smalldatetime": b"\x6f\x04",
     "datetime": b"\x6f\x08",
 }
-LONG_TYPES = {"char": 0xAF, "varchar": 0xA7, "nchar": 0xEF, "nvarchar": 0xE7, "binary": 0xAD, "varbinary": 0xA5}
+LONG_TYPES = {
+    "char": 0xAF,
+    "varchar": 0xA7,
+    "nchar": 0xEF,
+    "nvarchar": 0xE7,
+    "binary": 0xAD,
+    "varbinary": 0xA5,
+}
 SCALED_TYPES = {"time": 0x29, "datetime2": 0x2A, "datetimeoffset": 0x2B}
 OLD_TYPES = {"text": 0x23, "image": 0x22, "ntext": 0x63}
 _ROWVERSION_USER_TYPE = 80
@@ -138,7 +145,7 @@ def message(error: TdsError, line: int = 1) -> bytes:
     """ERROR, or INFO for a severity up to 10."""
     token = 0xAA if error.severity > 10 else 0xAB
     body = struct.pack("<IBB", error.number, error.state, error.severity)
-    body += _long(error.message[:2048]) + _short(SERVER) + _short("") + struct.pack("<I", line)
+    body += _long(error.message[:8000]) + _short(SERVER) + _short("") + struct.pack("<I", line)
     return struct.pack("<BH", token, len(body)) + body
 
 
@@ -157,6 +164,11 @@ def transaction_change(kind: int, descriptor: int) -> bytes:
     """ENVCHANGE 8 begin, 9 commit, 10 rollback: SQL Server tells of every one."""
     number = bytes([8]) + struct.pack("<Q", descriptor)
     return _change(kind, number, b"\0") if kind == 8 else _change(kind, b"\0", number)
+
+
+def reset_done() -> bytes:
+    """ENVCHANGE 18: the session is as it was after the login."""
+    return _change(18, b"\0", b"\0")
 
 
 def welcome(database: str, packet_size: int, *, extended: bool) -> bytes:

@@ -87,6 +87,8 @@ class WireSink(Sink):
 
     def done(self, count: int | None = None, *, command: int = 0) -> None:
         """DONE; held back, for the last one says that no more follows."""
+        if self._talk.session.no_count:
+            count = None
         self._settle(more=True)
         self._held = tokens.done(
             tokens.COUNTED if count is not None else 0, count or 0, command, self._done_token
@@ -257,6 +259,9 @@ class Conversation:
 
     def _message(self) -> None:
         kind, body = self.packets.read()
+        if self.packets.reset or self.packets.reset_but_transaction:
+            self.session.reset(keep_transaction=self.packets.reset_but_transaction)
+            self.packets.write(tokens.reset_done())
         if kind == ATTENTION:
             self._acknowledge()
         elif kind == SQL_BATCH:
