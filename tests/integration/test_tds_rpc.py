@@ -376,3 +376,28 @@ def test_long_messages_are_cut(session: Session) -> None:
     session.run("DECLARE @m nvarchar(max) = REPLICATE(N'a', 4000); RAISERROR(@m, 16, 1)", kept)
     assert [len(each) for each in said] == [8000, 2047]
     assert said[1].endswith("aaa...")
+
+
+def test_a_char_in_utf8_has_its_length_in_octets(session: Session) -> None:
+    kept = Kept()
+    utf8 = "COLLATE Latin1_General_100_CI_AS_SC_UTF8"
+    session.run(f"CREATE TABLE utf (id int, c char(6) {utf8}, v varchar(6) {utf8})", kept)
+    session.run("INSERT INTO utf VALUES (1, N'яя', N'яяя'), (2, N'a', N'')", kept)
+    session.run(
+        "SELECT c, v, CAST(c AS char(3)), CAST(v AS varchar(3)), CAST(v AS varchar(8)) FROM utf ORDER BY id",
+        kept,
+    )
+    assert kept.answer == [("яя  ", "яяя", "я ", "я", "яяя"), ("a     ", "", "a  ", "", "")]
+    session.run("INSERT INTO utf VALUES (3, N'яяяя', N'')", kept)
+    assert kept.errors == [2628]
+
+
+@pytest.mark.parametrize(("kind", "most"), [("money", "922337203685477.5807"), ("smallmoney", "214748.3647")])
+def test_money_has_its_bounds(session: Session, kind: str, most: str) -> None:
+    kept = Kept()
+    session.run(f"SELECT CAST({most} AS {kind})", kept)
+    assert (str(kept.answer[0][0]), kept.errors) == (most, [])
+    session.run(f"SELECT CAST({most} + 0.0001 AS {kind})", kept)
+    session.run(f"SELECT CAST(-{most} - 0.0002 AS {kind})", kept)
+    session.run(f"SELECT TRY_CAST({most} + 0.0001 AS {kind})", kept)
+    assert (kept.errors, kept.answer[-1]) == ([8115, 8115], (None,))

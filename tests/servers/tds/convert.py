@@ -99,6 +99,13 @@ def checked(operand: str, converted: str, number: int, message: str, *, forgivin
     return f"CASE WHEN {operand} IS NOT NULL AND {converted} IS NULL THEN {fail(number, message)} ELSE {converted} END"
 
 
+#: https://learn.microsoft.com/sql/t-sql/data-types/money-and-smallmoney-transact-sql
+_MONEY = {
+    "money": ("-922337203685477.5808", "922337203685477.5807"),
+    "smallmoney": ("-214748.3648", "214748.3647"),
+}
+
+
 def _to_number(value: Typed, target: SqlType, style: int | None, forgiving: bool) -> str:
     kind, x = value.type, value.sql
     if kind.name in TEXTS:
@@ -121,6 +128,10 @@ def _to_number(value: Typed, target: SqlType, style: int | None, forgiving: bool
     if _widens(kind, target):
         return f"CAST({x} AS {target.stored})"
     tried = f"TRY_CAST({x} AS {target.stored})"
+    if target.name in _MONEY:
+        # DuckDB's decimals of as many digits hold more.
+        low, high = _MONEY[target.name]
+        tried = f"CASE WHEN {tried} BETWEEN {low} AND {high} THEN {tried} END"
     number = 220 if target.name in ("tinyint", "smallint") and kind.name in INTEGERS else 8115
     words = (
         f"'Arithmetic overflow error for data type {target.name}, value = ' || ({x})::VARCHAR || '.'"

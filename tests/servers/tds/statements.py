@@ -226,7 +226,11 @@ def _measured(made: str, value: Typed, column: Column, table: Table) -> str:
     if kind.name == "nchar":
         return f"{M}.pad({cut}, {kind.length})"
     if kind.name == "char":
-        return f"rpad({cut}, {kind.length}, ' ')"
+        return (
+            f"{M}.pad_octets({cut}, {kind.length})"
+            if kind.codec == "utf-8"
+            else f"rpad({cut}, {kind.length}, ' ')"
+        )
     if kind.name == "binary":
         return f"unhex(rpad(hex({cut}), {2 * kind.length}, '0'))"
     return cut
