@@ -3,8 +3,8 @@
     python -m tests.outside vertica-python          # compare with the pinned list
     python -m tests.outside pymssql --write         # pin what passes now
 
-The tests come from the driver's source distribution on the package index, of the version that is installed; those of
-mssql-python, which has none there, from a commit of its repository, or from the checkout that `DWHCTL_TEST_OUTSIDE` names.
+The tests come from the driver's source distribution on the package index, of the version that is installed.
+mssql-python has none there: a commit of its repository has its tests, or the checkout that `DWHCTL_TEST_OUTSIDE` names.
 `tests/data/outside/NAME.txt` pins the tests that pass, a line for each.
 """
 
@@ -112,7 +112,7 @@ PYMSSQL = Driver(
 _MSSQL_COMMIT = "5f4fd1022fc0e2df917e21fe3b473339816946c7"
 
 
-def _mssql_python(name: str, provider: str, deselected: dict[str, str]) -> Driver:
+def _mssql_python(name: str, provider: str) -> Driver:
     return Driver(
         name=name,
         package="mssql-python",
@@ -129,7 +129,7 @@ def _mssql_python(name: str, provider: str, deselected: dict[str, str]) -> Drive
             )
         ),
         settings="DWHCTL_OUTSIDE_",
-        deselected={**_NO_CATALOG, "test_invalid_surrogate_handling": "waits for hosts that do not exist", **deselected},
+        deselected={**_NO_CATALOG, "test_invalid_surrogate_handling": "waits for hosts that do not exist"},
         # A test that ends its process ends no other.
         options=("-n", "1", "--max-worker-restart", "50"),
         archive=f"https://github.com/microsoft/mssql-python/archive/{_MSSQL_COMMIT}.tar.gz",
@@ -150,8 +150,8 @@ _NO_CATALOG = dict.fromkeys(
     ),
     "neither catalog procedures, nor CREATE PROCEDURE, nor geometry",
 )  # fmt: skip
-MSSQL_ODBC = _mssql_python("mssql-python-odbc", "", {})
-MSSQL_RUST = _mssql_python("mssql-python-rust", "mssql-odbc", {})
+MSSQL_ODBC = _mssql_python("mssql-python-odbc", "")
+MSSQL_RUST = _mssql_python("mssql-python-rust", "mssql-odbc")
 DRIVERS = {driver.name: driver for driver in (VERTICA, PYMSSQL, MSSQL_ODBC, MSSQL_RUST)}
 
 

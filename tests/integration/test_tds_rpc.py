@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from tests.contract.kits_mssql import skip_without_driver
 from tests.servers.tds import TdsServer
 from tests.servers.tds.errors import TdsError
 from tests.servers.tds.rpc import BrokenStream, read_requests
 from tests.servers.tds.session import Session
 from tests.servers.tds.sink import Returned, Sink
+from tests.support.mssql_reader import PROVIDER
 
 LATIN = bytes.fromhex("0904d00034")
 NULL_INT = b"\x26\x04\x00"
@@ -392,6 +398,33 @@ def test_a_char_in_utf8_has_its_length_in_octets(session: Session) -> None:
     assert kept.errors == [2628]
 
 
+def test_a_datetimeoffset_of_null_stays_null(session: Session) -> None:
+    kept = Kept()
+    session.run("CREATE TABLE o (a datetimeoffset(7), b datetimeoffset(3), c nvarchar(40))", kept)
+    session.run("INSERT INTO o VALUES (NULL, NULL, NULL)", kept)
+    session.run("INSERT INTO o (b, a) SELECT a, b FROM o", kept)
+    session.run(
+        "SELECT CAST(a AS datetimeoffset(2)), CAST(c AS datetimeoffset), b FROM o WHERE b IS NULL", kept
+    )
+    assert (kept.errors, kept.answer) == ([], [(None, None, None)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("int", "date"), ("int", "datetime2"), ("float", "time"), ("datetime2", "int"), ("date", "bigint"),
+        ("datetimeoffset", "float"), ("time", "date"), ("date", "time"),
+    ],
+)  # fmt: skip
+def test_moments_are_no_numbers(session: Session, one: str, other: str) -> None:
+    kept = Kept()
+    session.run(f"DECLARE @a {one}; SELECT CAST(@a AS {other})", kept)
+    session.run(f"CREATE TABLE m (x {other})", kept)
+    session.run(f"DECLARE @a {one}; INSERT INTO m VALUES (@a)", kept)
+    session.run("DROP TABLE m", kept)
+    assert kept.errors == [529, 206]
+
+
 @pytest.mark.parametrize(("kind", "most"), [("money", "922337203685477.5807"), ("smallmoney", "214748.3647")])
 def test_money_has_its_bounds(session: Session, kind: str, most: str) -> None:
     kept = Kept()
@@ -401,3 +434,40 @@ def test_money_has_its_bounds(session: Session, kind: str, most: str) -> None:
     session.run(f"SELECT CAST(-{most} - 0.0002 AS {kind})", kept)
     session.run(f"SELECT TRY_CAST({most} + 0.0001 AS {kind})", kept)
     assert (kept.errors, kept.answer[-1]) == ([8115, 8115], (None,))
+
+
+@pytest.mark.parametrize("way", ["EXEC('{}')", "EXEC sp_executesql N'{}'"])
+def test_what_a_batch_inside_sets_ends_with_it(session: Session, way: str) -> None:
+    inner = (
+        "SET LOCK_TIMEOUT 5; USE master; SET NOCOUNT, XACT_ABORT ON; SET TRANSACTION ISOLATION LEVEL SNAPSHOT"
+    )
+    kept = Kept()
+    session.run(f"{way.format(inner)}; SELECT @@LOCK_TIMEOUT, DB_NAME()", kept)
+    assert (kept.errors, kept.answer) == ([], [(-1, "abakan")])
+    assert (session.no_count, session.xact_abort, session.isolation) == (False, False, "READ COMMITTED")
+
+
+@pytest.mark.parametrize("way", ["EXEC('SELECT @x')", "EXEC sp_executesql N'SELECT @x'"])
+def test_a_batch_inside_does_not_see_the_variables_outside(session: Session, way: str) -> None:
+    kept = Kept()
+    session.run(f"DECLARE @x int = 1; {way}", kept)
+    assert kept.errors == [137]
+
+
+@pytest.mark.parametrize("provider", ["", "mssql-odbc"], ids=["odbc", "rust"])
+def test_parameters_of_a_real_driver_come_back(provider: str) -> None:
+    skip_without_driver()
+    with TdsServer(databases=("abakan",)) as fresh:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.mssql_parameters", str(fresh.port)],
+            env={**os.environ, PROVIDER: provider},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    *wrong, pooled, end = done.stdout.splitlines() or ["", done.stderr[-2000:]]
+    assert wrong == []
+    # The one session, and as it was after its login.
+    assert (pooled, end) == ("abakan -1 51", "done"), done.stderr

@@ -81,7 +81,7 @@ def convert(
     if value.type == target:
         return Typed(value.sql, target, value.nullable)
     allowed = _ALLOWED[family(value.type)].get(family(target), "")
-    if not allowed or (value.type.name in FLOATS and target.name == "date"):
+    if not allowed or _apart(value.type, target) or _apart(target, value.type):
         raise error(529 if explicit else 206, value.type.name, target.name)
     if allowed == "e" and not explicit:
         raise error(257, value.type.name, target.name)
@@ -90,6 +90,13 @@ def convert(
     maker = globals()[f"_to_{family(target)}"]
     sql: str = maker(value, target, style, forgiving)
     return Typed(sql, target, value.nullable)
+
+
+def _apart(kind: SqlType, moment: SqlType) -> bool:
+    """Whether there is no conversion: of the moments only datetime is a number, and a time is no date."""
+    if moment.name not in MOMENTS or moment.name in ("datetime", "smalldatetime"):
+        return False
+    return kind.is_number or {kind.name, moment.name} == {"date", "time"}
 
 
 def checked(operand: str, converted: str, number: int, message: str, *, forgiving: bool) -> str:
@@ -246,7 +253,8 @@ def from_ticks(ticks: str, target: SqlType, offset: str = "0") -> str:
             day = f"(({rounded}) % {DAY_TICKS})"
             return day if target.has_ticks else f"{M}.ticks_time({day})"
         case "datetimeoffset":
-            return f"{M}.dto({rounded}, {offset})"
+            # A structure of NULLs is not NULL.
+            return f"CASE WHEN ({ticks}) IS NOT NULL THEN {M}.dto({rounded}, {offset}) END"
         case "datetime":
             return _bounded(
                 ticks, f"{M}.ticks_datetime({ticks})", 639_905 * DAY_TICKS, 3_652_059 * DAY_TICKS, target
@@ -270,11 +278,7 @@ def _to_moment(value: Typed, target: SqlType, style: int | None, forgiving: bool
     if kind.name in TEXTS:
         return _text_to_moment(x, target, forgiving)
     if kind.is_number:
-        if target.name not in ("datetime", "smalldatetime"):
-            raise error(206, kind.name, target.name)
         return from_ticks(f"({DAYS_1900 * DAY_TICKS} + round(({x}) * {DAY_TICKS})::BIGINT)", target)
-    if {kind.name, target.name} == {"date", "time"}:
-        raise error(206, kind.name, target.name)
     if kind.name == target.name and kind.scale <= target.scale and kind.has_ticks == target.has_ticks:
         return x
     if {kind.name, target.name} == {"date", "datetime2"} and not (kind.has_ticks or target.has_ticks):
@@ -289,13 +293,11 @@ def _text_to_moment(x: str, target: SqlType, forgiving: bool) -> str:
         # More digits than a datetime has, and an offset, are refused; so it is documented.
         odd = f"regexp_matches({x}, '(\\.\\d{{4,}})|([+-]\\d\\d:\\d\\d\\s*$)')"
         ticks = f"CASE WHEN {odd} THEN NULL ELSE {ticks} END"
-    made = from_ticks(ticks, target)
+    offset = "0"
     if target.name == "datetimeoffset":
         offset = f"{M}.text_offset(trim({x}))"
-        # A structure of NULLs is not NULL.
-        wrong = f"({ticks}) IS NULL OR {offset} NOT BETWEEN -840 AND 840"
-        made = f"CASE WHEN {wrong} THEN NULL ELSE {from_ticks(ticks, target, offset)} END"
-    return checked(x, made, 241, quoted(error(241).message), forgiving=forgiving)
+        ticks = f"CASE WHEN {offset} BETWEEN -840 AND 840 THEN {ticks} END"
+    return checked(x, from_ticks(ticks, target, offset), 241, quoted(error(241).message), forgiving=forgiving)
 
 
 def _constant(text: str, target: SqlType, *, forgiving: bool) -> str:

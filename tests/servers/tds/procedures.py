@@ -151,12 +151,7 @@ def _inside(call: Call, prepared: Prepared, given: tuple[Given, ...]) -> int:
     session = call.session
     bound = _bound(session, prepared, given)
     wanted = {name: each.output for name, each in _by_name(prepared, given).items()}
-    outer, session.variables = session.variables, bound
-    try:
-        session.run_inside(prepared.sql, call.sink)
-        after = session.variables
-    finally:
-        session.variables = outer
+    after = session.run_inside(prepared.sql, call.sink, bound)
     call.returned.extend((name, after[name]) for name in bound if wanted.get(name))
     return session.error
 

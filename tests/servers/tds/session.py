@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _GO_ON = frozenset({220, 515, 544, 547, 1222, 2627, 2628, 3701, 3902, 3903, 8115, 8134})
 #: Errors that undo the transaction too.
 _ROLL_BACK = frozenset({241, 245, 1205, 3951, 3952})
+#: What a procedure or a batch inside a batch sets only for itself.
+_SCOPED = ("database", "isolation", "lock_timeout", "no_count", "quoted_identifier", "xact_abort")
 #: https://learn.microsoft.com/sql/t-sql/language-elements/raiserror-transact-sql and print-transact-sql
 _LONGEST_ERROR, _LONGEST_PRINT = 2047, 8000
 _BEGIN, _COMMIT, _ROLLBACK, _USE = 0xD4, 0xD5, 0xD2, 0xE1
@@ -388,7 +390,7 @@ class Session:
         if action.result is not None and action.result not in self.variables:
             raise error(137, action.result)
         if action.procedure == "EXEC":
-            self.run_inside(self.constant(action.arguments[0][1]) or "", sink)
+            self.run_inside(self.constant(action.arguments[0][1]) or "", sink, {})
             return
         status = procedures.run(self, action.procedure, self._given(action), sink)
         if action.result is not None:
@@ -417,9 +419,22 @@ class Session:
         self.prepared[self._handles] = prepared
         return self._handles
 
-    def run_inside(self, sql: str, sink: Sink) -> None:
-        """Run a batch inside a batch."""
-        self._run_all(parse(sql, quoted_identifier=self.quoted_identifier), sink)
+    def run_inside(self, sql: str, sink: Sink, variables: dict[str, Typed]) -> dict[str, Typed]:
+        """Run a batch inside a batch, with variables of its own; return what they are then.
+
+        What it sets, and the database that it uses, end with it:
+        https://learn.microsoft.com/sql/t-sql/statements/set-statements-transact-sql
+        """
+        commands = parse(sql, quoted_identifier=self.quoted_identifier)
+        kept = {name: getattr(self, name) for name in _SCOPED}
+        outer, self.variables = self.variables, variables
+        try:
+            self._run_all(commands, sink)
+            return self.variables
+        finally:
+            self.variables = outer
+            for name, value in kept.items():
+                setattr(self, name, value)
 
 
 __all__ = ["INT", "Query", "Session", "declare"]
