@@ -355,6 +355,17 @@ def test_undeclared_parameters_have_the_types_of_their_columns(session: Session)
     assert undeclared(session, "INSERT INTO nowhere VALUES (@P1)").errors == [208]
 
 
+def test_a_statement_over_a_temporary_table_is_not_described(session: Session) -> None:
+    kept = Kept()
+    session.run("CREATE TABLE #w (a varbinary(8))", kept)
+    session.run("EXEC sp_describe_first_result_set N'SELECT a FROM t JOIN #w ON a = raw'", kept)
+    session.run("EXEC sp_describe_first_result_set N'SELECT id FROM t'", kept)
+    assert kept.errors == [11526]
+    assert undeclared(session, "INSERT INTO #w VALUES (@P1)").errors == [11526]
+    assert undeclared(session, "SELECT * FROM #w WHERE a = @P1").errors == [11526]
+    session.run("DROP TABLE #w", kept)
+
+
 def test_a_reset_session_is_as_after_the_login(session: Session, server: TdsServer) -> None:
     handle = prepexec(session, "@P1 int", "SELECT @P1", number(1)).returned["@handle"]
     kept = Kept()

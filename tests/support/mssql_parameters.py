@@ -38,22 +38,19 @@ VALUES: tuple[tuple[str, tuple[object, ...]], ...] = (
 def _wrong(cursor: Any) -> list[str]:
     found = []
     longest = max(len(values) for _, values in VALUES) + 1
-    rows = [
-        [at, *(values[at] if at < len(values) else None for _, values in VALUES)] for at in range(longest)
-    ]
+    rows = [(at, [values[at] if at < len(values) else None for _, values in VALUES]) for at in range(longest)]
     columns = ", ".join(f"c{at} {kind}" for at, (kind, _) in enumerate(VALUES))
     cursor.execute(f"CREATE TABLE given (id int, {columns})")
     insert = f"INSERT INTO given VALUES (?{', ?' * len(VALUES)})"
     # One after the other, and all in one message.
-    for row in rows:
-        cursor.execute(insert, row)
-    cursor.executemany(insert, [[row[0] + 100, *row[1:]] for row in rows])
-    for row in rows:
-        for key in (row[0], row[0] + 100):
-            answer = cursor.execute("SELECT * FROM given WHERE id = ?", [key]).fetchone()
-            for (kind, _), sent, came in zip(VALUES, row[1:], list(answer)[1:], strict=True):
-                if came != sent or type(came) is not type(sent):
-                    found.append(f"{kind}: {sent!r} came back as {came!r}")
+    for key, row in rows:
+        cursor.execute(insert, [key, *row])
+    cursor.executemany(insert, [[key + 100, *row] for key, row in rows])
+    for key, row in [*rows, *((key + 100, row) for key, row in rows)]:
+        answer = cursor.execute("SELECT * FROM given WHERE id = ?", [key]).fetchone()
+        for (kind, _), sent, came in zip(VALUES, row, list(answer)[1:], strict=True):
+            if came != sent or type(came) is not type(sent):
+                found.append(f"{kind}: {sent!r} came back as {came!r}")
     for sql, words in (
         ("SELECT * FROM nowhere WHERE a = ?", "Invalid object name 'nowhere'"),
         ("SELECT 1 / ?", "Divide by zero"),
@@ -79,7 +76,8 @@ def main() -> None:
     first.close()
     # The pool gives the same connection again.
     again = mssql_python.connect(address, autocommit=True).cursor()
-    print(*again.execute("SELECT DB_NAME(), @@LOCK_TIMEOUT, @@SPID").fetchone())
+    [found] = again.execute("SELECT DB_NAME(), @@LOCK_TIMEOUT, @@SPID").fetchall()
+    print(*found)
     print("done")
 
 

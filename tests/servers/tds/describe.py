@@ -17,7 +17,7 @@ from .convert import Typed
 from .errors import error
 from .lexer import tokens
 from .parse_batch import BatchParser, parse
-from .scope import Output
+from .scope import Context, Output
 from .syntax import Query
 from .syntax_statements import Command, Delete, If, Insert, SetVariable, Update
 from .types import BIT, CLR, INT, LATIN, SYSNAME, SqlType, nvarchar
@@ -155,8 +155,16 @@ def first_columns(session: Session, sql: str, variables: dict[str, Typed]) -> tu
         if isinstance(command.action, Query):
             context = session.context()
             context.variables = known
-            return compile_query(command.action, context, None).columns
+            columns = compile_query(command.action, context, None).columns
+            _no_temporary(context, command)
+            return columns
     return ()
+
+
+def _no_temporary(context: Context, command: Command) -> None:
+    """Refuse to describe a statement over a temporary table, which is there only when the batch runs: 11526."""
+    if any(table.startswith("#") for _, table in context.tables):
+        raise error(11526, command.text)
 
 
 def _flat(commands: list[Command] | tuple[Command, ...]) -> list[Command]:
@@ -260,7 +268,9 @@ def undeclared(session: Session, sql: str, declared: str) -> tuple[tuple[Output,
         if isinstance(action, Query):
             compile_query(action, context, None)
         elif isinstance(action, Insert | Update | Delete):
-            statements.compile_change(session, action, context)
+            made = statements.compile_change(session, action, context)
+            context.tables.add(("", made.table.name))
+        _no_temporary(context, command)
     if any(name not in deduced for name in found):
         raise error(11501)
     rows = [_suggested(at, text, deduced[name]) for at, (name, text) in enumerate(found.items(), 1)]
