@@ -447,6 +447,18 @@ def test_money_has_its_bounds(session: Session, kind: str, most: str) -> None:
     assert (kept.errors, kept.answer[-1]) == ([8115, 8115], (None,))
 
 
+def test_a_word_that_begins_a_batch_is_a_procedure_with_arguments(session: Session) -> None:
+    said: list[str] = []
+    kept = Kept()
+    kept.message = lambda message: said.append(f"{message.number}: {message.message}")  # type: ignore[method-assign]
+    session.run("SELEC database_id, name FROM sys.databases", kept)
+    session.run("SELEC a, 'b'", kept)
+    assert said == [
+        "156: Incorrect syntax near the keyword 'FROM'.",
+        "2812: Could not find stored procedure 'selec'.",
+    ]
+
+
 @pytest.mark.parametrize("way", ["EXEC('{}')", "EXEC sp_executesql N'{}'"])
 def test_what_a_batch_inside_sets_ends_with_it(session: Session, way: str) -> None:
     inner = (

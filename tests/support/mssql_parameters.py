@@ -32,6 +32,7 @@ VALUES: tuple[tuple[str, tuple[object, ...]], ...] = (
     ("datetime2(6)", tuple(map(dt.datetime.fromisoformat, ("1753-01-01", "9999-12-31 23:59:59.999999")))),
     ("datetimeoffset(6)", (dt.datetime(2024, 1, 2, 3, 4, 5, 678_901, ZONE),)),
     ("uniqueidentifier", (UUID(int=2**100 + 7),)),
+    ("xml", ("<a>я</a>",)),
 )
 
 

@@ -179,7 +179,7 @@ class _Parameter:
         if token == _XML:
             if stream.number(1):
                 stream.name(), stream.name(), stream.take(2 * stream.number(2))
-            return SqlType("xml", collation=LATIN), self._parts()
+            return SqlType("xml"), self._parts()
         # What follows a type that is not known cannot be read: the server ends the connection.
         raise error(8009, self._ordinal, self._name, f"{token:02X}")
 
