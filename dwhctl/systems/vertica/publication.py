@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, TargetRefusedError
+from dwhctl.core.sql import quote_name as quote
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-from dwhctl.systems.base.fingerprint import quote_name as quote
 from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 from dwhctl.systems.base.server import ServerInspection, publication_sql
 from dwhctl.systems.base.staging import (

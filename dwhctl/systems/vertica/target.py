@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import TargetRefusedError
-from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.core.sql import literal, quote_name
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.server import ServerTarget
 from dwhctl.systems.base.staging import TOKEN, Publication, run_label, stage_label, staging_prefix
