@@ -361,6 +361,13 @@ def test_a_statement_over_a_temporary_table_is_not_described(session: Session) -
     session.run("EXEC sp_describe_first_result_set N'SELECT a FROM t JOIN #w ON a = raw'", kept)
     session.run("EXEC sp_describe_first_result_set N'SELECT id FROM t'", kept)
     assert kept.errors == [11526]
+    # Preparing is not describing.
+    first = (
+        parameter(NULL_INT, output=True),
+        parameter(text("@P1 int")),
+        parameter(text("SELECT a FROM #w")),
+    )
+    assert call(session, PREPARE, *first, parameter(number(1))).errors == []
     assert undeclared(session, "INSERT INTO #w VALUES (@P1)").errors == [11526]
     assert undeclared(session, "SELECT * FROM #w WHERE a = @P1").errors == [11526]
     session.run("DROP TABLE #w", kept)

@@ -91,7 +91,7 @@ def describe(
     if declared is None and len(given) > 1 and given[1][0] is None:
         declared = given[1][1]
     known = {each.name: each.null for each in parameters(declared or "")}
-    described = first_columns(session, sql, known)
+    described = first_columns(session, sql, known, temporary=False)
     return _answered(_COLUMNS, [_row(at, each, session) for at, each in enumerate(described, 1)])
 
 
@@ -144,7 +144,9 @@ def parameters(declared: str) -> list[Parameter]:
     return found
 
 
-def first_columns(session: Session, sql: str, variables: dict[str, Typed]) -> tuple[Output, ...]:
+def first_columns(
+    session: Session, sql: str, variables: dict[str, Typed], *, temporary: bool = True
+) -> tuple[Output, ...]:
     """The columns of the first statement that answers with rows; none where no statement does."""
     commands = _flat(parse(sql, quoted_identifier=session.quoted_identifier))
     known = dict(variables)
@@ -156,7 +158,8 @@ def first_columns(session: Session, sql: str, variables: dict[str, Typed]) -> tu
             context = session.context()
             context.variables = known
             columns = compile_query(command.action, context, None).columns
-            _no_temporary(context, command)
+            if not temporary:
+                _no_temporary(context, command)
             return columns
     return ()
 

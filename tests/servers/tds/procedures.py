@@ -188,6 +188,7 @@ def _bound(session: Session, prepared: Prepared, given: Sequence[Given]) -> dict
 def _prepare(call: Call) -> int:
     order = ("@handle", "@params", "@stmt", "@options")
     first = call.arranged(*order)
+    _free_old(call, first)
     prepared = _read(call, first)
     try:
         variables = {each.name: each.null for each in prepared.parameters}
@@ -203,9 +204,7 @@ def _prepare(call: Call) -> int:
 
 def _prepexec(call: Call) -> int:
     first = call.arranged("@handle", "@params", "@stmt", more=True)
-    old = call.number(first.get("@handle"))
-    if old is not None:
-        call.session.prepared.pop(old, None)
+    _free_old(call, first)
     session = call.session
     prepared = _read(call, first)
     try:
@@ -219,6 +218,13 @@ def _prepexec(call: Call) -> int:
         return _inside(call, prepared, values)
     finally:
         session.preparing = False
+
+
+def _free_old(call: Call, first: dict[str, Given]) -> None:
+    """A handle that comes in is not needed any more."""
+    old = call.number(first.get("@handle"))
+    if old is not None:
+        call.session.prepared.pop(old, None)
 
 
 def _unprepared(call: Call, failure: TdsError) -> int:
