@@ -29,6 +29,9 @@ _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
+#: A task that goes on after this many cancellations, so many seconds apart, is left.
+_MOST_CANCELS = 3
+_CANCEL_SECONDS = 0.5
 #: The longest wait until Dask has ended a worker: the nanny kills it after four seconds.
 _END_SECONDS = 20.0
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
@@ -199,7 +202,7 @@ class ClusterClient:
             on_error="return",
             stimulus_id=f"dwhctl-{time.time()}",
         )
-        answer = await asyncio.wait_for(restarted, _END_SECONDS + _ANSWER_SECONDS)
+        answer = await _in_time(restarted, _END_SECONDS + _ANSWER_SECONDS)
         if unended := [address for address in addresses if answer.get(address, "OK") != "OK"]:
             raise TimeoutError(f"{', '.join(unended)} did not end within {_END_SECONDS:.0f} s")
 
@@ -216,23 +219,56 @@ def cluster_problem(executor: ExecutorTable) -> str | None:
         finally:
             await client.close()
 
+    loop = asyncio.new_event_loop()
     try:
-        asyncio.run(look())
+        loop.run_until_complete(look())
     except WorkersError as error:
         return str(error)
+    finally:
+        close_loop(loop)
     return None
+
+
+async def end_tasks(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: code of a library may swallow a cancellation that meets a result."""
+    for _ in range(_MOST_CANCELS):
+        if not (left := {task for task in tasks if not task.done()}):
+            return
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_CANCEL_SECONDS)
+
+
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """End every task of an event loop that had a connection to Dask, and close it with all its sockets.
+
+    A connection whose making is cancelled has no owner yet: only the loop knows its socket.
+    """
+
+    async def end() -> Any:
+        from tornado.ioloop import IOLoop
+
+        await end_tasks(asyncio.all_tasks() - {asyncio.current_task()})  # type: ignore[arg-type]
+        return IOLoop.current()
+
+    tornado_loop = loop.run_until_complete(end())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    tornado_loop.close(all_fds=True)
 
 
 async def _close(client: Any) -> None:
     try:
         with suppress(Exception):
-            await asyncio.wait_for(client.close(timeout=_CLOSE_SECONDS), 2 * _CLOSE_SECONDS)
+            async with asyncio.timeout(2 * _CLOSE_SECONDS):
+                await client.close(timeout=_CLOSE_SECONDS)
     finally:
         client.status = "closed"  # it would close again, when it is collected
 
 
-async def _in_time(question: Coroutine[Any, Any, Any]) -> Any:
-    return await asyncio.wait_for(question, _ANSWER_SECONDS)
+async def _in_time(question: Coroutine[Any, Any, Any], seconds: float = _ANSWER_SECONDS) -> Any:
+    # asyncio.wait_for of Python 3.11 swallows a cancellation that meets the answer.
+    async with asyncio.timeout(seconds):
+        return await question
 
 
 def _log_as_libraries_do() -> None:

@@ -5,6 +5,8 @@ Whatever dies, nothing is lost, nothing is doubled, and the limits hold over the
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import signal
 import threading
 import time
@@ -62,6 +64,7 @@ def wire(servers: Wire, cluster: Cluster, tmp_path: Path) -> Iterator[Wire]:
     for server in servers.own_servers:
         server.forget()
     yield servers.write()
+    check_nothing_left(cluster)
     for server in servers.own_servers:
         server.faults.clear()
 
@@ -71,6 +74,15 @@ def check_loaded(wire: Wire, report: RunResult | None = None) -> None:
         assert (report.failed, report.stopped) == (0, None), (report.failures, report.stopped)
     assert wire.target_rows() == wire.source_rows()
     assert wire.staging_tables() == []
+
+
+def check_nothing_left(cluster: Cluster) -> None:
+    """The runs of this process have left no thread, no connection to the scheduler, and no task of an event loop."""
+    assert [thread.name for thread in threading.enumerate() if thread.name in ("dask", "IO loop")] == []
+    links = psutil.Process().net_connections("tcp")
+    assert [link for link in links if link.raddr and link.raddr.port == cluster.port] == []
+    tasks = [each for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()]
+    assert tasks == []
 
 
 def check_limits(wire: Wire) -> None:
@@ -268,6 +280,7 @@ def table(
     table_servers.executor = cluster.toml
     monkeypatch.setattr(fault_table, "load", lambda wire, line=None: wire.load(inline=False))
     yield from fault_table.prepare(table_servers, tmp_path)
+    check_nothing_left(cluster)
 
 
 def each(lines: tuple[Line, ...]) -> list[Any]:

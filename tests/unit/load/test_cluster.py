@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ from typing import Any
 import dask
 import distributed
 import pytest
+from tornado.iostream import IOStream
 
 from dwhctl.core.errors import ConfigError, UsageError, WorkersError
 from dwhctl.core.secrets import Secret
-from dwhctl.load import cluster_worker, run
+from dwhctl.load import cluster_client, cluster_worker, run
 from dwhctl.load.attempts import slice_jobs
 from dwhctl.load.cluster import DaskCluster
-from dwhctl.load.cluster_client import ClusterClient, cluster_problem
+from dwhctl.load.cluster_client import ClusterClient, close_loop, cluster_problem
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, run_order, seal
 from dwhctl.load.run import executor_of, plan_load
 from dwhctl.project.model import ExecutorTable, Project
@@ -201,6 +203,59 @@ def test_clusters_that_cannot_do_the_work(cluster: Any, monkeypatch: pytest.Monk
         assert "has no nanny" in refusal(address)
     cluster.close()
     assert "did not answer within 1s" in refusal(address)
+
+
+def test_closing_ends_the_thread_also_when_an_answer_comes_at_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.11's `asyncio.wait_for` swallows a cancellation that meets the result: the run connected again."""
+    closing: list[threading.Thread] = []
+
+    async def answer() -> int:
+        if not closing:
+            closing.append(threading.Thread(target=cluster.close))
+            closing[0].start()
+            time.sleep(0.2)  # the loop has the request to close and the answer at once
+        return 1
+
+    async def connect(_: ClusterClient) -> None:
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(ClusterClient, "connect", connect)
+    monkeypatch.setattr(ClusterClient, "size", lambda _: cluster_client._in_time(answer()))
+    monkeypatch.setattr(ClusterClient, "is_connected", True)
+    cluster = DaskCluster(executor_at("tcp://127.0.0.1:1"), "run", lambda: None)
+    cluster._thread.join(3)
+    assert not cluster._thread.is_alive()
+    closing[0].join()
+
+
+def test_an_event_loop_is_closed_with_its_tasks_and_sockets() -> None:
+    """A task that swallows a cancellation, and a connection that no one owns, as a cancelled handshake leaves it."""
+    loop = asyncio.new_event_loop()
+    swallowed: list[str] = []
+
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        swallowed.append("once")
+        await asyncio.sleep(60)
+
+    async def leave(port: int) -> tuple[asyncio.Task[None], IOStream]:
+        task = asyncio.ensure_future(stubborn())
+        stream = IOStream(socket.socket())
+        await stream.connect(("127.0.0.1", port))
+        reading = stream.read_bytes(1)
+        reading.add_done_callback(lambda done: done.exception())
+        return task, stream
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        task, stream = loop.run_until_complete(leave(server.getsockname()[1]))
+        close_loop(loop)
+        assert swallowed
+        assert task.cancelled()
+        assert stream.socket is None or stream.socket.fileno() == -1
+        assert loop.is_closed()
 
 
 @pytest.mark.parametrize(
