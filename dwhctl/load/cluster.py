@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dwhctl.core.errors import ConfigError, WorkerDiedError, WorkersError
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Wait
-from dwhctl.load.cluster_client import LOST, ClusterClient, close_loop, end_tasks
+from dwhctl.load.cluster_client import LOST, ClusterClient, close_loop, end_tasks, unusable
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, seal
 from dwhctl.load.workers import Worker, WorkerLostError, WorkerPool
 from dwhctl.project.days import format_duration
@@ -37,7 +37,7 @@ _PAUSE_SECONDS = 1.0
 _MOST_PLACES = 5
 #: What a signal leaves for the end of the attempts, and for that of the connection.
 _STOP_SECONDS = 7.0
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 10.0
 _CONNECTION_LOST = "the connection to the Dask scheduler was lost"
 
 
@@ -157,8 +157,7 @@ class DaskCluster:
         except WorkersError as error:
             return error
         except Exception as error:
-            what = mask(f"{type(error).__name__}: {error}")
-            return WorkersError(f"the Dask cluster {self} cannot be used: {what}")
+            return WorkersError(unusable(self._executor, error))
 
     async def _observe(self) -> None:
         """Follow the number of workers until the connection is lost. Raise WorkersError after a time without any."""
