@@ -115,6 +115,8 @@ def run_order(sealed: SealedOrder) -> StageResult | Refusal:
         if refusal is None:
             order = pickle.loads(sealed.data)  # noqa: S301 - the parent's, over TLS
             refusal = _missing(worker, order) or _claim(worker, sealed)
+        if refusal is None and not _is_wanted(worker, worker.get_current_task()):
+            refusal = Refusal("the attempt was cancelled before it began")
     except Exception as error:
         refusal = Refusal(mask(f"{type(error).__name__}: {error}"))
     if refusal is not None:

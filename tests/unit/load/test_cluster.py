@@ -303,6 +303,21 @@ def test_a_scheduler_of_another_version_is_refused(cluster: Any, monkeypatch: py
     assert "this run has 2020.1; install the same version on all" in says
 
 
+def test_without_a_scheduler_a_load_ends_with_exit_code_1(sandbox: Sandbox) -> None:
+    """And leaves nothing of it: what ran before ends, and the next run starts."""
+    sandbox.fill(3)
+    project_with(sandbox, dask_at("tcp://127.0.0.1:1") + 'wait = "1s"')
+    began = time.monotonic()
+    report = sandbox.load(inline=False)
+    assert "the Dask scheduler tcp://127.0.0.1:1 did not answer within 1s" in str(report.stopped)
+    assert "start it, correct [executor], or run with --executor local" in str(report.stopped)
+    assert report.exit_code == 1
+    assert time.monotonic() - began < 15
+    assert not [thread for thread in threading.enumerate() if thread.name == "dask"]
+    assert sandbox.load(inline=False, executor="local", only_missing=True).exit_code == 0
+    assert sandbox.target_rows()
+
+
 @contextmanager
 def a_port(answer: bytes | None) -> Iterator[str]:
     """A port of this machine that is no scheduler's: it says nothing, or the same to everyone."""
