@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import signal
 import sys
 import threading
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import psutil
 import pytest
 
@@ -268,10 +268,10 @@ def test_nothing_that_dask_shows_or_dumps_has_a_secret(wire: Wire, cluster: Clus
     from distributed import Client, Security
 
     # The cluster has no package of tests.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    importlib.import_module("cloudpickle").register_pickle_by_value(sys.modules[__name__])
     fault = hang(wire)
-    connections = wire.project().connections.values()
-    secrets = {each.password.reveal() for each in connections if getattr(each, "password", None)}
+    passwords = [getattr(each, "password", None) for each in wire.project().connections.values()]
+    secrets = {password.reveal() for password in passwords if password is not None}
     assert secrets
     shown: list[str] = []
 

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -394,6 +395,17 @@ def test_certificates_of_another_authority_are_refused_at_once(
         assert says in problem
         assert "correct ca, cert and key of [executor]" in problem
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.long
+def test_the_certificates_of_the_docs_pass_the_strict_check_of_python_3_13(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/cluster.md").read_text(encoding="utf-8")
+    commands = page[page.index("openssl req -x509") :].partition("```")[0]
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    parts = [f"{part}.pem" for part in ("scheduler", "worker", "client")]
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.pem", *parts]
+    shown = subprocess.run(verify, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
 
 
 def test_files_that_cannot_be_used_are_named(authorities: list[Cluster], tmp_path: Path) -> None:
