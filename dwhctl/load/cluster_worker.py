@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dwhctl import __version__
 from dwhctl.core.secrets import Secret, mask, mask_python
 from dwhctl.core.start import protect_memory_and_files
+from dwhctl.load.worker_server import modules_of
 from dwhctl.load.workers import stage_in_worker
 
 if TYPE_CHECKING:
@@ -108,13 +110,13 @@ def run_order(sealed: SealedOrder) -> StageResult | Refusal:
 
     worker = get_worker()
     try:
-        # Imported before the attempt counts as started.
-        import dwhctl.load.extract  # noqa: F401
-
         refusal = _misfit(worker, sealed)
         if refusal is None:
             order = pickle.loads(sealed.data)  # noqa: S301 - the parent's, over TLS
-            refusal = _missing(worker, order) or _claim(worker, sealed)
+            refusal = _missing(worker, order)
+        if refusal is None:
+            _import(order)
+            refusal = _claim(worker, sealed)
         if refusal is None and not _is_wanted(worker, worker.get_current_task()):
             refusal = Refusal("the attempt was cancelled before it began")
     except Exception as error:
@@ -155,6 +157,12 @@ def _missing(worker: Any, order: StageOrder) -> Refusal | None:
                 f" {connection.name} needs; install the extras of this machine on all workers"
             )
     return None
+
+
+def _import(order: StageOrder) -> None:
+    """Import what the attempt needs before it counts as started: the first one of a process would take seconds."""
+    for name in ("dwhctl.load.extract", *modules_of({order.source.type}, {order.table.connection.type})):
+        import_module(name)
 
 
 def _claim(worker: Any, sealed: SealedOrder) -> Refusal | None:

@@ -452,6 +452,7 @@ def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatc
     for name in ("mask_python", "protect_memory_and_files"):
         monkeypatch.setattr(cluster_worker, name, lambda: None)
     monkeypatch.setattr(cluster_worker, "_missing", lambda worker, order: None)
+    monkeypatch.setattr(cluster_worker, "_import", lambda order: None)
     cluster.scale(1)
     sealed = seal("the slice", "claim")  # type: ignore[arg-type]
     with distributed.Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -465,6 +466,28 @@ def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatc
         packages = {**sealed.packages, "pyarrow": "1.0"}
         fourth = client.submit(run_order, replace(sealed, claim="a third", packages=packages), pure=False)
         assert "this run has 1.0; install the same version on all" in fourth.result().why
+
+
+def test_an_attempt_starts_when_its_worker_has_imported_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timeout of the first attempts of a cluster ran while their workers imported."""
+    done: list[str] = []
+    worker = SimpleNamespace(
+        state=SimpleNamespace(nthreads=1), get_current_task=lambda: "", address="tls://10.0.0.2:1"
+    )
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    monkeypatch.setattr(cluster_worker, "import_module", done.append)
+
+    def claim(*_: Any) -> Refusal:
+        done.append("start")
+        return Refusal("enough")
+
+    monkeypatch.setattr(cluster_worker, "_claim", claim)
+    of = [SimpleNamespace(type=each) for each in ("mssql", "vertica")]
+    order: Any = SimpleNamespace(source=of[0], table=SimpleNamespace(connection=of[1]))
+    assert run_order(seal(order, "claim")) == Refusal("enough")
+    assert {"dwhctl.load.extract", "pymssql", "vertica_python"} <= set(done[: done.index("start")])
 
 
 def test_a_cancelled_attempt_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
