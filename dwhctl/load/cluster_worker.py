@@ -112,6 +112,8 @@ def run_order(sealed: SealedOrder) -> StageResult | Refusal:
     try:
         refusal = _misfit(worker, sealed)
         if refusal is None:
+            mask_python()
+            protect_memory_and_files()
             order = pickle.loads(sealed.data)  # noqa: S301 - the parent's, over TLS
             refusal = _missing(worker, order)
         if refusal is None:
@@ -123,8 +125,6 @@ def run_order(sealed: SealedOrder) -> StageResult | Refusal:
         refusal = Refusal(mask(f"{type(error).__name__}: {error}"))
     if refusal is not None:
         return refusal
-    mask_python()
-    protect_memory_and_files()
     with _watched(worker):
         return stage_in_worker(order)
 
