@@ -313,9 +313,9 @@ def test_without_a_scheduler_a_load_ends_with_exit_code_1(sandbox: Sandbox) -> N
     assert "the Dask scheduler tcp://127.0.0.1:1 did not answer within 1s" in str(report.stopped)
     assert "start it, correct [executor], or run with --executor local" in str(report.stopped)
     assert report.exit_code == 1
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
     assert not [thread for thread in threading.enumerate() if thread.name == "dask"]
-    assert sandbox.load(inline=False, executor="local", only_missing=True).exit_code == 0
+    assert sandbox.load(only_missing=True).exit_code == 0
     assert sandbox.target_rows()
 
 
@@ -478,6 +478,8 @@ def test_an_attempt_starts_when_its_worker_has_imported_what_it_needs(
     )
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
     monkeypatch.setattr(cluster_worker, "import_module", done.append)
+    for name in ("mask_python", "protect_memory_and_files"):
+        monkeypatch.setattr(cluster_worker, name, lambda: None)
 
     def claim(*_: Any) -> Refusal:
         done.append("start")
