@@ -28,7 +28,7 @@ from dwhctl.core.faults import reach
 from dwhctl.core.waiting import ahead
 from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, by_lower_name, compare, for_source
 from dwhctl.load.direct import keep_open
-from dwhctl.load.part_steps import RangeCheck, check_keys, cut, doubled_key, of_part
+from dwhctl.load.parts import doubled_key
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
@@ -76,6 +76,8 @@ def stage_slice(order: StageOrder) -> StageResult:
     clock = Clock()
     try:
         if order.step is Step.KEYS:
+            from dwhctl.load.part_steps import check_keys
+
             with clock.step("check"):
                 check_keys(order)
             return StageResult(order.token, seconds=clock.seconds)
@@ -90,6 +92,8 @@ def stage_slice(order: StageOrder) -> StageResult:
             )
         with source, closing(SliceIds(order.table.state_dir)) as ids:
             if order.step is Step.CUT:
+                from dwhctl.load.part_steps import cut
+
                 with clock.step("describe"):
                     return StageResult(order.token, ranges=cut(order, source), seconds=clock.seconds)
             return _Staging(order, clock, ids).run(source)
@@ -158,9 +162,13 @@ class _Staging:
     def _checks(self, columns: Sequence[Column]) -> list[Callable[[pa.RecordBatch], None]]:
         order = self._order
         inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
-        if order.key_range is not None:
-            return [inside, RangeCheck(order.key_range, order.key, columns)]
-        return [of_part(inside) if order.part else inside]
+        if not order.part:
+            return [inside]
+        from dwhctl.load.part_steps import RangeCheck, of_part
+
+        if order.key_range is None:
+            return [of_part(inside)]
+        return [inside, RangeCheck(order.key_range, order.key, columns)]
 
     def _stage(self, target: Target, columns: Sequence[Column]) -> Stage:
         order = self._order

@@ -12,6 +12,7 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import DoubledKeyError, OutsideSliceError, QueryError
 from dwhctl.core.faults import reach
 from dwhctl.load.cast import by_lower_name, value_text
+from dwhctl.load.parts import doubled_key
 from dwhctl.project.parts import KeyRange, KeyValue, key_ranges
 from dwhctl.systems.base.system import TargetOptions, system_of
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from dwhctl.runtime.messages import StageOrder
     from dwhctl.systems.base.source import Source
-    from dwhctl.systems.base.target import Stage
 
 _KINDS = (Kind.INTEGER, Kind.DECIMAL, Kind.DATE)
 
@@ -119,11 +119,3 @@ def check_keys(order: StageOrder) -> None:
                 f"{key} occurs twice in the slice, in two of its parts; a row whose {order.slice_by or order.split_by}"
                 " changes while the parts are read is read twice, so it is tried again"
             )
-
-
-def doubled_key(stage: Stage, key: Sequence[str]) -> str | None:
-    """Return a key that two of the staged rows have, for a message."""
-    found = stage.duplicate_key(key)
-    if found is None:
-        return None
-    return "the key " + ", ".join(f"{name}={value}" for name, value in zip(key, found, strict=True))
