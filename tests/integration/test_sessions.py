@@ -337,8 +337,8 @@ def test_a_closed_store_says_that_it_is_lost(place: Place) -> None:
 
 
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
-    "last_sessions": ("sessions_by_slice", {"load": "load_1", "first": DAY, "last": DAY}),
-    "durations": ("sessions_by_slice", {"load": "load_1", "newest": 400}),
+    "last_sessions": ("sessions_of_slice", {"load": "load_1", "first": DAY, "last": DAY}),
+    "durations": ("sessions_of_slice", {"load": "load_1", "newest": 400}),
     "unfinished_runs": ("sessions_running", {"since": START}),
     "unfinished": ("sessions_running", {"run_id": "run_1"}),
     "of_run": ("sessions_by_run", {"run_id": "run_1"}),
