@@ -21,7 +21,7 @@ from dwhctl.load import worker_server
 from dwhctl.load import workers as module
 from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
 from dwhctl.load.workers import Demand, Worker, WorkerPool
-from dwhctl.project.connections import types_for
+from dwhctl.project.connections import SYSTEMS, types_for
 from dwhctl.runtime.slots import WORKERS, Slots
 from tests.support.faulty import wait_until
 from tests.unit.dispatch_kit import ready_server
@@ -180,8 +180,35 @@ def test_what_the_server_imports_starts_no_thread_and_opens_nothing(server: Work
 def test_a_worker_imports_no_driver_that_its_run_has_no_use_for(server: WorkerServer) -> None:
     server.start(modules_of(["duckdb"], ["duckdb"]))
     imported = imported_in(forked(server))
-    assert {"pandas", "pyarrow", "duckdb"} <= imported
-    assert {"pymssql", "psycopg2", "vertica_python", "clickhouse_connect"} & imported == set()
+    assert {"pyarrow", "duckdb"} <= imported
+    assert {
+        "pandas",
+        "numpy.ma",
+        "pymssql",
+        "psycopg2",
+        "vertica_python",
+        "clickhouse_connect",
+    } & imported == set()
+
+
+def test_a_worker_stages_a_slice_without_pandas(server: WorkerServer) -> None:
+    server.start(modules_of(["duckdb"], ["duckdb"]))
+    worker = forked(server)
+    made = "__import__('pyarrow').array([1, None]).to_pylist()"
+    assert worker.submit(eval, made).result(60) == [1, None]
+    hashed = "__import__('dwhctl.load.hash_ids').load.hash_ids._hash_of_shard('ё')"
+    assert isinstance(worker.submit(eval, hashed).result(60), int)
+    assert "pandas" not in imported_in(worker)
+
+
+def test_a_system_of_another_package_finds_pandas(
+    server: WorkerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(SYSTEMS["duckdb"]), "__module__", "another_package.system")
+    server.start(modules_of(["duckdb"], []))
+    worker = forked(server)
+    series = "__import__('pyarrow').array(__import__('pandas').Series([1, None], dtype='Int64')).to_pylist()"
+    assert worker.submit(eval, series).result(60) == [1, None]
 
 
 def imported_in(worker: ProcessWorker) -> set[str]:
