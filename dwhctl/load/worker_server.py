@@ -183,6 +183,11 @@ class WorkerServer:
         self._control.settimeout(_IMPORT_SECONDS)
         threading.Thread(target=self._await, args=(self._control,), name="worker server", daemon=True).start()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the process was started and not closed since."""
+        return self._process is not None
+
     def _await(self, control: socket.socket) -> None:
         reply = b""
         with suppress(OSError):

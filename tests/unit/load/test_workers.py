@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
+import pyarrow as pa
 import pytest
 
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import WorkersError
 from dwhctl.load import worker_server
 from dwhctl.load import workers as module
 from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
 from dwhctl.load.workers import Demand, Worker, WorkerPool
 from dwhctl.project.connections import SYSTEMS, types_for
+from dwhctl.runtime.messages import TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.support.faulty import wait_until
 from tests.unit.dispatch_kit import ready_server
 
@@ -330,3 +336,16 @@ def test_the_end_of_a_server_is_the_end_of_its_workers(server: WorkerServer) -> 
     workers[0].submit(time.sleep, 60)
     server.close()
     assert all(ended(worker.pid) for worker in workers)
+
+
+def test_the_table_of_many_orders_is_unpickled_once() -> None:
+    connection = SqliteConnection(name="dwh", path=Path("dwh.sqlite"))
+    table = TargetTable(
+        connection, "orders", (Column("id", Kind.INTEGER, pa.int64(), "BIGINT"),), Path("state")
+    )
+    first, second = (pickle.loads(pickle.dumps(("order", number, table))) for number in range(2))
+    assert first[2] is second[2]
+    assert first[2] == table
+    assert first[2].columns == table.columns
+    wider = replace(table, columns=(*table.columns, Column("name", Kind.TEXT, pa.string(), "VARCHAR")))
+    assert pickle.loads(pickle.dumps(wider)) == wider != table
