@@ -201,14 +201,15 @@ class Sandbox:
         )
 
     def run(
-        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 100, plain: bool = False
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 200, plain: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run `dwhctl ARGUMENTS` to its end."""
         process = self.start(*arguments, env=env, plain=plain)
         try:
             out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             process.kill()
+            process.communicate()
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
