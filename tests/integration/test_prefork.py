@@ -19,7 +19,10 @@ from tests.support import prefork
 from tests.support.faulty import Faults, processes_of_group, wait_for_end
 from tests.support.prefork import DwhctlProcess
 
-pytestmark = pytest.mark.skipif(not prefork._CLONE, reason="processes are cloned on Linux only")
+pytestmark = pytest.mark.skipif(
+    not prefork._CLONE or os.environ.get("DWHCTL_TEST_PREFORK") == "0",
+    reason="processes are cloned on Linux only, and not with DWHCTL_TEST_PREFORK=0",
+)
 LOOK = """\
 import json, os, resource, signal, sys, threading
 def look():
