@@ -43,8 +43,8 @@ from typing import Any, NoReturn
 
 _REPOSITORY = Path(__file__).parents[2]
 _PROGRAM = "from tests.support.prefork import serve; serve({})"
-#: What dwhctl imports when it needs it: no pandas, which workers keep out, and nothing that starts a thread. A clone has
-#: only the thread that cloned it.
+#: What dwhctl imports when it needs it: no pandas, which workers keep out, and nothing that starts a thread. A clone
+#: has only the thread that cloned it.
 _DRIVERS = (
     "duckdb",
     "psycopg2",
