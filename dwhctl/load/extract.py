@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import Stage, Target
 
 
-#: Rows that are read from a source at a time: even rows of a megabyte fit in memory then.
+#: Rows that are read at a time from a source that does not bound their bytes: rows of a megabyte fit in memory then.
 READ_ROWS = 2_048
 #: What is cast and staged at a time: as many rows as make the work per batch cheap, but no more bytes than this.
 BATCH_ROWS = 50_000
@@ -47,11 +47,17 @@ BATCH_BYTES = 8 * 2**20
 def gathered(
     batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS, size: int = BATCH_BYTES
 ) -> Iterator[pa.RecordBatch]:
-    """Put small batches together until they have `rows` rows or `size` bytes. Empty ones are left out."""
+    """Put small batches together until they have `rows` rows or `size` bytes. Empty ones are left out.
+
+    One that has half of it stays as it is: a copy costs more than it saves.
+    """
     waiting: list[pa.RecordBatch] = []
     waiting_rows = waiting_bytes = 0
     for batch in batches:
         if not batch.num_rows:
+            continue
+        if not waiting and _is_large(batch, rows, size):
+            yield batch
             continue
         waiting.append(batch)
         waiting_rows += batch.num_rows
@@ -63,11 +69,17 @@ def gathered(
         yield _joined(waiting)
 
 
+def _is_large(batch: pa.RecordBatch, rows: int = BATCH_ROWS, size: int = BATCH_BYTES) -> bool:
+    return bool(batch.num_rows >= rows // 2 or batch.nbytes >= size // 2)
+
+
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 _Values = np.ndarray[Any, Any]
+#: Arrow's own pool gives the memory of each block back to the system, which clears it anew for the next one.
+pa.set_memory_pool(pa.system_memory_pool())
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -163,14 +175,15 @@ class _Staging:
                 service = fields(batch)
                 finished = to_target(batch, service)
             self._ids.add(service["hash_id"].to_numpy())
-            self._is_last = batch.num_rows < BATCH_ROWS and batch.nbytes < BATCH_BYTES
+            self._is_last = not _is_large(batch)
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
         source.close()
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
-        batches = gathered(source.batches(self._order.query, READ_ROWS))
+        rows = 2 * BATCH_ROWS if source.bounds_bytes else READ_ROWS
+        batches = gathered(source.batches(self._order.query, rows))
         while True:
             with self._clock.step("extract"):
                 reach("stage.extract")

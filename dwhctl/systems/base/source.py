@@ -54,9 +54,11 @@ class Source(ABC):
     """One shard's database, open for reading. Close it, or use it as a context manager.
 
     `declares_null`: whether `columns` says which columns may be NULL. Otherwise all of them may.
+    `bounds_bytes`: whether no batch has more than some megabytes, however many rows it may have.
     """
 
     declares_null: ClassVar[bool] = True
+    bounds_bytes: ClassVar[bool] = False
 
     @abstractmethod
     def columns(self, query: Query) -> Sequence[Column]:

@@ -38,7 +38,7 @@ _UUID_OCTETS = 16
 _PIECE_BYTES = 2**20
 _PIECES_AHEAD = 8
 #: The server reads a message to its end before it takes the rows in it.
-_MESSAGE_BYTES = 2**16
+_MESSAGE_BYTES = 2**18
 
 
 def token_number(token: str) -> int:
