@@ -53,10 +53,7 @@ def constraints(column: Column) -> Iterator[Constraint]:
             f"the value has more than the {characters} characters of {column.declared}",
         )
     if column.no_nul:
-        yield Constraint(
-            _with_nul,
-            f"the value has a NUL character, which {column.declared} cannot hold",
-        )
+        yield Constraint(_with_nul, f"the value has a NUL character, which {column.declared} cannot hold")
     if column.padded and column.kind is Kind.BINARY:
         yield Constraint(
             lambda array: pc.less(pc.binary_length(array), octets),
@@ -88,13 +85,11 @@ def constraints(column: Column) -> Iterator[Constraint]:
 
 
 def _with_nul(array: pa.Array) -> pa.Array:
-    """Return for each text whether it has a NUL character. Without an octet of zero, which is seen fast, none has."""
+    """Return for each text whether it has a NUL character: none, where no octet is zero, which is seen fast."""
     _, offsets, octets = array.buffers()
-    if offsets is not None and octets is not None and len(array):
-        first, last = np.frombuffer(offsets, np.int32)[[array.offset, array.offset + len(array)]]
-        if np.frombuffer(octets, np.uint8)[first:last].min(initial=1):
-            return pa.repeat(pa.scalar(False), len(array))
-    return pc.match_substring(array, "\0")
+    ends = np.frombuffer(offsets or b"\0" * 4, np.int32)[[array.offset, array.offset + len(array)]]
+    has_zero = not np.frombuffer(octets or b"", np.uint8)[slice(*ends)].min(initial=1)
+    return pc.match_substring(array, "\0") if has_zero else pa.repeat(pa.scalar(False), len(array))
 
 
 #: To which kinds a kind may go without a value changing its meaning. Within them every value is checked.

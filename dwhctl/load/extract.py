@@ -42,22 +42,19 @@ READ_ROWS = 2_048
 #: What is cast and staged at a time: as many rows as make the work per batch cheap, but no more bytes than this.
 BATCH_ROWS = 50_000
 BATCH_BYTES = 8 * 2**20
+#: Batches of a source that bounds their bytes stay as they are: the most rows of one, and what only the last lacks.
+BOUNDED_ROWS = 100_000
+_BOUNDED_FULL = READ_ROWS, 2**20
 
 
 def gathered(
     batches: Iterable[pa.RecordBatch], rows: int = BATCH_ROWS, size: int = BATCH_BYTES
 ) -> Iterator[pa.RecordBatch]:
-    """Put small batches together until they have `rows` rows or `size` bytes. Empty ones are left out.
-
-    One that has half of it stays as it is: a copy costs more than it saves.
-    """
+    """Put small batches together until they have `rows` rows or `size` bytes. Empty ones are left out."""
     waiting: list[pa.RecordBatch] = []
     waiting_rows = waiting_bytes = 0
     for batch in batches:
         if not batch.num_rows:
-            continue
-        if not waiting and _is_large(batch, rows, size):
-            yield batch
             continue
         waiting.append(batch)
         waiting_rows += batch.num_rows
@@ -67,10 +64,6 @@ def gathered(
             waiting, waiting_rows, waiting_bytes = [], 0, 0
     if waiting:
         yield _joined(waiting)
-
-
-def _is_large(batch: pa.RecordBatch, rows: int = BATCH_ROWS, size: int = BATCH_BYTES) -> bool:
-    return bool(batch.num_rows >= rows // 2 or batch.nbytes >= size // 2)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
@@ -114,6 +107,7 @@ class _Staging:
         self._filled: dict[str, str] = {}
         self._is_last = False
         self._ids = ids
+        self._may_repeat = True
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -169,21 +163,27 @@ class _Staging:
         self, source: Source, inside: SliceCheck, fields: ServiceFields, to_target: TargetCast
     ) -> Generator[pa.RecordBatch]:
         """Yield the batches as they are staged."""
+        full_rows, full_bytes = _BOUNDED_FULL if source.bounds_bytes else (BATCH_ROWS, BATCH_BYTES)
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
                 inside(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
             self._ids.add(service["hash_id"].to_numpy())
-            self._is_last = not _is_large(batch)
+            self._is_last = batch.num_rows < full_rows and batch.nbytes < full_bytes
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
         source.close()
+        # While the target still takes the last batches.
+        with self._clock.step("check"):
+            self._may_repeat = self._ids.may_repeat()
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
-        rows = 2 * BATCH_ROWS if source.bounds_bytes else READ_ROWS
-        batches = gathered(source.batches(self._order.query, rows))
+        if source.bounds_bytes:
+            batches = source.batches(self._order.query, BOUNDED_ROWS)
+        else:
+            batches = gathered(source.batches(self._order.query, READ_ROWS))
         while True:
             with self._clock.step("extract"):
                 reach("stage.extract")
@@ -205,7 +205,7 @@ class _Staging:
 
     def _check_keys(self, stage: Stage) -> None:
         """Raise DoubledKeyError for a key that two rows of the slice have."""
-        if not self._ids.may_repeat():
+        if not self._may_repeat:
             return
         duplicate = stage.duplicate_key(self._order.key)
         if duplicate is not None:

@@ -106,7 +106,7 @@ def test_a_locked_table_is_waited_for_so_long_and_no_longer(
     server: PostgresServer, database: str, target: PostgresTarget
 ) -> None:
     with closing(server.connect(database)) as other:
-        other.cursor().execute(f"BEGIN; LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE")
+        other.cursor().execute(f"BEGIN; LOCK TABLE {TABLE} IN SHARE ROW EXCLUSIVE MODE")
         began = time.monotonic()
         with pytest.raises(TargetBusyError) as caught, target.publication(TABLE, None, timedelta(seconds=1)):
             pass
