@@ -36,7 +36,7 @@ from dwhctl.project.model import (
     SessionsTable,
 )
 from dwhctl.project.problems import tables_in, toml_value
-from dwhctl.systems.base.type_map import type_map
+from dwhctl.systems.base.system import type_map
 from dwhctl.systems.clickhouse import types as clickhouse_types
 from dwhctl.systems.http import types as http_types
 from dwhctl.systems.vertica import types as vertica_types

@@ -2,7 +2,7 @@
 
 Read in this order:
 - `errors`: every error that dwhctl raises, its exit code, and whether a retry can help.
-- `columns`: the column types that sources and targets share. `sql`: parameters and statements of SQL text, named SQL.
+- `columns`: the column types that sources and targets share. `sql`: quoting, parameters and statements, named SQL.
 - `secrets`: references to secrets in the configuration; every secret that was read is masked in all output.
 - `words`: quoting, counting, times and printable text for messages. `files`: safe reading, writing, file modes and
   private folders.

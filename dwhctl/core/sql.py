@@ -1,4 +1,4 @@
-"""SQL text: its bind parameters and the ends of its statements; and the named blocks of dwhctl's own SQL files.
+"""SQL text: quoting, bind parameters and the ends of statements; and the named blocks of dwhctl's own SQL files.
 
 The scanner knows what all systems have in common: strings, quoted names, comments and dollar quotes. In them
 nothing is a parameter and nothing ends a statement.
@@ -48,6 +48,21 @@ class _Token:
     kind: str  # text | comment | quoted | bind | end
     start: int
     end: int
+
+
+def quote_name(name: str, marks: str = '""') -> str:
+    """Quote one name for SQL, by an opening and a closing mark: a dot in it is part of the name."""
+    return f"{marks[0]}{name.replace(marks[1], marks[1] * 2)}{marks[1]}"
+
+
+def quote_path(name: str) -> str:
+    """Quote a table's name for SQL, the parts of `schema.table` separately."""
+    return ".".join(map(quote_name, name.split(".")))
+
+
+def literal(text: str) -> str:
+    """Quote a text for SQL, in which a backslash has no meaning of its own."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def named_sql(package: str, dialect: str) -> dict[str, str]:

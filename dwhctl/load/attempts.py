@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
     from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
-    from dwhctl.runtime.new_tables import DeliveredColumns
     from dwhctl.runtime.plan import Plan, PlannedSlice
+    from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.systems.base.target import Target
 
 #: A wait for workers to start is announced after this.

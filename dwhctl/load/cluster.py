@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dwhctl.core.errors import ConfigError, WorkerDiedError, WorkersError
 from dwhctl.core.secrets import mask
 from dwhctl.core.waiting import Wait
-from dwhctl.load.cluster_client import LOST, ClusterClient
+from dwhctl.load.cluster_client import LOST, ClusterClient, close_loop, end_tasks, unusable
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, seal
 from dwhctl.load.workers import Worker, WorkerLostError, WorkerPool
 from dwhctl.project.days import format_duration
@@ -37,7 +37,7 @@ _PAUSE_SECONDS = 1.0
 _MOST_PLACES = 5
 #: What a signal leaves for the end of the attempts, and for that of the connection.
 _STOP_SECONDS = 7.0
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 10.0
 _CONNECTION_LOST = "the connection to the Dask scheduler was lost"
 
 
@@ -79,7 +79,7 @@ class DaskCluster:
         self._client = ClusterClient(executor, f"dwhctl-{run_id}")
         self._attempts: set[_Attempt] = set()
         self._loop = asyncio.new_event_loop()
-        self._main = self._loop.create_task(self._run())
+        self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name="dask", daemon=True)
         self._thread.start()
 
@@ -112,7 +112,7 @@ class DaskCluster:
     def close(self) -> None:
         """Close the connection. Idempotent."""
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._main.cancel)
+            self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(_CLOSE_SECONDS)
 
     def _call(self, work: Coroutine[Any, Any, object]) -> Future[object]:
@@ -128,23 +128,23 @@ class DaskCluster:
 
     def _work(self) -> None:
         asyncio.set_event_loop(self._loop)
-        with suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._main)
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        self._loop.close()
+        try:
+            self._loop.run_until_complete(self._run())
+        finally:
+            close_loop(self._loop)
 
     async def _run(self) -> None:
-        try:
-            error = await self._serve()
-        finally:
-            self.size = 0
-            await self._client.close()
-        self._error = error
-        self._lose(str(error))
-        self._wake()
+        serving = asyncio.create_task(self._serve())
+        closing = asyncio.create_task(self._closing.wait())
+        await asyncio.wait({serving, closing}, return_when=asyncio.FIRST_COMPLETED)
+        error = serving.result() if serving.done() else None
+        await end_tasks({serving, closing})
+        self.size = 0
+        await self._client.close()
+        if error is not None:
+            self._error = error
+            self._lose(str(error))
+            self._wake()
 
     async def _serve(self) -> WorkersError:
         """Keep the connection, and make a new one when it is lost. Return why that is not possible."""
@@ -157,8 +157,7 @@ class DaskCluster:
         except WorkersError as error:
             return error
         except Exception as error:
-            what = mask(f"{type(error).__name__}: {error}")
-            return WorkersError(f"the Dask cluster {self} cannot be used: {what}")
+            return WorkersError(unusable(self._executor, error))
 
     async def _observe(self) -> None:
         """Follow the number of workers until the connection is lost. Raise WorkersError after a time without any."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.secrets import mask
-from dwhctl.load.cluster_worker import SealedOrder, run_order
+from dwhctl.core.words import one_line
+from dwhctl.load.cluster_worker import PACKAGES, SealedOrder, difference, own_packages, run_order
 from dwhctl.project.days import format_duration
 
 if TYPE_CHECKING:
@@ -29,8 +28,12 @@ _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 10.0
 _PAUSE_SECONDS = 1.0
 _CLOSE_SECONDS = 2.0
+#: A task that goes on after this many cancellations, so many seconds apart, is left.
+_MOST_CANCELS = 3
+_CANCEL_SECONDS = 0.5
 #: The longest wait until Dask has ended a worker: the nanny kills it after four seconds.
 _END_SECONDS = 20.0
+_OF_DASK = ("python", "dask", "distributed", "cloudpickle")
 _LOGGERS = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application")
 
 
@@ -46,6 +49,7 @@ class ClusterClient:
     async def connect(self) -> None:
         """Connect to the scheduler, as soon as it answers, and check it. Raise WorkersError."""
         _log_as_libraries_do()
+        self._check_files()
         seconds = self._executor.wait.total_seconds()
         until = time.monotonic() + seconds
         while True:
@@ -55,10 +59,15 @@ class ClusterClient:
                 return
             except LOST as error:
                 await self.close()
+                if _is_refused_certificate(error):
+                    raise WorkersError(
+                        f"this run and the Dask scheduler {self._executor.scheduler} do not accept each other's"
+                        f" certificates ({_reason(error)}); correct ca, cert and key of [executor]"
+                    ) from None
                 if time.monotonic() >= until:
                     raise WorkersError(
-                        f"the Dask scheduler {self._executor.scheduler} did not answer within {self._waited}:"
-                        f" {mask(str(error))}; start it, correct [executor], or run with --executor local"
+                        f"the Dask scheduler {self._executor.scheduler} did not answer within {self._waited}"
+                        f" ({_reason(error)}); start it, correct [executor], or run with --executor local"
                     ) from None
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -75,10 +84,32 @@ class ClusterClient:
             name=self._name,
         )
         try:
-            self._client = await client
+            # Dask's own timeout ends when the other side has accepted the connection.
+            self._client = await _in_time(client, seconds)
         finally:
             if self._client is None:
                 await _close(client)
+
+    def _check_files(self) -> None:
+        """Raise WorkersError for files of [executor] that cannot be used; Dask would try again until the end."""
+        import ssl
+
+        table = self._executor
+        if not table.is_encrypted:
+            return
+        assert table.ca is not None
+        assert table.cert is not None
+        what = f"ca {table.ca}"
+        try:
+            context = ssl.create_default_context(cafile=table.ca)
+            what = f"cert {table.cert} with key {table.key}"
+            # Without a password OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(table.cert, table.key, password=lambda: "")
+        except (OSError, ValueError) as error:
+            raise WorkersError(
+                f"[executor] {what} cannot be used ({_reason(error)}); they are PEM files, and the key has no"
+                " passphrase"
+            ) from None
 
     async def _check(self) -> None:
         await self._check_scheduler()
@@ -108,9 +139,17 @@ class ClusterClient:
         return made
 
     async def _check_scheduler(self) -> None:
-        """Raise WorkersError for a scheduler that repeats tasks."""
+        """Raise WorkersError for a scheduler of other versions, or one that repeats tasks."""
         from dask import config
+        from distributed.versions import get_package_info
 
+        own = own_packages()
+        found = await _in_time(self._client.run_on_scheduler(get_package_info, PACKAGES))
+        # It unpacks no order, and needs none of the other packages.
+        if what := difference({**own, **{name: found.get(name) for name in _OF_DASK}}, own):
+            raise WorkersError(
+                f"the Dask scheduler {self._executor.scheduler} {what}; install the same version on all"
+            )
         allowed = await _in_time(self._client.run_on_scheduler(config.get, _ALLOWED_FAILURES))
         if allowed != 0:
             raise WorkersError(
@@ -135,22 +174,17 @@ class ClusterClient:
                 )
 
     async def _check_version(self, address: str) -> None:
-        own = version_of("dwhctl")
+        from distributed.versions import get_package_info
+
         try:
             answers = await _in_time(
-                self._client.run(version_of, "dwhctl", workers=[address], on_error="return")
+                self._client.run(get_package_info, PACKAGES, workers=[address], on_error="return")
             )
         except LOST:
             return  # it hangs or has just left: an attempt there ends at its deadline
-        found = answers.get(address, own)
-        if isinstance(found, PackageNotFoundError):
-            raise WorkersError(
-                f"the Dask worker {address} has no dwhctl; install dwhctl {own} in the worker's environment"
-            )
-        if isinstance(found, str) and found != own:
-            raise WorkersError(
-                f"the Dask worker {address} has dwhctl {found}, this run has {own}; install the same version on all"
-            )
+        found = answers.get(address)
+        if isinstance(found, dict) and (what := difference(found, own_packages())):
+            raise WorkersError(f"the Dask worker {address} {what}; install the same version on all")
 
     async def _identities(self) -> dict[str, Any]:
         answer = await _in_time(self._client.scheduler.identity(n_workers=-1))
@@ -199,7 +233,7 @@ class ClusterClient:
             on_error="return",
             stimulus_id=f"dwhctl-{time.time()}",
         )
-        answer = await asyncio.wait_for(restarted, _END_SECONDS + _ANSWER_SECONDS)
+        answer = await _in_time(restarted, _END_SECONDS + _ANSWER_SECONDS)
         if unended := [address for address in addresses if answer.get(address, "OK") != "OK"]:
             raise TimeoutError(f"{', '.join(unended)} did not end within {_END_SECONDS:.0f} s")
 
@@ -216,23 +250,73 @@ def cluster_problem(executor: ExecutorTable) -> str | None:
         finally:
             await client.close()
 
+    loop = asyncio.new_event_loop()
     try:
-        asyncio.run(look())
+        loop.run_until_complete(look())
     except WorkersError as error:
         return str(error)
+    except Exception as error:
+        return unusable(executor, error)
+    finally:
+        close_loop(loop)
     return None
+
+
+def unusable(executor: ExecutorTable, error: Exception) -> str:
+    """Return what to say of an error that is none of a connection, as when the port is another program's."""
+    return f"the Dask cluster {executor.scheduler} cannot be used: {type(error).__name__}: {_reason(error)}"
+
+
+def _reason(error: BaseException) -> str:
+    return one_line(mask(str(error) or str(error.__cause__ or "") or type(error).__name__))
+
+
+def _is_refused_certificate(error: BaseException) -> bool:
+    from distributed.comm.core import FatalCommClosedError
+
+    return isinstance(error, FatalCommClosedError)
+
+
+async def end_tasks(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: code of a library may swallow a cancellation that meets a result."""
+    for _ in range(_MOST_CANCELS):
+        if not (left := {task for task in tasks if not task.done()}):
+            return
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=_CANCEL_SECONDS)
+
+
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """End every task of an event loop that had a connection to Dask, and close it with all its sockets.
+
+    A connection whose making is cancelled has no owner yet: only the loop knows its socket.
+    """
+
+    async def end() -> Any:
+        from tornado.ioloop import IOLoop
+
+        await end_tasks(asyncio.all_tasks() - {asyncio.current_task()})
+        return IOLoop.current()
+
+    tornado_loop = loop.run_until_complete(end())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    tornado_loop.close(all_fds=True)
 
 
 async def _close(client: Any) -> None:
     try:
         with suppress(Exception):
-            await asyncio.wait_for(client.close(timeout=_CLOSE_SECONDS), 2 * _CLOSE_SECONDS)
+            async with asyncio.timeout(2 * _CLOSE_SECONDS):
+                await client.close(timeout=_CLOSE_SECONDS)
     finally:
         client.status = "closed"  # it would close again, when it is collected
 
 
-async def _in_time(question: Coroutine[Any, Any, Any]) -> Any:
-    return await asyncio.wait_for(question, _ANSWER_SECONDS)
+async def _in_time(question: Awaitable[Any], seconds: float = _ANSWER_SECONDS) -> Any:
+    # asyncio.wait_for of Python 3.11 swallows a cancellation that meets the answer.
+    async with asyncio.timeout(seconds):
+        return await question
 
 
 def _log_as_libraries_do() -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dwhctl.load.attempts import Doubt
     from dwhctl.load.staging import PublishGroup
     from dwhctl.project.loads import Load
-    from dwhctl.runtime.new_tables import DeliveredColumns
+    from dwhctl.runtime.prepare import DeliveredColumns
     from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target
 

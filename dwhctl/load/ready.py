@@ -21,8 +21,8 @@ from dwhctl.core.words import one_line, quoted, shown_path, shown_time
 from dwhctl.engine.jobs import JobQueue
 from dwhctl.project.templates import Query, render_ready
 from dwhctl.runtime.events import SliceReady, SliceWaits
+from dwhctl.runtime.failures import ready_place
 from dwhctl.runtime.messages import Failure
-from dwhctl.runtime.prepare import ready_place
 from dwhctl.systems.base.system import SourceOptions, system_of
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunResult, RunStarted
 from dwhctl.runtime.locks import work_names
-from dwhctl.runtime.new_tables import DeliveredColumns
 from dwhctl.runtime.plan import (
     LoadRequest,
     Name,
@@ -38,7 +37,7 @@ from dwhctl.runtime.plan import (
     slowest_first,
     without_complete,
 )
-from dwhctl.runtime.prepare import check_create, describe_targets, targets_of
+from dwhctl.runtime.prepare import DeliveredColumns, check_create, describe_targets, targets_of
 from dwhctl.sessions import open_if_there
 from dwhctl.sessions.values import LastSession, is_complete, is_good
 

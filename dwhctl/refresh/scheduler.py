@@ -19,9 +19,9 @@ from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.refresh.transaction import refresh_report
 from dwhctl.runtime.events import ClosedFacts, ReportClosed, ReportStarted, ReportWaits
+from dwhctl.runtime.failures import keep_report_place
 from dwhctl.runtime.messages import Failure
 from dwhctl.runtime.plan import Readiness, lacking, longest_wait, not_met, readiness
-from dwhctl.runtime.prepare import keep_report_place
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.system import TargetOptions, system_of
 

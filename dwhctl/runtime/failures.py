@@ -1,7 +1,11 @@
-"""What failed in a run, grouped by reason: an example, what to correct and one command for each reason."""
+"""What failed in a run, grouped by reason: an example, what to correct and one command for each reason.
+
+And the place of an error in the user's SQL: the file and line of a statement, as it was rendered.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -10,15 +14,19 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core import errors
 from dwhctl.core.words import shown_path
+from dwhctl.project.days import make_slice
 from dwhctl.project.loads import Load, Shard, is_expected
-from dwhctl.project.names import as_asked, in_project, load_of
-from dwhctl.runtime.prepare import extract_place
+from dwhctl.project.names import ReportSql, as_asked, in_project, load_of
+from dwhctl.project.problems import REPORTS
+from dwhctl.project.templates import place_of, render_extract, render_file, render_ready
 from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice, failing_tasks, read_unsuccessful
 
 if TYPE_CHECKING:
+    from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
     from dwhctl.runtime.events import FailedSlice
     from dwhctl.runtime.messages import Failure
+    from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
 
 
@@ -274,3 +282,57 @@ def _command(slices: Sequence[FailedSlice]) -> str:
     if not slices[0].shard:
         return retry_reports(list(dict.fromkeys(slice.load for slice in slices)), slices[0].day)
     return retry_slices([(slice.load, slice.shard, slice.day) for slice in slices])
+
+
+def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
+    """Return the place of a line of a slice's query; empty for a load that the project has no more."""
+    found = load_of(project, load)
+    if found is None:
+        return ""
+    if found.extract is None:
+        return f"[endpoint] in config/loads/{found.shadow_of or found.name}.toml"
+    by_name = {known.name: known for known in project.shards_of(found)}
+    try:
+        query = render_extract(
+            project, found, by_name[shard], make_slice(project, found, by_name[shard], day)
+        ).sql
+        rendered = render_file(project, found.extract, found, day, by_name[shard])
+    except (errors.ConfigError, KeyError):
+        query = rendered = ""
+    show = shlex.join(
+        ["dwhctl", "render", found.shadow_of or found.name, "--date", str(day), "--shard", shard, "--quiet"]
+    )
+    return place_of(found.extract, project.root, rendered, query, line, f"`{show}`")
+
+
+def ready_place(project: Project, planned: PlannedSlice, line: int | None) -> str:
+    """Return the place of a line of a slice's `ready` query."""
+    load, shard, day = planned.load, planned.shard, planned.slice.day
+    assert load.ready is not None
+    query = render_ready(project, load, shard, planned.slice).sql
+    rendered = render_file(project, load.ready, load, day, shard)
+    words = ["dwhctl", "render", load.shadow_of or load.name, "--date", str(day), "--shard", shard.name]
+    show = shlex.join([*words, "--part", "ready", "--quiet"])
+    return place_of(load.ready, project.root, rendered, query, line, f"`{show}`")
+
+
+def keep_create_place(project: Project, load: Load, error: errors.AttemptError) -> None:
+    """Set the place of an error of a load's `create`: its file and line."""
+    if error.statement is not None and load.create is not None:
+        rendered = render_file(project, load.create, load)
+        error.place = place_of(load.create, project.root, rendered, error.statement, error.line)
+
+
+def keep_report_place(
+    project: Project, report: Report, sql: ReportSql, day: date, error: BaseException
+) -> None:
+    """Set the place of an error of a refresh: in the report's `create` or its source."""
+    if not isinstance(error, errors.AttemptError) or error.statement is None:
+        return
+    path = report.create if error.statement in sql.create else report.source
+    if path is None or isinstance(path, str):
+        key = f"{REPORTS}: reports.{report.name}.source"
+        error.place = key if error.line is None else f"{key} (line {error.line} of it)"
+        return
+    rendered = render_file(project, path, report, day)
+    error.place = place_of(path, project.root, rendered, error.statement, error.line)

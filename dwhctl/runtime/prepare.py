@@ -1,13 +1,15 @@
-"""Make the targets ready: each load's `create` or new table, and its columns."""
+"""Make the targets ready: each load's `create` or new table, and its columns.
+
+And know which columns each shard has delivered: those that it lacks later are not new ones to fill with NULL.
+"""
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,75 +26,21 @@ from dwhctl.core import errors
 from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
-from dwhctl.project.days import make_slice
-from dwhctl.project.names import ReportSql, load_of
-from dwhctl.project.problems import REPORTS
-from dwhctl.project.templates import place_of, render_extract, render_file, render_ready
+from dwhctl.project.templates import render_file
 from dwhctl.runtime.events import Notice
-from dwhctl.runtime.messages import Failure, TargetTable
+from dwhctl.runtime.failures import keep_create_place
+from dwhctl.runtime.messages import Delivered, Failure, TargetTable
 from dwhctl.runtime.new_tables import TableColumnsFinder, is_missing, make_table
 from dwhctl.systems.base.system import TargetOptions, system_of
 
 if TYPE_CHECKING:
-    from dwhctl.project.loads import Load, Report
+    from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.runtime.plan import Plan, PlannedSlice
+    from dwhctl.runtime.plan import Plan
     from dwhctl.runtime.slots import Slots
-    from dwhctl.systems.base.target import Target
-
-
-def extract_place(project: Project, load: str, shard: str, day: date, line: int | None) -> str:
-    """Return the place of a line of a slice's query; empty for a load that the project has no more."""
-    found = load_of(project, load)
-    if found is None:
-        return ""
-    if found.extract is None:
-        return f"[endpoint] in config/loads/{found.shadow_of or found.name}.toml"
-    by_name = {known.name: known for known in project.shards_of(found)}
-    try:
-        query = render_extract(
-            project, found, by_name[shard], make_slice(project, found, by_name[shard], day)
-        ).sql
-        rendered = render_file(project, found.extract, found, day, by_name[shard])
-    except (errors.ConfigError, KeyError):
-        query = rendered = ""
-    show = shlex.join(
-        ["dwhctl", "render", found.shadow_of or found.name, "--date", str(day), "--shard", shard, "--quiet"]
-    )
-    return place_of(found.extract, project.root, rendered, query, line, f"`{show}`")
-
-
-def ready_place(project: Project, planned: PlannedSlice, line: int | None) -> str:
-    """Return the place of a line of a slice's `ready` query."""
-    load, shard, day = planned.load, planned.shard, planned.slice.day
-    assert load.ready is not None
-    query = render_ready(project, load, shard, planned.slice).sql
-    rendered = render_file(project, load.ready, load, day, shard)
-    words = ["dwhctl", "render", load.shadow_of or load.name, "--date", str(day), "--shard", shard.name]
-    show = shlex.join([*words, "--part", "ready", "--quiet"])
-    return place_of(load.ready, project.root, rendered, query, line, f"`{show}`")
-
-
-def keep_create_place(project: Project, load: Load, error: errors.AttemptError) -> None:
-    """Set the place of an error of a load's `create`: its file and line."""
-    if error.statement is not None and load.create is not None:
-        rendered = render_file(project, load.create, load)
-        error.place = place_of(load.create, project.root, rendered, error.statement, error.line)
-
-
-def keep_report_place(
-    project: Project, report: Report, sql: ReportSql, day: date, error: BaseException
-) -> None:
-    """Set the place of an error of a refresh: in the report's `create` or its source."""
-    if not isinstance(error, errors.AttemptError) or error.statement is None:
-        return
-    path = report.create if error.statement in sql.create else report.source
-    if path is None or isinstance(path, str):
-        key = f"{REPORTS}: reports.{report.name}.source"
-        error.place = key if error.line is None else f"{key} (line {error.line} of it)"
-        return
-    rendered = render_file(project, path, report, day)
-    error.place = place_of(path, project.root, rendered, error.statement, error.line)
+    from dwhctl.sessions.store import SessionStore
+    from dwhctl.systems.base.staging import HeldValues
+    from dwhctl.systems.base.target import StagedSlice, Target
 
 
 _OUT_OF_REACH = (errors.ConnectError, errors.LoginRefusedError, errors.TargetBusyError)
@@ -326,3 +274,77 @@ def check_create(project: Project, plan: Plan) -> None:
     for load in plan.loads():
         if load.create is not None:
             render_file(project, load.create, load)
+
+
+class DeliveredColumns:
+    """The columns that shards have delivered, in lower case, with their declared types. Any thread may use it.
+
+    `on_new_column = "add"` fills only the others with NULL. They are in the table `dwhctl_columns` of the sessions
+    database. A column is delivered when a slice with it, and with rows, is published. For a shard without an entry (an
+    upgrade, a new sessions database) the target is asked.
+    """
+
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
+        self._known: dict[str, dict[str, dict[str, str]]] = {}
+
+    def of(self, load: Load, shard: str) -> Mapping[str, str]:
+        """Return the columns that a shard has delivered; none when it has delivered nothing yet."""
+        own = self._of_name(load.name).get(shard, {})
+        # A shadow run reads the same shards with the same extract.
+        return self._of_name(load.shadow_of).get(shard, {}) | own if load.shadow_of else own
+
+    def dropped(
+        self, held_values: HeldValues, load: Load, slices: Sequence[StagedSlice]
+    ) -> dict[str, Failure]:
+        """Return the failure of each slice, by token, in which NULL would replace a column that its shard delivered."""
+        filled = [staged for staged in slices if staged.filled]
+        if filled:
+            # Other runs may have published since it was read.
+            for name in (load.name, load.shadow_of):
+                self._known.pop(name or "", None)
+        return {
+            staged.token: Failure.of(dropped_error(staged.slice.shard, gone))
+            for staged in filled
+            if (gone := lost_columns(self, load, staged.slice.shard, staged.filled, held_values))
+        }
+
+    def remember(self, load: Load, slices: Sequence[StagedSlice]) -> None:
+        """Remember the columns of slices that are about to be committed: a crash after the commit forgets none."""
+        known = self._of_name(load.name)
+        new = [
+            (staged.slice.shard, name, declared)
+            for staged in slices
+            if staged.rows
+            for name, declared in staged.columns.items()
+            if known.get(staged.slice.shard, {}).get(name) != declared
+        ]
+        if not new:
+            return
+        self._store.remember_columns(load.name, new)
+        for shard, name, declared in new:
+            known.setdefault(shard, {})[name] = declared
+
+    def _of_name(self, load: str) -> dict[str, dict[str, str]]:
+        if load not in self._known:
+            self._known[load] = self._store.delivered_columns(load)
+        return self._known[load]
+
+
+def lost_columns(
+    delivered: DeliveredColumns | None,
+    load: Load,
+    shard: str,
+    filled: Mapping[str, str],
+    held_values: HeldValues,
+) -> dict[str, str]:
+    """Return those of the columns to be filled with NULL that the shard has delivered before."""
+    if delivered is not None and (known := delivered.of(load, shard)):
+        return {name: known[name] for name in filled if name in known}
+    held = held_values([shard], list(filled)).get(shard, frozenset())
+    return {name: declared for name, declared in filled.items() if name in held}
+
+
+def dropped_error(shard: str, columns: Mapping[str, str]) -> errors.SchemaDriftError:
+    """Return the error of a shard that lacks columns which it delivered before."""
+    return errors.SchemaDriftError(Delivered(shard, columns).dropped(columns))

@@ -5,7 +5,11 @@ Whatever dies, nothing is lost, nothing is doubled, and the limits hold over the
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import importlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dwhctl.core.errors import SessionsError
 from dwhctl.load.cluster_client import cluster_problem
 from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import Session, State
@@ -62,6 +67,7 @@ def wire(servers: Wire, cluster: Cluster, tmp_path: Path) -> Iterator[Wire]:
     for server in servers.own_servers:
         server.forget()
     yield servers.write()
+    check_nothing_left(cluster)
     for server in servers.own_servers:
         server.faults.clear()
 
@@ -71,6 +77,15 @@ def check_loaded(wire: Wire, report: RunResult | None = None) -> None:
         assert (report.failed, report.stopped) == (0, None), (report.failures, report.stopped)
     assert wire.target_rows() == wire.source_rows()
     assert wire.staging_tables() == []
+
+
+def check_nothing_left(cluster: Cluster) -> None:
+    """The runs of this process have left no thread, no connection to the scheduler, and no task of an event loop."""
+    assert [thread.name for thread in threading.enumerate() if thread.name in ("dask", "IO loop")] == []
+    links = psutil.Process().net_connections("tcp")
+    assert [link for link in links if link.raddr and link.raddr.port == cluster.port] == []
+    tasks = [each for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()]
+    assert tasks == []
 
 
 def check_limits(wire: Wire) -> None:
@@ -184,6 +199,122 @@ def test_what_a_killed_parent_leaves_ends_and_publishes_nothing(wire: Wire, clus
 
 
 @pytest.mark.long
+def test_the_limit_holds_while_the_next_run_meets_what_a_killed_parent_left(
+    wire: Wire, cluster: Cluster
+) -> None:
+    """Both connections of the server are in use when the parent dies, and the next run starts at once."""
+    server = wire.own_sources["mssql_0"]
+    fault = server.faults.add(Fault("hang_query", statement=ROWS_OF_EXTRACT, times=2))
+    process = wire.start(*LOAD)
+    wait_until(lambda: fault.struck == 2, "two attempts hang", seconds=40)
+    process.kill()
+    wait_for_end(process)
+    check_loaded(wire, wire.load(inline=False))
+    check_limits(wire)
+
+
+def opened(wire: Wire) -> int:
+    try:
+        return len(wire.sessions_newest_first())
+    except SessionsError:
+        return 0  # the run has not made the table yet
+
+
+@pytest.mark.long
+def test_an_order_whose_parent_died_before_it_began_is_never_begun(wire: Wire, cluster: Cluster) -> None:
+    """It waits for a worker that is stopped, while the parent dies."""
+    workers = cluster.workers()
+    for worker in workers:
+        worker.suspend()
+    process = wire.start(*LOAD)
+    try:
+        wait_until(lambda: opened(wire) >= 3, "the attempts have their sessions", seconds=60)
+        time.sleep(1)
+    finally:
+        process.kill()
+        wait_for_end(process)
+        for worker in workers:
+            worker.resume()
+    time.sleep(3)
+    assert all(server.sessions_most == 0 for server in wire.own_sources.values())
+    check_loaded(wire, wire.load(inline=False))
+    check_limits(wire)
+
+
+@pytest.mark.long
+def test_workers_that_die_between_result_and_publish_cost_nothing(wire: Wire, cluster: Cluster) -> None:
+    assert wire.dwh is not None
+    fault = wire.dwh.faults.add(Fault("slow", statement="^INSERT INTO", seconds=8.0, times=1))
+
+    def kill() -> None:
+        sources = wire.own_sources.values()
+        wait_until(lambda: fault.struck > 0, "a group is being published", seconds=40)
+        wait_until(lambda: not any(each.sessions_now for each in sources), "all is staged", seconds=5)
+        time.sleep(1)
+        assert not any(each.sessions_now for each in sources)
+        for worker in cluster.workers():
+            worker.kill()
+
+    killing = later(kill)
+    check_loaded(wire, wire.load(inline=False))
+    killing.join()
+    check_limits(wire)
+    assert retried(wire) == []
+
+
+@pytest.mark.long
+def test_nothing_that_dask_shows_or_dumps_has_a_secret(wire: Wire, cluster: Cluster, tmp_path: Path) -> None:
+    """While an attempt runs: its state on scheduler and workers, logs, and the dump that people attach to issues."""
+    from distributed import Client, Security
+
+    # The cluster has no package of tests.
+    importlib.import_module("cloudpickle").register_pickle_by_value(sys.modules[__name__])
+    fault = hang(wire)
+    passwords = [getattr(each, "password", None) for each in wire.project().connections.values()]
+    secrets = {password.reveal() for password in passwords if password is not None}
+    assert secrets
+    shown: list[str] = []
+
+    def look() -> None:
+        in_the_middle(wire, cluster, fault)
+        files = cluster.files
+        security: Any = Security(  # type: ignore[no-untyped-call]
+            tls_ca_file=files["ca"], tls_client_cert=files["cert"], tls_client_key=files["key"]
+        )
+        make: Any = Client
+        with make(cluster.address, security=security, set_as_default=False) as client:
+            client.dump_cluster_state(str(tmp_path / "dump"), format="yaml")
+            shown.append((tmp_path / "dump.yaml").read_text())
+            shown.append(str(client.run_on_scheduler(_spoken)))
+            shown.extend(str(each) for each in client.run(_spoken_of_worker).values())
+            shown.append(f"{client.scheduler_info()} {client.processing()} {client.call_stack()}")
+            shown.append(f"{client.get_scheduler_logs()} {client.get_worker_logs()} {client.get_events()}")
+        shown.append(cluster.log())
+        in_the_middle(wire, cluster, fault).kill()
+
+    looking = later(look)
+    check_loaded(wire, wire.load(inline=False))
+    looking.join()
+    shown.append(cluster.log())
+    assert any("-abakan-" in each for each in shown), "the task is shown"
+    assert [each for each in shown if any(secret in each for secret in secrets)] == []
+    assert not any("FROM dbo.Orders" in each for each in shown)
+
+
+def _spoken(dask_scheduler: Any) -> str:
+    """What pages and messages of the scheduler are made of."""
+    tasks = dask_scheduler.tasks.values()
+    return " ".join(
+        f"{task!r} {task.key} {task.run_spec!r} {task.annotations} {task.metadata}" for task in tasks
+    )
+
+
+def _spoken_of_worker(dask_worker: Any) -> str:
+    tasks = dask_worker.state.tasks.values()
+    return " ".join(f"{task!r} {task.key} {task.run_spec!r} {task.annotations}" for task in tasks)
+
+
+@pytest.mark.long
 def test_a_stopped_worker_is_ended_at_the_deadline(wire: Wire, cluster: Cluster) -> None:
     wire.load_keys = KEYS.format("8s")
     fault = hang(wire.write())
@@ -268,6 +399,7 @@ def table(
     table_servers.executor = cluster.toml
     monkeypatch.setattr(fault_table, "load", lambda wire, line=None: wire.load(inline=False))
     yield from fault_table.prepare(table_servers, tmp_path)
+    check_nothing_left(cluster)
 
 
 def each(lines: tuple[Line, ...]) -> list[Any]:

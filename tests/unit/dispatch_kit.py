@@ -41,8 +41,7 @@ from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
-from dwhctl.runtime.new_tables import DeliveredColumns
-from dwhctl.runtime.prepare import PreparedTables
+from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.schema import Schema
 from dwhctl.sessions.store import SessionStore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.core.sql import quote_name, quote_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -33,7 +33,7 @@ from typing import Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError
-from dwhctl.core.sql import named_sql
+from dwhctl.core.sql import named_sql, quote_name
 
 _PLACE = re.compile(r"\{(\w+)\}")
 #: Kinds whose form is also what is compared.
@@ -105,21 +105,6 @@ def part(column: Column, kind: Kind, sql: str, **extras: str) -> Part:
 
 #: Returns a query of the derived table `source`, by the parts of the key and of the values.
 Write = Callable[["Dialect", str, "Sequence[Part]", "Sequence[Part]"], str]
-
-
-def quote_name(name: str, marks: str = '""') -> str:
-    """Quote one name for SQL, by an opening and a closing mark: a dot in it is part of the name."""
-    return f"{marks[0]}{name.replace(marks[1], marks[1] * 2)}{marks[1]}"
-
-
-def quote_path(name: str) -> str:
-    """Quote a table's name for SQL, the parts of `schema.table` separately."""
-    return ".".join(map(quote_name, name.split(".")))
-
-
-def literal(text: str) -> str:
-    """Quote a text for SQL, in which a backslash has no meaning of its own."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 class Dialect:

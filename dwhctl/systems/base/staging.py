@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import CountsDifferError, StagingError, TargetError
 from dwhctl.core.faults import reach
-from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.core.sql import literal, quote_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,11 +1,12 @@
 """What a system offers, in one record; its folder holds a `System` and everything behind it.
 
-Drivers are imported when a source, target or cursor is opened.
+Drivers are imported when a source, target or cursor is opened. The type map has what every type of a source becomes in
+Arrow, and in the new column of every target: each system knows its own types, and they meet only here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dwhctl.core.errors import InternalError, TargetRefusedError, UsageError
 from dwhctl.core.sql import unclosed
-from dwhctl.project.connections import SYSTEMS, Connection, SystemUses
+from dwhctl.project.connections import SYSTEMS, Connection, SystemUses, types_for
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
-    from dwhctl.systems.base.type_map import SourceType
 
 #: How long an answer of the warehouse is waited for by default.
 ANSWER_TIMEOUT = timedelta(minutes=30)
@@ -63,6 +63,15 @@ class CursorOptions:
     write: bool
     timeout: timedelta | None = None
     state_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceType:
+    """A type of a source, as a query declares it. `column` is None where it is refused: then `note` is the remedy."""
+
+    name: str
+    column: Column | None
+    note: str
 
 
 AnyConnection = TypeVar("AnyConnection", bound=Connection)
@@ -130,10 +139,45 @@ class System(SystemUses, Generic[AnyConnection]):
 
 def system_of(connection: Connection) -> System[Any]:
     """Return the system of a connection."""
-    return cast("System[Any]", SYSTEMS[connection.type])
+    return _system(connection.type)
+
+
+def _system(kind: str) -> System[Any]:
+    return cast("System[Any]", SYSTEMS[kind])
 
 
 def refuse_other_database(connection: Connection, database: str | None) -> None:
     """Raise UsageError for a database beside the connection's own, where it has one only."""
     if database is not None and database != getattr(connection, "database", None):
         raise UsageError(f"connection {connection.name} has one database; leave --database out")
+
+
+@dataclass(frozen=True, slots=True)
+class TypeMapRow:
+    """A source's type and the type of a new column for it, by target; None where the target has none."""
+
+    source: SourceType
+    targets: Mapping[str, str | None]
+
+    @property
+    def arrow(self) -> str:
+        """The name of the Arrow type; empty for a type that is refused."""
+        return str(self.source.column.type) if self.source.column else ""
+
+
+def type_map(source: str) -> Sequence[TypeMapRow]:
+    """Return the rows of a source's types, by the source's type of connection."""
+    targets = {name: _system(name) for name in types_for("is_target")}
+    return [
+        TypeMapRow(row, {name: _declared(target, row.column) for name, target in targets.items()})
+        for row in _system(source).source_types()
+    ]
+
+
+def _declared(target: System[Any], column: Column | None) -> str | None:
+    if column is None:
+        return None
+    try:
+        return target.declaration(column)
+    except TargetRefusedError:
+        return None

@@ -29,7 +29,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dwhctl.core.errors import ValueRefusedError
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.staging import Publication, ReplaceGuard, replace_in_transaction
 
 if TYPE_CHECKING:

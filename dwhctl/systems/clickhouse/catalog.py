@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import About, AttemptError, TargetRefusedError
-from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.staging import (
     Literals,
     bounds_of,

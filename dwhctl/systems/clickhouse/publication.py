@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.faults import reach
-from dwhctl.systems.base.fingerprint import quote_name as quote
+from dwhctl.core.sql import quote_name as quote
 from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 from dwhctl.systems.base.server import ServerInspection
 from dwhctl.systems.base.staging import TOKEN, Publication, gone, of_shards

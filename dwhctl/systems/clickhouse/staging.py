@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 
 from dwhctl.core.errors import AttemptError, StagingError
-from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.staging import CANDIDATES, TOKEN, gone
 from dwhctl.systems.base.target import Stage
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, TargetBusyError, TargetRefusedError
-from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.server import ServerTarget
 from dwhctl.systems.base.staging import TOKEN, run_label, stage_label, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning, Stage, StagingGroup

@@ -28,11 +28,11 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.core.files import denied
+from dwhctl.core.sql import literal
 from dwhctl.core.waiting import Wait, waited
 from dwhctl.project.templates import named_line
-from dwhctl.systems.base.fingerprint import literal
 from dwhctl.systems.base.source import closed_on_error
-from dwhctl.systems.base.type_map import SourceType
+from dwhctl.systems.base.system import SourceType
 
 if TYPE_CHECKING:
     from dwhctl.systems.duckdb.system import DuckdbConnection

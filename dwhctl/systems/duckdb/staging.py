@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetRefusedError
-from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
+from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.target import (
     DELETE,
     HELD,

@@ -21,8 +21,8 @@ from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, Tar
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
+    from dwhctl.systems.base.system import SourceType
     from dwhctl.systems.base.target import Target
-    from dwhctl.systems.base.type_map import SourceType
 
 _OWN_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
 _AMOUNT = re.compile(r"[1-9]\d*(?:\.\d+)? ?[KMGT]i?B", re.ASCII)

@@ -19,7 +19,7 @@ import duckdb
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, StagingError, TargetRefusedError
 from dwhctl.core.files import SpillFolder, inside
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.staging import Publication
 from dwhctl.systems.base.target import Refresh, Stage, StagingGroup, Statement, TableColumns, Target

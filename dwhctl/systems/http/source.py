@@ -12,7 +12,8 @@ import pyarrow as pa
 from dwhctl.core.errors import QueryError, SourceError, TargetRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.files import SpillFolder
-from dwhctl.systems.base.fingerprint import Dialect, Part, quote_name, read_fingerprint, source_parts
+from dwhctl.core.sql import quote_name
+from dwhctl.systems.base.fingerprint import Dialect, Part, read_fingerprint, source_parts
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.duckdb import client as engine
 from dwhctl.systems.http.client import Client

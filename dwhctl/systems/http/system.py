@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dwhctl.project.templates import Query
     from dwhctl.systems.base.source import Cursor, Source
-    from dwhctl.systems.base.type_map import SourceType
+    from dwhctl.systems.base.system import SourceType
 
 
 class HttpConnection(Connection):

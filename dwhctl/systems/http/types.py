@@ -20,7 +20,7 @@ import pyarrow as pa
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import ValueRefusedError
 from dwhctl.project.endpoint import ColumnType, parse_type
-from dwhctl.systems.base.type_map import SourceType
+from dwhctl.systems.base.system import SourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

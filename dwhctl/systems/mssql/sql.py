@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError
-from dwhctl.core.sql import comment_end, replace_binds, split_statements
-from dwhctl.systems.base.fingerprint import Dialect, Measure, quote_name
-from dwhctl.systems.base.fingerprint import literal as literal_text
-from dwhctl.systems.base.type_map import SourceType
+from dwhctl.core.sql import comment_end, quote_name, replace_binds, split_statements
+from dwhctl.core.sql import literal as literal_text
+from dwhctl.systems.base.fingerprint import Dialect, Measure
+from dwhctl.systems.base.system import SourceType
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo

@@ -15,7 +15,7 @@ from dwhctl.systems.base.system import CursorOptions, SourceOptions, System
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.source import Cursor, Source
-    from dwhctl.systems.base.type_map import SourceType
+    from dwhctl.systems.base.system import SourceType
 
 
 class MssqlConnection(NetworkConnection):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import About, TargetError, TargetRefusedError
-from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
+from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
 from dwhctl.systems.postgres import types

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, StagingError
+from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 from dwhctl.systems.base.server import ServerInspection, publication_sql
 from dwhctl.systems.base.staging import (

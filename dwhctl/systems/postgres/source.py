@@ -21,9 +21,8 @@ from pyarrow import csv
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
-from dwhctl.core.sql import replace_binds, split_statements
+from dwhctl.core.sql import literal, quote_name, replace_binds, split_statements
 from dwhctl.project.templates import at_statement
-from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.source import SqlSource, closed_on_error
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient

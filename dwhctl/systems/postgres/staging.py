@@ -18,8 +18,8 @@ from pgpq import encoders, schema
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
 from dwhctl.core.faults import reach
+from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.core.waiting import ahead
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
 from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, delete_sql, gone, slice_conditions
 from dwhctl.systems.base.target import DirectStage, Stage
 from dwhctl.systems.postgres import catalog

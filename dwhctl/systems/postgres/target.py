@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import TargetRefusedError
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.server import ServerTarget
 from dwhctl.systems.base.staging import TOKEN, Publication, run_label

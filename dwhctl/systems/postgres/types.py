@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
-from dwhctl.systems.base.type_map import SourceType
+from dwhctl.core.sql import quote_name, quote_path
+from dwhctl.systems.base.system import SourceType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

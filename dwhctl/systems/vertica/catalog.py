@@ -13,7 +13,7 @@ from vertica_python import errors as driver_errors
 from dwhctl.core.columns import Column
 from dwhctl.core.errors import About, AttemptError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.core.secrets import mask
-from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.core.sql import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
 from dwhctl.systems.vertica import types

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, StagingError, ValueRefusedError
-from dwhctl.systems.base.fingerprint import literal, quote_name
+from dwhctl.core.sql import literal, quote_name
 from dwhctl.systems.base.staging import CANDIDATES, TOKEN, BatchStream, gone
 from dwhctl.systems.base.target import Stage
 from dwhctl.systems.vertica.catalog import MISSING, MISSING_COLUMN, TableName, is_sqlstate, rejection

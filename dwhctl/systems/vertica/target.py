@@ -1,17 +1,34 @@
-"""Write to Vertica: stage by COPY into a table of the publish group, publish in one transaction."""
+"""Write to Vertica: stage by COPY into a table of the publish group, publish in one transaction.
+
+The transaction: DELETE of the old rows, INSERT ... SELECT of the staged ones, COMMIT.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import TargetRefusedError
-from dwhctl.systems.base.fingerprint import literal, quote_name
-from dwhctl.systems.base.inspection import Inspection
-from dwhctl.systems.base.server import ServerTarget
-from dwhctl.systems.base.staging import TOKEN, Publication, run_label, stage_label, staging_prefix
+from dwhctl.core.errors import AttemptError, TargetRefusedError
+from dwhctl.core.sql import literal, quote_name
+from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
+from dwhctl.systems.base.server import ServerTarget, publication_sql
+from dwhctl.systems.base.staging import (
+    TOKEN,
+    Publication,
+    delete_sql,
+    gone,
+    held_sql,
+    insert_sql,
+    literals,
+    of_shards,
+    run_label,
+    slice_conditions,
+    stage_label,
+    staged_sql,
+    staging_prefix,
+)
 from dwhctl.systems.base.target import (
     ColumnWarning,
     Refresh,
@@ -26,17 +43,12 @@ from dwhctl.systems.vertica.catalog import (
     EXISTS_ALREADY,
     MISSING,
     TableName,
+    declared_columns,
     described_column,
     is_sqlstate,
 )
 from dwhctl.systems.vertica.client import VerticaClient
-from dwhctl.systems.vertica.publication import (
-    VerticaInspection,
-    VerticaPublication,
-    VerticaRefresh,
-    publish_statements,
-    refresh_statements,
-)
+from dwhctl.systems.vertica.refresh import VerticaInspection, VerticaRefresh, refresh_statements
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -160,8 +172,9 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
             yield VerticaInspection(client, name, bounds)
 
     def publish_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
-        schema = self._connection.staging_schema or TableName.of(columns.table).schema
-        return publish_statements(TableName(schema, "<staging table>"), slice, columns)
+        table = TableName.of(columns.table)
+        staging = TableName(self._connection.staging_schema or table.schema, "<staging table>")
+        return [*publication_sql(table.sql, staging.sql, slice, columns, "'<token>'"), Statement("COMMIT")]
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         return refresh_statements(source, columns)
@@ -172,3 +185,72 @@ class VerticaTarget(ServerTarget["VerticaConnection", VerticaClient]):
 
     def _staging(self, group: StagingGroup) -> TableName:
         return catalog.staging_table(group, self._connection.staging_schema)
+
+
+class VerticaPublication(Publication):
+    """One transaction in one session. `slice_by` is the target's column by which it is sliced.
+
+    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
+    """
+
+    def __init__(
+        self,
+        session: VerticaClient,
+        table: TableName,
+        slice_by: Column | None,
+        staging: Callable[[StagingGroup], TableName],
+        doubt: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._table = table
+        self._slice_by = slice_by
+        self._staging = staging
+        self._doubt = doubt
+
+    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
+        held: dict[str, int] = {}
+        for where in slice_conditions(slices, self._slice_by):
+            rows = self._session.query(held_sql(self._table.sql, where))
+            held.update((str(shard), int(count)) for shard, count in rows)
+        return held
+
+    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
+        sql = held_values_sql(self._table.sql, of_shards(shards), list(map(quote_name, columns)))
+        return read_held_values(self._session.query(sql), columns)
+
+    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
+        table = self._staging(group)
+        try:
+            rows = self._session.query(staged_sql(table.sql, literals(tokens)))
+        except AttemptError as error:
+            if is_sqlstate(error, MISSING):
+                raise gone(table) from error
+            raise
+        return {str(token): int(count) for token, count in rows}
+
+    def delete(self, slices: Sequence[Slice]) -> None:
+        for where in slice_conditions(slices, self._slice_by):
+            self._session.query(delete_sql(self._table.sql, where))
+
+    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
+        # A group that was opened before the target got a new column still inserts rightly: by its own columns.
+        table = self._staging(group)
+        columns = declared_columns(self._session, table)
+        if not columns:
+            raise gone(table)
+        names = ", ".join(quote_name(name) for name, _, _ in columns if name != TOKEN)
+        answer = self._session.query(insert_sql(self._table.sql, table.sql, names, literals(tokens)))
+        if answer:
+            return int(answer[0][0])
+        ((inserted,),) = self._session.query(
+            f"SELECT COUNT(*) FROM {self._table.sql} WHERE etl_id IN"
+            f" (SELECT etl_id FROM {table.sql} WHERE {TOKEN} IN ({literals(tokens)}))"
+        )
+        return int(inserted)
+
+    def commit(self) -> None:
+        try:
+            self._session.query("COMMIT")
+        except AttemptError:
+            self._doubt(self._session.label)
+            raise

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
-from dwhctl.systems.base.fingerprint import quote_name
+from dwhctl.core.sql import quote_name
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.ddl import NewTable

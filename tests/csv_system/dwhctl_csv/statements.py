@@ -9,8 +9,7 @@ from typing import Any
 from dwhctl_csv.engine import Engine, put
 from dwhctl_csv.tables import Declared, TableError, name_problem
 
-from dwhctl.core.sql import first_word
-from dwhctl.systems.base.fingerprint import quote_name, quote_path
+from dwhctl.core.sql import first_word, quote_name, quote_path
 
 _READS = re.compile(r"\b(select|from|table\s+\S+\s*;?\s*$)", re.IGNORECASE)
 _CONSTRAINTS = ("NOT NULL", "UNIQUE", "PRIMARY KEY")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column
     from dwhctl.systems.base.source import Cursor, Source
+    from dwhctl.systems.base.system import SourceType
     from dwhctl.systems.base.target import Target
-    from dwhctl.systems.base.type_map import SourceType
 
 
 class CsvConnection(EmbeddedConnection):

@@ -22,8 +22,8 @@ import pyarrow.dataset as ds
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError, ValueRefusedError
-from dwhctl.systems.base.fingerprint import literal, quote_name
-from dwhctl.systems.base.type_map import SourceType
+from dwhctl.core.sql import literal, quote_name
+from dwhctl.systems.base.system import SourceType
 
 #: DuckDB's types that a table may have, beside DECIMAL(p,s).
 KINDS: dict[str, tuple[Kind, pa.DataType]] = {

@@ -22,8 +22,8 @@ from dwhctl_csv.tables import Declared, Table, TableError, Writer, column, decla
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import StagingError, TargetBusyError, TargetError, TargetRefusedError
 from dwhctl.core.files import inside
+from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.core.words import quoted
-from dwhctl.systems.base.fingerprint import literal, quote_name, quote_path
 from dwhctl.systems.base.inspection import Inspection, held_values_sql, read_held_values
 from dwhctl.systems.base.staging import Publication
 from dwhctl.systems.base.target import (

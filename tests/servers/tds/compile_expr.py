@@ -158,9 +158,9 @@ class ExpressionCompiler:
             # A constant or a variable: in both the number is the first thing.
             given = re.search(r"\d+", self.expr(node.style).sql)
             style = int(given[0]) if given else 0
-        made = convert(operand, node.to, explicit=True, style=style, forgiving=node.forgiving)
-        if node.to.is_text and operand.type.is_text and operand.type.collation:
-            made = Typed(made.sql, made.type.collated(operand.type.collation), made.nullable)
+        # A text keeps its collation: in UTF-8 its length counts other octets.
+        to = node.to.collated(operand.type.collation) if operand.type.collation else node.to
+        made = convert(operand, to, explicit=True, style=style, forgiving=node.forgiving)
         if made.type.name in CODED and operand.type.is_text and _octets(operand) != _octets(made):
             # A sign that the code page does not have becomes a question mark, here and not only on the wire.
             made = Typed(squeezed(made.sql, made.type), made.type, made.nullable)
@@ -276,6 +276,9 @@ def common(values: list[Typed]) -> SqlType:
 
 def comparable(left: Typed, right: Typed, sign: str) -> tuple[str, str]:
     """Both sides in a form in which DuckDB compares them as SQL Server does."""
+    for one, other in ((left, right), (right, left)):
+        if one.deduce is not None and not other.null:
+            one.deduce(other.type)
     if left.null or right.null:
         return (left.sql, "NULL") if right.null else ("NULL", right.sql)
     kind = higher(left.type, right.type)

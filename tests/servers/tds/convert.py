@@ -6,6 +6,7 @@ https://learn.microsoft.com/sql/t-sql/functions/cast-and-convert-transact-sql
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .errors import TdsError, error
@@ -22,6 +23,8 @@ class Typed:
     nullable: bool = True
     text: str | None = None
     null: bool = False
+    #: Called with the type that a parameter without a declaration is converted to; such a parameter is NULL.
+    deduce: Callable[[SqlType], object] | None = None
 
 
 #: From a family to a family: i implicitly too, e only explicitly; what is not there is refused.
@@ -71,12 +74,14 @@ def convert(
     forgiving: bool = False,
 ) -> Typed:
     """The value as the target type. Raises 529, 257 or 206 where there is no such conversion."""
+    if value.deduce is not None:
+        value.deduce(target)
     if value.null:
         return Typed(f"CAST(NULL AS {target.stored})", target)
     if value.type == target:
         return Typed(value.sql, target, value.nullable)
     allowed = _ALLOWED[family(value.type)].get(family(target), "")
-    if not allowed or (value.type.name in FLOATS and target.name == "date"):
+    if not allowed or _apart(value.type, target) or _apart(target, value.type):
         raise error(529 if explicit else 206, value.type.name, target.name)
     if allowed == "e" and not explicit:
         raise error(257, value.type.name, target.name)
@@ -87,11 +92,25 @@ def convert(
     return Typed(sql, target, value.nullable)
 
 
+def _apart(kind: SqlType, moment: SqlType) -> bool:
+    """Whether there is no conversion: of the moments only datetime is a number, and a time is no date."""
+    if moment.name not in MOMENTS or moment.name in ("datetime", "smalldatetime"):
+        return False
+    return kind.is_number or {kind.name, moment.name} == {"date", "time"}
+
+
 def checked(operand: str, converted: str, number: int, message: str, *, forgiving: bool) -> str:
     """The conversion, that gives NULL where it fails, and an error in its place."""
     if forgiving:
         return converted
     return f"CASE WHEN {operand} IS NOT NULL AND {converted} IS NULL THEN {fail(number, message)} ELSE {converted} END"
+
+
+#: https://learn.microsoft.com/sql/t-sql/data-types/money-and-smallmoney-transact-sql
+_MONEY = {
+    "money": ("-922337203685477.5808", "922337203685477.5807"),
+    "smallmoney": ("-214748.3648", "214748.3647"),
+}
 
 
 def _to_number(value: Typed, target: SqlType, style: int | None, forgiving: bool) -> str:
@@ -116,6 +135,10 @@ def _to_number(value: Typed, target: SqlType, style: int | None, forgiving: bool
     if _widens(kind, target):
         return f"CAST({x} AS {target.stored})"
     tried = f"TRY_CAST({x} AS {target.stored})"
+    if target.name in _MONEY:
+        # DuckDB's decimals of as many digits hold more.
+        low, high = _MONEY[target.name]
+        tried = f"CASE WHEN {tried} BETWEEN {low} AND {high} THEN {tried} END"
     number = 220 if target.name in ("tinyint", "smallint") and kind.name in INTEGERS else 8115
     words = (
         f"'Arithmetic overflow error for data type {target.name}, value = ' || ({x})::VARCHAR || '.'"
@@ -230,7 +253,8 @@ def from_ticks(ticks: str, target: SqlType, offset: str = "0") -> str:
             day = f"(({rounded}) % {DAY_TICKS})"
             return day if target.has_ticks else f"{M}.ticks_time({day})"
         case "datetimeoffset":
-            return f"{M}.dto({rounded}, {offset})"
+            # A structure of NULLs is not NULL.
+            return f"CASE WHEN ({ticks}) IS NOT NULL THEN {M}.dto({rounded}, {offset}) END"
         case "datetime":
             return _bounded(
                 ticks, f"{M}.ticks_datetime({ticks})", 639_905 * DAY_TICKS, 3_652_059 * DAY_TICKS, target
@@ -254,11 +278,7 @@ def _to_moment(value: Typed, target: SqlType, style: int | None, forgiving: bool
     if kind.name in TEXTS:
         return _text_to_moment(x, target, forgiving)
     if kind.is_number:
-        if target.name not in ("datetime", "smalldatetime"):
-            raise error(206, kind.name, target.name)
         return from_ticks(f"({DAYS_1900 * DAY_TICKS} + round(({x}) * {DAY_TICKS})::BIGINT)", target)
-    if {kind.name, target.name} == {"date", "time"}:
-        raise error(206, kind.name, target.name)
     if kind.name == target.name and kind.scale <= target.scale and kind.has_ticks == target.has_ticks:
         return x
     if {kind.name, target.name} == {"date", "datetime2"} and not (kind.has_ticks or target.has_ticks):
@@ -273,7 +293,10 @@ def _text_to_moment(x: str, target: SqlType, forgiving: bool) -> str:
         # More digits than a datetime has, and an offset, are refused; so it is documented.
         odd = f"regexp_matches({x}, '(\\.\\d{{4,}})|([+-]\\d\\d:\\d\\d\\s*$)')"
         ticks = f"CASE WHEN {odd} THEN NULL ELSE {ticks} END"
-    offset = f"{M}.text_offset(trim({x}))" if target.name == "datetimeoffset" else "0"
+    offset = "0"
+    if target.name == "datetimeoffset":
+        offset = f"{M}.text_offset(trim({x}))"
+        ticks = f"CASE WHEN {offset} BETWEEN -840 AND 840 THEN {ticks} END"
     return checked(x, from_ticks(ticks, target, offset), 241, quoted(error(241).message), forgiving=forgiving)
 
 

@@ -40,6 +40,9 @@ def fit(text: str, target: SqlType) -> str:
     if target.name in ("nchar", "nvarchar"):
         cut = f"{M}.fit({text}, {target.length})"
         return f"{M}.pad({cut}, {target.length})" if target.name == "nchar" else cut
+    if target.codec == "utf-8":
+        cut = f"{M}.fit_octets({text}, {target.length})"
+        return f"{M}.pad_octets({cut}, {target.length})" if target.name == "char" else cut
     return (
         f"rpad({text}, {target.length}, ' ')" if target.name == "char" else f"left({text}, {target.length})"
     )

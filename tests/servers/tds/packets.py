@@ -15,6 +15,7 @@ from ..base import Gone, Link
 SQL_BATCH, RPC, REPLY, ATTENTION, TRANSACTION, LOGIN7, PRELOGIN = 0x01, 0x03, 0x04, 0x06, 0x0E, 0x10, 0x12
 _HEADER = 8
 _LAST = 1
+_RESET, _RESET_BUT_TRANSACTION = 0x08, 0x10
 _TLS_RECORD = 0x16
 
 
@@ -26,16 +27,21 @@ class Packets:
         self.size = 4096
         self._held = bytearray()
         self._number = 0
+        #: Whether the last message wants the session reset before it runs; and whether its transaction goes on.
+        self.reset = self.reset_but_transaction = False
 
     def read(self) -> tuple[int, bytes]:
         """A whole message: its type and its body without packet headers. Raises Gone."""
         body = bytearray()
+        self.reset = self.reset_but_transaction = False
         while True:
             kind, status, length = struct.unpack(">BBH", self.link.receive(4))
             if length < _HEADER:
                 raise Gone(f"a packet of {length} bytes")
             self.link.receive(4)
             body += self.link.receive(length - _HEADER)
+            self.reset = self.reset or bool(status & _RESET)
+            self.reset_but_transaction = self.reset_but_transaction or bool(status & _RESET_BUT_TRANSACTION)
             if status & _LAST:
                 return kind, bytes(body)
 

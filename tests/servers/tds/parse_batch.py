@@ -134,7 +134,10 @@ class BatchParser(QueryParser):
         procedure = ".".join(self.parts()).lower()
         arguments: list[tuple[str | None, Expr]] = []
         while self.next.kind in ("string", "nstring", "number", "variable", "binary", "name") or (
-            self.is_word("NULL", "DEFAULT") or self.is_op("-")
+            # A bare word is a text.
+            self.is_word("NULL", "DEFAULT")
+            or self.is_op("-")
+            or (self.next.kind == "word" and not self.next.reserved)
         ):
             arguments.append(self._argument())
             if not self.op(","):

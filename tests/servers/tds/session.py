@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from . import describe, statements
+from . import procedures, statements
 from .catalog import Database
 from .convert import Typed, convert
 from .errors import TdsError, error
 from .failures import translate
 from .parse_batch import parse
+from .rpc import Given, Request
 from .scope import Context
 from .sink import Silent
 from .surroundings import surroundings
@@ -45,7 +46,11 @@ if TYPE_CHECKING:
 _GO_ON = frozenset({220, 515, 544, 547, 1222, 2627, 2628, 3701, 3902, 3903, 8115, 8134})
 #: Errors that undo the transaction too.
 _ROLL_BACK = frozenset({241, 245, 1205, 3951, 3952})
-_ROWS_COMMAND, _BEGIN, _COMMIT, _ROLLBACK, _USE = 0xC1, 0xD4, 0xD5, 0xD2, 0xE1
+#: What a procedure or a batch inside a batch sets only for itself.
+_SCOPED = ("database", "isolation", "lock_timeout", "no_count", "quoted_identifier", "xact_abort")
+#: https://learn.microsoft.com/sql/t-sql/language-elements/raiserror-transact-sql and print-transact-sql
+_LONGEST_ERROR, _LONGEST_PRINT = 2047, 8000
+_BEGIN, _COMMIT, _ROLLBACK, _USE = 0xD4, 0xD5, 0xD2, 0xE1
 
 
 class Session:
@@ -58,26 +63,47 @@ class Session:
         self.number = number
         self.user = user
         self.application = application
-        self.database = database
+        self.database = self._first_database = database
         self.duck = server.catalog.root.cursor()
         self.check: Callable[[], None] = lambda: None
         self.sleep: Callable[[float], None] = time.sleep
         self.depth = 0
-        self.isolation = "READ COMMITTED"
-        self.lock_timeout: float | None = None
         self.row_count = 0
         #: @@ERROR: the number of the last statement's error, 0 without one.
         self.error = 0
         self.batch = ""
-        self.quoted_identifier = True
-        self.xact_abort = False
-        self.identity_insert = ""
         self.undo: list[Callable[[], None]] = []
         #: Tables that the open transaction has dropped.
         self.dropped: list[tuple[Database, str]] = []
+        self.variables: dict[str, Typed] = {}
+        #: Whether sp_prepexec runs its first statement.
+        self.preparing = False
+        self._handles = 0
+        self._default_options()
         self._duck_open = False
         self._began_as = ""
-        self._variables: dict[str, Typed] = {}
+
+    def _default_options(self) -> None:
+        self.isolation = "READ COMMITTED"
+        self.lock_timeout: float | None = None
+        self.quoted_identifier = True
+        self.no_count = False
+        self.xact_abort = False
+        self.identity_insert = ""
+        #: Statements that sp_prepare and sp_prepexec have prepared, by handle.
+        self.prepared: dict[int, procedures.Prepared] = {}
+
+    def reset(self, *, keep_transaction: bool) -> None:
+        """Be as after the login: what RESETCONNECTION of a pooled connection asks for. [MS-TDS] 2.2.3.1.2
+
+        https://learn.microsoft.com/sql/connect/odbc/windows/driver-aware-connection-pooling-in-the-odbc-driver-for-sql-server
+        """
+        if not keep_transaction:
+            with suppress(duckdb.Error):
+                self._end_transaction(commit=False)
+        self.server.application_locks.release_all(self.number, "session")
+        self.database = self._first_database
+        self._default_options()
 
     def close(self) -> None:
         """Roll back what is open and let go."""
@@ -90,7 +116,7 @@ class Session:
 
     def run(self, sql: str, sink: Sink) -> None:
         """Run a batch; errors go to the sink as messages."""
-        self._variables = {}
+        self.variables = {}
         try:
             commands = parse(sql, quoted_identifier=self.quoted_identifier)
         except TdsError as failure:
@@ -106,18 +132,22 @@ class Session:
                 if not self._run_one(command, sink):
                     return False
                 self.error = 0
+                self.preparing = False
             except TdsError as failure:
                 self._failed(failure, sink)
                 if failure.number not in _GO_ON or self.xact_abort:
                     return False
         return True
 
-    def _failed(self, failure: TdsError, sink: Sink) -> None:
+    def _failed(self, failure: TdsError, sink: Sink, *, called: bool = False) -> None:
         self.error = failure.number
         if self.abandon(failure):
             sink.transaction(10)
         sink.message(failure)
-        sink.failed()
+        if self.preparing and failure.number in procedures.COMPILING:
+            sink.message(error(8180))
+        self.preparing = False
+        sink.failed(called=called)
 
     def abandon(self, failure: TdsError) -> bool:
         """Roll back where an error does so; whether there was something."""
@@ -169,7 +199,7 @@ class Session:
 
     def context(self) -> Context:
         """What a statement of this session is compiled in."""
-        return surroundings(self, self._variables)
+        return surroundings(self, self.variables)
 
     def before_reading(self, context: Context) -> None:
         """Refuse or wait as SQL Server does at the first look at data; then see one state under snapshot isolation."""
@@ -270,6 +300,8 @@ class Session:
             self.identity_insert = table.split(".")[-1].casefold() if value == "ON" else ""
         if "QUOTED_IDENTIFIER" in names:
             self.quoted_identifier = action.value == "ON"
+        if "NOCOUNT" in names:
+            self.no_count = action.value == "ON"
         if "XACT_ABORT" in names:
             self.xact_abort = action.value == "ON"
         sink.done()
@@ -278,14 +310,14 @@ class Session:
         from .compile_query import QueryCompiler
         from .scope import Scope
 
-        if action.type is None and action.name not in self._variables:
+        if action.type is None and action.name not in self.variables:
             raise error(137, action.name)
-        kind = action.type or self._variables[action.name].type
+        kind = action.type or self.variables[action.name].type
         value = Typed(f"CAST(NULL AS {kind.stored})", kind)
         if action.value is not None:
             made = convert(QueryCompiler(self.context(), Scope()).expr(action.value), kind, explicit=True)
             value = Typed(f"({made.sql})", kind)
-        self._variables = {**self._variables, action.name: value}
+        self.variables = {**self.variables, action.name: value}
 
     def _run_waitfor(self, action: WaitFor, sink: Sink) -> None:
         from .storage import read_moment
@@ -314,11 +346,13 @@ class Session:
         return self.duck.execute(sql).fetchall()
 
     def _run_print(self, action: Print, sink: Sink) -> None:
-        sink.message(TdsError(0, self.constant(action.text) or "", 0))
+        sink.message(TdsError(0, (self.constant(action.text) or "")[:_LONGEST_PRINT], 0))
         sink.done()
 
     def _run_raise(self, action: Raise, sink: Sink) -> None:
         words = [self.constant(each) or "" for each in action.arguments]
+        if len(words[0]) > _LONGEST_ERROR:
+            words[0] = words[0][: _LONGEST_ERROR - 3] + "..."
         if action.word == "THROW":
             raise TdsError(int(words[0]), words[1], 16, int(words[2]))
         severity = int(words[1])
@@ -353,75 +387,54 @@ class Session:
         sink.done()
 
     def _run_execute(self, action: Execute, sink: Sink) -> None:
-        name = action.procedure.rpartition(".")[2]
-        if action.result is not None and action.result not in self._variables:
+        if action.result is not None and action.result not in self.variables:
             raise error(137, action.result)
-        code = 0
-        if name == "exec":
-            self.run_inside(self.constant(action.arguments[0][1]) or "", sink)
-        elif name == "sp_executesql":
-            self._executesql(action, sink)
-        elif name == "sp_describe_first_result_set":
-            given = [(each, self.constant(value)) for each, value in action.arguments]
-            columns, rows = describe.describe(self, given)
-            sink.columns(columns)
-            sink.rows(rows, columns)
-            sink.done(rows.num_rows, command=_ROWS_COMMAND)
-            sink.status(0)
-        elif name in ("sp_getapplock", "sp_releaseapplock"):
-            code = self._application_lock(name, action)
-            sink.status(code)
-        else:
-            raise error(2812, action.procedure)
+        if action.procedure == "EXEC":
+            self.run_inside(self.constant(action.arguments[0][1]) or "", sink, {})
+            return
+        status = procedures.run(self, action.procedure, self._given(action), sink)
         if action.result is not None:
-            self._run_setvariable(SetVariable(action.result, Literal("number", str(code))), Silent())
+            self._run_setvariable(SetVariable(action.result, Literal("number", str(status))), Silent())
 
-    def _application_lock(self, name: str, action: Execute) -> int:
-        order = ["@resource", "@lockmode", "@lockowner", "@locktimeout"]
-        if name == "sp_releaseapplock":
-            order = ["@resource", "@lockowner"]
-        given = dict.fromkeys(order, "")
-        for position, (key, value) in zip(order, action.arguments, strict=False):
-            given[(key or position).casefold()] = self.constant(value) or ""
-        resource = (self.database.name.casefold(), given["@resource"])
-        owner = given["@lockowner"].casefold() or "transaction"
-        if owner == "transaction" and not self.depth:
-            raise TdsError(
-                1230,
-                "You attempted to acquire a transactional application lock without an active transaction.",
-            )
-        locks = self.server.application_locks
-        if name == "sp_releaseapplock":
-            return locks.release(self.number, resource, owner)
-        timeout = self.lock_timeout
-        if given["@locktimeout"]:
-            timeout = None if given["@locktimeout"].startswith("-") else int(given["@locktimeout"]) / 1000
-        return locks.take(self.number, resource, given["@lockmode"], owner, timeout, self.check)
-
-    def run_inside(self, sql: str, sink: Sink) -> None:
-        """Run a batch inside a batch."""
-        self._run_all(parse(sql, quoted_identifier=self.quoted_identifier), sink)
-
-    def _executesql(self, action: Execute, sink: Sink) -> None:
+    def _given(self, action: Execute) -> tuple[Given, ...]:
         from .compile_query import QueryCompiler
         from .scope import Scope
 
         compiler = QueryCompiler(self.context(), Scope())
-        declared = self.constant(action.arguments[1][1]) if len(action.arguments) > 1 else ""
-        inner = dict(describe.parameters(declared or ""))
-        values = iter(action.arguments[2:])
-        for at, (name, kind) in enumerate(describe.parameters(declared or "")):
-            given = next(values, (None, None))
-            named = [value for key, value in action.arguments[2:] if key == name]
-            expr = named[0] if named else given[1]
-            if expr is None:
-                raise error(201, "sp_executesql", f"@{at}")
-            inner[name] = convert(compiler.expr(expr), kind.type, explicit=True)
-        outer, self._variables = self._variables, inner
+        return tuple(Given(name, compiler.expr(value)) for name, value in action.arguments)
+
+    def call(self, request: Request, sink: Sink) -> None:
+        """Run a remote procedure call; errors go to the sink as messages."""
+        self.variables = {}
         try:
-            self.run_inside(self.constant(action.arguments[0][1]) or "", sink)
+            if request.refused is not None:
+                raise request.refused
+            procedures.run(self, request.procedure, request.given, sink)
+        except TdsError as failure:
+            self._failed(failure, sink, called=True)
+
+    def keep(self, prepared: procedures.Prepared) -> int:
+        """Keep a prepared statement; return its handle."""
+        self._handles += 1
+        self.prepared[self._handles] = prepared
+        return self._handles
+
+    def run_inside(self, sql: str, sink: Sink, variables: dict[str, Typed]) -> dict[str, Typed]:
+        """Run a batch inside a batch, with variables of its own; return what they are then.
+
+        What it sets, and the database that it uses, end with it:
+        https://learn.microsoft.com/sql/t-sql/statements/set-statements-transact-sql
+        """
+        commands = parse(sql, quoted_identifier=self.quoted_identifier)
+        kept = {name: getattr(self, name) for name in _SCOPED}
+        outer, self.variables = self.variables, variables
+        try:
+            self._run_all(commands, sink)
+            return self.variables
         finally:
-            self._variables = outer
+            self.variables = outer
+            for name, value in kept.items():
+                setattr(self, name, value)
 
 
 __all__ = ["INT", "Query", "Session", "declare"]

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 
+from .convert import Typed
 from .errors import TdsError
 from .scope import Output
+
+if TYPE_CHECKING:
+    from .session import Session
+
+#: A parameter that a procedure gives back: its name, its value, and the session that evaluates it.
+Returned: TypeAlias = "tuple[str, Typed, Session]"
 
 
 class Sink(ABC):
@@ -26,8 +35,8 @@ class Sink(ABC):
     def done(self, count: int | None = None, *, command: int = 0) -> None:
         """A statement is done; `count` rows were sent or changed."""
 
-    def failed(self) -> None:  # noqa: B027 - a sink may not care
-        """A statement ended in the error that was told before."""
+    def failed(self, *, called: bool = False) -> None:  # noqa: B027 - a sink may not care
+        """A statement, or a remote procedure call, ended in the error that was sent before."""
 
     def message(self, message: TdsError) -> None:  # noqa: B027 - a sink may not care
         """An error or a notice."""
@@ -38,8 +47,13 @@ class Sink(ABC):
     def transaction(self, kind: int) -> None:  # noqa: B027 - a sink may not care
         """A transaction began (8), was committed (9) or rolled back (10)."""
 
-    def status(self, value: int) -> None:  # noqa: B027 - a sink may not care
-        """A procedure's return status."""
+    @contextmanager
+    def procedure(self) -> Iterator[None]:
+        """What is answered meanwhile is a procedure's."""
+        yield
+
+    def status(self, value: int, returned: Sequence[Returned] = ()) -> None:  # noqa: B027 - a sink may not care
+        """A procedure's end: its return status, and the parameters that it gives back."""
 
 
 class Silent(Sink):

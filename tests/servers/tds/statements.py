@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -34,12 +34,8 @@ def run(session: Session, action: Action, sink: Sink) -> None:
     match action:
         case Query():
             _query(session, action, sink)
-        case Insert():
-            _insert(session, action, sink)
-        case Update():
-            _update(session, action, sink)
-        case Delete():
-            _delete(session, action, sink)
+        case Insert() | Update() | Delete():
+            _change(session, action, sink)
         case CreateTable():
             _create(session, action, sink)
         case DropTable():
@@ -104,17 +100,44 @@ def _target(session: Session, parts: Parts, permission: str) -> tuple[Database, 
     return database, table
 
 
-def _insert(session: Session, action: Insert, sink: Sink) -> None:
+@dataclass(frozen=True)
+class Change:
+    """A statement that changes a table, compiled."""
+
+    database: Database
+    table: Table
+    sql: str
+    context: Context
+    reads: bool
+    command: int
+
+
+def compile_change(session: Session, action: Insert | Update | Delete, context: Context) -> Change:
+    """The statement in DuckDB's SQL. Raises what SQL Server refuses before it runs it."""
+    match action:
+        case Insert():
+            return _insert(session, action, context)
+        case Update():
+            return _update(session, action, context)
+    return _delete(session, action, context)
+
+
+def _change(session: Session, action: Insert | Update | Delete, sink: Sink) -> None:
+    made = compile_change(session, action, session.context())
+    if made.reads:
+        session.before_reading(made.context)
+    _write(session, made.database, made.table, made.sql, sink, made.command)
+
+
+def _insert(session: Session, action: Insert, context: Context) -> Change:
     database, table = _target(session, action.table, "INSERT")
     columns = _listed(session, table, action.columns)
-    context = session.context()
     if action.query is not None:
         compiled = compile_query(action.query, context, None)
         if len(compiled.columns) != len(columns):
             if not action.columns:
                 raise error(213)
             raise error(120 if len(compiled.columns) < len(columns) else 121)
-        session.before_reading(context)
         rows = [_selected(compiled, columns, table)]
     elif not action.rows:
         rows = ["(SELECT 1)"]
@@ -128,7 +151,7 @@ def _insert(session: Session, action: Insert, sink: Sink) -> None:
     source = " UNION ALL ".join(rows)
     target = session.server.catalog.stored_name(database, table)
     sql = f"INSERT INTO {target} ({names}) SELECT {', '.join(picked)} FROM ({source})"
-    _write(session, database, table, sql, sink, _INSERT)
+    return Change(database, table, sql, context, action.query is not None, _INSERT)
 
 
 def _listed(session: Session, table: Table, names: tuple[str, ...]) -> list[Column]:
@@ -176,6 +199,9 @@ def _selected(compiled: Compiled, columns: list[Column], table: Table) -> str:
 
 def stored(value: Typed, column: Column, table: Table, word: str = "INSERT") -> str:
     """The value as the column takes it: an error where it is too long, or NULL in a column that takes none."""
+    if value.deduce is not None:
+        value.deduce(column.type)
+        return f"CAST(NULL AS {column.type.stored})"
     if value.null and not column.nullable:
         return f"CAST({fail_with(error(515, column.name, table.name, word))} AS {column.type.stored})"
     kind = column.type
@@ -200,7 +226,11 @@ def _measured(made: str, value: Typed, column: Column, table: Table) -> str:
     if kind.name == "nchar":
         return f"{M}.pad({cut}, {kind.length})"
     if kind.name == "char":
-        return f"rpad({cut}, {kind.length}, ' ')"
+        return (
+            f"{M}.pad_octets({cut}, {kind.length})"
+            if kind.codec == "utf-8"
+            else f"rpad({cut}, {kind.length}, ' ')"
+        )
     if kind.name == "binary":
         return f"unhex(rpad(hex({cut}), {2 * kind.length}, '0'))"
     return cut
@@ -235,22 +265,21 @@ def _sequence(database: Database, table: str) -> str:
     return f"{named(database.name)}.dbo.{named('identity of ' + table)}"
 
 
-def _scoped(session: Session, database: Database, table: Table) -> tuple[QueryCompiler, Context]:
-    context = session.context()
+def _scoped(context: Context, table: Table) -> QueryCompiler:
     fields = tuple(
         Field(each.name, Typed(f"t0.{named(each.name)}", each.type, each.nullable)) for each in table.columns
     )
-    return QueryCompiler(context, Scope([Bound(table.name, ("dbo", table.name), fields)])), context
+    return QueryCompiler(context, Scope([Bound(table.name, ("dbo", table.name), fields)]))
 
 
-def _update(session: Session, action: Update, sink: Sink) -> None:
+def _update(session: Session, action: Update, context: Context) -> Change:
     parts = action.table
     if isinstance(action.source, TableRef) and (action.source.alias or "").casefold() == parts[-1].casefold():
         parts = action.source.parts
     elif action.source is not None:
         raise TdsError(50000, "the protocol server knows UPDATE ... FROM only with the table itself")
     database, table = _target(session, parts, "UPDATE")
-    compiler, context = _scoped(session, database, table)
+    compiler = _scoped(context, table)
     if isinstance(action.source, TableRef):
         compiler.scope.bound[0] = replace(compiler.scope.bound[0], alias=action.table[-1])
     changes = []
@@ -260,18 +289,18 @@ def _update(session: Session, action: Update, sink: Sink) -> None:
             raise error(207, name)
         changes.append(f"{named(column.name)} = {stored(compiler.expr(expr), column, table, 'UPDATE')}")
     where = f" WHERE {compiler.predicate(action.where)}" if action.where is not None else ""
-    session.before_reading(context)
     target = session.server.catalog.stored_name(database, table)
-    _write(session, database, table, f"UPDATE {target} AS t0 SET {', '.join(changes)}{where}", sink, _UPDATE)
+    sql = f"UPDATE {target} AS t0 SET {', '.join(changes)}{where}"
+    return Change(database, table, sql, context, reads=True, command=_UPDATE)
 
 
-def _delete(session: Session, action: Delete, sink: Sink) -> None:
+def _delete(session: Session, action: Delete, context: Context) -> Change:
     database, table = _target(session, action.table, "DELETE")
-    compiler, context = _scoped(session, database, table)
+    compiler = _scoped(context, table)
     where = f" WHERE {compiler.predicate(action.where)}" if action.where is not None else ""
-    session.before_reading(context)
     target = session.server.catalog.stored_name(database, table)
-    _write(session, database, table, f"DELETE FROM {target} AS t0{where}", sink, _DELETE)
+    sql = f"DELETE FROM {target} AS t0{where}"
+    return Change(database, table, sql, context, reads=True, command=_DELETE)
 
 
 def _truncate(session: Session, action: Truncate, sink: Sink) -> None:

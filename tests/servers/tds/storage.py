@@ -55,6 +55,9 @@ CREATE MACRO m.dto_local(x) AS x.t + x.o::BIGINT * 600000000;
 CREATE MACRO m.units(x) AS length(x) + length(regexp_replace(x, '[^\\x{{10000}}-\\x{{10C7FF}}]', '', 'g'));
 CREATE MACRO m.fit(x, n) AS
     CASE WHEN strlen(x) <= n THEN x ELSE left(x, (2 * n - m.units(left(x, n)))::BIGINT) END;
+CREATE MACRO m.fit_octets(x, n) AS CASE WHEN strlen(x) <= n THEN x ELSE left(x, len(list_filter(
+    range(1, n + 1), lambda k: k <= length(x) AND strlen(left(x, k::BIGINT)) <= n))::BIGINT) END;
+CREATE MACRO m.pad_octets(x, n) AS rpad(x, (n - strlen(x) + length(x))::INTEGER, ' ');
 CREATE MACRO m.pad(x, n) AS rpad(x, (n - m.units(x) + length(x))::INTEGER, ' ');
 CREATE MACRO m.offset_text(o) AS
     CASE WHEN o < 0 THEN '-' ELSE '+' END || lpad((abs(o) // 60)::VARCHAR, 2, '0') || ':'

@@ -10,9 +10,9 @@ from .scope import Output
 from .types import COLLATIONS, LATIN, SqlType
 
 DONE, DONE_PROC, DONE_IN_PROC = 0xFD, 0xFE, 0xFF
-MORE, FAILED, COUNTED, ATTENTION_SEEN = 0x01, 0x02, 0x10, 0x20
+MORE, FAILED, COUNTED, ATTENTION_SEEN, IN_BATCH = 0x01, 0x02, 0x10, 0x20, 0x80
 SERVER = "tds"
-_FIXED = {
+FIXED_TYPES = {
     "tinyint": 0x30,
     "bit": 0x32,
     "smallint": 0x34,
@@ -38,9 +38,16 @@ _NULLABLE = {
     "smalldatetime": b"\x6f\x04",
     "datetime": b"\x6f\x08",
 }
-_LONG = {"char": 0xAF, "varchar": 0xA7, "nchar": 0xEF, "nvarchar": 0xE7, "binary": 0xAD, "varbinary": 0xA5}
-_SCALED = {"time": 0x29, "datetime2": 0x2A, "datetimeoffset": 0x2B}
-_OLD = {"text": 0x23, "image": 0x22, "ntext": 0x63}
+LONG_TYPES = {
+    "char": 0xAF,
+    "varchar": 0xA7,
+    "nchar": 0xEF,
+    "nvarchar": 0xE7,
+    "binary": 0xAD,
+    "varbinary": 0xA5,
+}
+SCALED_TYPES = {"time": 0x29, "datetime2": 0x2A, "datetimeoffset": 0x2B}
+OLD_TYPES = {"text": 0x23, "image": 0x22, "ntext": 0x63}
 _ROWVERSION_USER_TYPE = 80
 
 
@@ -55,7 +62,7 @@ def _long(text: str) -> bytes:
 
 def is_fixed(column: Output) -> bool:
     """Whether the column is sent in its type's form without NULL."""
-    return not column.nullable and column.type.name in _FIXED
+    return not column.nullable and column.type.name in FIXED_TYPES
 
 
 def type_info(column: Output) -> bytes:
@@ -63,7 +70,7 @@ def type_info(column: Output) -> bytes:
     kind = column.type
     name = kind.name
     if is_fixed(column):
-        return bytes([_FIXED[name]])
+        return bytes([FIXED_TYPES[name]])
     if name in _NULLABLE:
         return _NULLABLE[name]
     if name in ("decimal", "numeric"):
@@ -72,12 +79,12 @@ def type_info(column: Output) -> bytes:
         return b"\x24\x10"
     if name == "date":
         return b"\x28"
-    if name in _SCALED:
-        return bytes([_SCALED[name], kind.scale])
-    if name in _OLD:
+    if name in SCALED_TYPES:
+        return bytes([SCALED_TYPES[name], kind.scale])
+    if name in OLD_TYPES:
         collation = b"" if name == "image" else _collation(kind)
         longest = 0x7FFFFFFF if name != "ntext" else 0x7FFFFFFE
-        return bytes([_OLD[name]]) + struct.pack("<I", longest) + collation + b"\x01" + _long("t")
+        return bytes([OLD_TYPES[name]]) + struct.pack("<I", longest) + collation + b"\x01" + _long("t")
     if name == "xml":
         return b"\xf1\x00"
     if name == "sql_variant":
@@ -88,7 +95,7 @@ def type_info(column: Output) -> bytes:
         return b"\xad" + struct.pack("<H", 8)
     length = 0xFFFF if kind.length == -1 else kind.octets
     low = "nvarchar" if name == "sysname" else name
-    return bytes([_LONG[low]]) + struct.pack("<H", length) + (_collation(kind) if kind.is_text else b"")
+    return bytes([LONG_TYPES[low]]) + struct.pack("<H", length) + (_collation(kind) if kind.is_text else b"")
 
 
 def _collation(kind: SqlType) -> bytes:
@@ -128,11 +135,17 @@ def return_status(value: int) -> bytes:
     return struct.pack("<Bi", 0x79, value)
 
 
+def return_value(ordinal: int, name: str, column: Output, value: bytes) -> bytes:
+    """RETURNVALUE: an output parameter."""
+    head = struct.pack("<BH", 0xAC, ordinal) + _short(name) + struct.pack("<BIH", 1, 0, 1)
+    return head + type_info(column) + value
+
+
 def message(error: TdsError, line: int = 1) -> bytes:
     """ERROR, or INFO for a severity up to 10."""
     token = 0xAA if error.severity > 10 else 0xAB
     body = struct.pack("<IBB", error.number, error.state, error.severity)
-    body += _long(error.message[:2048]) + _short(SERVER) + _short("") + struct.pack("<I", line)
+    body += _long(error.message[:8000]) + _short(SERVER) + _short("") + struct.pack("<I", line)
     return struct.pack("<BH", token, len(body)) + body
 
 
@@ -151,6 +164,11 @@ def transaction_change(kind: int, descriptor: int) -> bytes:
     """ENVCHANGE 8 begin, 9 commit, 10 rollback: SQL Server tells of every one."""
     number = bytes([8]) + struct.pack("<Q", descriptor)
     return _change(kind, number, b"\0") if kind == 8 else _change(kind, b"\0", number)
+
+
+def reset_done() -> bytes:
+    """ENVCHANGE 18: the session is as it was after the login."""
+    return _change(18, b"\0", b"\0")
 
 
 def welcome(database: str, packet_size: int, *, extended: bool) -> bytes:

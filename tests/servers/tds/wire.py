@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,16 +14,18 @@ import pyarrow as pa
 from . import login as logins
 from . import tokens
 from .cache import Recorder
-from .encode import encode
+from .encode import encode, wire_sql
 from .errors import TdsError, error
 from .packets import ATTENTION, LOGIN7, PRELOGIN, RPC, SQL_BATCH, TRANSACTION, Packets
+from .procedures import statement_of
+from .rpc import BrokenStream, read_requests
+from .scope import Output
 from .session import Session
-from .sink import Sink
+from .sink import Returned, Sink
 from .storage import from_utf16
 
 if TYPE_CHECKING:
     from ..base import Fault, Link
-    from .scope import Output
     from .server import TdsServer
 
 #: Rows that are encoded at once, so that wide answers stay small in memory.
@@ -43,7 +47,7 @@ class WireSink(Sink):
     def __init__(self, conversation: Conversation, sql: str) -> None:
         self._talk = conversation
         self._packets = conversation.packets
-        self._sql = sql
+        self.sql = sql
         self._held: bytes = b""
         self._sent = 0
         self._columns: Sequence[Output] = ()
@@ -52,6 +56,7 @@ class WireSink(Sink):
         #: Whether an error was so severe that the server ends the connection.
         self.fatal = False
         self.recorder: Recorder | None = None
+        self._procedures = 0
 
     def columns(self, columns: Sequence[Output]) -> None:
         """COLMETADATA."""
@@ -64,7 +69,7 @@ class WireSink(Sink):
         at = 0
         while at < batch.num_rows:
             count = min(_ROWS, batch.num_rows - at)
-            fault = self._talk.fault(_MID, self._sql, later=True)
+            fault = self._talk.fault(_MID, self.sql, later=True)
             if fault is not None:
                 step = _SLOW_EVERY if fault.kind == "slow" else fault.after_rows - self._sent
                 count = min(count, max(0, step))
@@ -82,8 +87,25 @@ class WireSink(Sink):
 
     def done(self, count: int | None = None, *, command: int = 0) -> None:
         """DONE; held back, for the last one says that no more follows."""
+        if self._talk.session.no_count:
+            count = None
         self._settle(more=True)
-        self._held = tokens.done(tokens.COUNTED if count is not None else 0, count or 0, command)
+        self._held = tokens.done(
+            tokens.COUNTED if count is not None else 0, count or 0, command, self._done_token
+        )
+
+    @property
+    def _done_token(self) -> int:
+        return tokens.DONE_IN_PROC if self._procedures else tokens.DONE
+
+    @contextmanager
+    def procedure(self) -> Iterator[None]:
+        """DONE is DONEINPROC within a procedure."""
+        self._procedures += 1
+        try:
+            yield
+        finally:
+            self._procedures -= 1
 
     def message(self, message: TdsError) -> None:
         """ERROR or INFO."""
@@ -91,10 +113,10 @@ class WireSink(Sink):
         self.spoilt = self.spoilt or message.severity > 10
         self.fatal = self.fatal or message.severity >= _FATAL
 
-    def failed(self) -> None:
+    def failed(self, *, called: bool = False) -> None:
         """The DONE after an error."""
         self._settle(more=True)
-        self._held = tokens.done(tokens.FAILED)
+        self._held = tokens.done(tokens.FAILED, token=tokens.DONE_PROC if called else self._done_token)
 
     def database(self, new: str, old: str) -> None:
         """ENVCHANGE."""
@@ -104,10 +126,24 @@ class WireSink(Sink):
         """ENVCHANGE."""
         self._put(tokens.transaction_change(kind, self._talk.link.number))
 
-    def status(self, value: int) -> None:
-        """RETURNSTATUS and DONEPROC."""
-        self._put(tokens.return_status(value))
-        self._held = tokens.done(token=tokens.DONE_PROC)
+    def status(self, value: int, returned: Sequence[Returned] = ()) -> None:
+        """RETURNSTATUS, RETURNVALUE and DONEPROC; of a procedure that another calls only DONEINPROC."""
+        if not self._procedures:
+            self._put(tokens.return_status(value))
+            for at, (name, each, session) in enumerate(returned):
+                column = Output(name, each.type)
+                sql = wire_sql(f"SELECT {each.sql} AS c0", [column])
+                batch = session.duck.sql(sql).to_arrow_table().combine_chunks().to_batches()[0]
+                # Without the token ROW in front.
+                self._put(tokens.return_value(at, name, column, encode(batch, [column])[1:]))
+        self._settle(more=True)
+        self._held = tokens.done(token=tokens.DONE_IN_PROC if self._procedures else tokens.DONE_PROC)
+
+    def next_call(self) -> None:
+        """Mark the DONEPROC of a call behind which another of its message follows."""
+        held = bytearray(self._held)
+        held[1] |= tokens.IN_BATCH
+        self._held = bytes(held)
 
     def finish(self) -> None:
         """The last DONE."""
@@ -223,6 +259,9 @@ class Conversation:
 
     def _message(self) -> None:
         kind, body = self.packets.read()
+        if self.packets.reset or self.packets.reset_but_transaction:
+            self.session.reset(keep_transaction=self.packets.reset_but_transaction)
+            self.packets.write(tokens.reset_done())
         if kind == ATTENTION:
             self._acknowledge()
         elif kind == SQL_BATCH:
@@ -231,8 +270,7 @@ class Conversation:
         elif kind == TRANSACTION:
             self._transaction(body[int.from_bytes(body[:4], "little") :])
         elif kind == RPC:
-            refused = TdsError(50000, "the protocol server knows no RPC")
-            self.packets.reply(tokens.message(refused) + tokens.done(tokens.FAILED))
+            self._rpc(body[int.from_bytes(body[:4], "little") :])
         else:
             self.link.close()
 
@@ -257,23 +295,50 @@ class Conversation:
         self._batch("; ".join(batches))
 
     def _batch(self, sql: str) -> None:
+        def work() -> None:
+            if not self.server.replay(self, sql):
+                with self.server.recording(self.session, sql, sink):
+                    self.session.run(sql, sink)
+
+        sink = WireSink(self, sql)
         self._cancelled = False
+        self._work(sql, sink, work)
+        self._finish(sink)
+
+    def _rpc(self, body: bytes) -> None:
+        """Calls of procedures: each is answered, also behind one that failed."""
+        self._cancelled = False
+        sink = WireSink(self, "")
+        try:
+            requests = read_requests(body)
+        except BrokenStream:
+            self.link.close()
+        except TdsError as failure:
+            self._break_off(failure, sink)
+            requests = []
+        for at, request in enumerate(requests):
+            if at:
+                sink.next_call()
+            sink.sql = statement_of(self.session, request)
+            self._work(sink.sql, sink, partial(self.session.call, request, sink))
+        self._finish(sink)
+
+    def _work(self, sql: str, sink: WireSink, work: Callable[[], None]) -> None:
         self.server.note(sql, database=self._database, user=self._user, application=self._application,
                          session=self.link.number)  # fmt: skip
         self.session.batch = sql
-        sink = WireSink(self, sql)
         try:
             fault = self.fault(_MID, sql, later=False)
             if fault is not None:
                 self.strike(fault)
-            if not self.server.replay(self, sql):
-                with self.server.recording(self.session, sql, sink):
-                    self.session.run(sql, sink)
+            work()
         except TdsError as failure:
             # A fault's error comes through everything that runs.
             self._break_off(failure, sink)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as bug:
             self._break_off(TdsError(50000, f"the protocol server is broken: {bug!r}"), sink)
+
+    def _finish(self, sink: WireSink) -> None:
         sink.finish()
         if sink.fatal:
             self.link.close()

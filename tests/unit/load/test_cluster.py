@@ -6,13 +6,16 @@ import asyncio
 import io
 import os
 import pickle
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,17 +23,21 @@ from typing import Any
 import dask
 import distributed
 import pytest
+from cryptography.hazmat.primitives import serialization
+from tornado.iostream import IOStream
 
+from dwhctl import __version__
 from dwhctl.core.errors import ConfigError, UsageError, WorkersError
 from dwhctl.core.secrets import Secret
-from dwhctl.load import cluster_worker, run
+from dwhctl.load import cluster_client, cluster_worker, run
 from dwhctl.load.attempts import slice_jobs
 from dwhctl.load.cluster import DaskCluster
-from dwhctl.load.cluster_client import ClusterClient, cluster_problem
+from dwhctl.load.cluster_client import ClusterClient, close_loop, cluster_problem
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, run_order, seal
 from dwhctl.load.run import executor_of, plan_load
 from dwhctl.project.model import ExecutorTable, Project
 from dwhctl.runtime.plan import LoadRequest
+from tests.support.cluster import Cluster
 from tests.support.projects import DAY, Sandbox
 
 FILES = 'ca = "config/ca.pem"\ncert = "config/cert.pem"\nkey = "config/key.pem"\n'
@@ -203,6 +210,58 @@ def test_clusters_that_cannot_do_the_work(cluster: Any, monkeypatch: pytest.Monk
     assert "did not answer within 1s" in refusal(address)
 
 
+def test_closing_ends_the_thread_also_when_an_answer_comes_at_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.11's `asyncio.wait_for` swallows a cancellation that meets the result: the run connected again."""
+    closing: list[threading.Thread] = []
+
+    async def answer() -> int:
+        if not closing:
+            closing.append(threading.Thread(target=connection.close))
+            closing[0].start()
+            time.sleep(0.2)  # the loop has the request to close and the answer at once
+        return 1
+
+    async def connect(_: ClusterClient) -> None:
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(ClusterClient, "connect", connect)
+    monkeypatch.setattr(ClusterClient, "size", lambda _: cluster_client._in_time(answer()))
+    monkeypatch.setattr(ClusterClient, "is_connected", True)
+    connection = DaskCluster(executor_at("tcp://127.0.0.1:1"), "run", lambda: None)
+    connection._thread.join(3)
+    assert not connection._thread.is_alive()
+    closing[0].join()
+
+
+def test_an_event_loop_is_closed_with_its_tasks_and_sockets() -> None:
+    """A task that swallows a cancellation, and a connection that no one owns, as a cancelled handshake leaves it."""
+    loop = asyncio.new_event_loop()
+    swallowed: list[str] = []
+
+    async def stubborn() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        swallowed.append("once")
+        await asyncio.sleep(60)
+
+    async def leave(port: int) -> tuple[asyncio.Task[None], socket.socket]:
+        task = asyncio.ensure_future(stubborn())
+        stream = IOStream(socket.socket())
+        await stream.connect(("127.0.0.1", port))
+        stream.set_close_callback(lambda: None)  # it listens
+        return task, stream.socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        task, connection = loop.run_until_complete(leave(server.getsockname()[1]))
+        close_loop(loop)
+        assert swallowed
+        assert task.cancelled()
+        assert connection.fileno() == -1
+        assert loop.is_closed()
+
+
 @pytest.mark.parametrize(
     ("worker", "says"),
     [({"nthreads": 4, "nanny": "tls://x"}, "--nthreads 1"), ({"nthreads": 1, "nanny": None}, "--no-nanny")],
@@ -214,16 +273,176 @@ def test_workers_that_cannot_do_the_work(worker: dict[str, Any], says: str) -> N
 
 @pytest.mark.parametrize(
     ("found", "says"),
-    [("0.0.9", "has dwhctl 0.0.9, this run has"), (PackageNotFoundError("dwhctl"), "has no dwhctl")],
+    [
+        ({"dwhctl": "0.0.9"}, f"has dwhctl 0.0.9, this run has {__version__}"),
+        ({"dwhctl": None}, "has no dwhctl"),
+        ({"python": "3.9.1.final.0"}, f"has Python 3.9, this run has 3.{sys.version_info.minor}"),
+        ({"distributed": "2020.1"}, "has distributed 2020.1, this run has"),
+        ({"pyarrow": "1.0"}, "has pyarrow 1.0, this run has"),
+        ({"clickhouse-connect": None, "python": "{python}.99.final.0"}, None),
+    ],
 )
-def test_workers_with_another_version_are_refused(found: object, says: str) -> None:
+def test_workers_with_other_versions_are_refused(found: dict[str, Any], says: str | None) -> None:
+    """Another package may make other text of a value, and so another hash id."""
+    if "python" in found:
+        found["python"] = found["python"].replace("{python}", f"3.{sys.version_info.minor}")
+
     async def answer(*_: Any, workers: list[str], **__: Any) -> dict[str, object]:
-        return {workers[0]: found}
+        return {workers[0]: {**cluster_worker.own_packages(), **found}}
 
     client = ClusterClient(ExecutorTable(), "run")
     client._client = SimpleNamespace(run=answer)
-    with pytest.raises(WorkersError, match=says):
+    with pytest.raises(WorkersError, match=f"tls://10.0.0.2:4711 {says}") if says else nullcontext():
         asyncio.run(client._check_version("tls://10.0.0.2:4711"))
+
+
+def test_a_scheduler_of_another_version_is_refused(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {**cluster_worker.own_packages(), "distributed": "2020.1"}
+    monkeypatch.setattr(cluster_client, "own_packages", lambda: own)
+    says = str(cluster_problem(executor_at(cluster.scheduler_address)))
+    assert f"the Dask scheduler {cluster.scheduler_address} has distributed " in says
+    assert "this run has 2020.1; install the same version on all" in says
+
+
+def test_without_a_scheduler_a_load_ends_with_exit_code_1(sandbox: Sandbox) -> None:
+    """And leaves nothing of it: what ran before ends, and the next run starts."""
+    sandbox.fill(3)
+    project_with(sandbox, dask_at("tcp://127.0.0.1:1") + 'wait = "1s"')
+    began = time.monotonic()
+    report = sandbox.load(inline=False)
+    assert "the Dask scheduler tcp://127.0.0.1:1 did not answer within 1s" in str(report.stopped)
+    assert "start it, correct [executor], or run with --executor local" in str(report.stopped)
+    assert report.exit_code == 1
+    assert time.monotonic() - began < 30
+    assert not [thread for thread in threading.enumerate() if thread.name == "dask"]
+    assert sandbox.load(only_missing=True).exit_code == 0
+    assert sandbox.target_rows()
+
+
+@contextmanager
+def a_port(answer: bytes | None) -> Iterator[str]:
+    """A port of this machine that is no scheduler's: it says nothing, or the same to everyone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        open_: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    open_.append(server.accept()[0])
+                    if answer is not None:
+                        open_[-1].sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in open_:
+            each.close()
+
+
+def test_a_port_that_accepts_and_is_silent_ends_the_wait() -> None:
+    """Dask's own timeout ends with the connection, and a run without workers waited without end."""
+    with a_port(None) as port:
+        began = time.monotonic()
+        assert "did not answer within 1s (TimeoutError); start it" in str(
+            cluster_problem(executor_at(f"tcp://{port}"))
+        )
+        assert time.monotonic() - began < 5
+
+
+def test_the_port_of_another_program_is_named() -> None:
+    with a_port(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        says = str(cluster_problem(executor_at(f"tcp://{port}")))
+    assert f"the Dask cluster tcp://{port} cannot be used: " in says
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> list[Cluster]:
+    """The files of two clusters."""
+    both = [Cluster(tmp_path_factory.mktemp(name), 1) for name in ("own", "other")]
+    for each in both:
+        each.make_certificates()
+    return both
+
+
+def tls_executor(address: str, files: dict[str, str], **other: str) -> ExecutorTable:
+    given = {name: Path(path) for name, path in {**files, **other}.items()}
+    # An error that cannot pass is not waited for.
+    return ExecutorTable(type="dask", scheduler=address, wait=timedelta(seconds=30), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [(("ca",), "certificate does not match"), (("cert", "key"), "UNKNOWN_CA")],
+)
+def test_certificates_of_another_authority_are_refused_at_once(
+    authorities: list[Cluster], wrong: tuple[str, ...], says: str
+) -> None:
+    own, other = authorities
+    keys: Any = {
+        f"tls_{part}_{name}": own.files[name] for part in ("scheduler", "client") for name in ("cert", "key")
+    }
+    security = distributed.Security(tls_ca_file=own.files["ca"], require_encryption=True, **keys)  # type: ignore[no-untyped-call]
+    made: Any = partial(distributed.LocalCluster, host="127.0.0.1", protocol="tls", security=security)
+    with made(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        began = time.monotonic()
+        executor = tls_executor(
+            cluster.scheduler_address, own.files, **{name: other.files[name] for name in wrong}
+        )
+        problem = str(cluster_problem(executor))
+        assert "do not accept each other's certificates" in problem
+        assert says in problem
+        assert "correct ca, cert and key of [executor]" in problem
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.long
+def test_the_certificates_of_the_docs_pass_the_strict_check_of_python_3_13(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/cluster.md").read_text(encoding="utf-8")
+    commands = page[page.index("openssl req -x509") :].partition("```")[0]
+    subprocess.run(["sh", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    parts = [f"{part}.pem" for part in ("scheduler", "worker", "client")]
+    verify = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.pem", *parts]
+    shown = subprocess.run(verify, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_files_that_cannot_be_used_are_named(authorities: list[Cluster], tmp_path: Path) -> None:
+    own, other = authorities
+    (tmp_path / "no.pem").write_text("no pem")
+    key = serialization.load_pem_private_key(Path(own.files["key"]).read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"Geheim")
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (tmp_path / "locked.pem").write_bytes(key.private_bytes(*pem, encryption))
+    for name, path in [
+        ("ca", tmp_path / "no.pem"),
+        ("cert", tmp_path / "no.pem"),
+        ("key", Path(other.files["key"])),
+        ("key", tmp_path / "locked.pem"),
+    ]:
+        problem = str(cluster_problem(tls_executor("tls://127.0.0.1:1", own.files, **{name: str(path)})))
+        assert str(path) in problem
+        assert "cannot be used" in problem
+        assert "they are PEM files, and the key has no passphrase" in problem
+
+
+def test_an_order_that_needs_a_package_which_the_worker_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, missing = SimpleNamespace(address="tls://10.0.0.2:4711"), "pymssql"
+    connection = SimpleNamespace(name="erp", type="mssql", driver="pymssql")
+    order: Any = SimpleNamespace(
+        source=connection, table=SimpleNamespace(connection=SimpleNamespace(name="dwh", type="clickhouse"))
+    )
+    monkeypatch.setattr(cluster_worker, "find_spec", lambda name: None if name == missing else object())
+    for missing, of in [("pymssql", "erp"), ("mssql_python", "erp"), ("clickhouse_connect", "dwh")]:
+        connection.driver = missing.replace("_", "-") if of == "erp" else "pymssql"
+        refusal = cluster_worker._missing(worker, order)
+        assert refusal is not None
+        assert f"tls://10.0.0.2:4711 has no package {missing}, which the connection {of} needs" in refusal.why
+    missing = ""
+    assert cluster_worker._missing(worker, order) is None
 
 
 def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +451,8 @@ def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatc
     # The worker is this process.
     for name in ("mask_python", "protect_memory_and_files"):
         monkeypatch.setattr(cluster_worker, name, lambda: None)
+    monkeypatch.setattr(cluster_worker, "_missing", lambda worker, order: None)
+    monkeypatch.setattr(cluster_worker, "_import", lambda order: None)
     cluster.scale(1)
     sealed = seal("the slice", "claim")  # type: ignore[arg-type]
     with distributed.Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
@@ -242,6 +463,33 @@ def test_an_order_is_worked_on_once(cluster: Any, monkeypatch: pytest.MonkeyPatc
         other = SealedOrder("0.0.9", "another claim", sealed.data)
         third = client.submit(run_order, other, pure=False).result()
         assert "install the same version" in third.why
+        packages = {**sealed.packages, "pyarrow": "1.0"}
+        fourth = client.submit(run_order, replace(sealed, claim="a third", packages=packages), pure=False)
+        assert "this run has 1.0; install the same version on all" in fourth.result().why
+
+
+def test_an_attempt_starts_when_its_worker_has_imported_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timeout of the first attempts of a cluster ran while their workers imported."""
+    done: list[str] = []
+    worker = SimpleNamespace(
+        state=SimpleNamespace(nthreads=1), get_current_task=lambda: "", address="tls://10.0.0.2:1"
+    )
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    monkeypatch.setattr(cluster_worker, "import_module", done.append)
+    for name in ("mask_python", "protect_memory_and_files"):
+        monkeypatch.setattr(cluster_worker, name, lambda: None)
+
+    def claim(*_: Any) -> Refusal:
+        done.append("start")
+        return Refusal("enough")
+
+    monkeypatch.setattr(cluster_worker, "_claim", claim)
+    of = [SimpleNamespace(type=each) for each in ("mssql", "vertica")]
+    order: Any = SimpleNamespace(source=of[0], table=SimpleNamespace(connection=of[1]))
+    assert run_order(seal(order, "claim")) == Refusal("enough")
+    assert {"dwhctl.load.extract", "pymssql", "vertica_python"} <= set(done[: done.index("start")])
 
 
 def test_a_cancelled_attempt_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

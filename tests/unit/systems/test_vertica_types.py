@@ -22,8 +22,8 @@ from dwhctl.core.errors import (
     TargetRefusedError,
 )
 from dwhctl.core.secrets import MASKED, remember
+from dwhctl.core.sql import literal, quote_name
 from dwhctl.load.cast import constraints
-from dwhctl.systems.base.fingerprint import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_prefix
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.vertica import client as vertica

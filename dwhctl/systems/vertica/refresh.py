@@ -1,36 +1,22 @@
-"""One publishing transaction in Vertica: DELETE of the old rows, INSERT ... SELECT of the staged ones, COMMIT."""
+"""Replace the rows of a report in one transaction of Vertica, and look at a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, TargetRefusedError
+from dwhctl.core.sql import quote_name as quote
 from dwhctl.project.templates import at_statement
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
-from dwhctl.systems.base.fingerprint import quote_name as quote
-from dwhctl.systems.base.inspection import held_values_sql, read_held_values
-from dwhctl.systems.base.server import ServerInspection, publication_sql
-from dwhctl.systems.base.staging import (
-    TOKEN,
-    Publication,
-    delete_sql,
-    gone,
-    held_sql,
-    insert_sql,
-    literals,
-    of_shards,
-    slice_conditions,
-    staged_sql,
-)
+from dwhctl.systems.base.server import ServerInspection
 from dwhctl.systems.base.target import (
     Narrowing,
     Refresh,
     RefreshColumn,
     RefreshColumns,
-    StagingGroup,
     Statement,
     TableColumns,
     carried,
@@ -40,14 +26,11 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.vertica import types as types
 from dwhctl.systems.vertica.catalog import (
-    MISSING,
     TableName,
-    declared_columns,
     described,
     described_column,
     existing_columns,
     filled_columns,
-    is_sqlstate,
 )
 from dwhctl.systems.vertica.types import VARCHAR_OCTETS, would_change
 
@@ -55,84 +38,6 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.names import RowSource
     from dwhctl.systems.vertica.client import VerticaClient
-
-
-_COMMIT = "COMMIT"
-
-
-class VerticaPublication(Publication):
-    """One transaction in one session. `slice_by` is the target's column by which it is sliced.
-
-    `doubt` is called with the session's label when a COMMIT was sent and no answer came.
-    """
-
-    def __init__(
-        self,
-        session: VerticaClient,
-        table: TableName,
-        slice_by: Column | None,
-        staging: Callable[[StagingGroup], TableName],
-        doubt: Callable[[str], None],
-    ) -> None:
-        self._session = session
-        self._table = table
-        self._slice_by = slice_by
-        self._staging = staging
-        self._doubt = doubt
-
-    def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
-        held: dict[str, int] = {}
-        for where in slice_conditions(slices, self._slice_by):
-            rows = self._session.query(held_sql(self._table.sql, where))
-            held.update((str(shard), int(count)) for shard, count in rows)
-        return held
-
-    def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
-        sql = held_values_sql(self._table.sql, of_shards(shards), list(map(quote, columns)))
-        return read_held_values(self._session.query(sql), columns)
-
-    def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
-        table = self._staging(group)
-        try:
-            rows = self._session.query(staged_sql(table.sql, literals(tokens)))
-        except AttemptError as error:
-            if is_sqlstate(error, MISSING):
-                raise gone(table) from error
-            raise
-        return {str(token): int(count) for token, count in rows}
-
-    def delete(self, slices: Sequence[Slice]) -> None:
-        for where in slice_conditions(slices, self._slice_by):
-            self._session.query(delete_sql(self._table.sql, where))
-
-    def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
-        # A group that was opened before the target got a new column still inserts rightly: by its own columns.
-        table = self._staging(group)
-        columns = declared_columns(self._session, table)
-        if not columns:
-            raise gone(table)
-        names = ", ".join(quote(name) for name, _, _ in columns if name != TOKEN)
-        answer = self._session.query(insert_sql(self._table.sql, table.sql, names, literals(tokens)))
-        if answer:
-            return int(answer[0][0])
-        ((inserted,),) = self._session.query(
-            f"SELECT COUNT(*) FROM {self._table.sql} WHERE etl_id IN"
-            f" (SELECT etl_id FROM {table.sql} WHERE {TOKEN} IN ({literals(tokens)}))"
-        )
-        return int(inserted)
-
-    def commit(self) -> None:
-        try:
-            self._session.query(_COMMIT)
-        except AttemptError:
-            self._doubt(self._session.label)
-            raise
-
-
-def publish_statements(staging: TableName, slice: Slice, columns: TableColumns) -> list[Statement]:
-    """Return what a publication of one slice sends."""
-    table = TableName.of(columns.table).sql
-    return [*publication_sql(table, staging.sql, slice, columns, "'<token>'"), Statement(_COMMIT)]
 
 
 class VerticaRefresh(Refresh):
@@ -174,13 +79,13 @@ class VerticaRefresh(Refresh):
         return int(answer[0][0])
 
     def commit(self) -> None:
-        self._session.query(_COMMIT)
+        self._session.query("COMMIT")
 
 
 def refresh_statements(source: RowSource, columns: TableColumns) -> list[Statement]:
     """Return the statements of a refresh."""
     sql = refresh_sql(TableName.of(columns.table).sql, source, columns, _checked)
-    return [*map(Statement, sql), Statement(_COMMIT)]
+    return [*map(Statement, sql), Statement("COMMIT")]
 
 
 def _column(name: str, declared: str) -> RefreshColumn:
