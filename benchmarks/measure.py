@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def measure_load(sandbox: Sandbox, *arguments: str, env: Mapping[str, str] | Non
     while process.poll() is None:
         for one in [parent, *_children(parent)]:
             _sample(one, memory, cpu)
-        time.sleep(0.03)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.03)
     seconds = time.perf_counter() - started
     output = process.stdout.read() if process.stdout else ""
     if process.returncode != 0:

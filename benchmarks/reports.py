@@ -48,7 +48,7 @@ COMMANDS = (
 #: Some of what it looks at is missed, so that it ends with 1.
 WATCH = "watch"
 START = "connections list"
-REPORT_INDEXES = ("sessions_by_task", "sessions_by_start", "sessions_good")
+REPORT_INDEXES = ("sessions_closed", "sessions_by_start")
 _BATCH = 64
 
 

@@ -4,8 +4,8 @@ Read in this order:
 - `run`: the plan and what a run of slices adds to a run. `scheduler`: what the loop does with a slice.
 - `ready`: slices that wait until a query on their shard is true. `attempts` starts an attempt, `workers` says how many
   workers a run has, `worker_server` has the processes.
-- In a worker: `extract` streams a slice from its source to the staging and adds the service fields, `cast` checks the
-  rows and fits them to the target's columns.
+- In a worker: `extract` streams a slice from its source to the staging, `hash_ids` adds the service fields, `cast`
+  checks the rows and fits them to the target's columns.
 - `cluster` has workers on other machines in their place: `cluster_client` speaks with a Dask scheduler,
   `cluster_worker` is what its workers do with an order.
 - `staging`: publish groups. `publish`: the thread that publishes, its rules, and commits in doubt.

@@ -15,19 +15,17 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import DoubledKeyError, QueryError, ValueRefusedError
+from dwhctl.core.columns import Column
+from dwhctl.core.errors import DoubledKeyError
 from dwhctl.core.faults import reach
 from dwhctl.core.waiting import ahead
-from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, by_lower_name, compare, for_source
+from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, compare, for_source
 from dwhctl.load.direct import keep_open
+from dwhctl.load.hash_ids import ServiceFields
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
@@ -65,9 +63,6 @@ def gathered(
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-
-
-_Values = np.ndarray[Any, Any]
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -202,117 +197,6 @@ class _Staging:
 
 def _declared(columns: Sequence[Column]) -> dict[str, str]:
     return {column.name.lower(): column.declared for column in columns}
-
-
-_MIN = np.iinfo(np.int64).min
-
-
-class ServiceFields:
-    """The service fields of one slice's rows: `etl_source`, `etl_id`, `hash_id`.
-
-    `hash_id` is a stable signed 64-bit hash of etl_source and key. Key columns take a fixed form by the target's
-    declared type first, so that neither driver nor batch nor other rows change it (`key_form`). Then
-    `pandas.util.hash_pandas_object(frame[["etl_source", *key]], index=False)` as signed; -2^63, which Vertica reads as
-    NULL, becomes -2^63 + 1. `tests/unit/hash_id.golden.json` holds every form.
-    """
-
-    def __init__(
-        self, shard: str, etl_id: int, key: Sequence[str], target: Sequence[Column], cast: TargetCast
-    ) -> None:
-        by_name = {column.name.lower(): column for column in target}
-        self._shard = shard
-        self._source = int(pd.util.hash_array(np.array([shard], object), categorize=False)[0])
-        self._etl_id = etl_id
-        self._key = [by_name[name.lower()] for name in key]
-        self._cast = cast
-        for column in self._key:
-            if column.kind in (Kind.FLOAT, Kind.BOOLEAN):
-                raise QueryError(
-                    f"key column {column.name} is {column.declared}: a {column.kind} cannot be a key"
-                )
-
-    def __call__(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
-        """Return the service fields of a batch. Raise ValueRefusedError for a NULL in the key."""
-        rows = batch.num_rows
-        return {
-            "etl_source": pa.repeat(pa.scalar(self._shard), rows),
-            "etl_id": pa.repeat(pa.scalar(self._etl_id, pa.int64()), rows),
-            "hash_id": pa.array(self.hash_ids(batch)),
-        }
-
-    def hash_ids(self, batch: pa.RecordBatch) -> _Values:
-        """Hash etl_source and key of each row."""
-        forms = []
-        for column in self._key:
-            array = self._cast.column(batch, column.name)
-            if array.null_count:
-                row = self._cast.describe(by_lower_name(batch), pc.index(pc.is_null(array), True).as_py())
-                raise ValueRefusedError(f"key column {column.name}, {row}: NULL cannot be a key")
-            try:
-                forms.append(key_form(column.kind, array))
-            except pa.ArrowInvalid as error:
-                raise ValueRefusedError(f"key column {column.name}: {error}") from error
-        hashes = hash_rows(self._source, forms).view(np.int64)
-        return np.where(hashes == _MIN, _MIN + 1, hashes)
-
-
-def hash_rows(source: int, columns: Sequence[_Values]) -> _Values:
-    """Hash rows as `pandas.util.hash_pandas_object` does, by the hash of their first value and their other columns.
-
-    pandas combines the hashes of a frame's columns like those of a tuple's items, and needs a millisecond to make the
-    frame: as long as a small slice takes.
-    """
-    combined: Any = np.uint64((0x345678 ^ source) * 1_000_003 % 2**64)
-    factor = 1_000_003 + 82_520 + 2 * (len(columns) + 1)
-    for number, values in enumerate(columns):
-        hashes = pd.util.hash_array(values, categorize=len(columns) > 1)
-        hashes ^= combined
-        hashes *= np.uint64(factor)
-        combined, factor = hashes, factor + 82_520 + 2 * (len(columns) - number)
-    combined += np.uint64(97_531)
-    hashed: _Values = combined
-    return hashed
-
-
-def key_form(kind: Kind, array: pa.Array) -> _Values:
-    """Return a key column in the form that is hashed. Raise pa.ArrowInvalid for a value that has none.
-
-    An integer is an int64; text is as it is; a UUID is text in lower case; a decimal is text without trailing zeros:
-    1.50 is 1.5, -0.0 is 0; date, time and timestamp are datetime64[us], with a zone in UTC, a time as of 1970-01-01;
-    binary is hex text in lower case.
-    """
-    values: _Values
-    if kind is Kind.INTEGER:
-        values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    elif kind in (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        values = _instants(array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None))))
-    elif kind is Kind.TIME:
-        values = _instants(array.cast(pa.time64("us")))
-    else:
-        values = _texts(kind, array).to_numpy(zero_copy_only=False)
-    return values
-
-
-def _instants(array: pa.Array) -> _Values:
-    microseconds: _Values = array.cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return microseconds.view("datetime64[us]")
-
-
-def _texts(kind: Kind, array: pa.Array) -> pa.Array:
-    if kind is Kind.UUID:
-        return pc.utf8_lower(array)
-    if kind is Kind.DECIMAL:
-        # Not Arrow's own cast: it writes small values with an exponent.
-        return pa.array([_plain(value) for value in array.to_pylist()], pa.string())
-    if kind is Kind.BINARY:
-        return pa.array([value.hex() for value in array.to_pylist()], pa.string())
-    return array
-
-
-def _plain(value: object) -> str:
-    text = f"{value:f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text in ("-0", "") else text
 
 
 class Clock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -74,12 +74,20 @@ class Forecast:
     workers: int
 
 
-def plan_load(project: Project, request: LoadRequest) -> Plan:
-    """Return what a run would do. Touches nothing; the sessions are read only where the request depends on them."""
+def plan_load(
+    project: Project, request: LoadRequest, certain: Callable[[Plan], None] = lambda _: None
+) -> Plan:
+    """Return what a run would do. Touches nothing; the sessions are read only where the request depends on them.
+
+    `certain` is called with the plan when all of it is to be done, before its templates are checked.
+    """
     plan = candidates(project, request)
     refuse_local_files(project, request, plan)
+    depends = request.only_missing or request.only_failed
+    if not depends:
+        certain(plan)
     check_templates(project, plan)
-    if request.only_missing or request.only_failed:
+    if depends:
         store = open_if_there(project.sessions)
         with store or nullcontext():
             plan = narrowed(plan, request, store)
@@ -267,14 +275,20 @@ class _Load(Run):
         self.workers = WorkerServer(lambda: self.events.put(WorkersReady()))
 
     def prepare(self) -> None:
-        self._plan = self._planned or plan_load(self.project, self._request)
+        # The server imports while the templates are checked.
+        self._plan = self._planned or plan_load(self.project, self._request, self._start_workers)
         self._executor = executor_of(self.project, self._request)
-        if self._plan.slices and self._executor.type == "local" and not self._request.inline:
+        if not self.workers.is_started:
+            self._start_workers(self._plan)
+
+    def _start_workers(self, plan: Plan) -> None:
+        executor = executor_of(self.project, self._request)
+        if plan.slices and executor.type == "local" and not self._request.inline:
             connections = self.project.connections
             self.workers.start(
                 modules_of(
-                    {connections[planned.shard.connection].type for planned in self._plan.slices},
-                    {connections[load.target].type for load in self._plan.loads()},
+                    {connections[planned.shard.connection].type for planned in plan.slices},
+                    {connections[load.target].type for load in plan.loads()},
                 )
             )
 

@@ -65,8 +65,9 @@ class PublishGroup:
         """Return whether one more slice may be staged here."""
         if not self.taken:
             return True
-        rows = sum(staged.rows for staged in self.ready)
-        return self.taken < MAX_SLICES and rows < MAX_ROWS and now - self.opened < MAX_AGE_SECONDS
+        if self.taken >= MAX_SLICES or now - self.opened >= MAX_AGE_SECONDS:
+            return False
+        return sum(staged.rows for staged in self.ready) < MAX_ROWS
 
     def release(self) -> None:
         """Release the slots that were kept for its opening."""
@@ -77,8 +78,9 @@ class PublishGroup:
         """Return whether what is ready should be published now."""
         if not self.ready:
             return False
-        much = sum(staged.rows for staged in self.ready) >= MAX_ROWS
-        return not self.pending or much or now - self.ready_since >= MAX_READY_SECONDS
+        if not self.pending or now - self.ready_since >= MAX_READY_SECONDS:
+            return True
+        return sum(staged.rows for staged in self.ready) >= MAX_ROWS
 
 
 class Groups:

@@ -32,6 +32,7 @@ from typing import NoReturn, TypeVar
 
 from dwhctl.core.errors import WorkersError
 from dwhctl.core.secrets import mask_python
+from dwhctl.load.workers import keep_pandas_out
 from dwhctl.project.connections import SYSTEMS
 
 _T = TypeVar("_T")
@@ -41,7 +42,7 @@ FORK, KILL = b"F", b"K"
 #: The server's answer to FORK: the worker's pid, or 0 and the error's number. Both are 0 when it is ready.
 REPLY = struct.Struct("=ii")
 #: What every worker needs.
-_ALWAYS = ("dwhctl.load.extract", "dwhctl.load.workers", "pyarrow.pandas_compat")
+_ALWAYS = ("dwhctl.load.extract", "dwhctl.load.workers")
 _NAME = b"dwhctl-worker"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -135,13 +136,18 @@ class ProcessWorker:
 
 
 def modules_of(sources: Collection[str], targets: Collection[str]) -> list[str]:
-    """Return the modules that a worker imports for systems of these types, as far as a system has them."""
+    """Return the modules that a worker imports for systems of these types, as far as a system has them.
+
+    A system of another package may give pyarrow what pandas made: then pandas is one of them.
+    """
     names = []
     for kind in sorted({*sources, *targets}):
         system = SYSTEMS[kind]
         package = type(system).__module__.rpartition(".")[0]
         parts = ["source"] * (kind in sources) + ["target", "staging"] * (kind in targets)
         names += [system.driver] * bool(system.driver) + [f"{package}.{part}" for part in parts]
+        if not package.startswith("dwhctl."):
+            names.append("pandas")
     return names
 
 
@@ -176,6 +182,11 @@ class WorkerServer:
             raise _workers_error(error) from error
         self._control.settimeout(_IMPORT_SECONDS)
         threading.Thread(target=self._await, args=(self._control,), name="worker server", daemon=True).start()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the process was started and not closed since."""
+        return self._process is not None
 
     def _await(self, control: socket.socket) -> None:
         reply = b""
@@ -273,6 +284,8 @@ def serve(control: int, run: int, modules: Sequence[str]) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     mask_python()
     gc.disable()
+    if modules and "pandas" not in modules:
+        keep_pandas_out()
     for module in (*_ALWAYS, *modules):
         # The worker that needs it raises the error again, which is then its slice's.
         with suppress(Exception):

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import BrokenExecutor, Future
+from contextlib import suppress
 from dataclasses import replace
+from importlib.abc import MetaPathFinder
 from itertools import count
 from math import ceil, inf, sqrt
 from typing import Protocol, TypeVar
@@ -62,7 +65,7 @@ _GC_OBJECTS = 50_000
 
 
 def stage_in_worker(order: StageOrder) -> StageResult:
-    """Stage a slice. The parent never imports what this needs: pandas and pyarrow."""
+    """Stage a slice. The parent never imports what this needs: pyarrow and the drivers."""
     from dwhctl.load.extract import stage_slice
 
     # Rows are no garbage: with Python's 700 objects, it looks through them again and again.
@@ -71,6 +74,27 @@ def stage_in_worker(order: StageOrder) -> StageResult:
     with captured_log(log.take):
         result = stage_slice(order)
     return replace(result, logged=log.messages())
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+def keep_pandas_out() -> None:
+    """Have pyarrow work without pandas, which takes longer to import than all else that a worker needs.
+
+    With its first value pyarrow tries to import it, once: to recognize what pandas made. Nothing here makes that.
+    """
+    with suppress(Exception):  # the worker that needs pyarrow raises the error again
+        import pyarrow as pa
+
+        sys.meta_path.insert(0, without := _NoPandas())
+        try:
+            pa.scalar(0)
+        finally:
+            sys.meta_path.remove(without)
 
 
 _log = logging.getLogger(__name__)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,13 +33,28 @@ _MOST_TRACEBACK = 8000
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """The table that a load writes to, as it was when the run described it; `timeout` is its load's timeout."""
+    """The table that a load writes to, as it was when the run described it; `timeout` is its load's timeout.
+
+    It is in every order of its load: the run pickles it once, and each worker unpickles it once.
+    """
 
     connection: Connection
     name: str
     columns: tuple[Column, ...]
     state_dir: Path
     timeout: timedelta = timedelta(minutes=30)
+    _pickled: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], TargetTable], tuple[bytes]]:
+        if not self._pickled:
+            values = (self.connection, self.name, self.columns, self.state_dir, self.timeout)
+            self._pickled.append(pickle.dumps(values))
+        return _unpickled, (self._pickled[0],)
+
+
+@lru_cache(maxsize=64)
+def _unpickled(values: bytes) -> TargetTable:
+    return TargetTable(*pickle.loads(values))  # noqa: S301 - the run's, as the order around it
 
 
 @dataclass(frozen=True, slots=True)

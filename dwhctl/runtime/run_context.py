@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -206,6 +206,7 @@ def _parsed(content: bytes) -> Remembered:
     return Remembered(int(found[1]), int(found[2]), found[3].decode())
 
 
+@cache
 def _boot() -> str:
     """Return an id of this start of the machine: what was written before it may not have reached the disk."""
     try:

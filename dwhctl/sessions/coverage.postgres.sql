@@ -11,7 +11,7 @@ CROSS JOIN LATERAL (
 ) AS latest
 LEFT JOIN LATERAL (
     SELECT started FROM sessions
-    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
+    WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
       AND slice_date = days.day
     ORDER BY started DESC LIMIT 1
 ) AS good ON true
@@ -23,12 +23,12 @@ SELECT tasks.place - 1, newest.slice_date, newest.started, older.slice_date, old
 FROM unnest(:tasks::text[]) WITH ORDINALITY AS tasks (name, place)
 CROSS JOIN LATERAL (
     SELECT slice_date, started FROM sessions
-    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.name
+    WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.name
     ORDER BY slice_date DESC, started DESC LIMIT 1
 ) AS newest
 LEFT JOIN LATERAL (
     SELECT slice_date, started FROM sessions
-    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.name
+    WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.name
       -- The first day that the server knows has none before it.
       AND slice_date = CASE WHEN newest.slice_date > '0001-01-01' THEN newest.slice_date - 1 END
     ORDER BY started DESC LIMIT 1

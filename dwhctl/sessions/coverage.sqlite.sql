@@ -3,7 +3,7 @@
 -- slice, however many sessions it has. `days` and `shards` are JSON lists; the result has the positions in them.
 SELECT days.key, shards.key, latest.state, latest.started, (
     SELECT started FROM sessions
-    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
+    WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = latest.task_name
       AND slice_date = days.value
     ORDER BY slice_date DESC, started DESC LIMIT 1
 ) AS last_success, latest.id
@@ -21,12 +21,12 @@ SELECT tasks.key, newest.slice_date, newest.started, older.slice_date, older.sta
 FROM json_each(:tasks) AS tasks
 CROSS JOIN sessions AS newest ON newest.id = (
     SELECT id FROM sessions
-    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.value
+    WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.value
     ORDER BY slice_date DESC, started DESC LIMIT 1
 )
 LEFT JOIN sessions AS older ON older.id = (
     SELECT id FROM sessions
-    WHERE run_id IS NOT NULL AND state IN ('loaded', 'skipped') AND task_name = tasks.value
+    WHERE run_id IS NOT NULL AND state <> 'running' AND state IN ('loaded', 'skipped') AND task_name = tasks.value
       AND slice_date = date(newest.slice_date, '-1 day')
     ORDER BY started DESC LIMIT 1
 )

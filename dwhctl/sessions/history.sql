@@ -6,8 +6,8 @@
 -- would plan EXISTS as a join that scans the whole table.)
 SELECT id, task_name, load, shard, slice_date, state, finished, error_class, comment, (
     SELECT good.started FROM sessions AS good
-    WHERE good.run_id IS NOT NULL AND good.state IN ('loaded', 'skipped') AND good.task_name = last.task_name
-      AND good.slice_date >= last.slice_date AND good.started > last.started
+    WHERE good.run_id IS NOT NULL AND good.state <> 'running' AND good.state IN ('loaded', 'skipped')
+      AND good.task_name = last.task_name AND good.slice_date >= last.slice_date AND good.started > last.started
     LIMIT 1
 ) IS NOT NULL AS replaced
 FROM sessions AS last

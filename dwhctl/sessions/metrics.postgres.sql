@@ -17,6 +17,6 @@ FROM unnest(:tasks::text[]) WITH ORDINALITY AS tasks (name, place)
 CROSS JOIN LATERAL (
     SELECT finished FROM sessions
     WHERE run_id IS NOT NULL AND task_name = tasks.name AND slice_date IS NOT NULL
-      AND slice_date >= :first AND state IN ('loaded', 'skipped')
+      AND slice_date >= :first AND state <> 'running' AND state IN ('loaded', 'skipped')
     ORDER BY slice_date DESC, id DESC LIMIT 1
 ) AS last

@@ -17,6 +17,6 @@ FROM json_each(:tasks) AS tasks CROSS JOIN sessions AS last
 WHERE last.id = (
     SELECT id FROM sessions
     WHERE run_id IS NOT NULL AND task_name = tasks.value AND slice_date IS NOT NULL
-      AND slice_date >= :first AND state IN ('loaded', 'skipped')
+      AND slice_date >= :first AND state <> 'running' AND state IN ('loaded', 'skipped')
     ORDER BY slice_date DESC, id DESC LIMIT 1
 )

@@ -70,7 +70,9 @@ class PostgresSchema(Schema):
             for statement in self._tables_to_make():
                 self._run(f"BEGIN; {statement}; COMMIT")
             for name, statement in self._indexes_to_make().items():
-                self._make_index(name, statement)
+                self._change_index(name, statement)
+            for name, statement in self._indexes_to_drop().items():
+                self._change_index(name, statement)
 
     def _add_columns(self) -> None:
         parts = [
@@ -101,21 +103,22 @@ class PostgresSchema(Schema):
             ", ".join(f"pid {pid} ({' '.join(filter(None, of))})" for pid, *of in rows) or "another program"
         )
 
-    def _make_index(self, name: str, statement: str) -> None:
-        """Build one index while others write.
+    def _change_index(self, name: str, statement: str) -> None:
+        """Build or drop one index while others write.
 
-        All works without an index: where an old transaction of another program prevents the build, dwhctl goes on, and
-        the next `prepare` tries again.
+        All works without an index, and with one too many: where an old transaction of another program prevents the
+        change, dwhctl goes on, and the next `prepare` tries again.
         """
         self._run(f"{timeouts(INDEX_TIME)}; SET lock_timeout = {INDEX_MILLISECONDS}")
         try:
             # What an interrupted build left behind costs every write and serves no query.
             if (name, False) in self._rows(self._sql["indexes"]):
                 self._run(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", INDEX_TIME)
-            self._run(statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1), INDEX_TIME)
+            self._run(statement.replace(" INDEX", " INDEX CONCURRENTLY", 1), INDEX_TIME)
         except (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled) as error:
             reason = str(error).partition("\n")[0]
-            _log.warning("%s: the index %s is not built yet: %s", self._place, name, reason)
+            done = "built" if statement.startswith("CREATE") else "dropped"
+            _log.warning("%s: the index %s is not %s yet: %s", self._place, name, done, reason)
         finally:
             if not self._connection.closed:
                 self._run(timeouts(self._connection.answer_timeout))

@@ -43,6 +43,8 @@ LATER = {"worker": r"integer|bigint", "busy_seconds": r"double precision"}
 ADDED = FIRST | LATER
 # In the order of Session's fields.
 COLUMNS = ", ".join([*SEVEN, *ADDED])
+#: Indexes of earlier versions, which those in table.sql replace.
+REPLACED = ("sessions_waiting", "sessions_by_slice", "sessions_by_task", "sessions_good")
 _ALWAYS_GIVEN = {"id", "task_name", "started"}
 _BIND = re.compile(r"(?<![:\w]):([a-z_]+)")
 
@@ -87,7 +89,7 @@ class Schema(ABC):
 
     def is_ready(self) -> bool:
         """Return whether nothing is left to do. Needs only the right to read."""
-        return self.is_readable() and not self._indexes_to_make()
+        return self.is_readable() and not self._indexes_to_make() and not self._indexes_to_drop()
 
     def _has_table(self) -> bool:
         found = self._rows(self._sql["table"])
@@ -114,6 +116,12 @@ class Schema(ABC):
     def _indexes_to_make(self) -> dict[str, str]:
         valid = {name for name, is_valid in self._rows(self._sql["indexes"]) if is_valid}
         return {name: sql for name, sql in indexes(self._sql).items() if name not in valid}
+
+    def _indexes_to_drop(self) -> dict[str, str]:
+        """Return the statements that drop replaced indexes, by name; none before all those in their place exist."""
+        present = {name for name, _ in self._rows(self._sql["indexes"])}
+        found = {name: f"DROP INDEX IF EXISTS {name}" for name in REPLACED if name in present}
+        return found if found and not self._indexes_to_make() else {}
 
 
 def is_ours(columns: Iterable[ExistingColumn]) -> bool:

@@ -43,6 +43,8 @@ class SqliteSchema(Schema):
         for script in (*self._indexes_to_make().values(), *self._tables_to_make()):
             for statement in script.split(";"):
                 self._rows(statement)
+        for statement in self._indexes_to_drop().values():
+            self._rows(statement)
 
     def _keeps_ids(self) -> bool:
         # Without AUTOINCREMENT the id of a deleted newest row is handed out again.

@@ -75,9 +75,10 @@ WHERE run_id = :run_id AND state = 'up_for_retry'
 -- Indexes. They leave out the rows of other programs, so that these pay nothing for them. Each is paid for by every
 -- open and close (benchmarks/reports.py measures it): a new one needs a statement that none of these serves.
 
--- name: index sessions_by_slice
-CREATE INDEX IF NOT EXISTS sessions_by_slice
-ON sessions (load, slice_date, shard, id DESC) WHERE run_id IS NOT NULL
+-- name: index sessions_of_slice
+-- With run_id: whether a slice was tried again by the same run is asked of every retry of the last days.
+CREATE INDEX IF NOT EXISTS sessions_of_slice
+ON sessions (load, slice_date, shard, id DESC, run_id) WHERE run_id IS NOT NULL
 
 -- name: index sessions_by_run
 CREATE INDEX IF NOT EXISTS sessions_by_run
@@ -92,15 +93,12 @@ ON sessions (run_id, id) WHERE state = 'running' AND run_id IS NOT NULL
 CREATE INDEX IF NOT EXISTS sessions_unsuccessful
 ON sessions (finished) WHERE state IN ('up_for_retry', 'failed', 'abandoned') AND run_id IS NOT NULL
 
--- name: index sessions_by_task
-CREATE INDEX IF NOT EXISTS sessions_by_task
-ON sessions (task_name, slice_date, id) WHERE run_id IS NOT NULL
+-- name: index sessions_closed
+-- The only index in which the sessions of a run are far from each other, so that each costs a page of its own: it has
+-- no running sessions. SQLite uses it only where the statement repeats `state <> 'running'` word for word.
+CREATE INDEX IF NOT EXISTS sessions_closed
+ON sessions (task_name, slice_date, started, id, state) WHERE state <> 'running' AND run_id IS NOT NULL
 
 -- name: index sessions_by_start
 CREATE INDEX IF NOT EXISTS sessions_by_start
 ON sessions (started) WHERE run_id IS NOT NULL
-
--- name: index sessions_good
--- SQLite uses it only where the statement repeats `state IN (...)` word for word.
-CREATE INDEX IF NOT EXISTS sessions_good
-ON sessions (task_name, slice_date, started) WHERE state IN ('loaded', 'skipped') AND run_id IS NOT NULL

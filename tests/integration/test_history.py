@@ -256,7 +256,7 @@ def test_without_sessions_there_is_nothing(place: Place) -> None:
 
 def test_a_table_that_lacks_only_an_index_is_read(place: Place) -> None:
     place.store()
-    place.rows("DROP INDEX sessions_by_task")
+    place.rows("DROP INDEX sessions_closed")
     with open_if_there(place.connection) or pytest.fail("it was not opened") as store:
         assert not store._schema.is_ready()
         assert failures(store, LONG_AGO) == []
@@ -328,8 +328,8 @@ def test_durations_by_hand(place: Place) -> None:
 # Indexes
 
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
-    "unsuccessful_slices": ("sessions_unsuccessful(.|\n)*sessions_by_task", {"since": 2}),
-    "streaks": ("sessions_by_task", {"ids": [1], "most": 9}),
+    "unsuccessful_slices": ("sessions_unsuccessful(.|\n)*sessions_closed", {"since": 2}),
+    "streaks": ("sessions_closed", {"ids": [1], "most": 9}),
     "newest_runs": ("sessions_by_run(.|\n)*sessions_by_run", {"limit": 3, "first": ""}),
     "newest_run_ids": ("sessions_by_run", {"limit": 3}),
     "history": (

@@ -151,8 +151,8 @@ def test_it_goes_by_index(dialect: str, tmp_path: Path, postgres_server: Postgre
         values = {"tasks": '["a"]', "first": DAY}
         if dialect == "postgres":
             values |= {"tasks": ["load_001__city_01"]}
-        wanted = {"newest_closed": "sessions_by_task"}
-        wanted |= {"last_successes": "sessions_by_task", "running_by_load": "sessions_running"}
+        wanted = {"newest_closed": "sessions_closed"}
+        wanted |= {"last_successes": "sessions_closed", "running_by_load": "sessions_running"}
         for statement, index in wanted.items():
             plan = place.plan(store, statement, values)
             assert index in plan, plan

@@ -153,7 +153,7 @@ def test_the_search_uses_the_indexes(tmp_path: Path) -> None:
     values: dict[str, object] = {"after": 0, "last": 10, "before": BEFORE, "end": 10, "size": 5}
     plan = place.plan(store, "prune_superseded", values)
     assert "old USING INTEGER PRIMARY KEY" in plan
-    assert "later USING INDEX sessions_by_slice" in plan
+    assert "later USING INDEX sessions_of_slice" in plan
     assert "USING INTEGER PRIMARY KEY" in place.plan(store, "prune_window", values)
     place.end()
 

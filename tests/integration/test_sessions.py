@@ -337,8 +337,8 @@ def test_a_closed_store_says_that_it_is_lost(place: Place) -> None:
 
 
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
-    "last_sessions": ("sessions_by_slice", {"load": "load_1", "first": DAY, "last": DAY}),
-    "durations": ("sessions_by_slice", {"load": "load_1", "newest": 400}),
+    "last_sessions": ("sessions_of_slice", {"load": "load_1", "first": DAY, "last": DAY}),
+    "durations": ("sessions_of_slice", {"load": "load_1", "newest": 400}),
     "unfinished_runs": ("sessions_running", {"since": START}),
     "unfinished": ("sessions_running", {"run_id": "run_1"}),
     "of_run": ("sessions_by_run", {"run_id": "run_1"}),
@@ -357,6 +357,54 @@ def test_every_question_has_its_index(place: Place) -> None:
         plan = place.plan(store, statement, values)
         assert re.search(index, plan), (statement, plan)
         assert not re.search(r"Seq Scan|SCAN (sessions|waiting|later)\b", plan), (statement, plan)
+
+
+def test_the_look_for_dead_runs_reads_no_row_of_the_table_for_a_slice_that_was_tried_again(
+    place: Place,
+) -> None:
+    if place.dialect != "sqlite":
+        pytest.skip("PostgreSQL decides by the table's visibility map")
+    store = place.store()
+    plan = place.plan(store, "unfinished_runs", {"since": START})
+    assert plan.count("later USING COVERING INDEX sessions_of_slice") == 2, plan
+
+
+def test_a_session_that_is_opened_is_written_next_to_the_others_of_its_run(place: Place) -> None:
+    """An index by task would cost each session a page of its own."""
+    store = place.store()
+    indexes = [sql for name, sql in store._sql.items() if name.startswith("index ")]
+    by_task = [sql for sql in indexes if "(task_name" in sql]
+    assert len(by_task) == 1
+    assert "state <> 'running'" in by_task[0]
+
+
+def test_sessions_are_opened_and_closed_by_one_statement_each_or_one_transaction(place: Place) -> None:
+    store = place.store()
+    sent: list[str] = []
+    execute = store._connection.execute
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(connection, name)
+
+        def execute(self, sql: str, *values: object, **more: object) -> object:
+            sent.append(sql)
+            return execute(sql, *values, **more)
+
+    connection, store._connection = store._connection, Counting()
+    try:
+        ids = store.open([new(f"shard_{number}") for number in range(20)])
+        opened, sent[:] = list(sent), []
+        store.close([closed(id_, State.LOADED) for id_ in ids])
+    finally:
+        store._connection = connection
+    for found in (opened, sent):
+        writes = [sql for sql in found if re.match("INSERT|UPDATE", sql)]
+        # SQLite binds one row to a statement that is prepared once.
+        assert len(writes) == (20 if place.dialect == "sqlite" else 1)
+        assert len(set(writes)) == 1
+        assert sum("COMMIT" in sql for sql in found) <= 1
+        assert len(found) - len(writes) <= 4, found
 
 
 def many_rows(dialect: str, count: int) -> str:

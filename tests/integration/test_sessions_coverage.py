@@ -17,11 +17,11 @@ from .test_sessions import many_rows
 DAYS = [DAY + timedelta(days=number) for number in range(3)]
 PLANS: dict[str, tuple[str, dict[str, object]]] = {
     "latest_of_slices": (
-        "sessions_by_slice(.|\n)*sessions_good",
+        "sessions_of_slice(.|\n)*sessions_closed",
         {"load": "load_1", "days": DAYS, "shards": ["shard_1"]},
     ),
-    "first_day": ("sessions_by_slice", {"load": "load_1"}),
-    "last_good": ("sessions_good(.|\n)*sessions_good", {"tasks": ["x"]}),
+    "first_day": ("sessions_of_slice", {"load": "load_1"}),
+    "last_good": ("sessions_closed(.|\n)*sessions_closed", {"tasks": ["x"]}),
     "next_run": ("sessions_by_run", {"text": "run_1"}),
     "run_after": ("sessions_by_run", {"text": "run_1"}),
 }

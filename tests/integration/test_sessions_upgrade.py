@@ -13,6 +13,7 @@ import pytest
 
 from dwhctl.core.errors import SessionsError
 from dwhctl.sessions import State, open_if_there, postgres_store
+from dwhctl.sessions.schema import REPLACED
 from tests.postgres import PostgresServer
 
 from .sessions_kit import FOREIGN_ROW, Place, closed, new, postgres_place, sqlite_place, write
@@ -181,10 +182,42 @@ def test_a_reader_upgrades_what_an_earlier_version_uses_and_makes_nothing_else(p
         assert [one.shard for one in store.recent(9)] == ["achinsk", "abakan"]
 
 
+def test_the_indexes_of_an_earlier_version_are_replaced(place: Place) -> None:
+    place.store().close_connection()
+    place.rows("DROP INDEX sessions_closed")
+    place.rows("CREATE INDEX sessions_good ON sessions (task_name, slice_date, started)")
+    place.rows("CREATE INDEX their_own ON sessions (comment)")
+    store = place.store()
+    names = {name for name, _ in store._schema._rows(store._sql["indexes"])}
+    assert {"sessions_closed", "their_own"} <= names
+    assert not names & {*REPLACED}
+    assert store._schema.is_ready()
+
+
+def test_an_index_of_an_earlier_version_stays_until_the_one_in_its_place_is_built(
+    postgres: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    postgres.store().close_connection()
+    postgres.rows("DROP INDEX sessions_closed")
+    postgres.rows("CREATE INDEX sessions_good ON sessions (task_name, slice_date, started)")
+    postgres.rows("CREATE TABLE other (id INT)")
+    monkeypatch.setattr(postgres_store, "INDEX_MILLISECONDS", 100)
+    store = postgres.store(prepared=False)
+    old = "SELECT count(*) FROM pg_class WHERE relname = 'sessions_good'"
+    with postgres.other_program() as reader:
+        reader.cursor().execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM other")
+        store.prepare()
+        assert "sessions_closed is not built yet" in caplog.text
+        assert postgres.rows(old) == [(1,)]
+        reader.cursor().execute("COMMIT")
+    store.prepare()
+    assert postgres.rows(old) == [(0,)]
+
+
 @pytest.mark.parametrize("column", ["state", "dwhctl_version"])
 def test_a_table_with_some_of_the_first_columns_is_not_ours(place: Place, column: str) -> None:
     as_an_earlier_version_left_it(place)
-    for index in ("sessions_running", "sessions_unsuccessful", "sessions_good"):
+    for index in ("sessions_running", "sessions_unsuccessful", "sessions_closed"):
         place.rows(f"DROP INDEX {index}")
     place.rows(f"ALTER TABLE sessions DROP COLUMN {column}")
     with pytest.raises(SessionsError, match="run_id is not dwhctl's"):
@@ -340,14 +373,14 @@ def test_postgres_goes_on_without_an_index_that_cannot_be_built_and_builds_it_la
     with postgres.other_program() as reader:
         reader.cursor().execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM other")
         store.prepare()
-        assert "sessions_by_slice is not built yet" in caplog.text
+        assert "sessions_of_slice is not built yet" in caplog.text
         assert store.open([new()])
         reader.cursor().execute("COMMIT")
     unbuilt = "SELECT count(*) FROM pg_index WHERE indrelid = 'sessions'::regclass AND NOT indisvalid"
     assert postgres.rows(unbuilt)[0][0] > 0
     store.prepare()
     assert postgres.rows(unbuilt) == [(0,)]
-    assert postgres.rows("SELECT count(*) FROM pg_indexes WHERE tablename = 'sessions'") == [(8,)]
+    assert postgres.rows("SELECT count(*) FROM pg_indexes WHERE tablename = 'sessions'") == [(7,)]
 
 
 def test_postgres_needs_no_rights_on_a_table_that_is_ready(

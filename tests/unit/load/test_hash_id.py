@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, ValueRefusedError
 from dwhctl.load.cast import TargetCast
-from dwhctl.load.extract import ServiceFields, hash_rows, key_form
+from dwhctl.load.hash_ids import ServiceFields, hash_rows, hash_texts, key_form
 
 GOLDEN = Path(__file__).parents[1] / "hash_id.golden.json"
 UTC_TIME = pa.timestamp("us", tz="UTC")
@@ -167,7 +167,7 @@ def test_the_width_of_an_integer_the_scale_of_a_decimal_and_the_unit_of_a_time_d
 
 def test_a_negative_zero_is_zero() -> None:
     array = pa.array([Decimal("-0.00"), Decimal("0.00")], pa.decimal128(5, 2))
-    assert list(key_form(Kind.DECIMAL, array)) == ["0", "0"]
+    assert key_form(Kind.DECIMAL, array).tolist() == ["0", "0"]
 
 
 def test_a_uuids_letters_are_lower_whatever_the_driver_says() -> None:
@@ -177,7 +177,7 @@ def test_a_uuids_letters_are_lower_whatever_the_driver_says() -> None:
 
 def test_the_smallest_integer_is_never_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = np.array([2**63, 2**63 + 1, 5], dtype="uint64")
-    monkeypatch.setattr("dwhctl.load.extract.hash_rows", lambda source, columns: hashes)
+    monkeypatch.setattr("dwhctl.load.hash_ids.hash_rows", lambda source, columns: hashes)
     assert ids([(Kind.INTEGER, pa.int64(), [1, 2, 3])]) == [-(2**63) + 1, -(2**63) + 1, 5]
 
 
@@ -249,7 +249,7 @@ def test_any_key_has_one_id_however_it_is_cut(rows: list[tuple[int, str]], cut: 
 @given(st.lists(st.tuples(st.text(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=3)), max_size=20))
 def test_rows_are_hashed_as_pandas_hashes_a_frame(rows: list[tuple[str, int, str]]) -> None:
     texts, numbers, others = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
-    columns = [np.array(texts, object), np.array(numbers, np.int64), np.array(others, object)]
+    columns = [pa.array(texts, pa.string()), np.array(numbers, np.int64), pa.array(others, pa.string())]
     for count in (1, 2, 3):
         named: dict[str, Any] = {"etl_source": ["abakan"] * len(rows)}
         named |= {str(number): column for number, column in enumerate(columns[:count])}
@@ -257,3 +257,15 @@ def test_rows_are_hashed_as_pandas_hashes_a_frame(rows: list[tuple[str, int, str
         wanted = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         source = int(pd.util.hash_array(np.array(["abakan"], object))[0])
         assert hash_rows(source, columns[:count]).tolist() == wanted.tolist()
+
+
+def test_texts_of_any_length_have_the_hashes_of_pandas() -> None:
+    texts = ["ё" * number + "x" * (number % 3) for number in range(70)] + ["", "long " * 5000]
+    wanted = pd.util.hash_array(np.array(texts, object)).tolist()
+    array = pa.array(texts, pa.string())
+    assert hash_texts(array).tolist() == wanted
+    assert hash_texts(array.cast(pa.large_string())).tolist() == wanted
+    for start in (1, 7, 70):
+        assert hash_texts(array.slice(start)).tolist() == wanted[start:]
+        assert hash_texts(array.slice(0, start)).tolist() == wanted[:start]
+    assert hash_texts(array.slice(0, 0)).tolist() == []

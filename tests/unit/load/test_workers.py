@@ -5,26 +5,31 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import pickle
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
+import pyarrow as pa
 import pytest
 
+from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import WorkersError
 from dwhctl.load import extract, worker_server
 from dwhctl.load import workers as module
 from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
 from dwhctl.load.workers import Demand, Worker, WorkerPool
-from dwhctl.project.connections import types_for
-from dwhctl.runtime.messages import StageResult
+from dwhctl.project.connections import SYSTEMS, types_for
+from dwhctl.runtime.messages import StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
+from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.support.faulty import wait_until
 from tests.unit.dispatch_kit import ready_server
 
@@ -182,8 +187,35 @@ def test_what_the_server_imports_starts_no_thread_and_opens_nothing(server: Work
 def test_a_worker_imports_no_driver_that_its_run_has_no_use_for(server: WorkerServer) -> None:
     server.start(modules_of(["duckdb"], ["duckdb"]))
     imported = imported_in(forked(server))
-    assert {"pandas", "pyarrow", "duckdb"} <= imported
-    assert {"pymssql", "psycopg2", "vertica_python", "clickhouse_connect"} & imported == set()
+    assert {"pyarrow", "duckdb"} <= imported
+    assert {
+        "pandas",
+        "numpy.ma",
+        "pymssql",
+        "psycopg2",
+        "vertica_python",
+        "clickhouse_connect",
+    } & imported == set()
+
+
+def test_a_worker_stages_a_slice_without_pandas(server: WorkerServer) -> None:
+    server.start(modules_of(["duckdb"], ["duckdb"]))
+    worker = forked(server)
+    made = "__import__('pyarrow').array([1, None]).to_pylist()"
+    assert worker.submit(eval, made).result(60) == [1, None]
+    hashed = "__import__('dwhctl.load.hash_ids').load.hash_ids._hash_of_shard('ё')"
+    assert isinstance(worker.submit(eval, hashed).result(60), int)
+    assert "pandas" not in imported_in(worker)
+
+
+def test_a_system_of_another_package_finds_pandas(
+    server: WorkerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(SYSTEMS["duckdb"]), "__module__", "another_package.system")
+    server.start(modules_of(["duckdb"], []))
+    worker = forked(server)
+    series = "__import__('pyarrow').array(__import__('pandas').Series([1, None], dtype='Int64')).to_pylist()"
+    assert worker.submit(eval, series).result(60) == [1, None]
 
 
 def imported_in(worker: ProcessWorker) -> set[str]:
@@ -331,3 +363,16 @@ def test_a_worker_does_not_look_for_garbage_among_the_rows(monkeypatch: pytest.M
     finally:
         gc.callbacks.remove(look)
         gc.set_threshold(*before)
+
+
+def test_the_table_of_many_orders_is_unpickled_once() -> None:
+    connection = SqliteConnection(name="dwh", path=Path("dwh.sqlite"))
+    table = TargetTable(
+        connection, "orders", (Column("id", Kind.INTEGER, pa.int64(), "BIGINT"),), Path("state")
+    )
+    first, second = (pickle.loads(pickle.dumps(("order", number, table))) for number in range(2))
+    assert first[2] is second[2]
+    assert first[2] == table
+    assert first[2].columns == table.columns
+    wider = replace(table, columns=(*table.columns, Column("name", Kind.TEXT, pa.string(), "VARCHAR")))
+    assert pickle.loads(pickle.dumps(wider)) == wider != table

@@ -126,8 +126,8 @@ def test_every_statement_is_there(dialect: str) -> None:
         statements
     )
     assert set(indexes(statements)) == {
-        "sessions_by_slice", "sessions_by_run", "sessions_by_task", "sessions_by_start",
-        "sessions_running", "sessions_unsuccessful", "sessions_good",
+        "sessions_of_slice", "sessions_by_run", "sessions_closed", "sessions_by_start",
+        "sessions_running", "sessions_unsuccessful",
     }  # fmt: skip
     assert all(sql and "$columns" not in sql and "--" not in sql for sql in statements.values())
 
