@@ -41,7 +41,7 @@ def measure_load(sandbox: Sandbox, *arguments: str, env: Mapping[str, str] | Non
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=_ROOT,
-        env={**os.environ, "NO_COLOR": "1", **(env or {})},
+        env={**_environment(), "NO_COLOR": "1", **(env or {})},
     )
     parent = psutil.Process(process.pid)
     memory: dict[int, float] = {}
@@ -102,6 +102,11 @@ class Usage:
         return f"| {name} | {self.seconds:.1f} | {self.cpu:.1f} | {mib} | {self.seconds / floor:.2f} |"
 
 
+def _environment() -> dict[str, str]:
+    """Return the environment of a command: what is installed has its bytecode, and so has this checkout."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usage:
     """Run a command to its end. Raise RuntimeError with the end of its output unless it ends with 0."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -112,7 +117,7 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usa
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "NO_COLOR": "1", **(env or {})},
+            env={**_environment(), "NO_COLOR": "1", **(env or {})},
         )
         parent = psutil.Process(process.pid)
         cpu: dict[int, float] = {}

@@ -1,6 +1,8 @@
 """One big slice over the wire, from a SQL Server to a Vertica, several ways in one run:
 
     python -m benchmarks.wire 5000000
+    python -m benchmarks.wire 20000000 --ways mssql-python      one of the ways, for its memory
+    python -m benchmarks.wire 5000000 --store                   the warehouse reads and stores every row
 
 - `fetchmany`: pymssql alone, which only reads the rows: nobody can be faster with this driver;
 - `dwhctl load`, whole: sessions, checks, hash_id, COPY, publish; with pymssql, and with mssql-python where its
@@ -8,11 +10,14 @@
 - the naive pipeline: pandas.read_sql_query, DataFrame.to_csv, cursor.copy.
 
 The servers are those of `tests/servers`, each a process of its own on loopback. The SQL Server sends the same
-bytes to all of them from a file that it filled before (`--cache`), so that its own work is small.
+bytes to all of them from a file that it filled before (`--cache`), so that its own work is small. The Vertica counts
+the lines of a COPY, and stores the first row so often: to read and store a million of them takes it 1.9 s of CPU, twice
+what `dwhctl load` takes with mssql-python, and a warehouse has its own machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import resource
 import subprocess
@@ -20,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -175,7 +180,19 @@ def project(root: Path, servers: Servers, driver: str, split: int = 1) -> Path:
     return root
 
 
-def timed(name: str, command: list[str], rows: int) -> float:
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of the clock, and of CPU in all processes of the way."""
+
+    wall: float
+    cpu: float
+
+    def over(self, other: Cost) -> str:
+        """Return the ratio to another way."""
+        return f"{self.wall / other.wall:.2f} by the clock, {self.cpu / other.cpu:.2f} by CPU"
+
+
+def timed(name: str, command: list[str], rows: int) -> Cost:
     """Run a way as a process of its own and print what it took."""
     started, before = time.perf_counter(), _cpu()
     with (
@@ -195,7 +212,7 @@ def timed(name: str, command: list[str], rows: int) -> float:
     )
     if name.startswith("dwhctl"):
         print("    " + output.strip().replace("\n", "\n    "))
-    return seconds
+    return Cost(seconds, cpu)
 
 
 def _cpu() -> float:
@@ -205,10 +222,16 @@ def _cpu() -> float:
 
 
 def _memory(watch: Watch) -> str:
-    return f"peak PSS parent {watch.parent:.0f} MiB, largest worker {watch.child:.0f} MiB"
+    return (
+        f"peak PSS parent {watch.parent:.0f} MiB, largest worker {watch.child:.0f} MiB, all processes together"
+        f" {watch.together:.0f} MiB"
+    )
 
 
-def main(rows: int) -> None:
+_WAYS = ("fetchmany", "pymssql", "mssql-python", "naive")
+
+
+def main(rows: int, ways: Sequence[str], *, store: bool) -> None:
     """Print the figures of the ways, and their ratios."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -216,39 +239,53 @@ def main(rows: int) -> None:
         cache.mkdir()
         servers = Servers(
             stack.enter_context(served("tests.servers.tds", "--database", "moscow", "--cache", str(cache))),
-            stack.enter_context(served("tests.servers.vertica")),
+            stack.enter_context(served("tests.servers.vertica", *([] if store else ["--count-rows"]))),
         )
         fill(servers, rows)
-        me = [sys.executable, "-m", "benchmarks.wire", "--way"]
-        ports = [str(servers.mssql), str(servers.vertica)]
 
-        def load(driver: str) -> list[str]:
-            root = project(folder / driver, servers, driver)
-            return [sys.executable, "-m", "dwhctl", "load", "--date", str(DAY), "-v", "--project", str(root)]
+        def run(way: str, note: str) -> Cost:
+            if way not in ("pymssql", "mssql-python"):
+                ports = [str(servers.mssql), str(servers.vertica)]
+                return timed(
+                    f"{way}{note}", [sys.executable, "-m", "benchmarks.wire", "--way", way, *ports], rows
+                )
+            root = project(folder / way, servers, way)
+            command = [
+                sys.executable,
+                "-m",
+                "dwhctl",
+                "load",
+                "--date",
+                str(DAY),
+                "-v",
+                "--project",
+                str(root),
+            ]
+            return timed(f"dwhctl load with {way}{note}", command, rows)
 
-        timed("fetchmany, the first time (the server fills its cache)", [*me, "fetchmany", *ports], rows)
-        alone = timed("fetchmany", [*me, "fetchmany", *ports], rows)
-        first = timed("dwhctl load, first", load("pymssql"), rows)
-        second = timed("dwhctl load, again: replaces every row", load("pymssql"), rows)
-        arrow = None
-        if find_spec("mssql_python") is not None:
-            timed(
-                "dwhctl load with mssql-python, first (the server fills its cache)",
-                load("mssql-python"),
-                rows,
-            )
-            arrow = timed("dwhctl load with mssql-python, again", load("mssql-python"), rows)
-        slow = timed("naive", [*me, "naive", *ports], rows)
-        print(
-            f"dwhctl / fetchmany alone: {first / alone:.2f} (again: {second / alone:.2f});"
-            f" naive / dwhctl: {slow / first:.2f}"
-        )
-        if arrow is not None:
-            print(f"naive / dwhctl with mssql-python: {slow / arrow:.2f}")
+        costs = {}
+        for way in ways:
+            if way != "naive":
+                run(way, ", the first time (the server fills its cache)")
+            costs[way] = run(way, "")
+        for way, other in (("pymssql", "fetchmany"), ("naive", "pymssql"), ("naive", "mssql-python")):
+            if way in costs and other in costs:
+                print(f"{way} / {other}: {costs[way].over(costs[other])}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.wire")
+    parser.add_argument("rows", type=int, nargs="?", default=5_000_000)
+    parser.add_argument("--ways", default=None, help=f"some of {','.join(_WAYS)}")
+    parser.add_argument("--store", action="store_true", help="let the warehouse read and store every row")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--way"]:
         {"fetchmany": fetchmany, "naive": naive}[sys.argv[2]](Servers(int(sys.argv[3]), int(sys.argv[4])))
     else:
-        main(int((sys.argv[1:] or ["5000000"])[0]))
+        options = _options()
+        there = [way for way in _WAYS if way != "mssql-python" or find_spec("mssql_python") is not None]
+        chosen = options.ways.split(",") if options.ways else there
+        main(options.rows, chosen, store=options.store)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from dwhctl.cli.common.ending import run
 from dwhctl.cli.main import dwhctl
 from tests.support.duckdb_files import opened
+from tests.support.prefork import DwhctlProcess
 
 PROJECT = """\
 [project]
@@ -68,14 +68,16 @@ def dwh_process(
     *arguments: object, folder: Path | None = None, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as a user does: a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "dwhctl", *map(str, arguments)],
-        capture_output=True,
+    process = DwhctlProcess(
+        *map(str, arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
         env={**os.environ, **(environment or {})},
-        check=False,
     )
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,23 @@ def pytest_collection(session: pytest.Session) -> None:
         # What is wrong with a module is said when it is collected.
         with suppress(Exception, pytest.skip.Exception):
             import_module(".".join(file.relative_to(tests.parent).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    _collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """Find here what the tests of a module left open in cycles of objects, and warn: later it fails another's test."""
+    yield
+    _collect()
+
+
+def _collect() -> None:
+    gc.collect()
+    # What is left lives on, as modules do: to look through it after each module again takes longer than all the rest.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -14,13 +14,14 @@ from dwhctl.alerts.digest import sample_digests
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
+from dwhctl.load.direct import can_be_direct
 from dwhctl.load.staging import MAX_SLICES
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
-from dwhctl.project.parts import check_split, time_parts
+from dwhctl.project.parts import by_ranges, check_split, time_parts
 from dwhctl.project.problems import MAIN, line_of
 from dwhctl.project.templates import Query, render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
@@ -30,6 +31,7 @@ from dwhctl.systems.base.target import Statement, TableColumns, Target
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
+    from dwhctl.project.days import Slice
     from dwhctl.project.problems import Place
 
 
@@ -191,12 +193,20 @@ class RenderedPart:
 
 
 def load_parts(
-    project: Project, load: Load, shards: Sequence[Shard], day: date, *, online: bool, describe: bool
+    project: Project,
+    load: Load,
+    shards: Sequence[Shard],
+    day: date,
+    *,
+    online: bool,
+    describe: bool,
+    direct: bool,
 ) -> dict[str, Callable[[], RenderedPart]]:
     """Return the parts of a load for a slice of the first shard, each rendered when called.
 
     With `online` the table's columns are those of the warehouse. With `describe` the first of the shards that can be
-    reached describes the table of a load without a `create`. Raise AttemptError then.
+    reached describes the table of a load without a `create`. Raise AttemptError then. With `direct` there is that part
+    too, for a load that has it.
     """
     shard = shards[0]
     parts = {
@@ -208,8 +218,13 @@ def load_parts(
             else _create(load, _created(project, load))
         ),
         "publish": lambda: _publish(project, load, shard, day, online=online),
+        "direct": lambda: _direct(project, load, shard, day, online=online),
     }
-    return {name: render for name, render in parts.items() if name != "ready" or load.ready is not None}
+    if load.ready is None:
+        del parts["ready"]
+    if not (direct and can_be_direct(load, _target(project, load))):
+        del parts["direct"]
+    return parts
 
 
 def report_parts(
@@ -241,17 +256,8 @@ def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedP
             replace(statement, about=f"part {number} of {len(slices)}, all at once")
             for number, statement in enumerate(statements, 1)
         ]
-    notes = [] if load.split_by is None else [_by_ranges(load)]
+    notes = [] if load.split_by is None else [by_ranges(load)]
     return RenderedPart("extract", _about(load, shard, day), statements, notes, is_sql=is_sql)
-
-
-def _by_ranges(load: Load) -> str:
-    by = load.split_by
-    return (
-        f"{load.split} parts at once: SELECT MIN({by}), MAX({by}) FROM (this query), and then for each of {load.split}"
-        f" ranges of the same width SELECT * FROM (this query) WHERE {by} >= <low> AND {by} < <high>; without <low> in"
-        " the first, which also has NULL, without <high> in the last"
-    )
 
 
 def _ready(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:
@@ -306,22 +312,47 @@ def _target(project: Project, work: Load | Report) -> Target:
 
 
 def _publish(project: Project, load: Load, shard: Shard, day: date, *, online: bool) -> RenderedPart:
-    columns = TableColumns(load.table, load.slice_by)
+    target = _target(project, load)
+    slice = make_slice(project, load, shard, day)
+    columns, unknown = _columns(project, load, target, slice, online=online)
     notes = [
         f"a group of up to {MAX_SLICES} slices is one transaction: the lists then have all shards and tokens",
         "<...>: each attempt has its own",
+        *unknown,
     ]
-    slice = make_slice(project, load, shard, day)
-    target = _target(project, load)
-    if online:
-        with slots_of(project).held(load.target), target.inspection(load.table, load.slice_by) as inspection:
-            columns = _known(columns, inspection.columns())
-    else:
-        notes += _unknown(columns, f"{slice.start} and {slice.end}")
+    if can_be_direct(load, target):
+        notes.insert(0, "not of a slice that is the only one of its load in the run: see --part direct")
     about = f"publish of load {load.name}, shard {shard.name}, day {day}: one transaction on {load.target}"
     return RenderedPart(
         "publish", about, target.publish_statements(slice, columns), notes, has_placeholders=True
     )
+
+
+def _direct(project: Project, load: Load, shard: Shard, day: date, *, online: bool) -> RenderedPart:
+    target = _target(project, load)
+    slice = make_slice(project, load, shard, day)
+    columns, notes = _columns(project, load, target, slice, online=online)
+    about = (
+        f"direct, of load {load.name}, shard {shard.name}, day {day}: one transaction on {load.target}, in place of"
+        " publish where the slice is the only one of its load in the run and its worker is on this machine"
+    )
+    notes.append(
+        "a view, and a table with rules or row-level security, gets the rows by way of a temporary table"
+    )
+    return RenderedPart(
+        "direct", about, target.direct_statements(slice, columns), notes, has_placeholders=True
+    )
+
+
+def _columns(
+    project: Project, load: Load, target: Target, slice: Slice, *, online: bool
+) -> tuple[TableColumns, list[str]]:
+    """Return the table's columns, and notes on the placeholders where they are not known."""
+    columns = TableColumns(load.table, load.slice_by)
+    if not online:
+        return columns, _unknown(columns, f"{slice.start} and {slice.end}")
+    with slots_of(project).held(load.target), target.inspection(load.table, load.slice_by) as inspection:
+        return _known(columns, inspection.columns()), []
 
 
 def _known(columns: TableColumns, found: Sequence[Column]) -> TableColumns:

@@ -191,7 +191,7 @@ def _write(settings: Settings, parts: Iterator[Part], form: str) -> None:
                 tell("done" if changed is None else f"{counted(changed, 'row')} changed")
 
 
-_PARTS = ("extract", "ready", "create", "source", "publish", "all")
+_PARTS = ("extract", "ready", "create", "source", "publish", "direct", "all")
 
 
 @exit_codes(ExitCode.FAILED, ExitCode.INTERRUPTED)
@@ -225,8 +225,9 @@ def render_command(
 ) -> None:
     """Show the SQL of the load or report NAME for the day D as it would run, with its bound values.
 
-    A load has an extract, a ready if it waits for one, a create and what publishes a slice; a report has a create, a
-    source and what replaces the table's rows. Comments say where each runs. Without --online there is no connection:
+    A load has an extract, a ready if it waits for one, a create and what publishes a slice, in PostgreSQL also what
+    writes one directly that is the only one of its load in a run; a report has a create, a source and what replaces the
+    table's rows. Comments say where each runs. Without --online there is no connection:
     values that only the warehouse knows, or that each attempt chooses, are shown as <...>, and COMMIT as a comment.
     With it, only the query for the columns is run.
 
@@ -278,7 +279,13 @@ def _shown(
         kind = "load"
         asked = online or "create" in parts
         rendered = load_parts(
-            project, found, _shards(project, found, shard), day, online=online, describe=asked
+            project,
+            found,
+            _shards(project, found, shard),
+            day,
+            online=online,
+            describe=asked,
+            direct=not {"direct", "all"}.isdisjoint(parts),
         )
         default = ["extract"]
     else:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
+from dwhctl.load.direct import can_be_direct
 from dwhctl.load.parts import Parts
 from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
 from dwhctl.project.parts import check_split, time_parts
@@ -116,14 +117,12 @@ SliceAttempt = Attempt[SliceJob, InWorker]
 def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, local: bool) -> list[SliceJob]:
     """Return the jobs of a plan: a slice that is the only one of its load is written directly where the target can.
 
-    Only by a `local` worker, which keeps its process until the publication; and not where new columns are added to the
-    table: whether a shard lost one is found out from what the table holds.
+    Only by a `local` worker, which keeps its process until the publication.
     """
     slices = Counter(planned.load.name for planned in plan.slices)
 
     def is_direct(load: Load) -> bool:
-        alone = slices[load.name] == 1 and load.on_new_column != "add" and load.split == 1
-        return local and alone and targets[load.target].writes_directly
+        return local and slices[load.name] == 1 and can_be_direct(load, targets[load.target])
 
     return [
         SliceJob(planned, direct=is_direct(planned.load), parts=planned.load.split) for planned in plan.slices

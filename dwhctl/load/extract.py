@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import Stage, Target
 
 
-#: Rows that are read from a source at a time: even rows of a megabyte fit in memory then.
+#: Rows that are read at a time from a source that does not bound their bytes: rows of a megabyte fit in memory then.
 READ_ROWS = 2_048
 #: What is cast and staged at a time: as many rows as make the work per batch cheap, but no more bytes than this.
 BATCH_ROWS = 50_000
 BATCH_BYTES = 8 * 2**20
+#: Batches of a source that bounds their bytes stay as they are: the most rows of one, and what only the last lacks.
+BOUNDED_ROWS = 100_000
+_BOUNDED_FULL = READ_ROWS, 2**20
 
 
 def gathered(
@@ -64,6 +67,10 @@ def gathered(
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+#: Arrow's own pool gives the memory of each block back to the system, which clears it anew for the next one.
+pa.set_memory_pool(pa.system_memory_pool())
 
 
 def stage_slice(order: StageOrder) -> StageResult:
@@ -112,6 +119,7 @@ class _Staging:
         self._filled: dict[str, str] = {}
         self._is_last = False
         self._ids = ids
+        self._may_repeat = True
 
     def run(self, source: Source) -> StageResult:
         order = self._order
@@ -184,6 +192,7 @@ class _Staging:
         to_target: TargetCast,
     ) -> Generator[pa.RecordBatch]:
         """Yield the batches as they are staged."""
+        full_rows, full_bytes = _BOUNDED_FULL if source.bounds_bytes else (BATCH_ROWS, BATCH_BYTES)
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
                 for check in checks:
@@ -191,14 +200,20 @@ class _Staging:
                 service = fields(batch)
                 finished = to_target(batch, service)
             self._ids.add(service["hash_id"].to_numpy())
-            self._is_last = batch.num_rows < BATCH_ROWS and batch.nbytes < BATCH_BYTES
+            self._is_last = batch.num_rows < full_rows and batch.nbytes < full_bytes
             self._rows += batch.num_rows
             yield finished
         # The source is not needed any more.
         source.close()
+        # While the target still takes the last batches.
+        with self._clock.step("check"):
+            self._may_repeat = self._ids.may_repeat()
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
-        batches = gathered(source.batches(self._query, READ_ROWS))
+        if source.bounds_bytes:
+            batches = source.batches(self._query, BOUNDED_ROWS)
+        else:
+            batches = gathered(source.batches(self._query, READ_ROWS))
         while True:
             with self._clock.step("extract"):
                 reach("stage.extract")
@@ -220,7 +235,7 @@ class _Staging:
 
     def _check_keys(self, stage: Stage) -> None:
         """Raise DoubledKeyError for a key that two rows of the slice have."""
-        if self._ids.may_repeat() and (key := doubled_key(stage, self._order.key)) is not None:
+        if self._may_repeat and (key := doubled_key(stage, self._order.key)) is not None:
             raise DoubledKeyError(f"{key} occurs twice in the slice")
 
 

@@ -5,6 +5,7 @@ Each is a process that can fail or be killed alone: in a shared pool a killed wo
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import time
@@ -59,10 +60,16 @@ class InlineWorker:
         """Do nothing: no task runs between two calls of `submit`."""
 
 
+#: More than a source has of rows at a time.
+_GC_OBJECTS = 50_000
+
+
 def stage_in_worker(order: StageOrder) -> StageResult:
     """Stage a slice. The parent never imports what this needs: pyarrow and the drivers."""
     from dwhctl.load.extract import stage_slice
 
+    # Rows are no garbage: with Python's 700 objects, it looks through them again and again.
+    gc.set_threshold(_GC_OBJECTS)
     log = LogBuffer()
     with captured_log(log.take):
         result = stage_slice(order)

@@ -93,6 +93,16 @@ def _same(query: Query, other: Query) -> bool:
     )
 
 
+def by_ranges(load: Load) -> str:
+    """Return how `split_by` cuts, for a reader: the values are known only at the source."""
+    by = load.split_by
+    return (
+        f"{load.split} parts at once: SELECT MIN({by}), MAX({by}) FROM (this query), and then for each of {load.split}"
+        f" ranges of the same width SELECT * FROM (this query) WHERE {by} >= <low> AND {by} < <high>; without <low> in"
+        " the first, which also has NULL, without <high> in the last"
+    )
+
+
 #: More digits than any system's decimals have.
 _EXACT = Context(prec=100)
 #: A value by which a slice is cut into ranges.

@@ -19,6 +19,7 @@ from tests.cli_support import EXTRACT, LOAD, PROJECT, dwh, dwh_process, make_dat
 from tests.postgres import PostgresServer
 from tests.servers.base import Fault
 from tests.servers.tds import TdsServer
+from tests.support.prefork import DwhctlProcess
 
 DAY = "2020-07-13"
 
@@ -406,8 +407,8 @@ def test_tomorrow_may_be_loaded(project: Path, capsys: pytest.CaptureFixture[str
 def on_a_terminal(*arguments: str, folder: Path, **environment: str) -> tuple[str, str]:
     """Run a command whose stderr is a terminal; give what went to stdout and to the terminal."""
     mine, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "dwhctl", *arguments],
+    with DwhctlProcess(
+        *arguments,
         stdout=subprocess.PIPE,
         stderr=theirs,
         cwd=folder,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from tests.cli_support import dwh
 from tests.servers.http import Api, Asked, Reply, page
 from tests.support.faulty import Faults
+from tests.support.prefork import DwhctlProcess
 
 MAIN = """\
 [project]
@@ -91,11 +91,9 @@ def write_project(root: Path, url: str, rate: str) -> None:
 
 
 def started(root: Path, day: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dwhctl", "load", "--date", day, "--project", str(root), "--jobs", "1"]
+    command = ("load", "--date", day, "--project", str(root), "--jobs", "1")
     environment = {**os.environ, **(environment or {})}
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return DwhctlProcess(*command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def counts(root: Path) -> list[Any]:

@@ -33,7 +33,7 @@ def load_watched(sandbox: Sandbox, rows: int) -> Watch:
     started = time.monotonic()
     total = Watch()
     for _ in range(2):
-        process = sandbox.start("load", "--date", str(DAY))
+        process = sandbox.start("load", "--date", str(DAY), plain=True)
         with watched(process) as watch:
             out, err = process.communicate()
         assert process.returncode == 0, out + err

@@ -64,7 +64,7 @@ def wire(cities: Wire, postgres_server: PostgresServer, postgres_database: str, 
 
 def run(wire: Wire) -> None:
     """Load the day in a process of its own."""
-    done = wire.run(*LOAD, timeout=110)
+    done = wire.run(*LOAD)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -64,7 +64,7 @@ def test_not_ready(place: Place) -> None:
 
 def test_the_session_of_a_report_that_waited_begins_with_the_run(place: Place) -> None:
     need(place)
-    place.refresh(wait=timedelta(seconds=1.2))
+    place.refresh(wait=timedelta(seconds=2.5))
     (session,) = place.sessions()
     assert session.finished is not None
     assert session.finished - session.started > timedelta(seconds=0.8)

@@ -11,8 +11,6 @@ import pty
 import re
 import sqlite3
 import struct
-import subprocess
-import sys
 import termios
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -30,6 +28,7 @@ from dwhctl.project.read import read_project
 from dwhctl.sessions import Closing, NewSession, State, open_store
 from tests.cli_support import dwh, small_project
 from tests.postgres import PostgresServer
+from tests.support.prefork import DwhctlProcess
 from tests.support.projects import DAY, Sandbox
 
 COLUMNS = {
@@ -258,8 +257,11 @@ def on_terminal(project: Path, width: int, *arguments: str, **environment: str) 
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     kept = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dwhctl", "report", *arguments, "--project", str(project)],
+    process = DwhctlProcess(
+        "report",
+        *arguments,
+        "--project",
+        str(project),
         stdin=child,
         stdout=child,
         stderr=child,

@@ -67,9 +67,8 @@ def test_a_failing_load_shows_its_secret_nowhere(tmp_path: Path) -> None:
     text = (sandbox.root / "config" / "dwhctl.toml").read_text()
     (sandbox.root / "key").write_text(SECRET.lower())
     sandbox.put("config/dwhctl.toml", f'{text}\n[variables]\nfile = {{ file = "./key" }}\n')
-    process = sandbox.start(
-        "load", "--date", str(DAY), "--debug", env={"DWHCTL_VAR_API_TOKEN": SECRET, "DWHCTL_VAR_CHAT": "-1"}
-    )
+    env = {"DWHCTL_VAR_API_TOKEN": SECRET, "DWHCTL_VAR_CHAT": "-1"}
+    process = sandbox.start("load", "--date", str(DAY), "--debug", env=env, plain=True)
     lines: set[str] = set()
     while process.poll() is None:
         for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):

@@ -20,7 +20,7 @@ ROWS = 1_000_000
 def verified(ground: Sandbox, rows: int) -> float:
     """Verify the one slice in a process of its own; give its peak of memory in MiB."""
     started = time.monotonic()
-    process = ground.start("verify", "--date", str(DAY))
+    process = ground.start("verify", "--date", str(DAY), plain=True)
     with watched(process) as watch:
         out, err = process.communicate(timeout=900)
     print(f"{rows:,} rows: {time.monotonic() - started:.1f} s, {watch}")
@@ -31,7 +31,7 @@ def verified(ground: Sandbox, rows: int) -> float:
 def different(ground: Sandbox, rows: int, other: tuple[str, ...]) -> float:
     """Verify the one slice, of which each row differs; give the peak of memory in MiB."""
     started = time.monotonic()
-    process = ground.start("verify", *other, "--date", str(DAY))
+    process = ground.start("verify", *other, "--date", str(DAY), plain=True)
     with watched(process) as watch:
         out, err = process.communicate(timeout=900)
     print(f"{rows:,} rows that differ: {time.monotonic() - started:.1f} s, {watch}")

@@ -19,8 +19,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
-import vertica_python
-
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, TargetRefusedError
 from dwhctl.core.secrets import Secret
@@ -29,6 +27,7 @@ from dwhctl.systems.vertica.system import VerticaConnection
 from dwhctl.systems.vertica.types import declaration
 from tests.contract.kit_base import NASTY_TEXTS, TargetKit, TypeCase
 from tests.servers.vertica import VerticaServer
+from tests.support.vertica import open_vertica
 
 REAL = os.environ.get("DWHCTL_TEST_VERTICA")
 _SERVERS_AT_ONCE = 3
@@ -194,7 +193,7 @@ class VerticaTargetKit(TargetKit):
         assert isinstance(connection, VerticaConnection)
         (host, port), password = connection.addresses[0], connection.password
         with closing(
-            vertica_python.connect(
+            open_vertica(
                 host=host,
                 port=port,
                 user=connection.user,

@@ -16,7 +16,6 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
-import vertica_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from dwhctl.systems.base.target import StagingGroup, Target
 from dwhctl.systems.vertica.system import VerticaConnection
 from tests.contract.kit_base import NASTY_TEXTS
 from tests.contract.kits_vertica import REAL, VerticaTargetKit
+from tests.support.vertica import open_vertica
 
 TABLE = "stage.everything"
 TIMEOUT = timedelta(seconds=60)
@@ -92,7 +92,7 @@ class Warehouse:
     def _read(self, number: int) -> list[list[Any]]:
         (host, port), password = self.connection.addresses[0], self.connection.password
         with closing(
-            vertica_python.connect(
+            open_vertica(
                 host=host,
                 port=port,
                 user=self.connection.user,

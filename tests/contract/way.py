@@ -16,7 +16,7 @@ import pytest
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
-from dwhctl.load.extract import BATCH_ROWS, READ_ROWS, gathered, stage_slice
+from dwhctl.load.extract import BATCH_ROWS, BOUNDED_ROWS, READ_ROWS, gathered, stage_slice
 from dwhctl.load.publish import Published, PublishRules, publish
 from dwhctl.project.connections import Connection
 from dwhctl.project.days import Slice
@@ -115,6 +115,7 @@ class Way:
         order = self.order(sql, **keys)
         with (
             patch("dwhctl.load.extract.READ_ROWS", min(batch_rows, READ_ROWS)),
+            patch("dwhctl.load.extract.BOUNDED_ROWS", min(batch_rows, BOUNDED_ROWS)),
             patch("dwhctl.load.extract.gathered", partial(gathered, rows=batch_rows)),
         ):
             result = stage_slice(order)

@@ -7,16 +7,18 @@ from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dwhctl.core.errors import AttemptError, ExitCode, StagingError
+from dwhctl.core.errors import AttemptError, ExitCode, StagingError, TargetBusyError
 from dwhctl.load.direct import EndOrder, end_in_worker
 from dwhctl.runtime.messages import Failure
 from dwhctl.systems.base.target import StagingGroup
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.staging import DirectPostgresStage
 from dwhctl.systems.postgres.target import PostgresTarget
+from tests.cli_support import dwh
 from tests.contract.way import a_slice
 from tests.postgres import PostgresServer, any_server
 from tests.support.faulty import Faults
@@ -243,3 +245,61 @@ def test_killed_anywhere_it_is_whole_and_put_right(
     done = sandbox.run("load", "--date", str(DAY))
     assert done.returncode == 0, done.stderr
     assert sandbox.target_rows() == wanted
+
+
+def test_render_shows_what_is_sent(
+    sandbox: PostgresSandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rendered(*arguments: str) -> list[str]:
+        capsys.readouterr()
+        code = dwh("render", "orders", "--date", str(DAY), *arguments, "--project", sandbox.root)
+        lines = capsys.readouterr().out.splitlines()
+        return lines if code == 0 else []
+
+    assert sandbox.load().exit_code == ExitCode.DONE
+    sent: list[str] = []
+    translated = CopyClient._translated
+
+    def recorded(self: CopyClient, sql: str, **keys: bool) -> Any:
+        sent.extend(sql.split("; "))
+        return translated(self, sql, **keys)
+
+    shown = rendered("--part", "direct", "--online")
+    monkeypatch.setattr(CopyClient, "_translated", recorded)
+    assert sandbox.load().exit_code == ExitCode.DONE
+    monkeypatch.undo()
+    statements = [line.rstrip(";") for line in shown if not line.startswith("--")]
+    assert statements[0] == "BEGIN"
+    assert [sql.partition(" ")[0] for sql in statements[1:]] == ["DELETE", "COPY"]
+    assert [sql for sql in sent if sql in statements] == statements
+    assert shown[-1].startswith("-- COMMIT is a comment here")
+    assert any("see --part direct" in line for line in rendered("--part", "publish"))
+    assert any(line.startswith("-- direct, of load orders") for line in rendered("--part", "all"))
+    load = sandbox.root / "config/loads/orders.toml"
+    load.write_text('on_new_column = "add"\n' + load.read_text())
+    assert not any("direct" in line for line in rendered("--part", "all"))
+    assert rendered("--part", "direct") == []
+
+
+def test_publications_of_other_days_do_not_wait(sandbox: PostgresSandbox, server: PostgresServer) -> None:
+    """Nor does a slice that is written directly wait for a publication; two publications take turns."""
+    assert sandbox.load().exit_code == ExitCode.DONE
+    connection = server.connection(sandbox.databases["warehouse"], "dwh")
+    target = PostgresTarget(connection, timedelta(seconds=2), "dwhctl:run")
+    columns, later = target.columns("stage.orders"), a_slice(day=DAY + timedelta(1))
+    group = StagingGroup("run", "later", "stage.orders")
+    target.open_group(group)
+    with target.write_slice(GROUP, "token", columns, a_slice(), "start_time") as stage:
+        stage.write(iter([]))
+        with target.publication("stage.orders", "start_time", timedelta(seconds=2)) as publication:
+            publication.delete([later])
+            earlier = a_slice(day=DAY - timedelta(1))
+            with target.write_slice(GROUP, "other", columns, earlier, "start_time") as other:
+                other.write(iter([]))
+            other.discard()
+            second = target.publication("stage.orders", "start_time", timedelta(seconds=1))
+            with pytest.raises(TargetBusyError), second:
+                pass
+            publication.commit()
+        stage.commit()
+    assert sandbox.target_rows() == []

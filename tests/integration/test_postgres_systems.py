@@ -9,8 +9,6 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import (
@@ -23,12 +21,13 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
+from dwhctl.core.sql import literal
 from dwhctl.project.names import RowSource
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.target import Narrowing, StagingGroup
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error
-from dwhctl.systems.postgres.source import PostgresSource, last_row_end
+from dwhctl.systems.postgres.source import PostgresSource
 from dwhctl.systems.postgres.system import PostgresConnection
 from dwhctl.systems.postgres.target import PostgresTarget
 from tests.contract.way import a_slice
@@ -107,7 +106,7 @@ def test_a_locked_table_is_waited_for_so_long_and_no_longer(
     server: PostgresServer, database: str, target: PostgresTarget
 ) -> None:
     with closing(server.connect(database)) as other:
-        other.cursor().execute(f"BEGIN; LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE")
+        other.cursor().execute(f"BEGIN; LOCK TABLE {TABLE} IN SHARE ROW EXCLUSIVE MODE")
         began = time.monotonic()
         with pytest.raises(TargetBusyError) as caught, target.publication(TABLE, None, timedelta(seconds=1)):
             pass
@@ -357,16 +356,24 @@ def test_no_password_in_an_error(connection: PostgresConnection) -> None:
     assert "pass" not in str(connect_error(ValueError(text), known, target=True)).partition("password=")[2]
 
 
-_CELLS = st.none() | st.text(st.sampled_from('a",\n\r\\'), max_size=8)
+def test_blocks_end_where_rows_end(
+    source: PostgresSource, target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dwhctl.systems.postgres.source._BLOCK_BYTES", 500)
+    texts = [None, "", "a\nb", '"\n"', ",\r\n", "\\.", "x" * 2_000]
+    values = ", ".join(
+        f"({n}, {'NULL' if text is None else literal(text)})" for n, text in enumerate(texts * 40)
+    )
+    sql = f"SELECT v FROM (VALUES {values}) AS t (n, v) ORDER BY n"
+    assert read(source, sql) == texts * 40
+    for rows in (0, 1, 31, 32, 33, 64, 1000):
+        assert read(source, f"SELECT i AS v FROM generate_series(1, {rows}) AS i") == [*range(1, rows + 1)]
 
 
-@settings(deadline=None)
-@given(rows=st.lists(st.tuples(_CELLS, _CELLS), max_size=12), cut=st.integers(0, 200))
-def test_the_end_of_the_last_whole_row(rows: list[tuple[str | None, str | None]], cut: int) -> None:
-    lines = []
-    for row in rows:
-        cells = ("" if one is None else '"' + one.replace('"', '""') + '"' for one in row)
-        lines.append(",".join(cells) + "\n")
-    ends = [len("".join(lines[:count]).encode()) for count in range(len(lines) + 1)]
-    data = "".join(lines).encode()[:cut]
-    assert last_row_end(data) == max(end for end in ends if end <= len(data))
+def test_rows_that_come_slowly_are_waited_for(
+    connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CopyClient, "_timeouts", lambda self: "SELECT 1")
+    with PostgresSource(connection, database, "UTC", timeout=0.8) as source:
+        sql = "SELECT repeat('x', 3000) AS v FROM generate_series(1, 160) WHERE pg_sleep(0.01) IS NOT NULL"
+        assert len(read(source, sql)) == 160

@@ -327,3 +327,13 @@ def test_the_fast_parser_agrees_with_the_exact_one(data: str) -> None:
         except Reject as reject:
             raise AssertionError(data) from reject
     assert [list(row.values()) for row in table.to_pylist()] == expected
+
+
+def test_a_server_for_benchmarks_counts_the_rows() -> None:
+    with VerticaServer() as server:
+        server.counts_rows = True
+        server.execute("CREATE TABLE t (id INT NOT NULL, name VARCHAR(10))")
+        with connected(server) as connection:
+            load(connection, "COPY t FROM STDIN DELIMITER ','", "1,one\n2,two\n3,\n")
+            load(connection, "COPY t FROM STDIN DELIMITER ','", "")
+            assert ask(connection, "SELECT id, name FROM t") == [[1, "one"]] * 3

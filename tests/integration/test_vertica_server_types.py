@@ -15,8 +15,9 @@ import vertica_python
 from dateutil.relativedelta import relativedelta  # type: ignore[import-untyped]
 from dateutil.tz import tzoffset  # type: ignore[import-untyped]
 
-from tests.integration.vertica_kit import ask, connect, connected, fails, sockets_left_open
+from tests.integration.vertica_kit import ask, connect, connected, fails
 from tests.servers.vertica import VerticaServer
+from tests.support.vertica import open_vertica
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +129,11 @@ def test_passwords_and_authentication_records(server: VerticaServer) -> None:
     )
     _logs_in(server, user="hashed", password="first")
     server.execute("ALTER USER hashed SECURITY_ALGORITHM 'MD5'")
-    with sockets_left_open(), pytest.raises(vertica_python.errors.ConnectionError, match="has expired"):
+    with pytest.raises(vertica_python.errors.ConnectionError, match="has expired"):
         _logs_in(server, user="hashed", password="first")
     server.execute("ALTER USER hashed IDENTIFIED BY 'second'")
     _logs_in(server, user="hashed", password="second")
-    wrong = pytest.raises(vertica_python.errors.ConnectionError, match="Invalid username or password")
-    with sockets_left_open(), wrong:
+    with pytest.raises(vertica_python.errors.ConnectionError, match="Invalid username or password"):
         _logs_in(server, user="hashed", password="first")
     server.execute("DROP USER hashed; DROP AUTHENTICATION net CASCADE")
 
@@ -148,9 +148,9 @@ def test_tls_with_certificates_of_the_server() -> None:
         [[authority]] = server.execute("SELECT certificate_text FROM certificates WHERE name = 'ca'")
         keys = {"user": server.user, "password": server.password, "host": server.host, "port": server.port}
         keys["ssl"] = ssl.create_default_context(cadata=authority)
-        with closing(vertica_python.connect(**keys)) as connection:
+        with closing(open_vertica(**keys)) as connection:
             state = "SELECT ssl_state FROM sessions WHERE session_id = current_session()"
             assert ask(connection, state) == [["Server"]]
         server.execute("ALTER TLS CONFIGURATION server ADD CA CERTIFICATES ca TLSMODE 'VERIFY_CA'")
-        with sockets_left_open(), pytest.raises((vertica_python.errors.Error, OSError)):
-            vertica_python.connect(**keys)
+        with pytest.raises((vertica_python.errors.Error, OSError)):
+            open_vertica(**keys)

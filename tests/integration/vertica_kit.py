@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-import vertica_python
 from vertica_python import errors
 
 from tests.servers.vertica import VerticaServer
+from tests.support.vertica import open_vertica
 
 
 def connect(server: VerticaServer, **keys: Any) -> Any:
@@ -31,7 +29,7 @@ def connect(server: VerticaServer, **keys: Any) -> Any:
         "connection_timeout": 20,
         **keys,
     }
-    connection = vertica_python.connect(**options)
+    connection = open_vertica(**options)
     connection.notice_handler = lambda message: None
     # Without it each small COPY waits 44 ms.
     connection._socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,28 +72,13 @@ def fails(sqlstate: str, code: int | None = None) -> Iterator[pytest.ExceptionIn
         assert int(caught.value.error_code) == code
 
 
-@contextmanager
-def sockets_left_open() -> Iterator[None]:
-    """Collect the sockets of refused logins, which vertica-python does not close, without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
-
-
 def refused(server: VerticaServer, **keys: Any) -> tuple[str, int]:
     """SQLSTATE and number with which a login is refused."""
-    with sockets_left_open():
-        said = _refusal(server, keys)
-    found = re.search(r"Sqlstate: (\w+).*Error Code: (\d+)", said)
-    assert found is not None, said
-    return found[1], int(found[2])
-
-
-def _refusal(server: VerticaServer, keys: dict[str, Any]) -> str:
     with pytest.raises(errors.ConnectionError) as caught:
         connect(server, **keys)
-    return str(caught.value)
+    found = re.search(r"Sqlstate: (\w+).*Error Code: (\d+)", str(caught.value))
+    assert found is not None, caught.value
+    return found[1], int(found[2])
 
 
 def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -55,7 +55,7 @@ class Faults:
         """How often the point was reached."""
         return sum(reached == point for reached, _, _ in self.reached())
 
-    def wait_for(self, point: str, *, nth: int = 1, seconds: float = 30) -> None:
+    def wait_for(self, point: str, *, nth: int = 1, seconds: float = 60) -> None:
         """Wait until the point is reached for the n-th time."""
         wait_until(lambda: self.count(point) >= nth, f"{point} is reached", seconds=seconds)
 
@@ -64,7 +64,7 @@ class Faults:
         self.log.with_suffix(".go").touch()
 
 
-def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 30) -> None:
     """Wait for something that has to happen."""
     until = time.monotonic() + seconds
     while not condition():
@@ -92,7 +92,7 @@ def processes_of_group(*groups: int) -> list[int]:
     return [pid for pid in pids if _state_and_group(pid)[1] in groups and is_alive(pid)]
 
 
-def wait_for_end(process: Popen[str], *, seconds: float = 30) -> tuple[str, str]:
+def wait_for_end(process: Popen[str], *, seconds: float = 60) -> tuple[str, str]:
     """Wait until a process and all that it started are gone; give what it said."""
     out, err = process.communicate(timeout=seconds)
     wait_until(lambda: not processes_of_group(process.pid), f"no process of {process.pid} is left", seconds=5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -20,6 +19,7 @@ from dwhctl.runtime.events import Event, RunResult
 from dwhctl.runtime.plan import LoadRequest
 from dwhctl.sessions import Session, open_store
 from tests.support.duckdb_files import opened
+from tests.support.prefork import DwhctlProcess
 
 DAY = date(2020, 7, 14)
 
@@ -187,8 +187,10 @@ class Sandbox:
         self, *arguments: str, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
         """Start `dwhctl ARGUMENTS` as a process of its own, in a session (process group) of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "dwhctl", *arguments, "--project", str(self.root)],
+        return DwhctlProcess(
+            *arguments,
+            "--project",
+            str(self.root),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -199,14 +201,15 @@ class Sandbox:
         )
 
     def run(
-        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 60
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 200, plain: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run `dwhctl ARGUMENTS` to its end."""
-        process = self.start(*arguments, env=env)
+        process = self.start(*arguments, env=env, plain=plain)
         try:
             out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             process.kill()
+            process.communicate()
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -6,10 +6,11 @@ import fcntl
 import os
 import struct
 import subprocess
-import sys
 import termios
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.support.prefork import DwhctlProcess
 
 
 def on_a_terminal(
@@ -21,8 +22,8 @@ def on_a_terminal(
     clean = {
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dwhctl", *map(str, arguments)],
+    process = DwhctlProcess(
+        *map(str, arguments),
         stdin=slave,
         stdout=slave,
         stderr=subprocess.STDOUT,

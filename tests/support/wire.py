@@ -25,6 +25,7 @@ from tests.servers.base import Server
 from tests.servers.tds import TdsServer
 from tests.servers.vertica import VerticaServer
 from tests.support.projects import DAY, Sandbox
+from tests.support.vertica import open_vertica
 
 Row = tuple[Any, ...]
 
@@ -241,7 +242,7 @@ class Wire(Sandbox):
         else:
             keys, password = _vertica_keys()
             keys = {**keys, "password": password}
-        link = vertica_python.connect(**keys, tlsmode="disable", session_label="test", connection_timeout=30)
+        link = open_vertica(**keys, tlsmode="disable", session_label="test", connection_timeout=30)
         # The driver makes Python warnings of notices: that there was nothing to drop.
         link.notice_handler = lambda notice: None
         return link

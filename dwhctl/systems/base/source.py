@@ -55,9 +55,11 @@ class Source(ABC):
     """One shard's database, open for reading. Close it, or use it as a context manager.
 
     `declares_null`: whether `columns` says which columns may be NULL. Otherwise all of them may.
+    `bounds_bytes`: whether each batch but the last has all the rows that it may have or some megabytes, and none more.
     """
 
     declares_null: ClassVar[bool] = True
+    bounds_bytes: ClassVar[bool] = False
 
     @abstractmethod
     def columns(self, query: Query) -> Sequence[Column]:

@@ -314,6 +314,14 @@ class Target(ABC):
         is not known, for its bounds (`<start>`, `<end>`).
         """
 
+    def direct_statements(
+        self,
+        slice: Slice,  # noqa: ARG002
+        columns: TableColumns,  # noqa: ARG002
+    ) -> Sequence[Statement]:
+        """Return the statements of `write_slice`, as `publish_statements` does: none where it cannot write directly."""
+        return ()
+
     @abstractmethod
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         """Return the statements of a refresh, in order, without a connection."""

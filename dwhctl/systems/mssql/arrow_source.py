@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _REPLACEMENT, _QUESTION_MARK = "\ufffd", "?"
 _BINARY = "Latin1_General_BIN2"
+#: How many batches are fetched together, where their octets allow it: each fetch has a price, whatever its rows.
+_BATCHES_AT_ONCE = 8
 #: What SQL Server makes of a byte that its code page does not have: a control character, or a private one.
 #: https://www.unicode.org/Public/MAPPINGS/VENDORS/MICSFT/WindowsBestFit/
 _UNDEFINED = "[\u0080-\u009f\uf8c0-\uf8ff]"
@@ -150,10 +152,12 @@ class ArrowSource(MssqlSource):
     def _stream(self, cursor: Any, columns: Sequence[Column], rows: int) -> Iterator[pa.RecordBatch]:
         assert isinstance(cursor, ArrowCursor)
         reader = self._reader
-        size = first_size(columns, rows)
+        most = _BATCHES_AT_ONCE * rows
+        size = first_size(columns, most)
         while (batch := cursor.fetch_batch(size)).num_rows:
-            yield from reader.batches(batch)
-            size = next_size(size, batch.nbytes, rows)
+            for read in reader.batches(batch):
+                yield from (read.slice(start, rows) for start in range(0, read.num_rows, rows))
+            size = next_size(size, batch.nbytes, most)
         if cursor.is_lost:
             raise SourceError(f"SQL Server broke off: the connection was lost after {reader.rows} rows")
 

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pymssql
+from pymssql import _mssql
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
@@ -60,15 +61,29 @@ def next_size(size: int, octets: int, rows: int) -> int:
     return max(1, min(rows, 8 * size, _FETCH_OCTETS * size // max(1, octets)))
 
 
-def fetched(cursor: pymssql.Cursor, rows: int) -> tuple[list[tuple[Any, ...]], Exception | None]:
+def fetched(iterator: Iterator[tuple[Any, ...]], rows: int) -> tuple[list[tuple[Any, ...]], Exception | None]:
     """Fetch rows; return also the error that ended them, so that the rows before it are not lost."""
     values: list[tuple[Any, ...]] = []
     try:
         # Not fetchmany, which loses its rows when the next one fails.
-        values.extend(islice(cursor, rows))
+        values.extend(islice(iterator, rows))
+    except _mssql.MSSQLException as error:
+        return values, _of_cursor(error)
     except Exception as error:
         return values, error
     return values, None
+
+
+def _of_cursor(error: _mssql.MSSQLException) -> pymssql.Error:
+    """Return the error that the driver's cursor raises for one of its connection."""
+    kind = (
+        pymssql.OperationalError
+        if isinstance(error, _mssql.MSSQLDatabaseException)
+        else pymssql.InterfaceError
+    )
+    found = kind(error.args[0] if error.args else str(error))
+    found.__context__ = error
+    return found
 
 
 class Reader:
@@ -277,16 +292,21 @@ class MssqlSource(SqlSource):
 
     def _stream(self, cursor: Any, columns: Sequence[Column], rows: int) -> Iterator[pa.RecordBatch]:
         reader = Reader(columns)
+        # The cursor makes an iterator for each row: a twelfth of the time.
+        iterator = cursor.connection._conn.get_iterator(_mssql.ROW_FORMAT_TUPLE)
         size = first_size(columns, rows)
         while True:
-            values, error = fetched(cursor, size)
-            octets = 0
-            for batch in reader.batches(values):
+            values, error = fetched(iterator, size)
+            count, octets = len(values), 0
+            batches = reader.batches(values)
+            # The memory of these rows is that of the next ones: it is in the processor's cache.
+            del values
+            for batch in batches:
                 octets += batch.nbytes
                 yield batch
             if error is not None:
                 reader.refuse(error)
-            if len(values) < size:
+            if count < size:
                 return
             size = next_size(size, octets, rows)
 

@@ -33,7 +33,7 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.errors import MISSING, is_sqlstate
-from dwhctl.systems.postgres.staging import token_number
+from dwhctl.systems.postgres.staging import copy_sql, token_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,11 +45,33 @@ if TYPE_CHECKING:
     from dwhctl.systems.postgres.copy_client import CopyClient
 
 BEGIN, COMMIT = "BEGIN", "COMMIT"
+#: The purpose of the COPY of a slice that its worker writes.
+COPIED = "the rows; another number than was extracted is rolled back"
 
 
-def lock_sql(table: str) -> str:
+def publication_lock_sql(table: str) -> str:
+    """Return the statement that lets one publication at a time work on the (quoted) table; readers and writers go on.
+
+    A writer is a slice that another run writes directly: its rows are of another shard or day.
+    """
+    return f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE"
+
+
+def refresh_lock_sql(table: str) -> str:
     """Return the statement that lets one transaction at a time write to the (quoted) table; readers go on."""
     return f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+
+
+def direct_statements(slice: Slice, columns: TableColumns) -> list[Statement]:
+    """Return what a worker sends that writes the slice into the table itself."""
+    table = quote_path(columns.table)
+    (where,) = slice_conditions([slice], columns.slice_by)
+    return [
+        Statement(BEGIN),
+        Statement(delete_sql(table, where)),
+        Statement(copy_sql(table, columns.listed(quote_name)), about=COPIED),
+        Statement(COMMIT),
+    ]
 
 
 class PostgresPublication(Publication):
@@ -139,7 +161,7 @@ def publish_statements(staging: str, slice: Slice, columns: TableColumns) -> lis
     """Return what a publication of one slice sends."""
     table = quote_path(columns.table)
     sent = publication_sql(table, staging, slice, columns, "<token>")
-    return [Statement(BEGIN), Statement(lock_sql(table)), *sent, Statement(COMMIT)]
+    return [Statement(BEGIN), Statement(publication_lock_sql(table)), *sent, Statement(COMMIT)]
 
 
 class PostgresRefresh(Refresh):
@@ -186,7 +208,7 @@ def refresh_statements(source: RowSource, columns: TableColumns) -> list[Stateme
     """Return the statements of a refresh."""
     table = quote_path(columns.table)
     sql = refresh_sql(table, source, columns, _checked)
-    return [Statement(BEGIN), Statement(lock_sql(table)), *map(Statement, sql), Statement(COMMIT)]
+    return [Statement(BEGIN), Statement(refresh_lock_sql(table)), *map(Statement, sql), Statement(COMMIT)]
 
 
 def _answered(column: types.AnswerColumn) -> RefreshColumn:

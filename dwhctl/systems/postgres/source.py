@@ -7,7 +7,6 @@ transaction of its own, REPEATABLE READ and READ ONLY: an answer is one state of
 from __future__ import annotations
 
 import binascii
-import io
 import queue
 import threading
 import time
@@ -28,16 +27,17 @@ from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
     from dwhctl.systems.postgres.system import PostgresConnection
 
-#: About how much is parsed at a time, and how far the server's rows are read ahead.
-_BLOCK_BYTES = 4 * 2**20
-_PIECE_BYTES, _PIECES = 2**18, 32
+#: About how much is parsed at a time, and how many times as much is read ahead.
+_BLOCK_BYTES, _BLOCKS = 4 * 2**20, 2
+#: Rows that are put together before their size is looked at.
+_ROWS_AT_ONCE = 32
 _READ_ONLY = "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 #: How long the end of a COPY that was shut down is waited for.
 _END_SECONDS, _POLL_SECONDS = 5.0, 0.02
@@ -53,6 +53,7 @@ class PostgresSource(SqlSource):
     dialect = "postgres"
     #: PostgreSQL does not describe which columns of an answer may be NULL.
     declares_null = False
+    bounds_bytes = True
 
     def __init__(
         self, connection: PostgresConnection, database: str, zone: str, timeout: float | None = None
@@ -168,70 +169,84 @@ def _value(column: Column) -> str:
     return name
 
 
-class _Pieces(io.RawIOBase):
-    """A file whose pieces another thread takes; it blocks while so many are not taken yet."""
+class _Rows:
+    """The file that a COPY ... TO STDOUT writes into: another thread takes its `blocks`, and it waits for that.
+
+    psycopg2 calls `write` with each row, a whole one, millions of times: so it is a generator's own method, which costs
+    half of what a buffered file's does.
+    """
 
     def __init__(self) -> None:
-        self.queue: queue.Queue[bytes] = queue.Queue(_PIECES)
+        self.blocks: queue.Queue[bytes] = queue.Queue(_BLOCKS)
         self.has_reader = True
+        #: It changes when rows come.
+        self.arrivals = 0
+        taken = self._taken()
+        next(taken)
+        self.write = taken.send
 
-    def writable(self) -> bool:
-        return True
+    def _taken(self) -> Generator[None, bytes]:
+        while True:
+            block: list[bytes] = []
+            size = 0
+            while size < _BLOCK_BYTES:
+                rows: list[bytes] = []
+                add = rows.append
+                for _ in range(_ROWS_AT_ONCE):
+                    add((yield))
+                if not self.has_reader:
+                    raise BrokenPipeError
+                self.arrivals += 1
+                block.append(b"".join(rows))
+                size += len(block[-1])
+                if not block[-1]:
+                    break
+            if size:
+                self.blocks.put(b"".join(block))
 
-    def write(self, data: Any, /) -> int:
-        """Hand over a copy: the buffer is used again."""
-        if not self.has_reader:
-            raise BrokenPipeError
-        self.queue.put(bytes(data))
-        return len(data)
+    def end(self) -> None:
+        """Hand over the rows that are left, then an empty block."""
+        # Empty rows: they fill up the rows that are taken together, and then end the block.
+        for _ in range(2 * _ROWS_AT_ONCE):
+            self.write(b"")
+        self.blocks.put(b"")
 
 
 class _CopyOut:
-    """A running COPY ... TO STDOUT; a thread reads it ahead, in C but for a call a row."""
+    """A running COPY ... TO STDOUT; a thread reads it ahead, in C but for a short call a row."""
 
     def __init__(self, client: CopyClient, sql: str) -> None:
         self._client = client
         self._sql = sql
         self._failure: BaseException | None = None
-        self._pieces = _Pieces()
+        self._rows = _Rows()
         self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            with io.BufferedWriter(self._pieces, _PIECE_BYTES) as file:
-                self._client.copy_out(self._sql, file)
+            self._client.copy_out(self._sql, self._rows)
         except BaseException as error:
             self._failure = error
-        finally:
-            self._pieces.queue.put(b"")
+        # Without a reader the rows may have ended already.
+        with suppress(BrokenPipeError, StopIteration):
+            self._rows.end()
 
     def blocks(self) -> Iterator[bytes]:
         """Yield whole rows, about a block at a time; those that came before an error too. Raise SourceError."""
-        held: list[bytes] = []
-        size, wanted = 0, _BLOCK_BYTES
-        while piece := self._piece():
-            held.append(piece)
-            size += len(piece)
-            if size < wanted:
-                continue
-            data = b"".join(held)
-            end = last_row_end(data)
-            if end:
-                yield data[:end]
-            # Half a row of many blocks is not looked through again with each block.
-            held, size, wanted = ([data[end:]], len(data) - end, _BLOCK_BYTES if end else 2 * size)
-            wanted = max(wanted, 2 * size)
-        data = b"".join(held)
-        yield data[: last_row_end(data)]
+        while block := self._block():
+            yield block
 
-    def _piece(self) -> bytes:
+    def _block(self) -> bytes:
         limit = self._client.timeout
-        try:
-            return self._pieces.queue.get(timeout=limit)
-        except queue.Empty:
-            self._client.sever()
-            raise SourceError(f"no answer for {limit:g} s; the connection is closed") from None
+        while True:
+            before = self._rows.arrivals
+            try:
+                return self._rows.blocks.get(timeout=limit)
+            except queue.Empty:
+                if self._rows.arrivals == before:
+                    self._client.sever()
+                    raise SourceError(f"no answer for {limit:g} s; the connection is closed") from None
 
     def check(self) -> None:
         """Raise the error that ended the COPY, if any."""
@@ -241,26 +256,14 @@ class _CopyOut:
 
     def close(self) -> None:
         """End the COPY: one that still runs ends with its connection. Idempotent."""
-        if self._pieces.has_reader and self._thread.is_alive():
+        if self._rows.has_reader and self._thread.is_alive():
             self._client.sever()
-        self._pieces.has_reader = False
+        self._rows.has_reader = False
         until = time.monotonic() + _END_SECONDS
         while self._thread.is_alive() and time.monotonic() < until:
             # The thread may wait for room.
             with suppress(queue.Empty):
-                self._pieces.queue.get(timeout=_POLL_SECONDS)
-
-
-def last_row_end(data: bytes) -> int:
-    """Return where the last whole row of CSV ends: after a newline before which the quotes are even."""
-    end = data.rfind(b"\n")
-    quotes = data.count(b'"', 0, end + 1)
-    while end >= 0 and quotes % 2:
-        # Within a text: go back to before the quote that begins it, or one within it.
-        before = data.rfind(b"\n", 0, end)
-        quotes -= data.count(b'"', before + 1, end)
-        end = before
-    return end + 1
+                self._rows.blocks.get(timeout=_POLL_SECONDS)
 
 
 class _Parser:
@@ -285,7 +288,10 @@ class _Parser:
             ]
         except pa.ArrowInvalid as error:
             self._refuse(data, error)
-        for batch in pa.Table.from_arrays(arrays, schema=self._schema).to_batches(max_chunksize=rows):
+        parsed = pa.Table.from_arrays(arrays, schema=self._schema)
+        # Of about the same size: none is so small that it is worth putting it together with others.
+        parts = -(-parsed.num_rows // rows)
+        for batch in parsed.to_batches(max_chunksize=-(-parsed.num_rows // max(1, parts))):
             self._rows += batch.num_rows
             yield batch
 

@@ -38,12 +38,17 @@ _UUID_OCTETS = 16
 _PIECE_BYTES = 2**20
 _PIECES_AHEAD = 8
 #: The server reads a message to its end before it takes the rows in it.
-_MESSAGE_BYTES = 2**16
+_MESSAGE_BYTES = 2**18
 
 
 def token_number(token: str) -> int:
     """Return the number by which a token's rows are marked: eight octets a row, not a text."""
     return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def copy_sql(table: str, names: str) -> str:
+    """Return the statement that takes rows into these columns of a table."""
+    return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
 
 
 class BinaryEncoder:
@@ -179,9 +184,7 @@ class PostgresStage(Stage):
         marks = [] if self._mark is None else [TOKEN]
         names = ", ".join(quote_name(name) for name in (*(column.name for column in self._columns), *marks))
         try:
-            accepted = self._client.copy_in(
-                f"COPY {self._table} ({names}) FROM STDIN (FORMAT binary)", stream
-            )
+            accepted = self._client.copy_in(copy_sql(self._table, names), stream)
         except AttemptError as error:
             if stream.failure is None:
                 raise self._translate_error(error) from error

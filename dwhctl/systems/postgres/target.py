@@ -24,14 +24,16 @@ from dwhctl.systems.postgres.publication import (
     PostgresInspection,
     PostgresPublication,
     PostgresRefresh,
-    lock_sql,
+    direct_statements,
+    publication_lock_sql,
     publish_statements,
+    refresh_lock_sql,
     refresh_statements,
 )
 from dwhctl.systems.postgres.staging import DirectPostgresStage, PostgresStage, staged_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
@@ -154,18 +156,20 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
 
     @contextmanager
     def publication(self, table: str, slice_by: str | None, timeout: timedelta) -> Iterator[Publication]:
-        with self._transaction("publish", table, timeout) as client:
+        with self._transaction("publish", table, publication_lock_sql, timeout) as client:
             bounds = catalog.described_column(client, table, slice_by) if slice_by else None
             yield PostgresPublication(client, table, bounds, self._schema, self._doubt)
 
     @contextmanager
     def refresh(self, table: str, source: RowSource, timeout: timedelta) -> Iterator[Refresh]:
-        with self._transaction("refresh", table, timeout) as client:
+        with self._transaction("refresh", table, refresh_lock_sql, timeout) as client:
             yield PostgresRefresh(client, table, source)
 
     @contextmanager
-    def _transaction(self, what: str, table: str, timeout: timedelta) -> Iterator[CopyClient]:
-        """Begin a transaction that alone writes to the table; leaving the block without a commit rolls back."""
+    def _transaction(
+        self, what: str, table: str, lock_sql: Callable[[str], str], timeout: timedelta
+    ) -> Iterator[CopyClient]:
+        """Begin a transaction that locks the table; leaving the block without a commit rolls back."""
         with self._writing(what, timeout) as client:
             catalog.existing_columns(client, table)
             client.query(f"{BEGIN}; {lock_sql(quote_path(table))}")
@@ -182,6 +186,9 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
         schema = self._schema or (before[-1] if before else None)
         staging = f"{quote_name(schema)}.{quote_name('<staging table>')}" if schema else '"<staging table>"'
         return publish_statements(staging, slice, columns)
+
+    def direct_statements(self, slice: Slice, columns: TableColumns) -> Sequence[Statement]:
+        return direct_statements(slice, columns)
 
     def refresh_statements(self, source: RowSource, columns: TableColumns) -> Sequence[Statement]:
         return refresh_statements(source, columns)

@@ -18,6 +18,9 @@ def main() -> None:
     parser.add_argument("--lock-timeout", type=float, default=300.0)
     parser.add_argument("--max-containers", type=int, default=1024)
     parser.add_argument("--execute", action="append", default=[], help="SQL to run before serving")
+    parser.add_argument(
+        "--count-rows", action="store_true", help="COPY stores the first row as often as rows come"
+    )
     given = parser.parse_args()
     server = VerticaServer(
         given.port,
@@ -28,6 +31,7 @@ def main() -> None:
         given.lock_timeout,
         given.max_containers,
     )
+    server.counts_rows = given.count_rows
     for sql in given.execute:
         server.execute(sql)
     server.run_alone()

@@ -50,6 +50,8 @@ class VerticaServer(Server):
         self.max_sessions = max_sessions
         self.lock_timeout = lock_timeout
         self.authentication = authentication
+        #: COPY does not read its rows, it counts them: for benchmarks.
+        self.counts_rows = False
         #: Where a LoadBalanceRequest sends the client; None: here.
         self.balance_to: tuple[str, int] | None = None
         #: What SET_LOAD_BALANCE_POLICY says.

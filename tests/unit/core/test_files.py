@@ -19,7 +19,7 @@ from dwhctl.runtime.locks import Holder, Lock
 from dwhctl.runtime.slots import Slots
 from tests.cli_support import EXTRACT, PROJECT, dwh, small_project
 
-SECONDS = 10
+SECONDS = 60
 READ: dict[str, Callable[[Path], Any]] = {
     "a FIFO": lambda path: os.mkfifo(path),
     "an endless device": lambda path: path.symlink_to("/dev/zero"),

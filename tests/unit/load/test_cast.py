@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import SchemaDriftError, ValueRefusedError
-from dwhctl.load.cast import TargetCast, cast, compare, first_failing, value_text
+from dwhctl.load.cast import TargetCast, cast, compare, constraints, first_failing, value_text
 
 ID = Column("id", Kind.INTEGER, pa.int64(), "BIGINT")
 SERVICE = [
@@ -175,3 +175,18 @@ def test_a_moment_beyond_pythons_calendar_can_be_shown(type_: pa.DataType) -> No
     small = pa.int32() if type_ == pa.date32() else pa.int64()
     largest = 2 ** (small.bit_width - 1) - 1
     assert str(largest) in value_text(pa.array([largest], small).cast(type_), 0)
+
+
+@given(
+    st.lists(st.none() | st.text("a\0ё", max_size=4), max_size=8),
+    st.integers(0, 8),
+    st.none() | st.integers(0, 8),
+)
+def test_a_nul_character_is_found_wherever_the_array_begins(
+    texts: list[str | None], first: int, rows: int | None
+) -> None:
+    column = Column("v", Kind.TEXT, pa.string(), "text", no_nul=True)
+    (constraint,) = constraints(column)
+    array = pa.array(texts, pa.string()).slice(min(first, len(texts)), rows)
+    with_nul = [row for row, text in enumerate(array.to_pylist()) if text is not None and "\0" in text]
+    assert constraint.first_break(array) == (with_nul[0] if with_nul else None)

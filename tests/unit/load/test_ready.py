@@ -132,7 +132,7 @@ def waits(bench: Bench) -> list[str]:
 def test_many_that_wait_cost_no_worker_and_not_more_than_the_limit(make: Make) -> None:
     system, bench = make(
         {f"shard{number}": lambda _: 0 for number in range(150)}, seconds=0.005, limits={"server_0": 3},
-        ready_timeout=1.2 * SECONDS, retries=3,
+        ready_timeout=3 * SECONDS, retries=3,
     )  # fmt: skip
     began = time.monotonic()
     children = psutil.Process().children()
@@ -146,9 +146,9 @@ def test_many_that_wait_cost_no_worker_and_not_more_than_the_limit(make: Make) -
         closing = bench.store.closed[number]
         assert (closing.error_class, session.worker, session.attempt) == ("NotReady", None, 1)
         assert closing.finished is not None
-        assert closing.finished - session.started >= 1.1 * SECONDS, "it begins with the run"
+        assert closing.finished - session.started >= 2.9 * SECONDS, "it begins with the run"
     assert "sql/ready.sql was not true since 20" in str(bench.store.closed[1].comment)
-    assert "for the load's ready_timeout of 0:00:01.2" in str(bench.store.closed[1].comment)
+    assert "for the load's ready_timeout of 0:00:03" in str(bench.store.closed[1].comment)
 
 
 def test_a_shard_is_loaded_as_soon_as_it_is_ready_while_others_wait(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import pickle
 import signal
@@ -21,12 +22,12 @@ import pytest
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import WorkersError
-from dwhctl.load import worker_server
+from dwhctl.load import extract, worker_server
 from dwhctl.load import workers as module
 from dwhctl.load.worker_server import ProcessWorker, WorkerServer, modules_of
 from dwhctl.load.workers import Demand, Worker, WorkerPool
 from dwhctl.project.connections import SYSTEMS, types_for
-from dwhctl.runtime.messages import TargetTable
+from dwhctl.runtime.messages import StageResult, TargetTable
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.systems.sqlite.system import SqliteConnection
 from tests.support.faulty import wait_until
@@ -336,6 +337,32 @@ def test_the_end_of_a_server_is_the_end_of_its_workers(server: WorkerServer) -> 
     workers[0].submit(time.sleep, 60)
     server.close()
     assert all(ended(worker.pid) for worker in workers)
+
+
+def test_a_worker_does_not_look_for_garbage_among_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def staged(order: Any) -> StageResult:
+        gc.collect()
+        looked.clear()
+        for _ in range(10):
+            rows = [(number, "text") for number in range(extract.READ_ROWS)]
+            list(zip(*rows, strict=True))
+        return StageResult(order.token)
+
+    def look(_phase: str, found: dict[str, int]) -> None:
+        looked.append(found["generation"])
+
+    monkeypatch.setattr(extract, "stage_slice", staged)
+    before = gc.get_threshold()
+    gc.callbacks.append(look)
+    try:
+        module.stage_in_worker(cast("Any", type("Order", (), {"token": "t"})()))
+        assert not looked
+        assert gc.isenabled()
+    finally:
+        gc.callbacks.remove(look)
+        gc.set_threshold(*before)
 
 
 def test_the_table_of_many_orders_is_unpickled_once() -> None:

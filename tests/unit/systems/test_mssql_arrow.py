@@ -144,6 +144,23 @@ def test_a_connection_that_the_driver_reports_as_lost(
         rows_of(source, "SELECT id FROM orders")
 
 
+def test_several_batches_are_fetched_together(server: TdsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = arrow_client.ArrowCursor.fetch_batch
+    sizes: list[int] = []
+
+    def counted(cursor: arrow_client.ArrowCursor, rows: int) -> pa.RecordBatch:
+        sizes.append(rows)
+        return fetch(cursor, rows)
+
+    monkeypatch.setattr(arrow_client.ArrowCursor, "fetch_batch", counted)
+    sql = "SELECT value AS id FROM GENERATE_SERIES(1, 2500)"
+    with opened(server) as source:
+        batches = list(source.batches(Query(sql, {}), 100))
+    assert [row["id"] for batch in batches for row in batch.to_pylist()] == list(range(1, 2501))
+    assert max(batch.num_rows for batch in batches) == 100
+    assert len(sizes) <= 5, "2,500 rows, by 800"
+
+
 def test_batches_of_texts_beyond_what_one_holds_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = declared_columns([ResultColumn("v", "nvarchar(max)")])
     reader = ArrowReader(columns, frozenset())

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pymssql
 import pytest
+from pymssql import _mssql
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
@@ -70,9 +71,37 @@ def test_the_rows_before_an_error_are_not_lost() -> None:
         yield (2,)
         raise pymssql.OperationalError(1205, b"deadlock")
 
-    rows, error = fetched(cursor(), 10)  # type: ignore[arg-type]
+    rows, error = fetched(cursor(), 10)
     assert rows == [(1,), (2,)]
     assert isinstance(error, pymssql.OperationalError)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (_mssql.MSSQLDatabaseException((1205, b"Deadlock.")), SourceError, "SQL Server 1205: Deadlock"),
+        (_mssql.MSSQLDatabaseException((245, b"Conversion failed.")), QueryError, "245: Conversion failed"),
+        (
+            _mssql.MSSQLDriverException("Not connected to any MS SQL server"),
+            SourceError,
+            "broke off: Not con",
+        ),
+    ],
+)
+def test_an_error_of_the_drivers_connection_is_that_of_its_cursor(
+    raised: Exception, kind: type[Exception], words: str
+) -> None:
+    def rows() -> Iterator[tuple[Any, ...]]:
+        yield (1, "a", None)
+        raise raised
+
+    _, error = fetched(rows(), 10)
+    assert isinstance(error, pymssql.Error)
+    with pytest.raises(kind, match=words) as caught:
+        Reader(COLUMNS).refuse(error)
+    # The line of the statement is there.
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__context__ is raised
 
 
 @pytest.mark.parametrize(
