@@ -149,7 +149,7 @@ def _vertica(servers: Servers) -> Any:
     )
 
 
-def project(root: Path, servers: Servers, driver: str) -> Path:
+def project(root: Path, servers: Servers, driver: str, split: int = 1) -> Path:
     """Write the project of one shard."""
     mssql = (
         f'type = "mssql"\nhost = "127.0.0.1"\nport = {servers.mssql}\nuser = "{_USER}"\npassword = "{_PASSWORD}"\n'
@@ -161,13 +161,14 @@ def project(root: Path, servers: Servers, driver: str) -> Path:
     )
     files = {
         "config/dwhctl.toml": (
-            f'[project]\ntimezone = "UTC"\nmax_workers = 1\n[sessions]\nconnection = "sessions"\n'
+            f'[project]\ntimezone = "UTC"\nmax_workers = {split}\n[sessions]\nconnection = "sessions"\n'
             f'[connections.sessions]\ntype = "sqlite"\npath = "state/sessions.sqlite"\n[connections.mssql_0]\n{mssql}\n'
             f'[connections.dwh]\n{dwh}\n[shards.cities]\nmssql_0 = ["moscow"]\n'
         ),
         "config/loads/orders.toml": (
             'shards = "cities"\nextract = "orders/extract.sql"\ntarget = "dwh"\ntable = "stage.orders"\n'
             'create = "orders/create.sql"\nkey = ["id"]\nslice_by = "start_time"\nretries = 0\n'
+            f"split = {split}\n"
         ),
         "sql/orders/create.sql": _CREATE,
         "sql/orders/extract.sql": (f"{_FROM} WHERE start_time >= :start AND start_time < :end"),

@@ -21,6 +21,7 @@ from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
+from dwhctl.project.parts import by_ranges, check_split, time_parts
 from dwhctl.project.problems import MAIN, line_of
 from dwhctl.project.templates import Query, render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
@@ -92,6 +93,7 @@ def _check_load(project: Project, load: Load, day: date, found: list[str]) -> No
                 found.append(f"{place}: {problem}")
             elif load.slice_by is not None and not query.binds:
                 _check_days_differ(project, load, shard, day, query, place)
+            check_split(project, load, shard, make_slice(project, load, shard, day))
         if load.ready is not None:
             _check_ready(project, load, shard, day, found)
     _check_target(project, load, day, found)
@@ -240,13 +242,22 @@ def report_parts(
 
 
 def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:
-    query = render_extract(project, load, shard, make_slice(project, load, shard, day))
-    about = _about(load, shard, day)
-    if query.request is not None:
-        connection = project.connections[shard.connection]
-        request = system_of(connection).shown_request(connection, query)
-        return RenderedPart("extract", about, [Statement(request)], is_sql=False)
-    return RenderedPart("extract", about, [_on_shard(query)])
+    slice_ = make_slice(project, load, shard, day)
+    by_time = load.split > 1 and load.split_by is None
+    slices = time_parts(slice_, load.split) if by_time else [slice_]
+    queries = [render_extract(project, load, shard, part) for part in slices]
+    connection, is_sql = project.connections[shard.connection], queries[0].request is None
+    statements = [
+        _on_shard(query) if is_sql else Statement(system_of(connection).shown_request(connection, query))
+        for query in queries
+    ]
+    if len(slices) > 1:
+        statements = [
+            replace(statement, about=f"part {number} of {len(slices)}, all at once")
+            for number, statement in enumerate(statements, 1)
+        ]
+    notes = [] if load.split_by is None else [by_ranges(load)]
+    return RenderedPart("extract", _about(load, shard, day), statements, notes, is_sql=is_sql)
 
 
 def _ready(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:

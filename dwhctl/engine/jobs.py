@@ -7,7 +7,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -103,14 +103,14 @@ class Attempt(Generic[JobT, RunnerT]):
         for slot in self.slots:
             slot.release()
 
-    def release_after(self, ended: Future[object] | None) -> None:
-        """Keep its slots until `ended` is done: until then its worker uses the connections. None: it has ended."""
+    def release_after(self, ended: Future[object] | None, slots: Collection[Slot]) -> None:
+        """Keep these of its slots until `ended` is done: until then a worker uses the connections. None: it is."""
         if ended is None:
             return
-        held, self.slots = self.slots, ()
+        self.slots = tuple(slot for slot in self.slots if slot not in slots)
 
         def release(_: Future[object]) -> None:
-            for slot in held:
+            for slot in slots:
                 slot.release()
 
         ended.add_done_callback(release)

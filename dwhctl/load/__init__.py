@@ -6,6 +6,8 @@ Read in this order:
   workers a run has, `worker_server` has the processes.
 - In a worker: `extract` streams a slice from its source to the staging, `hash_ids` adds the service fields, `cast`
   checks the rows and fits them to the target's columns.
+- `parts`: the orders of an attempt, one or those of the parts of a slice, and the workers that carry them out.
+  `part_steps` is what a worker does for a part beside `extract`.
 - `cluster` has workers on other machines in their place: `cluster_client` speaks with a Dask scheduler,
   `cluster_worker` is what its workers do with an order.
 - `staging`: publish groups. `publish`: the thread that publishes, its rules, and commits in doubt.

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,20 @@ from dwhctl.core.errors import QuarantinedError, WorkerDiedError
 from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Attempts, Job, JobQueue
 from dwhctl.load.direct import can_be_direct
+from dwhctl.load.parts import Parts
 from dwhctl.load.workers import Demand, Worker, WorkerLostError, WorkerPool, stage_in_worker
+from dwhctl.project.parts import check_split, time_parts
 from dwhctl.project.templates import render_extract
 from dwhctl.runtime.events import ClosedFacts, SliceClosed
-from dwhctl.runtime.messages import Delivered, Failure, StageOrder, StageResult, TargetTable, retry_seconds
+from dwhctl.runtime.messages import (
+    Delivered,
+    Failure,
+    StageOrder,
+    StageResult,
+    Step,
+    TargetTable,
+    retry_seconds,
+)
 from dwhctl.runtime.slots import WORKERS, Slot, Slots
 from dwhctl.sessions.values import State
 
@@ -45,17 +55,18 @@ _MOST_QUEUED_SECONDS = 60.0
 class SliceJob(Job):
     """One slice to load. `deaths` counts workers that died at work on it, `additions` the columns added for it.
 
-    `direct`: its worker writes into the table itself.
+    `direct`: its worker writes into the table itself. `parts` are read and staged at once, where there are workers.
     """
 
     config: Load
     connections: tuple[str, str]
 
-    def __init__(self, planned: PlannedSlice, *, direct: bool = False) -> None:
+    def __init__(self, planned: PlannedSlice, *, direct: bool = False, parts: int = 1) -> None:
         connections = planned.shard.connection, planned.load.target
         super().__init__(planned.load, planned.shard.name, planned.slice.day, connections)
         self.planned = planned
         self.direct = direct
+        self.parts = parts
         self.deaths = 0
         self.additions = 0
         self.slots_wanted: float | None = None
@@ -86,9 +97,12 @@ class InWorker:
     """What works on an attempt: a worker process; then its rows wait in a group to be published.
 
     The worker and the slots of a `direct` attempt are busy until then. `given` is when the worker was given the order.
+    The slice may be cut into parts: `at_work` are the workers that have an order of it now, with their slots.
     """
 
     worker: Worker
+    parts: Parts | None = None
+    at_work: dict[Worker, tuple[Slot, ...]] = field(default_factory=dict)
     slots_waited: float = 0.0
     given: float | None = None
     group: PublishGroup | None = None
@@ -110,7 +124,9 @@ def slice_jobs(plan: Plan, targets: Mapping[str, Target], *, local: bool) -> lis
     def is_direct(load: Load) -> bool:
         return local and slices[load.name] == 1 and can_be_direct(load, targets[load.target])
 
-    return [SliceJob(planned, direct=is_direct(planned.load)) for planned in plan.slices]
+    return [
+        SliceJob(planned, direct=is_direct(planned.load), parts=planned.load.split) for planned in plan.slices
+    ]
 
 
 @dataclass(slots=True, eq=False)
@@ -266,8 +282,39 @@ class SliceStarter:
             if (slot := self._slots.try_take(load.target)) is not None:
                 self._groups.begin_ahead(load, job.day, now, slot)
 
+    def start_part(self, attempt: SliceAttempt) -> tuple[Worker, tuple[Slot, ...]] | None:
+        """Take one more worker, with slots, for an attempt whose parts wait for one. None: there is none now."""
+        job = attempt.job
+        if any(self._breaker.reason(name) for name in job.connections):
+            return None
+        if (worker := self._pool.take()) is None:
+            return None
+        if (slots := self._take_slots(job)) is None:
+            self._pool.give_back(worker)
+            return None
+        return worker, slots
+
+    def parts(self, attempt: SliceAttempt, table: TargetTable) -> Parts:
+        """Return the workers' orders. Raise ConfigError or AttemptError."""
+        load, shard, slice_ = attempt.job.config, attempt.job.planned.shard, attempt.job.planned.slice
+        if attempt.job.parts == 1:
+            return Parts([self.order(attempt, table)])
+        check_split(self._project, load, shard, slice_)
+        order = replace(self.order(attempt, table), parts=attempt.job.parts, split_by=load.split_by)
+        keys = replace(order, step=Step.KEYS)
+        cut = replace(order, step=Step.CUT)
+        if load.split_by is not None:
+            is_key = load.split_by.lower() in map(str.lower, load.key)
+            return Parts((), cut, None if is_key else keys)
+        orders = [
+            replace(order, slice=part, query=render_extract(self._project, load, shard, part), part=number)
+            for number, part in enumerate(time_parts(slice_, attempt.job.parts), 1)
+        ]
+        # Several refused logins at once would lock an account: one worker logs in first.
+        return Parts(orders, None if order.login_known else cut, keys)
+
     def order(self, attempt: SliceAttempt, table: TargetTable) -> StageOrder:
-        """Return the worker's order. Raise ConfigError or AttemptError."""
+        """Return the order of the whole slice. Raise ConfigError or AttemptError."""
         planned = attempt.job.planned
         load = planned.load
         query = render_extract(self._project, load, planned.shard, planned.slice)
@@ -302,7 +349,8 @@ class SliceStarter:
 
     def expires_at(self, attempt: SliceAttempt, now: float) -> float:
         """Return when the attempt is past its timeout, which begins when a worker has begun."""
-        if not self._pool.has_begun(attempt.runner.worker) and now < attempt.started + _MOST_QUEUED_SECONDS:
+        begun = any(map(self._pool.has_begun, attempt.runner.at_work or [attempt.runner.worker]))
+        if not begun and now < attempt.started + _MOST_QUEUED_SECONDS:
             attempt.expires_at = now + attempt.job.config.timeout.total_seconds()
         return attempt.expires_at
 
@@ -328,7 +376,7 @@ class SliceStarter:
         if job is None:
             return None
         self._breaker.started(job, now)
-        runner = InWorker(worker, job.seconds_waited(now))
+        runner = InWorker(worker, slots_waited=job.seconds_waited(now))
         expires_at = now + job.config.timeout.total_seconds()
         return SliceAttempt(job, runner, tuple(taken), now, expires_at, bytes=0)
 

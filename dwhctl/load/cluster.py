@@ -95,6 +95,7 @@ class DaskCluster:
         """Give an order to the cluster."""
         claim = f"dwhctl-{uuid.uuid4().hex}"
         key = f"dwhctl-{order.group.name}-{order.shard.name}-{order.etl_id}-{self._run_id}"
+        key += f"-{order.step.name}-{order.part}".lower() * (order.parts > 1)
         try:
             attempt = _Attempt(key, order.token, seal(order, claim))
         except ConfigError as error:

@@ -46,9 +46,10 @@ class EndOrder:
 def can_be_direct(load: Load, target: Target) -> bool:
     """Return whether a slice that is the only one of the load in its run is written directly, by a local worker.
 
-    Not where new columns are added to the table: whether a shard lost one is found out from what the table holds.
+    Not in parts; and not where new columns are added to the table: whether a shard lost one is found out from what the
+    table holds.
     """
-    return target.writes_directly and load.on_new_column != "add"
+    return target.writes_directly and load.on_new_column != "add" and load.split == 1
 
 
 _open: dict[str, DirectStage] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -26,7 +26,8 @@ from dwhctl.core.waiting import ahead
 from dwhctl.load.cast import SliceCheck, SliceIds, TargetCast, compare, for_source
 from dwhctl.load.direct import keep_open
 from dwhctl.load.hash_ids import ServiceFields
-from dwhctl.runtime.messages import Failure, StageOrder, StageResult
+from dwhctl.load.parts import doubled_key
+from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import DirectStage
 
@@ -76,6 +77,12 @@ def stage_slice(order: StageOrder) -> StageResult:
     """Stage one slice under its token. Every error comes back as the result's failure."""
     clock = Clock()
     try:
+        if order.step is Step.KEYS:
+            from dwhctl.load.part_steps import check_keys
+
+            with clock.step("check"):
+                check_keys(order)
+            return StageResult(order.token, seconds=clock.seconds)
         with clock.step("connect"):
             reach("stage.connect")
             source = system_of(order.source).open_source(
@@ -86,9 +93,16 @@ def stage_slice(order: StageOrder) -> StageResult:
                 ),
             )
         with source, closing(SliceIds(order.table.state_dir)) as ids:
+            if order.step is Step.CUT:
+                from dwhctl.load.part_steps import cut
+
+                with clock.step("describe"):
+                    return StageResult(order.token, ranges=cut(order, source), seconds=clock.seconds)
             return _Staging(order, clock, ids).run(source)
     except Exception as error:
         failure = Failure.of(error)
+        if order.step is Step.KEYS and isinstance(error, DoubledKeyError):
+            failure = replace(failure, permanent=False)
         return StageResult(order.token, failure=failure, seconds=clock.seconds, failed_in=clock.failed_in)
 
 
@@ -97,6 +111,7 @@ class _Staging:
 
     def __init__(self, order: StageOrder, clock: Clock, ids: SliceIds) -> None:
         self._order = order
+        self._query = order.query
         self._clock = clock
         self._rows = 0
         self._waited = 0.0
@@ -110,16 +125,18 @@ class _Staging:
         order = self._order
         with self._clock.step("describe"):
             reach("stage.describe")
-            columns = source.columns(order.query)
+            if order.key_range is not None:
+                self._query = source.within(order.query, order.key_range)
+            columns = source.columns(self._query)
             filled = compare(
                 columns, order.table.columns, fill_missing=order.fill_missing, delivered=order.delivered
             )
             self._columns, self._filled = _declared(columns), _declared(filled)
-            inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
+            checks = self._checks(columns)
         held = for_source(columns, order.table.columns)
         to_target = TargetCast(held, order.key)
         fields = ServiceFields(order.shard.name, order.etl_id, order.key, held, to_target)
-        batches = self._cast(source, inside, fields, to_target)
+        batches = self._cast(source, checks, fields, to_target)
         first = next(batches, None)
         if first is None:
             return self._result()
@@ -145,6 +162,17 @@ class _Staging:
         keep_open(order.token, stage)
         return replace(self._result(size), held=stage.held, written=stage.written)
 
+    def _checks(self, columns: Sequence[Column]) -> list[Callable[[pa.RecordBatch], None]]:
+        order = self._order
+        inside = SliceCheck(order.slice, order.slice_by, order.key, columns)
+        if not order.part:
+            return [inside]
+        from dwhctl.load.part_steps import RangeCheck, of_part
+
+        if order.key_range is None:
+            return [of_part(inside)]
+        return [inside, RangeCheck(order.key_range, order.key, columns)]
+
     def _stage(self, target: Target, columns: Sequence[Column]) -> Stage:
         order = self._order
         if not order.direct:
@@ -157,13 +185,18 @@ class _Staging:
         )
 
     def _cast(
-        self, source: Source, inside: SliceCheck, fields: ServiceFields, to_target: TargetCast
+        self,
+        source: Source,
+        checks: Sequence[Callable[[pa.RecordBatch], None]],
+        fields: ServiceFields,
+        to_target: TargetCast,
     ) -> Generator[pa.RecordBatch]:
         """Yield the batches as they are staged."""
         full_rows, full_bytes = _BOUNDED_FULL if source.bounds_bytes else (BATCH_ROWS, BATCH_BYTES)
         for batch in self._extracted(source):
             with self._clock.step("stamp"):
-                inside(batch)
+                for check in checks:
+                    check(batch)
                 service = fields(batch)
                 finished = to_target(batch, service)
             self._ids.add(service["hash_id"].to_numpy())
@@ -178,9 +211,9 @@ class _Staging:
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
         if source.bounds_bytes:
-            batches = source.batches(self._order.query, BOUNDED_ROWS)
+            batches = source.batches(self._query, BOUNDED_ROWS)
         else:
-            batches = gathered(source.batches(self._order.query, READ_ROWS))
+            batches = gathered(source.batches(self._query, READ_ROWS))
         while True:
             with self._clock.step("extract"):
                 reach("stage.extract")
@@ -202,12 +235,8 @@ class _Staging:
 
     def _check_keys(self, stage: Stage) -> None:
         """Raise DoubledKeyError for a key that two rows of the slice have."""
-        if not self._may_repeat:
-            return
-        duplicate = stage.duplicate_key(self._order.key)
-        if duplicate is not None:
-            key = ", ".join(f"{name}={value}" for name, value in zip(self._order.key, duplicate, strict=True))
-            raise DoubledKeyError(f"the key {key} occurs twice in the slice")
+        if self._may_repeat and (key := doubled_key(stage, self._order.key)) is not None:
+            raise DoubledKeyError(f"{key} occurs twice in the slice")
 
 
 def _declared(columns: Sequence[Column]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from dwhctl.load.workers import InlineWorker, WorkerPool
 from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.model import DASK_REMEDY, ExecutorTable
 from dwhctl.project.names import shadow_name
+from dwhctl.project.parts import check_split
 from dwhctl.project.templates import render_extract, render_ready
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Listener, RunResult, RunStarted
@@ -119,7 +120,7 @@ def run_load(project: Project, request: LoadRequest, listen: Listener, plan: Pla
 def jobs_at_once(project: Project, request: LoadRequest, plan: Plan) -> int:
     """Return how many workers the run has at most."""
     wanted = request.jobs or project.max_workers
-    return max(1, min(wanted, project.max_workers, len(plan.slices)))
+    return max(1, min(wanted, project.max_workers, sum(planned.load.split for planned in plan.slices)))
 
 
 def executor_of(project: Project, request: LoadRequest) -> ExecutorTable:
@@ -164,6 +165,7 @@ def check_templates(project: Project, plan: Plan) -> None:
         if (load.name, shard.name) not in seen:
             seen.add((load.name, shard.name))
             render_extract(project, load, shard, planned.slice)
+            check_split(project, load, shard, planned.slice)
             if load.ready is not None:
                 render_ready(project, load, shard, planned.slice)
 

@@ -13,6 +13,7 @@ from dwhctl.engine.jobs import JobQueue
 from dwhctl.engine.run import SLOT_POLL_SECONDS, Scheduler
 from dwhctl.load.attempts import Doubt, Doubts, InWorker, SliceAttempt, SliceJob, SliceParts, SliceStarter
 from dwhctl.load.direct import DirectPublication
+from dwhctl.load.parts import PartWorkers
 from dwhctl.load.publish import (
     ColumnsAdded,
     GroupPublished,
@@ -26,11 +27,12 @@ from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.load.worker_server import WorkersReady
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
-from dwhctl.runtime.messages import Failure, StageOrder, StageResult
+from dwhctl.runtime.messages import Failure, StageResult
 from dwhctl.sessions.values import State
 from dwhctl.systems.base.target import StagedSlice
 
 if TYPE_CHECKING:
+    from dwhctl.load.workers import Worker
     from dwhctl.project.model import Project
     from dwhctl.runtime.prepare import PreparedTables
 
@@ -42,9 +44,10 @@ _MAX_ADDITIONS = 5
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A worker has finished an attempt."""
+    """A worker has carried out an order of an attempt."""
 
     attempt: SliceAttempt
+    worker: Worker
     future: Future[object]
 
 
@@ -80,8 +83,11 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self._unready: JobQueue[SliceJob] = JobQueue(job for job in usable if job.config.ready is not None)
         self._ready = ReadyChecks(project, self._unready, parts.breaker, self) if self._unready else None
         self._starter = SliceStarter(project, parts, self.jobs, self.attempts, self.slots)
-        #: Attempts that wait until their group is open, with their orders.
-        self._unordered: dict[str, tuple[SliceAttempt, StageOrder]] = {}
+        self._workers = PartWorkers(
+            parts, self._starter.start_part, lambda *done: self.events.put(Staged(*done))
+        )
+        #: Attempts that wait until their group is open.
+        self._unordered: dict[str, SliceAttempt] = {}
         self._staged: dict[str, SliceAttempt] = {}
         self._adding: list[SliceJob] = []
         self._doubts = Doubts(self.attempts, self._publisher.look_up, self._decided)
@@ -155,7 +161,10 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         if len(self._staged) >= _MOST_STAGED:
             return  # the publisher is behind: what is staged and open must not grow with the plan
         began = [attempt.runner.given or attempt.started for attempt in self.running.values()]
-        self._pool.limit(self._parts.demand.workers(self.jobs.waiting_for_worker, began, now))
+        workers = self._parts.demand.workers(self.jobs.waiting_for_worker, began, now)
+        jobs = [*self.jobs.next_of_routes(), *(attempt.job for attempt in self.running.values())]
+        self._pool.limit(workers * max((job.parts for job in jobs), default=1))
+        self._workers.start_waiting(self.running.values())
         for attempt in self._starter.start(now):
             self._submit(attempt)
         self.blocked, self.lacking = self._starter.blocked, self._starter.lacking
@@ -166,7 +175,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
         self.attempts.listen(SliceStarted(*attempt.job.names, attempt.etl_id, runner.slots_waited))
         self.running[attempt.token] = attempt
         try:
-            order = self._starter.order(attempt, self._tables[attempt.job.config.name])
+            runner.parts = self._starter.parts(attempt, self._tables[attempt.job.config.name])
         except (errors.AttemptError, errors.ConfigError) as error:
             failure = Failure.of(
                 error if isinstance(error, errors.AttemptError) else errors.QueryError(str(error))
@@ -174,17 +183,9 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             self._return(attempt, failure)
             return
         if runner.group is not None and runner.group.is_open:
-            self._give(attempt, order)
+            self._workers.start(attempt)
         else:
-            self._unordered[attempt.token] = (attempt, order)
-
-    def _give(self, attempt: SliceAttempt, order: StageOrder) -> None:
-        """Give the order to the attempt's worker."""
-        runner = attempt.runner
-        runner.worker = self._pool.replace_dead(runner.worker)
-        runner.given = time.monotonic()
-        future = runner.worker.submit(self._parts.stage, order)
-        future.add_done_callback(lambda done: self.events.put(Staged(attempt, done)))
+            self._unordered[attempt.token] = attempt
 
     def _return(self, attempt: SliceAttempt, failure: Failure) -> None:
         """Fail an attempt whose order was not given to its worker."""
@@ -195,7 +196,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def handle(self, event: SliceEvent) -> None:
         match event:
             case Staged():
-                self._collect(event.attempt, event.future)
+                self._collect(event.attempt, event.worker, event.future)
             case GroupOpened():
                 self._group_opened(event.group, event.failure)
             case Probed():
@@ -215,13 +216,13 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def _group_opened(self, group: PublishGroup, failure: Failure | None) -> None:
         self._groups.opened(group, ok=failure is None)
-        waiting = [entry for entry in self._unordered.values() if entry[0].runner.group is group]
+        waiting = [attempt for attempt in self._unordered.values() if attempt.runner.group is group]
         if failure is not None and waiting:
-            self._notify(self._breaker.target_refused(waiting[0][0].job, failure, time.monotonic()))
-        for attempt, order in waiting:
+            self._notify(self._breaker.target_refused(waiting[0].job, failure, time.monotonic()))
+        for attempt in waiting:
             del self._unordered[attempt.token]
             if failure is None:
-                self._give(attempt, order)
+                self._workers.start(attempt)
             else:
                 self._return(attempt, failure)
 
@@ -231,16 +232,12 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
             delay = self._first(name).retry_delay.total_seconds()
         self._notify(self._breaker.probed(name, probed.failure, time.monotonic(), delay))
 
-    def _collect(self, attempt: SliceAttempt, future: Future[object]) -> None:
+    def _collect(self, attempt: SliceAttempt, worker: Worker, future: Future[object]) -> None:
         if attempt.token not in self.running:
             return  # its worker was killed: the attempt took too long
-        error = future.exception()
-        result = future.result() if error is None else None
-        if not isinstance(result, StageResult):
-            self._pool.dismiss(attempt.runner.worker)
-            result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
-        elif result.held is None:
-            self._pool.give_back(attempt.runner.worker)
+        result = self._workers.collect(attempt, worker, future)
+        if result is None:
+            return  # it has more parts
         now, used = time.monotonic(), result.rows > 0
         self._parts.demand.finished(now - (attempt.runner.given or now), now)
         self._notify(self._breaker.finished(attempt.job, result.failure, now, used_target=used))
@@ -252,8 +249,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""
         timeout = attempt.job.config.timeout
-        ended = self._pool.dismiss(attempt.runner.worker)
-        attempt.release_after(ended)
+        self._workers.end(attempt)
         failure = Failure.of(
             errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")
         )

@@ -157,6 +157,7 @@ def _check_load(found: Found, load: Load) -> None:
     if connection and (problem := connection.warehouse_problem()):
         found.problems.add(place.at("target"), f"'{load.target}' {problem}")
     check_files(found.problems, load, place)
+    _check_split(found.problems, load, connection, place)
     kinds = {
         found.connections[shard.connection].type
         for shard, _ in found.shards.get(load.shards, [])
@@ -169,6 +170,21 @@ def _check_load(found: Found, load: Load) -> None:
 
 
 _NO_EXTRACT = 'is missing; add extract = "orders/extract.sql"'
+
+
+def _check_split(problems: Problems, load: Load, target: Connection | None, place: Place) -> None:
+    """Add a problem for a `split` that cannot be cut, or staged."""
+    if load.split > 1 and target and not SYSTEMS[target.type].stages_parts:
+        what = f"slices in parts cannot be staged in '{load.target}', which is of type {target.type}"
+        problems.add(place.at("split"), f"{what}; drop split")
+    elif load.split_by is not None and load.split == 1:
+        problems.add(place.at("split_by"), "has no use without split; add split = 2, or drop it")
+    elif load.split_by is not None and load.endpoint is not None:
+        what = "is a column of an SQL source, and this load has an endpoint"
+        problems.add(place.at("split_by"), f"{what}; drop it, and the slices are split by time")
+    elif load.split > 1 and load.split_by is None and load.slice_by is None:
+        what = "cannot cut by time, for the load has no slice_by"
+        problems.add(place.at("split"), f'{what}; add split_by = "{load.key[0]}" or another column')
 
 
 def _check_query(problems: Problems, load: Load, kind: str, place: Place) -> None:

@@ -188,6 +188,8 @@ class SystemUses:
     one_writer: ClassVar[bool] = False
     #: A source with a probe, which needs no worker and no login.
     has_probe: ClassVar[bool] = False
+    #: A target that stages parts of one slice at once, under one token.
+    stages_parts: ClassVar[bool] = False
     #: As a source it takes a load's `endpoint` and `columns` in place of an `extract`.
     takes_endpoint: ClassVar[bool] = False
     #: The module whose import takes time.

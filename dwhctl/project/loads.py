@@ -134,6 +134,12 @@ class Load(_Scheduled):
     """The column with a row's time, which decides its day; without it a slice is the shard's whole table."""
     slice_zone: SliceZone = Field("wall", examples=["UTC"])
     """The clock of the values in `slice_by`: "wall" (the shard's own), "UTC", or an IANA zone."""
+    split: int = Field(1, ge=1, le=64, examples=[2])
+    """How many parts of a slice are read and staged at once, each by a worker with its own connections; the slice stays
+    one in all else. Parts are cut by time, within the slice's day, or by `split_by`."""
+    split_by: Annotated[Text, AfterValidator(_column)] | None = Field(None, examples=["id"])
+    """The column of the extract by whose ranges `split` cuts: whole numbers, decimals or dates. Left out: by time, and
+    the query then uses both bounds of the slice."""
     start_date: Day | None = Field(None, examples=[date(2020, 2, 8)])
     """No slice before it is expected."""
     catch_up: int | None = Field(None, ge=1, le=3650, examples=[14])

@@ -32,6 +32,7 @@ from dwhctl.core.errors import AttemptError, ConfigError
 from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, shown_path
 from dwhctl.project.context import FILTERS, context
+from dwhctl.project.days import make_slice
 from dwhctl.project.endpoint import Request
 from dwhctl.project.problems import line_of, source_text
 from dwhctl.project.sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
@@ -73,7 +74,7 @@ def render_ready(project: Project, load: Load, shard: Shard, slice: Slice) -> Qu
 
 
 def _render_query(project: Project, load: Load, path: Path, shard: Shard, slice: Slice) -> Query:
-    names = context(project, load, shard, slice.day)
+    names = context(project, load, shard, slice.day) | _part_interval(project, load, shard, slice)
     statements = split_statements(_rendered(project, path, names))
     if len(statements) != 1:
         kind = "an extract" if path == load.extract else "a ready query"
@@ -89,6 +90,22 @@ def _render_query(project: Project, load: Load, path: Path, shard: Shard, slice:
     known = {"start": slice.start_at, "end": slice.end_at}
     instants = {name: at for name in binds if (at := known[name]) is not None}
     return Query(sql, binds, load.slice_by, instants)
+
+
+def _part_interval(project: Project, load: Load, shard: Shard, slice: Slice) -> dict[str, datetime]:
+    """Return the bounds of a part of a slice that are not those of the slice, by the project's clock.
+
+    A wall clock's are as written, like the day's midnights.
+    """
+    whole = make_slice(project, load, shard, slice.day)
+    names = {}
+    for name in ("start", "end"):
+        bound, at = getattr(slice, name), getattr(slice, f"{name}_at")
+        if bound != getattr(whole, name):
+            wall = load.slice_zone == "wall"
+            own = bound.replace(tzinfo=project.zone) if wall else at.astimezone(project.zone)
+            names[f"data_interval_{name}"] = own
+    return names
 
 
 def _request(project: Project, load: Load, slice: Slice, names: dict[str, Any]) -> Request:

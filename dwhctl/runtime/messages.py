@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import pickle
 import random
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dwhctl.project.connections import Connection
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Shard
+    from dwhctl.project.parts import KeyRange
     from dwhctl.project.templates import Query
     from dwhctl.systems.base.target import StagingGroup
 
@@ -79,11 +81,23 @@ class Delivered:
         )
 
 
+class Step(enum.Enum):
+    """What an order is for: of a slice that is cut into parts, one or more are staged after and before other steps."""
+
+    #: Stage the slice, or one part of it.
+    STAGE = enum.auto()
+    #: Connect to the source, and cut the slice by `split_by` if there is one.
+    CUT = enum.auto()
+    #: Look for a key that two of the parts have.
+    KEYS = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class StageOrder:
     """All that a worker needs to stage one slice: one attempt, one session, one token.
 
-    `direct`: the worker replaces the slice in the table itself, in a transaction that the parent ends.
+    `direct`: the worker replaces the slice in the table itself, in a transaction that the parent ends. An order of a
+    part has its number from 1, and the part as `slice`, or as `key_range`.
     """
 
     slice: Slice
@@ -100,6 +114,11 @@ class StageOrder:
     delivered: Delivered | None = None
     login_known: bool | None = None
     direct: bool = False
+    step: Step = Step.STAGE
+    part: int = 0
+    parts: int = 1
+    split_by: str | None = None
+    key_range: KeyRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +188,7 @@ class StageResult:
 
     `columns` are those of the source, `filled` those of the target that the source lacks and that are NULL: declared
     types by name in lower case. `held` is how many rows a direct slice replaces in its transaction, which is open, and
-    `written` how many it wrote, as the target counts them.
+    `written` how many it wrote, as the target counts them. `ranges` are those that the slice is to be cut into.
     """
 
     token: str
@@ -183,6 +202,7 @@ class StageResult:
     logged: tuple[LogMessage, ...] = ()
     held: int | None = None
     written: int = 0
+    ranges: tuple[KeyRange, ...] = ()
 
 
 _LONGEST_SECONDS = 600.0

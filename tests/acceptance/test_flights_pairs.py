@@ -57,11 +57,17 @@ def carry(wire: FlightsWire, days: Sequence[date], *loads: str, timeout: float) 
 
 
 @pytest.mark.parametrize("targets", TARGETS_AT_ONCE)
+@pytest.mark.parametrize(
+    "sql_keys",
+    ["", pytest.param('split = 3\nsplit_by = "flight"', marks=pytest.mark.long)],
+    ids=["whole", "in_parts"],
+)
 def test_a_week_of_every_pair(
-    tmp_path: Path, postgres_server: PostgresServer, targets: tuple[str, ...]
+    tmp_path: Path, postgres_server: PostgresServer, targets: tuple[str, ...], sql_keys: str
 ) -> None:
     pairs = [(source, target) for source in SOURCES for target in targets]
-    with flights_wire(tmp_path, postgres_server, by_shard(WEEK_SHARDS, AROUND_WEEK), targets) as wire:
+    rows = by_shard(WEEK_SHARDS, AROUND_WEEK)
+    with flights_wire(tmp_path, postgres_server, rows, targets, sql_keys) as wire:
         carry(wire, WEEK, *map("_".join, pairs), timeout=100)
         wanted = [row for row in rows_of(WEEK) if row[0] in WEEK_SHARDS]
         assert sum(value is None for row in wanted for value in row) > 100

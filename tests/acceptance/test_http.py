@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,33 @@ def test_a_day_is_loaded_verified_and_loaded_again(
     assert rows(project) == [("acme", 23), ("two", 24)]
     assert dwh("verify", *DATE, "--project", project) == 0
     assert not list((project / "state" / "spill").iterdir())
+
+
+def test_a_day_in_parts_is_asked_for_by_time(
+    project: Path, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "config/loads/calls.toml"
+    path.write_text(f"split = 3\n{path.read_text()}")
+    assert dwh("config", "check", "--project", project) == 0
+    assert dwh("load", *DATE, "--project", project, "--inline") == 0
+    assert rows(project) == [("acme", 24), ("two", 24)]
+    asked = {(one.params["from"], one.params["to"]) for one in api.requests if "second" in one.path}
+    hours = ["14T00", "14T08", "14T16", "15T00"]
+    moments = [f"2020-07-{hour}:00:00+09:00" for hour in hours]
+    assert asked == set(pairwise(moments))
+    assert dwh("verify", *DATE, "--project", project) == 0
+
+    path.write_text(path.read_text().replace(', to = "{{ data_interval_end }}"', ""))
+    capsys.readouterr()
+    assert dwh("load", *DATE, "--project", project, "--inline") == 2
+    said = capsys.readouterr().err
+    assert (
+        "split: cuts by time, and params do not have {{ data_interval_end }}: each part would have all"
+        in said
+    )
+    path.write_text(f'split_by = "id"\n{path.read_text()}')
+    assert dwh("config", "check", "--project", project) == 2
+    assert "split_by: is a column of an SQL source" in capsys.readouterr().err
 
 
 def test_one_bad_account_costs_itself_only(

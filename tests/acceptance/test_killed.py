@@ -22,6 +22,7 @@ from dwhctl.core.errors import SessionsError
 from dwhctl.runtime.events import RunResult
 from dwhctl.sessions import Session, State
 from tests.acceptance.test_http_limits import KILL_POINTS as HTTP_KILL_POINTS
+from tests.acceptance.test_split import KILL_POINTS as SPLIT_POINTS
 from tests.integration.test_clickhouse import REFRESH_STEPS as CLICKHOUSE_REFRESH_STEPS
 from tests.integration.test_clickhouse import STEPS as CLICKHOUSE_STEPS
 from tests.integration.test_postgres_direct import POINTS as DIRECT_POINTS
@@ -225,6 +226,7 @@ def test_no_point_of_the_code_is_left_out() -> None:
         *CLICKHOUSE_REFRESH_STEPS,
         *HTTP_KILL_POINTS,
         *DIRECT_POINTS,
+        *SPLIT_POINTS,
     }  # tried in those files
     templates = {point for point in found if "{what}" in point}
     assert templates == {"sessions.{what}.begin", "sessions.{what}.commit", "sessions.{what}.done"}

@@ -6,9 +6,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -19,6 +20,7 @@ import pytest
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
 from dwhctl.project.connections import SYSTEMS, Connection
+from dwhctl.project.parts import KeyValue, key_ranges
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from tests.contract.kits import NASTY_TEXTS, READERS, SourceKit, TypeCase
@@ -84,6 +86,62 @@ def test_the_first_value_of_an_answer(kit: SourceKit, server: Connection) -> Non
     for wrong in ("SELECT nothing FROM orders", "DELETE FROM orders"):
         with pytest.raises(QueryError):
             first(wrong)
+
+
+# Parts
+
+
+@pytest.mark.parametrize("kit", DESCRIBING, ids=lambda kit: kit.name)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT id, name, moment FROM orders",
+        "SELECT id, name, moment FROM orders ORDER BY id",
+        "WITH kept AS (SELECT * FROM orders) SELECT id, name, moment FROM kept -- all",
+    ],
+)
+def test_ranges_of_a_column_are_the_whole_answer(kit: SourceKit, tmp_path: Path, sql: str) -> None:
+    server = kit.connection(tmp_path)
+    ids = [None, -(2**62), -1, 0, 7, 2**62]
+    rows = [f"({kit.literal(Kind.INTEGER, one)}, {kit.text(str(one))}, NULL)" for one in ids]
+    kit.run(server, "abakan", orders(kit), *(f"INSERT INTO orders VALUES {row}" for row in rows))
+    query = Query(sql, {})
+    with kit.open(server) as source:
+        assert source.key_limits(query, "id") == (-(2**62), 2**62)
+    ranges = key_ranges("id", -(2**62), 2**62, 3)
+    found = []
+    for one in ranges:
+        with kit.open(server) as source:
+            found.append([row[0] for row in values_of(source, source.within(query, one).sql)])
+    assert [sorted(map(str, some)) for some in found] == [
+        ["-4611686018427387904", "None"], ["-1", "0", "7"], ["4611686018427387904"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kit", DESCRIBING, ids=lambda kit: kit.name)
+def test_ranges_of_decimals_and_dates(kit: SourceKit, tmp_path: Path) -> None:
+    server = kit.connection(tmp_path)
+    days = [date(2020, 2, 27) + timedelta(days=number) for number in range(5)]
+    prices = [Decimal(number) / 4 - 1 for number in range(5)]
+    rows = [
+        f"({kit.literal(Kind.DECIMAL, price)}, {kit.literal(Kind.DATE, day)})"
+        for price, day in zip(prices, days, strict=True)
+    ]
+    table = f"CREATE TABLE sold ({kit.columns(price=Kind.DECIMAL, day=Kind.DATE)})"
+    kit.run(server, "abakan", table, *(f"INSERT INTO sold VALUES {row}" for row in rows))
+    query = Query("SELECT price, day FROM sold", {})
+    limits: dict[str, Sequence[KeyValue]] = {"price": prices, "day": days}
+    for column, values in limits.items():
+        with kit.open(server) as source:
+            assert source.key_limits(query, column) == (values[0], values[-1])
+            ranges = key_ranges(column, values[0], values[-1], 2)
+            narrowed = [source.within(query, one).sql for one in ranges]
+        found = []
+        for sql in narrowed:
+            with kit.open(server) as source:
+                found.append(len(values_of(source, sql)))
+        assert sum(found) == 5
+        assert all(found)
 
 
 # Opening

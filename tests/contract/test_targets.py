@@ -22,6 +22,7 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.load.cast import for_source
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.systems.base.target import StagingGroup
 from tests.contract.conftest import PAIRS
 from tests.contract.kits import SOURCES, TARGETS, TargetKit, TypeCase
@@ -76,6 +77,39 @@ def test_only_the_tokens_that_are_named_are_published(staged: Way) -> None:
     assert [one for (one,) in staged.rows("id")] == ["1", "2", "3"]
     assert staged.target.published_rows(TABLE, [3, 1, 99]) == {3: 3}
     assert staged.target.highest_etl_id(TABLE) == 3
+
+
+def test_parts_of_a_slice_are_staged_at_once_under_one_token(staged: Way) -> None:
+    if not SYSTEMS[staged.warehouse.type].stages_parts:
+        pytest.skip("stages a slice as a whole")
+    with staged.target.stage(staged.group, "parts", _columns()) as first:
+        with staged.target.stage(staged.group, "parts", _columns()) as second:
+            second.write(iter([_batch(5, 6)]))
+            assert second.duplicate_key(["id"]) is None
+        first.write(iter([_batch(7), _batch(8)]))
+    # As the key is looked for in all parts: a stage that adds no row.
+    with staged.target.stage(staged.group, "parts", _columns()) as last:
+        last.write(iter([_batch(1).slice(0, 0)]))
+        assert last.duplicate_key(["id"]) is None
+    with suppress(ZeroDivisionError), staged.target.stage(staged.group, "dropped", _columns()) as lost:
+        lost.write(iter([_batch(9)]))
+        raise ZeroDivisionError
+    with staged.target.publication(TABLE, None, TIMEOUT) as publication:
+        assert publication.staged_rows(staged.group, ["parts", "one"]) == {"parts": 4, "one": 3}
+        assert publication.insert(staged.group, ["parts"]) == 4
+        publication.commit()
+    assert sorted(str(one) for (one,) in staged.rows("id")) == ["5", "6", "7", "8"]
+
+
+def test_a_key_of_two_parts_is_found(staged: Way) -> None:
+    if not SYSTEMS[staged.warehouse.type].stages_parts:
+        pytest.skip("stages a slice as a whole")
+    for ids in ((5, 6), (6, 7)):
+        with staged.target.stage(staged.group, "parts", _columns()) as stage:
+            stage.write(iter([_batch(*ids)]))
+    with staged.target.stage(staged.group, "parts", _columns()) as last:
+        last.write(iter([_batch(1).slice(0, 0)]))
+        assert tuple(map(str, last.duplicate_key(["id"]) or ())) == ("6",)
 
 
 def test_staged_rows_are_counted_by_token(staged: Way) -> None:

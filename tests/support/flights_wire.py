@@ -143,6 +143,8 @@ class FlightsWire(Wire):
     api: str = ""
     clickhouse: ClickHouseServer | None = None
     targets: Sequence[str] = TARGETS
+    #: Keys of the loads with an extract.
+    sql_keys: str = ""
 
     def write(self) -> FlightsWire:
         for name in ("warehouse", *self.shards()):
@@ -212,7 +214,7 @@ class FlightsWire(Wire):
             f'key = ["flight_date", "flight"]\nslice_by = "flight_date"\n{self.load_keys}\n'
         )
         if source != "http":
-            return f'{keys}extract = "{source}.sql"\n'
+            return f'{keys}extract = "{source}.sql"\n{self.sql_keys}\n'
         columns = "\n".join(f'{name} = "{_HTTP_TYPES[type_of(name, "SMALLINT")]}"' for name in COLUMNS)
         return (
             f'{keys}\n[columns]\n{columns}\n\n[endpoint]\npath = "airlines/{{{{ shard.database }}}}/flights"\n'
@@ -278,11 +280,15 @@ class FlightsWire(Wire):
 
 @contextmanager
 def flights_wire(
-    root: Path, postgres: PostgresServer, rows: Mapping[str, Sequence[Row]], targets: Sequence[str]
+    root: Path,
+    postgres: PostgresServer,
+    rows: Mapping[str, Sequence[Row]],
+    targets: Sequence[str],
+    sql_keys: str = "",
 ) -> Iterator[FlightsWire]:
     """Start the servers, and write the rows of each shard into every kind of source."""
     with ExitStack() as stack:
-        keys: dict[str, Any] = {"postgres": postgres, "targets": targets}
+        keys: dict[str, Any] = {"postgres": postgres, "targets": targets, "sql_keys": sql_keys}
         if "clickhouse" in targets:
             keys["clickhouse"] = ClickHouseServer(root / "clickhouse").start()
             stack.callback(keys["clickhouse"].stop)

@@ -48,7 +48,7 @@ def show_plan(project: Project, request: LoadRequest, settings: Settings) -> Exi
             _SLICES.show(plan.slices)
         say(f"would load {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         say(_estimate(project, request, plan))
-        for line in _waits(project, plan):
+        for line in (*_waits(project, plan), *_splits(plan)):
             say(line)
     else:
         say(nothing_to("load", plan))
@@ -66,7 +66,7 @@ def tell_plan(project: Project, request: LoadRequest, plan: Plan) -> None:
     if plan.slices:
         tell(f"plan: {counted(len(plan.slices), 'slice')}{left_out(plan)}")
         tell(f"plan: {_estimate(project, request, plan)}")
-        for line in _waits(project, plan):
+        for line in (*_waits(project, plan), *_splits(plan)):
             tell(f"plan: {line}")
     else:
         tell(f"plan: {nothing_to('load', plan)}")
@@ -117,6 +117,14 @@ def _waits(project: Project, plan: Plan) -> Iterable[str]:
         if load.ready is not None:
             path = shown_path(load.ready, project.root)
             yield f"{load.name}: each slice waits until {path} is true, up to {load.ready_timeout}"
+
+
+def _splits(plan: Plan) -> Iterable[str]:
+    """Yield how the slices of the plan's loads are split."""
+    for load in plan.loads():
+        if load.split > 1:
+            by = "time" if load.split_by is None else f"ranges of {load.split_by}"
+            yield f"{load.name}: each slice in {load.split} parts at once, by {by}"
 
 
 SHOWN_REASONS = 5

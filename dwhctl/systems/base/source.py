@@ -25,7 +25,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column
     from dwhctl.project.connections import NetworkConnection
+    from dwhctl.project.parts import KeyRange
     from dwhctl.project.templates import Query
 
 
@@ -88,6 +89,17 @@ class Source(ABC):
             return None if cell is None else cell.as_py()
         except (ValueError, OverflowError):
             return repr(cell)  # a date that Python does not have
+
+    def key_limits(self, query: Query, column: str) -> tuple[object, object]:  # noqa: ARG002
+        """Return the least and the greatest value of a column of the answer, None without one.
+
+        Raise QueryError or SourceError.
+        """
+        raise QueryError(f"a source of this type is not split by {column}; drop split_by, or split")
+
+    def within(self, query: Query, key_range: KeyRange) -> Query:  # noqa: ARG002
+        """Return the query whose answer has only the rows in the range. Raise QueryError."""
+        raise QueryError(f"a source of this type is not split by {key_range.column}; drop split_by, or split")
 
     def interrupt(self) -> None:  # noqa: B027 - most drivers cannot
         """Make the running statement fail soon, where the driver can. Called from another thread."""
@@ -142,6 +154,25 @@ class SqlSource(Source):
             ),
         )
         return int(rows)
+
+    def key_limits(self, query: Query, column: str) -> tuple[object, object]:
+        name = Dialect(self.dialect).quote(column)
+        ((low, high),) = self._rows_over(
+            query, lambda source: f"SELECT MIN({name}) AS low, MAX({name}) AS high FROM {source}"
+        )
+        return low, high
+
+    def within(self, query: Query, key_range: KeyRange) -> Query:
+        condition = key_range.condition(Dialect(self.dialect).quote(key_range.column))
+        if not condition:
+            return query
+        # The query begins in the first line, so that the lines of errors are its own.
+        sql = self._over(query.sql, lambda source: f"SELECT * FROM {source} AS slice WHERE {condition}")
+        return replace(query, sql=sql)
+
+    def _over(self, sql: str, write: Callable[[str], str]) -> str:
+        """Return the SELECT that `write` makes of a SELECT as a derived table for FROM."""
+        return write(f"({sql}\n)")
 
 
 Row = Sequence[Any]

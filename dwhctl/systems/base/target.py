@@ -13,6 +13,9 @@ A new system fulfils this contract and passes `tests/contract/test_targets.py`:
   `dwhctl/systems/base/fingerprint.py`; only example keys are fetched.
 - Every wait has a limit: no answer within the target's `timeout` is an error.
 - Several threads open groups and publish at the same time.
+- A slice may be staged in parts where the system `stages_parts`: several stages with its token, by several workers at
+  once, or one after the other. Each adds its rows, `duplicate_key` looks at all that is there, and the rows of the
+  token are published, and counted, together.
 - Where it `writes_directly`, a worker may write a slice into the table itself, in a transaction that the parent ends.
 - Errors: ConnectError, LoginRefusedError, TargetBusyError (in use by another, after a limited wait), TargetRefusedError
   (the statement or a value, permanent), TargetError (temporary), StagingError. No error text contains a secret.

@@ -71,7 +71,7 @@ class ClickHouseConnection(NetworkConnection):
 
 class _ClickHouse(System[ClickHouseConnection]):
     connection = ClickHouseConnection
-    is_target = True
+    is_target = stages_parts = True
     driver = "clickhouse_connect"
 
     def open_target(self, connection: ClickHouseConnection, options: TargetOptions) -> Target:

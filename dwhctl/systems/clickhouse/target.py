@@ -135,7 +135,8 @@ class ClickHouseTarget(ServerTarget["ClickHouseConnection", ClickHouseClient]):
         end_queries(client, label)
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
-        client = self._client(f"{stage_label(group)}:{token}", self._timeout)
+        # Parts of a slice have one token, and each query an id of its own.
+        client = self._client(f"{stage_label(group)}:{token}:{uuid.uuid4().hex[:12]}", self._timeout)
         return ClickHouseStage(client, self._staging(group), token, columns)
 
     @contextmanager

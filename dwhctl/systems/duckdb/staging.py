@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,37 @@ _CHECK_MEMORY = "48MiB"
 _IDS_AT_ONCE = 4_000_000
 
 
+def files_of(first: Path) -> Iterator[Path]:
+    """Yield the staged files of a token, of which this is the first; a slice in parts has one for each of them."""
+    yield first
+    for number in count(2):
+        if not (file := _numbered(first, number)).exists():
+            return
+        yield file
+
+
+def _numbered(first: Path, number: int) -> Path:
+    return first if number == 1 else first.with_name(f"{first.stem}.{number}{first.suffix}")
+
+
+def _claimed(first: Path) -> Path:
+    """Return the first of a token's files that does not exist, made now: parts are staged at once."""
+    for number in count(1):
+        with suppress(FileExistsError):
+            (file := _numbered(first, number)).touch(exist_ok=False)
+            return file
+    raise AssertionError
+
+
+def _rows_in(file: Path) -> int | None:
+    """Return the number of rows of a staged file; None while it is written."""
+    try:
+        rows: int = pq.read_metadata(file).num_rows
+    except pa.ArrowInvalid:
+        return None
+    return rows
+
+
 class ParquetStage(Stage):
     """A Parquet file that grows by one row group a batch.
 
@@ -53,17 +85,16 @@ class ParquetStage(Stage):
     """
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
-        self._path = path
-        self._rows = 0
+        self._first = self._path = path
         schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         with self._translated():
-            self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False)
+            self._path = _claimed(path)
+            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd", use_dictionary=False)
 
     def write(self, batches: Iterator[pa.RecordBatch]) -> int:
         for batch in batches:
             with self._translated():
                 self._writer.write_batch(batch)
-            self._rows += batch.num_rows
         with self._translated():
             self._writer.close()
             return self._path.stat().st_size
@@ -80,12 +111,13 @@ class ParquetStage(Stage):
         # As text: DuckDB needs pytz to return a TIMESTAMPTZ.
         shown = ", ".join(f"{quote_name(name)}::VARCHAR" for name in key)
         names = ", ".join(map(quote_name, key))
-        values: dict[str, object] = {"file": engine.literal_path(self._path)}
-        staged = "read_parquet($file, hive_partitioning = false)"
+        counts = {file: _rows_in(file) for file in files_of(self._first)}
+        values: dict[str, object] = _values([file for file, rows in counts.items() if rows is not None])
+        staged = "read_parquet($files, hive_partitioning = false)"
         folder = self._path.parent
         config: engine.Config = {"memory_limit": _CHECK_MEMORY, "threads": 1, "temp_directory": str(folder)}
         # The parts are even: by the last bits of the hash_ids.
-        parts = 1 << (self._rows // _IDS_AT_ONCE).bit_length()
+        parts = 1 << (sum(filter(None, counts.values())) // _IDS_AT_ONCE).bit_length()
         try:
             with closing(engine.connect(":memory:", config, folders=[folder])) as db:
                 candidates = [

@@ -80,7 +80,7 @@ class DuckdbConnection(EmbeddedConnection):
 
 class _Duckdb(System[DuckdbConnection]):
     connection = DuckdbConnection
-    is_source = is_target = one_writer = True
+    is_source = is_target = one_writer = stages_parts = True
     driver = "dwhctl.systems.duckdb.client"
 
     def open_source(self, connection: DuckdbConnection, database: str, options: SourceOptions) -> Source:

@@ -1,13 +1,14 @@
 """Write to a warehouse that is a DuckDB file: stage Parquet files, publish them in one transaction.
 
 The file serves one writer or many readers, so only the parent opens it, and only while it uses it. The workers write
-their slices to `<state>/staging/<run>/<group>/<token>.parquet`.
+their slices to `<state>/staging/<run>/<group>/<token>.parquet`; further parts of a slice to `<token>.2.parquet` ...
 """
 
 from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
@@ -30,6 +31,7 @@ from dwhctl.systems.duckdb.staging import (
     ParquetStage,
     conditions,
     described,
+    files_of,
     is_zoned,
     of_shards,
     refresh_statements,
@@ -175,9 +177,9 @@ class DuckdbTarget(Target):
             row = db.execute("SELECT version()").fetchone()
             return f"DuckDB {row[0] if row else ''}"
 
-    def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> list[Path]:
-        """Return the staged files of these tokens."""
-        return [self._file(group, token) for token in tokens]
+    def staged_files(self, group: StagingGroup, tokens: Sequence[str]) -> dict[Path, str]:
+        """Return the staged files with their tokens: one of each token, and one more for each further part."""
+        return {file: token for token in tokens for file in files_of(self._file(group, token))}
 
     def _folder(self, group: StagingGroup) -> Path:
         return inside(inside(self._staging, group.run_id), group.name)
@@ -262,18 +264,18 @@ class DuckdbPublication(Publication):
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
         files = self._target.staged_files(group, tokens)
-        rows = self._send(sent.staged(files)).fetchall()
-        counts = {str(file): int(count) for file, count in rows}
-        return {
-            token: counts[str(file)] for token, file in zip(tokens, files, strict=True) if str(file) in counts
-        }
+        tokens_of = {str(file): token for file, token in files.items()}
+        counts: Counter[str] = Counter()
+        for file, count in self._send(sent.staged([*files])).fetchall():
+            counts[tokens_of[str(file)]] += int(count)
+        return dict(counts)
 
     def delete(self, slices: Sequence[Slice]) -> None:
         for statement in sent.delete(self._table, slices, self._slice_by, zoned=self._zoned):
             self._send(statement)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
-        files = self._target.staged_files(group, tokens)
+        files = [*self._target.staged_files(group, tokens)]
         row = self._send(sent.insert(self._table, files)).fetchone()
         return int(row[0]) if row else 0
 

@@ -337,6 +337,9 @@ class MssqlSource(SqlSource):
         with translated():
             return [tuple(row) for row in self._executed(sql).fetchall()]
 
+    def _over(self, sql: str, write: Callable[[str], str]) -> str:
+        return wrapped(one_select(sql), write)
+
     def _executed(self, sql: str) -> pymssql.Cursor:
         """Run a query under snapshot isolation, where the database allows it."""
         with translated():

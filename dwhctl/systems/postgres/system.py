@@ -54,7 +54,7 @@ class PostgresConnection(NetworkConnection):
 
 class _Postgres(System[PostgresConnection]):
     connection = PostgresConnection
-    is_source = is_target = is_sessions = True
+    is_source = is_target = is_sessions = stages_parts = True
     driver = "psycopg2"
     schemes = ("postgresql",)
 

@@ -40,7 +40,7 @@ class VerticaConnection(NetworkConnection):
 
 class _Vertica(System[VerticaConnection]):
     connection = VerticaConnection
-    is_target = True
+    is_target = stages_parts = True
     driver = "vertica_python"
 
     def open_target(self, connection: VerticaConnection, options: TargetOptions) -> Target:

@@ -1,0 +1,183 @@
+"""The orders of one attempt: one, or those of the parts that a slice is cut into; and the workers that carry them out.
+
+    [connect, cut] ──▶ part 1 ... part N, several at once ──▶ [look for a key of two parts] ──▶ one StageResult
+
+All parts are staged under the attempt's token, and are published together or not at all. A part that fails fails the
+attempt: the workers of the others are ended, and the next attempt reads all parts again under another token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dwhctl.core.errors import SourceError
+from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
+
+    from dwhctl.load.attempts import SliceAttempt, SliceParts
+    from dwhctl.load.workers import Worker
+    from dwhctl.runtime.slots import Slot
+    from dwhctl.systems.base.target import Stage
+
+
+class Parts:
+    """What is left to order of one attempt, and what has come back.
+
+    `cut` is the order to carry out before those of the parts; where it returns ranges they are the parts. `keys` is the
+    one to carry out after them, which only more than one part needs.
+    """
+
+    def __init__(
+        self,
+        orders: Sequence[StageOrder],
+        cut: StageOrder | None = None,
+        keys: StageOrder | None = None,
+    ) -> None:
+        self._cut = cut
+        self._orders = orders
+        self._keys = keys
+        self._waiting = deque(orders if cut is None else [cut])
+        self._results: list[StageResult] = []
+
+    def __bool__(self) -> bool:
+        """Return whether an order waits for a worker."""
+        return bool(self._waiting)
+
+    def next(self) -> StageOrder:
+        """Take the next order."""
+        return self._waiting.popleft()
+
+    def take(self, result: StageResult, *, is_last: bool) -> None:
+        """Take a result; `is_last`: no worker has another order of the attempt. Then more orders may wait."""
+        self._results.append(result)
+        if result.failure is not None:
+            self._waiting.clear()
+        elif self._cut is not None:
+            made = [
+                replace(self._cut, step=Step.STAGE, part=number, key_range=key_range)
+                for number, key_range in enumerate(result.ranges, 1)
+            ]
+            self._waiting.extend(made or self._orders)
+            self._cut = None
+        elif self._keys is not None and is_last and not self._waiting:
+            if sum(result.rows > 0 for result in self._results) > 1:
+                self._waiting.append(self._keys)
+            self._keys = None
+
+    def result(self) -> StageResult:
+        """Return the result of the attempt."""
+        if len(self._results) == 1:
+            return self._results[0]
+        seconds: Counter[str] = Counter()
+        for result in self._results:
+            seconds.update(result.seconds)
+        staged = [result for result in self._results if result.columns] or self._results
+        first, last = staged[0], self._results[-1]
+        failure = next((result.failure for result in self._results if result.failure), None)
+        if failure is None and any(
+            (one.columns, one.filled) != (first.columns, first.filled) for one in staged
+        ):
+            failure = Failure.of(SourceError("the columns of the source changed while its parts were read"))
+        return replace(
+            first,
+            rows=sum(result.rows for result in self._results),
+            bytes=sum(result.bytes for result in self._results),
+            failure=failure,
+            seconds=dict(seconds),
+            failed_in=last.failed_in,
+            logged=tuple(message for result in self._results for message in result.logged),
+        )
+
+
+class PartWorkers:
+    """Has workers carry out the orders of attempts, and ends those of an attempt together.
+
+    `take` takes one more worker for an attempt, with slots, if there is one; `notify` is called when a worker has
+    carried out an order, in a thread. All else happens in the loop's thread.
+    """
+
+    def __init__(
+        self,
+        parts: SliceParts,
+        take: Callable[[SliceAttempt], tuple[Worker, tuple[Slot, ...]] | None],
+        notify: Callable[[SliceAttempt, Worker, Future[object]], None],
+    ) -> None:
+        self._pool = parts.pool
+        self._stage = parts.stage
+        self._take = take
+        self._notify = notify
+
+    def start(self, attempt: SliceAttempt) -> None:
+        """Give the first order to the attempt's worker."""
+        runner = attempt.runner
+        runner.worker = self._pool.replace_dead(runner.worker)
+        runner.given = time.monotonic()
+        self._give(attempt, runner.worker, attempt.slots)
+
+    def start_waiting(self, attempts: Iterable[SliceAttempt]) -> None:
+        """Give waiting parts of running attempts to more workers, as long as there are some."""
+        for attempt in attempts:
+            runner = attempt.runner
+            while runner.at_work and runner.parts and (taken := self._take(attempt)) is not None:
+                attempt.slots += taken[1]
+                self._give(attempt, *taken)
+
+    def collect(self, attempt: SliceAttempt, worker: Worker, future: Future[object]) -> StageResult | None:
+        """Take what a worker returned. Return the result of the attempt; None when it has not ended."""
+        runner = attempt.runner
+        if worker not in runner.at_work or runner.parts is None:
+            return None  # it was killed: another part of the slice failed
+        slots = runner.at_work.pop(worker)
+        error = future.exception()
+        result = future.result() if error is None else None
+        died = not isinstance(result, StageResult)
+        if not isinstance(result, StageResult):
+            result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
+        runner.parts.take(result, is_last=not runner.at_work)
+        if runner.parts:
+            self._give(attempt, worker, slots)
+            return None
+        if died:
+            self._pool.dismiss(worker)
+        elif result.held is None:
+            self._pool.give_back(worker)
+        if result.failure is not None:
+            self._kill(attempt)
+        if not runner.at_work:
+            return runner.parts.result()
+        for slot in slots:
+            slot.release()
+        return None
+
+    def end(self, attempt: SliceAttempt) -> None:
+        """Kill every worker of an attempt."""
+        runner = attempt.runner
+        if not runner.at_work:
+            runner.at_work[runner.worker] = attempt.slots  # it waits for its first order
+        self._kill(attempt)
+
+    def _kill(self, attempt: SliceAttempt) -> None:
+        at_work, attempt.runner.at_work = attempt.runner.at_work, {}
+        for worker, slots in at_work.items():
+            attempt.release_after(self._pool.dismiss(worker), slots)
+
+    def _give(self, attempt: SliceAttempt, worker: Worker, slots: tuple[Slot, ...]) -> None:
+        runner = attempt.runner
+        assert runner.parts is not None
+        runner.at_work[worker] = slots
+        future = worker.submit(self._stage, runner.parts.next())
+        future.add_done_callback(lambda done: self._notify(attempt, worker, done))
+
+
+def doubled_key(stage: Stage, key: Sequence[str]) -> str | None:
+    """Return a key that two of the staged rows have, for a message."""
+    found = stage.duplicate_key(key)
+    if found is None:
+        return None
+    return "the key " + ", ".join(f"{name}={value}" for name, value in zip(key, found, strict=True))
