@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.systems.mssql.arrow_client import ArrowCursor, is_rust
-from dwhctl.systems.mssql.source import MssqlSource, first_size, next_size
+from dwhctl.systems.mssql.source import MssqlSource, first_size, most_rows, next_size
 from dwhctl.systems.mssql.sql import quote
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class ArrowSource(MssqlSource):
     def _stream(self, cursor: Any, columns: Sequence[Column], rows: int) -> Iterator[pa.RecordBatch]:
         assert isinstance(cursor, ArrowCursor)
         reader = self._reader
-        most = _BATCHES_AT_ONCE * rows
+        most = most_rows(columns, rows, _BATCHES_AT_ONCE)
         size = first_size(columns, most)
         while (batch := cursor.fetch_batch(size)).num_rows:
             for read in reader.batches(batch):

@@ -51,9 +51,18 @@ _MOMENTS = (Kind.DATE, Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 
 def first_size(columns: Sequence[Column], rows: int) -> int:
     """Return how many rows to fetch first: few when their width is not known."""
+    return max(1, min(rows, _FETCH_OCTETS // _widest(columns)))
+
+
+def most_rows(columns: Sequence[Column], rows: int, batches: int) -> int:
+    """Return the rows of so many batches; of fewer where they could take more than `rows` rows of a megabyte."""
+    return max(rows, min(batches * rows, rows * _UNKNOWN_OCTETS // _widest(columns)))
+
+
+def _widest(columns: Sequence[Column]) -> int:
+    """Return about how many octets the texts of a row take at most."""
     texts = [column.octets for column in columns if column.kind in (Kind.TEXT, Kind.BINARY)]
-    widest = sum(_UNKNOWN_OCTETS if octets is None else octets for octets in texts)
-    return max(1, min(rows, _FETCH_OCTETS // max(1, widest)))
+    return max(1, sum(_UNKNOWN_OCTETS if octets is None else octets for octets in texts))
 
 
 def next_size(size: int, octets: int, rows: int) -> int:
