@@ -33,8 +33,8 @@ from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import CursorOptions, SourceOptions, system_of
 from dwhctl.systems.mssql import arrow_client
-from dwhctl.systems.mssql.arrow_source import ArrowReader, ArrowSource
-from dwhctl.systems.mssql.source import CODE_PAGES, most_rows
+from dwhctl.systems.mssql.arrow_source import ArrowReader, ArrowSource, most_rows
+from dwhctl.systems.mssql.source import CODE_PAGES
 from dwhctl.systems.mssql.sql import ResultColumn, declared_columns
 from dwhctl.systems.mssql.system import MssqlConnection
 from tests.contract.kits_mssql import RUST, skip_without_driver
@@ -177,7 +177,7 @@ def test_rows_that_may_be_a_megabyte_wide_are_not_fetched_by_several_batches(
         assert len(rows_of(source, sql, rows=100)) == 2500
     assert max(sizes) == 100
     by_width = {declared: declared_columns([ResultColumn("v", declared)]) for declared in ("int", "text")}
-    assert [most_rows(columns, 2048, 8) for columns in by_width.values()] == [8 * 2048, 2048]
+    assert [most_rows(columns, 2048) for columns in by_width.values()] == [8 * 2048, 2048]
 
 
 def test_batches_of_texts_beyond_what_one_holds_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
