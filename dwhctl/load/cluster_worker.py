@@ -23,6 +23,7 @@ from dwhctl.core.secrets import Secret, mask, mask_python
 from dwhctl.core.start import protect_memory_and_files
 from dwhctl.load.worker_server import modules_of
 from dwhctl.load.workers import stage_in_worker
+from dwhctl.runtime.messages import TargetTable
 
 if TYPE_CHECKING:
     from dwhctl.runtime.messages import StageOrder, StageResult
@@ -64,6 +65,9 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Secret):
             return _secret, (value.reveal(), value.place)
+        if isinstance(value, TargetTable):
+            # Not as it pickles itself: once for all orders, with references to its secrets.
+            return TargetTable, value.values
         return NotImplemented
 
 
