@@ -34,7 +34,7 @@ _ANSWER_SECONDS = 30.0
 _KILLED = 1
 #: What must be of one version everywhere: the packages that messages go through, and those that make a value's text.
 PACKAGES = (
-    *("dwhctl", "dask", "distributed", "cloudpickle", "numpy", "pandas", "pyarrow", "pgpq", "duckdb"),
+    *("dwhctl", "dask", "distributed", "cloudpickle", "numpy", "pyarrow", "pgpq", "duckdb"),
     *("pymssql", "mssql-python", "psycopg2-binary", "vertica-python", "clickhouse-connect"),
 )
 
