@@ -22,7 +22,7 @@ import psutil
 
 from tests.postgres import PostgresServer, any_server
 
-_PARALLELISM = (2, 4, 8)
+_PARALLELISM = (4, 8, 16, 24)
 _DAG = """\
 from airflow.sdk import dag, task
 

@@ -28,6 +28,8 @@ _ROWS = 10
 class NoopSource:
     """Ten orders, made anew for each query."""
 
+    bounds_bytes = False
+
     def __init__(self) -> None:
         import pyarrow as pa
 

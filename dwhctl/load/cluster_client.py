@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dwhctl.core.errors import WorkersError
@@ -17,6 +18,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.words import one_line
 from dwhctl.load.cluster_worker import PACKAGES, SealedOrder, difference, own_packages, run_order
 from dwhctl.project.days import format_duration
+from dwhctl.project.model import DASK_REMEDY
 
 if TYPE_CHECKING:
     from dwhctl.project.model import ExecutorTable
@@ -240,6 +242,8 @@ class ClusterClient:
 
 def cluster_problem(executor: ExecutorTable) -> str | None:
     """Connect to a cluster as a load does, and return why it could not use it, or None."""
+    if find_spec("distributed") is None:
+        return f"the executor dask needs a package that is not installed; {DASK_REMEDY}"
 
     async def look() -> None:
         client = ClusterClient(executor, "dwhctl-check")

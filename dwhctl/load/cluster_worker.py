@@ -23,6 +23,7 @@ from dwhctl.core.secrets import Secret, mask, mask_python
 from dwhctl.core.start import protect_memory_and_files
 from dwhctl.load.worker_server import modules_of
 from dwhctl.load.workers import stage_in_worker
+from dwhctl.runtime.messages import TargetTable
 
 if TYPE_CHECKING:
     from dwhctl.runtime.messages import StageOrder, StageResult
@@ -33,7 +34,7 @@ _ANSWER_SECONDS = 30.0
 _KILLED = 1
 #: What must be of one version everywhere: the packages that messages go through, and those that make a value's text.
 PACKAGES = (
-    *("dwhctl", "dask", "distributed", "cloudpickle", "numpy", "pandas", "pyarrow", "pgpq", "duckdb"),
+    *("dwhctl", "dask", "distributed", "cloudpickle", "numpy", "pyarrow", "pgpq", "duckdb"),
     *("pymssql", "mssql-python", "psycopg2-binary", "vertica-python", "clickhouse-connect"),
 )
 
@@ -64,6 +65,9 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Secret):
             return _secret, (value.reveal(), value.place)
+        if isinstance(value, TargetTable):
+            # Not as it pickles itself: once for all orders, with references to its secrets.
+            return TargetTable, value.values
         return NotImplemented
 
 

@@ -47,10 +47,14 @@ class TargetTable:
     timeout: timedelta = timedelta(minutes=30)
     _pickled: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
+    @property
+    def values(self) -> tuple[object, ...]:
+        """What a table like this one is made of."""
+        return self.connection, self.name, self.columns, self.state_dir, self.timeout
+
     def __reduce__(self) -> tuple[Callable[[bytes], TargetTable], tuple[bytes]]:
         if not self._pickled:
-            values = (self.connection, self.name, self.columns, self.state_dir, self.timeout)
-            self._pickled.append(pickle.dumps(values))
+            self._pickled.append(pickle.dumps(self.values))
         return _unpickled, (self._pickled[0],)
 
 

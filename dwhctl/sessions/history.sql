@@ -2,21 +2,25 @@
 
 -- name: unsuccessful_slices
 -- The slices whose last closed session is unsuccessful and ended lately. `replaced`: a later session succeeded for the
--- same day or a newer one, which clears the failure of what is replaced whole. (Subqueries with LIMIT: PostgreSQL
--- would plan EXISTS as a join that scans the whole table.)
+-- same day or a newer one, which clears the failure of what is replaced whole. (Only the last unsuccessful session of a
+-- slice is looked at: a slice that is tried often has many. Subqueries with LIMIT: PostgreSQL would plan EXISTS as a
+-- join that scans the whole table.)
 SELECT id, task_name, load, shard, slice_date, state, finished, error_class, comment, (
     SELECT good.started FROM sessions AS good
     WHERE good.run_id IS NOT NULL AND good.state <> 'running' AND good.state IN ('loaded', 'skipped')
-      AND good.task_name = last.task_name AND good.slice_date >= last.slice_date AND good.started > last.started
+      AND good.task_name = tried.task_name AND good.slice_date >= tried.slice_date AND good.started > tried.started
     LIMIT 1
 ) IS NOT NULL AS replaced
-FROM sessions AS last
-WHERE run_id IS NOT NULL AND state IN ('up_for_retry', 'failed', 'abandoned') AND finished >= :since
-  AND slice_date IS NOT NULL
-  AND (
+FROM (
+    SELECT *, row_number() OVER (PARTITION BY task_name, slice_date ORDER BY id DESC) AS place
+    FROM sessions
+    WHERE run_id IS NOT NULL AND state IN ('up_for_retry', 'failed', 'abandoned') AND finished >= :since
+      AND slice_date IS NOT NULL
+) AS tried
+WHERE place = 1 AND (
     SELECT later.id FROM sessions AS later
-    WHERE later.run_id IS NOT NULL AND later.task_name = last.task_name AND later.slice_date = last.slice_date
-      AND later.id > last.id AND later.state <> 'running'
+    WHERE later.run_id IS NOT NULL AND later.task_name = tried.task_name AND later.slice_date = tried.slice_date
+      AND later.id > tried.id AND later.state <> 'running'
     LIMIT 1
   ) IS NULL
 

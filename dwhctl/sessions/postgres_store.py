@@ -43,6 +43,7 @@ INDEX_TIME = timedelta(hours=1)
 # How long another upgrade of the same table may take.
 OTHER_UPGRADE_SECONDS = 600.0
 _KEY = 0x6477_6863_746C  # "dwhctl": the advisory lock of an upgrade
+_CANNOT_NOW = (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled)
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,8 @@ class PostgresSchema(Schema):
             for name, statement in self._indexes_to_make().items():
                 self._change_index(name, statement)
             for name, statement in self._indexes_to_drop().items():
-                self._change_index(name, statement)
+                if not self._change_index(name, statement):
+                    break  # the next one would wait as long for the same transaction
 
     def _add_columns(self) -> None:
         parts = [
@@ -103,25 +105,29 @@ class PostgresSchema(Schema):
             ", ".join(f"pid {pid} ({' '.join(filter(None, of))})" for pid, *of in rows) or "another program"
         )
 
-    def _change_index(self, name: str, statement: str) -> None:
-        """Build or drop one index while others write.
+    def _change_index(self, name: str, statement: str) -> bool:
+        """Build or drop one index while others write. Return whether that is done.
 
         All works without an index, and with one too many: where an old transaction of another program prevents the
-        change, dwhctl goes on, and the next `prepare` tries again.
+        change, dwhctl goes on, and the next `prepare` tries again. Nor does it need the right to drop one.
         """
+        is_new = statement.startswith("CREATE")
+        expected = _CANNOT_NOW if is_new else (*_CANNOT_NOW, pg_errors.InsufficientPrivilege)
         self._run(f"{timeouts(INDEX_TIME)}; SET lock_timeout = {INDEX_MILLISECONDS}")
         try:
             # What an interrupted build left behind costs every write and serves no query.
             if (name, False) in self._rows(self._sql["indexes"]):
                 self._run(f"DROP INDEX CONCURRENTLY IF EXISTS {name}", INDEX_TIME)
             self._run(statement.replace(" INDEX", " INDEX CONCURRENTLY", 1), INDEX_TIME)
-        except (pg_errors.LockNotAvailable, pg_errors.DeadlockDetected, pg_errors.QueryCanceled) as error:
+        except expected as error:
             reason = str(error).partition("\n")[0]
-            done = "built" if statement.startswith("CREATE") else "dropped"
+            done = "built" if is_new else "dropped"
             _log.warning("%s: the index %s is not %s yet: %s", self._place, name, done, reason)
+            return False
         finally:
             if not self._connection.closed:
                 self._run(timeouts(self._connection.answer_timeout))
+        return True
 
     @contextmanager
     def _alone_among_upgrades(self) -> Iterator[bool]:

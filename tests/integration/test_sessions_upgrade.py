@@ -214,6 +214,27 @@ def test_an_index_of_an_earlier_version_stays_until_the_one_in_its_place_is_buil
     assert postgres.rows(old) == [(0,)]
 
 
+def test_an_old_index_that_this_user_may_not_drop_stops_no_run(
+    postgres_server: PostgresServer, postgres: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    postgres.store()
+    for name in ("sessions_good", "sessions_by_task"):
+        postgres.rows(f"CREATE INDEX {name} ON sessions (task_name, slice_date, started)")
+    role = f"role_{postgres.rows('SELECT current_database()')[0][0]}"
+    postgres.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    limited = Place(postgres.connection.model_copy(update={"user": role}), postgres_server)
+    try:
+        postgres.rows(f"GRANT SELECT, INSERT, UPDATE ON sessions TO {role}")
+        postgres.rows(f"GRANT USAGE ON sessions_id_seq TO {role}")
+        assert limited.store().open([new()])
+        assert len(caplog.messages) == 1
+        assert "is not dropped yet: must be owner" in caplog.text
+    finally:
+        limited.end()
+        postgres.rows(f"DROP OWNED BY {role}")
+        postgres.rows(f"DROP ROLE {role}")
+
+
 @pytest.mark.parametrize("column", ["state", "dwhctl_version"])
 def test_a_table_with_some_of_the_first_columns_is_not_ours(place: Place, column: str) -> None:
     as_an_earlier_version_left_it(place)

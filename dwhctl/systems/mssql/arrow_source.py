@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.systems.mssql.arrow_client import ArrowCursor, is_rust
-from dwhctl.systems.mssql.source import MssqlSource, first_size, next_size
+from dwhctl.systems.mssql.source import UNKNOWN_OCTETS, MssqlSource, first_size, next_size, widest
 from dwhctl.systems.mssql.sql import quote
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ _BATCHES_AT_ONCE = 8
 _UNDEFINED = "[\u0080-\u009f\uf8c0-\uf8ff]"
 #: Code pages of one byte a character: of the others it is not known what arrives.
 _SAFE_PAGES = frozenset({437, 850, 874, *range(1250, 1259)})
+
+
+def most_rows(columns: Sequence[Column], rows: int) -> int:
+    """Return how many rows to fetch at most: no more octets than `rows` rows of a megabyte could take."""
+    return max(rows, min(_BATCHES_AT_ONCE * rows, rows * UNKNOWN_OCTETS // widest(columns)))
 
 
 class ArrowReader:
@@ -152,7 +157,7 @@ class ArrowSource(MssqlSource):
     def _stream(self, cursor: Any, columns: Sequence[Column], rows: int) -> Iterator[pa.RecordBatch]:
         assert isinstance(cursor, ArrowCursor)
         reader = self._reader
-        most = _BATCHES_AT_ONCE * rows
+        most = most_rows(columns, rows)
         size = first_size(columns, most)
         while (batch := cursor.fetch_batch(size)).num_rows:
             for read in reader.batches(batch):

@@ -45,15 +45,19 @@ if TYPE_CHECKING:
 _NO_CHARACTER = frozenset({2400, 2401, 2403, 2404})
 #: About how many octets are fetched at a time, and the first estimate of a text without a declared length.
 _FETCH_OCTETS = 8 * 2**20
-_UNKNOWN_OCTETS = 2**20
+UNKNOWN_OCTETS = 2**20
 _MOMENTS = (Kind.DATE, Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 
 
 def first_size(columns: Sequence[Column], rows: int) -> int:
     """Return how many rows to fetch first: few when their width is not known."""
+    return max(1, min(rows, _FETCH_OCTETS // widest(columns)))
+
+
+def widest(columns: Sequence[Column]) -> int:
+    """Return about how many octets the texts of a row take at most."""
     texts = [column.octets for column in columns if column.kind in (Kind.TEXT, Kind.BINARY)]
-    widest = sum(_UNKNOWN_OCTETS if octets is None else octets for octets in texts)
-    return max(1, min(rows, _FETCH_OCTETS // max(1, widest)))
+    return max(1, sum(UNKNOWN_OCTETS if octets is None else octets for octets in texts))
 
 
 def next_size(size: int, octets: int, rows: int) -> int:

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 #: About how much is parsed at a time, and how many times as much is read ahead.
 _BLOCK_BYTES, _BLOCKS = 4 * 2**20, 2
-#: Rows that are put together before their size is looked at.
+#: Rows that are put together before their size is looked at, and the size of one that ends them.
 _ROWS_AT_ONCE = 32
+_LONG_ROW = _BLOCK_BYTES // _ROWS_AT_ONCE
 _READ_ONLY = "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 #: How long the end of a COPY that was shut down is waited for.
 _END_SECONDS, _POLL_SECONDS = 5.0, 0.02
@@ -193,7 +194,9 @@ class _Rows:
                 rows: list[bytes] = []
                 add = rows.append
                 for _ in range(_ROWS_AT_ONCE):
-                    add((yield))
+                    add(row := (yield))
+                    if len(row) > _LONG_ROW:
+                        break
                 if not self.has_reader:
                     raise BrokenPipeError
                 self.arrivals += 1
@@ -205,11 +208,10 @@ class _Rows:
                 self.blocks.put(b"".join(block))
 
     def end(self) -> None:
-        """Hand over the rows that are left, then an empty block."""
+        """Hand over the rows that are left."""
         # Empty rows: they fill up the rows that are taken together, and then end the block.
         for _ in range(2 * _ROWS_AT_ONCE):
             self.write(b"")
-        self.blocks.put(b"")
 
 
 class _CopyOut:
@@ -225,12 +227,16 @@ class _CopyOut:
 
     def _run(self) -> None:
         try:
-            self._client.copy_out(self._sql, self._rows)
+            try:
+                self._client.copy_out(self._sql, self._rows)
+            finally:
+                # Those before an error too; after an error of their own they have ended.
+                with suppress(StopIteration):
+                    self._rows.end()
         except BaseException as error:
             self._failure = error
-        # Without a reader the rows may have ended already.
-        with suppress(BrokenPipeError, StopIteration):
-            self._rows.end()
+        finally:
+            self._rows.blocks.put(b"")
 
     def blocks(self) -> Iterator[bytes]:
         """Yield whole rows, about a block at a time; those that came before an error too. Raise SourceError."""

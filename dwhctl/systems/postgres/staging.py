@@ -250,7 +250,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
     """The replacement of one slice in the target's table: DELETE of its old rows, COPY of the new ones, no COMMIT.
 
     What COPY cannot write (a view, a table with rules or row-level security, a value that is sent as text) goes through
-    a temporary table. Other sessions read the table meanwhile; one that publishes into it waits.
+    a temporary table. Other sessions read the table meanwhile, and write rows of other slices.
     """
 
     def __init__(

@@ -36,7 +36,9 @@ from dwhctl.load.cluster_client import ClusterClient, close_loop, cluster_proble
 from dwhctl.load.cluster_worker import Refusal, SealedOrder, run_order, seal
 from dwhctl.load.run import executor_of, plan_load
 from dwhctl.project.model import ExecutorTable, Project
+from dwhctl.runtime.messages import TargetTable
 from dwhctl.runtime.plan import LoadRequest
+from dwhctl.systems.postgres.system import PostgresConnection
 from tests.support.cluster import Cluster
 from tests.support.projects import DAY, Sandbox
 
@@ -162,6 +164,26 @@ def test_an_order_travels_with_its_secrets_and_shows_nothing(monkeypatch: pytest
     assert "Geheim" not in repr(sealed) + repr(arrived)
     with pytest.raises(ConfigError, match=r"connections\.dwh\.password"):
         seal(order, "claim")
+
+
+def test_the_target_travels_with_its_secrets_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run pickles its tables once for the workers of its machine, with references to their secrets."""
+    monkeypatch.setenv("OF_THE_PARENT", "Geheim_of_the_parent")
+    password = Secret.of({"env": "OF_THE_PARENT"})
+    dwh = PostgresConnection(
+        name="dwh", type="postgres", host="dwh", user="etl", password=password, database="dwh"
+    )
+    table = TargetTable(dwh, "stage.orders", (), tmp_path, timedelta(minutes=7))
+    here = pickle.loads(pickle.dumps(table))
+    order: Any = {"table": table}
+    sealed = seal(order, "claim")
+    monkeypatch.delenv("OF_THE_PARENT")
+    arrived = pickle.loads(sealed.data)["table"]
+    assert arrived.connection.password.reveal() == "Geheim_of_the_parent"
+    assert (arrived.name, arrived.state_dir, arrived.timeout) == ("stage.orders", tmp_path, table.timeout)
+    assert here == table
+    with pytest.raises(ConfigError, match="OF_THE_PARENT"):
+        here.connection.password.reveal()
 
 
 @pytest.fixture
@@ -355,6 +377,15 @@ def test_the_port_of_another_program_is_named() -> None:
     with a_port(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         says = str(cluster_problem(executor_at(f"tcp://{port}")))
     assert f"the Dask cluster tcp://{port} cannot be used: " in says
+
+
+def test_without_the_package_a_check_of_the_cluster_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was an internal error, of the end of a connection that was never begun."""
+    for name in ("distributed", "tornado.ioloop"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "pip install 'dwhctl[dask]'" in str(cluster_problem(executor_at("tcp://127.0.0.1:1")))
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from dwhctl.project.templates import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import CursorOptions, SourceOptions, system_of
 from dwhctl.systems.mssql import arrow_client
-from dwhctl.systems.mssql.arrow_source import ArrowReader, ArrowSource
+from dwhctl.systems.mssql.arrow_source import ArrowReader, ArrowSource, most_rows
 from dwhctl.systems.mssql.source import CODE_PAGES
 from dwhctl.systems.mssql.sql import ResultColumn, declared_columns
 from dwhctl.systems.mssql.system import MssqlConnection
@@ -159,6 +159,25 @@ def test_several_batches_are_fetched_together(server: TdsServer, monkeypatch: py
     assert [row["id"] for batch in batches for row in batch.to_pylist()] == list(range(1, 2501))
     assert max(batch.num_rows for batch in batches) == 100
     assert len(sizes) <= 5, "2,500 rows, by 800"
+
+
+def test_rows_that_may_be_a_megabyte_wide_are_not_fetched_by_several_batches(
+    server: TdsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = arrow_client.ArrowCursor.fetch_batch
+    sizes: list[int] = []
+
+    def counted(cursor: arrow_client.ArrowCursor, rows: int) -> pa.RecordBatch:
+        sizes.append(rows)
+        return fetch(cursor, rows)
+
+    monkeypatch.setattr(arrow_client.ArrowCursor, "fetch_batch", counted)
+    sql = "SELECT CAST(N'short until now' AS nvarchar(max)) AS v FROM GENERATE_SERIES(1, 2500)"
+    with opened(server) as source:
+        assert len(rows_of(source, sql, rows=100)) == 2500
+    assert max(sizes) == 100
+    by_width = {declared: declared_columns([ResultColumn("v", declared)]) for declared in ("int", "text")}
+    assert [most_rows(columns, 2048) for columns in by_width.values()] == [8 * 2048, 2048]
 
 
 def test_batches_of_texts_beyond_what_one_holds_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
