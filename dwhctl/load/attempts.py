@@ -282,18 +282,6 @@ class SliceStarter:
             if (slot := self._slots.try_take(load.target)) is not None:
                 self._groups.begin_ahead(load, job.day, now, slot)
 
-    def start_part(self, attempt: SliceAttempt) -> tuple[Worker, tuple[Slot, ...]] | None:
-        """Take one more worker, with slots, for an attempt whose parts wait for one. None: there is none now."""
-        job = attempt.job
-        if any(self._breaker.reason(name) for name in job.connections):
-            return None
-        if (worker := self._pool.take()) is None:
-            return None
-        if (slots := self._take_slots(job)) is None:
-            self._pool.give_back(worker)
-            return None
-        return worker, slots
-
     def parts(self, attempt: SliceAttempt, table: TargetTable) -> Parts:
         """Return the workers' orders. Raise ConfigError or AttemptError."""
         load, shard, slice_ = attempt.job.config, attempt.job.planned.shard, attempt.job.planned.slice

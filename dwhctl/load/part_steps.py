@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,8 @@ def cut(order: StageOrder, source: Source) -> tuple[KeyRange, ...]:
     reach("stage.cut")
     if order.split_by is None:
         return ()
-    columns = {column.name.lower(): column for column in source.columns(order.query)}
-    column = columns.get(order.split_by.lower())
+    columns = source.columns(order.query)
+    column = {column.name.lower(): column for column in columns}.get(order.split_by.lower())
     if column is None:
         raise QueryError(f"the extract has no column {order.split_by}, by which the load is split")
     if column.kind not in _KINDS:
@@ -41,14 +42,24 @@ def cut(order: StageOrder, source: Source) -> tuple[KeyRange, ...]:
         )
     try:
         low, high = (_value(limit, column) for limit in source.key_limits(order.query, column.name))
-    except (ValueError, OverflowError) as error:
-        raise QueryError(f"split_by column {column.name} has a value without a place: {error}") from error
-    return tuple(key_ranges(column.name, low, high, order.parts))
+        ranges = tuple(key_ranges(column.name, low, high, order.parts))
+        for one in ranges:
+            RangeCheck(one, order.key, columns)
+    except (ValueError, ArithmeticError) as error:
+        raise QueryError(
+            f"split_by column {column.name} is not cut into ranges, for a value of it is out of bounds: {error};"
+            " split by another column, or by time without split_by"
+        ) from error
+    return ranges
 
 
 def _value(limit: object, column: Column) -> KeyValue | None:
-    if limit is None or column.kind is Kind.DATE:
-        return limit  # type: ignore[return-value]
+    if limit is None:
+        return None
+    if column.kind is Kind.DATE:
+        if not isinstance(limit, date):  # one that Python does not have comes as a text
+            raise ValueError(f"{limit}")
+        return limit
     number = Decimal(str(limit))
     if not number.is_finite():
         raise ValueError(f"{limit}")

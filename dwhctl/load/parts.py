@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import SourceError
 from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step
+from dwhctl.runtime.slots import WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from dwhctl.load.attempts import SliceAttempt, SliceParts
     from dwhctl.load.workers import Worker
-    from dwhctl.runtime.slots import Slot
+    from dwhctl.runtime.slots import Slot, Slots
     from dwhctl.systems.base.target import Stage
 
 
@@ -98,19 +99,20 @@ class Parts:
 class PartWorkers:
     """Has workers carry out the orders of attempts, and ends those of an attempt together.
 
-    `take` takes one more worker for an attempt, with slots, if there is one; `notify` is called when a worker has
-    carried out an order, in a thread. All else happens in the loop's thread.
+    `notify` is called when a worker has carried out an order, in a thread. All else happens in the loop's thread.
     """
 
     def __init__(
         self,
         parts: SliceParts,
-        take: Callable[[SliceAttempt], tuple[Worker, tuple[Slot, ...]] | None],
+        slots: Slots,
         notify: Callable[[SliceAttempt, Worker, Future[object]], None],
     ) -> None:
         self._pool = parts.pool
+        self._breaker = parts.breaker
+        self._publisher = parts.publisher
+        self._slots = slots
         self._stage = parts.stage
-        self._take = take
         self._notify = notify
 
     def start(self, attempt: SliceAttempt) -> None:
@@ -140,7 +142,8 @@ class PartWorkers:
         if not isinstance(result, StageResult):
             result = StageResult(attempt.token, failure=attempt.job.killed_its_worker(error))
         runner.parts.take(result, is_last=not runner.at_work)
-        if runner.parts:
+        # One worker goes on with the slice, whoever waits.
+        if runner.parts and not (runner.at_work and self._is_wanted(attempt)):
             self._give(attempt, worker, slots)
             return None
         if died:
@@ -161,6 +164,32 @@ class PartWorkers:
         if not runner.at_work:
             runner.at_work[runner.worker] = attempt.slots  # it waits for its first order
         self._kill(attempt)
+
+    def _take(self, attempt: SliceAttempt) -> tuple[Worker, tuple[Slot, ...]] | None:
+        """Take one more worker, with slots, for an attempt whose parts wait for one. None: there is none now."""
+        source, target = attempt.job.connections
+        if (
+            self._breaker.reason(source)
+            or self._breaker.reason(target)
+            or self._publisher.waits_for == target
+        ):
+            return None
+        # The slots first: a worker process for which there are none would be forked again and again.
+        if not (self._pool.has_idle or self._pool.may_grow):
+            return None
+        if (slots := self._slots.try_take_all(source, target)) is None:
+            return None
+        if (worker := self._pool.take()) is not None:
+            return worker, slots
+        for slot in slots:
+            slot.release()
+        return None
+
+    def _is_wanted(self, attempt: SliceAttempt) -> bool:
+        """Return whether the publisher or another run waits for what a worker of the attempt has."""
+        source, target = attempt.job.connections
+        names = (source, target, WORKERS)
+        return self._publisher.waits_for == target or any(map(self._slots.is_wanted, names))
 
     def _kill(self, attempt: SliceAttempt) -> None:
         at_work, attempt.runner.at_work = attempt.runner.at_work, {}

@@ -166,6 +166,23 @@ def test_a_column_that_cannot_be_cut_is_refused(tmp_path: Path, by: str, said: s
     assert failed.failure.permanent
 
 
+@pytest.mark.parametrize(
+    ("by", "old", "new"),
+    [
+        ("born", "DATE '2020-01-01' + (id % 9)::INTEGER", "'12020-01-01'::DATE"),
+        ("price", "(id * 1.5 - 9)::DECIMAL(9, 3)", f"16{37 * '0'}::HUGEINT + id"),
+    ],
+)
+def test_a_column_with_a_value_that_python_or_arrow_lacks_is_refused(
+    tmp_path: Path, by: str, old: str, new: str
+) -> None:
+    extract = WIDE_EXTRACT.replace(f"{old} AS {by}", f"{new} AS {by}")
+    sandbox = a_project(tmp_path, f'split = 2\nsplit_by = "{by}"', create=WIDE, extract=extract)
+    (failed,) = sandbox.load().failures
+    assert failed.failure.error_class == "QueryError"
+    assert f"split_by column {by} is not cut into ranges" in failed.failure.message
+
+
 # What is shown
 
 

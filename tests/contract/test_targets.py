@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -110,6 +110,18 @@ def test_a_key_of_two_parts_is_found(staged: Way) -> None:
     with staged.target.stage(staged.group, "parts", _columns()) as last:
         last.write(iter([_batch(1).slice(0, 0)]))
         assert tuple(map(str, last.duplicate_key(["id"]) or ())) == ("6",)
+
+
+def test_a_part_that_failed_is_none_when_a_key_is_looked_for(staged: Way) -> None:
+    if not SYSTEMS[staged.warehouse.type].stages_parts:
+        pytest.skip("stages a slice as a whole")
+    with ExitStack() as stack:
+        with suppress(ZeroDivisionError), staged.target.stage(staged.group, "parts", _columns()) as lost:
+            lost.write(iter([_batch(5)]))
+            kept = stack.enter_context(staged.target.stage(staged.group, "parts", _columns()))
+            raise ZeroDivisionError
+        kept.write(iter([_batch(5)]))
+        assert kept.duplicate_key(["id"]) is None
 
 
 def test_staged_rows_are_counted_by_token(staged: Way) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import pymssql
 import pytest
 
-from tests.servers.base import Fault
+from tests.servers.base import Fault, Link, Server
 from tests.servers.tds import TdsServer
 
 from .test_tds_server import ask, connect, number, refused
@@ -191,6 +192,28 @@ def test_commit_in_doubt(server: TdsServer, kind: str, left: int) -> None:
             connection.commit()
     _until(lambda: server.sessions_now == 0)
     assert server.execute("abakan", "SELECT COUNT(*) AS n FROM c") == [(left,)]
+
+
+class _Busy(Server):
+    """Does not look for some time whether its clients are still there."""
+
+    def converse(self, link: Link) -> None:
+        with self.session(link):
+            link.sleep(2)
+
+
+def test_a_session_whose_client_has_gone_is_none_of_the_most() -> None:
+    """A killed worker has no connection any more, whenever the server notices."""
+    with _Busy() as server:
+        address = (server.host, server.port)
+        with socket.create_connection(address):
+            _until(lambda: server.sessions_now == 1)
+        with socket.create_connection(address):
+            _until(lambda: server.sessions_now == 2)
+            assert server.sessions_most == 1
+            with socket.create_connection(address):
+                _until(lambda: server.sessions_now == 3)
+                assert server.sessions_most == 2
 
 
 def test_sessions_and_statements_are_counted(server: TdsServer) -> None:

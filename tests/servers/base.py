@@ -60,9 +60,10 @@ class _Counts:
     now: int = 0
     most: int = 0
 
-    def enter(self) -> None:
+    def enter(self, left: int = 0) -> None:
+        """Count one more, of which so many have been left by their clients."""
         self.now += 1
-        self.most = max(self.most, self.now)
+        self.most = max(self.most, self.now - left)
 
 
 @dataclass
@@ -71,6 +72,7 @@ class _Live:
 
     link: Link
     thread: threading.Thread = field(init=False)
+    in_session: bool = False
 
 
 class Server(ABC):
@@ -133,7 +135,7 @@ class Server(ABC):
 
     @property
     def sessions_most(self) -> int:
-        """The most sessions at once since `forget`."""
+        """The most sessions at once since `forget`, without those whose clients had gone, noticed or not."""
         return self._sessions.most
 
     @property
@@ -178,14 +180,17 @@ class Server(ABC):
             self.logins += 1
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, link: Link) -> Iterator[None]:
         """A session, from the successful login on."""
         with self._lock:
-            self._sessions.enter()
+            left = sum(each.in_session and each.link.is_left() for each in self._live.values())
+            self._live[link.number].in_session = True
+            self._sessions.enter(left)
         try:
             yield
         finally:
             with self._lock:
+                self._live[link.number].in_session = False
                 self._sessions.now -= 1
 
     def end_session(self, number: int, how: Literal["reset", "close"] = "reset") -> bool:

@@ -102,6 +102,12 @@ class Link:
             return True
         return self._poll(0.0, self._socket, self._wakened)
 
+    def is_left(self) -> bool:
+        """Whether the client has closed the connection, whatever it sent before."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def sleep(self, seconds: float) -> None:
         """Sleep; raises Gone when the connection is ended from the server's side meanwhile."""
         self._check()

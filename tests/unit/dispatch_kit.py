@@ -40,7 +40,7 @@ from dwhctl.project.connections import Connection
 from dwhctl.project.loads import Load
 from dwhctl.runtime.circuit_breaker import CircuitBreaker, Prober
 from dwhctl.runtime.events import Event, Notice, RunResult, SliceClosed
-from dwhctl.runtime.messages import Failure, StageOrder, StageResult, TargetTable
+from dwhctl.runtime.messages import Failure, StageOrder, StageResult, Step, TargetTable
 from dwhctl.runtime.prepare import DeliveredColumns, PreparedTables
 from dwhctl.runtime.slots import WORKERS, Slots
 from dwhctl.sessions.schema import Schema
@@ -78,7 +78,9 @@ def fake_stage(order: StageOrder) -> StageResult:
     write_log(state, "end", order)
     if what in _ERRORS:
         return StageResult(order.token, failure=Failure.of(_ERRORS[what]))
-    return StageResult(order.token, rows=0 if what == "empty" else 1, bytes=10)
+    # Of a slice in parts the first one has the row.
+    has_row = what != "empty" and order.step is Step.STAGE and order.part <= 1
+    return StageResult(order.token, rows=int(has_row), bytes=10)
 
 
 def write_log(state: Path, what: str, order: StageOrder) -> None:
@@ -163,7 +165,10 @@ class MemoryStore(SessionStore):
 
 @dataclass
 class Bench:
-    """A run over shards `connection/shard` and days; `todo` says what each attempt at a shard does."""
+    """A run over shards `connection/shard` and days; `todo` says what each attempt at a shard does.
+
+    The slices of the shards in `parts` are cut into so many: `todo` then says what each order does.
+    """
 
     root: Path
     todo: Mapping[str, Sequence[str]]
@@ -172,12 +177,13 @@ class Bench:
     keys: Mapping[str, Any] = field(default_factory=dict)
     stop_after: float | None = None
     days: Sequence[date] = (DAY,)
-    make: Callable[[], Worker] | None = None
+    make: Callable[[], Worker | None] | None = None
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = self.root / "state"
         self.state.mkdir()
-        (self.root / "extract.sql").write_text("SELECT 1 AS id")
+        (self.root / "extract.sql").write_text("SELECT 1 AS id WHERE :start < :end")
         shards = {name.partition("/")[2]: list(what) for name, what in self.todo.items()}
         (self.state / "todo.json").write_text(json.dumps(shards))
         self.target = AcceptingTarget()
@@ -245,7 +251,7 @@ class Bench:
             {},
             run_id="run",
             jobs=[
-                SliceJob(planned(shard, connection, load, day))
+                SliceJob(planned(shard, connection, load, day), parts=self.parts.get(shard, 1))
                 for day in self.days
                 for connection, _, shard in names
             ],

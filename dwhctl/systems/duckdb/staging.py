@@ -70,10 +70,10 @@ def _claimed(first: Path) -> Path:
 
 
 def _rows_in(file: Path) -> int | None:
-    """Return the number of rows of a staged file; None while it is written."""
+    """Return the number of rows of a staged file; None while it is written, and of a part that failed."""
     try:
         rows: int = pq.read_metadata(file).num_rows
-    except pa.ArrowInvalid:
+    except (pa.ArrowInvalid, FileNotFoundError):
         return None
     return rows
 

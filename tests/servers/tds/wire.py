@@ -207,7 +207,7 @@ class Conversation:
         session.check, session.sleep = self._check, self._sleep
         self.link.on_end = self.session.duck.interrupt
         try:
-            with self.server.session(), self.server.registered(self.session):
+            with self.server.session(self.link), self.server.registered(self.session):
                 self.packets.size = min(max(login.packet_size or 4096, 512), 32_767)
                 greeting = tokens.welcome(database.name, self.packets.size, extended=login.extended)
                 self.packets.reply(greeting)

@@ -167,7 +167,7 @@ class VerticaServer(Server):
         if session is None:
             return
         link.on_end = session.interrupt
-        with self.session():
+        with self.session(link):
             try:
                 link.send(handshake.welcome(session))
                 _serve(session)
