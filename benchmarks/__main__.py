@@ -22,10 +22,12 @@ _ALL = (
     "start 3",
     "shards_wire 150 1500",
     "shards_wire 150 1500 --latency 20",
+    "shards_wire 150 1500 --latency 20 --jobs 12",
     "shards 150 1500",
     "orchestration 150 600 15000",
     "orchestration 600 --sqlite --history 1000000",
     "wire 5000000",
+    "split 1000000",
     "postgres",
     "postgres --tables 150 --rows 1500",
     "reports",
@@ -36,6 +38,7 @@ _SMALL = (
     "shards 6 100",
     "orchestration 30",
     "wire 20000",
+    "split 20000",
     "postgres --rows 20000",
 )
 

@@ -4,8 +4,8 @@
     python -m benchmarks.orchestration 600 --sqlite --history 1000000
 
 Runs the numbers of slices in one go and prints slices per second of the whole command, and beyond its start. The start
-is measured each time: the same command with `--only-missing` once all is loaded, so that it has nothing to do. CPU is
-in milliseconds per slice beyond the start, of the run and of its workers. `--times N` takes the best of N.
+is measured each time: the same command for one slice, workers included. CPU is in milliseconds per slice beyond the
+start, of the run and of its workers. `--times N` takes the best of N.
 `--history` runs each number a second time with so many sessions of the same load in the table.
 """
 
@@ -39,11 +39,11 @@ def main(counts: list[int], history: int, times: int, *, sqlite: bool) -> None:
 
 
 def _print(count: int, sessions: int, whole: Figures, start: Figures) -> None:
-    beyond = whole.seconds - start.seconds
-    parent, workers = (1000 * seconds / count for seconds in _cpu_beyond(whole, start))
+    more, beyond = count - 1, whole.seconds - start.seconds
+    parent, workers = (1000 * seconds / more for seconds in _cpu_beyond(whole, start))
     print(
         f"{count:7} {sessions:8} {whole.seconds:8.2f} {start.seconds:6.2f} {count / whole.seconds:9.0f}"
-        f" {count / beyond:17.0f} {parent:6.2f}+{workers:6.2f} {whole.parent_mib:4.0f}+{whole.worker_mib:3.0f}",
+        f" {more / beyond:17.0f} {parent:6.2f}+{workers:6.2f} {whole.parent_mib:4.0f}+{whole.worker_mib:3.0f}",
         flush=True,
     )
 
@@ -53,7 +53,7 @@ def _cpu_beyond(whole: Figures, start: Figures) -> tuple[float, float]:
 
 
 def _run(server: PostgresServer | None, count: int, sessions: int, times: int) -> tuple[Figures, Figures]:
-    """Return the best of some runs, and of as many with nothing to do."""
+    """Return the best of some runs, and of as many for one slice."""
     history = History(loads=1, shards=count, hours=max(1, sessions // count), dead=0, ended=True)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         connection = Sandbox.sessions
@@ -77,7 +77,7 @@ def _run(server: PostgresServer | None, count: int, sessions: int, times: int) -
             runs = [measure_load(sandbox, *command, env={"PYTHONPATH": str(_NOOP)}) for _ in range(times)]
             return min(runs, key=lambda figures: figures.seconds)
 
-        return best(), best("--only-missing")
+        return best(), best("--shard", history.shard(0))
 
 
 def sandbox_of(root: Path, history: History, connection: str) -> Sandbox:

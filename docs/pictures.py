@@ -2,7 +2,8 @@
 
 A project of 12 shards lives through two weeks of an engineer's life in July 2020, with real runs under a clock that
 time-machine moves: a server is down for two days, a table is renamed, cron sleeps for a day, a run dies. Then
-`dwhctl report ...` runs in a pseudo-terminal of 80 and of 200 columns, and what it writes becomes an SVG.
+`dwhctl report ...` runs in a pseudo-terminal of 80 and of 200 columns, and what it writes becomes an SVG. The table of
+docs/performance.md that says where the CPU of a million rows goes is drawn as bars.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def main() -> None:
     """Live through two weeks and write the pictures."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/pictures")
     folder.mkdir(parents=True, exist_ok=True)
+    draw_cpu_of_rows(folder)
     with tempfile.TemporaryDirectory() as root:
         live(Path(root) / "weeks")
         busy = Path(root) / "busy"
@@ -208,12 +210,39 @@ def draw(
     for width in widths:
         text = on_a_terminal([*arguments, "--project", str(root)], width, 50)
         text = text.replace(f" --project {root}", "").replace(f" on {socket.gethostname()}, ", " on etl-1, ")
-        console = Console(record=True, width=width, file=io.StringIO(), color_system="truecolor")
-        console.print(Text("$ dwhctl " + " ".join(arguments), style="bold"))
-        console.print(Text.from_ansi(text), soft_wrap=False)
         stem = name if width < WIDE else f"{name}_wide"
-        svg = console.export_svg(title="", theme=theme(), code_format=SVG, unique_id=name)
-        (folder / f"{stem}.svg").write_text(svg)
+        command = Text("$ dwhctl " + " ".join(arguments), style="bold")
+        write_svg(folder / f"{stem}.svg", name, width, [command, Text.from_ansi(text)])
+
+
+def write_svg(path: Path, name: str, width: int, texts: Sequence[Text]) -> None:
+    """Write lines on a terminal of this width as a picture."""
+    console = Console(record=True, width=width, file=io.StringIO(), color_system="truecolor")
+    for text in texts:
+        console.print(text, soft_wrap=False)
+    path.write_text(console.export_svg(title="", theme=theme(), code_format=SVG, unique_id=name))
+
+
+def draw_cpu_of_rows(folder: Path) -> None:
+    """Draw the table under `Where a million rows' CPU goes` as bars, one for each stage and driver."""
+    page = Path(__file__).with_name("performance.md").read_text()
+    lines = (
+        page.partition("Where a million rows' CPU goes")[2]
+        .partition("| |")[2]
+        .partition("\n\n")[0]
+        .splitlines()
+    )
+    drivers, _, *stages = ([cell.strip() for cell in line.split("|")] for line in lines)
+    rows = [(stage, [float(cell.partition(" ")[0]) for cell in cells]) for _, stage, *cells, _ in stages]
+    scale = 36 / max(max(seconds) for _, seconds in rows)
+    texts = []
+    for place, driver in enumerate(drivers[:-1]):
+        texts.append(Text(f"{driver}: CPU s of a million rows", style="bold"))
+        for (stage, seconds), colour in zip(rows, ("blue", "yellow", "green", "magenta"), strict=True):
+            bar = "\u2588" * max(1, round(seconds[place] * scale))
+            what = stage.partition(", with")[0]
+            texts.append(Text.assemble(f"  {what:24} ", (bar, colour), f" {seconds[place]:.2f}"))
+    write_svg(folder / "cpu_of_rows.svg", "cpu_of_rows", 80, texts)
 
 
 def on_a_terminal(arguments: Sequence[str], width: int, height: int) -> str:
