@@ -145,15 +145,21 @@ def test_a_connection_that_the_driver_reports_as_lost(
         rows_of(source, "SELECT id FROM orders")
 
 
-def test_several_batches_are_fetched_together(server: TdsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of rows that are asked of the driver."""
     fetch = arrow_client.ArrowCursor.fetch_batch
-    sizes: list[int] = []
+    asked: list[int] = []
 
     def counted(cursor: arrow_client.ArrowCursor, rows: int) -> pa.RecordBatch:
-        sizes.append(rows)
+        asked.append(rows)
         return fetch(cursor, rows)
 
     monkeypatch.setattr(arrow_client.ArrowCursor, "fetch_batch", counted)
+    return asked
+
+
+def test_several_batches_are_fetched_together(server: TdsServer, sizes: list[int]) -> None:
     sql = "SELECT value AS id FROM GENERATE_SERIES(1, 2500)"
     with opened(server) as source:
         batches = list(source.batches(Query(sql, {}), 100))
@@ -162,19 +168,9 @@ def test_several_batches_are_fetched_together(server: TdsServer, monkeypatch: py
     assert len(sizes) <= 5, "2,500 rows, by 800"
 
 
-def test_rows_that_may_be_a_megabyte_wide_are_not_fetched_by_several_batches(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_that_may_be_a_megabyte_wide_are_not_fetched_by_several_batches(sizes: list[int]) -> None:
     """The server is a process of its own: the driver holds Python's lock while it waits for a long text."""
     skip_without_driver()
-    fetch = arrow_client.ArrowCursor.fetch_batch
-    sizes: list[int] = []
-
-    def counted(cursor: arrow_client.ArrowCursor, rows: int) -> pa.RecordBatch:
-        sizes.append(rows)
-        return fetch(cursor, rows)
-
-    monkeypatch.setattr(arrow_client.ArrowCursor, "fetch_batch", counted)
     sql = "SELECT CAST(N'short until now' AS nvarchar(max)) AS v FROM GENERATE_SERIES(1, 2500)"
     with TdsApart(databases=("abakan",)) as server, opened(server) as source:
         assert len(rows_of(source, sql, rows=100)) == 2500
