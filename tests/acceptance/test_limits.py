@@ -129,8 +129,8 @@ def test_loads_at_once_keep_the_limits(tmp_path: Path, faults: Faults, count: in
 
     wait_until(all_ended, f"{count} loads", seconds=100)
     for process in loads:
-        _, err = wait_for_end(process)
-        assert process.returncode == 0, err
+        out, err = wait_for_end(process)
+        assert process.returncode == 0, out + err
     assert 1 <= max(most) <= 2, "max_workers"
     assert most_at_once(faults, "stage.connect", "stage.finished") == 1, "max_connections of the server"
     assert sandbox.target_rows() == sandbox.source_rows()

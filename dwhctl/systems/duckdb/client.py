@@ -6,7 +6,9 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -320,6 +322,8 @@ def open_file(
                 before_sleep=partial(_note_holder, waiting, path),
                 reraise=True,
             )
+            if not read_only:
+                _create_whole(path)
             return attempts(
                 connect, str(path), config, read_only=read_only, folders=folders, settings=settings
             )
@@ -331,6 +335,33 @@ def open_file(
             )
             raise DatabaseMissingError(f"{path} {problem}: {words(error)}") from error
         raise
+
+
+def _create_whole(path: Path) -> None:
+    """Create a DuckDB file that is absent, so that no other process, and no run after a kill, finds half of it.
+
+    DuckDB itself creates an empty file, which it refuses as damaged until it has filled it.
+    """
+    if path.exists():
+        return
+    new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
+    try:
+        # What fails here, links on some file systems or all in a folder without rights, is left to DuckDB's own
+        # creation, whose error is about the file itself.
+        with suppress(OSError, duckdb.Error):
+            duckdb.connect(str(new)).close()
+            os.link(new, path)
+            _remove_half_created(path)
+    finally:
+        with suppress(OSError):
+            new.unlink()
+
+
+def _remove_half_created(path: Path) -> None:
+    """Remove what killed processes left of creating the file, which takes milliseconds."""
+    for left in path.parent.glob(f".{literal_path(Path(path.name))}.*.new"):
+        if time.time() - left.stat().st_mtime > 60:
+            left.unlink()
 
 
 def _note_holder(waiting: Wait, path: Path, attempt: tenacity.RetryCallState) -> None:

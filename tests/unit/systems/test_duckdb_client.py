@@ -1,0 +1,76 @@
+"""A DuckDB file that is absent is created whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from dwhctl.systems.duckdb import client
+
+_KILL_BEFORE_LINK = "os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
+_OPEN_EACH = """
+import os, signal, sys
+from pathlib import Path
+from dwhctl.systems.duckdb import client
+{}
+for path in sys.argv[1:]:
+    client.open_file(Path(path), read_only=False, wait=20, config={{}}).close()
+"""
+
+
+def _start(*paths: Path, first: str = "") -> subprocess.Popen[bytes]:
+    """Open files in another process, which executes a line first."""
+    return subprocess.Popen([sys.executable, "-c", _OPEN_EACH.format(first), *map(str, paths)])
+
+
+def _open(path: Path) -> None:
+    with client.open_file(path, read_only=False, wait=20, config={}) as db:
+        assert db.execute("SELECT 1").fetchall() == [(1,)]
+
+
+def _first_size(path: Path) -> int:
+    """Wait for the file as other processes see it."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with suppress(FileNotFoundError):
+            return path.stat().st_size
+    pytest.fail(f"{path} is not created")
+
+
+def test_another_process_never_sees_an_empty_file(tmp_path: Path) -> None:
+    """One of several loads that start at once failed so: DuckDB calls an empty file damaged."""
+    paths = [tmp_path / f"{number}.duckdb" for number in range(20)]
+    with _start(*paths) as process:
+        sizes = [_first_size(path) for path in paths]
+    assert process.returncode == 0
+    assert min(sizes) > 0
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_a_kill_while_a_file_is_created(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse[1].duckdb"
+    with _start(path, first=_KILL_BEFORE_LINK) as process:
+        assert process.wait(60) == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left != path
+    long_ago = time.time() - 3600
+    os.utime(left, (long_ago, long_ago))
+    _open(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "warehouse.duckdb"
+    _open(path)
+    assert list(tmp_path.iterdir()) == [path]
