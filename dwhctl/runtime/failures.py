@@ -210,7 +210,12 @@ def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
     slices = sorted(slices, key=lambda slice: slice.failure.cause is not None)
     connection = blamed_of(project, slices[0])
     advice, has_command = _advice(project, slices[0], connection)
-    return FailureGroup(tuple(slices), connection, advice, _command(slices) if has_command else "")
+    command = _command(slices) if has_command else ""
+    if len(slices) > 1 and root_cause(slices[0].failure).is_a(errors.ShrunkSourceError):
+        # The message has the command of one slice only.
+        advice = "see whether that is right for all of them, then"
+        command = f"{_command(slices)} --allow-shrink"
+    return FailureGroup(tuple(slices), connection, advice, command)
 
 
 def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str, bool]:

@@ -213,3 +213,9 @@ def test_refused_values_of_two_loads_are_two_groups(project: Project) -> None:
     refused = failed(SHARDS[0], "ValueRefusedError", "column x, row id=1: the value does not fit")
     groups = group_failures(project, [refused, replace(refused, load="calls")])
     assert [one.command.split()[2] for one in groups] == ["orders", "calls"]
+
+
+def test_one_command_accepts_all_sources_that_shrank(project: Project) -> None:
+    [group] = group_failures(project, [failed(shard, "ShrunkSourceError") for shard in SHARDS[:2]])
+    assert group.advice == "see whether that is right for all of them, then"
+    assert group.command == f"dwhctl load orders --date {DAY} --shard city_000 --shard city_001 --allow-shrink"
