@@ -2,9 +2,9 @@
 
 The breaker of a connection opens after several connection failures in a row. While it is open, one attempt per
 `retry_delay` is let through. When as many of them as the load has retries have failed, the connection is given up, and
-its waiting jobs fail with the reason. A refused login opens it at once, and so does a failure of TLS. Where a probe needs
-no login, a refused one gives the connection up: it would be refused for every database, and servers lock an account
-after a few.
+its waiting jobs fail with the reason. A refused login opens it at once, and so does a failure of TLS. Where a probe
+needs no login, a refused one gives the connection up: it would be refused for every database, and servers lock an
+account after a few.
 
 A connection that has not yet worked gets one job while others can use the workers: fifty databases behind a wrong
 password cost one refused login, and a server that hangs occupies one worker. Where a connection can be probed without a

@@ -218,4 +218,6 @@ def test_refused_values_of_two_loads_are_two_groups(project: Project) -> None:
 def test_one_command_accepts_all_sources_that_shrank(project: Project) -> None:
     [group] = group_failures(project, [failed(shard, "ShrunkSourceError") for shard in SHARDS[:2]])
     assert group.advice == "see whether that is right for all of them, then"
-    assert group.command == f"dwhctl load orders --date {DAY} --shard city_000 --shard city_001 --allow-shrink"
+    assert (
+        group.command == f"dwhctl load orders --date {DAY} --shard city_000 --shard city_001 --allow-shrink"
+    )
