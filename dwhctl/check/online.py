@@ -325,6 +325,7 @@ class OnlineCheck:
         known = {column.name.lower() for column in self._columns[load.name]}
         for column in columns:
             if column.name.lower() not in known:
+                self._targets[load.target].declaration(column)  # raises when the load could not add it
                 added = self._added.setdefault(load.name, {})
                 added.setdefault((column.name, column.declared), []).append(shard.name)
         return [column for column in columns if column.name.lower() in known]
