@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -154,8 +154,25 @@ def write_whole(path: Path, text: str, mode: int | None = None) -> None:
     The new text goes into a new file, which replaces the old one: a symbolic link is replaced, not followed. Without
     a `mode` the umask decides.
     """
-    import tempfile
+    with _written_beside(path, text, mode) as new:
+        os.replace(new, path)  # noqa: PTH105
 
+
+def create_whole(path: Path, text: str) -> None:
+    """Create a file at once, so that it has all of its text after a kill too. Raise FileExistsError, or OSError."""
+    with _written_beside(path, text) as new:
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with path.open("x", encoding="utf-8", newline="") as file:
+                file.write(text)
+
+
+@contextmanager
+def _written_beside(path: Path, text: str, mode: int | None = None) -> Iterator[str]:
+    """Yield a new file with the text, which is in the same folder, and is removed if it is still there."""
     descriptor, name = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name[:_LONGEST_PREFIX]}.", suffix=".tmp"
     )
@@ -165,11 +182,10 @@ def write_whole(path: Path, text: str, mode: int | None = None) -> None:
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        os.replace(name, path)  # noqa: PTH105
-    except BaseException:
+        yield name
+    finally:
         with suppress(OSError):
             os.unlink(name)  # noqa: PTH108
-        raise
 
 
 def owner_of(path: Path) -> str:
