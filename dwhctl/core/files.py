@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -107,6 +108,8 @@ def _opened(path: Path, mode: str, flags: int, *, follow: bool = False, bufferin
 _ALONE = 0o077
 _WITH_GROUP = 0o007
 _LONGEST_PREFIX = 100
+#: No process that still lives writes one text for so long.
+_LEFT_SECONDS = 3600
 
 _umask = _ALONE
 _is_in_force = False
@@ -172,10 +175,16 @@ def create_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def _written_beside(path: Path, text: str, mode: int | None = None) -> Iterator[str]:
-    """Yield a new file with the text, which is in the same folder, and is removed if it is still there."""
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:_LONGEST_PREFIX]}.", suffix=".tmp"
-    )
+    """Yield a new file with the text, which is in the same folder, and is removed if it is still there.
+
+    Also remove those that killed processes left there.
+    """
+    prefix, suffix = f".{path.name[:_LONGEST_PREFIX]}.", ".tmp"
+    for left in path.parent.glob(f"{escape(prefix)}????????{suffix}"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _LEFT_SECONDS:
+                left.unlink()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             os.fchmod(descriptor, 0o666 & ~_umask if mode is None else mode)
