@@ -245,6 +245,14 @@ def test_an_error_is_what_its_number_means(
     assert type(raised.value) is kind
 
 
+@pytest.mark.skipif(RUST, reason="its messages have the reason")
+@pytest.mark.parametrize("kind", ["reset", "close"])
+def test_a_lost_connection_is_said_with_its_reason(server: TdsServer, kind: str) -> None:
+    server.faults.add(Fault(kind, statement="^SELECT id", times=1))
+    with opened(server) as source, pytest.raises(SourceError, match="Connection reset by peer"):
+        rows_of(source, "SELECT id FROM orders")
+
+
 def test_why_a_login_failed(server: TdsServer) -> None:
     server.add_user("petya", "secret_1", closed=["chita"])
     with pytest.raises(LoginRefusedError, match="refused the login of sa") as refused:

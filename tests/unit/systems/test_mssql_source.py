@@ -155,6 +155,19 @@ def test_a_refused_login_is_tried_twice_and_no_more(server: TdsServer) -> None:
         assert server.logins - before <= 2
 
 
+def test_a_login_that_was_accepted_a_moment_ago_and_is_refused_twice_says_nothing_of_the_database(
+    server: TdsServer,
+) -> None:
+    server.faults.add(Fault("refuse_login"))
+    with pytest.raises(SourceBusyError, match="accepted a moment ago, was refused twice"):
+        mssql_link.connect(connection(server), "abakan", None, login_known=True)
+
+
+def test_a_missing_database_of_the_connections_own_is_told_from_a_refused_login(server: TdsServer) -> None:
+    with pytest.raises(DatabaseMissingError, match="there is no such database"):
+        mssql_link.connect(connection(server, database="gone"), "gone", None)
+
+
 def test_a_refused_login_of_the_connections_own_database_is_tried_twice_at_most(server: TdsServer) -> None:
     for _ in range(2):
         before = server.logins
