@@ -20,6 +20,7 @@ from dwhctl.load.cast import TargetCast, by_lower_name
 Values = np.ndarray[Any, Any]
 
 _MIN = np.iinfo(np.int64).min
+_NONE = np.empty(0, np.int64)
 
 
 class ServiceFields:
@@ -29,6 +30,8 @@ class ServiceFields:
     declared type first, so that neither driver nor batch nor other rows change it (`key_form`). Then
     `pandas.util.hash_pandas_object(frame[["etl_source", *key]], index=False)` as signed; -2^63, which Vertica reads as
     NULL, becomes -2^63 + 1. `tests/unit/hash_id.golden.json` holds every form.
+
+    `ascends` says whether the key is one number that grew from row to row: then no two rows have the same.
     """
 
     def __init__(
@@ -40,6 +43,8 @@ class ServiceFields:
         self._etl_id = etl_id
         self._key = [by_name[name.lower()] for name in key]
         self._cast = cast
+        self.ascends = len(self._key) == 1
+        self._last = _NONE
         for column in self._key:
             if column.kind in (Kind.FLOAT, Kind.BOOLEAN):
                 raise QueryError(
@@ -69,8 +74,18 @@ class ServiceFields:
                 forms.append(key_form(column.kind, array))
             except pa.ArrowInvalid as error:
                 raise ValueRefusedError(f"key column {column.name}: {error}") from error
+        self.ascends = self.ascends and self._ascend(forms[0])
         hashes = hash_rows(self._source, forms).view(np.int64)
         return np.where(hashes == _MIN, _MIN + 1, hashes)
+
+    def _ascend(self, values: Values | pa.Array) -> bool:
+        """Return whether these keys ascend, from the last one of the batch before on."""
+        if not isinstance(values, np.ndarray):
+            return False
+        before = self._last
+        if len(values):
+            self._last = values[-1:].copy()
+        return bool((values[1:] > values[:-1]).all() and (values[:1] > before).all())
 
 
 @cache
@@ -105,7 +120,7 @@ def _mixed(hashes: Values) -> Values:
     return hashes
 
 
-_NONE = np.zeros(1, np.int64)
+_ZERO = np.zeros(1, np.int64)
 _ONE, _SEVEN = np.uint64(1), np.uint64(7)
 _HALF = np.uint64(32)
 #: SipHash's four words as it begins, with the key that pandas uses: v0 and v2, v1 and v3.
@@ -121,7 +136,7 @@ def hash_texts(texts: pa.Array) -> Values:
     count = len(texts)
     octets = texts.cast(pa.large_binary())
     _, offsets, data = octets.buffers()
-    bounds = np.frombuffer(offsets, np.int64, count + 1, octets.offset * 8) if count else _NONE
+    bounds = np.frombuffer(offsets, np.int64, count + 1, octets.offset * 8) if count else _ZERO
     padded = np.zeros(bounds[-1] - bounds[0] + 8, np.uint8)
     padded[:-8] = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
     # The eight octets from each position on.

@@ -269,3 +269,36 @@ def test_texts_of_any_length_have_the_hashes_of_pandas() -> None:
         assert hash_texts(array.slice(start)).tolist() == wanted[start:]
         assert hash_texts(array.slice(0, start)).tolist() == wanted[:start]
     assert hash_texts(array.slice(0, 0)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("batches", "ascends"),
+    [
+        ([[1, 2, 3], [4], [], [5, 9]], True),
+        ([[-(2**63)], [2**63 - 1]], True),
+        ([[]], True),
+        ([[1, 2, 2], [3]], False),
+        ([[1, 2], [2, 3]], False),
+        ([[1, 2], [], [2, 3]], False),
+        ([[2, 1], [3, 4]], False),
+        ([[5, 6], [1, 2], [3, 4]], False),
+    ],
+)
+def test_keys_that_ascend_are_all_different(batches: list[list[int]], ascends: bool) -> None:
+    columns = [Column("k", Kind.INTEGER, pa.int64(), "x")]
+    fields = ServiceFields("abakan", 1, ["k"], columns, TargetCast(columns, ["k"]))
+    for values in batches:
+        fields(pa.RecordBatch.from_arrays([pa.array(values, pa.int64())], names=["k"]))
+    assert fields.ascends is ascends
+
+
+def test_only_one_number_is_seen_to_ascend() -> None:
+    """Of two columns neither alone is the key; texts have an order that is the target's."""
+    for key, type_ in ((["a", "b"], pa.int64()), (["a"], pa.string())):
+        columns = [
+            Column(name, Kind.INTEGER if type_ == pa.int64() else Kind.TEXT, type_, "x") for name in key
+        ]
+        fields = ServiceFields("abakan", 1, key, columns, TargetCast(columns, key))
+        values = pa.array([1, 2, 3]).cast(type_)
+        fields(pa.RecordBatch.from_arrays([values] * len(key), names=key))
+        assert not fields.ascends
