@@ -35,6 +35,9 @@ _BLOCK_BYTES, _BLOCKS = 4 * 2**20, 2
 #: Rows that are put together before their size is looked at, and the size of one that ends them.
 _ROWS_AT_ONCE = 32
 _LONG_ROW = _BLOCK_BYTES // _ROWS_AT_ONCE
+#: The server sends 8 KiB at a time. To be woken up for each costs both sides more than a pause, which a few rows do not
+#: need.
+_PAUSE_SECONDS, _FEW_BYTES = 0.0001, 2**16
 #: How long the end of a COPY that was shut down is waited for.
 _END_SECONDS, _POLL_SECONDS = 5.0, 0.02
 
@@ -191,8 +194,11 @@ class _SocketRows:
         """
         text = sql.encode() + b"\0"
         _send(made, b"Q" + (len(text) + 4).to_bytes(4, "big") + text)
-        while not self._is_ended(_receive(made, self._buffer[self._filled : -_HEADER])):
-            pass
+        ended = False
+        while not ended:
+            pause = _PAUSE_SECONDS if self._filled > _FEW_BYTES else 0.0
+            room = self._buffer[self._filled : -_HEADER].data
+            ended = self._is_ended(_until_ready(made, select.POLLIN, made.recv_into, room, pause))
         if self._error is not None:
             raise self._error
 
@@ -299,12 +305,13 @@ def _send(made: socket.socket, data: bytes) -> None:
         left = left[_until_ready(made, select.POLLOUT, made.send, left) :]
 
 
-def _receive(made: socket.socket, room: Octets) -> int:
-    return _until_ready(made, select.POLLIN, made.recv_into, room.data)
+def _until_ready(
+    made: socket.socket, event: int, call: Callable[[Any], int], data: memoryview, pause: float = 0.0
+) -> int:
+    """Call until the socket, which libpq has set not to block, is ready; its shutdown ends the wait.
 
-
-def _until_ready(made: socket.socket, event: int, call: Callable[[Any], int], data: memoryview) -> int:
-    """Call until the socket, which libpq has set not to block, is ready; its shutdown ends the wait."""
+    With a `pause` there is more in it then.
+    """
     while True:
         try:
             return call(data)
@@ -312,5 +319,7 @@ def _until_ready(made: socket.socket, event: int, call: Callable[[Any], int], da
             ready = select.poll()
             ready.register(made, event)
             ready.poll()
+            if pause:
+                time.sleep(pause)
         except OSError as error:
             raise psycopg2.OperationalError(f"the connection failed: {error.strerror or error}") from error
