@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import Secret
 from dwhctl.core.sql import literal
 from dwhctl.project.names import RowSource
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.target import Narrowing, StagingGroup
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error

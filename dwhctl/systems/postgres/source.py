@@ -18,7 +18,7 @@ from pyarrow import csv
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.core.sql import literal, quote_name, replace_binds, split_statements
-from dwhctl.project.templates import at_statement
+from dwhctl.project.query import at_statement
 from dwhctl.systems.base.source import SqlSource, closed_on_error
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.postgres.system import PostgresConnection
 
 _READ_ONLY = "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
