@@ -348,9 +348,10 @@ def test_a_server_that_ends_the_session_in_mid_copy(
     )
     next(stream)
     server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(SourceError, match="connection to dwh is lost") as caught:
         list(stream)
     assert not caught.value.permanent
+    assert source._client.raw.closed, "who keeps connections sees that this one is gone"
 
 
 @pytest.mark.usefixtures("way")

@@ -22,7 +22,7 @@ from dwhctl.core.files import read_bytes
 from dwhctl.core.waiting import within
 from dwhctl.systems.base import source
 from dwhctl.systems.postgres.client import addresses, parameters, refused_for_good
-from dwhctl.systems.postgres.errors import connect_error, translate_error
+from dwhctl.systems.postgres.errors import ServerError, connect_error, translate_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -202,8 +202,15 @@ class CopyClient:
     def copy_out_plain(self, sql: str, read: Callable[[socket.socket, str], None]) -> None:
         """Let `read` send a COPY ... TO STDOUT and read its answer; it limits the time. Raise AttemptError."""
         with self._translated(sql, limited=False):
-            if self.raw and self._socket is not None:
-                read(self._socket, sql)
+            raw, made = self.raw, self._socket
+            try:
+                if made is not None:
+                    read(made, sql)
+            except BaseException as error:
+                # libpq does not see that the connection is gone, or in the middle of an answer.
+                if not isinstance(error, ServerError) or self._is_lost(error):
+                    raw.close()
+                raise
 
     def copy_in(self, sql: str, stream: BatchStream) -> int:
         """Run a COPY ... FROM STDIN with the bytes of the stream, and return the number of rows. Raise AttemptError."""
