@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Shard
     from dwhctl.project.parts import KeyRange
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.target import StagingGroup
 
 

@@ -32,7 +32,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.files import denied
 from dwhctl.core.sql import literal
 from dwhctl.core.waiting import Wait, waited
-from dwhctl.project.templates import named_line
+from dwhctl.project.query import named_line
 from dwhctl.systems.base.source import closed_on_error
 from dwhctl.systems.base.system import SourceType
 

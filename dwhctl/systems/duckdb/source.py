@@ -20,7 +20,7 @@ from dwhctl.systems.duckdb import client as engine
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.duckdb.system import DuckdbConnection
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.duckdb.source import DuckdbSource
 from dwhctl.systems.duckdb.system import DuckdbConnection
 

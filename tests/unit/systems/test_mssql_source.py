@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.mssql import client as mssql_link
