@@ -101,6 +101,10 @@ class Source(ABC):
         """Return the query whose answer has only the rows in the range. Raise QueryError."""
         raise QueryError(f"a source of this type is not split by {key_range.column}; drop split_by, or split")
 
+    def finish(self) -> None:
+        """Close the connection, or keep it for the next slice where that is asked for. All rows have been read."""
+        self.close()
+
     def interrupt(self) -> None:  # noqa: B027 - most drivers cannot
         """Make the running statement fail soon, where the driver can. Called from another thread."""
 

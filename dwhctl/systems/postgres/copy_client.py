@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
 
-from dwhctl.core.errors import SourceError, TargetError
+from dwhctl.core.errors import AttemptError, SourceError, TargetError
 from dwhctl.core.files import read_bytes
 from dwhctl.core.waiting import within
 from dwhctl.systems.base import source
+from dwhctl.systems.base.system import KEPT
 from dwhctl.systems.postgres.client import addresses, parameters, refused_for_good
 from dwhctl.systems.postgres.errors import connect_error, translate_error
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as PgConnection  # noqa: N812
     from psycopg2.extensions import cursor as PgCursor  # noqa: N812
 
-    from dwhctl.core.errors import AttemptError
     from dwhctl.systems.base.staging import BatchStream
     from dwhctl.systems.postgres.system import PostgresConnection
 
@@ -89,7 +89,8 @@ class CopyClient:
     """One connection in autocommit, used by one thread, except for `interrupt`. A network error closes it.
 
     `label` is its application_name on the server, `timeout` limits each wait for an answer (None: no limit), `target`
-    says whose errors are raised. `settings` are sent after those of every connection.
+    says whose errors are raised. `settings` are sent after those of every connection. With `keep` it keeps its
+    connection when it is finished.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class CopyClient:
         settings: str = "",
         *,
         target: bool,
+        keep: bool = False,
     ) -> None:
         self.label = label or ""
+        self._keep = keep
         self.timeout = timeout
         self._connection = connection
         self._settings = settings
@@ -111,7 +114,16 @@ class CopyClient:
         self._interrupted = False
 
     def open(self) -> None:
-        """Connect to the first of the servers that accepts. Raise AttemptError."""
+        """Use the connection that is kept, or connect to the first of the servers that accepts. Raise AttemptError."""
+        kept = KEPT.take(self._connection, CopyClient, target=self._target)
+        if kept is not None:
+            self._move(kept, self)
+            if self._answers(self._all_settings()):
+                return
+            self.close()  # the server was restarted, or it ended the session
+        self._connect()
+
+    def _connect(self) -> None:
         try:
             if self._connection.sslrootcert is not None:
                 read_bytes(self._connection.sslrootcert)  # libpq would wait on a FIFO without a timeout
@@ -124,10 +136,39 @@ class CopyClient:
         if self._interrupted:
             self.interrupt()
         with source.closed_on_error(self):
-            # Not by a query on pg_settings: it takes as long as the login.
-            checks = self._raw.server_version >= _CHECKS_CLIENT
-            check = "SET client_connection_check_interval = '10s'; " if checks else ""
-            self.query(f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}")
+            self.query(self._all_settings())
+
+    def _all_settings(self) -> str:
+        # Not by a query on pg_settings: it takes as long as the login.
+        checks = self.raw.server_version >= _CHECKS_CLIENT
+        check = "SET client_connection_check_interval = '10s'; " if checks else ""
+        return f"{_SETTINGS}; {check}{self._timeouts()}; {self._settings}"
+
+    def finish(self) -> None:
+        """Close the connection; or keep it, as it was after its login, when that is asked for."""
+        # It ends what outlives a transaction: settings, temporary tables, locks, prepared statements, cursors.
+        if self._keep and not self._interrupted and self._answers("DISCARD ALL"):
+            kept = CopyClient(self._connection, None, None, target=self._target)
+            self._move(self, kept)
+            KEPT.put(self._connection, kept, target=self._target)
+        self.close()
+
+    def _answers(self, sql: str) -> bool:
+        """Return whether a statement between two slices succeeds soon."""
+        usual, soon = self.timeout, self._connection.connect_timeout.total_seconds()
+        self.timeout = min(soon, usual or soon)
+        try:
+            self.query(sql)
+        except AttemptError:
+            return False
+        finally:
+            self.timeout = usual
+        return True
+
+    @staticmethod
+    def _move(old: CopyClient, new: CopyClient) -> None:
+        new._raw, new._socket = old._raw, old._socket
+        old._raw = old._socket = None
 
     def _connected(self) -> PgConnection:
         password = self._connection.password.reveal() if self._connection.password else None

@@ -57,12 +57,18 @@ class PostgresSource(SqlSource):
     bounds_bytes = True
 
     def __init__(
-        self, connection: PostgresConnection, database: str, zone: str, timeout: float | None = None
+        self,
+        connection: PostgresConnection,
+        database: str,
+        zone: str,
+        timeout: float | None = None,
+        *,
+        keep: bool = False,
     ) -> None:
         own = connection.model_copy(update={"database": database})
         # PostgreSQL compares naive values with a timestamptz column in the session's time zone.
         settings = f"{_READ_ONLY}; SET TimeZone = {literal(zone)}"
-        self._client = CopyClient(own, None, timeout, settings, target=False)
+        self._client = CopyClient(own, None, timeout, settings, target=False, keep=keep)
         self._described: dict[str, list[Column]] = {}
         self._copy: _CopyOut | None = None
         with closed_on_error(self):
@@ -112,6 +118,11 @@ class PostgresSource(SqlSource):
 
     def version(self) -> str:
         return f"PostgreSQL {self._client.query('SHOW server_version')[0][0]}"
+
+    def finish(self) -> None:
+        if self._copy is not None:
+            self._copy.close()
+        self._client.finish()
 
     def interrupt(self) -> None:
         self._client.interrupt()

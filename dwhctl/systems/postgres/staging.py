@@ -239,6 +239,7 @@ class PostgresStage(Stage):
         try:
             if kind is None and self._written:
                 self._client.query("COMMIT")
+                self._client.finish()
         finally:
             self._client.close()
 
@@ -304,6 +305,7 @@ class DirectPostgresStage(PostgresStage, DirectStage):
     def commit(self) -> None:
         try:
             self._client.query("COMMIT")
+            self._client.finish()
         finally:
             self._client.close()
 
