@@ -160,7 +160,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptSlots:
     """The slots of the connections that a worker keeps open, to source and target; None for one that it does not."""
 
     names: tuple[str, ...] = ()
@@ -209,7 +209,7 @@ class WorkerPool:
         self._idle: list[Worker] = []
         self._held: dict[Worker, Slot] = {}
         self._notify = notify
-        self._kept: dict[Worker, Kept] = {}
+        self._kept: dict[Worker, KeptSlots] = {}
         self._closing: dict[Worker, float] = {}
         self._changed = 0.0
         #: No worker can be made yet: the process that they are forked from imports.
@@ -251,13 +251,13 @@ class WorkerPool:
         if any(kept):
             pairs = list(zip(attempt.slots, kept, strict=True))
             slots = tuple(slot if keeps else None for slot, keeps in pairs)
-            self._kept[worker] = Kept(attempt.job.connections, slots)
+            self._kept[worker] = KeptSlots(attempt.job.connections, slots)
             attempt.slots = tuple(slot for slot, keeps in pairs if not keeps)
         self.give_back(worker)
 
-    def kept(self, worker: Worker) -> Kept:
+    def kept(self, worker: Worker) -> KeptSlots:
         """Return what a worker keeps."""
-        return self._kept.get(worker, Kept())
+        return self._kept.get(worker, KeptSlots())
 
     def use_kept(self, worker: Worker) -> None:
         """Leave the slots of what a worker keeps to its next attempt."""
@@ -333,7 +333,7 @@ class WorkerPool:
         """Kill a worker; its slot is free for another. Return what its `kill` returns."""
         self._closing.pop(worker, None)
         ended = worker.kill()
-        self._kept.pop(worker, Kept()).release()
+        self._kept.pop(worker, KeptSlots()).release()
         self._held.pop(worker).release()
         del self._numbers[worker]
         return ended

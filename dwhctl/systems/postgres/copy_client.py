@@ -89,8 +89,8 @@ class CopyClient:
     """One connection in autocommit, used by one thread, except for `interrupt`. A network error closes it.
 
     `label` is its application_name on the server, `timeout` limits each wait for an answer (None: no limit), `target`
-    says whose errors are raised. `settings` are sent after those of every connection. With `keep` it keeps its
-    connection when it is finished.
+    says whose errors are raised. `settings` are sent after those of every connection. `keep` is whether
+    it keeps its connection when finished, for the next one for which it is not None.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class CopyClient:
         settings: str = "",
         *,
         target: bool,
-        keep: bool = False,
+        keep: bool | None = None,
     ) -> None:
         self.label = label or ""
         self._keep = keep
@@ -115,7 +115,8 @@ class CopyClient:
 
     def open(self) -> None:
         """Use the connection that is kept, or connect to the first of the servers that accepts. Raise AttemptError."""
-        kept = KEPT.take(self._connection, CopyClient, target=self._target)
+        uses_kept = self._keep is not None
+        kept = KEPT.take(self._connection, CopyClient, target=self._target) if uses_kept else None
         if kept is not None:
             self._move(kept, self)
             if self._answers(self._all_settings()):
