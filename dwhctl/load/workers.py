@@ -265,14 +265,13 @@ class WorkerPool:
 
     def close_kept(self, worker: Worker) -> bool:
         """Have a worker close what it keeps; then its slots are released, and it is idle. Return False for nothing."""
-        kept = self._kept.pop(worker, None)
-        if kept is None:
+        if worker not in self._kept:
             return False
         self._closing[worker] = time.monotonic()
 
         def closed(_: Future[object]) -> None:
             # In a thread. A worker that was ended meanwhile is in the pool no more.
-            kept.release()
+            self._kept.pop(worker, KeptSlots()).release()
             if self._closing.pop(worker, None) is not None:
                 self._idle.append(worker)
             self._notify()
