@@ -12,6 +12,8 @@ A new source fulfils `Source` and passes `tests/contract/test_sources.py`; one t
 - `fingerprint` measures the answer in the engine, by the forms of `dwhctl/systems/base/fingerprint.py`: it is the
   fingerprint that the rows of `batches` have in the target after a load. `measured` runs another query of the same
   forms, `count_nulls` counts the rows in which a column is NULL.
+- `finish` may keep the connection for the next slice in `KEPT` (`system.py`), if it is asked to and its session then is
+  as after a login: most systems close it.
 - QueryError: the system refuses the query (syntax, permission, missing table). SourceError: a later attempt may
   succeed. No error text contains a secret.
 

@@ -26,7 +26,7 @@ from dwhctl.systems.postgres.client import addresses, parameters, refused_for_go
 from dwhctl.systems.postgres.errors import connect_error, translate_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from psycopg2.extensions import connection as PgConnection  # noqa: N812
     from psycopg2.extensions import cursor as PgCursor  # noqa: N812
@@ -54,35 +54,72 @@ _CHECKS_CLIENT = 140_000
 class _Watch:
     """Calls `expire` once the block has been without a `touch` for so many seconds; None is for ever."""
 
-    def __init__(self, seconds: float | None, expire: Any) -> None:
+    def __init__(self, seconds: float | None, expire: Callable[[], None]) -> None:
         self._seconds = math.inf if seconds is None else seconds
-        self._expire = expire
-        self._left = threading.Event()
+        self.expire = expire
         self.expired = False
-        self.touch()
+        self.until = math.inf
 
     def touch(self) -> None:
         """Begin to wait anew."""
-        self._until = time.monotonic() + self._seconds
+        self.until = time.monotonic() + self._seconds
+        _watcher.note(self)
 
     def pause(self) -> None:
         """Do not wait until the next `touch`."""
-        self._until = math.inf
+        self.until = math.inf
 
     def __enter__(self) -> Self:
         if self._seconds < math.inf:
-            threading.Thread(target=self._run, name="watch", daemon=True).start()
+            _watcher.add(self)
+        self.touch()
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._left.set()
+        _watcher.remove(self)
+
+
+class _Watcher:
+    """One thread for all watches of this process: to start one for each statement takes as long as the statement."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watches: set[_Watch] = set()
+        self._wakes_at = math.inf
+        self._thread: threading.Thread | None = None
+
+    def add(self, watch: _Watch) -> None:
+        """Begin to look after a watch."""
+        with self._changed:
+            self._watches.add(watch)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+
+    def remove(self, watch: _Watch) -> None:
+        """Forget a watch. After this it does not expire."""
+        with self._changed:
+            self._watches.discard(watch)
+
+    def note(self, watch: _Watch) -> None:
+        """Wake up in time for a watch."""
+        with self._changed:
+            if watch.until < self._wakes_at:
+                self._changed.notify()
 
     def _run(self) -> None:
-        while (left := self._until - time.monotonic()) > 0:
-            if self._left.wait(min(left, self._seconds)):
-                return
-        self.expired = True
-        self._expire()
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for watch in [watch for watch in self._watches if watch.until <= now]:
+                    self._watches.remove(watch)
+                    watch.expired = True
+                    watch.expire()
+                self._wakes_at = min((watch.until for watch in self._watches), default=math.inf)
+                self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
+
+
+_watcher = _Watcher()
 
 
 class CopyClient:

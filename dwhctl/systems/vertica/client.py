@@ -248,7 +248,8 @@ class VerticaClient:
     def _move(old: VerticaClient, new: VerticaClient) -> None:
         new._wire, new.socket, old._wire = old._wire, old.socket, None
         if new._wire is not None:
-            new._wire.used_by(new)
+            new._wire._client = new
+            new._wire.socket.settimeout(new.timeout)
 
     def interrupt(self) -> None:
         """Fail every wait of this connection at once and from now on. Called from another thread."""
@@ -324,10 +325,6 @@ class _Wire(vertica_python.Connection):  # type: ignore[misc]
         except BaseException:
             self.close_socket()
             raise
-
-    def used_by(self, client: VerticaClient) -> None:
-        self._client = client
-        self.socket.settimeout(client.timeout)
 
     def establish_socket_connection(self, _addresses: object) -> net.socket:
         if self._connected:
