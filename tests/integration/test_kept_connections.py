@@ -101,7 +101,7 @@ def backfill(days: list[date]) -> list[str]:
     return ["backfill", "orders", "--start", str(days[0]), "--end", str(days[-1])]
 
 
-@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_run_logs_in_once_for_each_worker_and_not_for_each_slice(
     make: Callable[..., PostgresSandbox], server: PostgresServer, direct: bool
 ) -> None:
@@ -239,19 +239,21 @@ def test_the_label_of_a_session_is_that_of_its_slice_and_of_the_run_between_slic
     wait_until(lambda: not sessions(sandbox), "the kept session of a run that is reaped is ended")
 
 
+@pytest.mark.long
 def test_limits_hold_over_two_runs_and_the_workers_of_one(make: Callable[..., PostgresSandbox]) -> None:
     sandbox = make(most=2, workers=2)
     days = days_from(DAY, 12)
     sandbox.fill(10, days)
     half = len(days) // 2
-    over: list[set[int]] = []
+    over: list[tuple[float, set[int]]] = []
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.is_set():
             found = sessions(sandbox)
+            now = time.monotonic()
             for name in sandbox.databases.values():
-                over.append({pid for database, pid, _ in found if database == name})
+                over.append((now, {pid for database, pid, _ in found if database == name}))
             time.sleep(0.01)
 
     watcher = threading.Thread(target=watch)
@@ -265,8 +267,8 @@ def test_limits_hold_over_two_runs_and_the_workers_of_one(make: Callable[..., Po
         ended.set()
         watcher.join()
     # A backend whose client has disconnected is still shown for a moment: one that stays is in use.
-    pairs = [before & after for before, after in zip(over, over[4:], strict=False)]
-    assert 1 <= max(map(len, pairs)) <= 2
+    stay = [before & after for at, before in over for later, after in over if 0.3 < later - at < 0.5]
+    assert max(map(len, stay)) <= 2
     assert sandbox.target_rows() == sandbox.source_rows()
     assert held_locks(sandbox.root / "state") == []
 

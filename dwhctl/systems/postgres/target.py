@@ -30,7 +30,6 @@ from dwhctl.systems.postgres.publication import (
     refresh_lock_sql,
     refresh_statements,
 )
-from dwhctl.systems.postgres.staging import DirectPostgresStage, PostgresStage, staged_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +125,7 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             declared = catalog.existing_columns(client, group.table)
             # Names and types only: staging has no constraints and defaults.
             columns = "".join(
-                f"{quote_name(one.name)} {staged_type(one)}, " for one in declared if not one.is_generated
+                f"{quote_name(one.name)} {one.staged}, " for one in declared if not one.is_generated
             )
             table = catalog.staging_table(client, group, self._schema)
             self._create(
@@ -145,12 +144,17 @@ class PostgresTarget(ServerTarget["PostgresConnection", CopyClient]):
             client.query(f"DROP TABLE IF EXISTS {table}")
 
     def stage(self, group: StagingGroup, token: str, columns: Sequence[Column]) -> Stage:
+        # The parent never stages: it needs no kernels of Arrow.
+        from dwhctl.systems.postgres.staging import PostgresStage
+
         client = self._stage_client(group, token)
         return PostgresStage(client, group, self._schema, token, columns)
 
     def write_slice(
         self, group: StagingGroup, token: str, columns: Sequence[Column], slice: Slice, slice_by: str | None
     ) -> DirectStage:
+        from dwhctl.systems.postgres.staging import DirectPostgresStage
+
         client = self._stage_client(group, token)
         return DirectPostgresStage(client, group, token, columns, slice, slice_by)
 
