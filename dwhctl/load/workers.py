@@ -218,9 +218,6 @@ class WorkerPool:
 
     def take(self) -> Worker | None:
         """Return an idle worker, first one that keeps connections, or a new one if there may be one more."""
-        for worker, since in list(self._closing.items()):
-            if time.monotonic() - since > _CLOSE_SECONDS:
-                self.dismiss(worker)
         while self._idle:
             worker = next((one for one in self._idle if one in self._kept), self._idle[-1])
             self._idle.remove(worker)
@@ -280,7 +277,10 @@ class WorkerPool:
         return True
 
     def close_idle(self) -> None:
-        """Have every idle worker close what it keeps: there is nothing for it to do."""
+        """Have every idle worker close what it keeps: there is nothing for it to do. End those that are long at it."""
+        for worker, since in list(self._closing.items()):
+            if time.monotonic() - since > _CLOSE_SECONDS:
+                self.dismiss(worker)
         for worker in [worker for worker in self._idle if worker in self._kept]:
             self._idle.remove(worker)
             self.close_kept(worker)
