@@ -230,7 +230,7 @@ class PlainProgress:
         """Return whether an end has a line: without --verbose only the first failure of each reason."""
         if self._verbose or event.failure is None:
             return self._verbose
-        key = (*reason_of(event.load, event.connection, event.failure), event.state, event.attempt)
+        key = (*reason_of(event, event.connection), event.state, event.attempt)
         self._shown[key] += 1
         return self._shown[key] == 1
 

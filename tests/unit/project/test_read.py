@@ -211,6 +211,14 @@ def test_a_file_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("name", [".#orders.toml", "._orders.toml", ".orders.toml"])
+def test_a_load_s_file_that_an_editor_hides_is_not_read(tmp_path: Path, name: str) -> None:
+    write_project(tmp_path)
+    # Emacs' lock of a file that is being edited is a link that leads nowhere.
+    (tmp_path / "config/loads" / name).symlink_to("somebody@a-host.4711:1790000000")
+    assert list(read_project(tmp_path).loads) == ["orders"]
+
+
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     write_project(tmp_path, main="\ufeff" + MAIN)
     assert read_project(tmp_path).timezone == "Europe/Moscow"
