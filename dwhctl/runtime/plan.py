@@ -300,10 +300,10 @@ def not_met(found: Sequence[Readiness], day: date) -> str:
         f"{need}{f' (at_least = {need.at_least:g})' if need.at_least < 1 else ''}" for need in unmet
     )
     loads = " ".join(need.load for need in unmet)
-    if over_at := max((need.over_at for need in unmet if need.over_at is not None), default=None):
+    if ends := [need.over_at for need in unmet if need.over_at is not None]:
         return (
             f"{words}. A slice is complete when it was loaded after its end, and {day} ends at"
-            f" {shown_time(over_at)}: load and refresh it then"
+            f" {shown_time(max(ends))}: load and refresh it then"
         )
     return (
         f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"

@@ -137,7 +137,9 @@ def test_mistakes_in_two_reports_are_two_reasons(place: Place) -> None:
     first, second = place.refresh().groups
     for name, group in (("one", first), ("two", second)):
         assert f"not_there_{name}" in group.failure.message
-        assert group.advice == f"create the table there or correct sql/reports/{name}_query.sql (line 1), then"
+        assert (
+            group.advice == f"create the table there or correct sql/reports/{name}_query.sql (line 1), then"
+        )
         assert group.command == f"dwhctl refresh-reports {name} --date {DAY}"
 
 
