@@ -283,7 +283,8 @@ def _readiness(project: Project, store: SessionStore | None, need: Need, day: da
         for planned in plan.slices
         if not is_complete(last.get(planned.shard.name), planned.slice.end_at)
     ]
-    over_at = max((planned.slice.end_at for planned in missing), default=None)
+    ends = [end for planned in missing if (end := planned.slice.end_at) is not None]
+    over_at = max(ends, default=None)
     return Readiness(
         need.load,
         need.at_least,
