@@ -115,6 +115,7 @@ LOAD_MISTAKES = {
     "slice_zone = '../etc'": "slice_zone: '../etc' is not a time zone",
     "on_new_column = 'ad'": 'on_new_column: expected one of "refuse", "add"; got the text "ad"; did you mean',
     "schedule = '0 */6 * *'": "schedule: '0 */6 * *' has 4 of the 5 fields",
+    "schedule = '@reboot'": "schedule: '@reboot' has no times of its own; write one of @",
     "schedule = '61 * * * *'": "schedule: '61 * * * *': '61' is not a valid minute of a crontab (0 to 59",
     "schedule = '0 5-3 * * *'": "schedule: '0 5-3 * * *': '5-3' is not a valid hour",
     "verify_columns = 'amount'": 'verify_columns: expected a list, got the text "amount"; put it in [ ]',
