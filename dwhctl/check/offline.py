@@ -16,14 +16,15 @@ from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.load.direct import can_be_direct
 from dwhctl.load.staging import MAX_SLICES
-from dwhctl.project.days import make_slice, resolve_day
+from dwhctl.project.days import format_duration, make_slice, resolve_day
 from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.parts import by_ranges, check_split, time_parts
 from dwhctl.project.problems import MAIN, line_of
-from dwhctl.project.templates import Query, render_extract, render_file, render_ready, render_text
+from dwhctl.project.query import Query
+from dwhctl.project.templates import render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import TargetOptions, system_of
@@ -262,7 +263,10 @@ def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedP
 
 def _ready(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:
     query = render_ready(project, load, shard, make_slice(project, load, shard, day))
-    about = f"ready of {_about(load, shard, day)}: every {load.ready_interval}, up to {load.ready_timeout}"
+    about = (
+        f"ready of {_about(load, shard, day)}: every {format_duration(load.ready_interval)},"
+        f" up to {format_duration(load.ready_timeout)}"
+    )
     return RenderedPart("ready", about, [_on_shard(query)])
 
 

@@ -25,6 +25,7 @@ from dwhctl.load.publish import (
 from dwhctl.load.ready import ReadyChecked, ReadyChecks
 from dwhctl.load.staging import MAX_SLICES, GroupOpened, PublishGroup
 from dwhctl.load.worker_server import WorkersReady
+from dwhctl.project.days import format_duration
 from dwhctl.runtime.circuit_breaker import Probed
 from dwhctl.runtime.events import Notice, SlicesPublished, SliceStaged, SliceStarted, WorkerLogged
 from dwhctl.runtime.messages import Failure, StageResult
@@ -251,7 +252,7 @@ class SliceScheduler(Scheduler[SliceJob, InWorker, SliceEvent]):
 
     def expire(self, attempt: SliceAttempt, now: float) -> None:
         """Kill the worker: a driver's own timeout does not fire on a dead line."""
-        timeout = attempt.job.config.timeout
+        timeout = format_duration(attempt.job.config.timeout)
         self._workers.end(attempt)
         failure = Failure.of(
             errors.TimedOutError(f"not done after the load's timeout of {timeout}; its worker was killed")

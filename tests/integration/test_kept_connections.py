@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import ExitCode
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.staging import run_label
 from dwhctl.systems.base.system import KEPT, SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import StagingGroup

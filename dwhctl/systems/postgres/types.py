@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
 from dwhctl.core.sql import quote_name, quote_path
+from dwhctl.systems.base.ddl import check_name
 from dwhctl.systems.base.system import SourceType
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ def declared(name: str, oid: int, size: int | None, precision: int | None, scale
 
 def declaration(column: Column) -> str:
     """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+    check_name(column, "PostgreSQL", NAME_OCTETS)
     kind, type_ = column.kind, column.type
     if kind is Kind.DECIMAL:
         return f"numeric({type_.precision},{type_.scale})"
