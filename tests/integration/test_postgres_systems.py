@@ -18,6 +18,7 @@ from dwhctl.core.errors import (
     StagingError,
     TargetBusyError,
     TargetError,
+    TargetRefusedError,
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
@@ -70,6 +71,12 @@ def target(connection: PostgresConnection) -> PostgresTarget:
     )
     made.open_group(GROUP)
     return made
+
+
+def test_a_create_that_is_refused_is_not_taken_for_one_that_was_done(target: PostgresTarget) -> None:
+    """PostgreSQL has one code for a column that exists and for one that a CREATE TABLE has twice."""
+    with pytest.raises(TargetRefusedError, match="specified more than once"):
+        target.run_statements(["CREATE TABLE IF NOT EXISTS stage.x (a int, a int)"])
 
 
 def batch(*ids: int, value: str = "1") -> pa.RecordBatch:

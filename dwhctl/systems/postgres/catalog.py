@@ -11,8 +11,7 @@ from dwhctl.core.errors import About, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
-from dwhctl.systems.postgres import types
-from dwhctl.systems.postgres.types import NAME_OCTETS
+from dwhctl.systems.postgres import NAME_OCTETS, types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

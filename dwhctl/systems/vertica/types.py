@@ -17,8 +17,6 @@ from dwhctl.core.sql import quote_name
 if TYPE_CHECKING:
     from dwhctl.systems.base.ddl import NewTable
 
-#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
-NAME_OCTETS = 128
 #: The most octets of VARCHAR and VARBINARY, and of their LONG forms.
 #: Source: https://docs.vertica.com/24.2.x/en/sql-reference/data-types/
 VARCHAR_OCTETS = 65_000
