@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import re
@@ -102,7 +103,10 @@ def cause_of(error: BaseException) -> str:
     for cause in chain:
         if isinstance(cause, OSError) and cause.errno is not None:
             return os.strerror(cause.errno).lower()
-    if isinstance(error, OSError):
+    # A broken transfer, in the words of the server's half of it.
+    if first(http.client.IncompleteRead):
+        return "the answer ends early"
+    if isinstance(error, OSError) or first(http.client.HTTPException):
         return "the connection broke"
     return f"a defect in dwhctl: {type(error).__name__}"
 
