@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
 
+import psycopg2
 import pyarrow as pa
 import pytest
 
@@ -27,6 +28,7 @@ from dwhctl.core.sql import literal
 from dwhctl.project.names import RowSource
 from dwhctl.project.templates import Query
 from dwhctl.systems.base.target import Narrowing, StagingGroup
+from dwhctl.systems.postgres.client import reason
 from dwhctl.systems.postgres.console import PostgresCursor
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error
@@ -146,6 +148,13 @@ def test_row_level_security_that_hides_old_rows_is_refused(
     finally:
         target.run_statements([f"DROP OWNED BY {role}"])
         server.run(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "said", ["error with status PGRES_COPY_OUT and no message from the libpq", "invalid socket\n"]
+)
+def test_a_session_that_the_server_ended_is_said_in_plain_words(said: str) -> None:
+    assert reason(psycopg2.OperationalError(said)) == "the server closed the connection"
 
 
 def test_a_create_that_is_refused_is_not_taken_for_one_that_was_done(target: PostgresTarget) -> None:
