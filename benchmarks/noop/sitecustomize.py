@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column
     from dwhctl.project.days import Slice
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.target import StagingGroup
 
 _ROWS = 10

@@ -23,7 +23,8 @@ from dwhctl.project.model import Alert, Project
 from dwhctl.project.names import declared_at, report_sql
 from dwhctl.project.parts import by_ranges, check_split, time_parts
 from dwhctl.project.problems import MAIN, line_of
-from dwhctl.project.templates import Query, render_extract, render_file, render_ready, render_text
+from dwhctl.project.query import Query
+from dwhctl.project.templates import render_extract, render_file, render_ready, render_text
 from dwhctl.runtime.new_tables import TableColumnsFinder
 from dwhctl.runtime.slots import slots_of
 from dwhctl.systems.base.system import TargetOptions, system_of

@@ -27,6 +27,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.words import shown_path
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
+from dwhctl.load.part_steps import split_column
 from dwhctl.load.ready import is_true
 from dwhctl.project.days import make_slice, resolve_day
 from dwhctl.project.loads import Load, Report, Shard
@@ -267,6 +268,8 @@ class OnlineCheck:
             columns = source.columns(query)
             if describe_only:
                 return
+            if load.split_by is not None:
+                split_column(load.split_by, columns)
             if load.name in self._to_make:
                 self._refuse_to_make(load, shard, columns)
             columns = self._without_added(load, shard, columns)
@@ -322,6 +325,7 @@ class OnlineCheck:
         known = {column.name.lower() for column in self._columns[load.name]}
         for column in columns:
             if column.name.lower() not in known:
+                self._targets[load.target].declaration(column)  # raises when the load could not add it
                 added = self._added.setdefault(load.name, {})
                 added.setdefault((column.name, column.declared), []).append(shard.name)
         return [column for column in columns if column.name.lower() in known]

@@ -207,7 +207,8 @@ class _Staging:
         source.close()
         # While the target still takes the last batches.
         with self._clock.step("check"):
-            self._may_repeat = self._ids.may_repeat()
+            differ = fields.runs is not None and fields.runs.are_apart()
+            self._may_repeat = not differ and self._ids.may_repeat()
 
     def _extracted(self, source: Source) -> Iterator[pa.RecordBatch]:
         if source.bounds_bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from dwhctl.load.cast import TargetCast, by_lower_name
 Values = np.ndarray[Any, Any]
 
 _MIN = np.iinfo(np.int64).min
+#: More are not looked at: the keys have no order.
+_MOST_RUNS = 1_000
 
 
 class ServiceFields:
@@ -29,6 +32,8 @@ class ServiceFields:
     declared type first, so that neither driver nor batch nor other rows change it (`key_form`). Then
     `pandas.util.hash_pandas_object(frame[["etl_source", *key]], index=False)` as signed; -2^63, which Vertica reads as
     NULL, becomes -2^63 + 1. `tests/unit/hash_id.golden.json` holds every form.
+
+    `runs` has the keys so far where the key is one number, and else None.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class ServiceFields:
         self._etl_id = etl_id
         self._key = [by_name[name.lower()] for name in key]
         self._cast = cast
+        self.runs = KeyRuns() if len(self._key) == 1 else None
         for column in self._key:
             if column.kind in (Kind.FLOAT, Kind.BOOLEAN):
                 raise QueryError(
@@ -69,8 +75,39 @@ class ServiceFields:
                 forms.append(key_form(column.kind, array))
             except pa.ArrowInvalid as error:
                 raise ValueRefusedError(f"key column {column.name}: {error}") from error
+        if self.runs is not None and isinstance(forms[0], np.ndarray):
+            self.runs.add(forms[0])
+        else:
+            self.runs = None
         hashes = hash_rows(self._source, forms).view(np.int64)
         return np.where(hashes == _MIN, _MIN + 1, hashes)
+
+
+class KeyRuns:
+    """The first and last of each run of numbers that ascend: rows often come in the order of their key.
+
+    Or almost: PostgreSQL begins to read a large table where another reader is, and ends before it.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[int, int]] = []
+        self._are_many = False
+
+    def add(self, values: Values) -> None:
+        """Take the keys of a batch."""
+        begins = np.flatnonzero(values[1:] <= values[:-1]) + 1
+        self._are_many = self._are_many or len(self._runs) + len(begins) > _MOST_RUNS
+        if self._are_many or not len(values):
+            return
+        firsts, lasts = values[[0, *begins]].tolist(), values[[*(begins - 1), -1]].tolist()
+        if self._runs and self._runs[-1][1] < firsts[0]:
+            firsts[0] = self._runs.pop()[0]
+        self._runs += zip(firsts, lasts, strict=True)
+
+    def are_apart(self) -> bool:
+        """Return whether no number was there twice, as far as the runs show it: none of them overlaps another."""
+        runs = sorted(self._runs)
+        return not self._are_many and all(last < first for (_, last), (first, _) in pairwise(runs))
 
 
 @cache

@@ -32,14 +32,11 @@ def cut(order: StageOrder, source: Source) -> tuple[KeyRange, ...]:
     if order.split_by is None:
         return ()
     columns = source.columns(order.query)
-    column = {column.name.lower(): column for column in columns}.get(order.split_by.lower())
-    if column is None:
-        raise QueryError(f"the extract has no column {order.split_by}, by which the load is split")
-    if column.kind not in _KINDS:
-        raise QueryError(
-            f"split_by column {column.name} is {column.declared}; a slice is split by whole numbers, decimals or dates,"
-            " or by time without split_by"
-        )
+    try:
+        column = split_column(order.split_by, columns)
+    except QueryError as error:
+        error.place = "`split_by` of the load"
+        raise
     try:
         low, high = (_value(limit, column) for limit in source.key_limits(order.query, column.name))
         ranges = tuple(key_ranges(column.name, low, high, order.parts))
@@ -51,6 +48,19 @@ def cut(order: StageOrder, source: Source) -> tuple[KeyRange, ...]:
             " split by another column, or by time without split_by"
         ) from error
     return ranges
+
+
+def split_column(name: str, columns: Sequence[Column]) -> Column:
+    """Return the column of an extract that `split_by` names. Raise QueryError when a slice cannot be split by it."""
+    column = {column.name.lower(): column for column in columns}.get(name.lower())
+    if column is None:
+        raise QueryError(f"the extract has no column {name}, by which the load is split")
+    if column.kind not in _KINDS:
+        raise QueryError(
+            f"split_by column {column.name} is {column.declared}; a slice is split by whole numbers, decimals or dates,"
+            " or by time without split_by"
+        )
+    return column
 
 
 def _value(limit: object, column: Column) -> KeyValue | None:

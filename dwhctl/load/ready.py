@@ -19,7 +19,8 @@ from dwhctl.core.errors import AttemptError, ConfigError, NotReady, QueryError, 
 from dwhctl.core.waiting import Wait
 from dwhctl.core.words import one_line, quoted, shown_path, shown_time
 from dwhctl.engine.jobs import JobQueue
-from dwhctl.project.templates import Query, render_ready
+from dwhctl.project.query import Query
+from dwhctl.project.templates import render_ready
 from dwhctl.runtime.events import SliceReady, SliceWaits
 from dwhctl.runtime.failures import ready_place
 from dwhctl.runtime.messages import Failure

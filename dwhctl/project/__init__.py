@@ -8,6 +8,6 @@ Read in this order:
 - `checks` checks names across tables; `problems` has places in the configuration and the errors for them.
 - `names` finds a load, report or connection by its name, shadow tables, and the commands that messages propose.
 - `days` turns days into slices, `parts` cuts a slice for `split`. `context` has the variables of a template, `sandbox`
-  limits its time and size, `templates` renders it and maps error lines to the file.
+  limits its time and size, `templates` renders it to a `query` and maps error lines to the file.
 Data goes from files through `read` to `model`; the other packages only read `Project`.
 """

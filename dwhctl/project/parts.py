@@ -15,7 +15,8 @@ from zoneinfo import ZoneInfo
 
 from dwhctl.core.sql import same_but_comments
 from dwhctl.project.names import declared_at
-from dwhctl.project.templates import Query, render_extract
+from dwhctl.project.query import Query
+from dwhctl.project.templates import render_extract
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

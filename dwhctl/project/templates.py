@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -28,35 +26,20 @@ from jinja2 import (
 )
 from jinja2.exceptions import SecurityError
 
-from dwhctl.core.errors import AttemptError, ConfigError
+from dwhctl.core.errors import ConfigError
 from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, shown_path
 from dwhctl.project.context import FILTERS, context
 from dwhctl.project.days import make_slice
 from dwhctl.project.endpoint import Request
 from dwhctl.project.problems import line_of, source_text
+from dwhctl.project.query import Query
 from dwhctl.project.sandbox import TemplateLimitError, TemplateSandbox, TemplateTimeError
 
 if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Load, Report, Shard
     from dwhctl.project.model import Project
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """SQL with `:start` and `:end`, and the values of those that it uses.
-
-    `slice_by` is the column of the bounds. If its type has instants, the source binds `instants`, the same bounds in
-    UTC: a clock that is set back shows some times twice, and `binds` do not say which is meant. An HTTP source has a
-    `request` in place of SQL.
-    """
-
-    sql: str
-    binds: dict[str, datetime]
-    slice_by: str | None = None
-    instants: dict[str, datetime] = field(default_factory=dict)
-    request: Request | None = None
 
 
 def render_extract(project: Project, load: Load, shard: Shard, slice: Slice) -> Query:
@@ -297,29 +280,6 @@ def _undefined(message: str, names: Mapping[str, Any]) -> str:
     return f"{message}; {nearest(match[1], names)}" if match else message
 
 
-#: The name in a message: in quotes, or as DuckDB writes it.
-_NAMED = re.compile(r"\"([^\"\n]{1,200})\"|'([^'\n]{1,200})'|with name (\S{1,200}) ")
-#: A proposal follows, which is not the error.
-_PROPOSAL = re.compile(r"did you mean|candidate", re.IGNORECASE)
-
-
-def named_line(sql: str, message: str, server_line: int | None = None) -> int | None:
-    """Return the line of the statement, from 1, with the name that the message quotes.
-
-    `server_line` is the line in the server's message. It decides if several lines have the name, unless it is 1: some
-    errors always have that line.
-    """
-    lines = sql.split("\n")
-    for name in map("".join, _NAMED.findall(_PROPOSAL.split(message)[0])):
-        word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
-        found = [number for number, line in enumerate(lines, 1) if word.search(line)]
-        if len(found) == 1:
-            return found[0]
-        if server_line in found and server_line != 1:
-            return server_line
-    return None
-
-
 def place_of(
     path: Path, root: Path, rendered: str, statement: str, line: int | None, render: str = ""
 ) -> str:
@@ -351,14 +311,3 @@ def _line_in_file(source: Sequence[str], rendered: Sequence[str], number: int) -
         if j1 < number <= j2:
             return number - j1 + i1 if tag == "equal" or i2 - i1 == j2 - j1 else None
     return None
-
-
-@contextmanager
-def at_statement(statement: str) -> Iterator[None]:
-    """Add the statement to an error in the block, and the line that the message is about."""
-    try:
-        yield
-    except AttemptError as error:
-        error.statement = statement
-        error.line = named_line(statement, str(error), error.line)
-        raise

@@ -1,8 +1,10 @@
 """The circuit breaker: a server that is down, or refuses the login, is not tried once for each of its databases.
 
-The breaker of a connection opens after several connection failures in a row, and at once after a refused login or a
-failure of TLS. While it is open, one attempt per `retry_delay` is let through. When as many of them as the load has
-retries have failed, the connection is given up, and its waiting jobs fail with the reason.
+The breaker of a connection opens after several connection failures in a row. While it is open, one attempt per
+`retry_delay` is let through. When as many of them as the load has retries have failed, the connection is given up, and
+its waiting jobs fail with the reason. A refused login opens it at once, and so does a failure of TLS. Where a probe
+needs no login, a refused one gives the connection up: it would be refused for every database, and servers lock an
+account after a few.
 
 A connection that has not yet worked gets one job while others can use the workers: fifty databases behind a wrong
 password cost one refused login, and a server that hangs occupies one worker. Where a connection can be probed without a
@@ -193,9 +195,12 @@ class CircuitBreaker:
         return [f"connection {name} is parked: {failure.message}"]
 
     def is_given_up(self, name: str, retries: int) -> bool:
-        """Return whether the connection was tried as often as the load retries, while its breaker was open."""
+        """Return whether its login is refused, or it was tried as often as the load retries."""
         state = self._of(name)
-        return state.reason is not None and not (state.on_trial or state.probing) and state.trials >= retries
+        if state.reason is None or state.on_trial or state.probing:
+            return False
+        is_refused = name in self._with_probe and state.reason.is_a(LoginRefusedError)
+        return is_refused or state.trials >= retries
 
     def _is_usable(self, name: str, now: float) -> bool:
         state = self._of(name)

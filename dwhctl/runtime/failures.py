@@ -132,6 +132,10 @@ _AT_THE_TARGET = (
 )  # fmt: skip
 #: Errors of the load's own SQL and declarations: the same on every connection.
 _OF_THE_LOAD = (errors.QueryError, errors.SchemaDriftError)
+#: Errors of a load's rows: what to correct is in the files of this load.
+_OF_ITS_ROWS = (
+    errors.DoubledKeyError, errors.OutsideSliceError, errors.ShrunkSourceError, errors.ValueRefusedError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,8 @@ def group_failures(
     for slice in failed:
         if not slice.failure.is_a(errors.InterruptedAttemptError):
             key = reason_of(slice.load, blamed_of(project, slice), slice.failure)
-            groups.setdefault((*key, slice.load) if by_load else key, []).append(slice)
+            alone = by_load or slice.failure.is_a(*_OF_ITS_ROWS)
+            groups.setdefault((*key, slice.load) if alone else key, []).append(slice)
     found = [_group(project, slices) for slices in groups.values()]
     return sorted(found, key=lambda group: -len(group.slices))
 
@@ -205,7 +210,12 @@ def _group(project: Project, slices: list[FailedSlice]) -> FailureGroup:
     slices = sorted(slices, key=lambda slice: slice.failure.cause is not None)
     connection = blamed_of(project, slices[0])
     advice, has_command = _advice(project, slices[0], connection)
-    return FailureGroup(tuple(slices), connection, advice, _command(slices) if has_command else "")
+    command = _command(slices) if has_command else ""
+    if len(slices) > 1 and root_cause(slices[0].failure).is_a(errors.ShrunkSourceError):
+        # The message has the command of one slice only.
+        advice = "see whether that is right for all of them, then"
+        command = f"{_command(slices)} --allow-shrink"
+    return FailureGroup(tuple(slices), connection, advice, command)
 
 
 def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str, bool]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwhctl.project.days import Slice
     from dwhctl.project.loads import Shard
     from dwhctl.project.parts import KeyRange
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.target import StagingGroup
 
 
@@ -240,14 +240,23 @@ class _Capture(logging.Handler):
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         self._take(LogMessage(at, level, record.name, text[:_MOST_OF_MESSAGE]))
         if self._to_stderr and logging.lastResort is not None and logging.getLogger().handlers == [self]:
-            logging.lastResort.handle(
-                logging.makeLogRecord({"levelno": record.levelno, "msg": printable(text)})
-            )
+            text = _READABLE.format(record)
+            logging.lastResort.handle(logging.makeLogRecord({"levelno": record.levelno, "msg": text}))
 
 
 class _Printable(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return printable(mask(super().format(record)))
+        """Return the message, and the error without its traceback: a reader of stderr cannot use that."""
+        try:
+            text = record.getMessage()
+        except Exception:  # its arguments do not fit its text
+            text = str(record.msg)
+        error = record.exc_info[1] if record.exc_info else None
+        parts = (text,) if error is None else (text, type(error).__name__, str(error))
+        return printable(mask(": ".join(filter(None, parts))))
+
+
+_READABLE = _Printable()
 
 
 def make_logging_printable() -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from dwhctl.core.errors import AttemptError, ConfigError, QueryError, SourceError, TargetRefusedError
 from dwhctl.core.sql import find_binds
 from dwhctl.project.connections import SYSTEMS
-from dwhctl.project.templates import Query, render_extract
+from dwhctl.project.query import Query
+from dwhctl.project.templates import render_extract
 from dwhctl.runtime.fanout import AnyCheck, FanOut, Heartbeat, RemoteCheck
 from dwhctl.runtime.prepare import targets_of
 from dwhctl.runtime.slots import slots_of

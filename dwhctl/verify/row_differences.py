@@ -22,7 +22,7 @@ from dwhctl.verify.findings import KEYS_SHOWN, Explanation, column_differs, list
 if TYPE_CHECKING:
     from dwhctl.core.errors import AttemptError
     from dwhctl.project.days import Slice
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.systems.base.fingerprint import Measure, Write

@@ -31,7 +31,7 @@ from dwhctl.verify.row_differences import Case, chosen_cases, find_rows
 if TYPE_CHECKING:
     from dwhctl.project.loads import Load
     from dwhctl.project.model import Project
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.runtime.fanout import Heartbeat
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore

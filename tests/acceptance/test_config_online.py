@@ -48,6 +48,14 @@ def test_drift_is_one_line_for_each_shard(sandbox: Sandbox) -> None:
     ]
 
 
+def test_a_column_that_no_slice_is_split_by(sandbox: Sandbox) -> None:
+    sandbox.load_keys += '\nsplit = 2\nsplit_by = "customer"'
+    sandbox.write()
+    code, lines, _ = check(sandbox)
+    assert code == 1
+    assert "orders: split_by column customer is VARCHAR; a slice is split by whole numbers" in lines[0]
+
+
 def test_a_column_that_will_be_added_is_a_note(sandbox: Sandbox) -> None:
     sandbox.load_keys += '\non_new_column = "add"'
     sandbox.write()

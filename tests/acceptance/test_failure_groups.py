@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import About, AttemptError, QueryError, TargetRefusedError
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.system import SourceOptions, system_of
 from tests.cli_support import dwh
 from tests.integration.vertica_target_kit import a_server, a_target

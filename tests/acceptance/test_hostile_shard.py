@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from dwhctl.core.errors import QueryError
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.duckdb import client as engine

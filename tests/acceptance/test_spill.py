@@ -17,7 +17,7 @@ import pytest
 
 from dwhctl.core.files import SpillFolder, remove_left_behind
 from dwhctl.project.names import RowSource
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.query import QueryRequest, running_query
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from tests.support.projects import DAY, ORDERS, Sandbox
@@ -29,7 +29,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dwhctl.project.read import read_project
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.system import SourceOptions, system_of
 
 project = read_project(Path(sys.argv[1]))

@@ -164,6 +164,7 @@ def test_a_column_that_cannot_be_cut_is_refused(tmp_path: Path, by: str, said: s
     (failed,) = a_project(tmp_path, f'split = 2\nsplit_by = "{by}"').load().failures
     assert said in failed.failure.message
     assert failed.failure.permanent
+    assert failed.failure.place == "`split_by` of the load"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import QueryError, TargetError
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.fingerprint import Dialect, Measure, Write
 from dwhctl.systems.duckdb.source import DuckdbSource
 from dwhctl.systems.duckdb.target import DuckdbInspection

@@ -18,7 +18,7 @@ from typing import ClassVar
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError
 from dwhctl.project.connections import Connection
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import Target

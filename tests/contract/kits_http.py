@@ -22,7 +22,7 @@ from dwhctl.core.errors import AttemptError, ConnectError, LoginRefusedError, Qu
 from dwhctl.core.sql import replace_binds
 from dwhctl.project.connections import Connection
 from dwhctl.project.endpoint import CursorPaginator, Endpoint, Request, ResponseColumn
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.http.source import HttpSource

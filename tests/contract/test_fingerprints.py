@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError, TargetRefusedError
 from dwhctl.load.cast import for_source
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from tests.contract.kits import SOURCES, TARGETS, Kit, SourceKit, TargetKit
 from tests.contract.way import SERVICE, TABLE, a_slice

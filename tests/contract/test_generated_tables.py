@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dwhctl.core.columns import Column, Kind
 from dwhctl.load.cast import compare
 from dwhctl.load.column_fit import misfits
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.system import system_of, type_map
 from tests.contract.way import TABLE, Way, is_held
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from tests.contract.kits_mssql import LAST_CHARACTER, RUST, MssqlArrowSourceKit, MssqlSourceKit, text_literal
 
 #: A value as SQL, and as Python.

@@ -21,7 +21,7 @@ from dwhctl.core.columns import Kind
 from dwhctl.core.errors import AttemptError, DatabaseMissingError, QueryError, SourceBusyError, SourceError
 from dwhctl.project.connections import SYSTEMS, Connection
 from dwhctl.project.parts import KeyValue, key_ranges
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from tests.contract.kits import NASTY_TEXTS, READERS, SourceKit, TypeCase
 

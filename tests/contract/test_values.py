@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dwhctl.core.columns import Kind
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from tests.contract.kits import NASTY_TEXTS, SOURCES, TARGETS, Kit, SourceKit, TargetKit, TypeCase
 from tests.contract.way import SELECT, TABLE, Way, filled, is_held
 

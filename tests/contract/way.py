@@ -21,7 +21,7 @@ from dwhctl.load.publish import Published, PublishRules, publish
 from dwhctl.project.connections import Connection
 from dwhctl.project.days import Slice
 from dwhctl.project.loads import Load, Shard
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.runtime.messages import StageOrder, StageResult, TargetTable
 from dwhctl.systems.base.ddl import new_table
 from dwhctl.systems.base.target import StagedSlice, StagingGroup, Target

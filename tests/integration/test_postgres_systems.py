@@ -26,7 +26,7 @@ from dwhctl.core.errors import (
 from dwhctl.core.secrets import Secret
 from dwhctl.core.sql import literal
 from dwhctl.project.names import RowSource
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.target import Narrowing, StagingGroup
 from dwhctl.systems.postgres.client import reason
 from dwhctl.systems.postgres.console import PostgresCursor
@@ -405,6 +405,14 @@ def test_the_source_cannot_write(source: PostgresSource, target: PostgresTarget)
         read(source, "SELECT add() AS v")
 
 
+@pytest.fixture(params=["socket", "libpq"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which way the rows come: from the socket, or from libpq as over TLS."""
+    if request.param == "libpq":
+        monkeypatch.setattr(CopyClient, "is_plain", False)
+
+
+@pytest.mark.usefixtures("way")
 def test_a_silent_server_is_given_up(
     connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +430,7 @@ def test_a_silent_server_is_given_up(
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.usefixtures("way")
 def test_a_server_that_ends_the_session_in_mid_copy(
     server: PostgresServer, database: str, source: PostgresSource
 ) -> None:
@@ -430,9 +439,26 @@ def test_a_server_that_ends_the_session_in_mid_copy(
     )
     next(stream)
     server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(SourceError, match="connection to dwh is lost") as caught:
         list(stream)
     assert not caught.value.permanent
+    assert source._client.raw.closed, "who keeps connections sees that this one is gone"
+
+
+@pytest.mark.usefixtures("way")
+def test_an_error_in_the_middle_of_a_copy(source: PostgresSource) -> None:
+    sql = "SELECT repeat('x', 1000) AS w,\n 1 / (20000 - i) AS v\nFROM generate_series(1, 30000) i"
+    with pytest.raises(QueryError, match=r"division by zero \(22012\)"):
+        read(source, sql)
+    assert read(source, "SELECT 1 AS v") == [1]
+
+
+@pytest.mark.usefixtures("way")
+def test_notices_of_the_extract_are_passed_over(source: PostgresSource, target: PostgresTarget) -> None:
+    body = "BEGIN RAISE WARNING ''row %'', i; RETURN i; END"
+    target.run_statements([f"CREATE FUNCTION loud(i bigint) RETURNS bigint LANGUAGE plpgsql AS '{body}'"])
+    sql = "SELECT loud(i) AS v FROM generate_series(1, 3000) AS i"
+    assert read(source, sql) == [*range(1, 3001)]
 
 
 def test_a_line_of_the_extract_is_named(source: PostgresSource) -> None:
@@ -447,10 +473,11 @@ def test_no_password_in_an_error(connection: PostgresConnection) -> None:
     assert "pass" not in str(connect_error(ValueError(text), known, target=True)).partition("password=")[2]
 
 
+@pytest.mark.usefixtures("way")
 def test_blocks_end_where_rows_end(
     source: PostgresSource, target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dwhctl.systems.postgres.source._BLOCK_BYTES", 500)
+    monkeypatch.setattr("dwhctl.systems.postgres.copy_out._BLOCK_BYTES", 500)
     texts = [None, "", "a\nb", '"\n"', ",\r\n", "\\.", "x" * 2_000]
     values = ", ".join(
         f"({n}, {'NULL' if text is None else literal(text)})" for n, text in enumerate(texts * 40)
@@ -461,6 +488,7 @@ def test_blocks_end_where_rows_end(
         assert read(source, f"SELECT i AS v FROM generate_series(1, {rows}) AS i") == [*range(1, rows + 1)]
 
 
+@pytest.mark.usefixtures("way")
 def test_rows_that_come_slowly_are_waited_for(
     connection: PostgresConnection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -325,3 +325,8 @@ def test_a_project_connection_names_the_server(server: TdsServer) -> None:
     connection = server.connection(read_only=True)
     assert connection.addresses == (("127.0.0.1", server.port),)
     assert (connection.max_connections, connection.read_only, connection.name) == (4, True, "mssql_0")
+
+
+def test_a_name_of_a_column_counts_units_of_utf_16(db: Any) -> None:
+    assert ask(db, "SELECT 1 AS [a😀]") == [(1,)]
+    assert db.description[0][0] == "a😀"

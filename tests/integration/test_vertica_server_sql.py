@@ -220,3 +220,9 @@ def test_the_back_doors(server: VerticaServer) -> None:
     assert server.execute("SELECT COUNT(*) FROM many; SELECT MAX(a) FROM many") == [(999,)]
     assert server.containers("many") == 1
     server.execute("DROP TABLE many")
+
+
+def test_a_name_has_at_most_128_octets(one: Any) -> None:
+    ask(one, f'SELECT 1 AS "{"я" * 64}"')
+    with fails("42622"):
+        ask(one, f'SELECT 1 AS "{"я" * 64}x"')

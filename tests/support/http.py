@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.http.source import HttpSource
 from dwhctl.systems.http.system import HttpConnection
 

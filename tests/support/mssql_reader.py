@@ -72,7 +72,7 @@ def reader(provider: str = "") -> Iterator[Reader]:
 def _read(order: dict[str, Any]) -> Answer:
     import pyarrow as pa
 
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.system import SourceOptions, system_of
     from dwhctl.systems.mssql.system import MssqlConnection
 

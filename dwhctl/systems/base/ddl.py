@@ -54,6 +54,15 @@ class NewTable:
         return [*schema, f"{table}\n{after}" if after else table]
 
 
+def check_name(column: Column, system: str, most: int) -> None:
+    """Raise TargetRefusedError for a column's name of more than `most` octets, which the system refuses or cuts off."""
+    if (octets := len(column.name.encode())) > most:
+        raise TargetRefusedError(
+            f"column {column.name}: its name has {octets} octets, and {system} takes {most}; shorten it in the extract:"
+            " ... AS name"
+        )
+
+
 def new_table(name: str, columns: Sequence[Column], key: Sequence[str], slice_by: str | None) -> NewTable:
     """Return the table for rows of these columns of a source.
 

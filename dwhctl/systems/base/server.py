@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from dwhctl.core.errors import AttemptError, TargetError, TargetRefusedError
 from dwhctl.core.sql import quote_name
-from dwhctl.project.templates import at_statement
+from dwhctl.project.query import at_statement
 from dwhctl.systems.base.inspection import Inspection
 from dwhctl.systems.base.staging import (
     STANDARD,

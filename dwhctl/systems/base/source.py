@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.connections import NetworkConnection
     from dwhctl.project.parts import KeyRange
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
 
 
 class Source(ABC):

@@ -18,7 +18,7 @@ from dwhctl.project.connections import SYSTEMS, Connection, SystemUses, types_fo
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.target import Target
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dwhctl.core.errors import AttemptError, TargetRefusedError, ValueRefusedError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import quote_name as quote
-from dwhctl.project.templates import at_statement
+from dwhctl.project.query import at_statement
 from dwhctl.systems.base.target import (
     SHOWN_CHARACTERS,
     Narrowing,

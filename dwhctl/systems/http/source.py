@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dwhctl.core.columns import Column
     from dwhctl.project.endpoint import Endpoint, Request, ResponseColumn
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.fingerprint import Fingerprint, Measure, Write
     from dwhctl.systems.http.client import Answer
     from dwhctl.systems.http.system import HttpConnection

@@ -18,7 +18,7 @@ from dwhctl.systems.http.keys import Auth, HttpUrl, OAuth2Auth, Rate, Size, is_c
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.base.source import Cursor, Source
     from dwhctl.systems.base.system import SourceType
 

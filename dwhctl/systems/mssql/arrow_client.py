@@ -7,6 +7,7 @@ that one translation serves both drivers. The driver comes with the extra `dwhct
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import math
 import os
@@ -67,6 +68,16 @@ _OF_SERVER = "[SQL Server]"
 _PREFIX = re.compile(r"^(?:\[[^\]]*\])+")
 _TIMED_OUT = re.compile("(?i:timeout|timed out)")
 _TLS = re.compile("(?i:SSL|TLS|encryption|certificate)")
+#: The driver writes some network errors as bare numbers, of Linux or of Windows.
+_NETWORK_CODE = re.compile(r"\bError code (0x[0-9A-Fa-f]+)")
+_OF_WINDOWS = {
+    10051: errno.ENETUNREACH,
+    10053: errno.ECONNABORTED,
+    10054: errno.ECONNRESET,
+    10060: errno.ETIMEDOUT,
+    10061: errno.ECONNREFUSED,
+    10065: errno.EHOSTUNREACH,
+}
 _SEVERITY = "SELECT severity FROM sys.messages WHERE message_id = {number} AND language_id = 1033"
 _USUAL_SEVERITY = 16
 #: State of a lost connection: https://learn.microsoft.com/en-us/sql/odbc/reference/appendixes/
@@ -174,7 +185,7 @@ class ArrowCursor:
         if _OF_SERVER in error.ddbc_error:
             with suppress(self._driver.Error):
                 number, severity = self._ask()
-        return ServerMessage(number, severity, one_line(words), (), "")
+        return ServerMessage(number, severity, one_line(_with_reason(words)), (), "")
 
     def _ask(self) -> tuple[int, int]:
         """Ask the server for number and severity of the last error; 0 when another statement has run since."""
@@ -330,8 +341,19 @@ def _login_message(address: Address, error: Any) -> ServerMessage:
 def _network_words(address: Address, words: str) -> str:
     """Return the system's reason: the driver reports numbers of Windows."""
     if "\\" in address.host:
-        return words
-    return network_problem(address.host, address.port, min(address.seconds, 2)) or words
+        return _with_reason(words)
+    return network_problem(address.host, address.port, min(address.seconds, 2)) or _with_reason(words)
+
+
+def _with_reason(words: str) -> str:
+    """Return a message in which the reason precedes the number of a network error."""
+
+    def reason(found: re.Match[str]) -> str:
+        code = int(found[1], 16)
+        code = _OF_WINDOWS.get(code, code)
+        return f"{os.strerror(code)} ({found[1]})" if code in errno.errorcode else found[0]
+
+    return _NETWORK_CODE.sub(reason, words)
 
 
 def _missing_libraries() -> str:

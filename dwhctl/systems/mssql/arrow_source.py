@@ -24,7 +24,7 @@ from dwhctl.systems.mssql.source import UNKNOWN_OCTETS, MssqlSource, first_size,
 from dwhctl.systems.mssql.sql import quote
 
 if TYPE_CHECKING:
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.mssql.sql import ResultColumn
 
 _REPLACEMENT, _QUESTION_MARK = "\ufffd", "?"

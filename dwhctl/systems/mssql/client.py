@@ -65,6 +65,8 @@ SETTINGS = (
 #: DB-Library's numbers of a login that failed, and beside it of a connection that the process lost earlier.
 _NO_LOGIN, _LOST_BEFORE = 20002, 20047
 
+#: The database that every login may open.
+_MASTER = "master"
 _STATE = """
 SELECT state_desc, user_access_desc, HAS_DBACCESS({name}) FROM sys.databases WHERE name = {name}
 """
@@ -232,22 +234,29 @@ class _LoginFailure:
             return known
         if not is_refused_login(message) and not message.hidden:
             return self._unreached(message)
+        # A missing database looks like a refused login (4060 is not sent): another one tells.
         home = self.connection.database
+        elsewhere = home if self.database.lower() != home.lower() else _MASTER
         if message.hidden:
             # After a refused login this process's driver hides the server's answer: a new process logs in.
-            return self._checked(check_login(self.address, home, self.database))
-        # For a database that is not the connection's own: a missing one looks like a refused login (4060 is not sent).
+            return self._checked(check_login(self.address, elsewhere, self.database))
         # Another login would count towards the account's lockout if the last one was refused.
-        if self.login_known is False or self.database.lower() == home.lower():
+        if self.login_known is False or self.database.lower() == elsewhere:
             return self._refused(message)
         try:
-            opened = log_in(self.address, home)
+            opened = log_in(self.address, elsewhere)
         except pymssql.Error as error:
             again = read(error)
-            return (
-                self._refused(message) if is_refused_login(again) or again.hidden else self._unreached(again)
-            )
+            return self._twice(message) if is_refused_login(again) or again.hidden else self._unreached(again)
         return self._state(check_database(opened, self.database))
+
+    def _twice(self, message: ServerMessage) -> AttemptError:
+        if self.login_known:
+            user = self.address.user
+            return SourceBusyError(
+                f"{self._at}: the login of {user}, accepted a moment ago, was refused twice"
+            )
+        return self._refused(message)
 
     def _checked(self, check: LoginCheck | None) -> AttemptError:
         if check is None:
@@ -255,7 +264,7 @@ class _LoginFailure:
         if (message := check.failure) is None:
             return self._state(check)
         return self._database_error(message) or (
-            self._refused(message) if is_refused_login(message) else self._unreached(message)
+            self._twice(message) if is_refused_login(message) else self._unreached(message)
         )
 
     def _database_error(self, message: ServerMessage) -> AttemptError | None:

@@ -19,7 +19,7 @@ from pymssql import _mssql
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
-from dwhctl.project.templates import Query, at_statement
+from dwhctl.project.query import Query, at_statement
 from dwhctl.systems.base.source import SqlSource
 from dwhctl.systems.mssql.client import SETTINGS, check_server_database, close, connect, translated
 from dwhctl.systems.mssql.errors import one_line, read, translate_error

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
 
 
 @dataclass(frozen=True, slots=True)

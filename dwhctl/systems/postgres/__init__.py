@@ -5,7 +5,7 @@ Read in this order:
 - `client` connects to one of several hosts for the sessions database; every wait ends, and signals are handled.
 - `copy_client`: a connection that can COPY, for sources and targets; a timer ends a wait. `errors` says what failed.
 - `types`: the column that each type makes, and the type that holds another system's column.
-- `source` reads a shard: COPY, a pipe, CSV, record batches.
+- `source` reads a shard: `copy_out` (COPY, blocks of rows), CSV, record batches.
 - `target` writes: `staging` (binary COPY), `publication` (the transaction, refresh, inspection), `catalog`.
 - `console`: ad hoc statements in a cursor on the server.
 The sessions table itself is in `dwhctl.sessions`.

@@ -22,10 +22,10 @@ from dwhctl.core.files import read_bytes
 from dwhctl.core.waiting import within
 from dwhctl.systems.base import source
 from dwhctl.systems.postgres.client import addresses, parameters, refused_for_good
-from dwhctl.systems.postgres.errors import connect_error, translate_error
+from dwhctl.systems.postgres.errors import ServerError, connect_error, translate_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from psycopg2.extensions import connection as PgConnection  # noqa: N812
     from psycopg2.extensions import cursor as PgCursor  # noqa: N812
@@ -196,6 +196,24 @@ class CopyClient:
         with self._translated(sql, limited=False), self.raw.cursor() as cursor:
             cursor.copy_expert(sql, file)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the socket carries PostgreSQL's protocol as it is: no TLS, and `parameters` excludes Kerberos."""
+        return self._socket is not None and self._raw is not None and not self._raw.info.ssl_in_use
+
+    def copy_out_plain(self, sql: str, read: Callable[[socket.socket, str], None]) -> None:
+        """Let `read` send a COPY ... TO STDOUT and read its answer; it limits the time. Raise AttemptError."""
+        with self._translated(sql, limited=False):
+            raw, made = self.raw, self._socket
+            try:
+                if made is not None:
+                    read(made, sql)
+            except BaseException as error:
+                # libpq does not see that the connection is gone, or in the middle of an answer.
+                if not isinstance(error, ServerError) or self._is_lost(error):
+                    raw.close()
+                raise
+
     def copy_in(self, sql: str, stream: BatchStream) -> int:
         """Run a COPY ... FROM STDIN with the bytes of the stream, and return the number of rows. Raise AttemptError."""
         with self._translated(sql) as watch, self.raw.cursor() as cursor:
@@ -207,7 +225,7 @@ class CopyClient:
 
         Always False over TLS, where the answer cannot be read in advance.
         """
-        if self._socket is None or self._raw is None or self._raw.info.ssl_in_use:
+        if self._socket is None or not self.is_plain:
             return False
         readable = select.poll()
         readable.register(self._socket, select.POLLIN)

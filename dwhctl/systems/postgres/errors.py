@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
 
 from dwhctl.core.errors import (
     About,
@@ -45,6 +48,29 @@ _NO_DATABASE = re.compile(r"database \".*\" does not exist|permission denied for
 _BUSY = re.compile(
     "not currently accepting connections|too many clients|too many connections|remaining connection slots"
 )
+
+
+class ServerError(psycopg2.DatabaseError):
+    """The server's error in place of an answer that psycopg2 did not read: `body` is that of the message.
+
+    Source: https://www.postgresql.org/docs/current/protocol-error-fields.html
+    """
+
+    def __init__(self, body: bytes) -> None:
+        fields = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0") if field}
+        super().__init__(fields.get(b"M", ""))
+        self._fields = fields
+
+    @property
+    def pgcode(self) -> str | None:  # type: ignore[override]  # psycopg2 lets nobody write it
+        """The SQLSTATE."""
+        return self._fields.get(b"C")
+
+    @property
+    def diag(self) -> Any:  # type: ignore[override]
+        """What psycopg2's `diag` has, as far as dwhctl uses it."""
+        get = self._fields.get
+        return SimpleNamespace(message_primary=get(b"M"), statement_position=get(b"P"), context=get(b"W"))
 
 
 def sqlstate(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import AttemptError, StagingError
 from dwhctl.core.sql import quote_name, quote_path
-from dwhctl.project.templates import at_statement
+from dwhctl.project.query import at_statement
 from dwhctl.systems.base.inspection import held_values_sql, read_held_values
 from dwhctl.systems.base.server import ServerInspection, publication_sql
 from dwhctl.systems.base.staging import (

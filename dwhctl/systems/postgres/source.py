@@ -1,16 +1,13 @@
 """Read a shard that is a PostgreSQL database: COPY ... TO STDOUT as CSV, parsed into batches of the declared types.
 
-psycopg2 pushes the bytes of a COPY from a thread into a queue, which bounds how far it is ahead. Every statement is a
-transaction of its own, REPEATABLE READ and READ ONLY: an answer is one state of the database.
+`copy_out` has the thread that reads the COPY ahead. Every statement is a transaction of its own, REPEATABLE READ and
+READ ONLY: an answer is one state of the database.
 """
 
 from __future__ import annotations
 
 import binascii
-import queue
-import threading
-import time
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -21,27 +18,23 @@ from pyarrow import csv
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError, SourceError, ValueRefusedError
 from dwhctl.core.sql import literal, quote_name, replace_binds, split_statements
-from dwhctl.project.templates import at_statement
+from dwhctl.project.query import at_statement
 from dwhctl.systems.base.source import SqlSource, closed_on_error
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.copy_client import CopyClient
+from dwhctl.systems.postgres.copy_out import CopyOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from dwhctl.core.columns import Column
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
     from dwhctl.systems.postgres.system import PostgresConnection
 
-#: About how much is parsed at a time, and how many times as much is read ahead.
-_BLOCK_BYTES, _BLOCKS = 4 * 2**20, 2
-#: Rows that are put together before their size is looked at, and the size of one that ends them.
-_ROWS_AT_ONCE = 32
-_LONG_ROW = _BLOCK_BYTES // _ROWS_AT_ONCE
 _READ_ONLY = "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
-#: How long the end of a COPY that was shut down is waited for.
-_END_SECONDS, _POLL_SECONDS = 5.0, 0.02
+#: Nothing reads them, and each would end a block of rows.
+_NO_NOTICES = "SET client_min_messages = error"
 _SHOWN_OCTETS = 80
 
 
@@ -61,10 +54,10 @@ class PostgresSource(SqlSource):
     ) -> None:
         own = connection.model_copy(update={"database": database})
         # PostgreSQL compares naive values with a timestamptz column in the session's time zone.
-        settings = f"{_READ_ONLY}; SET TimeZone = {literal(zone)}"
+        settings = f"{_READ_ONLY}; {_NO_NOTICES}; SET TimeZone = {literal(zone)}"
         self._client = CopyClient(own, None, timeout, settings, target=False)
         self._described: dict[str, list[Column]] = {}
-        self._copy: _CopyOut | None = None
+        self._copy: CopyOut | None = None
         with closed_on_error(self):
             self._client.open()
 
@@ -92,11 +85,11 @@ class PostgresSource(SqlSource):
         texts = ", ".join(quote_name(column.name) for column in columns if column.kind in _QUOTED)
         force = f", FORCE_QUOTE ({texts})" if texts else ""
         bound = _bound(query, sql, self._slice_kind(query))
-        parser = _Parser(columns)
-        self._copy = _CopyOut(
+        self._copy = CopyOut(
             self._client,
             f"COPY (SELECT {values} FROM ({bound}\n) AS extract) TO STDOUT (FORMAT csv{force})",
         )
+        parser = _Parser(columns, framed=self._copy.framed)
         with at_statement(sql), closing(self._copy) as copy:
             for block in copy.blocks():
                 yield from parser.batches(block, rows)
@@ -170,125 +163,24 @@ def _value(column: Column) -> str:
     return name
 
 
-class _Rows:
-    """The file that a COPY ... TO STDOUT writes into: another thread takes its `blocks`, and it waits for that.
-
-    psycopg2 calls `write` with each row, a whole one, millions of times: so it is a generator's own method, which costs
-    half of what a buffered file's does.
-    """
-
-    def __init__(self) -> None:
-        self.blocks: queue.Queue[bytes] = queue.Queue(_BLOCKS)
-        self.has_reader = True
-        #: It changes when rows come.
-        self.arrivals = 0
-        taken = self._taken()
-        next(taken)
-        self.write = taken.send
-
-    def _taken(self) -> Generator[None, bytes]:
-        while True:
-            block: list[bytes] = []
-            size = 0
-            while size < _BLOCK_BYTES:
-                rows: list[bytes] = []
-                add = rows.append
-                for _ in range(_ROWS_AT_ONCE):
-                    add(row := (yield))
-                    if len(row) > _LONG_ROW:
-                        break
-                if not self.has_reader:
-                    raise BrokenPipeError
-                self.arrivals += 1
-                block.append(b"".join(rows))
-                size += len(block[-1])
-                if not block[-1]:
-                    break
-            if size:
-                self.blocks.put(b"".join(block))
-
-    def end(self) -> None:
-        """Hand over the rows that are left."""
-        # Empty rows: they fill up the rows that are taken together, and then end the block.
-        for _ in range(2 * _ROWS_AT_ONCE):
-            self.write(b"")
-
-
-class _CopyOut:
-    """A running COPY ... TO STDOUT; a thread reads it ahead, in C but for a short call a row."""
-
-    def __init__(self, client: CopyClient, sql: str) -> None:
-        self._client = client
-        self._sql = sql
-        self._failure: BaseException | None = None
-        self._rows = _Rows()
-        self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            try:
-                self._client.copy_out(self._sql, self._rows)
-            finally:
-                # Those before an error too; after an error of their own they have ended.
-                with suppress(StopIteration):
-                    self._rows.end()
-        except BaseException as error:
-            self._failure = error
-        finally:
-            self._rows.blocks.put(b"")
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield whole rows, about a block at a time; those that came before an error too. Raise SourceError."""
-        while block := self._block():
-            yield block
-
-    def _block(self) -> bytes:
-        limit = self._client.timeout
-        while True:
-            before = self._rows.arrivals
-            try:
-                return self._rows.blocks.get(timeout=limit)
-            except queue.Empty:
-                if self._rows.arrivals == before:
-                    self._client.sever()
-                    raise SourceError(f"no answer for {limit:g} s; the connection is closed") from None
-
-    def check(self) -> None:
-        """Raise the error that ended the COPY, if any."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def close(self) -> None:
-        """End the COPY: one that still runs ends with its connection. Idempotent."""
-        if self._rows.has_reader and self._thread.is_alive():
-            self._client.sever()
-        self._rows.has_reader = False
-        until = time.monotonic() + _END_SECONDS
-        while self._thread.is_alive() and time.monotonic() < until:
-            # The thread may wait for room.
-            with suppress(queue.Empty):
-                self._rows.blocks.get(timeout=_POLL_SECONDS)
-
-
 class _Parser:
-    """Parses whole rows of CSV into batches of the columns' types."""
+    """Parses whole rows of CSV into batches of the columns' types. `framed`: each row has a field more, the first."""
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], *, framed: bool) -> None:
         self._columns = columns
         self._schema = pa.schema([pa.field(column.name, column.type) for column in columns])
         self._rows = 0
         # By position: a name may be anything.
         self._names = [str(number) for number in range(len(columns))]
+        self._fields = ["frame", *self._names] if framed else self._names
         self._read = {name: _read_type(column) for name, column in zip(self._names, columns, strict=True)}
 
-    def batches(self, data: bytes, rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, data: bytes | memoryview, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield batches of at most `rows` rows. Raise ValueRefusedError for a value without a place."""
         if not data:
             return
         try:
-            table = _table(data, self._names, self._read)
+            table = _table(data, self._fields, self._read)
             arrays = [
                 _finished(array, column) for array, column in zip(table.columns, self._columns, strict=True)
             ]
@@ -301,10 +193,10 @@ class _Parser:
             self._rows += batch.num_rows
             yield batch
 
-    def _refuse(self, data: bytes, error: pa.ArrowInvalid) -> NoReturn:
+    def _refuse(self, data: bytes | memoryview, error: pa.ArrowInvalid) -> NoReturn:
         """Raise the error of the first value that has no place, by column and row."""
         for name, column in zip(self._names, self._columns, strict=True):
-            texts = _table(data, self._names, {name: pa.binary()}, [name]).column(0).to_pylist()
+            texts = _table(data, self._fields, {name: pa.binary()}).column(0).to_pylist()
             known = [(row, text) for row, text in enumerate(texts) if text is not None]
             row, text = first_misfit(known, column)
             if text is not None:
@@ -335,12 +227,11 @@ def _all_fit(values: Sequence[tuple[int, bytes]], column: Column) -> bool:
     return True
 
 
-def _table(
-    data: bytes, names: Sequence[str], read: Mapping[str, pa.DataType], only: Sequence[str] | None = None
-) -> pa.Table:
+def _table(data: bytes | memoryview, fields: Sequence[str], read: Mapping[str, pa.DataType]) -> pa.Table:
+    """Parse the fields that have a type to be read as."""
     return csv.read_csv(
         pa.BufferReader(data),
-        csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+        csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=fields),
         csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
         csv.ConvertOptions(
             column_types=read,
@@ -349,7 +240,7 @@ def _table(
             false_values=["f"],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
-            include_columns=only,
+            include_columns=list(read),
         ),
     )
 

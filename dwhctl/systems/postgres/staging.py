@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 from contextlib import closing
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Self
 
 import pgpq
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     from dwhctl.systems.postgres.copy_client import CopyClient
 
 _UUID_OCTETS = 16
-#: About how many bytes of a batch are encoded at a time.
-_PIECE_BYTES = 2**20
-_PIECES_AHEAD = 8
-#: The server reads a message to its end before it takes the rows in it.
-_MESSAGE_BYTES = 2**18
+#: About how many bytes of a batch are encoded at a time: a message, which the server reads to its end before it takes
+#: the rows in it.
+_PIECE_BYTES = 2**18
+#: How many pieces one thread hands to the other at once, and how many times as many are encoded ahead.
+_PIECES_AT_ONCE, _AHEAD = 4, 8
 
 
 def token_number(token: str) -> int:
@@ -74,7 +75,7 @@ class BinaryEncoder:
         return self._encoder.write_header()
 
     def pieces(self, batch: pa.RecordBatch) -> Iterator[bytes]:
-        """Yield a batch's bytes, about a megabyte at a time. Raise ValueError when its columns differ."""
+        """Yield a batch's bytes, a message at a time. Raise ValueError when its columns differ."""
         if batch.schema.names != self._names:
             raise ValueError(f"the batch has the columns {batch.schema.names}, not {self._names}")
         rows = max(1, batch.num_rows * _PIECE_BYTES // max(1, batch.nbytes))
@@ -125,14 +126,8 @@ class _BinaryStream(BatchStream):
         self, batches: Iterator[pa.RecordBatch], encoder: BinaryEncoder, has_refused: Callable[[], bool]
     ) -> None:
         super().__init__(batches, encoder, has_refused)
-        self._ahead = ahead(self._framed(encoder, self._pieces), _PIECES_AHEAD)
-        self._pieces = self._messages(self._ahead)
-
-    @staticmethod
-    def _messages(pieces: Iterator[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            for start in range(0, len(piece), _MESSAGE_BYTES):
-                yield piece[start : start + _MESSAGE_BYTES]
+        self._ahead = ahead(_together(self._framed(encoder, self._pieces)), _AHEAD)
+        self._pieces = chain.from_iterable(self._ahead)
 
     def close(self) -> None:
         """End the thread."""
@@ -144,6 +139,11 @@ class _BinaryStream(BatchStream):
         # The encoder holds small pieces back, and an empty one would end the stream.
         yield from (piece for piece in pieces if piece)
         yield encoder.end()
+
+
+def _together(pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while some := list(islice(pieces, _PIECES_AT_ONCE)):
+        yield some
 
 
 class PostgresStage(Stage):

@@ -88,7 +88,7 @@ class _Postgres(System[PostgresConnection]):
         schema, _, name = table.rpartition(".")
         if schema.lower().startswith("pg_") or schema.lower() == "information_schema":
             return f"the schema {schema} is PostgreSQL's own; name another one"
-        if len(max(schema, name, key=len).encode()) > NAME_OCTETS:
+        if max(len(schema.encode()), len(name.encode())) > NAME_OCTETS:
             return f"a name in PostgreSQL has at most {NAME_OCTETS} octets; shorten it"
         return None
 

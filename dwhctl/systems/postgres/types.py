@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
 from dwhctl.core.sql import quote_name, quote_path
+from dwhctl.systems.base.ddl import check_name
 from dwhctl.systems.base.system import SourceType
 from dwhctl.systems.postgres import NAME_OCTETS
 
@@ -234,6 +235,7 @@ def declared(name: str, oid: int, size: int | None, precision: int | None, scale
 
 def declaration(column: Column) -> str:
     """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+    check_name(column, "PostgreSQL", NAME_OCTETS)
     kind, type_ = column.kind, column.type
     if kind is Kind.DECIMAL:
         return f"numeric({type_.precision},{type_.scale})"
@@ -268,15 +270,10 @@ def create_table(table: NewTable) -> list[str]:
 
 
 def small(name: str) -> str:
-    """Return a new column's quoted name. Raise TargetRefusedError for one that PostgreSQL keeps for itself or cuts."""
+    """Return a new column's quoted name. Raise TargetRefusedError for one that PostgreSQL keeps for itself."""
     if name.lower() in _SYSTEM_COLUMNS:
         raise TargetRefusedError(
             f"column {name}: each table of PostgreSQL has a system column of this name; write ... AS another in the"
-            " extract"
-        )
-    if len(name.lower().encode()) > NAME_OCTETS:
-        raise TargetRefusedError(
-            f"column {name}: a name in PostgreSQL has at most {NAME_OCTETS} octets; write ... AS a shorter one in the"
             " extract"
         )
     return quote_name(name.lower())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, TargetRefusedError
 from dwhctl.core.sql import quote_name as quote
-from dwhctl.project.templates import at_statement
+from dwhctl.project.query import at_statement
 from dwhctl.systems.base.fingerprint import Fingerprint, Measure
 from dwhctl.systems.base.server import ServerInspection
 from dwhctl.systems.base.target import (

@@ -66,7 +66,7 @@ class _Vertica(System[VerticaConnection]):
         schema, _, name = table.lower().partition(".")
         if schema.startswith("v_"):
             return f"the schema {schema} is Vertica's own; name another one"
-        if len(max(schema, name, key=len).encode()) > NAME_OCTETS:
+        if max(len(schema.encode()), len(name.encode())) > NAME_OCTETS:
             return f"a name in Vertica has at most {NAME_OCTETS} octets; shorten it"
         return None
 

@@ -13,6 +13,8 @@ import pyarrow as pa
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.core.sql import quote_name
+from dwhctl.systems.base.ddl import check_name
+from dwhctl.systems.vertica import NAME_OCTETS
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.ddl import NewTable
@@ -148,6 +150,7 @@ def holds(name: str) -> str:
 
 def declaration(column: Column) -> str:
     """Return the type that holds the values of another system's column. Raise TargetRefusedError when none does."""
+    check_name(column, "Vertica", NAME_OCTETS)
     if column.kind is Kind.DECIMAL:
         return f"NUMERIC({column.type.precision},{column.type.scale})"
     if column.kind is Kind.INTEGER:

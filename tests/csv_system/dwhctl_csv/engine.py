@@ -21,7 +21,7 @@ from dwhctl.core.columns import Column
 from dwhctl.core.errors import About, AttemptError, QueryError
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.core.waiting import Wait, waited
-from dwhctl.project.templates import named_line
+from dwhctl.project.query import named_line
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,

@@ -22,7 +22,7 @@ from dwhctl.systems.base.source import SqlSource
 if TYPE_CHECKING:
     from dwhctl_csv.system import CsvConnection
 
-    from dwhctl.project.templates import Query
+    from dwhctl.project.query import Query
 
 
 class CsvSource(SqlSource):

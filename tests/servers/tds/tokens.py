@@ -52,7 +52,8 @@ _ROWVERSION_USER_TYPE = 80
 
 
 def _short(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode("utf-16-le")
+    data = text.encode("utf-16-le")
+    return bytes([len(data) // 2]) + data
 
 
 def _long(text: str) -> bytes:

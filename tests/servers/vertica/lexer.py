@@ -82,6 +82,10 @@ def _value(kind: str, text: str) -> str:
     return text
 
 
+#: https://docs.vertica.com/24.4.x/en/sql-reference/language-elements/identifiers
+_NAME_OCTETS = 128
+
+
 def tokens_of(text: str) -> Iterator[Token]:
     """The tokens of a text; comments and blanks are left out."""
     at = 0
@@ -94,7 +98,13 @@ def tokens_of(text: str) -> Iterator[Token]:
             raise VerticaError("42601", 5266, "Unterminated quoted string")
         if kind != "space":
             shown = "string" if kind in ("estring", "dollar") else kind
-            yield Token(shown, _value(kind, found[0]), at, found.end())
+            value = _value(kind, found[0])
+            if kind in ("word", "quoted") and (octets := len(value.encode())) > _NAME_OCTETS:
+                words = (
+                    f'Identifier "{value}" is {octets} octets long. Maximum limit is {_NAME_OCTETS} octets'
+                )
+                raise VerticaError("42622", 3687, words)
+            yield Token(shown, value, at, found.end())
         at = found.end()
 
 

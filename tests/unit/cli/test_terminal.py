@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import re
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dwhctl.cli.common.rows import open_writer
 from dwhctl.cli.common.table import Screen
 from dwhctl.core.errors import ConfigError
 from dwhctl.core.words import one_line, printable, printable_json
-from dwhctl.runtime.messages import captured_log, make_logging_printable
+from dwhctl.runtime.messages import LogMessage, captured_log, make_logging_printable
 from tests.cli_support import dwh, small_project
 
 #: Every character that acts: C0 but the end of a line and the tab, DEL, C1, separators, marks of direction.
@@ -146,6 +146,23 @@ def test_what_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     with captured_log(lambda _: None, to_stderr=True):
         logging.getLogger("driver").warning("the server said %s", NASTY)
     assert not FOUND.search(capsys.readouterr().err)
+
+
+def test_an_error_that_a_library_logs_is_a_line_on_stderr_and_whole_in_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without pytest's
+    make_logging_printable()
+    kept: list[LogMessage] = []
+    logger = logging.getLogger("driver")
+    for context in (nullcontext(), captured_log(kept.append, to_stderr=True)):
+        with context:
+            try:
+                raise ConnectionError("closed by the server")
+            except ConnectionError:
+                logger.exception("cannot connect")
+    assert capsys.readouterr().err == "cannot connect: ConnectionError: closed by the server\n" * 2
+    assert "Traceback" in kept[0].message
 
 
 def test_the_error_of_a_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

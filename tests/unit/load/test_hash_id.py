@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, ValueRefusedError
 from dwhctl.load.cast import TargetCast
-from dwhctl.load.hash_ids import ServiceFields, hash_rows, hash_texts, key_form
+from dwhctl.load.hash_ids import KeyRuns, ServiceFields, hash_rows, hash_texts, key_form
 
 GOLDEN = Path(__file__).parents[1] / "hash_id.golden.json"
 UTC_TIME = pa.timestamp("us", tz="UTC")
@@ -269,3 +269,52 @@ def test_texts_of_any_length_have_the_hashes_of_pandas() -> None:
         assert hash_texts(array.slice(start)).tolist() == wanted[start:]
         assert hash_texts(array.slice(0, start)).tolist() == wanted[:start]
     assert hash_texts(array.slice(0, 0)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("batches", "apart"),
+    [
+        ([[1, 2, 3], [4], [], [5, 9]], True),
+        ([[-(2**63)], [2**63 - 1]], True),
+        ([[]], True),
+        ([[5, 6], [7, 1], [2, 3], [4]], True),
+        ([[5, 6], [1, 2], [3, 4]], True),
+        ([[3, 2, 1]], True),
+        ([[1, 2, 2], [3]], False),
+        ([[1, 2], [2, 3]], False),
+        ([[1, 2], [], [2, 3]], False),
+        ([[5, 6], [7, 1], [5, 8]], False),
+        ([[5, 9], [7]], False),
+        ([[*range(2000, 0, -1)]], False),
+    ],
+)
+def test_keys_in_runs_that_do_not_overlap_are_all_different(batches: list[list[int]], apart: bool) -> None:
+    columns = [Column("k", Kind.INTEGER, pa.int64(), "x")]
+    fields = ServiceFields("abakan", 1, ["k"], columns, TargetCast(columns, ["k"]))
+    for values in batches:
+        fields(pa.RecordBatch.from_arrays([pa.array(values, pa.int64())], names=["k"]))
+    assert fields.runs is not None
+    assert fields.runs.are_apart() is apart
+
+
+@given(st.lists(st.lists(st.integers(-20, 20), max_size=5), max_size=6))
+def test_keys_that_are_apart_never_repeat(batches: list[list[int]]) -> None:
+    runs = KeyRuns()
+    for values in batches:
+        runs.add(np.array(values, np.int64))
+    keys = [key for values in batches for key in values]
+    assert not runs.are_apart() or len(set(keys)) == len(keys)
+    if len(set(keys)) == len(keys) and keys == sorted(keys):
+        assert runs.are_apart()
+
+
+def test_only_one_number_has_runs() -> None:
+    """Of two columns neither alone is the key; texts have an order that is the target's."""
+    for key, type_ in ((["a", "b"], pa.int64()), (["a"], pa.string())):
+        columns = [
+            Column(name, Kind.INTEGER if type_ == pa.int64() else Kind.TEXT, type_, "x") for name in key
+        ]
+        fields = ServiceFields("abakan", 1, key, columns, TargetCast(columns, key))
+        values = pa.array([1, 2, 3]).cast(type_)
+        fields(pa.RecordBatch.from_arrays([values] * len(key), names=key))
+        assert fields.runs is None

@@ -190,6 +190,7 @@ def test_a_worker_imports_no_driver_that_its_run_has_no_use_for(server: WorkerSe
     assert {"pyarrow", "duckdb"} <= imported
     assert {
         "pandas",
+        "jinja2",
         "numpy.ma",
         "pymssql",
         "psycopg2",

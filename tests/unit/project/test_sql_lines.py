@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dwhctl.core.errors import TargetRefusedError
-from dwhctl.project.templates import at_statement, named_line, place_of
+from dwhctl.project.query import at_statement, named_line
+from dwhctl.project.templates import place_of
 
 SQL = "SELECT id,\n       amuont\nFORM dbo.Orders\nWHERE start_time >= :start\n  AND start_time < :end"
 

@@ -12,7 +12,8 @@ from dwhctl.core.errors import ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.project.days import make_slice
 from dwhctl.project.model import Project
-from dwhctl.project.templates import Query, render_extract, render_file, render_text
+from dwhctl.project.query import Query
+from dwhctl.project.templates import render_extract, render_file, render_text
 from tests.unit.projects import a_load, a_project, a_shard, write
 
 DAY = date(2020, 7, 13)

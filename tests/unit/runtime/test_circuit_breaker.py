@@ -90,26 +90,40 @@ def test_one_probe_at_a_time() -> None:
     assert breaker.may_start(a_job(), 30.0)
 
 
+def down() -> CircuitBreaker:
+    breaker = CircuitBreaker()
+    assert [fail(breaker, ConnectError("down")) for _ in range(3)][-1]
+    return breaker
+
+
 def test_failures_of_slices_that_were_under_way_are_no_probes() -> None:
-    breaker = parked()
+    breaker = down()
     for _ in range(50):
-        fail(breaker, LoginRefusedError())
+        fail(breaker, ConnectError())
     assert not breaker.is_given_up("server_0", 1)
 
 
 def test_given_up_after_as_many_probes_as_retries() -> None:
-    breaker = parked()
+    breaker = down()
     for probe in range(3):
         assert not breaker.is_given_up("server_0", 3)
         breaker.started(a_job(), 0.0)
         assert not breaker.is_given_up("server_0", probe), "while the probe is under way"
-        fail(breaker, LoginRefusedError(), now=10.0 * probe)
+        fail(breaker, ConnectError(), now=10.0 * probe)
     assert breaker.is_given_up("server_0", 3)
     assert not breaker.is_given_up("server_1", 0)
 
 
 def test_without_retries_it_is_given_up_at_once() -> None:
-    assert parked().is_given_up("server_0", 0)
+    assert down().is_given_up("server_0", 0)
+
+
+def test_a_refused_login_is_given_up_at_once_where_a_probe_needs_none() -> None:
+    breaker = CircuitBreaker(with_probe={"server_0"})
+    fail(breaker, LoginRefusedError())
+    fail(breaker, LoginRefusedError(), name="an_api")
+    assert breaker.is_given_up("server_0", 3)
+    assert not breaker.is_given_up("an_api", 3), "it may be one account's refusal"
 
 
 def test_a_probe_that_connects_ends_the_parking() -> None:

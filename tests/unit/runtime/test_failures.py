@@ -207,3 +207,17 @@ def test_one_command_takes_the_loads_of_a_dead_server(project: Project) -> None:
     assert group.command == f"dwhctl load orders calls --date {DAY} --shard city_000 --shard city_001"
     groups = group_failures(project, [*down, *(replace(one, load="calls") for one in down)], by_load=True)
     assert [one.command.split()[2] for one in groups] == ["orders", "calls"]
+
+
+def test_refused_values_of_two_loads_are_two_groups(project: Project) -> None:
+    refused = failed(SHARDS[0], "ValueRefusedError", "column x, row id=1: the value does not fit")
+    groups = group_failures(project, [refused, replace(refused, load="calls")])
+    assert [one.command.split()[2] for one in groups] == ["orders", "calls"]
+
+
+def test_one_command_accepts_all_sources_that_shrank(project: Project) -> None:
+    [group] = group_failures(project, [failed(shard, "ShrunkSourceError") for shard in SHARDS[:2]])
+    assert group.advice == "see whether that is right for all of them, then"
+    assert (
+        group.command == f"dwhctl load orders --date {DAY} --shard city_000 --shard city_001 --allow-shrink"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -12,10 +13,14 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import QueryError, SchemaDriftError, TargetRefusedError
 from dwhctl.load.cast import compare
 from dwhctl.systems.base.ddl import NewTable, new_table
+from dwhctl.systems.base.system import System
 from dwhctl.systems.clickhouse.types import create_table as in_clickhouse
 from dwhctl.systems.duckdb.client import declaration as in_duckdb
 from dwhctl.systems.mssql.sql import ResultColumn, column
+from dwhctl.systems.postgres import types as postgres_types
+from dwhctl.systems.postgres.system import SYSTEM as POSTGRES
 from dwhctl.systems.postgres.types import create_table as in_postgres
+from dwhctl.systems.vertica.system import SYSTEM as VERTICA
 from dwhctl.systems.vertica.types import LONG_OCTETS, create_table
 
 ID = Column("ID", Kind.INTEGER, pa.int64(), "bigint")
@@ -57,7 +62,6 @@ def test_the_statements_for_vertica() -> None:
     ("make", "name", "problem"),
     [
         (in_postgres, "Xmin", "a system column of this name; write ... AS another"),
-        (in_postgres, "ё" * 32, "at most 63 octets; write ... AS a shorter one"),
         (in_clickhouse, "a\\b", "a backslash in a column's name"),
         (in_clickhouse, "_partition_id", "a column of its own of this name"),
     ],
@@ -110,3 +114,24 @@ def test_columns_that_no_load_can_have_make_no_table(
 ) -> None:
     with pytest.raises(QueryError, match=re.escape(words)):
         new_table("stage.t", columns, key, slice_by)
+
+
+@pytest.mark.parametrize(
+    ("make", "most"), [(create_table, 128), (postgres_types.create_table, 63)], ids=["vertica", "postgres"]
+)
+def test_a_name_that_the_warehouse_would_cut_or_refuse(
+    make: Callable[[NewTable], list[str]], most: int
+) -> None:
+    def table(name: str) -> NewTable:
+        return new_table("stage.t", [ID, column(ResultColumn(name, "int"))], ["id"], None)
+
+    fits = "я" * (most // 2)
+    assert f'"{fits}"' in "".join(make(table(fits)))
+    with pytest.raises(TargetRefusedError, match=f"its name has {2 * (most // 2) + 2} octets.* takes {most}"):
+        make(table(fits + "я"))
+
+
+@pytest.mark.parametrize(("system", "most"), [(VERTICA, 128), (POSTGRES, 63)], ids=["vertica", "postgres"])
+def test_the_octets_of_both_parts_of_a_tables_name_count(system: System[Any], most: int) -> None:
+    assert system.table_problem(None, f"{'s' * most}.{'t' * most}") is None
+    assert system.table_problem(None, f"{'s' * (most - 1)}.{'я' * (most - 2)}") is not None

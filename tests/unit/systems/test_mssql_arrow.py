@@ -29,7 +29,7 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import CursorOptions, SourceOptions, system_of
 from dwhctl.systems.mssql import arrow_client
@@ -243,6 +243,14 @@ def test_an_error_is_what_its_number_means(
     with opened(server) as source, pytest.raises(kind, match=f"SQL Server {number}: words") as raised:
         rows_of(source, "SELECT id FROM orders")
     assert type(raised.value) is kind
+
+
+@pytest.mark.skipif(RUST, reason="its messages have the reason")
+@pytest.mark.parametrize("kind", ["reset", "close"])
+def test_a_lost_connection_is_said_with_its_reason(server: TdsServer, kind: str) -> None:
+    server.faults.add(Fault(kind, statement="^SELECT id", times=1))
+    with opened(server) as source, pytest.raises(SourceError, match="Connection reset by peer"):
+        rows_of(source, "SELECT id FROM orders")
 
 
 def test_why_a_login_failed(server: TdsServer) -> None:

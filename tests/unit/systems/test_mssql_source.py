@@ -23,7 +23,7 @@ from dwhctl.core.errors import (
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.base.source import Source
 from dwhctl.systems.base.system import SourceOptions, system_of
 from dwhctl.systems.mssql import client as mssql_link
@@ -153,6 +153,19 @@ def test_a_refused_login_is_tried_twice_and_no_more(server: TdsServer) -> None:
         assert caught.value.connection == "mssql_0"
         assert "Wrong_789" not in str(caught.value)
         assert server.logins - before <= 2
+
+
+def test_a_login_that_was_accepted_a_moment_ago_and_is_refused_twice_says_nothing_of_the_database(
+    server: TdsServer,
+) -> None:
+    server.faults.add(Fault("refuse_login"))
+    with pytest.raises(SourceBusyError, match="accepted a moment ago, was refused twice"):
+        mssql_link.connect(connection(server), "abakan", None, login_known=True)
+
+
+def test_a_missing_database_of_the_connections_own_is_told_from_a_refused_login(server: TdsServer) -> None:
+    with pytest.raises(DatabaseMissingError, match="there is no such database"):
+        mssql_link.connect(connection(server, database="gone"), "gone", None)
 
 
 def test_a_refused_login_of_the_connections_own_database_is_tried_twice_at_most(server: TdsServer) -> None:

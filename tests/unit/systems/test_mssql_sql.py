@@ -10,7 +10,7 @@ import pytest
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import QueryError
 from dwhctl.project.days import start_of_day
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.systems.mssql.sql import one_select, with_bounds, wrapped
 
 

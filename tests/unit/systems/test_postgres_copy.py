@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from random import Random
 from typing import Any
 
+import psycopg2
 import pytest
 
-from dwhctl.systems.postgres.source import _BLOCK_BYTES, _CopyOut
+from dwhctl.systems.postgres import copy_out
+from dwhctl.systems.postgres.copy_out import _BLOCK_BYTES, CopyOut
 
 
 class Client:
     """A connection whose COPY is a function that is given `write`."""
 
     timeout = 2.0
+    is_plain = False
 
     def __init__(self, send: Callable[[Callable[[Any], object]], object]) -> None:
         self._send = send
@@ -25,9 +31,9 @@ class Client:
     def sever(self) -> None: ...
 
 
-def copy_of(send: Callable[[Callable[[Any], object]], object]) -> _CopyOut:
+def copy_of(send: Callable[[Callable[[Any], object]], object]) -> CopyOut:
     client: Any = Client(send)
-    return _CopyOut(client, "COPY")
+    return CopyOut(client, "COPY")
 
 
 @pytest.mark.parametrize("short", [0, 1, 31, 500])
@@ -68,3 +74,150 @@ def test_an_error_while_rows_are_taken_is_raised_and_not_waited_for() -> None:
         assert list(copy.blocks()) == []
         with pytest.raises(TypeError):
             copy.check()
+
+
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+BEGIN = message(b"H", b"\0\0\1\0\0")
+END = message(b"c") + message(b"C", b"COPY 3\0") + message(b"Z", b"I")
+TERMINATED = message(b"E", b"SFATAL\0C57P01\0Mterminating connection\0\0")
+
+
+class PlainClient:
+    """A connection without TLS; on the other end of its socket is a server that sends `pieces`, and then ends."""
+
+    timeout = 2.0
+    is_plain = True
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._own, server = socket.socketpair()
+        # As libpq does.
+        self._own.setblocking(False)
+        self.sent = b""
+        threading.Thread(target=self._serve, args=(server, pieces), daemon=True).start()
+
+    def _serve(self, server: socket.socket, pieces: Iterable[bytes]) -> None:
+        with server:
+            self.sent = server.recv(100)
+            try:
+                for piece in pieces:
+                    server.sendall(piece)
+            except OSError:
+                pass
+
+    def copy_out_plain(self, sql: str, read: Callable[[socket.socket, str], None]) -> None:
+        read(self._own, sql)
+
+    def sever(self) -> None:
+        self._own.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._own.close()
+
+
+def cut(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def framed(rows: Sequence[bytes]) -> list[bytes]:
+    return [b"0000," + row for row in rows]
+
+
+@contextmanager
+def plain(*pieces: bytes) -> Iterator[tuple[CopyOut, PlainClient]]:
+    client = PlainClient(pieces)
+    with closing(client), closing(CopyOut(client, "COPY")) as copy:  # type: ignore[arg-type]
+        yield copy, client
+
+
+def taken(copy: CopyOut) -> bytes:
+    return b"".join(bytes(block) for block in copy.blocks())
+
+
+#: Texts that look like a row's end and the next one's header; lengths whose octets do.
+ODD_ROWS = [
+    b"\n",
+    b"1\n",
+    b'"a\nd"\n',
+    b'"\nd\x01\x02\x03\x04d\n"\n',
+    b'"\nZ"\n',
+    *(b"x" * (length - 5) + b"\n" for length in (0x0A, 0x0D, 0x22, 0x2C, 0x64, 0x0A0A, 0x0A64)),
+    b"y" * (0x0A6400 - 5) + b"\n",
+    b"y" * (0x0A640A - 5) + b"\n",
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4096, 2**30])
+def test_a_socket_is_read_to_the_end_of_the_answer(size: int) -> None:
+    rows = ODD_ROWS[: -2 if size < 100 else None] * 3
+    stream = BEGIN + b"".join(message(b"d", row) for row in rows) + END
+    with plain(*cut(stream, size)) as (copy, client):
+        assert taken(copy) == b"".join(framed(rows))
+        copy.check()
+    assert client.sent == message(b"Q", b"COPY\0")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_rows_in_any_pieces(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copy_out, "_BLOCK_BYTES", 500)
+    random = Random(seed)
+    rows = [
+        bytes(random.choices(b'\n\rd"EZc,x\1', k=random.choice((0, 1, 9, 90, 480, 900)))) + b"\n"
+        for _ in range(400)
+    ]
+    notice = message(b"N", b"SNOTICE\0Mhello\0\0")
+    data = b"".join(message(b"d", row) + notice * (random.random() < 0.1) for row in rows)
+    pieces = list(cut(BEGIN + data + END, random.choice((7, 100, 499, 505, 5000))))
+    with plain(*pieces) as (copy, _):
+        assert taken(copy) == b"".join(framed(rows))
+        copy.check()
+
+
+def test_a_row_of_sixteen_mebibytes() -> None:
+    """The first octet of its length is not zero."""
+    rows = [b"1\n", b"z" * 2**24 + b"\n", b"2\n"]
+    with plain(BEGIN, *(message(b"d", row) for row in rows), END) as (copy, _):
+        assert taken(copy) == b"".join(framed(rows))
+        copy.check()
+
+
+def test_the_rows_before_the_servers_error_are_handed_over() -> None:
+    error = message(b"E", b"SERROR\0C22012\0Mdivision by zero\0P8\0WSQL function\0\0")
+    with plain(BEGIN, message(b"d", b"1\n"), error, message(b"Z", b"I")) as (copy, _):
+        assert taken(copy) == b"0000,1\n"
+        with pytest.raises(psycopg2.DatabaseError, match="division by zero") as caught:
+            copy.check()
+    assert (caught.value.pgcode, caught.value.diag.statement_position) == ("22012", "8")
+    assert caught.value.diag.context == "SQL function"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        ([BEGIN, message(b"d", b"1\n")], "server closed the connection unexpectedly"),
+        ([BEGIN, message(b"d", b"1\n") + message(b"d", b"2\n")[:6]], "closed the connection"),
+        ([BEGIN, message(b"d", b"1\n"), TERMINATED], "terminating connection"),
+        ([BEGIN, message(b"d", b"1\n"), message(b"T", b"\0\0")], "type 84 came"),
+        ([BEGIN, message(b"d", b"1\n"), b"d\0\0\0\0d\0\0\0\0"], "a message of 0 octets"),
+        ([BEGIN, message(b"d", b"1\n"), b"d\xff\xff\xff\xff"], "a message of 4294967295 octets"),
+    ],
+)
+def test_an_answer_that_ends_early_is_an_error(pieces: list[bytes], text: str) -> None:
+    with plain(*pieces) as (copy, _):
+        assert taken(copy) == b"0000,1\n"
+        with pytest.raises(psycopg2.DatabaseError, match=text):
+            copy.check()
+
+
+def test_a_block_stays_as_it_is_until_the_next_one_is_asked_for() -> None:
+    """The thread fills other buffers meanwhile."""
+    rows = [b"%01000d\n" % number for number in range(30_000)]
+    with plain(BEGIN, b"".join(message(b"d", row) for row in rows), END) as (copy, _):
+        blocks = copy.blocks()
+        first = next(blocks)
+        copied = bytes(first)
+        threading.Event().wait(0.3)
+        assert bytes(first) == copied
+        assert copied + b"".join(map(bytes, blocks)) == b"".join(framed(rows))

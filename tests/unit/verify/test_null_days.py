@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from dwhctl.project.templates import Query
+from dwhctl.project.query import Query
 from dwhctl.verify.checks import without_slice
 
 _BINDS = {"start": datetime.fromisoformat("2020-07-14"), "end": datetime.fromisoformat("2020-07-15")}
