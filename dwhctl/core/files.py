@@ -14,7 +14,8 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -107,6 +108,8 @@ def _opened(path: Path, mode: str, flags: int, *, follow: bool = False, bufferin
 _ALONE = 0o077
 _WITH_GROUP = 0o007
 _LONGEST_PREFIX = 100
+#: No process that still lives writes one text for so long.
+_LEFT_SECONDS = 3600
 
 _umask = _ALONE
 _is_in_force = False
@@ -154,22 +157,44 @@ def write_whole(path: Path, text: str, mode: int | None = None) -> None:
     The new text goes into a new file, which replaces the old one: a symbolic link is replaced, not followed. Without
     a `mode` the umask decides.
     """
-    import tempfile
+    with _written_beside(path, text, mode) as new:
+        os.replace(new, path)  # noqa: PTH105
 
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:_LONGEST_PREFIX]}.", suffix=".tmp"
-    )
+
+def create_whole(path: Path, text: str) -> None:
+    """Create a file at once, so that it has all of its text after a kill too. Raise FileExistsError, or OSError."""
+    with _written_beside(path, text) as new:
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with path.open("x", encoding="utf-8", newline="") as file:
+                file.write(text)
+
+
+@contextmanager
+def _written_beside(path: Path, text: str, mode: int | None = None) -> Iterator[str]:
+    """Yield a new file with the text, which is in the same folder, and is removed if it is still there.
+
+    Also remove those that killed processes left there.
+    """
+    prefix, suffix = f".{path.name[:_LONGEST_PREFIX]}.", ".tmp"
+    for left in path.parent.glob(f"{escape(prefix)}????????{suffix}"):
+        with suppress(OSError):
+            if time.time() - left.lstat().st_mtime > _LEFT_SECONDS:
+                left.unlink()
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=suffix)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             os.fchmod(descriptor, 0o666 & ~_umask if mode is None else mode)
             file.write(text)
             file.flush()
             os.fsync(descriptor)
-        os.replace(name, path)  # noqa: PTH105
-    except BaseException:
+        yield name
+    finally:
         with suppress(OSError):
             os.unlink(name)  # noqa: PTH108
-        raise
 
 
 def owner_of(path: Path) -> str:

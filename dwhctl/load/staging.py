@@ -1,7 +1,8 @@
 """Publish groups: slices of one load and day that are staged side by side and published together.
 
 A group takes slices until it is full or old. What is ready is published when no attempt of the group runs any more,
-when much is ready, or when it has waited long enough: one hanging slice must not delay the others.
+when much is ready, or when it has waited long enough. It does not wait for late attempts, which take far longer than
+others do: their servers may hang, and must not delay the rows of those that answer.
 The staging object is dropped whole when the attempts of all its slices have ended and are published.
 
 A warehouse takes time to make a staging object. So that no worker waits for it at the end of a day, the group of the
@@ -10,10 +11,13 @@ slices that start next is begun before they start; its age counts from its first
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import date
+from math import inf
+from statistics import median
 from typing import TYPE_CHECKING
 
 from dwhctl.runtime.messages import Failure
@@ -30,11 +34,15 @@ MAX_AGE_SECONDS = 5.0
 MAX_READY_SECONDS = 5.0
 #: A group without running attempts waits so long for queued slices: those of a dead server never start.
 IDLE_SECONDS = 0.5
+#: An attempt is late after so many seconds, or so many times what half of the last slices needed.
+LATE_SECONDS = 1.0
+_LATE_TIMES = 4
+_LAST_SLICES = 32
 
 
 @dataclass(slots=True)
 class PublishGroup:
-    """One group. `pending` are running attempts, `ready` is staged, `publishing` counts what the publisher has.
+    """One group. `pending` are running attempts, each with its start; `publishing` counts what the publisher has.
 
     Nothing can be staged in it before it `is_open`. While it is `opening`, a session of its target makes it, under
     slots of its slices: those of a slice whose attempt has ended are `kept` until it is open. A `direct` group has one
@@ -49,7 +57,7 @@ class PublishGroup:
     opening: bool = True
     kept: list[Slot] = field(default_factory=list)
     taken: int = 0
-    pending: set[str] = field(default_factory=set)
+    pending: dict[str, float] = field(default_factory=dict)
     ready: list[StagedSlice] = field(default_factory=list)
     ready_since: float = 0.0
     idle_since: float = 0.0
@@ -74,13 +82,18 @@ class PublishGroup:
         for slot in self.kept:
             slot.release()
 
-    def is_due(self, now: float) -> bool:
-        """Return whether what is ready should be published now."""
+    def due_at(self, late_after: float, *, closed: bool) -> float:
+        """Return when to publish what is ready; a group that is `closed` takes no more slices."""
         if not self.ready:
-            return False
-        if not self.pending or now - self.ready_since >= MAX_READY_SECONDS:
-            return True
-        return sum(staged.rows for staged in self.ready) >= MAX_ROWS
+            return inf
+        if sum(staged.rows for staged in self.ready) >= MAX_ROWS:
+            return self.ready_since
+        idle_at = (self.ready_since if closed else self.idle_since) + IDLE_SECONDS
+        if not self.pending:
+            return self.ready_since if closed else idle_at
+        # Late slices that are staged soon after each other are published together.
+        all_late_at = max(self.pending.values()) + late_after
+        return min(self.ready_since + MAX_READY_SECONDS, max(all_late_at, idle_at))
 
 
 class Groups:
@@ -92,6 +105,8 @@ class Groups:
         self._taking: dict[NameAndDay, PublishGroup] = {}
         self._alive: list[PublishGroup] = []
         self._opened = 0
+        self._seconds: deque[float] = deque(maxlen=_LAST_SLICES)
+        self._late_after = LATE_SECONDS
         self._not_ahead: set[NameAndDay] = set()
         self.targets: set[str] = set()
 
@@ -103,7 +118,7 @@ class Groups:
         if not group.taken:
             group.opened = now
         group.taken += 1
-        group.pending.add(token)
+        group.pending[token] = now
         return group
 
     def wants_ahead(self, load: Load, day: date, now: float) -> bool:
@@ -151,12 +166,13 @@ class Groups:
                 not queued(group.name_and_day) or not group.takes(now)
             ):
                 del self._taking[group.name_and_day]
-            closed = self._taking.get(group.name_and_day) is not group
-            idle = not group.pending and now - group.idle_since >= IDLE_SECONDS
-            if group.is_due(now) and (closed or idle or group.pending or len(group.ready) >= MAX_SLICES):
+            if now >= self._due_at(group):
                 ready, group.ready = group.ready, []
                 group.publishing += 1
                 yield group, ready
+
+    def _due_at(self, group: PublishGroup) -> float:
+        return group.due_at(self._late_after, closed=self._taking.get(group.name_and_day) is not group)
 
     def done(self) -> Iterator[PublishGroup]:
         """Yield the groups whose staging can be dropped, and forget them."""
@@ -171,22 +187,19 @@ class Groups:
 
     def report(self, group: PublishGroup, token: str, staged: StagedSlice | None, now: float) -> None:
         """Record that a slice's attempt has ended, with what it staged."""
-        group.pending.discard(token)
+        started = group.pending.pop(token, now)
         group.idle_since = now
         if staged is not None:
+            self._seconds.append(now - started)
+            self._late_after = max(LATE_SECONDS, _LATE_TIMES * median(self._seconds))
             if not group.ready:
                 group.ready_since = now
             group.ready.append(staged)
 
     def next_due(self, now: float) -> float | None:
         """Return the seconds until something becomes due by time alone."""
-        waits = [
-            (group.ready_since + MAX_READY_SECONDS if group.pending else group.idle_since + IDLE_SECONDS)
-            - now
-            for group in self._alive
-            if group.ready
-        ]
-        return max(0.0, min(waits)) if waits else None
+        due_at = min(map(self._due_at, self._alive), default=inf)
+        return None if due_at == inf else max(0.0, due_at - now)
 
     def release(self) -> None:
         """Release every slot, whatever ended the run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -644,6 +646,28 @@ def test_a_call_of_a_dead_process_counts_for_a_window_more(tmp_path: Path) -> No
     kept.end(call)
     kept.begin()
     kept.close()
+
+
+def test_a_kill_while_the_calls_are_written_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, never = RateLimit(1, 60), threading.Event()
+    with closing(Budget("crm", limit, tmp_path, 300, never)) as killed:
+        call = killed.begin()
+
+        class Killed(io.FileIO):
+            def truncate(self, size: int | None = None) -> int:
+                raise KeyboardInterrupt
+
+        killed.close()
+        monkeypatch.setattr(killed, "_file", Killed(tmp_path / "rates" / "crm.json", "r+"))
+        with pytest.raises(KeyboardInterrupt):
+            killed.end(call)
+    with (
+        closing(Budget("crm", limit, tmp_path, 300, never, most_wait=0.1)) as kept,
+        pytest.raises(SourceBusyError, match="rate_limit"),
+    ):
+        kept.begin()
 
 
 def test_a_damaged_file_of_the_rate_limit_does_no_harm(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import click
 from dwhctl.cli.common.options import Settings, common_options, pass_settings
 from dwhctl.cli.common.output import say
 from dwhctl.core.errors import UsageError
+from dwhctl.core.files import create_whole, read_text
 
 #: The files of a project, and the templates that they are made from.
 FILES = {
@@ -109,23 +110,41 @@ def fill_template(kind: str, name: str, **names: str) -> str:
 
 
 def write_new_files(folder: Path, texts: Mapping[str, str]) -> list[str]:
-    """Write the files and return their paths. Raise UsageError, and write nothing, when one exists already."""
+    """Write the files and return their paths. Raise UsageError, and write nothing, when one exists already.
+
+    After a kill some of them are there as they are to be: then the others are added.
+    """
     existing = [path for path in texts if (folder / path).exists()]
-    if existing:
-        raise UsageError(
-            f"{folder.absolute()} already has {', '.join(existing)}, which dwhctl does not overwrite;"
-            " give another folder, or move these files away"
-        )
-    try:
-        for path, text in texts.items():
+    if len(existing) == len(texts) or not all(_holds(folder / path, texts[path]) for path in existing):
+        raise _exist(folder, existing)
+    for path in texts:
+        if path in existing:
+            continue
+        try:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            with (folder / path).open("x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {error.filename}: {error.strerror}; give a folder that this user may write to"
-        ) from None
+            create_whole(folder / path, texts[path])
+        except FileExistsError:
+            # Another process makes a project here: the first file decides whose it is.
+            raise _exist(folder, [path]) from None
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {folder / path}: {error.strerror}; give a folder that this user may write to"
+            ) from None
     return list(texts)
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return read_text(path) == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _exist(folder: Path, paths: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"{folder.absolute()} already has {', '.join(paths)}, which dwhctl does not overwrite;"
+        " give another folder, or move these files away"
+    )
 
 
 def program_name() -> str:

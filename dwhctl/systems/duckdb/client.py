@@ -342,16 +342,17 @@ def _create_whole(path: Path) -> None:
 
     DuckDB itself creates an empty file, which it refuses as damaged until it has filled it.
     """
-    if path.exists():
+    # A write-ahead log whose file was deleted is of no use to a new file; DuckDB's own creation removes it.
+    if path.exists() or path.with_name(f"{path.name}.wal").exists():
         return
     new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.new")
     try:
         # What fails here, links on some file systems or all in a folder without rights, is left to DuckDB's own
         # creation, whose error is about the file itself.
         with suppress(OSError, duckdb.Error):
+            _remove_half_created(path)
             duckdb.connect(str(new)).close()
             os.link(new, path)
-            _remove_half_created(path)
     finally:
         with suppress(OSError):
             new.unlink()
@@ -360,8 +361,10 @@ def _create_whole(path: Path) -> None:
 def _remove_half_created(path: Path) -> None:
     """Remove what killed processes left of creating the file, which takes milliseconds."""
     for left in path.parent.glob(f".{literal_path(Path(path.name))}.*.new"):
-        if time.time() - left.stat().st_mtime > 60:
-            left.unlink()
+        pid = left.suffixes[-2].strip(".").partition("-")[0]
+        with suppress(OSError):  # another process has removed it
+            if not Path("/proc", pid).exists() or time.time() - left.stat().st_mtime > 60:
+                left.unlink()
 
 
 def _note_holder(waiting: Wait, path: Path, attempt: tenacity.RetryCallState) -> None:

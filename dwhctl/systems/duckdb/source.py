@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dwhctl.core.columns import Column
     from dwhctl.project.templates import Query
     from dwhctl.systems.duckdb.system import DuckdbConnection
+
+
+#: How much of the file DuckDB may keep in memory during a query, and after how many octets of rows that is looked at.
+_MOST_KEPT = 8 * 2**20
 
 
 class DuckdbSource(SqlSource):
@@ -89,11 +93,29 @@ class DuckdbSource(SqlSource):
             self._db.execute(f"SET memory_limit = '{limit}'")
             self._reader = relation.to_arrow_reader(rows)
             del relation
+            unlooked = 0
             for batch in self._reader:
+                unlooked += batch.nbytes
+                if unlooked >= _MOST_KEPT and self._connection.memory_limit is None:
+                    unlooked = 0
+                    self._release_blocks(limit)
                 # DuckDB returns an ENUM as a dictionary and a TIMESTAMPTZ in the session's time zone.
                 yield batch if batch.schema == schema else batch.cast(schema)
         except (duckdb.Error, OSError) as error:
             raise self._translate_error(error) from error
+
+    def _release_blocks(self, limit: str) -> None:
+        """Release the blocks of the file that the query has read: DuckDB keeps them up to its memory limit."""
+        with closing(self._db.cursor()) as beside:
+            found = beside.execute("SELECT tag, memory_usage_bytes FROM duckdb_memory()").fetchall()
+            used = {str(tag): int(size) for tag, size in found}
+            if used["BASE_TABLE"] <= _MOST_KEPT:
+                return
+            # A lower limit releases the file's blocks before all else. Where some are in use DuckDB refuses the limit
+            # after it has released the others.
+            with suppress(duckdb.OutOfMemoryException):
+                beside.execute(f"SET memory_limit = '{max(1, sum(used.values()) - used['BASE_TABLE'])}B'")
+            beside.execute(f"SET memory_limit = '{limit}'")
 
     def _rows_over(self, query: Query, write: Callable[[str], str]) -> list[tuple[Any, ...]]:
         sql = write(f"({self._sql(query)}\n) AS slice")

@@ -55,7 +55,8 @@ class DuckdbConnection(EmbeddedConnection):
     """How long to wait for a file that another process has open."""
     memory_limit: Annotated[str, AfterValidator(_amount)] | None = Field(None, examples=["256MiB"])
     """The memory that DuckDB may use in each process before it spills to the folder `spill` of the state folder. Left
-    out: 64MiB, or 3MiB for each column of a wide table."""
+    out: 64MiB, or 3MiB for each column of a wide table, and an extract keeps at most about 8MiB of its file in
+    memory."""
 
     @property
     def is_folder(self) -> bool:

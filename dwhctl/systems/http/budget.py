@@ -142,11 +142,13 @@ class Budget:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             self._file.seek(0)
-            state = _read(self._file.read())
+            before = self._file.read()
+            state = _read(before)
             yield state
             octets = json.dumps(state).encode()
             self._file.seek(0)
-            self._file.write(octets)
+            # After a kill before the next line the text is followed by blanks, not by the end of the one before.
+            self._file.write(octets.ljust(len(before)))
             self._file.truncate(len(octets))
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)

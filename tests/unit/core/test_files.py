@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -225,3 +226,26 @@ def test_a_folder_in_place_of_the_logs_is_no_defect(
     said = capsys.readouterr()
     assert "internal error" not in said.out + said.err
     assert f"the logs in {logs} cannot be read" in said.err
+
+
+def test_a_text_that_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    """It may have a secret, and a page is written at the end of every run."""
+    path = tmp_path / "page[1].html"
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+        files.write_whole(path, "new")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    others = [tmp_path / f".page[1].html.{name}.tmp" for name in ("notes", "of a user")]
+    long_ago = time.time() - 2 * 3600
+    for other in others:
+        other.touch()
+        os.utime(other, (long_ago, long_ago))
+    files.write_whole(path, "new")
+    assert left.exists(), "a process may still write it"
+    os.utime(left, (long_ago, long_ago))
+    files.write_whole(path, "newer")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, path])
+    assert path.read_text() == "newer"

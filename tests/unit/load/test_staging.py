@@ -95,16 +95,58 @@ def test_a_hanging_slice_does_not_hold_up_its_neighbours() -> None:
     bench = Bench()
     group = bench.take("hangs")
     bench.take("b")
-    bench.groups.report(group, "b", staged("chita", 6), 1.0)
-    assert bench.groups.next_due(2.0) == module.MAX_READY_SECONDS - 1.0
-    assert bench.due(1.0 + module.MAX_READY_SECONDS - 0.1) == []
-    assert len(bench.due(1.0 + module.MAX_READY_SECONDS)) == 1
+    bench.groups.report(group, "b", staged("chita", 6), 0.2)
+    assert bench.groups.next_due(0.4) == module.LATE_SECONDS - 0.4
+    assert bench.due(module.LATE_SECONDS - 0.1) == []
+    assert len(bench.due(module.LATE_SECONDS)) == 1
     assert bench.groups.next_due(7.0) is None
     group.publishing -= 1
     assert list(bench.groups.done()) == [], "the hanging one may still report"
     bench.groups.report(group, "hangs", None, 9.0)
     assert bench.due(9.0) == []
     assert list(bench.groups.done()) == [group]
+
+
+def test_a_slice_is_not_late_that_takes_as_long_as_the_others() -> None:
+    bench = Bench()
+    group = bench.take("a")
+    bench.take("b", 0.1)
+    bench.groups.report(group, "a", staged("abakan", 5), 2.0)
+    most = 2.0 + module.MAX_READY_SECONDS
+    assert bench.groups.next_due(2.0) == module.MAX_READY_SECONDS
+    assert bench.due(most - 0.1) == []
+    assert len(bench.due(most)) == 1, "what is staged does not wait for ever"
+
+
+def test_a_group_that_takes_more_waits_for_them_and_not_for_the_late() -> None:
+    bench = Bench()
+    group = bench.take("hangs")
+    for number in range(3):
+        now = 2.0 + 0.4 * number
+        assert bench.take(f"t{number}", now) is group
+        assert bench.due(now, more=True) == [], "it has a slice that is not late"
+        bench.groups.report(group, f"t{number}", staged("chita", 6, number), now + 0.1)
+        assert bench.due(now + 0.3, more=True) == [], "the next one may begin at once"
+    idle = now + 0.1 + module.IDLE_SECONDS
+    assert bench.groups.next_due(idle - 0.2) == pytest.approx(0.2)
+    (published,) = bench.due(idle, more=True)
+    assert len(published) == 3
+
+
+def test_late_slices_that_end_together_are_published_together() -> None:
+    bench = Bench()
+    late = [f"late{number}" for number in range(5)]
+    for token in late:
+        group = bench.take(token)
+    for number in range(10):
+        bench.take(f"t{number}")
+        bench.groups.report(group, f"t{number}", staged("abakan", 5, number), 0.1)
+    assert len(bench.due(3.0)) == 1
+    for number, token in enumerate(late[:4]):
+        bench.groups.report(group, token, staged("chita", 6, number), 3.0 + 0.1 * number)
+        assert bench.due(3.0 + 0.1 * number) == []
+    (published,) = bench.due(3.0 + module.IDLE_SECONDS)
+    assert len(published) == 4
 
 
 def test_many_rows_are_published_at_once() -> None:

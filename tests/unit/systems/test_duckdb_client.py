@@ -60,8 +60,30 @@ def test_a_kill_while_a_file_is_created(tmp_path: Path) -> None:
         assert process.wait(60) == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left != path
+    _open(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_kill_left_is_removed_though_its_pid_is_another_process_now(tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    old, new = (tmp_path / f".{path.name}.{os.getpid()}-{number}.new" for number in (1, 2))
+    for left in (old, new):
+        left.touch()
     long_ago = time.time() - 3600
-    os.utime(left, (long_ago, long_ago))
+    os.utime(old, (long_ago, long_ago))
+    _open(path)
+    assert sorted(tmp_path.iterdir()) == sorted([new, path]), "a process may be creating the file"
+
+
+def test_a_file_that_was_deleted_without_its_write_ahead_log(tmp_path: Path) -> None:
+    """A kill leaves the log beside the file, and who starts anew deletes the file alone."""
+    path = tmp_path / "warehouse.duckdb"
+    first = "import duckdb; db = duckdb.connect(sys.argv.pop()); db.execute('CREATE TABLE orders (id INT)')"
+    with _start(path, first=f"{first}; os.kill(os.getpid(), signal.SIGKILL)") as process:
+        assert process.wait(60) == -signal.SIGKILL
+    path.unlink()
+    (log,) = tmp_path.iterdir()
+    assert log.stat().st_size
     _open(path)
     assert list(tmp_path.iterdir()) == [path]
 
