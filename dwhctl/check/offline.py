@@ -135,8 +135,6 @@ def _check_days_differ(
 def _check_target(project: Project, work: Load | Report, day: date, found: list[str]) -> None:
     target = project.connections[work.warehouse]
     system = system_of(target)
-    if problem := system.table_problem(target, work.target_table):
-        found.append(f"{declared_at(work).at(work.table_key)}: {problem}")
     if work.create is None:
         return
     with _collect(found):

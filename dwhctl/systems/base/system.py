@@ -179,10 +179,6 @@ class System(SystemUses, Generic[AnyConnection]):
         """Return the first request of a source that `takes_endpoint`, as it would be sent, without its secrets."""
         raise InternalError(f"connection {connection.name}: {connection.type} takes no endpoint")
 
-    def table_problem(self, connection: AnyConnection, table: str) -> str | None:
-        """Return why a target can have no table of this name."""
-        return None
-
     def statement_problem(self, statement: str) -> str | None:
         """Return why a target would refuse a statement, as far as its text alone shows it."""
         return unclosed(statement)

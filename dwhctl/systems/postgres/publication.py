@@ -92,12 +92,14 @@ class PostgresPublication(Publication):
         self._slice_by = slice_by
         self._schema = schema
         self._doubt = doubt
+        self._held: dict[str, int] = {}
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
         for where in slice_conditions(slices, self._slice_by):
             rows = self._client.query(held_sql(self._table, where))
             held.update((str(shard), int(count)) for shard, count in rows)
+        self._held = held
         return held
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
@@ -121,8 +123,12 @@ class PostgresPublication(Publication):
         return found
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for where in slice_conditions(slices, self._slice_by):
-            self._client.query(delete_sql(self._table, where))
+        deleted = sum(
+            self._client.run(delete_sql(self._table, where))
+            for where in slice_conditions(slices, self._slice_by)
+        )
+        if deleted < sum(self._held.get(slice_.shard, 0) for slice_ in slices):
+            raise catalog.kept_rows(self._table)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.

@@ -267,7 +267,10 @@ class DirectPostgresStage(PostgresStage, DirectStage):
         self.held = self._client.run(f"BEGIN; {delete_sql(target, self._of_slice)}")
         self._table, self._where = target, self._of_slice
         as_text = any(pa.types.is_decimal256(column.type) for column in self._columns)
-        if as_text or not catalog.takes_copy(self._client, target):
+        takes_copy, may_keep = catalog.write_ways(self._client, target)
+        if may_keep and self._client.query(f"SELECT 1 FROM {target} WHERE {self._of_slice} LIMIT 1"):
+            raise catalog.kept_rows(self._group.table)
+        if as_text or not takes_copy:
             self._copy_first(target)
 
     def _copy_first(self, target: str) -> None:

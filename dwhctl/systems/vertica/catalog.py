@@ -25,8 +25,7 @@ from dwhctl.core.secrets import mask
 from dwhctl.core.sql import literal, quote_name
 from dwhctl.systems.base.staging import literals, staging_name
 from dwhctl.systems.base.target import ColumnWarning, StagingGroup
-from dwhctl.systems.vertica import types
-from dwhctl.systems.vertica.types import NAME_OCTETS
+from dwhctl.systems.vertica import NAME_OCTETS, types
 
 if TYPE_CHECKING:
     from dwhctl.systems.vertica.client import VerticaClient
