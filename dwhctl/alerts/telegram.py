@@ -25,7 +25,8 @@ from dwhctl.project.templates import render_text
 
 #: Ids of chats have up to 52 significant bits.
 _SANE = 2**53
-_A_YEAR = 366 * 86_400
+#: No pause is longer: a message is given up after some days, and a date may be wrong.
+_A_DAY = 86_400
 #: The answer repeats the message: 4,096 characters, in JSON up to six octets each, and its entities.
 _LONGEST_ANSWER = 256 * 1024
 _CANNOT_PARSE = "can't parse entities"
@@ -158,7 +159,7 @@ class TelegramChannel:
         seconds = answer.parameter("retry_after")
         if seconds is not None and spent + max(seconds, 1) <= self.timeouts.longest_wait:
             return seconds
-        later = timedelta(seconds=min(seconds, _A_YEAR)) if seconds is not None else None
+        later = timedelta(seconds=min(seconds, _A_DAY)) if seconds is not None else None
         how_long = f" for {format_duration(later)}" if later else ""
         raise AlertNotSentError(f"Telegram asks for a pause{how_long}: too many messages", later)
 

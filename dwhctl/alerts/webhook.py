@@ -31,7 +31,8 @@ from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project, WebhookAlert
 
 _LONGEST_ANSWER = 64 * 1024
-_A_YEAR = 366 * 86_400
+#: No pause is longer: a message is given up after some days, and a date may be wrong.
+_A_DAY = 86_400
 #: A shorter part of a path, as `services`, is a word. Keys are longer: 24 characters of Slack, 26 of Mattermost.
 _KEY = 16
 #: How many reasons a document has.
@@ -184,7 +185,7 @@ class WebhookChannel:
     def _refusal(self, reason: str, status: int, retry_after: float | None) -> AlertError:
         words = f": {reason}" if reason else ""
         if status == 429 or (status == 503 and retry_after is not None) or "http error 429" in reason.lower():
-            later = timedelta(seconds=min(retry_after, _A_YEAR)) if retry_after is not None else None
+            later = timedelta(seconds=min(retry_after, _A_DAY)) if retry_after is not None else None
             how_long = f" for {format_duration(later)}" if later else ""
             return AlertNotSentError(f"{self.host} asks for a pause{how_long}: too many messages", later)
         if status >= 500:

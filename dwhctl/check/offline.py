@@ -16,7 +16,7 @@ from dwhctl.core.secrets import SHORTEST
 from dwhctl.core.sql import find_binds, same_but_comments, split_statements
 from dwhctl.load.direct import can_be_direct
 from dwhctl.load.staging import MAX_SLICES
-from dwhctl.project.days import make_slice, resolve_day
+from dwhctl.project.days import format_duration, make_slice, resolve_day
 from dwhctl.project.fields import leaves
 from dwhctl.project.loads import Load, Report, Shard
 from dwhctl.project.model import Alert, Project
@@ -135,8 +135,6 @@ def _check_days_differ(
 def _check_target(project: Project, work: Load | Report, day: date, found: list[str]) -> None:
     target = project.connections[work.warehouse]
     system = system_of(target)
-    if problem := system.table_problem(target, work.target_table):
-        found.append(f"{declared_at(work).at(work.table_key)}: {problem}")
     if work.create is None:
         return
     with _collect(found):
@@ -263,7 +261,10 @@ def _extract(project: Project, load: Load, shard: Shard, day: date) -> RenderedP
 
 def _ready(project: Project, load: Load, shard: Shard, day: date) -> RenderedPart:
     query = render_ready(project, load, shard, make_slice(project, load, shard, day))
-    about = f"ready of {_about(load, shard, day)}: every {load.ready_interval}, up to {load.ready_timeout}"
+    about = (
+        f"ready of {_about(load, shard, day)}: every {format_duration(load.ready_interval)},"
+        f" up to {format_duration(load.ready_timeout)}"
+    )
     return RenderedPart("ready", about, [_on_shard(query)])
 
 

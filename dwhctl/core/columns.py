@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: The fields that dwhctl adds to every row: its shard, its session, and its id.
 SERVICE_FIELDS = ("etl_source", "etl_id", "hash_id")
+#: Names that no column of an extract has: those, and the column of a staging table with the token of an attempt.
+OWN_COLUMNS = (*SERVICE_FIELDS, "dwhctl_token")
 
 
 class Kind(enum.StrEnum):

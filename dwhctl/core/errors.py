@@ -37,7 +37,7 @@ class DwhctlError(Exception):
 
 
 class Interrupted(BaseException):
-    """The command received SIGINT or SIGTERM."""
+    """The command received SIGINT, SIGTERM or SIGHUP."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("interrupted")

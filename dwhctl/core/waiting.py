@@ -155,7 +155,11 @@ def _rounded(seconds: float) -> str:
     return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
 
 
-_EXIT_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+_EXIT_CODES = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGHUP: ExitCode.TERMINATED,  # its terminal was closed
+}
 
 
 class Signals:
@@ -179,9 +183,15 @@ class Signals:
 
 @contextmanager
 def caught_signals() -> Iterator[Signals]:
-    """Catch SIGINT and SIGTERM in the block (in the main thread, where Python delivers them)."""
+    """Catch SIGINT, SIGTERM and SIGHUP in the block (in the main thread, where Python delivers them).
+
+    SIGHUP stays ignored for a command that nohup started.
+    """
     signals = Signals()
-    before = {number: signal.signal(number, signals.handle) for number in _EXIT_CODES}
+    numbers = set(_EXIT_CODES)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        numbers.discard(signal.SIGHUP)
+    before = {number: signal.signal(number, signals.handle) for number in numbers}
     try:
         yield signals
     finally:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
+from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import OutsideSliceError, SchemaDriftError, ValueRefusedError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def compare(
     differences += [
         f"column {name} is dwhctl's own and must not come from the extract"
         for name in theirs
-        if name in SERVICE_FIELDS
+        if name in OWN_COLUMNS
     ]
     missing = [column for name, column in ours.items() if name not in theirs and name not in SERVICE_FIELDS]
     filled = [column for column in missing if fill_missing and column.nullable]

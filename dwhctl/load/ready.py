@@ -19,6 +19,7 @@ from dwhctl.core.errors import AttemptError, ConfigError, NotReady, QueryError, 
 from dwhctl.core.waiting import Wait
 from dwhctl.core.words import one_line, quoted, shown_path, shown_time
 from dwhctl.engine.jobs import JobQueue
+from dwhctl.project.days import format_duration
 from dwhctl.project.query import Query
 from dwhctl.project.templates import render_ready
 from dwhctl.runtime.events import SliceReady, SliceWaits
@@ -248,7 +249,8 @@ class ReadyChecks:
             pause=load.ready_interval.total_seconds(),
             event=SliceWaits(*job.names, query, loop.began + load.ready_timeout),
             error=lambda: NotReady(
-                f"{query} was not true since {since}, for the load's ready_timeout of {load.ready_timeout}"
+                f"{query} was not true since {since}, for the load's ready_timeout of"
+                f" {format_duration(load.ready_timeout)}"
             ),
         )
 

@@ -267,9 +267,15 @@ def _check_alert_filters(found: Found) -> None:
 
 
 def _check_tables(found: Found) -> None:
-    """Add a problem for a target table of two loads or reports: each replaces its rows."""
+    """Add a problem for a target table that cannot be, or is that of two loads or reports: each replaces its rows.
+
+    A name that is too long is cut by some systems, and then is that of another table.
+    """
     owners: dict[tuple[str, str], str] = {}
     for work in (*found.loads.values(), *found.reports.values()):
+        target = found.connections.get(work.warehouse)
+        if target and (problem := SYSTEMS[target.type].table_problem(target, work.target_table)):
+            found.problems.add(found.place(work).at(work.table_key), problem)
         owner = owners.setdefault((work.warehouse, work.target_table.lower()), work.title)
         if owner != work.title:
             what = f"{work.target_table} on '{work.warehouse}' is already the target of {owner}"

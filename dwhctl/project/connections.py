@@ -197,6 +197,10 @@ class SystemUses:
     #: The schemes of URLs, in addition to the type.
     schemes: ClassVar[tuple[str, ...]] = ()
 
+    def table_problem(self, connection: Any, table: str) -> str | None:  # noqa: ARG002
+        """Return why a target can have no table of this name."""
+        return None
+
 
 _BUILT_IN = ("duckdb", "sqlite", "postgres", "mssql", "vertica", "clickhouse", "http")
 _Found = TypeVar("_Found")

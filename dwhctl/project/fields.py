@@ -286,6 +286,9 @@ def is_relation(text: str) -> bool:
 def _schedule(value: str) -> str:
     if value in SCHEDULE_WORDS:
         return value
+    if re.fullmatch("@[a-z]+", value):
+        # `quoted` would hide it: an @ may be of a login.
+        raise ValueError(f"'{value}' has no times of its own; write one of {', '.join(SCHEDULE_WORDS)}")
     # split() would accept a newline, which ends cron's line.
     parts = [part for part in re.split(r"[ \t]", value) if part]
     if len(parts) != len(_SCHEDULE_FIELDS):

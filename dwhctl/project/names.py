@@ -15,6 +15,7 @@ from dwhctl.core.errors import UsageError
 from dwhctl.core.sql import find_binds, split_statements
 from dwhctl.core.words import nearest, quoted, shown_path
 from dwhctl.project.checks import TASK_NAME_LENGTH, task_name
+from dwhctl.project.connections import SYSTEMS
 from dwhctl.project.fields import is_relation, table_problem
 from dwhctl.project.loads import Load, Report
 from dwhctl.project.problems import REPORTS, Place
@@ -167,7 +168,8 @@ def with_shadow(project: Project, names: Sequence[str], table: str) -> tuple[Pro
 
 
 def _refuse_table(project: Project, load: Load, table: str) -> None:
-    problem = table_problem(table)
+    target = project.connections[load.target]
+    problem = table_problem(table) or SYSTEMS[target.type].table_problem(target, table)
     if problem:
         raise UsageError(f"--table: {problem}")
     owners = {(work.warehouse, work.target_table.lower()): work.title for work in project.work()}

@@ -269,7 +269,8 @@ class _Reader:
 
     def _read_loads(self) -> None:
         defaults = read_defaults(Load, self.main, MAIN.at("load_defaults"), self.problems)
-        for path in sorted((self.root / "config" / "loads").glob("*.toml")):
+        # Not those that begin with a dot: an editor's lock or backup, which come and go while cron's loads start.
+        for path in sorted((self.root / "config" / "loads").glob("[!.]*.toml")):
             name, place = path.stem, Place(f"config/loads/{path.name}")
             self.found.declared["load"].add(name)
             self._check_name(name, place, "load's name", f"; rename the file to {slug(name)}.toml")

@@ -17,6 +17,7 @@ from dwhctl.core.waiting import Wait
 from dwhctl.engine.jobs import Attempt, Job
 from dwhctl.engine.run import Scheduler
 from dwhctl.project.connections import SYSTEMS
+from dwhctl.project.days import format_duration
 from dwhctl.refresh.transaction import refresh_report
 from dwhctl.runtime.events import ClosedFacts, ReportClosed, ReportStarted, ReportWaits
 from dwhctl.runtime.failures import keep_report_place
@@ -220,7 +221,7 @@ class RefreshScheduler(Scheduler[ReportJob, InThread, Refreshed]):
         job = attempt.job
         if attempt.runner.timed_out and not isinstance(error, errors.CommitInDoubtError):
             error = errors.TimedOutError(
-                f"not done after the report's timeout of {job.config.timeout}; its statement was ended"
+                f"not done after the report's timeout of {format_duration(job.config.timeout)}; its statement was ended"
             )
         keep_report_place(self._project, job.config, job.sql, job.day, error)
         if isinstance(error, errors.CommitInDoubtError):

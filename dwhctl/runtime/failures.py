@@ -24,7 +24,7 @@ from dwhctl.sessions.task_states import FailingTask, UnsuccessfulSlice, failing_
 if TYPE_CHECKING:
     from dwhctl.project.loads import Report
     from dwhctl.project.model import Project
-    from dwhctl.runtime.events import FailedSlice
+    from dwhctl.runtime.events import FailedSlice, SliceClosed
     from dwhctl.runtime.messages import Failure
     from dwhctl.runtime.plan import PlannedSlice
     from dwhctl.sessions.store import SessionStore
@@ -136,6 +136,9 @@ _OF_THE_LOAD = (errors.QueryError, errors.SchemaDriftError)
 _OF_ITS_ROWS = (
     errors.DoubledKeyError, errors.OutsideSliceError, errors.ShrunkSourceError, errors.ValueRefusedError,
 )  # fmt: skip
+_STATEMENTS = (errors.QueryError, errors.TargetRefusedError)
+#: Errors of a report's own source and table; its refused statements are too.
+_OF_THE_REPORT = (errors.SchemaDriftError, errors.TooFewRowsError, errors.ValueRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ class FailureGroup:
     def of_load(self) -> bool:
         """Return whether the load itself is at fault, on every connection alike."""
         example = self.example
-        return reason_of(example.load, self.connection, example.failure)[2] != self.connection
+        return reason_of(example, self.connection)[2] != self.connection
 
     @property
     def example(self) -> FailedSlice:
@@ -178,11 +181,19 @@ def blamed(failure: Failure, source: str, target: str) -> str:
     return failure.connection or (target if failure.is_a(*_AT_THE_TARGET) else source)
 
 
-def reason_of(load: str, connection: str, failure: Failure) -> tuple[str, str, str]:
-    """Return what distinguishes reasons: the error, its subject, and the load or connection to correct."""
-    cause = root_cause(failure)
-    of_load = cause.is_a(*_OF_THE_LOAD) and cause.about in (errors.About.SQL, errors.About.TABLE)
-    return cause.error_class, cause.about, f"load {load}" if of_load else connection
+def reason_of(failed: FailedSlice | SliceClosed, connection: str) -> tuple[str, str, str]:
+    """Return what distinguishes reasons: the error, its subject, and the load, report or connection to correct."""
+    assert failed.failure is not None
+    cause = root_cause(failed.failure)
+    is_refused = cause.about in (errors.About.SQL, errors.About.TABLE)
+    if failed.shard:
+        kind, is_own = "load", is_refused and cause.is_a(*_OF_THE_LOAD)
+    else:
+        # What has no place is no statement of the report's: a file that is not a database, for example.
+        is_placed = bool(cause.place) or cause.about is errors.About.TABLE
+        kind = "report"
+        is_own = is_refused and (cause.is_a(*_OF_THE_REPORT) or (is_placed and cause.is_a(*_STATEMENTS)))
+    return cause.error_class, cause.about, f"{kind} {failed.load}" if is_own else connection
 
 
 def group_failures(
@@ -192,7 +203,7 @@ def group_failures(
     groups: dict[tuple[str, ...], list[FailedSlice]] = {}
     for slice in failed:
         if not slice.failure.is_a(errors.InterruptedAttemptError):
-            key = reason_of(slice.load, blamed_of(project, slice), slice.failure)
+            key = reason_of(slice, blamed_of(project, slice))
             alone = by_load or slice.failure.is_a(*_OF_ITS_ROWS)
             groups.setdefault((*key, slice.load) if alone else key, []).append(slice)
     found = [_group(project, slices) for slices in groups.values()]
@@ -236,7 +247,7 @@ def _advice(project: Project, failed: FailedSlice, connection: str) -> tuple[str
 
 
 def _of_sql(project: Project, failed: FailedSlice, failure: Failure, connection: str) -> str:
-    if not failure.is_a(errors.QueryError, errors.TargetRefusedError):
+    if not failure.is_a(*_STATEMENTS):
         return ""
     if failure.about is errors.About.PERMISSION:
         return f"give the user of connection {connection} that right"

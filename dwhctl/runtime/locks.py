@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import resource
+import shlex
 import socket
 import stat
 import time
@@ -150,8 +151,15 @@ def shown_holder(holder: Holder | None) -> str:
 
 
 def _cannot(do: str, path: Path, error: OSError) -> str:
-    whose = f"; {denied(path)}" if isinstance(error, PermissionError) else ""
-    return f"cannot {do} {path}: {error.strerror}{whose}"
+    remedy = _remedy(path, error)
+    return f"cannot {do} {path}: {error.strerror}{f'; {remedy}' if remedy else ''}"
+
+
+def _remedy(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return denied(path)
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"make room on its disk (df -h {shlex.quote(str(path.parent))})" if is_full else ""
 
 
 def holder_of(lock_file: Path) -> Holder | None:
@@ -331,11 +339,8 @@ class StateDir:
             raise self._unusable(self.slots, error) from error
 
     def _unusable(self, path: Path, error: OSError) -> StateDirError:
-        remedy = "set [project] state_dir to a folder of this machine that this user may write"
-        if isinstance(error, PermissionError):
-            remedy = denied(path)
-        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = f"make room on its disk (df -h {self.path})"
+        other = "set [project] state_dir to a folder of this machine that this user may write"
+        remedy = _remedy(path, error) or other
         return StateDirError(
             f"the state folder {self.path} cannot be used: {path}: {error.strerror}; {remedy}"
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from dwhctl.core.errors import UsageError
-from dwhctl.core.words import quoted
+from dwhctl.core.words import quoted, shown_time
 from dwhctl.project.days import Slice, make_slice
 from dwhctl.project.names import as_asked, find_load, meant
 from dwhctl.sessions.values import is_complete
@@ -236,12 +236,16 @@ _SHOWN_SHARDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """How many slices of a needed load are complete for a day: of `expected` those of the shards `missing` are not."""
+    """How many slices of a needed load are complete for a day: of `expected` those of the shards `missing` are not.
+
+    `over_at` is the end of the day in the last of these shards, where it is still to come.
+    """
 
     load: str
     at_least: float
     expected: int
     missing: tuple[str, ...] = ()
+    over_at: datetime | None = None
 
     @property
     def complete(self) -> int:
@@ -274,12 +278,20 @@ def _readiness(project: Project, store: SessionStore | None, need: Need, day: da
     plan = candidates(project, LoadRequest(days=(day,), loads=(need.load,)))
     found = store.last_sessions(need.load, day, day) if store is not None else []
     last = {session.shard: session for session in found}
-    missing = tuple(
-        planned.shard.name
+    missing = [
+        planned
         for planned in plan.slices
         if not is_complete(last.get(planned.shard.name), planned.slice.end_at)
+    ]
+    ends = [end for planned in missing if (end := planned.slice.end_at) is not None]
+    over_at = max(ends, default=None)
+    return Readiness(
+        need.load,
+        need.at_least,
+        len(plan.slices),
+        tuple(planned.shard.name for planned in missing),
+        over_at if over_at is not None and over_at > datetime.now(UTC) else None,
     )
-    return Readiness(need.load, need.at_least, len(plan.slices), missing)
 
 
 def not_met(found: Sequence[Readiness], day: date) -> str:
@@ -289,6 +301,11 @@ def not_met(found: Sequence[Readiness], day: date) -> str:
         f"{need}{f' (at_least = {need.at_least:g})' if need.at_least < 1 else ''}" for need in unmet
     )
     loads = " ".join(need.load for need in unmet)
+    if ends := [need.over_at for need in unmet if need.over_at is not None]:
+        return (
+            f"{words}. A slice is complete when it was loaded after its end, and {day} ends at"
+            f" {shown_time(max(ends))}: load and refresh it then"
+        )
     return (
         f"{words}. A slice is complete when it was loaded after its end: dwhctl load {loads} --date {day}"
         " --only-missing; or wait longer (--wait, or wait in the configuration)"

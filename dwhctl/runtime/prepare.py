@@ -23,7 +23,7 @@ from tenacity import (
 )
 
 from dwhctl.core import errors
-from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
+from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import split_statements
 from dwhctl.project.templates import render_file
@@ -258,6 +258,10 @@ def check_columns(load: Load, columns: tuple[Column, ...]) -> tuple[Column, ...]
         raise errors.TargetRefusedError(
             f"{load.table} has no column {', '.join(missing)}; dwhctl needs etl_source (text), etl_id and hash_id"
             " (64-bit integers), the key and slice_by: add them to the table and to the load's `create`"
+        )
+    if taken := [name for name in OWN_COLUMNS if name in by_name and name not in SERVICE_FIELDS]:
+        raise errors.TargetRefusedError(
+            f"{load.table} has a column {taken[0]}, which is that of dwhctl's staging tables; rename it"
         )
     for name, kind in _SERVICE_KINDS.items():
         found = by_name[name]

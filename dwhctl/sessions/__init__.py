@@ -83,5 +83,11 @@ def _is_missing(connection: SqliteConnection) -> bool:
         try:
             connection.path.stat()  # `exists` takes a folder that may not be entered for an empty one in newer Pythons
         except (FileNotFoundError, NotADirectoryError):
+            # Neither is a new project: a link that leads nowhere may be a disk that is not mounted.
+            for path in (connection.path, *connection.path.parents):
+                if path.is_symlink() and not path.exists():
+                    raise OSError(f"{path} is a link to {path.readlink()}, which does not exist") from None
+                if path != connection.path and path.is_file():
+                    raise OSError(f"{path} is a file in the place of a folder; move it away") from None
             return True
         return False

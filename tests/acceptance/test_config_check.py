@@ -152,6 +152,26 @@ def test_tables_that_vertica_cannot_have(sandbox: Sandbox, capsys: Captured) -> 
         change(sandbox, table, "stage.orders", "config/loads/orders.toml")
 
 
+POSTGRES = (
+    'type = "postgres"\nhost = "127.0.0.1"\nport = 1\ndatabase = "d"\nuser = "u"\nsslmode = "disable"\n'
+)
+
+
+def test_no_command_takes_a_table_whose_name_postgresql_would_cut(sandbox: Sandbox, capsys: Captured) -> None:
+    """The cut name may be that of another load's table, whose rows would be mixed with these."""
+    change(sandbox, WAREHOUSE, POSTGRES)
+    day = ("--date", "2020-07-13", "--project", sandbox.root)
+    assert dwh("load", "orders", "--table", f"stage.{'x' * 64}", *day) == 2
+    assert "at most 63 octets" in capsys.readouterr().err
+    change(sandbox, "stage.orders", f"stage.{'ё' * 32}", "config/loads/orders.toml")
+    for command in ("load", "verify"):
+        assert dwh(command, *day) == 2
+        assert (
+            "config/loads/orders.toml: table: a name in PostgreSQL has at most 63 octets"
+            in capsys.readouterr().err
+        )
+
+
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [

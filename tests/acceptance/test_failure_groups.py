@@ -128,6 +128,22 @@ def test_a_mistake_in_a_reports_create(place: Place) -> None:
     assert group.advice == "correct sql/reports/numbers.sql (line 7), then"
 
 
+def test_mistakes_in_two_reports_are_two_reasons(place: Place) -> None:
+    """Each has its own message, and the file to correct."""
+    names = ("one", "two")
+    place.put({name: f'retries = 0\nsource = "reports/{name}_query.sql"' for name in names})
+    for name in names:
+        place.sandbox.put(f"sql/reports/{name}_query.sql", f"SELECT * FROM stage.not_there_{name}")
+    # Which of them fails first differs: they run at once.
+    first, second = sorted(place.refresh().groups, key=lambda group: group.example.load)
+    for name, group in (("one", first), ("two", second)):
+        assert f"not_there_{name}" in group.failure.message
+        assert (
+            group.advice == f"create the table there or correct sql/reports/{name}_query.sql (line 1), then"
+        )
+        assert group.command == f"dwhctl refresh-reports {name} --date {DAY}"
+
+
 def refused_by_sql_server(sql: str) -> AttemptError:
     with TdsServer(databases=("abakan",)) as server:
         server.execute("abakan", "CREATE TABLE orders (id bigint, name nvarchar(50))")

@@ -34,6 +34,16 @@ def test_the_table_is_made_and_loaded(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_that_duckdb_takes_for_a_file_is_made_too(tmp_path: Path) -> None:
+    """DuckDB reads `stage.json` as a file where there is no such table."""
+    sandbox = Sandbox(tmp_path, create="").write().fill()
+    load = tmp_path / "config/loads/orders.toml"
+    load.write_text(load.read_text().replace("stage.orders", "stage.json"))
+    for _ in range(2):
+        assert sandbox.load().loaded == 3
+    assert sandbox.warehouse("SELECT count(*) FROM stage.json") == [(30,)]
+
+
 def test_render_shows_the_statements_that_make_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sandbox = Sandbox(tmp_path, create="").write().fill(shards=["achinsk", "chita"])
     assert dwh("render", "orders", "--create", "--project", tmp_path) == 0

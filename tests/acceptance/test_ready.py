@@ -130,13 +130,13 @@ def test_a_dry_run_and_render_and_the_defaults(tmp_path: Path, capsys: Captured)
     command = ("--date", str(DAY), "--project", tmp_path)
     assert dwh("load", *command, "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert "orders: each slice waits until sql/orders/ready.sql is true, up to 0:00:01" in shown
+    assert "orders: each slice waits until sql/orders/ready.sql is true, up to 1s" in shown
     assert not (tmp_path / "state").exists()
     assert dwh("render", "orders", *command, "--part", "ready", "--shard", "chita") == 0
     shown = capsys.readouterr().out
     assert shown.startswith(
         "-- ready of load orders, shard chita, day 2020-07-14: database chita on server_1:"
-        " every 0:00:01, up to 0:00:01\n-- :start = 2020-07-14 00:00:00\n"
+        " every 1s, up to 1s\n-- :start = 2020-07-14 00:00:00\n"
     )
     assert shown.endswith(f"\n{READY}")
     sandbox.put("config/dwhctl.toml", main)

@@ -86,6 +86,18 @@ def test_a_part_is_enough_where_the_report_says_so_and_the_missing_are_known(
     assert "  numbers has 2 of 3 slices of orders 2020-07-14; it does without achinsk" in shown
 
 
+def test_a_day_that_is_not_over_is_no_day_to_load_again(place: Place) -> None:
+    """The command for it would be in vain: what it loads is not complete."""
+    place.sandbox.fill()
+    need(place)
+    report = place.refresh(day=datetime.now(place.sandbox.project().zone).date())
+    (failed,) = report.failures
+    assert (failure := failed.failure) is not None
+    assert "is complete when it was loaded after its end, and " in failure.message
+    assert ": load and refresh it then" in failure.message
+    assert "dwhctl load" not in failure.message
+
+
 def test_a_reload_that_fails_takes_nothing_away(place: Place) -> None:
     have_loaded(place, "abakan", "chita", "achinsk")
     have_loaded(place, "abakan", "chita", state=State.FAILED)

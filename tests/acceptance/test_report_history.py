@@ -215,6 +215,23 @@ def test_a_project_without_sessions_has_nothing_to_tell(
     assert not (empty / "state").exists()
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_state_folder_that_is_gone_is_no_new_project(
+    kind: str, empty: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = empty / "state"
+    if kind == "file":
+        state.write_text("")
+        said = "is a file in the place of a folder; move it away"
+    else:
+        state.symlink_to(empty / "not_mounted")
+        said = f"is a link to {empty / 'not_mounted'}, which does not exist"
+    assert dwh("report", "failures") == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"{state} {said}\n" in shown.err
+
+
 @REPORTS
 def test_a_broken_sessions_database_is_an_error(
     name: str, empty: Path, capsys: pytest.CaptureFixture[str]

@@ -51,7 +51,18 @@ def terminate_group(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGTERM)
 
 
-WAYS = [(interrupt_parent, 130), (interrupt_group, 130), (terminate, 143), (terminate_group, 143)]
+def hang_up_group(process: subprocess.Popen[str]) -> None:
+    """As the system does when a terminal is closed."""
+    os.killpg(process.pid, signal.SIGHUP)
+
+
+WAYS = [
+    (interrupt_parent, 130),
+    (interrupt_group, 130),
+    (terminate, 143),
+    (terminate_group, 143),
+    (hang_up_group, 143),
+]
 
 
 def stops(process: subprocess.Popen[str], send: Callable[[subprocess.Popen[str]], None], code: int) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
-
-import duckdb
 
 from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import AttemptError, ConnectError, DatabaseMissingError, TargetRefusedError
 from dwhctl.project.connections import Connection
 from dwhctl.systems.duckdb.system import DuckdbConnection
 from tests.contract.kit_base import NASTY_TEXTS, SourceKit, TargetKit, TypeCase
+from tests.support.duckdb_files import opened
 
 _LOCKER = """
 import sys, duckdb
@@ -173,7 +172,7 @@ class DuckdbSourceKit(SourceKit):
         return DuckdbConnection(name="server_0", path=folder, lock_wait=timedelta(seconds=wait))
 
     def run(self, connection: Connection, database: str, *statements: str) -> None:
-        with closing(duckdb.connect(str(_file(connection, database)))) as db:
+        with opened(_file(connection, database)) as db:
             for statement in statements:
                 db.execute(statement)
 
@@ -237,7 +236,7 @@ class DuckdbTargetKit(TargetKit):
         return DuckdbConnection(name="dwh", path=root / "warehouse.duckdb", lock_wait=timedelta(seconds=wait))
 
     def texts(self, connection: Connection, sql: str) -> list[tuple[Any, ...]]:
-        with closing(duckdb.connect(str(_file(connection)), read_only=True)) as db:
+        with opened(_file(connection), read_only=True) as db:
             db.execute("SET TimeZone = 'UTC'")
             return db.execute(f"SELECT COLUMNS(*)::VARCHAR FROM ({sql})").fetchall()
 

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import os
+import re
 import threading
 import time
 import tracemalloc
@@ -45,6 +46,7 @@ from tests.support.http import ITEMS, connection, query, rows_of
 ID = {"id": "bigint"}
 RECORDS = [{"id": number} for number in range(25)]
 IDS = [(number,) for number in range(25)]
+MISSING_FIELD = "the field is missing; write optional = true for the column if records may lack it"
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +143,73 @@ def test_links_in_the_body_and_in_headers() -> None:
         assert (rows, len(requests)) == (IDS, 3), paginator
 
 
+@pytest.mark.parametrize(
+    "link",
+    [
+        '</calls?at={}>; rel="last next"',
+        '</calls?at=0>; rel="first", </calls?at={}>; title="a, b; rel=x"; rel="next"',
+        "</calls?at={}> ; REL = Next",
+        ", </calls?at={}&x=1,2;3>; foo; rel='next'",
+    ],
+)
+def test_every_form_of_the_header_link_is_followed(link: str) -> None:
+    """A link that is not seen would end the pages too early."""
+
+    def answer(asked: Asked) -> Reply:
+        at = int(asked.params.get("at", 0))
+        headers = {"Link": link.format(at + 10)} if at < 20 else {"Link": '</calls?at=0>; rel="prev"'}
+        return Reply(200, json.dumps(RECORDS[at : at + 10]).encode(), headers)
+
+    assert answered(answer, paginator={"type": "header_link"})[0] == IDS
+
+
+def test_a_header_link_that_cannot_be_read_is_no_last_page() -> None:
+    error = refused(
+        lambda _: Reply(200, b"[]", {"Link": "</calls?at=10; rel=next"}), paginator={"type": "header_link"}
+    )
+    assert type(error) is QueryError
+    assert "the header Link of a page cannot be read" in str(error)
+
+
+def test_a_total_below_the_records_is_not_believed() -> None:
+    def answer(asked: Asked) -> Reply:
+        at = int(asked.params["offset"])
+        return page({"items": RECORDS[at : at + 10], "total": 15})
+
+    paginator = {"type": "offset", "limit": 10, "total_path": "total"}
+    error = refused(answer, data_selector="items", paginator=paginator)
+    assert "the server counts 15 records, and its pages have 20" in str(error)
+
+
+def test_an_answer_that_is_cut_is_no_defect_of_ours() -> None:
+    error = refused(lambda _: Reply(200, b"[]", {"Content-Length": "100"}, pieces=[b"[]"], closes=True))
+    assert type(error) is SourceError
+    assert "the connection broke; the answer is not whole" in str(error)
+
+
+def test_a_field_that_comes_twice_is_refused_and_one_inside_of_null_is_null() -> None:
+    """Which of two values is meant, JSON does not say; the last one would be taken in silence."""
+    columns = {
+        "id": "bigint",
+        "name": {"type": "text", "path": "customer.name"},
+        "all": {"type": "json", "optional": True},
+    }
+    for body, problem in (
+        (b'[{"id": 1, "id": 2, "customer": null}]', r"row 1, column id .*has the field more than once"),
+        (
+            b'[{"id": 1, "customer": {"name": "a"}, "customer": {"name": "b"}}]',
+            "column name .*more than once",
+        ),
+        (b'[{"id": 1, "customer": null, "all": {"a": [{"b": 1, "b": 2}]}}]', "column all .*more than once"),
+        (b'[{"id": 1, "customer": {}}]', "column name .*missing; write optional = true"),
+    ):
+        error = refused(lambda _, body=body: Reply(200, body), columns)  # type: ignore[misc]
+        assert type(error) is ValueRefusedError
+        assert re.search(problem, str(error))
+    rows, _ = answered(lambda _: Reply(200, b'[{"id": 1, "x": 1, "x": 2, "customer": null}]'), columns)
+    assert rows == [(1, None, None)]
+
+
 def test_an_answer_may_say_that_there_is_nothing() -> None:
     actions = [{"status_code": 404, "content": "no such account", "action": "ignore"}]
     assert answered(lambda _: page({"error": "no such account"}, 404), response_actions=actions)[0] == []
@@ -180,9 +249,15 @@ def test_fields_by_path_and_optional_ones() -> None:
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({"note": "x"}, "row 26, column id (bigint): the field is missing"),
+        (
+            {"note": "x"},
+            f"row 26, column id (bigint): {MISSING_FIELD}",
+        ),
         ({"id": "many"}, "row 26, column id (bigint): the text is no whole number"),
-        ("text", "row 26, column id (bigint): the field is missing"),
+        (
+            "text",
+            f"row 26, column id (bigint): {MISSING_FIELD}",
+        ),
     ],
 )
 def test_a_record_that_is_not_as_declared_is_refused_by_row_and_column(record: Any, words: str) -> None:

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import timedelta
 
+import psycopg2
 import pyarrow as pa
 import pytest
 
 from dwhctl.core.columns import Kind
 from dwhctl.core.errors import (
     AttemptError,
+    CountsDifferError,
     QueryError,
     SourceError,
     StagingError,
     TargetBusyError,
     TargetError,
+    TargetRefusedError,
     ValueRefusedError,
 )
 from dwhctl.core.secrets import Secret
@@ -25,6 +28,8 @@ from dwhctl.core.sql import literal
 from dwhctl.project.names import RowSource
 from dwhctl.project.query import Query
 from dwhctl.systems.base.target import Narrowing, StagingGroup
+from dwhctl.systems.postgres.client import reason
+from dwhctl.systems.postgres.console import PostgresCursor
 from dwhctl.systems.postgres.copy_client import CopyClient
 from dwhctl.systems.postgres.errors import connect_error
 from dwhctl.systems.postgres.source import PostgresSource
@@ -70,6 +75,92 @@ def target(connection: PostgresConnection) -> PostgresTarget:
     )
     made.open_group(GROUP)
     return made
+
+
+def test_the_settings_of_a_role_change_neither_types_nor_values(
+    server: PostgresServer, database: str, connection: PostgresConnection
+) -> None:
+    settings = {"quote_all_identifiers": "on", "extra_float_digits": "-15", "IntervalStyle": "iso_8601"}
+    for name, value in settings.items():
+        server.run(f"ALTER DATABASE {database} SET {name} = '{value}'")
+    sql = "SELECT CAST('a' AS bytea) AS b, CAST(0.1 AS float8) + 0.2 AS f"
+    with PostgresSource(connection, database, "UTC") as source:
+        [batch] = source.batches(Query(sql, {}), 10)
+        assert [column.declared for column in source.columns(Query(sql, {}))] == ["bytea", "double precision"]
+    assert batch.to_pylist() == [{"b": b"a", "f": 0.1 + 0.2}]
+    cursor = PostgresCursor(connection, write=False)
+    with closing(cursor):
+        cursor.open()
+        cursor.begin()
+        results = cursor.execute("SELECT CAST(0.1 AS float8) + 0.2, INTERVAL '1 day'", 10)
+        found = [tuple(row) for result in results for rows in result.batches for row in rows]
+    assert found == [(0.1 + 0.2, timedelta(days=1))]
+
+
+_NO_DELETE = (
+    "CREATE FUNCTION stage.no_delete() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+    f"CREATE TRIGGER no_delete BEFORE DELETE ON {TABLE} FOR EACH ROW EXECUTE FUNCTION stage.no_delete()",
+)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [_NO_DELETE, (f"CREATE RULE kept AS ON DELETE TO {TABLE} DO INSTEAD NOTHING",)],
+    ids=["trigger", "rule"],
+)
+def test_a_table_that_keeps_its_old_rows_is_refused(target: PostgresTarget, kept: tuple[str, ...]) -> None:
+    """The new rows would stand beside the old ones, with a session that says that all is well."""
+    target.run_statements([f"INSERT INTO {TABLE} VALUES (1, '1', 'abakan', 1, 1)", *kept])
+    columns, slice_ = target.columns(TABLE), a_slice()
+    with (
+        pytest.raises(CountsDifferError, match="a trigger or rule of the table keeps them"),
+        target.write_slice(GROUP, "token", columns, slice_, None) as stage,
+    ):
+        stage.write(iter([batch(1)]))
+    with target.publication(TABLE, None, TIMEOUT) as publication:
+        assert publication.held_rows([slice_]) == {"abakan": 1}
+        with pytest.raises(CountsDifferError, match="a trigger or rule of the table keeps them"):
+            publication.delete([slice_])
+
+
+def test_row_level_security_that_hides_old_rows_is_refused(
+    server: PostgresServer, database: str, target: PostgresTarget
+) -> None:
+    role = f"limited_{database}"
+    server.run(f"CREATE ROLE {role} LOGIN")
+    limited = PostgresTarget(
+        server.connection(database, "dwh").model_copy(update={"user": role}), TIMEOUT, "dwhctl:run"
+    )
+    target.run_statements(
+        [
+            f"GRANT USAGE ON SCHEMA stage TO {role}",
+            f"GRANT SELECT, INSERT, DELETE ON {TABLE} TO {role}",
+            f"ALTER TABLE {TABLE} ENABLE ROW LEVEL SECURITY",
+            f"CREATE POLICY few ON {TABLE} USING (id < 10) WITH CHECK (true)",
+        ]
+    )
+    try:
+        with pytest.raises(TargetRefusedError, match="row-level security hides rows of stage"):
+            limited.columns(TABLE)
+        target.run_statements([f"CREATE POLICY everything ON {TABLE} TO {role} USING (true)"])
+        assert len(limited.columns(TABLE)) == 5
+        assert len(target.columns(TABLE)) == 5
+    finally:
+        target.run_statements([f"DROP OWNED BY {role}"])
+        server.run(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "said", ["error with status PGRES_COPY_OUT and no message from the libpq", "invalid socket\n"]
+)
+def test_a_session_that_the_server_ended_is_said_in_plain_words(said: str) -> None:
+    assert reason(psycopg2.OperationalError(said)) == "the server closed the connection"
+
+
+def test_a_create_that_is_refused_is_not_taken_for_one_that_was_done(target: PostgresTarget) -> None:
+    """PostgreSQL has one code for a column that exists and for one that a CREATE TABLE has twice."""
+    with pytest.raises(TargetRefusedError, match="specified more than once"):
+        target.run_statements(["CREATE TABLE IF NOT EXISTS stage.x (a int, a int)"])
 
 
 def batch(*ids: int, value: str = "1") -> pa.RecordBatch:

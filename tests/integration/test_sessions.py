@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dwhctl import __version__
-from dwhctl.core.errors import SessionsLostError
+from dwhctl.core.errors import SessionsError, SessionsLostError
 from dwhctl.sessions import Closing, LastSession, Session, State
 from dwhctl.sessions.history import read_durations
 from dwhctl.sessions.values import Adopted
+from dwhctl.systems.sqlite.client import translate_error
 
 from .sessions_kit import DAY, FOREIGN_ROW, START, Place, closed, new, postgres_place, sqlite_place, write
 
@@ -420,3 +423,16 @@ def many_rows(dialect: str, count: int) -> str:
                'run_' || (n / 200), 'load_' || (n % 10), 'shard_' || (n / 10 % 20), {day},
                CASE WHEN n % 50 = 0 THEN 'up_for_retry' WHEN n > {count} - 20 THEN 'running' ELSE 'loaded' END
         FROM {series}"""
+
+
+def test_sqlite_s_io_error_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what SQLite reports where there is no room for the index of its write-ahead log."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    for free, said in ((0, "its disk is full: make room"), (1, "check the disk and start")):
+        monkeypatch.setattr(os, "statvfs", lambda _folder, free=free: SimpleNamespace(f_bavail=free))
+        with (
+            pytest.raises(SessionsError, match=said),
+            translate_error(tmp_path / "a.sqlite", "opening the file"),
+        ):
+            raise error

@@ -26,6 +26,7 @@ from dwhctl.cli.main import dwhctl
 from dwhctl.core.errors import AlertInDoubtError, AlertNotSentError, AlertRefusedError, ConfigError
 from dwhctl.core.secrets import Secret
 from dwhctl.project.model import AppriseAlert, WebhookAlert
+from tests.servers.hostile import Hostile
 from tests.servers.http import Api, Asked, Reply, page
 from tests.servers.webhooks import MATTERMOST_PATH, SERVICES, SLACK_PATH, TEAMS_PATH, TEAMS_SIGNATURE
 from tests.support.digests import DIGEST, MESSAGE, channels_in, project_with
@@ -37,7 +38,7 @@ PROJECT, _ = channels_in("")
 
 
 def hook(
-    api: Api, service: str = "json", timeouts: Timeouts = LONG, path: str = "", **keys: Any
+    api: Api | Hostile, service: str = "json", timeouts: Timeouts = LONG, path: str = "", **keys: Any
 ) -> WebhookChannel:
     alert = WebhookAlert(name="hook", when=("one_failed",), url=Secret(api.url.rstrip("/") + path))
     alert = alert.model_copy(update={"service": service, **keys})
@@ -168,6 +169,21 @@ def test_a_short_pause_is_waited_for_and_a_long_one_is_for_the_next_run() -> Non
             hook(api).send(MESSAGE)
         assert caught.value.retry_after == timedelta(minutes=5)
     assert len(api.requests) == 1
+
+
+def test_a_pause_of_years_is_one_of_a_day() -> None:
+    """A message is given up after some days, and whoever sent such a date may have a wrong clock."""
+    date = {"Retry-After": "Fri, 31 Dec 2199 23:59:59 GMT"}
+    with Api(lambda asked: Reply(429, headers=date)) as api, pytest.raises(AlertNotSentError) as caught:
+        hook(api).send(MESSAGE)
+    assert caught.value.retry_after == timedelta(days=1)
+
+
+@pytest.mark.parametrize("body", [b"zz\r\nok", b"20\r\nok"])
+def test_an_answer_in_broken_pieces_is_no_defect(body: bytes) -> None:
+    with Hostile([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", body]) as server:
+        said = failure(hook(server), AlertInDoubtError)
+    assert said == "127.0.0.1: the connection broke; the message was on its way and may have arrived"
 
 
 def test_a_lost_answer_is_in_doubt_and_a_dead_server_is_not() -> None:

@@ -45,7 +45,7 @@ EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.USAGE: "wrong usage or configuration, nothing was touched",
     ExitCode.LOCK_HELD: "a lock is held: another dwhctl does this work now (--wait 10m waits for it)",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
-    ExitCode.TERMINATED: "ended by SIGTERM",
+    ExitCode.TERMINATED: "ended by SIGTERM, or by SIGHUP when its terminal was closed",
 }
 
 

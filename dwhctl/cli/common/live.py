@@ -70,7 +70,7 @@ class LiveProgress:
 
     def _fail(self, event: SliceClosed, failure: Failure) -> None:
         how = "in doubt" if event.state is State.RUNNING else "failed"
-        key = (*reason_of(event.load, event.connection, failure), how)
+        key = (*reason_of(event, event.connection), how)
         reason = reason_text(failure)
         first = (how, f"{event.load} {event.shard} {event.day}: {reason}", 0)
         _, line, count = self._failures.get(key, first)

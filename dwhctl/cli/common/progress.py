@@ -86,7 +86,7 @@ class Tally:
         self.lock = threading.RLock()
         self.servers: dict[str, Server] = {}
         self._clock = clock
-        self._began = clock()
+        self._began = self._last = clock()
         self._past: Mapping[tuple[str, str], float] = {}
         self._usual = 1.0
 
@@ -136,6 +136,7 @@ class Tally:
             server.waiting.add(_key(event))
             return
         server.done += 1
+        self._last = self._clock()
         weight = self._weight(event.load, event.shard)
         server.seconds_left -= weight
         if event.state in (State.LOADED, State.SKIPPED):
@@ -148,8 +149,10 @@ class Tally:
         return self.servers.setdefault(connection, Server(connection))
 
     def seconds(self) -> float:
-        """Return how long the run has taken so far."""
-        return self._clock() - self._began
+        """Return how long the run has taken so far, without what follows its last slice: alerts and pings."""
+        every = self.all()
+        is_done = every.total and every.done >= every.total
+        return (self._last if is_done else self._clock()) - self._began
 
     def rate(self, rows: int) -> int | None:
         """Return rows per second so far."""
@@ -230,7 +233,7 @@ class PlainProgress:
         """Return whether an end has a line: without --verbose only the first failure of each reason."""
         if self._verbose or event.failure is None:
             return self._verbose
-        key = (*reason_of(event.load, event.connection, event.failure), event.state, event.attempt)
+        key = (*reason_of(event, event.connection), event.state, event.attempt)
         self._shown[key] += 1
         return self._shown[key] == 1
 

@@ -13,6 +13,7 @@ from dwhctl.cli.common.progress import end_line, rate_of, reason_text
 from dwhctl.core.errors import ExitCode
 from dwhctl.core.waiting import Waiting
 from dwhctl.core.words import one_line, shown_path, shown_time
+from dwhctl.project.days import format_duration
 from dwhctl.project.model import Project
 from dwhctl.project.names import in_project
 from dwhctl.runtime.events import (
@@ -116,7 +117,7 @@ def _waits(project: Project, plan: Plan) -> Iterable[str]:
     for load in plan.loads():
         if load.ready is not None:
             path = shown_path(load.ready, project.root)
-            yield f"{load.name}: each slice waits until {path} is true, up to {load.ready_timeout}"
+            yield f"{load.name}: each slice waits until {path} is true, up to {format_duration(load.ready_timeout)}"
 
 
 def _splits(plan: Plan) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dwhctl.core.columns import SERVICE_FIELDS, Column, Kind
+from dwhctl.core.columns import OWN_COLUMNS, SERVICE_FIELDS, Column, Kind
 from dwhctl.core.errors import QueryError, TargetRefusedError
 from dwhctl.core.sql import quote_name, quote_path
 
@@ -86,7 +86,7 @@ def _check(
     if missing := [name for name, column in zip(wanted, found, strict=True) if column is None]:
         raise QueryError(f"the extract has no column {', '.join(dict.fromkeys(missing))}")
     for column in columns:
-        if column.name.lower() in SERVICE_FIELDS:
+        if column.name.lower() in OWN_COLUMNS:
             raise QueryError(f"column {column.name} is dwhctl's own and must not come from the extract")
     for column in filter(None, found[: len(key)]):
         if column.kind in _NO_KEYS:

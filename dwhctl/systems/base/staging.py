@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from dwhctl.core.columns import Kind
+from dwhctl.core.columns import OWN_COLUMNS, Kind
 from dwhctl.core.errors import CountsDifferError, StagingError, TargetError
 from dwhctl.core.faults import reach
 from dwhctl.core.sql import literal, quote_name
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import StagedSlice, StagingGroup
 
 #: The column of a staging table with the token of the attempt that staged the row.
-TOKEN = "dwhctl_token"  # noqa: S105
+TOKEN = OWN_COLUMNS[-1]
 _DIGEST_OCTETS = 8
 
 

@@ -10,3 +10,6 @@ Read in this order:
 - `target`: all of it behind `Target`. `console`: ad hoc statements.
 Data goes from `staging` (a worker) through `publication` (the parent) into the table.
 """
+
+#: A table's name is that of a file `NAME.sql.tmp_move_...`.
+NAME_OCTETS = 180

@@ -20,6 +20,7 @@ from dwhctl.systems.base.staging import (
     staging_prefix,
 )
 from dwhctl.systems.base.target import ColumnWarning
+from dwhctl.systems.clickhouse import NAME_OCTETS
 from dwhctl.systems.clickhouse import types as types
 from dwhctl.systems.clickhouse.types import literal
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from dwhctl.systems.base.target import StagingGroup
     from dwhctl.systems.clickhouse.client import ClickHouseClient
 
-#: A table's name is that of a file `NAME.sql.tmp_move_...`.
-NAME_OCTETS = 180
 _ZONE_UTC = ("UTC", "Etc/UTC", "Etc/UCT", "UCT", "Universal", "Zulu", "GMT", "Etc/GMT")
 
 
@@ -111,7 +110,11 @@ def existing_columns(client: ClickHouseClient, table: ClickHouseTable) -> list[C
 
 def described(client: ClickHouseClient, table: ClickHouseTable) -> list[Column]:
     """Return the columns. Raise TargetRefusedError for a type that dwhctl does not write."""
-    columns = [_described(table, column) for column in existing_columns(client, table)]
+    found = existing_columns(client, table)
+    for column in found:
+        if problem := types.name_problem(column.name):
+            raise TargetRefusedError(f"{table}.{column.name}: {problem}; rename the column")
+    columns = [_described(table, column) for column in found]
     twice = [name for name, times in Counter(column.name.lower() for column in columns).items() if times > 1]
     if twice:
         raise TargetRefusedError(

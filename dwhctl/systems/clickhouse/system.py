@@ -11,6 +11,7 @@ from dwhctl.core.errors import ConfigError
 from dwhctl.project.connections import NetworkConnection, TlsWords, is_local
 from dwhctl.project.fields import Host, Listed, ProjectPath, Text
 from dwhctl.systems.base.system import CursorOptions, System, TargetOptions, refuse_other_database
+from dwhctl.systems.clickhouse import NAME_OCTETS
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -95,8 +96,6 @@ class _ClickHouse(System[ClickHouseConnection]):
         return ClickHouseCursor(connection, write=options.write, timeout=options.timeout)
 
     def table_problem(self, connection: ClickHouseConnection, table: str) -> str | None:
-        from dwhctl.systems.clickhouse.catalog import NAME_OCTETS
-
         database, _, name = table.rpartition(".")
         if "." in database:
             return "a table in ClickHouse is `table` or `database.table`; leave the rest out"

@@ -100,7 +100,7 @@ class ClickHouseTarget(ServerTarget["ClickHouseConnection", ClickHouseClient]):
             for new in columns:
                 if new.name.lower() not in known:
                     client.run(
-                        f"ALTER TABLE {name.sql} ADD COLUMN IF NOT EXISTS {quote_name(new.name)}"
+                        f"ALTER TABLE {name.sql} ADD COLUMN IF NOT EXISTS {types.new_name(new.name)}"
                         f" {types.declaration(new, nullable=True)}"
                     )
 

@@ -53,6 +53,9 @@ _ENUM = re.compile(r"Enum(?:8|16)\(.*\)", re.DOTALL)
 _ENUM_NAME = re.compile(r"'((?:[^'\\]|\\.|'')*)' ?= ?-?\d+", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "f": "\f", "a": "\a", "v": "\v"}
 
+#: Virtual columns of MergeTree that a publication reads; a column of that name would be read in their place.
+_VIRTUAL = ("_part", "_partition_id")
+
 _MOST_DIGITS_128, _MOST_DIGITS_256 = 38, 76
 
 #: Every type that a target's column may have, as the reference page shows them.
@@ -172,6 +175,20 @@ def declaration(column: Column, *, nullable: bool = False) -> str:
     return f"Nullable({word})" if nullable else word
 
 
+def name_problem(name: str) -> str | None:
+    """Return why a table of dwhctl's can have no column of this name."""
+    if "\\" in name:
+        return "a backslash in a column's name has a meaning of its own in ClickHouse"
+    return "each MergeTree has a column of its own of this name" if name in _VIRTUAL else None
+
+
+def new_name(name: str) -> str:
+    """Return a new column's quoted name. Raise TargetRefusedError for one that ClickHouse cannot have."""
+    if problem := name_problem(name):
+        raise TargetRefusedError(f"column {name}: {problem}; write ... AS another name in the extract")
+    return quote_name(name)
+
+
 def create_table(table: NewTable) -> list[str]:
     """Return the statements that make a table with a partition for each day of `slice_by`."""
 
@@ -182,7 +199,7 @@ def create_table(table: NewTable) -> list[str]:
     order = ", ".join(map(quote_name, (SERVICE_FIELDS[0], *table.key)))
     days = f"PARTITION BY {_day(table)}\n" if table.slice_by else ""
     statements = table.statements(
-        table.columns_sql(declared), f"ENGINE = MergeTree\n{days}ORDER BY ({order})"
+        table.columns_sql(declared, new_name), f"ENGINE = MergeTree\n{days}ORDER BY ({order})"
     )
     return [sql.replace("CREATE SCHEMA", "CREATE DATABASE", 1) for sql in statements]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import StagingError, TargetRefusedError
+from dwhctl.core.errors import About, StagingError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.target import (
     DELETE,
@@ -186,7 +186,14 @@ def of_shards(shards: Sequence[str], mark: str = "") -> tuple[str, dict[str, obj
 
 def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:
     """Return the table's columns. Raise TargetRefusedError for a type that dwhctl does not write."""
-    relation = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0")
+    try:
+        relation = db.sql(f"SELECT * FROM {quote_path(table)} LIMIT 0")
+    except duckdb.PermissionException as error:
+        if not is_taken_for_file(error, table):
+            raise
+        missing = TargetRefusedError(f"there is no table {table}")
+        missing.about = About.TABLE
+        raise missing from error
     required = {name for _, name, _, not_null, *_ in _table_info(db, table) if not_null}
     columns = []
     for name, declared in zip(relation.columns, map(str, relation.types), strict=True):
@@ -195,6 +202,11 @@ def described(db: duckdb.DuckDBPyConnection, table: str) -> list[Column]:
             raise TargetRefusedError(f"{table}.{name}: dwhctl does not write DuckDB's type {declared}")
         columns.append(column)
     return columns
+
+
+def is_taken_for_file(error: BaseException, table: str) -> bool:
+    """Return whether the table does not exist, and DuckDB looked for a file: its name ends in `.csv` or `.json`."""
+    return isinstance(error, duckdb.PermissionException) and f'"{table}"' in str(error)
 
 
 def _table_info(db: duckdb.DuckDBPyConnection, table: str) -> list[tuple[Any, ...]]:

@@ -32,6 +32,7 @@ from dwhctl.systems.duckdb.staging import (
     conditions,
     described,
     files_of,
+    is_taken_for_file,
     is_zoned,
     of_shards,
     refresh_statements,
@@ -146,6 +147,7 @@ class DuckdbTarget(Target):
 
     def published_rows(self, table: str, etl_ids: Sequence[int]) -> Mapping[int, int]:
         rows = self._rows_if_there(
+            table,
             f"SELECT etl_id, count(*) FROM {quote_path(table)}"
             " WHERE etl_id IN (SELECT unnest($ids)) GROUP BY ALL",
             {"ids": list(etl_ids)},
@@ -153,16 +155,20 @@ class DuckdbTarget(Target):
         return {int(etl_id): int(count) for etl_id, count in rows}
 
     def highest_etl_id(self, table: str) -> int:
-        [(highest,)] = self._rows_if_there(f"SELECT max(etl_id) FROM {quote_path(table)}", {}) or [(0,)]
+        [(highest,)] = self._rows_if_there(table, f"SELECT max(etl_id) FROM {quote_path(table)}", {}) or [
+            (0,)
+        ]
         return int(highest or 0)
 
-    def _rows_if_there(self, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
+    def _rows_if_there(self, table: str, sql: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
         if not self._connection.path.exists():
             return []
         with self._open(spills=True) as db:
             try:
                 return db.execute(sql, values).fetchall()
-            except duckdb.CatalogException:
+            except (duckdb.CatalogException, duckdb.PermissionException) as error:
+                if isinstance(error, duckdb.PermissionException) and not is_taken_for_file(error, table):
+                    raise
                 return []
 
     def interrupt(self) -> None:

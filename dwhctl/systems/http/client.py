@@ -76,7 +76,6 @@ class Answer:
     size: int
     #: Whether the server gave the length, so that an early end would have been seen.
     is_whole: bool
-    next_links: Mapping[str, str]
 
     def text(self) -> str:
         """Give the beginning of the body as text."""
@@ -256,8 +255,7 @@ class Client:
             most = self._most if response.status_code < 300 else _REFUSAL_OCTETS
             size = self._read(response, body, most, cut=response.status_code >= 300)
             is_whole = "Content-Length" in known or "chunked" in known.get("Transfer-Encoding", "").lower()
-            links = {name: link["url"] for name, link in response.links.items() if "url" in link}
-            answer = Answer(response.status_code, response.headers, body, size, is_whole, links)
+            answer = Answer(response.status_code, response.headers, body, size, is_whole)
             return answer, known.get("Location") if response.status_code in _REDIRECTS else None
 
     def _read(self, response: requests.Response, body: IO[bytes], most: int, *, cut: bool) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,7 +30,6 @@ class Page:
     records: int
     rest: Any
     headers: Mapping[str, str]
-    next_links: Mapping[str, str]
 
 
 def json_paths(paginator: AnyPaginator) -> list[str]:
@@ -75,7 +76,7 @@ class Pages:
         if isinstance(paginator, words.JsonLinkPaginator):
             return self._linked(call, find_first(page.rest, paginator.next_url_path))
         if isinstance(paginator, words.HeaderLinkPaginator):
-            return self._linked(call, page.next_links.get(paginator.links_next_key))
+            return self._linked(call, linked(page.headers.get("Link", ""), paginator.links_next_key))
         if isinstance(paginator, words.HeaderCursorPaginator):
             return self._with_cursor(call, paginator.cursor_param, page.headers.get(paginator.cursor_key))
         if isinstance(paginator, words.CursorPaginator):
@@ -107,7 +108,7 @@ class Pages:
     def _goes_on(self, cursor: Any) -> bool:
         if cursor is MISSING or not cursor:
             return False
-        if isinstance(cursor, list | dict | bool):
+        if isinstance(cursor, bool) or not isinstance(cursor, str | int | Decimal):
             raise QueryError("the cursor of the next page is no text or number; correct cursor_path")
         self._once(str(cursor), "the cursor of the next page")
         return True
@@ -150,11 +151,9 @@ class Pages:
         )
         if not ends:
             return replace(page.call, params={**page.call.params, paginator.offset_param: following})
-        if (
-            total is not None
-            and paginator.maximum_offset is None
-            and self._records < total - paginator.offset
-        ):
+        # More than the total: it counts something else, or stops at a limit, and the pages may go on.
+        few = paginator.maximum_offset is None and self._records < (total or 0) - paginator.offset
+        if total is not None and (few or self._records > max(total - paginator.offset, 0)):
             raise SourceError(
                 f"the server counts {total:,} records, and its pages have {self._records:,}: the records changed"
                 " while they were read"
@@ -190,6 +189,26 @@ class Pages:
         if digest in self._seen:
             raise QueryError(f"{what} comes a second time: the pages of the server have no end")
         self._seen.add(digest)
+
+
+_PARAMETER = r"""\s*;\s*([\w!#$%&*+.^`|~-]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s",;]*))?"""
+_LINK = re.compile(rf"[\s,]*<([^>]*)>((?:{_PARAMETER})*)\s*(?:,|$)")
+
+
+def linked(header: str, wanted: str) -> str | None:
+    """Return the URL of the relation `wanted` in a header Link (RFC 8288). Raise QueryError for one that is no list.
+
+    A relation that was overlooked would end the pages too early.
+    """
+    at = 0
+    while header[at:].strip(" \t,"):
+        if (found := _LINK.match(header, at)) is None:
+            raise QueryError("the header Link of a page cannot be read; choose another paginator")
+        at = found.end()
+        values = {name.lower(): value.strip("\"'") for name, value in re.findall(_PARAMETER, found[2])}
+        if wanted.lower() in values.get("rel", "").lower().split() and "anchor" not in values:
+            return found[1].strip()
+    return None
 
 
 def _has_more(rest: Any, path: str | None) -> bool | None:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project.endpoint import path_steps
-from dwhctl.systems.http.types import MISSING
+from dwhctl.systems.http.types import MISSING, TWICE
 
 if TYPE_CHECKING:
     from dwhctl.project.endpoint import Endpoint
@@ -34,7 +34,14 @@ def _no_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")
 
 
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        found |= {name: TWICE for name, times in Counter(name for name, _ in pairs).items() if times > 1}
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant, object_pairs_hook=_object)
 
 
 class JsonReader:
@@ -183,7 +190,8 @@ class JsonRecords:
                 if name == steps[0]:
                     yield from self._walk(reader, steps[1:], (rest, name))
                 else:
-                    rest[name] = reader.value()
+                    value = reader.value()
+                    rest[name] = TWICE if name in rest else value
         else:
             reader.value()
 
@@ -260,6 +268,8 @@ def csv_records(
                     f"the CSV has the declared column {name} {present[name]} times; it must have it once"
                 )
         file.seek(0)
+        _check_end(endpoint, file)
+        file.seek(0)
         reader = arrow.open_csv(
             file,
             read_options=arrow.ReadOptions(
@@ -293,6 +303,26 @@ def _header(endpoint: Endpoint, file: IO[bytes]) -> list[str]:
             "the CSV has not even a header; if that means no records, say so in response_actions"
         )
     return header
+
+
+def _check_end(endpoint: Endpoint, file: IO[bytes]) -> None:
+    """Raise SourceError when the file ends within quotes: Arrow takes what is there for the last value."""
+    if not any(b'"' in chunk for chunk in iter(lambda: file.read(_CHUNK), b"")):
+        return
+    file.seek(0)
+    csv.field_size_limit(2**31 - 1)
+    text = io.TextIOWrapper(file, endpoint.encoding, newline="")
+    try:
+        for _ in csv.reader(text, delimiter=endpoint.delimiter, strict=True):
+            pass
+    except csv.Error as error:
+        # Other errors are Arrow's to find: it reads some texts that this reader refuses.
+        if "unexpected end of data" in str(error):
+            raise SourceError(
+                "the CSV ends within a quoted value: it is not whole, or a quote in it is not doubled"
+            ) from None
+    finally:
+        text.detach()
 
 
 def _without_values(said: str) -> str:

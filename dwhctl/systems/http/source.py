@@ -20,7 +20,7 @@ from dwhctl.systems.http.client import Client
 from dwhctl.systems.http.paginators import Page, Pages, json_paths
 from dwhctl.systems.http.records import JsonRecords, csv_records
 from dwhctl.systems.http.request import Call, shown, url_of
-from dwhctl.systems.http.types import MISSING, Converter, declared_columns
+from dwhctl.systems.http.types import MISSING, TWICE, Converter, declared_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,7 +89,7 @@ class HttpSource(Source):
                 if records is None:
                     return
                 rest = records.rest if isinstance(records, JsonRecords) else None
-                call = pages.after(Page(call, count, rest, answer.headers, answer.next_links))
+                call = pages.after(Page(call, count, rest, answer.headers))
 
     def _records(self, endpoint: Endpoint, answer: Answer, request: Request) -> Iterable[Any] | None:
         """Give the records of an answer, None where there are none and no further page. Raise AttemptError."""
@@ -210,10 +210,15 @@ def _field(record: Any, path: Sequence[str]) -> Any:
     if isinstance(value, dict) and len(path) > 1 and (whole := ".".join(path)) in value:
         return value[whole]
     for name in path:
+        if value is None or value is TWICE:
+            return value  # what is inside of nothing is nothing
         if not isinstance(value, dict) or name not in value:
             return MISSING
         value = value[name]
     return value
+
+
+_MISSING = "the field is missing; write optional = true for the column if records may lack it"
 
 
 def _grouped(items: Iterator[list[Any]], size: int) -> Iterator[list[list[Any]]]:
@@ -233,7 +238,7 @@ def _batch(
     arrays = []
     for values, converter in zip(zip(*part, strict=True), converters, strict=True):
         if MISSING in values:
-            raise converter.refusal(first_row + values.index(MISSING), "the field is missing")
+            raise converter.refusal(first_row + values.index(MISSING), _MISSING)
         arrays.append(converter(values, first_row))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

@@ -89,6 +89,13 @@ class Missing:
 MISSING = Missing()
 
 
+class Twice:
+    """The value of a field that a record has more than once: which of them is meant, JSON does not say."""
+
+
+TWICE = Twice()
+
+
 class Converter:
     """Makes the Arrow array of one declared column from the values of some records."""
 
@@ -126,13 +133,15 @@ class Converter:
                 read = value if read is None else read
                 pa.array([read], self._staging).cast(self.column.type)
             except ValueError as error:
-                own = not isinstance(error, pa.ArrowException) and not isinstance(error, UnicodeError)
-                return row, str(error) if own else self._no_value(value)
+                foreign = isinstance(error, pa.ArrowException | UnicodeError) or value is TWICE
+                return row, self._no_value(value) if foreign else str(error)
             except (OverflowError, TypeError, RecursionError, pa.ArrowException):
                 return row, self._no_value(value)
         return 0, "the values are of different kinds"
 
     def _no_value(self, value: Any) -> str:
+        if value is TWICE:
+            return "the record has the field more than once"
         if isinstance(value, str) and any(0xD800 <= ord(each) < 0xE000 for each in value):
             return "the text has half a character (a lone surrogate), which UTF-8 cannot hold"
         return f"{_shown_kind(value)} is not a value of this type, or does not fit"
@@ -349,5 +358,7 @@ def _json_parts(value: Any) -> Iterator[str]:
             yield ", " if number else ""
             yield from _json_parts(each)
         yield "]"
+    elif value is TWICE:
+        raise ValueError("the value has a field more than once")
     else:
         yield json.dumps(value, ensure_ascii=False)

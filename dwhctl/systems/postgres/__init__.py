@@ -10,3 +10,6 @@ Read in this order:
 - `console`: ad hoc statements in a cursor on the server.
 The sessions table itself is in `dwhctl.sessions`.
 """
+
+#: The most octets of a name, and of an application_name.
+NAME_OCTETS = 63

@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dwhctl.core.errors import About, TargetError, TargetRefusedError
+import pyarrow as pa
+
+from dwhctl.core.errors import About, CountsDifferError, TargetError, TargetRefusedError
 from dwhctl.core.sql import literal, quote_name, quote_path
 from dwhctl.systems.base.staging import run_label, staging_name, staging_prefix
 from dwhctl.systems.base.target import ColumnWarning
-from dwhctl.systems.postgres import types
-from dwhctl.systems.postgres.types import NAME_OCTETS
+from dwhctl.systems.postgres import NAME_OCTETS, types
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ _DIGEST_OCTETS = 4
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A column in the catalog: `base` is its type, a domain's base type; `staged` a type without constraints."""
+    """A column in the catalog: `base` is its type, a domain's base type."""
 
     name: str
     declared: str
@@ -35,10 +36,18 @@ class Declared:
     is_enum: bool
     is_filled: bool
     is_generated: bool
+    #: Whether row-level security may hide rows of the table from the user.
+    hides_rows: bool
 
     def column(self) -> Column | None:
         """Return the column; None when dwhctl does not write the type."""
         return types.column(self.name, self.base, nullable=self.nullable, is_enum=self.is_enum)
+
+    @property
+    def staged(self) -> str:
+        """Its type in a staging table: what is sent has a binary form there."""
+        column = self.column()
+        return "text" if column is not None and pa.types.is_decimal256(column.type) else self.base
 
 
 #: A domain's base type is found through as many domains as there are.
@@ -53,7 +62,13 @@ WITH RECURSIVE declared AS (
       FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype = 'd'
 )
 SELECT attname, format_type(own, own_mod), format_type(type, mod), NOT attnotnull, typtype = 'e',
-       atthasdef OR attidentity <> '', attidentity = 'a' OR attgenerated <> ''
+       atthasdef OR attidentity <> '', attidentity = 'a' OR attgenerated <> '',
+       (SELECT row_security_active(oid) AND (NOT EXISTS (
+                   SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polpermissive AND polcmd = '*'
+                      AND pg_get_expr(polqual, polrelid) = 'true'
+                      AND EXISTS (SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')))
+               OR EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND NOT polpermissive))
+          FROM pg_class WHERE oid = to_regclass({table}))
   FROM declared JOIN pg_type ON pg_type.oid = declared.type WHERE typtype <> 'd' ORDER BY attnum
 """
 
@@ -73,6 +88,13 @@ def existing_columns(client: CopyClient, name: str) -> list[Declared]:
         )
         missing.about = About.TABLE
         raise missing
+    if found[0].hides_rows:
+        hidden = TargetRefusedError(
+            f"row-level security hides rows of {name} from the user: dwhctl could not delete old ones; give the user"
+            " BYPASSRLS, or a policy FOR ALL USING (true)"
+        )
+        hidden.about = About.PERMISSION
+        raise hidden
     return found
 
 
@@ -143,13 +165,38 @@ def staging_tables(client: CopyClient, run_id: str) -> list[str]:
     return [f"{quote_name(schema)}.{quote_name(table)}" for schema, table in rows]
 
 
-def takes_copy(client: CopyClient, table: str) -> bool:
-    """Return whether COPY writes to the (quoted) table what INSERT would: no view, rules or row-level security."""
+def token_number(token: str) -> int:
+    """Return the number by which a token's rows are marked: eight octets a row, not a text."""
+    return int.from_bytes(hashlib.blake2b(token.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def copy_sql(table: str, names: str) -> str:
+    """Return the statement that takes rows into these columns of a table."""
+    return f"COPY {table} ({names}) FROM STDIN (FORMAT binary)"
+
+
+#: tgtype of a row's trigger before or in place of a DELETE: https://doxygen.postgresql.org/pg__trigger_8h_source.html
+_KEEPING_TRIGGER = "tgtype & 9 = 9 AND tgtype & 66 <> 0"
+
+
+def write_ways(client: CopyClient, table: str) -> tuple[bool, bool]:
+    """Return whether COPY writes to the (quoted) table what INSERT would, and whether DELETE may leave rows there.
+
+    COPY does not write to views, and goes past rules and row-level security; a rule or trigger may undo a DELETE.
+    """
     rows = client.query(
-        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid) FROM pg_class"
+        "SELECT relkind IN ('r', 'p') AND NOT relhasrules AND NOT row_security_active(oid), relhasrules OR EXISTS"
+        f" (SELECT FROM pg_trigger WHERE tgrelid = pg_class.oid AND {_KEEPING_TRIGGER}) FROM pg_class"
         f" WHERE oid = to_regclass({literal(table)})"
     )
-    return bool(rows and rows[0][0])
+    return (bool(rows[0][0]), bool(rows[0][1])) if rows else (False, False)
+
+
+def kept_rows(table: str) -> CountsDifferError:
+    """Return the error for a table whose DELETE left rows of the slice."""
+    return CountsDifferError(
+        f"{table} still has rows of the slice after DELETE: a trigger or rule of the table keeps them; drop it"
+    )
 
 
 def label(text: str) -> str:

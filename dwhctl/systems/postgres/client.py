@@ -303,9 +303,15 @@ def _message(address: PostgresConnection, doing: str, error: Exception) -> str:
     return mask(text)
 
 
+#: What psycopg2 says when the server ended the session while it waited for rows.
+_LOST_SOCKET = re.compile(r"no message from the libpq|\Ainvalid socket")
+
+
 def reason(error: Exception) -> str:
     """Return the message of the server, or of the client library, in one line."""
     # Not the whole text, which quotes the statement with its values.
     primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    if primary is None and _LOST_SOCKET.search(str(error)):
+        return "the server closed the connection"
     lines = [line.strip() for line in (primary or str(error)).splitlines() if line.strip()]
     return "; ".join(lines).rstrip(".") or type(error).__name__

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from dwhctl.systems.postgres.system import PostgresConnection
 
 #: The same text output whatever the server's settings; standard strings, so that dwhctl finds the ends of statements.
-_SETTINGS = "SET standard_conforming_strings = on; SET bytea_output = 'hex'"
+_SETTINGS = (
+    "SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET IntervalStyle = 'postgres';"
+    " SET extra_float_digits = 1"
+)
 #: The session stays read only after the end of a transaction: https://www.postgresql.org/docs/current/sql-set-transaction.html
 _READ_ONLY = "SET default_transaction_read_only = on"
 _STREAMED = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})

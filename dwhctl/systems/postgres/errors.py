@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html
 MISSING = ("3F000", "42P01")
 MISSING_COLUMN = "42703"
-EXISTS_ALREADY = ("42P06", "42P07", "42701", "42710", "23505")
+EXISTS_ALREADY = ("42P06", "42P07", "42710", "23505")
 LOCK_TIMEOUT = "55P03"
 #: Serialization, resources, operator intervention, the system: a later attempt may succeed.
 _TEMPORARY_CLASSES = ("08", "40", "53", "55", "57", "58", "XX")

@@ -33,7 +33,6 @@ from dwhctl.systems.base.target import (
 )
 from dwhctl.systems.postgres import catalog, types
 from dwhctl.systems.postgres.errors import MISSING, is_sqlstate
-from dwhctl.systems.postgres.staging import copy_sql, token_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +68,7 @@ def direct_statements(slice: Slice, columns: TableColumns) -> list[Statement]:
     return [
         Statement(BEGIN),
         Statement(delete_sql(table, where)),
-        Statement(copy_sql(table, columns.listed(quote_name)), about=COPIED),
+        Statement(catalog.copy_sql(table, columns.listed(quote_name)), about=COPIED),
         Statement(COMMIT),
     ]
 
@@ -93,12 +92,14 @@ class PostgresPublication(Publication):
         self._slice_by = slice_by
         self._schema = schema
         self._doubt = doubt
+        self._held: dict[str, int] = {}
 
     def held_rows(self, slices: Sequence[Slice]) -> Mapping[str, int]:
         held: dict[str, int] = {}
         for where in slice_conditions(slices, self._slice_by):
             rows = self._client.query(held_sql(self._table, where))
             held.update((str(shard), int(count)) for shard, count in rows)
+        self._held = held
         return held
 
     def held_values(self, shards: Sequence[str], columns: Sequence[str]) -> Mapping[str, frozenset[str]]:
@@ -106,7 +107,7 @@ class PostgresPublication(Publication):
         return read_held_values(self._client.query(sql), columns)
 
     def staged_rows(self, group: StagingGroup, tokens: Sequence[str]) -> Mapping[str, int]:
-        table, numbers = self._staging(group), {token_number(token): token for token in tokens}
+        table, numbers = self._staging(group), {catalog.token_number(token): token for token in tokens}
         try:
             rows = self._client.query(staged_sql(table, _numbers(tokens)))
         except AttemptError as error:
@@ -122,8 +123,12 @@ class PostgresPublication(Publication):
         return found
 
     def delete(self, slices: Sequence[Slice]) -> None:
-        for where in slice_conditions(slices, self._slice_by):
-            self._client.query(delete_sql(self._table, where))
+        deleted = sum(
+            self._client.run(delete_sql(self._table, where))
+            for where in slice_conditions(slices, self._slice_by)
+        )
+        if deleted < sum(self._held.get(slice_.shard, 0) for slice_ in slices):
+            raise catalog.kept_rows(self._table)
 
     def insert(self, group: StagingGroup, tokens: Sequence[str]) -> int:
         # A group that was opened before the target got a new column still inserts rightly: by its own columns.
@@ -154,7 +159,7 @@ def _staged_value(staged: catalog.Declared, own: catalog.Declared | None) -> str
 
 
 def _numbers(tokens: Sequence[str]) -> str:
-    return ", ".join(str(token_number(token)) for token in tokens)
+    return ", ".join(str(catalog.token_number(token)) for token in tokens)
 
 
 def publish_statements(staging: str, slice: Slice, columns: TableColumns) -> list[Statement]:

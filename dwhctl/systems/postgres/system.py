@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from dwhctl.project.connections import CHECKED_TLS, NetworkConnection, TlsWords
 from dwhctl.project.fields import ProjectPath, SomeTime, Text
 from dwhctl.systems.base.system import CursorOptions, SourceOptions, System, TargetOptions
+from dwhctl.systems.postgres import NAME_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,12 +62,12 @@ class _Postgres(System[PostgresConnection]):
     def open_source(self, connection: PostgresConnection, database: str, options: SourceOptions) -> Source:
         from dwhctl.systems.postgres.source import PostgresSource
 
-        return PostgresSource(connection, database, options.zone, options.timeout)
+        return PostgresSource(connection, database, options.zone, options.timeout, keep=options.keep)
 
     def open_target(self, connection: PostgresConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.postgres.target import PostgresTarget
 
-        return PostgresTarget(connection, options.timeout, options.label)
+        return PostgresTarget(connection, options.timeout, options.label, keep=options.keep)
 
     def source_types(self) -> Sequence[SourceType]:
         from dwhctl.systems.postgres.types import source_types
@@ -84,8 +85,6 @@ class _Postgres(System[PostgresConnection]):
         return list_databases(connection, timeout)
 
     def table_problem(self, connection: PostgresConnection, table: str) -> str | None:
-        from dwhctl.systems.postgres.types import NAME_OCTETS
-
         schema, _, name = table.rpartition(".")
         if schema.lower().startswith("pg_") or schema.lower() == "information_schema":
             return f"the schema {schema} is PostgreSQL's own; name another one"

@@ -17,6 +17,7 @@ from dwhctl.core.errors import QueryError, TargetRefusedError
 from dwhctl.core.sql import quote_name, quote_path
 from dwhctl.systems.base.ddl import check_name
 from dwhctl.systems.base.system import SourceType
+from dwhctl.systems.postgres import NAME_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from dwhctl.systems.base.ddl import NewTable
 
-#: The most octets of a name, and of an application_name.
-NAME_OCTETS = 63
 #: NUMERIC's digits before it is no Arrow decimal; the octets of a character of UTF-8.
 MOST_DIGITS = 76
 _DIGITS_128 = 38
@@ -271,10 +270,17 @@ def create_table(table: NewTable) -> list[str]:
 
 
 def small(name: str) -> str:
-    """Return a new column's quoted name."""
+    """Return a new column's quoted name. Raise TargetRefusedError for one that PostgreSQL keeps for itself."""
+    if name.lower() in _SYSTEM_COLUMNS:
+        raise TargetRefusedError(
+            f"column {name}: each table of PostgreSQL has a system column of this name; write ... AS another in the"
+            " extract"
+        )
     return quote_name(name.lower())
 
 
+#: https://www.postgresql.org/docs/current/ddl-system-columns.html
+_SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 _INTEGERS = {
     **dict.fromkeys(("int8", "uint8", "int16"), "smallint"),
     **dict.fromkeys(("uint16", "int32"), "integer"),

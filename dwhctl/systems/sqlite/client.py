@@ -194,8 +194,18 @@ def _explained(path: Path, doing: str, error: Exception) -> SessionsError:
     remedy = _REMEDIES.get(_primary(error))
     if isinstance(error, PermissionError) or (_primary(error) in _ACCESS and not may_write(path)):
         remedy = denied(path)
+    if _primary(error) == "SQLITE_IOERR" and _is_full(path.parent):
+        remedy = "its disk is full: make room and start the command again"
     text = f"sessions in {path}: {doing}: {error}"
     return kind(mask(f"{text}; {remedy}" if remedy else text))
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether the disk is full: SQLite reports an I/O error where it has no room for its index of the WAL."""
+    try:
+        return os.statvfs(folder).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _primary(error: Exception) -> str:

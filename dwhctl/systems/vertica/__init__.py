@@ -10,3 +10,6 @@ Read in this order:
 - `console`: ad hoc statements.
 Data goes from batches by COPY into the staging table, and by INSERT ... SELECT into the target.
 """
+
+#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
+NAME_OCTETS = 128

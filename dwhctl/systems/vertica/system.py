@@ -9,6 +9,7 @@ from pydantic import Field
 from dwhctl.project.connections import CHECKED_TLS, NetworkConnection, TlsWords
 from dwhctl.project.fields import ProjectPath, Text
 from dwhctl.systems.base.system import CursorOptions, System, TargetOptions, refuse_other_database
+from dwhctl.systems.vertica import NAME_OCTETS
 
 if TYPE_CHECKING:
     from dwhctl.core.columns import Column
@@ -46,7 +47,7 @@ class _Vertica(System[VerticaConnection]):
     def open_target(self, connection: VerticaConnection, options: TargetOptions) -> Target:
         from dwhctl.systems.vertica.target import VerticaTarget
 
-        return VerticaTarget(connection, options.timeout, options.label)
+        return VerticaTarget(connection, options.timeout, options.label, keep=options.keep)
 
     def declaration(self, column: Column) -> str:
         from dwhctl.systems.vertica.types import declaration
@@ -62,8 +63,6 @@ class _Vertica(System[VerticaConnection]):
         return VerticaCursor(connection, write=options.write, timeout=options.timeout)
 
     def table_problem(self, connection: VerticaConnection, table: str) -> str | None:
-        from dwhctl.systems.vertica.types import NAME_OCTETS
-
         schema, _, name = table.lower().partition(".")
         if schema.startswith("v_"):
             return f"the schema {schema} is Vertica's own; name another one"

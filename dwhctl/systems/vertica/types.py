@@ -14,12 +14,11 @@ from dwhctl.core.columns import Column, Kind
 from dwhctl.core.errors import TargetRefusedError
 from dwhctl.core.sql import quote_name
 from dwhctl.systems.base.ddl import check_name
+from dwhctl.systems.vertica import NAME_OCTETS
 
 if TYPE_CHECKING:
     from dwhctl.systems.base.ddl import NewTable
 
-#: The most octets of a name: https://docs.vertica.com/24.2.x/en/sql-reference/language-elements/identifiers/
-NAME_OCTETS = 128
 #: The most octets of VARCHAR and VARBINARY, and of their LONG forms.
 #: Source: https://docs.vertica.com/24.2.x/en/sql-reference/data-types/
 VARCHAR_OCTETS = 65_000

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import duckdb
+
+from tests.servers.engines import engine_for
 
 from . import octets
 from .errors import TdsError, error
@@ -87,12 +88,7 @@ class Catalog:
     """Every database of a server, over one DuckDB instance."""
 
     def __init__(self) -> None:
-        # One thread to a query: rows leave in their order, those before an error too, and little is read ahead.
-        self.root = duckdb.connect(":memory:", config={"threads": 1})
-        # DuckDB complains at the end of the process about connections that are open then.
-        weakref.finalize(self, self.root.close)
-        prepare(self.root)
-        octets.prepare(self.root)
+        self.root = engine_for(self, _make_engine, _empty_engine)
         self._lock = threading.RLock()
         self._databases: dict[str, Database] = {}
         self._numbers = 1_000_000_000
@@ -195,6 +191,22 @@ class Catalog:
     def stored_name(self, database: Database, table: Table | str) -> str:
         """The table as DuckDB names it."""
         return f"{named(database.name)}.dbo.{named(table if isinstance(table, str) else table.name)}"
+
+
+def _make_engine() -> duckdb.DuckDBPyConnection:
+    # One thread to a query: rows leave in their order, those before an error too, and little is read ahead.
+    engine = duckdb.connect(":memory:", config={"threads": 1})
+    prepare(engine)
+    octets.prepare(engine)
+    return engine
+
+
+def _empty_engine(engine: duckdb.DuckDBPyConnection) -> None:
+    for (name,) in engine.execute(
+        "SELECT database_name FROM duckdb_databases() WHERE NOT internal"
+    ).fetchall():
+        if name != "memory":
+            engine.execute(f"DETACH {named(name)}")
 
 
 def from_duckdb(declared: str) -> SqlType:

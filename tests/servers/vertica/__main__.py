@@ -35,7 +35,6 @@ def main() -> None:
     for sql in given.execute:
         server.execute(sql)
     server.run_alone()
-    server.store.close()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class VerticaServer(Server):
         self.store = Store(max_containers)
         self._here: dict[int, Session] = {}
         self._registry = threading.Lock()
-        self._back_door = BackDoor(self)
+        # Not a cycle: with the last reference to the server goes what it stores, and another gets its engine.
+        self._back_door = BackDoor(weakref.proxy(self))
         if tls:
             self._make_certificates()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from tests.servers.engines import engine_for
 from tests.servers.vertica import temporal
 from tests.servers.vertica.catalog import ENGINE_SCHEMA, Table
 from tests.servers.vertica.problems import too_many_containers
@@ -80,12 +81,7 @@ class Store:
     def __init__(self, max_containers: int) -> None:
         self.max_containers = max_containers
         self.most_containers = 0
-        self._root = duckdb.connect(":memory:")
-        for setting in _SETTINGS:
-            self._root.execute(setting)
-        self._root.execute(f"CREATE SCHEMA {ENGINE_SCHEMA}")
-        self._root.execute(_CUT)
-        temporal.register(self._root)
+        self._root = engine_for(self, _make_engine, _empty_engine)
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
         self._active: set[int] = set()
@@ -236,6 +232,16 @@ class Store:
         with self._lock:
             self.execute(self._root, sql)
 
-    def close(self) -> None:
-        """Forget everything."""
-        self._root.close()
+
+def _make_engine() -> duckdb.DuckDBPyConnection:
+    engine = duckdb.connect(":memory:")
+    for setting in _SETTINGS:
+        engine.execute(setting)
+    engine.execute(f"CREATE SCHEMA {ENGINE_SCHEMA}")
+    engine.execute(_CUT)
+    temporal.register(engine)
+    return engine
+
+
+def _empty_engine(engine: duckdb.DuckDBPyConnection) -> None:
+    engine.execute(f"DROP SCHEMA {ENGINE_SCHEMA} CASCADE; CREATE SCHEMA {ENGINE_SCHEMA}")

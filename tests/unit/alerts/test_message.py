@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from datetime import date, datetime, timedelta
 from html.parser import HTMLParser
@@ -460,6 +461,24 @@ def test_the_block_in_a_mail_is_the_whole_mail(tmp_path: Path) -> None:
     failed, recovered = (render(project, project.alerts["mail"], one) for one in (DIGEST, RECOVERED))
     assert (failed.subject, failed.text) == ("down", "down")
     assert (recovered.subject, recovered.text) == ("up", "True")
+
+
+@pytest.mark.parametrize(
+    ("mine", "key"),
+    [
+        ('{"text": "{{ digest | headline }}"}', "text"),
+        ('{"down": {{ digest | is_bad | tojson }}}', "down"),
+        # It says nothing of recoveries, and would be an alarm.
+        ('{"event": "trigger"}', "subject"),
+    ],
+)
+def test_a_document_of_one_s_own_is_sent_for_a_recovery_too(tmp_path: Path, mine: str, key: str) -> None:
+    """A program cannot read dwhctl's document in its place."""
+    keys = '[alerts.hook]\ntype = "webhook"\nwhen = ["one_failed"]\nurl = "http://127.0.0.1:1/a"\n'
+    project = project_with(tmp_path, keys + MINE, mine=mine)
+    sent = json.loads(render(project, project.alerts["hook"], RECOVERED).html)
+    assert key in sent
+    assert ("headline" in sent) == (key == "subject")
 
 
 def test_an_error_in_the_block_is_told_with_its_line(tmp_path: Path) -> None:

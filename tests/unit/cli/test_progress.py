@@ -81,10 +81,10 @@ def test_the_tally_counts_each_slice_once(plan: Plan) -> None:
     tally = Tally(lambda: now[0])
     steps = []
     for event in events(plan):
+        now[0] = 10.0 if isinstance(event, SliceClosed) else 0.0
         tally.take(event)
         every = tally.all()
         steps.append((every.done, every.failed, len(every.running), len(every.waiting)))
-    now[0] = 10.0
     every = tally.all()
     assert steps[4:] == [(0, 0, 1, 1), (1, 0, 0, 1), (1, 0, 1, 0), (2, 1, 0, 0), (2, 1, 1, 0), (3, 1, 0, 0)]
     assert (every.total, every.rows, tally.rate(every.rows)) == (3, 1500, 150)
@@ -92,6 +92,19 @@ def test_the_tally_counts_each_slice_once(plan: Plan) -> None:
         ("server_0", 2, 2),
         ("server_1", 1, 1),
     ]
+
+
+def test_the_time_of_a_run_ends_with_its_last_slice(plan: Plan) -> None:
+    """The alerts and pings after it are no work: the last line and the summary give the same time."""
+    now = [100.0]
+    tally = Tally(lambda: now[0])
+    for event in events(plan):
+        now[0] += 1
+        tally.take(event)
+    took = tally.seconds()
+    now[0] += 60
+    assert tally.all().done == tally.all().total
+    assert tally.seconds() == took
 
 
 def test_slices_that_wait_until_they_are_ready_are_counted(plan: Plan) -> None:

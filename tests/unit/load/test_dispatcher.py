@@ -129,7 +129,7 @@ def test_a_hang_meets_its_deadline_and_costs_itself_only(tmp_path: Path) -> None
     )
     (closing,) = [one for one in bench.store.closed.values() if one.error_class]
     assert closing.comment is not None
-    assert "the load's timeout of 0:00:03" in closing.comment
+    assert "the load's timeout of 3s" in closing.comment
 
 
 # CircuitBreaker

@@ -148,7 +148,7 @@ def test_many_that_wait_cost_no_worker_and_not_more_than_the_limit(make: Make) -
         assert closing.finished is not None
         assert closing.finished - session.started >= 2.9 * SECONDS, "it begins with the run"
     assert "sql/ready.sql was not true since 20" in str(bench.store.closed[1].comment)
-    assert "for the load's ready_timeout of 0:00:03" in str(bench.store.closed[1].comment)
+    assert "for the load's ready_timeout of 3s" in str(bench.store.closed[1].comment)
 
 
 def test_a_shard_is_loaded_as_soon_as_it_is_ready_while_others_wait(make: Make) -> None:

@@ -115,6 +115,7 @@ LOAD_MISTAKES = {
     "slice_zone = '../etc'": "slice_zone: '../etc' is not a time zone",
     "on_new_column = 'ad'": 'on_new_column: expected one of "refuse", "add"; got the text "ad"; did you mean',
     "schedule = '0 */6 * *'": "schedule: '0 */6 * *' has 4 of the 5 fields",
+    "schedule = '@reboot'": "schedule: '@reboot' has no times of its own; write one of @",
     "schedule = '61 * * * *'": "schedule: '61 * * * *': '61' is not a valid minute of a crontab (0 to 59",
     "schedule = '0 5-3 * * *'": "schedule: '0 5-3 * * *': '5-3' is not a valid hour",
     "verify_columns = 'amount'": 'verify_columns: expected a list, got the text "amount"; put it in [ ]',
@@ -209,6 +210,14 @@ def test_a_file_in_another_encoding_is_told_with_its_line(tmp_path: Path) -> Non
         the_problem(tmp_path)
         == "config/loads/orders.toml: line 2: not UTF-8; save the file in the encoding UTF-8"
     )
+
+
+@pytest.mark.parametrize("name", [".#orders.toml", "._orders.toml", ".orders.toml"])
+def test_a_load_s_file_that_an_editor_hides_is_not_read(tmp_path: Path, name: str) -> None:
+    write_project(tmp_path)
+    # Emacs' lock of a file that is being edited is a link that leads nowhere.
+    (tmp_path / "config/loads" / name).symlink_to("somebody@a-host.4711:1790000000")
+    assert list(read_project(tmp_path).loads) == ["orders"]
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:

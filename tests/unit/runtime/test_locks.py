@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -236,3 +237,13 @@ def test_the_state_folder_is_made_or_says_why_not(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateDirError, match=r"cannot be used: .*set \[project\] state_dir"):
         StateDir(tmp_path / "file").make()
+
+
+def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_given: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dwhctl.runtime.locks.write_text", no_room)
+    said = f"No space left on device; make room on its disk (df -h {tmp_path})"
+    with pytest.raises(StateDirError, match=re.escape(said)):
+        Lock(tmp_path / "a.lock").try_take("first")

@@ -25,7 +25,7 @@ from dwhctl.load.cast import TargetCast, fits, for_source
 from dwhctl.systems.base.staging import staging_prefix
 from dwhctl.systems.base.system import CursorOptions, TargetOptions, system_of
 from dwhctl.systems.base.target import StagingGroup
-from dwhctl.systems.clickhouse import catalog, types
+from dwhctl.systems.clickhouse import NAME_OCTETS, catalog, types
 from dwhctl.systems.clickhouse.catalog import ClickHouseTable
 from dwhctl.systems.clickhouse.errors import translate_error
 from dwhctl.systems.clickhouse.system import ClickHouseConnection
@@ -189,7 +189,7 @@ def test_tables_and_queries_of_a_run_are_no_other_runs() -> None:
         assert table.table.startswith(staging_prefix("20200714-ab"))
         assert not table.table.startswith(staging_prefix("20200714-a"))
     long = catalog.staging_table(StagingGroup("run", "x" * 300, "t"), "default")
-    assert len(long.table) <= catalog.NAME_OCTETS
+    assert len(long.table) <= NAME_OCTETS
 
 
 @pytest.mark.parametrize(

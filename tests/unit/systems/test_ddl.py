@@ -10,13 +10,16 @@ import pyarrow as pa
 import pytest
 
 from dwhctl.core.columns import Column, Kind
-from dwhctl.core.errors import QueryError, TargetRefusedError
+from dwhctl.core.errors import QueryError, SchemaDriftError, TargetRefusedError
+from dwhctl.load.cast import compare
 from dwhctl.systems.base.ddl import NewTable, new_table
 from dwhctl.systems.base.system import System
+from dwhctl.systems.clickhouse.types import create_table as in_clickhouse
 from dwhctl.systems.duckdb.client import declaration as in_duckdb
 from dwhctl.systems.mssql.sql import ResultColumn, column
 from dwhctl.systems.postgres import types as postgres_types
 from dwhctl.systems.postgres.system import SYSTEM as POSTGRES
+from dwhctl.systems.postgres.types import create_table as in_postgres
 from dwhctl.systems.vertica.system import SYSTEM as VERTICA
 from dwhctl.systems.vertica.types import LONG_OCTETS, create_table
 
@@ -53,6 +56,30 @@ def test_the_statements_for_vertica() -> None:
     [alone] = create_table(new_table("orders", [ID], ["id"], None))
     assert '"orders"' in alone
     assert 'ORDER BY "etl_source"\n' in alone
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "problem"),
+    [
+        (in_postgres, "Xmin", "a system column of this name; write ... AS another"),
+        (in_clickhouse, "a\\b", "a backslash in a column's name"),
+        (in_clickhouse, "_partition_id", "a column of its own of this name"),
+    ],
+)
+def test_names_that_a_system_would_change_or_keeps_for_itself_are_refused(
+    make: Callable[[NewTable], list[str]], name: str, problem: str
+) -> None:
+    column = Column(name, Kind.INTEGER, pa.int64(), "bigint")
+    with pytest.raises(TargetRefusedError, match=f"column {re.escape(name)}: .*{re.escape(problem)}"):
+        make(new_table("stage.t", [ID, column], ["id"], None))
+
+
+def test_the_column_of_staging_tables_is_dwhctls_own() -> None:
+    column = Column("dwhctl_token", Kind.TEXT, pa.string(), "text")
+    with pytest.raises(QueryError, match="column dwhctl_token is dwhctl's own"):
+        new_table("stage.t", [ID, column], ["id"], None)
+    with pytest.raises(SchemaDriftError, match="column dwhctl_token is dwhctl's own"):
+        compare([ID, column], [ID], fill_missing=True)
 
 
 def test_columns_without_a_length_share_verticas_row() -> None:
