@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dwhctl.cli.common.ending import exit_codes
-from dwhctl.cli.common.objects import show_object
 from dwhctl.cli.common.options import (
     Settings,
     common_options,
@@ -112,7 +111,7 @@ def load_and_show(
 ) -> RunResult:
     """Load with progress on stderr and the result on stdout."""
     from dwhctl.cli.common.page import page_afterwards
-    from dwhctl.cli.common.results import RunWatcher, load_object
+    from dwhctl.cli.common.progress import RunWatcher
     from dwhctl.cli.common.summary import show_summary
     from dwhctl.load.run import run_load
 
@@ -121,6 +120,9 @@ def load_and_show(
             run = RunWatcher(progress)
             result = run_load(project, request, run, plan, workers)
         if form == "json":
+            from dwhctl.cli.common.objects import show_object
+            from dwhctl.cli.common.results import load_object
+
             show_object(load_object(result, run, request.command, settings.project))
         else:
             show_summary(result, settings)
@@ -150,11 +152,13 @@ def _run(
     dry_run: bool,
     show_plan_first: bool = False,
 ) -> ExitCode:
-    from dwhctl.cli.common.results import plan_object
     from dwhctl.cli.common.summary import show_plan, tell_plan
     from dwhctl.load.run import plan_load
 
     if dry_run and form == "json":
+        from dwhctl.cli.common.objects import show_object
+        from dwhctl.cli.common.results import plan_object
+
         plan = plan_load(project, request)
         return show_object(plan_object(project, request, plan, every_slice=settings.verbose))
     if dry_run:

@@ -28,7 +28,7 @@ from dwhctl.load.workers import keep_pandas_out
 from dwhctl.project.connections import SYSTEMS
 
 #: What every worker needs.
-_ALWAYS = ("dwhctl.load.extract", "dwhctl.load.workers")
+_ALWAYS = ("dwhctl.load.extract", "dwhctl.load.workers", "dwhctl.project.loads", "encodings.idna")
 _NAME = b"dwhctl-worker"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -45,7 +45,7 @@ def modules_of(sources: Collection[str], targets: Collection[str]) -> list[str]:
     for kind in sorted({*sources, *targets}):
         system = SYSTEMS[kind]
         package = type(system).__module__.rpartition(".")[0]
-        parts = ["source"] * (kind in sources) + ["target", "staging"] * (kind in targets)
+        parts = ["system"] + ["source"] * (kind in sources) + ["target", "staging"] * (kind in targets)
         names += [system.driver] * bool(system.driver) + [f"{package}.{part}" for part in parts]
         if not package.startswith("dwhctl."):
             names.append("pandas")

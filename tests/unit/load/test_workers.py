@@ -203,6 +203,11 @@ def test_a_worker_imports_no_driver_that_its_run_has_no_use_for(server: WorkerSe
     } & imported == set()
 
 
+def test_a_worker_finds_imported_what_an_order_is_made_of(server: WorkerServer) -> None:
+    server.start(modules_of(["duckdb"], ["duckdb"]))
+    assert {"dwhctl.project.loads", "dwhctl.systems.duckdb.system"} <= imported_in(forked(server))
+
+
 def test_a_worker_stages_a_slice_without_pandas(server: WorkerServer) -> None:
     server.start(modules_of(["duckdb"], ["duckdb"]))
     worker = forked(server)
