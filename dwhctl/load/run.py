@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dwhctl.alerts.digest import RunKind
-from dwhctl.core.errors import AttemptError, UsageError
+from dwhctl.core.errors import AttemptError, ExitCode, UsageError
 from dwhctl.core.files import remove_left_behind
 from dwhctl.engine.jobs import Attempts
 from dwhctl.engine.run import Run
@@ -325,13 +325,17 @@ class _Load(Run):
         creator = StagingCreator(self.targets, self.events.put)
         groups = Groups(self.id, creator.open)
         scheduler = self._scheduler(plan, groups, creator)
+        used = groups.targets
         try:
             self.loop(scheduler)
+            if self.result.exit_code is ExitCode.DONE and not self.result.retried:
+                # A direct slice that nothing disturbed leaves no table, and no database session that still writes.
+                used = groups.staging_targets
         finally:
             self.workers.close()
             # Workers that were ended in the middle of their work.
             remove_left_behind(self.state.path)
-            self._drop_staging(groups.targets)
+            self._drop_staging(used)
 
     def _publisher(self, columns: DeliveredColumns) -> Publisher:
         # A run that cannot reach the sessions database may no longer publish.
