@@ -210,7 +210,7 @@ def _field(record: Any, path: Sequence[str]) -> Any:
     if isinstance(value, dict) and len(path) > 1 and (whole := ".".join(path)) in value:
         return value[whole]
     for name in path:
-        if value is None or value is TWICE:
+        if value is TWICE or (value is None and record is not None):
             return value  # what is inside of nothing is nothing
         if not isinstance(value, dict) or name not in value:
             return MISSING

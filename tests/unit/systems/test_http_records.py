@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import tracemalloc
 from decimal import Decimal
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 from dwhctl.core.errors import QueryError, SourceError
 from dwhctl.project.endpoint import Endpoint, path_steps
 from dwhctl.systems.http import records
+from dwhctl.systems.http.paginators import linked
 from dwhctl.systems.http.records import JsonRecords, csv_records, find_all
+from dwhctl.systems.http.source import _field
+from dwhctl.systems.http.types import MISSING
 
 
 def read(body: str | bytes, selector: str, *paths: str) -> tuple[list[Any], Any]:
@@ -174,3 +178,33 @@ def test_quotes_within_csv_are_no_end() -> None:
     body = b'id,v\n1,a"b\n2,"a ""q"",\n"\n3,""\n4,"x"\n'
     found = list(csv_records(Endpoint(format="csv"), io.BytesIO(body), {"id": False, "v": False}))
     assert [record["v"] for record in found] == ['a"b', 'a "q",\n', "", "x"]
+
+
+@pytest.mark.parametrize("end", ['"', "<", ", <"])
+@pytest.mark.parametrize("part", [";a='x'", ";a", "; a = b ", ';a="\\"'])
+def test_a_header_link_of_a_hostile_server_is_read_at_once(part: str, end: str) -> None:
+    """Each parameter doubled the time: forty of them took days, which no timeout ended."""
+    began = time.process_time()
+    with pytest.raises(QueryError):
+        linked(f"<u>{part * 5_000}{end}", "next")
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("header", "url"),
+    [
+        ("<u>; rel=next;", "u"),
+        ("<u>;; rel=next ; , <v>", "u"),
+        ('<u>; rel="next"; rel="prev"', "u"),
+        ('<u>; rel="prev"; rel="next"', None),
+    ],
+)
+def test_a_link_of_an_odd_form(header: str, url: str | None) -> None:
+    """RFC 8288: empty parameters are passed over, and the first `rel` is meant."""
+    assert linked(header, "next") == url
+
+
+def test_a_record_that_is_null_has_no_fields() -> None:
+    """It was a row of NULLs."""
+    assert _field(None, ["id"]) is MISSING
+    assert _field({"a": None}, ["a", "b"]) is None
