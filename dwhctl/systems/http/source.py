@@ -211,7 +211,7 @@ def _field(record: Any, path: Sequence[str]) -> Any:
         return value[whole]
     for name in path:
         if value is TWICE or (value is None and record is not None):
-            return value  # what is inside of nothing is nothing
+            return value  # a field of null is NULL
         if not isinstance(value, dict) or name not in value:
             return MISSING
         value = value[name]
